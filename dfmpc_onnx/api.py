@@ -1,0 +1,360 @@
+"""quantize(), inspect(), verify(): what the command line and a user's script both say."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import os
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+import onnx
+
+from dfmpc_onnx import catalog, runtime, serialization
+from dfmpc_onnx.errors import Defect, ModelError, OptionError
+from dfmpc_onnx.facts import BitPlan, Codes, Layers, Packed, Pairs, Placement
+from dfmpc_onnx.fidelity import Fidelity, compare
+from dfmpc_onnx.graph import shown
+from dfmpc_onnx.images import Images, noise_images, read_images
+from dfmpc_onnx.instruments import Progress, Timing
+from dfmpc_onnx.manager import Instrument, Pass, PassManager, PassResult, Refusal
+from dfmpc_onnx.preprocess import Preprocess
+from dfmpc_onnx.recipe import Recipe
+from dfmpc_onnx.report import (
+    InspectedLayer,
+    Inspection,
+    LayerReport,
+    PassReport,
+    ProviderFidelity,
+    RecipeForecast,
+    Report,
+    Verification,
+)
+from dfmpc_onnx.serialization import ModelSource, Source
+from dfmpc_onnx.settings import (
+    FLOAT,
+    LayerOverride,
+    Settings,
+    WeightBits,
+    parse_activations,
+    parse_input_shapes,
+)
+from dfmpc_onnx.storage import FORMS, oldest_runtime
+from dfmpc_onnx.workspace import Workspace
+
+DEFAULT_RECIPE = "closed-form"
+CHECK_IMAGES = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantized:
+    """A quantized model, and the report on how it was made."""
+
+    model: onnx.ModelProto
+    report: Report
+
+
+def quantize(
+    model: ModelSource,
+    output: str | os.PathLike[str] | None = None,
+    recipe: str | Recipe = DEFAULT_RECIPE,
+    *,
+    weights: str | None = None,
+    activations: str | int | None = None,
+    layers: Sequence[str] = (),
+    preprocess: str = "imagenet",
+    input_shapes: Sequence[str] = (),
+    seed: int = 0,
+    check: bool = True,
+    instruments: Sequence[Instrument] = (),
+    progress: Callable[[str], None] | None = None,
+) -> Quantized:
+    """Quantize a float model without data.
+
+    model: a path, the bytes of a file, or a ModelProto; never changed. output: where to write the result, whole or
+    not at all; None to get it in memory only. recipe: a name, a ``.toml`` path, or a Recipe. weights: ``LOW/HIGH``,
+    ``BITS`` or ``ternary/HIGH``; activations: 8 or "none"; None for both takes the recipe's. layers: overrides such
+    as ``"layer1/*=8"``. preprocess: as the network expects its input. check: load the result in onnxruntime and
+    compare it with the model on seeded noise.
+
+    Raises UserError (ModelError, OptionError, RecipeError, RuntimeUnavailable) for what the caller can mend and
+    Defect for our own mistakes. Nothing has been written when it raises, except where the final check fails: then
+    what was written has been taken away again.
+    """
+    began = time.perf_counter()
+    chosen, text = catalog.find_recipe(recipe) if isinstance(recipe, str) else (recipe, None)
+    pipeline = catalog.build(chosen, text)
+    settings = _settings(chosen, weights, activations, layers, preprocess, input_shapes, seed)
+    if check:
+        runtime.require()
+    tell = progress or (lambda name: None)
+    tell("load")
+    source = serialization.load(model)
+    target = None if output is None else serialization.check_target(output, source)
+    workspace = Workspace(serialization.to_graph(source), settings, source.label)
+    timing = Timing()
+    manager = PassManager(pipeline, (timing, Progress(tell), *instruments), catalog.passes())
+    results = manager.run(workspace)
+    tell("write")
+    result = serialization.to_model(workspace.graph, source, _provenance(source, chosen, settings))
+    size = result.ByteSize()
+    if target is not None:
+        size = serialization.save(result, target, source.external)
+    fidelity, notes = None, ()
+    if check:
+        tell("check")
+        fidelity, notes = _closing_check(source, result, target, settings)
+    report = _report(workspace, chosen, source, size, results, timing, fidelity, notes, began)
+    return Quantized(result, report)
+
+
+def _settings(
+    recipe: Recipe,
+    weights: str | None,
+    activations: str | int | None,
+    layers: Sequence[str],
+    preprocess: str,
+    input_shapes: Sequence[str],
+    seed: int,
+) -> Settings:
+    return Settings(
+        weights=recipe.weight_bits if weights is None else WeightBits.parse(weights),
+        activations=recipe.activation_bits if activations is None else parse_activations(activations),
+        layers=tuple(LayerOverride.parse(item) for item in layers),
+        preprocess=Preprocess.parse(preprocess),
+        input_shapes=parse_input_shapes(input_shapes),
+        seed=seed,
+    )
+
+
+def version() -> str:
+    """The installed version of this package."""
+    try:
+        return importlib.metadata.version("dfmpc-onnx")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown (not installed)"
+
+
+def _provenance(source: Source, recipe: Recipe, settings: Settings) -> dict[str, str]:
+    """What is written into the file: enough to make it again, and for `verify` to feed it rightly."""
+    return {
+        "version": version(),
+        "recipe": recipe.name,
+        "weights": str(settings.weights),
+        "activations": settings.activations,
+        "layers": " ".join(str(item) for item in settings.layers),
+        "preprocess": settings.preprocess.name,
+        "seed": str(settings.seed),
+        "source_sha256": source.sha256,
+        "passes": msgspec.json.encode([{step.use: step.options} for step in recipe.steps]).decode(),
+    }
+
+
+def _closing_check(
+    source: Source, result: onnx.ModelProto, target: pathlib.Path | None, settings: Settings
+) -> tuple[Fidelity | None, tuple[str, ...]]:
+    """Load what was written, run it beside the float model; a result that does not load is taken away again."""
+    try:
+        reference = runtime.Session(source.path or source.model, label=source.label)
+    except ModelError as error:
+        return None, (f"not compared: {error}",)
+    try:
+        candidate = runtime.Session(target or result, label="the quantized model")
+    except ModelError as error:
+        if target is not None:
+            target.unlink(missing_ok=True)
+        raise Defect(f"{error}; the result has been removed") from None
+    try:
+        _, shape, _ = runtime.input_shape(reference, settings.input_shapes)
+        images = noise_images(CHECK_IMAGES, shape, settings.preprocess, settings.seed)
+        return compare(reference, candidate, images), ()
+    except ModelError as error:
+        return None, (f"not compared: {error}",)
+
+
+def _report(
+    workspace: Workspace,
+    recipe: Recipe,
+    source: Source,
+    size: int,
+    results: tuple[PassResult, ...],
+    timing: Timing,
+    fidelity: Fidelity | None,
+    notes: tuple[str, ...],
+    began: float,
+) -> Report:
+    layers = _layer_reports(workspace)
+    weights = sum(layer.weights for layer in layers)
+    stored = sum(layer.weights * layer.stored_bits for layer in layers)
+    widths = {layer.stored_bits for layer in layers if layer.stored_bits in FORMS}
+    passes = [PassReport(r.name, round(s, 4), r) for r, (_, s) in zip(results, timing.seconds, strict=True)]
+    settings = workspace.settings
+    return Report(
+        recipe=recipe.name,
+        weights=str(settings.weights),
+        activations=settings.activations,
+        preprocess=settings.preprocess.name,
+        seed=settings.seed,
+        opset=workspace.graph.opset,
+        oldest_onnxruntime=oldest_runtime(min(widths)) if widths else oldest_runtime(8),
+        float_bytes=source.size,
+        bytes=size,
+        mean_weight_bits=round(stored / weights, 3) if weights else 0.0,
+        layers=layers,
+        refusals=tuple(dict.fromkeys(Refusal(r.site, f"{p.name}: {r.reason}") for p in results for r in p.refusals)),
+        warnings=tuple(w for r in results for w in r.warnings) + notes,
+        fidelity=fidelity,
+        seconds=round(time.perf_counter() - began, 3),
+        passes=tuple(passes),
+    )
+
+
+def _layer_reports(workspace: Workspace) -> tuple[LayerReport, ...]:
+    """Every layer as it was left; a fact that the recipe's passes did not provide counts as empty."""
+    layers, plan = workspace.find(Layers), workspace.find(BitPlan)
+    if layers is None or plan is None:
+        return ()
+    codes = found.weights if (found := workspace.find(Codes)) else {}
+    packed = widths.bits if (widths := workspace.find(Packed)) else {}
+    integer = placed.integer if (placed := workspace.find(Placement)) else frozenset()
+    rows = []
+    for layer in layers.all:
+        bits = plan.layers[layer.name]
+        weight = codes.get(layer.name)
+        rows.append(
+            LayerReport(
+                name=layer.name,
+                op=layer.op,
+                bits=weight.bits if weight else 32,
+                role=bits.role,
+                refused=bits.why if bits.bits == FLOAT else None,
+                stored_bits=packed.get(layer.name, 32),
+                ternary=weight.ternary if weight else False,
+                integer=layer.name in integer,
+                weights=layer.size,
+                why=bits.why,
+            )
+        )
+    return tuple(rows)
+
+
+def inspect(model: ModelSource) -> Inspection:
+    """What a model holds: its layers with role or reason of refusal, and what each recipe would do to it.
+
+    Needs no onnxruntime. Raises ModelError where the model cannot be read.
+    """
+    source = serialization.load(model)
+    graph = serialization.to_graph(source)
+    opset, ir_version = graph.opset, source.model.ir_version
+    inputs = tuple(f"{shown(t.name)} {_shape(t.shape)}" for t in graph.inputs)
+    outputs = tuple(f"{shown(t.name)} {_shape(t.shape)}" for t in graph.outputs)
+    settings = Settings(WeightBits.parse("2/6"), "8")
+    workspace = Workspace(graph, settings, source.label)
+    finders = [catalog.find_pass(name)() for name in ("normalize", "pair_convolutions")]
+    notes: tuple[str, ...] = ()
+    try:
+        results = PassManager(finders).run(workspace)
+        notes = tuple(r.reason for result in results[:1] for r in result.refusals)
+        forecasts = tuple(_forecast(workspace, recipe) for recipe in catalog.recipes().values())
+    except ModelError as error:
+        notes, forecasts = (str(error),), ()
+    return Inspection(
+        model=source.label,
+        bytes=source.size,
+        opset=opset,
+        ir_version=ir_version,
+        producer=shown(f"{source.model.producer_name} {source.model.producer_version}".strip()),
+        inputs=inputs,
+        outputs=outputs,
+        metadata={shown(k): shown(v) for k, v in serialization.metadata_of(source.model).items()},
+        layers=_inspected(workspace),
+        notes=notes,
+        recipes=forecasts,
+    )
+
+
+def _shape(shape: Sequence[object] | None) -> str:
+    return "[" + ", ".join("?" if d in (None, "") else shown(str(d)) for d in shape) + "]" if shape is not None else "?"
+
+
+def _inspected(workspace: Workspace) -> tuple[InspectedLayer, ...]:
+    layers, pairs = workspace.find(Layers), workspace.find(Pairs)
+    if layers is None or pairs is None:
+        return ()
+    low = pairs.by_low()
+    rows = []
+    for layer in layers.all:
+        pair = low.get(layer.name)
+        place = {"first": "first layer", "last": "classifier"}.get(layer.position, "high")
+        role = "float" if layer.refused else "low" if pair else "depthwise" if layer.depthwise else place
+        repaired = pair.high if pair else None
+        not_low = None if pair or layer.refused else pairs.refused.get(layer.name)
+        rows.append(
+            InspectedLayer(layer.name, layer.op, layer.shape, layer.size, role, repaired, layer.refused, not_low)
+        )
+    return tuple(rows)
+
+
+def _forecast(workspace: Workspace, recipe: Recipe) -> RecipeForecast:
+    """The roles and sizes that a recipe's bit plan would give the layers."""
+    planned = Workspace(workspace.graph, _settings(recipe, None, None, (), "imagenet", (), 0), workspace.label)
+    planned.put(workspace.get(Layers))
+    planned.put(workspace.get(Pairs))
+    plan: Mapping[str, object] = {}
+    for step in catalog.build(recipe):
+        if BitPlan in step.provides:
+            step.run(planned)
+    found = planned.find(BitPlan)
+    plan = found.layers if found else {}
+    roles = {"low": 0, "high": 0, "8-bit": 0, "float": 0}
+    size = 0
+    for layer in workspace.get(Layers).all:
+        bits = found.layers[layer.name] if found and layer.name in plan else None
+        if bits is None:
+            continue
+        roles[bits.role] += 1
+        width = 32 if bits.bits == FLOAT else 2 if bits.bits == "ternary" else int(bits.bits)
+        stored = next((w for w in FORMS if w >= width), 32)
+        size += -(-layer.size * stored // 8)
+    return RecipeForecast(
+        recipe.name, recipe.weights, recipe.activations, roles["low"], roles["high"], roles["8-bit"], roles["float"], size
+    )
+
+
+def verify(
+    model: ModelSource,
+    quantized: ModelSource,
+    *,
+    images: str | os.PathLike[str] | None = None,
+    preprocess: str | None = None,
+    providers: Sequence[str] = ("CPU",),
+    input_shapes: Sequence[str] = (),
+    seed: int = 0,
+) -> Verification:
+    """Run a float model on CPU and its quantized form on each provider, and compare them.
+
+    images: an .npz with x (and y) or a folder of image files; None takes 16 seeded 1/f-noise images. preprocess:
+    None takes what the quantized file says it was made with. Raises UserError.
+    """
+    float_source, source = serialization.load(model), serialization.load(quantized)
+    stated = serialization.metadata_of(source.model).get("preprocess", "imagenet")
+    chosen = Preprocess.parse(preprocess or stated)
+    reference = runtime.Session(float_source.path or float_source.model, label=float_source.label)
+    _, shape, _ = runtime.input_shape(reference, parse_input_shapes(input_shapes))
+    batch: Images
+    if images is None:
+        batch = noise_images(CHECK_IMAGES, shape, chosen, seed)
+    else:
+        batch = read_images(images, shape, chosen)
+    if not providers:
+        raise OptionError("no provider given; give at least one, such as CPU")
+    rows = []
+    for provider in providers:
+        session = runtime.Session(source.path or source.model, provider, source.label)
+        rows.append(ProviderFidelity(session.provider, compare(reference, session, batch)))
+    return Verification(float_source.size, source.size, chosen.name, tuple(rows))
+
+
+__all__ = ["Pass", "Quantized", "inspect", "quantize", "verify", "version"]

@@ -1,0 +1,60 @@
+"""Every error that this package raises on purpose.
+
+    DfmpcError
+    +-- UserError               the caller can mend it; exit status 2, one line, no traceback
+    |   +-- ModelError          the model cannot be read, or cannot be quantized
+    |   +-- OptionError         an option, a path or an image file is unusable
+    |   +-- RecipeError         a recipe is unknown or malformed
+    |   |   +-- PipelineError   the passes of a recipe stand in an order that cannot work
+    |   +-- RuntimeUnavailable  onnxruntime, or one of its providers, is not there
+    +-- Defect                  our own mistake; exit status 3, with where to report it
+        +-- PassError           a pass failed: which one, after which others
+
+Each message says what is wrong, where, and what to do about it.
+"""
+
+from __future__ import annotations
+
+REPORT_TO = "the project's issue tracker, with the command and the model or its inspect --json"
+
+
+class DfmpcError(Exception):
+    """Root of the tree."""
+
+
+class UserError(DfmpcError):
+    """A mistake that the caller can mend."""
+
+
+class ModelError(UserError):
+    """The model cannot be read, or holds what cannot be quantized."""
+
+
+class OptionError(UserError):
+    """An option, a path or an image file is unusable."""
+
+
+class RecipeError(UserError):
+    """A recipe is unknown or malformed."""
+
+
+class PipelineError(RecipeError):
+    """A pass would run before what it requires is known."""
+
+
+class RuntimeUnavailable(UserError):
+    """onnxruntime, or an execution provider of it, is missing."""
+
+
+class Defect(DfmpcError):
+    """A mistake of this package."""
+
+
+class PassError(Defect):
+    """A pass raised; carries its name and the names of the passes that had already run."""
+
+    def __init__(self, name: str, done: tuple[str, ...], cause: BaseException) -> None:
+        self.name = name
+        self.done = done
+        before = ", ".join(done) or "none"
+        super().__init__(f"pass {name} failed ({type(cause).__name__}: {cause}); passes already run: {before}")

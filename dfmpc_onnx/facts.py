@@ -1,0 +1,197 @@
+"""What passes learn about a graph and leave for the passes behind them: one frozen type a fact.
+
+Facts name nodes and tensors by their names, never by reference, so that they stay true when a pass replaces the
+graph object.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from dfmpc_onnx.numerics.compensation import BatchNormParameters
+from dfmpc_onnx.numerics.quantized import QuantizedWeight
+from dfmpc_onnx.settings import BitWidth
+
+Float = npt.NDArray[np.float64]
+Position = Literal["first", "inner", "last"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """A node with a weight.
+
+    name: the node's. weight: the initializer's name. axis: that of the output channels in the weight.
+    batch_norm: the BatchNormalization behind it, if it is the only reader of the output.
+    refused: why its weight cannot be quantized; None where it can.
+    """
+
+    name: str
+    op: str
+    weight: str
+    shape: tuple[int, ...]
+    axis: int
+    groups: int = 1
+    batch_norm: str | None = None
+    position: Position = "inner"
+    refused: str | None = None
+
+    @property
+    def depthwise(self) -> bool:
+        return self.groups > 1 and self.op == "Conv" and self.shape[1] == 1
+
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        count = 1
+        for dim in self.shape:
+            count *= dim
+        return count
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalized:
+    """The graph is in the one form that the other passes expect."""
+
+    opset: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Layers:
+    """Every node with a weight, in graph order."""
+
+    all: tuple[Layer, ...]
+
+    def by_name(self) -> dict[str, Layer]:
+        return {layer.name: layer for layer in self.all}
+
+    @property
+    def quantizable(self) -> tuple[Layer, ...]:
+        return tuple(layer for layer in self.all if layer.refused is None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A low-bit layer, the BatchNormalization and activation behind it, and the layer that compensates."""
+
+    low: str
+    batch_norm: str
+    activation: str | None
+    high: str
+    exact: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """The pairs to compensate, and for every other layer the reason why it is not the low half of one."""
+
+    pairs: tuple[Pair, ...]
+    refused: Mapping[str, str]
+
+    def by_low(self) -> dict[str, Pair]:
+        return {pair.low: pair for pair in self.pairs}
+
+
+@dataclasses.dataclass(frozen=True)
+class ChannelMoments:
+    """Mean, variance and bounds of each channel of an activation: four ``[channels]`` float64; bounds may be inf."""
+
+    mean: Float
+    variance: Float
+    low: Float
+    high: Float
+
+
+@dataclasses.dataclass(frozen=True)
+class FloatStatistics:
+    """Of the float network: moments of its tensors by name, and the parameters of its BatchNormalizations.
+
+    unknown: the tensors whose moments could not be derived, each with the reason.
+    """
+
+    tensors: Mapping[str, ChannelMoments]
+    norms: Mapping[str, BatchNormParameters]
+    unknown: Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerBits:
+    bits: BitWidth | Literal["float"]
+    role: Literal["low", "high", "8-bit", "float"]
+    why: str
+
+
+@dataclasses.dataclass(frozen=True)
+class BitPlan:
+    """The width of every layer by name."""
+
+    layers: Mapping[str, LayerBits]
+
+
+@dataclasses.dataclass(frozen=True)
+class Codes:
+    """The quantized weights by layer name. In the graph stand their dequantized values."""
+
+    weights: Mapping[str, QuantizedWeight]
+
+
+@dataclasses.dataclass(frozen=True)
+class Originals:
+    """The float weights of the low-bit layers by layer name, kept until they have been compensated."""
+
+    weights: Mapping[str, npt.NDArray[np.float32]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recalibrated:
+    """The low-bit layers whose BatchNormalization has been given the quantized layer's mean and deviation."""
+
+    norms: Mapping[str, BatchNormParameters]
+
+
+@dataclasses.dataclass(frozen=True)
+class Compensated:
+    """The factor c of each low-bit layer by name: ``[channels]`` float64, already multiplied into gamma and beta."""
+
+    factors: Mapping[str, Float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranges:
+    """Lowest and highest value of tensors by name."""
+
+    tensors: Mapping[str, tuple[float, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Folded:
+    """BatchNormalizations behind a layer have become part of its scales and bias."""
+
+    count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Raised:
+    """The opset holds every type that the weights will be stored in, or names what it cannot hold."""
+
+    opset: int
+    refused: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """The layers that compute in integers: between quantized activations."""
+
+    integer: frozenset[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Packed:
+    """Bytes and stored bits of each layer's weight in the file, by layer name."""
+
+    bytes: Mapping[str, int]
+    bits: Mapping[str, int]

@@ -1,0 +1,91 @@
+"""How close a quantized network is to its float original: accuracy, agreement, SQNR."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from dfmpc_onnx.errors import ModelError
+from dfmpc_onnx.images import Images
+from dfmpc_onnx.runtime import Session
+
+BATCH = 50
+SQNR_CAP = 200.0  # dB; identical outputs have no noise to divide by
+
+
+class Fidelity(msgspec.Struct, frozen=True):
+    """Two networks on the same images.
+
+    agreement: per cent of rows whose largest output is the same. sqnr_db: 10 log10 of signal over noise, of all outputs.
+    top1, float_top1: per cent correct where labels are known, else None. max_error: largest absolute difference.
+    """
+
+    images: int
+    origin: str
+    agreement: float
+    sqnr_db: float
+    max_error: float
+    top1: float | None = None
+    float_top1: float | None = None
+
+    @property
+    def drop(self) -> float | None:
+        """Points of top-1 lost."""
+        if self.top1 is None or self.float_top1 is None:
+            return None
+        return round(self.float_top1 - self.top1, 2)
+
+
+def outputs(session: Session, x: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float64]]:
+    """Every output of a network with one input for all images, batch by batch: ``[n, ...]`` each."""
+    name, shape, _ = session.inputs[0]
+    fixed = shape[0] if isinstance(shape[0], int) and shape[0] > 0 else None
+    parts: list[list[npt.NDArray[np.generic]]] = []
+    for batch, real in _batches(x, fixed or BATCH, pad=fixed is not None):
+        parts.append([_rows(out, len(batch), real) for out in session.run({name: batch})])
+    return [np.concatenate(column).astype(np.float64) for column in zip(*parts, strict=True)]
+
+
+def _batches(x: npt.NDArray[np.float32], size: int, pad: bool) -> Iterator[tuple[npt.NDArray[np.float32], int]]:
+    for start in range(0, len(x), size):
+        batch = x[start : start + size]
+        real = len(batch)
+        if pad and real < size:
+            batch = np.concatenate([batch, np.repeat(batch[-1:], size - real, axis=0)])
+        yield batch, real
+
+
+def _rows(out: npt.NDArray[np.generic], batch: int, real: int) -> npt.NDArray[np.generic]:
+    """The rows of an output that belong to real images; an output that does not run along the batch counts whole."""
+    out = np.asarray(out)
+    return out[:real] if out.ndim and len(out) == batch else out[None]
+
+
+def compare(reference: Session, candidate: Session, images: Images) -> Fidelity:
+    """Run both networks on the images; raises ModelError where their outputs do not have the same shapes."""
+    want, got = outputs(reference, images.x), outputs(candidate, images.x)
+    if [a.shape for a in want] != [a.shape for a in got]:
+        raise ModelError(f"{candidate.label}: its outputs have other shapes than those of {reference.label}")
+    first_want, first_got = (a[0].reshape(len(a[0]), -1) for a in (want, got))
+    scores = [None, None]
+    if images.y is not None:
+        if first_want.shape != (len(images.y), first_want.shape[1]) or images.y.max() >= first_want.shape[1]:
+            raise ModelError(f"{reference.label}: its first output is no table of class scores; labels cannot be used")
+        scores = [round(100 * float((a.argmax(1) == images.y).mean()), 2) for a in (first_got, first_want)]
+    agreement = 100 * float((first_want.argmax(1) == first_got.argmax(1)).mean())
+    worst = max(float(np.abs(a - b).max(initial=0.0)) for a, b in zip(want, got, strict=True))
+    return Fidelity(
+        len(images.x), images.origin, round(agreement, 2), round(sqnr(want, got), 2), worst, scores[0], scores[1]
+    )
+
+
+def sqnr(want: list[npt.NDArray[np.float64]], got: list[npt.NDArray[np.float64]]) -> float:
+    """Signal to quantization noise in dB over all outputs together; at most 200."""
+    signal = sum(float(np.square(a).sum()) for a in want)
+    noise = sum(float(np.square(a - b).sum()) for a, b in zip(want, got, strict=True))
+    if noise == 0 or not np.isfinite(noise):
+        return SQNR_CAP if noise == 0 else -SQNR_CAP
+    return float(np.clip(10 * np.log10(max(signal, 1e-300) / noise), -SQNR_CAP, SQNR_CAP))

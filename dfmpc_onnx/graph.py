@@ -1,0 +1,177 @@
+"""Reading and editing a graph: constants, consumers, insertion; over onnx-graphsurgeon.
+
+The node list of a graph stays in topological order throughout: nodes are inserted beside the node that needs
+them and never sorted again, so the order of the source file survives into the result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_graphsurgeon as gs
+
+DETACH_BYTES = 4096
+_UNPRINTABLE = re.compile(r"[^\x20-\x7e\u00a1-\uffff]")
+
+
+def shown(name: str) -> str:
+    """A name from a model, safe to show: control characters replaced, at most 120 characters."""
+    clean = _UNPRINTABLE.sub("?", name)
+    return clean if len(clean) <= 120 else f"{clean[:80]}...{clean[-37:]}"
+
+
+def describe(node: gs.Node) -> str:
+    """``Conv 'layer1/conv'``: how a message names a node."""
+    return f"{shown(node.op)} '{shown(node.name)}'"
+
+
+def constant(tensor: gs.Tensor) -> npt.NDArray[np.generic] | None:
+    """The values of an initializer, loaded, or None where the tensor is computed."""
+    if isinstance(tensor, gs.Constant):
+        values: npt.NDArray[np.generic] = tensor.values
+        return values
+    return None
+
+
+def input_constant(node: gs.Node, index: int) -> npt.NDArray[np.generic] | None:
+    """The values of a node's input, or None where it is absent or computed."""
+    return constant(node.inputs[index]) if index < len(node.inputs) else None
+
+
+def has_input(node: gs.Node, index: int) -> bool:
+    """Whether an optional input is given."""
+    return index < len(node.inputs) and not node.inputs[index].is_empty()
+
+
+def producer(tensor: gs.Tensor) -> gs.Node | None:
+    """The node that computes a tensor; None for graph inputs and initializers."""
+    return tensor.inputs[0] if tensor.inputs else None
+
+
+def consumers(tensor: gs.Tensor) -> list[gs.Node]:
+    """The nodes that read a tensor, each once, in graph order."""
+    seen: set[int] = set()
+    return [n for n in tensor.outputs if not (id(n) in seen or seen.add(id(n)))]  # type: ignore[func-returns-value]
+
+
+def is_output(graph: gs.Graph, tensor: gs.Tensor) -> bool:
+    return any(out is tensor for out in graph.outputs)
+
+
+def only_consumer(graph: gs.Graph, tensor: gs.Tensor) -> gs.Node | str:
+    """The one node that reads a tensor, or the reason why there is not exactly one."""
+    readers = consumers(tensor)
+    if is_output(graph, tensor):
+        return f"'{shown(tensor.name)}' is an output of the model"
+    if len(readers) == 1:
+        return readers[0]
+    if not readers:
+        return f"nothing reads '{shown(tensor.name)}'"
+    names = ", ".join(describe(n) for n in readers[:3])
+    return f"'{shown(tensor.name)}' has {len(readers)} consumers ({names}{', ...' if len(readers) > 3 else ''})"
+
+
+def nodes_by_name(graph: gs.Graph) -> dict[str, gs.Node]:
+    return {node.name: node for node in graph.nodes}
+
+
+def tensor_names(graph: gs.Graph) -> set[str]:
+    names = {t.name for node in graph.nodes for t in (*node.inputs, *node.outputs)}
+    return names | {t.name for t in (*graph.inputs, *graph.outputs)}
+
+
+class Namer:
+    """Fresh tensor and node names that no tensor or node of the graph has yet."""
+
+    def __init__(self, graph: gs.Graph) -> None:
+        self._taken = tensor_names(graph) | {node.name for node in graph.nodes}
+
+    def __call__(self, wanted: str) -> str:
+        name, n = wanted, 1
+        while name in self._taken:
+            name, n = f"{wanted}_{n}", n + 1
+        self._taken.add(name)
+        return name
+
+
+def insert(
+    graph: gs.Graph,
+    before: Mapping[int, Iterable[gs.Node]] | None = None,
+    after: Mapping[int, Iterable[gs.Node]] | None = None,
+    first: Iterable[gs.Node] = (),
+) -> None:
+    """Put nodes into the node list: before and after the node whose ``id`` is the key, and in front of all."""
+    nodes = list(first)
+    for node in graph.nodes:
+        nodes.extend((before or {}).get(id(node), ()))
+        nodes.append(node)
+        nodes.extend((after or {}).get(id(node), ()))
+    graph.nodes[:] = nodes
+
+
+def remove(graph: gs.Graph, dead: Iterable[gs.Node]) -> None:
+    """Disconnect nodes and take them off the list."""
+    gone = set()
+    for node in dead:
+        node.inputs.clear()
+        node.outputs.clear()
+        gone.add(id(node))
+    graph.nodes[:] = [node for node in graph.nodes if id(node) not in gone]
+
+
+def remove_unused(graph: gs.Graph) -> int:
+    """Take off every node none of whose outputs is read; returns how many."""
+    kept_outputs = {id(t) for t in graph.outputs}
+    dead = []
+    for node in reversed(graph.nodes):
+        if node.outputs and not any(t.outputs or id(t) in kept_outputs for t in node.outputs):
+            node.inputs.clear()
+            node.outputs.clear()
+            dead.append(node)
+    remove(graph, dead)
+    return len(dead)
+
+
+def replace_reads(old: gs.Tensor, new: gs.Tensor, keep: Iterable[gs.Node] = ()) -> None:
+    """Make every consumer of `old` read `new`, except the nodes in `keep`."""
+    spared = {id(node) for node in keep}
+    for node in consumers(old):
+        if id(node) not in spared:
+            for i, tensor in enumerate(node.inputs):
+                if tensor is old:
+                    node.inputs[i] = new
+
+
+@contextlib.contextmanager
+def detached_weights(graph: gs.Graph) -> Iterator[list[str]]:
+    """Within the block large float initializers are graph inputs, so that exporting the graph copies no weights.
+
+    Yields the names. The checker, shape inference and the version converter need types and shapes only.
+    """
+    large = [
+        t
+        for t in graph.tensors().values()
+        if isinstance(t, gs.Constant) and t._values.nbytes >= DETACH_BYTES and isinstance(t.dtype, np.dtype)
+    ]
+    kept = [(t, t._values) for t in large if t.dtype in (np.float32, np.float64, np.float16)]
+    inputs = list(graph.inputs)
+    try:
+        for tensor, values in kept:
+            tensor.to_variable(values.dtype, list(values.shape)).type = "tensor_type"
+        graph.inputs = inputs + [t for t, _ in kept]
+        yield [t.name for t, _ in kept]
+    finally:
+        for tensor, values in kept:
+            tensor.to_constant(values)
+        graph.inputs = inputs
+
+
+def ir_version_for(opset: int) -> int:
+    """The lowest IR version that the specification pairs with an opset of the standard domain."""
+    version: int = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
+    return version

@@ -1,0 +1,77 @@
+"""Instruments that watch a pipeline: how long each pass takes, what it leaves, what it costs in fidelity."""
+
+from __future__ import annotations
+
+import pathlib
+import time
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from dfmpc_onnx.fidelity import outputs, sqnr
+from dfmpc_onnx.manager import PassResult
+from dfmpc_onnx.runtime import Session
+from dfmpc_onnx.serialization import to_model
+from dfmpc_onnx.workspace import Workspace
+
+
+class Timing:
+    """Wall-clock seconds of each pass, in order."""
+
+    def __init__(self) -> None:
+        self.seconds: list[tuple[str, float]] = []
+        self._began = 0.0
+
+    def before(self, name: str, workspace: Workspace) -> None:
+        self._began = time.perf_counter()
+
+    def after(self, name: str, workspace: Workspace, result: PassResult) -> None:
+        self.seconds.append((name, time.perf_counter() - self._began))
+
+
+class Progress:
+    """Tells a callback the name of each pass as it begins."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+
+    def before(self, name: str, workspace: Workspace) -> None:
+        self._tell(name)
+
+    def after(self, name: str, workspace: Workspace, result: PassResult) -> None:
+        """Nothing to tell."""
+
+
+class Dump:
+    """Writes the graph after each pass to ``folder/NN_name.onnx``."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self._folder = folder
+        self._count = 0
+
+    def before(self, name: str, workspace: Workspace) -> None:
+        """Nothing to do."""
+
+    def after(self, name: str, workspace: Workspace, result: PassResult) -> None:
+        self._count += 1
+        onnx.save(to_model(workspace.graph), self._folder / f"{self._count:02d}_{name}.onnx")
+
+
+class FidelityAfterEachPass:
+    """SQNR in dB of the network after each pass against the one that the pipeline began with, on given inputs."""
+
+    def __init__(self, x: npt.NDArray[np.float32]) -> None:
+        self.x = x
+        self.sqnr_db: list[tuple[str, float]] = []
+        self._reference: list[npt.NDArray[np.float64]] | None = None
+
+    def before(self, name: str, workspace: Workspace) -> None:
+        if self._reference is None:
+            self._reference = outputs(Session(to_model(workspace.graph)), self.x)
+
+    def after(self, name: str, workspace: Workspace, result: PassResult) -> None:
+        assert self._reference is not None  # before() of the first pass has set it
+        now = outputs(Session(to_model(workspace.graph), label=f"the graph after {name}"), self.x)
+        self.sqnr_db.append((name, sqnr(self._reference, now)))

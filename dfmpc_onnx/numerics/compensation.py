@@ -1,0 +1,93 @@
+"""DF-MPC's closed form: the factor per channel by which the next layer undoes a low-bit layer's error.
+
+Chen et al., "Data-free quantization via mixed-precision compensation without fine-tuning", Pattern Recognition 143
+(2023) 109780, arXiv 2307.00498; equation numbers are theirs. j is an output channel of the low-bit layer and the
+same input channel of the layer behind it. Quantities with a hat belong to the quantized network.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+
+Float = npt.NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchNormParameters:
+    """Of one BatchNormalization: float64 ``[channels]`` each; std includes epsilon."""
+
+    gamma: Float
+    beta: Float
+    mean: Float
+    std: Float
+
+    @property
+    def factor(self) -> Float:
+        """``gamma / std``: what the normalization multiplies its input by."""
+        return self.gamma / self.std
+
+    @property
+    def offset(self) -> Float:
+        """``beta - gamma mean / std``: what it adds."""
+        return self.beta - self.factor * self.mean
+
+
+def effective_rows(
+    weight: npt.NDArray[np.float32], quantized: npt.NDArray[np.float32], norm: BatchNormParameters, norm_hat: BatchNormParameters
+) -> tuple[Float, Float]:
+    """``<x^, x>`` and ``|x^|^2`` per channel for ``x = gamma W / std``, ``x^ = gamma^ W^ / std^``: both ``[out]``.
+
+    weight, quantized: ``[out, ...]`` float32.
+    """
+    w = weight.reshape(len(weight), -1)
+    q = quantized.reshape(len(quantized), -1)
+    cross = np.einsum("oi,oi->o", q, w, dtype=np.float64)
+    square = np.einsum("oi,oi->o", q, q, dtype=np.float64)
+    return norm_hat.factor * norm.factor * cross, norm_hat.factor**2 * square
+
+
+def compensation(
+    weight: npt.NDArray[np.float32],
+    quantized: npt.NDArray[np.float32],
+    norm: BatchNormParameters,
+    norm_hat: BatchNormParameters,
+    lambda1: float,
+    lambda2: float,
+) -> Float:
+    """The c of equation 27, ``[out]`` float64: the minimizer over c >= 0 of the loss of equation 23.
+
+    ``c = (<x^, x> + lambda1 y^ y) / (|x^|^2 + lambda1 y^^2 + lambda2)`` with ``x = gamma W / std`` and
+    ``y = beta - gamma mean / std``, then ``max(c, 0)``, and 1 where the denominator vanishes.
+
+    weight: the low-bit layer's float weight; quantized: its dequantized codes; both ``[out, ...]`` float32.
+    norm, norm_hat: the BatchNormalization behind it, of the float and of the quantized network; a layer's own bias
+    must already be taken off their means.
+    """
+    cross, square = effective_rows(weight, quantized, norm, norm_hat)
+    numerator = cross + lambda1 * norm_hat.offset * norm.offset
+    denominator = square + lambda1 * norm_hat.offset**2 + lambda2
+    live = denominator > np.finfo(np.float64).tiny
+    c = np.divide(numerator, denominator, out=np.ones_like(numerator), where=live)
+    return np.maximum(c, 0.0)
+
+
+def loss(
+    c: Float,
+    weight: npt.NDArray[np.float32],
+    quantized: npt.NDArray[np.float32],
+    norm: BatchNormParameters,
+    norm_hat: BatchNormParameters,
+    lambda1: float,
+    lambda2: float,
+) -> Float:
+    """The loss of equation 23 per channel, ``|Gamma|^2 + lambda1 Theta^2 + lambda2 c^2``: ``[out]`` float64."""
+    rows = (len(weight), -1)
+    x = norm.factor[:, None] * weight.reshape(rows).astype(np.float64)
+    x_hat = norm_hat.factor[:, None] * quantized.reshape(rows).astype(np.float64)
+    gamma = np.square(c[:, None] * x_hat - x).sum(axis=1)
+    theta = np.square(c * norm_hat.offset - norm.offset)
+    result: Float = gamma + lambda1 * theta + lambda2 * np.square(c)
+    return result

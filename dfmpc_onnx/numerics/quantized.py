@@ -1,0 +1,78 @@
+"""A quantized weight: integer codes, and the affine map that turns them back into numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+
+Float = npt.NDArray[np.float32]
+Codes = npt.NDArray[np.int8]
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizedWeight:
+    """``weight = scale * (codes - zero_point)``.
+
+    codes: the weight's shape, int8, between ``-2**(bits-1)`` and ``2**(bits-1) - 1``.
+    scale: float32, the weight's rank, length 1 where shared. Positive, unless a fold has given it a sign.
+    zero_point: float32, broadcastable like scale. 0 for symmetric grids; an integer for asymmetric ones; -0.5
+        for the mid-rise grid of DoReFa, whose levels are odd multiples of half a step.
+    bits: width of a code, 2 to 8. Ternary codes are -1, 0, 1 in 2 bits.
+    ternary: whether the codes are -1, 0 and 1 alone.
+    """
+
+    codes: Codes
+    scale: Float
+    zero_point: Float
+    bits: int
+    ternary: bool = False
+
+    def dequantize(self) -> Float:
+        """The weight that the codes stand for, float32, in the shape of the codes."""
+        return dequantize(self.codes, self.scale, self.zero_point)
+
+    def scaled(self, factor: Float) -> QuantizedWeight:
+        """The same codes under ``scale * factor``, factor broadcastable like scale, made safe to emit.
+
+        A negative scale is refused by some runtimes, so a sign moves into the codes. A zero scale is computed
+        wrongly by onnxruntime 1.31 in integer kernels, so it becomes codes at the zero point and scale 1.
+        """
+        scale = (self.scale * factor).astype(np.float32)
+        codes, zero_point = self.codes, np.broadcast_to(self.zero_point, scale.shape).astype(np.float32)
+        negative = scale < 0
+        if negative.any():
+            # -(q - z) = (m - q) - (m - z): m = 0 keeps symmetric codes symmetric, m = -1 mirrors a full range.
+            mirror = np.where((zero_point == 0) & (codes > -(2 ** (self.bits - 1))).all(), 0, -1).astype(np.int8)
+            codes = np.where(negative, mirror - codes, codes).astype(np.int8)
+            zero_point = np.where(negative, mirror - zero_point, zero_point).astype(np.float32)
+            scale = np.abs(scale)
+        dead = (scale == 0) | ~np.isfinite(scale)
+        if dead.any():
+            codes = np.where(dead, np.int8(0), codes).astype(np.int8)
+            zero_point = np.where(dead, np.float32(0), zero_point).astype(np.float32)
+            scale = np.where(dead, np.float32(1), scale).astype(np.float32)
+        return dataclasses.replace(self, codes=codes, scale=scale, zero_point=zero_point)
+
+
+def quantize(weight: Float, scale: Float, zero_point: Float, bits: int) -> Codes:
+    """Codes of the grid points nearest to a weight, ties to the even code, clipped to `bits`.
+
+    weight, scale, zero_point: float32, broadcastable. Returns int8 in the weight's shape.
+    """
+    lowest, highest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    codes = weight / scale
+    codes += zero_point
+    np.rint(codes, out=codes)
+    np.clip(codes, lowest, highest, out=codes)
+    return codes.astype(np.int8)
+
+
+def dequantize(codes: Codes, scale: Float, zero_point: Float) -> Float:
+    """``scale * (codes - zero_point)`` in float32, as DequantizeLinear and Cast-Sub-Mul compute it."""
+    values = codes.astype(np.float32)
+    if np.any(zero_point):
+        values -= zero_point
+    values *= scale
+    return values

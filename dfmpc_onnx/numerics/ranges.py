@@ -1,0 +1,43 @@
+"""Scales and zero points for unsigned 8-bit activations, from a range."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+LEVELS = 255
+DEVIATIONS = 6.0  # METHOD, section 7: outliers beyond six deviations are cheaper to clip than to make room for
+
+
+def moment_range(
+    mean: npt.NDArray[np.float64],
+    variance: npt.NDArray[np.float64],
+    low: npt.NDArray[np.float64],
+    high: npt.NDArray[np.float64],
+    deviations: float = DEVIATIONS,
+) -> tuple[float, float]:
+    """The range of a tensor: the widest channel's ``mean +- deviations * std``, within the bounds low and high.
+
+    All ``[channels]`` float64; the bounds may be infinite and come from the activation.
+    """
+    std = np.sqrt(np.maximum(variance, 0.0))
+    bottom = np.maximum(mean - deviations * std, low).min()
+    top = np.minimum(mean + deviations * std, high).max()
+    return float(bottom), float(top)
+
+
+def unsigned_qparams(low: float, high: float) -> tuple[np.float32, np.uint8]:
+    """Scale and zero point of uint8 codes covering ``[low, high]`` and zero, zero being exactly representable.
+
+    ``zero_point = round(-low / scale)``; where low is 0 the zero point is 0 and ``255 scale <= high``, so that a
+    Relu or Clip in front is implied by the range and a runtime may drop it.
+    """
+    low, high = min(low, 0.0), max(high, 0.0)
+    width = high - low
+    if not width > 0:
+        return np.float32(1), np.uint8(0)
+    scale = np.float32(width / LEVELS)
+    if low == 0.0 and float(scale) * LEVELS > high:
+        scale = np.nextafter(scale, np.float32(0))
+    scale = max(scale, np.finfo(np.float32).tiny)
+    return np.float32(scale), np.uint8(np.clip(np.rint(-low / float(scale)), 0, LEVELS))

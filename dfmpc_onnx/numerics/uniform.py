@@ -1,0 +1,44 @@
+"""Uniform grids of k bits: the mid-rise grid of DoReFa that DF-MPC uses, and the integer grid of the runtimes."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from dfmpc_onnx.numerics.granularity import Granularity
+from dfmpc_onnx.numerics.quantized import QuantizedWeight, quantize
+
+MIN_BITS, MAX_BITS = 2, 8
+
+
+def dorefa(weight: npt.NDArray[np.float32], bits: int, granularity: Granularity) -> QuantizedWeight:
+    """``max|W| * (2 / (2^k - 1) * round((2^k - 1) (W / (2 max|W|) + 1/2)) - 1)`` (DF-MPC, equation 6).
+
+    The 2^k levels are the odd multiples of ``max|W| / (2^k - 1)``: zero is not among them. With
+    ``q = round(...) - 2^(k-1)`` a level is ``(2 max|W| / (2^k - 1)) * (q + 1/2)``, so the codes are signed, the
+    zero point is -1/2, and k bits hold a code. Eight such bits would need nine in an integer kernel
+    (``2 q + 1``), so k = 8 takes the integer grid of `symmetric`.
+
+    weight: any shape, float32. bits: 2 to 8.
+    """
+    if bits == MAX_BITS:
+        return symmetric(weight, bits, granularity)
+    peak = np.abs(granularity.rows(weight)).max(axis=1).reshape(granularity.scale_shape(weight.shape))
+    peak = np.where(peak > 0, peak, np.float32(1))
+    scale = (2 * peak / np.float32(2**bits - 1)).astype(np.float32)
+    zero_point = np.full_like(scale, -0.5)
+    return QuantizedWeight(quantize(weight, scale, zero_point, bits), scale, zero_point, bits)
+
+
+def symmetric(weight: npt.NDArray[np.float32], bits: int, granularity: Granularity) -> QuantizedWeight:
+    """Integer codes ``round(W / scale)`` with ``scale = max|W| / (2^(k-1) - 1)`` and zero point 0.
+
+    The lowest code is never used, so that a weight and its negative have mirrored codes.
+    weight: any shape, float32. bits: 2 to 8. A slice of zeros gets scale 1.
+    """
+    peak = np.abs(granularity.rows(weight)).max(axis=1).reshape(granularity.scale_shape(weight.shape))
+    scale = np.where(peak > 0, peak / np.float32(2 ** (bits - 1) - 1), np.float32(1)).astype(np.float32)
+    # A peak among the subnormals can vanish in the division.
+    scale = np.where(scale > 0, scale, np.float32(1))
+    zero_point = np.zeros_like(scale)
+    return QuantizedWeight(quantize(weight, scale, zero_point, bits), scale, zero_point, bits)

@@ -1,0 +1,91 @@
+"""From images as bytes to what a network takes: the usual input normalizations."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+
+from dfmpc_onnx.errors import OptionError
+
+Float = npt.NDArray[np.float32]
+# The mean and deviation of a pixel of natural photographs on the 0..255 scale, from the normalization that
+# ImageNet classifiers are trained with.
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+PIXEL_MEAN = tuple(255 * m for m in _IMAGENET_MEAN)
+PIXEL_STD = tuple(255 * s for s in _IMAGENET_STD)
+NAMES = ("imagenet", "lite", "keras", "unit", "raw")
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocess:
+    """``(x / divisor - mean) / std`` for x uint8 RGB, with mean and std of 1 or 3 channels on the divided scale."""
+
+    name: str
+    divisor: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Preprocess:
+        """imagenet, lite, keras, unit, raw, or ``MEAN/STD`` as comma lists on the 0..255 scale."""
+        match text.strip():
+            case "imagenet":
+                return cls("imagenet", 255.0, _IMAGENET_MEAN, _IMAGENET_STD)
+            case "lite":
+                return cls("lite", 1.0, (127.0,), (128.0,))
+            case "keras":
+                return cls("keras", 127.5, (1.0,), (1.0,))
+            case "unit":
+                return cls("unit", 255.0, (0.0,), (1.0,))
+            case "raw":
+                return cls("raw", 1.0, (0.0,), (1.0,))
+        head, sign, tail = text.partition("/")
+        try:
+            mean = tuple(float(v) for v in head.split(","))
+            std = tuple(float(v) for v in tail.split(","))
+        except ValueError:
+            mean = std = ()
+        sizes = {len(mean), len(std)}
+        if not sign or not sizes <= {1, 3} or not all(np.isfinite((*mean, *std))) or not all(s > 0 for s in std):
+            raise OptionError(
+                f"preprocess '{text}': not understood; give one of {', '.join(NAMES)}, or MEAN/STD on the 0..255 "
+                "scale such as 123.7,116.3,103.5/58.4,57.1,57.4"
+            )
+        return cls(text.strip(), 1.0, mean, std)
+
+    def __call__(self, pixels: npt.NDArray[np.generic]) -> Float:
+        """``[..., channels]`` uint8 or float on the 0..255 scale to float32 of the same shape."""
+        x: Float = pixels.astype(np.float32)
+        if self.divisor != 1.0:
+            x = x / np.float32(self.divisor)
+        mean, std = self._channels(x.shape[-1])
+        if np.any(mean):
+            x = x - mean
+        if np.any(std != 1):
+            x = x / std
+        return x
+
+    def moments(self, channels: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Mean and variance of photographs after this normalization: two ``[channels]``."""
+        pixel_mean = _spread(PIXEL_MEAN, channels)
+        pixel_std = _spread(PIXEL_STD, channels)
+        mean, std = (v.astype(np.float64) for v in self._channels(channels))
+        return (pixel_mean / self.divisor - mean) / std, np.square(pixel_std / self.divisor / std)
+
+    def bounds(self, channels: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """What the byte values 0 and 255 become: two ``[channels]``."""
+        mean, std = (v.astype(np.float64) for v in self._channels(channels))
+        return (0.0 - mean) / std, (255.0 / self.divisor - mean) / std
+
+    def _channels(self, channels: int) -> tuple[Float, Float]:
+        return _spread(self.mean, channels).astype(np.float32), _spread(self.std, channels).astype(np.float32)
+
+
+def _spread(values: tuple[float, ...], channels: int) -> npt.NDArray[np.float64]:
+    """One value a channel; a list whose length does not fit is replaced by its mean."""
+    if len(values) == channels:
+        return np.array(values)
+    return np.full(channels, np.mean(values))

@@ -1,0 +1,358 @@
+"""Moments of every activation of a float network, derived from its weights and BatchNormalizations alone.
+
+Each tensor gets a mean and a variance per channel, under the assumption that channels and pixels are independent
+and each channel is Gaussian in front of an activation. A BatchNormalization in inference mode measured its input in
+training, so behind it the moments are known exactly: ``N(beta, gamma^2)``, whatever came before. METHOD, section 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from dfmpc_onnx.facts import ChannelMoments, Float
+from dfmpc_onnx.graph import constant, has_input, input_constant
+from dfmpc_onnx.numerics.compensation import BatchNormParameters
+from dfmpc_onnx.numerics.moments import clipped_gaussian, function_of_gaussian, leaky_gaussian, linear_moments, normal_cdf
+from dfmpc_onnx.preprocess import Preprocess
+
+
+class Unknown(Exception):
+    """The moments of a node's output do not follow from those of its inputs; says why."""
+
+
+def batch_norm_parameters(node: gs.Node) -> BatchNormParameters | None:
+    """Gamma, beta, mean and standard deviation of a BatchNormalization; None where they are not constants."""
+    values = [input_constant(node, i) for i in range(1, 5)]
+    if any(v is None for v in values) or len(values) != 4:
+        return None
+    gamma, beta, mean, variance = (np.asarray(v, np.float64) for v in values)
+    epsilon = float(node.attrs.get("epsilon", 1e-5))
+    return BatchNormParameters(gamma, beta, mean, np.sqrt(np.maximum(variance, 0.0) + epsilon))
+
+
+def clip_bounds(node: gs.Node) -> tuple[float, float]:
+    """The bounds of a Relu, or of a Clip whose bounds are constants; raises Unknown."""
+    if node.op == "Relu":
+        return 0.0, math.inf
+    bounds = []
+    for index, open_end in ((1, -math.inf), (2, math.inf)):
+        if not has_input(node, index):
+            bounds.append(open_end)
+            continue
+        value = input_constant(node, index)
+        if value is None:
+            raise Unknown("its bounds are computed")
+        bounds.append(float(value.reshape(-1)[0]))
+    return bounds[0], bounds[1]
+
+
+def input_moments(tensor: gs.Tensor, preprocess: Preprocess) -> ChannelMoments | None:
+    """Photographs after the preprocess, for an input of images ``[n, c, h, w]``; None for other inputs."""
+    shape = tensor.shape
+    if tensor.dtype is None or np.dtype(tensor.dtype).kind != "f" or shape is None or len(shape) < 2:
+        return None
+    channels = shape[1] if isinstance(shape[1], int) and shape[1] > 0 else 1
+    mean, variance = preprocess.moments(channels)
+    low, high = preprocess.bounds(channels)
+    return ChannelMoments(mean, variance, low, high)
+
+
+def propagate(graph: gs.Graph, preprocess: Preprocess) -> tuple[dict[str, ChannelMoments], dict[str, str]]:
+    """Moments by tensor name, and for the tensors whose moments do not follow, the reason."""
+    known: dict[str, ChannelMoments] = {}
+    unknown: dict[str, str] = {}
+    for tensor in graph.inputs:
+        moments = input_moments(tensor, preprocess)
+        if moments is None:
+            unknown[tensor.name] = "an input that is not float [n, channels, ...]"
+        else:
+            known[tensor.name] = moments
+    for node in graph.nodes:
+        try:
+            result = _rule(node)(node, [known.get(t.name) for t in node.inputs])
+        except Unknown as reason:
+            for tensor in node.outputs:
+                unknown[tensor.name] = f"{node.op}: {reason}"
+            continue
+        for tensor in node.outputs:
+            known[tensor.name] = result
+    return known, unknown
+
+
+Rule = Callable[[gs.Node, Sequence[ChannelMoments | None]], ChannelMoments]
+
+
+def _rule(node: gs.Node) -> Rule:
+    rule = _RULES.get(node.op) if node.domain in (None, "", "ai.onnx") else None
+    if rule is None:
+        raise Unknown("no rule for this operator")
+    return rule
+
+
+def _first(inputs: Sequence[ChannelMoments | None]) -> ChannelMoments:
+    if not inputs or inputs[0] is None:
+        raise Unknown("the moments of its input are not known")
+    return inputs[0]
+
+
+def _unbounded(mean: Float, variance: Float) -> ChannelMoments:
+    return ChannelMoments(mean, variance, np.full_like(mean, -np.inf), np.full_like(mean, np.inf))
+
+
+def _bias(node: gs.Node, index: int, channels: int) -> Float:
+    if not has_input(node, index):
+        return np.zeros(channels)
+    values = input_constant(node, index)
+    if values is None or values.size not in (1, channels):
+        raise Unknown("its bias is not one number a channel")
+    return np.broadcast_to(np.asarray(values, np.float64).reshape(-1), (channels,))
+
+
+def _conv(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMoments:
+    x = _first(inputs)
+    weight = input_constant(node, 1)
+    if weight is None:
+        raise Unknown("its weight is computed")
+    groups = int(node.attrs.get("group", 1))
+    return conv_moments(weight, groups, x, _bias(node, 2, len(weight)))
+
+
+def conv_moments(weight: np.ndarray, groups: int, x: ChannelMoments, bias: Float) -> ChannelMoments:
+    """Moments of a Conv's output: weight ``[out, in/group, *kernel]``, x of ``[in]`` channels."""
+    out, per_group = weight.shape[:2]
+    rows = np.asarray(weight, np.float32).reshape(out, per_group, -1)
+    mean, variance = x.mean, x.variance
+    if len(mean) != per_group * groups:
+        raise Unknown("its input's channels are not known")
+    if groups > 1:
+        index = np.arange(out)[:, None] // (out // groups) * per_group + np.arange(per_group)
+        mean, variance = mean[index], variance[index]
+    return _unbounded(*linear_moments(rows, mean, variance, bias))
+
+
+def _gemm(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMoments:
+    x = _first(inputs)
+    weight = input_constant(node, 1)
+    if weight is None or weight.ndim != 2 or node.attrs.get("transA", 0):
+        raise Unknown("its second operand is not a constant matrix")
+    weight = weight if node.attrs.get("transB", 0) else weight.T
+    alpha, beta = float(node.attrs.get("alpha", 1.0)), float(node.attrs.get("beta", 1.0))
+    out, width = weight.shape
+    if width % len(x.mean):
+        raise Unknown("its input's channels are not known")
+    # A flattened map: each channel stands for a run of `width / channels` columns.
+    rows = np.asarray(weight, np.float32).reshape(out, len(x.mean), -1)
+    bias = _bias(node, 2, out) * beta if node.op == "Gemm" else 0.0
+    return _unbounded(*linear_moments(np.float32(alpha) * rows, x.mean, x.variance, bias))
+
+
+def _batch_norm(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMoments:
+    norm = batch_norm_parameters(node)
+    if norm is None:
+        raise Unknown("its parameters are computed")
+    # Variance gamma^2 v / (v + epsilon) is taken as gamma^2, but a channel that never varied stays constant.
+    epsilon = float(node.attrs.get("epsilon", 1e-5))
+    share = np.maximum(np.square(norm.std) - epsilon, 0.0) / np.square(norm.std)
+    return _unbounded(norm.beta, np.square(norm.gamma) * share)
+
+
+def _clip(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMoments:
+    x = _first(inputs)
+    low, high = clip_bounds(node)
+    new_low, new_high = np.clip(x.low, low, high), np.clip(x.high, low, high)
+    if np.array_equal(new_low, x.low) and np.array_equal(new_high, x.high):
+        return x  # already within the bounds: nothing is clipped, and the Gaussian would say otherwise
+    mean, variance = clipped_gaussian(x.mean, x.variance, low, high)
+    return ChannelMoments(mean, variance, new_low, new_high)
+
+
+def _leaky(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMoments:
+    x = _first(inputs)
+    slope: Float = np.array(float(node.attrs.get("alpha", 0.01)))
+    if node.op == "PRelu":
+        slope = _bias(node, 1, len(x.mean))
+    mean, variance = leaky_gaussian(x.mean, x.variance, slope)
+    ends = np.stack([np.where(e > 0, e, slope * np.where(np.isfinite(e), e, -np.inf)) for e in (x.low, x.high)])
+    return ChannelMoments(mean, variance, np.nan_to_num(ends.min(axis=0), nan=-np.inf), ends.max(axis=0))
+
+
+def _elementwise(function: Callable[[Float], Float], low: float, high: float) -> Rule:
+    def rule(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMoments:
+        x = _first(inputs)
+        mean, variance = function_of_gaussian(x.mean, x.variance, function)
+        return ChannelMoments(mean, variance, np.full_like(mean, low), np.full_like(mean, high))
+
+    return rule
+
+
+def _hard_sigmoid(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMoments:
+    alpha, beta = float(node.attrs.get("alpha", 0.2)), float(node.attrs.get("beta", 0.5))
+    x = _first(inputs)
+    mean, variance = clipped_gaussian(alpha * x.mean + beta, alpha**2 * x.variance, 0.0, 1.0)
+    return ChannelMoments(mean, variance, np.zeros_like(mean), np.ones_like(mean))
+
+
+def _same(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMoments:
+    """Moves, copies or pools values within a channel; for pooling an upper bound of the variance."""
+    return _first(inputs)
+
+
+def _pad(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMoments:
+    x = _first(inputs)
+    pads = input_constant(node, 1)
+    value = input_constant(node, 2) if has_input(node, 2) else np.zeros(1)
+    if pads is None or value is None or node.attrs.get("mode", "constant") != "constant" or has_input(node, 3):
+        raise Unknown("its pads are computed or not constant")
+    rank = pads.size // 2
+    fill = float(value.reshape(-1)[0])
+    before, after = (int(pads[1]), int(pads[1 + rank])) if rank > 1 else (0, 0)
+    if before < 0 or after < 0:
+        raise Unknown("it cuts channels off")
+    spatial = any(int(p) for i, p in enumerate(pads) if i % rank > 1)
+    low = np.minimum(x.low, fill) if spatial else x.low
+    high = np.maximum(x.high, fill) if spatial else x.high
+
+    def padded(values: Float, filler: float) -> Float:
+        return np.concatenate([np.full(before, filler), values, np.full(after, filler)])
+
+    return ChannelMoments(padded(x.mean, fill), padded(x.variance, 0.0), padded(low, fill), padded(high, fill))
+
+
+def _slice(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMoments:
+    x = _first(inputs)
+    values = [input_constant(node, i) if has_input(node, i) else None for i in range(1, 5)]
+    if values[0] is None or values[1] is None or (values[2] is None and has_input(node, 3)):
+        raise Unknown("its bounds are computed")
+    axes = list(range(values[0].size)) if values[2] is None else [int(a) for a in values[2]]
+    if any(a < 0 for a in axes):
+        raise Unknown("its axes count from the end")
+    if 1 not in axes:
+        return x
+    at = axes.index(1)
+    step = 1 if values[3] is None else int(values[3][at])
+    cut = slice(int(values[0][at]), int(values[1][at]), step)
+    return ChannelMoments(x.mean[cut], x.variance[cut], x.low[cut], x.high[cut])
+
+
+def _operands(
+    node: gs.Node, inputs: Sequence[ChannelMoments | None]
+) -> tuple[ChannelMoments, ChannelMoments]:
+    """The two operands of an elementwise node, a constant one as moments without variance, broadcast to each other."""
+    found: list[ChannelMoments] = []
+    for tensor, moments in zip(node.inputs, inputs, strict=True):
+        values = constant(tensor)
+        if values is not None:
+            if values.dtype.kind not in "fiu":
+                raise Unknown("a constant operand is not numeric")
+            moments = _constant_moments(values)
+        if moments is None:
+            raise Unknown("the moments of an input are not known")
+        found.append(moments)
+    sizes = {len(m.mean) for m in found}
+    if len(sizes - {1}) > 1:
+        raise Unknown("its operands have different channels")
+    size = max(sizes)
+    a, b = (ChannelMoments(*(np.broadcast_to(v, (size,)) for v in _fields(m))) for m in found)
+    return a, b
+
+
+def _fields(m: ChannelMoments) -> tuple[Float, Float, Float, Float]:
+    return m.mean, m.variance, m.low, m.high
+
+
+def _constant_moments(values: np.ndarray) -> ChannelMoments:
+    wide = np.asarray(values, np.float64)
+    if wide.ndim >= 2:
+        wide = np.moveaxis(wide, 1, 0).reshape(wide.shape[1], -1) if wide.ndim > 3 else wide.reshape(wide.shape[0], -1)
+        if wide.shape[1] > 1 and np.ptp(wide, axis=1).any():
+            raise Unknown("a constant operand varies within a channel")
+        wide = wide[:, 0]
+    flat = wide.reshape(-1)
+    return ChannelMoments(flat, np.zeros_like(flat), flat, flat)
+
+
+def _add(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMoments:
+    a, b = _operands(node, inputs)
+    if node.op == "Sub":
+        b = ChannelMoments(-b.mean, b.variance, -b.high, -b.low)
+    return ChannelMoments(a.mean + b.mean, a.variance + b.variance, a.low + b.low, a.high + b.high)
+
+
+def _mul(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMoments:
+    a, b = _operands(node, inputs)
+    if node.op == "Div":
+        if b.variance.any() or not b.mean.all():
+            raise Unknown("its divisor is not a constant")
+        inverse = 1.0 / b.mean
+        b = ChannelMoments(inverse, b.variance, inverse, inverse)
+    square_a, square_b = a.variance + a.mean**2, b.variance + b.mean**2
+    mean = a.mean * b.mean
+    with np.errstate(invalid="ignore"):
+        corners = np.stack([x * y for x in (a.low, a.high) for y in (b.low, b.high)])
+    corners = np.nan_to_num(corners, nan=0.0, posinf=np.inf, neginf=-np.inf)
+    variance = np.maximum(square_a * square_b - mean**2, 0.0)
+    return ChannelMoments(mean, variance, corners.min(axis=0), corners.max(axis=0))
+
+
+def _concat(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMoments:
+    if node.attrs.get("axis") != 1:
+        raise Unknown("it joins along another axis than the channels")
+    parts = [m for m in inputs if m is not None]
+    if len(parts) != len(inputs):
+        raise Unknown("the moments of an input are not known")
+    return ChannelMoments(*(np.concatenate(fields) for fields in zip(*(_fields(m) for m in parts), strict=True)))
+
+
+def _softmax(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMoments:
+    x = _first(inputs)
+    share = np.full_like(x.mean, 1 / len(x.mean))
+    return ChannelMoments(share, share * (1 - share), np.zeros_like(share), np.ones_like(share))
+
+
+def _spatial_mean(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMoments:
+    axes = node.attrs.get("axes")
+    if axes is None and has_input(node, 1):
+        axes = input_constant(node, 1)
+    if axes is None or not {int(a) for a in axes} <= {2, 3, 4, -1, -2}:
+        raise Unknown("it averages over other axes than height and width")
+    return _first(inputs)
+
+
+def _sigmoid(x: Float) -> Float:
+    return 0.5 * (1.0 + np.tanh(0.5 * x))
+
+
+_RULES: Mapping[str, Rule] = {
+    "Conv": _conv,
+    "Gemm": _gemm,
+    "MatMul": _gemm,
+    "BatchNormalization": _batch_norm,
+    "Relu": _clip,
+    "Clip": _clip,
+    "LeakyRelu": _leaky,
+    "PRelu": _leaky,
+    "Sigmoid": _elementwise(_sigmoid, 0.0, 1.0),
+    "Tanh": _elementwise(np.tanh, -1.0, 1.0),
+    "HardSwish": _elementwise(lambda x: x * np.clip(x / 6 + 0.5, 0, 1), -0.375, math.inf),
+    "Gelu": _elementwise(lambda x: x * normal_cdf(x), -0.17, math.inf),
+    "Elu": _elementwise(lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))), -1.0, math.inf),
+    "Softplus": _elementwise(lambda x: np.logaddexp(0, x), 0.0, math.inf),
+    "HardSigmoid": _hard_sigmoid,
+    "Softmax": _softmax,
+    "Add": _add,
+    "Sub": _add,
+    "Mul": _mul,
+    "Div": _mul,
+    "Concat": _concat,
+    "Pad": _pad,
+    "Slice": _slice,
+    "ReduceMean": _spatial_mean,
+    **dict.fromkeys(
+        ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Flatten", "Identity", "Dropout", "Resize"),
+        _same,
+    ),
+}

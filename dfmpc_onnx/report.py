@@ -1,0 +1,116 @@
+"""What a run reports: frozen data that tables, JSON and a user's script read alike."""
+
+from __future__ import annotations
+
+import msgspec
+
+from dfmpc_onnx.fidelity import Fidelity
+from dfmpc_onnx.manager import PassResult, Refusal
+
+
+class LayerReport(msgspec.Struct, frozen=True):
+    """One layer with a weight.
+
+    bits: width of its codes, 32 for float. stored_bits: width in the file. role: low, high, 8-bit or float. refused:
+    why it is not quantized, or why it computes in float although the others do not; None where nothing is.
+    """
+
+    name: str
+    op: str
+    bits: int
+    role: str
+    refused: str | None
+    stored_bits: int
+    ternary: bool
+    integer: bool
+    weights: int
+    why: str
+
+
+class PassReport(msgspec.Struct, frozen=True):
+    """One pass: its result as data, and its wall-clock seconds."""
+
+    name: str
+    seconds: float
+    result: PassResult
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What `quantize` did. Sizes in bytes; mean_weight_bits counts stored bits over the weights of all layers."""
+
+    recipe: str
+    weights: str
+    activations: str
+    preprocess: str
+    seed: int
+    opset: int
+    oldest_onnxruntime: str
+    float_bytes: int
+    bytes: int
+    mean_weight_bits: float
+    layers: tuple[LayerReport, ...]
+    refusals: tuple[Refusal, ...]
+    warnings: tuple[str, ...]
+    fidelity: Fidelity | None
+    seconds: float
+    passes: tuple[PassReport, ...]
+
+    def count(self, role: str) -> int:
+        """Layers of a role."""
+        return sum(layer.role == role for layer in self.layers)
+
+
+class RecipeForecast(msgspec.Struct, frozen=True):
+    """What a recipe would do to a model: layers by role, and the bytes of its packed weights."""
+
+    recipe: str
+    weights: str
+    activations: str
+    low: int
+    high: int
+    eight_bit: int
+    float: int
+    weight_bytes: int
+
+
+class InspectedLayer(msgspec.Struct, frozen=True):
+    """One layer of a model not yet quantized. refused: why it stays in float; not_low: why it cannot be low."""
+
+    name: str
+    op: str
+    shape: tuple[int, ...]
+    weights: int
+    role: str
+    repaired_in: str | None
+    refused: str | None
+    not_low: str | None
+
+
+class Inspection(msgspec.Struct, frozen=True):
+    """What `inspect` found in a model."""
+
+    model: str
+    bytes: int
+    opset: int
+    ir_version: int
+    producer: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    metadata: dict[str, str]
+    layers: tuple[InspectedLayer, ...]
+    notes: tuple[str, ...]
+    recipes: tuple[RecipeForecast, ...]
+
+
+class ProviderFidelity(msgspec.Struct, frozen=True):
+    provider: str
+    fidelity: Fidelity
+
+
+class Verification(msgspec.Struct, frozen=True):
+    """What `verify` measured, by provider; bytes of both files."""
+
+    float_bytes: int
+    bytes: int
+    preprocess: str
+    providers: tuple[ProviderFidelity, ...]

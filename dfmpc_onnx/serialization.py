@@ -1,0 +1,283 @@
+"""Models in and out: read from a path, bytes or a ModelProto; written whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+import tempfile
+
+import onnx
+import onnx.external_data_helper
+import onnx_graphsurgeon as gs
+from google.protobuf.message import DecodeError
+from onnx_graphsurgeon.logger import G_LOGGER
+
+from dfmpc_onnx.errors import ModelError, OptionError
+from dfmpc_onnx.graph import detached_weights, ir_version_for, shown
+
+ModelSource = str | os.PathLike[str] | bytes | onnx.ModelProto
+EXTERNAL_LIMIT = 2**31 - 2**20  # protobuf holds less than 2 GiB
+NEWEST_OPSET = 26  # of the standard domain, that onnxruntime 1.31 runs
+NEWEST_IR = 13
+METADATA_PREFIX = "dfmpc_onnx."
+
+# graphsurgeon prints to standard output; what matters in its messages is said by our own errors.
+G_LOGGER.severity = G_LOGGER.CRITICAL
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A model as read, with what is known of where it came from."""
+
+    model: onnx.ModelProto
+    path: pathlib.Path | None
+    size: int
+    sha256: str
+    external: bool
+
+    @property
+    def label(self) -> str:
+        return shown(str(self.path)) if self.path else "the given model"
+
+
+def load(source: ModelSource) -> Source:
+    """Read a model, external data included.
+
+    Raises ModelError where the file is missing, is not ONNX, is cut short, lacks its external data, or is of an
+    opset that onnxruntime cannot run. The source is never written to.
+    """
+    if isinstance(source, onnx.ModelProto):
+        content = source.SerializeToString(deterministic=True) if source.ByteSize() < EXTERNAL_LIMIT else b""
+        digest = hashlib.sha256(content).hexdigest() if content else ""
+        return _checked(Source(source, None, source.ByteSize(), digest, external=False))
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        data = bytes(source)
+        model = _parse(data, "the given bytes")
+        if _external_tensors(model):
+            raise ModelError("the given bytes: weights lie in external files; give the model's path instead")
+        return _checked(Source(model, None, len(data), hashlib.sha256(data).hexdigest(), external=False))
+    path = pathlib.Path(source)
+    where = shown(str(path))
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ModelError(f"{where}: no such file") from None
+    except IsADirectoryError:
+        raise ModelError(f"{where}: is a folder; give the path of an .onnx file") from None
+    except OSError as error:
+        raise ModelError(f"{where}: cannot be read ({error.strerror})") from None
+    model = _parse(data, where)
+    digest = hashlib.sha256(data)
+    external = _external_tensors(model)
+    size = len(data)
+    if external:
+        size += _load_external(model, external, path.parent, where, digest)
+    return _checked(Source(model, path, size, digest.hexdigest(), external=bool(external)))
+
+
+def _parse(data: bytes, where: str) -> onnx.ModelProto:
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(data)
+    except DecodeError:
+        raise ModelError(f"{where}: not an ONNX model, or cut short; export or copy it again") from None
+    if not model.HasField("graph") or not model.opset_import:
+        raise ModelError(f"{where}: not an ONNX model (it declares no graph or no opset)")
+    return model
+
+
+def _external_tensors(model: onnx.ModelProto) -> list[onnx.TensorProto]:
+    tensors = onnx.external_data_helper._get_all_tensors(model)
+    return [t for t in tensors if onnx.external_data_helper.uses_external_data(t)]
+
+
+def _load_external(
+    model: onnx.ModelProto,
+    tensors: list[onnx.TensorProto],
+    folder: pathlib.Path,
+    where: str,
+    digest: hashlib._Hash,
+) -> int:
+    """Read the external weights into the model; returns how many bytes their files hold."""
+    files = {}
+    for tensor in tensors:
+        location = onnx.external_data_helper.ExternalDataInfo(tensor).location
+        file = folder / location
+        inside = file.resolve().is_relative_to(folder.resolve())
+        if not location or pathlib.PurePath(location).is_absolute() or not inside:
+            raise ModelError(f"{where}: external data '{shown(location)}' lies outside the model's folder; refused")
+        if not file.is_file():
+            raise ModelError(f"{where}: external data file '{shown(location)}' is missing beside the model")
+        files[location] = file
+    try:
+        onnx.load_external_data_for_model(model, str(folder))
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise ModelError(f"{where}: external data cannot be read ({_first_line(error)})") from None
+    for tensor in tensors:
+        expected = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        for dim in tensor.dims:
+            expected *= dim
+        if tensor.data_type not in _PACKED and len(tensor.raw_data) != expected:
+            found = len(tensor.raw_data)
+            raise ModelError(f"{where}: external data of '{shown(tensor.name)}' holds {found} of {expected} bytes")
+    for name in sorted(files):
+        with files[name].open("rb") as stream:
+            while chunk := stream.read(1 << 24):
+                digest.update(chunk)
+    return sum(file.stat().st_size for file in files.values())
+
+
+_PACKED = {
+    getattr(onnx.TensorProto, name)
+    for name in ("INT4", "UINT4", "INT2", "UINT2", "FLOAT4E2M1")
+    if hasattr(onnx.TensorProto, name)
+}
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return shown(text[0]) if text else type(error).__name__
+
+
+def _checked(source: Source) -> Source:
+    """Refuse what neither this package nor onnxruntime can work with."""
+    where = source.label
+    for opset in source.model.opset_import:
+        if opset.domain in ("", "ai.onnx") and opset.version > NEWEST_OPSET:
+            raise ModelError(
+                f"{where}: opset {opset.version} is newer than onnxruntime runs ({NEWEST_OPSET}); "
+                f"export it with opset {NEWEST_OPSET} or lower"
+            )
+        if opset.domain in ("", "ai.onnx") and opset.version < 7:
+            raise ModelError(
+                f"{where}: opset {opset.version} is older than onnxruntime runs (7); export it with opset 13 or higher"
+            )
+    if not source.model.graph.node:
+        raise ModelError(f"{where}: the graph has no nodes; nothing to quantize")
+    return source
+
+
+def to_graph(source: Source) -> gs.Graph:
+    """The model as an editable graph, checked for validity against the specification.
+
+    Weights are not copied: they are read from the source when first looked at.
+    """
+    where = source.label
+    try:
+        graph = gs.import_onnx(source.model)
+    except Exception as error:  # graphsurgeon has no error tree of its own
+        raise ModelError(f"{where}: the graph cannot be read ({_first_line(error)})") from None
+    for tensor in (*graph.inputs, *graph.outputs):
+        if tensor.dtype is None and tensor.shape is None and getattr(tensor, "type", "") == "tensor_type":
+            raise ModelError(f"{where}: input or output '{shown(tensor.name)}' has no type")
+    check(graph, where)
+    return graph
+
+
+def check(graph: gs.Graph, where: str) -> None:
+    """Raise ModelError where the graph breaks the ONNX specification. No weights are copied for it."""
+    try:
+        with detached_weights(graph):
+            skeleton = gs.export_onnx(graph, ir_version=graph.ir_version)
+            onnx.checker.check_model(skeleton)
+    except onnx.checker.ValidationError as error:
+        raise ModelError(f"{where}: not a valid ONNX model ({_first_line(error)})") from None
+
+
+def standard_opset(graph: gs.Graph) -> int:
+    """The version of the standard operator set that a graph imports."""
+    version: int = graph.opset
+    return version
+
+
+def to_model(graph: gs.Graph, source: Source | None = None, metadata: dict[str, str] | None = None) -> onnx.ModelProto:
+    """The graph as a ModelProto with the lowest IR version that its opset allows, and the source's properties."""
+    opset = standard_opset(graph)
+    floor = ir_version_for(opset)
+    model = gs.export_onnx(graph, ir_version=max(floor, min(graph.ir_version or floor, NEWEST_IR)))
+    properties: dict[str, str] = {}
+    if source is not None:
+        model.domain, model.model_version = source.model.domain, source.model.model_version
+        model.doc_string = source.model.doc_string
+        properties = {p.key: p.value for p in source.model.metadata_props}
+    properties.update({METADATA_PREFIX + key: value for key, value in (metadata or {}).items()})
+    if properties:
+        onnx.helper.set_model_props(model, properties)
+    return model
+
+
+def metadata_of(model: onnx.ModelProto) -> dict[str, str]:
+    """What `quantize` wrote into a file about its making; empty for a file of another origin."""
+    props = {p.key: p.value for p in model.metadata_props}
+    return {k.removeprefix(METADATA_PREFIX): v for k, v in props.items() if k.startswith(METADATA_PREFIX)}
+
+
+def check_target(output: str | os.PathLike[str], source: Source) -> pathlib.Path:
+    """The output path, refused where writing there is impossible or would destroy the input."""
+    path = pathlib.Path(output)
+    where = shown(str(path))
+    if path.is_dir():
+        raise OptionError(f"{where}: is a folder; give a file name")
+    if not path.parent.is_dir():
+        raise OptionError(f"{where}: folder '{shown(str(path.parent))}' does not exist; make it first")
+    if source.path is not None and path.exists() and path.samefile(source.path):
+        raise OptionError(f"{where}: is the input itself; choose another output")
+    if not os.access(path.parent, os.W_OK):
+        raise OptionError(f"{where}: folder '{shown(str(path.parent))}' cannot be written to")
+    return path
+
+
+def save(model: onnx.ModelProto, path: pathlib.Path, external: bool) -> int:
+    """Write a model under its name at once, by a temporary file in the same folder and a rename.
+
+    external: whether weights go to a file of their own beside it. That file's name carries a digest of its
+    content, so that a model that stands under the old name keeps the weights it was written with.
+    Returns the bytes written. Raises OptionError where the disk refuses.
+    """
+    external = external or model.ByteSize() >= EXTERNAL_LIMIT
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
+            staged = pathlib.Path(scratch) / path.name
+            written = 0
+            if external:
+                written = _stage_external(model, staged, path)
+            data = model.SerializeToString(deterministic=True)
+            with staged.open("wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            staged.chmod(0o666 & ~_umask())
+            staged.replace(path)
+    except OSError as error:
+        raise OptionError(f"{shown(str(path))}: cannot be written ({error.strerror})") from None
+    return written + len(data)
+
+
+def _stage_external(model: onnx.ModelProto, staged: pathlib.Path, path: pathlib.Path) -> int:
+    """Move the weights into `path`'s data file, whole before its name appears; returns its size."""
+    onnx.convert_model_to_external_data(model, True, "weights", size_threshold=DATA_THRESHOLD)
+    onnx.external_data_helper.write_external_data_tensors(model, str(staged.parent))
+    data = staged.parent / "weights"
+    if not data.exists():
+        return 0
+    with data.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()[:12]
+        os.fsync(stream.fileno())
+    name = f"{path.name}.{digest}.data"
+    for tensor in _external_tensors(model):
+        next(entry for entry in tensor.external_data if entry.key == "location").value = name
+    size = data.stat().st_size
+    data.chmod(0o666 & ~_umask())
+    data.replace(path.parent / name)
+    return size
+
+
+DATA_THRESHOLD = 1024
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,29 @@
+"""The passes and recipes that come with dfmpc_onnx: an ordinary pass package, laid out as any other would be."""
+
+from dfmpc_passes.assign_bits import AssignBits
+from dfmpc_passes.compensate import Compensate
+from dfmpc_passes.estimate_ranges import EstimateRanges
+from dfmpc_passes.estimate_statistics import EstimateStatistics
+from dfmpc_passes.fold_batch_norm import FoldBatchNorm
+from dfmpc_passes.insert_qdq import InsertQDQ
+from dfmpc_passes.normalize import Normalize
+from dfmpc_passes.pack_weights import PackWeights
+from dfmpc_passes.pair_convolutions import PairConvolutions
+from dfmpc_passes.quantize_weights import QuantizeWeights
+from dfmpc_passes.raise_opset import RaiseOpset
+from dfmpc_passes.recalibrate_batch_norm import RecalibrateBatchNorm
+
+PASSES = (
+    Normalize,
+    PairConvolutions,
+    EstimateStatistics,
+    AssignBits,
+    QuantizeWeights,
+    RecalibrateBatchNorm,
+    Compensate,
+    EstimateRanges,
+    FoldBatchNorm,
+    RaiseOpset,
+    InsertQDQ,
+    PackWeights,
+)

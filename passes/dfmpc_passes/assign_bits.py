@@ -1,0 +1,85 @@
+"""How many bits each layer's weight gets."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+
+from dfmpc_onnx.errors import OptionError
+from dfmpc_onnx.facts import BitPlan, Layer, LayerBits, Layers, Pairs
+from dfmpc_onnx.graph import shown
+from dfmpc_onnx.manager import Pass, PassResult, Refusal, Rewrite
+from dfmpc_onnx.settings import FLOAT, LayerOverride
+from dfmpc_onnx.workspace import Workspace
+
+
+class AssignBitsOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """edges: the least bits of the first layer and the classifier; 0 makes no exception for them."""
+
+    edges: int = 8
+
+
+class AssignBits(Pass[AssignBitsOptions]):
+    """Before: layers and pairs, as asked with --weights 2/6
+    After: 2 bits for the low half of each pair, 6 for the others, 8 for the first layer and the classifier
+
+    Why: a low layer is one whose error the next layer repairs; every other one keeps the high width. The first
+    layer and the classifier hold few weights and no later layer repairs them.
+
+    Requires: the layers and the pairs.
+
+    Refuses when: a weight cannot be quantized; the layer stays in float.
+
+    Reference: Chen et al. 2023, figure 2.
+    """
+
+    name = "assign_bits"
+    Options = AssignBitsOptions
+    requires: ClassVar = (Layers, Pairs)
+    provides: ClassVar = (BitPlan,)
+
+    def run(self, workspace: Workspace) -> PassResult:
+        layers, pairs = workspace.get(Layers), workspace.get(Pairs)
+        low = set(pairs.by_low()) if workspace.settings.weights.paired else set()
+        plan: dict[str, LayerBits] = {}
+        used: set[LayerOverride] = set()
+        for layer in layers.all:
+            plan[layer.name] = self._bits(workspace, layer, layer.name in low, used)
+        unused = [item for item in workspace.settings.layers if item not in used]
+        if unused:
+            names = ", ".join(shown(layer.name) for layer in layers.all[:3])
+            raise OptionError(f"layer '{shown(str(unused[0]))}': no layer has such a name; the first are {names}")
+        workspace.put(BitPlan(plan))
+        rewrites = tuple(
+            Rewrite(name, f"{bits.bits} bits" if isinstance(bits.bits, int) else str(bits.bits), {"why": bits.why})
+            for name, bits in plan.items()
+            if bits.bits != FLOAT
+        )
+        refusals = tuple(Refusal(name, bits.why) for name, bits in plan.items() if bits.bits == FLOAT)
+        warnings = ()
+        if workspace.settings.weights.paired and not low:
+            why = next((r for r in pairs.refused.values() if "BatchNormalization" in r), "no chain of two Convs fits")
+            warnings = (f"no layer can be low, all get {workspace.settings.weights.high} bits: {why}",)
+        return PassResult(self.name, rewrites, refusals, warnings=warnings)
+
+    def _bits(self, workspace: Workspace, layer: Layer, low: bool, used: set[LayerOverride]) -> LayerBits:
+        if layer.refused is not None:
+            used.update(item for item in workspace.settings.layers if item.matches(layer.name))
+            return LayerBits(FLOAT, "float", layer.refused)
+        chosen = None
+        for item in workspace.settings.layers:
+            if item.matches(layer.name):
+                used.add(item)
+                chosen = item
+        if chosen is not None:
+            if chosen.bits == FLOAT:
+                return LayerBits(FLOAT, "float", "as asked with --layer")
+            return LayerBits(chosen.bits, "low" if low else "high", "as asked with --layer")
+        weights = workspace.settings.weights
+        if low:
+            return LayerBits(weights.low, "low", "low half of a pair")
+        if layer.position != "inner" and self.options.edges > weights.high:
+            place = "first layer" if layer.position == "first" else "classifier"
+            return LayerBits(self.options.edges, "8-bit" if self.options.edges == 8 else "high", place)
+        return LayerBits(weights.high, "8-bit" if weights.high == 8 else "high", "uniform" if not weights.paired else "high")

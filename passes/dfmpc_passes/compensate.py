@@ -1,0 +1,74 @@
+"""DF-MPC's closed form: one factor a channel between a low layer and the next one."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+import numpy as np
+
+from dfmpc_onnx.facts import Compensated, FloatStatistics, Originals, Pairs, Recalibrated
+from dfmpc_onnx.graph import constant, nodes_by_name
+from dfmpc_onnx.manager import Pass, PassResult, Rewrite
+from dfmpc_onnx.numerics.compensation import compensation, loss
+from dfmpc_onnx.workspace import Workspace
+from dfmpc_passes.recalibrate_batch_norm import without_bias
+
+
+class CompensateOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """lambda1: weight of the offsets' error against the weights' error. lambda2: weight of c^2 (equation 23)."""
+
+    lambda1: float = 0.1
+    lambda2: float = 0.0
+
+
+class Compensate(Pass[CompensateOptions]):
+    """Before: Conv(x, W^) -> BatchNormalization(gamma, beta, m^, s^) -> Relu -> Conv
+    After: Conv(x, W^) -> BatchNormalization(c gamma, c beta, m^, s^) -> Relu -> Conv
+
+    Why: c_j = (<x^, x> + lambda1 y^ y) / (|x^|^2 + lambda1 y^^2 + lambda2) with x = gamma W_j / s and
+    y = beta - gamma m / s, then max(c_j, 0), and 1 where the denominator vanishes: the minimizer of equation 23.
+    c >= 0 commutes with Relu, so scaling BN is scaling the next Conv's input channel; Clip is 1-Lipschitz, so the
+    upper bound of equation 19 holds with c in front of it.
+
+    Requires: the float weights of the low layers and their re-calibrated BatchNormalizations.
+
+    Refuses when: never; pairs that do not fit were refused when they were sought.
+
+    Reference: Chen et al. 2023, equations 19, 22, 23 and 27.
+    """
+
+    name = "compensate"
+    Options = CompensateOptions
+    requires: ClassVar = (Pairs, Originals, FloatStatistics, Recalibrated)
+    provides: ClassVar = (Compensated,)
+    discards: ClassVar = (Originals,)
+
+    def run(self, workspace: Workspace) -> PassResult:
+        statistics = workspace.get(FloatStatistics)
+        nodes = nodes_by_name(workspace.graph)
+        originals = workspace.get(Originals).weights
+        factors, rewrites = {}, []
+        for pair in workspace.get(Pairs).pairs:
+            if pair.low not in originals:
+                continue
+            low, batch_norm = nodes[pair.low], nodes[pair.batch_norm]
+            norm = without_bias(statistics.norms[pair.batch_norm], low)
+            norm_hat = workspace.get(Recalibrated).norms[pair.low]
+            weight, quantized = originals[pair.low], np.asarray(constant(low.inputs[1]), np.float32)
+            arguments = (weight, quantized, norm, norm_hat, self.options.lambda1, self.options.lambda2)
+            c = compensation(*arguments)
+            for index in (1, 2):
+                scaled = np.asarray(constant(batch_norm.inputs[index]), np.float64) * c
+                batch_norm.inputs[index].values = scaled.astype(np.float32)
+            factors[pair.low] = c
+            figures = {
+                "c_median": round(float(np.median(c)), 4),
+                "c_zero": int((c == 0).sum()),
+                "loss_at_1": round(float(loss(np.ones_like(c), *arguments).sum()), 4),
+                "loss": round(float(loss(c, *arguments).sum()), 4),
+            }
+            action = "compensated" if pair.exact else "compensated by the upper bound (Clip between)"
+            rewrites.append(Rewrite(pair.low, action, figures))
+        workspace.put(Compensated(factors))
+        return PassResult(self.name, tuple(rewrites))

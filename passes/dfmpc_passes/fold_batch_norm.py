@@ -1,0 +1,89 @@
+"""Make BatchNormalization part of the layer in front of it."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from dfmpc_onnx.facts import Codes, FloatStatistics, Folded, Layer, Layers, Pairs, Recalibrated
+from dfmpc_onnx.graph import Namer, constant, input_constant, nodes_by_name, remove
+from dfmpc_onnx.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
+from dfmpc_onnx.numerics.quantized import QuantizedWeight
+from dfmpc_onnx.propagation import batch_norm_parameters
+from dfmpc_onnx.workspace import Workspace
+
+
+class FoldBatchNorm(Pass[NoOptions]):
+    """Before: Conv(x, scale * codes, b) -> BatchNormalization(gamma, beta, m, s)
+    After: Conv(x, (scale gamma / s) * codes, (b - m) gamma / s + beta)
+
+    Why: the normalization is affine per output channel, so it is a new scale a channel and a new bias; the codes
+    stay. A negative gamma would make a negative scale, which some runtimes refuse: the codes are mirrored instead.
+    A gamma or c of 0 would make a scale 0: the codes become 0 and the scale 1.
+
+    Requires: the layers and their codes.
+
+    Refuses when: the BatchNormalization does not stand alone behind a layer; it stays a node of its own.
+
+    Reference: METHOD, section 6, folding traps.
+    """
+
+    name = "fold_batch_norm"
+    requires: ClassVar = (Layers, Codes)
+    provides: ClassVar = (Folded,)
+    discards: ClassVar = (Pairs, Recalibrated, FloatStatistics)
+
+    def run(self, workspace: Workspace) -> PassResult:
+        graph = workspace.graph
+        nodes = nodes_by_name(graph)
+        names = Namer(graph)
+        codes = dict(workspace.get(Codes).weights)
+        layers, dead, rewrites = [], [], []
+        for layer in workspace.get(Layers).all:
+            norm = nodes.get(layer.batch_norm) if layer.batch_norm else None
+            foldable = norm is not None and layer.op in ("Conv", "Gemm") and constant(nodes[layer.name].inputs[1]) is not None
+            if norm is not None and foldable and _scalable(nodes[layer.name], layer):
+                codes.update(_fold(nodes[layer.name], norm, layer, codes.get(layer.name), names))
+                dead.append(norm)
+                rewrites.append(Rewrite(norm.name, f"folded into {layer.name}"))
+                layer = Layer(**{**{f: getattr(layer, f) for f in layer.__dataclass_fields__}, "batch_norm": None})
+            layers.append(layer)
+        remove(graph, dead)
+        workspace.put(Layers(tuple(layers)))
+        workspace.put(Codes(codes))
+        workspace.put(Folded(len(dead)))
+        left = [node.name for node in graph.nodes if node.op == "BatchNormalization"]
+        refusals = tuple(Refusal(name, "no layer stands alone in front of it; it stays a node") for name in left)
+        return PassResult(self.name, tuple(rewrites), refusals)
+
+
+def _scalable(node: gs.Node, layer: Layer) -> bool:
+    """Whether weight and bias are float32 and the layer is a plain product and sum."""
+    plain = float(node.attrs.get("alpha", 1.0)) == 1.0 and float(node.attrs.get("beta", 1.0)) == 1.0
+    weight, bias = input_constant(node, 1), input_constant(node, 2)
+    known = len(node.inputs) < 3 or node.inputs[2].is_empty() or bias is not None
+    return plain and known and weight is not None and weight.dtype == np.float32
+
+
+def _fold(
+    node: gs.Node, batch_norm: gs.Node, layer: Layer, quantized: QuantizedWeight | None, names: Namer
+) -> dict[str, QuantizedWeight]:
+    norm = batch_norm_parameters(batch_norm)
+    assert norm is not None  # find_layers names only BatchNormalizations with constant parameters
+    shape = tuple(-1 if i == layer.axis else 1 for i in range(len(layer.shape)))
+    factor = norm.factor.reshape(shape).astype(np.float32)
+    changed = {}
+    if quantized is None:
+        node.inputs[1].values = (np.asarray(constant(node.inputs[1])) * factor).astype(np.float32)
+    else:
+        changed[layer.name] = quantized.scaled(factor)
+        node.inputs[1].values = changed[layer.name].dequantize()
+    bias = input_constant(node, 2)
+    old = 0.0 if bias is None else np.asarray(bias, np.float64).reshape(-1)
+    folded = ((old - norm.mean) * norm.factor + norm.beta).astype(np.float32)
+    tensor = gs.Constant(names(f"{node.name}.bias"), folded)
+    node.inputs = [*node.inputs[:2], tensor]
+    node.outputs = list(batch_norm.outputs)
+    return changed

@@ -1,0 +1,135 @@
+"""Put QuantizeLinear and DequantizeLinear around the layers that shall compute in integers."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from dfmpc_onnx.facts import Codes, Folded, Layer, Layers, Placement, Raised, Ranges
+from dfmpc_onnx.graph import Namer, consumers, has_input, input_constant, insert, is_output, nodes_by_name
+from dfmpc_onnx.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
+from dfmpc_onnx.numerics.quantized import QuantizedWeight
+from dfmpc_onnx.numerics.ranges import unsigned_qparams
+from dfmpc_onnx.storage import integer_scale
+from dfmpc_onnx.targets import Placer
+from dfmpc_onnx.workspace import Workspace
+
+BIAS_LIMIT = 2**30  # leaves as much again for the sum of products in an int32 accumulator
+
+
+class InsertQDQ(Pass[NoOptions]):
+    """Before: x -> Conv -> Relu -> y
+    After: x -> QuantizeLinear -> DequantizeLinear -> Conv -> Relu -> QuantizeLinear -> DequantizeLinear -> y
+
+    Why: q = clip(round(x / s) + z, 0, 255) with s, z from the range. Runtimes fuse DequantizeLinear, layer and
+    QuantizeLinear to one integer kernel. The bias becomes int32 with the scale s_x s_w, which every version fuses.
+
+    Requires: ranges, codes, BatchNormalization folded (it would block the fusion), the final opset.
+
+    Refuses when: the range of a layer's input or output is not known: its weight stays integer in the file and is
+    decoded to float at load. A bias that int32 cannot hold at that scale stays float.
+
+    Reference: Jacob et al. 2018, section 2; the ONNX QDQ format.
+    """
+
+    name = "insert_qdq"
+    requires: ClassVar = (Ranges, Codes, Layers, Folded, Raised)
+    provides: ClassVar = (Placement,)
+
+    def run(self, workspace: Workspace) -> PassResult:
+        if workspace.settings.activations == "none":
+            workspace.put(Placement(frozenset()))
+            return PassResult(self.name, notes=("activations stay in float",))
+        graph = workspace.graph
+        codes = workspace.get(Codes).weights
+        ranges = workspace.get(Ranges).tensors
+        layers = {layer.name: layer for layer in workspace.get(Layers).all if layer.name in codes}
+        sites = Placer(graph, layers, ranges).place()
+        names = Namer(graph)
+        parameters = {name: unsigned_qparams(*ranges[like]) for name, like in sites.tensors.items()}
+        biases, float_biases = _quantize_biases(graph, layers, sites.layers, codes, parameters, names)
+        _insert(graph, parameters, names)
+        insert(graph, before=biases)
+        workspace.put(Placement(sites.layers))
+        rewrites = tuple(
+            Rewrite(name, "quantized to uint8", {"scale": float(scale), "zero_point": int(zero)})
+            for name, (scale, zero) in parameters.items()
+        )
+        refusals = [Refusal(name, reason) for name, reason in sites.refused.items()]
+        refusals += [Refusal(name, "its bias does not fit int32 at the scale of its products; kept float") for name in float_biases]
+        return PassResult(self.name, rewrites, tuple(refusals))
+
+
+def _insert(graph: gs.Graph, parameters: dict[str, tuple[np.float32, np.uint8]], names: Namer) -> None:
+    """QuantizeLinear and DequantizeLinear behind each tensor; every reader then reads the dequantized value."""
+    after: dict[int, list[gs.Node]] = {}
+    first: list[gs.Node] = []
+    tensors = graph.tensors()
+    for name, (scale, zero) in parameters.items():
+        tensor = tensors[name]
+        readers = consumers(tensor)
+        source = tensor.inputs[0] if tensor.inputs else None
+        constants = [
+            gs.Constant(names(f"{name}.scale"), np.array(scale, np.float32)),
+            gs.Constant(names(f"{name}.zp"), np.array(zero, np.uint8)),
+        ]
+        if is_output(graph, tensor):
+            # The model's output keeps its name: it is now the dequantized tensor.
+            raw = gs.Variable(names(f"{name}.float"), tensor.dtype, tensor.shape)
+            assert source is not None  # an input that is also an output is never a layer's result
+            source.outputs = [raw if t is tensor else t for t in source.outputs]
+            decoded = tensor
+        else:
+            raw, decoded = tensor, gs.Variable(names(f"{name}.dq"), np.float32, tensor.shape)
+        quantized = gs.Variable(names(f"{name}.q"), np.uint8, tensor.shape)
+        for node in readers:
+            node.inputs = [decoded if t is tensor else t for t in node.inputs]
+        nodes = [
+            gs.Node("QuantizeLinear", names(f"{name}.QuantizeLinear"), {}, [raw, *constants], [quantized]),
+            gs.Node("DequantizeLinear", names(f"{name}.DequantizeLinear"), {}, [quantized, *constants], [decoded]),
+        ]
+        if source is None:
+            first.extend(nodes)
+        else:
+            after.setdefault(id(source), []).extend(nodes)
+    insert(graph, after=after, first=first)
+
+
+def _quantize_biases(
+    graph: gs.Graph,
+    layers: dict[str, Layer],
+    integer: frozenset[str],
+    codes: dict[str, QuantizedWeight] | object,
+    parameters: dict[str, tuple[np.float32, np.uint8]],
+    names: Namer,
+) -> tuple[dict[int, list[gs.Node]], list[str]]:
+    """int32 biases at the scale of the products: nodes to put in front of each layer, and the layers left float."""
+    assert isinstance(codes, dict)
+    nodes = nodes_by_name(graph)
+    before: dict[int, list[gs.Node]] = {}
+    left = []
+    for name in integer:
+        node = nodes[name]
+        if not has_input(node, 2):
+            continue
+        bias = input_constant(node, 2)
+        scale = integer_scale(codes[name]) * parameters[node.inputs[0].name][0]
+        out = layers[name].shape[layers[name].axis]
+        if bias is None or bias.size != out or not np.all(np.abs(bias.reshape(-1) / scale.astype(np.float64)) < BIAS_LIMIT):
+            left.append(name)
+            continue
+        values = np.rint(bias.reshape(-1).astype(np.float64) / scale.astype(np.float64)).astype(np.int32)
+        stem = f"{name}.bias"
+        flat = scale if scale.size > 1 else scale.reshape(())
+        decoded = gs.Variable(names(f"{stem}.dq"), np.float32)
+        inputs = [
+            gs.Constant(names(f"{stem}.codes"), values),
+            gs.Constant(names(f"{stem}.scale"), np.asarray(flat, np.float32)),
+            gs.Constant(names(f"{stem}.zp"), np.zeros(flat.shape, np.int32)),
+        ]
+        attrs = {"axis": 0} if scale.size > 1 else {}
+        before[id(node)] = [gs.Node("DequantizeLinear", names(f"{stem}.DequantizeLinear"), attrs, inputs, [decoded])]
+        node.inputs[2] = decoded
+    return before, sorted(left)

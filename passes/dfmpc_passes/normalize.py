@@ -1,0 +1,221 @@
+"""Bring a graph into the one form that the other passes expect."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import onnx.shape_inference
+import onnx_graphsurgeon as gs
+
+from dfmpc_onnx.errors import ModelError
+from dfmpc_onnx.facts import Normalized
+from dfmpc_onnx.graph import (
+    Namer,
+    constant,
+    consumers,
+    describe,
+    detached_weights,
+    has_input,
+    input_constant,
+    insert,
+    is_output,
+    remove,
+    remove_unused,
+    replace_reads,
+    shown,
+)
+from dfmpc_onnx.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
+from dfmpc_onnx.opset import ConversionRefused, convert
+from dfmpc_onnx.workspace import Workspace
+
+LOWEST_OPSET = 13  # the first whose DequantizeLinear takes an axis
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+class Normalize(Pass[NoOptions]):
+    """Before: Constant -> Identity -> Conv(x, w); Dropout; opset 9; nodes without names
+    After: Conv(x, w) with w an initializer of its own; opset 13 or higher; every node named once
+
+    Why: the passes behind read weights as initializers and name sites by their node. A weight that several nodes
+    share is given to each of them, since each gets its own scales. A mean over height and width becomes
+    GlobalAveragePool, which runtimes have integer kernels for.
+
+    Requires: nothing.
+
+    Refuses when: the opset cannot be converted (control flow, foreign operators): the graph keeps its opset.
+
+    Reference: ONNX operator specification; onnx.version_converter.
+    """
+
+    name = "normalize"
+    provides: ClassVar = (Normalized,)
+
+    def run(self, workspace: Workspace) -> PassResult:
+        graph = workspace.graph
+        rewrites: list[Rewrite] = []
+        refusals: list[Refusal] = []
+        source_opset = graph.opset
+        if graph.opset < LOWEST_OPSET:
+            try:
+                graph = workspace.graph = convert(graph, LOWEST_OPSET)
+                rewrites.append(Rewrite("model", f"opset {source_opset} to {LOWEST_OPSET}"))
+            except ConversionRefused as reason:
+                refusals.append(Refusal("model", f"opset {source_opset} kept: {reason}"))
+        _name_nodes(graph)
+        for action, change in (
+            ("Constant node to initializer", _constants),
+            ("Identity or Dropout removed", _pass_through),
+            ("shared weight copied", _unshare),
+            ("ReduceMean to GlobalAveragePool", _pooling),
+        ):
+            rewrites.extend(Rewrite(site, action) for site in change(graph))
+        remove_unused(graph)
+        _infer_shapes(graph)
+        _check_weights(graph, workspace.label)
+        workspace.put(Normalized(graph.opset))
+        return PassResult(self.name, tuple(rewrites), tuple(refusals))
+
+
+def _name_nodes(graph: gs.Graph) -> None:
+    """Give every node a name of its own: its operator and number where it has none or shares one."""
+    names = Namer(graph)
+    seen: set[str] = set()
+    for index, node in enumerate(graph.nodes):
+        if not node.name or node.name in seen:
+            node.name = names(node.name or f"{node.op}_{index}")
+        seen.add(node.name)
+
+
+def _constants(graph: gs.Graph) -> list[str]:
+    sites, dead = [], []
+    for node in graph.nodes:
+        if node.op != "Constant" or is_output(graph, node.outputs[0]):
+            continue
+        values = _constant_value(node)
+        if values is not None:
+            output = node.outputs[0]
+            replace_reads(output, gs.Constant(output.name, values))
+            sites.append(node.name)
+            dead.append(node)
+    remove(graph, dead)
+    return sites
+
+
+def _constant_value(node: gs.Node) -> np.ndarray | None:
+    value = node.attrs.get("value")
+    if isinstance(value, gs.Constant):
+        return constant(value)
+    for key, dtype in (("value_float", np.float32), ("value_floats", np.float32), ("value_int", np.int64), ("value_ints", np.int64)):
+        if key in node.attrs:
+            return np.array(node.attrs[key], dtype)
+    return None
+
+
+def _pass_through(graph: gs.Graph) -> list[str]:
+    sites, dead = [], []
+    for node in graph.nodes:
+        if node.op == "Identity" or (node.op == "Dropout" and _inference_dropout(node)):
+            source, output = node.inputs[0], node.outputs[0]
+            if is_output(graph, output) or any(extra.outputs for extra in node.outputs[1:]):
+                continue
+            if any(is_output(graph, extra) for extra in node.outputs[1:]):
+                continue
+            replace_reads(output, source)
+            if consumers(output):
+                continue  # read inside a control-flow subgraph
+            sites.append(node.name)
+            dead.append(node)
+    remove(graph, dead)
+    return sites
+
+
+def _inference_dropout(node: gs.Node) -> bool:
+    if not has_input(node, 2):
+        return True
+    training = input_constant(node, 2)
+    return training is not None and not training.any()
+
+
+def _unshare(graph: gs.Graph) -> list[str]:
+    """A copy of a weight for every reader but the first."""
+    sites = []
+    names = Namer(graph)
+    taken: set[str] = set()
+    for node in graph.nodes:
+        slots = (1, 2) if node.op in WEIGHTED else (1, 2, 3, 4) if node.op == "BatchNormalization" else ()
+        for slot in slots:
+            if slot >= len(node.inputs) or not isinstance(node.inputs[slot], gs.Constant):
+                continue
+            tensor = node.inputs[slot]
+            if len(consumers(tensor)) > 1 or tensor.name in taken:
+                values = constant(tensor)
+                assert values is not None  # it is a Constant
+                node.inputs[slot] = gs.Constant(names(f"{tensor.name}_copy"), values)
+                if slot == 1 and node.op in WEIGHTED:
+                    sites.append(node.name)
+            else:
+                taken.add(tensor.name)
+    return sites
+
+
+def _pooling(graph: gs.Graph) -> list[str]:
+    sites = []
+    names = Namer(graph)
+    tails: dict[int, list[gs.Node]] = {}
+    for node in graph.nodes:
+        if node.op != "ReduceMean":
+            continue
+        axes = node.attrs.get("axes")
+        if axes is None and has_input(node, 1):
+            axes = input_constant(node, 1)
+        shape = node.inputs[0].shape
+        if axes is None or shape is None or len(shape) != 4 or sorted(int(a) % 4 for a in axes) != [2, 3]:
+            continue
+        if node.attrs.get("keepdims", 1) == 0:
+            pooled = gs.Variable(names(f"{node.name}_pooled"), np.float32)
+            tails[id(node)] = [gs.Node("Flatten", names(f"{node.name}_flat"), {"axis": 1}, [pooled], list(node.outputs))]
+            node.outputs = [pooled]
+        node.op, node.attrs, node.inputs = "GlobalAveragePool", type(node.attrs)(), node.inputs[:1]
+        sites.append(node.name)
+    insert(graph, after=tails)
+    return sites
+
+
+def _infer_shapes(graph: gs.Graph) -> None:
+    """Fill in types and shapes that follow from the inputs; what does not follow stays unknown."""
+    with detached_weights(graph):
+        skeleton = gs.export_onnx(graph, ir_version=graph.ir_version)
+    inferred = onnx.shape_inference.infer_shapes(skeleton, check_type=False, strict_mode=False, data_prop=False)
+    tensors = graph.tensors()
+    for info in inferred.graph.value_info:
+        tensor = tensors.get(info.name)
+        if isinstance(tensor, gs.Variable) and info.type.HasField("tensor_type"):
+            kind = info.type.tensor_type
+            if tensor.dtype is None and kind.elem_type:
+                tensor.dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
+            if kind.HasField("shape"):
+                tensor.shape = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in kind.shape.dim]
+
+
+def _check_weights(graph: gs.Graph, label: str) -> None:
+    """Raise ModelError where a constant operand of a layer or BatchNormalization holds NaN or infinity."""
+    found = False
+    for node in graph.nodes:
+        if node.op in WEIGHTED or node.op == "BatchNormalization":
+            found |= node.op in ("Conv", "ConvTranspose")
+            for tensor in node.inputs[1:]:
+                values = constant(tensor)
+                if values is not None and values.dtype.kind == "f" and not _finite(values):
+                    raise ModelError(
+                        f"{label}: '{shown(tensor.name)}' of {describe(node)} holds NaN or infinity; "
+                        "the network was not trained or exported properly"
+                    )
+    if not found:
+        raise ModelError(f"{label}: the model has no Conv; there is nothing that this tool can quantize")
+
+
+def _finite(values: np.ndarray) -> bool:
+    # A sum is NaN or infinite if a term is; it can also overflow, so only then is every term looked at.
+    with np.errstate(all="ignore"):
+        return bool(np.isfinite(values.sum(dtype=np.float64))) or bool(np.isfinite(values).all())
