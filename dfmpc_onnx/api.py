@@ -102,7 +102,8 @@ def quantize(
     size = result.ByteSize()
     if target is not None:
         size = serialization.save(result, target, source.external)
-    fidelity, notes = None, ()
+    fidelity: Fidelity | None = None
+    notes: tuple[str, ...] = ()
     if check:
         tell("check")
         fidelity, notes = _closing_check(source, result, target, settings)
@@ -319,7 +320,14 @@ def _forecast(workspace: Workspace, recipe: Recipe) -> RecipeForecast:
         stored = next((w for w in FORMS if w >= width), 32)
         size += -(-layer.size * stored // 8)
     return RecipeForecast(
-        recipe.name, recipe.weights, recipe.activations, roles["low"], roles["high"], roles["8-bit"], roles["float"], size
+        recipe.name,
+        recipe.weights,
+        recipe.activations,
+        roles["low"],
+        roles["high"],
+        roles["8-bit"],
+        roles["float"],
+        size,
     )
 
 

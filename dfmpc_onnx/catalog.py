@@ -15,12 +15,12 @@ import pathlib
 import re
 
 import msgspec
-from dfmpc_passes import PASSES
 
 from dfmpc_onnx.errors import RecipeError
 from dfmpc_onnx.graph import shown
 from dfmpc_onnx.manager import Pass
 from dfmpc_onnx.recipe import Recipe, explain, option_position, parse_recipe, read_recipe
+from dfmpc_passes import PASSES
 
 ENTRY_POINT = "dfmpc_onnx.passes"
 PassType = type[Pass[msgspec.Struct]]
@@ -67,7 +67,9 @@ def recipes() -> dict[str, Recipe]:
 def recipe_text(name: str) -> str:
     """The TOML of a recipe that ships; raises RecipeError."""
     if name not in _texts():
-        raise RecipeError(f"recipe '{shown(name)}': no such recipe; there are {', '.join(_texts())}, or give a .toml file")
+        raise RecipeError(
+            f"recipe '{shown(name)}': no such recipe; there are {', '.join(_texts())}, or give a .toml file"
+        )
     return _texts()[name]
 
 

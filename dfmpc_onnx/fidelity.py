@@ -70,7 +70,7 @@ def compare(reference: Session, candidate: Session, images: Images) -> Fidelity:
     if [a.shape for a in want] != [a.shape for a in got]:
         raise ModelError(f"{candidate.label}: its outputs have other shapes than those of {reference.label}")
     first_want, first_got = (a[0].reshape(len(a[0]), -1) for a in (want, got))
-    scores = [None, None]
+    scores: list[float | None] = [None, None]
     if images.y is not None:
         if first_want.shape != (len(images.y), first_want.shape[1]) or images.y.max() >= first_want.shape[1]:
             raise ModelError(f"{reference.label}: its first output is no table of class scores; labels cannot be used")

@@ -50,9 +50,7 @@ def noise_fields(count: int, channels: int, shape: tuple[int, ...], seed: int) -
     return result
 
 
-def noise_images(
-    count: int, shape: tuple[int, ...], preprocess: Preprocess, seed: int
-) -> Images:
+def noise_images(count: int, shape: tuple[int, ...], preprocess: Preprocess, seed: int) -> Images:
     """Seeded 1/f noise for a network input of `shape` (batch first, channels second).
 
     Inputs with 1 or 3 channels and two more dimensions are photographs' pixels after the preprocess; a network of

@@ -17,7 +17,7 @@ class NoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """For passes that have nothing to set."""
 
 
-Options = TypeVar("Options", bound=msgspec.Struct)
+OptionsT = TypeVar("OptionsT", bound=msgspec.Struct, covariant=True)
 Figure = float | int | str
 
 
@@ -46,7 +46,7 @@ class PassResult(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...] = ()
 
 
-class Pass(ABC, Generic[Options]):
+class Pass(ABC, Generic[OptionsT]):
     """One transformation of the workspace.
 
     A concrete pass sets `name`, the facts it `requires`, `provides` and `discards` (those that its change makes
@@ -60,8 +60,8 @@ class Pass(ABC, Generic[Options]):
     discards: ClassVar[tuple[type[object], ...]] = ()
     Options: ClassVar[type[msgspec.Struct]] = NoOptions
 
-    def __init__(self, options: Options | None = None) -> None:
-        self.options: Options = options if options is not None else self.Options()  # type: ignore[assignment]
+    def __init__(self, options: OptionsT | None = None) -> None:  # type: ignore[misc]
+        self.options: OptionsT = options if options is not None else self.Options()  # type: ignore[assignment]
 
     @abstractmethod
     def run(self, workspace: Workspace) -> PassResult:
@@ -100,7 +100,9 @@ class PassManager:
         where = f"pass {step.name} (number {position + 1}) requires {fact.__name__}"
         for earlier in reversed(self.passes[:position]):
             if fact in earlier.discards:
-                return f"{where}, which {earlier.name} in front of it has used up; put {step.name} before {earlier.name}"
+                return (
+                    f"{where}, which {earlier.name} in front of it has used up; put {step.name} before {earlier.name}"
+                )
         for later in self.passes[position + 1 :]:
             if fact in later.provides:
                 return f"{where}, which {later.name} provides only behind it; put {later.name} first"

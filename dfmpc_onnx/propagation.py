@@ -16,7 +16,13 @@ import onnx_graphsurgeon as gs
 from dfmpc_onnx.facts import ChannelMoments, Float
 from dfmpc_onnx.graph import constant, has_input, input_constant
 from dfmpc_onnx.numerics.compensation import BatchNormParameters
-from dfmpc_onnx.numerics.moments import clipped_gaussian, function_of_gaussian, leaky_gaussian, linear_moments, normal_cdf
+from dfmpc_onnx.numerics.moments import (
+    clipped_gaussian,
+    function_of_gaussian,
+    leaky_gaussian,
+    linear_moments,
+    normal_cdf,
+)
 from dfmpc_onnx.preprocess import Preprocess
 
 
@@ -238,9 +244,7 @@ def _slice(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMom
     return ChannelMoments(x.mean[cut], x.variance[cut], x.low[cut], x.high[cut])
 
 
-def _operands(
-    node: gs.Node, inputs: Sequence[ChannelMoments | None]
-) -> tuple[ChannelMoments, ChannelMoments]:
+def _operands(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> tuple[ChannelMoments, ChannelMoments]:
     """The two operands of an elementwise node, a constant one as moments without variance, broadcast to each other."""
     found: list[ChannelMoments] = []
     for tensor, moments in zip(node.inputs, inputs, strict=True):

@@ -1,12 +1,12 @@
 """Recipes: which passes run, in which order, with which options; read from TOML into frozen data.
 
-    summary = "one line"
-    weights = "2/6"
-    activations = "none"
+summary = "one line"
+weights = "2/6"
+activations = "none"
 
-    [[passes]]
-    use = "compensate"
-    lambda1 = 0.5
+[[passes]]
+use = "compensate"
+lambda1 = 0.5
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def parse_recipe(text: str, name: str, origin: str) -> Recipe:
         line = lines[index] if index < len(lines) else 1
         use = table.get("use")
         if not isinstance(use, str):
-            raise RecipeError(f"{origin}:{line}: a pass needs its name, as in use = \"normalize\"")
+            raise RecipeError(f'{origin}:{line}: a pass needs its name, as in use = "normalize"')
         options = {key: value for key, value in table.items() if key != "use"}
         steps.append(Step(use, options, f"{origin}:{line}"))
     recipe = Recipe(name, document.summary, document.weights, str(document.activations), tuple(steps))

@@ -53,7 +53,9 @@ class Session:
         try:
             self._session = onnxruntime.InferenceSession(source, options, providers=[self.provider])
         except Exception as error:  # onnxruntime's exceptions have no common public base
-            raise ModelError(f"{label}: onnxruntime {onnxruntime.__version__} cannot load it ({_cause(error)})") from None
+            raise ModelError(
+                f"{label}: onnxruntime {onnxruntime.__version__} cannot load it ({_cause(error)})"
+            ) from None
         if self.provider not in self._session.get_providers():
             raise RuntimeUnavailable(f"provider '{shown(provider)}' cannot be used here: the session fell back to CPU")
         self.label = label
@@ -101,7 +103,9 @@ def input_shape(
         raise ModelError(f"{session.label}: its input '{shown(name)}' is {kind}, not float; it cannot be compared")
     if name in given:
         if len(given[name]) != len(shape):
-            raise OptionError(f"input shape for '{shown(name)}': {len(given[name])} dimensions given, it has {len(shape)}")
+            raise OptionError(
+                f"input shape for '{shown(name)}': {len(given[name])} dimensions given, it has {len(shape)}"
+            )
         return name, given[name], "given"
     concrete = tuple(
         dim if isinstance(dim, int) and dim > 0 else 1 if axis == 0 else 3 if axis == 1 and len(shape) == 4 else size

@@ -69,12 +69,12 @@ def load(source: ModelSource) -> Source:
     except OSError as error:
         raise ModelError(f"{where}: cannot be read ({error.strerror})") from None
     model = _parse(data, where)
-    digest = hashlib.sha256(data)
+    hasher = hashlib.sha256(data)
     external = _external_tensors(model)
     size = len(data)
     if external:
-        size += _load_external(model, external, path.parent, where, digest)
-    return _checked(Source(model, path, size, digest.hexdigest(), external=bool(external)))
+        size += _load_external(model, external, path.parent, where, hasher)
+    return _checked(Source(model, path, size, hasher.hexdigest(), external=bool(external)))
 
 
 def _parse(data: bytes, where: str) -> onnx.ModelProto:
@@ -196,7 +196,7 @@ def to_model(graph: gs.Graph, source: Source | None = None, metadata: dict[str, 
     """The graph as a ModelProto with the lowest IR version that its opset allows, and the source's properties."""
     opset = standard_opset(graph)
     floor = ir_version_for(opset)
-    model = gs.export_onnx(graph, ir_version=max(floor, min(graph.ir_version or floor, NEWEST_IR)))
+    model: onnx.ModelProto = gs.export_onnx(graph, ir_version=max(floor, min(graph.ir_version or floor, NEWEST_IR)))
     properties: dict[str, str] = {}
     if source is not None:
         model.domain, model.model_version = source.model.domain, source.model.model_version

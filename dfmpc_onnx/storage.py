@@ -68,7 +68,9 @@ class _Chain:
         self.stem, self.names, self.tensor = stem, names, source
         self.nodes: list[gs.Node] = []
 
-    def add(self, op: str, *others: gs.Tensor, attrs: dict[str, object] | None = None, dtype: type = np.float32) -> None:
+    def add(
+        self, op: str, *others: gs.Tensor, attrs: dict[str, object] | None = None, dtype: type = np.float32
+    ) -> None:
         out = gs.Variable(self.names(f"{self.stem}.{op[0].lower()}"), dtype)
         self.nodes.append(gs.Node(op, self.names(f"{self.stem}.{op}"), attrs or {}, [self.tensor, *others], [out]))
         self.tensor = out

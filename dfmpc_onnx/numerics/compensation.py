@@ -36,7 +36,10 @@ class BatchNormParameters:
 
 
 def effective_rows(
-    weight: npt.NDArray[np.float32], quantized: npt.NDArray[np.float32], norm: BatchNormParameters, norm_hat: BatchNormParameters
+    weight: npt.NDArray[np.float32],
+    quantized: npt.NDArray[np.float32],
+    norm: BatchNormParameters,
+    norm_hat: BatchNormParameters,
 ) -> tuple[Float, Float]:
     """``<x^, x>`` and ``|x^|^2`` per channel for ``x = gamma W / std``, ``x^ = gamma^ W^ / std^``: both ``[out]``.
 

@@ -70,5 +70,5 @@ def _weight(
     granularity: Granularity,
 ) -> QuantizedWeight:
     scale = scale.astype(np.float32).reshape(granularity.scale_shape(shape))
-    codes = np.ascontiguousarray(unrows(codes.astype(np.int8), shape, granularity))
-    return QuantizedWeight(codes, scale, np.zeros_like(scale), bits=2, ternary=True)
+    signs = np.ascontiguousarray(unrows(codes, shape, granularity)).astype(np.int8)
+    return QuantizedWeight(signs, scale, np.zeros_like(scale), bits=2, ternary=True)

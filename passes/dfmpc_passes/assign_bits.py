@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import msgspec
 
@@ -10,7 +10,7 @@ from dfmpc_onnx.errors import OptionError
 from dfmpc_onnx.facts import BitPlan, Layer, LayerBits, Layers, Pairs
 from dfmpc_onnx.graph import shown
 from dfmpc_onnx.manager import Pass, PassResult, Refusal, Rewrite
-from dfmpc_onnx.settings import FLOAT, LayerOverride
+from dfmpc_onnx.settings import FLOAT, BitWidth, LayerOverride
 from dfmpc_onnx.workspace import Workspace
 
 
@@ -57,7 +57,7 @@ class AssignBits(Pass[AssignBitsOptions]):
             if bits.bits != FLOAT
         )
         refusals = tuple(Refusal(name, bits.why) for name, bits in plan.items() if bits.bits == FLOAT)
-        warnings = ()
+        warnings: tuple[str, ...] = ()
         if workspace.settings.weights.paired and not low:
             why = next((r for r in pairs.refused.values() if "BatchNormalization" in r), "no chain of two Convs fits")
             warnings = (f"no layer can be low, all get {workspace.settings.weights.high} bits: {why}",)
@@ -75,11 +75,15 @@ class AssignBits(Pass[AssignBitsOptions]):
         if chosen is not None:
             if chosen.bits == FLOAT:
                 return LayerBits(FLOAT, "float", "as asked with --layer")
-            return LayerBits(chosen.bits, "low" if low else "high", "as asked with --layer")
+            return LayerBits(chosen.bits, "low" if low else _role(chosen.bits), "as asked with --layer")
         weights = workspace.settings.weights
         if low:
             return LayerBits(weights.low, "low", "low half of a pair")
         if layer.position != "inner" and self.options.edges > weights.high:
             place = "first layer" if layer.position == "first" else "classifier"
-            return LayerBits(self.options.edges, "8-bit" if self.options.edges == 8 else "high", place)
-        return LayerBits(weights.high, "8-bit" if weights.high == 8 else "high", "uniform" if not weights.paired else "high")
+            return LayerBits(self.options.edges, _role(self.options.edges), place)
+        return LayerBits(weights.high, _role(weights.high), "high half or alone" if weights.paired else "uniform")
+
+
+def _role(bits: BitWidth) -> Literal["high", "8-bit"]:
+    return "8-bit" if bits == 8 else "high"

@@ -9,7 +9,7 @@ import numpy as np
 
 from dfmpc_onnx.facts import Compensated, FloatStatistics, Originals, Pairs, Recalibrated
 from dfmpc_onnx.graph import constant, nodes_by_name
-from dfmpc_onnx.manager import Pass, PassResult, Rewrite
+from dfmpc_onnx.manager import Figure, Pass, PassResult, Rewrite
 from dfmpc_onnx.numerics.compensation import compensation, loss
 from dfmpc_onnx.workspace import Workspace
 from dfmpc_passes.recalibrate_batch_norm import without_bias
@@ -62,7 +62,7 @@ class Compensate(Pass[CompensateOptions]):
                 scaled = np.asarray(constant(batch_norm.inputs[index]), np.float64) * c
                 batch_norm.inputs[index].values = scaled.astype(np.float32)
             factors[pair.low] = c
-            figures = {
+            figures: dict[str, Figure] = {
                 "c_median": round(float(np.median(c)), 4),
                 "c_zero": int((c == 0).sum()),
                 "loss_at_1": round(float(loss(np.ones_like(c), *arguments).sum()), 4),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import ClassVar
 
 import numpy as np
@@ -43,12 +44,14 @@ class FoldBatchNorm(Pass[NoOptions]):
         layers, dead, rewrites = [], [], []
         for layer in workspace.get(Layers).all:
             norm = nodes.get(layer.batch_norm) if layer.batch_norm else None
-            foldable = norm is not None and layer.op in ("Conv", "Gemm") and constant(nodes[layer.name].inputs[1]) is not None
+            foldable = (
+                norm is not None and layer.op in ("Conv", "Gemm") and constant(nodes[layer.name].inputs[1]) is not None
+            )
             if norm is not None and foldable and _scalable(nodes[layer.name], layer):
                 codes.update(_fold(nodes[layer.name], norm, layer, codes.get(layer.name), names))
                 dead.append(norm)
                 rewrites.append(Rewrite(norm.name, f"folded into {layer.name}"))
-                layer = Layer(**{**{f: getattr(layer, f) for f in layer.__dataclass_fields__}, "batch_norm": None})
+                layer = dataclasses.replace(layer, batch_norm=None)
             layers.append(layer)
         remove(graph, dead)
         workspace.put(Layers(tuple(layers)))

@@ -58,7 +58,10 @@ class InsertQDQ(Pass[NoOptions]):
             for name, (scale, zero) in parameters.items()
         )
         refusals = [Refusal(name, reason) for name, reason in sites.refused.items()]
-        refusals += [Refusal(name, "its bias does not fit int32 at the scale of its products; kept float") for name in float_biases]
+        refusals += [
+            Refusal(name, "its bias does not fit int32 at the scale of its products; kept float")
+            for name in float_biases
+        ]
         return PassResult(self.name, rewrites, tuple(refusals))
 
 
@@ -117,7 +120,11 @@ def _quantize_biases(
         bias = input_constant(node, 2)
         scale = integer_scale(codes[name]) * parameters[node.inputs[0].name][0]
         out = layers[name].shape[layers[name].axis]
-        if bias is None or bias.size != out or not np.all(np.abs(bias.reshape(-1) / scale.astype(np.float64)) < BIAS_LIMIT):
+        if (
+            bias is None
+            or bias.size != out
+            or not np.all(np.abs(bias.reshape(-1) / scale.astype(np.float64)) < BIAS_LIMIT)
+        ):
             left.append(name)
             continue
         values = np.rint(bias.reshape(-1).astype(np.float64) / scale.astype(np.float64)).astype(np.int32)

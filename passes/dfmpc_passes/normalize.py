@@ -106,7 +106,12 @@ def _constant_value(node: gs.Node) -> np.ndarray | None:
     value = node.attrs.get("value")
     if isinstance(value, gs.Constant):
         return constant(value)
-    for key, dtype in (("value_float", np.float32), ("value_floats", np.float32), ("value_int", np.int64), ("value_ints", np.int64)):
+    for key, dtype in (
+        ("value_float", np.float32),
+        ("value_floats", np.float32),
+        ("value_int", np.int64),
+        ("value_ints", np.int64),
+    ):
         if key in node.attrs:
             return np.array(node.attrs[key], dtype)
     return None
@@ -174,7 +179,9 @@ def _pooling(graph: gs.Graph) -> list[str]:
             continue
         if node.attrs.get("keepdims", 1) == 0:
             pooled = gs.Variable(names(f"{node.name}_pooled"), np.float32)
-            tails[id(node)] = [gs.Node("Flatten", names(f"{node.name}_flat"), {"axis": 1}, [pooled], list(node.outputs))]
+            tails[id(node)] = [
+                gs.Node("Flatten", names(f"{node.name}_flat"), {"axis": 1}, [pooled], list(node.outputs))
+            ]
             node.outputs = [pooled]
         node.op, node.attrs, node.inputs = "GlobalAveragePool", type(node.attrs)(), node.inputs[:1]
         sites.append(node.name)

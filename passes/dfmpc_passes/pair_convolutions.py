@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import ClassVar
 
 import numpy as np
@@ -97,12 +98,8 @@ def find_layers(graph: gs.Graph) -> list[Layer]:
     last = _classifier(graph, found)
     for index in live:
         position: Position = "first" if index == live[0] else "last" if found[index].name == last else "inner"
-        found[index] = Layer(**{**_fields(found[index]), "position": position})
+        found[index] = dataclasses.replace(found[index], position=position)
     return found
-
-
-def _fields(layer: Layer) -> dict[str, object]:
-    return {name: getattr(layer, name) for name in layer.__dataclass_fields__}
 
 
 def _layer(graph: gs.Graph, node: gs.Node, tensor: gs.Tensor) -> Layer:
@@ -137,7 +134,7 @@ def _unquantizable(node: gs.Node, tensor: gs.Tensor) -> str | None:
 def _classifier(graph: gs.Graph, layers: list[Layer]) -> str | None:
     """The one layer behind which no other layer lies on the way to the first output."""
     weighted = {layer.name: layer for layer in layers if layer.refused is None}
-    stack = [t for t in graph.outputs[:1]]
+    stack = list(graph.outputs[:1])
     ends: list[str] = []
     seen: set[int] = set()
     while stack:

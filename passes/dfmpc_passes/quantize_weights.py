@@ -6,8 +6,9 @@ from typing import ClassVar, Literal
 
 import msgspec
 import numpy as np
+import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.facts import BitPlan, Codes, Layers, Originals, Pairs
+from dfmpc_onnx.facts import BitPlan, Codes, FloatStatistics, Layer, Layers, Originals
 from dfmpc_onnx.graph import constant, nodes_by_name
 from dfmpc_onnx.manager import Pass, PassResult, Rewrite
 from dfmpc_onnx.numerics.granularity import Granularity, PerAxis, PerTensor
@@ -20,7 +21,8 @@ from dfmpc_onnx.workspace import Workspace
 
 class QuantizeWeightsOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """granularity: one scale a tensor, or one an output channel. ternary: the paper's threshold, or the scale and
-    support of least squared error. uniform: the paper's DoReFa grid, or the integer grid with a zero."""
+    support of least squared error, weighted by the second moment of the input channel where it is known. uniform: the paper's DoReFa grid, or the
+    integer grid with a zero."""
 
     granularity: Literal["per_tensor", "per_channel"] = "per_channel"
     ternary: Literal["threshold", "optimal"] = "threshold"
@@ -43,12 +45,12 @@ class QuantizeWeights(Pass[QuantizeWeightsOptions]):
 
     name = "quantize_weights"
     Options = QuantizeWeightsOptions
-    requires: ClassVar = (BitPlan, Layers, Pairs)
+    requires: ClassVar = (BitPlan, Layers)
     provides: ClassVar = (Codes, Originals)
 
     def run(self, workspace: Workspace) -> PassResult:
         plan = workspace.get(BitPlan).layers
-        low = workspace.get(Pairs).by_low()
+        statistics = workspace.find(FloatStatistics)
         nodes = nodes_by_name(workspace.graph)
         codes, originals, rewrites = {}, {}, []
         for layer in workspace.get(Layers).all:
@@ -57,24 +59,37 @@ class QuantizeWeights(Pass[QuantizeWeightsOptions]):
                 continue
             tensor = nodes[layer.name].inputs[1]
             weight = np.asarray(constant(tensor), np.float32)
-            quantized = self._quantize(weight, bits, layer.axis)
+            moment = _second_moment(nodes[layer.name], layer, statistics)
+            quantized = self._quantize(weight, bits, layer.axis, moment)
             tensor.values = quantized.dequantize()
             codes[layer.name] = quantized
-            if layer.name in low:
+            if plan[layer.name].role == "low":
                 originals[layer.name] = weight
-            rewrites.append(Rewrite(layer.name, "quantized", {"bits": quantized.bits, "sqnr_db": _sqnr(weight, tensor.values)}))
+            rewrites.append(
+                Rewrite(layer.name, "quantized", {"bits": quantized.bits, "sqnr_db": _sqnr(weight, tensor.values)})
+            )
         workspace.put(Codes(codes))
         workspace.put(Originals(originals))
         return PassResult(self.name, tuple(rewrites))
 
-    def _quantize(self, weight: np.ndarray, bits: int | str, axis: int) -> QuantizedWeight:
+    def _quantize(self, weight: np.ndarray, bits: int | str, axis: int, second_moment: np.ndarray) -> QuantizedWeight:
         per_channel = self.options.granularity == "per_channel"
         granularity: Granularity = PerAxis(axis) if per_channel else PerTensor()
         if bits == TERNARY or bits == 2:
             if self.options.ternary == "optimal":
-                return ternary_optimal(weight, np.ones((1,) * weight.ndim, np.float32), granularity)
+                return ternary_optimal(weight, second_moment, granularity)
             return ternary(weight, granularity)
         return (dorefa if self.options.uniform == "dorefa" else symmetric)(weight, int(bits), granularity)
+
+
+def _second_moment(node: gs.Node, layer: Layer, statistics: FloatStatistics | None) -> np.ndarray:
+    """``E[A_i^2]`` of a Conv's input channels, shaped to broadcast against its weight; ones where not known."""
+    ones = np.ones((1,) * len(layer.shape), np.float32)
+    moments = statistics.tensors.get(node.inputs[0].name) if statistics else None
+    if moments is None or layer.op != "Conv" or layer.groups != 1 or len(moments.mean) != layer.shape[1]:
+        return ones
+    second = moments.variance + np.square(moments.mean)
+    return second.astype(np.float32).reshape(1, -1, *ones.shape[2:])
 
 
 def _sqnr(weight: np.ndarray, dequantized: np.ndarray) -> float:

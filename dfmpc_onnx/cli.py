@@ -1,0 +1,207 @@
+"""The command line: parse, call, print. Exit status 0 done, 1 below a threshold, 2 the user's mistake, 3 a defect."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from dfmpc_onnx.errors import REPORT_TO, Defect, UserError
+
+MODEL = click.argument("model", type=click.Path())
+PREPROCESS = "imagenet, lite, keras, unit, raw, or MEAN/STD as comma lists on the 0..255 scale"
+
+
+class Group(click.Group):
+    """Turns our errors into one line and an exit status, for every command."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(2)
+        except (click.exceptions.Exit, click.Abort, click.ClickException):
+            raise
+        except BrokenPipeError:
+            # The reader of our output went away; there is nobody left to tell.
+            sys.stderr.close()
+            ctx.exit(0)
+        except Defect as error:
+            click.echo(f"defect: {error}\nThis is our mistake. Please report it to {REPORT_TO}.", err=True)
+            ctx.exit(3)
+        except MemoryError:
+            click.echo("error: not enough memory for this model; use a machine with more", err=True)
+            ctx.exit(2)
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{where.filename.rpartition('/')[2]}:{where.lineno}"
+            line = f"defect: {type(error).__name__} at {place}: {error}"
+            click.echo(f"{line}\nThis is our mistake. Please report it to {REPORT_TO}.", err=True)
+            ctx.exit(3)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="dfmpc-onnx", prog_name="dfmpc-onnx")
+def main() -> None:
+    """Quantize ONNX networks without data, and prove that the result works."""
+
+
+@contextlib.contextmanager
+def _progress(steps: int, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """A progress bar on standard error while the block runs, where that is a terminal."""
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield lambda name: None
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=steps)
+
+        def tell(name: str) -> None:
+            bar.update(task, description=name, advance=1)
+
+        yield tell
+
+
+@main.command()
+@MODEL
+@click.option("-o", "--output", type=click.Path(), required=True, help="where to write the quantized model")
+@click.option("--recipe", default=None, help="a recipe by name, or a .toml file  [default: closed-form]")
+@click.option("--weights", metavar="LOW/HIGH|BITS|ternary/HIGH", help="bits of the weights; the recipe's if not given")
+@click.option("--activations", metavar="8|none", help="bits of the activations; the recipe's if not given")
+@click.option("--layer", "layers", multiple=True, metavar="GLOB=BITS|float", help="override for matching layers")
+@click.option("--preprocess", default="imagenet", show_default=True, metavar="NAME|MEAN/STD", help=PREPROCESS)
+@click.option("--input-shape", "shapes", multiple=True, metavar="NAME:1x3x224x224", help="for dynamic inputs")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="of the noise it is checked on")
+@click.option("--json", "as_json", is_flag=True, help="one JSON object on standard output, and nothing else")
+def quantize(
+    model: str,
+    output: str,
+    recipe: str | None,
+    weights: str | None,
+    activations: str | None,
+    layers: tuple[str, ...],
+    preprocess: str,
+    shapes: tuple[str, ...],
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Write a quantized form of MODEL, then load it in onnxruntime and compare it with MODEL."""
+    from dfmpc_onnx import api, render
+
+    name = recipe or api.DEFAULT_RECIPE
+    with _progress(15, quiet=as_json) as tell:
+        result = api.quantize(
+            model,
+            output,
+            name,
+            weights=weights,
+            activations=activations,
+            layers=layers,
+            preprocess=preprocess,
+            input_shapes=shapes,
+            seed=seed,
+            progress=tell,
+        )
+    for warning in result.report.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    if as_json:
+        click.echo(render.report_json(result.report))
+    else:
+        render.report_table(result.report, output, Console())
+
+
+@main.command()
+@MODEL
+@click.option("--json", "as_json", is_flag=True, help="one JSON object on standard output, and nothing else")
+def inspect(model: str, as_json: bool) -> None:
+    """List the layers of MODEL: role, or the reason why it is refused; and what each recipe would do."""
+    from dfmpc_onnx import api, render
+
+    inspection = api.inspect(model)
+    if as_json:
+        click.echo(render.as_json(inspection))
+    else:
+        render.inspection_table(inspection, Console())
+
+
+@main.command()
+@click.argument("float_model", metavar="FLOAT", type=click.Path())
+@click.argument("quantized", metavar="QUANTIZED", type=click.Path())
+@click.option("--images", type=click.Path(), help="an .npz with x (and y), or a folder of images (and labels.csv)")
+@click.option("--preprocess", default=None, metavar="NAME|MEAN/STD", help="as stated in QUANTIZED if not given")
+@click.option("--provider", "providers", multiple=True, metavar="NAME", help="such as CPU; may be repeated")
+@click.option("--input-shape", "shapes", multiple=True, metavar="NAME:1x3x224x224", help="for dynamic inputs")
+@click.option("--min-agreement", type=click.FloatRange(0, 100), metavar="PERCENT", help="exit 1 below this agreement")
+@click.option("--min-sqnr", type=float, metavar="DB", help="exit 1 below this signal-to-noise ratio")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="of the noise without --images")
+@click.option("--json", "as_json", is_flag=True, help="one JSON object on standard output, and nothing else")
+def verify(
+    float_model: str,
+    quantized: str,
+    images: str | None,
+    preprocess: str | None,
+    providers: tuple[str, ...],
+    shapes: tuple[str, ...],
+    min_agreement: float | None,
+    min_sqnr: float | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Run FLOAT and QUANTIZED on the same images and compare their outputs."""
+    from dfmpc_onnx import api, render
+
+    found = api.verify(
+        float_model,
+        quantized,
+        images=images,
+        preprocess=preprocess,
+        providers=providers or ("CPU",),
+        input_shapes=shapes,
+        seed=seed,
+    )
+    below = []
+    for row in found.providers:
+        if min_agreement is not None and row.fidelity.agreement < min_agreement:
+            below.append(f"{row.provider}: agreement {row.fidelity.agreement} % is below {min_agreement} %")
+        if min_sqnr is not None and row.fidelity.sqnr_db < min_sqnr:
+            below.append(f"{row.provider}: SQNR {row.fidelity.sqnr_db} dB is below {min_sqnr} dB")
+    if as_json:
+        click.echo(render.as_json(found, below=below))
+    else:
+        render.verification_table(found, Console())
+    for line in below:
+        click.echo(f"failed: {line}", err=True)
+    if below:
+        click.get_current_context().exit(1)
+
+
+@main.command()
+@click.argument("name", required=False)
+def passes(name: str | None) -> None:
+    """List the passes, or print what one does."""
+    from dfmpc_onnx import catalog, render
+
+    if name is None:
+        render.passes_table(list(catalog.passes().values()), Console())
+    else:
+        render.pass_page(catalog.find_pass(name), Console())
+
+
+@main.command()
+@click.argument("name", required=False)
+def recipes(name: str | None) -> None:
+    """List the recipes, or print one as TOML, to copy and change."""
+    from dfmpc_onnx import catalog, render
+
+    if name is None:
+        render.recipes_table(list(catalog.recipes().values()), Console())
+    else:
+        click.echo(catalog.recipe_text(name), nl=False)
