@@ -17,7 +17,7 @@ from dfmpc_onnx.errors import Defect, ModelError, OptionError
 from dfmpc_onnx.facts import BitPlan, Codes, Layers, Packed, Pairs, Placement
 from dfmpc_onnx.fidelity import Fidelity, compare
 from dfmpc_onnx.graph import shown
-from dfmpc_onnx.images import Images, noise_images, read_images
+from dfmpc_onnx.images import noise_images, read_images
 from dfmpc_onnx.instruments import Progress, Timing
 from dfmpc_onnx.manager import Instrument, Pass, PassManager, PassResult, Refusal
 from dfmpc_onnx.preprocess import Preprocess
@@ -351,11 +351,7 @@ def verify(
     chosen = Preprocess.parse(preprocess or stated)
     reference = runtime.Session(float_source.path or float_source.model, label=float_source.label)
     _, shape, _ = runtime.input_shape(reference, parse_input_shapes(input_shapes))
-    batch: Images
-    if images is None:
-        batch = noise_images(CHECK_IMAGES, shape, chosen, seed)
-    else:
-        batch = read_images(images, shape, chosen)
+    batch = noise_images(CHECK_IMAGES, shape, chosen, seed) if images is None else read_images(images, shape, chosen)
     if not providers:
         raise OptionError("no provider given; give at least one, such as CPU")
     rows = []

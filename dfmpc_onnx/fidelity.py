@@ -19,7 +19,7 @@ SQNR_CAP = 200.0  # dB; identical outputs have no noise to divide by
 class Fidelity(msgspec.Struct, frozen=True):
     """Two networks on the same images.
 
-    agreement: per cent of rows whose largest output is the same. sqnr_db: 10 log10 of signal over noise, of all outputs.
+    agreement: per cent of rows whose largest output is the same. sqnr_db: 10 log10 of signal over noise, all outputs.
     top1, float_top1: per cent correct where labels are known, else None. max_error: largest absolute difference.
     """
 

@@ -89,7 +89,7 @@ def read_images(path: str | os.PathLike[str], shape: tuple[int, ...], preprocess
             if "x" not in data:
                 raise OptionError(f"{where}: holds no array 'x'; it needs x (uint8 NHWC or float32) and optionally y")
             x = data["x"]
-            y = data["y"] if "y" in data else None
+            y = data.get("y")
     except FileNotFoundError:
         raise OptionError(f"{where}: no such file or folder of images") from None
     except (OSError, ValueError, zipfile.BadZipFile, EOFError):

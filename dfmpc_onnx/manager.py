@@ -60,7 +60,7 @@ class Pass(ABC, Generic[OptionsT]):
     discards: ClassVar[tuple[type[object], ...]] = ()
     Options: ClassVar[type[msgspec.Struct]] = NoOptions
 
-    def __init__(self, options: OptionsT | None = None) -> None:  # type: ignore[misc]
+    def __init__(self, options: OptionsT | None = None) -> None:
         self.options: OptionsT = options if options is not None else self.Options()  # type: ignore[assignment]
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Tables for people and JSON for programs, from the same data. Names from a model are shown as data, never as markup."""
+"""Tables for people and JSON for programs, from the same data. Names from a model are data, never markup."""
 
 from __future__ import annotations
 
@@ -109,7 +109,8 @@ def inspection_table(found: Inspection, console: Console) -> None:
     """Layers with role or refusal, then what each recipe would do."""
     console.print(
         Text(
-            f"{found.model}: {_size(found.bytes)}, opset {found.opset}, IR {found.ir_version}, {found.producer or 'producer not stated'}"
+            f"{found.model}: {_size(found.bytes)}, opset {found.opset}, IR {found.ir_version}, "
+            f"{found.producer or 'producer not stated'}"
         )
     )
     console.print(Text(f"inputs {'; '.join(found.inputs)}\noutputs {'; '.join(found.outputs)}\n"))

@@ -108,8 +108,7 @@ class Placer:
         if any(isinstance(t, gs.Constant) for t in slots) or len(node.outputs) > 1:
             return
         output = effective_output(self._graph, node)
-        readers = [n for n in consumers(output)]
-        if is_output(self._graph, output) or not readers or not self._leads_to_layer(output, integer):
+        if is_output(self._graph, output) or not self._leads_to_layer(output, integer):
             return
         if node.op in KEEPS_SCALE:
             self._add(output, variables[0].name)

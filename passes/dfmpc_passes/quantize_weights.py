@@ -21,8 +21,8 @@ from dfmpc_onnx.workspace import Workspace
 
 class QuantizeWeightsOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """granularity: one scale a tensor, or one an output channel. ternary: the paper's threshold, or the scale and
-    support of least squared error, weighted by the second moment of the input channel where it is known. uniform: the paper's DoReFa grid, or the
-    integer grid with a zero."""
+    support of least squared error, weighted by the second moment of the input channel where it is known.
+    uniform: the paper's DoReFa grid, or the integer grid with a zero."""
 
     granularity: Literal["per_tensor", "per_channel"] = "per_channel"
     ternary: Literal["threshold", "optimal"] = "threshold"
