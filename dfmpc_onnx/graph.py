@@ -19,9 +19,14 @@ DETACH_BYTES = 4096
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e\u00a1-\uffff]")
 
 
+def printable(text: str) -> str:
+    """A text that may hold parts of a model, safe to show: control characters replaced."""
+    return _UNPRINTABLE.sub("?", text)
+
+
 def shown(name: str) -> str:
     """A name from a model, safe to show: control characters replaced, at most 120 characters."""
-    clean = _UNPRINTABLE.sub("?", name)
+    clean = printable(name)
     return clean if len(clean) <= 120 else f"{clean[:80]}...{clean[-37:]}"
 
 

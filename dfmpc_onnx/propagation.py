@@ -78,6 +78,9 @@ def propagate(graph: gs.Graph, preprocess: Preprocess) -> tuple[dict[str, Channe
         else:
             known[tensor.name] = moments
     for node in graph.nodes:
+        if node.op == "Conv" and all(_pins(n) for n in node.outputs[0].outputs) and node.outputs[0].outputs:
+            unknown[node.outputs[0].name] = "not needed: the BatchNormalization behind it is exact"
+            continue
         try:
             result = _rule(node)(node, [known.get(t.name) for t in node.inputs])
         except Unknown as reason:
@@ -87,6 +90,11 @@ def propagate(graph: gs.Graph, preprocess: Preprocess) -> tuple[dict[str, Channe
         for tensor in node.outputs:
             known[tensor.name] = result
     return known, unknown
+
+
+def _pins(node: gs.Node) -> bool:
+    """Whether a node's output has known moments whatever its input is."""
+    return node.op == "BatchNormalization" and batch_norm_parameters(node) is not None
 
 
 Rule = Callable[[gs.Node, Sequence[ChannelMoments | None]], ChannelMoments]

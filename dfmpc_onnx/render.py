@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dfmpc_onnx.fidelity import Fidelity
-from dfmpc_onnx.graph import shown
+from dfmpc_onnx.graph import printable
 from dfmpc_onnx.manager import Pass
 from dfmpc_onnx.recipe import Recipe
 from dfmpc_onnx.report import Inspection, LayerReport, Report, Verification
@@ -41,7 +41,7 @@ def _size(count: int) -> str:
 
 
 def _plain(*values: object) -> list[Text]:
-    return [Text(shown(str(value))) for value in values]
+    return [Text(printable(str(value))) for value in values]
 
 
 def report_table(report: Report, output: str, console: Console) -> None:
@@ -56,7 +56,8 @@ def report_table(report: Report, output: str, console: Console) -> None:
             )
         )
     console.print(table)
-    refused = [r for r in report.refusals if not r.site.startswith("estimate")]
+    # Which layers cannot be low matters only where low layers were asked for.
+    refused = [r for r in report.refusals if "/" in report.weights or not r.reason.startswith("pair_convolutions")]
     if refused:
         console.print(Text(f"\n{len(refused)} refusals (reasons in full with --json):"))
         reasons: dict[str, list[str]] = {}
@@ -64,7 +65,7 @@ def report_table(report: Report, output: str, console: Console) -> None:
             reasons.setdefault(refusal.reason, []).append(refusal.site)
         for reason, sites in list(reasons.items())[:12]:
             more = f" and {len(sites) - 1} more" if len(sites) > 1 else ""
-            console.print(Text(f"  {shown(sites[0])}{more}: {shown(reason)}"))
+            console.print(Text(printable(f"  {sites[0]}{more}: {reason}")))
         if len(reasons) > 12:
             console.print(Text(f"  ... and {len(reasons) - 12} reasons more"))
     counts = ", ".join(

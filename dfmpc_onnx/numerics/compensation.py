@@ -35,21 +35,40 @@ class BatchNormParameters:
         return self.beta - self.factor * self.mean
 
 
-def effective_rows(
-    weight: npt.NDArray[np.float32],
-    quantized: npt.NDArray[np.float32],
-    norm: BatchNormParameters,
-    norm_hat: BatchNormParameters,
-) -> tuple[Float, Float]:
-    """``<x^, x>`` and ``|x^|^2`` per channel for ``x = gamma W / std``, ``x^ = gamma^ W^ / std^``: both ``[out]``.
+@dataclasses.dataclass(frozen=True)
+class Products:
+    """``<W^, W>``, ``|W^|^2`` and ``|W|^2`` of each output channel: ``[out]`` float64 each."""
 
-    weight, quantized: ``[out, ...]`` float32.
-    """
-    w = weight.reshape(len(weight), -1)
-    q = quantized.reshape(len(quantized), -1)
-    cross = np.einsum("oi,oi->o", q, w, dtype=np.float64)
-    square = np.einsum("oi,oi->o", q, q, dtype=np.float64)
-    return norm_hat.factor * norm.factor * cross, norm_hat.factor**2 * square
+    cross: Float
+    square: Float
+    original: Float
+
+    @classmethod
+    def of(cls, weight: npt.NDArray[np.float32], quantized: npt.NDArray[np.float32]) -> Products:
+        """weight, quantized: ``[out, ...]`` float32."""
+        w, q = weight.reshape(len(weight), -1), quantized.reshape(len(quantized), -1)
+        pairs = ((q, w), (q, q), (w, w))
+        return cls(*(np.einsum("oi,oi->o", a, b, dtype=np.float64) for a, b in pairs))
+
+    def minimizer(
+        self, norm: BatchNormParameters, norm_hat: BatchNormParameters, lambda1: float, lambda2: float
+    ) -> Float:
+        """Equation 27 with its guards; see `compensation`."""
+        numerator = norm_hat.factor * norm.factor * self.cross + lambda1 * norm_hat.offset * norm.offset
+        denominator = norm_hat.factor**2 * self.square + lambda1 * norm_hat.offset**2 + lambda2
+        live = denominator > np.finfo(np.float64).tiny
+        c = np.divide(numerator, denominator, out=np.ones_like(numerator), where=live)
+        return np.maximum(c, 0.0)
+
+    def loss(
+        self, c: Float, norm: BatchNormParameters, norm_hat: BatchNormParameters, lambda1: float, lambda2: float
+    ) -> Float:
+        """Equation 23 per channel, from the products alone; see `loss`."""
+        f, f_hat = norm.factor, c * norm_hat.factor
+        gamma = f_hat**2 * self.square - 2 * f_hat * f * self.cross + f**2 * self.original
+        theta = np.square(c * norm_hat.offset - norm.offset)
+        result: Float = np.maximum(gamma, 0.0) + lambda1 * theta + lambda2 * np.square(c)
+        return result
 
 
 def compensation(
@@ -69,12 +88,7 @@ def compensation(
     norm, norm_hat: the BatchNormalization behind it, of the float and of the quantized network; a layer's own bias
     must already be taken off their means.
     """
-    cross, square = effective_rows(weight, quantized, norm, norm_hat)
-    numerator = cross + lambda1 * norm_hat.offset * norm.offset
-    denominator = square + lambda1 * norm_hat.offset**2 + lambda2
-    live = denominator > np.finfo(np.float64).tiny
-    c = np.divide(numerator, denominator, out=np.ones_like(numerator), where=live)
-    return np.maximum(c, 0.0)
+    return Products.of(weight, quantized).minimizer(norm, norm_hat, lambda1, lambda2)
 
 
 def loss(

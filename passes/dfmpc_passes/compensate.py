@@ -10,7 +10,7 @@ import numpy as np
 from dfmpc_onnx.facts import Compensated, FloatStatistics, Originals, Pairs, Recalibrated
 from dfmpc_onnx.graph import constant, nodes_by_name
 from dfmpc_onnx.manager import Figure, Pass, PassResult, Rewrite
-from dfmpc_onnx.numerics.compensation import compensation, loss
+from dfmpc_onnx.numerics.compensation import Products
 from dfmpc_onnx.workspace import Workspace
 from dfmpc_passes.recalibrate_batch_norm import without_bias
 
@@ -56,8 +56,9 @@ class Compensate(Pass[CompensateOptions]):
             norm = without_bias(statistics.norms[pair.batch_norm], low)
             norm_hat = workspace.get(Recalibrated).norms[pair.low]
             weight, quantized = originals[pair.low], np.asarray(constant(low.inputs[1]), np.float32)
-            arguments = (weight, quantized, norm, norm_hat, self.options.lambda1, self.options.lambda2)
-            c = compensation(*arguments)
+            products = Products.of(weight, quantized)
+            arguments = (norm, norm_hat, self.options.lambda1, self.options.lambda2)
+            c = products.minimizer(*arguments)
             for index in (1, 2):
                 scaled = np.asarray(constant(batch_norm.inputs[index]), np.float64) * c
                 batch_norm.inputs[index].values = scaled.astype(np.float32)
@@ -65,8 +66,8 @@ class Compensate(Pass[CompensateOptions]):
             figures: dict[str, Figure] = {
                 "c_median": round(float(np.median(c)), 4),
                 "c_zero": int((c == 0).sum()),
-                "loss_at_1": round(float(loss(np.ones_like(c), *arguments).sum()), 4),
-                "loss": round(float(loss(c, *arguments).sum()), 4),
+                "loss_at_1": round(float(products.loss(np.ones_like(c), *arguments).sum()), 4),
+                "loss": round(float(products.loss(c, *arguments).sum()), 4),
             }
             action = "compensated" if pair.exact else "compensated by the upper bound (Clip between)"
             rewrites.append(Rewrite(pair.low, action, figures))

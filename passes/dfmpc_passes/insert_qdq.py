@@ -8,7 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.facts import Codes, Folded, Layer, Layers, Placement, Raised, Ranges
-from dfmpc_onnx.graph import Namer, consumers, has_input, input_constant, insert, is_output, nodes_by_name
+from dfmpc_onnx.graph import Namer, consumers, has_input, input_constant, insert, is_output, nodes_by_name, producer
 from dfmpc_onnx.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.numerics.ranges import unsigned_qparams
@@ -52,6 +52,7 @@ class InsertQDQ(Pass[NoOptions]):
         biases, float_biases = _quantize_biases(graph, layers, sites.layers, codes, parameters, names)
         _insert(graph, parameters, names)
         insert(graph, before=biases)
+        guarded = _guard_float_layers(graph, workspace.get(Layers), sites.layers, names)
         workspace.put(Placement(sites.layers))
         rewrites = tuple(
             Rewrite(name, "quantized to uint8", {"scale": float(scale), "zero_point": int(zero)})
@@ -62,7 +63,8 @@ class InsertQDQ(Pass[NoOptions]):
             Refusal(name, "its bias does not fit int32 at the scale of its products; kept float")
             for name in float_biases
         ]
-        return PassResult(self.name, rewrites, tuple(refusals))
+        notes = tuple(f"{name} stays float behind a Max of one input" for name in guarded)
+        return PassResult(self.name, rewrites, tuple(refusals), notes)
 
 
 def _insert(graph: gs.Graph, parameters: dict[str, tuple[np.float32, np.uint8]], names: Namer) -> None:
@@ -98,6 +100,27 @@ def _insert(graph: gs.Graph, parameters: dict[str, tuple[np.float32, np.uint8]],
         else:
             after.setdefault(id(source), []).extend(nodes)
     insert(graph, after=after, first=first)
+
+
+def _guard_float_layers(graph: gs.Graph, layers: Layers, integer: frozenset[str], names: Namer) -> list[str]:
+    """Keep float layers float: onnxruntime quantizes the float weight of a layer between QDQ nodes by itself.
+
+    It looks for a DequantizeLinear right in front of the layer (WeightBiasQuantization, seen in 1.31). A Max of
+    one input changes no value and is not optimized away, so the layer no longer fits. May go when onnxruntime
+    leaves such layers alone.
+    """
+    nodes = nodes_by_name(graph)
+    before: dict[int, list[gs.Node]] = {}
+    for layer in layers.all:
+        node = nodes[layer.name]
+        source = producer(node.inputs[0])
+        if layer.name in integer or source is None or source.op != "DequantizeLinear":
+            continue
+        same = gs.Variable(names(f"{layer.name}.float_input"), np.float32, node.inputs[0].shape)
+        before[id(node)] = [gs.Node("Max", names(f"{layer.name}.Max"), {}, [node.inputs[0]], [same])]
+        node.inputs[0] = same
+    insert(graph, before=before)
+    return [layer.name for layer in layers.all if id(nodes[layer.name]) in before]
 
 
 def _quantize_biases(

@@ -67,11 +67,11 @@ class Normalize(Pass[NoOptions]):
             ("Constant node to initializer", _constants),
             ("Identity or Dropout removed", _pass_through),
             ("shared weight copied", _unshare),
-            ("ReduceMean to GlobalAveragePool", _pooling),
         ):
             rewrites.extend(Rewrite(site, action) for site in change(graph))
         remove_unused(graph)
         _infer_shapes(graph)
+        rewrites.extend(Rewrite(site, "ReduceMean to GlobalAveragePool") for site in _pooling(graph))
         _check_weights(graph, workspace.label)
         workspace.put(Normalized(graph.opset))
         return PassResult(self.name, tuple(rewrites), tuple(refusals))
@@ -225,4 +225,4 @@ def _check_weights(graph: gs.Graph, label: str) -> None:
 def _finite(values: np.ndarray) -> bool:
     # A sum is NaN or infinite if a term is; it can also overflow, so only then is every term looked at.
     with np.errstate(all="ignore"):
-        return bool(np.isfinite(values.sum(dtype=np.float64))) or bool(np.isfinite(values).all())
+        return bool(np.isfinite(values.sum())) or bool(np.isfinite(values).all())
