@@ -94,6 +94,8 @@ def quantize(
     source = serialization.load(model)
     target = None if output is None else serialization.check_target(output, source)
     workspace = Workspace(serialization.to_graph(source), settings, source.label)
+    runtime.check_input_shapes({tensor.name: tensor.shape for tensor in workspace.graph.inputs}, settings.input_shapes)
+    workspace.tell = tell
     timing = Timing()
     manager = PassManager(pipeline, (timing, Progress(tell), *instruments), catalog.passes())
     results = manager.run(workspace)

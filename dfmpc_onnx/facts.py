@@ -121,7 +121,7 @@ class FloatStatistics:
 @dataclasses.dataclass(frozen=True)
 class LayerBits:
     bits: BitWidth | Literal["float"]
-    role: Literal["low", "high", "8-bit", "float"]
+    role: Literal["low", "high", "8-bit", "float", "auto"]
     why: str
 
 
@@ -163,6 +163,13 @@ class Compensated:
 @dataclasses.dataclass(frozen=True)
 class Ranges:
     """Lowest and highest value of tensors by name."""
+
+    tensors: Mapping[str, tuple[float, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class MeasuredRanges:
+    """The 0.01 and 99.99 percentile of tensors of the float network on the images it was run on, by name."""
 
     tensors: Mapping[str, tuple[float, float]]
 

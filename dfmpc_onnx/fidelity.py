@@ -8,7 +8,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from dfmpc_onnx.errors import ModelError
+from dfmpc_onnx.errors import ModelError, OptionError
+from dfmpc_onnx.graph import shown
 from dfmpc_onnx.images import Images
 from dfmpc_onnx.runtime import Session
 
@@ -42,6 +43,12 @@ class Fidelity(msgspec.Struct, frozen=True):
 def outputs(session: Session, x: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float64]]:
     """Every output of a network with one input for all images, batch by batch: ``[n, ...]`` each."""
     name, shape, _ = session.inputs[0]
+    if len(shape) != x.ndim or any(
+        isinstance(d, int) and 0 < d != n for d, n in zip(shape[1:], x.shape[1:], strict=True)
+    ):
+        raise OptionError(
+            f"images of shape {x.shape[1:]} do not fit the input '{shown(name)}' {shape} of {session.label}"
+        )
     fixed = shape[0] if isinstance(shape[0], int) and shape[0] > 0 else None
     parts: list[list[npt.NDArray[np.generic]]] = []
     for batch, real in _batches(x, fixed or BATCH, pad=fixed is not None):
@@ -72,8 +79,9 @@ def compare(reference: Session, candidate: Session, images: Images) -> Fidelity:
     first_want, first_got = (a[0].reshape(len(a[0]), -1) for a in (want, got))
     scores: list[float | None] = [None, None]
     if images.y is not None:
-        if first_want.shape != (len(images.y), first_want.shape[1]) or images.y.max() >= first_want.shape[1]:
-            raise ModelError(f"{reference.label}: its first output is no table of class scores; labels cannot be used")
+        classes = first_want.shape[1]
+        if first_want.shape[0] != len(images.y) or images.y.max() >= classes or images.y.min() < 0:
+            raise ModelError(f"{reference.label}: labels do not fit its first output, which has {classes} scores a row")
         scores = [round(100 * float((a.argmax(1) == images.y).mean()), 2) for a in (first_got, first_want)]
     agreement = 100 * float((first_want.argmax(1) == first_got.argmax(1)).mean())
     worst = max(float(np.abs(a - b).max(initial=0.0)) for a, b in zip(want, got, strict=True))

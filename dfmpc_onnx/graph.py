@@ -7,7 +7,6 @@ them and never sorted again, so the order of the source file survives into the r
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
@@ -16,12 +15,11 @@ import onnx
 import onnx_graphsurgeon as gs
 
 DETACH_BYTES = 4096
-_UNPRINTABLE = re.compile(r"[^\x20-\x7e\u00a1-\uffff]")
 
 
 def printable(text: str) -> str:
-    """A text that may hold parts of a model, safe to show: control characters replaced."""
-    return _UNPRINTABLE.sub("?", text)
+    """A text that may hold parts of a model, safe to show: control and invisible characters replaced."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def shown(name: str) -> str:

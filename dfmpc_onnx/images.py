@@ -10,10 +10,13 @@ import zipfile
 
 import numpy as np
 import numpy.typing as npt
+import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import OptionError
 from dfmpc_onnx.graph import shown
 from dfmpc_onnx.preprocess import PIXEL_MEAN, PIXEL_STD, Preprocess
+from dfmpc_onnx.procedural import dead_leaves, noise_fields
+from dfmpc_onnx.settings import Settings
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"}
 
@@ -28,26 +31,6 @@ class Images:
     x: npt.NDArray[np.float32]
     y: npt.NDArray[np.int64] | None
     origin: str
-
-
-def noise_fields(count: int, channels: int, shape: tuple[int, ...], seed: int) -> npt.NDArray[np.float64]:
-    """Random fields with amplitude 1/f, the spectrum of photographs: ``[count, channels, *shape]``.
-
-    Each field has mean 0 and deviation 1. Four fifths of the variance is shared by the channels, as brightness is
-    by the colours of a photograph.
-    """
-    generator = np.random.default_rng(seed)
-    axes = tuple(range(2, 2 + len(shape)))
-    frequency = np.sqrt(sum(np.square(f) for f in np.meshgrid(*(np.fft.fftfreq(n) for n in shape), indexing="ij")))
-    lowest = 1.0 / max(shape)
-    amplitude = 1.0 / np.maximum(frequency, lowest)
-    amplitude.reshape(-1)[0] = 0.0
-    white = generator.standard_normal((count, channels + 1, *shape))
-    fields = np.fft.ifftn(np.fft.fftn(white, axes=axes) * amplitude, axes=axes).real
-    fields /= np.maximum(fields.std(axis=axes, keepdims=True), 1e-12)
-    mixed = np.sqrt(0.8) * fields[:, :1] + np.sqrt(0.2) * fields[:, 1:]
-    result: npt.NDArray[np.float64] = mixed
-    return result
 
 
 def noise_images(count: int, shape: tuple[int, ...], preprocess: Preprocess, seed: int) -> Images:
@@ -84,6 +67,8 @@ def read_images(path: str | os.PathLike[str], shape: tuple[int, ...], preprocess
     where = shown(str(source))
     if source.is_dir():
         return _read_folder(source, shape, preprocess)
+    if source.is_file() and not zipfile.is_zipfile(source):  # np.load takes other files than .npz, too
+        raise OptionError(f"{where}: not an .npz of plain arrays (x, and optionally y)")
     try:
         with np.load(source, allow_pickle=False) as data:
             if "x" not in data:
@@ -176,3 +161,89 @@ def _labels(folder: pathlib.Path, where: str) -> dict[str, int] | None:
             return {row["file"]: int(row["label"]) for row in csv.DictReader(stream)}
     except (KeyError, ValueError, TypeError, UnicodeDecodeError, csv.Error):
         raise OptionError(f"{where}: labels.csv must have the columns file and label (a whole number)") from None
+
+
+DEFAULT_SIDE = 224  # of dynamic height and width
+FEWEST_IMAGES, MOST_IMAGES = 16, 64
+PIXELS = 16 * 224 * 224
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Inputs to collect statistics with. feeds: by input name; origin: what they are; warnings: what was assumed."""
+
+    feeds: dict[str, npt.NDArray[np.generic]]
+    origin: str
+    warnings: tuple[str, ...] = ()
+
+
+def input_batch(graph: gs.Graph, settings: Settings, count: int = 0) -> Batch:
+    """Procedural inputs for every input of a graph.
+
+    Pictures of fallen shapes for ``[n, 1 or 3, h, w]`` (or channels last), 1/f fields for any other float input of
+    rank 3 and more, Gaussian vectors below, zeros for integers. Dynamic height and width become 224, other dynamic
+    dimensions 1, unless settings.input_shapes says otherwise. count: how many; 0 takes 16, and up to 64 of small
+    pictures. A fixed batch dimension decides by itself. Raises OptionError where a given shape does not fit.
+    """
+    feeds: dict[str, npt.NDArray[np.generic]] = {}
+    origins, warnings = [], []
+    for tensor in graph.inputs:
+        shape, assumed = concrete_shape(tensor, settings)
+        if assumed:
+            warnings.append(f"input '{shown(tensor.name)}': dynamic size taken as {'x'.join(map(str, shape[1:]))}; "
+                            f"give --input-shape for another")
+        fixed = tensor.shape and isinstance(tensor.shape[0], int) and tensor.shape[0] > 0 and len(shape) > 1
+        area = int(np.prod(shape[2:])) if len(shape) > 2 else 1
+        number = shape[0] if fixed else count or int(np.clip(PIXELS // max(area, 1), FEWEST_IMAGES, MOST_IMAGES))
+        x, origin = _procedural(tensor, (number, *shape[1:]), settings)
+        feeds[tensor.name] = x
+        origins.append(origin)
+    return Batch(feeds, ", ".join(origins), tuple(warnings))
+
+
+def concrete_shape(tensor: gs.Tensor, settings: Settings) -> tuple[tuple[int, ...], bool]:
+    """A graph input's shape with every dimension known, and whether a height or width had to be assumed."""
+    given = settings.input_shapes.get(tensor.name)
+    if tensor.shape is None:
+        if given is None:
+            raise OptionError(f"input '{shown(tensor.name)}' has no shape; give --input-shape {tensor.name}:1x3x224x224")
+        return given, False
+    if given is not None:
+        if len(given) != len(tensor.shape):
+            raise OptionError(
+                f"input shape for '{shown(tensor.name)}': {len(given)} dimensions given, it has {len(tensor.shape)}"
+            )
+        return given, False
+    known = [d if isinstance(d, int) and d > 0 else None for d in tensor.shape]
+    last = len(known) == 4 and known[3] in (1, 3) and known[1] not in (1, 3)
+    channel = 3 if last else 1
+    spatial = [i for i in range(1, len(known)) if i != channel]
+    assumed = len(known) > 2 and any(known[i] is None for i in spatial)
+    filled = [
+        d if d is not None else 1 if i == 0 else 3 if i == channel and len(known) == 4 else DEFAULT_SIDE
+        if len(known) > 2 else 1
+        for i, d in enumerate(known)
+    ]
+    return tuple(filled), assumed
+
+
+def _procedural(
+    tensor: gs.Tensor, shape: tuple[int, ...], settings: Settings
+) -> tuple[npt.NDArray[np.generic], str]:
+    dtype = np.dtype(np.float32 if tensor.dtype is None else tensor.dtype)
+    if dtype.kind != "f":
+        return np.zeros(shape, dtype), f"zeros for '{shown(tensor.name)}'"
+    if len(shape) == 4 and (shape[1] in (1, 3) or shape[3] in (1, 3)):
+        last = shape[1] not in (1, 3)
+        height, width = (shape[1], shape[2]) if last else (shape[2], shape[3])
+        pixels = dead_leaves(shape[0], height, width, settings.seed)
+        if shape[3 if last else 1] == 1:
+            pixels = np.rint(pixels.mean(axis=3, keepdims=True)).astype(np.uint8)
+        x = settings.preprocess(pixels)
+        x = x if last else np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+        return x.astype(dtype), f"{shape[0]} procedural images of {height}x{width}"
+    if len(shape) >= 3:
+        fields = noise_fields(shape[0], shape[1], shape[2:], settings.seed)
+        return fields.astype(dtype), f"{shape[0]} procedural 1/f fields"
+    generator = np.random.default_rng(settings.seed)
+    return generator.standard_normal(shape).astype(dtype), f"{shape[0]} Gaussian vectors"

@@ -63,7 +63,9 @@ def parse_recipe(text: str, name: str, origin: str) -> Recipe:
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{origin}: not valid TOML: {error}") from None
+        said = re.fullmatch(r"(.*) \(at line (\d+), column \d+\)", str(error))
+        what, line = (said[1], int(said[2])) if said else (str(error), len(text.splitlines()))
+        raise RecipeError(f"{origin}:{line}: not valid TOML: {what}") from None
     try:
         document = msgspec.convert(tables, _Document)
     except msgspec.ValidationError as error:

@@ -84,28 +84,38 @@ def _cause(error: Exception) -> str:
     return shown(lines[0][:200] if lines else type(error).__name__)
 
 
+def check_input_shapes(
+    inputs: Mapping[str, Sequence[int | str | None] | None], given: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raise OptionError where a given shape does not fit the model's inputs, whose shapes may be unknown."""
+    for name, want in given.items():
+        if name not in inputs:
+            listed = ", ".join(shown(known) for known in inputs)
+            raise OptionError(f"input shape for '{shown(name)}': no such input; the model has {listed}")
+        shape = inputs[name]
+        if shape is None:
+            continue
+        if len(want) != len(shape):
+            raise OptionError(f"input shape for '{shown(name)}': {len(want)} dimensions given, it has {len(shape)}")
+        if any(isinstance(dim, int) and 0 < dim != size for dim, size in zip(shape, want, strict=True)):
+            raise OptionError(f"input shape for '{shown(name)}': {want} does not fit the model's {list(shape)}")
+
+
 def input_shape(
     session: Session, given: Mapping[str, tuple[int, ...]], size: int = 224
 ) -> tuple[str, tuple[int, ...], str]:
     """The image-like input of a model as a concrete shape: batch 1 and `size` where dimensions are dynamic.
 
-    Raises OptionError where the model has several float inputs, or a given shape does not fit.
+    Raises ModelError where the model has several inputs or one not float, OptionError where a given shape does not fit.
     """
     inputs = session.inputs
-    unknown = sorted(set(given) - {name for name, _, _ in inputs})
-    if unknown:
-        listed = ", ".join(shown(name) for name, _, _ in inputs)
-        raise OptionError(f"input shape for '{shown(unknown[0])}': no such input; the model has {listed}")
+    check_input_shapes({name: shape for name, shape, _ in inputs}, given)
     if len(inputs) != 1:
         raise ModelError(f"{session.label}: it has {len(inputs)} inputs; only models with one can be compared so far")
     name, shape, kind = inputs[0]
     if kind != "tensor(float)":
         raise ModelError(f"{session.label}: its input '{shown(name)}' is {kind}, not float; it cannot be compared")
     if name in given:
-        if len(given[name]) != len(shape):
-            raise OptionError(
-                f"input shape for '{shown(name)}': {len(given[name])} dimensions given, it has {len(shape)}"
-            )
         return name, given[name], "given"
     concrete = tuple(
         dim if isinstance(dim, int) and dim > 0 else 1 if axis == 0 else 3 if axis == 1 and len(shape) == 4 else size

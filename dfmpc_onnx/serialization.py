@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import os
 import pathlib
 import tempfile
@@ -36,6 +37,7 @@ class Source:
     size: int
     sha256: str
     external: bool
+    data_files: tuple[pathlib.Path, ...] = ()
 
     @property
     def label(self) -> str:
@@ -72,9 +74,10 @@ def load(source: ModelSource) -> Source:
     hasher = hashlib.sha256(data)
     external = _external_tensors(model)
     size = len(data)
+    files = tuple(path.parent / onnx.external_data_helper.ExternalDataInfo(t).location for t in external)
     if external:
         size += _load_external(model, external, path.parent, where, hasher)
-    return _checked(Source(model, path, size, hasher.hexdigest(), external=bool(external)))
+    return _checked(Source(model, path, size, hasher.hexdigest(), bool(external), files))
 
 
 def _parse(data: bytes, where: str) -> onnx.ModelProto:
@@ -115,18 +118,21 @@ def _load_external(
         onnx.load_external_data_for_model(model, str(folder))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         raise ModelError(f"{where}: external data cannot be read ({_first_line(error)})") from None
-    for tensor in tensors:
-        expected = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-        for dim in tensor.dims:
-            expected *= dim
-        if tensor.data_type not in _PACKED and len(tensor.raw_data) != expected:
-            found = len(tensor.raw_data)
-            raise ModelError(f"{where}: external data of '{shown(tensor.name)}' holds {found} of {expected} bytes")
     for name in sorted(files):
         with files[name].open("rb") as stream:
             while chunk := stream.read(1 << 24):
                 digest.update(chunk)
     return sum(file.stat().st_size for file in files.values())
+
+
+def _check_size(tensor: onnx.TensorProto, where: str) -> None:
+    """Raise ModelError where a weight holds fewer or more bytes than its shape wants."""
+    if tensor.data_type in _PACKED or not tensor.HasField("raw_data"):
+        return
+    expected = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize * math.prod(tensor.dims)
+    if len(tensor.raw_data) != expected:
+        found = len(tensor.raw_data)
+        raise ModelError(f"{where}: the data of '{shown(tensor.name)}' holds {found} of {expected} bytes")
 
 
 _PACKED = {
@@ -154,6 +160,8 @@ def _checked(source: Source) -> Source:
             raise ModelError(
                 f"{where}: opset {opset.version} is older than onnxruntime runs (7); export it with opset 13 or higher"
             )
+    for tensor in source.model.graph.initializer:
+        _check_size(tensor, where)
     if not source.model.graph.node:
         raise ModelError(f"{where}: the graph has no nodes; nothing to quantize")
     return source
@@ -169,6 +177,8 @@ def to_graph(source: Source) -> gs.Graph:
         graph = gs.import_onnx(source.model)
     except Exception as error:  # graphsurgeon has no error tree of its own
         raise ModelError(f"{where}: the graph cannot be read ({_first_line(error)})") from None
+    # graphsurgeon exports this number whatever it is told; IR version 3 wants initializers listed as inputs.
+    graph.ir_version = min(max(graph.ir_version or 0, ir_version_for(graph.opset), 4), NEWEST_IR)
     for tensor in (*graph.inputs, *graph.outputs):
         if tensor.dtype is None and tensor.shape is None and getattr(tensor, "type", "") == "tensor_type":
             raise ModelError(f"{where}: input or output '{shown(tensor.name)}' has no type")
@@ -184,6 +194,8 @@ def check(graph: gs.Graph, where: str) -> None:
             onnx.checker.check_model(skeleton)
     except onnx.checker.ValidationError as error:
         raise ModelError(f"{where}: not a valid ONNX model ({_first_line(error)})") from None
+    except UnicodeDecodeError:  # protobuf reads such names, but does not let them be copied
+        raise ModelError(f"{where}: not a valid ONNX model (a name in it is not UTF-8)") from None
 
 
 def standard_opset(graph: gs.Graph) -> int:
@@ -222,7 +234,7 @@ def check_target(output: str | os.PathLike[str], source: Source) -> pathlib.Path
         raise OptionError(f"{where}: is a folder; give a file name")
     if not path.parent.is_dir():
         raise OptionError(f"{where}: folder '{shown(str(path.parent))}' does not exist; make it first")
-    if source.path is not None and path.exists() and path.samefile(source.path):
+    if source.path is not None and path.exists() and any(map(path.samefile, (source.path, *source.data_files))):
         raise OptionError(f"{where}: is the input itself; choose another output")
     if not os.access(path.parent, os.W_OK):
         raise OptionError(f"{where}: folder '{shown(str(path.parent))}' cannot be written to")

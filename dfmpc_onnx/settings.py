@@ -19,13 +19,19 @@ BitWidth = int | Literal["ternary"]
 
 @dataclasses.dataclass(frozen=True)
 class WeightBits:
-    """``LOW/HIGH``, ``ternary/HIGH`` or ``BITS``: the widths of low and of all other layers."""
+    """``LOW/HIGH``, ``ternary/HIGH`` or ``BITS``: the widths of low and of all other layers.
+
+    auto: each layer gets the fewest bits that keep its error under a threshold; low and high are then the most.
+    """
 
     low: BitWidth
     high: int
+    auto: bool = False
 
     @classmethod
     def parse(cls, text: str) -> WeightBits:
+        if text.strip() == "auto":
+            return cls(8, 8, auto=True)
         match = re.fullmatch(r"(?:(ternary|[2-8])/)?([2-8])", text.strip())
         if not match:
             raise OptionError(
@@ -42,6 +48,8 @@ class WeightBits:
         return self.low != self.high
 
     def __str__(self) -> str:
+        if self.auto:
+            return "auto"
         return f"{self.low}/{self.high}" if self.paired else str(self.high)
 
 

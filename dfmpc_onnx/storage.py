@@ -28,7 +28,8 @@ FORMS = {
 
 def stored_bits(weight: QuantizedWeight, opset: int | None = None) -> int:
     """The width that codes are stored in: the next of 2, 4 and 8 bits whose type the opset has."""
-    return next(w for w, (_, since, _) in FORMS.items() if w >= weight.bits and (opset is None or since <= opset))
+    widths = (w for w, (_, since, _) in FORMS.items() if w >= weight.bits and (opset is None or since <= opset))
+    return next(widths, 8)  # every opset has INT8; below 13 only DequantizeLinear has no axis for it
 
 
 def opset_for(weight: QuantizedWeight) -> int:
@@ -111,8 +112,9 @@ def integer_form(weight: QuantizedWeight, axis: int, stem: str, names: Namer, op
         scale = (scale / np.float32(2)).astype(np.float32)
     elif np.any(zero):
         wide = opset < 14
-        chain.add("Cast", attrs={"to": int32 if wide else int8}, dtype=np.int32 if wide else np.int8)
-        chain.add("Sub", chain.constant("zero", zero.astype(np.int32 if wide else np.int8)), dtype=np.int8)
+        kind = np.int32 if wide else np.int8
+        chain.add("Cast", attrs={"to": int32 if wide else int8}, dtype=kind)
+        chain.add("Sub", chain.constant("zero", zero.astype(kind)), dtype=kind)
         if wide:
             chain.add("Cast", attrs={"to": int8}, dtype=np.int8)
     elif bits < 8:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import onnx_graphsurgeon as gs
@@ -12,12 +13,16 @@ Fact = TypeVar("Fact")
 
 
 class Workspace:
-    """A graph and the typed facts known of it; a fact is looked up by its type."""
+    """A graph and the typed facts known of it; a fact is looked up by its type.
+
+    tell: called with the name of the site that a long pass is working on.
+    """
 
     def __init__(self, graph: gs.Graph, settings: Settings, label: str = "model") -> None:
         self.graph = graph
         self.settings = settings
         self.label = label
+        self.tell: Callable[[str], None] = lambda site: None
         self._facts: dict[type[object], object] = {}
 
     def put(self, fact: object) -> None:

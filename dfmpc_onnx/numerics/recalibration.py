@@ -15,6 +15,9 @@ changes nothing, as the ratio does and the absolute reading does not.
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Protocol
+
 import numpy as np
 import numpy.typing as npt
 
@@ -62,3 +65,53 @@ def recalibrate(
     else:
         raise ValueError(f"no reading named {reading}; there are {', '.join(sorted(READINGS))}")
     return BatchNormParameters(norm.gamma, norm.beta, new_mean, new_std)
+
+
+class StreamStatistics(Protocol):
+    """Mean, variance and covariance of a tensor in the float and the quantized stream: ``[channels]`` each."""
+
+    @property
+    def mean(self) -> Float: ...
+    @property
+    def variance(self) -> Float: ...
+    @property
+    def mean_hat(self) -> Float: ...
+    @property
+    def variance_hat(self) -> Float: ...
+    @property
+    def covariance(self) -> Float: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Refreshed:
+    """What a BatchNormalization gets: mean and variance, and the gain s of its quantized channel."""
+
+    mean: Float
+    variance: Float
+    scale: Float
+
+
+GAIN_LIMITS = (0.2, 5.0)
+LEAST_MMSE = 0.05
+
+
+def recalibrate_streams(found: StreamStatistics, mean: Float, variance: Float, epsilon: float) -> Refreshed:
+    """A BatchNormalization's statistics for the quantized network, from both streams (METHOD, section 6).
+
+    The gain s lies between the one that restores the deviation, ``sqrt(v0 / v1)``, and the one of least squares,
+    ``cov / v1``: their geometric mean, within 0.2 and 5. With r the ratio of the trained deviation to the stream's,
+    ``mean' = m1 r + (mu - m0 r) / s`` and ``var' = (sd / s)^2 - epsilon``.
+
+    mean, variance: mu and sd^2 - epsilon of the float network. All ``[channels]`` float64.
+    """
+    v0, v1 = found.variance, found.variance_hat
+    floor = 1e-12 * np.maximum(v0, 1e-30)
+    live = (v1 > floor) & (v0 > 0)
+    deviation = np.sqrt(np.divide(v0, v1, out=np.ones_like(v0), where=live))
+    mmse = np.divide(found.covariance, v1, out=np.ones_like(v0), where=live)
+    mmse = np.clip(mmse, np.minimum(LEAST_MMSE, deviation), deviation)
+    scale = np.where(live, np.clip(np.sqrt(deviation * mmse), *GAIN_LIMITS), 1.0)
+    ratio = np.sqrt((variance + epsilon) / (v0 + epsilon))
+    new_mean = found.mean_hat * ratio + (mean - found.mean * ratio) / scale
+    new_variance = np.maximum((variance + epsilon) / np.square(scale) - epsilon, 0.0)
+    return Refreshed(new_mean, new_variance, scale)

@@ -12,6 +12,7 @@ from dfmpc_passes.pair_convolutions import PairConvolutions
 from dfmpc_passes.quantize_weights import QuantizeWeights
 from dfmpc_passes.raise_opset import RaiseOpset
 from dfmpc_passes.recalibrate_batch_norm import RecalibrateBatchNorm
+from dfmpc_passes.reconstruct_layers import ReconstructLayers
 
 PASSES = (
     Normalize,
@@ -21,6 +22,7 @@ PASSES = (
     QuantizeWeights,
     RecalibrateBatchNorm,
     Compensate,
+    ReconstructLayers,
     EstimateRanges,
     FoldBatchNorm,
     RaiseOpset,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
@@ -17,7 +17,7 @@ from dfmpc_onnx.workspace import Workspace
 class AssignBitsOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """edges: the least bits of the first layer and the classifier; 0 makes no exception for them."""
 
-    edges: int = 8
+    edges: Annotated[int, msgspec.Meta(ge=0, le=8)] = 8
 
 
 class AssignBits(Pass[AssignBitsOptions]):
@@ -41,7 +41,7 @@ class AssignBits(Pass[AssignBitsOptions]):
 
     def run(self, workspace: Workspace) -> PassResult:
         layers, pairs = workspace.get(Layers), workspace.get(Pairs)
-        low = set(pairs.by_low()) if workspace.settings.weights.paired else set()
+        low = set(pairs.by_low()) if not workspace.settings.weights.auto and workspace.settings.weights.paired else set()
         plan: dict[str, LayerBits] = {}
         used: set[LayerOverride] = set()
         for layer in layers.all:
@@ -79,6 +79,8 @@ class AssignBits(Pass[AssignBitsOptions]):
         weights = workspace.settings.weights
         if low:
             return LayerBits(weights.low, "low", "low half of a pair")
+        if weights.auto:
+            return LayerBits(weights.high, "auto", "chosen by measured error")
         if layer.position != "inner" and self.options.edges > weights.high:
             place = "first layer" if layer.position == "first" else "classifier"
             return LayerBits(self.options.edges, _role(self.options.edges), place)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import msgspec
 import numpy as np
@@ -18,8 +18,8 @@ from dfmpc_passes.recalibrate_batch_norm import without_bias
 class CompensateOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """lambda1: weight of the offsets' error against the weights' error. lambda2: weight of c^2 (equation 23)."""
 
-    lambda1: float = 0.1
-    lambda2: float = 0.0
+    lambda1: Annotated[float, msgspec.Meta(ge=0)] = 0.1
+    lambda2: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
 
 class Compensate(Pass[CompensateOptions]):

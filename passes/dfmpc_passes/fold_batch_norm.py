@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.facts import Codes, FloatStatistics, Folded, Layer, Layers, Pairs, Recalibrated
-from dfmpc_onnx.graph import Namer, constant, input_constant, nodes_by_name, remove
+from dfmpc_onnx.graph import Namer, constant, has_input, input_constant, nodes_by_name, remove
 from dfmpc_onnx.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.propagation import batch_norm_parameters
@@ -63,10 +63,10 @@ class FoldBatchNorm(Pass[NoOptions]):
 
 
 def _scalable(node: gs.Node, layer: Layer) -> bool:
-    """Whether weight and bias are float32 and the layer is a plain product and sum."""
+    """Whether weight and bias are known, one number a channel, and the layer is a plain product and sum."""
     plain = float(node.attrs.get("alpha", 1.0)) == 1.0 and float(node.attrs.get("beta", 1.0)) == 1.0
     weight, bias = input_constant(node, 1), input_constant(node, 2)
-    known = len(node.inputs) < 3 or node.inputs[2].is_empty() or bias is not None
+    known = not has_input(node, 2) or (bias is not None and bias.size in (1, layer.shape[layer.axis]))
     return plain and known and weight is not None and weight.dtype == np.float32
 
 

@@ -29,7 +29,7 @@ class InsertQDQ(Pass[NoOptions]):
     Requires: ranges, codes, BatchNormalization folded (it would block the fusion), the final opset.
 
     Refuses when: the range of a layer's input or output is not known: its weight stays integer in the file and is
-    decoded to float at load. A bias that int32 cannot hold at that scale stays float.
+    decoded to float at load. A bias that int32 cannot hold at that scale stays float. An opset below 13 stays float.
 
     Reference: Jacob et al. 2018, section 2; the ONNX QDQ format.
     """
@@ -43,6 +43,10 @@ class InsertQDQ(Pass[NoOptions]):
             workspace.put(Placement(frozenset()))
             return PassResult(self.name, notes=("activations stay in float",))
         graph = workspace.graph
+        if graph.opset < 13:
+            workspace.put(Placement(frozenset()))
+            why = f"opset {graph.opset} has no DequantizeLinear with an axis; activations stay in float"
+            return PassResult(self.name, refusals=(Refusal("model", why),), warnings=(why,))
         codes = workspace.get(Codes).weights
         ranges = workspace.get(Ranges).tensors
         layers = {layer.name: layer for layer in workspace.get(Layers).all if layer.name in codes}
@@ -80,10 +84,9 @@ def _insert(graph: gs.Graph, parameters: dict[str, tuple[np.float32, np.uint8]],
             gs.Constant(names(f"{name}.scale"), np.array(scale, np.float32)),
             gs.Constant(names(f"{name}.zp"), np.array(zero, np.uint8)),
         ]
-        if is_output(graph, tensor):
-            # The model's output keeps its name: it is now the dequantized tensor.
+        if is_output(graph, tensor) and source is not None:
+            # The model's output keeps its name: it is now the dequantized tensor. (An input passed out stays as it is.)
             raw = gs.Variable(names(f"{name}.float"), tensor.dtype, tensor.shape)
-            assert source is not None  # an input that is also an output is never a layer's result
             source.outputs = [raw if t is tensor else t for t in source.outputs]
             decoded = tensor
         else:

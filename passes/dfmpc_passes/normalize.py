@@ -178,7 +178,7 @@ def _pooling(graph: gs.Graph) -> list[str]:
         if axes is None or shape is None or len(shape) != 4 or sorted(int(a) % 4 for a in axes) != [2, 3]:
             continue
         if node.attrs.get("keepdims", 1) == 0:
-            pooled = gs.Variable(names(f"{node.name}_pooled"), np.float32)
+            pooled = gs.Variable(names(f"{node.name}_pooled"), node.inputs[0].dtype)
             tails[id(node)] = [
                 gs.Node("Flatten", names(f"{node.name}_flat"), {"axis": 1}, [pooled], list(node.outputs))
             ]

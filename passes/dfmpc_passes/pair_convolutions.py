@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.facts import Layer, Layers, Normalized, Pair, Pairs, Position
-from dfmpc_onnx.graph import constant, describe, only_consumer, producer, shown
+from dfmpc_onnx.graph import constant, describe, has_input, only_consumer, producer, shown
 from dfmpc_onnx.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.pattern import Chain, Match, Mismatch, Step
 from dfmpc_onnx.propagation import batch_norm_parameters
@@ -161,6 +161,8 @@ def _pair(graph: gs.Graph, node: gs.Node, layer: Layer, layers: dict[str, Layer]
         return "a depthwise Conv is kept high: its few weights leave nothing to average over"
     if layer.groups > 1:
         return "a grouped Conv is kept high"
+    if has_input(node, 2) and constant(node.inputs[2]) is None:
+        return "its bias is computed, so its statistics without it are not known"
     found = CHAIN.match(graph, node)
     if isinstance(found, Mismatch):
         return _reason(found, node)

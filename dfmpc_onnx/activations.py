@@ -1,0 +1,355 @@
+"""Two streams of activations, float and quantized, that advance together through a graph.
+
+The graph is walked once, node by node, each node run in onnxruntime on the tensors that live at that moment and no
+longer. Behind every BatchNormalization the float stream has exactly the mean and deviation that it had in training:
+the normalization takes the statistics of the batch, so at any depth only the correlations come from the images
+(METHOD, section 3). A layer or normalization is first shown to a visitor, which may set its quantized weight.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_graphsurgeon as gs
+
+from dfmpc_onnx.errors import ModelError
+from dfmpc_onnx.graph import constant, describe, has_input, shown
+from dfmpc_onnx.numerics.compensation import BatchNormParameters
+from dfmpc_onnx.numerics.least_squares import PatchMoments
+from dfmpc_onnx.propagation import batch_norm_parameters
+from dfmpc_onnx.runtime import Session
+from dfmpc_onnx.serialization import to_model
+
+Array = npt.NDArray[np.float32]
+Float = npt.NDArray[np.float64]
+POSITIONS = 4000  # sampled patches a layer: METHOD, section 4
+PATCH_VALUES = 2**25  # of one stream's sampled patches, to bound memory; at least 1,000 patches
+FEWEST = 64  # values a channel below which a batch's own statistics are too rough to use
+
+
+@dataclasses.dataclass(frozen=True)
+class Both:
+    """A tensor in both streams; `hat` is the same array where nothing in front of it has been quantized."""
+
+    plain: npt.NDArray[np.generic]
+    hat: npt.NDArray[np.generic]
+
+    @property
+    def same(self) -> bool:
+        return self.plain is self.hat
+
+
+@dataclasses.dataclass(frozen=True)
+class ChannelStatistics:
+    """Per channel of one tensor over the batch, in both streams: ``[channels]`` float64 each.
+
+    mean, variance: of the float stream; mean_hat, variance_hat: of the quantized one; covariance: between them.
+    """
+
+    mean: Float
+    variance: Float
+    mean_hat: Float
+    variance_hat: Float
+    covariance: Float
+    count: int
+
+    @classmethod
+    def of(cls, both: Both) -> ChannelStatistics:
+        """both: ``[n, channels, ...]``."""
+        x = np.asarray(both.plain, np.float32)
+        rows = x.reshape(x.shape[0], x.shape[1], -1)
+        count = rows.shape[0] * rows.shape[2]
+        mean = rows.mean(axis=(0, 2), dtype=np.float64)
+        centred = rows - mean.astype(np.float32)[:, None]
+        variance = _inner(centred, centred) / count
+        if both.same:
+            return cls(mean, variance, mean, variance, variance, count)
+        rows_hat = np.asarray(both.hat, np.float32).reshape(rows.shape)
+        mean_hat = rows_hat.mean(axis=(0, 2), dtype=np.float64)
+        centred_hat = rows_hat - mean_hat.astype(np.float32)[:, None]
+        return cls(
+            mean,
+            variance,
+            mean_hat,
+            _inner(centred_hat, centred_hat) / count,
+            _inner(centred, centred_hat) / count,
+            count,
+        )
+
+
+def _inner(a: Array, b: Array) -> Float:
+    """Sum over batch and positions of a product, summed in float64 over the images: ``[channels]``."""
+    result: Float = np.einsum("nci,nci->nc", a, b).sum(axis=0, dtype=np.float64)
+    return result
+
+
+class Visitor(Protocol):
+    """Decides, at each layer and normalization, what the quantized stream continues with."""
+
+    def layer(self, node: gs.Node, inputs: Both) -> None:
+        """A Conv, Gemm or MatMul is about to run; the visitor may set ``node.inputs[1].values``."""
+
+    def after_layer(self, node: gs.Node, output: Both) -> None:
+        """It has run, with its old weight in the float stream and the new one in the other; bias may be set."""
+
+    def batch_norm(self, node: gs.Node, statistics: ChannelStatistics) -> tuple[Float, Float]:
+        """Scale and shift of the quantized stream; may set the node's parameters."""
+
+    def other(self, node: gs.Node, output: Both) -> None:
+        """Any other node has run."""
+
+
+class Streams:
+    """Walks a graph with a batch of inputs; see the module's text."""
+
+    def __init__(self, graph: gs.Graph, feeds: dict[str, npt.NDArray[np.generic]], layers: frozenset[str]) -> None:
+        self._graph = graph
+        self._layers = layers
+        self._live: dict[str, Both] = {name: Both(x, x) for name, x in feeds.items()}
+        self._reads: dict[str, int] = {}
+        for node in graph.nodes:
+            for tensor in _read_by(node):
+                self._reads[tensor.name] = self._reads.get(tensor.name, 0) + 1
+        self.peak_bytes = 0
+
+    def run(self, visitor: Visitor) -> None:
+        """One pass through the graph. Raises ModelError where a node cannot be run."""
+        for node in self._graph.nodes:
+            if node.name in self._layers:
+                self._layer(node, visitor)
+            elif node.op == "BatchNormalization" and self._normalizable(node):
+                self._batch_norm(node, visitor)
+            else:
+                outputs = self._both(node)
+                self._keep(node, outputs)
+                if outputs:
+                    visitor.other(node, outputs[0])
+            self._forget(node)
+
+    def _layer(self, node: gs.Node, visitor: Visitor) -> None:
+        x = self._live[node.inputs[0].name]
+        old = [t.values if isinstance(t, gs.Constant) else None for t in node.inputs[1:]]
+        visitor.layer(node, x)
+        if all(isinstance(t, gs.Constant) and t.values is v for t, v in zip(node.inputs[1:], old, strict=True)):
+            outputs = self._both(node)
+        else:
+            plain = _Runner(self._graph, node, [None, *old])({node.inputs[0].name: x.plain})[0]
+            hat = _Runner(self._graph, node)({node.inputs[0].name: x.hat})[0]
+            outputs = [Both(plain, hat)]
+        fixed = outputs[0]
+        bias = _bias(node)
+        visitor.after_layer(node, fixed)
+        changed = _bias(node)
+        if changed is not None and (bias is None or not np.array_equal(bias, changed)):
+            shift = np.asarray(changed - (0 if bias is None else bias), np.float32)
+            hat = np.asarray(fixed.hat, np.float32) + shift.reshape(-1, *(1,) * (fixed.hat.ndim - 2))
+            fixed = Both(fixed.plain, hat)
+        self._keep(node, [fixed])
+
+    def _normalizable(self, node: gs.Node) -> bool:
+        x = self._live[node.inputs[0].name].plain
+        return batch_norm_parameters(node) is not None and x.ndim >= 2 and x.size // x.shape[1] >= FEWEST
+
+    def _batch_norm(self, node: gs.Node, visitor: Visitor) -> None:
+        x = self._live[node.inputs[0].name]
+        norm = batch_norm_parameters(node)
+        assert norm is not None  # _normalizable has looked
+        statistics = ChannelStatistics.of(x)
+        epsilon = float(node.attrs.get("epsilon", 1e-5))
+        scale_hat, shift_hat = visitor.batch_norm(node, statistics)
+        factor = norm.gamma / np.sqrt(statistics.variance + epsilon)
+        plain = _affine(x.plain, factor, norm.beta - factor * statistics.mean)
+        identical = x.same and np.array_equal(scale_hat, factor) and np.array_equal(
+            shift_hat, norm.beta - factor * statistics.mean
+        )
+        hat = plain if identical else _affine(x.hat, scale_hat, shift_hat)
+        self._keep(node, [Both(plain, hat)])
+
+    def _both(self, node: gs.Node) -> list[Both]:
+        """A node's outputs in both streams; run once where its inputs are the same in both."""
+        names = [t.name for t in _read_by(node)]
+        runner = _Runner(self._graph, node)
+        try:
+            inputs = {name: self._live[name] for name in names}
+        except KeyError as missing:
+            raise ModelError(f"{describe(node)}: its input {shown(str(missing))} cannot be followed") from None
+        plain = runner({name: both.plain for name, both in inputs.items()})
+        if all(both.same for both in inputs.values()):
+            return [Both(x, x) for x in plain]
+        hat = runner({name: both.hat for name, both in inputs.items()})
+        return [Both(x, y) for x, y in zip(plain, hat, strict=True)]
+
+    def _keep(self, node: gs.Node, outputs: list[Both]) -> None:
+        for tensor, both in zip([t for t in node.outputs if not t.is_empty()], outputs, strict=True):
+            if self._reads.get(tensor.name):
+                self._live[tensor.name] = both
+        total = sum(b.plain.nbytes + (0 if b.same else b.hat.nbytes) for b in self._live.values())
+        self.peak_bytes = max(self.peak_bytes, total)
+
+    def _forget(self, node: gs.Node) -> None:
+        for tensor in _read_by(node):
+            self._reads[tensor.name] -= 1
+            if self._reads[tensor.name] == 0:
+                self._live.pop(tensor.name, None)
+
+
+def _bias(node: gs.Node) -> npt.NDArray[np.generic] | None:
+    return constant(node.inputs[2]) if has_input(node, 2) else None
+
+
+def _affine(x: npt.NDArray[np.generic], factor: Float, offset: Float) -> Array:
+    shape = (-1, *(1,) * (x.ndim - 2))
+    result = np.asarray(x, np.float32) * factor.astype(np.float32).reshape(shape)
+    result += offset.astype(np.float32).reshape(shape)
+    return result
+
+
+def _read_by(node: gs.Node) -> Iterator[gs.Tensor]:
+    """The computed tensors that a node reads, those of its subgraphs from outside included, each once."""
+    seen: set[str] = set()
+    inside = [t for value in node.attrs.values() if isinstance(value, gs.Graph) for t in _captured(value)]
+    for tensor in (*node.inputs, *inside):
+        if isinstance(tensor, gs.Variable) and not tensor.is_empty() and tensor.name not in seen:
+            seen.add(tensor.name)
+            yield tensor
+
+
+def _captured(graph: gs.Graph) -> Iterator[gs.Tensor]:
+    own = {t.name for t in graph.inputs} | {t.name for node in graph.nodes for t in node.outputs}
+    for node in graph.nodes:
+        for tensor in _read_by(node):
+            if tensor.name not in own:
+                yield tensor
+
+
+class _Runner:
+    """One node as a model of its own."""
+
+    def __init__(
+        self, graph: gs.Graph, node: gs.Node, constants: list[npt.NDArray[np.generic] | None] | None = None
+    ) -> None:
+        self._node = node
+        inputs = []
+        for index, tensor in enumerate(node.inputs):
+            values = None if constants is None else constants[index]
+            if values is not None:
+                inputs.append(gs.Constant(tensor.name, values))
+            elif isinstance(tensor, gs.Constant):
+                inputs.append(gs.Constant(tensor.name, tensor._values))
+            else:
+                inputs.append(gs.Variable(tensor.name))
+        self._outputs = [t.name for t in node.outputs if not t.is_empty()]
+        outputs = [gs.Variable(t.name) for t in node.outputs]
+        copy = gs.Node(node.op, node.name, dict(node.attrs), inputs, outputs, node.domain)
+        self._graph = gs.Graph([copy], [], [], opset=graph.opset, import_domains=graph.import_domains)
+        self._graph.ir_version = graph.ir_version
+        self._inner = copy
+        self._session: Session | None = None
+
+    def __call__(self, feeds: dict[str, npt.NDArray[np.generic]]) -> list[npt.NDArray[np.generic]]:
+        if self._session is None:
+            self._session = self._load(feeds)
+        return self._session.run(feeds, self._outputs)
+
+    def _load(self, feeds: dict[str, npt.NDArray[np.generic]]) -> Session:
+        model = to_model(self._graph)
+        for name, value in feeds.items():
+            kind = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+            model.graph.input.append(onnx.helper.make_tensor_value_info(name, kind, [None] * value.ndim))
+        for name in self._outputs:
+            model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
+        return Session(model, label=describe(self._node))
+
+
+def sample_patches(
+    x: npt.NDArray[np.generic], node: gs.Node, count: int, generator: np.random.Generator
+) -> tuple[npt.NDArray[np.intp], ...]:
+    """Positions of a layer's output to look at: image, and row and column of the output, ``[count]`` each.
+
+    All of them where there are fewer than `count`.
+    """
+    size = _output_size(x, node)
+    total = int(x.shape[0] * np.prod(size))
+    flat = np.arange(total) if total <= count else np.sort(generator.choice(total, count, replace=False))
+    return np.unravel_index(flat, (x.shape[0], *size))
+
+
+def gather_patches(
+    x: npt.NDArray[np.generic], node: gs.Node, positions: tuple[npt.NDArray[np.intp], ...]
+) -> Array:
+    """Input patches ``[groups, n, in/group * taps]`` float32 of a Conv at output positions; rows of a matrix product."""
+    if node.op != "Conv":
+        return np.asarray(x, np.float32).reshape(-1, x.shape[-1])[positions[0]][None]
+    groups = int(node.attrs.get("group", 1))
+    kernel, strides, dilations, pads = _geometry(x, node)
+    padded = np.pad(np.asarray(x, np.float32), [(0, 0), (0, 0), *pads])
+    channels_last = np.moveaxis(padded, 1, -1)
+    taps = []
+    for offset in np.ndindex(*kernel):
+        index = tuple(p * s + o * d for p, s, o, d in zip(positions[1:], strides, offset, dilations, strict=True))
+        taps.append(channels_last[(positions[0], *index)])
+    patches = np.stack(taps, axis=-1)  # [n, in, taps]
+    n, channels, width = patches.shape
+    grouped = patches.reshape(n, groups, channels // groups * width).transpose(1, 0, 2)
+    return np.ascontiguousarray(grouped)
+
+
+def _geometry(
+    x: npt.NDArray[np.generic], node: gs.Node
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], list[tuple[int, int]]]:
+    """Kernel, strides, dilations and pads (before, after) of a Conv on a given input."""
+    kernel = tuple(int(k) for k in node.inputs[1].shape[2:])
+    strides = tuple(int(s) for s in node.attrs.get("strides", (1,) * len(kernel)))
+    dilations = tuple(int(d) for d in node.attrs.get("dilations", (1,) * len(kernel)))
+    mode = node.attrs.get("auto_pad", "NOTSET")
+    if mode in ("SAME_UPPER", "SAME_LOWER"):
+        pads = []
+        for size, k, s, d in zip(x.shape[2:], kernel, strides, dilations, strict=True):
+            total = max((-(-size // s) - 1) * s + (k - 1) * d + 1 - size, 0)
+            small, large = total // 2, total - total // 2
+            pads.append((small, large) if mode == "SAME_UPPER" else (large, small))
+        return kernel, strides, dilations, pads
+    flat = [0] * (2 * len(kernel)) if mode == "VALID" else list(node.attrs.get("pads", (0,) * 2 * len(kernel)))
+    return kernel, strides, dilations, list(zip(flat[: len(kernel)], flat[len(kernel) :], strict=True))
+
+
+def _output_size(x: npt.NDArray[np.generic], node: gs.Node) -> tuple[int, ...]:
+    if node.op != "Conv":
+        return (int(np.prod(x.shape[1:-1])),) if x.ndim > 2 else ()
+    kernel, strides, dilations, pads = _geometry(x, node)
+    return tuple(
+        (size + a + b - (k - 1) * d - 1) // s + 1
+        for size, k, s, d, (a, b) in zip(x.shape[2:], kernel, strides, dilations, pads, strict=True)
+    )
+
+
+def patch_moments(inputs: Both, node: gs.Node, generator: np.random.Generator, count: int = POSITIONS) -> PatchMoments:
+    """Second moments of a layer's input patches in both streams, at shared positions."""
+    width = int(np.prod(node.inputs[1].shape[1:])) * int(node.attrs.get("group", 1)) if node.op == "Conv" else 1
+    count = min(count, max(PATCH_VALUES // width, 1000))
+    positions = sample_patches(inputs.plain, node, count, generator)
+    plain = gather_patches(inputs.plain, node, positions)
+    return PatchMoments.of(plain, plain if inputs.same else gather_patches(inputs.hat, node, positions))
+
+
+RANGE_SAMPLES = 2**18
+RANGE_PERCENTILES = (0.01, 99.99)  # METHOD, section 7
+
+
+def measured_range(x: npt.NDArray[np.generic]) -> tuple[float, float]:
+    """The percentiles that bound all but one value in ten thousand, of at most 2^18 values evenly spread."""
+    flat = x.reshape(-1)
+    step = max(1, flat.size // RANGE_SAMPLES)
+    step += step % 2 == 0  # an odd step visits every column of an even-sized map
+    low, high = np.percentile(flat[::step], RANGE_PERCENTILES)
+    return float(low), float(high)
+
+
+def trained(norm: BatchNormParameters, epsilon: float) -> tuple[Float, Float]:
+    """Mean and variance that a BatchNormalization measured in training."""
+    return norm.mean, np.maximum(np.square(norm.std) - epsilon, 0.0)

@@ -1,0 +1,102 @@
+"""The full-matrix form of DF-MPC's compensation: the weight that best repairs what earlier layers broke.
+
+DF-MPC gives the next layer one factor per input channel. The same fit without that restriction is a ridge
+regression of the float layer's output on the quantized network's input: METHOD, section 4.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+
+Rows = npt.NDArray[np.float32]
+Float = npt.NDArray[np.float64]
+RIDGE = 0.1  # of mean diag H: METHOD, section 4; 0.1 to 1 tie, less is worse
+
+
+@dataclasses.dataclass(frozen=True)
+class PatchMoments:
+    """Uncentred second moments of a layer's input patches, for each group of its channels.
+
+    hat: ``E[x^ x^']``, cross: ``E[x x^']``, original: ``E[x x']``, each ``[groups, k, k]`` float64, with x of the
+    float and x^ of the quantized network and k = in/group * taps. mean: ``E[x]``, ``[groups, k]``. count: how many
+    patches were averaged.
+    """
+
+    hat: Float
+    cross: Float
+    original: Float
+    mean: Float
+    count: int
+
+    @classmethod
+    def of(cls, patches: Rows, patches_hat: Rows) -> PatchMoments:
+        """patches, patches_hat: ``[groups, n, k]`` float32, the same positions in both networks."""
+        n = patches.shape[1]
+        swapped = patches.transpose(0, 2, 1)
+        same = patches is patches_hat
+        mean = patches.mean(axis=1, dtype=np.float64)
+        original = (swapped @ patches).astype(np.float64) / n
+        if same:
+            return cls(original, original, original, mean, n)
+        hat = (patches_hat.transpose(0, 2, 1) @ patches_hat).astype(np.float64) / n
+        return cls(hat, (swapped @ patches_hat).astype(np.float64) / n, original, mean, n)
+
+    @property
+    def diagonal(self) -> Float:
+        """``E[x^_i^2]``: ``[groups, k]``."""
+        return np.einsum("gii->gi", self.hat)
+
+
+def least_squares(weight: Rows, moments: PatchMoments, ridge: float = RIDGE) -> Rows:
+    """``W' = W (C + r I)(H + r I)^-1``: the weight whose output on x^ is nearest that of W on x.
+
+    r is `ridge` times the mean of diag H, times max(1, k / n): with fewer patches than a patch is long the fit would
+    follow the sample. weight: ``[groups, out/group, k]`` float32. Returns the same shape.
+    """
+    if moments.cross is moments.hat:
+        return weight
+    k = weight.shape[2]
+    strength = ridge * max(1.0, k / moments.count)
+    r = strength * np.maximum(moments.diagonal.mean(axis=1), 1e-30)
+    eye = np.eye(k) * r[:, None, None]
+    right = weight.astype(np.float64) @ (moments.cross + eye)
+    solved = np.linalg.solve(moments.hat + eye, right.transpose(0, 2, 1)).transpose(0, 2, 1)
+    return np.ascontiguousarray(solved, np.float32)
+
+
+def diagonal_factors(weight: Rows, moments: PatchMoments, taps: int) -> Float:
+    """The same fit restricted to one factor per input channel, as in DF-MPC: ``[groups, in/group]``, at least 0.
+
+    Channels are taken one by one, as the paper's closed form takes them: ``c_j = <W_j C_jj, W_j> / <W_j H_jj, W_j>``.
+    weight: ``[groups, out/group, k]`` with k = in/group * taps, taps the fastest.
+    """
+    groups, out, k = weight.shape
+    w = weight.astype(np.float64).reshape(groups, out, k // taps, taps)
+    index = np.arange(k).reshape(k // taps, taps)
+    cross = moments.cross[:, index[:, :, None], index[:, None, :]]
+    hat = moments.hat[:, index[:, :, None], index[:, None, :]]
+    above = np.einsum("goia,giab,goib->gi", w, cross, w, optimize=True)
+    below = np.einsum("goia,giab,goib->gi", w, hat, w, optimize=True)
+    return np.maximum(np.divide(above, below, out=np.ones_like(above), where=below > 1e-30), 0.0)
+
+
+def output_error(weight: Rows, quantized: Rows, moments: PatchMoments) -> tuple[Float, Float]:
+    """Mean square of ``W x - W^ x^`` and variance of ``W x``, per output: two ``[groups, out/group]`` float64.
+
+    weight, quantized: ``[groups, out/group, k]`` float32.
+    """
+    w, q = weight.astype(np.float64), quantized.astype(np.float64)
+    power = np.einsum("goi,goi->go", w @ moments.original, w)
+    mixed = np.einsum("goi,goi->go", w @ moments.cross, q)
+    noise = np.einsum("goi,goi->go", q @ moments.hat, q)
+    variance = power - np.square(np.einsum("goi,gi->go", w, moments.mean))
+    return np.maximum(power - 2 * mixed + noise, 0.0), np.maximum(variance, 0.0)
+
+
+def rounding_error(weight: Rows, quantized: Rows, moments: PatchMoments) -> Float:
+    """Mean square of ``(W - W^) x^`` per output: ``[groups, out/group]``; the share of rounding alone."""
+    difference = weight.astype(np.float64) - quantized.astype(np.float64)
+    return np.maximum(np.einsum("goi,goi->go", difference @ moments.hat, difference), 0.0)

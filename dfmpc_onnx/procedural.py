@@ -1,0 +1,107 @@
+"""Procedural images: dead leaves, which share with photographs what convolutions respond to.
+
+Opaque shapes of random size, place, colour and shading fall on each other until nothing of the ground is left. Sizes
+follow a power law, so the picture looks alike at every scale, edges occlude as objects do, and the spectrum falls as
+1/f. (Lee, Mumford and Huang 2001, "Occlusion models for natural images".)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Pixels = npt.NDArray[np.uint8]
+SMALLEST, LARGEST = 0.02, 0.55  # radius of a leaf as a share of the picture's shorter side
+EXPONENT = 3.0  # density of radii ~ radius^-3: the scale-invariant choice
+TEXTURE = 9.0  # deviation of the 1/f texture on a leaf, on the 0..255 scale
+# Photographs' colours lie mostly along brightness; what is left is spread over two weaker directions.
+COLOUR_AXES = np.array([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [-0.5, 1.0, -0.5]])
+COLOUR_STD = np.array([62.0, 20.0, 10.0])
+COLOUR_MEAN = np.array([123.0, 116.0, 104.0])
+
+
+def noise_fields(count: int, channels: int, shape: tuple[int, ...], seed: int) -> npt.NDArray[np.float64]:
+    """Random fields with amplitude 1/f, the spectrum of photographs: ``[count, channels, *shape]``.
+
+    Each field has mean 0 and deviation 1. Four fifths of the variance is shared by the channels, as brightness is
+    by the colours of a photograph.
+    """
+    generator = np.random.default_rng(seed)
+    axes = tuple(range(2, 2 + len(shape)))
+    frequency = np.sqrt(sum(np.square(f) for f in np.meshgrid(*(np.fft.fftfreq(n) for n in shape), indexing="ij")))
+    lowest = 1.0 / max(shape)
+    amplitude = 1.0 / np.maximum(frequency, lowest)
+    amplitude.reshape(-1)[0] = 0.0
+    white = generator.standard_normal((count, channels + 1, *shape))
+    fields = np.fft.ifftn(np.fft.fftn(white, axes=axes) * amplitude, axes=axes).real
+    fields /= np.maximum(fields.std(axis=axes, keepdims=True), 1e-12)
+    result: npt.NDArray[np.float64] = np.sqrt(0.8) * fields[:, :1] + np.sqrt(0.2) * fields[:, 1:]
+    return result
+
+
+def dead_leaves(count: int, height: int, width: int, seed: int) -> Pixels:
+    """Pictures of fallen shapes: ``[count, height, width, 3]`` uint8 RGB, the same for the same seed.
+
+    Each picture is made from its own generator, so a longer series begins with a shorter one.
+    """
+    # A camera's pixel averages what falls on it, so pictures are painted finer and averaged down.
+    finer = 4 if min(height, width) <= 96 else 2
+    pictures = np.empty((count, height, width, 3), np.uint8)
+    for index in range(count):
+        canvas = _picture(height * finer, width * finer, np.random.default_rng([seed, index]))
+        blocks = canvas.reshape(height, finer, width, finer, 3)
+        pictures[index] = np.clip(np.rint(blocks.mean(axis=(1, 3))), 0, 255)
+    return pictures
+
+
+def _picture(height: int, width: int, generator: np.random.Generator) -> npt.NDArray[np.float32]:
+    side = min(height, width)
+    smallest, largest = max(SMALLEST, 0.7 / side), LARGEST
+    texture = noise_fields(1, 1, (height, width), int(generator.integers(2**31)))[0, 0].astype(np.float32)
+    ground = COLOUR_MEAN + (generator.standard_normal(3) * COLOUR_STD) @ COLOUR_AXES
+    canvas = ground.astype(np.float32) + np.float32(2 * TEXTURE) * texture[:, :, None]
+    radii = _radii(generator, smallest, largest, height / side * width / side)
+    for radius in radii * side:
+        _paint(canvas, texture, float(radius), generator)
+    return np.clip(canvas, 0, 255, out=canvas)
+
+
+def _radii(
+    generator: np.random.Generator, smallest: float, largest: float, area: float
+) -> npt.NDArray[np.float64]:
+    """Radii by the power law, in the order in which the leaves fall; about as many as cover the picture thrice."""
+    a, b = smallest**-2, largest**-2  # inverse of the distribution function for density r^-3
+    mean_square = 2 * np.log(largest / smallest) / (a - b)
+    count = int(np.clip(3.0 * area / (np.pi * mean_square), 24, 1200))
+    few = generator.uniform(0.25, 1.0, 6) * largest  # a ground that is covered from the first
+    radii = 1 / np.sqrt(a - generator.random(count) * (a - b))
+    return np.concatenate([few, radii])
+
+
+def _paint(
+    canvas: npt.NDArray[np.float32], texture: npt.NDArray[np.float32], radius: float, generator: np.random.Generator
+) -> None:
+    height, width = canvas.shape[:2]
+    x, y = generator.uniform(0, width), generator.uniform(0, height)
+    kind, angle, stretch = generator.integers(3), generator.uniform(0, 2 * np.pi), generator.uniform(0.4, 1.0)
+    colour = COLOUR_MEAN + (generator.standard_normal(3) * COLOUR_STD) @ COLOUR_AXES
+    slope = generator.normal(0, 18.0, 2) / max(radius, 1.0)
+    strength = abs(generator.normal(0, TEXTURE))
+    reach = radius * 1.5
+    top, bottom = max(int(y - reach), 0), min(int(y + reach) + 2, height)
+    left, right = max(int(x - reach), 0), min(int(x + reach) + 2, width)
+    if top >= bottom or left >= right:
+        return
+    dy = np.arange(top, bottom, dtype=np.float32)[:, None] - np.float32(y)
+    dx = np.arange(left, right, dtype=np.float32)[None, :] - np.float32(x)
+    cosine, sine = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    u, v = dx * cosine + dy * sine, (dy * cosine - dx * sine) / np.float32(stretch)
+    if kind == 0:
+        inside = u * u + v * v <= radius * radius
+    elif kind == 1:
+        inside = np.maximum(np.abs(u), np.abs(v)) <= radius * np.float32(0.9)
+    else:
+        inside = (v >= -radius * np.float32(0.6)) & (np.abs(u) * np.float32(1.7) + v <= radius)
+    shade = np.float32(slope[0]) * u + np.float32(slope[1]) * v + np.float32(strength) * texture[top:bottom, left:right]
+    patch = canvas[top:bottom, left:right]
+    patch[inside] = colour.astype(np.float32) + shade[inside][:, None]

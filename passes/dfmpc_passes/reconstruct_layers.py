@@ -1,0 +1,280 @@
+"""Quantize layer by layer against the float network's activations on procedural images."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar, Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import onnx_graphsurgeon as gs
+
+from dfmpc_onnx.activations import Both, ChannelStatistics, Streams, measured_range, patch_moments, trained
+from dfmpc_onnx.facts import BitPlan, Codes, Layer, LayerBits, Layers, MeasuredRanges
+from dfmpc_onnx.graph import Namer, constant, has_input
+from dfmpc_onnx.images import input_batch
+from dfmpc_onnx.manager import Figure, Pass, PassResult, Refusal, Rewrite
+from dfmpc_onnx.numerics.grids import Grid, ternary_grid, uniform_grid
+from dfmpc_onnx.numerics.least_squares import (
+    PatchMoments,
+    diagonal_factors,
+    least_squares,
+    output_error,
+    rounding_error,
+)
+from dfmpc_onnx.numerics.granularity import PerAxis
+from dfmpc_onnx.numerics.quantized import QuantizedWeight
+from dfmpc_onnx.numerics.recalibration import recalibrate_streams
+from dfmpc_onnx.numerics.rounding import feedback_factor, round_with_feedback
+from dfmpc_onnx.numerics.ternary import ternary_optimal
+from dfmpc_onnx.propagation import batch_norm_parameters
+from dfmpc_onnx.settings import FLOAT, TERNARY, BitWidth
+from dfmpc_onnx.storage import FORMS
+from dfmpc_onnx.workspace import Workspace
+
+Rows = npt.NDArray[np.float32]
+CANDIDATES: tuple[int, ...] = (2, 3, 4, 6, 8)
+
+
+class ReconstructLayersOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """images: how many procedural images, 0 to let their size decide. compensate: the full least-squares fit, the
+    paper's one factor per input channel, or none. rounding: with error feedback, or to the nearest level.
+    recalibrate: whether BatchNormalizations, or biases where there are none, take up what the streams show.
+    ridge: strength of the fit's regularization. threshold: the largest share of a layer's output that rounding its
+    weight may cost where the recipe chooses the bits."""
+
+    images: int = 0
+    compensate: Literal["full", "diagonal", "none"] = "full"
+    rounding: Literal["feedback", "nearest"] = "feedback"
+    recalibrate: bool = True
+    ridge: float = 0.1
+    threshold: float = 0.01
+
+
+class ReconstructLayers(Pass[ReconstructLayersOptions]):
+    """Before: Conv(x, W) -> BatchNormalization(gamma, beta, m, s)
+    After: Conv(x, scale * (codes - zero_point)) -> BatchNormalization(gamma, beta, m', s')
+
+    Why: with x from the float and x^ from the quantized network, W' = W (C + r I)(H + r I)^-1 with H = E[x^ x^'],
+    C = E[x x^'] is the weight that best undoes the error of the layers in front: DF-MPC's compensation without its
+    restriction to one factor a channel. W' is rounded with error feedback under H, and BatchNormalization takes
+    the mean and deviation of what comes out. Both streams run on procedural images with BatchNormalization in
+    batch-statistics mode, so each of its outputs has the moments of training.
+
+    Requires: a bit plan.
+
+    Refuses when: a layer's inputs cannot be followed or its fit does no better on positions held out: W stays W.
+
+    Reference: METHOD, sections 3 to 6; Chen et al. 2023, equation 27 (the diagonal form); Frantar et al. 2022.
+    """
+
+    name = "reconstruct_layers"
+    Options = ReconstructLayersOptions
+    requires: ClassVar = (BitPlan, Layers)
+    provides: ClassVar = (Codes, MeasuredRanges)
+
+    def run(self, workspace: Workspace) -> PassResult:
+        plan = dict(workspace.get(BitPlan).layers)
+        layers = workspace.get(Layers).by_name()
+        batch = input_batch(workspace.graph, workspace.settings, self.options.images)
+        rebuilder = _Rebuilder(workspace, self.options, layers, plan)
+        streams = Streams(workspace.graph, batch.feeds, frozenset(n for n in layers if plan[n].bits != FLOAT))
+        streams.run(rebuilder)
+        workspace.put(BitPlan(plan))
+        workspace.put(Codes(rebuilder.codes))
+        workspace.put(MeasuredRanges(rebuilder.ranges))
+        notes = (f"statistics from {batch.origin}; live activations at most {streams.peak_bytes / 1e6:.0f} MB",)
+        return PassResult(self.name, tuple(rebuilder.rewrites), tuple(rebuilder.refusals), notes, batch.warnings)
+
+
+@dataclasses.dataclass
+class _Candidate:
+    """One width tried on a layer: what it rounds to, and the share of the output that is lost by rounding."""
+
+    quantized: QuantizedWeight
+    rows: Rows
+    lost: float
+
+
+class _Rebuilder:
+    """The visitor of the streams."""
+
+    def __init__(
+        self, workspace: Workspace, options: ReconstructLayersOptions, layers: dict[str, Layer], plan: dict[str, LayerBits]
+    ) -> None:
+        self._options = options
+        self._layers = layers
+        self._plan = plan
+        self._names = Namer(workspace.graph)
+        self._auto = workspace.settings.weights.auto
+        self._generator = np.random.default_rng(workspace.settings.seed)
+        self._tell = workspace.tell
+        self.codes: dict[str, QuantizedWeight] = {}
+        self.ranges: dict[str, tuple[float, float]] = {}
+        self.rewrites: list[Rewrite] = []
+        self.refusals: list[Refusal] = []
+
+    def layer(self, node: gs.Node, inputs: Both) -> None:
+        layer, bits = self._layers[node.name], self._plan[node.name]
+        self._tell(node.name)
+        weight = np.asarray(constant(node.inputs[1]), np.float32)
+        rows = to_rows(weight, layer)
+        moments = patch_moments(inputs, node, self._generator)
+        target, gain = self._target(rows, moments, weight, layer)
+        factor = feedback_factor(moments.hat) if self._options.rounding == "feedback" else None
+        chosen, width = self._choose(rows, target, moments, factor, layer, bits)
+        node.inputs[1].values = chosen.quantized.dequantize()
+        self.codes[node.name] = chosen.quantized
+        error, signal = output_error(rows, chosen.rows, moments)
+        figures: dict[str, Figure] = {
+            "bits": chosen.quantized.bits,
+            "output_error": _share(error, signal),
+            "rounding_share": chosen.lost,
+            "fit_gain": gain,
+            "patches": moments.count,
+        }
+        self.rewrites.append(Rewrite(node.name, f"rebuilt at {width} bits", figures))
+
+    def _target(self, rows: Rows, moments: PatchMoments, weight: Rows, layer: Layer) -> tuple[Rows, float]:
+        """The weight to round, and by how much it beats W on the error of the output."""
+        if self._options.compensate == "none" or moments.cross is moments.hat:
+            return rows, 0.0
+        if self._options.compensate == "full":
+            target = least_squares(rows, moments, self._options.ridge)
+        else:
+            taps = rows.shape[2] * layer.groups // (weight.shape[1] * layer.groups) if layer.op == "Conv" else 1
+            target = rows * np.repeat(diagonal_factors(rows, moments, taps), taps, axis=1)[:, None].astype(np.float32)
+        before, signal = output_error(rows, rows, moments)
+        after, _ = output_error(rows, target, moments)
+        return target, round(_share(before, signal) - _share(after, signal), 6)
+
+    def _choose(
+        self,
+        rows: Rows,
+        target: Rows,
+        moments: PatchMoments,
+        factor: tuple[npt.NDArray[np.intp], Rows] | None,
+        layer: Layer,
+        bits: LayerBits,
+    ) -> tuple[_Candidate, BitWidth]:
+        if bits.role != "auto":
+            assert bits.bits != FLOAT  # float layers are not among the streams' layers
+            width: BitWidth = bits.bits
+            return self._round(target, moments, factor, layer, width), width
+        candidate = None
+        for width in candidates():
+            candidate = self._round(target, moments, factor, layer, width)
+            if candidate.lost <= self._options.threshold:
+                break
+        assert candidate is not None  # CANDIDATES is not empty
+        role: Literal["low", "high", "8-bit"] = "low" if width <= 3 else "8-bit" if width == 8 else "high"
+        why = f"rounding costs {100 * candidate.lost:.2f} % of its output"
+        self._plan[layer.name] = LayerBits(width, role, why)
+        return candidate, width
+
+    def _round(
+        self,
+        target: Rows,
+        moments: PatchMoments,
+        factor: tuple[npt.NDArray[np.intp], Rows] | None,
+        layer: Layer,
+        width: BitWidth,
+    ) -> _Candidate:
+        if width == 2:
+            two = [self._on_grid(target, moments, factor, layer, w) for w in (TERNARY, 2)]
+            return min(two, key=lambda candidate: candidate.lost)
+        return self._on_grid(target, moments, factor, layer, width)
+
+    def _on_grid(
+        self,
+        target: Rows,
+        moments: PatchMoments,
+        factor: tuple[npt.NDArray[np.intp], Rows] | None,
+        layer: Layer,
+        width: BitWidth,
+    ) -> _Candidate:
+        groups, out, k = target.shape
+        flat = target.reshape(groups * out, k)
+        importance = np.repeat(np.maximum(moments.diagonal, 0.0), out, axis=0)
+        grid = _grid(flat, importance, width)
+        if factor is None:
+            codes = grid.codes(flat)
+        else:
+            codes = round_with_feedback(target, grid, *factor).reshape(groups * out, k)
+        values = grid.values(codes).reshape(target.shape)
+        lost = _share(rounding_error(target, values, moments), output_error(target, target, moments)[1])
+        return _Candidate(_as_weight(codes, grid, layer), values, lost)
+
+    def after_layer(self, node: gs.Node, output: Both) -> None:
+        self._measure(node, output)
+        layer = self._layers[node.name]
+        if not self._options.recalibrate or output.same or layer.batch_norm or layer.op == "MatMul":
+            return
+        difference = np.asarray(output.plain, np.float64) - np.asarray(output.hat, np.float64)
+        axes = tuple(i for i in range(difference.ndim) if i != 1)
+        shift = difference.mean(axis=axes).astype(np.float32)
+        old = constant(node.inputs[2]) if has_input(node, 2) else np.zeros(len(shift), np.float32)
+        if old is None:
+            self.refusals.append(Refusal(node.name, "its bias is computed; the mean of its output is not corrected"))
+            return
+        fresh = (np.asarray(old, np.float32).reshape(-1) + shift).astype(np.float32)
+        node.inputs = [*node.inputs[:2], gs.Constant(self._names(f"{node.name}.bias"), fresh)]
+
+    def batch_norm(self, node: gs.Node, statistics: ChannelStatistics) -> tuple[npt.NDArray[np.float64], ...]:
+        norm = batch_norm_parameters(node)
+        assert norm is not None  # the streams call this for constant parameters only
+        epsilon = float(node.attrs.get("epsilon", 1e-5))
+        old_mean, old_variance = trained(norm, epsilon)
+        fresh = recalibrate_streams(statistics, old_mean, old_variance, epsilon)
+        if self._options.recalibrate and not np.array_equal(statistics.mean, statistics.mean_hat):
+            node.inputs[3].values = fresh.mean.astype(np.float32)
+            node.inputs[4].values = fresh.variance.astype(np.float32)
+            scale = fresh.scale
+            centre = statistics.mean_hat
+        else:
+            scale, centre = np.ones_like(norm.gamma), statistics.mean
+        factor = norm.gamma * scale / np.sqrt(statistics.variance + epsilon)
+        return factor, norm.beta - factor * centre
+
+    def other(self, node: gs.Node, output: Both) -> None:
+        self._measure(node, output)
+
+    def _measure(self, node: gs.Node, output: Both) -> None:
+        if output.plain.dtype == np.float32 and output.plain.size:
+            self.ranges[node.outputs[0].name] = measured_range(output.plain)
+
+
+def candidates() -> tuple[int, ...]:
+    """The widths to choose among: of those that are stored in the same type the widest, since its bits are paid."""
+    widest = {next(stored for stored in FORMS if stored >= width): width for width in CANDIDATES}
+    return tuple(widest.values())
+
+
+def to_rows(weight: Rows, layer: Layer) -> Rows:
+    """A weight as ``[groups, out/group, k]``."""
+    if layer.op == "Conv":
+        return weight.reshape(layer.groups, weight.shape[0] // layer.groups, -1)
+    return np.ascontiguousarray(weight if layer.axis == 0 else weight.T)[None]
+
+
+def _as_weight(codes: Rows, grid: Grid, layer: Layer) -> QuantizedWeight:
+    """Codes of rows and their grid in the layout of the layer's weight."""
+    whole = codes.astype(np.int8)
+    granularity = PerAxis(layer.axis)
+    shape = granularity.scale_shape(layer.shape)
+    shaped = whole.reshape(layer.shape) if layer.axis == 0 else np.ascontiguousarray(whole.T)
+    zero = grid.zero_point.reshape(shape)
+    return QuantizedWeight(shaped, grid.scale.reshape(shape), zero, grid.bits, grid.ternary)
+
+
+def _grid(rows: Rows, importance: npt.NDArray[np.float64], width: BitWidth) -> Grid:
+    if width == TERNARY:
+        return ternary_grid(ternary_optimal(rows, importance.astype(np.float32), PerAxis(0)).scale)
+    return uniform_grid(rows, importance, int(width))
+
+
+def _share(error: npt.NDArray[np.float64], signal: npt.NDArray[np.float64]) -> float:
+    """Error over signal of a layer, the mean over its outputs, each counted by its own signal."""
+    share = np.divide(error, signal, out=np.zeros_like(error), where=signal > 1e-20)
+    return round(float(np.minimum(share, 1e3).mean()), 6)

@@ -1,0 +1,38 @@
+"""Running the command line in tests, and looking at what it printed and left behind."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+import sys
+
+from click.testing import CliRunner, Result
+
+from dfmpc_onnx.cli import main
+
+
+def dfmpc(*args: object, **env: str) -> Result:
+    """One command in this process. The width keeps table rows in one line."""
+    return CliRunner().invoke(main, [str(a) for a in args], env={"COLUMNS": "250", **env})
+
+
+def program(*args: object, code: str = "", **env: str) -> subprocess.CompletedProcess[str]:
+    """One command in a process of its own; `code` runs there first. Warnings are errors there, too."""
+    start = f"{code}\nfrom dfmpc_onnx.cli import main\nmain(prog_name='dfmpc-onnx')"
+    command = [sys.executable, "-W", "error", "-c", start, *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **env})
+
+
+def held(folder: pathlib.Path) -> dict[str, bytes]:
+    """Every file below a folder, hidden ones too, with its content."""
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else b"" for p in folder.rglob("*")}
+
+
+def assert_refused(result: Result, *saying: str) -> None:
+    """Exit 2, nothing on stdout, one line on stderr that says what is wrong."""
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
+    for part in saying:
+        assert part in result.stderr

@@ -1,0 +1,65 @@
+import pytest
+
+from dfmpc_onnx.errors import OptionError
+from dfmpc_onnx.facts import BitPlan
+from dfmpc_onnx.manager import PassManager
+from tests import graphs
+
+
+def planned(model, weights="2/6", layers=(), edges=8):
+    space = graphs.workspace(model, weights, layers=layers)
+    result = PassManager(graphs.pipeline("assign_bits", assign_bits={"edges": edges})).run(space)[-1]
+    return {name: (bits.bits, bits.role) for name, bits in space.get(BitPlan).layers.items()}, result
+
+
+def test_low_for_the_low_half_high_for_the_others_eight_at_both_ends():
+    plan, _ = planned(graphs.chain())
+    assert plan == {"conv1": (8, "8-bit"), "conv2": (2, "low"), "conv3": (6, "high"), "gemm1": (8, "8-bit")}
+
+
+def test_ternary_low():
+    assert planned(graphs.chain(), "ternary/6")[0]["conv2"] == ("ternary", "low")
+
+
+def test_edges_0_makes_no_exception():
+    plan, _ = planned(graphs.chain(), edges=0)
+    assert plan["conv1"] == plan["gemm1"] == (6, "high")
+
+
+def test_edges_never_lower_the_width():
+    plan, _ = planned(graphs.chain(), "2/7", edges=4)
+    assert plan["conv1"] == plan["gemm1"] == (7, "high")
+
+
+def test_one_width_makes_no_layer_low():
+    plan, result = planned(graphs.chain(), "4")
+    assert plan == {"conv1": (8, "8-bit"), "conv2": (4, "high"), "conv3": (4, "high"), "gemm1": (8, "8-bit")}
+    assert result.warnings == ()
+
+
+def test_a_layer_override_wins_and_the_last_one_counts():
+    plan, result = planned(graphs.chain(), layers=["conv*=5", "conv3=float", "gemm1=ternary"])
+    assert plan["conv1"] == (5, "high")
+    assert plan["conv2"] == (5, "low")
+    assert plan["conv3"] == ("float", "float")
+    assert plan["gemm1"][0] == "ternary"
+    assert graphs.reasons(result) == {"conv3": "as asked with --layer"}
+
+
+def test_an_override_that_matches_nothing_is_the_users_to_mend():
+    with pytest.raises(OptionError, match=r"layer 'conv9=4': no layer has such a name; the first are conv1, conv2"):
+        planned(graphs.chain(), layers=["conv9=4"])
+
+
+def test_a_network_without_pairs_is_told_why():
+    plan, result = planned(graphs.folded())
+    assert {bits for bits, role in plan.values() if role == "high"} == {6}
+    assert len(result.warnings) == 1
+    assert "no layer can be low, all get 6 bits: no BatchNormalization behind it" in result.warnings[0]
+
+
+def test_planning_changes_nothing():
+    space, _ = graphs.prepared(graphs.chain(), "estimate_statistics")
+    before = graphs.snapshot(space.graph)
+    graphs.pipeline("assign_bits")[-1].run(space)
+    assert graphs.snapshot(space.graph) == before

@@ -1,0 +1,167 @@
+import numpy as np
+import pytest
+from tests import graphs
+
+from dfmpc_onnx.facts import Placement
+
+
+def inserted(model, **options):
+    return graphs.prepared(model, "insert_qdq", **options)
+
+
+def whole(model, **options):
+    """The graph after the whole pipeline, as insert_qdq alone leaves weights in float."""
+    return graphs.prepared(model, "pack_weights", **options)[0].graph
+
+
+def node(graph, name):
+    return next(n for n in graph.nodes if n.name == name)
+
+
+def test_before_and_after():
+    net = graphs.Net()
+    space, _ = inserted(net.model(net.block("x", 4)))
+    assert graphs.wiring(space.graph) == [
+        "x.q = QuantizeLinear(x, x.scale, x.zp)",
+        "x.dq = DequantizeLinear(x.q, x.scale, x.zp)",
+        "conv1.bias.dq = DequantizeLinear(conv1.bias.codes, conv1.bias.scale, conv1.bias.zp)",
+        "norm1 = Conv(x.dq, conv1.w, conv1.bias.dq)",
+        "relu1.float = Relu(norm1)",
+        "relu1.q = QuantizeLinear(relu1.float, relu1.scale, relu1.zp)",
+        "relu1 = DequantizeLinear(relu1.q, relu1.scale, relu1.zp)",
+    ]
+    assert graphs.values(space.graph, "x.zp").dtype == np.uint8
+    assert graphs.values(space.graph, "relu1.zp") == 0
+    assert space.get(Placement).integer == {"conv1"}
+
+
+@pytest.mark.parametrize(
+    ("network", "want"),
+    [
+        (graphs.chain, {"QLinearConv": 3, "QGemm": 1, "QLinearGlobalAveragePool": 1}),
+        (graphs.residual, {"QLinearConv": 3, "QLinearAdd": 1, "QGemm": 1}),
+        (graphs.bottleneck, {"QLinearConv": 4, "QLinearAdd": 1, "QGemm": 1}),
+        (graphs.depthwise, {"QLinearConv": 4, "QGemm": 1}),
+        (graphs.bounded, {"QLinearConv": 3, "QGemm": 1}),
+        (graphs.without_activation, {"QLinearConv": 3, "QGemm": 1}),
+        (graphs.negative_gamma, {"QLinearConv": 3}),
+        (graphs.dead_channel, {"QLinearConv": 3}),
+        (graphs.folded, {"QLinearConv": 3, "QGemm": 1}),
+        (lambda: graphs.gemm_tail(0), {"QLinearConv": 1, "QGemm": 2}),
+        (lambda: graphs.gemm_tail(1), {"QLinearConv": 1, "QGemm": 2}),
+        (graphs.matmul_tail, {"QLinearConv": 1, "QLinearMatMul": 1}),
+        (graphs.old, {"QLinearConv": 3, "QGemm": 1}),
+        (lambda: graphs.mean_tail(1), {"QLinearConv": 1, "QLinearGlobalAveragePool": 1, "QGemm": 1}),
+    ],
+)
+@pytest.mark.parametrize("weights", ["2/6", "8"])
+def test_onnxruntime_fuses_every_layer_with_its_activation_to_an_integer_kernel(network, want, weights):
+    kernels = graphs.kernels(whole(network(), weights=weights))
+    assert {op: kernels[op] for op in want} == want
+    assert not {"Conv", "FusedConv", "Gemm", "MatMul", "Relu", "Clip", "Cast"} & set(kernels)
+
+
+def test_pooling_keeps_the_scale_of_its_input():
+    net = graphs.Net()
+    x = net.node("MaxPool", net.block("x", 4), kernel_shape=[2, 2], strides=[2, 2])
+    graph = whole(net.model(net.block(x, 4)))
+    assert graphs.values(graph, "maxpool1.scale") == graphs.values(graph, "relu1.scale")
+    assert graphs.kernels(graph)["QLinearConv"] == 2
+
+
+def test_a_bias_is_int32_at_the_scale_of_the_products():
+    space, _ = inserted(graphs.chain())
+    x, codes, scale = (graphs.values(space.graph, n) for n in ("x.scale", "conv1.bias.codes", "conv1.bias.scale"))
+    from dfmpc_onnx.facts import Codes
+
+    assert codes.dtype == np.int32
+    assert np.allclose(scale, x * space.get(Codes).weights["conv1"].scale.reshape(-1), rtol=1e-6)
+    before = graphs.prepared(graphs.chain(), "raise_opset")[0].graph
+    assert (np.abs(codes * scale.astype(float) - graphs.values(before, "conv1.bias")) <= scale * 0.51).all()
+
+
+def test_a_bias_that_int32_cannot_hold_stays_float_and_onnxruntime_computes_it_rightly():
+    net = graphs.Net()
+    weight = np.random.default_rng(0).standard_normal((4, 3, 3, 3)) * 1e-7
+    x = net.conv("x", 4, weight=weight, bias=True)
+    model = net.model(net.conv(net.relu(x), 4))
+    space, result = inserted(model, weights="8")
+    assert graphs.reasons(result) == {
+        "conv1": "its bias does not fit int32 at the scale of its products; kept float",
+    }
+    assert node(space.graph, "conv1").inputs[2].name == "conv1.b"
+    proto = graphs.to_model(whole(model, weights="8"))
+    x = graphs.input_of(model)
+    assert graphs.relative(graphs.run(graphs.optimized(proto), x), graphs.run(proto, x)) < 0.02
+
+
+def test_a_quantized_output_of_the_model_keeps_its_name_type_and_place():
+    net = graphs.Net()
+    x = net.block("x", 4)
+    model = net.model(net.block(x, 4), x)
+    graph = whole(model, weights="8")
+    assert [(t.name, t.dtype) for t in graph.outputs] == [("relu2", np.float32), ("relu1", np.float32)]
+    assert [t.inputs[0].op for t in graph.outputs] == ["DequantizeLinear"] * 2
+    assert graphs.kernels(graph)["QLinearConv"] == 2
+    assert graphs.relative(graphs.run(graph, graphs.input_of(model)), graphs.run(model)) < 0.06
+
+
+def test_an_input_that_is_an_output_too_passes_unquantized():
+    net = graphs.Net()
+    model = net.model(net.block("x", 4), "x")
+    x = graphs.input_of(model)
+    assert np.array_equal(graphs.run(whole(model), x)[1], x)
+
+
+@pytest.mark.parametrize("layer", ["conv1", "conv2", "conv3", "gemm1"])
+def test_a_layer_that_shall_be_float_is_float_in_what_onnxruntime_runs(layer):
+    model = graphs.optimized(whole(graphs.chain(), layers=[f"{layer}=float"]))
+    ops = [n.op_type for n in model.graph.node]
+    assert sum(op in ("Conv", "FusedConv", "Gemm", "FusedGemm") for op in ops) == 1
+    assert ops.count("QLinearConv") + ops.count("QGemm") == 3
+
+
+def test_float_activations_leave_the_graph_as_it_is():
+    space, _ = graphs.prepared(graphs.chain(), "raise_opset", activations="none")
+    before = graphs.snapshot(space.graph)
+    graphs.pipeline("insert_qdq")[-1].run(space)
+    assert graphs.snapshot(space.graph) == before
+    assert space.get(Placement).integer == frozenset()
+
+
+def refused(model, layer):
+    """The reason why a layer does not compute in integers; its weight must stay plain."""
+    space, result = inserted(model)
+    assert layer not in space.get(Placement).integer
+    return graphs.reasons(result)[layer].removesuffix("; integer weights, float arithmetic")
+
+
+def test_refused_where_the_range_of_the_input_is_not_known():
+    net = graphs.Net()
+    x = net.node("Erf", net.block("x", 4))
+    assert refused(net.model(net.block(x, 4)), "conv2") == "the range of its input is not known"
+
+
+def test_refused_for_other_than_two_spatial_dimensions():
+    net = graphs.Net(shape=(1, 3, 8))
+    x = net.node("Conv", "x", net.weight("w", np.ones((4, 3, 1), np.float32)))
+    assert refused(net.model(x), "conv1") == "a Conv of 1 spatial dimensions has no fast integer kernel"
+
+
+def test_refused_where_alpha_is_not_1():
+    net = graphs.Net()
+    x = net.gemm(net.node("Flatten", net.block("x", 1, 1)), 5)
+    net.weights["gemm1.w"] = np.ones((5, 64), np.float32)
+    net.nodes[-1].attribute.append(graphs.helper.make_attribute("alpha", 0.5))
+    assert refused(net.model(x), "gemm1") == "its alpha or beta is not 1"
+
+
+def test_an_opset_whose_dequantize_linear_has_no_axis_stays_float():
+    net = graphs.Net(opset=11)
+    x = net.node("Gelu", net.block("x", 4), domain="com.microsoft")
+    model = net.model(net.block(x, 4))
+    space, result = inserted(model, weights="8")
+    why = "opset 11 has no DequantizeLinear with an axis; activations stay in float"
+    assert graphs.reasons(result) == {"model": why} and result.warnings == (why,)
+    assert "QuantizeLinear" not in graphs.ops(space.graph)
+    assert graphs.relative(graphs.run(whole(model, weights="8"), graphs.input_of(model)), graphs.run(model)) < 0.05

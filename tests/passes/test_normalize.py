@@ -1,0 +1,156 @@
+import numpy as np
+import onnx
+import pytest
+
+from dfmpc_onnx.errors import ModelError
+from dfmpc_onnx.facts import Normalized
+from dfmpc_passes import Normalize
+from tests import graphs
+
+
+def normalized(model):
+    space = graphs.workspace(model)
+    return space, Normalize().run(space)
+
+
+def parsed(body, opset=13):
+    """A network written as text; y is its output."""
+    return onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["": {opset}]> net (float[1,2,4,4] x) => (float[1,2,4,4] y) {body}'
+    )
+
+
+WEIGHT = "<float[2,2,1,1] w = {1.0, 2.0, 3.0, 4.0}>"
+
+
+def test_a_normal_graph_stays_as_it_is():
+    space = graphs.workspace(graphs.residual())
+    Normalize().run(space)
+    once = graphs.snapshot(space.graph)
+    result = Normalize().run(space)
+    assert graphs.snapshot(space.graph) == once
+    assert result.rewrites == ()
+    assert space.get(Normalized).opset == 13
+
+
+def test_constant_node_to_initializer():
+    space, result = normalized(
+        parsed("{ [k] w = Constant<value = float[2,2,1,1] {1.0, 2.0, 3.0, 4.0}>() [c] y = Conv(x, w) }")
+    )
+    assert graphs.wiring(space.graph) == ["y = Conv(x, w)"]
+    assert graphs.values(space.graph, "w").reshape(-1).tolist() == [1, 2, 3, 4]
+    assert [(r.site, r.action) for r in result.rewrites] == [("k", "Constant node to initializer")]
+
+
+def test_identity_and_dropout_are_removed():
+    space, result = normalized(
+        parsed(f"{WEIGHT} {{ v = Identity(w) a = Conv(x, v) b = Dropout(a) c = Identity(b) y = Relu(c) }}")
+    )
+    assert graphs.wiring(space.graph) == ["a = Conv(x, w)", "y = Relu(a)"]
+    assert len(result.rewrites) == 3
+
+
+def test_an_identity_that_names_the_output_stays():
+    space, _ = normalized(parsed(f"{WEIGHT} {{ a = Conv(x, w) y = Identity(a) }}"))
+    assert graphs.wiring(space.graph) == ["a = Conv(x, w)", "y = Identity(a)"]
+
+
+def test_a_dropout_in_training_mode_stays():
+    space, _ = normalized(
+        parsed("<float[2,2,1,1] w = {1.0, 2.0, 3.0, 4.0}, float r = {0.5}, bool t = {1}> "
+               "{ a = Conv(x, w) b = Dropout(a, r, t) y = Relu(b) }")
+    )  # fmt: skip
+    assert graphs.ops(space.graph) == ["Conv", "Dropout", "Relu"]
+
+
+def test_a_shared_weight_is_given_to_each_reader():
+    space, result = normalized(parsed(f"{WEIGHT} {{ [one] a = Conv(x, w) [two] y = Conv(a, w) }}"))
+    first, second = (node.inputs[1] for node in space.graph.nodes)
+    assert first.name != second.name
+    assert np.array_equal(first.values, second.values)
+    assert {r.action for r in result.rewrites} == {"shared weight copied"}
+
+
+def test_one_initializer_as_beta_and_mean_of_a_norm_is_given_to_both():
+    model = parsed(
+        "<float[2,2,1,1] w = {1.0, 2.0, 3.0, 4.0}, float[2] one = {1.0, 1.0}, float[2] zero = {0.0, 0.0}> "
+        "{ a = Conv(x, w) y = BatchNormalization(a, one, zero, zero, one) }"
+    )
+    space, _ = normalized(model)
+    assert len({t.name for t in space.graph.nodes[1].inputs[1:]}) == 4
+    assert graphs.relative(graphs.run(space.graph), graphs.run(model)) == 0
+
+
+def test_every_node_is_named_once():
+    space, _ = normalized(parsed(f"{WEIGHT} {{ [n] a = Conv(x, w) [n] b = Relu(a) c = Relu(b) y = Relu(c) }}"))
+    names = [node.name for node in space.graph.nodes]
+    assert names == ["n", "n_1", "Relu_2", "Relu_3"]
+
+
+def test_a_node_that_nothing_reads_is_taken_off():
+    space, _ = normalized(parsed(f"{WEIGHT} {{ y = Conv(x, w) a = Relu(y) b = Relu(a) }}"))
+    assert graphs.wiring(space.graph) == ["y = Conv(x, w)"]
+
+
+@pytest.mark.parametrize("opset", [13, 18])
+@pytest.mark.parametrize("keepdims", [0, 1])
+def test_mean_over_height_and_width_becomes_global_average_pool(opset, keepdims):
+    model = graphs.mean_tail(keepdims, opset)
+    space, _ = normalized(model)
+    assert graphs.ops(space.graph)[3:] == ["GlobalAveragePool", "Flatten", "Gemm"]
+    assert graphs.relative(graphs.run(space.graph), graphs.run(model)) < 1e-6
+
+
+def test_a_mean_of_half_floats_keeps_its_type():
+    space, _ = normalized(
+        onnx.parser.parse_model(
+            '<ir_version: 8, opset_import: ["": 13]> net (float16[1,2,4,4] x) => (float16[1,2] y) '
+            "<float16[2,2,1,1] w = {1, 2, 3, 4}> { a = Conv(x, w) y = ReduceMean<axes=[2,3], keepdims=0>(a) }"
+        )
+    )
+    assert space.graph.nodes[1].outputs[0].dtype == np.float16
+
+
+def test_a_mean_over_channels_stays():
+    space, _ = normalized(parsed(f"{WEIGHT} {{ a = Conv(x, w) b = ReduceMean<axes=[1]>(a) y = Add(a, b) }}"))
+    assert "ReduceMean" in graphs.ops(space.graph)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_an_old_model_is_raised_to_opset_13_node_by_node(listed):
+    model = graphs.old(listed)
+    space, result = normalized(model)
+    assert space.graph.opset == 13
+    assert [t.name for t in space.graph.inputs] == ["x"]
+    assert "Dropout" not in graphs.ops(space.graph)
+    assert result.rewrites[0].action == "opset 9 to 13"
+    assert graphs.relative(graphs.run(space.graph), graphs.run(model)) < 1e-6
+
+
+def test_an_opset_that_cannot_be_converted_is_kept_with_the_reason():
+    net = graphs.Net(opset=11)
+    model = net.model(net.node("Gelu", net.conv("x", 4), domain="com.microsoft"))
+    space, result = normalized(model)
+    assert space.graph.opset == 11
+    assert graphs.reasons(result) == {"model": "opset 11 kept: the model has operators of domain 'com.microsoft'"}
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_weight_that_is_no_number_is_the_users_to_mend(bad):
+    weight = np.ones((4, 3, 1, 1), np.float32)
+    weight[1, 2] = bad
+    net = graphs.Net()
+    with pytest.raises(ModelError, match=r"'conv1\.w' of Conv 'conv1' holds NaN or infinity"):
+        normalized(net.model(net.conv("x", 4, 1, weight=weight)))
+
+
+def test_huge_weights_whose_sum_overflows_are_numbers_all_the_same():
+    net = graphs.Net()
+    space, _ = normalized(net.model(net.conv("x", 4, 1, weight=np.full((4, 3, 1, 1), 3e38))))
+    assert graphs.ops(space.graph) == ["Conv"]
+
+
+def test_a_model_without_a_conv_is_refused():
+    net = graphs.Net(shape=(1, 4))
+    with pytest.raises(ModelError, match="no Conv"):
+        normalized(net.model(net.gemm("x", 3)))

@@ -1,0 +1,159 @@
+import numpy as np
+import pytest
+
+from dfmpc_onnx.facts import Layers, Pairs
+from tests import graphs
+
+
+def paired(model):
+    space, result = graphs.prepared(model, "pair_convolutions")
+    found = [(p.low, p.batch_norm, p.activation, p.high, p.exact) for p in space.get(Pairs).pairs]
+    return space, found, graphs.reasons(result)
+
+
+def refused(net, *outputs):
+    """The reason why conv2 is not low."""
+    _, found, why = paired(net.model(*outputs))
+    assert "conv2" not in [pair[0] for pair in found]
+    return why["conv2"]
+
+
+@pytest.mark.parametrize(
+    ("network", "pairs"),
+    [
+        (graphs.chain, [("conv2", "norm2", "relu2", "conv3", True)]),
+        (graphs.residual, [("conv2", "norm2", "relu2", "conv3", True)]),
+        (graphs.bottleneck, [("conv3", "norm3", "relu3", "conv4", True)]),
+        (graphs.bounded, [("conv2", "norm2", "clip1", "conv3", False)]),
+        (graphs.without_activation, [("conv2", "norm2", None, "conv3", True)]),
+        (graphs.depthwise, [("conv2", "norm2", "clip2", "conv3", False)]),
+        (graphs.activation_first, []),
+        (graphs.folded, []),
+    ],
+)
+def test_which_conv_is_low(network, pairs):
+    assert paired(network())[1] == pairs
+
+
+def test_finding_pairs_changes_nothing():
+    space = graphs.workspace(graphs.residual())
+    normalize, pair = graphs.pipeline("pair_convolutions")
+    normalize.run(space)
+    before = graphs.snapshot(space.graph)
+    pair.run(space)
+    assert graphs.snapshot(space.graph) == before
+
+
+def test_in_a_long_chain_every_second_conv_is_low_counted_from_the_last():
+    net = graphs.Net()
+    x = "x"
+    for _ in range(6):
+        x = net.block(x, 4)
+    _, found, why = paired(net.model(net.tail(x)))
+    assert [pair[0] for pair in found] == ["conv3", "conv5"]
+    assert why["conv4"] == "the next layer 'conv5' is low itself; this one repairs nothing"
+
+
+def test_pooling_between_the_two_convs_is_passed_over():
+    net = graphs.Net()
+    x = net.block(net.block("x", 4), 4)
+    pooled = net.node("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
+    assert paired(net.model(net.tail(net.block(pooled, 4))))[1] == [("conv2", "norm2", "relu2", "conv3", True)]
+
+
+def test_the_first_layer_is_kept_high():
+    _, _, why = paired(graphs.chain())
+    assert why["conv1"] == "the first layer is kept high: nothing in front of it is normalized"
+
+
+def test_refused_without_batch_norm_naming_what_follows():
+    _, _, why = paired(graphs.activation_first())
+    assert why["conv2"] == (
+        "no BatchNormalization behind it, so its statistics are not known (Relu 'relu2' follows, not BatchNormalization)"
+    )
+
+
+def test_refused_where_two_nodes_read_the_output():
+    net = graphs.Net()
+    x = net.block(net.block("x", 4), 4)
+    y = net.node("Add", net.block(x, 4), x)
+    assert refused(net, y) == "'relu2' has 2 consumers (Conv 'conv3', Add 'add1')"
+
+
+def test_refused_where_the_activation_is_an_output_of_the_model():
+    net = graphs.Net()
+    x = net.block(net.block("x", 4), 4)
+    assert refused(net, net.block(x, 4), x) == "'relu2' is an output of the model"
+
+
+def test_refused_at_another_activation():
+    net = graphs.Net()
+    x = net.node("Sigmoid", net.norm(net.conv(net.block("x", 4), 4)))
+    assert refused(net, net.block(x, 4)).startswith("Sigmoid 'sigmoid1' follows, not Clip or Relu")
+
+
+def test_refused_where_the_norm_trains():
+    net = graphs.Net(opset=15)
+    x = net.norm(net.conv(net.block("x", 4), 4))
+    net.nodes[-1].attribute.append(graphs.helper.make_attribute("training_mode", 1))
+    net.nodes[-1].output.extend(["mean", "variance"])
+    assert "training mode" in refused(net, net.block(net.relu(x), 4))
+
+
+def test_refused_where_the_norms_parameters_are_computed():
+    net = graphs.Net()
+    gamma = net.node("Abs", net.weight("g", np.ones(4, np.float32)))
+    x = net.norm(net.conv(net.block("x", 4), 4))
+    net.nodes[-1].input[1] = gamma
+    assert "parameters are not constants" in refused(net, net.block(net.relu(x), 4))
+
+
+def test_refused_where_the_bias_is_computed():
+    net = graphs.Net()
+    bias = net.node("Abs", net.weight("b", np.ones(4, np.float32)))
+    x = net.conv(net.block("x", 4), 4)
+    net.nodes[-1].input.append(bias)
+    assert "its bias is computed" in refused(net, net.block(net.relu(net.norm(x)), 4))
+
+
+def test_depthwise_and_grouped_convs_are_kept_high():
+    net = graphs.Net()
+    x = net.block(net.block("x", 8), 8, group=2)
+    x = net.block(x, 8, group=8)
+    _, found, why = paired(net.model(net.block(x, 8)))
+    assert found == []
+    assert why["conv2"] == "a grouped Conv is kept high"
+    assert why["conv3"].startswith("a depthwise Conv is kept high")
+
+
+def test_a_weight_that_is_computed_is_refused_naming_the_node():
+    net = graphs.Net()
+    weight = net.node("Abs", net.weight("w", np.ones((4, 4, 1, 1), np.float32)))
+    x = net.conv(net.block("x", 4), 4, 1)
+    net.nodes[-1].input[1] = weight
+    del net.weights["conv2.w"]
+    space, _, why = paired(net.model(x))
+    assert why["conv2"] == "its weight is computed by Abs 'abs1'"
+    assert [layer.name for layer in space.get(Layers).quantizable] == ["conv1"]
+
+
+def test_conv_transpose_is_refused():
+    net = graphs.Net()
+    x = net.block("x", 4)
+    x = net.node("ConvTranspose", x, net.weight("w", np.ones((4, 2, 2, 2), np.float32)), strides=[2, 2])
+    assert paired(net.model(x))[2]["convtranspose1"].startswith("ConvTranspose has no integer kernel")
+
+
+@pytest.mark.parametrize(
+    ("network", "axes"),
+    [(lambda: graphs.gemm_tail(1), [0, 0, 0]), (lambda: graphs.gemm_tail(0), [0, 1, 1]), (graphs.matmul_tail, [0, 1])],
+)
+def test_the_axis_is_that_of_the_output_channels(network, axes):
+    assert [layer.axis for layer in paired(network())[0].get(Layers).all] == axes
+
+
+@pytest.mark.parametrize("network", [graphs.chain, lambda: graphs.gemm_tail(0), graphs.matmul_tail])
+def test_first_layer_and_classifier_are_marked(network):
+    positions = [layer.position for layer in paired(network())[0].get(Layers).all]
+    assert positions[0] == "first" and positions[-1] == "last"
+    assert set(positions[1:-1]) <= {"inner"}

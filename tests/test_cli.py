@@ -1,0 +1,297 @@
+"""The command line is a contract: what stands on which stream, and which exit status."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from PIL import Image
+
+from dfmpc_onnx import api, catalog
+from dfmpc_onnx.manager import PassResult
+from dfmpc_passes.compensate import Compensate
+from tests.commands import dfmpc, held, program
+from tests.graphs import chain, folded
+
+# What a right command does
+
+
+def test_quantize_prints_what_it_did_to_each_layer_and_the_whole(model_file: pathlib.Path) -> None:
+    out = model_file.with_name("out.onnx")
+    result = dfmpc("quantize", model_file, "-o", out, "--weights", "2/6")
+    assert (result.exit_code, result.stderr) == (0, "")
+    table = result.stdout.partition("\n\n")[0]
+    rows = {line.split()[0]: line.split() for line in table.splitlines()}
+    assert rows["conv1"][1:5] == ["Conv", "8", "8", "8-bit"]
+    assert rows["conv2"][1:5] == ["Conv", "ternary", "2", "low"]
+    assert rows["conv3"][1:5] == ["Conv", "6", "8", "high"]
+    assert "1 low, 1 high, 2 8-bit" in result.stdout
+    assert "on 16 seeded 1/f-noise images" in result.stdout
+    for label in ("size", "mean bits per weight", "against the float model", "seconds"):
+        assert label in result.stdout
+    onnx.checker.check_model(out, full_check=True)
+
+
+def test_quantize_json_is_one_object_with_the_promised_figures(model_file: pathlib.Path) -> None:
+    out = model_file.with_name("out.onnx")
+    result = dfmpc("quantize", model_file, "-o", out, "--json")
+    figures = json.loads(result.stdout)
+    assert {"float_bytes", "bytes", "mean_weight_bits", "layers", "fidelity", "seconds"} <= set(figures)
+    assert figures["float_bytes"] == model_file.stat().st_size
+    assert figures["bytes"] == out.stat().st_size
+    assert [(x["name"], x["op"], x["bits"], x["role"], x["refused"]) for x in figures["layers"]] == [
+        ("conv1", "Conv", 8, "8-bit", None),
+        ("conv2", "Conv", 2, "low", None),
+        ("conv3", "Conv", 6, "high", None),
+        ("gemm1", "Gemm", 8, "8-bit", None),
+    ]
+
+
+def test_warnings_go_to_stderr_and_leave_the_json_alone(model_file: pathlib.Path) -> None:
+    onnx.save(folded(), model_file)
+    result = dfmpc("quantize", model_file, "-o", model_file.with_name("out.onnx"), "--json")
+    assert result.exit_code == 0
+    assert result.stderr.startswith("warning: no layer can be low") and "BatchNormalization" in result.stderr
+    assert json.loads(result.stdout)["warnings"] == [result.stderr.removeprefix("warning: ").strip()]
+
+
+def test_progress_is_drawn_on_stderr_of_a_terminal(model_file: pathlib.Path) -> None:
+    result = program("quantize", model_file, "-o", model_file.with_name("out.onnx"), FORCE_COLOR="1")
+    assert result.returncode == 0
+    assert "━" in result.stderr
+    assert "━" not in result.stdout and "conv1" in result.stdout
+
+
+def test_json_is_alone_on_stdout_of_a_terminal_too(model_file: pathlib.Path) -> None:
+    result = program("quantize", model_file, "-o", model_file.with_name("out.onnx"), "--json", FORCE_COLOR="1")
+    assert (result.returncode, result.stderr) == (0, "")
+    json.loads(result.stdout)
+
+
+def test_python_m_is_the_same_program(model_file: pathlib.Path) -> None:
+    command = [sys.executable, "-W", "error", "-m", "dfmpc_onnx", "inspect", str(model_file), "--json"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (result.stdout, result.stderr) == (dfmpc("inspect", model_file, "--json").stdout, "")
+
+
+@pytest.mark.parametrize(
+    ("options", "bits"),
+    [
+        (["--weights", "4"], [8, 4, 4, 8]),
+        (["--weights", "3/5"], [8, 3, 5, 8]),
+        (["--weights", "ternary/6"], [8, 2, 6, 8]),
+        (["--weights", "4", "--recipe", "paper"], [4, 4, 4, 4]),
+        (["--recipe", "int8"], [8, 8, 8, 8]),
+        (["--layer", "conv*=7", "--layer", "conv3=float"], [7, 7, 32, 8]),
+        (["--layer", "*=ternary"], [2, 2, 2, 2]),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) and isinstance(v[0], str) else None,
+)
+def test_options_say_how_many_bits_a_layer_gets(model_file: pathlib.Path, options: list[str], bits: list[int]) -> None:
+    result = dfmpc("quantize", model_file, "-o", model_file.with_name("out.onnx"), "--json", *options)
+    assert [layer["bits"] for layer in json.loads(result.stdout)["layers"]] == bits
+
+
+@pytest.mark.parametrize(("activations", "integer"), [("8", True), ("none", False)])
+def test_activations_say_whether_layers_compute_in_integers(
+    model_file: pathlib.Path, activations: str, integer: bool
+) -> None:
+    out = model_file.with_name("out.onnx")
+    result = dfmpc("quantize", model_file, "-o", out, "--json", "--activations", activations)
+    assert {layer["integer"] for layer in json.loads(result.stdout)["layers"]} == {integer}
+    assert any(node.op_type == "QuantizeLinear" for node in onnx.load(out).graph.node) is integer
+
+
+def test_an_existing_output_is_replaced_and_nothing_else_touched(model_file: pathlib.Path) -> None:
+    out = model_file.with_name("out.onnx")
+    out.write_bytes(b"old")
+    before = held(model_file.parent)
+    assert dfmpc("quantize", model_file, "-o", out).exit_code == 0
+    after = held(model_file.parent)
+    assert after.keys() == before.keys()
+    assert [name for name in after if after[name] != before[name]] == ["out.onnx"]
+
+
+def test_external_weights_stay_external(model_file: pathlib.Path) -> None:
+    onnx.save_model(chain(), model_file, save_as_external_data=True, location="w.bin", size_threshold=0)
+    out = model_file.with_name("out.onnx")
+    result = dfmpc("quantize", model_file, "-o", out, "--json")
+    figures = json.loads(result.stdout)
+    written = [p for p in model_file.parent.iterdir() if p.name not in ("model.onnx", "w.bin")]
+    assert figures["float_bytes"] == model_file.stat().st_size + model_file.with_name("w.bin").stat().st_size
+    assert figures["bytes"] == sum(p.stat().st_size for p in written)
+    onnx.checker.check_model(out, full_check=True)
+
+
+def test_inspect_lists_every_layer_with_role_and_every_recipe(model_file: pathlib.Path) -> None:
+    found = json.loads(dfmpc("inspect", model_file, "--json").stdout)
+    roles = {layer["name"]: layer["role"] for layer in found["layers"]}
+    assert roles == {"conv1": "first layer", "conv2": "low", "conv3": "high", "gemm1": "classifier"}
+    assert [r["recipe"] for r in found["recipes"]] == sorted(catalog.recipes())
+    table = dfmpc("inspect", model_file).stdout
+    assert "repaired in conv3" in table
+    assert all(name in table for name in (*roles, *catalog.recipes()))
+
+
+def test_inspect_and_the_catalogue_need_no_onnxruntime(
+    model_file: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if not installed: import fails, find_spec is None
+    for command in (["inspect", model_file], ["passes"], ["recipes"]):
+        assert dfmpc(*command).exit_code == 0
+
+
+def test_verify_prints_one_row_a_provider(model_file: pathlib.Path, quantized: pathlib.Path) -> None:
+    result = dfmpc("verify", model_file, quantized, "--provider", "CPU")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "CPUExecutionProvider" in result.stdout and "16 seeded 1/f-noise images" in result.stdout
+
+
+def test_verify_takes_the_preprocess_that_the_file_states(model_file: pathlib.Path, quantized: pathlib.Path) -> None:
+    stated = json.loads(dfmpc("verify", model_file, quantized, "--json").stdout)
+    asked = json.loads(dfmpc("verify", model_file, quantized, "--json", "--preprocess", "raw").stdout)
+    assert (stated["preprocess"], asked["preprocess"]) == ("unit", "raw")
+    assert stated["providers"] != asked["providers"]
+
+
+def test_verify_of_a_model_with_itself_agrees_wholly(model_file: pathlib.Path) -> None:
+    found = json.loads(dfmpc("verify", model_file, model_file, "--json").stdout)
+    fidelity = found["providers"][0]["fidelity"]
+    assert (fidelity["agreement"], fidelity["max_error"]) == (100.0, 0.0)
+
+
+@pytest.mark.parametrize("threshold", ["--min-agreement", "--min-sqnr"])
+def test_verify_below_a_threshold_ends_with_1_and_says_so(
+    model_file: pathlib.Path, quantized: pathlib.Path, threshold: str
+) -> None:
+    fidelity = json.loads(dfmpc("verify", model_file, quantized, "--json").stdout)["providers"][0]["fidelity"]
+    reached = fidelity["agreement" if threshold == "--min-agreement" else "sqnr_db"]
+    assert dfmpc("verify", model_file, quantized, threshold, reached).exit_code == 0
+    onnx.save(_other_network(), model_file)
+    result = dfmpc("verify", model_file, quantized, threshold, reached, "--json")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("failed: CPUExecutionProvider: ") and f"below {reached}" in result.stderr
+    assert [f"failed: {line}" for line in json.loads(result.stdout)["below"]] == result.stderr.splitlines()
+
+
+def _other_network() -> onnx.ModelProto:
+    """The small network with every score negated."""
+    model = chain()
+    for tensor in model.graph.initializer:
+        if tensor.name.startswith("gemm1."):
+            tensor.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(tensor), tensor.name))
+    return model
+
+
+def test_verify_scores_labelled_images(
+    model_file: pathlib.Path, quantized: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)
+    np.savez(tmp_path / "images.npz", x=pixels, y=np.arange(6) % 5)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for index, image in enumerate(pixels):
+        Image.fromarray(image).save(folder / f"{index}.png")
+    rows = "".join(f"{index}.png,{index % 5}\n" for index in range(6))
+    (folder / "labels.csv").write_text(f"file,label\n{rows}")
+    found = [
+        json.loads(dfmpc("verify", model_file, quantized, "--json", "--images", source).stdout)["providers"][0]
+        for source in (tmp_path / "images.npz", folder)
+    ]
+    scores = [(f["fidelity"]["top1"], f["fidelity"]["float_top1"], f["fidelity"]["sqnr_db"]) for f in found]
+    assert scores[0] == scores[1]
+    assert None not in scores[0]
+
+
+def test_passes_lists_every_pass_and_prints_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = dfmpc("passes").stdout
+    for name in catalog.passes():
+        assert name in table
+        page = dfmpc("passes", name).stdout
+        for heading in ("Before", "After", "Why", "Requires", "Refuses when", "Reference"):
+            assert f"\n{heading}: " in page, f"{name} has no {heading}"
+    assert "lambda1 = 0.1" in dfmpc("passes", "compensate").stdout
+
+
+def test_a_printed_recipe_is_a_recipe_to_copy_and_change(model_file: pathlib.Path) -> None:
+    copy, out = model_file.with_name("mine.toml"), model_file.with_name("out.onnx")
+    table = dfmpc("recipes").stdout
+    for name in catalog.recipes():
+        assert name in table
+        copy.write_text(dfmpc("recipes", name).stdout)
+        dfmpc("quantize", model_file, "-o", out, "--recipe", name)
+        shipped = onnx.load(out).graph
+        assert dfmpc("quantize", model_file, "-o", out, "--recipe", copy).exit_code == 0
+        assert onnx.load(out).graph == shipped
+
+
+# Names from a model are data, wherever they are shown
+
+
+@pytest.mark.parametrize("name", ["[red]x[/red]", "\x1b[31mx\x1b[0m", "a\nb\rc", "\u202e\x9b2J", "[/]", "x" * 5000])
+def test_a_hostile_name_is_shown_as_data(model_file: pathlib.Path, name: str) -> None:
+    model = chain()
+    model.graph.node[0].name = model.graph.node[0].output[0] = model.graph.node[1].input[0] = name
+    model.producer_name = name
+    onnx.save(model, model_file)
+    out = model_file.with_name("out.onnx")
+    shown = "".join(c if c.isprintable() and c.isascii() else "?" for c in name)
+    for command in (["inspect", model_file], ["quantize", model_file, "-o", out], ["verify", model_file, out]):
+        plain = dfmpc(*command)
+        assert plain.exit_code == 0
+        assert not set("\x1b\x9b\r\u202e") & set(plain.output)
+        if command[0] != "verify" and len(name) < 100:
+            assert any(line.startswith(shown) for line in plain.stdout.splitlines()), plain.stdout
+    layers = json.loads(dfmpc("inspect", model_file, "--json").stdout)["layers"]
+    assert layers[0]["name"] == name
+
+
+# Our own mistakes: exit 3, with where to report them
+
+
+def test_a_pass_that_fails_is_a_defect_that_names_it(model_file: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(self: Compensate, workspace: object) -> PassResult:
+        raise ZeroDivisionError("a [bold]slip[/bold]")
+
+    monkeypatch.setattr(Compensate, "run", run)
+    before = held(model_file.parent)
+    result = dfmpc("quantize", model_file, "-o", model_file.with_name("out.onnx"), "--json")
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert "pass compensate failed (ZeroDivisionError: a [bold]slip[/bold])" in result.stderr
+    assert "passes already run: normalize, pair_convolutions" in result.stderr
+    assert "report it to" in result.stderr and "Traceback" not in result.stderr
+    assert held(model_file.parent) == before
+
+
+def test_anything_unforeseen_is_a_defect(model_file: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def inspect(model: str) -> None:
+        raise KeyError("oh")
+
+    monkeypatch.setattr(api, "inspect", inspect)
+    result = dfmpc("inspect", model_file)
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert "KeyError at test_cli.py:" in result.stderr and "report it to" in result.stderr
+
+
+def test_a_result_that_does_not_load_is_taken_away_again(
+    model_file: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serialize = api.serialization.to_model
+
+    def broken(*args: object) -> onnx.ModelProto:
+        model = serialize(*args)
+        model.graph.node[-1].op_type = "Gemmm"
+        return model
+
+    monkeypatch.setattr(api.serialization, "to_model", broken)
+    before = held(model_file.parent)
+    result = dfmpc("quantize", model_file, "-o", model_file.with_name("out.onnx"))
+    assert result.exit_code == 3
+    assert "cannot load it" in result.stderr and "has been removed" in result.stderr
+    assert held(model_file.parent) == before

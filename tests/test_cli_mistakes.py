@@ -1,0 +1,350 @@
+"""A user's mistake is one line on stderr and exit 2, and leaves the folder as it was."""
+
+from __future__ import annotations
+
+import io
+import pathlib
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from PIL import Image
+
+from dfmpc_onnx import catalog
+from tests.commands import assert_refused, dfmpc, held
+from tests.graphs import chain
+
+
+def _with_nan(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    values = numpy_helper.to_array(tensor).copy()
+    values.flat[1] = np.nan
+    return numpy_helper.from_array(values, tensor.name)
+
+
+def _not_onnx(path: pathlib.Path) -> None:
+    path.write_text("This is no model.\n")
+
+
+def _empty(path: pathlib.Path) -> None:
+    path.write_bytes(b"")
+
+
+def _truncated(path: pathlib.Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+
+
+def _missing(path: pathlib.Path) -> None:
+    path.unlink()
+
+
+def _folder(path: pathlib.Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _without_conv(path: pathlib.Path) -> None:
+    text = '<ir_version: 8, opset_import: ["": 13]> g (float[1, 3] x) => (float[1, 3] y) { y = Relu(x) }'
+    onnx.save(onnx.parser.parse_model(text), path)
+
+
+def _nan(path: pathlib.Path) -> None:
+    model = onnx.load(path)
+    model.graph.initializer[0].CopyFrom(_with_nan(model.graph.initializer[0]))
+    onnx.save(model, path)
+
+
+def _opset(version: int) -> Callable[[pathlib.Path], None]:
+    def change(path: pathlib.Path) -> None:
+        model = onnx.load(path)
+        model.opset_import[0].version = version
+        onnx.save(model, path)
+
+    return change
+
+
+def _external(keep: int) -> Callable[[pathlib.Path], None]:
+    def change(path: pathlib.Path) -> None:
+        onnx.save_model(chain(), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+        weights = path.with_name("weights.bin")
+        if keep:
+            weights.write_bytes(weights.read_bytes()[:keep])
+        else:
+            weights.unlink()
+
+    return change
+
+
+def _external_elsewhere(path: pathlib.Path) -> None:
+    model = onnx.load(path)
+    onnx.convert_model_to_external_data(model, location="weights.bin", size_threshold=0)
+    onnx.save(model, path)
+    path.write_bytes(path.read_bytes().replace(b"weights.bin", b"../ghts.bin"))
+
+
+def _invalid(path: pathlib.Path) -> None:
+    model = onnx.load(path)
+    model.graph.node[0].input[0] = "nowhere"
+    onnx.save(model, path)
+
+
+def _undecodable_name(path: pathlib.Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"conv2", b"conv\xff"))
+
+
+BAD_MODELS = {
+    "text": (_not_onnx, "not an ONNX model"),
+    "an empty file": (_empty, "not an ONNX model"),
+    "cut short": (_truncated, "cut short"),
+    "no such file": (_missing, "no such file"),
+    "a folder": (_folder, "is a folder"),
+    "without a Conv": (_without_conv, "no Conv"),
+    "NaN in a weight": (_nan, "'conv1.w' of Conv 'conv1' holds NaN"),
+    "opset too new": (_opset(99), "opset 99 is newer than onnxruntime runs"),
+    "opset too old": (_opset(1), "opset 1 is older than onnxruntime runs"),
+    "external data missing": (_external(0), "'weights.bin' is missing"),
+    "external data cut short": (_external(400), "external data"),
+    "external data elsewhere": (_external_elsewhere, "lies outside the model's folder"),
+    "a graph that breaks the specification": (_invalid, "nowhere"),
+    "a name that is not UTF-8": (_undecodable_name, "not UTF-8"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_MODELS)
+def test_a_model_that_cannot_be_used_is_refused(model_file: pathlib.Path, case: str) -> None:
+    spoil, saying = BAD_MODELS[case]
+    spoil(model_file)
+    before = held(model_file.parent)
+    assert_refused(dfmpc("quantize", model_file, "-o", model_file.with_name("out.onnx")), saying, "model.onnx")
+    assert held(model_file.parent) == before
+
+
+@pytest.mark.parametrize("case", ["text", "cut short", "no such file", "opset too new", "external data missing"])
+@pytest.mark.parametrize("place", ["inspect", "verify float", "verify quantized"])
+def test_every_command_refuses_it_alike(
+    model_file: pathlib.Path, quantized: pathlib.Path, case: str, place: str
+) -> None:
+    spoil, saying = BAD_MODELS[case]
+    spoil(quantized)
+    files = {
+        "inspect": [quantized],
+        "verify float": [quantized, model_file],
+        "verify quantized": [model_file, quantized],
+    }
+    assert_refused(dfmpc(place.split()[0], *files[place]), saying)
+
+
+def test_a_model_cut_short_anywhere_never_ends_in_a_defect(model_file: pathlib.Path) -> None:
+    whole = model_file.read_bytes()
+    for length in [*range(200), *range(200, len(whole), 97)]:
+        model_file.write_bytes(whole[:length])
+        assert dfmpc("inspect", model_file, "--json").exit_code == 2, f"{length} of {len(whole)} bytes"
+
+
+BAD_OPTIONS = {
+    "recipe unknown": (["--recipe", "papr"], ["recipe 'papr'", *catalog.recipes()]),
+    "recipe file missing": (["--recipe", "absent.toml"], ["'absent.toml'", "no such file"]),
+    "nine bits": (["--weights", "9"], ["weights '9'", "2 to 8"]),
+    "one bit": (["--weights", "2/1"], ["weights '2/1'"]),
+    "ternary high": (["--weights", "2/ternary"], ["weights '2/ternary'"]),
+    "no bits": (["--weights", ""], ["weights ''"]),
+    "activations": (["--activations", "4"], ["activations '4'", "8 or none"]),
+    "layer without bits": (["--layer", "conv1"], ["layer 'conv1'", "GLOB=BITS"]),
+    "layer with bad bits": (["--layer", "conv1=16"], ["layer 'conv1=16'"]),
+    "layer that matches nothing": (["--layer", "block*=4"], ["'block*=4'", "conv1, conv2, conv3"]),
+    "preprocess unknown": (["--preprocess", "imagnet"], ["preprocess 'imagnet'", "imagenet, lite, keras"]),
+    "preprocess of two channels": (["--preprocess", "1,2/3,4"], ["preprocess '1,2/3,4'"]),
+    "preprocess dividing by 0": (["--preprocess", "127/0"], ["preprocess '127/0'"]),
+    "preprocess with NaN": (["--preprocess", "nan/1"], ["preprocess 'nan/1'"]),
+    "input shape without name": (["--input-shape", "1x3x8x8"], ["input shape '1x3x8x8'", "NAME:1x3x224x224"]),
+    "input shape with 0": (["--input-shape", "x:0x3x8x8"], ["input shape 'x:0x3x8x8'"]),
+    "input shape of no input": (["--input-shape", "y:1x3x8x8"], ["'y'", "no such input", "x"]),
+    "input shape that does not fit": (["--input-shape", "x:1x3x9x9"], ["(1, 3, 9, 9)", "[1, 3, 8, 8]"]),
+    "input shape of other rank": (["--input-shape", "x:3x8x8"], ["3 dimensions given, it has 4"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_OPTIONS)
+def test_a_bad_option_is_refused(model_file: pathlib.Path, case: str) -> None:
+    options, saying = BAD_OPTIONS[case]
+    before = held(model_file.parent)
+    assert_refused(dfmpc("quantize", model_file, "-o", model_file.with_name("out.onnx"), *options), *saying)
+    assert held(model_file.parent) == before
+
+
+HEAD = 'summary = "mine"\nweights = "2/6"\n'
+BAD_RECIPES = {
+    "not TOML": ("weights = ", [":1: not valid TOML"]),
+    "not UTF-8": (b"\xff", ["UTF-8"]),
+    "unknown key": (f'{HEAD}wieghts = "4"\npasses = []\n', [":3: unknown key 'wieghts'"]),
+    "missing key": ('weights = "2/6"\npasses = []\n', ["missing key 'summary'"]),
+    "wrong type": ('summary = "mine"\nweights = 4\npasses = []\n', [":2: expected 'str', got 'int' at 'weights'"]),
+    "bits": ('summary = "mine"\nweights = "12"\npasses = []\n', [":2: weights '12'"]),
+    "activations": (f"{HEAD}activations = 16\npasses = []\n", [":3: activations '16'"]),
+    "unknown pass": (f'{HEAD}[[passes]]\nuse = "normalise"\n', [":3: pass 'normalise'", "normalize"]),
+    "pass without name": (f"{HEAD}[[passes]]\nlambda1 = 1.0\n", [":3: a pass needs its name"]),
+    "unknown option": (f'{HEAD}[[passes]]\nuse = "assign_bits"\nedge = 8\n', [":5: pass assign_bits: ", "'edge'"]),
+    "wrong type of option": (f'{HEAD}[[passes]]\nuse = "assign_bits"\nedges = "8"\n', [":5: ", "'edges'"]),
+    "wrong order": (f'{HEAD}[[passes]]\nuse = "assign_bits"\n', ["assign_bits", "add pair_convolutions before it"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_RECIPES)
+def test_a_mistake_in_a_recipe_is_refused_with_its_position(model_file: pathlib.Path, case: str) -> None:
+    text, saying = BAD_RECIPES[case]
+    recipe = model_file.with_name("mine.toml")
+    recipe.write_bytes(text if isinstance(text, bytes) else text.encode())
+    before = held(model_file.parent)
+    result = dfmpc("quantize", model_file, "-o", model_file.with_name("out.onnx"), "--recipe", recipe)
+    assert_refused(result, *saying, *(["mine.toml"] if case != "wrong order" else []))
+    assert held(model_file.parent) == before
+
+
+def _same(model: pathlib.Path) -> pathlib.Path:
+    return model.parent / "." / model.name
+
+
+def _symlink(model: pathlib.Path) -> pathlib.Path:
+    link = model.with_name("link.onnx")
+    link.symlink_to(model)
+    return link
+
+
+def _hardlink(model: pathlib.Path) -> pathlib.Path:
+    link = model.with_name("link.onnx")
+    link.hardlink_to(model)
+    return link
+
+
+def _nowhere(model: pathlib.Path) -> pathlib.Path:
+    return model.parent / "absent" / "out.onnx"
+
+
+BAD_OUTPUTS = {
+    "the input": (_same, "is the input itself"),
+    "a symbolic link to it": (_symlink, "is the input itself"),
+    "a hard link to it": (_hardlink, "is the input itself"),
+    "a folder": (lambda model: model.parent, "is a folder"),
+    "in no folder": (_nowhere, "absent' does not exist"),
+    "below a file": (lambda model: model / "out.onnx", "does not exist"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_OUTPUTS)
+def test_an_output_that_cannot_be_written_is_refused(model_file: pathlib.Path, case: str) -> None:
+    place, saying = BAD_OUTPUTS[case]
+    out = place(model_file)
+    before = held(model_file.parent)
+    assert_refused(dfmpc("quantize", model_file, "-o", out), saying)
+    assert held(model_file.parent) == before
+
+
+def test_external_weights_of_the_input_are_never_overwritten(model_file: pathlib.Path) -> None:
+    onnx.save_model(chain(), model_file, save_as_external_data=True, location="out.onnx", size_threshold=0)
+    before = held(model_file.parent)
+    assert_refused(dfmpc("quantize", model_file, "-o", model_file.with_name("out.onnx")), "input")
+    assert held(model_file.parent) == before
+
+
+def test_without_onnxruntime_nothing_is_written(model_file: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if not installed: import fails, find_spec is None
+    before = held(model_file.parent)
+    for command in (
+        ["quantize", model_file, "-o", model_file.with_name("out.onnx")],
+        ["verify", model_file, model_file],
+    ):
+        assert_refused(dfmpc(*command), "onnxruntime is not installed", "pip install 'dfmpc-onnx[cpu]'")
+    assert held(model_file.parent) == before
+
+
+def test_a_provider_that_is_not_there_is_refused(model_file: pathlib.Path, quantized: pathlib.Path) -> None:
+    assert_refused(dfmpc("verify", model_file, quantized, "--provider", "Abacus"), "'Abacus'", "it has", "CPU")
+
+
+def test_outputs_that_do_not_compare_are_refused(model_file: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    text = '<ir_version: 8, opset_import: ["": 13]> g (float[1, 3, 8, 8] x) => (float[1, 3, 8, 8] y) { y = Relu(x) }'
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "other.onnx")
+    assert_refused(dfmpc("verify", model_file, tmp_path / "other.onnx"), "other shapes")
+
+
+def _npy(array: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+PIXELS = np.zeros((4, 8, 8, 3), np.uint8)
+BAD_IMAGES = {
+    "without x": ({"images": PIXELS}, "no array 'x'"),
+    "no images": ({"x": PIXELS[:0]}, "no images"),
+    "other size": ({"x": PIXELS[:, :5]}, "do not fit"),
+    "other channels": ({"x": np.zeros((4, 7, 8, 8), np.float32)}, "do not fit"),
+    "one image alone": ({"x": PIXELS[0]}, "[n, height, width, channels]"),
+    "other type": ({"x": PIXELS.astype(np.int64)}, "x is int64"),
+    "not finite": ({"x": np.full((4, 3, 8, 8), np.nan, np.float32)}, "NaN"),
+    "labels of other length": ({"x": PIXELS, "y": np.arange(3)}, "y must hold"),
+    "labels not whole": ({"x": PIXELS, "y": np.zeros(4)}, "y must hold"),
+    "labels below 0": ({"x": PIXELS, "y": np.array([0, 1, 2, -1])}, "labels do not fit"),
+    "labels of other classes": ({"x": PIXELS, "y": np.array([0, 1, 2, 900])}, "labels do not fit"),
+    "pickled": ({"x": np.array([None])}, "plain arrays"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_IMAGES)
+def test_an_npz_that_does_not_fit_is_refused(model_file: pathlib.Path, tmp_path: pathlib.Path, case: str) -> None:
+    arrays, saying = BAD_IMAGES[case]
+    np.savez(tmp_path / "images.npz", **arrays)
+    assert_refused(dfmpc("verify", model_file, model_file, "--images", tmp_path / "images.npz"), saying)
+
+
+@pytest.mark.parametrize(
+    ("files", "saying"),
+    [
+        ({}, "no image files"),
+        ({"notes.txt": b"hello"}, "no image files"),
+        ({"a.png": b"not a picture"}, "a.png: not an image"),
+        ({"a.png": None, "labels.csv": b"file,label\nb.png,1\n"}, "no row for 'a.png'"),
+        ({"a.png": None, "labels.csv": b"file,label\na.png,cat\n"}, "file and label"),
+        ({"a.png": None, "labels.csv": b"name,class\na.png,1\n"}, "file and label"),
+    ],
+)
+def test_a_folder_that_does_not_serve_is_refused(
+    model_file: pathlib.Path, tmp_path: pathlib.Path, files: dict[str, bytes | None], saying: str
+) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name, content in files.items():
+        if content is None:
+            Image.fromarray(PIXELS[0]).save(folder / name)
+        else:
+            (folder / name).write_bytes(content)
+    assert_refused(dfmpc("verify", model_file, model_file, "--images", folder), saying)
+
+
+NOT_NPZ = {"missing": None, "empty": b"", "text": b"hello", "a cut zip": b"PK\x03\x04 cut", "an npy": _npy(PIXELS)}
+
+
+@pytest.mark.parametrize("content", NOT_NPZ.values(), ids=NOT_NPZ.keys())
+def test_a_file_that_is_no_npz_is_refused(
+    model_file: pathlib.Path, tmp_path: pathlib.Path, content: bytes | None
+) -> None:
+    images = tmp_path / "images.npz"
+    if content is not None:
+        images.write_bytes(content)
+    assert_refused(dfmpc("verify", model_file, model_file, "--images", images), "images.npz")
+
+
+@pytest.mark.parametrize("command", ["passes", "recipes"])
+def test_an_unknown_name_is_refused_with_those_there_are(command: str) -> None:
+    assert_refused(dfmpc(command, "nonesuch"), "'nonesuch'", "there are")
+
+
+def test_a_hostile_name_is_shown_as_data_in_an_error(model_file: pathlib.Path) -> None:
+    model = chain()
+    model.graph.node[0].name = "[red]\x1b[31m\nx"
+    model.graph.initializer[0].CopyFrom(_with_nan(model.graph.initializer[0]))
+    onnx.save(model, model_file)
+    result = dfmpc("quantize", model_file, "-o", model_file.with_name("out.onnx"))
+    assert_refused(result, "[red]?[31m?x")
