@@ -146,7 +146,9 @@ class Streams:
         visitor.after_layer(node, fixed)
         changed = _bias(node)
         if changed is not None and (bias is None or not np.array_equal(bias, changed)):
-            shift = np.asarray(changed - (0 if bias is None else bias), np.float32)
+            shift = np.asarray(changed, np.float32)
+            if bias is not None:
+                shift = shift - np.asarray(bias, np.float32)
             hat = np.asarray(fixed.hat, np.float32) + shift.reshape(-1, *(1,) * (fixed.hat.ndim - 2))
             fixed = Both(fixed.plain, hat)
         self._keep(node, [fixed])
@@ -164,8 +166,10 @@ class Streams:
         scale_hat, shift_hat = visitor.batch_norm(node, statistics)
         factor = norm.gamma / np.sqrt(statistics.variance + epsilon)
         plain = _affine(x.plain, factor, norm.beta - factor * statistics.mean)
-        identical = x.same and np.array_equal(scale_hat, factor) and np.array_equal(
-            shift_hat, norm.beta - factor * statistics.mean
+        identical = (
+            x.same
+            and np.array_equal(scale_hat, factor)
+            and np.array_equal(shift_hat, norm.beta - factor * statistics.mean)
         )
         hat = plain if identical else _affine(x.hat, scale_hat, shift_hat)
         self._keep(node, [Both(plain, hat)])
@@ -279,10 +283,8 @@ def sample_patches(
     return np.unravel_index(flat, (x.shape[0], *size))
 
 
-def gather_patches(
-    x: npt.NDArray[np.generic], node: gs.Node, positions: tuple[npt.NDArray[np.intp], ...]
-) -> Array:
-    """Input patches ``[groups, n, in/group * taps]`` float32 of a Conv at output positions; rows of a matrix product."""
+def gather_patches(x: npt.NDArray[np.generic], node: gs.Node, positions: tuple[npt.NDArray[np.intp], ...]) -> Array:
+    """Input patches ``[groups, n, in/group * taps]`` float32 of a Conv at output positions, or a product's rows."""
     if node.op != "Conv":
         return np.asarray(x, np.float32).reshape(-1, x.shape[-1])[positions[0]][None]
     groups = int(node.attrs.get("group", 1))
@@ -346,7 +348,7 @@ def measured_range(x: npt.NDArray[np.generic]) -> tuple[float, float]:
     flat = x.reshape(-1)
     step = max(1, flat.size // RANGE_SAMPLES)
     step += step % 2 == 0  # an odd step visits every column of an even-sized map
-    low, high = np.percentile(flat[::step], RANGE_PERCENTILES)
+    low, high = np.percentile(np.asarray(flat[::step], np.float32), RANGE_PERCENTILES)
     return float(low), float(high)
 
 

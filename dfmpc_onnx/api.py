@@ -17,7 +17,8 @@ from dfmpc_onnx.errors import Defect, ModelError, OptionError
 from dfmpc_onnx.facts import BitPlan, Codes, Layers, Packed, Pairs, Placement
 from dfmpc_onnx.fidelity import Fidelity, compare
 from dfmpc_onnx.graph import shown
-from dfmpc_onnx.images import noise_images, read_images
+from dfmpc_onnx.imagefiles import read_images
+from dfmpc_onnx.images import procedural_images
 from dfmpc_onnx.instruments import Progress, Timing
 from dfmpc_onnx.manager import Instrument, Pass, PassManager, PassResult, Refusal
 from dfmpc_onnx.preprocess import Preprocess
@@ -44,8 +45,9 @@ from dfmpc_onnx.settings import (
 from dfmpc_onnx.storage import FORMS, oldest_runtime
 from dfmpc_onnx.workspace import Workspace
 
-DEFAULT_RECIPE = "closed-form"
+DEFAULT_RECIPE = "mixed"
 CHECK_IMAGES = 16
+CHECK_SEED = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +68,7 @@ def quantize(
     layers: Sequence[str] = (),
     preprocess: str = "imagenet",
     input_shapes: Sequence[str] = (),
+    images: str | os.PathLike[str] | None = None,
     seed: int = 0,
     check: bool = True,
     instruments: Sequence[Instrument] = (),
@@ -76,8 +79,9 @@ def quantize(
     model: a path, the bytes of a file, or a ModelProto; never changed. output: where to write the result, whole or
     not at all; None to get it in memory only. recipe: a name, a ``.toml`` path, or a Recipe. weights: ``LOW/HIGH``,
     ``BITS`` or ``ternary/HIGH``; activations: 8 or "none"; None for both takes the recipe's. layers: overrides such
-    as ``"layer1/*=8"``. preprocess: as the network expects its input. check: load the result in onnxruntime and
-    compare it with the model on seeded noise.
+    as ``"layer1/*=8"``. preprocess: as the network expects its input. images: a few unlabelled images of the user's
+    own in place of procedural ones (.npz or folder), for recipes that run the network. check: load the result in
+    onnxruntime and compare it with the model on 16 procedural images.
 
     Raises UserError (ModelError, OptionError, RecipeError, RuntimeUnavailable) for what the caller can mend and
     Defect for our own mistakes. Nothing has been written when it raises, except where the final check fails: then
@@ -86,7 +90,7 @@ def quantize(
     began = time.perf_counter()
     chosen, text = catalog.find_recipe(recipe) if isinstance(recipe, str) else (recipe, None)
     pipeline = catalog.build(chosen, text)
-    settings = _settings(chosen, weights, activations, layers, preprocess, input_shapes, seed)
+    settings = _settings(chosen, weights, activations, layers, preprocess, input_shapes, seed, images)
     if check:
         runtime.require()
     tell = progress or (lambda name: None)
@@ -121,6 +125,7 @@ def _settings(
     preprocess: str,
     input_shapes: Sequence[str],
     seed: int,
+    images: str | os.PathLike[str] | None = None,
 ) -> Settings:
     return Settings(
         weights=recipe.weight_bits if weights is None else WeightBits.parse(weights),
@@ -129,6 +134,7 @@ def _settings(
         preprocess=Preprocess.parse(preprocess),
         input_shapes=parse_input_shapes(input_shapes),
         seed=seed,
+        images=None if images is None else str(images),
     )
 
 
@@ -150,6 +156,7 @@ def _provenance(source: Source, recipe: Recipe, settings: Settings) -> dict[str,
         "layers": " ".join(str(item) for item in settings.layers),
         "preprocess": settings.preprocess.name,
         "seed": str(settings.seed),
+        "statistics": "the user's images" if settings.images else "none of the user's",
         "source_sha256": source.sha256,
         "passes": msgspec.json.encode([{step.use: step.options} for step in recipe.steps]).decode(),
     }
@@ -171,7 +178,8 @@ def _closing_check(
         raise Defect(f"{error}; the result has been removed") from None
     try:
         _, shape, _ = runtime.input_shape(reference, settings.input_shapes)
-        images = noise_images(CHECK_IMAGES, shape, settings.preprocess, settings.seed)
+        # Another seed than the one whose images the statistics came from.
+        images = procedural_images((CHECK_IMAGES, *shape[1:]), settings.preprocess, settings.seed + CHECK_SEED)
         return compare(reference, candidate, images), ()
     except ModelError as error:
         return None, (f"not compared: {error}",)
@@ -345,7 +353,7 @@ def verify(
 ) -> Verification:
     """Run a float model on CPU and its quantized form on each provider, and compare them.
 
-    images: an .npz with x (and y) or a folder of image files; None takes 16 seeded 1/f-noise images. preprocess:
+    images: an .npz with x (and y) or a folder of image files; None takes 16 procedural images. preprocess:
     None takes what the quantized file says it was made with. Raises UserError.
     """
     float_source, source = serialization.load(model), serialization.load(quantized)
@@ -353,7 +361,10 @@ def verify(
     chosen = Preprocess.parse(preprocess or stated)
     reference = runtime.Session(float_source.path or float_source.model, label=float_source.label)
     _, shape, _ = runtime.input_shape(reference, parse_input_shapes(input_shapes))
-    batch = noise_images(CHECK_IMAGES, shape, chosen, seed) if images is None else read_images(images, shape, chosen)
+    if images is None:
+        batch = procedural_images((CHECK_IMAGES, *shape[1:]), chosen, seed + CHECK_SEED)
+    else:
+        batch = read_images(images, shape, chosen)
     if not providers:
         raise OptionError("no provider given; give at least one, such as CPU")
     rows = []

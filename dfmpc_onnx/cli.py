@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from dfmpc_onnx.errors import REPORT_TO, Defect, UserError
 
@@ -54,18 +54,20 @@ def main() -> None:
 
 
 @contextlib.contextmanager
-def _progress(steps: int, quiet: bool) -> Iterator[Callable[[str], None]]:
-    """A progress bar on standard error while the block runs, where that is a terminal."""
+def _progress(quiet: bool) -> Iterator[Callable[[str], None]]:
+    """A line on standard error with the pass or layer at work, while the block runs and where that is a terminal."""
+    from dfmpc_onnx.graph import printable
+
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
         yield lambda name: None
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (SpinnerColumn(), TimeElapsedColumn(), TextColumn("{task.completed} {task.description}", markup=False))
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=steps)
+        task = bar.add_task("", total=None)
 
         def tell(name: str) -> None:
-            bar.update(task, description=name, advance=1)
+            bar.update(task, description=printable(name)[-60:], advance=1)
 
         yield tell
 
@@ -73,13 +75,18 @@ def _progress(steps: int, quiet: bool) -> Iterator[Callable[[str], None]]:
 @main.command()
 @MODEL
 @click.option("-o", "--output", type=click.Path(), required=True, help="where to write the quantized model")
-@click.option("--recipe", default=None, help="a recipe by name, or a .toml file  [default: closed-form]")
+@click.option("--recipe", default=None, help="a recipe by name, or a .toml file  [default: mixed]")
 @click.option("--weights", metavar="LOW/HIGH|BITS|ternary/HIGH", help="bits of the weights; the recipe's if not given")
 @click.option("--activations", metavar="8|none", help="bits of the activations; the recipe's if not given")
 @click.option("--layer", "layers", multiple=True, metavar="GLOB=BITS|float", help="override for matching layers")
 @click.option("--preprocess", default="imagenet", show_default=True, metavar="NAME|MEAN/STD", help=PREPROCESS)
 @click.option("--input-shape", "shapes", multiple=True, metavar="NAME:1x3x224x224", help="for dynamic inputs")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="of the noise it is checked on")
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="of procedural images and samples"
+)
+@click.option(
+    "--images", type=click.Path(), help="unlabelled images of yours in place of procedural ones (.npz or folder)"
+)
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on standard output, and nothing else")
 def quantize(
     model: str,
@@ -91,13 +98,14 @@ def quantize(
     preprocess: str,
     shapes: tuple[str, ...],
     seed: int,
+    images: str | None,
     as_json: bool,
 ) -> None:
     """Write a quantized form of MODEL, then load it in onnxruntime and compare it with MODEL."""
     from dfmpc_onnx import api, render
 
     name = recipe or api.DEFAULT_RECIPE
-    with _progress(15, quiet=as_json) as tell:
+    with _progress(quiet=as_json) as tell:
         result = api.quantize(
             model,
             output,
@@ -107,6 +115,7 @@ def quantize(
             layers=layers,
             preprocess=preprocess,
             input_shapes=shapes,
+            images=images,
             seed=seed,
             progress=tell,
         )
@@ -141,7 +150,7 @@ def inspect(model: str, as_json: bool) -> None:
 @click.option("--input-shape", "shapes", multiple=True, metavar="NAME:1x3x224x224", help="for dynamic inputs")
 @click.option("--min-agreement", type=click.FloatRange(0, 100), metavar="PERCENT", help="exit 1 below this agreement")
 @click.option("--min-sqnr", type=float, metavar="DB", help="exit 1 below this signal-to-noise ratio")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="of the noise without --images")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="of the images without --images")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on standard output, and nothing else")
 def verify(
     float_model: str,
@@ -181,6 +190,19 @@ def verify(
         click.echo(f"failed: {line}", err=True)
     if below:
         click.get_current_context().exit(1)
+
+
+@main.command()
+@click.option("-o", "--output", type=click.Path(), required=True, help="a .png file to write")
+@click.option("--size", default=224, show_default=True, type=click.IntRange(8, 1024), help="height and width of each")
+@click.option("--count", default=16, show_default=True, type=click.IntRange(1, 256), help="how many")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+def images(output: str, size: int, count: int, seed: int) -> None:
+    """Show the procedural images that stand in for data, as one sheet."""
+    from dfmpc_onnx import imagefiles
+
+    imagefiles.write_sheet(output, size, count, seed)
+    click.echo(f"{count} procedural images of {size}x{size}, seed {seed}: {output}")
 
 
 @main.command()

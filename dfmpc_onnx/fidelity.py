@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from dfmpc_onnx.errors import ModelError, OptionError
 from dfmpc_onnx.graph import shown
-from dfmpc_onnx.images import Images
+from dfmpc_onnx.imagefiles import Images
 from dfmpc_onnx.runtime import Session
 
 BATCH = 50
@@ -80,8 +80,11 @@ def compare(reference: Session, candidate: Session, images: Images) -> Fidelity:
     scores: list[float | None] = [None, None]
     if images.y is not None:
         classes = first_want.shape[1]
-        if first_want.shape[0] != len(images.y) or images.y.max() >= classes or images.y.min() < 0:
-            raise ModelError(f"{reference.label}: labels do not fit its first output, which has {classes} scores a row")
+        lowest, highest = int(images.y.min()), int(images.y.max())
+        if first_want.shape[0] != len(images.y) or lowest < 0 or highest >= classes:
+            raise ModelError(
+                f"{reference.label}: its first output is no table of class scores for labels from {lowest} to {highest}"
+            )
         scores = [round(100 * float((a.argmax(1) == images.y).mean()), 2) for a in (first_got, first_want)]
     agreement = 100 * float((first_want.argmax(1) == first_got.argmax(1)).mean())
     worst = max(float(np.abs(a - b).max(initial=0.0)) for a, b in zip(want, got, strict=True))

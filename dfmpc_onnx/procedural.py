@@ -63,12 +63,11 @@ def _picture(height: int, width: int, generator: np.random.Generator) -> npt.NDA
     radii = _radii(generator, smallest, largest, height / side * width / side)
     for radius in radii * side:
         _paint(canvas, texture, float(radius), generator)
-    return np.clip(canvas, 0, 255, out=canvas)
+    np.clip(canvas, 0, 255, out=canvas)
+    return canvas
 
 
-def _radii(
-    generator: np.random.Generator, smallest: float, largest: float, area: float
-) -> npt.NDArray[np.float64]:
+def _radii(generator: np.random.Generator, smallest: float, largest: float, area: float) -> npt.NDArray[np.float64]:
     """Radii by the power law, in the order in which the leaves fall; about as many as cover the picture thrice."""
     a, b = smallest**-2, largest**-2  # inverse of the distribution function for density r^-3
     mean_square = 2 * np.log(largest / smallest) / (a - b)

@@ -190,8 +190,10 @@ def _leaky(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMom
     if node.op == "PRelu":
         slope = _bias(node, 1, len(x.mean))
     mean, variance = leaky_gaussian(x.mean, x.variance, slope)
-    ends = np.stack([np.where(e > 0, e, slope * np.where(np.isfinite(e), e, -np.inf)) for e in (x.low, x.high)])
-    return ChannelMoments(mean, variance, np.nan_to_num(ends.min(axis=0), nan=-np.inf), ends.max(axis=0))
+    with np.errstate(invalid="ignore"):  # 0 times infinity, which np.where leaves out
+        bends = (x.low, x.high, np.clip(0.0, x.low, x.high))
+        ends = np.stack([np.where(e > 0, e, np.where(slope == 0, 0.0, slope * e)) for e in bends])
+    return ChannelMoments(mean, variance, ends.min(axis=0), ends.max(axis=0))
 
 
 def _elementwise(function: Callable[[Float], Float], low: float, high: float) -> Rule:

@@ -36,7 +36,7 @@ class WeightBits:
         if not match:
             raise OptionError(
                 f"weights '{text}': not understood; give LOW/HIGH such as 2/6, BITS such as 8, or ternary/HIGH, "
-                "with 2 to 8 bits"
+                "with 2 to 8 bits, or auto"
             )
         high = int(match[2])
         low = match[1] or match[2]
@@ -105,3 +105,4 @@ class Settings:
     preprocess: Preprocess = dataclasses.field(default_factory=lambda: Preprocess.parse("imagenet"))
     input_shapes: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     seed: int = 0
+    images: str | None = None

@@ -21,14 +21,16 @@ class PatchMoments:
     """Uncentred second moments of a layer's input patches, for each group of its channels.
 
     hat: ``E[x^ x^']``, cross: ``E[x x^']``, original: ``E[x x']``, each ``[groups, k, k]`` float64, with x of the
-    float and x^ of the quantized network and k = in/group * taps. mean: ``E[x]``, ``[groups, k]``. count: how many
-    patches were averaged.
+    float and x^ of the quantized network and k = in/group * taps. mean: ``E[x]``, ``[groups, k]``. shrinkage: how
+    much of the covariance of x^ between different entries is noise of the sample, ``[groups]`` in 0..1. count: how
+    many patches were averaged.
     """
 
     hat: Float
     cross: Float
     original: Float
     mean: Float
+    shrinkage: Float
     count: int
 
     @classmethod
@@ -36,18 +38,48 @@ class PatchMoments:
         """patches, patches_hat: ``[groups, n, k]`` float32, the same positions in both networks."""
         n = patches.shape[1]
         swapped = patches.transpose(0, 2, 1)
-        same = patches is patches_hat
         mean = patches.mean(axis=1, dtype=np.float64)
         original = (swapped @ patches).astype(np.float64) / n
-        if same:
-            return cls(original, original, original, mean, n)
+        if patches is patches_hat:
+            return cls(original, original, original, mean, ledoit_wolf(patches, original), n)
         hat = (patches_hat.transpose(0, 2, 1) @ patches_hat).astype(np.float64) / n
-        return cls(hat, (swapped @ patches_hat).astype(np.float64) / n, original, mean, n)
+        cross = (swapped @ patches_hat).astype(np.float64) / n
+        return cls(hat, cross, original, mean, ledoit_wolf(patches_hat, hat), n)
+
+    def shrunk(self) -> PatchMoments:
+        """With the covariances of x^ shrunk: what rounding errors cost on inputs that were not in the sample."""
+        mean = self.mean
+        outer = mean[:, :, None] * mean[:, None, :]
+        keep = (1 - self.shrinkage)[:, None, None]
+        hat = outer + keep * (self.hat - outer)
+        index = np.arange(hat.shape[1])
+        hat[:, index, index] = self.diagonal
+        return dataclasses.replace(self, hat=hat)
 
     @property
     def diagonal(self) -> Float:
         """``E[x^_i^2]``: ``[groups, k]``."""
-        return np.einsum("gii->gi", self.hat)
+        diagonal: Float = np.einsum("gii->gi", self.hat)
+        return diagonal
+
+
+def ledoit_wolf(patches: Rows, second: Float) -> Float:
+    """The share by which a sample's off-diagonal covariances are best shrunk to zero: ``[groups]`` in 0..1.
+
+    ``sum Var(s_ij) / sum s_ij^2`` over i != j (Ledoit and Wolf 2004, with the diagonal as the target). patches:
+    ``[groups, n, k]``; second: their uncentred second moments ``[groups, k, k]``.
+    """
+    n = patches.shape[1]
+    mean = patches.mean(axis=1, dtype=np.float64)
+    covariance = second - mean[:, :, None] * mean[:, None, :]
+    centred = patches - mean[:, None, :].astype(np.float32)
+    squares = np.square(centred)
+    # sum over i != j of E[(x_i x_j)^2], without forming the k^2 products of every patch
+    fourth = np.square(squares.sum(axis=2, dtype=np.float64)).mean(axis=1)
+    fourth -= np.square(squares).sum(axis=2, dtype=np.float64).mean(axis=1)
+    off = np.square(covariance).sum(axis=(1, 2)) - np.square(np.einsum("gii->gi", covariance)).sum(axis=1)
+    share: Float = np.clip((fourth - off) / n / np.maximum(off, 1e-30), 0.0, 1.0)
+    return share
 
 
 def least_squares(weight: Rows, moments: PatchMoments, ridge: float = RIDGE) -> Rows:
@@ -80,7 +112,8 @@ def diagonal_factors(weight: Rows, moments: PatchMoments, taps: int) -> Float:
     hat = moments.hat[:, index[:, :, None], index[:, None, :]]
     above = np.einsum("goia,giab,goib->gi", w, cross, w, optimize=True)
     below = np.einsum("goia,giab,goib->gi", w, hat, w, optimize=True)
-    return np.maximum(np.divide(above, below, out=np.ones_like(above), where=below > 1e-30), 0.0)
+    factors: Float = np.divide(above, below, out=np.ones_like(above), where=below > 1e-30)
+    return np.maximum(factors, 0.0)
 
 
 def output_error(weight: Rows, quantized: Rows, moments: PatchMoments) -> tuple[Float, Float]:
@@ -99,4 +132,5 @@ def output_error(weight: Rows, quantized: Rows, moments: PatchMoments) -> tuple[
 def rounding_error(weight: Rows, quantized: Rows, moments: PatchMoments) -> Float:
     """Mean square of ``(W - W^) x^`` per output: ``[groups, out/group]``; the share of rounding alone."""
     difference = weight.astype(np.float64) - quantized.astype(np.float64)
-    return np.maximum(np.einsum("goi,goi->go", difference @ moments.hat, difference), 0.0)
+    error: Float = np.einsum("goi,goi->go", difference @ moments.hat, difference)
+    return np.maximum(error, 0.0)

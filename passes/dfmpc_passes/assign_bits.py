@@ -41,7 +41,9 @@ class AssignBits(Pass[AssignBitsOptions]):
 
     def run(self, workspace: Workspace) -> PassResult:
         layers, pairs = workspace.get(Layers), workspace.get(Pairs)
-        low = set(pairs.by_low()) if not workspace.settings.weights.auto and workspace.settings.weights.paired else set()
+        low = (
+            set(pairs.by_low()) if not workspace.settings.weights.auto and workspace.settings.weights.paired else set()
+        )
         plan: dict[str, LayerBits] = {}
         used: set[LayerOverride] = set()
         for layer in layers.all:

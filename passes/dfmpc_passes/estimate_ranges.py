@@ -60,7 +60,9 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
                 ranges[tensor.name] = (float(known[tensor.name].low.min()), float(known[tensor.name].high.max()))
         workspace.put(Ranges(ranges))
         refusals = tuple(Refusal(name, reason) for name, reason in unknown.items() if name not in ranges)
-        notes = (f"{len(ranges)} ranges, {len(pinned)} of them from BatchNormalization, {len(measured)} tensors measured",)
+        notes = (
+            f"{len(ranges)} ranges, {len(pinned)} of them from BatchNormalization, {len(measured)} tensors measured",
+        )
         return PassResult(self.name, refusals=refusals, notes=notes)
 
 

@@ -29,7 +29,8 @@ class InsertQDQ(Pass[NoOptions]):
     Requires: ranges, codes, BatchNormalization folded (it would block the fusion), the final opset.
 
     Refuses when: the range of a layer's input or output is not known: its weight stays integer in the file and is
-    decoded to float at load. A bias that int32 cannot hold at that scale stays float. An opset below 13 stays float.
+    decoded to float at load. The same where int32 cannot hold the bias at that scale (onnxruntime would quantize a
+    float bias by itself, and overflow), and in an opset below 13.
 
     Reference: Jacob et al. 2018, section 2; the ONNX QDQ format.
     """
@@ -54,17 +55,18 @@ class InsertQDQ(Pass[NoOptions]):
         names = Namer(graph)
         parameters = {name: unsigned_qparams(*ranges[like]) for name, like in sites.tensors.items()}
         biases, float_biases = _quantize_biases(graph, layers, sites.layers, codes, parameters, names)
+        integer = sites.layers - set(float_biases)
         _insert(graph, parameters, names)
         insert(graph, before=biases)
-        guarded = _guard_float_layers(graph, workspace.get(Layers), sites.layers, names)
-        workspace.put(Placement(sites.layers))
+        guarded = _guard_float_layers(graph, workspace.get(Layers), integer, names)
+        workspace.put(Placement(integer))
         rewrites = tuple(
             Rewrite(name, "quantized to uint8", {"scale": float(scale), "zero_point": int(zero)})
             for name, (scale, zero) in parameters.items()
         )
         refusals = [Refusal(name, reason) for name, reason in sites.refused.items()]
         refusals += [
-            Refusal(name, "its bias does not fit int32 at the scale of its products; kept float")
+            Refusal(name, "its bias does not fit int32 at the scale of its products; integer weights, float arithmetic")
             for name in float_biases
         ]
         notes = tuple(f"{name} stays float behind a Max of one input" for name in guarded)

@@ -12,9 +12,10 @@ import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.activations import Both, ChannelStatistics, Streams, measured_range, patch_moments, trained
 from dfmpc_onnx.facts import BitPlan, Codes, Layer, LayerBits, Layers, MeasuredRanges
-from dfmpc_onnx.graph import Namer, constant, has_input
+from dfmpc_onnx.graph import Namer, constant, has_input, shown
 from dfmpc_onnx.images import input_batch
 from dfmpc_onnx.manager import Figure, Pass, PassResult, Refusal, Rewrite
+from dfmpc_onnx.numerics.granularity import PerAxis
 from dfmpc_onnx.numerics.grids import Grid, ternary_grid, uniform_grid
 from dfmpc_onnx.numerics.least_squares import (
     PatchMoments,
@@ -23,7 +24,6 @@ from dfmpc_onnx.numerics.least_squares import (
     output_error,
     rounding_error,
 )
-from dfmpc_onnx.numerics.granularity import PerAxis
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.numerics.recalibration import recalibrate_streams
 from dfmpc_onnx.numerics.rounding import feedback_factor, round_with_feedback
@@ -49,7 +49,7 @@ class ReconstructLayersOptions(msgspec.Struct, frozen=True, forbid_unknown_field
     rounding: Literal["feedback", "nearest"] = "feedback"
     recalibrate: bool = True
     ridge: float = 0.1
-    threshold: float = 0.01
+    threshold: float = 0.004
 
 
 class ReconstructLayers(Pass[ReconstructLayersOptions]):
@@ -85,7 +85,8 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
         workspace.put(Codes(rebuilder.codes))
         workspace.put(MeasuredRanges(rebuilder.ranges))
         notes = (f"statistics from {batch.origin}; live activations at most {streams.peak_bytes / 1e6:.0f} MB",)
-        return PassResult(self.name, tuple(rebuilder.rewrites), tuple(rebuilder.refusals), notes, batch.warnings)
+        warnings = (*batch.warnings, *rebuilder.warnings(self.options.threshold))
+        return PassResult(self.name, tuple(rebuilder.rewrites), tuple(rebuilder.refusals), notes, warnings)
 
 
 @dataclasses.dataclass
@@ -101,7 +102,11 @@ class _Rebuilder:
     """The visitor of the streams."""
 
     def __init__(
-        self, workspace: Workspace, options: ReconstructLayersOptions, layers: dict[str, Layer], plan: dict[str, LayerBits]
+        self,
+        workspace: Workspace,
+        options: ReconstructLayersOptions,
+        layers: dict[str, Layer],
+        plan: dict[str, LayerBits],
     ) -> None:
         self._options = options
         self._layers = layers
@@ -114,6 +119,18 @@ class _Rebuilder:
         self.ranges: dict[str, tuple[float, float]] = {}
         self.rewrites: list[Rewrite] = []
         self.refusals: list[Refusal] = []
+        self._lost: dict[str, float] = {}
+
+    def warnings(self, threshold: float) -> tuple[str, ...]:
+        """What the bits that the user asked for cost, where it is more than would have been chosen."""
+        over = {name: lost for name, lost in self._lost.items() if lost > threshold}
+        if self._auto or not over:
+            return ()
+        worst = max(over, key=lambda name: over[name])
+        return (
+            f"{len(over)} of {len(self._lost)} layers lose over {100 * threshold:g} % of their output to rounding at "
+            f"the bits asked for; the worst, '{shown(worst)}', {100 * over[worst]:.1f} %",
+        )
 
     def layer(self, node: gs.Node, inputs: Both) -> None:
         layer, bits = self._layers[node.name], self._plan[node.name]
@@ -122,15 +139,18 @@ class _Rebuilder:
         rows = to_rows(weight, layer)
         moments = patch_moments(inputs, node, self._generator)
         target, gain = self._target(rows, moments, weight, layer)
-        factor = feedback_factor(moments.hat) if self._options.rounding == "feedback" else None
-        chosen, width = self._choose(rows, target, moments, factor, layer, bits)
+        shrunk = moments.shrunk()
+        factor = feedback_factor(shrunk.hat) if self._options.rounding == "feedback" else None
+        chosen, width = self._choose(rows, target, shrunk, factor, layer, bits)
         node.inputs[1].values = chosen.quantized.dequantize()
         self.codes[node.name] = chosen.quantized
+        self._lost[node.name] = chosen.lost
         error, signal = output_error(rows, chosen.rows, moments)
         figures: dict[str, Figure] = {
             "bits": chosen.quantized.bits,
             "output_error": _share(error, signal),
             "rounding_share": chosen.lost,
+            "shrinkage": round(float(moments.shrinkage.mean()), 4),
             "fit_gain": gain,
             "patches": moments.count,
         }
@@ -162,16 +182,14 @@ class _Rebuilder:
             assert bits.bits != FLOAT  # float layers are not among the streams' layers
             width: BitWidth = bits.bits
             return self._round(target, moments, factor, layer, width), width
-        candidate = None
-        for width in candidates():
-            candidate = self._round(target, moments, factor, layer, width)
-            if candidate.lost <= self._options.threshold:
+        for bits_tried in candidates():
+            candidate = self._round(target, moments, factor, layer, bits_tried)
+            if candidate.lost <= self._options.threshold or bits_tried == CANDIDATES[-1]:
                 break
-        assert candidate is not None  # CANDIDATES is not empty
-        role: Literal["low", "high", "8-bit"] = "low" if width <= 3 else "8-bit" if width == 8 else "high"
+        role: Literal["low", "high", "8-bit"] = "low" if bits_tried <= 3 else "8-bit" if bits_tried == 8 else "high"
         why = f"rounding costs {100 * candidate.lost:.2f} % of its output"
-        self._plan[layer.name] = LayerBits(width, role, why)
-        return candidate, width
+        self._plan[layer.name] = LayerBits(bits_tried, role, why)
+        return candidate, bits_tried
 
     def _round(
         self,
@@ -221,7 +239,9 @@ class _Rebuilder:
         fresh = (np.asarray(old, np.float32).reshape(-1) + shift).astype(np.float32)
         node.inputs = [*node.inputs[:2], gs.Constant(self._names(f"{node.name}.bias"), fresh)]
 
-    def batch_norm(self, node: gs.Node, statistics: ChannelStatistics) -> tuple[npt.NDArray[np.float64], ...]:
+    def batch_norm(
+        self, node: gs.Node, statistics: ChannelStatistics
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         norm = batch_norm_parameters(node)
         assert norm is not None  # the streams call this for constant parameters only
         epsilon = float(node.attrs.get("epsilon", 1e-5))
