@@ -21,7 +21,8 @@ def program(*args: object, code: str = "", **env: str) -> subprocess.CompletedPr
     """One command in a process of its own; `code` runs there first. Warnings are errors there, too."""
     start = f"{code}\nfrom dfmpc_onnx.cli import main\nmain(prog_name='dfmpc-onnx')"
     command = [sys.executable, "-W", "error", "-c", start, *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **env})
+    env = {**os.environ, "TERM": "xterm", **env}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
 
 
 def held(folder: pathlib.Path) -> dict[str, bytes]:

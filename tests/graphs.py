@@ -281,10 +281,10 @@ def workspace(
     return Workspace(to_graph(load(model)), settings)
 
 
-def pipeline(upto: str = "", **options: dict[str, object]) -> list[Pass]:
-    """The passes of the closed-form recipe up to and with the one named; options by pass name replace the recipe's."""
+def pipeline(upto: str = "", recipe: str = "closed-form", **options: dict[str, object]) -> list[Pass]:
+    """The passes of a recipe up to and with the one named; options by pass name replace the recipe's."""
     built: list[Pass] = []
-    for step in catalog.find_recipe("closed-form")[0].steps:
+    for step in catalog.find_recipe(recipe)[0].steps:
         kind = catalog.find_pass(step.use)
         built.append(kind(kind.Options(**{**step.options, **options.get(step.use, {})})))
         if step.use == upto:

@@ -286,8 +286,8 @@ BAD_IMAGES = {
     "not finite": ({"x": np.full((4, 3, 8, 8), np.nan, np.float32)}, "NaN"),
     "labels of other length": ({"x": PIXELS, "y": np.arange(3)}, "y must hold"),
     "labels not whole": ({"x": PIXELS, "y": np.zeros(4)}, "y must hold"),
-    "labels below 0": ({"x": PIXELS, "y": np.array([0, 1, 2, -1])}, "labels do not fit"),
-    "labels of other classes": ({"x": PIXELS, "y": np.array([0, 1, 2, 900])}, "labels do not fit"),
+    "labels below 0": ({"x": PIXELS, "y": np.array([0, 1, 2, -1])}, "labels from -1 to 2"),
+    "labels of other classes": ({"x": PIXELS, "y": np.array([0, 1, 2, 900])}, "labels from 0 to 900"),
     "pickled": ({"x": np.array([None])}, "plain arrays"),
 }
 

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
-from tests import graphs
 
 from dfmpc_onnx.facts import Compensated, FloatStatistics, Originals, Recalibrated
 from dfmpc_onnx.manager import PassManager
 from dfmpc_onnx.numerics.compensation import compensation
 from dfmpc_passes import Compensate
 from dfmpc_passes.compensate import CompensateOptions
+from tests import graphs
 
 
 def ready(model, **options):

@@ -2,10 +2,10 @@ import math
 
 import numpy as np
 import pytest
-from tests import graphs
 
 from dfmpc_onnx.facts import Ranges
 from dfmpc_onnx.manager import PassManager
+from tests import graphs
 
 
 def ranges(model, **options):

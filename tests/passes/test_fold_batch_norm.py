@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from tests import graphs
 
 from dfmpc_onnx.facts import Codes, Folded, Layers
 from dfmpc_onnx.manager import PassManager
+from tests import graphs
 
 FOLDABLE = sorted(set(graphs.ALL) - {"activation_first", "folded"})
 

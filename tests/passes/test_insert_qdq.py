@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from tests import graphs
 
 from dfmpc_onnx.facts import Placement
+from tests import graphs
 
 
 def inserted(model, **options):
@@ -80,15 +80,15 @@ def test_a_bias_is_int32_at_the_scale_of_the_products():
     assert (np.abs(codes * scale.astype(float) - graphs.values(before, "conv1.bias")) <= scale * 0.51).all()
 
 
-def test_a_bias_that_int32_cannot_hold_stays_float_and_onnxruntime_computes_it_rightly():
+def test_a_layer_whose_bias_int32_cannot_hold_computes_in_float():
     net = graphs.Net()
     weight = np.random.default_rng(0).standard_normal((4, 3, 3, 3)) * 1e-7
     x = net.conv("x", 4, weight=weight, bias=True)
     model = net.model(net.conv(net.relu(x), 4))
     space, result = inserted(model, weights="8")
-    assert graphs.reasons(result) == {
-        "conv1": "its bias does not fit int32 at the scale of its products; kept float",
-    }
+    why = "its bias does not fit int32 at the scale of its products; integer weights, float arithmetic"
+    assert graphs.reasons(result) == {"conv1": why}
+    assert space.get(Placement).integer == {"conv2"}
     assert node(space.graph, "conv1").inputs[2].name == "conv1.b"
     proto = graphs.to_model(whole(model, weights="8"))
     x = graphs.input_of(model)

@@ -68,9 +68,8 @@ def test_the_first_layer_is_kept_high():
 
 def test_refused_without_batch_norm_naming_what_follows():
     _, _, why = paired(graphs.activation_first())
-    assert why["conv2"] == (
-        "no BatchNormalization behind it, so its statistics are not known (Relu 'relu2' follows, not BatchNormalization)"
-    )
+    said = "no BatchNormalization behind it, so its statistics are not known "
+    assert why["conv2"] == said + "(Relu 'relu2' follows, not BatchNormalization)"
 
 
 def test_refused_where_two_nodes_read_the_output():

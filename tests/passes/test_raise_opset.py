@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from tests import graphs
 
 from dfmpc_onnx.facts import Packed, Raised
 from dfmpc_onnx.manager import PassManager
+from tests import graphs
 
 
 @pytest.mark.parametrize(

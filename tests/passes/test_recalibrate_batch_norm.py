@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
-from tests import graphs
 
 from dfmpc_onnx.facts import FloatStatistics, Originals, Recalibrated
 from dfmpc_onnx.manager import PassManager
 from dfmpc_onnx.numerics.compensation import BatchNormParameters
 from dfmpc_onnx.numerics.recalibration import READINGS, recalibrate
 from dfmpc_onnx.propagation import batch_norm_parameters
+from tests import graphs
 
 
 def recalibrated(model, **options):

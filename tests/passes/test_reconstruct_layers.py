@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+
+from dfmpc_onnx.facts import BitPlan, Codes, MeasuredRanges
+from dfmpc_onnx.manager import PassManager
+from tests import graphs
+
+
+def rebuilt(model, weights="4", layers=(), **options):
+    """The workspace before, after, and the result."""
+    spaces = []
+    for upto in ("assign_bits", "reconstruct_layers"):
+        space = graphs.workspace(model, weights, layers=layers)
+        result = PassManager(graphs.pipeline(upto, "mixed", reconstruct_layers=options)).run(space)[-1]
+        spaces.append(space)
+    return *spaces, result
+
+
+def error(space, model):
+    return graphs.relative(graphs.run(space.graph, graphs.input_of(model)), graphs.run(model))
+
+
+@pytest.mark.parametrize("network", sorted(graphs.ALL))
+def test_nodes_stay_and_every_weight_is_that_of_its_codes(network):
+    model = graphs.ALL[network]()
+    before, after, _ = rebuilt(model)
+    assert graphs.ops(after.graph) == graphs.ops(before.graph)
+    nodes = {node.name: node for node in after.graph.nodes}
+    for name, weight in after.get(Codes).weights.items():
+        assert np.array_equal(nodes[name].inputs[1].values, weight.dequantize())
+        assert weight.codes.min() >= -(2 ** (weight.bits - 1)) and weight.codes.max() < 2 ** (weight.bits - 1)
+        assert weight.bits == after.get(BitPlan).layers[name].bits
+
+
+@pytest.mark.parametrize("network", sorted(graphs.ALL))
+def test_eight_bits_are_close_to_float(network):
+    model = graphs.ALL[network]()
+    assert error(rebuilt(model, "8", recalibrate=False)[1], model) < 0.03
+
+
+def test_the_same_seed_gives_the_same_codes():
+    first, second = (rebuilt(graphs.residual())[1].get(Codes).weights for _ in range(2))
+    assert all(np.array_equal(first[n].codes, second[n].codes) for n in first)
+
+
+def test_auto_gives_each_layer_the_fewest_bits_under_the_threshold():
+    strict, loose = (rebuilt(graphs.chain(), "auto", threshold=t) for t in (0.0, 1e6))
+    assert {w.bits for w in strict[1].get(Codes).weights.values()} == {8}
+    assert {w.bits for w in loose[1].get(Codes).weights.values()} == {2}
+    assert all(bits.role != "auto" for bits in strict[1].get(BitPlan).layers.values())
+
+
+def test_rounding_with_feedback_costs_the_output_less_than_to_the_nearest():
+    shares = {}
+    for rounding in ("feedback", "nearest"):
+        _, _, result = rebuilt(graphs.chain(), "3", rounding=rounding, compensate="none")
+        shares[rounding] = {r.site: r.figures["rounding_share"] for r in result.rewrites}
+    assert shares["feedback"]["conv2"] < shares["nearest"]["conv2"]
+
+
+def test_the_fit_never_hurts_the_layer_that_it_repairs():
+    _, _, result = rebuilt(graphs.chain(), "2/6")
+    gains = {r.site: r.figures["fit_gain"] for r in result.rewrites}
+    assert gains["conv1"] == 0 and gains["conv3"] > 0
+
+
+def test_without_recalibration_norms_and_biases_stay():
+    before, after, _ = rebuilt(graphs.own_bias(), recalibrate=False)
+    kept = [n for n in before.graph.tensors() if (n.startswith("norm") and "." in n) or n.endswith(".b")]
+    assert len(kept) == 3 * 4 + 3 + 1
+    assert all(np.array_equal(graphs.values(after.graph, n), graphs.values(before.graph, n)) for n in kept)
+
+
+def test_a_layer_without_norm_takes_the_error_of_its_mean_into_its_bias():
+    _, after, _ = rebuilt(graphs.folded(), "3")
+    biases = [node.inputs[2].name for node in after.graph.nodes if node.op == "Conv"]
+    assert all(name.endswith(".bias") for name in biases)
+
+
+def test_a_float_layer_keeps_its_weight():
+    before, after, _ = rebuilt(graphs.chain(), layers=["conv3=float"])
+    assert "conv3" not in after.get(Codes).weights
+    assert np.array_equal(graphs.values(after.graph, "conv3.w"), graphs.values(before.graph, "conv3.w"))
+
+
+def test_ranges_are_measured_on_the_way():
+    _, after, _ = rebuilt(graphs.residual())
+    ranges = after.get(MeasuredRanges).tensors
+    assert {"add1", "relu3", "gemm1"} <= set(ranges)
+    assert all(low <= high for low, high in ranges.values()) and ranges["relu3"][0] >= 0

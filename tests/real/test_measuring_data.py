@@ -1,0 +1,87 @@
+"""Networks and images that others trained and took, in the folder that DFMPC_DATA names; skipped where it is unset."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import pathlib
+from collections import Counter
+
+import onnx
+import pytest
+
+from tests.commands import dfmpc
+from tests.graphs import kernels
+from tests.written import stored_weights, top1
+
+DATA = pathlib.Path(os.environ.get("DFMPC_DATA", ""))
+pytestmark = pytest.mark.skipif("DFMPC_DATA" not in os.environ, reason="DFMPC_DATA names no folder of networks")
+NETWORKS = sorted(p.name for p in (DATA / "models").glob("*.onnx")) if "DFMPC_DATA" in os.environ else []
+RESNET56 = DATA / "models" / "cifar10_resnet56.onnx"
+IMAGES = DATA / "images" / "cifar10_test_0000-0999.npz"
+
+float_top1 = functools.cache(lambda: top1(RESNET56, IMAGES))
+
+
+def test_the_folder_holds_networks() -> None:
+    assert len(NETWORKS) >= 11
+
+
+def test_resnet56_in_closed_form_without_data(tmp_path: pathlib.Path) -> None:
+    """Uncompensated, its accuracy is that of guessing: 8 to 10 %."""
+    out = tmp_path / "out.onnx"
+    options = ["--recipe", "closed-form", "--weights", "2/6", "--activations", "none", "--preprocess", "imagenet"]
+    result = dfmpc("quantize", RESNET56, "-o", out, "--json", *options)
+    assert (result.exit_code, result.stderr) == (0, "")
+    report = json.loads(result.stdout)
+    assert report["bytes"] == out.stat().st_size <= 650_000
+    verified = dfmpc("verify", RESNET56, out, "--images", IMAGES, "--preprocess", "imagenet", "--json")
+    fidelity = json.loads(verified.stdout)["providers"][0]["fidelity"]
+    assert (fidelity["top1"], fidelity["float_top1"]) == (top1(out, IMAGES), float_top1())
+    assert float_top1() - fidelity["top1"] <= 40
+    for layer, weight in zip(report["layers"], stored_weights(out).values(), strict=True):
+        assert weight.width == {2: 2, 6: 8, 8: 8}[layer["bits"]]
+
+
+def test_resnet56_in_8_bits(tmp_path: pathlib.Path) -> None:
+    out = tmp_path / "out.onnx"
+    assert dfmpc("quantize", RESNET56, "-o", out, "--recipe", "int8").exit_code == 0
+    assert float_top1() - top1(out, IMAGES) <= 2
+    convolutions = sum(node.op_type == "Conv" for node in onnx.load(RESNET56).graph.node)
+    ops = kernels(onnx.load(out))
+    assert ops["QLinearConv"] == convolutions
+    assert not ops["Conv"] and not ops["FusedConv"]
+
+
+def _layers(path: pathlib.Path) -> Counter[str]:
+    """How many Conv and Gemm a model holds."""
+    return Counter(node.op_type for node in onnx.load(path).graph.node if node.op_type in ("Conv", "Gemm"))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_inspect_lists_every_conv_and_gemm_with_role_or_refusal(name: str) -> None:
+    path = DATA / "models" / name
+    result = dfmpc("inspect", path, "--json")
+    assert result.exit_code == 0, result.stderr
+    layers = json.loads(result.stdout)["layers"]
+    assert Counter(layer["op"] for layer in layers if layer["op"] in ("Conv", "Gemm")) == _layers(path)
+    assert len({layer["name"] for layer in layers}) == len(layers)
+    for layer in layers:
+        assert layer["role"] in ("first layer", "classifier", "low", "high", "depthwise", "float")
+        assert (layer["role"] == "float") == bool(layer["refused"])
+        assert (layer["role"] == "low") == bool(layer["repaired_in"])
+        assert layer["role"] in ("low", "float") or layer["not_low"]
+    assert dfmpc("inspect", path).exit_code == 0
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("recipe", ["closed-form", "int8", "paper"])
+def test_every_network_becomes_a_valid_smaller_one(name: str, recipe: str, tmp_path: pathlib.Path) -> None:
+    path, out = DATA / "models" / name, tmp_path / "out.onnx"
+    result = dfmpc("quantize", path, "-o", out, "--recipe", recipe, "--json")
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["fidelity"] is not None, report["warnings"]
+    assert report["bytes"] < path.stat().st_size / 2
+    onnx.checker.check_model(out, full_check=True)

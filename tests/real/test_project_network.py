@@ -1,0 +1,215 @@
+"""The network that the project trained itself, quantized by every recipe and looked at from all sides."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.reference
+import pytest
+
+from dfmpc_onnx import api, catalog
+from dfmpc_onnx.manager import PassManager
+from dfmpc_onnx.runtime import Session
+from dfmpc_onnx.serialization import load, to_graph, to_model
+from dfmpc_onnx.settings import Settings, WeightBits
+from dfmpc_onnx.workspace import Workspace
+from tests.commands import dfmpc
+from tests.graphs import kernels, relative
+from tests.written import stored_weights, top1
+
+MODELS = pathlib.Path(__file__).parents[2] / "models"
+NETWORK, FOLDED = MODELS / "resnet20_cifar10.onnx", MODELS / "resnet20_cifar10.folded.onnx"
+SAMPLE = MODELS / "cifar10_sample.npz"
+MANIFEST = json.loads((MODELS / "manifest.json").read_text())
+RUNS = {
+    "paper": ["--recipe", "paper"],
+    "closed-form": ["--recipe", "closed-form", "--weights", "2/6", "--activations", "8"],
+    "closed-form, weights only": ["--recipe", "closed-form", "--weights", "2/6", "--activations", "none"],
+    "int8": ["--recipe", "int8"],
+}
+DROP = {"paper": 40, "closed-form": 40, "closed-form, weights only": 40, "int8": 2}
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    run: str
+    path: pathlib.Path
+    report: dict[str, Any]
+
+
+@pytest.fixture(scope="module", params=RUNS)
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    path = tmp_path_factory.mktemp("made") / "out.onnx"
+    result = dfmpc("quantize", NETWORK, "-o", path, "--seed", 7, "--json", *RUNS[request.param])
+    assert (result.exit_code, result.stderr) == (0, "")
+    return Made(request.param, path, json.loads(result.stdout))
+
+
+def sha256(path: pathlib.Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    """Eight images of the sample as the network takes them."""
+    pixels = np.load(SAMPLE)["x"][:8].astype(np.float32)
+    return api.Preprocess.parse("imagenet")(pixels).transpose(0, 3, 1, 2).copy()
+
+
+@pytest.mark.parametrize("name", MANIFEST["files"])
+def test_the_manifest_describes_the_file(name: str) -> None:
+    stated = MANIFEST["files"][name]
+    assert ((MODELS / name).stat().st_size, sha256(MODELS / name)) == (stated["bytes"], stated["sha256"])
+
+
+def test_the_sample_holds_500_labelled_images() -> None:
+    sample = np.load(SAMPLE)
+    assert (sample["x"].shape, sample["x"].dtype, sample["y"].shape) == ((500, 32, 32, 3), np.uint8, (500,))
+    assert set(sample["y"]) == set(range(10))
+
+
+@pytest.mark.parametrize("network", [NETWORK, FOLDED], ids=["BatchNorm kept", "folded"])
+def test_the_float_network_is_as_good_as_its_manifest_says(network: pathlib.Path) -> None:
+    stated = MANIFEST["files"][network.name]["top1_10000"]
+    assert stated >= 88
+    assert top1(network, SAMPLE) == pytest.approx(stated, abs=3)  # 500 images: one deviation is 1.3 points
+
+
+def test_the_result_is_a_valid_model_that_loads(made: Made) -> None:
+    onnx.checker.check_model(made.path, full_check=True)
+    Session(made.path)
+
+
+def test_quantizing_leaves_the_input_as_it_was(made: Made) -> None:
+    assert sha256(NETWORK) == MANIFEST["files"][NETWORK.name]["sha256"]
+    assert sorted(p.name for p in made.path.parent.iterdir()) == ["out.onnx"]
+
+
+def test_every_layer_is_quantized_and_every_code_fits_its_bits(made: Made) -> None:
+    weights = stored_weights(made.path)
+    assert list(weights) == [layer["name"] for layer in made.report["layers"]]
+    for layer in made.report["layers"]:
+        codes, half = weights[layer["name"]].codes, 2 ** (layer["bits"] - 1)
+        if layer["ternary"]:
+            assert set(np.unique(codes)) == {-1, 0, 1}, layer["name"]
+        assert -half <= codes.min() <= codes.max() < half, layer["name"]
+        assert len(np.unique(codes)) > 2 ** (layer["bits"] - 2), f"{layer['name']} does not use its bits"
+
+
+def test_low_layers_are_ternary_and_the_edges_wide(made: Made) -> None:
+    bits = [(layer["bits"], layer["role"]) for layer in made.report["layers"]]
+    expected = {
+        "paper": {(2, "low"): 9, (6, "high"): 13},
+        "closed-form": {(2, "low"): 9, (6, "high"): 11, (8, "8-bit"): 2},
+        "closed-form, weights only": {(2, "low"): 9, (6, "high"): 11, (8, "8-bit"): 2},
+        "int8": {(8, "8-bit"): 22},
+    }
+    assert {pair: bits.count(pair) for pair in bits} == expected[made.run]
+    assert all(layer["ternary"] for layer in made.report["layers"] if layer["role"] == "low")
+
+
+def test_stated_bits_and_sizes_agree_with_the_file(made: Made) -> None:
+    weights = stored_weights(made.path).values()
+    stored = 8 * sum(weight.bytes for weight in weights) / sum(weight.codes.size for weight in weights)
+    assert made.report["mean_weight_bits"] == pytest.approx(stored, abs=1e-3)
+    assert (made.report["float_bytes"], made.report["bytes"]) == (NETWORK.stat().st_size, made.path.stat().st_size)
+
+
+def test_no_float_copy_of_a_weight_stays_behind(made: Made) -> None:
+    channels = 64  # the widest layer; scales and biases have one value a channel
+    floats = [t for t in onnx.load(made.path).graph.initializer if t.data_type == onnx.TensorProto.FLOAT]
+    assert max(int(np.prod(t.dims)) for t in floats) <= channels
+
+
+def test_accuracy_stays_in_reach(made: Made) -> None:
+    result = dfmpc("verify", NETWORK, made.path, "--images", SAMPLE, "--json")
+    fidelity = json.loads(result.stdout)["providers"][0]["fidelity"]
+    assert fidelity["float_top1"] == top1(NETWORK, SAMPLE)
+    assert fidelity["top1"] == top1(made.path, SAMPLE)
+    assert fidelity["float_top1"] - fidelity["top1"] <= DROP[made.run]
+
+
+def test_the_same_seed_gives_the_same_bytes_in_another_process(made: Made, tmp_path: pathlib.Path) -> None:
+    command = [sys.executable, "-m", "dfmpc_onnx", "quantize", NETWORK, "-o", tmp_path / "out.onnx", "--seed", "7"]
+    env = {**os.environ, "PYTHONHASHSEED": "123"}
+    subprocess.run([*command, *RUNS[made.run]], check=True, capture_output=True, env=env)
+    assert sha256(tmp_path / "out.onnx") == sha256(made.path)
+
+
+def test_provenance_stands_in_the_file(made: Made, tmp_path: pathlib.Path) -> None:
+    stated = {p.key: p.value for p in onnx.load(made.path).metadata_props}
+    report = made.report
+    assert stated["dfmpc_onnx.version"] == api.version()
+    assert stated["dfmpc_onnx.source_sha256"] == MANIFEST["files"][NETWORK.name]["sha256"]
+    for key in ("recipe", "weights", "activations", "preprocess", "seed"):
+        assert stated[f"dfmpc_onnx.{key}"] == str(report[key])
+    steps = json.loads(stated["dfmpc_onnx.passes"])
+    assert steps == [{step.use: step.options} for step in catalog.recipes()[report["recipe"]].steps]
+
+
+def test_options_stand_in_the_file_and_verify_uses_them(tmp_path: pathlib.Path) -> None:
+    out, scale = tmp_path / "out.onnx", "120,115,100/60,60,60"
+    dfmpc("quantize", NETWORK, "-o", out, "--recipe", "int8", "--preprocess", scale, "--layer", "*conv1*=4")
+    stated = {p.key: p.value for p in onnx.load(out).metadata_props}
+    assert (stated["dfmpc_onnx.layers"], stated["dfmpc_onnx.preprocess"]) == ("*conv1*=4", scale)
+    assert json.loads(dfmpc("verify", NETWORK, out, "--json").stdout)["preprocess"] == scale
+
+
+def test_activations_in_integers_means_integer_kernels(made: Made) -> None:
+    ops = kernels(onnx.load(made.path))
+    if made.report["activations"] == "none":
+        assert ops["Conv"] + ops["FusedConv"] == 21  # FusedConv is a Conv with its Relu
+        assert not ops["QLinearConv"] and not ops["DequantizeLinear"] and not ops["Mul"]
+    else:
+        assert ops["QLinearConv"] == 21 and not ops["Conv"] and not ops["FusedConv"]
+
+
+@pytest.mark.parametrize("stop", ["fold_batch_norm", "pack_weights"])
+@pytest.mark.parametrize("recipe", ["paper", "closed-form"])
+def test_the_file_computes_what_the_fake_quantized_network_does(
+    recipe: str, stop: str, images: np.ndarray, tmp_path: pathlib.Path
+) -> None:
+    """The pipeline up to a pass gives a float network with dequantized weights; what follows changes its form only."""
+    settings = Settings(WeightBits.parse("2/6"), "none")
+    workspace = Workspace(to_graph(load(NETWORK)), settings)
+    steps = catalog.build(catalog.recipes()[recipe])
+    PassManager(steps[: [step.name for step in steps].index(stop)]).run(workspace)
+    fake = Session(to_model(workspace.graph))
+    api.quantize(NETWORK, tmp_path / "out.onnx", recipe, weights="2/6", activations="none", check=False)
+    feed = {fake.inputs[0][0]: images}
+    assert relative(Session(tmp_path / "out.onnx").run(feed), fake.run(feed)) < 1e-4
+
+
+def test_the_specification_computes_what_onnxruntime_does(made: Made, images: np.ndarray) -> None:
+    """onnx.reference follows the specification operator by operator; integer kernels may round a step apart."""
+    session = Session(made.path)
+    feed = {session.inputs[0][0]: images[:2]}
+    model = onnx.load(made.path)
+    # The reference has no DequantizeLinear below opset 19; the operators used here mean the same in 21.
+    model.opset_import[0].version = max(model.opset_import[0].version, 21)
+    expected = onnx.reference.ReferenceEvaluator(model).run(None, feed)
+    tolerance = 1e-4 if made.report["activations"] == "none" else 0.05
+    assert relative(session.run(feed), expected) < tolerance
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_network_without_batch_norm_is_quantized_and_says_why_nothing_was_repaired(
+    run: str, tmp_path: pathlib.Path
+) -> None:
+    result = dfmpc("quantize", FOLDED, "-o", tmp_path / "out.onnx", "--json", *RUNS[run])
+    report = json.loads(result.stdout)
+    assert result.exit_code == 0
+    assert [layer["role"] for layer in report["layers"]].count("low") == 0
+    asked_for_low = run != "int8"
+    assert ("no layer can be low" in result.stderr and "BatchNormalization" in result.stderr) is asked_for_low
+    refused = {refusal["site"] for refusal in report["refusals"] if "BatchNormalization" in refusal["reason"]}
+    assert len(refused & {layer["name"] for layer in report["layers"]}) >= 20

@@ -1,0 +1,70 @@
+import math
+
+import numpy as np
+import pytest
+
+from dfmpc_onnx.errors import ModelError
+from dfmpc_onnx.fidelity import BATCH, SQNR_CAP, Fidelity, compare, outputs, sqnr
+from dfmpc_onnx.images import Images
+from dfmpc_onnx.runtime import Session
+from tests import graphs
+
+
+def linear(weight, batch="n"):
+    """y = x W, [n, 4] to [n, 3]."""
+    net = graphs.Net((batch, 4))
+    return Session(net.model(net.node("MatMul", "x", net.weight("w", weight.astype(np.float32)))))
+
+
+RANDOM = np.random.default_rng(0)
+WEIGHT, NOISY = (RANDOM.standard_normal((4, 3)) for _ in range(2))
+NOISY = WEIGHT + 0.3 * NOISY
+X = RANDOM.standard_normal((2 * BATCH + 7, 4)).astype(np.float32)
+
+
+def test_sqnr_is_signal_over_noise_in_decibels():
+    want, got = [np.full((2, 2), 10.0)], [np.full((2, 2), 9.0)]
+    assert math.isclose(sqnr(want, got), 20.0)
+    assert sqnr(want, want) == SQNR_CAP
+    assert sqnr(want, [np.full((2, 2), np.nan)]) == -SQNR_CAP
+    assert sqnr([np.zeros(3)], [np.ones(3)]) == -SQNR_CAP
+
+
+@pytest.mark.parametrize("batch", ["n", 1, 8])
+def test_outputs_are_those_of_all_images_whatever_the_batch(batch):
+    got = outputs(linear(WEIGHT, batch), X)
+    assert len(got) == 1 and got[0].dtype == np.float64
+    assert np.allclose(got[0], X @ WEIGHT, atol=1e-5)
+
+
+def test_agreement_accuracy_and_error_by_hand():
+    want, got = X @ WEIGHT, X @ NOISY
+    y = want.argmax(1)
+    y[:10] = (y[:10] + 1) % 3
+    found = compare(linear(WEIGHT), linear(NOISY), Images(X, y, "by hand"))
+    assert (found.images, found.origin) == (len(X), "by hand")
+    assert found.agreement == round(100 * (want.argmax(1) == got.argmax(1)).mean(), 2)
+    assert found.top1 == round(100 * (got.argmax(1) == y).mean(), 2)
+    assert found.float_top1 == round(100 * (want.argmax(1) == y).mean(), 2)
+    assert found.drop == round(found.float_top1 - found.top1, 2)
+    assert math.isclose(found.max_error, np.abs(want - got).max(), rel_tol=1e-4)
+    assert math.isclose(found.sqnr_db, 10 * np.log10((want**2).sum() / ((want - got) ** 2).sum()), abs_tol=0.01)
+
+
+def test_a_network_agrees_with_itself():
+    found = compare(linear(WEIGHT), linear(WEIGHT), Images(X, None, "itself"))
+    assert (found.agreement, found.sqnr_db, found.max_error, found.drop) == (100.0, SQNR_CAP, 0.0, None)
+
+
+def test_without_labels_there_is_no_accuracy():
+    assert Fidelity(1, "", 100.0, 60.0, 0.0).drop is None
+
+
+def test_networks_with_other_outputs_cannot_be_compared():
+    with pytest.raises(ModelError, match="other shapes"):
+        compare(linear(WEIGHT), linear(WEIGHT[:, :2]), Images(X, None, ""))
+
+
+def test_labels_need_a_table_of_scores():
+    with pytest.raises(ModelError, match="no table of class scores"):
+        compare(linear(WEIGHT), linear(NOISY), Images(X, np.full(len(X), 3), ""))
