@@ -58,6 +58,10 @@ class ChannelStatistics:
     covariance: Float
     count: int
 
+    def shifted(self, by: Float) -> ChannelStatistics:
+        """With a constant a channel added to the tensor in both streams."""
+        return dataclasses.replace(self, mean=self.mean + by, mean_hat=self.mean_hat + by)
+
     @classmethod
     def of(cls, both: Both) -> ChannelStatistics:
         """both: ``[n, channels, ...]``."""

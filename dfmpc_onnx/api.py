@@ -319,7 +319,7 @@ def _forecast(workspace: Workspace, recipe: Recipe) -> RecipeForecast:
             step.run(planned)
     found = planned.find(BitPlan)
     plan = found.layers if found else {}
-    roles = {"low": 0, "high": 0, "8-bit": 0, "float": 0}
+    roles = {"low": 0, "high": 0, "8-bit": 0, "auto": 0, "float": 0}
     size = 0
     for layer in workspace.get(Layers).all:
         bits = found.layers[layer.name] if found and layer.name in plan else None
@@ -336,6 +336,7 @@ def _forecast(workspace: Workspace, recipe: Recipe) -> RecipeForecast:
         roles["low"],
         roles["high"],
         roles["8-bit"],
+        roles["auto"],
         roles["float"],
         size,
     )

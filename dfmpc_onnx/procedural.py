@@ -59,7 +59,7 @@ def _picture(height: int, width: int, generator: np.random.Generator) -> npt.NDA
     smallest, largest = max(SMALLEST, 0.7 / side), LARGEST
     texture = noise_fields(1, 1, (height, width), int(generator.integers(2**31)))[0, 0].astype(np.float32)
     ground = COLOUR_MEAN + (generator.standard_normal(3) * COLOUR_STD) @ COLOUR_AXES
-    canvas = ground.astype(np.float32) + np.float32(2 * TEXTURE) * texture[:, :, None]
+    canvas: npt.NDArray[np.float32] = ground.astype(np.float32) + np.float32(2 * TEXTURE) * texture[:, :, None]
     radii = _radii(generator, smallest, largest, height / side * width / side)
     for radius in radii * side:
         _paint(canvas, texture, float(radius), generator)

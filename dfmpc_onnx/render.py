@@ -131,9 +131,10 @@ def inspection_table(found: Inspection, console: Console) -> None:
         "low",
         "high",
         "8-bit",
+        "auto",
         "float",
         "weights' size",
-        right=("low", "high", "8-bit", "float", "weights' size"),
+        right=("low", "high", "8-bit", "auto", "float", "weights' size"),
     )
     for row in found.recipes:
         forecast.add_row(
@@ -144,8 +145,9 @@ def inspection_table(found: Inspection, console: Console) -> None:
                 row.low,
                 row.high,
                 row.eight_bit,
+                row.auto,
                 row.float,
-                _size(row.weight_bytes),
+                f"{'at most ' if row.auto else ''}{_size(row.weight_bytes)}",
             )
         )
     console.print()

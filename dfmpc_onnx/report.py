@@ -61,7 +61,10 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class RecipeForecast(msgspec.Struct, frozen=True):
-    """What a recipe would do to a model: layers by role, and the bytes of its packed weights."""
+    """What a recipe would do to a model: layers by role, and the bytes of its packed weights.
+
+    auto: layers whose width the recipe chooses while it runs; weight_bytes counts them at the most that it may choose.
+    """
 
     recipe: str
     weights: str
@@ -69,6 +72,7 @@ class RecipeForecast(msgspec.Struct, frozen=True):
     low: int
     high: int
     eight_bit: int
+    auto: int
     float: int
     weight_bytes: int
 

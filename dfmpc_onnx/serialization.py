@@ -249,41 +249,52 @@ def save(model: onnx.ModelProto, path: pathlib.Path, external: bool) -> int:
     Returns the bytes written. Raises OptionError where the disk refuses.
     """
     external = external or model.ByteSize() >= EXTERNAL_LIMIT
+    renames: list[tuple[pathlib.Path, pathlib.Path]] = []
+    written = 0
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
             staged = pathlib.Path(scratch) / path.name
-            written = 0
             if external:
-                written = _stage_external(model, staged, path)
-            data = model.SerializeToString(deterministic=True)
+                renames.extend(_stage_external(model, staged, path))
             with staged.open("wb") as stream:
-                stream.write(data)
+                stream.write(model.SerializeToString(deterministic=True))
                 stream.flush()
                 os.fsync(stream.fileno())
-            staged.chmod(0o666 & ~_umask())
-            staged.replace(path)
+            # The weights first: the model that names them appears last, and with it the whole.
+            renames.append((staged, path))
+            fresh = [target for _, target in renames[:-1] if not target.exists()]
+            written = sum(source.stat().st_size for source, _ in renames)
+            try:
+                for source, target in renames:
+                    source.chmod(0o666 & ~_umask())
+                    source.replace(target)
+            except OSError:
+                for target in fresh:
+                    target.unlink(missing_ok=True)
+                raise
     except OSError as error:
         raise OptionError(f"{shown(str(path))}: cannot be written ({error.strerror})") from None
-    return written + len(data)
+    if external:
+        onnx.load_external_data_for_model(model, str(path.parent))
+    return written
 
 
-def _stage_external(model: onnx.ModelProto, staged: pathlib.Path, path: pathlib.Path) -> int:
-    """Move the weights into `path`'s data file, whole before its name appears; returns its size."""
+def _stage_external(
+    model: onnx.ModelProto, staged: pathlib.Path, path: pathlib.Path
+) -> list[tuple[pathlib.Path, pathlib.Path]]:
+    """Write the weights beside the staged model; returns the file and the name that it is to get."""
     onnx.convert_model_to_external_data(model, True, "weights", size_threshold=DATA_THRESHOLD)
     onnx.external_data_helper.write_external_data_tensors(model, str(staged.parent))
     data = staged.parent / "weights"
     if not data.exists():
-        return 0
+        return []
     with data.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()[:12]
         os.fsync(stream.fileno())
     name = f"{path.name}.{digest}.data"
     for tensor in _external_tensors(model):
         next(entry for entry in tensor.external_data if entry.key == "location").value = name
-    size = data.stat().st_size
-    data.chmod(0o666 & ~_umask())
-    data.replace(path.parent / name)
-    return size
+    return [(data, path.parent / name)]
 
 
 DATA_THRESHOLD = 1024

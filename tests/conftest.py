@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import pathlib
 
+import hypothesis
 import onnx
 import pytest
 
 from dfmpc_onnx import api
 from tests.graphs import chain
+
+# Derandomized: the same examples on every machine and every day, so that a failure is a change of the code.
+hypothesis.settings.register_profile("dfmpc", deadline=None, max_examples=60, derandomize=True)
+hypothesis.settings.load_profile("dfmpc")
 
 
 @pytest.fixture

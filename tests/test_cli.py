@@ -138,6 +138,8 @@ def test_inspect_lists_every_layer_with_role_and_every_recipe(model_file: pathli
     roles = {layer["name"]: layer["role"] for layer in found["layers"]}
     assert roles == {"conv1": "first layer", "conv2": "low", "conv3": "high", "gemm1": "classifier"}
     assert [r["recipe"] for r in found["recipes"]] == sorted(catalog.recipes())
+    for forecast in found["recipes"]:
+        assert sum(forecast[role] for role in ("low", "high", "eight_bit", "auto", "float")) == len(roles)
     table = dfmpc("inspect", model_file).stdout
     assert "repaired in conv3" in table
     assert all(name in table for name in (*roles, *catalog.recipes()))

@@ -101,8 +101,14 @@ def measure(network: Network, row: Row, seed: int) -> tuple[str, ...]:
         out = pathlib.Path(folder) / "out.onnx"
         began = time.perf_counter()
         made = dfmpc_onnx.quantize(
-            str(network.model), out, row.recipe, weights=row.weights, activations=row.activations,
-            preprocess=network.preprocess, seed=seed, check=False,
+            str(network.model),
+            out,
+            row.recipe,
+            weights=row.weights,
+            activations=row.activations,
+            preprocess=network.preprocess,
+            seed=seed,
+            check=False,
         )
         seconds = time.perf_counter() - began
         found = dfmpc_onnx.verify(str(network.model), out, images=network.images).providers[0].fidelity
@@ -111,9 +117,16 @@ def measure(network: Network, row: Row, seed: int) -> tuple[str, ...]:
     )
     report = made.report
     return (
-        network.label, f"{row.recipe} {options}".strip(), f"{found.top1:.1f}", f"{found.float_top1:.1f}",
-        f"{found.drop:.1f}", f"{found.sqnr_db:.1f}", f"{report.bytes / 1e6:.3f}", f"{report.float_bytes / 1e6:.2f}",
-        f"{report.mean_weight_bits:.2f}", f"{seconds:.1f}",
+        network.label,
+        f"{row.recipe} {options}".strip(),
+        f"{found.top1:.1f}",
+        f"{found.float_top1:.1f}",
+        f"{found.drop:.1f}",
+        f"{found.sqnr_db:.1f}",
+        f"{report.bytes / 1e6:.3f}",
+        f"{report.float_bytes / 1e6:.2f}",
+        f"{report.mean_weight_bits:.2f}",
+        f"{seconds:.1f}",
     )
 
 

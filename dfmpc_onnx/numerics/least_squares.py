@@ -21,15 +21,16 @@ class PatchMoments:
     """Uncentred second moments of a layer's input patches, for each group of its channels.
 
     hat: ``E[x^ x^']``, cross: ``E[x x^']``, original: ``E[x x']``, each ``[groups, k, k]`` float64, with x of the
-    float and x^ of the quantized network and k = in/group * taps. mean: ``E[x]``, ``[groups, k]``. shrinkage: how
-    much of the covariance of x^ between different entries is noise of the sample, ``[groups]`` in 0..1. count: how
-    many patches were averaged.
+    float and x^ of the quantized network and k = in/group * taps. mean, mean_hat: ``E[x]`` and ``E[x^]``,
+    ``[groups, k]``. shrinkage: how much of the covariance of x^ between different entries is noise of the sample,
+    ``[groups]`` in 0..1. count: how many patches were averaged.
     """
 
     hat: Float
     cross: Float
     original: Float
     mean: Float
+    mean_hat: Float
     shrinkage: Float
     count: int
 
@@ -41,14 +42,15 @@ class PatchMoments:
         mean = patches.mean(axis=1, dtype=np.float64)
         original = (swapped @ patches).astype(np.float64) / n
         if patches is patches_hat:
-            return cls(original, original, original, mean, ledoit_wolf(patches, original), n)
+            return cls(original, original, original, mean, mean, ledoit_wolf(patches, original), n)
         hat = (patches_hat.transpose(0, 2, 1) @ patches_hat).astype(np.float64) / n
         cross = (swapped @ patches_hat).astype(np.float64) / n
-        return cls(hat, cross, original, mean, ledoit_wolf(patches_hat, hat), n)
+        mean_hat = patches_hat.mean(axis=1, dtype=np.float64)
+        return cls(hat, cross, original, mean, mean_hat, ledoit_wolf(patches_hat, hat), n)
 
     def shrunk(self) -> PatchMoments:
         """With the covariances of x^ shrunk: what rounding errors cost on inputs that were not in the sample."""
-        mean = self.mean
+        mean = self.mean_hat
         outer = mean[:, :, None] * mean[:, None, :]
         keep = (1 - self.shrinkage)[:, None, None]
         hat = outer + keep * (self.hat - outer)
@@ -130,7 +132,11 @@ def output_error(weight: Rows, quantized: Rows, moments: PatchMoments) -> tuple[
 
 
 def rounding_error(weight: Rows, quantized: Rows, moments: PatchMoments) -> Float:
-    """Mean square of ``(W - W^) x^`` per output: ``[groups, out/group]``; the share of rounding alone."""
+    """Variance of ``(W - W^) x^`` per output: ``[groups, out/group]``; what rounding alone costs.
+
+    Its mean is left out: re-calibration takes it back.
+    """
     difference = weight.astype(np.float64) - quantized.astype(np.float64)
     error: Float = np.einsum("goi,goi->go", difference @ moments.hat, difference)
+    error -= np.square(np.einsum("goi,gi->go", difference, moments.mean_hat))
     return np.maximum(error, 0.0)

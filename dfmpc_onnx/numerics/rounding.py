@@ -26,12 +26,21 @@ def feedback_factor(hat: Float, damping: float = DAMPING) -> tuple[npt.NDArray[n
     diagonal = np.einsum("gii->gi", hat)
     order = np.argsort(-diagonal, axis=1, kind="stable")
     ordered = np.take_along_axis(np.take_along_axis(hat, order[:, :, None], 1), order[:, None, :], 2)
-    k = hat.shape[1]
-    damp = np.maximum(damping * diagonal.mean(axis=1), 1e-12)
-    ordered = ordered + damp[:, None, None] * np.eye(k)
     # The factor of the inverse from one Cholesky of the reversed matrix: H = P L L' P, H^-1 = (P L^-T)(P L^-T)'.
-    lower = np.linalg.cholesky(ordered[:, ::-1, ::-1])
+    lower = _cholesky(ordered[:, ::-1, ::-1], np.maximum(damping * diagonal.mean(axis=1), 1e-12))
     return order, np.ascontiguousarray(_triangular_inverse(lower)[:, ::-1, ::-1], np.float32)
+
+
+def _cholesky(matrix: Float, damp: Float) -> Float:
+    """The lower factor of matrices ``[groups, k, k]`` plus damp on the diagonal, more where rounding demands it."""
+    eye = np.eye(matrix.shape[1])
+    for _ in range(6):
+        try:
+            return np.asarray(np.linalg.cholesky(matrix + damp[:, None, None] * eye), np.float64)
+        except np.linalg.LinAlgError:
+            damp = damp * 10
+    spread = np.einsum("gii->gi", matrix) + damp[:, None]  # nothing but the diagonal is to be trusted
+    return np.asarray(np.sqrt(np.maximum(spread, 1e-12))[:, :, None] * eye, np.float64)
 
 
 def _triangular_inverse(lower: Float) -> Float:

@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.activations import Both, ChannelStatistics, Streams, measured_range, patch_moments, trained
 from dfmpc_onnx.facts import BitPlan, Codes, Layer, LayerBits, Layers, MeasuredRanges
-from dfmpc_onnx.graph import Namer, constant, has_input, shown
+from dfmpc_onnx.graph import Namer, constant, has_input, producer, shown
 from dfmpc_onnx.images import input_batch
 from dfmpc_onnx.manager import Figure, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.numerics.granularity import PerAxis
@@ -34,6 +34,7 @@ from dfmpc_onnx.storage import FORMS
 from dfmpc_onnx.workspace import Workspace
 
 Rows = npt.NDArray[np.float32]
+Float = npt.NDArray[np.float64]
 CANDIDATES: tuple[int, ...] = (2, 3, 4, 6, 8)
 
 
@@ -179,7 +180,7 @@ class _Rebuilder:
         bits: LayerBits,
     ) -> tuple[_Candidate, BitWidth]:
         if bits.role != "auto":
-            assert bits.bits != FLOAT  # float layers are not among the streams' layers
+            assert bits.bits != FLOAT  # a float layer is none of the streams' layers
             width: BitWidth = bits.bits
             return self._round(target, moments, factor, layer, width), width
         for bits_tried in candidates():
@@ -246,9 +247,11 @@ class _Rebuilder:
         assert norm is not None  # the streams call this for constant parameters only
         epsilon = float(node.attrs.get("epsilon", 1e-5))
         old_mean, old_variance = trained(norm, epsilon)
-        fresh = recalibrate_streams(statistics, old_mean, old_variance, epsilon)
+        # A layer's own bias shifts all three means alike; the gain must not be applied to it.
+        bias = self._bias_before(node, len(norm.mean))
+        fresh = recalibrate_streams(statistics.shifted(-bias), old_mean - bias, old_variance, epsilon)
         if self._options.recalibrate and not np.array_equal(statistics.mean, statistics.mean_hat):
-            node.inputs[3].values = fresh.mean.astype(np.float32)
+            node.inputs[3].values = (fresh.mean + bias).astype(np.float32)
             node.inputs[4].values = fresh.variance.astype(np.float32)
             scale = fresh.scale
             centre = statistics.mean_hat
@@ -256,6 +259,17 @@ class _Rebuilder:
             scale, centre = np.ones_like(norm.gamma), statistics.mean
         factor = norm.gamma * scale / np.sqrt(statistics.variance + epsilon)
         return factor, norm.beta - factor * centre
+
+    def _bias_before(self, batch_norm: gs.Node, channels: int) -> Float:
+        """The bias of the layer whose output alone a BatchNormalization reads; zeros where there is none."""
+        source = producer(batch_norm.inputs[0])
+        layer = self._layers.get(source.name) if source is not None else None
+        bias = None
+        if source is not None and layer is not None and layer.batch_norm == batch_norm.name:
+            bias = constant(source.inputs[2]) if has_input(source, 2) else None
+        if bias is None or bias.size != channels:
+            return np.zeros(channels)
+        return np.asarray(bias, np.float64).reshape(-1)
 
     def other(self, node: gs.Node, output: Both) -> None:
         self._measure(node, output)
@@ -295,6 +309,6 @@ def _grid(rows: Rows, importance: npt.NDArray[np.float64], width: BitWidth) -> G
 
 
 def _share(error: npt.NDArray[np.float64], signal: npt.NDArray[np.float64]) -> float:
-    """Error over signal of a layer, the mean over its outputs, each counted by its own signal."""
+    """Error over signal of a layer, the mean over its outputs, each counted by its own signal and at most as lost."""
     share = np.divide(error, signal, out=np.zeros_like(error), where=signal > 1e-20)
-    return round(float(np.minimum(share, 1e3).mean()), 6)
+    return round(float(np.minimum(share, 1.0).mean()), 6)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dfmpc_onnx.facts import BitPlan, Codes, MeasuredRanges
+from dfmpc_onnx.facts import BitPlan, Codes, Layers, MeasuredRanges
 from dfmpc_onnx.manager import PassManager
 from tests import graphs
 
@@ -46,7 +46,10 @@ def test_the_same_seed_gives_the_same_codes():
 def test_auto_gives_each_layer_the_fewest_bits_under_the_threshold():
     strict, loose = (rebuilt(graphs.chain(), "auto", threshold=t) for t in (0.0, 1e6))
     assert {w.bits for w in strict[1].get(Codes).weights.values()} == {8}
-    assert {w.bits for w in loose[1].get(Codes).weights.values()} == {2}
+    positions = {layer.name: layer.position for layer in loose[1].get(Layers).all}
+    codes = loose[1].get(Codes).weights
+    # The first layer and the classifier keep at least 8.
+    assert {name: w.bits for name, w in codes.items()} == {n: 2 if positions[n] == "inner" else 8 for n in codes}
     assert all(bits.role != "auto" for bits in strict[1].get(BitPlan).layers.values())
 
 

@@ -95,14 +95,20 @@ def test_quantizing_leaves_the_input_as_it_was(made: Made) -> None:
 
 
 def test_every_layer_is_quantized_and_every_code_fits_its_bits(made: Made) -> None:
-    weights = stored_weights(made.path)
-    assert list(weights) == [layer["name"] for layer in made.report["layers"]]
-    for layer in made.report["layers"]:
+    assert_codes_fit(made.path, made.report)
+
+
+def assert_codes_fit(path: pathlib.Path, report: dict[str, Any]) -> None:
+    weights = stored_weights(path)
+    assert list(weights) == [layer["name"] for layer in report["layers"]]
+    for layer in report["layers"]:
         codes, half = weights[layer["name"]].codes, 2 ** (layer["bits"] - 1)
         if layer["ternary"]:
             assert set(np.unique(codes)) == {-1, 0, 1}, layer["name"]
         assert -half <= codes.min() <= codes.max() < half, layer["name"]
         assert len(np.unique(codes)) > 2 ** (layer["bits"] - 2), f"{layer['name']} does not use its bits"
+    stored = 8 * sum(weight.bytes for weight in weights.values()) / sum(w.codes.size for w in weights.values())
+    assert report["mean_weight_bits"] == pytest.approx(stored, abs=1e-3)
 
 
 def test_low_layers_are_ternary_and_the_edges_wide(made: Made) -> None:
@@ -117,10 +123,7 @@ def test_low_layers_are_ternary_and_the_edges_wide(made: Made) -> None:
     assert all(layer["ternary"] for layer in made.report["layers"] if layer["role"] == "low")
 
 
-def test_stated_bits_and_sizes_agree_with_the_file(made: Made) -> None:
-    weights = stored_weights(made.path).values()
-    stored = 8 * sum(weight.bytes for weight in weights) / sum(weight.codes.size for weight in weights)
-    assert made.report["mean_weight_bits"] == pytest.approx(stored, abs=1e-3)
+def test_stated_sizes_are_those_of_the_files(made: Made) -> None:
     assert (made.report["float_bytes"], made.report["bytes"]) == (NETWORK.stat().st_size, made.path.stat().st_size)
 
 
@@ -136,6 +139,17 @@ def test_accuracy_stays_in_reach(made: Made) -> None:
     assert fidelity["float_top1"] == top1(NETWORK, SAMPLE)
     assert fidelity["top1"] == top1(made.path, SAMPLE)
     assert fidelity["float_top1"] - fidelity["top1"] <= DROP[made.run]
+
+
+def test_the_default_recipe_is_small_and_good(tmp_path: pathlib.Path) -> None:
+    out = tmp_path / "out.onnx"
+    result = dfmpc("quantize", NETWORK, "-o", out, "--json")
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["recipe"] == api.DEFAULT_RECIPE
+    assert_codes_fit(out, report)
+    assert out.stat().st_size < NETWORK.stat().st_size / 4
+    assert top1(NETWORK, SAMPLE) - top1(out, SAMPLE) <= 2
 
 
 def test_the_same_seed_gives_the_same_bytes_in_another_process(made: Made, tmp_path: pathlib.Path) -> None:

@@ -1,0 +1,89 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dfmpc_onnx.numerics.ranges import LEVELS, moment_range, unsigned_qparams
+from tests.numerics.strategies import seeds
+
+ends = st.floats(-1e6, 1e6).filter(lambda x: x == 0 or abs(x) > 1e-6)
+INF = math.inf
+
+
+def slow_range(mean, variance, low, high, deviations):
+    bottoms = [max(m - deviations * math.sqrt(v), a) for m, v, a in zip(mean, variance, low, strict=True)]
+    tops = [min(m + deviations * math.sqrt(v), b) for m, v, b in zip(mean, variance, high, strict=True)]
+    return min(bottoms), max(tops)
+
+
+@given(seeds, st.floats(0, 10), st.sampled_from([(-INF, INF), (0, INF), (0, 6), (-INF, 1), (-1, 1)]))
+def test_the_widest_channel_within_the_bounds_of_the_activation(seed, deviations, bounds):
+    rng = np.random.default_rng(seed)
+    mean, variance = np.clip(rng.normal(0, 3, 5), *bounds), rng.gamma(1, size=5)
+    low, high = (np.full(5, float(b)) for b in bounds)
+    got = moment_range(mean, variance, low, high, deviations)
+    assert got == pytest.approx(slow_range(mean, variance, low, high, deviations))
+    assert bounds[0] <= got[0] <= mean.min() and mean.max() <= got[1] <= bounds[1]
+
+
+def test_bounds_hold_for_each_channel_by_itself():
+    got = moment_range(np.array([0.0, 5.0]), np.ones(2), np.array([0.0, -INF]), np.array([2.0, INF]), 3.0)
+    assert got == (0.0, 8.0)
+
+
+def test_six_deviations_and_a_negative_variance_counts_as_none():
+    free = np.array([-INF]), np.array([INF])
+    assert moment_range(np.ones(1), np.full(1, 4.0), *free) == (-11.0, 13.0)
+    assert moment_range(np.ones(1), np.full(1, -1e-12), *free) == (1.0, 1.0)
+
+
+@given(ends, ends)
+def test_zero_is_a_code_and_the_range_is_covered_to_half_a_step(a, b):
+    low, high = min(a, b), max(a, b)
+    scale, zero_point = unsigned_qparams(low, high)
+    assert scale.dtype == np.float32 and zero_point.dtype == np.uint8 and scale > 0
+    levels = float(scale) * (np.arange(LEVELS + 1) - int(zero_point))
+    assert 0.0 in levels
+    for x in np.linspace(min(low, 0), max(high, 0), 37):
+        assert np.abs(levels - x).min() <= float(scale) * (0.5 + 1e-4)
+
+
+@given(ends, ends)
+def test_no_code_is_wasted(a, b):
+    """The levels span the range, with zero in it, and no more."""
+    low, high = min(a, b, 0.0), max(a, b, 0.0)
+    scale, _ = unsigned_qparams(min(a, b), max(a, b))
+    if high > low:
+        assert float(scale) * LEVELS == pytest.approx(high - low, rel=1e-6)
+
+
+@given(st.floats(1e-6, 1e6))
+def test_the_zero_point_of_a_relu_is_zero_and_no_code_lies_above_its_range(high):
+    scale, zero_point = unsigned_qparams(0.0, high)
+    assert zero_point == 0 and float(scale) * LEVELS <= high
+
+
+@given(st.floats(1e-6, 1e6))
+def test_the_zero_point_of_what_is_never_positive_is_the_last_code(low):
+    scale, zero_point = unsigned_qparams(-low, -low / 2)
+    assert zero_point == LEVELS and float(scale) * LEVELS == pytest.approx(low, rel=1e-6)
+
+
+@given(st.floats(1e-3, 1e3), st.floats(1e-3, 1e3), st.integers(-20, 20))
+def test_a_scaled_range_has_the_same_zero_point(low, high, power):
+    scale, zero_point = unsigned_qparams(-low, high)
+    wide_scale, wide_zero_point = unsigned_qparams(-low * 2.0**power, high * 2.0**power)
+    assert wide_zero_point == zero_point and wide_scale == scale * np.float32(2.0**power)
+
+
+def test_a_range_without_width():
+    assert unsigned_qparams(0.0, 0.0) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "scale", "zero_point"), [(0, 255, 1, 0), (-128, 127, 1, 128), (-255, -3, 1, 255), (2, 510, 2, 0)]
+)
+def test_plain_ranges(low, high, scale, zero_point):
+    assert unsigned_qparams(low, high) == (scale, zero_point)
