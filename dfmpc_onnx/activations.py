@@ -9,7 +9,7 @@ the normalization takes the statistics of the batch, so at any depth only the co
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -93,31 +93,35 @@ def _inner(a: Array, b: Array) -> Float:
 
 
 class Visitor(Protocol):
-    """Decides, at each layer and normalization, what the quantized stream continues with."""
+    """Decides, at each layer and normalization, what the quantized network continues with."""
 
-    def layer(self, node: gs.Node, inputs: Both) -> None:
+    def layer(self, node: gs.Node, moments: Callable[[], PatchMoments]) -> None:
         """A Conv, Gemm or MatMul is about to run; the visitor may set ``node.inputs[1].values``."""
 
-    def after_layer(self, node: gs.Node, output: Both) -> None:
-        """It has run, with its old weight in the float stream and the new one in the other; bias may be set."""
+    def after_layer(self, node: gs.Node, shift: Float | None) -> None:
+        """It has run. shift: by how much the mean of its output fell short, ``[channels]``; None where it is the same
+        in both networks. The visitor may set the node's bias."""
 
     def batch_norm(self, node: gs.Node, statistics: ChannelStatistics) -> tuple[Float, Float]:
-        """Scale and shift of the quantized stream; may set the node's parameters."""
+        """Scale and shift of the quantized network's output; may set the node's parameters."""
 
-    def other(self, node: gs.Node, output: Both) -> None:
-        """Any other node has run."""
+    def measured(self, tensor: str, low: float, high: float) -> None:
+        """The range of a tensor of the float network."""
 
 
 class Streams:
     """Walks a graph with a batch of inputs; see the module's text."""
 
-    def __init__(self, graph: gs.Graph, feeds: dict[str, npt.NDArray[np.generic]], layers: frozenset[str]) -> None:
+    def __init__(
+        self, graph: gs.Graph, feeds: dict[str, npt.NDArray[np.generic]], layers: frozenset[str], seed: int
+    ) -> None:
         self._graph = graph
         self._layers = layers
+        self._generator = np.random.default_rng(seed)
         self._live: dict[str, Both] = {name: Both(x, x) for name, x in feeds.items()}
         self._reads: dict[str, int] = {}
         for node in graph.nodes:
-            for tensor in _read_by(node):
+            for tensor in reads(node):
                 self._reads[tensor.name] = self._reads.get(tensor.name, 0) + 1
         self.peak_bytes = 0
 
@@ -132,13 +136,13 @@ class Streams:
                 outputs = self._both(node)
                 self._keep(node, outputs)
                 if outputs:
-                    visitor.other(node, outputs[0])
+                    _measure(node, outputs[0], visitor)
             self._forget(node)
 
     def _layer(self, node: gs.Node, visitor: Visitor) -> None:
         x = self._live[node.inputs[0].name]
         old = [t.values if isinstance(t, gs.Constant) else None for t in node.inputs[1:]]
-        visitor.layer(node, x)
+        visitor.layer(node, lambda: patch_moments(x, node, self._generator))
         if all(isinstance(t, gs.Constant) and t.values is v for t, v in zip(node.inputs[1:], old, strict=True)):
             outputs = self._both(node)
         else:
@@ -146,8 +150,9 @@ class Streams:
             hat = _Runner(self._graph, node)({node.inputs[0].name: x.hat})[0]
             outputs = [Both(plain, hat)]
         fixed = outputs[0]
+        _measure(node, fixed, visitor)
         bias = _bias(node)
-        visitor.after_layer(node, fixed)
+        visitor.after_layer(node, None if fixed.same else _mean_difference(fixed))
         changed = _bias(node)
         if changed is not None and (bias is None or not np.array_equal(bias, changed)):
             shift = np.asarray(changed, np.float32)
@@ -180,7 +185,7 @@ class Streams:
 
     def _both(self, node: gs.Node) -> list[Both]:
         """A node's outputs in both streams; run once where its inputs are the same in both."""
-        names = [t.name for t in _read_by(node)]
+        names = [t.name for t in reads(node)]
         runner = _Runner(self._graph, node)
         try:
             inputs = {name: self._live[name] for name in names}
@@ -200,10 +205,22 @@ class Streams:
         self.peak_bytes = max(self.peak_bytes, total)
 
     def _forget(self, node: gs.Node) -> None:
-        for tensor in _read_by(node):
+        for tensor in reads(node):
             self._reads[tensor.name] -= 1
             if self._reads[tensor.name] == 0:
                 self._live.pop(tensor.name, None)
+
+
+def _measure(node: gs.Node, output: Both, visitor: Visitor) -> None:
+    if output.plain.dtype == np.float32 and output.plain.size:
+        visitor.measured(node.outputs[0].name, *measured_range(output.plain))
+
+
+def _mean_difference(output: Both) -> Float:
+    """Mean of float less quantized output for each channel, the second dimension."""
+    difference = np.asarray(output.plain, np.float64) - np.asarray(output.hat, np.float64)
+    result: Float = difference.mean(axis=tuple(i for i in range(difference.ndim) if i != 1))
+    return result
 
 
 def _bias(node: gs.Node) -> npt.NDArray[np.generic] | None:
@@ -217,7 +234,7 @@ def _affine(x: npt.NDArray[np.generic], factor: Float, offset: Float) -> Array:
     return result
 
 
-def _read_by(node: gs.Node) -> Iterator[gs.Tensor]:
+def reads(node: gs.Node) -> Iterator[gs.Tensor]:
     """The computed tensors that a node reads, those of its subgraphs from outside included, each once."""
     seen: set[str] = set()
     inside = [t for value in node.attrs.values() if isinstance(value, gs.Graph) for t in _captured(value)]
@@ -230,7 +247,7 @@ def _read_by(node: gs.Node) -> Iterator[gs.Tensor]:
 def _captured(graph: gs.Graph) -> Iterator[gs.Tensor]:
     own = {t.name for t in graph.inputs} | {t.name for node in graph.nodes for t in node.outputs}
     for node in graph.nodes:
-        for tensor in _read_by(node):
+        for tensor in reads(node):
             if tensor.name not in own:
                 yield tensor
 
@@ -292,7 +309,7 @@ def gather_patches(x: npt.NDArray[np.generic], node: gs.Node, positions: tuple[n
     if node.op != "Conv":
         return np.asarray(x, np.float32).reshape(-1, x.shape[-1])[positions[0]][None]
     groups = int(node.attrs.get("group", 1))
-    kernel, strides, dilations, pads = _geometry(x, node)
+    (kernel, strides, dilations), pads = conv_geometry(node), _pads(x, node)
     padded = np.pad(np.asarray(x, np.float32), [(0, 0), (0, 0), *pads])
     channels_last = np.moveaxis(padded, 1, -1)
     taps = []
@@ -305,13 +322,19 @@ def gather_patches(x: npt.NDArray[np.generic], node: gs.Node, positions: tuple[n
     return np.ascontiguousarray(grouped)
 
 
-def _geometry(
-    x: npt.NDArray[np.generic], node: gs.Node
-) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], list[tuple[int, int]]]:
-    """Kernel, strides, dilations and pads (before, after) of a Conv on a given input."""
+Extents = tuple[int, ...]
+
+
+def conv_geometry(node: gs.Node) -> tuple[Extents, Extents, Extents]:
+    """Kernel, strides and dilations of a Conv."""
     kernel = tuple(int(k) for k in node.inputs[1].shape[2:])
     strides = tuple(int(s) for s in node.attrs.get("strides", (1,) * len(kernel)))
-    dilations = tuple(int(d) for d in node.attrs.get("dilations", (1,) * len(kernel)))
+    return kernel, strides, tuple(int(d) for d in node.attrs.get("dilations", (1,) * len(kernel)))
+
+
+def _pads(x: npt.NDArray[np.generic], node: gs.Node) -> list[tuple[int, int]]:
+    """Padding of a Conv on a given input, before and after in each spatial dimension."""
+    kernel, strides, dilations = conv_geometry(node)
     mode = node.attrs.get("auto_pad", "NOTSET")
     if mode in ("SAME_UPPER", "SAME_LOWER"):
         pads = []
@@ -319,15 +342,15 @@ def _geometry(
             total = max((-(-size // s) - 1) * s + (k - 1) * d + 1 - size, 0)
             small, large = total // 2, total - total // 2
             pads.append((small, large) if mode == "SAME_UPPER" else (large, small))
-        return kernel, strides, dilations, pads
+        return pads
     flat = [0] * (2 * len(kernel)) if mode == "VALID" else list(node.attrs.get("pads", (0,) * 2 * len(kernel)))
-    return kernel, strides, dilations, list(zip(flat[: len(kernel)], flat[len(kernel) :], strict=True))
+    return list(zip(flat[: len(kernel)], flat[len(kernel) :], strict=True))
 
 
 def _output_size(x: npt.NDArray[np.generic], node: gs.Node) -> tuple[int, ...]:
     if node.op != "Conv":
         return (int(np.prod(x.shape[1:-1])),) if x.ndim > 2 else ()
-    kernel, strides, dilations, pads = _geometry(x, node)
+    (kernel, strides, dilations), pads = conv_geometry(node), _pads(x, node)
     return tuple(
         (size + a + b - (k - 1) * d - 1) // s + 1
         for size, k, s, d, (a, b) in zip(x.shape[2:], kernel, strides, dilations, pads, strict=True)

@@ -11,18 +11,24 @@ from click.testing import CliRunner, Result
 
 from dfmpc_onnx.cli import main
 
+ROOT = pathlib.Path(__file__).parents[1]
+
 
 def dfmpc(*args: object, **env: str) -> Result:
     """One command in this process. The width keeps table rows in one line."""
     return CliRunner().invoke(main, [str(a) for a in args], env={"COLUMNS": "250", **env})
 
 
-def program(*args: object, code: str = "", **env: str) -> subprocess.CompletedProcess[str]:
-    """One command in a process of its own; `code` runs there first. Warnings are errors there, too."""
-    start = f"{code}\nfrom dfmpc_onnx.cli import main\nmain(prog_name='dfmpc-onnx')"
-    command = [sys.executable, "-W", "error", "-c", start, *map(str, args)]
-    env = {**os.environ, "TERM": "xterm", **env}
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+def environment(**env: str) -> dict[str, str]:
+    """What a process is given so that it runs this checkout, whatever is installed."""
+    checkout = os.pathsep.join((str(ROOT), str(ROOT / "passes")))
+    return {**os.environ, "PYTHONPATH": checkout, "TERM": "xterm", **env}
+
+
+def program(*args: object, **env: str) -> subprocess.CompletedProcess[str]:
+    """One command in a process of its own, where warnings are errors, too."""
+    command = [sys.executable, "-W", "error", "-m", "dfmpc_onnx", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment(**env))
 
 
 def held(folder: pathlib.Path) -> dict[str, bytes]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pathlib
-import subprocess
 import sys
 
 import numpy as np
@@ -17,7 +16,7 @@ from dfmpc_onnx import api, catalog
 from dfmpc_onnx.manager import PassResult
 from dfmpc_passes.compensate import Compensate
 from tests.commands import dfmpc, held, program
-from tests.graphs import chain, folded
+from tests.graphs import chain, folded, run
 
 CLOSED_FORM = ["--recipe", "closed-form", "--weights", "2/6"]
 
@@ -79,8 +78,7 @@ def test_json_is_alone_on_stdout_of_a_terminal_too(model_file: pathlib.Path) -> 
 
 
 def test_python_m_is_the_same_program(model_file: pathlib.Path) -> None:
-    command = [sys.executable, "-W", "error", "-m", "dfmpc_onnx", "inspect", str(model_file), "--json"]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    result = program("inspect", model_file, "--json")
     assert (result.stdout, result.stderr) == (dfmpc("inspect", model_file, "--json").stdout, "")
 
 
@@ -213,6 +211,16 @@ def test_verify_scores_labelled_images(
     scores = [(f["fidelity"]["top1"], f["fidelity"]["float_top1"], f["fidelity"]["sqnr_db"]) for f in found]
     assert scores[0] == scores[1]
     assert None not in scores[0]
+
+
+def test_verify_prints_the_points_lost(model_file: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    x = np.random.default_rng(0).standard_normal((6, 3, 8, 8)).astype(np.float32)
+    best = [run(chain(), image[None])[0].argmax() for image in x]
+    np.savez(tmp_path / "images.npz", x=x, y=np.array(best))
+    onnx.save(_other_network(), tmp_path / "other.onnx")
+    result = dfmpc("verify", model_file, tmp_path / "other.onnx", "--images", tmp_path / "images.npz")
+    row = result.stdout.splitlines()[1]
+    assert row.split()[-3:] == ["0.00", "100.00", "100.00"]
 
 
 def test_passes_lists_every_pass_and_prints_each(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ import pytest
 from dfmpc_onnx import catalog
 from dfmpc_onnx.errors import PipelineError
 from dfmpc_onnx.manager import PassManager
-from tests.commands import dfmpc
+from tests.commands import dfmpc, environment
 from tests.graphs import folded, own_bias
 
 GUIDE = pathlib.Path(__file__).parents[1] / "CONTRIBUTING.md"
@@ -58,7 +58,7 @@ def test_the_pass_is_listed_with_every_heading(stranger: pathlib.Path) -> None:
 
 def test_its_own_tests_pass(stranger: pathlib.Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", "test_absorb_bias.py"]
-    result = subprocess.run(command, cwd=stranger, capture_output=True, text=True, check=False)
+    result = subprocess.run(command, cwd=stranger, env=environment(), capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout
     assert "2 passed" in result.stdout
 

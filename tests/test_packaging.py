@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 import subprocess
 import sys
@@ -13,17 +12,17 @@ import pytest
 
 import dfmpc_onnx
 import dfmpc_passes
+from tests.commands import ROOT, environment
 from tests.graphs import chain
 
-ROOT = pathlib.Path(__file__).parents[1]
 PACKAGES = {"dfmpc_onnx": pathlib.Path(dfmpc_onnx.__path__[0]), "dfmpc_passes": pathlib.Path(dfmpc_passes.__path__[0])}
 MOST_LINES = 450
 HEAVY = ("numpy", "onnx", "onnx_graphsurgeon", "onnxruntime", "rich", "click", "msgspec")
 
 
 def python(*args: str, cwd: pathlib.Path, path: pathlib.Path | None = None) -> str:
-    """Standard output of a fresh interpreter in which warnings are errors."""
-    env = {**os.environ, "PYTHONPATH": str(path or "")}
+    """Standard output of a fresh interpreter in which warnings are errors; path: in place of the checkout."""
+    env = environment(PYTHONPATH=str(path)) if path else environment()
     command = [sys.executable, "-W", "error", *args]
     result = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

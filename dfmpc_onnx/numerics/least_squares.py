@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 Rows = npt.NDArray[np.float32]
 Float = npt.NDArray[np.float64]
-RIDGE = 0.1  # of mean diag H: METHOD, section 4; 0.1 to 1 tie, less is worse
+RIDGE = 1.0  # of mean diag H: the moments are those of images that are not the user's, so W is left only for much
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import msgspec
@@ -10,14 +11,16 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.activations import Both, ChannelStatistics, Streams, measured_range, patch_moments, trained
+from dfmpc_onnx.activations import ChannelStatistics, Streams, trained
 from dfmpc_onnx.facts import BitPlan, Codes, Layer, LayerBits, Layers, MeasuredRanges
+from dfmpc_onnx.gaussian import GaussianStreams
 from dfmpc_onnx.graph import Namer, constant, has_input, producer, shown
-from dfmpc_onnx.images import input_batch
+from dfmpc_onnx.images import concrete_shape, input_batch
 from dfmpc_onnx.manager import Figure, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.numerics.granularity import PerAxis
 from dfmpc_onnx.numerics.grids import Grid, ternary_grid, uniform_grid
 from dfmpc_onnx.numerics.least_squares import (
+    RIDGE,
     PatchMoments,
     diagonal_factors,
     least_squares,
@@ -45,11 +48,12 @@ class ReconstructLayersOptions(msgspec.Struct, frozen=True, forbid_unknown_field
     ridge: strength of the fit's regularization. threshold: the largest share of a layer's output that rounding its
     weight may cost where the recipe chooses the bits."""
 
+    statistics: Literal["images", "gaussian"] = "images"
     images: int = 0
     compensate: Literal["full", "diagonal", "none"] = "full"
     rounding: Literal["feedback", "nearest"] = "feedback"
     recalibrate: bool = True
-    ridge: float = 0.1
+    ridge: float = RIDGE
     threshold: float = 0.004
 
 
@@ -78,16 +82,33 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
     def run(self, workspace: Workspace) -> PassResult:
         plan = dict(workspace.get(BitPlan).layers)
         layers = workspace.get(Layers).by_name()
-        batch = input_batch(workspace.graph, workspace.settings, self.options.images)
         rebuilder = _Rebuilder(workspace, self.options, layers, plan)
-        streams = Streams(workspace.graph, batch.feeds, frozenset(n for n in layers if plan[n].bits != FLOAT))
-        streams.run(rebuilder)
+        wanted = frozenset(name for name in layers if plan[name].bits != FLOAT)
+        if self.options.statistics == "gaussian":
+            notes, warnings = self._on_covariances(workspace, rebuilder, wanted)
+        else:
+            notes, warnings = self._on_images(workspace, rebuilder, wanted)
         workspace.put(BitPlan(plan))
         workspace.put(Codes(rebuilder.codes))
         workspace.put(MeasuredRanges(rebuilder.ranges))
-        notes = (f"statistics from {batch.origin}; live activations at most {streams.peak_bytes / 1e6:.0f} MB",)
-        warnings = (*batch.warnings, *rebuilder.warnings(self.options.threshold))
+        warnings = (*warnings, *rebuilder.warnings(self.options.threshold))
         return PassResult(self.name, tuple(rebuilder.rewrites), tuple(rebuilder.refusals), notes, warnings)
+
+    def _on_images(self, workspace: Workspace, rebuilder: _Rebuilder, wanted: frozenset[str]) -> Told:
+        batch = input_batch(workspace.graph, workspace.settings, self.options.images)
+        streams = Streams(workspace.graph, batch.feeds, wanted, workspace.settings.seed)
+        streams.run(rebuilder)
+        note = f"statistics from {batch.origin}; live activations at most {streams.peak_bytes / 1e6:.0f} MB"
+        return (note,), batch.warnings
+
+    def _on_covariances(self, workspace: Workspace, rebuilder: _Rebuilder, wanted: frozenset[str]) -> Told:
+        settings = workspace.settings
+        shapes = {t.name: concrete_shape(t, settings)[0] for t in workspace.graph.inputs}
+        GaussianStreams(workspace.graph, shapes, settings.preprocess, wanted).run(rebuilder)
+        return ("statistics from covariance functions; no image was made",), ()
+
+
+Told = tuple[tuple[str, ...], tuple[str, ...]]
 
 
 @dataclasses.dataclass
@@ -114,7 +135,6 @@ class _Rebuilder:
         self._plan = plan
         self._names = Namer(workspace.graph)
         self._auto = workspace.settings.weights.auto
-        self._generator = np.random.default_rng(workspace.settings.seed)
         self._tell = workspace.tell
         self.codes: dict[str, QuantizedWeight] = {}
         self.ranges: dict[str, tuple[float, float]] = {}
@@ -133,12 +153,12 @@ class _Rebuilder:
             f"the bits asked for; the worst, '{shown(worst)}', {100 * over[worst]:.1f} %",
         )
 
-    def layer(self, node: gs.Node, inputs: Both) -> None:
+    def layer(self, node: gs.Node, moments_of: Callable[[], PatchMoments]) -> None:
         layer, bits = self._layers[node.name], self._plan[node.name]
         self._tell(node.name)
         weight = np.asarray(constant(node.inputs[1]), np.float32)
         rows = to_rows(weight, layer)
-        moments = patch_moments(inputs, node, self._generator)
+        moments = moments_of()
         target, gain = self._target(rows, moments, weight, layer)
         shrunk = moments.shrunk()
         factor = feedback_factor(shrunk.hat) if self._options.rounding == "feedback" else None
@@ -225,19 +245,15 @@ class _Rebuilder:
         lost = _share(rounding_error(target, values, moments), output_error(target, target, moments)[1])
         return _Candidate(_as_weight(codes, grid, layer), values, lost)
 
-    def after_layer(self, node: gs.Node, output: Both) -> None:
-        self._measure(node, output)
+    def after_layer(self, node: gs.Node, shift: Float | None) -> None:
         layer = self._layers[node.name]
-        if not self._options.recalibrate or output.same or layer.batch_norm or layer.op == "MatMul":
+        if not self._options.recalibrate or shift is None or layer.batch_norm or layer.op == "MatMul":
             return
-        difference = np.asarray(output.plain, np.float64) - np.asarray(output.hat, np.float64)
-        axes = tuple(i for i in range(difference.ndim) if i != 1)
-        shift = difference.mean(axis=axes).astype(np.float32)
         old = constant(node.inputs[2]) if has_input(node, 2) else np.zeros(len(shift), np.float32)
         if old is None:
             self.refusals.append(Refusal(node.name, "its bias is computed; the mean of its output is not corrected"))
             return
-        fresh = (np.asarray(old, np.float32).reshape(-1) + shift).astype(np.float32)
+        fresh = (np.asarray(old, np.float64).reshape(-1) + shift).astype(np.float32)
         node.inputs = [*node.inputs[:2], gs.Constant(self._names(f"{node.name}.bias"), fresh)]
 
     def batch_norm(
@@ -271,12 +287,8 @@ class _Rebuilder:
             return np.zeros(channels)
         return np.asarray(bias, np.float64).reshape(-1)
 
-    def other(self, node: gs.Node, output: Both) -> None:
-        self._measure(node, output)
-
-    def _measure(self, node: gs.Node, output: Both) -> None:
-        if output.plain.dtype == np.float32 and output.plain.size:
-            self.ranges[node.outputs[0].name] = measured_range(output.plain)
+    def measured(self, tensor: str, low: float, high: float) -> None:
+        self.ranges[tensor] = (low, high)
 
 
 def candidates() -> tuple[int, ...]:

@@ -91,6 +91,17 @@ def test_scaled_keeps_symmetric_codes_symmetric(weight, factor):
     assert np.array_equal(got.codes, weight.codes * np.sign(factor).astype(np.int8))
 
 
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("zero_point", ["0", "-0.5", "lowest", "highest"])
+def test_every_code_there_is_can_be_mirrored(bits, zero_point):
+    lowest, highest = limits(bits)
+    zero = {"lowest": lowest, "highest": highest}.get(zero_point) or float(zero_point)
+    weight = QuantizedWeight(np.arange(lowest, highest + 1).astype(np.int8), np.float32([1]), np.float32([zero]), bits)
+    got = weight.scaled(np.float32([-1]))
+    assert got.codes.tolist() == list(range(highest, lowest - 1, -1))
+    assert np.array_equal(got.dequantize(), -weight.dequantize())
+
+
 @given(quantized_weights(["integer", "full range"]), per_channel_factors)
 def test_scaled_keeps_a_whole_zero_point_whole_and_within_the_codes(weight, factor):
     zero = weight.scaled(factor).zero_point

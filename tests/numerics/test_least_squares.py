@@ -1,0 +1,162 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
+
+from dfmpc_onnx.numerics.least_squares import (
+    PatchMoments,
+    diagonal_factors,
+    least_squares,
+    ledoit_wolf,
+    output_error,
+    rounding_error,
+)
+from tests.numerics.strategies import seeds
+
+GROUPS, OUT, CHANNELS, TAPS, N = 2, 3, 2, 3, 50
+K = CHANNELS * TAPS
+
+
+def random_streams(seed, n=N, k=K):
+    """A weight, correlated patches, and the patches of a network whose channels were damaged."""
+    rng = np.random.default_rng(seed)
+    weight = rng.standard_normal((GROUPS, OUT, k))
+    patches = rng.standard_normal((GROUPS, n, k)) @ rng.standard_normal((GROUPS, k, k)) + rng.standard_normal(k)
+    damaged = patches * rng.uniform(0.5, 1.5, k) + 0.3 * rng.standard_normal(patches.shape)
+    return tuple(a.astype(np.float32) for a in (weight, patches, damaged))
+
+
+def test_the_moments_are_the_loop():
+    _, x, y = random_streams(21, n=7)
+    got = PatchMoments.of(x, y)
+    for g in range(GROUPS):
+        for i in range(K):
+            assert got.mean[g, i] == pytest.approx(np.mean(x[g, :, i]), rel=1e-4)
+            assert got.mean_hat[g, i] == pytest.approx(np.mean(y[g, :, i]), rel=1e-4)
+            assert got.diagonal[g, i] == pytest.approx(np.mean(y[g, :, i] ** 2), rel=1e-5)
+            for j in range(K):
+                for name, a, b in (("hat", y, y), ("cross", x, y), ("original", x, x)):
+                    want = sum(float(a[g, n, i]) * float(b[g, n, j]) for n in range(7)) / 7
+                    assert getattr(got, name)[g, i, j] == pytest.approx(want, rel=1e-4, abs=1e-5)
+    assert got.count == 7
+
+
+def test_one_stream_has_one_moment():
+    _, x, _ = random_streams(22)
+    same, copied = PatchMoments.of(x, x), PatchMoments.of(x, x.copy())
+    for name in ("hat", "cross", "original", "mean", "mean_hat", "shrinkage"):
+        np.testing.assert_allclose(getattr(same, name), getattr(copied, name))
+
+
+def slow_ledoit_wolf(x):
+    """The variance of every covariance off the diagonal, over its square."""
+    centred = x - x.mean(axis=0)
+    n, k = centred.shape
+    noise = energy = 0.0
+    for i in range(k):
+        for j in range(k):
+            if i != j:
+                products = centred[:, i] * centred[:, j]
+                noise += products.var() / n
+                energy += products.mean() ** 2
+    return min(noise / energy, 1.0)
+
+
+@given(seeds, st.integers(3, 40))
+def test_the_shrinkage_is_the_loop(seed, n):
+    _, x, _ = random_streams(seed, n=n)
+    got = ledoit_wolf(x, PatchMoments.of(x, x).hat)
+    want = [slow_ledoit_wolf(x[g].astype(np.float64)) for g in range(GROUPS)]
+    np.testing.assert_allclose(got, want, rtol=1e-3)
+
+
+def test_independent_entries_are_shrunk_most_and_the_diagonal_is_kept():
+    x, y = np.random.default_rng(23).standard_normal((2, 1, 20, 8)).astype(np.float32) + 3
+    moments = PatchMoments.of(x, y - 5)
+    shrunk = moments.shrunk()
+    assert moments.shrinkage[0] > 0.5
+    np.testing.assert_allclose(shrunk.diagonal, moments.diagonal)
+    centred = [m.hat - m.mean_hat[:, :, None] * m.mean_hat[:, None, :] for m in (moments, shrunk)]
+    off = ~np.eye(8, dtype=bool)
+    np.testing.assert_allclose(centred[1][:, off], (1 - moments.shrinkage[0]) * centred[0][:, off], atol=1e-12)
+
+
+@given(seeds, st.sampled_from([0.01, 0.1, 1.0]))
+def test_least_squares_is_the_ridge_regression_on_the_patches(seed, ridge):
+    """``|W x - W' x^|^2 / n + r |W' - W|^2`` as one stacked system, solved without forming a moment."""
+    weight, x, y = random_streams(seed)
+    got = least_squares(weight, PatchMoments.of(x, y), ridge)
+    for g in range(GROUPS):
+        w, a, b = (part[g].astype(np.float64) for part in (weight, x, y))
+        root = np.sqrt(ridge * np.square(b).mean())
+        left = np.vstack([b / np.sqrt(N), root * np.eye(K)])
+        right = np.vstack([a @ w.T / np.sqrt(N), root * w.T])
+        want = np.linalg.lstsq(left, right, rcond=None)[0].T
+        np.testing.assert_allclose(got[g], want, rtol=1e-3, atol=1e-3)
+
+
+@given(seeds)
+def test_least_squares_repairs_what_it_can(seed):
+    weight, x, y = random_streams(seed)
+    moments = PatchMoments.of(x, y)
+    fitted = least_squares(weight, moments, 1e-6)
+    assert (output_error(weight, fitted, moments)[0] <= output_error(weight, weight, moments)[0] + 1e-4).all()
+
+
+def test_nothing_broken_needs_no_repair():
+    weight, x, _ = random_streams(24)
+    assert least_squares(weight, PatchMoments.of(x, x)) is weight
+    np.testing.assert_allclose(least_squares(weight, PatchMoments.of(x, x.copy())), weight, atol=1e-4)
+
+
+def test_with_fewer_patches_than_entries_the_ridge_grows():
+    weight, x, y = random_streams(25, n=4)
+    moments = PatchMoments.of(x, y)
+    many = dataclasses.replace(moments, count=10 * K)
+    few, plain = least_squares(weight, moments, 0.1), least_squares(weight, many, 0.1 * K / 4)
+    np.testing.assert_allclose(few, plain, rtol=1e-6)
+    assert np.linalg.norm(few - weight) < np.linalg.norm(least_squares(weight, many, 0.1) - weight)
+
+
+@given(seeds)
+def test_the_factors_are_the_best_of_each_channel(seed):
+    weight, x, y = random_streams(seed)
+    got = diagonal_factors(weight, PatchMoments.of(x, y), TAPS)
+    assert got.shape == (GROUPS, CHANNELS)
+    for g in range(GROUPS):
+        for j in range(CHANNELS):
+            part = slice(j * TAPS, (j + 1) * TAPS)
+            clean, broken = ((a[g, :, part] @ weight[g, :, part].T).astype(np.float64) for a in (x, y))
+
+            def misfit(c, clean=clean, broken=broken):
+                return np.square(clean - c * broken).mean()
+
+            found = minimize_scalar(misfit, bounds=(0, 5), method="bounded", options={"xatol": 1e-9})
+            assert got[g, j] == pytest.approx(found.x, rel=1e-4, abs=1e-4)
+
+
+def test_factors_of_a_channel_that_vanished_or_turned_round():
+    weight, x, _ = random_streams(26)
+    y = x.copy()
+    y[:, :, :TAPS] = 0
+    y[:, :, TAPS:] *= -1
+    got = diagonal_factors(weight, PatchMoments.of(x, y), TAPS)
+    assert got.tolist() == [[1, 0]] * GROUPS
+
+
+@given(seeds)
+def test_the_errors_are_those_of_the_outputs(seed):
+    weight, x, y = random_streams(seed)
+    rounded = np.round(weight)
+    moments = PatchMoments.of(x, y)
+    error, variance = output_error(weight, rounded, moments)
+    clean, broken = x @ weight.transpose(0, 2, 1), y @ rounded.transpose(0, 2, 1)
+    power = np.square(clean).mean(axis=1) + np.square(broken).mean(axis=1)
+    assert (np.abs(error - np.square(clean - broken).mean(axis=1)) <= 1e-4 * power).all()
+    assert (np.abs(variance - clean.var(axis=1)) <= 1e-4 * power).all()
+    own = y @ (weight - rounded).transpose(0, 2, 1)
+    tolerance = 1e-4 * np.square(own).mean(axis=1)
+    assert (np.abs(rounding_error(weight, rounded, moments) - own.var(axis=1)) <= tolerance).all()

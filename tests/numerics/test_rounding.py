@@ -1,0 +1,116 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dfmpc_onnx.numerics.grids import ternary_grid, uniform_grid
+from dfmpc_onnx.numerics.rounding import BLOCK, DAMPING, feedback_factor, round_with_feedback
+from tests.numerics.strategies import seeds
+
+
+def random_layer(seed, groups=2, out=3, k=6):
+    """A weight and the second moment of correlated inputs."""
+    rng = np.random.default_rng(seed)
+    weight = rng.standard_normal((groups, out, k)).astype(np.float32)
+    root = rng.standard_normal((groups, k, k + 2))
+    return weight, root @ root.transpose(0, 2, 1) / k
+
+
+def grid_of(weight, bits):
+    rows = weight.reshape(-1, weight.shape[2])
+    return uniform_grid(rows, np.ones(1), bits)
+
+
+def slow_rounding(row, grid, r, hat):
+    """Optimal brain quantization: round one weight, let the others make it good, take its row off the inverse."""
+    k = len(row)
+    inverse = np.linalg.inv(hat + DAMPING * np.trace(hat) / k * np.eye(k))
+    work, codes = row.astype(np.float64), np.zeros(k)
+    scale, zero = float(grid.scale[r, 0]), float(grid.zero_point[r, 0])
+    for i in sorted(range(k), key=lambda i: -hat[i, i]):
+        codes[i] = min(max(round(work[i] / scale + zero), grid.lowest), grid.highest)
+        work -= (work[i] - (codes[i] - zero) * scale) / inverse[i, i] * inverse[i]
+        inverse = inverse - np.outer(inverse[i], inverse[:, i]) / inverse[i, i]
+        inverse[i, i] = 1  # done with; never read again
+    return codes
+
+
+def output_error(weight, codes, grid, hat):
+    values = grid.values(codes.reshape(-1, codes.shape[2])).reshape(codes.shape)
+    difference = (weight - values).astype(np.float64)
+    return np.einsum("goi,gij,goj->", difference, hat, difference)
+
+
+@pytest.mark.parametrize("k", [1, 5, 130, 300])
+def test_the_factor_is_the_root_of_the_inverse(k):
+    _, hat = random_layer(27, k=k)
+    order, factor = feedback_factor(hat)
+    for g in range(len(hat)):
+        diagonal = np.diagonal(hat[g])
+        assert sorted(order[g]) == list(range(k)) and (np.diff(diagonal[order[g]]) <= 0).all()
+        assert np.array_equal(factor[g], np.triu(factor[g])) and (np.diagonal(factor[g]) > 0).all()
+        damped = hat[g][np.ix_(order[g], order[g])] + DAMPING * diagonal.mean() * np.eye(k)
+        u = factor[g].astype(np.float64)
+        np.testing.assert_allclose(u.T @ u @ damped, np.eye(k), atol=1e-4)
+
+
+@pytest.mark.parametrize(("entry", "off"), [(0.0, 0.0), (1.0, 1.0), (1.0, 1.2), (1e6, -1e9)])
+def test_a_moment_that_is_not_positive_gets_a_factor_all_the_same(entry, off):
+    """Dead inputs, equal inputs, and what rounding makes of a singular matrix."""
+    hat = np.full((2, 4, 4), off)
+    hat[:, range(4), range(4)] = entry
+    _, factor = feedback_factor(hat)
+    assert np.isfinite(factor).all() and (np.diagonal(factor, axis1=1, axis2=2) > 0).all()
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@given(seed=seeds)
+def test_rounding_is_optimal_brain_quantization_weight_by_weight(bits, seed):
+    weight, hat = random_layer(seed)
+    grid = grid_of(weight, bits)
+    got = round_with_feedback(weight, grid, *feedback_factor(hat))
+    for g, o in np.ndindex(weight.shape[:2]):
+        assert np.array_equal(got[g, o], slow_rounding(weight[g, o], grid, g * 3 + o, hat[g]))
+
+
+def test_blocks_do_not_show():
+    weight, hat = random_layer(28, groups=1, out=2, k=2 * BLOCK + 9)
+    grid = grid_of(weight, 4)
+    got = round_with_feedback(weight, grid, *feedback_factor(hat))
+    for o in range(2):
+        assert np.array_equal(got[0, o], slow_rounding(weight[0, o], grid, o, hat[0]))
+
+
+@given(seeds, st.integers(2, 8))
+def test_independent_inputs_leave_nothing_to_make_good(seed, bits):
+    weight, hat = random_layer(seed)
+    diagonal = hat * np.eye(hat.shape[1])
+    grid = grid_of(weight, bits)
+    got = round_with_feedback(weight, grid, *feedback_factor(diagonal))
+    assert np.array_equal(got.reshape(-1, 6), grid.codes(weight.reshape(-1, 6)))
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_the_output_suffers_less_than_from_the_nearest_codes(bits):
+    weight, hat = random_layer(29, groups=4, out=16, k=48)
+    grid = grid_of(weight, bits)
+    feedback = round_with_feedback(weight, grid, *feedback_factor(hat))
+    nearest = grid.codes(weight.reshape(-1, 48)).reshape(weight.shape)
+    assert output_error(weight, feedback, grid, hat) < 0.8 * output_error(weight, nearest, grid, hat)
+
+
+@given(seeds)
+def test_levels_are_left_alone_and_codes_stay_on_the_grid(seed):
+    weight, hat = random_layer(seed)
+    grid = ternary_grid(np.abs(weight).mean(axis=2).reshape(-1, 1))
+    got = round_with_feedback(weight, grid, *feedback_factor(hat))
+    assert set(np.unique(got)) <= {-1, 0, 1}
+    levels = grid.values(got.reshape(-1, 6)).reshape(weight.shape)
+    assert np.array_equal(round_with_feedback(levels, grid, *feedback_factor(hat)), got)
+
+
+def test_the_weight_itself_is_not_touched():
+    weight, hat = random_layer(30)
+    before = weight.copy()
+    round_with_feedback(weight, grid_of(weight, 3), *feedback_factor(hat))
+    assert np.array_equal(weight, before)
