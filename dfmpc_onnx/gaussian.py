@@ -8,7 +8,6 @@ operands hang together. Visitors are those of `dfmpc_onnx.activations`; the modu
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -23,24 +22,47 @@ from dfmpc_onnx.preprocess import Preprocess
 from dfmpc_onnx.propagation import Unknown, batch_norm_parameters, clip_bounds, input_moments
 
 ELEMENTS = 2**20  # of one covariance function: decides the window of lags
-MOST_ELEMENTS = 2**26
+MOST_ELEMENTS = 2**25
 SMALLEST_WINDOW = 5  # lags that a patch of 3x3 needs
+DEFAULT_SIDE = 224
 SAMPLES = 10**6  # a derived covariance has no sampling noise
 
 
 @dataclasses.dataclass(frozen=True)
-class Field:
-    """One tensor. mean: ``[2 C]``; lags: own covariance; size: height and width of the map; flat: no map is left.
+class Cross:
+    """Covariance with another tensor, as a spectrum: it only ever meets linear maps. step: the stride of its grid."""
 
-    others: covariance with other tensors by name, with the stride of the grid that its lags count on. stride:
-    pixels of the input between neighbours of this map.
+    spectrum: gp.Spectrum
+    grid: tuple[int, int]
+    step: int
+
+    def scaled(self, gain: npt.NDArray[np.float32]) -> Cross:
+        return dataclasses.replace(self, spectrum=self.spectrum * gain[:, None])
+
+    def transposed(self) -> Cross:
+        return dataclasses.replace(self, spectrum=self.spectrum.conj().swapaxes(1, 2))
+
+    def coarser(self, step: int) -> Cross:
+        """On a grid of a larger stride."""
+        if step == self.step:
+            return self
+        factor = step // self.step
+        lags = gp.decimate(gp.to_lags(self.spectrum, self.grid), (factor, factor))
+        return Cross(gp.to_spectrum(lags), (lags.shape[0], lags.shape[1]), step)
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One tensor. mean: ``[2 C]``; lags: own covariance; size: height and width of the map.
+
+    others: covariance with other tensors by name. stride: pixels of the input between neighbours of this map.
     """
 
     mean: Float
     lags: gp.Lags
     size: tuple[int, int]
     stride: int
-    others: dict[str, tuple[gp.Lags, int]]
+    others: dict[str, Cross]
 
     @property
     def channels(self) -> int:
@@ -68,6 +90,9 @@ class GaussianStreams:
         for node in graph.nodes:
             for tensor in reads(node):
                 self._left[tensor.name] = self._left.get(tensor.name, 0) + 1
+        for node in graph.nodes:
+            if node.op == "Conv" and isinstance(node.inputs[1], gs.Constant):
+                self._window((DEFAULT_SIDE, DEFAULT_SIDE), int(node.inputs[1].shape[0]))  # refuse before any work
         for tensor in graph.inputs:
             self._live[tensor.name] = self._input(tensor, shapes[tensor.name], preprocess)
 
@@ -203,14 +228,17 @@ class GaussianStreams:
                 raise Unknown("its bias is computed")
             mean = mean + np.tile(np.asarray(bias, np.float64).reshape(-1), 2)
         size = tuple(max(-(-s // step), 1) for s, step in zip(x.size, strides, strict=True))
-        own = _map(x.lags, weights, dilations, gp.apply_both)
-        own = gp.window(gp.decimate(own, strides), *self._window((size[0], size[1]), out))
+        spectrum = gp.to_spectrum(x.lags)
+        mapped = gp.apply_both(spectrum, gp.kernel_spectrum(weights, x.grid, dilations))
+        own = gp.decimate(gp.to_lags(mapped, x.grid), strides)
+        own = gp.window(own, *self._window((size[0], size[1]), out))
         stride = x.stride * strides[0]
         others = {}
-        for other, (lags, step) in self._neighbours(node, x).items():
-            spread = (dilations[0] * (x.stride // step), dilations[1] * (x.stride // step))
-            mapped = _map(lags, weights, spread, gp.apply_left)
-            others[other] = _coarser(mapped, step, min(stride, self._live[other].stride))
+        for name, cross in self._neighbours(node, x, spectrum).items():
+            spread = (dilations[0] * (x.stride // cross.step), dilations[1] * (x.stride // cross.step))
+            left = gp.apply_left(cross.spectrum, gp.kernel_spectrum(weights, cross.grid, spread))
+            moved = dataclasses.replace(cross, spectrum=left)
+            others[name] = moved.coarser(min(stride, self._live[name].stride))
         return Field(mean, own, (size[0], size[1]), stride, others)
 
     # -- normalization and activations
@@ -237,21 +265,20 @@ class GaussianStreams:
 
     def _scaled(self, node: gs.Node, x: Field, factor: Float, offset: Float) -> Field:
         gain = factor.astype(np.float32)
-        others = {name: (lags * gain[:, None], step) for name, (lags, step) in self._neighbours(node, x).items()}
+        others = {name: cross.scaled(gain) for name, cross in self._neighbours(node, x).items()}
         return dataclasses.replace(
             x, mean=x.mean * factor + offset, lags=x.lags * (gain[:, None] * gain), others=others
         )
 
-    def _neighbours(self, node: gs.Node, x: Field) -> dict[str, tuple[gp.Lags, int]]:
+    def _neighbours(self, node: gs.Node, x: Field, spectrum: gp.Spectrum | None = None) -> dict[str, Cross]:
         """The covariances that a node's output inherits: those of its input, and with the input if that lives on."""
-        found = {name: pair for name, pair in x.others.items() if name in self._live}
+        found = {name: cross for name, cross in x.others.items() if name in self._live}
         name = node.inputs[0].name
-        if self._left[name] > 1:
-            found[name] = (x.lags, x.stride)
         for other, field in self._live.items():
             if name in field.others and other not in found:
-                lags, step = field.others[name]
-                found[other] = (gp.transposed(lags), step)
+                found[other] = field.others[name].transposed()
+        if self._left[name] > 1:
+            found[name] = Cross(gp.to_spectrum(x.lags) if spectrum is None else spectrum, x.grid, x.stride)
         return found
 
     def _other(self, node: gs.Node) -> Field:
@@ -260,7 +287,7 @@ class GaussianStreams:
             activation = gp.clip_activation(x.mean, x.variance, *clip_bounds(node))
             lags = gp.activate(x.lags, x.variance, activation, x.channels)
             gain = activation.gain.astype(np.float32)
-            others = {n: (v * gain[:, None], step) for n, (v, step) in self._neighbours(node, x).items()}
+            others = {name: cross.scaled(gain) for name, cross in self._neighbours(node, x).items()}
             return dataclasses.replace(x, mean=activation.mean, lags=lags, others=others)
         if node.op == "Add":
             return self._add(node)
@@ -273,8 +300,8 @@ class GaussianStreams:
             size = (max(-(-x.size[0] // steps[0]), 1), max(-(-x.size[1] // steps[1]), 1))
             stride = x.stride * steps[0]
             others = {
-                n: _coarser(v, step, min(stride, self._live[n].stride))
-                for n, (v, step) in self._neighbours(node, x).items()
+                name: cross.coarser(min(stride, self._live[name].stride))
+                for name, cross in self._neighbours(node, x).items()
             }
             own = gp.window(gp.decimate(x.lags, steps), *self._window(size, x.channels))
             return Field(x.mean, own, size, stride, others)
@@ -297,17 +324,20 @@ class GaussianStreams:
             raise Unknown("a sum of maps of different size")
         first, second = node.inputs[0].name, node.inputs[1].name
         lags = a.lags + b.lags
-        if second in a.others:
-            cross = gp.window(a.others[second][0], *a.grid)
-            lags = lags + cross + gp.transposed(cross)
-        elif first in b.others:
-            cross = gp.window(b.others[first][0], *a.grid)
-            lags = lags + cross + gp.transposed(cross)
-        others: dict[str, tuple[gp.Lags, int]] = {}
+        cross = a.others.get(second)
+        if cross is None and first in b.others:
+            cross = b.others[first].transposed()
+        if cross is not None:
+            between = gp.window(gp.to_lags(cross.spectrum, cross.grid), *a.grid)
+            lags = lags + between + gp.transposed(between)
+        others: dict[str, Cross] = {}
         for part in (a, b):
-            for name, (value, step) in part.others.items():
-                if name in self._live and name not in (first, second):
-                    others[name] = (others[name][0] + value, step) if name in others else (value, step)
+            for name, value in part.others.items():
+                if name not in self._live or name in (first, second):
+                    continue
+                if name in others:
+                    value = dataclasses.replace(value, spectrum=others[name].spectrum + value.spectrum)
+                others[name] = value
         return Field(a.mean + b.mean, lags, a.size, a.stride, others)
 
     def _pad(self, node: gs.Node) -> Field:
@@ -327,27 +357,11 @@ class GaussianStreams:
         lags = np.zeros((*x.grid, 2 * channels, 2 * channels), np.float32)
         lags[:, :, index[:, None], index] = x.lags
         others = {}
-        for name, (value, step) in self._neighbours(node, x).items():
-            wide = np.zeros((*value.shape[:2], 2 * channels, value.shape[3]), np.float32)
-            wide[:, :, index] = value
-            others[name] = (wide, step)
+        for name, cross in self._neighbours(node, x).items():
+            wide = np.zeros((len(cross.spectrum), 2 * channels, cross.spectrum.shape[2]), np.complex64)
+            wide[:, index] = cross.spectrum
+            others[name] = dataclasses.replace(cross, spectrum=wide)
         return Field(mean, gp.window(lags, *self._window(x.size, channels)), x.size, x.stride, others)
-
-
-def _map(
-    lags: gp.Lags,
-    weights: gp.Kernels,
-    dilations: tuple[int, int],
-    apply: Callable[[gp.Spectrum, gp.Spectrum], gp.Spectrum],
-) -> gp.Lags:
-    """A covariance behind a linear layer, on the same window of lags."""
-    size = (lags.shape[0], lags.shape[1])
-    return gp.to_lags(apply(gp.to_spectrum(lags), gp.kernel_spectrum(weights, size, dilations)), size)
-
-
-def _coarser(lags: gp.Lags, step: int, wanted: int) -> tuple[gp.Lags, int]:
-    factor = wanted // step
-    return gp.decimate(lags, (factor, factor)), wanted
 
 
 def _dense(weight: npt.NDArray[np.float32], groups: int, channels: int) -> npt.NDArray[np.float32]:

@@ -9,6 +9,7 @@ jointly Gaussian inputs up to the order kept (METHOD, section 2).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -19,6 +20,7 @@ from dfmpc_onnx.numerics.moments import clipped_gaussian, normal_cdf, normal_pdf
 Lags = npt.NDArray[np.float32]
 Float = npt.NDArray[np.float64]
 ORDER = 6  # of the Hermite series
+SMALL_WINDOW = 256  # lags up to which a product with the transform's matrix beats the fast algorithm
 Spectrum = npt.NDArray[np.complex64]
 Kernels = npt.NDArray[np.float32]
 
@@ -92,16 +94,47 @@ def apply_both(spectrum: Spectrum, kernel: Spectrum) -> Spectrum:
     return np.concatenate([left[:, :, :half] @ back[0], left[:, :, half:] @ back[1]], axis=2)
 
 
+@functools.cache
+def _transform(size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """The real and, below it, the imaginary part of the transform over a small window, as a matrix on the lags."""
+    ny, nx = size
+    dy, dx = (v.reshape(-1) for v in np.meshgrid(np.arange(ny), np.arange(nx), indexing="ij"))
+    fy, fx = (v.reshape(-1, 1) for v in np.meshgrid(np.arange(ny), np.arange(nx // 2 + 1), indexing="ij"))
+    angle = 2 * np.pi * (fy * dy / ny + fx * dx / nx)
+    return np.concatenate([np.cos(angle), -np.sin(angle)]).astype(np.float32)
+
+
+@functools.cache
+def _inverse_transform(size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """The inverse of `_transform`: frequencies that stand for their mirror image too count twice."""
+    ny, nx = size
+    column = np.tile(np.arange(nx // 2 + 1), ny)
+    weight = np.where((column == 0) | (2 * column == nx), 1.0, 2.0) / (ny * nx)
+    return np.ascontiguousarray((_transform(size) * np.tile(weight, 2)[:, None]).T, np.float32)
+
+
 def to_spectrum(lags: Lags) -> Spectrum:
     """The transform over the lags, frequencies in one dimension: ``[frequencies, a, b]``."""
-    transform = np.fft.rfft2(lags, axes=(0, 1))
-    return np.ascontiguousarray(transform.reshape(-1, *lags.shape[2:]), np.complex64)
+    size = (lags.shape[0], lags.shape[1])
+    if size[0] * size[1] > SMALL_WINDOW:
+        transform = np.fft.rfft2(lags, axes=(0, 1))
+        return np.ascontiguousarray(transform.reshape(-1, *lags.shape[2:]), np.complex64)
+    parts = _transform(size) @ lags.reshape(size[0] * size[1], -1)
+    count = len(parts) // 2
+    spectrum = np.empty((count, *lags.shape[2:]), np.complex64)
+    spectrum.real, spectrum.imag = (half.reshape(spectrum.shape) for half in (parts[:count], parts[count:]))
+    return spectrum
 
 
 def to_lags(spectrum: Spectrum, size: tuple[int, int]) -> Lags:
     """The inverse of `to_spectrum`."""
-    transform = spectrum.reshape(size[0], size[1] // 2 + 1, *spectrum.shape[1:])
-    return np.ascontiguousarray(np.fft.irfft2(transform, s=size, axes=(0, 1)), np.float32)
+    if size[0] * size[1] > SMALL_WINDOW:
+        transform = spectrum.reshape(size[0], size[1] // 2 + 1, *spectrum.shape[1:])
+        return np.ascontiguousarray(np.fft.irfft2(transform, s=size, axes=(0, 1)), np.float32)
+    flat = spectrum.reshape(len(spectrum), -1)
+    parts = np.concatenate([flat.real, flat.imag])
+    lags: Lags = (_inverse_transform(size) @ parts).reshape(*size, *spectrum.shape[1:])
+    return lags
 
 
 def transposed(lags: Lags) -> Lags:

@@ -56,9 +56,8 @@ def uniform_grid(weight: Rows, importance: Float, bits: int) -> Grid:
     asymmetric = bits <= ASYMMETRIC_BITS
     best: tuple[Rows, Rows] | None = None
     least = np.full((len(weight), 1), np.inf, np.float32)
-    ends = [(a, b) for a in SHRINK for b in SHRINK] if bits <= 3 else [(a, a) for a in SHRINK]
-    if bits <= 3:
-        ends = ends[::3]  # the surface is flat: a third of the pairs finds it as well
+    # Two or three bits have no level to spare: their two ends are sought apart, on a coarser raster.
+    ends = [(a, b) for a in SHRINK[::3] for b in SHRINK[::3]] if bits <= 3 else [(a, a) for a in SHRINK]
     for shrink_low, shrink_high in ends if asymmetric else [(a, a) for a in SHRINK]:
         if asymmetric:
             bottom, top = low * np.float32(shrink_low), high * np.float32(shrink_high)

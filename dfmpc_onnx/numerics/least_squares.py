@@ -132,11 +132,10 @@ def output_error(weight: Rows, quantized: Rows, moments: PatchMoments) -> tuple[
 
 
 def rounding_error(weight: Rows, quantized: Rows, moments: PatchMoments) -> Float:
-    """Variance of ``(W - W^) x^`` per output: ``[groups, out/group]``; what rounding alone costs.
+    """Mean square of ``(W - W^) x^`` per output: ``[groups, out/group]``; what rounding alone costs.
 
-    Its mean is left out: re-calibration takes it back.
+    The mean counts, although re-calibration takes it back: on other inputs than the sample's it is another.
     """
     difference = weight.astype(np.float64) - quantized.astype(np.float64)
     error: Float = np.einsum("goi,goi->go", difference @ moments.hat, difference)
-    error -= np.square(np.einsum("goi,gi->go", difference, moments.mean_hat))
     return np.maximum(error, 0.0)

@@ -37,7 +37,7 @@ def recalibrate(
     weight, quantized: ``[out, in, taps]`` float32. norm: of the float layer, without the layer's bias.
     mean, variance: ``[in]`` float64, of the layer's input. Gamma and beta are kept. ValueError: no such reading.
     """
-    floor = np.finfo(np.float64).tiny
+    floor = 1e-30  # below it a weight is as good as zero, and its ratio means nothing
     if reading == "unchanged":
         new_mean, new_std = norm.mean, norm.std
     elif reading == "norm_ratio":

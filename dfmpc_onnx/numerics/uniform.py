@@ -17,16 +17,18 @@ def dorefa(weight: npt.NDArray[np.float32], bits: int, granularity: Granularity)
     The 2^k levels are the odd multiples of ``max|W| / (2^k - 1)``: zero is not among them. With
     ``q = round(...) - 2^(k-1)`` a level is ``(2 max|W| / (2^k - 1)) * (q + 1/2)``, so the codes are signed, the
     zero point is -1/2, and k bits hold a code. Eight such bits would need nine in an integer kernel
-    (``2 q + 1``), so k = 8 takes the integer grid of `symmetric`.
+    (``2 q + 1``), so k = 8 takes the integer grid of `symmetric`. A slice of zeros stays zero.
 
     weight: any shape, float32. bits: 2 to 8.
     """
     if bits == MAX_BITS:
         return symmetric(weight, bits, granularity)
     peak = np.abs(granularity.rows(weight)).max(axis=1).reshape(granularity.scale_shape(weight.shape))
-    peak = np.where(peak > 0, peak, np.float32(1))
-    scale = (2 * peak / np.float32(2**bits - 1)).astype(np.float32)
-    zero_point = np.full_like(scale, -0.5)
+    scale = (peak / np.float32(2**bits - 1) * 2).astype(np.float32)
+    # A slice of zeros has no level of its own on this grid; it stays zero by codes and a zero point of 0.
+    live = scale > 0
+    scale = np.where(live, scale, np.float32(1)).astype(np.float32)
+    zero_point = np.where(live, np.float32(-0.5), np.float32(0)).astype(np.float32)
     return QuantizedWeight(quantize(weight, scale, zero_point, bits), scale, zero_point, bits)
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.activations import ChannelStatistics, Streams, trained
-from dfmpc_onnx.facts import BitPlan, Codes, Layer, LayerBits, Layers, MeasuredRanges
+from dfmpc_onnx.facts import BitPlan, Codes, FloatStatistics, Layer, LayerBits, Layers, MeasuredRanges, Pairs
 from dfmpc_onnx.gaussian import GaussianStreams
 from dfmpc_onnx.graph import Namer, constant, has_input, producer, shown
 from dfmpc_onnx.images import concrete_shape, input_batch
@@ -31,10 +31,13 @@ from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.numerics.recalibration import recalibrate_streams
 from dfmpc_onnx.numerics.rounding import feedback_factor, round_with_feedback
 from dfmpc_onnx.numerics.ternary import ternary_optimal
-from dfmpc_onnx.propagation import batch_norm_parameters
+from dfmpc_onnx.propagation import Unknown, batch_norm_parameters
 from dfmpc_onnx.settings import FLOAT, TERNARY, BitWidth
 from dfmpc_onnx.storage import FORMS
 from dfmpc_onnx.workspace import Workspace
+from dfmpc_passes.compensate import Compensate
+from dfmpc_passes.quantize_weights import QuantizeWeights, QuantizeWeightsOptions
+from dfmpc_passes.recalibrate_batch_norm import RecalibrateBatchNorm, RecalibrateOptions
 
 Rows = npt.NDArray[np.float32]
 Float = npt.NDArray[np.float64]
@@ -42,11 +45,11 @@ CANDIDATES: tuple[int, ...] = (2, 3, 4, 6, 8)
 
 
 class ReconstructLayersOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """images: how many procedural images, 0 to let their size decide. compensate: the full least-squares fit, the
-    paper's one factor per input channel, or none. rounding: with error feedback, or to the nearest level.
-    recalibrate: whether BatchNormalizations, or biases where there are none, take up what the streams show.
-    ridge: strength of the fit's regularization. threshold: the largest share of a layer's output that rounding its
-    weight may cost where the recipe chooses the bits."""
+    """statistics: from procedural images, or from covariance functions alone. images: how many, 0 to let their size
+    decide. compensate: the full least-squares fit, the paper's one factor per input channel, or none. rounding: with
+    error feedback, or to the nearest level. recalibrate: whether BatchNormalizations, or biases where there are none,
+    take up what the two networks show. ridge: strength of the fit's regularization. threshold: the largest share of
+    a layer's output that rounding its weight may cost where the recipe chooses the bits."""
 
     statistics: Literal["images", "gaussian"] = "images"
     images: int = 0
@@ -54,7 +57,7 @@ class ReconstructLayersOptions(msgspec.Struct, frozen=True, forbid_unknown_field
     rounding: Literal["feedback", "nearest"] = "feedback"
     recalibrate: bool = True
     ridge: float = RIDGE
-    threshold: float = 0.004
+    threshold: float = 0.006
 
 
 class ReconstructLayers(Pass[ReconstructLayersOptions]):
@@ -67,16 +70,19 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
     the mean and deviation of what comes out. Both streams run on procedural images with BatchNormalization in
     batch-statistics mode, so each of its outputs has the moments of training.
 
-    Requires: a bit plan.
+    With statistics = "gaussian" the moments come from covariance functions instead: no image, no run of the network.
 
-    Refuses when: a layer's inputs cannot be followed or its fit does no better on positions held out: W stays W.
+    Requires: a bit plan; the pairs and float statistics serve where covariances cannot be followed.
+
+    Refuses when: covariance functions cannot be followed (an operator without a rule, too many channels): channels
+    and pixels are then taken as independent, as in quantize_weights, recalibrate_batch_norm and compensate.
 
     Reference: METHOD, sections 3 to 6; Chen et al. 2023, equation 27 (the diagonal form); Frantar et al. 2022.
     """
 
     name = "reconstruct_layers"
     Options = ReconstructLayersOptions
-    requires: ClassVar = (BitPlan, Layers)
+    requires: ClassVar = (BitPlan, Layers, Pairs, FloatStatistics)
     provides: ClassVar = (Codes, MeasuredRanges)
 
     def run(self, workspace: Workspace) -> PassResult:
@@ -85,7 +91,13 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
         rebuilder = _Rebuilder(workspace, self.options, layers, plan)
         wanted = frozenset(name for name in layers if plan[name].bits != FLOAT)
         if self.options.statistics == "gaussian":
-            notes, warnings = self._on_covariances(workspace, rebuilder, wanted)
+            graph = workspace.graph.copy()
+            try:
+                notes, warnings = self._on_covariances(workspace, rebuilder, wanted)
+            except Unknown as reason:
+                # A layer may have been rebuilt before the walk came to what it cannot follow.
+                workspace.graph = graph
+                return self._on_independent_pixels(workspace, str(reason))
         else:
             notes, warnings = self._on_images(workspace, rebuilder, wanted)
         workspace.put(BitPlan(plan))
@@ -106,6 +118,26 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
         shapes = {t.name: concrete_shape(t, settings)[0] for t in workspace.graph.inputs}
         GaussianStreams(workspace.graph, shapes, settings.preprocess, wanted).run(rebuilder)
         return ("statistics from covariance functions; no image was made",), ()
+
+    def _on_independent_pixels(self, workspace: Workspace, reason: str) -> PassResult:
+        """The simpler closed form, channel by channel, for graphs whose covariances cannot be followed."""
+        steps: list[Pass[msgspec.Struct]] = [
+            QuantizeWeights(QuantizeWeightsOptions(ternary="optimal")),
+            RecalibrateBatchNorm(RecalibrateOptions(reading="projection")),
+            Compensate(),
+        ]
+        results = [step.run(workspace) for step in steps]
+        workspace.put(MeasuredRanges({}))
+        plan = workspace.get(BitPlan).layers
+        eight = LayerBits(8, "8-bit", "no error was measured to choose by")
+        workspace.put(BitPlan({name: eight if bits.role == "auto" else bits for name, bits in plan.items()}))
+        return PassResult(
+            self.name,
+            tuple(rewrite for result in results for rewrite in result.rewrites),
+            (Refusal("model", f"covariances cannot be followed ({reason})"), *(r for x in results for r in x.refusals)),
+            ("channels and pixels taken as independent",),
+            (f"covariances cannot be followed ({reason}); channels and pixels are taken as independent",),
+        )
 
 
 Told = tuple[tuple[str, ...], tuple[str, ...]]

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dfmpc_onnx.numerics.grids import ASYMMETRIC_BITS, Grid, ternary_grid, uniform_grid
+from dfmpc_onnx.numerics.grids import Grid, ternary_grid, uniform_grid
 from tests.numerics.strategies import elements, powers_of_two, seeds, widths
 
 rows = hnp.arrays(np.float32, st.tuples(st.integers(1, 3), st.integers(1, 6)), elements=elements)
@@ -24,7 +24,7 @@ def plain_grid(weight, bits):
     """The whole range, as it would be without a search."""
     lowest, highest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     low, high = min(weight.min(), 0), max(weight.max(), 0)
-    if bits <= ASYMMETRIC_BITS:
+    if bits <= 4:
         scale = np.float32((high - low) / (highest - lowest))
         return Grid(np.full((1, 1), scale), np.rint(lowest - np.full((1, 1), low) / scale), lowest, highest, bits)
     return Grid(np.full((1, 1), np.float32(max(-low, high) / highest)), np.zeros((1, 1)), -highest, highest, bits)
@@ -49,7 +49,7 @@ def test_the_form_of_a_grid(weight, bits):
     assert (grid.nearest(np.zeros_like(weight)) == 0).all()
     codes = grid.codes(weight * 100)
     assert codes.min() >= -(2 ** (bits - 1)) and codes.max() <= 2 ** (bits - 1) - 1
-    if bits > ASYMMETRIC_BITS:
+    if bits > 4:
         assert not grid.zero_point.any() and grid.lowest == -grid.highest
 
 
