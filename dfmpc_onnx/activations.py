@@ -68,13 +68,13 @@ class ChannelStatistics:
         x = np.asarray(both.plain, np.float32)
         rows = x.reshape(x.shape[0], x.shape[1], -1)
         count = rows.shape[0] * rows.shape[2]
-        mean = rows.mean(axis=(0, 2), dtype=np.float64)
+        mean = channel_mean(rows)
         centred = rows - mean.astype(np.float32)[:, None]
         variance = _inner(centred, centred) / count
         if both.same:
             return cls(mean, variance, mean, variance, variance, count)
         rows_hat = np.asarray(both.hat, np.float32).reshape(rows.shape)
-        mean_hat = rows_hat.mean(axis=(0, 2), dtype=np.float64)
+        mean_hat = channel_mean(rows_hat)
         centred_hat = rows_hat - mean_hat.astype(np.float32)[:, None]
         return cls(
             mean,
@@ -84,6 +84,13 @@ class ChannelStatistics:
             _inner(centred, centred_hat) / count,
             count,
         )
+
+
+def channel_mean(x: npt.NDArray[np.generic]) -> Float:
+    """Mean of each channel, the second dimension, over all others: ``[channels]``, summed in float64 over the batch."""
+    rows = np.asarray(x, np.float32).reshape(x.shape[0], x.shape[1], -1)
+    result: Float = rows.mean(axis=2).mean(axis=0, dtype=np.float64)
+    return result
 
 
 def _inner(a: Array, b: Array) -> Float:
@@ -98,9 +105,9 @@ class Visitor(Protocol):
     def layer(self, node: gs.Node, moments: Callable[[], PatchMoments]) -> None:
         """A Conv, Gemm or MatMul is about to run; the visitor may set ``node.inputs[1].values``."""
 
-    def after_layer(self, node: gs.Node, shift: Float | None) -> None:
-        """It has run. shift: by how much the mean of its output fell short, ``[channels]``; None where it is the same
-        in both networks. The visitor may set the node's bias."""
+    def after_layer(self, node: gs.Node, shift: Callable[[], Float] | None) -> None:
+        """It has run. shift: tells by how much the mean of its output fell short, ``[channels]``; None where it is
+        the same in both networks. The visitor may set the node's bias."""
 
     def batch_norm(self, node: gs.Node, statistics: ChannelStatistics) -> tuple[Float, Float]:
         """Scale and shift of the quantized network's output; may set the node's parameters."""
@@ -152,7 +159,7 @@ class Streams:
         fixed = outputs[0]
         _measure(node, fixed, visitor)
         bias = _bias(node)
-        visitor.after_layer(node, None if fixed.same else _mean_difference(fixed))
+        visitor.after_layer(node, None if fixed.same else lambda: _mean_difference(fixed))
         changed = _bias(node)
         if changed is not None and (bias is None or not np.array_equal(bias, changed)):
             shift = np.asarray(changed, np.float32)
@@ -218,9 +225,7 @@ def _measure(node: gs.Node, output: Both, visitor: Visitor) -> None:
 
 def _mean_difference(output: Both) -> Float:
     """Mean of float less quantized output for each channel, the second dimension."""
-    difference = np.asarray(output.plain, np.float64) - np.asarray(output.hat, np.float64)
-    result: Float = difference.mean(axis=tuple(i for i in range(difference.ndim) if i != 1))
-    return result
+    return channel_mean(output.plain) - channel_mean(output.hat)
 
 
 def _bias(node: gs.Node) -> npt.NDArray[np.generic] | None:

@@ -277,10 +277,11 @@ class _Rebuilder:
         lost = _share(rounding_error(target, values, moments), output_error(target, target, moments)[1])
         return _Candidate(_as_weight(codes, grid, layer), values, lost)
 
-    def after_layer(self, node: gs.Node, shift: Float | None) -> None:
+    def after_layer(self, node: gs.Node, shift_of: Callable[[], Float] | None) -> None:
         layer = self._layers[node.name]
-        if not self._options.recalibrate or shift is None or layer.batch_norm or layer.op == "MatMul":
+        if not self._options.recalibrate or shift_of is None or layer.batch_norm or layer.op == "MatMul":
             return
+        shift = shift_of()
         old = constant(node.inputs[2]) if has_input(node, 2) else np.zeros(len(shift), np.float32)
         if old is None:
             self.refusals.append(Refusal(node.name, "its bias is computed; the mean of its output is not corrected"))
