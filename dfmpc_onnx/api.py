@@ -135,6 +135,7 @@ def _settings(
         input_shapes=parse_input_shapes(input_shapes),
         seed=seed,
         images=None if images is None else str(images),
+        by_hand=weights is not None or bool(layers),
     )
 
 

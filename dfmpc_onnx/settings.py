@@ -97,7 +97,10 @@ def parse_input_shapes(items: Sequence[str]) -> dict[str, tuple[int, ...]]:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The options of one run that passes read."""
+    """The options of one run that passes read.
+
+    by_hand: whether the user, and not the recipe, chose the weights or a layer's.
+    """
 
     weights: WeightBits
     activations: Activations
@@ -106,3 +109,4 @@ class Settings:
     input_shapes: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     seed: int = 0
     images: str | None = None
+    by_hand: bool = False

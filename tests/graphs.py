@@ -281,7 +281,7 @@ def workspace(
     return Workspace(to_graph(load(model)), settings)
 
 
-def pipeline(upto: str = "", recipe: str = "closed-form", **options: dict[str, object]) -> list[Pass]:
+def pipeline(upto: str = "", recipe: str = "per-channel", **options: dict[str, object]) -> list[Pass]:
     """The passes of a recipe up to and with the one named; options by pass name replace the recipe's."""
     built: list[Pass] = []
     for step in catalog.find_recipe(recipe)[0].steps:
@@ -295,7 +295,7 @@ def pipeline(upto: str = "", recipe: str = "closed-form", **options: dict[str, o
 def prepared(
     model: onnx.ModelProto, upto: str, weights: str = "2/6", activations: str = "8", layers: Sequence[str] = ()
 ) -> tuple[Workspace, PassResult]:
-    """The workspace after the closed-form recipe up to a pass, and that pass's result."""
+    """The workspace after the per-channel recipe up to a pass, and that pass's result."""
     space = workspace(model, weights, activations, layers)
     return space, PassManager(pipeline(upto)).run(space)[-1]
 

@@ -18,7 +18,7 @@ from dfmpc_passes.compensate import Compensate
 from tests.commands import dfmpc, held, program
 from tests.graphs import chain, folded, run
 
-CLOSED_FORM = ["--recipe", "closed-form", "--weights", "2/6"]
+CLOSED_FORM = ["--recipe", "per-channel", "--weights", "2/6"]
 
 # What a right command does
 

@@ -103,7 +103,8 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
         workspace.put(BitPlan(plan))
         workspace.put(Codes(rebuilder.codes))
         workspace.put(MeasuredRanges(rebuilder.ranges))
-        warnings = (*warnings, *rebuilder.warnings(self.options.threshold))
+        if workspace.settings.by_hand:
+            warnings = (*warnings, *rebuilder.warnings(self.options.threshold))
         return PassResult(self.name, tuple(rebuilder.rewrites), tuple(rebuilder.refusals), notes, warnings)
 
     def _on_images(self, workspace: Workspace, rebuilder: _Rebuilder, wanted: frozenset[str]) -> Told:
@@ -177,7 +178,7 @@ class _Rebuilder:
     def warnings(self, threshold: float) -> tuple[str, ...]:
         """What the bits that the user asked for cost, where it is more than would have been chosen."""
         over = {name: lost for name, lost in self._lost.items() if lost > threshold}
-        if self._auto or not over:
+        if not over:
             return ()
         worst = max(over, key=lambda name: over[name])
         return (

@@ -33,7 +33,8 @@ def test_resnet56_in_closed_form_without_data(tmp_path: pathlib.Path) -> None:
     out = tmp_path / "out.onnx"
     options = ["--recipe", "closed-form", "--weights", "2/6", "--activations", "none", "--preprocess", "imagenet"]
     result = dfmpc("quantize", RESNET56, "-o", out, "--json", *options)
-    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.exit_code == 0
+    assert all(line.startswith("warning: ") for line in result.stderr.splitlines())
     report = json.loads(result.stdout)
     assert report["bytes"] == out.stat().st_size <= 650_000
     verified = dfmpc("verify", RESNET56, out, "--images", IMAGES, "--preprocess", "imagenet", "--json")
