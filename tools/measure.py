@@ -76,6 +76,8 @@ ROWS = (
     Row("resnet56", "closed-form", "2/6", "none"),
     Row("resnet56", "paper"),
     Row("resnet56", "int8"),
+    Row("resnet56", "closed-form", "ternary/6", "none"),
+    Row("resnet56", "per-channel", "2/6", "none"),
     Row("resnet20", "mixed", "2/6", "none"),
     Row("resnet20", "mixed", "ternary/6", "none"),
     Row("resnet20", "mixed", "4", "8"),

@@ -33,6 +33,16 @@ class QuantizedWeight:
         """The weight that the codes stand for, float32, in the shape of the codes."""
         return dequantize(self.codes, self.scale, self.zero_point)
 
+    def widened(self, least: Float) -> QuantizedWeight:
+        """With scales of at least `least`, shaped like scale: finer slices are rounded to that step, around 0."""
+        coarse = np.broadcast_to(self.scale < least, np.broadcast_shapes(self.scale.shape, least.shape))
+        if not coarse.any():
+            return self
+        scale = np.where(coarse, least, self.scale).astype(np.float32)
+        codes = np.where(coarse, np.rint(self.dequantize() / scale), self.codes).astype(np.int8)
+        zero_point = np.where(coarse, np.float32(0), self.zero_point).astype(np.float32)
+        return dataclasses.replace(self, codes=codes, scale=scale, zero_point=zero_point)
+
     def scaled(self, factor: Float) -> QuantizedWeight:
         """The same codes under ``scale * factor``, factor broadcastable like scale, made safe to emit.
 

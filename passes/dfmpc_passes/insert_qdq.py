@@ -29,15 +29,17 @@ class InsertQDQ(Pass[NoOptions]):
     Requires: ranges, codes, BatchNormalization folded (it would block the fusion), the final opset.
 
     Refuses when: the range of a layer's input or output is not known: its weight stays integer in the file and is
-    decoded to float at load. The same where int32 cannot hold the bias at that scale (onnxruntime would quantize a
-    float bias by itself, and overflow), and in an opset below 13.
+    decoded to float at load; so in an opset below 13. A channel whose bias int32 cannot hold at the scale of its
+    products has products that are nothing beside its bias: its weights are rounded to a coarser scale. Where one
+    scale serves all channels the layer computes in float instead, since onnxruntime would quantize a float bias by
+    itself, and overflow.
 
     Reference: Jacob et al. 2018, section 2; the ONNX QDQ format.
     """
 
     name = "insert_qdq"
     requires: ClassVar = (Ranges, Codes, Layers, Folded, Raised)
-    provides: ClassVar = (Placement,)
+    provides: ClassVar = (Placement, Codes)
 
     def run(self, workspace: Workspace) -> PassResult:
         if workspace.settings.activations == "none":
@@ -48,12 +50,14 @@ class InsertQDQ(Pass[NoOptions]):
             workspace.put(Placement(frozenset()))
             why = f"opset {graph.opset} has no DequantizeLinear with an axis; activations stay in float"
             return PassResult(self.name, refusals=(Refusal("model", why),), warnings=(why,))
-        codes = workspace.get(Codes).weights
+        codes = dict(workspace.get(Codes).weights)
         ranges = workspace.get(Ranges).tensors
         layers = {layer.name: layer for layer in workspace.get(Layers).all if layer.name in codes}
         sites = Placer(graph, layers, ranges).place()
         names = Namer(graph)
         parameters = {name: unsigned_qparams(*ranges[like]) for name, like in sites.tensors.items()}
+        coarser = _make_room_for_biases(graph, layers, sites.layers, codes, parameters)
+        workspace.put(Codes(codes))
         biases, float_biases = _quantize_biases(graph, layers, sites.layers, codes, parameters, names)
         integer = sites.layers - set(float_biases)
         _insert(graph, parameters, names)
@@ -64,6 +68,7 @@ class InsertQDQ(Pass[NoOptions]):
             Rewrite(name, "quantized to uint8", {"scale": float(scale), "zero_point": int(zero)})
             for name, (scale, zero) in parameters.items()
         )
+        rewrites += tuple(Rewrite(name, f"{n} channels rounded coarser for their bias") for name, n in coarser.items())
         refusals = [Refusal(name, reason) for name, reason in sites.refused.items()]
         refusals += [
             Refusal(name, "its bias does not fit int32 at the scale of its products; integer weights, float arithmetic")
@@ -128,16 +133,40 @@ def _guard_float_layers(graph: gs.Graph, layers: Layers, integer: frozenset[str]
     return [layer.name for layer in layers.all if id(nodes[layer.name]) in before]
 
 
+def _make_room_for_biases(
+    graph: gs.Graph,
+    layers: dict[str, Layer],
+    integer: frozenset[str],
+    codes: dict[str, QuantizedWeight],
+    parameters: dict[str, tuple[np.float32, np.uint8]],
+) -> dict[str, int]:
+    """Coarser scales for the channels whose bias int32 could not hold; returns how many by layer."""
+    nodes = nodes_by_name(graph)
+    found = {}
+    for name in sorted(integer):
+        node, weight = nodes[name], codes[name]
+        bias = input_constant(node, 2) if has_input(node, 2) else None
+        if bias is None or bias.size != weight.scale.size:
+            continue
+        # Twice over, since the half-step grid dequantizes with half its scale.
+        least = 2 * np.abs(bias.astype(np.float64)) / (BIAS_LIMIT * float(parameters[node.inputs[0].name][0]))
+        wider = weight.widened(least.reshape(weight.scale.shape).astype(np.float32))
+        if wider is not weight:
+            found[name] = int((wider.scale != weight.scale).sum())
+            codes[name] = wider
+            node.inputs[1].values = wider.dequantize()
+    return found
+
+
 def _quantize_biases(
     graph: gs.Graph,
     layers: dict[str, Layer],
     integer: frozenset[str],
-    codes: dict[str, QuantizedWeight] | object,
+    codes: dict[str, QuantizedWeight],
     parameters: dict[str, tuple[np.float32, np.uint8]],
     names: Namer,
 ) -> tuple[dict[int, list[gs.Node]], list[str]]:
     """int32 biases at the scale of the products: nodes to put in front of each layer, and the layers left float."""
-    assert isinstance(codes, dict)
     nodes = nodes_by_name(graph)
     before: dict[int, list[gs.Node]] = {}
     left = []
@@ -162,7 +191,6 @@ def _quantize_biases(
         inputs = [
             gs.Constant(names(f"{stem}.codes"), values),
             gs.Constant(names(f"{stem}.scale"), np.asarray(flat, np.float32)),
-            gs.Constant(names(f"{stem}.zp"), np.zeros(flat.shape, np.int32)),
         ]
         attrs = {"axis": 0} if scale.size > 1 else {}
         before[id(node)] = [gs.Node("DequantizeLinear", names(f"{stem}.DequantizeLinear"), attrs, inputs, [decoded])]
