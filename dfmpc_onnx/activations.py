@@ -232,11 +232,11 @@ def _bias(node: gs.Node) -> npt.NDArray[np.generic] | None:
     return constant(node.inputs[2]) if has_input(node, 2) else None
 
 
-def _affine(x: npt.NDArray[np.generic], factor: Float, offset: Float) -> Array:
+def _affine(x: npt.NDArray[np.generic], factor: Float, offset: Float) -> npt.NDArray[np.generic]:
     shape = (-1, *(1,) * (x.ndim - 2))
     result = np.asarray(x, np.float32) * factor.astype(np.float32).reshape(shape)
     result += offset.astype(np.float32).reshape(shape)
-    return result
+    return result.astype(x.dtype, copy=False)
 
 
 def reads(node: gs.Node) -> Iterator[gs.Tensor]:
@@ -312,7 +312,8 @@ def sample_patches(
 def gather_patches(x: npt.NDArray[np.generic], node: gs.Node, positions: tuple[npt.NDArray[np.intp], ...]) -> Array:
     """Input patches ``[groups, n, in/group * taps]`` float32 of a Conv at output positions, or a product's rows."""
     if node.op != "Conv":
-        return np.asarray(x, np.float32).reshape(-1, x.shape[-1])[positions[0]][None]
+        rows = positions[0] if x.ndim == 2 else np.ravel_multi_index(positions, (x.shape[0], *_output_size(x, node)))
+        return np.asarray(x, np.float32).reshape(-1, x.shape[-1])[rows][None]
     groups = int(node.attrs.get("group", 1))
     (kernel, strides, dilations), pads = conv_geometry(node), _pads(x, node)
     padded = np.pad(np.asarray(x, np.float32), [(0, 0), (0, 0), *pads])

@@ -91,6 +91,8 @@ def quantize(
     chosen, text = catalog.find_recipe(recipe) if isinstance(recipe, str) else (recipe, None)
     pipeline = catalog.build(chosen, text)
     settings = _settings(chosen, weights, activations, layers, preprocess, input_shapes, seed, images)
+    if images is not None and not any(step.reads_images() for step in pipeline):
+        raise OptionError(f"images: recipe {chosen.name} runs no network, so it cannot use them; leave them out")
     if check:
         runtime.require()
     tell = progress or (lambda name: None)

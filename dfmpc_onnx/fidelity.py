@@ -53,7 +53,10 @@ def outputs(session: Session, x: npt.NDArray[np.float32]) -> list[npt.NDArray[np
     parts: list[list[npt.NDArray[np.generic]]] = []
     for batch, real in _batches(x, fixed or BATCH, pad=fixed is not None):
         parts.append([_rows(out, len(batch), real) for out in session.run({name: batch})])
-    return [np.concatenate(column).astype(np.float64) for column in zip(*parts, strict=True)]
+    try:
+        return [np.concatenate(column).astype(np.float64) for column in zip(*parts, strict=True)]
+    except (ValueError, TypeError):
+        raise ModelError(f"{session.label}: its outputs are not numbers of one size; nothing to compare") from None
 
 
 def _batches(x: npt.NDArray[np.float32], size: int, pad: bool) -> Iterator[tuple[npt.NDArray[np.float32], int]]:
@@ -76,6 +79,8 @@ def compare(reference: Session, candidate: Session, images: Images) -> Fidelity:
     want, got = outputs(reference, images.x), outputs(candidate, images.x)
     if [a.shape for a in want] != [a.shape for a in got]:
         raise ModelError(f"{candidate.label}: its outputs have other shapes than those of {reference.label}")
+    if not want or want[0].size == 0:
+        raise ModelError(f"{reference.label}: its first output is empty on these images; there is nothing to compare")
     first_want, first_got = (a[0].reshape(len(a[0]), -1) for a in (want, got))
     scores: list[float | None] = [None, None]
     if images.y is not None:

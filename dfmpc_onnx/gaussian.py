@@ -224,8 +224,8 @@ class GaussianStreams:
         mean = np.concatenate([sums[0] @ x.mean[:inputs], sums[1] @ x.mean[inputs:]])
         if has_input(node, 2):
             bias = input_constant(node, 2)
-            if bias is None:
-                raise Unknown("its bias is computed")
+            if bias is None or bias.size != out:
+                raise Unknown("its bias is not one number a channel")
             mean = mean + np.tile(np.asarray(bias, np.float64).reshape(-1), 2)
         size = tuple(max(-(-s // step), 1) for s, step in zip(x.size, strides, strict=True))
         spectrum = gp.to_spectrum(x.lags)

@@ -42,20 +42,32 @@ def input_batch(graph: gs.Graph, settings: Settings, count: int = 0) -> Batch:
         return _own_images(graph, settings)
     feeds: dict[str, npt.NDArray[np.generic]] = {}
     origins, warnings = [], []
+    shapes = {t.name: concrete_shape(t, settings) for t in graph.inputs}
+    number = min((_count(t, shapes[t.name][0], count) for t in graph.inputs), default=count)
     for tensor in graph.inputs:
-        shape, assumed = concrete_shape(tensor, settings)
+        shape, assumed = shapes[tensor.name]
         if assumed:
+            sizes = "x".join(map(str, shape[1:]))
             warnings.append(
-                f"input '{shown(tensor.name)}': dynamic size taken as {'x'.join(map(str, shape[1:]))}; "
-                f"give --input-shape for another"
+                f"input '{shown(tensor.name)}': dynamic size taken as {sizes}; give --input-shape for another"
             )
-        fixed = tensor.shape and isinstance(tensor.shape[0], int) and tensor.shape[0] > 0 and len(shape) > 1
-        area = int(np.prod(shape[2:])) if len(shape) > 2 else 1
-        number = shape[0] if fixed else count or int(np.clip(PIXELS // max(area, 1), FEWEST_IMAGES, MOST_IMAGES))
-        x, origin = _procedural(tensor, (number, *shape[1:]), settings)
+        batched = (shape[0] if _fixed_batch(tensor) else number, *shape[1:]) if shape else shape
+        x, origin = _procedural(tensor, batched, settings)
         feeds[tensor.name] = x
         origins.append(origin)
     return Batch(feeds, ", ".join(origins), tuple(warnings))
+
+
+def _fixed_batch(tensor: gs.Tensor) -> bool:
+    return bool(tensor.shape) and isinstance(tensor.shape[0], int) and tensor.shape[0] > 0 and len(tensor.shape) > 1
+
+
+def _count(tensor: gs.Tensor, shape: tuple[int, ...], wanted: int) -> int:
+    """How many images an input asks for: what its batch says, or so many that their pixels suffice."""
+    if _fixed_batch(tensor):
+        return shape[0]
+    area = int(np.prod(shape[2:])) if len(shape) > 2 else 1
+    return wanted or int(np.clip(PIXELS // max(area, 1), FEWEST_IMAGES, MOST_IMAGES))
 
 
 def _own_images(graph: gs.Graph, settings: Settings) -> Batch:

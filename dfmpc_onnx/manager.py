@@ -63,6 +63,10 @@ class Pass(ABC, Generic[OptionsT]):
     def __init__(self, options: OptionsT | None = None) -> None:
         self.options: OptionsT = options if options is not None else self.Options()  # type: ignore[assignment]
 
+    def reads_images(self) -> bool:
+        """Whether images that the user gives make a difference to this pass."""
+        return False
+
     @abstractmethod
     def run(self, workspace: Workspace) -> PassResult:
         """Change the workspace and say what was done. May raise UserError for what the user can mend."""
@@ -127,7 +131,7 @@ class PassManager:
                     raise RuntimeError(f"it promises {', '.join(broken)} but did not provide it")
                 for instrument in self.instruments:
                     instrument.after(step.name, workspace, result)
-            except DfmpcError:
+            except (DfmpcError, MemoryError):
                 raise
             except Exception as error:
                 raise PassError(step.name, done, error) from error

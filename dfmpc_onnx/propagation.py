@@ -31,7 +31,12 @@ class Unknown(Exception):
 
 
 def batch_norm_parameters(node: gs.Node) -> BatchNormParameters | None:
-    """Gamma, beta, mean and standard deviation of a BatchNormalization; None where they are not constants."""
+    """Gamma, beta, mean and standard deviation of a BatchNormalization; None where they are not constants.
+
+    None too in training mode, where it does not use them.
+    """
+    if node.attrs.get("training_mode", 0) or len(node.outputs) > 1:
+        return None
     values = [input_constant(node, i) for i in range(1, 5)]
     if any(v is None for v in values) or len(values) != 4:
         return None

@@ -106,7 +106,10 @@ def _load_external(
     """Read the external weights into the model; returns how many bytes their files hold."""
     files = {}
     for tensor in tensors:
-        location = onnx.external_data_helper.ExternalDataInfo(tensor).location
+        try:
+            location = onnx.external_data_helper.ExternalDataInfo(tensor).location
+        except ValueError as error:
+            raise ModelError(f"{where}: external data is badly described ({_first_line(error)})") from None
         file = folder / location
         inside = file.resolve().is_relative_to(folder.resolve())
         if not location or pathlib.PurePath(location).is_absolute() or not inside:

@@ -60,7 +60,15 @@ class AssignBits(Pass[AssignBitsOptions]):
         )
         refusals = tuple(Refusal(name, bits.why) for name, bits in plan.items() if bits.bits == FLOAT)
         warnings: tuple[str, ...] = ()
-        if workspace.settings.weights.paired and not low:
+        skipped = [item for item in used if all(plan[n].bits == FLOAT for n in plan if item.matches(n))]
+        skipped = [item for item in skipped if item.bits != FLOAT]
+        if not layers.quantizable:
+            why = layers.all[0].refused if layers.all else "there is no layer"
+            warnings = (f"nothing is quantized: {why}",)
+        elif skipped:
+            listed = ", ".join(str(item) for item in sorted(skipped, key=str))
+            warnings = (f"layer {shown(listed)}: what it names cannot be quantized and stays float",)
+        elif workspace.settings.weights.paired and not low:
             why = next((r for r in pairs.refused.values() if "BatchNormalization" in r), "no chain of two Convs fits")
             warnings = (f"no layer can be low, all get {workspace.settings.weights.high} bits: {why}",)
         return PassResult(self.name, rewrites, refusals, warnings=warnings)

@@ -27,7 +27,8 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
     Why: behind a BatchNormalization a channel is N(beta, gamma^2) up to its shape, so mean +- 6 deviations, through
     the activation, holds all but rare outliers. Elsewhere the 0.01 and 99.99 percentile on procedural images count
     where they were measured, and propagated moments where not: a sum adds means and variances. Behind the last
-    layers the wider of the two counts. An input has the range of the bytes 0 to 255 after the preprocess.
+    layers, and for averages over a map, the wider of the two counts. An input of pictures has the range of the bytes
+    0 to 255 after the preprocess, any other that of what it was fed.
 
     Requires: codes (the quantized network's BatchNormalizations count, not the float one's), and BN not yet folded.
 
@@ -48,22 +49,39 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
         known, unknown = propagate(workspace.graph, workspace.settings.preprocess)
         measured = found.tensors if (found := workspace.find(MeasuredRanges)) else {}
         pinned, tail = pinned_tensors(workspace.graph), tail_tensors(workspace.graph)
+        # An average over a map of a picture of one thing is further out than any of the procedural ones.
+        averaged = {t.name for node in workspace.graph.nodes if node.op in AVERAGES for t in node.outputs}
         ranges = dict(measured)
         for name, m in known.items():
             derived = moment_range(m.mean, m.variance, m.low, m.high, self.options.deviations)
             if name in pinned or name not in measured:
                 ranges[name] = derived
-            elif name in tail:
+            elif name in tail or name in averaged:
                 ranges[name] = min(derived[0], measured[name][0]), max(derived[1], measured[name][1])
         for tensor in workspace.graph.inputs:
-            if tensor.name in known:
-                ranges[tensor.name] = (float(known[tensor.name].low.min()), float(known[tensor.name].high.max()))
+            bounds = known.get(tensor.name)
+            if bounds is None:
+                continue
+            seen = measured.get(tensor.name)
+            if seen is not None and not _pictures(tensor):
+                ranges[tensor.name] = seen
+                continue
+            low, high = float(bounds.low.min()), float(bounds.high.max())
+            if seen is not None and workspace.settings.images is not None:
+                low, high = min(low, seen[0]), max(high, seen[1])
+            ranges[tensor.name] = (low, high)
         workspace.put(Ranges(ranges))
         refusals = tuple(Refusal(name, reason) for name, reason in unknown.items() if name not in ranges)
         notes = (
             f"{len(ranges)} ranges, {len(pinned)} of them from BatchNormalization, {len(measured)} tensors measured",
         )
         return PassResult(self.name, refusals=refusals, notes=notes)
+
+
+def _pictures(tensor: gs.Tensor) -> bool:
+    """Whether an input looks like images of one or three channels."""
+    shape = tensor.shape
+    return shape is not None and len(shape) == 4 and (shape[1] in (1, 3) or shape[3] in (1, 3))
 
 
 def tail_tensors(graph: gs.Graph) -> set[str]:
@@ -92,3 +110,4 @@ def pinned_tensors(graph: gs.Graph) -> set[str]:
 
 
 FOLLOWS = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu", "HardSwish", "MaxPool", "Flatten", "Pad", "Slice", "Resize"})
+AVERAGES = frozenset({"AveragePool", "GlobalAveragePool"})

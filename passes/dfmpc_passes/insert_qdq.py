@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import ClassVar
 
 import numpy as np
@@ -150,12 +151,23 @@ def _make_room_for_biases(
             continue
         # Twice over, since the half-step grid dequantizes with half its scale.
         least = 2 * np.abs(bias.astype(np.float64)) / (BIAS_LIMIT * float(parameters[node.inputs[0].name][0]))
+        weight = _with_live_scales(weight, layers[name].axis)
         wider = weight.widened(least.reshape(weight.scale.shape).astype(np.float32))
         if wider is not weight:
             found[name] = int((wider.scale != weight.scale).sum())
+        if wider is not codes[name]:
             codes[name] = wider
             node.inputs[1].values = wider.dequantize()
     return found
+
+
+def _with_live_scales(weight: QuantizedWeight, axis: int) -> QuantizedWeight:
+    """Dead channels, whose codes are all zero, with the smallest scale of the others: their bias is counted in it."""
+    rows = np.moveaxis(weight.codes, axis, 0).reshape(weight.codes.shape[axis], -1)
+    dead = ~rows.any(axis=1).reshape(weight.scale.shape) & (weight.zero_point == 0)
+    if not dead.any() or dead.all():
+        return weight
+    return dataclasses.replace(weight, scale=np.where(dead, weight.scale[~dead].min(), weight.scale).astype(np.float32))
 
 
 def _quantize_biases(
@@ -170,7 +182,7 @@ def _quantize_biases(
     nodes = nodes_by_name(graph)
     before: dict[int, list[gs.Node]] = {}
     left = []
-    for name in integer:
+    for name in sorted(integer):
         node = nodes[name]
         if not has_input(node, 2):
             continue

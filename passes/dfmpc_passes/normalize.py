@@ -153,7 +153,7 @@ def _unshare(graph: gs.Graph) -> list[str]:
             if slot >= len(node.inputs) or not isinstance(node.inputs[slot], gs.Constant):
                 continue
             tensor = node.inputs[slot]
-            if len(consumers(tensor)) > 1 or tensor.name in taken:
+            if len(consumers(tensor)) > 1 or tensor.name in taken or is_output(graph, tensor):
                 values = constant(tensor)
                 assert values is not None  # it is a Constant
                 node.inputs[slot] = gs.Constant(names(f"{tensor.name}_copy"), values)

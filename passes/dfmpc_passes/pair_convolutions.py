@@ -19,11 +19,9 @@ WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def _trained_norm(node: gs.Node) -> str | None:
-    if batch_norm_parameters(node) is None:
-        return "its parameters are not constants"
     if node.attrs.get("training_mode", 0) or len(node.outputs) > 1:
         return "it is in training mode"
-    return None
+    return "its parameters are not constants" if batch_norm_parameters(node) is None else None
 
 
 CHAIN = Chain(

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from dfmpc_onnx.errors import OptionError
 from dfmpc_onnx.facts import BitPlan, Codes, FloatStatistics, Layer, Layers, Originals
 from dfmpc_onnx.graph import constant, nodes_by_name
 from dfmpc_onnx.manager import Pass, PassResult, Rewrite
@@ -57,6 +58,8 @@ class QuantizeWeights(Pass[QuantizeWeightsOptions]):
             bits = plan[layer.name].bits
             if bits == FLOAT:
                 continue
+            if plan[layer.name].role == "auto":
+                raise OptionError("weights 'auto': this recipe measures no error to choose by; give LOW/HIGH or BITS")
             tensor = nodes[layer.name].inputs[1]
             weight = np.asarray(constant(tensor), np.float32)
             moment = _second_moment(nodes[layer.name], layer, statistics)

@@ -42,6 +42,7 @@ from dfmpc_passes.recalibrate_batch_norm import RecalibrateBatchNorm, Recalibrat
 Rows = npt.NDArray[np.float32]
 Float = npt.NDArray[np.float64]
 CANDIDATES: tuple[int, ...] = (2, 3, 4, 6, 8)
+WIDEST = 8192  # entries of a patch: half a gigabyte for one matrix of second moments
 
 
 class ReconstructLayersOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -85,6 +86,9 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
     requires: ClassVar = (BitPlan, Layers, Pairs, FloatStatistics)
     provides: ClassVar = (Codes, MeasuredRanges)
 
+    def reads_images(self) -> bool:
+        return self.options.statistics == "images"
+
     def run(self, workspace: Workspace) -> PassResult:
         plan = dict(workspace.get(BitPlan).layers)
         layers = workspace.get(Layers).by_name()
@@ -109,6 +113,9 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
 
     def _on_images(self, workspace: Workspace, rebuilder: _Rebuilder, wanted: frozenset[str]) -> Told:
         batch = input_batch(workspace.graph, workspace.settings, self.options.images)
+        for name, x in batch.feeds.items():
+            if x.dtype.kind == "f" and x.size:
+                rebuilder.ranges[name] = float(x.min()), float(x.max())
         streams = Streams(workspace.graph, batch.feeds, wanted, workspace.settings.seed)
         streams.run(rebuilder)
         note = f"statistics from {batch.origin}; live activations at most {streams.peak_bytes / 1e6:.0f} MB"
@@ -191,6 +198,9 @@ class _Rebuilder:
         self._tell(node.name)
         weight = np.asarray(constant(node.inputs[1]), np.float32)
         rows = to_rows(weight, layer)
+        if rows.shape[2] > WIDEST:
+            self._nearest(node, weight, rows, layer, bits)
+            return
         moments = moments_of()
         target, gain = self._target(rows, moments, weight, layer)
         shrunk = moments.shrunk()
@@ -209,6 +219,19 @@ class _Rebuilder:
             "patches": moments.count,
         }
         self.rewrites.append(Rewrite(node.name, f"rebuilt at {width} bits", figures))
+
+    def _nearest(self, node: gs.Node, weight: Rows, rows: Rows, layer: Layer, bits: LayerBits) -> None:
+        """For patches so long that their second moments would not fit into memory: each weight by itself."""
+        width: BitWidth = CANDIDATES[-1] if bits.role == "auto" or bits.bits == FLOAT else bits.bits
+        flat = rows.reshape(-1, rows.shape[2])
+        grid = _grid(flat, np.ones(flat.shape), width)
+        codes = grid.codes(flat)
+        self.codes[node.name] = _as_weight(codes, grid, layer)
+        node.inputs[1].values = self.codes[node.name].dequantize()
+        why = f"its patches have {rows.shape[2]} entries, over {WIDEST}; rounded to the nearest level, not compensated"
+        self.refusals.append(Refusal(node.name, why))
+        if bits.role == "auto":
+            self._plan[node.name] = LayerBits(width, "8-bit", "too wide to measure")
 
     def _target(self, rows: Rows, moments: PatchMoments, weight: Rows, layer: Layer) -> tuple[Rows, float]:
         """The weight to round, and by how much it beats W on the error of the output."""
@@ -284,8 +307,9 @@ class _Rebuilder:
             return
         shift = shift_of()
         old = constant(node.inputs[2]) if has_input(node, 2) else np.zeros(len(shift), np.float32)
-        if old is None:
-            self.refusals.append(Refusal(node.name, "its bias is computed; the mean of its output is not corrected"))
+        if old is None or old.size != len(shift):
+            why = "its bias is not one constant a channel; the mean of its output is not corrected"
+            self.refusals.append(Refusal(node.name, why))
             return
         fresh = (np.asarray(old, np.float64).reshape(-1) + shift).astype(np.float32)
         node.inputs = [*node.inputs[:2], gs.Constant(self._names(f"{node.name}.bias"), fresh)]
