@@ -16,11 +16,15 @@ import dfmpc_onnx
 from dfmpc_onnx import catalog
 from dfmpc_onnx.recipe import Recipe, Step
 
-READINGS = ("unchanged", "norm_ratio", "analytic", "analytic_ratio", "projection")
+NONE = "no re-calibration, no c"
+READINGS = (NONE, "unchanged", "norm_ratio", "analytic", "analytic_ratio", "projection")
 
 
 def with_reading(base: Recipe, reading: str) -> Recipe:
-    """The recipe with another reading."""
+    """The recipe with another reading, or quantized directly without either of the two passes."""
+    if reading == NONE:
+        kept = tuple(s for s in base.steps if s.use not in ("recalibrate_batch_norm", "compensate"))
+        return Recipe(base.name, base.summary, base.weights, base.activations, kept)
     steps = tuple(
         Step(s.use, {**s.options, "reading": reading}, s.position) if s.use == "recalibrate_batch_norm" else s
         for s in base.steps
