@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
+from threadpoolctl import threadpool_limits
 
 from dfmpc_onnx.activations import ChannelStatistics, Streams, trained
 from dfmpc_onnx.facts import BitPlan, Codes, FloatStatistics, Layer, LayerBits, Layers, MeasuredRanges, Pairs
@@ -124,7 +125,9 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
     def _on_covariances(self, workspace: Workspace, rebuilder: _Rebuilder, wanted: frozenset[str]) -> Told:
         settings = workspace.settings
         shapes = {t.name: concrete_shape(t, settings)[0] for t in workspace.graph.inputs}
-        GaussianStreams(workspace.graph, shapes, settings.preprocess, wanted).run(rebuilder)
+        # Thousands of small products: threads would wait for each other at every one, and far longer on a busy machine.
+        with threadpool_limits(limits=1, user_api="blas"):
+            GaussianStreams(workspace.graph, shapes, settings.preprocess, wanted).run(rebuilder)
         return ("statistics from covariance functions; no image was made",), ()
 
     def _on_independent_pixels(self, workspace: Workspace, reason: str) -> PassResult:
