@@ -23,6 +23,7 @@ from dfmpc_onnx.propagation import Unknown, batch_norm_parameters, clip_bounds, 
 
 ELEMENTS = 2**20  # of one covariance function: decides the window of lags
 MOST_ELEMENTS = 2**25
+LARGEST_WINDOW = 24  # beyond twelve pixels of a map correlations change little
 SMALLEST_WINDOW = 5  # lags that a patch of 3x3 needs
 DEFAULT_SIDE = 224
 SAMPLES = 10**6  # a derived covariance has no sampling noise
@@ -113,7 +114,7 @@ class GaussianStreams:
         square = 4 * channels * channels
         if square * SMALLEST_WINDOW**2 > MOST_ELEMENTS and min(size) >= SMALLEST_WINDOW:
             raise Unknown(f"{channels} channels are too many for covariance functions")
-        side = max(int((ELEMENTS / square) ** 0.5), SMALLEST_WINDOW)
+        side = min(max(int((ELEMENTS / square) ** 0.5), SMALLEST_WINDOW), LARGEST_WINDOW)
         return min(size[0], side), min(size[1], side)
 
     def run(self, visitor: Visitor) -> None:
