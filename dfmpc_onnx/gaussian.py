@@ -16,16 +16,22 @@ import onnx_graphsurgeon as gs
 from dfmpc_onnx.activations import ChannelStatistics, Visitor, conv_geometry, reads
 from dfmpc_onnx.facts import Float
 from dfmpc_onnx.graph import constant, has_input, input_constant
+from dfmpc_onnx.lag_windows import Windows
 from dfmpc_onnx.numerics import gaussian_process as gp
+from dfmpc_onnx.numerics import lags as lg
 from dfmpc_onnx.numerics.least_squares import PatchMoments
 from dfmpc_onnx.preprocess import Preprocess
-from dfmpc_onnx.propagation import Unknown, batch_norm_parameters, clip_bounds, input_moments
+from dfmpc_onnx.propagation import (
+    Unknown,
+    averages_space,
+    batch_norm_parameters,
+    clip_bounds,
+    elementwise,
+    input_moments,
+)
 
-ELEMENTS = 2**20  # of one covariance function: decides the window of lags
-MOST_ELEMENTS = 2**25
-LARGEST_WINDOW = 24  # beyond twelve pixels of a map correlations change little
-SMALLEST_WINDOW = 5  # lags that a patch of 3x3 needs
 DEFAULT_SIDE = 224
+Pair = tuple[int, int]
 SAMPLES = 10**6  # a derived covariance has no sampling noise
 
 
@@ -33,7 +39,7 @@ SAMPLES = 10**6  # a derived covariance has no sampling noise
 class Cross:
     """Covariance with another tensor, as a spectrum: it only ever meets linear maps. step: the stride of its grid."""
 
-    spectrum: gp.Spectrum
+    spectrum: lg.Spectrum
     grid: tuple[int, int]
     step: int
 
@@ -43,13 +49,24 @@ class Cross:
     def transposed(self) -> Cross:
         return dataclasses.replace(self, spectrum=self.spectrum.conj().swapaxes(1, 2))
 
+    def plus(self, other: Cross) -> Cross:
+        """The sum of two covariances with the same tensor."""
+        if other.step != self.step:
+            step = max(self.step, other.step)
+            return self.coarser(step).plus(other.coarser(step))
+        if other.grid == self.grid:
+            return dataclasses.replace(self, spectrum=self.spectrum + other.spectrum)
+        grid = (max(self.grid[0], other.grid[0]), max(self.grid[1], other.grid[1]))
+        lags = sum(lg.window(lg.to_lags(c.spectrum, c.grid), *grid) for c in (self, other))
+        return Cross(lg.to_spectrum(np.asarray(lags, np.float32)), grid, self.step)
+
     def coarser(self, step: int) -> Cross:
         """On a grid of a larger stride."""
         if step == self.step:
             return self
         factor = step // self.step
-        lags = gp.decimate(gp.to_lags(self.spectrum, self.grid), (factor, factor))
-        return Cross(gp.to_spectrum(lags), (lags.shape[0], lags.shape[1]), step)
+        lags = lg.decimate(lg.to_lags(self.spectrum, self.grid), (factor, factor))
+        return Cross(lg.to_spectrum(lags), (lags.shape[0], lags.shape[1]), step)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,13 +74,15 @@ class Field:
     """One tensor. mean: ``[2 C]``; lags: own covariance; size: height and width of the map.
 
     others: covariance with other tensors by name. stride: pixels of the input between neighbours of this map.
+    flat: whether the tensor is ``[n, C]`` rather than a map.
     """
 
     mean: Float
-    lags: gp.Lags
+    lags: lg.Lags
     size: tuple[int, int]
     stride: int
     others: dict[str, Cross]
+    flat: bool = False
 
     @property
     def channels(self) -> int:
@@ -86,6 +105,7 @@ class GaussianStreams:
     ) -> None:
         self._graph = graph
         self._layers = layers
+        self._windows = Windows(graph)
         self._live: dict[str, Field] = {}
         self._left: dict[str, int] = {}
         for node in graph.nodes:
@@ -93,7 +113,8 @@ class GaussianStreams:
                 self._left[tensor.name] = self._left.get(tensor.name, 0) + 1
         for node in graph.nodes:
             if node.op == "Conv" and isinstance(node.inputs[1], gs.Constant):
-                self._window((DEFAULT_SIDE, DEFAULT_SIDE), int(node.inputs[1].shape[0]))  # refuse before any work
+                # refuse before any work
+                self._windows.side(node.outputs[0].name, (DEFAULT_SIDE, DEFAULT_SIDE), int(node.inputs[1].shape[0]))
         for tensor in graph.inputs:
             self._live[tensor.name] = self._input(tensor, shapes[tensor.name], preprocess)
 
@@ -105,17 +126,9 @@ class GaussianStreams:
         std = np.sqrt(moments.variance)
         colours = 0.8 * np.outer(std, std) + 0.2 * np.diag(moments.variance)
         size = (int(shape[2]), int(shape[3]))
-        lags = gp.window(gp.natural_prior(*size, colours), *self._window(size, channels))
+        lags = lg.window(gp.natural_prior(*size, colours), *self._windows.side(tensor.name, size, channels))
         joint = np.tile(lags, (1, 1, 2, 2))
         return Field(np.tile(moments.mean, 2), joint, size, 1, {})
-
-    @staticmethod
-    def _window(size: tuple[int, int], channels: int) -> tuple[int, int]:
-        square = 4 * channels * channels
-        if square * SMALLEST_WINDOW**2 > MOST_ELEMENTS and min(size) >= SMALLEST_WINDOW:
-            raise Unknown(f"{channels} channels are too many for covariance functions")
-        side = min(max(int((ELEMENTS / square) ** 0.5), SMALLEST_WINDOW), LARGEST_WINDOW)
-        return min(size[0], side), min(size[1], side)
 
     def run(self, visitor: Visitor) -> None:
         """One pass through the graph."""
@@ -210,37 +223,24 @@ class GaussianStreams:
     ) -> Field:
         """A Conv or matrix product, with one weight for the float half and one for the other."""
         weight = np.asarray(input_constant(node, 1), np.float32)
-        plain, hat = (weight if plain is None else plain), (weight if hat is None else hat)
-        _, strides, dilations = _planar(node)
-        if node.op == "Conv":
-            joined = [_dense(w, int(node.attrs.get("group", 1)), x.channels) for w in (plain, hat)]
-        else:
-            axis = 0 if node.attrs.get("transB", 0) else 1
-            joined = [(w if axis == 0 else w.T)[:, :, None, None] for w in (plain, hat)]
-        if joined[0].shape[1] != x.channels:
-            raise Unknown("its input's channels are not known")
-        out, inputs = joined[0].shape[:2]
-        weights = np.stack(joined)
-        sums = weights.sum(axis=(3, 4), dtype=np.float64)
-        mean = np.concatenate([sums[0] @ x.mean[:inputs], sums[1] @ x.mean[inputs:]])
+        kernels = _Kernels(node, weight if plain is None else plain, weight if hat is None else hat, x.channels)
+        mean = kernels.mean(x.mean)
         if has_input(node, 2):
             bias = input_constant(node, 2)
-            if bias is None or bias.size != out:
+            if bias is None or bias.size != kernels.out:
                 raise Unknown("its bias is not one number a channel")
             mean = mean + np.tile(np.asarray(bias, np.float64).reshape(-1), 2)
+        _, strides, _ = _planar(node)
         size = tuple(max(-(-s // step), 1) for s, step in zip(x.size, strides, strict=True))
-        spectrum = gp.to_spectrum(x.lags)
-        mapped = gp.apply_both(spectrum, gp.kernel_spectrum(weights, x.grid, dilations))
-        own = gp.decimate(gp.to_lags(mapped, x.grid), strides)
-        own = gp.window(own, *self._window((size[0], size[1]), out))
+        own = kernels.both(x.lags, strides)
+        own = lg.window(own, *self._windows.side(node.outputs[0].name, (size[0], size[1]), kernels.out))
         stride = x.stride * strides[0]
         others = {}
-        for name, cross in self._neighbours(node, x, spectrum).items():
-            spread = (dilations[0] * (x.stride // cross.step), dilations[1] * (x.stride // cross.step))
-            left = gp.apply_left(cross.spectrum, gp.kernel_spectrum(weights, cross.grid, spread))
+        for name, cross in self._neighbours(node, x).items():
+            left = kernels.left(cross.spectrum, cross.grid, x.stride // cross.step)
             moved = dataclasses.replace(cross, spectrum=left)
             others[name] = moved.coarser(min(stride, self._live[name].stride))
-        return Field(mean, own, (size[0], size[1]), stride, others)
+        return Field(mean, own, (size[0], size[1]), stride, others, x.flat)
 
     # -- normalization and activations
 
@@ -264,80 +264,133 @@ class GaussianStreams:
             np.concatenate([norm.beta - factor * statistics.mean, shift_hat]),
         )
 
-    def _scaled(self, node: gs.Node, x: Field, factor: Float, offset: Float) -> Field:
+    def _scaled(self, node: gs.Node, x: Field, factor: Float, offset: Float, index: int = 0) -> Field:
         gain = factor.astype(np.float32)
-        others = {name: cross.scaled(gain) for name, cross in self._neighbours(node, x).items()}
+        others = {name: cross.scaled(gain) for name, cross in self._neighbours(node, x, index).items()}
         return dataclasses.replace(
             x, mean=x.mean * factor + offset, lags=x.lags * (gain[:, None] * gain), others=others
         )
 
-    def _neighbours(self, node: gs.Node, x: Field, spectrum: gp.Spectrum | None = None) -> dict[str, Cross]:
+    def _neighbours(self, node: gs.Node, x: Field, index: int = 0) -> dict[str, Cross]:
         """The covariances that a node's output inherits: those of its input, and with the input if that lives on."""
         found = {name: cross for name, cross in x.others.items() if name in self._live}
-        name = node.inputs[0].name
+        name = node.inputs[index].name
         for other, field in self._live.items():
             if name in field.others and other not in found:
                 found[other] = field.others[name].transposed()
         if self._left[name] > 1:
-            found[name] = Cross(gp.to_spectrum(x.lags) if spectrum is None else spectrum, x.grid, x.stride)
+            found[name] = Cross(lg.to_spectrum(x.lags), x.grid, x.stride)
         return found
 
     def _other(self, node: gs.Node) -> Field:
+        if node.op in ("Add", "Sub", "Mul", "Div"):
+            return self._arithmetic(node)
+        x = self._field(node, 0)
+        function = elementwise(node)
         if node.op in ("Relu", "Clip"):
-            x = self._field(node, 0)
-            activation = gp.clip_activation(x.mean, x.variance, *clip_bounds(node))
-            lags = gp.activate(x.lags, x.variance, activation, x.channels)
-            gain = activation.gain.astype(np.float32)
-            others = {name: cross.scaled(gain) for name, cross in self._neighbours(node, x).items()}
-            return dataclasses.replace(x, mean=activation.mean, lags=lags, others=others)
-        if node.op == "Add":
-            return self._add(node)
-        if node.op == "GlobalAveragePool":
-            x = self._field(node, 0)
-            return Field(x.mean, x.lags.mean(axis=(0, 1), keepdims=True), (1, 1), x.stride, {})
+            return self._activated(node, x, gp.clip_activation(x.mean, x.variance, *clip_bounds(node)))
+        if function is not None:
+            return self._activated(node, x, gp.function_activation(x.mean, x.variance, function))
+        if node.op == "GlobalAveragePool" or (node.op == "ReduceMean" and averages_space(node)):
+            flat = node.op == "ReduceMean" and not node.attrs.get("keepdims", 1)
+            return dataclasses.replace(self._pooled(x), flat=flat)
+        if node.op == "AveragePool" and tuple(node.attrs.get("kernel_shape", ())) == x.size:
+            return self._pooled(x)
         if node.op in ("MaxPool", "AveragePool", "Slice"):
-            x = self._field(node, 0)
-            steps = _steps(node)
-            size = (max(-(-x.size[0] // steps[0]), 1), max(-(-x.size[1] // steps[1]), 1))
-            stride = x.stride * steps[0]
-            others = {
-                name: cross.coarser(min(stride, self._live[name].stride))
-                for name, cross in self._neighbours(node, x).items()
-            }
-            own = gp.window(gp.decimate(x.lags, steps), *self._window(size, x.channels))
-            return Field(x.mean, own, size, stride, others)
+            return self._thinned(node, x)
         if node.op == "Pad":
             return self._pad(node)
         if node.op == "Flatten":
-            x = self._field(node, 0)
             if x.size != (1, 1):
                 raise Unknown("a map is flattened before it is pooled")
+            return dataclasses.replace(x, others={}, flat=True)
+        if node.op in ("Identity", "Dropout"):
+            return dataclasses.replace(x, others=self._neighbours(node, x))
+        if node.op in ("Softmax", "Reshape", "Transpose") and not any(n for t in node.outputs for n in t.outputs):
             return x
-        if node.op in ("Identity", "Dropout", "Softmax", "Reshape", "Transpose") and not any(
-            n for t in node.outputs for n in t.outputs
-        ):
-            return self._field(node, 0)
         raise Unknown(f"no rule for {node.op}")
 
-    def _add(self, node: gs.Node) -> Field:
+    def _activated(self, node: gs.Node, x: Field, activation: gp.Activation) -> Field:
+        lags = gp.activate(x.lags, x.variance, activation, x.channels)
+        gain = activation.gain.astype(np.float32)
+        others = {name: cross.scaled(gain) for name, cross in self._neighbours(node, x).items()}
+        return dataclasses.replace(x, mean=activation.mean, lags=lags, others=others)
+
+    @staticmethod
+    def _pooled(x: Field) -> Field:
+        return Field(x.mean, lg.spatial_mean(x.lags, x.size)[None, None], (1, 1), x.stride, {})
+
+    def _thinned(self, node: gs.Node, x: Field) -> Field:
+        """Pooling over windows, or every n-th pixel. The largest of a window is taken as any one of it."""
+        steps = _steps(node)
+        size = (max(-(-x.size[0] // steps[0]), 1), max(-(-x.size[1] // steps[1]), 1))
+        stride = x.stride * steps[0]
+        lags, others = x.lags, self._neighbours(node, x)
+        if node.op == "AveragePool":
+            ky, kx = (int(k) for k in node.attrs["kernel_shape"])
+            taps = np.full((2 * x.channels, ky, kx), 1 / (ky * kx), np.float32)
+            lags = lg.depthwise_both(lags, lg.depthwise_spectrum(taps, x.grid, (1, 1)))
+            for name, cross in others.items():
+                step = x.stride // cross.step
+                left = cross.spectrum * lg.depthwise_spectrum(taps, cross.grid, (step, step))[:, :, None]
+                others[name] = dataclasses.replace(cross, spectrum=left)
+        others = {name: c.coarser(min(stride, self._live[name].stride)) for name, c in others.items()}
+        side = self._windows.side(node.outputs[0].name, size, x.channels)
+        return Field(x.mean, lg.window(lg.decimate(lags, steps), *side), size, stride, others)
+
+    def _arithmetic(self, node: gs.Node) -> Field:
+        """A sum of two maps, or a map and one constant a channel."""
+        for index in (0, 1):
+            values = input_constant(node, index)
+            if values is not None:
+                return self._affine(node, index, np.asarray(values, np.float64))
+        if node.op != "Add":
+            raise Unknown(f"no rule for a {node.op} of two maps")
+        return self._sum(node)
+
+    def _affine(self, node: gs.Node, index: int, values: Float) -> Field:
+        x = self._field(node, 1 - index)
+        per_channel = (x.channels,) if x.flat else (x.channels, 1, 1)
+        shape = values.shape[values.ndim - len(per_channel) :] if values.ndim > len(per_channel) else values.shape
+        if values.size != 1 and (shape != per_channel or values.size != x.channels):
+            raise Unknown("a constant operand is not one number a channel")
+        constant_of = np.broadcast_to(values.reshape(-1), (x.channels,))
+        one, zero = np.ones(x.channels), np.zeros(x.channels)
+        if node.op == "Add":
+            factor, offset = one, constant_of
+        elif node.op == "Sub":
+            factor, offset = (one, -constant_of) if index == 1 else (-one, constant_of)
+        elif node.op == "Mul":
+            factor, offset = constant_of, zero
+        elif index == 1 and constant_of.all():
+            factor, offset = 1.0 / constant_of, zero
+        else:
+            raise Unknown("a division by what is not constant")
+        return self._scaled(node, x, np.tile(factor, 2), np.tile(offset, 2), 1 - index)
+
+    def _sum(self, node: gs.Node) -> Field:
         a, b = self._field(node, 0), self._field(node, 1)
-        if a.grid != b.grid or a.channels != b.channels:
+        if a.size != b.size or a.channels != b.channels:
             raise Unknown("a sum of maps of different size")
         first, second = node.inputs[0].name, node.inputs[1].name
-        lags = a.lags + b.lags
+        if first == second:
+            return self._scaled(node, a, np.full(2 * a.channels, 2.0), np.zeros(2 * a.channels))
+        side = self._windows.side(node.outputs[0].name, a.size, a.channels)
+        lags = lg.window(a.lags, *side) + lg.window(b.lags, *side)
         cross = a.others.get(second)
         if cross is None and first in b.others:
             cross = b.others[first].transposed()
         if cross is not None:
-            between = gp.window(gp.to_lags(cross.spectrum, cross.grid), *a.grid)
-            lags = lags + between + gp.transposed(between)
+            between = lg.window(lg.to_lags(cross.spectrum, cross.grid), *side)
+            lags += between
+            lags += lg.transposed(between)
         others: dict[str, Cross] = {}
         for part in (a, b):
             for name, value in part.others.items():
                 if name not in self._live or name in (first, second):
                     continue
                 if name in others:
-                    value = dataclasses.replace(value, spectrum=others[name].spectrum + value.spectrum)
+                    value = others[name].plus(value)
                 others[name] = value
         return Field(a.mean + b.mean, lags, a.size, a.stride, others)
 
@@ -362,7 +415,58 @@ class GaussianStreams:
             wide = np.zeros((len(cross.spectrum), 2 * channels, cross.spectrum.shape[2]), np.complex64)
             wide[:, index] = cross.spectrum
             others[name] = dataclasses.replace(cross, spectrum=wide)
-        return Field(mean, gp.window(lags, *self._window(x.size, channels)), x.size, x.stride, others)
+        side = self._windows.side(node.outputs[0].name, x.size, channels)
+        return Field(mean, lg.window(lags, *side), x.size, x.stride, others)
+
+
+class _Kernels:
+    """The weights of one layer in the float and in the quantized network, as they act on joint fields."""
+
+    def __init__(
+        self, node: gs.Node, plain: npt.NDArray[np.float32], hat: npt.NDArray[np.float32], channels: int
+    ) -> None:
+        _, _, self._dilations = _planar(node)
+        groups = int(node.attrs.get("group", 1)) if node.op == "Conv" else 1
+        self._taps: lg.Kernels | None = None
+        if node.op == "Conv" and groups == channels == len(plain) and plain.shape[1] == 1:
+            self._taps = np.concatenate([plain, hat])[:, 0]
+            self.out = channels
+            return
+        if node.op == "Conv":
+            joined = [_dense(w, groups, channels) for w in (plain, hat)]
+        else:
+            axis = 0 if node.attrs.get("transB", 0) else 1
+            joined = [(w if axis == 0 else w.T)[:, :, None, None] for w in (plain, hat)]
+        if joined[0].shape[1] != channels:
+            raise Unknown("its input's channels are not known")
+        self._weights = np.stack(joined)
+        self.out = len(plain) if node.op == "Conv" else joined[0].shape[0]
+
+    def mean(self, mean: Float) -> Float:
+        """Of the output, without the bias."""
+        if self._taps is not None:
+            return np.asarray(self._taps.sum(axis=(1, 2), dtype=np.float64) * mean)
+        sums = self._weights.sum(axis=(3, 4), dtype=np.float64)
+        half = len(mean) // 2
+        return np.concatenate([sums[0] @ mean[:half], sums[1] @ mean[half:]])
+
+    def both(self, lags: lg.Lags, strides: Pair) -> lg.Lags:
+        """The covariance of the output."""
+        grid = (lags.shape[0], lags.shape[1])
+        if self._taps is not None:
+            spectrum = lg.depthwise_spectrum(self._taps, grid, self._dilations)
+            return lg.decimate(lg.depthwise_both(lags, spectrum), strides)
+        if self._weights.shape[3:] == (1, 1):
+            return lg.pointwise_both(lg.decimate(lags, strides), np.ascontiguousarray(self._weights[..., 0, 0]))
+        mapped = lg.apply_both(lg.to_spectrum(lags), lg.kernel_spectrum(self._weights, grid, self._dilations))
+        return lg.decimate(lg.to_lags(mapped, grid), strides)
+
+    def left(self, spectrum: lg.Spectrum, grid: Pair, step: int) -> lg.Spectrum:
+        """The covariance of the output with another tensor, whose grid is finer by `step`."""
+        spread = (self._dilations[0] * step, self._dilations[1] * step)
+        if self._taps is not None:
+            return spectrum * lg.depthwise_spectrum(self._taps, grid, spread)[:, :, None]
+        return lg.apply_left(spectrum, lg.kernel_spectrum(self._weights, grid, spread))
 
 
 def _dense(weight: npt.NDArray[np.float32], groups: int, channels: int) -> npt.NDArray[np.float32]:
@@ -375,9 +479,6 @@ def _dense(weight: npt.NDArray[np.float32], groups: int, channels: int) -> npt.N
         start = index // (out // groups) * per_group
         dense[index, start : start + per_group] = weight[index]
     return dense
-
-
-Pair = tuple[int, int]
 
 
 def _planar(node: gs.Node) -> tuple[Pair, Pair, Pair]:

@@ -201,13 +201,26 @@ def _leaky(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMom
     return ChannelMoments(mean, variance, ends.min(axis=0), ends.max(axis=0))
 
 
-def _elementwise(function: Callable[[Float], Float], low: float, high: float) -> Rule:
-    def rule(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMoments:
-        x = _first(inputs)
-        mean, variance = function_of_gaussian(x.mean, x.variance, function)
-        return ChannelMoments(mean, variance, np.full_like(mean, low), np.full_like(mean, high))
+def elementwise(node: gs.Node) -> Callable[[Float], Float] | None:
+    """The function of a smooth or piecewise activation on ``[channels, ...]``; None for other operators."""
+    if node.domain not in (None, "", "ai.onnx"):
+        return None
+    if node.op in _FUNCTIONS:
+        return _FUNCTIONS[node.op][0]
+    if node.op == "HardSigmoid":
+        alpha, beta = float(node.attrs.get("alpha", 0.2)), float(node.attrs.get("beta", 0.5))
+        return lambda x: np.clip(alpha * x + beta, 0.0, 1.0)
+    if node.op == "LeakyRelu":
+        slope = float(node.attrs.get("alpha", 0.01))
+        return lambda x: np.where(x > 0, x, slope * x)
+    return None
 
-    return rule
+
+def _smooth(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMoments:
+    x = _first(inputs)
+    function, low, high = _FUNCTIONS[node.op]
+    mean, variance = function_of_gaussian(x.mean, x.variance, function)
+    return ChannelMoments(mean, variance, np.full_like(mean, low), np.full_like(mean, high))
 
 
 def _hard_sigmoid(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMoments:
@@ -332,11 +345,16 @@ def _softmax(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelM
     return ChannelMoments(share, share * (1 - share), np.zeros_like(share), np.ones_like(share))
 
 
-def _spatial_mean(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMoments:
+def averages_space(node: gs.Node) -> bool:
+    """Whether a ReduceMean averages over height and width alone."""
     axes = node.attrs.get("axes")
     if axes is None and has_input(node, 1):
         axes = input_constant(node, 1)
-    if axes is None or not {int(a) for a in axes} <= {2, 3, 4, -1, -2}:
+    return axes is not None and {int(a) for a in axes} <= {2, 3, 4, -1, -2}
+
+
+def _spatial_mean(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMoments:
+    if not averages_space(node):
         raise Unknown("it averages over other axes than height and width")
     return _first(inputs)
 
@@ -345,6 +363,15 @@ def _sigmoid(x: Float) -> Float:
     return 0.5 * (1.0 + np.tanh(0.5 * x))
 
 
+# Each with the bounds of its values.
+_FUNCTIONS: Mapping[str, tuple[Callable[[Float], Float], float, float]] = {
+    "Sigmoid": (_sigmoid, 0.0, 1.0),
+    "Tanh": (np.tanh, -1.0, 1.0),
+    "HardSwish": (lambda x: x * np.clip(x / 6 + 0.5, 0, 1), -0.375, math.inf),
+    "Gelu": (lambda x: x * normal_cdf(x), -0.17, math.inf),
+    "Elu": (lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))), -1.0, math.inf),
+    "Softplus": (lambda x: np.logaddexp(0, x), 0.0, math.inf),
+}
 _RULES: Mapping[str, Rule] = {
     "Conv": _conv,
     "Gemm": _gemm,
@@ -354,12 +381,7 @@ _RULES: Mapping[str, Rule] = {
     "Clip": _clip,
     "LeakyRelu": _leaky,
     "PRelu": _leaky,
-    "Sigmoid": _elementwise(_sigmoid, 0.0, 1.0),
-    "Tanh": _elementwise(np.tanh, -1.0, 1.0),
-    "HardSwish": _elementwise(lambda x: x * np.clip(x / 6 + 0.5, 0, 1), -0.375, math.inf),
-    "Gelu": _elementwise(lambda x: x * normal_cdf(x), -0.17, math.inf),
-    "Elu": _elementwise(lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))), -1.0, math.inf),
-    "Softplus": _elementwise(lambda x: np.logaddexp(0, x), 0.0, math.inf),
+    **dict.fromkeys(_FUNCTIONS, _smooth),
     "HardSigmoid": _hard_sigmoid,
     "Softmax": _softmax,
     "Add": _add,

@@ -1,28 +1,26 @@
 """A stationary Gaussian process pushed through the layers of a network: covariance functions instead of activations.
 
-Covariances are kept per spatial lag d, ``R[d] = Cov(a(p), b(p + d))``, as ``[lag_y, lag_x, channels_a, channels_b]``
-float32 on a periodic window of lags; negative lags stand at the end, as in a discrete Fourier transform. A linear
-layer multiplies the transform of R by that of its kernel; an activation acts through its Hermite series, exact for
-jointly Gaussian inputs up to the order kept (METHOD, section 2).
+Covariances are kept per spatial lag, see `dfmpc_onnx.numerics.lags`, where the linear layers are. Here are the prior of
+images, the activations through their Hermite series, exact for jointly Gaussian inputs up to the order kept, and the
+correction by what a BatchNormalization measured (METHOD, section 2).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
+from dfmpc_onnx.numerics.lags import Lags, mirrored
 from dfmpc_onnx.numerics.moments import clipped_gaussian, normal_cdf, normal_pdf
 
-Lags = npt.NDArray[np.float32]
 Float = npt.NDArray[np.float64]
 ORDER = 6  # of the Hermite series
-SMALL_WINDOW = 256  # lags up to which a product with the transform's matrix beats the fast algorithm
-Spectrum = npt.NDArray[np.complex64]
-Kernels = npt.NDArray[np.float32]
+QUADRATURE = 48  # points
+BLOCK = 2**18  # elements of a covariance that an activation works on at a time, to stay in the cache
 
 
 def natural_prior(height: int, width: int, colours: Float) -> Lags:
@@ -36,111 +34,6 @@ def natural_prior(height: int, width: int, colours: Float) -> Lags:
     lags = np.fft.ifft2(power).real
     shape: Float = lags / lags[0, 0]
     return (shape[:, :, None, None] * colours).astype(np.float32)
-
-
-def window(lags: Lags, height: int, width: int) -> Lags:
-    """The central lags of a covariance, on a smaller periodic window."""
-    for axis, size in ((0, height), (1, width)):
-        if size < lags.shape[axis]:
-            kept = np.fft.ifftshift(np.arange(size) - size // 2)
-            lags = np.take(lags, kept % lags.shape[axis], axis=axis)
-    return lags
-
-
-def decimate(lags: Lags, steps: tuple[int, int]) -> Lags:
-    """Every `steps`-th lag: what a strided layer, or a pooling, leaves of a covariance."""
-    for axis, step in enumerate(steps):
-        if step > 1:
-            size = lags.shape[axis]
-            keep = max(size // step, 1)
-            centred = np.fft.ifftshift(np.arange(keep) - keep // 2) * step
-            lags = np.take(lags, centred % size, axis=axis)
-    return lags
-
-
-def kernel_spectrum(weights: Kernels, size: tuple[int, int], dilations: tuple[int, int]) -> Spectrum:
-    """The transforms of two kernels over a window of lags: ``[2, frequencies, out, in]``.
-
-    weights: of the float and of the quantized network, ``[2, out, in, ky, kx]``. A kernel's middle is its origin, as
-    with symmetric padding. Frequencies are those of `to_spectrum`.
-    """
-    two, out, inputs, ky, kx = weights.shape
-    fy, fx = np.meshgrid(np.fft.fftfreq(size[0]), np.fft.rfftfreq(size[1]), indexing="ij")
-    taps = [
-        ((y - (ky - 1) // 2) * dilations[0], (x - (kx - 1) // 2) * dilations[1]) for y in range(ky) for x in range(kx)
-    ]
-    # Cov(y(p), .) = sum_k W_k R[d - k]: a convolution along the lag.
-    phases = np.stack([np.exp(-2j * np.pi * (fy * y + fx * x)).reshape(-1) for y, x in taps], axis=1)
-    rows = np.moveaxis(weights.reshape(two, out, inputs, ky * kx), 3, 1).reshape(two, ky * kx, out * inputs)
-    spectra = phases.astype(np.complex64) @ rows.astype(np.complex64)
-    return spectra.reshape(two, -1, out, inputs)
-
-
-def apply_left(spectrum: Spectrum, kernel: Spectrum) -> Spectrum:
-    """``W(f) R(f)``: a linear layer on the first argument of a covariance, each half by its own kernel.
-
-    spectrum: ``[frequencies, 2 in, c]``; kernel: ``[2, frequencies, out, in]``. Returns ``[frequencies, 2 out, c]``.
-    """
-    half = kernel.shape[3]
-    parts = [kernel[0] @ spectrum[:, :half], kernel[1] @ spectrum[:, half:]]
-    return np.concatenate(parts, axis=1)
-
-
-def apply_both(spectrum: Spectrum, kernel: Spectrum) -> Spectrum:
-    """``W(f) R(f) W(f)^H``: on both arguments, ``[frequencies, 2 out, 2 out]``."""
-    half = kernel.shape[3]
-    left = apply_left(spectrum, kernel)
-    back = kernel.conj().swapaxes(2, 3)
-    return np.concatenate([left[:, :, :half] @ back[0], left[:, :, half:] @ back[1]], axis=2)
-
-
-@functools.cache
-def _transform(size: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """The real and, below it, the imaginary part of the transform over a small window, as a matrix on the lags."""
-    ny, nx = size
-    dy, dx = (v.reshape(-1) for v in np.meshgrid(np.arange(ny), np.arange(nx), indexing="ij"))
-    fy, fx = (v.reshape(-1, 1) for v in np.meshgrid(np.arange(ny), np.arange(nx // 2 + 1), indexing="ij"))
-    angle = 2 * np.pi * (fy * dy / ny + fx * dx / nx)
-    return np.concatenate([np.cos(angle), -np.sin(angle)]).astype(np.float32)
-
-
-@functools.cache
-def _inverse_transform(size: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """The inverse of `_transform`: frequencies that stand for their mirror image too count twice."""
-    ny, nx = size
-    column = np.tile(np.arange(nx // 2 + 1), ny)
-    weight = np.where((column == 0) | (2 * column == nx), 1.0, 2.0) / (ny * nx)
-    return np.ascontiguousarray((_transform(size) * np.tile(weight, 2)[:, None]).T, np.float32)
-
-
-def to_spectrum(lags: Lags) -> Spectrum:
-    """The transform over the lags, frequencies in one dimension: ``[frequencies, a, b]``."""
-    size = (lags.shape[0], lags.shape[1])
-    if size[0] * size[1] > SMALL_WINDOW:
-        transform = np.fft.rfft2(lags, axes=(0, 1))
-        return np.ascontiguousarray(transform.reshape(-1, *lags.shape[2:]), np.complex64)
-    parts = _transform(size) @ lags.reshape(size[0] * size[1], -1)
-    count = len(parts) // 2
-    spectrum = np.empty((count, *lags.shape[2:]), np.complex64)
-    spectrum.real, spectrum.imag = (half.reshape(spectrum.shape) for half in (parts[:count], parts[count:]))
-    return spectrum
-
-
-def to_lags(spectrum: Spectrum, size: tuple[int, int]) -> Lags:
-    """The inverse of `to_spectrum`."""
-    if size[0] * size[1] > SMALL_WINDOW:
-        transform = spectrum.reshape(size[0], size[1] // 2 + 1, *spectrum.shape[1:])
-        return np.ascontiguousarray(np.fft.irfft2(transform, s=size, axes=(0, 1)), np.float32)
-    flat = spectrum.reshape(len(spectrum), -1)
-    parts = np.concatenate([flat.real, flat.imag])
-    lags: Lags = (_inverse_transform(size) @ parts).reshape(*size, *spectrum.shape[1:])
-    return lags
-
-
-def transposed(lags: Lags) -> Lags:
-    """``Cov(b(p), a(p + d)) = Cov(a(p), b(p - d))'``."""
-    flipped = np.roll(lags[::-1, ::-1], (1, 1), axis=(0, 1))
-    return flipped.swapaxes(2, 3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,6 +63,23 @@ def clip_activation(mean: Float, variance: Float, low: float, high: float) -> Ac
     return Activation(series, series[0] / std, out_mean, out_variance)
 
 
+def function_activation(mean: Float, variance: Float, function: Callable[[Float], Float]) -> Activation:
+    """Any function of one channel, its Hermite coefficients ``E[f(m + s z) He_n(z)] / sqrt(n!)`` by quadrature.
+
+    mean, variance: ``[channels]``. function: on ``[channels, points]``.
+    """
+    std = np.sqrt(np.maximum(variance, 1e-20))
+    nodes, weights = np.polynomial.hermite_e.hermegauss(QUADRATURE)
+    weights = weights / weights.sum()
+    values = function(mean[:, None] + std[:, None] * nodes)
+    polynomials = np.polynomial.hermite_e.hermevander(nodes, ORDER)[:, 1:]
+    norms = np.sqrt([float(math.factorial(n)) for n in range(1, ORDER + 1)])
+    series = ((values * weights) @ polynomials / norms).T
+    out_mean = values @ weights
+    out_variance = np.square(values - out_mean[:, None]) @ weights
+    return Activation(series, series[0] / std, out_mean, out_variance)
+
+
 def _ramp_series(beta: Float, std: Float) -> Float:
     """Hermite coefficients of ``max(b + g z, 0)``: ``g Phi(b/g)``, then ``g phi(b/g) He_{n-2}(-b/g) / sqrt(n!)``."""
     rows = [std * normal_cdf(beta)]
@@ -188,18 +98,28 @@ def activate(lags: Lags, variance: Float, activation: Activation, twins: int) ->
     same channel in two networks; what the series leaves out of the variance is given to a channel and its twin.
     """
     std = np.sqrt(np.maximum(variance, 1e-20)).astype(np.float32)
-    rho = np.clip(lags / (std[:, None] * std), -1, 1)
-    series = activation.series.astype(np.float32)
-    result = np.zeros_like(rho)
-    power = np.ones_like(rho)
-    for row in series:
-        power *= rho
-        result += power * (row[:, None] * row)
+    outer = std[:, None] * std
+    rows = [row[:, None] * row for row in activation.series.astype(np.float32)]
+    size = (lags.shape[0], lags.shape[1])
+    flat = lags.reshape(-1, *lags.shape[2:])
+    result = np.empty_like(flat)
+    half, images = mirrored(size)
+    step = max(1, BLOCK // outer.size)
+    for start in range(0, len(half), step):
+        block, image = half[start : start + step], images[start : start + step]
+        rho = np.clip(flat[block] / outer, -1, 1)
+        total = rho * rows[-1]
+        for row in rows[-2::-1]:
+            total += row
+            total *= rho
+        result[block] = total
+        result[image] = total.swapaxes(1, 2)
+    result = result.reshape(lags.shape)
     rest = np.sqrt(np.maximum(activation.variance - np.square(activation.series).sum(axis=0), 0.0)).astype(np.float32)
     index = np.arange(len(std))
     for other in (index, (index + twins) % len(std)):
-        tail = power[:, :, index, other] * rho[:, :, index, other]
-        result[:, :, index, other] += np.abs(tail) * rest[index] * rest[other]
+        correlation = np.clip(lags[:, :, index, other] / (std[index] * std[other]), -1, 1)
+        result[:, :, index, other] += np.abs(correlation ** (ORDER + 1)) * rest[index] * rest[other]
         if twins in (0, len(std)):
             break
     result[0, 0, index, index] = activation.variance
