@@ -182,16 +182,23 @@ class GaussianStreams:
         groups = int(node.attrs.get("group", 1)) if node.op == "Conv" else 1
         kernel, _, dilations = _planar(node)
         per_group = x.channels // groups
+        measured = self._measured(node)
         found = []
         for group in range(groups):
             own = np.arange(group * per_group, (group + 1) * per_group)
             both = np.concatenate([own, own + x.channels])
             covariance = gp.patch_covariance(x.lags[:, :, both[:, None], both], kernel, dilations)
             mean = np.repeat(x.mean[both], kernel[0] * kernel[1])
-            found.append(self._corrected(node, weight, group, groups, covariance, mean))
+            if measured is not None:
+                outputs = slice(group * len(weight) // groups, (group + 1) * len(weight) // groups)
+                rows = weight[outputs].reshape(-1, len(mean) // 2).astype(np.float64)
+                if len(rows) < rows.shape[1]:  # more outputs than inputs cannot all be met
+                    padded = np.concatenate([rows, np.zeros_like(rows)], axis=1)
+                    covariance, mean = gp.measured(covariance, mean, padded, *(v[outputs] for v in measured))
+            found.append((covariance, mean))
         k = len(found[0][1]) // 2
-        second = np.stack([c + np.outer(m, m) for c, m in found])
-        means = np.stack([m for _, m in found])
+        covariances, means = np.stack([c for c, _ in found]), np.stack([m for _, m in found])
+        second = gp.nearest_covariance(covariances) + means[:, :, None] * means[:, None, :]
         return PatchMoments(
             second[:, k:, k:],
             second[:, :k, k:],
@@ -202,21 +209,17 @@ class GaussianStreams:
             SAMPLES,
         )
 
-    def _corrected(
-        self, node: gs.Node, weight: npt.NDArray[np.float32], group: int, groups: int, covariance: Float, mean: Float
-    ) -> tuple[Float, Float]:
+    @staticmethod
+    def _measured(node: gs.Node) -> tuple[Float, Float] | None:
+        """Mean and deviation of a Conv's outputs without its bias, as the BatchNormalization behind it has them."""
         readers = node.outputs[0].outputs
-        norm = (
-            batch_norm_parameters(readers[0]) if len(readers) == 1 and readers[0].op == "BatchNormalization" else None
-        )
-        if norm is None or node.op != "Conv":
-            return covariance, mean
-        rows = weight.reshape(groups, len(weight) // groups, -1)[group].astype(np.float64)
-        part = slice(group * len(rows), (group + 1) * len(rows))
+        if node.op != "Conv" or len(readers) != 1 or readers[0].op != "BatchNormalization":
+            return None
+        norm = batch_norm_parameters(readers[0])
+        if norm is None:
+            return None
         bias = input_constant(node, 2)
-        true_mean = norm.mean if bias is None else norm.mean - np.asarray(bias, np.float64)
-        padded = np.concatenate([rows, np.zeros_like(rows)], axis=1)
-        return gp.measured(covariance, mean, padded, true_mean[part], norm.std[part])
+        return (norm.mean if bias is None else norm.mean - np.asarray(bias, np.float64)), norm.std
 
     def _linear(
         self, node: gs.Node, x: Field, plain: npt.NDArray[np.float32] | None, hat: npt.NDArray[np.float32] | None

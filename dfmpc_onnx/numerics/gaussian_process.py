@@ -19,6 +19,7 @@ from dfmpc_onnx.numerics.moments import clipped_gaussian, normal_cdf, normal_pdf
 
 Float = npt.NDArray[np.float64]
 ORDER = 6  # of the Hermite series
+SMALL = 128  # entries of a patch in both networks up to which covariances are made positive
 QUADRATURE = 48  # points
 BLOCK = 2**18  # elements of a covariance that an activation works on at a time, to stay in the cache
 
@@ -136,6 +137,21 @@ def patch_covariance(lags: Lags, kernel: tuple[int, int], dilations: tuple[int, 
         for b, (yb, xb) in enumerate(taps):
             result[:, a, :, b] = lags[(yb - ya) % ny, (xb - xa) % nx]
     return result.reshape(channels * len(taps), channels * len(taps))
+
+
+def nearest_covariance(covariances: Float) -> Float:
+    """The nearest positive semidefinite matrices to ``[groups, n, n]`` small symmetric ones.
+
+    A window of few lags leaves covariances that no process has, which a kernel that takes differences would show.
+    Large matrices are returned as they are: there the ridge of what is fitted to them covers it.
+    """
+    if covariances.shape[1] > SMALL:
+        return covariances
+    values, vectors = np.linalg.eigh((covariances + covariances.swapaxes(1, 2)) / 2)
+    if (values >= 0).all():
+        return covariances
+    result: Float = (vectors * np.maximum(values, 0.0)[:, None]) @ vectors.swapaxes(1, 2)
+    return result
 
 
 def measured(covariance: Float, mean: Float, rows: Float, true_mean: Float, true_std: Float) -> tuple[Float, Float]:

@@ -29,7 +29,7 @@ def window(lags: Lags, height: int, width: int) -> Lags:
         have = lags.shape[axis]
         if size != have:
             wanted = np.fft.ifftshift(np.arange(size) - size // 2)
-            lags = np.take(lags, np.clip(wanted, -(have // 2), (have - 1) // 2) % have, axis=axis)
+            lags = np.take(lags, np.clip(wanted, -(have // 2), have // 2) % have, axis=axis)
     return lags
 
 
@@ -38,9 +38,9 @@ def decimate(lags: Lags, steps: tuple[int, int]) -> Lags:
     for axis, step in enumerate(steps):
         if step > 1:
             size = lags.shape[axis]
-            keep = max(size // step, 1)
-            centred = np.fft.ifftshift(np.arange(keep) - keep // 2) * step
-            lags = np.take(lags, centred % size, axis=axis)
+            before, after = size // 2 // step, (size - 1) // 2 // step
+            kept = np.concatenate([np.arange(after + 1), np.arange(-before, 0)]) * step
+            lags = np.take(lags, kept % size, axis=axis)
     return lags
 
 
@@ -71,7 +71,7 @@ def spatial_mean(lags: Lags, size: tuple[int, int]) -> npt.NDArray[np.float32]:
         have = lags.shape[axis]
         d = np.arange(-length + 1, length)
         weight = np.zeros(have)
-        np.add.at(weight, np.clip(d, -(have // 2), (have - 1) // 2) % have, (length - np.abs(d)) / length**2)
+        np.add.at(weight, np.clip(d, -(have // 2), have // 2) % have, (length - np.abs(d)) / length**2)
         weights.append(weight)
     both: Float = np.einsum("yxab,y,x->ab", lags, *weights, optimize=True)
     return both.astype(np.float32)

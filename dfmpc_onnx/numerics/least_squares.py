@@ -104,10 +104,11 @@ def least_squares(weight: Rows, moments: PatchMoments, ridge: float = RIDGE) -> 
     return np.ascontiguousarray(solved, np.float32)
 
 
-def diagonal_factors(weight: Rows, moments: PatchMoments, taps: int) -> Float:
+def diagonal_factors(weight: Rows, moments: PatchMoments, taps: int, ridge: float = RIDGE) -> Float:
     """The same fit restricted to one factor per input channel, as in DF-MPC: ``[groups, in/group]``, at least 0.
 
-    Channels are taken one by one, as the paper's closed form takes them: ``c_j = <W_j C_jj, W_j> / <W_j H_jj, W_j>``.
+    Channels are taken one by one, as the paper's closed form takes them:
+    ``c_j = <W_j (C_jj + r I), W_j> / <W_j (H_jj + r I), W_j>``, r as in `least_squares`.
     weight: ``[groups, out/group, k]`` with k = in/group * taps, taps the fastest.
     """
     groups, out, k = weight.shape
@@ -115,8 +116,10 @@ def diagonal_factors(weight: Rows, moments: PatchMoments, taps: int) -> Float:
     index = np.arange(k).reshape(k // taps, taps)
     cross = moments.cross[:, index[:, :, None], index[:, None, :]]
     hat = moments.hat[:, index[:, :, None], index[:, None, :]]
-    above = np.einsum("goia,giab,goib->gi", w, cross, w, optimize=True)
-    below = np.einsum("goia,giab,goib->gi", w, hat, w, optimize=True)
+    r = ridge * max(1.0, k / moments.count) * np.maximum(moments.diagonal.mean(axis=1), 0.0)
+    held = r[:, None] * np.einsum("goia,goia->gi", w, w)
+    above = np.einsum("goia,giab,goib->gi", w, cross, w, optimize=True) + held
+    below = np.einsum("goia,giab,goib->gi", w, hat, w, optimize=True) + held
     factors: Float = np.divide(above, below, out=np.ones_like(above), where=below > 1e-30)
     return np.maximum(factors, 0.0)
 

@@ -243,8 +243,9 @@ class _Rebuilder:
         if self._options.compensate == "full":
             target = least_squares(rows, moments, self._options.ridge)
         else:
-            taps = rows.shape[2] * layer.groups // (weight.shape[1] * layer.groups) if layer.op == "Conv" else 1
-            target = rows * np.repeat(diagonal_factors(rows, moments, taps), taps, axis=1)[:, None].astype(np.float32)
+            taps = rows.shape[2] // weight.shape[1] if layer.op == "Conv" else 1
+            factors = diagonal_factors(rows, moments, taps, self._options.ridge)
+            target = rows * np.repeat(factors, taps, axis=1)[:, None].astype(np.float32)
         before, signal = output_error(rows, rows, moments)
         after, _ = output_error(rows, target, moments)
         return target, round(_share(before, signal) - _share(after, signal), 6)
