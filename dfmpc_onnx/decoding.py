@@ -18,7 +18,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 from dfmpc_onnx.graph import Namer
 from dfmpc_onnx.numerics.packing import pack, pack_trits, split
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
-from dfmpc_onnx.storage import TYPES, Form, Plane
+from dfmpc_onnx.storage import FIRST_WITH_INT8_ARITHMETIC, TYPES, Form, Plane
 
 Array = npt.NDArray[np.generic]
 NUMBERS = {
@@ -27,8 +27,6 @@ NUMBERS = {
     np.int8: int(onnx.TensorProto.INT8),
 }
 Number = type[np.float32] | type[np.int32] | type[np.int8]
-# Only onnxruntime 1.24 and later load this opset, and they add and multiply INT8; 1.20 and older do not.
-FIRST_WITH_INT8_ARITHMETIC = 25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +56,8 @@ class Decoder:
         tensor = self._codes(chain, weight, form, stem, np.float32)
         if np.any(weight.zero_point):
             tensor = chain.add("Sub", np.float32, tensor, self._constant(f"{stem}.zero", weight.zero_point))
-        tensor = chain.add("Mul", np.float32, tensor, self._constant(f"{stem}.scale", weight.scale))
-        return Emitted(chain.nodes, tensor, form.bytes(weight.codes.size))
+        chain.add("Mul", np.float32, tensor, self._constant(f"{stem}.scale", weight.scale))
+        return chain.emitted(form.bytes(weight.codes.size))
 
     def integer_form(self, weight: QuantizedWeight, form: Form, stem: str, axis: int) -> Emitted:
         """``codes in INT8, less their zero point -> DequantizeLinear(scale, 0)``; fuses to an integer kernel.
@@ -85,7 +83,7 @@ class Decoder:
         scale = integer_scale(weight)
         per_axis = weight.scale.size > 1
         flat = scale if per_axis else scale.reshape(())
-        tensor = chain.add(
+        chain.add(
             "DequantizeLinear",
             np.float32,
             tensor,
@@ -93,7 +91,7 @@ class Decoder:
             self._once("zp", np.zeros(flat.shape, np.int8)),
             attrs={"axis": axis} if per_axis else {},
         )
-        return Emitted(chain.nodes, tensor, form.bytes(weight.codes.size))
+        return chain.emitted(form.bytes(weight.codes.size))
 
     def _codes(self, chain: _Chain, weight: QuantizedWeight, form: Form, stem: str, kind: Number) -> gs.Tensor:
         """The codes as numbers of a kind: the sum of their planes."""
@@ -153,6 +151,12 @@ class _Chain:
 
     def cast(self, tensor: gs.Tensor, kind: Number) -> gs.Tensor:
         return tensor if tensor.dtype == kind else self.add("Cast", kind, tensor, attrs={"to": NUMBERS[kind]})
+
+    def emitted(self, size: int) -> Emitted:
+        """The nodes and the tensor that the last of them makes."""
+        for node in self.nodes[:-1]:
+            node.outputs[0].dtype = None  # a declared type is a value_info: bytes for what inference finds anyhow
+        return Emitted(self.nodes, self.nodes[-1].outputs[0], size)
 
 
 def _narrow(name: str, codes: npt.NDArray[np.int8], plane: Plane) -> gs.Constant:

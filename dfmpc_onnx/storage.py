@@ -22,6 +22,8 @@ from dfmpc_onnx.numerics.quantized import Codes, QuantizedWeight
 
 NEWEST = 25  # the opset that has every type
 OLDEST_WITH_TABLES = 13
+# Only onnxruntime 1.24 and later load this opset, and they add and multiply INT8; 1.20 and older do not.
+FIRST_WITH_INT8_ARITHMETIC = 25
 # Of a plane of so many bits with or without a sign: ONNX type, first opset that has it.
 TYPES = {
     (8, True): (onnx.TensorProto.INT8, 13),
@@ -34,10 +36,9 @@ RUNTIMES = {13: "1.16", 21: "1.20", 25: "1.24"}  # the first onnxruntime that lo
 SPLITS = ((2,), (2, 1), (4,), (4, 1), (4, 2), (4, 2, 1))
 
 # What a decoding node and an initializer cost beside their values, with names of a few letters: the mean of written
-# files. Either is known to some bytes only, since numbers and lengths take one to three bytes each.
+# files, good to some bytes. Constants that layers share, as their shape, count where tables are weighed, if at all.
 NODE_BYTES = 42
 CONSTANT_BYTES = 24
-SHAPE_BYTES = 56
 # Tables are worked through at load, types need one Cast: a table has to save this share of the bytes.
 TABLE_HANDICAP = 0.01
 
@@ -70,7 +71,7 @@ class Plane:
         if self.encoding == "type":
             return NODE_BYTES * (1 + (self.shift > 0))
         ragged = count % self.per_byte > 0  # the last byte is not full: padding has to be cut off
-        return NODE_BYTES * (5 if ragged else 3) + SHAPE_BYTES + ragged * CONSTANT_BYTES
+        return NODE_BYTES * (5 if ragged else 3)
 
     def table(self) -> Codes:
         """The codes in each byte, already times ``2**shift``: ``[256 or 243, per_byte]`` int8."""
@@ -106,11 +107,19 @@ class Form:
         """Bytes of the codes of so many weights."""
         return sum(plane.bytes(count) for plane in self.planes)
 
-    def cost(self, count: int) -> float:
+    def overhead(self, count: int, opset: int = NEWEST) -> int:
+        """About what decoding so many weights between quantized activations adds to the file, tables left out."""
+        if self == PLAIN:
+            return 0
+        more = len(self.planes) - 1
+        # What tables give is INT8 and so is the end; sums in INT32 take a Cast each way.
+        casts = len(self.tables) + 1 if more and opset < FIRST_WITH_INT8_ARITHMETIC else 0
+        planes = sum(plane.overhead(count) for plane in self.planes)
+        return planes + more * (NODE_BYTES + CONSTANT_BYTES) + casts * NODE_BYTES
+
+    def cost(self, count: int, opset: int = NEWEST) -> float:
         """What to compare forms by: bytes in the file of so many weights without tables, with their handicap."""
-        parts = (len(self.planes) - 1) * (NODE_BYTES + CONSTANT_BYTES) + (len(self.planes) > 1) * NODE_BYTES
-        overhead = 0 if self == PLAIN else parts + sum(plane.overhead(count) for plane in self.planes)
-        return (self.bytes(count) + overhead) * (1 + TABLE_HANDICAP * len(self.tables))
+        return (self.bytes(count) + self.overhead(count, opset)) * (1 + TABLE_HANDICAP * len(self.tables))
 
 
 PLAIN = Form((Plane(8),))
@@ -159,7 +168,7 @@ def choose_forms(kinds: Mapping[str, Kind], opset: int = NEWEST) -> dict[str, Fo
     """
     counts = Counter(kinds.values())
     options = {kind: forms(kind, opset) for kind in counts}
-    prices = {kind: {form: form.cost(kind.size) for form in found} for kind, found in options.items()}
+    prices = {kind: {form: form.cost(kind.size, opset) for form in found} for kind, found in options.items()}
 
     def cheapest(tables: frozenset[Plane]) -> dict[Kind, Form]:
         return {

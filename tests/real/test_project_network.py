@@ -107,6 +107,9 @@ def assert_codes_fit(path: pathlib.Path, report: dict[str, Any]) -> None:
             assert set(np.unique(codes)) == {-1, 0, 1}, layer["name"]
         assert -half <= codes.min() <= codes.max() < half, layer["name"]
         assert len(np.unique(codes)) > 2 ** (layer["bits"] - 2), f"{layer['name']} does not use its bits"
+        assert weights[layer["name"]].width == layer["stored_bits"]
+        if codes.size >= 2304:
+            assert layer["stored_bits"] <= layer["bits"], f"{layer['name']} takes more than its bits"
     stored = 8 * sum(weight.bytes for weight in weights.values()) / sum(w.codes.size for w in weights.values())
     assert report["mean_weight_bits"] == pytest.approx(stored, abs=1e-3)
 
