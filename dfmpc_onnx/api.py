@@ -320,9 +320,12 @@ def _forecast(workspace: Workspace, recipe: Recipe) -> RecipeForecast:
     planned.put(workspace.get(Layers))
     planned.put(workspace.get(Pairs))
     plan: Mapping[str, object] = {}
-    for step in catalog.build(recipe):
+    steps = catalog.build(recipe)
+    for step in steps:
         if BitPlan in step.provides:
             step.run(planned)
+    # The closed form of the paper knows no other 2 bits; the recipes that fit layers choose, so four levels at most.
+    two_is_ternary = any(step.name == "quantize_weights" for step in steps)
     found = planned.find(BitPlan)
     plan = found.layers if found else {}
     roles = {"low": 0, "high": 0, "8-bit": 0, "auto": 0, "float": 0}
@@ -335,7 +338,7 @@ def _forecast(workspace: Workspace, recipe: Recipe) -> RecipeForecast:
         if bits.bits == FLOAT:
             size += 4 * layer.size
         else:
-            ternary = bits.bits == TERNARY
+            ternary = bits.bits == TERNARY or (bits.bits == 2 and two_is_ternary)
             kinds[layer.name] = Kind(layer.size, 2 if ternary else int(bits.bits), ternary)
     opset = workspace.graph.opset if obstacle(workspace.graph) else max(NEWEST, workspace.graph.opset)
     size += sum(form.bytes(kinds[name].size) for name, form in choose_forms(kinds, opset).items())

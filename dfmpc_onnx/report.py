@@ -64,7 +64,8 @@ class Report(msgspec.Struct, frozen=True):
 class RecipeForecast(msgspec.Struct, frozen=True):
     """What a recipe would do to a model: layers by role, and the bytes of its packed weights.
 
-    auto: layers whose width the recipe chooses while it runs; weight_bytes counts them at the most that it may choose.
+    auto: layers whose width the recipe chooses while it runs; weight_bytes counts them at the most that it may choose,
+    and 2 bits as four levels where it may find them ternary.
     """
 
     recipe: str

@@ -73,7 +73,7 @@ def wide(opset: int = 13, domain: str = ""):
 
 
 @pytest.mark.parametrize(("weights", "bits"), [
-    ("ternary", 1.6), ("2", 2), ("3", 3), ("4", 4), ("5", 5), ("6", 6), ("7", 7), ("8", 8),
+    ("ternary", 1.6), ("3", 3), ("4", 4), ("5", 5), ("6", 6), ("7", 7), ("8", 8),
 ])  # fmt: skip
 @pytest.mark.parametrize("domain", ["", "com.microsoft"])
 def test_every_width_is_stored_as_it_is_and_computes_in_the_integer_kernels_of_8_bits(weights, bits, domain):

@@ -229,3 +229,13 @@ def test_a_network_without_batch_norm_is_quantized_and_says_why_nothing_was_repa
     assert ("no layer can be low" in result.stderr and "BatchNormalization" in result.stderr) is asked_for_low
     refused = {refusal["site"] for refusal in report["refusals"] if "BatchNormalization" in refusal["reason"]}
     assert len(refused & {layer["name"] for layer in report["layers"]}) >= 20
+
+
+@pytest.mark.parametrize("recipe", ["paper", "per-channel", "int8", "int4"])
+def test_inspect_states_the_bytes_that_quantize_stores(recipe: str) -> None:
+    forecast = next(row for row in api.inspect(NETWORK).recipes if row.recipe == recipe)
+    report = api.quantize(NETWORK, recipe=recipe, check=False).report
+    packed = next(step.result for step in report.passes if step.name == "pack_weights")
+    assert forecast.weight_bytes == sum(int(rewrite.figures["bytes"]) for rewrite in packed.rewrites)
+    weights = sum(layer.weights for layer in report.layers)
+    assert report.mean_weight_bits == pytest.approx(8 * forecast.weight_bytes / weights, abs=1e-3)
