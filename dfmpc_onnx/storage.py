@@ -22,17 +22,16 @@ from dfmpc_onnx.numerics.quantized import Codes, QuantizedWeight
 
 NEWEST = 25  # the opset that has every type
 OLDEST_WITH_TABLES = 13
-# Only onnxruntime 1.24 and later load this opset, and they add and multiply INT8; 1.20 and older do not.
+# Only onnxruntime 1.24 and later load this opset, and they add and multiply INT8; 1.20 does not.
 FIRST_WITH_INT8_ARITHMETIC = 25
 # Of a plane of so many bits with or without a sign: ONNX type, first opset that has it.
 TYPES = {
     (8, True): (onnx.TensorProto.INT8, 13),
     (4, True): (onnx.TensorProto.INT4, 21),
-    (4, False): (onnx.TensorProto.UINT4, 21),
     (2, True): (onnx.TensorProto.INT2, 25),
     (2, False): (onnx.TensorProto.UINT2, 25),
 }
-RUNTIMES = {13: "1.16", 21: "1.20", 25: "1.24"}  # the first onnxruntime that loads the types of an opset
+RUNTIMES = {13: "1.16", 21: "1.23", 25: "1.24"}  # the first onnxruntime that casts the types of an opset
 SPLITS = ((2,), (2, 1), (4,), (4, 1), (4, 2), (4, 2, 1))
 
 # What a decoding node and an initializer cost beside their values, with names of a few letters: the mean of written

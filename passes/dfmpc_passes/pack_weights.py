@@ -28,7 +28,7 @@ class PackWeights(Pass[NoOptions]):
 
     Refuses when: never; in an opset below 13, which has no tables for these codes, 8 bits are used.
 
-    Reference: ONNX operator specification, INT2, UINT2, INT4 and UINT4; Gather.
+    Reference: ONNX operator specification, INT2, UINT2 and INT4; Gather.
     """
 
     name = "pack_weights"

@@ -17,7 +17,7 @@ class RaiseOpset(Pass[NoOptions]):
     After: the same network in opset 25, converted node by node
 
     Why: each weight is stored in the form that makes the file smallest. 2-bit tensors need opset 25, 4-bit tensors
-    opset 21, 8-bit ones 13, and so does what a table decodes, as five ternary codes in a byte. No higher opset is
+    opset 21, 8-bit ones 13, and so does what a table decodes, such as five ternary codes in a byte. No higher opset is
     declared than the chosen forms need, so that the file loads in as old a runtime as it can.
 
     Requires: codes.
