@@ -21,6 +21,7 @@ from dfmpc_onnx.imagefiles import read_images
 from dfmpc_onnx.images import procedural_images
 from dfmpc_onnx.instruments import Progress, Timing
 from dfmpc_onnx.manager import Instrument, Pass, PassManager, PassResult, Refusal
+from dfmpc_onnx.opset import obstacle
 from dfmpc_onnx.preprocess import Preprocess
 from dfmpc_onnx.recipe import Recipe
 from dfmpc_onnx.report import (
@@ -36,13 +37,14 @@ from dfmpc_onnx.report import (
 from dfmpc_onnx.serialization import ModelSource, Source
 from dfmpc_onnx.settings import (
     FLOAT,
+    TERNARY,
     LayerOverride,
     Settings,
     WeightBits,
     parse_activations,
     parse_input_shapes,
 )
-from dfmpc_onnx.storage import FORMS, oldest_runtime
+from dfmpc_onnx.storage import NEWEST, PLAIN, Kind, choose_forms, oldest_runtime
 from dfmpc_onnx.workspace import Workspace
 
 DEFAULT_RECIPE = "mixed"
@@ -201,8 +203,9 @@ def _report(
 ) -> Report:
     layers = _layer_reports(workspace)
     weights = sum(layer.weights for layer in layers)
-    stored = sum(layer.weights * layer.stored_bits for layer in layers)
-    widths = {layer.stored_bits for layer in layers if layer.stored_bits in FORMS}
+    packed = workspace.find(Packed)
+    sizes = packed.bytes if packed else {}
+    stored = sum(8 * sizes[layer.name] if layer.name in sizes else 32 * layer.weights for layer in layers)
     passes = [PassReport(r.name, round(s, 4), r) for r, (_, s) in zip(results, timing.seconds, strict=True)]
     settings = workspace.settings
     return Report(
@@ -212,7 +215,7 @@ def _report(
         preprocess=settings.preprocess.name,
         seed=settings.seed,
         opset=workspace.graph.opset,
-        oldest_onnxruntime=oldest_runtime(min(widths)) if widths else oldest_runtime(8),
+        oldest_onnxruntime=packed.oldest_runtime if packed else oldest_runtime([PLAIN]),
         float_bytes=source.size,
         bytes=size,
         mean_weight_bits=round(stored / weights, 3) if weights else 0.0,
@@ -317,21 +320,28 @@ def _forecast(workspace: Workspace, recipe: Recipe) -> RecipeForecast:
     planned.put(workspace.get(Layers))
     planned.put(workspace.get(Pairs))
     plan: Mapping[str, object] = {}
-    for step in catalog.build(recipe):
+    steps = catalog.build(recipe)
+    for step in steps:
         if BitPlan in step.provides:
             step.run(planned)
+    # The closed form of the paper knows no other 2 bits; the recipes that fit layers choose, so four levels at most.
+    two_is_ternary = any(step.name == "quantize_weights" for step in steps)
     found = planned.find(BitPlan)
     plan = found.layers if found else {}
     roles = {"low": 0, "high": 0, "8-bit": 0, "auto": 0, "float": 0}
-    size = 0
+    size, kinds = 0, {}
     for layer in workspace.get(Layers).all:
         bits = found.layers[layer.name] if found and layer.name in plan else None
         if bits is None:
             continue
         roles[bits.role] += 1
-        width = 32 if bits.bits == FLOAT else 2 if bits.bits == "ternary" else int(bits.bits)
-        stored = next((w for w in FORMS if w >= width), 32)
-        size += -(-layer.size * stored // 8)
+        if bits.bits == FLOAT:
+            size += 4 * layer.size
+        else:
+            ternary = bits.bits == TERNARY or (bits.bits == 2 and two_is_ternary)
+            kinds[layer.name] = Kind(layer.size, 2 if ternary else int(bits.bits), ternary)
+    opset = workspace.graph.opset if obstacle(workspace.graph) else max(NEWEST, workspace.graph.opset)
+    size += sum(form.bytes(kinds[name].size) for name, form in choose_forms(kinds, opset).items())
     return RecipeForecast(
         recipe.name,
         recipe.weights,

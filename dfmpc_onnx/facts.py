@@ -198,7 +198,8 @@ class Placement:
 
 @dataclasses.dataclass(frozen=True)
 class Packed:
-    """Bytes and stored bits of each layer's weight in the file, by layer name."""
+    """Bytes of each layer's codes in the file and bits a weight, by layer name; the oldest onnxruntime for them."""
 
     bytes: Mapping[str, int]
-    bits: Mapping[str, int]
+    bits: Mapping[str, float]
+    oldest_runtime: str

@@ -12,6 +12,16 @@ class ConversionRefused(Exception):
     """The graph cannot be moved to the wanted opset; says why."""
 
 
+def obstacle(graph: gs.Graph) -> str | None:
+    """Why a graph stays in its opset whatever the wanted one is; None where conversion may be tried."""
+    if graph.functions:
+        return "the model has local functions"
+    if any(True for _ in graph.subgraphs(recursive=True)):
+        return "the model has control-flow subgraphs, which the converter does not enter"
+    foreign = sorted({node.domain for node in graph.nodes if node.domain not in (None, "", "ai.onnx")})
+    return f"the model has operators of domain '{shown(foreign[0])}'" if foreign else None
+
+
 def convert(graph: gs.Graph, version: int) -> gs.Graph:
     """The same network in opset `version` of the standard domain; raises ConversionRefused.
 
@@ -19,13 +29,9 @@ def convert(graph: gs.Graph, version: int) -> gs.Graph:
     """
     if graph.opset == version:
         return graph
-    if graph.functions:
-        raise ConversionRefused("the model has local functions")
-    if any(True for _ in graph.subgraphs(recursive=True)):
-        raise ConversionRefused("the model has control-flow subgraphs, which the converter does not enter")
-    foreign = sorted({node.domain for node in graph.nodes if node.domain not in (None, "", "ai.onnx")})
-    if foreign:
-        raise ConversionRefused(f"the model has operators of domain '{shown(foreign[0])}'")
+    reason = obstacle(graph)
+    if reason:
+        raise ConversionRefused(reason)
     with detached_weights(graph) as names:
         skeleton = gs.export_onnx(graph, ir_version=max(graph.ir_version or 0, ir_version_for(graph.opset)))
     try:

@@ -52,7 +52,13 @@ def report_table(report: Report, output: str, console: Console) -> None:
     for layer in report.layers:
         table.add_row(
             *_plain(
-                layer.name, layer.op, _bits(layer), layer.stored_bits, layer.role, _compute(layer, report), layer.why
+                layer.name,
+                layer.op,
+                _bits(layer),
+                f"{layer.stored_bits:g}",
+                layer.role,
+                _compute(layer, report),
+                layer.why,
             )
         )
     console.print(table)

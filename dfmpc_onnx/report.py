@@ -11,8 +11,9 @@ from dfmpc_onnx.manager import PassResult, Refusal
 class LayerReport(msgspec.Struct, frozen=True):
     """One layer with a weight.
 
-    bits: width of its codes, 32 for float. stored_bits: width in the file. role: low, high, 8-bit or float. refused:
-    why it is not quantized, or why it computes in float although the others do not; None where nothing is.
+    bits: width of its codes, 32 for float. stored_bits: what each takes in the file, 1.6 for ternary codes five to
+    a byte. role: low, high, 8-bit or float. refused: why it is not quantized, or why it computes in float although the
+    others do not; None where nothing is.
     """
 
     name: str
@@ -20,7 +21,7 @@ class LayerReport(msgspec.Struct, frozen=True):
     bits: int
     role: str
     refused: str | None
-    stored_bits: int
+    stored_bits: float
     ternary: bool
     integer: bool
     weights: int
@@ -36,7 +37,7 @@ class PassReport(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What `quantize` did. Sizes in bytes; mean_weight_bits counts stored bits over the weights of all layers."""
+    """What `quantize` did. Sizes in bytes; mean_weight_bits: those of the stored codes, over all layers."""
 
     recipe: str
     weights: str
@@ -63,7 +64,8 @@ class Report(msgspec.Struct, frozen=True):
 class RecipeForecast(msgspec.Struct, frozen=True):
     """What a recipe would do to a model: layers by role, and the bytes of its packed weights.
 
-    auto: layers whose width the recipe chooses while it runs; weight_bytes counts them at the most that it may choose.
+    auto: layers whose width the recipe chooses while it runs; weight_bytes counts them at the most that it may choose,
+    and 2 bits as four levels where it may find them ternary.
     """
 
     recipe: str

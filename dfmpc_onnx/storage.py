@@ -1,138 +1,203 @@
-"""Packed forms of low-bit weights: what each needs, and the nodes that decode it.
+"""Packed forms of low-bit weights: what there is, what each costs and needs, and which is the smallest.
 
-Between quantized activations a weight is ``codes -> Cast(INT8) -> DequantizeLinear``: onnxruntime folds the Cast at
-load and fuses the rest into an integer kernel. Where activations stay in float it is ``codes -> Cast(FLOAT) -> Mul``,
-which folds into a plain float weight at load; a DequantizeLinear there would run at every inference.
+A code is stored in planes of 8, 4, 2 or 1 bits (`numerics.packing`): 3 bits as 2 + 1, 5 as 4 + 1, 6 as 4 + 2, 7 as
+4 + 2 + 1, so every width takes no more than its bits. A plane stands in the file in one of three ways: as a tensor of
+an ONNX *type* that narrow, which only new opsets have; as plain bytes, each of which a *table* turns into its codes;
+and ternary codes as *trits*, five to a byte, by a table too. Tables serve any opset and all layers of a model, and
+cost their own bytes once. Nodes and names cost bytes as well, so small weights are left in wider types.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Literal
 
-import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
-from onnx_graphsurgeon.ir.tensor import LazyValues
 
-from dfmpc_onnx.graph import Namer
-from dfmpc_onnx.numerics.packing import pack
-from dfmpc_onnx.numerics.quantized import QuantizedWeight
+from dfmpc_onnx.numerics.packing import TRITS, byte_table, shifts, trit_table
+from dfmpc_onnx.numerics.quantized import Codes, QuantizedWeight
 
-# Stored width: (ONNX type, first opset that has it, first onnxruntime that loads it)
-FORMS = {
-    2: (onnx.TensorProto.INT2, 25, "1.24"),
-    4: (onnx.TensorProto.INT4, 21, "1.20"),
-    8: (onnx.TensorProto.INT8, 13, "1.16"),
+NEWEST = 25  # the opset that has every type
+OLDEST_WITH_TABLES = 13
+# Only onnxruntime 1.24 and later load this opset, and they add and multiply INT8; 1.20 does not.
+FIRST_WITH_INT8_ARITHMETIC = 25
+# Of a plane of so many bits with or without a sign: ONNX type, first opset that has it.
+TYPES = {
+    (8, True): (onnx.TensorProto.INT8, 13),
+    (4, True): (onnx.TensorProto.INT4, 21),
+    (2, True): (onnx.TensorProto.INT2, 25),
+    (2, False): (onnx.TensorProto.UINT2, 25),
 }
+RUNTIMES = {13: "1.16", 21: "1.23", 25: "1.24"}  # the first onnxruntime that casts the types of an opset
+SPLITS = ((2,), (2, 1), (4,), (4, 1), (4, 2), (4, 2, 1))
 
-
-def stored_bits(weight: QuantizedWeight, opset: int | None = None) -> int:
-    """The width that codes are stored in: the next of 2, 4 and 8 bits whose type the opset has."""
-    widths = (w for w, (_, since, _) in FORMS.items() if w >= weight.bits and (opset is None or since <= opset))
-    return next(widths, 8)  # every opset has INT8; below 13 only DequantizeLinear has no axis for it
-
-
-def opset_for(weight: QuantizedWeight) -> int:
-    """The lowest opset that has a type for the codes."""
-    return FORMS[stored_bits(weight)][1]
-
-
-def oldest_runtime(bits: int) -> str:
-    """The oldest onnxruntime that loads weights stored in so many bits."""
-    return FORMS[bits][2]
+# What a decoding node and an initializer cost beside their values, with names of a few letters: the mean of written
+# files, good to some bytes. Constants that layers share, as their shape, count where tables are weighed, if at all.
+NODE_BYTES = 42
+CONSTANT_BYTES = 24
+# Tables are worked through at load, types need one Cast: a table has to save this share of the bytes.
+TABLE_HANDICAP = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
-class Emitted:
-    """The nodes that decode a weight, the tensor that they end in, and what is stored."""
+class Plane:
+    """`bits` bits of every code, worth ``2**shift`` each; how they are encoded. Of trits, bits counts those decoded."""
 
-    nodes: list[gs.Node]
-    result: gs.Tensor
-    bytes: int
     bits: int
+    shift: int = 0
+    signed: bool = True
+    encoding: Literal["type", "table", "trits"] = "type"
+
+    @property
+    def per_byte(self) -> int:
+        """Codes in a byte."""
+        return TRITS if self.encoding == "trits" else 8 // self.bits
+
+    @property
+    def opset(self) -> int:
+        """The first opset that can decode it."""
+        return TYPES[self.bits, self.signed][1] if self.encoding == "type" else OLDEST_WITH_TABLES
+
+    def bytes(self, count: int) -> int:
+        """Bytes of so many codes."""
+        return -(-count // self.per_byte)
+
+    def overhead(self, count: int) -> int:
+        """About what the nodes that decode it and their constants cost in the file, tables left out."""
+        if self.encoding == "type":
+            return NODE_BYTES * (1 + (self.shift > 0))
+        ragged = count % self.per_byte > 0  # the last byte is not full: padding has to be cut off
+        return NODE_BYTES * (5 if ragged else 3)
+
+    def table(self) -> Codes:
+        """The codes in each byte, already times ``2**shift``: ``[256 or 243, per_byte]`` int8."""
+        return trit_table() if self.encoding == "trits" else byte_table(self.bits, self.shift, self.signed)
 
 
-def _initializer(name: str, values: np.ndarray) -> gs.Constant:
-    return gs.Constant(name, np.asarray(values))
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """How the codes of a weight are stored: their planes, the highest bits first."""
+
+    planes: tuple[Plane, ...]
+
+    @property
+    def bits(self) -> float:
+        """Bits a weight: 1.6 for trits, else whole."""
+        return float(sum(8 / plane.per_byte for plane in self.planes))
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return tuple(plane.bits for plane in self.planes)
+
+    @property
+    def opset(self) -> int:
+        """The first opset that can decode it."""
+        return max(plane.opset for plane in self.planes)
+
+    @property
+    def tables(self) -> frozenset[Plane]:
+        """The planes that need a table; planes that are equal share theirs."""
+        return frozenset(plane for plane in self.planes if plane.encoding != "type")
+
+    def bytes(self, count: int) -> int:
+        """Bytes of the codes of so many weights."""
+        return sum(plane.bytes(count) for plane in self.planes)
+
+    def overhead(self, count: int, opset: int = NEWEST) -> int:
+        """About what decoding so many weights between quantized activations adds to the file, tables left out."""
+        if self == PLAIN:
+            return 0
+        more = len(self.planes) - 1
+        # What tables give is INT8 and so is the end; sums in INT32 take a Cast each way.
+        casts = len(self.tables) + 1 if more and opset < FIRST_WITH_INT8_ARITHMETIC else 0
+        planes = sum(plane.overhead(count) for plane in self.planes)
+        return planes + more * (NODE_BYTES + CONSTANT_BYTES) + casts * NODE_BYTES
+
+    def cost(self, count: int, opset: int = NEWEST) -> float:
+        """What to compare forms by: bytes in the file of so many weights without tables, with their handicap."""
+        return (self.bytes(count) + self.overhead(count, opset)) * (1 + TABLE_HANDICAP * len(self.tables))
 
 
-def _packed(name: str, codes: np.ndarray, bits: int) -> gs.Constant:
-    """An initializer of 2-, 4- or 8-bit integers; graphsurgeon has no numpy type for the narrow ones."""
-    proto = onnx.helper.make_tensor(name, FORMS[bits][0], codes.shape, pack(codes, bits), raw=True)
-    return gs.Constant(name, LazyValues(proto))
+PLAIN = Form((Plane(8),))
 
 
-class _Chain:
-    """Builds the nodes behind a packed initializer one by one."""
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What the storage of a weight depends on: how many codes, of how many bits, whether -1, 0 and 1 alone."""
 
-    def __init__(self, stem: str, names: Namer, source: gs.Tensor) -> None:
-        self.stem, self.names, self.tensor = stem, names, source
-        self.nodes: list[gs.Node] = []
+    size: int
+    bits: int
+    ternary: bool = False
 
-    def add(
-        self, op: str, *others: gs.Tensor, attrs: dict[str, object] | None = None, dtype: type = np.float32
-    ) -> None:
-        out = gs.Variable(self.names(f"{self.stem}.{op[0].lower()}"), dtype)
-        self.nodes.append(gs.Node(op, self.names(f"{self.stem}.{op}"), attrs or {}, [self.tensor, *others], [out]))
-        self.tensor = out
-
-    def constant(self, suffix: str, values: np.ndarray) -> gs.Constant:
-        return _initializer(self.names(f"{self.stem}.{suffix}"), values)
+    @classmethod
+    def of(cls, weight: QuantizedWeight) -> Kind:
+        return cls(weight.codes.size, weight.bits, weight.ternary)
 
 
-def float_form(weight: QuantizedWeight, stem: str, names: Namer, opset: int) -> Emitted:
-    """``codes -> Cast(FLOAT) [-> Sub(zero point)] -> Mul(scale)``; equal to dequantize() bit for bit."""
-    bits = stored_bits(weight, opset)
-    source = _packed(names(f"{stem}.codes"), weight.codes, bits)
-    chain = _Chain(stem, names, source)
-    chain.add("Cast", attrs={"to": int(onnx.TensorProto.FLOAT)})
-    if np.any(weight.zero_point):
-        chain.add("Sub", chain.constant("zero", weight.zero_point))
-    chain.add("Mul", chain.constant("scale", weight.scale))
-    return Emitted(chain.nodes, chain.tensor, len(source._values.tensor.raw_data), bits)
+def forms(kind: Kind, opset: int = NEWEST) -> tuple[Form, ...]:
+    """Every form that holds such codes and that an opset can decode; INT8, which all can, comes first."""
+    found = [PLAIN]
+    if kind.size and opset >= OLDEST_WITH_TABLES:
+        if kind.ternary:
+            found.append(Form((Plane(2, encoding="trits"),)))
+        for widths in SPLITS:
+            if sum(widths) >= kind.bits:
+                found.extend(_encoded(widths))
+    return tuple(form for form in found if form == PLAIN or form.opset <= opset)
 
 
-def integer_form(weight: QuantizedWeight, axis: int, stem: str, names: Namer, opset: int) -> Emitted:
-    """``codes [-> integer steps to INT8] -> DequantizeLinear(scale, 0)``; fuses to an integer kernel.
+def _encoded(widths: tuple[int, ...]) -> list[Form]:
+    """The forms of one split: each plane by type, where there is one, or by table."""
+    choices: list[list[Plane]] = []
+    for i, (bits, shift) in enumerate(zip(widths, shifts(widths), strict=True)):
+        signed = i == 0
+        typed = [Plane(bits, shift, signed)] if (bits, signed) in TYPES else []
+        choices.append([*typed, Plane(bits, shift, signed, "table")])
+    return [Form(planes) for planes in itertools.product(*choices)]
 
-    A whole zero point is subtracted in INT8, or in INT32 below opset 14, whose Sub has no INT8. The half-step zero
-    point of the mid-rise grid is taken out by doubling: ``s (q + 1/2) = (s / 2) (2 q + 1)``.
+
+def choose_forms(kinds: Mapping[str, Kind], opset: int = NEWEST) -> dict[str, Form]:
+    """The form of each weight of a model, so that the file is small: codes, nodes, and every table once.
+
+    A table pays only if the weights that share it save more than its bytes. At first tables count as free and each
+    weight takes its cheapest form; then those tables are given up whose weights would do better without.
     """
-    bits = stored_bits(weight, opset)
-    source = _packed(names(f"{stem}.codes"), weight.codes, bits)
-    chain = _Chain(stem, names, source)
-    scale = weight.scale
-    int8, int32 = int(onnx.TensorProto.INT8), int(onnx.TensorProto.INT32)
-    zero = weight.zero_point
-    if np.any(zero != np.rint(zero)):
-        chain.add("Cast", attrs={"to": int32}, dtype=np.int32)
-        chain.add("Add", chain.tensor, dtype=np.int32)
-        chain.add("Sub", chain.constant("zero", (2 * zero).astype(np.int32)), dtype=np.int32)
-        chain.add("Cast", attrs={"to": int8}, dtype=np.int8)
-        scale = (scale / np.float32(2)).astype(np.float32)
-    elif np.any(zero):
-        wide = opset < 14
-        kind = np.int32 if wide else np.int8
-        chain.add("Cast", attrs={"to": int32 if wide else int8}, dtype=kind)
-        chain.add("Sub", chain.constant("zero", zero.astype(kind)), dtype=kind)
-        if wide:
-            chain.add("Cast", attrs={"to": int8}, dtype=np.int8)
-    elif bits < 8:
-        chain.add("Cast", attrs={"to": int8}, dtype=np.int8)
-    per_axis = scale.size > 1
-    flat = scale.reshape(-1) if per_axis else scale.reshape(())
-    zeros = np.zeros(flat.shape, np.int8)
-    chain.add(
-        "DequantizeLinear",
-        chain.constant("scale", flat),
-        chain.constant("zp", zeros),
-        attrs={"axis": axis} if per_axis else {},
-    )
-    return Emitted(chain.nodes, chain.tensor, len(source._values.tensor.raw_data), bits)
+    counts = Counter(kinds.values())
+    options = {kind: forms(kind, opset) for kind in counts}
+    prices = {kind: {form: form.cost(kind.size, opset) for form in found} for kind, found in options.items()}
+
+    def cheapest(tables: frozenset[Plane]) -> dict[Kind, Form]:
+        return {
+            kind: min((form for form in found if form.tables <= tables), key=prices[kind].__getitem__)
+            for kind, found in options.items()
+        }
+
+    def total(choice: Mapping[Kind, Form]) -> float:
+        tables = frozenset().union(*(form.tables for form in choice.values()))
+        # By count, not by set order, which changes from process to process: sums of floats depend on it.
+        own = sum(counts[kind] * prices[kind][form] for kind, form in choice.items())
+        return own + sum(table.table().size + CONSTANT_BYTES for table in tables)
+
+    allowed = frozenset[Plane]().union(*(form.tables for found in options.values() for form in found))
+    chosen = cheapest(allowed)
+    while True:
+        used = list(dict.fromkeys(p for form in chosen.values() for p in form.planes if p in form.tables))
+        together = [form.tables for form in chosen.values() if len(form.tables) > 1]
+        trials = dict.fromkeys([*(frozenset({plane}) for plane in used), *together, frozenset(used)])
+        fewer = min((allowed - trial for trial in trials), key=lambda tables: total(cheapest(tables)))
+        if total(cheapest(fewer)) >= total(chosen):
+            return {name: chosen[kind] for name, kind in kinds.items()}
+        allowed, chosen = fewer, cheapest(fewer)
 
 
-def integer_scale(weight: QuantizedWeight) -> np.ndarray:
-    """The scale that `integer_form` dequantizes with, flat: ``[out]`` or ``[1]`` float32."""
-    zero = weight.zero_point
-    scale = weight.scale / np.float32(2) if np.any(zero != np.rint(zero)) else weight.scale
-    return scale.reshape(-1).astype(np.float32)
+def opset_for(chosen: Iterable[Form]) -> int:
+    """The lowest opset that can decode all of the forms."""
+    return max((form.opset for form in chosen), default=OLDEST_WITH_TABLES)
+
+
+def oldest_runtime(chosen: Iterable[Form]) -> str:
+    """The oldest onnxruntime that loads weights in these forms."""
+    return RUNTIMES[opset_for(chosen)]

@@ -1,63 +1,122 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from dfmpc_onnx.graph import Namer
-from dfmpc_onnx.numerics.granularity import PerAxis, PerTensor
-from dfmpc_onnx.numerics.quantized import QuantizedWeight
-from dfmpc_onnx.numerics.uniform import dorefa, symmetric
-from dfmpc_onnx.storage import float_form, integer_form, integer_scale, oldest_runtime, opset_for, stored_bits
-from tests import graphs
+from dfmpc_onnx.storage import PLAIN, RUNTIMES, Form, Kind, Plane, choose_forms, forms, oldest_runtime, opset_for
 
-WEIGHT = np.random.default_rng(0).standard_normal((4, 3, 1, 1)).astype(np.float32)
+LARGE = 1_000_000  # weights, so that nodes and tables count for nothing
+TABLE = "table"
 
 
-def chain(form, weight, opset, *axis):
-    graph = graphs.gs.Graph(opset=opset)
-    return [node.op for node in form(weight, *axis, "w", Namer(graph), opset).nodes]
+def chosen(bits, opset=25, size=LARGE, ternary=False):
+    return choose_forms({"w": Kind(size, bits, ternary)}, opset)["w"]
 
 
-@pytest.mark.parametrize(("bits", "stored", "opset", "runtime"), [
-    (2, 2, 25, "1.24"), (3, 4, 21, "1.20"), (4, 4, 21, "1.20"), (5, 8, 13, "1.16"), (8, 8, 13, "1.16"),
+def encodings(form):
+    return [(plane.bits, plane.encoding) for plane in form.planes]
+
+
+@pytest.mark.parametrize(("bits", "opset", "planes"), [
+    (2, 25, [(2, "type")]), (2, 21, [(2, TABLE)]), (2, 13, [(2, TABLE)]),
+    (3, 25, [(2, "type"), (1, TABLE)]), (3, 21, [(2, TABLE), (1, TABLE)]), (3, 13, [(2, TABLE), (1, TABLE)]),
+    (4, 25, [(4, "type")]), (4, 21, [(4, "type")]), (4, 13, [(4, TABLE)]),
+    (5, 25, [(4, "type"), (1, TABLE)]), (5, 21, [(4, "type"), (1, TABLE)]), (5, 13, [(4, TABLE), (1, TABLE)]),
+    (6, 25, [(4, "type"), (2, "type")]), (6, 21, [(4, "type"), (2, TABLE)]), (6, 13, [(4, TABLE), (2, TABLE)]),
+    (7, 25, [(4, "type"), (2, "type"), (1, TABLE)]), (7, 13, [(4, TABLE), (2, TABLE), (1, TABLE)]),
+    (8, 25, [(8, "type")]), (8, 13, [(8, "type")]),
 ])  # fmt: skip
-def test_what_each_width_costs_and_needs(bits, stored, opset, runtime):
-    weight = symmetric(WEIGHT, bits, PerAxis(0))
-    assert stored_bits(weight) == stored
-    assert opset_for(weight) == opset
-    assert oldest_runtime(stored) == runtime
+def test_a_large_weight_takes_as_many_bits_as_its_codes_have_in_every_opset(bits, opset, planes):
+    form = chosen(bits, opset)
+    assert encodings(form) == planes
+    assert form.bits == bits and form.bytes(LARGE) == LARGE * bits // 8
+    assert form.opset <= opset
 
 
-def with_zero_point(values):
-    zero = np.array(values, np.float32).reshape(-1, 1, 1, 1)
-    return QuantizedWeight(np.zeros((4, 3, 1, 1), np.int8), np.ones_like(zero), zero, 4)
+@pytest.mark.parametrize("opset", [13, 21, 25])
+def test_ternary_codes_take_a_fifth_of_a_byte(opset):
+    form = chosen(2, opset, ternary=True)
+    assert encodings(form) == [(2, "trits")]
+    assert (form.bits, form.bytes(LARGE), form.bytes(LARGE + 1)) == (1.6, LARGE // 5, LARGE // 5 + 1)
 
 
-@pytest.mark.parametrize(
-    ("weight", "opset", "floats", "integers"),
-    [
-        (symmetric(WEIGHT, 8, PerAxis(0)), 13, ["Cast", "Mul"], ["DequantizeLinear"]),
-        (symmetric(WEIGHT, 4, PerAxis(0)), 21, ["Cast", "Mul"], ["Cast", "DequantizeLinear"]),
-        (with_zero_point([1, -2, 0, 3]), 21, ["Cast", "Sub", "Mul"], ["Cast", "Sub", "DequantizeLinear"]),
-        (with_zero_point([1, -2, 0, 3]), 13, ["Cast", "Sub", "Mul"], ["Cast", "Sub", "Cast", "DequantizeLinear"]),
-        (
-            dorefa(WEIGHT, 3, PerAxis(0)),
-            21,
-            ["Cast", "Sub", "Mul"],
-            ["Cast", "Add", "Sub", "Cast", "DequantizeLinear"],
-        ),
-    ],
+@pytest.mark.parametrize("ternary", [False, True])
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_below_opset_13_everything_takes_8_bits(bits, ternary):
+    assert chosen(bits, 12, ternary=ternary) == PLAIN
+
+
+@pytest.mark.parametrize(("bits", "ternary", "opset", "runtime"), [
+    (2, True, 13, "1.16"), (2, False, 25, "1.24"), (3, False, 25, "1.24"), (4, False, 21, "1.23"),
+    (5, False, 21, "1.23"), (6, False, 25, "1.24"), (7, False, 25, "1.24"), (8, False, 13, "1.16"),
+])  # fmt: skip
+def test_what_the_smallest_form_of_each_width_needs(bits, ternary, opset, runtime):
+    form = chosen(bits, ternary=ternary)
+    assert (form.opset, opset_for([PLAIN, form]), oldest_runtime([form, PLAIN])) == (opset, opset, runtime)
+
+
+def test_nothing_stored_needs_the_least():
+    assert (opset_for([]), oldest_runtime([])) == (13, "1.16")
+
+
+@pytest.mark.parametrize(("bits", "size", "stored"), [
+    (6, 100, 8), (6, 576, 8), (6, 2304, 6), (4, 60, 8), (4, 576, 4), (3, 576, 4), (2, 40, 8), (2, 576, 2),
+])  # fmt: skip
+def test_small_weights_stay_in_types_whose_nodes_cost_less(bits, size, stored):
+    assert chosen(bits, size=size).bits == stored
+
+
+def test_a_table_is_taken_where_the_layers_that_share_it_pay_for_it_together():
+    one = {"a": Kind(4608, 3)}
+    many = {str(i): Kind(4608, 3) for i in range(20)}
+    assert {form.bits for form in choose_forms(one).values()} == {4}
+    assert {form.bits for form in choose_forms(many).values()} == {3}
+
+
+def test_types_are_preferred_where_a_table_saves_next_to_nothing():
+    typed, table = Form((Plane(4),)), Form((Plane(4, encoding="table"),))
+    assert chosen(4) == typed
+    assert typed.bytes(LARGE) == table.bytes(LARGE) and typed.cost(LARGE) < table.cost(LARGE)
+
+
+def total(choice, kinds):
+    tables = frozenset().union(*(form.tables for form in choice.values()))
+    return sum(form.cost(kinds[name].size) for name, form in choice.items()) + sum(t.table().size for t in tables)
+
+
+kinds_of_a_model = st.dictionaries(
+    st.text(max_size=3),
+    st.builds(Kind, st.integers(0, 40_000), st.integers(2, 8), st.just(False))
+    | st.builds(Kind, st.integers(0, 40_000), st.just(2), st.just(True)),
+    max_size=12,
 )
-def test_the_nodes_that_decode(weight, opset, floats, integers):
-    assert chain(float_form, weight, opset) == floats
-    assert chain(integer_form, weight, opset, 0) == integers
 
 
-def test_one_scale_a_tensor_is_a_scalar_without_axis():
-    graph = graphs.gs.Graph(opset=21)
-    node = integer_form(symmetric(WEIGHT, 8, PerTensor()), 0, "w", Namer(graph), 21).nodes[-1]
-    assert node.inputs[1].values.shape == () and "axis" not in node.attrs
+@given(kinds_of_a_model, st.sampled_from([9, 13, 14, 21, 25, 26]))
+def test_a_plan_holds_every_code_in_an_opset_that_can_decode_it_and_is_no_larger_than_8_bits(kinds, opset):
+    plan = choose_forms(kinds, opset)
+    assert list(plan) == list(kinds)
+    for name, form in plan.items():
+        assert form == PLAIN or form.opset <= opset
+        assert form.planes[0].encoding == "trits" or sum(form.widths) >= kinds[name].bits
+        assert form in forms(kinds[name], opset)
+    assert total(plan, kinds) <= sum(kind.size for kind in kinds.values()) + 1e-6
 
 
-@pytest.mark.parametrize(("grid", "share"), [(symmetric, 1.0), (dorefa, 0.5)])
-def test_the_scale_of_the_integer_form_halves_for_half_steps(grid, share):
-    weight = grid(WEIGHT, 4, PerAxis(0))
-    assert np.array_equal(integer_scale(weight), weight.scale.reshape(-1) * np.float32(share))
+@given(kinds_of_a_model)
+def test_the_opset_that_a_plan_needs_gives_the_same_plan(kinds):
+    plan = choose_forms(kinds)
+    again = choose_forms(kinds, opset_for(plan.values()))
+    assert total(again, kinds) <= total(plan, kinds) + 1e-6
+
+
+@given(st.integers(0, 200), st.integers(2, 8), st.booleans())
+def test_every_form_has_a_plane_for_every_bit_and_a_runtime(size, bits, ternary):
+    for form in forms(Kind(size, bits, ternary and bits == 2)):
+        assert form.opset in RUNTIMES
+        first, *others = form.planes
+        assert first.signed and not any(plane.signed for plane in others)
+        assert form.planes[-1].shift == 0
+        assert form.bytes(size) * 8 >= size * form.bits - 1e-9
+        for plane in form.tables:
+            assert plane.table().dtype == np.int8 and plane.table().shape[1] == plane.per_byte

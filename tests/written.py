@@ -4,41 +4,96 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from collections.abc import Iterator
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-DECODING = {"Cast", "Sub", "Add", "Mul", "DequantizeLinear"}
-WIDTHS = {onnx.TensorProto.INT2: 2, onnx.TensorProto.INT4: 4, onnx.TensorProto.INT8: 8}
+T = onnx.TensorProto
+WIDTHS = {T.INT2: 2, T.UINT2: 2, T.INT4: 4, T.UINT4: 4, T.INT8: 8}
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredWeight:
-    """One layer's codes. width: bits of the stored type; bytes: what the file spends on them."""
+    """One layer's codes, without zero point. width: bits that each takes; bytes: what the file spends on them."""
 
     codes: np.ndarray
-    width: int
+    width: float
     bytes: int
 
 
 def stored_weights(path: pathlib.Path) -> dict[str, StoredWeight]:
     """The codes of every layer with a weight, found by walking from the layer back through what decodes it."""
     graph = onnx.load(path).graph
-    makers = {output: node for node in graph.node for output in node.output}
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    found = {}
-    for node in graph.node:
-        if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
-            continue
-        name = node.input[1]
-        while name in makers and makers[name].op_type in DECODING:
-            name = makers[name].input[0]
-        tensor = constants[name]
-        assert tensor.data_type in WIDTHS, f"{node.name}: stored as {onnx.TensorProto.DataType.Name(tensor.data_type)}"
-        codes = numpy_helper.to_array(tensor).astype(np.int64)
-        found[node.name] = StoredWeight(codes, WIDTHS[tensor.data_type], len(tensor.raw_data))
-    return found
+    decoder = Decoder(
+        {output: node for node in graph.node for output in node.output},
+        {tensor.name: tensor for tensor in graph.initializer},
+    )
+    return {
+        node.name: decoder.weight(node.input[1])
+        for node in graph.node
+        if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")
+    }
+
+
+@dataclasses.dataclass
+class Decoder:
+    """Works out constant nodes by hand. makers: the node of every tensor; constants: the initializers."""
+
+    makers: dict[str, onnx.NodeProto]
+    constants: dict[str, onnx.TensorProto]
+
+    def op(self, name: str) -> str:
+        return self.makers[name].op_type if name in self.makers else ""
+
+    def weight(self, name: str) -> StoredWeight:
+        """What stands in front of scale, zero point and doubling, and the initializers that it is made of."""
+        assert self.op(name) in ("DequantizeLinear", "Mul"), f"{name}: not a decoded weight"
+        name = self.makers[name].input[0]
+        if self.op(name) == "Cast" and self.op(self.makers[name].input[0]) == "Sub":
+            name = self.makers[name].input[0]
+        if self.op(name) == "Sub":
+            name = self.makers[name].input[0]
+        if self.op(name) == "Add" and len(set(self.makers[name].input)) == 1:
+            name = self.makers[name].input[0]
+        codes = self.value(name).astype(np.int64)
+        stored = list(self.stored(name))
+        return StoredWeight(codes, sum(width for _, width in stored), sum(len(t.raw_data) for t, _ in stored))
+
+    def stored(self, name: str, per_byte: int = 0) -> Iterator[tuple[onnx.TensorProto, float]]:
+        """The initializers with codes behind a tensor, and the bits that each code has there."""
+        if name in self.constants:
+            tensor = self.constants[name]
+            assert tensor.data_type in WIDTHS or per_byte, f"{name}: stored as {T.DataType.Name(tensor.data_type)}"
+            yield tensor, 8 / per_byte if per_byte else WIDTHS[tensor.data_type]
+        elif self.op(name) == "Gather":
+            table, index = self.makers[name].input
+            yield from self.stored(index, self.constants[table].dims[1])
+        else:
+            node = self.makers[name]
+            for source in node.input if node.op_type == "Add" else node.input[:1]:
+                yield from self.stored(source, per_byte)
+
+    def value(self, name: str) -> np.ndarray:
+        if name in self.constants:
+            return numpy_helper.to_array(self.constants[name])
+        node = self.makers[name]
+        first, *others = (self.value(source) for source in node.input)
+        match node.op_type:
+            case "Cast":
+                return first.astype(np.int64)
+            case "Add":
+                return first + others[0]
+            case "Mul":
+                return first * others[0].astype(np.int64)
+            case "Gather":
+                return first[others[0]]
+            case "Reshape":
+                return first.reshape(others[0])
+            case "Slice":
+                return first[int(others[0][0]) : int(others[1][0])]
+        raise AssertionError(f"{node.op_type} decodes no codes")
 
 
 def top1(path: pathlib.Path, images: pathlib.Path) -> float:

@@ -1,20 +1,32 @@
-"""Codes of 2 and 4 bits packed into bytes as ONNX stores them: the first element in the lowest bits."""
+"""Codes packed into bytes: fields of 1, 2, 4 and 8 bits as ONNX stores them, and trits, five to a byte.
+
+A code of another width is a sum of narrower ones. Its bits are cut into planes, the highest first: 6 bits are one
+plane of 4 bits and one of 2, ``q = 4 hi + lo``. The first plane carries the sign, so it is signed, the others are not.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+Codes = npt.NDArray[np.int8]
 
-def pack(codes: npt.NDArray[np.int8], bits: int) -> bytes:
-    """Two's-complement codes of 2, 4 or 8 bits as bytes, row-major, little end first, the last byte padded by zeros.
+TRITS = 5  # in a byte: 3 ** 5 = 243
+TRIT_BITS = 8 / TRITS
 
-    codes: any shape, int8, each within ``-2**(bits-1) .. 2**(bits-1) - 1``.
+
+def pack(codes: Codes, bits: int, signed: bool = True) -> bytes:
+    """Codes of 1, 2, 4 or 8 bits as bytes, row-major, the first in the lowest bits, the last byte padded by zeros.
+
+    codes: any shape, int8, each within ``-2**(bits-1) .. 2**(bits-1) - 1``, or ``0 .. 2**bits - 1`` where unsigned.
     Raises ValueError for a width that does not divide a byte, or a code that does not fit.
     """
     _check(bits)
     flat = np.ascontiguousarray(codes).reshape(-1)
-    if flat.size and (int(flat.min()) < -(2 ** (bits - 1)) or int(flat.max()) > 2 ** (bits - 1) - 1):
+    lowest, highest = _limits(bits, signed)
+    if flat.size and (int(flat.min()) < lowest or int(flat.max()) > highest):
         raise ValueError(f"a code does not fit into {bits} bits")
     if bits == 8:
         return flat.tobytes()
@@ -27,19 +39,72 @@ def pack(codes: npt.NDArray[np.int8], bits: int) -> bytes:
     return packed.tobytes()
 
 
-def unpack(packed: bytes, bits: int, shape: tuple[int, ...]) -> npt.NDArray[np.int8]:
+def unpack(packed: bytes, bits: int, shape: tuple[int, ...], signed: bool = True) -> Codes:
     """The inverse of `pack`: int8 codes of `shape`."""
     _check(bits)
     raw = np.frombuffer(packed, np.uint8)
     per_byte = 8 // bits
     lanes = np.empty((raw.size, per_byte), np.uint8)
     for lane in range(per_byte):
-        # Up to the top of the byte and back down as a signed number: the sign bit is extended on the way.
+        # Up to the top of the byte and back down, as a signed number to extend the sign bit on the way.
         lanes[:, lane] = raw << np.uint8(8 - bits - lane * bits)
-    codes = lanes.view(np.int8) >> np.int8(8 - bits)
+    codes = lanes.view(np.int8) >> np.int8(8 - bits) if signed else (lanes >> np.uint8(8 - bits)).view(np.int8)
     return codes.reshape(-1)[: int(np.prod(shape))].reshape(shape)
 
 
+def pack_trits(codes: Codes) -> bytes:
+    """Codes -1, 0 and 1, five to a byte: ``sum_i (q_i + 1) 3^i``, row-major, the last byte padded by zeros.
+
+    codes: any shape, int8. Raises ValueError for any other code.
+    """
+    flat = np.ascontiguousarray(codes).reshape(-1)
+    if flat.size and (int(flat.min()) < -1 or int(flat.max()) > 1):
+        raise ValueError("a code is not ternary")
+    padded = np.zeros(-(-flat.size // TRITS) * TRITS, np.uint8)
+    padded[: flat.size] = (flat + np.int8(1)).view(np.uint8)
+    packed = np.zeros(padded.size // TRITS, np.uint8)
+    for lane in range(TRITS):
+        packed += padded[lane::TRITS] * np.uint8(3**lane)
+    return packed.tobytes()
+
+
+def unpack_trits(packed: bytes, shape: tuple[int, ...]) -> Codes:
+    """The inverse of `pack_trits`: int8 codes of `shape`."""
+    return trit_table()[np.frombuffer(packed, np.uint8)].reshape(-1)[: int(np.prod(shape))].reshape(shape)
+
+
+def split(codes: Codes, widths: Sequence[int]) -> list[Codes]:
+    """Planes of codes of ``sum(widths)`` bits, the highest bits first; the first plane signed, the others not.
+
+    codes: any shape, int8. Returns planes of that shape with ``codes = sum_i planes[i] << shifts(widths)[i]``.
+    """
+    first, *others = zip(widths, shifts(widths), strict=True)
+    planes = [codes >> np.int8(first[1])]
+    planes += [(codes >> np.int8(shift)) & np.int8(2**width - 1) for width, shift in others]
+    return planes
+
+
+def shifts(widths: Sequence[int]) -> tuple[int, ...]:
+    """How many bits stand below each plane."""
+    return tuple(sum(widths[i + 1 :]) for i in range(len(widths)))
+
+
+def byte_table(bits: int, shift: int = 0, signed: bool = True) -> Codes:
+    """What each byte holds: ``[256, 8 / bits]`` int8, its fields of `bits` bits, times ``2**shift``."""
+    every = np.arange(256, dtype=np.uint8).tobytes()
+    return unpack(every, bits, (256, 8 // bits), signed) << np.int8(shift)
+
+
+def trit_table() -> Codes:
+    """What each byte of `pack_trits` holds: ``[243, 5]`` int8 of -1, 0 and 1."""
+    digits = np.arange(3**TRITS)[:, None] // 3 ** np.arange(TRITS) % 3
+    return (digits - 1).astype(np.int8)
+
+
+def _limits(bits: int, signed: bool) -> tuple[int, int]:
+    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+
+
 def _check(bits: int) -> None:
-    if bits not in (2, 4, 8):
-        raise ValueError(f"codes of {bits} bits do not divide a byte; 2, 4 and 8 do")
+    if bits not in (1, 2, 4, 8):
+        raise ValueError(f"codes of {bits} bits do not divide a byte; 1, 2, 4 and 8 do")

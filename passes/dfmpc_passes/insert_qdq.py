@@ -8,12 +8,12 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from dfmpc_onnx.decoding import fits_int8, integer_scale
 from dfmpc_onnx.facts import Codes, Folded, Layer, Layers, Placement, Raised, Ranges
 from dfmpc_onnx.graph import Namer, consumers, has_input, input_constant, insert, is_output, nodes_by_name, producer
 from dfmpc_onnx.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.numerics.ranges import unsigned_qparams
-from dfmpc_onnx.storage import integer_scale
 from dfmpc_onnx.targets import Placer
 from dfmpc_onnx.workspace import Workspace
 
@@ -33,7 +33,8 @@ class InsertQDQ(Pass[NoOptions]):
     decoded to float at load; so in an opset below 13. A channel whose bias int32 cannot hold at the scale of its
     products has products that are nothing beside its bias: its weights are rounded to a coarser scale. Where one
     scale serves all channels the layer computes in float instead, since onnxruntime would quantize a float bias by
-    itself, and overflow.
+    itself, and overflow. So does a layer whose codes less their zero points INT8 cannot hold, which only 8-bit codes
+    with a zero point can come to.
 
     Reference: Jacob et al. 2018, section 2; the ONNX QDQ format.
     """
@@ -59,8 +60,9 @@ class InsertQDQ(Pass[NoOptions]):
         parameters = {name: unsigned_qparams(*ranges[like]) for name, like in sites.tensors.items()}
         coarser = _make_room_for_biases(graph, layers, sites.layers, codes, parameters)
         workspace.put(Codes(codes))
-        biases, float_biases = _quantize_biases(graph, layers, sites.layers, codes, parameters, names)
-        integer = sites.layers - set(float_biases)
+        unfit = frozenset(name for name in sites.layers if not fits_int8(codes[name]))
+        biases, float_biases = _quantize_biases(graph, layers, sites.layers - unfit, codes, parameters, names)
+        integer = sites.layers - unfit - set(float_biases)
         _insert(graph, parameters, names)
         insert(graph, before=biases)
         guarded = _guard_float_layers(graph, workspace.get(Layers), integer, names)
@@ -74,6 +76,10 @@ class InsertQDQ(Pass[NoOptions]):
         refusals += [
             Refusal(name, "its bias does not fit int32 at the scale of its products; integer weights, float arithmetic")
             for name in float_biases
+        ]
+        refusals += [
+            Refusal(name, "its codes less their zero points do not fit INT8; integer weights, float arithmetic")
+            for name in sorted(unfit)
         ]
         notes = tuple(f"{name} stays float behind a Max of one input" for name in guarded)
         return PassResult(self.name, rewrites, tuple(refusals), notes)

@@ -6,10 +6,11 @@ from typing import ClassVar
 
 import onnx_graphsurgeon as gs
 
+from dfmpc_onnx.decoding import Decoder
 from dfmpc_onnx.facts import Codes, Layers, Packed, Placement, Raised
-from dfmpc_onnx.graph import Namer, insert, nodes_by_name
-from dfmpc_onnx.manager import NoOptions, Pass, PassResult, Rewrite
-from dfmpc_onnx.storage import float_form, integer_form
+from dfmpc_onnx.graph import insert, nodes_by_name
+from dfmpc_onnx.manager import Figure, NoOptions, Pass, PassResult, Rewrite
+from dfmpc_onnx.storage import Kind, choose_forms, oldest_runtime
 from dfmpc_onnx.workspace import Workspace
 
 
@@ -17,14 +18,17 @@ class PackWeights(Pass[NoOptions]):
     """Before: Conv(x, w) with w the dequantized weight in float
     After: Conv(x, Mul(Cast(codes), scale)), or Conv(x, DequantizeLinear(Cast(codes), scale)) between integers
 
-    Why: scale * (codes - zero_point), bit for bit the value that stood there. Codes of 2 and 4 bits are packed;
-    other widths take the next larger type. onnxruntime folds the decoding at load, so it costs no inference time.
+    Why: scale * (codes - zero_point), bit for bit the value that stood there. A code is the sum of planes of 4, 2 and
+    1 bits, q = 2^s hi + lo, so 3, 5, 6 and 7 bits take just as many in the file; ternary codes take 1.6, five to a
+    byte: sum (q_i + 1) 3^i. A plane is a tensor of a type that narrow, or bytes that a table shared by all layers turns
+    into codes, whichever makes the file smaller; a weight so small that nodes and names cost more than packing saves
+    is left in a wider type. onnxruntime folds the decoding at load, so it costs no inference time.
 
     Requires: codes, the final opset, and which layers compute in integers.
 
-    Refuses when: never; without a type for narrow codes the opset's refusal has been told and 8 bits are used.
+    Refuses when: never; in an opset below 13, which has no tables for these codes, 8 bits are used.
 
-    Reference: ONNX operator specification, INT2 and INT4.
+    Reference: ONNX operator specification, INT2, UINT2 and INT4; Gather.
     """
 
     name = "pack_weights"
@@ -36,22 +40,26 @@ class PackWeights(Pass[NoOptions]):
         integer = workspace.get(Placement).integer
         codes = workspace.get(Codes).weights
         nodes = nodes_by_name(graph)
-        names = Namer(graph)
+        decoder = Decoder(graph)
+        forms = choose_forms({name: Kind.of(weight) for name, weight in codes.items()}, graph.opset)
         before: dict[int, list[gs.Node]] = {}
-        sizes, widths, rewrites = {}, {}, []
+        sizes: dict[str, int] = {}
+        widths: dict[str, float] = {}
+        rewrites = []
         for layer in workspace.get(Layers).all:
             if layer.name not in codes:
                 continue
             node = nodes[layer.name]
             if layer.name in integer:
-                emitted = integer_form(codes[layer.name], layer.axis, layer.weight, names, graph.opset)
+                emitted = decoder.integer_form(codes[layer.name], forms[layer.name], layer.weight, layer.axis)
             else:
-                emitted = float_form(codes[layer.name], layer.weight, names, graph.opset)
+                emitted = decoder.float_form(codes[layer.name], forms[layer.name], layer.weight)
             node.inputs[1] = emitted.result
             before[id(node)] = emitted.nodes
-            sizes[layer.name], widths[layer.name] = emitted.bytes, emitted.bits
-            form = "DequantizeLinear" if layer.name in integer else "Cast and Mul"
-            rewrites.append(Rewrite(layer.name, f"packed for {form}", {"bytes": emitted.bytes, "bits": emitted.bits}))
+            sizes[layer.name], widths[layer.name] = emitted.bytes, forms[layer.name].bits
+            end = "DequantizeLinear" if layer.name in integer else "Mul"
+            figures: dict[str, Figure] = {"bytes": emitted.bytes, "bits": forms[layer.name].bits}
+            rewrites.append(Rewrite(layer.name, f"packed for {end}", figures))
         insert(graph, before=before)
-        workspace.put(Packed(sizes, widths))
+        workspace.put(Packed(sizes, widths, oldest_runtime(forms[name] for name in sizes)))
         return PassResult(self.name, tuple(rewrites))

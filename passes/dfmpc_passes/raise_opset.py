@@ -1,4 +1,4 @@
-"""Raise the opset to the lowest one whose types hold the packed weights."""
+"""Raise the opset to the lowest one that has the types which the weights are smallest in."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dfmpc_onnx.facts import Codes, Raised
 from dfmpc_onnx.graph import shown
 from dfmpc_onnx.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.opset import ConversionRefused, convert
-from dfmpc_onnx.storage import opset_for
+from dfmpc_onnx.storage import OLDEST_WITH_TABLES, Kind, choose_forms, opset_for
 from dfmpc_onnx.workspace import Workspace
 
 
@@ -16,13 +16,14 @@ class RaiseOpset(Pass[NoOptions]):
     """Before: a float network in opset 13, with 2-bit codes beside it
     After: the same network in opset 25, converted node by node
 
-    Why: 2-bit tensors need opset 25, 4-bit tensors opset 21, 8-bit ones 13. No higher opset is declared than the
-    codes need, so that the file loads in as old a runtime as it can.
+    Why: each weight is stored in the form that makes the file smallest. 2-bit tensors need opset 25, 4-bit tensors
+    opset 21, 8-bit ones 13, and so does what a table decodes, such as five ternary codes in a byte. No higher opset is
+    declared than the chosen forms need, so that the file loads in as old a runtime as it can.
 
     Requires: codes.
 
-    Refuses when: the converter cannot convert the graph; its weights are then stored in the widest type that the
-    graph's own opset has.
+    Refuses when: the converter cannot convert the graph; its weights are then stored in the forms that the graph's own
+    opset has: tables in place of types from opset 13 on, 8 bits below.
 
     Reference: ONNX operator specification, Cast and DequantizeLinear by version.
     """
@@ -33,15 +34,19 @@ class RaiseOpset(Pass[NoOptions]):
 
     def run(self, workspace: Workspace) -> PassResult:
         before = workspace.graph.opset
-        needed = max((opset_for(w) for w in workspace.get(Codes).weights.values()), default=before)
-        if needed <= before:
+        kinds = {name: Kind.of(weight) for name, weight in workspace.get(Codes).weights.items()}
+        needed = opset_for(choose_forms(kinds).values())
+        if needed <= before or not kinds:
             workspace.put(Raised(before))
             return PassResult(self.name, notes=(f"opset {before} holds every weight",))
         try:
             workspace.graph = convert(workspace.graph, needed)
         except ConversionRefused as reason:
             workspace.put(Raised(before, str(reason)))
-            why = f"opset {before} kept, so narrow weights take 8 bits each: {shown(str(reason))}"
-            return PassResult(self.name, refusals=(Refusal("model", why),), warnings=(why,))
+            wide = before < OLDEST_WITH_TABLES
+            lost = "narrow weights take 8 bits each" if wide else "tables decode what it has no type for"
+            why = f"opset {before} kept, so {lost}: {shown(str(reason))}"
+            # Tables hold the codes in as few bits; only what makes the file larger asks for attention.
+            return PassResult(self.name, refusals=(Refusal("model", why),), warnings=(why,) if wide else ())
         workspace.put(Raised(needed))
         return PassResult(self.name, (Rewrite("model", f"opset {before} to {needed}"),))

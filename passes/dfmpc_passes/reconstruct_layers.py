@@ -34,7 +34,6 @@ from dfmpc_onnx.numerics.rounding import feedback_factor, round_with_feedback
 from dfmpc_onnx.numerics.ternary import ternary_optimal
 from dfmpc_onnx.propagation import Unknown, batch_norm_parameters
 from dfmpc_onnx.settings import FLOAT, TERNARY, BitWidth
-from dfmpc_onnx.storage import FORMS
 from dfmpc_onnx.workspace import Workspace
 from dfmpc_passes.compensate import Compensate
 from dfmpc_passes.quantize_weights import QuantizeWeights, QuantizeWeightsOptions
@@ -354,9 +353,8 @@ class _Rebuilder:
 
 
 def candidates() -> tuple[int, ...]:
-    """The widths to choose among: of those that are stored in the same type the widest, since its bits are paid."""
-    widest = {next(stored for stored in FORMS if stored >= width): width for width in CANDIDATES}
-    return tuple(widest.values())
+    """The widths to choose among: every one, since storage takes no more bits than a width has."""
+    return CANDIDATES
 
 
 def to_rows(weight: Rows, layer: Layer) -> Rows:

@@ -1,7 +1,9 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
-from dfmpc_onnx.facts import Placement
+from dfmpc_onnx.facts import Codes, Placement
 from tests import graphs
 
 
@@ -164,3 +166,22 @@ def test_an_opset_whose_dequantize_linear_has_no_axis_stays_float():
     assert graphs.reasons(result) == {"model": why} and result.warnings == (why,)
     assert "QuantizeLinear" not in graphs.ops(space.graph)
     assert graphs.relative(graphs.run(whole(model, weights="8"), graphs.input_of(model)), graphs.run(model)) < 0.05
+
+
+def test_8_bit_codes_with_a_zero_point_that_int8_cannot_hold_the_difference_of_compute_in_float():
+    """No grid makes such codes, but a pass from elsewhere may."""
+    space, _ = graphs.prepared(graphs.chain(), "raise_opset", weights="8")
+    weights = dict(space.get(Codes).weights)
+    zero = np.full_like(weights["conv2"].scale, -1)  # up to 127 + 1
+    weights["conv2"] = dataclasses.replace(weights["conv2"], zero_point=zero)
+    space.put(Codes(weights))
+    insert, pack = graphs.pipeline()[-2:]
+    node = next(node for node in space.graph.nodes if node.name == "conv2")
+    node.inputs[1].values = weights["conv2"].dequantize()
+    want = graphs.run(space.graph)
+    result = insert.run(space)
+    why = "its codes less their zero points do not fit INT8; integer weights, float arithmetic"
+    assert graphs.reasons(result) == {"conv2": why}
+    assert "conv2" not in space.get(Placement).integer and len(space.get(Placement).integer) == 3
+    pack.run(space)
+    assert graphs.relative(graphs.run(space.graph), want) < 0.05

@@ -1,95 +1,12 @@
 import numpy as np
-import onnx
 import pytest
-from onnx.reference import ReferenceEvaluator
 
 from dfmpc_onnx.facts import Codes, Layers, Packed
-from dfmpc_onnx.graph import Namer, insert
-from dfmpc_onnx.numerics.granularity import PerAxis, PerTensor
-from dfmpc_onnx.numerics.quantized import QuantizedWeight
-from dfmpc_onnx.numerics.ternary import ternary
-from dfmpc_onnx.numerics.uniform import dorefa, symmetric
-from dfmpc_onnx.serialization import to_model
-from dfmpc_onnx.storage import float_form, integer_form, stored_bits
 from tests import graphs
-
-# Odd sizes, so that the last byte of packed codes is not full.
-WEIGHT = np.random.default_rng(3).standard_normal((5, 3, 3, 3)).astype(np.float32)
-
-
-def asymmetric(bits: int) -> QuantizedWeight:
-    """Any codes under integer zero points, one a channel."""
-    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-    random = np.random.default_rng(bits)
-    codes = random.integers(low, high, WEIGHT.shape, np.int8, endpoint=True)
-    zero = random.integers(low, high, (5, 1, 1, 1), endpoint=True).astype(np.float32)
-    zero[0], zero[1] = low, high
-    codes[0].flat[:2], codes[1].flat[:2] = (low, high), (low, high)
-    return QuantizedWeight(codes, random.uniform(0.01, 0.1, (5, 1, 1, 1)).astype(np.float32), zero, bits)
-
-
-GRIDS = {
-    "ternary": ternary(WEIGHT, PerAxis(0)),
-    "ternary per tensor": ternary(WEIGHT, PerTensor()),
-    **{f"symmetric {b}": symmetric(WEIGHT, b, PerAxis(0)) for b in (2, 3, 4, 5, 6, 7, 8)},
-    **{f"dorefa {b}": dorefa(WEIGHT, b, PerTensor()) for b in (2, 3, 4, 5, 6, 7, 8)},
-    "dorefa 4 per channel": dorefa(WEIGHT, 4, PerAxis(0)),
-    **{f"asymmetric {b}": asymmetric(b) for b in (2, 3, 4, 5, 6, 7)},
-    "mirrored": dorefa(WEIGHT, 3, PerAxis(0)).scaled(np.array([1, -1, 0, -2, 3], np.float32).reshape(-1, 1, 1, 1)),
-}
-FORMS = {
-    "float": lambda weight, names, opset: float_form(weight, "w", names, opset),
-    "integer": lambda weight, names, opset: integer_form(weight, 0, "w", names, opset),
-}
-
-
-def decoder(weight, form, opset):
-    """A network whose only output is the decoded weight."""
-    graph = graphs.gs.Graph(opset=opset)
-    graph.ir_version = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
-    emitted = FORMS[form](weight, Namer(graph), opset)
-    insert(graph, first=emitted.nodes)
-    emitted.result.dtype, emitted.result.shape = np.float32, weight.codes.shape
-    graph.outputs = [emitted.result]
-    return to_model(graph), emitted
 
 
 def same(a, b):
     return a.dtype == b.dtype and np.array_equal(a, b)
-
-
-@pytest.mark.parametrize("opset", [13, 21, 25])
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("grid", GRIDS)
-def test_onnxruntime_decodes_bit_for_bit(grid, form, opset):
-    model, _ = decoder(GRIDS[grid], form, opset)
-    assert same(graphs.run(model)[0], GRIDS[grid].dequantize())
-
-
-@pytest.mark.parametrize(
-    ("form", "opset"), [("float", 13), ("float", 21), ("float", 25), ("integer", 21), ("integer", 25)]
-)
-@pytest.mark.parametrize("grid", GRIDS)
-def test_the_reference_implementation_agrees(grid, form, opset):
-    model, _ = decoder(GRIDS[grid], form, opset)
-    assert same(ReferenceEvaluator(model).run(None, {})[0], GRIDS[grid].dequantize())
-
-
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("grid", GRIDS)
-def test_the_specification_accepts_it(grid, form):
-    onnx.checker.check_model(decoder(GRIDS[grid], form, 25)[0], full_check=True)
-
-
-@pytest.mark.parametrize(
-    ("bits", "widths"),
-    [(2, (8, 8, 4, 2)), (3, (8, 8, 4, 4)), (4, (8, 8, 4, 4)), (5, (8, 8, 8, 8)), (8, (8, 8, 8, 8))],
-)
-def test_codes_take_the_next_larger_type_that_the_opset_has(bits, widths):
-    weight = symmetric(WEIGHT, bits, PerAxis(0))
-    assert tuple(stored_bits(weight, opset) for opset in (9, 13, 21, 25)) == widths
-    for opset, width in zip((13, 21, 25), widths[1:], strict=True):
-        assert decoder(weight, "float", opset)[1].bytes == -(-weight.codes.size * width // 8)
 
 
 def packed(model, **options):
@@ -144,6 +61,50 @@ def test_sizes_and_widths_are_told():
     assert space.get(Packed).bytes == {n: sizes[n] * b // 8 for n, b in space.get(Packed).bits.items()}
     assert {r.site: r.figures["bytes"] for r in result.rewrites} == space.get(Packed).bytes
     assert set(space.get(Codes).weights) == set(sizes)
+
+
+def wide(opset: int = 13, domain: str = ""):
+    """A plain chain of layers large enough that every width pays; an operator of `domain` keeps the opset as it is."""
+    net = graphs.Net(opset=opset)
+    x = net.block(net.block(net.block("x", 48), 48), 48)
+    if domain:
+        x = net.relu(net.node("Gelu", x, domain=domain))
+    return net.model(net.tail(net.block(x, 48)))
+
+
+@pytest.mark.parametrize(("weights", "bits"), [
+    ("ternary", 1.6), ("3", 3), ("4", 4), ("5", 5), ("6", 6), ("7", 7), ("8", 8),
+])  # fmt: skip
+@pytest.mark.parametrize("domain", ["", "com.microsoft"])
+def test_every_width_is_stored_as_it_is_and_computes_in_the_integer_kernels_of_8_bits(weights, bits, domain):
+    inner = [f"conv{i}={weights}" for i in (2, 3, 4)]
+    space, _ = packed(wide(domain=domain), layers=inner)
+    eight, _ = packed(wide(domain=domain), layers=["*=8"])
+    assert [space.get(Packed).bits[f"conv{i}"] for i in (2, 3, 4)] == [bits] * 3
+    assert (space.graph.opset == 13) or not domain
+    kernels = graphs.kernels(space.graph)
+    assert kernels == graphs.kernels(eight.graph)
+    assert kernels["QLinearConv"] == (4 if not domain else 3)
+
+
+@pytest.mark.parametrize("weights", ["ternary", "3", "6"])
+def test_every_width_folds_into_float_weights_between_float_activations(weights):
+    space, _ = packed(wide(), activations="none", layers=[f"conv*={weights}"])
+    eight, _ = packed(wide(), activations="none", layers=["*=8"])
+    assert graphs.kernels(space.graph) == graphs.kernels(eight.graph)
+
+
+def test_a_table_is_shared_by_the_layers():
+    space, result = packed(wide(), layers=["conv*=ternary"])
+    gathers = [node for node in space.graph.nodes if node.op == "Gather"]
+    assert len(gathers) == 3 and len({id(node.inputs[0]) for node in gathers}) == 1
+    assert {r.figures["bits"] for r in result.rewrites} == {1.6, 2, 8}
+
+
+@pytest.mark.parametrize(("weights", "runtime"), [("ternary", "1.24"), ("4", "1.23"), ("8", "1.16")])
+def test_the_oldest_onnxruntime_that_loads_the_stored_types_is_told(weights, runtime):
+    space, _ = packed(wide(), layers=[f"conv*={weights}"])
+    assert space.get(Packed).oldest_runtime == runtime
 
 
 def test_names_of_the_model_are_not_taken_twice():

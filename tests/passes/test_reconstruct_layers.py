@@ -3,6 +3,7 @@ import pytest
 
 from dfmpc_onnx.facts import BitPlan, Codes, Layers, MeasuredRanges
 from dfmpc_onnx.manager import PassManager
+from dfmpc_passes.reconstruct_layers import candidates
 from tests import graphs
 
 
@@ -51,6 +52,10 @@ def test_auto_gives_each_layer_the_fewest_bits_under_the_threshold():
     # The first layer and the classifier keep at least 8.
     assert {name: w.bits for name, w in codes.items()} == {n: 2 if positions[n] == "inner" else 8 for n in codes}
     assert all(bits.role != "auto" for bits in strict[1].get(BitPlan).layers.values())
+
+
+def test_every_width_is_a_candidate_and_the_widest_comes_last():
+    assert candidates() == (2, 3, 4, 6, 8)
 
 
 def test_rounding_with_feedback_costs_the_output_less_than_to_the_nearest():

@@ -107,6 +107,9 @@ def assert_codes_fit(path: pathlib.Path, report: dict[str, Any]) -> None:
             assert set(np.unique(codes)) == {-1, 0, 1}, layer["name"]
         assert -half <= codes.min() <= codes.max() < half, layer["name"]
         assert len(np.unique(codes)) > 2 ** (layer["bits"] - 2), f"{layer['name']} does not use its bits"
+        assert weights[layer["name"]].width == layer["stored_bits"]
+        if codes.size >= 2304:
+            assert layer["stored_bits"] <= layer["bits"], f"{layer['name']} takes more than its bits"
     stored = 8 * sum(weight.bytes for weight in weights.values()) / sum(w.codes.size for w in weights.values())
     assert report["mean_weight_bits"] == pytest.approx(stored, abs=1e-3)
 
@@ -226,3 +229,13 @@ def test_a_network_without_batch_norm_is_quantized_and_says_why_nothing_was_repa
     assert ("no layer can be low" in result.stderr and "BatchNormalization" in result.stderr) is asked_for_low
     refused = {refusal["site"] for refusal in report["refusals"] if "BatchNormalization" in refusal["reason"]}
     assert len(refused & {layer["name"] for layer in report["layers"]}) >= 20
+
+
+@pytest.mark.parametrize("recipe", ["paper", "per-channel", "int8", "int4"])
+def test_inspect_states_the_bytes_that_quantize_stores(recipe: str) -> None:
+    forecast = next(row for row in api.inspect(NETWORK).recipes if row.recipe == recipe)
+    report = api.quantize(NETWORK, recipe=recipe, check=False).report
+    packed = next(step.result for step in report.passes if step.name == "pack_weights")
+    assert forecast.weight_bytes == sum(int(rewrite.figures["bytes"]) for rewrite in packed.rewrites)
+    weights = sum(layer.weights for layer in report.layers)
+    assert report.mean_weight_bits == pytest.approx(8 * forecast.weight_bytes / weights, abs=1e-3)
