@@ -56,7 +56,7 @@ def main() -> None:
 @contextlib.contextmanager
 def _progress(quiet: bool) -> Iterator[Callable[[str], None]]:
     """A line on standard error with the pass or layer at work, while the block runs and where that is a terminal."""
-    from dfmpc_onnx.graph import printable
+    from dfmpc_onnx.errors import printable
 
     console = Console(stderr=True)
     if quiet or not console.is_terminal:

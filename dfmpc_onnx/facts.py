@@ -154,13 +154,6 @@ class Recalibrated:
 
 
 @dataclasses.dataclass(frozen=True)
-class Compensated:
-    """The factor c of each low-bit layer by name: ``[channels]`` float64, already multiplied into gamma and beta."""
-
-    factors: Mapping[str, Float]
-
-
-@dataclasses.dataclass(frozen=True)
 class Ranges:
     """Lowest and highest value of tensors by name."""
 

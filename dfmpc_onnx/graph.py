@@ -14,12 +14,9 @@ import numpy.typing as npt
 import onnx
 import onnx_graphsurgeon as gs
 
+from dfmpc_onnx.errors import printable
+
 DETACH_BYTES = 4096
-
-
-def printable(text: str) -> str:
-    """A text that may hold parts of a model, safe to show: control and invisible characters replaced."""
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def shown(name: str) -> str:
@@ -39,6 +36,11 @@ def constant(tensor: gs.Tensor) -> npt.NDArray[np.generic] | None:
         values: npt.NDArray[np.generic] = tensor.values
         return values
     return None
+
+
+def is_weighted(node: gs.Node) -> bool:
+    """Whether a node is of an operator whose second operand is a weight."""
+    return node.op in ("Conv", "ConvTranspose", "Gemm", "MatMul") and node.domain in (None, "", "ai.onnx")
 
 
 def input_constant(node: gs.Node, index: int) -> npt.NDArray[np.generic] | None:

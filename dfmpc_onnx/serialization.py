@@ -201,16 +201,9 @@ def check(graph: gs.Graph, where: str) -> None:
         raise ModelError(f"{where}: not a valid ONNX model (a name in it is not UTF-8)") from None
 
 
-def standard_opset(graph: gs.Graph) -> int:
-    """The version of the standard operator set that a graph imports."""
-    version: int = graph.opset
-    return version
-
-
 def to_model(graph: gs.Graph, source: Source | None = None, metadata: dict[str, str] | None = None) -> onnx.ModelProto:
     """The graph as a ModelProto with the lowest IR version that its opset allows, and the source's properties."""
-    opset = standard_opset(graph)
-    floor = ir_version_for(opset)
+    floor = ir_version_for(graph.opset)
     model: onnx.ModelProto = gs.export_onnx(graph, ir_version=max(floor, min(graph.ir_version or floor, NEWEST_IR)))
     properties: dict[str, str] = {}
     if source is not None:

@@ -20,6 +20,7 @@ from dfmpc_onnx.graph import (
     input_constant,
     insert,
     is_output,
+    is_weighted,
     remove,
     remove_unused,
     replace_reads,
@@ -30,7 +31,6 @@ from dfmpc_onnx.opset import ConversionRefused, convert
 from dfmpc_onnx.workspace import Workspace
 
 LOWEST_OPSET = 13  # the first whose DequantizeLinear takes an axis
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 class Normalize(Pass[NoOptions]):
@@ -148,7 +148,7 @@ def _unshare(graph: gs.Graph) -> list[str]:
     names = Namer(graph)
     taken: set[str] = set()
     for node in graph.nodes:
-        slots = (1, 2) if node.op in WEIGHTED else (1, 2, 3, 4) if node.op == "BatchNormalization" else ()
+        slots = (1, 2) if is_weighted(node) else (1, 2, 3, 4) if node.op == "BatchNormalization" else ()
         for slot in slots:
             if slot >= len(node.inputs) or not isinstance(node.inputs[slot], gs.Constant):
                 continue
@@ -157,7 +157,7 @@ def _unshare(graph: gs.Graph) -> list[str]:
                 values = constant(tensor)
                 assert values is not None  # it is a Constant
                 node.inputs[slot] = gs.Constant(names(f"{tensor.name}_copy"), values)
-                if slot == 1 and node.op in WEIGHTED:
+                if slot == 1 and is_weighted(node):
                     sites.append(node.name)
             else:
                 taken.add(tensor.name)
@@ -209,7 +209,7 @@ def _check_weights(graph: gs.Graph, label: str) -> None:
     """Raise ModelError where a constant operand of a layer or BatchNormalization holds NaN or infinity."""
     found = False
     for node in graph.nodes:
-        if node.op in WEIGHTED or node.op == "BatchNormalization":
+        if is_weighted(node) or node.op == "BatchNormalization":
             found |= node.op in ("Conv", "ConvTranspose")
             for tensor in node.inputs[1:]:
                 values = constant(tensor)

@@ -9,13 +9,11 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.facts import Layer, Layers, Normalized, Pair, Pairs, Position
-from dfmpc_onnx.graph import constant, describe, has_input, only_consumer, producer, shown
+from dfmpc_onnx.graph import constant, describe, has_input, is_weighted, only_consumer, producer, shown
 from dfmpc_onnx.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.pattern import Chain, Match, Mismatch, Step
 from dfmpc_onnx.propagation import batch_norm_parameters
 from dfmpc_onnx.workspace import Workspace
-
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def _trained_norm(node: gs.Node) -> str | None:
@@ -86,7 +84,7 @@ def find_layers(graph: gs.Graph) -> list[Layer]:
     """Every Conv, ConvTranspose, Gemm and MatMul with a weight, in graph order; positions marked."""
     found: list[Layer] = []
     for node in graph.nodes:
-        if node.op not in WEIGHTED or node.domain not in (None, "", "ai.onnx"):
+        if not is_weighted(node):
             continue
         tensor = node.inputs[1]
         if node.op == "MatMul" and not isinstance(tensor, gs.Constant):
