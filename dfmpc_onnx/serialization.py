@@ -8,6 +8,7 @@ import math
 import os
 import pathlib
 import tempfile
+from collections.abc import Callable
 
 import onnx
 import onnx.external_data_helper
@@ -129,7 +130,14 @@ def _load_external(
 
 
 def _check_size(tensor: onnx.TensorProto, where: str) -> None:
-    """Raise ModelError where a weight holds fewer or more bytes than its shape wants."""
+    """Raise ModelError where a weight is of no known type, or holds fewer or more bytes than its shape wants."""
+    if tensor.data_type not in _TYPES:
+        raise ModelError(
+            f"{where}: '{shown(tensor.name)}' is of type {tensor.data_type}, which ONNX {onnx.__version__} does not "
+            "know; the file is damaged, or a newer onnx has to be installed to read it"
+        )
+    if any(dim < 0 for dim in tensor.dims):
+        raise ModelError(f"{where}: '{shown(tensor.name)}' has a negative dimension; the file is damaged")
     if tensor.data_type in _PACKED or not tensor.HasField("raw_data"):
         return
     expected = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize * math.prod(tensor.dims)
@@ -138,6 +146,7 @@ def _check_size(tensor: onnx.TensorProto, where: str) -> None:
         raise ModelError(f"{where}: the data of '{shown(tensor.name)}' holds {found} of {expected} bytes")
 
 
+_TYPES = frozenset(onnx.TensorProto.DataType.values()) - {onnx.TensorProto.UNDEFINED}
 _PACKED = {
     getattr(onnx.TensorProto, name)
     for name in ("INT4", "UINT4", "INT2", "UINT2", "FLOAT4E2M1")
@@ -184,7 +193,13 @@ def to_graph(source: Source) -> gs.Graph:
     graph.ir_version = min(max(graph.ir_version or 0, ir_version_for(graph.opset), 4), NEWEST_IR)
     for tensor in (*graph.inputs, *graph.outputs):
         if tensor.dtype is None and tensor.shape is None and getattr(tensor, "type", "") == "tensor_type":
-            raise ModelError(f"{where}: input or output '{shown(tensor.name)}' has no type")
+            raise ModelError(f"{where}: input or output '{shown(tensor.name)}' has no type; export the model again")
+    for tensor in graph.inputs:
+        if tensor.shape is None and getattr(tensor, "type", "") == "tensor_type":
+            raise ModelError(
+                f"{where}: input '{shown(tensor.name)}' has no shape; export the model with one, in which sizes may be "
+                "dynamic"
+            )
     check(graph, where)
     return graph
 
@@ -194,6 +209,10 @@ def check(graph: gs.Graph, where: str) -> None:
     try:
         with detached_weights(graph):
             skeleton = gs.export_onnx(graph, ir_version=graph.ir_version)
+            for value in skeleton.graph.output:
+                # The checker wants a shape here, of any rank; runtimes do without one.
+                if value.type.WhichOneof("value") == "tensor_type" and not value.type.tensor_type.HasField("shape"):
+                    value.type.tensor_type.shape.SetInParent()
             onnx.checker.check_model(skeleton)
     except onnx.checker.ValidationError as error:
         raise ModelError(f"{where}: not a valid ONNX model ({_first_line(error)})") from None
@@ -222,7 +241,7 @@ def metadata_of(model: onnx.ModelProto) -> dict[str, str]:
     return {k.removeprefix(METADATA_PREFIX): v for k, v in props.items() if k.startswith(METADATA_PREFIX)}
 
 
-def check_target(output: str | os.PathLike[str], source: Source) -> pathlib.Path:
+def check_target(output: str | os.PathLike[str], source: Source | None) -> pathlib.Path:
     """The output path, refused where writing there is impossible or would destroy the input."""
     path = pathlib.Path(output)
     where = shown(str(path))
@@ -230,18 +249,29 @@ def check_target(output: str | os.PathLike[str], source: Source) -> pathlib.Path
         raise OptionError(f"{where}: is a folder; give a file name")
     if not path.parent.is_dir():
         raise OptionError(f"{where}: folder '{shown(str(path.parent))}' does not exist; make it first")
-    if source.path is not None and path.exists() and any(map(path.samefile, (source.path, *source.data_files))):
+    if (
+        source is not None
+        and source.path is not None
+        and path.exists()
+        and any(map(path.samefile, (source.path, *source.data_files)))
+    ):
         raise OptionError(f"{where}: is the input itself; choose another output")
     if not os.access(path.parent, os.W_OK):
         raise OptionError(f"{where}: folder '{shown(str(path.parent))}' cannot be written to")
     return path
 
 
-def save(model: onnx.ModelProto, path: pathlib.Path, external: bool) -> int:
+def save(
+    model: onnx.ModelProto,
+    path: pathlib.Path,
+    external: bool,
+    check: Callable[[pathlib.Path], None] = lambda staged: None,
+) -> int:
     """Write a model under its name at once, by a temporary file in the same folder and a rename.
 
     external: whether weights go to a file of their own beside it. That file's name carries a digest of its
-    content, so that a model that stands under the old name keeps the weights it was written with.
+    content, so that a model that stands under the old name keeps the weights it was written with. check: called
+    with the temporary file, which can be loaded from where it is; where it raises, the folder stays as it was.
     Returns the bytes written. Raises OptionError where the disk refuses.
     """
     external = external or model.ByteSize() >= EXTERNAL_LIMIT
@@ -256,6 +286,7 @@ def save(model: onnx.ModelProto, path: pathlib.Path, external: bool) -> int:
                 stream.write(model.SerializeToString(deterministic=True))
                 stream.flush()
                 os.fsync(stream.fileno())
+            check(staged)
             # The weights first: the model that names them appears last, and with it the whole.
             renames.append((staged, path))
             fresh = [target for _, target in renames[:-1] if not target.exists()]
@@ -290,7 +321,7 @@ def _stage_external(
     name = f"{path.name}.{digest}.data"
     for tensor in _external_tensors(model):
         next(entry for entry in tensor.external_data if entry.key == "location").value = name
-    return [(data, path.parent / name)]
+    return [(data.rename(data.with_name(name)), path.parent / name)]
 
 
 DATA_THRESHOLD = 1024

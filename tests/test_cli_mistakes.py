@@ -90,6 +90,18 @@ def _invalid(path: pathlib.Path) -> None:
     onnx.save(model, path)
 
 
+def _type_99(path: pathlib.Path) -> None:
+    model = onnx.load(path)
+    model.graph.initializer[0].data_type = 99
+    onnx.save(model, path)
+
+
+def _input_without_shape(path: pathlib.Path) -> None:
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    onnx.save(model, path)
+
+
 def _undecodable_name(path: pathlib.Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"conv2", b"conv\xff"))
 
@@ -108,6 +120,8 @@ BAD_MODELS = {
     "external data cut short": (_external(400), "external data"),
     "external data elsewhere": (_external_elsewhere, "lies outside the model's folder"),
     "a graph that breaks the specification": (_invalid, "nowhere"),
+    "a weight of no known type": (_type_99, "'conv1.w' is of type 99, which ONNX"),
+    "an input without shape": (_input_without_shape, "input 'x' has no shape; export the model with one"),
     "a name that is not UTF-8": (_undecodable_name, "not UTF-8"),
 }
 
@@ -155,7 +169,14 @@ BAD_OPTIONS = {
     "layer with bad bits": (["--layer", "conv1=16"], ["layer 'conv1=16'"]),
     "layer that matches nothing": (["--layer", "block*=4"], ["'block*=4'", "conv1, conv2, conv3"]),
     "preprocess unknown": (["--preprocess", "imagnet"], ["preprocess 'imagnet'", "imagenet, lite, keras"]),
-    "preprocess of two channels": (["--preprocess", "1,2/3,4"], ["preprocess '1,2/3,4'"]),
+    "preprocess of two channels": (
+        ["--preprocess", "1,2/3,4"],
+        ["preprocess '1,2/3,4'", "'x' has 3 channels; give 1 or 3"],
+    ),
+    "preprocess of unequal lists": (["--preprocess", "1,2/3,4,5"], ["preprocess '1,2/3,4,5'"]),
+    "an option that steers a terminal": (["--weights", "2\n\x1b[2J\x9b2J"], ["weights '2??[2J?2J'"]),
+    "dump into a file": (["--dump", __file__], ["dump folder", "cannot be made", "give another"]),
+    "dump into a folder in no folder": (["--dump", "absent/graphs"], ["dump folder 'absent/graphs'", "cannot be made"]),
     "preprocess dividing by 0": (["--preprocess", "127/0"], ["preprocess '127/0'"]),
     "preprocess with NaN": (["--preprocess", "nan/1"], ["preprocess 'nan/1'"]),
     "input shape without name": (["--input-shape", "1x3x8x8"], ["input shape '1x3x8x8'", "NAME:1x3x224x224"]),
@@ -340,6 +361,14 @@ def test_a_file_that_is_no_npz_is_refused(
 @pytest.mark.parametrize("command", ["passes", "recipes"])
 def test_an_unknown_name_is_refused_with_those_there_are(command: str) -> None:
     assert_refused(dfmpc(command, "nonesuch"), "'nonesuch'", "there are")
+
+
+@pytest.mark.parametrize("words", [["a\nb\x9b\x1b"], ["--a\nb\x9b\x1b"], ["passes", "--a\nb\x9b\x1b"]])
+def test_an_unknown_command_or_option_is_shown_as_data(words: list[str]) -> None:
+    result = dfmpc(*words)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].startswith("Error: No such ") and "Traceback" not in result.stderr
+    assert not set("\x9b\x1b") & set(result.output)
 
 
 def test_a_hostile_name_is_shown_as_data_in_an_error(model_file: pathlib.Path) -> None:

@@ -195,7 +195,7 @@ def _infer_shapes(graph: gs.Graph) -> None:
         skeleton = gs.export_onnx(graph, ir_version=graph.ir_version)
     inferred = onnx.shape_inference.infer_shapes(skeleton, check_type=False, strict_mode=False, data_prop=False)
     tensors = graph.tensors()
-    for info in inferred.graph.value_info:
+    for info in (*inferred.graph.value_info, *inferred.graph.output):
         tensor = tensors.get(info.name)
         if isinstance(tensor, gs.Variable) and info.type.HasField("tensor_type"):
             kind = info.type.tensor_type
