@@ -255,7 +255,7 @@ def _layer_reports(workspace: Workspace) -> tuple[LayerReport, ...]:
     packed = widths.bits if (widths := workspace.find(Packed)) else {}
     integer = placed.integer if (placed := workspace.find(Placement)) else frozenset()
     rows = []
-    for layer in layers.all:
+    for layer in layers.listed:
         bits = plan.layers[layer.name]
         weight = codes.get(layer.name)
         rows.append(
@@ -320,7 +320,7 @@ def _inspected(workspace: Workspace) -> tuple[InspectedLayer, ...]:
         return ()
     low = pairs.by_low()
     rows = []
-    for layer in layers.all:
+    for layer in layers.listed:
         pair = low.get(layer.name)
         place = {"first": "first layer", "last": "classifier"}.get(layer.position, "high")
         role = "float" if layer.refused else "low" if pair else "depthwise" if layer.depthwise else place
@@ -345,7 +345,7 @@ def _forecast(workspace: Workspace, recipe: Recipe) -> RecipeForecast:
     plan = found.layers if found else {}
     roles = {"low": 0, "high": 0, "8-bit": 0, "auto": 0, "float": 0}
     size = 0
-    for layer in workspace.get(Layers).all:
+    for layer in workspace.get(Layers).listed:
         bits = found.layers[layer.name] if found and layer.name in plan else None
         if bits is None:
             continue

@@ -62,12 +62,22 @@ class Normalized:
 
 @dataclasses.dataclass(frozen=True)
 class Layers:
-    """Every node with a weight, in graph order."""
+    """Every node with a weight, in graph order.
+
+    nested: those within control flow or functions of the model's own, where no pass reaches: all refused, with names
+    that no node of the graph has.
+    """
 
     all: tuple[Layer, ...]
+    nested: tuple[Layer, ...] = ()
 
     def by_name(self) -> dict[str, Layer]:
         return {layer.name: layer for layer in self.all}
+
+    @property
+    def listed(self) -> tuple[Layer, ...]:
+        """What a user is shown: all, and the nested ones behind them."""
+        return self.all + self.nested
 
     @property
     def quantizable(self) -> tuple[Layer, ...]:

@@ -127,14 +127,16 @@ def compare(reference: Session, candidate: Session, images: Images | Samples) ->
             )
         scores = [round(100 * float((a.argmax(1) == y).mean()), 2) for a in (first_got, first_want)]
     agreement = 100 * float((first_want.argmax(1) == first_got.argmax(1)).mean())
-    worst = max(float(np.abs(a - b).max(initial=0.0)) for a, b in zip(want, got, strict=True))
+    with np.errstate(invalid="ignore"):  # infinite outputs of both have a difference of NaN
+        worst = max(float(np.abs(a - b).max(initial=0.0)) for a, b in zip(want, got, strict=True))
     return Fidelity(count, images.origin, round(agreement, 2), round(sqnr(want, got), 2), worst, scores[0], scores[1])
 
 
 def sqnr(want: list[npt.NDArray[np.float64]], got: list[npt.NDArray[np.float64]]) -> float:
     """Signal to quantization noise in dB over all outputs together; at most 200."""
-    signal = sum(float(np.square(a).sum()) for a in want)
-    noise = sum(float(np.square(a - b).sum()) for a, b in zip(want, got, strict=True))
+    with np.errstate(invalid="ignore", over="ignore"):  # outputs may be infinite; then so is the noise, or NaN
+        signal = sum(float(np.square(a).sum()) for a in want)
+        noise = sum(float(np.square(a - b).sum()) for a, b in zip(want, got, strict=True))
     if noise == 0 or not np.isfinite(noise):
         return SQNR_CAP if noise == 0 else -SQNR_CAP
     return float(np.clip(10 * np.log10(max(signal, 1e-300) / noise), -SQNR_CAP, SQNR_CAP))

@@ -85,6 +85,29 @@ def nodes_by_name(graph: gs.Graph) -> dict[str, gs.Node]:
     return {node.name: node for node in graph.nodes}
 
 
+def nested_nodes(graph: gs.Graph) -> Iterator[tuple[str, str, gs.Node]]:
+    """Every node in the body of a control-flow node, at any depth, or of a function of the model's own.
+
+    Yields a name for it (its path), the place in words, and the node.
+    """
+    yield from _inside("", graph.nodes)
+    for function in graph.functions:
+        place = f"the model's own function '{shown(function.name)}'"
+        for index, node in enumerate(function.nodes):
+            yield f"{function.name}/{node.name or f'{node.op}_{index}'}", place, node
+        yield from _inside(f"{function.name}/", function.nodes)
+
+
+def _inside(path: str, nodes: Iterable[gs.Node]) -> Iterator[tuple[str, str, gs.Node]]:
+    for number, outer in enumerate(nodes):
+        for key, body in outer.attrs.items():
+            if isinstance(body, gs.Graph):
+                inner = f"{path}{outer.name or f'{outer.op}_{number}'}/{key}/"
+                for index, node in enumerate(body.nodes):
+                    yield f"{inner}{node.name or f'{node.op}_{index}'}", f"the {key} of {describe(outer)}", node
+                yield from _inside(inner, body.nodes)
+
+
 def tensor_names(graph: gs.Graph) -> set[str]:
     names = {t.name for node in graph.nodes for t in (*node.inputs, *node.outputs)}
     return names | {t.name for t in (*graph.inputs, *graph.outputs)}

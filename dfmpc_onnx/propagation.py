@@ -161,7 +161,7 @@ def _gemm(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMome
     weight = weight if node.attrs.get("transB", 0) else weight.T
     alpha, beta = float(node.attrs.get("alpha", 1.0)), float(node.attrs.get("beta", 1.0))
     out, width = weight.shape
-    if width % len(x.mean):
+    if not width or not len(x.mean) or width % len(x.mean):
         raise Unknown("its input's channels are not known")
     # A flattened map: each channel stands for a run of `width / channels` columns.
     rows = np.asarray(weight, np.float32).reshape(out, len(x.mean), -1)

@@ -138,15 +138,22 @@ def _check_size(tensor: onnx.TensorProto, where: str) -> None:
         )
     if any(dim < 0 for dim in tensor.dims):
         raise ModelError(f"{where}: '{shown(tensor.name)}' has a negative dimension; the file is damaged")
-    if tensor.data_type in _PACKED or not tensor.HasField("raw_data"):
+    if tensor.data_type in _PACKED:
         return
-    expected = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize * math.prod(tensor.dims)
-    if len(tensor.raw_data) != expected:
+    count = math.prod(tensor.dims)
+    if tensor.HasField("raw_data"):
+        expected, unit = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize * count, "bytes"
         found = len(tensor.raw_data)
-        raise ModelError(f"{where}: the data of '{shown(tensor.name)}' holds {found} of {expected} bytes")
+    else:
+        field = onnx.helper.tensor_dtype_to_field(tensor.data_type)
+        expected, unit = count * (2 if tensor.data_type in _COMPLEX else 1), "values"
+        found = len(getattr(tensor, field))
+    if found != expected:
+        raise ModelError(f"{where}: the data of '{shown(tensor.name)}' holds {found} of {expected} {unit}")
 
 
 _TYPES = frozenset(onnx.TensorProto.DataType.values()) - {onnx.TensorProto.UNDEFINED}
+_COMPLEX = {onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128}
 _PACKED = {
     getattr(onnx.TensorProto, name)
     for name in ("INT4", "UINT4", "INT2", "UINT2", "FLOAT4E2M1")
@@ -172,7 +179,7 @@ def _checked(source: Source) -> Source:
             raise ModelError(
                 f"{where}: opset {opset.version} is older than onnxruntime runs (7); export it with opset 13 or higher"
             )
-    for tensor in source.model.graph.initializer:
+    for tensor in onnx.external_data_helper._get_all_tensors(source.model):
         _check_size(tensor, where)
     if not source.model.graph.node:
         raise ModelError(f"{where}: the graph has no nodes; nothing to quantize")
@@ -209,15 +216,18 @@ def check(graph: gs.Graph, where: str) -> None:
     try:
         with detached_weights(graph):
             skeleton = gs.export_onnx(graph, ir_version=graph.ir_version)
-            for value in skeleton.graph.output:
-                # The checker wants a shape here, of any rank; runtimes do without one.
-                if value.type.WhichOneof("value") == "tensor_type" and not value.type.tensor_type.HasField("shape"):
-                    value.type.tensor_type.shape.SetInParent()
-            onnx.checker.check_model(skeleton)
-    except onnx.checker.ValidationError as error:
-        raise ModelError(f"{where}: not a valid ONNX model ({_first_line(error)})") from None
     except UnicodeDecodeError:  # protobuf reads such names, but does not let them be copied
         raise ModelError(f"{where}: not a valid ONNX model (a name in it is not UTF-8)") from None
+    except Exception as error:  # graphsurgeon trips over what the checker would have named
+        raise ModelError(f"{where}: not a valid ONNX model ({_first_line(error)})") from None
+    for value in skeleton.graph.output:
+        # The checker wants a shape here, of any rank; runtimes do without one.
+        if value.type.WhichOneof("value") == "tensor_type" and not value.type.tensor_type.HasField("shape"):
+            value.type.tensor_type.shape.SetInParent()
+    try:
+        onnx.checker.check_model(skeleton)
+    except onnx.checker.ValidationError as error:
+        raise ModelError(f"{where}: not a valid ONNX model ({_first_line(error)})") from None
 
 
 def to_model(graph: gs.Graph, source: Source | None = None, metadata: dict[str, str] | None = None) -> onnx.ModelProto:

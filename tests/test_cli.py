@@ -18,7 +18,7 @@ from dfmpc_onnx import api, catalog
 from dfmpc_onnx.manager import PassResult
 from dfmpc_passes.compensate import Compensate
 from tests.commands import dfmpc, held, program
-from tests.graphs import Net, chain, folded, run
+from tests.graphs import Net, chain, folded, nested, run
 
 CLOSED_FORM = ["--recipe", "per-channel", "--weights", "2/6"]
 
@@ -217,6 +217,22 @@ def test_inspect_lists_every_layer_with_role_and_every_recipe(model_file: pathli
     table = dfmpc("inspect", model_file).stdout
     assert "repaired in conv3" in table
     assert all(name in table for name in (*roles, *catalog.recipes()))
+
+
+def test_layers_where_no_pass_reaches_are_listed_by_inspect_and_quantize(model_file: pathlib.Path) -> None:
+    onnx.save(nested(), model_file)
+    found = json.loads(dfmpc("inspect", model_file, "--json").stdout)["layers"]
+    result = dfmpc("quantize", model_file, "-o", model_file.with_name("out.onnx"), "--json", *CLOSED_FORM)
+    made = json.loads(result.stdout)
+    assert made["fidelity"]["origin"] == "16 generated inputs"
+    for layers in (found, made["layers"]):
+        assert [layer["name"] for layer in layers[-3:]] == [
+            "choice/then_branch/Conv_0",
+            "choice/else_branch/Conv_1",
+            "filter/Conv_0",
+        ]
+        assert all(layer["role"] == "float" and "not entered" in layer["refused"] for layer in layers[-3:])
+    assert "filter/Conv_0" in dfmpc("inspect", model_file).stdout
 
 
 def test_inspect_and_the_catalogue_need_no_onnxruntime(

@@ -21,6 +21,8 @@ from dfmpc_onnx.graph import (
     insert,
     is_output,
     is_weighted,
+    nested_nodes,
+    producer,
     remove,
     remove_unused,
     replace_reads,
@@ -43,7 +45,8 @@ class Normalize(Pass[NoOptions]):
 
     Requires: nothing.
 
-    Refuses when: the opset cannot be converted (control flow, foreign operators): the graph keeps its opset.
+    Refuses when: the opset cannot be converted (control flow, foreign operators): the graph keeps its opset. A model
+    without a Conv, with NaN in a weight, or with a weight that does not fit what it is fed, is refused as a whole.
 
     Reference: ONNX operator specification; onnx.version_converter.
     """
@@ -73,6 +76,7 @@ class Normalize(Pass[NoOptions]):
         _infer_shapes(graph)
         rewrites.extend(Rewrite(site, "ReduceMean to GlobalAveragePool") for site in _pooling(graph))
         _check_weights(graph, workspace.label)
+        _check_sizes(graph, workspace.label)
         workspace.put(Normalized(graph.opset))
         return PassResult(self.name, tuple(rewrites), tuple(refusals))
 
@@ -207,7 +211,7 @@ def _infer_shapes(graph: gs.Graph) -> None:
 
 def _check_weights(graph: gs.Graph, label: str) -> None:
     """Raise ModelError where a constant operand of a layer or BatchNormalization holds NaN or infinity."""
-    found = False
+    found = any(node.op in ("Conv", "ConvTranspose") for _, _, node in nested_nodes(graph))
     for node in graph.nodes:
         if is_weighted(node) or node.op == "BatchNormalization":
             found |= node.op in ("Conv", "ConvTranspose")
@@ -220,6 +224,48 @@ def _check_weights(graph: gs.Graph, label: str) -> None:
                     )
     if not found:
         raise ModelError(f"{label}: the model has no Conv; there is nothing that this tool can quantize")
+
+
+def _check_sizes(graph: gs.Graph, label: str) -> None:
+    """Raise ModelError where a layer's constants do not fit what it is fed, as far as that is known."""
+    for node in graph.nodes:
+        if not (is_weighted(node) or node.op == "BatchNormalization"):
+            continue
+        fed = _fed(node)
+        size = next((size for size in _wanted(node) if size != fed), fed)
+        if isinstance(fed, int) and size != fed:
+            raise ModelError(
+                f"{label}: {describe(node)} is made for {size} channels, but '{shown(node.inputs[0].name)}' has {fed}; "
+                "the model is damaged, or was edited wrongly"
+            )
+
+
+def _fed(node: gs.Node) -> int | str | None:
+    """How many channels the input of a layer or BatchNormalization has: by its shape, or by the layer that makes it."""
+    shape, by = node.inputs[0].shape, producer(node.inputs[0])
+    if shape is not None and len(shape) > 1:
+        size: int | str | None = shape[-1 if node.op == "MatMul" else 0 if node.attrs.get("transA", 0) else 1]
+        return size
+    if by is None or not is_weighted(by) or not isinstance(by.inputs[1], gs.Constant) or len(by.inputs[1].shape) < 2:
+        return None
+    weight = by.inputs[1].shape
+    if by.op == "Conv" or by.attrs.get("transB", 0):
+        return int(weight[0])
+    return int(weight[1]) * int(by.attrs.get("group", 1)) if by.op == "ConvTranspose" else int(weight[-1])
+
+
+def _wanted(node: gs.Node) -> list[int]:
+    """The number of channels that each constant of a layer or BatchNormalization is made for."""
+    if node.op == "BatchNormalization":
+        return [int(v.size) for v in (input_constant(node, i) for i in range(1, 5)) if v is not None]
+    weight = node.inputs[1]
+    if not isinstance(weight, gs.Constant) or len(weight.shape) < 2:
+        return []
+    if node.op == "Conv":
+        return [int(weight.shape[1]) * int(node.attrs.get("group", 1))]
+    if node.op == "MatMul":
+        return [int(weight.shape[-2])]
+    return [int(weight.shape[1 if node.op == "Gemm" and node.attrs.get("transB", 0) else 0])]
 
 
 def _finite(values: np.ndarray) -> bool:
