@@ -14,9 +14,9 @@ import numpy as np
 import onnx
 
 from dfmpc_onnx import catalog, runtime, serialization
-from dfmpc_onnx.errors import Defect, ModelError, OptionError
+from dfmpc_onnx.errors import Defect, ModelError, OptionError, PassError, RuntimeUnavailable
 from dfmpc_onnx.facts import BitPlan, Codes, Layers, Packed, Pairs, Placement
-from dfmpc_onnx.fidelity import Fidelity, compare
+from dfmpc_onnx.fidelity import Fidelity, compare, outputs
 from dfmpc_onnx.graph import shown
 from dfmpc_onnx.imagefiles import Images, digest, read_images
 from dfmpc_onnx.images import Samples, check_images, check_inputs, concrete_shape, image_input, model_inputs
@@ -108,7 +108,11 @@ def quantize(
     watching: list[Instrument] = [timing, Progress(tell), *instruments]
     if dump is not None:
         watching.append(Dump(dump, source))
-    results = PassManager(pipeline, watching, catalog.passes()).run(workspace)
+    try:
+        results = PassManager(pipeline, watching, catalog.passes()).run(workspace)
+    except PassError:
+        _check_source(source, settings)
+        raise
     result = serialization.to_model(workspace.graph, source, _provenance(source, chosen, settings))
     size = result.ByteSize()
     fidelity: Fidelity | None = None
@@ -187,6 +191,19 @@ def _provenance(source: Source, recipe: Recipe, settings: Settings) -> dict[str,
 
 def _json(value: object) -> str:
     return msgspec.json.encode(value).decode()
+
+
+def _check_source(source: Source, settings: Settings) -> None:
+    """Raise ModelError where onnxruntime cannot run the float model either: then no pass can be expected to."""
+    try:
+        session = runtime.Session(source.path or source.model, label=source.label)
+    except RuntimeUnavailable:
+        return  # nobody to ask
+    try:
+        found = check_images(model_inputs(source.model), settings, 1)
+    except ModelError:
+        return  # nothing to ask with
+    outputs(session, found.x if isinstance(found, Images) else found.feeds)
 
 
 def _closing_check(

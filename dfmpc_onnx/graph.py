@@ -38,6 +38,13 @@ def constant(tensor: gs.Tensor) -> npt.NDArray[np.generic] | None:
     return None
 
 
+def element_type(tensor: gs.Tensor) -> np.dtype[np.generic] | None:
+    """The type of a tensor's elements; None where it is not known. graphsurgeon gives a number where numpy has none."""
+    if isinstance(tensor.dtype, int):
+        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.dtype)) if tensor.dtype else None
+    return None if tensor.dtype is None else np.dtype(tensor.dtype)
+
+
 def is_weighted(node: gs.Node) -> bool:
     """Whether a node is of an operator whose second operand is a weight."""
     return node.op in ("Conv", "ConvTranspose", "Gemm", "MatMul") and node.domain in (None, "", "ai.onnx")

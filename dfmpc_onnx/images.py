@@ -11,7 +11,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import ModelError, OptionError
-from dfmpc_onnx.graph import shown
+from dfmpc_onnx.graph import element_type, shown
 from dfmpc_onnx.imagefiles import Images, read_images
 from dfmpc_onnx.preprocess import Preprocess
 from dfmpc_onnx.procedural import dead_leaves, noise_fields
@@ -115,7 +115,7 @@ def image_input(tensors: Sequence[gs.Tensor]) -> gs.Tensor:
     if len(tensors) != 1:
         raise OptionError(f"images: the model has {len(tensors)} inputs; images can be given to a model with one")
     tensor = tensors[0]
-    if tensor.dtype != np.float32:
+    if element_type(tensor) != np.float32:
         raise OptionError(f"images: the model's input '{shown(tensor.name)}' is {_type(tensor)}; it must be float32")
     return tensor
 
@@ -129,7 +129,7 @@ def check_inputs(tensors: Sequence[gs.Tensor], settings: Settings) -> None:
             raise OptionError(f"input shape for '{shown(name)}': no such input; the model has {listed}")
         concrete_shape(known[name], settings)
     wanted = settings.preprocess.own_channels
-    pictures = [t for t in tensors if t.dtype is not None and np.dtype(t.dtype).kind == "f" and len(t.shape or ()) == 4]
+    pictures = [t for t in tensors if _kind(t) == "f" and len(t.shape or ()) == 4]
     shapes = [concrete_shape(t, settings)[0] for t in pictures]
     if wanted and shapes and not any(wanted in (shape[1], shape[3]) for shape in shapes):
         channels = shapes[0][3] if _channels_last(shapes[0]) else shapes[0][1]
@@ -144,13 +144,13 @@ def check_images(tensors: Sequence[gs.Tensor], settings: Settings, count: int) -
 
     Raises ModelError where the type or shape of an input says too little to generate one.
     """
-    if len(tensors) == 1 and tensors[0].dtype == np.float32:
+    if len(tensors) == 1 and element_type(tensors[0]) == np.float32:
         shape, _ = concrete_shape(tensors[0], settings)
         return procedural_images((count, *shape[1:]), settings.preprocess, settings.seed)
     generator = np.random.default_rng(settings.seed)
     feeds = {}
     for tensor in tensors:
-        if tensor.shape is None or tensor.dtype is None or _kind(tensor) not in "fiub":
+        if tensor.shape is None or _kind(tensor) not in "fiub":
             raise ModelError(f"nothing can be generated for its input '{shown(tensor.name)}' of {_type(tensor)}")
         shape, _ = concrete_shape(tensor, settings)
         if _kind(tensor) == "f":
@@ -169,12 +169,13 @@ def check_images(tensors: Sequence[gs.Tensor], settings: Settings, count: int) -
 
 def _kind(tensor: gs.Tensor) -> str:
     """The kind of number that a tensor holds, as numpy names it; "V" for a type that numpy does not have."""
-    dtype = np.dtype(tensor.dtype)
-    return dtype.kind if dtype.isbuiltin == 1 else "V"
+    dtype = element_type(tensor)
+    return dtype.kind if dtype is not None and dtype.isbuiltin == 1 else "V"
 
 
 def _type(tensor: gs.Tensor) -> str:
-    return "unknown type" if tensor.dtype is None else f"type {np.dtype(tensor.dtype).name}"
+    dtype = element_type(tensor)
+    return "unknown type" if dtype is None else f"type {dtype.name}"
 
 
 def _channels_last(shape: Sequence[int | None]) -> bool:
@@ -223,7 +224,7 @@ def concrete_shape(tensor: gs.Tensor, settings: Settings) -> tuple[tuple[int, ..
 
 
 def _procedural(tensor: gs.Tensor, shape: tuple[int, ...], settings: Settings) -> tuple[npt.NDArray[np.generic], str]:
-    dtype = np.dtype(np.float32 if tensor.dtype is None else tensor.dtype)
+    dtype = element_type(tensor) or np.dtype(np.float32)
     if dtype.kind != "f":
         return np.zeros(shape, dtype), f"zeros for '{shown(tensor.name)}'"
     images = procedural_images(shape, settings.preprocess, settings.seed)

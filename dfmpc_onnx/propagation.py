@@ -14,7 +14,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.facts import ChannelMoments, Float
-from dfmpc_onnx.graph import constant, has_input, input_constant
+from dfmpc_onnx.graph import constant, element_type, has_input, input_constant
 from dfmpc_onnx.numerics.compensation import BatchNormParameters
 from dfmpc_onnx.numerics.moments import (
     clipped_gaussian,
@@ -64,7 +64,8 @@ def clip_bounds(node: gs.Node) -> tuple[float, float]:
 def input_moments(tensor: gs.Tensor, preprocess: Preprocess) -> ChannelMoments | None:
     """Photographs after the preprocess, for an input of images ``[n, c, h, w]``; None for other inputs."""
     shape = tensor.shape
-    if tensor.dtype is None or np.dtype(tensor.dtype).kind != "f" or shape is None or len(shape) < 2:
+    dtype = element_type(tensor)
+    if dtype is None or dtype.kind != "f" or shape is None or len(shape) < 2:
         return None
     channels = shape[1] if isinstance(shape[1], int) and shape[1] > 0 else 1
     mean, variance = preprocess.moments(channels)

@@ -132,10 +132,7 @@ def _load_external(
 def _check_size(tensor: onnx.TensorProto, where: str) -> None:
     """Raise ModelError where a weight is of no known type, or holds fewer or more bytes than its shape wants."""
     if tensor.data_type not in _TYPES:
-        raise ModelError(
-            f"{where}: '{shown(tensor.name)}' is of type {tensor.data_type}, which ONNX {onnx.__version__} does not "
-            "know; the file is damaged, or a newer onnx has to be installed to read it"
-        )
+        raise ModelError(f"{where}: '{shown(tensor.name)}' is of type {tensor.data_type}, which {_UNKNOWN_TYPE}")
     if any(dim < 0 for dim in tensor.dims):
         raise ModelError(f"{where}: '{shown(tensor.name)}' has a negative dimension; the file is damaged")
     if tensor.data_type in _PACKED:
@@ -152,6 +149,9 @@ def _check_size(tensor: onnx.TensorProto, where: str) -> None:
         raise ModelError(f"{where}: the data of '{shown(tensor.name)}' holds {found} of {expected} {unit}")
 
 
+_UNKNOWN_TYPE = (
+    f"ONNX {onnx.__version__} does not know; the file is damaged, or a newer onnx has to be installed to read it"
+)
 _TYPES = frozenset(onnx.TensorProto.DataType.values()) - {onnx.TensorProto.UNDEFINED}
 _COMPLEX = {onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128}
 _PACKED = {
@@ -192,6 +192,9 @@ def to_graph(source: Source) -> gs.Graph:
     Weights are not copied: they are read from the source when first looked at.
     """
     where = source.label
+    for value in (*source.model.graph.input, *source.model.graph.output):
+        if value.type.tensor_type.elem_type not in _TYPES | {onnx.TensorProto.UNDEFINED}:
+            raise ModelError(f"{where}: '{shown(value.name)}' is of a type that {_UNKNOWN_TYPE}")
     try:
         graph = gs.import_onnx(source.model)
     except Exception as error:  # graphsurgeon has no error tree of its own
@@ -199,7 +202,8 @@ def to_graph(source: Source) -> gs.Graph:
     # graphsurgeon exports this number whatever it is told; IR version 3 wants initializers listed as inputs.
     graph.ir_version = min(max(graph.ir_version or 0, ir_version_for(graph.opset), 4), NEWEST_IR)
     for tensor in (*graph.inputs, *graph.outputs):
-        if tensor.dtype is None and tensor.shape is None and getattr(tensor, "type", "") == "tensor_type":
+        untyped = tensor.dtype == 0 or (tensor.dtype is None and tensor.shape is None)
+        if untyped and getattr(tensor, "type", "") == "tensor_type":
             raise ModelError(f"{where}: input or output '{shown(tensor.name)}' has no type; export the model again")
     for tensor in graph.inputs:
         if tensor.shape is None and getattr(tensor, "type", "") == "tensor_type":

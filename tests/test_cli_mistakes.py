@@ -14,8 +14,9 @@ from onnx import numpy_helper
 from PIL import Image
 
 from dfmpc_onnx import catalog
+from dfmpc_passes import Compensate
 from tests.commands import assert_refused, dfmpc, held
-from tests.graphs import chain
+from tests.graphs import Net, chain
 
 
 def _with_nan(tensor: onnx.TensorProto) -> onnx.TensorProto:
@@ -96,6 +97,55 @@ def _type_99(path: pathlib.Path) -> None:
     onnx.save(model, path)
 
 
+def _values_missing(path: pathlib.Path) -> None:
+    model = onnx.load(path)
+    model.graph.initializer[0].ClearField("raw_data")
+    onnx.save(model, path)
+
+
+def _negative_dimension(path: pathlib.Path) -> None:
+    model = onnx.load(path)
+    model.graph.initializer[0].dims[0] = -1
+    onnx.save(model, path)
+
+
+def _input_of_type(number: int) -> Callable[[pathlib.Path], None]:
+    def change(path: pathlib.Path) -> None:
+        model = onnx.load(path)
+        model.graph.input[0].type.tensor_type.elem_type = number
+        onnx.save(model, path)
+
+    return change
+
+
+def _empty_pads(path: pathlib.Path) -> None:
+    model = onnx.load(path)
+    next(a for a in model.graph.node[0].attribute if a.name == "pads").ints[:] = []
+    onnx.save(model, path)
+
+
+def _wrong_width(path: pathlib.Path) -> None:
+    model = onnx.load(path)
+    weight = next(t for t in model.graph.initializer if t.name == "gemm1.w")
+    weight.CopyFrom(numpy_helper.from_array(np.ones((5, 7), np.float32), weight.name))
+    onnx.save(model, path)
+
+
+def _cycle(path: pathlib.Path) -> None:
+    model = onnx.load(path)
+    model.graph.node[0].input[0] = model.graph.node[3].output[0]
+    onnx.save(model, path)
+
+
+def _cannot_run(path: pathlib.Path) -> None:
+    """A sum of maps of 8x8 and 6x6, behind an operator whose shape cannot be followed."""
+    net = Net()
+    hidden = net.node("Gelu", net.block("x", 8), domain="com.microsoft")
+    smaller = net.node("Slice", net.relu(hidden), *(net.weight(f"s{v}", np.array([v])) for v in (0, 6, 2)))
+    x = net.node("Add", net.conv(smaller, 8), net.relu(hidden))
+    onnx.save(net.model(net.tail(net.block(x, 8))), path)
+
+
 def _input_without_shape(path: pathlib.Path) -> None:
     model = onnx.load(path)
     model.graph.input[0].type.tensor_type.ClearField("shape")
@@ -121,6 +171,13 @@ BAD_MODELS = {
     "external data elsewhere": (_external_elsewhere, "lies outside the model's folder"),
     "a graph that breaks the specification": (_invalid, "nowhere"),
     "a weight of no known type": (_type_99, "'conv1.w' is of type 99, which ONNX"),
+    "a weight without values": (_values_missing, "the data of 'conv1.w' holds 0 of 216 values"),
+    "a weight of negative size": (_negative_dimension, "'conv1.w' has a negative dimension"),
+    "an input of no type": (_input_of_type(0), "'x' has no type"),
+    "an input of unknown type": (_input_of_type(99), "'x' is of a type that ONNX"),
+    "an attribute of no type": (_empty_pads, "not a valid ONNX model"),
+    "a matrix of the wrong width": (_wrong_width, "Gemm 'gemm1' is made for 7 channels, but 'flatten1' has 8"),
+    "nodes in a circle": (_cycle, "not a valid ONNX model"),
     "an input without shape": (_input_without_shape, "input 'x' has no shape; export the model with one"),
     "a name that is not UTF-8": (_undecodable_name, "not UTF-8"),
 }
@@ -132,6 +189,20 @@ def test_a_model_that_cannot_be_used_is_refused(model_file: pathlib.Path, case: 
     spoil(model_file)
     before = held(model_file.parent)
     assert_refused(dfmpc("quantize", model_file, "-o", model_file.with_name("out.onnx")), saying, "model.onnx")
+    assert held(model_file.parent) == before
+
+
+def test_a_pass_may_fail_on_a_model_that_onnxruntime_cannot_run_either(
+    model_file: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(self: Compensate, workspace: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Compensate, "run", run)
+    _cannot_run(model_file)
+    before = held(model_file.parent)
+    command = ["quantize", model_file, "-o", model_file.with_name("out.onnx"), "--recipe", "per-channel"]
+    assert_refused(dfmpc(*command), "model.onnx: onnxruntime cannot run it")
     assert held(model_file.parent) == before
 
 

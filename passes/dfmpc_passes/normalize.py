@@ -194,19 +194,34 @@ def _pooling(graph: gs.Graph) -> list[str]:
 
 
 def _infer_shapes(graph: gs.Graph) -> None:
-    """Fill in types and shapes that follow from the inputs; what does not follow stays unknown."""
+    """Fill in types and shapes that follow from the inputs; what does not follow stays as the model states it.
+
+    What a model states of its inner tensors may be stale: somebody changed its input, and runtimes do not mind.
+    """
     with detached_weights(graph):
         skeleton = gs.export_onnx(graph, ir_version=graph.ir_version)
+    foreign = {t.name for node in graph.nodes if node.domain not in (None, "", "ai.onnx") for t in node.outputs}
+    stated = [info for info in skeleton.graph.value_info if info.name in foreign]
+    del skeleton.graph.value_info[:]
+    skeleton.graph.value_info.extend(stated)
     inferred = onnx.shape_inference.infer_shapes(skeleton, check_type=False, strict_mode=False, data_prop=False)
     tensors = graph.tensors()
-    for info in (*inferred.graph.value_info, *inferred.graph.output):
+    outputs = [info for info in inferred.graph.output if tensors[info.name].shape is None]
+    for info in (*inferred.graph.value_info, *outputs):
         tensor = tensors.get(info.name)
         if isinstance(tensor, gs.Variable) and info.type.HasField("tensor_type"):
             kind = info.type.tensor_type
             if tensor.dtype is None and kind.elem_type:
                 tensor.dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
             if kind.HasField("shape"):
-                tensor.shape = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in kind.shape.dim]
+                shape = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in kind.shape.dim]
+                if _known(shape) >= _known(tensor.shape):
+                    tensor.shape = shape
+
+
+def _known(shape: list[int | str | None] | None) -> int:
+    """How many dimensions a shape says: -1 where not even their number is known."""
+    return -1 if shape is None else sum(isinstance(dim, int) for dim in shape)
 
 
 def _check_weights(graph: gs.Graph, label: str) -> None:

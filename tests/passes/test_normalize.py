@@ -192,3 +192,18 @@ def test_a_model_whose_convs_all_lie_deeper_is_not_said_to_have_none():
             node.op_type, node.domain = "Blur", "foreign"
     model.opset_import.append(graphs.helper.make_opsetid("foreign", 1))
     normalized(model)
+
+
+def test_what_a_model_states_of_its_inner_tensors_may_be_stale():
+    model = graphs.residual()
+    model.graph.input[0].type.tensor_type.shape.dim[3].dim_value = 5
+    space, _ = normalized(model)
+    assert space.graph.tensors()["add1"].shape == [1, 8, 8, 5]
+
+
+def test_what_does_not_follow_stays_as_the_model_states_it():
+    net = graphs.Net()
+    model = net.model(net.relu(net.relu(net.node("Gelu", net.conv("x", 4), domain="foreign"))))
+    model.graph.value_info.append(graphs.helper.make_tensor_value_info("gelu1", 1, [1, 4, 8, 8]))
+    tensors = normalized(model)[0].graph.tensors()
+    assert tensors["gelu1"].shape == tensors["relu1"].shape == [1, 4, 8, 8]
