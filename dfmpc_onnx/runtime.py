@@ -66,7 +66,8 @@ class Session:
         elif isinstance(model, os.PathLike):
             source = str(pathlib.Path(model))
         try:
-            self._session = onnxruntime.InferenceSession(source, options, providers=[self.provider])
+            # Its own fallback would print to standard output, and try the same again.
+            self._session = onnxruntime.InferenceSession(source, options, providers=[self.provider], enable_fallback=0)
         except Exception as error:  # onnxruntime's exceptions have no common public base
             raise ModelError(
                 f"{label}: onnxruntime {onnxruntime.__version__} cannot load it ({_cause(error)})"

@@ -202,7 +202,7 @@ def test_a_pass_may_fail_on_a_model_that_onnxruntime_cannot_run_either(
     _cannot_run(model_file)
     before = held(model_file.parent)
     command = ["quantize", model_file, "-o", model_file.with_name("out.onnx"), "--recipe", "per-channel"]
-    assert_refused(dfmpc(*command), "model.onnx: onnxruntime cannot run it")
+    assert_refused(dfmpc(*command), "model.onnx: onnxruntime", "cannot load it")
     assert held(model_file.parent) == before
 
 

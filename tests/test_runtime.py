@@ -43,6 +43,15 @@ def test_a_model_that_does_not_load_or_run_is_named_in_one_line():
         Session(graphs.chain(), label="mine").run({"x": np.zeros((1, 5, 8, 8), np.float32)})
 
 
+def test_a_model_that_does_not_load_leaves_standard_output_alone(capfd):
+    model = graphs.chain().SerializeToString().replace(b"gemm1", b"gemm\xf4")
+    try:
+        Session(model)
+    except ModelError as error:
+        assert "cannot load it" in str(error)
+    assert capfd.readouterr().out == ""
+
+
 def test_without_onnxruntime_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if not installed
     with pytest.raises(RuntimeUnavailable, match=r"not installed; pip install 'dfmpc-onnx\[cpu\]'"):
