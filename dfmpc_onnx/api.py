@@ -194,7 +194,7 @@ def _json(value: object) -> str:
 
 
 def _check_source(source: Source, settings: Settings) -> None:
-    """Raise ModelError where onnxruntime cannot run the float model either: then no pass can be expected to."""
+    """Raise ModelError where onnxruntime cannot run the float model either: then the fault is not ours."""
     try:
         session = runtime.Session(source.path or source.model, label=source.label)
     except RuntimeUnavailable:
@@ -209,7 +209,7 @@ def _check_source(source: Source, settings: Settings) -> None:
 def _closing_check(
     source: Source, result: pathlib.Path | onnx.ModelProto, settings: Settings
 ) -> tuple[Fidelity | None, tuple[str, ...]]:
-    """Load the result and run it beside the float model; Defect where it does not load although that one does."""
+    """Load the result and run it beside the float model; Defect where it does not load although that one runs."""
     try:
         reference = runtime.Session(source.path or source.model, label=source.label)
     except ModelError as error:
@@ -217,6 +217,7 @@ def _closing_check(
     try:
         candidate = runtime.Session(result, label="the quantized model")
     except ModelError as error:
+        _check_source(source, settings)
         raise Defect(f"{error}; nothing has been written") from None
     try:
         # Another seed than the one whose images the statistics came from.

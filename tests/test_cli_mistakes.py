@@ -13,7 +13,7 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image
 
-from dfmpc_onnx import catalog
+from dfmpc_onnx import api, catalog
 from dfmpc_passes import Compensate
 from tests.commands import assert_refused, dfmpc, held
 from tests.graphs import Net, chain
@@ -203,6 +203,29 @@ def test_a_pass_may_fail_on_a_model_that_onnxruntime_cannot_run_either(
     before = held(model_file.parent)
     command = ["quantize", model_file, "-o", model_file.with_name("out.onnx"), "--recipe", "per-channel"]
     assert_refused(dfmpc(*command), "model.onnx: onnxruntime", "cannot load it")
+    assert held(model_file.parent) == before
+
+
+def test_a_result_may_not_load_where_the_model_cannot_run_either(
+    model_file: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A BatchNormalization whose gamma is a computed map: the model loads, since nothing says its shape."""
+    serialize = api.serialization.to_model
+
+    def broken(*args: object) -> onnx.ModelProto:
+        model = serialize(*args)
+        model.graph.node[-1].op_type = "Gemmm"
+        return model
+
+    monkeypatch.setattr(api.serialization, "to_model", broken)
+    net = Net()
+    x = net.node("Gelu", net.norm(net.conv("x", 8)), domain="com.microsoft")
+    y = net.norm(net.conv(net.relu(x), 8))
+    net.nodes[-1].input[1] = x
+    onnx.save(net.model(net.tail(net.relu(y))), model_file)
+    before = held(model_file.parent)
+    result = dfmpc("quantize", model_file, "-o", model_file.with_name("out.onnx"), "--recipe", "per-channel")
+    assert_refused(result, "model.onnx: onnxruntime cannot run it")
     assert held(model_file.parent) == before
 
 
