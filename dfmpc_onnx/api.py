@@ -10,16 +10,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
+import numpy as np
 import onnx
 
 from dfmpc_onnx import catalog, runtime, serialization
-from dfmpc_onnx.errors import Defect, ModelError, OptionError
+from dfmpc_onnx.errors import Defect, ModelError, OptionError, PassError, RuntimeUnavailable
 from dfmpc_onnx.facts import BitPlan, Codes, Layers, Packed, Pairs, Placement
-from dfmpc_onnx.fidelity import Fidelity, compare
+from dfmpc_onnx.fidelity import Fidelity, compare, outputs
 from dfmpc_onnx.graph import shown
-from dfmpc_onnx.imagefiles import read_images
-from dfmpc_onnx.images import procedural_images
-from dfmpc_onnx.instruments import Progress, Timing
+from dfmpc_onnx.imagefiles import Images, digest, read_images
+from dfmpc_onnx.images import Samples, check_images, check_inputs, concrete_shape, image_input, model_inputs
+from dfmpc_onnx.instruments import Dump, Progress, Timing
 from dfmpc_onnx.manager import Instrument, Pass, PassManager, PassResult, Refusal
 from dfmpc_onnx.opset import obstacle
 from dfmpc_onnx.preprocess import Preprocess
@@ -73,6 +74,7 @@ def quantize(
     images: str | os.PathLike[str] | None = None,
     seed: int = 0,
     check: bool = True,
+    dump: str | os.PathLike[str] | None = None,
     instruments: Sequence[Instrument] = (),
     progress: Callable[[str], None] | None = None,
 ) -> Quantized:
@@ -83,11 +85,11 @@ def quantize(
     ``BITS`` or ``ternary/HIGH``; activations: 8 or "none"; None for both takes the recipe's. layers: overrides such
     as ``"layer1/*=8"``. preprocess: as the network expects its input. images: a few unlabelled images of the user's
     own in place of procedural ones (.npz or folder), for recipes that run the network. check: load the result in
-    onnxruntime and compare it with the model on 16 procedural images.
+    onnxruntime and compare it with the model on 16 procedural images before it takes its name. dump: a folder for the
+    graph after each pass, as a float model that runs.
 
     Raises UserError (ModelError, OptionError, RecipeError, RuntimeUnavailable) for what the caller can mend and
-    Defect for our own mistakes. Nothing has been written when it raises, except where the final check fails: then
-    what was written has been taken away again.
+    Defect for our own mistakes. When it raises, `output` is as it was before: absent, or the earlier file.
     """
     began = time.perf_counter()
     chosen, text = catalog.find_recipe(recipe) if isinstance(recipe, str) else (recipe, None)
@@ -102,21 +104,33 @@ def quantize(
     source = serialization.load(model)
     target = None if output is None else serialization.check_target(output, source)
     workspace = Workspace(serialization.to_graph(source), settings, source.label)
-    runtime.check_input_shapes({tensor.name: tensor.shape for tensor in workspace.graph.inputs}, settings.input_shapes)
+    check_inputs(workspace.graph.inputs, settings)
     workspace.tell = tell
     timing = Timing()
-    manager = PassManager(pipeline, (timing, Progress(tell), *instruments), catalog.passes())
-    results = manager.run(workspace)
-    tell("write")
+    watching: list[Instrument] = [timing, Progress(tell), *instruments]
+    if dump is not None:
+        watching.append(Dump(dump, source))
+    try:
+        results = PassManager(pipeline, watching, catalog.passes()).run(workspace)
+    except PassError:
+        _check_source(source, settings)
+        raise
     result = serialization.to_model(workspace.graph, source, _provenance(source, chosen, settings))
     size = result.ByteSize()
-    if target is not None:
-        size = serialization.save(result, target, source.external)
     fidelity: Fidelity | None = None
     notes: tuple[str, ...] = ()
-    if check:
-        tell("check")
-        fidelity, notes = _closing_check(source, result, target, settings)
+
+    def closing(candidate: pathlib.Path | onnx.ModelProto) -> None:
+        nonlocal fidelity, notes
+        if check:
+            tell("check")
+            fidelity, notes = _closing_check(source, candidate, settings)
+
+    if target is None:
+        closing(result)
+    else:
+        tell("write")
+        size = serialization.save(result, target, source.external, closing)
     report = _report(workspace, chosen, source, size, results, timing, fidelity, notes, began)
     return Quantized(result, report)
 
@@ -152,40 +166,65 @@ def version() -> str:
 
 
 def _provenance(source: Source, recipe: Recipe, settings: Settings) -> dict[str, str]:
-    """What is written into the file: enough to make it again, and for `verify` to feed it rightly."""
-    return {
+    """What is written into the file: enough to make it again, and for `verify` to feed it rightly.
+
+    A value that is a list or a mapping is JSON, since names from a model may hold any character.
+    """
+    shapes = {t.name: concrete_shape(t, settings)[0] for t in model_inputs(source.model) if t.shape is not None}
+    versions = {"onnx": onnx.__version__, "onnxruntime": runtime.version(), "numpy": np.__version__}
+    stated = {
         "version": version(),
         "recipe": recipe.name,
         "weights": str(settings.weights),
         "activations": settings.activations,
-        "layers": " ".join(str(item) for item in settings.layers),
+        "layers": _json([str(item) for item in settings.layers]),
         "preprocess": settings.preprocess.name,
         "seed": str(settings.seed),
         "statistics": "the user's images" if settings.images else "none of the user's",
         "source_sha256": source.sha256,
-        "passes": msgspec.json.encode([{step.use: step.options} for step in recipe.steps]).decode(),
+        "input_shapes": _json(shapes),
+        "passes": _json([{step.use: step.options} for step in recipe.steps]),
+        "versions": _json(versions),
     }
+    if settings.images is not None:
+        stated["images_sha256"] = digest(settings.images)
+    return stated
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _check_source(source: Source, settings: Settings) -> None:
+    """Raise ModelError where onnxruntime cannot run the float model either: then the fault is not ours."""
+    try:
+        session = runtime.Session(source.path or source.model, label=source.label)
+    except RuntimeUnavailable:
+        return  # nobody to ask
+    try:
+        found = check_images(model_inputs(source.model), settings, 1)
+    except ModelError:
+        return  # nothing to ask with
+    outputs(session, found.x if isinstance(found, Images) else found.feeds)
 
 
 def _closing_check(
-    source: Source, result: onnx.ModelProto, target: pathlib.Path | None, settings: Settings
+    source: Source, result: pathlib.Path | onnx.ModelProto, settings: Settings
 ) -> tuple[Fidelity | None, tuple[str, ...]]:
-    """Load what was written, run it beside the float model; a result that does not load is taken away again."""
+    """Load the result and run it beside the float model; Defect where it does not load although that one runs."""
     try:
         reference = runtime.Session(source.path or source.model, label=source.label)
     except ModelError as error:
         return None, (f"not compared: {error}",)
     try:
-        candidate = runtime.Session(target or result, label="the quantized model")
+        candidate = runtime.Session(result, label="the quantized model")
     except ModelError as error:
-        if target is not None:
-            target.unlink(missing_ok=True)
-        raise Defect(f"{error}; the result has been removed") from None
+        _check_source(source, settings)
+        raise Defect(f"{error}; nothing has been written") from None
     try:
-        _, shape, _ = runtime.input_shape(reference, settings.input_shapes)
         # Another seed than the one whose images the statistics came from.
-        images = procedural_images((CHECK_IMAGES, *shape[1:]), settings.preprocess, settings.seed + CHECK_SEED)
-        return compare(reference, candidate, images), ()
+        unseen = dataclasses.replace(settings, seed=settings.seed + CHECK_SEED)
+        return compare(reference, candidate, check_images(model_inputs(source.model), unseen, CHECK_IMAGES)), ()
     except ModelError as error:
         return None, (f"not compared: {error}",)
 
@@ -237,7 +276,7 @@ def _layer_reports(workspace: Workspace) -> tuple[LayerReport, ...]:
     packed = widths.bits if (widths := workspace.find(Packed)) else {}
     integer = placed.integer if (placed := workspace.find(Placement)) else frozenset()
     rows = []
-    for layer in layers.all:
+    for layer in layers.listed:
         bits = plan.layers[layer.name]
         weight = codes.get(layer.name)
         rows.append(
@@ -302,7 +341,7 @@ def _inspected(workspace: Workspace) -> tuple[InspectedLayer, ...]:
         return ()
     low = pairs.by_low()
     rows = []
-    for layer in layers.all:
+    for layer in layers.listed:
         pair = low.get(layer.name)
         place = {"first": "first layer", "last": "classifier"}.get(layer.position, "high")
         role = "float" if layer.refused else "low" if pair else "depthwise" if layer.depthwise else place
@@ -330,7 +369,7 @@ def _forecast(workspace: Workspace, recipe: Recipe) -> RecipeForecast:
     plan = found.layers if found else {}
     roles = {"low": 0, "high": 0, "8-bit": 0, "auto": 0, "float": 0}
     size, kinds = 0, {}
-    for layer in workspace.get(Layers).all:
+    for layer in workspace.get(Layers).listed:
         bits = found.layers[layer.name] if found and layer.name in plan else None
         if bits is None:
             continue
@@ -367,18 +406,31 @@ def verify(
 ) -> Verification:
     """Run a float model on CPU and its quantized form on each provider, and compare them.
 
-    images: an .npz with x (and y) or a folder of image files; None takes 16 procedural images. preprocess:
+    images: an .npz with x (and y) or a folder of image files; None takes 16 procedural images, or
+    generated inputs where the model takes others than images. preprocess:
     None takes what the quantized file says it was made with. Raises UserError.
     """
     float_source, source = serialization.load(model), serialization.load(quantized)
     stated = serialization.metadata_of(source.model).get("preprocess", "imagenet")
     chosen = Preprocess.parse(preprocess or stated)
+    settings = Settings(
+        WeightBits.parse("8"),
+        "8",
+        preprocess=chosen,
+        input_shapes=parse_input_shapes(input_shapes),
+        seed=seed + CHECK_SEED,
+    )
     reference = runtime.Session(float_source.path or float_source.model, label=float_source.label)
-    _, shape, _ = runtime.input_shape(reference, parse_input_shapes(input_shapes))
+    inputs = model_inputs(float_source.model)
+    check_inputs(inputs, settings)
+    batch: Images | Samples
     if images is None:
-        batch = procedural_images((CHECK_IMAGES, *shape[1:]), chosen, seed + CHECK_SEED)
+        try:
+            batch = check_images(inputs, settings, CHECK_IMAGES)
+        except ModelError as error:
+            raise ModelError(f"{float_source.label}: {error}") from None
     else:
-        batch = read_images(images, shape, chosen)
+        batch = read_images(images, concrete_shape(image_input(inputs), settings)[0], chosen)
     if not providers:
         raise OptionError("no provider given; give at least one, such as CPU")
     rows = []

@@ -12,18 +12,33 @@ import click
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from dfmpc_onnx.errors import REPORT_TO, Defect, UserError
+from dfmpc_onnx.errors import REPORT_TO, Defect, UserError, printable
 
 MODEL = click.argument("model", type=click.Path())
 PREPROCESS = "imagenet, lite, keras, unit, raw, or MEAN/STD as comma lists on the 0..255 scale"
 
 
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+    """Messages of click's own repeat what was typed: shown as data."""
+    try:
+        yield
+    except click.ClickException as error:
+        vars(error)["message"] = printable(error.message)  # declared final, for reasons of typing alone
+        raise
+
+
 class Group(click.Group):
     """Turns our errors into one line and an exit status, for every command."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        with _one_line():
+            return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _one_line():
+                return super().invoke(ctx)
         except UserError as error:
             click.echo(f"error: {error}", err=True)
             ctx.exit(2)
@@ -42,7 +57,7 @@ class Group(click.Group):
         except Exception as error:
             where = traceback.extract_tb(error.__traceback__)[-1]
             place = f"{where.filename.rpartition('/')[2]}:{where.lineno}"
-            line = f"defect: {type(error).__name__} at {place}: {error}"
+            line = printable(f"defect: {type(error).__name__} at {place}: {error}")
             click.echo(f"{line}\nThis is our mistake. Please report it to {REPORT_TO}.", err=True)
             ctx.exit(3)
 
@@ -56,8 +71,6 @@ def main() -> None:
 @contextlib.contextmanager
 def _progress(quiet: bool) -> Iterator[Callable[[str], None]]:
     """A line on standard error with the pass or layer at work, while the block runs and where that is a terminal."""
-    from dfmpc_onnx.graph import printable
-
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
         yield lambda name: None
@@ -87,6 +100,7 @@ def _progress(quiet: bool) -> Iterator[Callable[[str], None]]:
 @click.option(
     "--images", type=click.Path(), help="unlabelled images of yours in place of procedural ones (.npz or folder)"
 )
+@click.option("--dump", type=click.Path(), metavar="DIR", help="write the graph after each pass into this folder")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on standard output, and nothing else")
 def quantize(
     model: str,
@@ -99,6 +113,7 @@ def quantize(
     shapes: tuple[str, ...],
     seed: int,
     images: str | None,
+    dump: str | None,
     as_json: bool,
 ) -> None:
     """Write a quantized form of MODEL, then load it in onnxruntime and compare it with MODEL."""
@@ -117,10 +132,11 @@ def quantize(
             input_shapes=shapes,
             images=images,
             seed=seed,
+            dump=dump,
             progress=tell,
         )
     for warning in result.report.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        click.echo(f"warning: {printable(warning)}", err=True)
     if as_json:
         click.echo(render.report_json(result.report))
     else:
@@ -202,7 +218,7 @@ def images(output: str, size: int, count: int, seed: int) -> None:
     from dfmpc_onnx import imagefiles
 
     imagefiles.write_sheet(output, size, count, seed)
-    click.echo(f"{count} procedural images of {size}x{size}, seed {seed}: {output}")
+    click.echo(f"{count} procedural images of {size}x{size}, seed {seed}: {printable(output)}")
 
 
 @main.command()

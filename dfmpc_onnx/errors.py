@@ -10,7 +10,7 @@
     +-- Defect                  our own mistake; exit status 3, with where to report it
         +-- PassError           a pass failed: which one, after which others
 
-Each message says what is wrong, where, and what to do about it.
+Each message says what is wrong, where, and what to do about it, in one line that a terminal shows as it stands.
 """
 
 from __future__ import annotations
@@ -18,8 +18,19 @@ from __future__ import annotations
 REPORT_TO = "the project's issue tracker, with the command and the model or its inspect --json"
 
 
+def printable(text: str) -> str:
+    """A text that may hold parts of a model or of what a user typed, safe to show on one line of a terminal.
+
+    Line breaks, control characters (those above 127, too) and invisible ones are replaced.
+    """
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 class DfmpcError(Exception):
     """Root of the tree."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class UserError(DfmpcError):

@@ -62,12 +62,22 @@ class Normalized:
 
 @dataclasses.dataclass(frozen=True)
 class Layers:
-    """Every node with a weight, in graph order."""
+    """Every node with a weight, in graph order.
+
+    nested: those within control flow or functions of the model's own, where no pass reaches: all refused, with names
+    that no node of the graph has.
+    """
 
     all: tuple[Layer, ...]
+    nested: tuple[Layer, ...] = ()
 
     def by_name(self) -> dict[str, Layer]:
         return {layer.name: layer for layer in self.all}
+
+    @property
+    def listed(self) -> tuple[Layer, ...]:
+        """What a user is shown: all, and the nested ones behind them."""
+        return self.all + self.nested
 
     @property
     def quantizable(self) -> tuple[Layer, ...]:
@@ -154,13 +164,6 @@ class Recalibrated:
 
 
 @dataclasses.dataclass(frozen=True)
-class Compensated:
-    """The factor c of each low-bit layer by name: ``[channels]`` float64, already multiplied into gamma and beta."""
-
-    factors: Mapping[str, Float]
-
-
-@dataclasses.dataclass(frozen=True)
 class Ranges:
     """Lowest and highest value of tensors by name."""
 
@@ -183,10 +186,9 @@ class Folded:
 
 @dataclasses.dataclass(frozen=True)
 class Raised:
-    """The opset holds every type that the weights will be stored in, or names what it cannot hold."""
+    """The opset is the one that the file will have."""
 
     opset: int
-    refused: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

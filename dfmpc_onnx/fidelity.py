@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import msgspec
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from dfmpc_onnx.errors import ModelError, OptionError
 from dfmpc_onnx.graph import shown
 from dfmpc_onnx.imagefiles import Images
+from dfmpc_onnx.images import Samples
 from dfmpc_onnx.runtime import Session
 
 BATCH = 50
@@ -40,8 +41,44 @@ class Fidelity(msgspec.Struct, frozen=True):
         return round(self.float_top1 - self.top1, 2)
 
 
-def outputs(session: Session, x: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float64]]:
-    """Every output of a network with one input for all images, batch by batch: ``[n, ...]`` each."""
+def outputs(
+    session: Session, x: npt.NDArray[np.float32] | Mapping[str, npt.NDArray[np.generic]]
+) -> list[npt.NDArray[np.float64]]:
+    """Every output of a network, ``[n, ...]`` each.
+
+    x: for a network with one input all images, fed batch by batch; otherwise by input name what each run is fed.
+    """
+    parts = _sampled(session, x) if isinstance(x, Mapping) else _pictured(session, x)
+    try:
+        return [np.concatenate(column).astype(np.float64) for column in zip(*parts, strict=True)]
+    except (ValueError, TypeError):
+        raise ModelError(f"{session.label}: its outputs are not numbers of one size; nothing to compare") from None
+
+
+Parts = list[list[npt.NDArray[np.generic]]]
+
+
+def _sampled(session: Session, feeds: Mapping[str, npt.NDArray[np.generic]]) -> Parts:
+    names = {name for name, _, _ in session.inputs}
+    if names != set(feeds):
+        listed = ", ".join(sorted(map(shown, names)))
+        raise ModelError(f"{session.label}: its inputs are {listed}; they differ from the other network's")
+    parts: Parts = []
+    for values in zip(*feeds.values(), strict=True):
+        fed = {name: np.asarray(value) for name, value in zip(feeds, values, strict=True)}
+        batches = {len(value) for value in fed.values() if value.ndim}
+        parts.append([out if out.ndim and len(out) in batches else out[None] for out in _arrays(session, fed)])
+    return parts
+
+
+def _arrays(session: Session, feeds: Mapping[str, npt.NDArray[np.generic]]) -> list[npt.NDArray[np.generic]]:
+    try:
+        return [np.asarray(out) for out in session.run(feeds)]
+    except ValueError:  # a sequence of tensors of several sizes
+        raise ModelError(f"{session.label}: its outputs are not numbers of one size; nothing to compare") from None
+
+
+def _pictured(session: Session, x: npt.NDArray[np.float32]) -> Parts:
     name, shape, _ = session.inputs[0]
     if len(shape) != x.ndim or any(
         isinstance(d, int) and 0 < d != n for d, n in zip(shape[1:], x.shape[1:], strict=True)
@@ -50,13 +87,10 @@ def outputs(session: Session, x: npt.NDArray[np.float32]) -> list[npt.NDArray[np
             f"images of shape {x.shape[1:]} do not fit the input '{shown(name)}' {shape} of {session.label}"
         )
     fixed = shape[0] if isinstance(shape[0], int) and shape[0] > 0 else None
-    parts: list[list[npt.NDArray[np.generic]]] = []
+    parts: Parts = []
     for batch, real in _batches(x, fixed or BATCH, pad=fixed is not None):
-        parts.append([_rows(out, len(batch), real) for out in session.run({name: batch})])
-    try:
-        return [np.concatenate(column).astype(np.float64) for column in zip(*parts, strict=True)]
-    except (ValueError, TypeError):
-        raise ModelError(f"{session.label}: its outputs are not numbers of one size; nothing to compare") from None
+        parts.append([_rows(out, len(batch), real) for out in _arrays(session, {name: batch})])
+    return parts
 
 
 def _batches(x: npt.NDArray[np.float32], size: int, pad: bool) -> Iterator[tuple[npt.NDArray[np.float32], int]]:
@@ -70,38 +104,39 @@ def _batches(x: npt.NDArray[np.float32], size: int, pad: bool) -> Iterator[tuple
 
 def _rows(out: npt.NDArray[np.generic], batch: int, real: int) -> npt.NDArray[np.generic]:
     """The rows of an output that belong to real images; an output that does not run along the batch counts whole."""
-    out = np.asarray(out)
     return out[:real] if out.ndim and len(out) == batch else out[None]
 
 
-def compare(reference: Session, candidate: Session, images: Images) -> Fidelity:
+def compare(reference: Session, candidate: Session, images: Images | Samples) -> Fidelity:
     """Run both networks on the images; raises ModelError where their outputs do not have the same shapes."""
-    want, got = outputs(reference, images.x), outputs(candidate, images.x)
+    x, y = (images.x, images.y) if isinstance(images, Images) else (images.feeds, None)
+    count = len(images.x) if isinstance(images, Images) else images.runs
+    want, got = outputs(reference, x), outputs(candidate, x)
     if [a.shape for a in want] != [a.shape for a in got]:
         raise ModelError(f"{candidate.label}: its outputs have other shapes than those of {reference.label}")
     if not want or want[0].size == 0:
         raise ModelError(f"{reference.label}: its first output is empty on these images; there is nothing to compare")
     first_want, first_got = (a[0].reshape(len(a[0]), -1) for a in (want, got))
     scores: list[float | None] = [None, None]
-    if images.y is not None:
+    if y is not None:
         classes = first_want.shape[1]
-        lowest, highest = int(images.y.min()), int(images.y.max())
-        if first_want.shape[0] != len(images.y) or lowest < 0 or highest >= classes:
+        lowest, highest = int(y.min()), int(y.max())
+        if first_want.shape[0] != len(y) or lowest < 0 or highest >= classes:
             raise ModelError(
                 f"{reference.label}: its first output is no table of class scores for labels from {lowest} to {highest}"
             )
-        scores = [round(100 * float((a.argmax(1) == images.y).mean()), 2) for a in (first_got, first_want)]
+        scores = [round(100 * float((a.argmax(1) == y).mean()), 2) for a in (first_got, first_want)]
     agreement = 100 * float((first_want.argmax(1) == first_got.argmax(1)).mean())
-    worst = max(float(np.abs(a - b).max(initial=0.0)) for a, b in zip(want, got, strict=True))
-    return Fidelity(
-        len(images.x), images.origin, round(agreement, 2), round(sqnr(want, got), 2), worst, scores[0], scores[1]
-    )
+    with np.errstate(invalid="ignore"):  # infinite outputs of both have a difference of NaN
+        worst = max(float(np.abs(a - b).max(initial=0.0)) for a, b in zip(want, got, strict=True))
+    return Fidelity(count, images.origin, round(agreement, 2), round(sqnr(want, got), 2), worst, scores[0], scores[1])
 
 
 def sqnr(want: list[npt.NDArray[np.float64]], got: list[npt.NDArray[np.float64]]) -> float:
     """Signal to quantization noise in dB over all outputs together; at most 200."""
-    signal = sum(float(np.square(a).sum()) for a in want)
-    noise = sum(float(np.square(a - b).sum()) for a, b in zip(want, got, strict=True))
+    with np.errstate(invalid="ignore", over="ignore"):  # outputs may be infinite; then so is the noise, or NaN
+        signal = sum(float(np.square(a).sum()) for a in want)
+        noise = sum(float(np.square(a - b).sum()) for a, b in zip(want, got, strict=True))
     if noise == 0 or not np.isfinite(noise):
         return SQNR_CAP if noise == 0 else -SQNR_CAP
     return float(np.clip(10 * np.log10(max(signal, 1e-300) / noise), -SQNR_CAP, SQNR_CAP))

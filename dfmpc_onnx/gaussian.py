@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 from dfmpc_onnx.activations import ChannelStatistics, Visitor, conv_geometry, reads
 from dfmpc_onnx.facts import Float
 from dfmpc_onnx.graph import constant, has_input, input_constant
+from dfmpc_onnx.images import DEFAULT_SIDE
 from dfmpc_onnx.lag_windows import Windows
 from dfmpc_onnx.numerics import gaussian_process as gp
 from dfmpc_onnx.numerics import lags as lg
@@ -30,7 +31,6 @@ from dfmpc_onnx.propagation import (
     input_moments,
 )
 
-DEFAULT_SIDE = 224
 Pair = tuple[int, int]
 SAMPLES = 10**6  # a derived covariance has no sampling noise
 

@@ -14,12 +14,9 @@ import numpy.typing as npt
 import onnx
 import onnx_graphsurgeon as gs
 
+from dfmpc_onnx.errors import printable
+
 DETACH_BYTES = 4096
-
-
-def printable(text: str) -> str:
-    """A text that may hold parts of a model, safe to show: control and invisible characters replaced."""
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def shown(name: str) -> str:
@@ -39,6 +36,18 @@ def constant(tensor: gs.Tensor) -> npt.NDArray[np.generic] | None:
         values: npt.NDArray[np.generic] = tensor.values
         return values
     return None
+
+
+def element_type(tensor: gs.Tensor) -> np.dtype[np.generic] | None:
+    """The type of a tensor's elements; None where it is not known. graphsurgeon gives a number where numpy has none."""
+    if isinstance(tensor.dtype, int):
+        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.dtype)) if tensor.dtype else None
+    return None if tensor.dtype is None else np.dtype(tensor.dtype)
+
+
+def is_weighted(node: gs.Node) -> bool:
+    """Whether a node is of an operator whose second operand is a weight."""
+    return node.op in ("Conv", "ConvTranspose", "Gemm", "MatMul") and node.domain in (None, "", "ai.onnx")
 
 
 def input_constant(node: gs.Node, index: int) -> npt.NDArray[np.generic] | None:
@@ -81,6 +90,29 @@ def only_consumer(graph: gs.Graph, tensor: gs.Tensor) -> gs.Node | str:
 
 def nodes_by_name(graph: gs.Graph) -> dict[str, gs.Node]:
     return {node.name: node for node in graph.nodes}
+
+
+def nested_nodes(graph: gs.Graph) -> Iterator[tuple[str, str, gs.Node]]:
+    """Every node in the body of a control-flow node, at any depth, or of a function of the model's own.
+
+    Yields a name for it (its path), the place in words, and the node.
+    """
+    yield from _inside("", graph.nodes)
+    for function in graph.functions:
+        place = f"the model's own function '{shown(function.name)}'"
+        for index, node in enumerate(function.nodes):
+            yield f"{function.name}/{node.name or f'{node.op}_{index}'}", place, node
+        yield from _inside(f"{function.name}/", function.nodes)
+
+
+def _inside(path: str, nodes: Iterable[gs.Node]) -> Iterator[tuple[str, str, gs.Node]]:
+    for number, outer in enumerate(nodes):
+        for key, body in outer.attrs.items():
+            if isinstance(body, gs.Graph):
+                inner = f"{path}{outer.name or f'{outer.op}_{number}'}/{key}/"
+                for index, node in enumerate(body.nodes):
+                    yield f"{inner}{node.name or f'{node.op}_{index}'}", f"the {key} of {describe(outer)}", node
+                yield from _inside(inner, body.nodes)
 
 
 def tensor_names(graph: gs.Graph) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import os
 import pathlib
 import zipfile
@@ -67,6 +68,19 @@ def read_images(path: str | os.PathLike[str], shape: tuple[int, ...], preprocess
     if x.ndim != len(shape) or x.shape[1] != shape[1]:
         raise OptionError(f"{where}: images of shape {x.shape[1:]} do not fit the model's input {shape[1:]}")
     return Images(x, None if y is None else y.astype(np.int64), f"{len(x)} images of {source.name}")
+
+
+def digest(path: str | os.PathLike[str]) -> str:
+    """SHA-256 over the names and contents of a folder's images and labels, or over an .npz's content."""
+    source = pathlib.Path(path)
+    if not source.is_dir():
+        return hashlib.sha256(source.read_bytes()).hexdigest()
+    hasher = hashlib.sha256()
+    for file in sorted(p for p in source.iterdir() if p.suffix.lower() in SUFFIXES or p.name == "labels.csv"):
+        content = file.read_bytes()
+        hasher.update(f"{len(file.name.encode())} {file.name} {len(content)} ".encode())
+        hasher.update(content)
+    return hasher.hexdigest()
 
 
 def _to_layout(x: npt.NDArray[np.float32], shape: tuple[int, ...], where: str) -> npt.NDArray[np.float32]:

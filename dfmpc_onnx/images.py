@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.errors import OptionError
-from dfmpc_onnx.graph import shown
+from dfmpc_onnx.errors import ModelError, OptionError
+from dfmpc_onnx.graph import element_type, shown
 from dfmpc_onnx.imagefiles import Images, read_images
 from dfmpc_onnx.preprocess import Preprocess
 from dfmpc_onnx.procedural import dead_leaves, noise_fields
@@ -27,6 +29,18 @@ class Batch:
     feeds: dict[str, npt.NDArray[np.generic]]
     origin: str
     warnings: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """Inputs for networks that take more than pictures.
+
+    feeds: by input name, ``[runs, *shape]``, one run after another. origin: what they are, to print.
+    """
+
+    feeds: Mapping[str, npt.NDArray[np.generic]]
+    runs: int
+    origin: str
 
 
 def input_batch(graph: gs.Graph, settings: Settings, count: int = 0) -> Batch:
@@ -72,9 +86,7 @@ def _count(tensor: gs.Tensor, shape: tuple[int, ...], wanted: int) -> int:
 
 def _own_images(graph: gs.Graph, settings: Settings) -> Batch:
     assert settings.images is not None  # the caller has looked
-    if len(graph.inputs) != 1:
-        raise OptionError(f"images: the model has {len(graph.inputs)} inputs; images can be given to a model with one")
-    tensor = graph.inputs[0]
+    tensor = image_input(graph.inputs)
     shape, _ = concrete_shape(tensor, settings)
     found = read_images(settings.images, shape, settings.preprocess)
     fixed = tensor.shape[0] if isinstance(tensor.shape[0], int) and tensor.shape[0] > 0 else None
@@ -84,8 +96,97 @@ def _own_images(graph: gs.Graph, settings: Settings) -> Batch:
     return Batch({tensor.name: x}, f"{len(x)} of {found.origin}")
 
 
+def model_inputs(model: onnx.ModelProto) -> list[gs.Variable]:
+    """What has to be fed to a model: name, shape and type of each input; dtype None where it is no tensor."""
+    given = {tensor.name for tensor in model.graph.initializer}
+    found = []
+    for value in model.graph.input:
+        if value.name in given:
+            continue
+        kind = value.type.tensor_type
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type) if kind.elem_type else None
+        shape = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in kind.shape.dim]
+        found.append(gs.Variable(value.name, dtype, shape if kind.HasField("shape") else None))
+    return found
+
+
+def image_input(tensors: Sequence[gs.Tensor]) -> gs.Tensor:
+    """The one input that takes the user's images; raises OptionError where a model has no such input."""
+    if len(tensors) != 1:
+        raise OptionError(f"images: the model has {len(tensors)} inputs; images can be given to a model with one")
+    tensor = tensors[0]
+    if element_type(tensor) != np.float32:
+        raise OptionError(f"images: the model's input '{shown(tensor.name)}' is {_type(tensor)}; it must be float32")
+    return tensor
+
+
+def check_inputs(tensors: Sequence[gs.Tensor], settings: Settings) -> None:
+    """Raise OptionError where the input shapes or the preprocess that the user gave do not fit a model's inputs."""
+    known = {tensor.name: tensor for tensor in tensors}
+    for name in settings.input_shapes:
+        if name not in known:
+            listed = ", ".join(map(shown, known))
+            raise OptionError(f"input shape for '{shown(name)}': no such input; the model has {listed}")
+        concrete_shape(known[name], settings)
+    wanted = settings.preprocess.own_channels
+    pictures = [t for t in tensors if _kind(t) == "f" and len(t.shape or ()) == 4]
+    shapes = [concrete_shape(t, settings)[0] for t in pictures]
+    if wanted and shapes and not any(wanted in (shape[1], shape[3]) for shape in shapes):
+        channels = shapes[0][3] if _channels_last(shapes[0]) else shapes[0][1]
+        raise OptionError(
+            f"preprocess '{shown(settings.preprocess.name)}': lists of {wanted} values, but input "
+            f"'{shown(pictures[0].name)}' has {channels} channels; give 1 or {channels} values"
+        )
+
+
+def check_images(tensors: Sequence[gs.Tensor], settings: Settings, count: int) -> Images | Samples:
+    """Inputs to compare a network with its quantized form on: `count` pictures, or as many generated runs.
+
+    Raises ModelError where the type or shape of an input says too little to generate one.
+    """
+    if len(tensors) == 1 and element_type(tensors[0]) == np.float32:
+        shape, _ = concrete_shape(tensors[0], settings)
+        return procedural_images((count, *shape[1:]), settings.preprocess, settings.seed)
+    generator = np.random.default_rng(settings.seed)
+    feeds = {}
+    for tensor in tensors:
+        if tensor.shape is None or _kind(tensor) not in "fiub":
+            raise ModelError(f"nothing can be generated for its input '{shown(tensor.name)}' of {_type(tensor)}")
+        shape, _ = concrete_shape(tensor, settings)
+        if _kind(tensor) == "f":
+            runs = [
+                procedural_images(shape, settings.preprocess, settings.seed + run).x
+                if shape
+                else generator.standard_normal()
+                for run in range(count)
+            ]
+            feeds[tensor.name] = np.stack(runs).astype(tensor.dtype)
+        else:
+            # Indices, lengths and flags: numbers that most networks take.
+            feeds[tensor.name] = generator.integers(0, 2, (count, *shape)).astype(tensor.dtype)
+    return Samples(feeds, count, f"{count} generated inputs")
+
+
+def _kind(tensor: gs.Tensor) -> str:
+    """The kind of number that a tensor holds, as numpy names it; "V" for a type that numpy does not have."""
+    dtype = element_type(tensor)
+    return dtype.kind if dtype is not None and dtype.isbuiltin == 1 else "V"
+
+
+def _type(tensor: gs.Tensor) -> str:
+    dtype = element_type(tensor)
+    return "unknown type" if dtype is None else f"type {dtype.name}"
+
+
+def _channels_last(shape: Sequence[int | None]) -> bool:
+    return len(shape) == 4 and shape[3] in (1, 3) and shape[1] not in (1, 3)
+
+
 def concrete_shape(tensor: gs.Tensor, settings: Settings) -> tuple[tuple[int, ...], bool]:
-    """A graph input's shape with every dimension known, and whether a height or width had to be assumed."""
+    """An input's shape with every dimension known, and whether a height or width had to be assumed.
+
+    Raises OptionError where the shape that the user gave does not fit.
+    """
     given = settings.input_shapes.get(tensor.name)
     if tensor.shape is None:
         if given is None:
@@ -98,10 +199,13 @@ def concrete_shape(tensor: gs.Tensor, settings: Settings) -> tuple[tuple[int, ..
             raise OptionError(
                 f"input shape for '{shown(tensor.name)}': {len(given)} dimensions given, it has {len(tensor.shape)}"
             )
+        if any(isinstance(dim, int) and 0 < dim != size for dim, size in zip(tensor.shape, given, strict=True)):
+            raise OptionError(
+                f"input shape for '{shown(tensor.name)}': {given} does not fit the model's {list(tensor.shape)}"
+            )
         return given, False
     known = [d if isinstance(d, int) and d > 0 else None for d in tensor.shape]
-    last = len(known) == 4 and known[3] in (1, 3) and known[1] not in (1, 3)
-    channel = 3 if last else 1
+    channel = 3 if _channels_last(known) else 1
     spatial = [i for i in range(1, len(known)) if i != channel]
     assumed = len(known) > 2 and any(known[i] is None for i in spatial)
     filled = [
@@ -120,7 +224,7 @@ def concrete_shape(tensor: gs.Tensor, settings: Settings) -> tuple[tuple[int, ..
 
 
 def _procedural(tensor: gs.Tensor, shape: tuple[int, ...], settings: Settings) -> tuple[npt.NDArray[np.generic], str]:
-    dtype = np.dtype(np.float32 if tensor.dtype is None else tensor.dtype)
+    dtype = element_type(tensor) or np.dtype(np.float32)
     if dtype.kind != "f":
         return np.zeros(shape, dtype), f"zeros for '{shown(tensor.name)}'"
     images = procedural_images(shape, settings.preprocess, settings.seed)
@@ -130,7 +234,7 @@ def _procedural(tensor: gs.Tensor, shape: tuple[int, ...], settings: Settings) -
 def procedural_images(shape: tuple[int, ...], preprocess: Preprocess, seed: int) -> Images:
     """Seeded inputs of a given shape, batch first; see `input_batch` for what they are."""
     if len(shape) == 4 and (shape[1] in (1, 3) or shape[3] in (1, 3)):
-        last = shape[1] not in (1, 3)
+        last = _channels_last(shape)
         height, width = (shape[1], shape[2]) if last else (shape[2], shape[3])
         pixels = dead_leaves(shape[0], height, width, seed)
         if shape[3 if last else 1] == 1:

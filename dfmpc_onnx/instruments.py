@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
+import re
 import time
 from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
+from dfmpc_onnx.errors import OptionError
 from dfmpc_onnx.fidelity import outputs, sqnr
+from dfmpc_onnx.graph import shown
 from dfmpc_onnx.manager import PassResult
 from dfmpc_onnx.runtime import Session
-from dfmpc_onnx.serialization import to_model
+from dfmpc_onnx.serialization import Source, check_target, save, to_model
 from dfmpc_onnx.workspace import Workspace
 
 
@@ -45,18 +48,29 @@ class Progress:
 
 
 class Dump:
-    """Writes the graph after each pass to ``folder/NN_name.onnx``."""
+    """Writes the graph after each pass to ``folder/NN_name.onnx``; the folder is made if it is not there.
 
-    def __init__(self, folder: pathlib.Path) -> None:
-        self._folder = folder
+    source: the model that the pipeline began with, which is never written over. Raises OptionError.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], source: Source | None = None) -> None:
+        self._folder = pathlib.Path(folder)
+        self._source = source
         self._count = 0
+        try:
+            self._folder.mkdir(exist_ok=True)
+        except OSError as error:
+            where = shown(str(self._folder))
+            raise OptionError(f"dump folder '{where}': cannot be made ({error.strerror}); give another") from None
 
     def before(self, name: str, workspace: Workspace) -> None:
         """Nothing to do."""
 
     def after(self, name: str, workspace: Workspace, result: PassResult) -> None:
         self._count += 1
-        onnx.save(to_model(workspace.graph), self._folder / f"{self._count:02d}_{name}.onnx")
+        plain = re.sub(r"[^\w.-]", "_", name)  # a stranger's pass may be called anything
+        path = check_target(self._folder / f"{self._count:02d}_{plain}.onnx", self._source)
+        save(to_model(workspace.graph), path, external=False)
 
 
 class FidelityAfterEachPass:

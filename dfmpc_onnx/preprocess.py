@@ -21,7 +21,10 @@ NAMES = ("imagenet", "lite", "keras", "unit", "raw")
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
-    """``(x / divisor - mean) / std`` for x uint8 RGB, with mean and std of 1 or 3 channels on the divided scale."""
+    """``(x / divisor - mean) / std`` for x uint8 RGB, with mean and std on the divided scale: one, or one a channel.
+
+    The names know colours, and give an image of one channel their average. Lists of the user's own must fit.
+    """
 
     name: str
     divisor: float
@@ -49,12 +52,23 @@ class Preprocess:
         except ValueError:
             mean = std = ()
         sizes = {len(mean), len(std)}
-        if not sign or not sizes <= {1, 3} or not all(np.isfinite((*mean, *std))) or not all(s > 0 for s in std):
+        if (
+            not (sign and mean)
+            or len(sizes - {1}) > 1
+            or not all(np.isfinite((*mean, *std)))
+            or not all(s > 0 for s in std)
+        ):
             raise OptionError(
                 f"preprocess '{text}': not understood; give one of {', '.join(NAMES)}, or MEAN/STD on the 0..255 "
                 "scale such as 123.7,116.3,103.5/58.4,57.1,57.4"
             )
         return cls(text.strip(), 1.0, mean, std)
+
+    @property
+    def own_channels(self) -> int | None:
+        """How many channels lists of the user's own are made for; None for a name and for single numbers."""
+        size = max(len(self.mean), len(self.std))
+        return None if self.name in NAMES or size == 1 else size
 
     def __call__(self, pixels: npt.NDArray[np.generic]) -> Float:
         """``[..., channels]`` uint8 or float on the 0..255 scale to float32 of the same shape."""
@@ -85,7 +99,7 @@ class Preprocess:
 
 
 def _spread(values: tuple[float, ...], channels: int) -> npt.NDArray[np.float64]:
-    """One value a channel; a list whose length does not fit is replaced by its mean."""
+    """One value a channel; the mean of a list of another length, which are a name's colours where there are none."""
     if len(values) == channels:
         return np.array(values)
     return np.full(channels, np.mean(values))

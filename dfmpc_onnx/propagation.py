@@ -14,7 +14,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.facts import ChannelMoments, Float
-from dfmpc_onnx.graph import constant, has_input, input_constant
+from dfmpc_onnx.graph import constant, element_type, has_input, input_constant
 from dfmpc_onnx.numerics.compensation import BatchNormParameters
 from dfmpc_onnx.numerics.moments import (
     clipped_gaussian,
@@ -64,7 +64,8 @@ def clip_bounds(node: gs.Node) -> tuple[float, float]:
 def input_moments(tensor: gs.Tensor, preprocess: Preprocess) -> ChannelMoments | None:
     """Photographs after the preprocess, for an input of images ``[n, c, h, w]``; None for other inputs."""
     shape = tensor.shape
-    if tensor.dtype is None or np.dtype(tensor.dtype).kind != "f" or shape is None or len(shape) < 2:
+    dtype = element_type(tensor)
+    if dtype is None or dtype.kind != "f" or shape is None or len(shape) < 2:
         return None
     channels = shape[1] if isinstance(shape[1], int) and shape[1] > 0 else 1
     mean, variance = preprocess.moments(channels)
@@ -161,7 +162,7 @@ def _gemm(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMome
     weight = weight if node.attrs.get("transB", 0) else weight.T
     alpha, beta = float(node.attrs.get("alpha", 1.0)), float(node.attrs.get("beta", 1.0))
     out, width = weight.shape
-    if width % len(x.mean):
+    if not width or not len(x.mean) or width % len(x.mean):
         raise Unknown("its input's channels are not known")
     # A flattened map: each channel stands for a run of `width / channels` columns.
     rows = np.asarray(weight, np.float32).reshape(out, len(x.mean), -1)
@@ -193,7 +194,10 @@ def _leaky(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMom
     x = _first(inputs)
     slope: Float = np.array(float(node.attrs.get("alpha", 0.01)))
     if node.op == "PRelu":
-        slope = _bias(node, 1, len(x.mean))
+        values = input_constant(node, 1)
+        slope = np.zeros(0) if values is None else _constant_moments(values, _rank(node)).mean
+        if slope.size not in (1, len(x.mean)):
+            raise Unknown("its slope is not one constant a channel")
     mean, variance = leaky_gaussian(x.mean, x.variance, slope)
     with np.errstate(invalid="ignore"):  # 0 times infinity, which np.where leaves out
         bends = (x.low, x.high, np.clip(0.0, x.low, x.high))
@@ -275,12 +279,13 @@ def _slice(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMom
 def _operands(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> tuple[ChannelMoments, ChannelMoments]:
     """The two operands of an elementwise node, a constant one as moments without variance, broadcast to each other."""
     found: list[ChannelMoments] = []
+    rank = _rank(node)
     for tensor, moments in zip(node.inputs, inputs, strict=True):
         values = constant(tensor)
         if values is not None:
             if values.dtype.kind not in "fiu":
                 raise Unknown("a constant operand is not numeric")
-            moments = _constant_moments(values)
+            moments = _constant_moments(values, rank)
         if moments is None:
             raise Unknown("the moments of an input are not known")
         found.append(moments)
@@ -296,14 +301,29 @@ def _fields(m: ChannelMoments) -> tuple[Float, Float, Float, Float]:
     return m.mean, m.variance, m.low, m.high
 
 
-def _constant_moments(values: np.ndarray) -> ChannelMoments:
+def _rank(node: gs.Node) -> int | None:
+    """The number of dimensions of an elementwise node's output; None where it is not known."""
+    output = node.outputs[0].shape
+    shapes = [t.shape for t in node.inputs] if output is None else [output]
+    return None if any(shape is None for shape in shapes) else max(map(len, shapes))
+
+
+def _constant_moments(values: np.ndarray, rank: int | None) -> ChannelMoments:
+    """A constant operand as moments a channel, of a tensor of a given rank whose second dimension is the channel.
+
+    Shapes are aligned at their ends, so ``[5]`` on ``[n, c, h, w]`` runs along the width.
+    """
     wide = np.asarray(values, np.float64)
-    if wide.ndim >= 2:
-        wide = np.moveaxis(wide, 1, 0).reshape(wide.shape[1], -1) if wide.ndim > 3 else wide.reshape(wide.shape[0], -1)
-        if wide.shape[1] > 1 and np.ptp(wide, axis=1).any():
-            raise Unknown("a constant operand varies within a channel")
-        wide = wide[:, 0]
-    flat = wide.reshape(-1)
+    if wide.size == 1:
+        wide = wide.reshape(1, 1)
+    elif rank is None or rank < 2:
+        raise Unknown("how a constant operand is aligned with the channels is not known")
+    else:
+        wide = wide.reshape((1,) * (rank - wide.ndim) + wide.shape)
+        wide = np.moveaxis(wide, 1, 0).reshape(wide.shape[1], -1)
+    if not wide.size or np.ptp(wide, axis=1).any():
+        raise Unknown("a constant operand varies within a channel")
+    flat = wide[:, 0]
     return ChannelMoments(flat, np.zeros_like(flat), flat, flat)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Any, Literal
 
 import msgspec
@@ -10,17 +11,32 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dfmpc_onnx.errors import printable
 from dfmpc_onnx.fidelity import Fidelity
-from dfmpc_onnx.graph import printable
 from dfmpc_onnx.manager import Pass
 from dfmpc_onnx.recipe import Recipe
 from dfmpc_onnx.report import Inspection, LayerReport, Report, Verification
 
 
 def as_json(data: msgspec.Struct, **extra: object) -> str:
-    """One JSON object with the fields of the data and what is added."""
+    """One JSON object with the fields of the data and what is added.
+
+    Names stand in it as they are, but what would steer a terminal or hide from the eye is escaped.
+    """
     fields: dict[str, Any] = msgspec.to_builtins(data)
-    return msgspec.json.format(msgspec.json.encode({**fields, **extra}), indent=2).decode()
+    text = msgspec.json.format(msgspec.json.encode({**fields, **extra}), indent=2).decode()
+    return _UNUSUAL.sub(lambda found: "".join(_escaped(c) for c in found[0]), text)
+
+
+# What JSON lets stand as it is: line breaks appear between fields only, where they are meant.
+_UNUSUAL = re.compile(r"[^\n -~]+")
+
+
+def _escaped(character: str) -> str:
+    if character.isprintable():
+        return character
+    units = character.encode("utf-16-be")
+    return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
 
 
 def report_json(report: Report) -> str:
@@ -122,7 +138,7 @@ def inspection_table(found: Inspection, console: Console) -> None:
     )
     console.print(Text(f"inputs {'; '.join(found.inputs)}\noutputs {'; '.join(found.outputs)}\n"))
     for key, value in found.metadata.items():
-        console.print(Text(f"  {key}: {value}"))
+        console.print(Text(printable(f"  {key}: {value}")))
     table = _table("layer", "op", "weight", "role", "remark", fold=("layer", "remark"))
     for layer in found.layers:
         remark = layer.refused or layer.not_low or (f"repaired in {layer.repaired_in}" if layer.repaired_in else "")

@@ -12,8 +12,9 @@ class LayerReport(msgspec.Struct, frozen=True):
     """One layer with a weight.
 
     bits: width of its codes, 32 for float. stored_bits: what each takes in the file, 1.6 for ternary codes five to
-    a byte. role: low, high, 8-bit or float. refused: why it is not quantized, or why it computes in float although the
-    others do not; None where nothing is.
+    a byte. role: low, high, 8-bit or float; where the recipe chose the bits by measured error, that of the width it
+    chose. refused: why the layer is not quantized; None where it is. integer: whether it computes in integers. why:
+    what decided its bits.
     """
 
     name: str
@@ -57,7 +58,7 @@ class Report(msgspec.Struct, frozen=True):
     passes: tuple[PassReport, ...]
 
     def count(self, role: str) -> int:
-        """Layers of a role."""
+        """How many layers have a role: low, high, 8-bit or float."""
         return sum(layer.role == role for layer in self.layers)
 
 

@@ -2,29 +2,46 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 
-from dfmpc_onnx.errors import ModelError, OptionError, RuntimeUnavailable
+from dfmpc_onnx.errors import ModelError, RuntimeUnavailable
 from dfmpc_onnx.graph import shown
 
 CPU = "CPUExecutionProvider"
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 
 
-def require() -> None:
-    """Raise RuntimeUnavailable where onnxruntime is not installed; imports nothing."""
-    if importlib.util.find_spec("onnxruntime") is None:
+def require() -> ModuleType:
+    """onnxruntime, imported; raises RuntimeUnavailable where it is not installed, or installed but broken."""
+    remedy = "pip install 'dfmpc-onnx[cpu]' (or [gpu], or [openvino])"
+    try:
+        import onnxruntime
+    except Exception as error:  # a broken one raises ImportError, OSError and others, as its native library pleases
+        if isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime":
+            raise RuntimeUnavailable(f"onnxruntime is not installed; {remedy}") from None
         raise RuntimeUnavailable(
-            "onnxruntime is not installed; pip install 'dfmpc-onnx[cpu]' (or [gpu], or [openvino])"
-        )
+            f"onnxruntime is installed but cannot be imported ({_cause(error)}); uninstall it and {remedy}"
+        ) from None
+    if not hasattr(onnxruntime, "InferenceSession"):  # what is left of a package when its files were deleted
+        raise RuntimeUnavailable(f"onnxruntime is installed but empty; uninstall it and {remedy}")
+    found: ModuleType = onnxruntime
+    return found
+
+
+def version() -> str:
+    """The version of onnxruntime, or "none" where there is none that can be imported."""
+    try:
+        return str(require().__version__)
+    except RuntimeUnavailable:
+        return "none"
 
 
 class Session:
@@ -33,9 +50,7 @@ class Session:
     def __init__(
         self, model: onnx.ModelProto | bytes | str | os.PathLike[str], provider: str = CPU, label: str = "the model"
     ) -> None:
-        require()
-        import onnxruntime
-
+        onnxruntime = require()
         onnxruntime.set_default_logger_severity(4)
         name = provider if provider.endswith("ExecutionProvider") else f"{provider}ExecutionProvider"
         known = {p.lower(): p for p in onnxruntime.get_available_providers()}
@@ -51,7 +66,8 @@ class Session:
         elif isinstance(model, os.PathLike):
             source = str(pathlib.Path(model))
         try:
-            self._session = onnxruntime.InferenceSession(source, options, providers=[self.provider])
+            # Its own fallback would print to standard output, and try the same again.
+            self._session = onnxruntime.InferenceSession(source, options, providers=[self.provider], enable_fallback=0)
         except Exception as error:  # onnxruntime's exceptions have no common public base
             raise ModelError(
                 f"{label}: onnxruntime {onnxruntime.__version__} cannot load it ({_cause(error)})"
@@ -79,46 +95,6 @@ class Session:
 
 
 def _cause(error: Exception) -> str:
-    """The line of an onnxruntime error that says what is wrong."""
+    """The line of an error of onnxruntime's that says what is wrong."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return shown(lines[0][:200] if lines else type(error).__name__)
-
-
-def check_input_shapes(
-    inputs: Mapping[str, Sequence[int | str | None] | None], given: Mapping[str, tuple[int, ...]]
-) -> None:
-    """Raise OptionError where a given shape does not fit the model's inputs, whose shapes may be unknown."""
-    for name, want in given.items():
-        if name not in inputs:
-            listed = ", ".join(shown(known) for known in inputs)
-            raise OptionError(f"input shape for '{shown(name)}': no such input; the model has {listed}")
-        shape = inputs[name]
-        if shape is None:
-            continue
-        if len(want) != len(shape):
-            raise OptionError(f"input shape for '{shown(name)}': {len(want)} dimensions given, it has {len(shape)}")
-        if any(isinstance(dim, int) and 0 < dim != size for dim, size in zip(shape, want, strict=True)):
-            raise OptionError(f"input shape for '{shown(name)}': {want} does not fit the model's {list(shape)}")
-
-
-def input_shape(
-    session: Session, given: Mapping[str, tuple[int, ...]], size: int = 224
-) -> tuple[str, tuple[int, ...], str]:
-    """The image-like input of a model as a concrete shape: batch 1 and `size` where dimensions are dynamic.
-
-    Raises ModelError where the model has several inputs or one not float, OptionError where a given shape does not fit.
-    """
-    inputs = session.inputs
-    check_input_shapes({name: shape for name, shape, _ in inputs}, given)
-    if len(inputs) != 1:
-        raise ModelError(f"{session.label}: it has {len(inputs)} inputs; only models with one can be compared so far")
-    name, shape, kind = inputs[0]
-    if kind != "tensor(float)":
-        raise ModelError(f"{session.label}: its input '{shown(name)}' is {kind}, not float; it cannot be compared")
-    if name in given:
-        return name, given[name], "given"
-    concrete = tuple(
-        dim if isinstance(dim, int) and dim > 0 else 1 if axis == 0 else 3 if axis == 1 and len(shape) == 4 else size
-        for axis, dim in enumerate(shape)
-    )
-    return name, concrete, "fixed" if concrete[1:] == tuple(shape[1:]) else "assumed"

@@ -8,6 +8,7 @@ import math
 import os
 import pathlib
 import tempfile
+from collections.abc import Callable
 
 import onnx
 import onnx.external_data_helper
@@ -129,15 +130,30 @@ def _load_external(
 
 
 def _check_size(tensor: onnx.TensorProto, where: str) -> None:
-    """Raise ModelError where a weight holds fewer or more bytes than its shape wants."""
-    if tensor.data_type in _PACKED or not tensor.HasField("raw_data"):
+    """Raise ModelError where a weight is of no known type, or holds fewer or more bytes than its shape wants."""
+    if tensor.data_type not in _TYPES:
+        raise ModelError(f"{where}: '{shown(tensor.name)}' is of type {tensor.data_type}, which {_UNKNOWN_TYPE}")
+    if any(dim < 0 for dim in tensor.dims):
+        raise ModelError(f"{where}: '{shown(tensor.name)}' has a negative dimension; the file is damaged")
+    if tensor.data_type in _PACKED:
         return
-    expected = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize * math.prod(tensor.dims)
-    if len(tensor.raw_data) != expected:
+    count = math.prod(tensor.dims)
+    if tensor.HasField("raw_data"):
+        expected, unit = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize * count, "bytes"
         found = len(tensor.raw_data)
-        raise ModelError(f"{where}: the data of '{shown(tensor.name)}' holds {found} of {expected} bytes")
+    else:
+        field = onnx.helper.tensor_dtype_to_field(tensor.data_type)
+        expected, unit = count * (2 if tensor.data_type in _COMPLEX else 1), "values"
+        found = len(getattr(tensor, field))
+    if found != expected:
+        raise ModelError(f"{where}: the data of '{shown(tensor.name)}' holds {found} of {expected} {unit}")
 
 
+_UNKNOWN_TYPE = (
+    f"ONNX {onnx.__version__} does not know; the file is damaged, or a newer onnx has to be installed to read it"
+)
+_TYPES = frozenset(onnx.TensorProto.DataType.values()) - {onnx.TensorProto.UNDEFINED}
+_COMPLEX = {onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128}
 _PACKED = {
     getattr(onnx.TensorProto, name)
     for name in ("INT4", "UINT4", "INT2", "UINT2", "FLOAT4E2M1")
@@ -163,7 +179,7 @@ def _checked(source: Source) -> Source:
             raise ModelError(
                 f"{where}: opset {opset.version} is older than onnxruntime runs (7); export it with opset 13 or higher"
             )
-    for tensor in source.model.graph.initializer:
+    for tensor in onnx.external_data_helper._get_all_tensors(source.model):
         _check_size(tensor, where)
     if not source.model.graph.node:
         raise ModelError(f"{where}: the graph has no nodes; nothing to quantize")
@@ -176,6 +192,9 @@ def to_graph(source: Source) -> gs.Graph:
     Weights are not copied: they are read from the source when first looked at.
     """
     where = source.label
+    for value in (*source.model.graph.input, *source.model.graph.output):
+        if value.type.tensor_type.elem_type not in _TYPES | {onnx.TensorProto.UNDEFINED}:
+            raise ModelError(f"{where}: '{shown(value.name)}' is of a type that {_UNKNOWN_TYPE}")
     try:
         graph = gs.import_onnx(source.model)
     except Exception as error:  # graphsurgeon has no error tree of its own
@@ -183,8 +202,15 @@ def to_graph(source: Source) -> gs.Graph:
     # graphsurgeon exports this number whatever it is told; IR version 3 wants initializers listed as inputs.
     graph.ir_version = min(max(graph.ir_version or 0, ir_version_for(graph.opset), 4), NEWEST_IR)
     for tensor in (*graph.inputs, *graph.outputs):
-        if tensor.dtype is None and tensor.shape is None and getattr(tensor, "type", "") == "tensor_type":
-            raise ModelError(f"{where}: input or output '{shown(tensor.name)}' has no type")
+        untyped = tensor.dtype == 0 or (tensor.dtype is None and tensor.shape is None)
+        if untyped and getattr(tensor, "type", "") == "tensor_type":
+            raise ModelError(f"{where}: input or output '{shown(tensor.name)}' has no type; export the model again")
+    for tensor in graph.inputs:
+        if tensor.shape is None and getattr(tensor, "type", "") == "tensor_type":
+            raise ModelError(
+                f"{where}: input '{shown(tensor.name)}' has no shape; export the model with one, in which sizes may be "
+                "dynamic"
+            )
     check(graph, where)
     return graph
 
@@ -194,23 +220,23 @@ def check(graph: gs.Graph, where: str) -> None:
     try:
         with detached_weights(graph):
             skeleton = gs.export_onnx(graph, ir_version=graph.ir_version)
-            onnx.checker.check_model(skeleton)
-    except onnx.checker.ValidationError as error:
-        raise ModelError(f"{where}: not a valid ONNX model ({_first_line(error)})") from None
     except UnicodeDecodeError:  # protobuf reads such names, but does not let them be copied
         raise ModelError(f"{where}: not a valid ONNX model (a name in it is not UTF-8)") from None
-
-
-def standard_opset(graph: gs.Graph) -> int:
-    """The version of the standard operator set that a graph imports."""
-    version: int = graph.opset
-    return version
+    except Exception as error:  # graphsurgeon trips over what the checker would have named
+        raise ModelError(f"{where}: not a valid ONNX model ({_first_line(error)})") from None
+    for value in skeleton.graph.output:
+        # The checker wants a shape here, of any rank; runtimes do without one.
+        if value.type.WhichOneof("value") == "tensor_type" and not value.type.tensor_type.HasField("shape"):
+            value.type.tensor_type.shape.SetInParent()
+    try:
+        onnx.checker.check_model(skeleton)
+    except onnx.checker.ValidationError as error:
+        raise ModelError(f"{where}: not a valid ONNX model ({_first_line(error)})") from None
 
 
 def to_model(graph: gs.Graph, source: Source | None = None, metadata: dict[str, str] | None = None) -> onnx.ModelProto:
     """The graph as a ModelProto with the lowest IR version that its opset allows, and the source's properties."""
-    opset = standard_opset(graph)
-    floor = ir_version_for(opset)
+    floor = ir_version_for(graph.opset)
     model: onnx.ModelProto = gs.export_onnx(graph, ir_version=max(floor, min(graph.ir_version or floor, NEWEST_IR)))
     properties: dict[str, str] = {}
     if source is not None:
@@ -229,7 +255,7 @@ def metadata_of(model: onnx.ModelProto) -> dict[str, str]:
     return {k.removeprefix(METADATA_PREFIX): v for k, v in props.items() if k.startswith(METADATA_PREFIX)}
 
 
-def check_target(output: str | os.PathLike[str], source: Source) -> pathlib.Path:
+def check_target(output: str | os.PathLike[str], source: Source | None) -> pathlib.Path:
     """The output path, refused where writing there is impossible or would destroy the input."""
     path = pathlib.Path(output)
     where = shown(str(path))
@@ -237,18 +263,29 @@ def check_target(output: str | os.PathLike[str], source: Source) -> pathlib.Path
         raise OptionError(f"{where}: is a folder; give a file name")
     if not path.parent.is_dir():
         raise OptionError(f"{where}: folder '{shown(str(path.parent))}' does not exist; make it first")
-    if source.path is not None and path.exists() and any(map(path.samefile, (source.path, *source.data_files))):
+    if (
+        source is not None
+        and source.path is not None
+        and path.exists()
+        and any(map(path.samefile, (source.path, *source.data_files)))
+    ):
         raise OptionError(f"{where}: is the input itself; choose another output")
     if not os.access(path.parent, os.W_OK):
         raise OptionError(f"{where}: folder '{shown(str(path.parent))}' cannot be written to")
     return path
 
 
-def save(model: onnx.ModelProto, path: pathlib.Path, external: bool) -> int:
+def save(
+    model: onnx.ModelProto,
+    path: pathlib.Path,
+    external: bool,
+    check: Callable[[pathlib.Path], None] = lambda staged: None,
+) -> int:
     """Write a model under its name at once, by a temporary file in the same folder and a rename.
 
     external: whether weights go to a file of their own beside it. That file's name carries a digest of its
-    content, so that a model that stands under the old name keeps the weights it was written with.
+    content, so that a model that stands under the old name keeps the weights it was written with. check: called
+    with the temporary file, which can be loaded from where it is; where it raises, the folder stays as it was.
     Returns the bytes written. Raises OptionError where the disk refuses.
     """
     external = external or model.ByteSize() >= EXTERNAL_LIMIT
@@ -263,6 +300,7 @@ def save(model: onnx.ModelProto, path: pathlib.Path, external: bool) -> int:
                 stream.write(model.SerializeToString(deterministic=True))
                 stream.flush()
                 os.fsync(stream.fileno())
+            check(staged)
             # The weights first: the model that names them appears last, and with it the whole.
             renames.append((staged, path))
             fresh = [target for _, target in renames[:-1] if not target.exists()]
@@ -297,7 +335,7 @@ def _stage_external(
     name = f"{path.name}.{digest}.data"
     for tensor in _external_tensors(model):
         next(entry for entry in tensor.external_data if entry.key == "location").value = name
-    return [(data, path.parent / name)]
+    return [(data.rename(data.with_name(name)), path.parent / name)]
 
 
 DATA_THRESHOLD = 1024

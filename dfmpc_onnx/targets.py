@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.facts import Layer
-from dfmpc_onnx.graph import consumers, is_output, only_consumer
+from dfmpc_onnx.graph import consumers, is_output, nodes_by_name, only_consumer
 from dfmpc_onnx.propagation import Unknown, clip_bounds
 
 # Operators whose output takes the scale of their input: they only move, choose or average values.
@@ -59,7 +59,8 @@ class Placer:
         self._refused: dict[str, str] = {}
 
     def place(self) -> Sites:
-        integer = {name for name, layer in self._layers.items() if self._fits(layer)}
+        nodes = nodes_by_name(self._graph)
+        integer = {name for name, layer in self._layers.items() if self._fits(layer, nodes)}
         for node in self._graph.nodes:
             if node.name in integer:
                 self._add(node.inputs[0])
@@ -73,8 +74,8 @@ class Placer:
         tensors = {name: self._tensors[name] for name in order if name in self._tensors}
         return Sites(frozenset(integer), tensors, self._refused)
 
-    def _fits(self, layer: Layer) -> bool:
-        node = next(n for n in self._graph.nodes if n.name == layer.name)
+    def _fits(self, layer: Layer, nodes: Mapping[str, gs.Node]) -> bool:
+        node = nodes[layer.name]
         reason = None
         if node.inputs[0].name not in self._ranges:
             reason = "the range of its input is not known"

@@ -249,6 +249,41 @@ def mean_tail(keepdims: int, opset: int = 13) -> onnx.ModelProto:
     return net.model(net.gemm(net.node("Flatten", x) if keepdims else x, 5))
 
 
+def nested() -> onnx.ModelProto:
+    """A chain, and further Convs in both branches of an If and in a function of the model's own."""
+    model = chain()
+    text = """<ir_version: 8, opset_import: ["": 13, "mine": 1]>
+        outer (float[1, 3, 8, 8] x, float[1, 5] gemm1, bool c) => (float[1, 8, 8, 8] y)
+        {
+            z = If (c) <
+                then_branch = then () => (float[1, 8, 8, 8] p) { p = Conv <pads = [1, 1, 1, 1]> (relu1, conv2.w) },
+                else_branch = else () => (float[1, 8, 8, 8] q)
+                {
+                    k = Constant <value = float[8, 8, 1, 1] KERNEL> ()
+                    q = Conv (relu1, k)
+                }
+            >
+            y = mine.filter (z, conv2.w)
+        }
+        <domain: "mine", opset_import: ["": 13]>
+        filter (x, w) => (y) { z = Conv <pads = [1, 1, 1, 1]> (x, w)  y = Relu (z) }"""
+    # The parser takes letters, digits and underscores only.
+    kernel = ", ".join(str(i % 7) for i in range(64))
+    text = text.replace("KERNEL", f"{{{kernel}}}").replace("conv2.w", "conv2_w")
+    for tensor in model.graph.initializer:
+        tensor.name = tensor.name.replace("conv2.w", "conv2_w")
+    for node in model.graph.node:
+        node.input[:] = [name.replace("conv2.w", "conv2_w") for name in node.input]
+    more = onnx.parser.parse_model(text)
+    more.graph.node[0].name = "choice"
+    model.graph.node.extend(more.graph.node)
+    model.graph.input.append(more.graph.input[2])
+    model.graph.output.extend(more.graph.output)
+    model.functions.extend(more.functions)
+    model.opset_import.extend(more.opset_import[1:])
+    return model
+
+
 ALL = {
     "chain": chain,
     "residual": residual,

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pathlib
 import sys
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from dfmpc_onnx import api, catalog
 from dfmpc_onnx.manager import PassResult
 from dfmpc_passes.compensate import Compensate
 from tests.commands import dfmpc, held, program
-from tests.graphs import chain, folded, run
+from tests.graphs import Net, chain, folded, nested, run
 
 CLOSED_FORM = ["--recipe", "per-channel", "--weights", "2/6"]
 
@@ -77,6 +79,65 @@ def test_json_is_alone_on_stdout_of_a_terminal_too(model_file: pathlib.Path) -> 
     json.loads(result.stdout)
 
 
+def test_a_model_of_several_inputs_is_compared_and_says_on_what(model_file: pathlib.Path) -> None:
+    model = chain()
+    model.graph.input.append(helper.make_tensor_value_info("n", TensorProto.INT64, [1]))
+    model.graph.node.append(helper.make_node("Cast", ["n"], ["n_float"], to=TensorProto.FLOAT))
+    model.graph.node.append(helper.make_node("Add", ["gemm1", "n_float"], ["sum"], name="add"))
+    model.graph.output[0].name = "sum"
+    onnx.save(model, model_file)
+    out = model_file.with_name("out.onnx")
+    result = dfmpc("quantize", model_file, "-o", out, "--recipe", "int8", "--json")
+    assert (result.exit_code, result.stderr) == (0, "")
+    found = json.loads(result.stdout)["fidelity"]
+    assert found["origin"] == "16 generated inputs" and found["sqnr_db"] > 20
+    assert json.loads(dfmpc("verify", model_file, out, "--json").stdout)["providers"][0]["fidelity"] == found
+
+
+def test_a_model_with_an_input_of_text_says_why_it_is_not_compared(model_file: pathlib.Path) -> None:
+    model = chain()
+    model.graph.input.append(helper.make_tensor_value_info("t", TensorProto.STRING, [1]))
+    model.graph.node.append(helper.make_node("Identity", ["t"], ["same"], name="same"))
+    model.graph.output.append(helper.make_tensor_value_info("same", TensorProto.STRING, [1]))
+    onnx.save(model, model_file)
+    out = model_file.with_name("out.onnx")
+    result = dfmpc("quantize", model_file, "-o", out, *CLOSED_FORM)
+    assert result.exit_code == 0
+    assert "warning: not compared: nothing can be generated for its input 't' of type object" in result.stderr
+    result = dfmpc("verify", model_file, out)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+
+
+def test_an_output_of_unknown_shape_is_no_hindrance(model_file: pathlib.Path) -> None:
+    net = Net()
+    model = net.model(net.node("FastGelu", net.tail(net.block(net.block("x", 8), 8)), domain="com.microsoft"))
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    onnx.save(model, model_file)
+    result = dfmpc("quantize", model_file, "-o", model_file.with_name("out.onnx"), "--json", "--recipe", "int8")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["fidelity"]["sqnr_db"] > 20
+
+
+def test_what_was_used_stands_in_the_file(model_file: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    net = Net(("n", 3, "h", "w"))
+    model = net.model(net.tail(net.block(net.block("x", 8), 8)))
+    model.graph.node[0].name = "a b c"
+    onnx.save(model, model_file)
+    out, own = model_file.with_name("out.onnx"), tmp_path / "own.npz"
+    np.savez(own, x=np.random.default_rng(0).integers(0, 256, (16, 8, 8, 3), np.uint8))
+    options = ["--input-shape", "x:1x3x8x8", "--images", own, "--layer", "a b*=8", "--layer", "conv2=8"]
+    assert dfmpc("quantize", model_file, "-o", out, "--recipe", "int8", *options).exit_code == 0
+    stated = {p.key.removeprefix("dfmpc_onnx."): p.value for p in onnx.load(out).metadata_props}
+    assert json.loads(stated["input_shapes"]) == {"x": [1, 3, 8, 8]}
+    assert json.loads(stated["layers"]) == ["a b*=8", "conv2=8"]
+    assert stated["images_sha256"] == hashlib.sha256(own.read_bytes()).hexdigest()
+    assert json.loads(stated["versions"]) == {
+        "onnx": onnx.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "numpy": np.__version__,
+    }
+
+
 def test_python_m_is_the_same_program(model_file: pathlib.Path) -> None:
     result = program("inspect", model_file, "--json")
     assert (result.stdout, result.stderr) == (dfmpc("inspect", model_file, "--json").stdout, "")
@@ -131,6 +192,21 @@ def test_external_weights_stay_external(model_file: pathlib.Path) -> None:
     onnx.checker.check_model(out, full_check=True)
 
 
+def test_dump_writes_the_graph_after_each_pass_and_never_over_the_input(model_file: pathlib.Path) -> None:
+    out, folder = model_file.with_name("out.onnx"), model_file.with_name("graphs")
+    assert dfmpc("quantize", model_file, "-o", out, *CLOSED_FORM, "--dump", folder).exit_code == 0
+    names = sorted(p.name for p in folder.iterdir())
+    assert names[:2] == ["01_normalize.onnx", "02_pair_convolutions.onnx"] and names[-1].endswith("_pack_weights.onnx")
+    x = np.ones((1, 3, 8, 8), np.float32)
+    assert np.array_equal(run(onnx.load(folder / names[0]), x)[0], run(onnx.load(model_file), x)[0])
+    assert onnx.load(folder / names[-1]).graph == onnx.load(out).graph
+    before = held(folder)
+    result = dfmpc("quantize", folder / names[1], "-o", out, *CLOSED_FORM, "--dump", folder)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert f"{names[1]}: is the input itself" in result.stderr
+    assert held(folder)[names[1]] == before[names[1]]
+
+
 def test_inspect_lists_every_layer_with_role_and_every_recipe(model_file: pathlib.Path) -> None:
     found = json.loads(dfmpc("inspect", model_file, "--json").stdout)
     roles = {layer["name"]: layer["role"] for layer in found["layers"]}
@@ -141,6 +217,22 @@ def test_inspect_lists_every_layer_with_role_and_every_recipe(model_file: pathli
     table = dfmpc("inspect", model_file).stdout
     assert "repaired in conv3" in table
     assert all(name in table for name in (*roles, *catalog.recipes()))
+
+
+def test_layers_where_no_pass_reaches_are_listed_by_inspect_and_quantize(model_file: pathlib.Path) -> None:
+    onnx.save(nested(), model_file)
+    found = json.loads(dfmpc("inspect", model_file, "--json").stdout)["layers"]
+    result = dfmpc("quantize", model_file, "-o", model_file.with_name("out.onnx"), "--json", *CLOSED_FORM)
+    made = json.loads(result.stdout)
+    assert made["fidelity"]["origin"] == "16 generated inputs"
+    for layers in (found, made["layers"]):
+        assert [layer["name"] for layer in layers[-3:]] == [
+            "choice/then_branch/Conv_0",
+            "choice/else_branch/Conv_1",
+            "filter/Conv_0",
+        ]
+        assert all(layer["role"] == "float" and "not entered" in layer["refused"] for layer in layers[-3:])
+    assert "filter/Conv_0" in dfmpc("inspect", model_file).stdout
 
 
 def test_inspect_and_the_catalogue_need_no_onnxruntime(
@@ -248,7 +340,9 @@ def test_a_printed_recipe_is_a_recipe_to_copy_and_change(model_file: pathlib.Pat
 # Names from a model are data, wherever they are shown
 
 
-@pytest.mark.parametrize("name", ["[red]x[/red]", "\x1b[31mx\x1b[0m", "a\nb\rc", "\u202e\x9b2J", "[/]", "x" * 5000])
+@pytest.mark.parametrize(
+    "name", ["[red]x[/red]", "\x1b[31mx\x1b[0m", "a\nb\rc", "\u202e\x9b2J", "\U000e0041\x7f", "[/]", "x" * 5000]
+)
 def test_a_hostile_name_is_shown_as_data(model_file: pathlib.Path, name: str) -> None:
     model = chain()
     model.graph.node[0].name = model.graph.node[0].output[0] = model.graph.node[1].input[0] = name
@@ -262,8 +356,10 @@ def test_a_hostile_name_is_shown_as_data(model_file: pathlib.Path, name: str) ->
         assert not set("\x1b\x9b\r\u202e") & set(plain.output)
         if command[0] != "verify" and len(name) < 100:
             assert any(line.startswith(shown) for line in plain.stdout.splitlines()), plain.stdout
-    layers = json.loads(dfmpc("inspect", model_file, "--json").stdout)["layers"]
-    assert layers[0]["name"] == name
+    for command in (["inspect", model_file], ["quantize", model_file, "-o", out]):
+        found = dfmpc(*command, "--json").stdout
+        assert all(c.isprintable() or c == "\n" for c in found)
+        assert json.loads(found)["layers"][0]["name"] == name
 
 
 # Our own mistakes: exit 3, with where to report them
@@ -293,8 +389,10 @@ def test_anything_unforeseen_is_a_defect(model_file: pathlib.Path, monkeypatch: 
     assert "KeyError at test_cli.py:" in result.stderr and "report it to" in result.stderr
 
 
-def test_a_result_that_does_not_load_is_taken_away_again(
-    model_file: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("external", [False, True])
+@pytest.mark.parametrize("earlier", [b"the earlier file", None])
+def test_a_result_that_does_not_load_leaves_the_earlier_file(
+    model_file: pathlib.Path, monkeypatch: pytest.MonkeyPatch, external: bool, earlier: bytes | None
 ) -> None:
     serialize = api.serialization.to_model
 
@@ -304,8 +402,13 @@ def test_a_result_that_does_not_load_is_taken_away_again(
         return model
 
     monkeypatch.setattr(api.serialization, "to_model", broken)
+    if external:
+        onnx.save_model(chain(), model_file, save_as_external_data=True, location="w.bin", size_threshold=0)
+    out = model_file.with_name("out.onnx")
+    if earlier:
+        out.write_bytes(earlier)
     before = held(model_file.parent)
-    result = dfmpc("quantize", model_file, "-o", model_file.with_name("out.onnx"))
+    result = dfmpc("quantize", model_file, "-o", out)
     assert result.exit_code == 3
-    assert "cannot load it" in result.stderr and "has been removed" in result.stderr
+    assert "cannot load it" in result.stderr and "nothing has been written" in result.stderr
     assert held(model_file.parent) == before

@@ -13,9 +13,10 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image
 
-from dfmpc_onnx import catalog
+from dfmpc_onnx import api, catalog
+from dfmpc_passes import Compensate
 from tests.commands import assert_refused, dfmpc, held
-from tests.graphs import chain
+from tests.graphs import Net, chain
 
 
 def _with_nan(tensor: onnx.TensorProto) -> onnx.TensorProto:
@@ -90,6 +91,67 @@ def _invalid(path: pathlib.Path) -> None:
     onnx.save(model, path)
 
 
+def _type_99(path: pathlib.Path) -> None:
+    model = onnx.load(path)
+    model.graph.initializer[0].data_type = 99
+    onnx.save(model, path)
+
+
+def _values_missing(path: pathlib.Path) -> None:
+    model = onnx.load(path)
+    model.graph.initializer[0].ClearField("raw_data")
+    onnx.save(model, path)
+
+
+def _negative_dimension(path: pathlib.Path) -> None:
+    model = onnx.load(path)
+    model.graph.initializer[0].dims[0] = -1
+    onnx.save(model, path)
+
+
+def _input_of_type(number: int) -> Callable[[pathlib.Path], None]:
+    def change(path: pathlib.Path) -> None:
+        model = onnx.load(path)
+        model.graph.input[0].type.tensor_type.elem_type = number
+        onnx.save(model, path)
+
+    return change
+
+
+def _empty_pads(path: pathlib.Path) -> None:
+    model = onnx.load(path)
+    next(a for a in model.graph.node[0].attribute if a.name == "pads").ints[:] = []
+    onnx.save(model, path)
+
+
+def _wrong_width(path: pathlib.Path) -> None:
+    model = onnx.load(path)
+    weight = next(t for t in model.graph.initializer if t.name == "gemm1.w")
+    weight.CopyFrom(numpy_helper.from_array(np.ones((5, 7), np.float32), weight.name))
+    onnx.save(model, path)
+
+
+def _cycle(path: pathlib.Path) -> None:
+    model = onnx.load(path)
+    model.graph.node[0].input[0] = model.graph.node[3].output[0]
+    onnx.save(model, path)
+
+
+def _cannot_run(path: pathlib.Path) -> None:
+    """A sum of maps of 8x8 and 6x6, behind an operator whose shape cannot be followed."""
+    net = Net()
+    hidden = net.node("Gelu", net.block("x", 8), domain="com.microsoft")
+    smaller = net.node("Slice", net.relu(hidden), *(net.weight(f"s{v}", np.array([v])) for v in (0, 6, 2)))
+    x = net.node("Add", net.conv(smaller, 8), net.relu(hidden))
+    onnx.save(net.model(net.tail(net.block(x, 8))), path)
+
+
+def _input_without_shape(path: pathlib.Path) -> None:
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    onnx.save(model, path)
+
+
 def _undecodable_name(path: pathlib.Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"conv2", b"conv\xff"))
 
@@ -108,6 +170,15 @@ BAD_MODELS = {
     "external data cut short": (_external(400), "external data"),
     "external data elsewhere": (_external_elsewhere, "lies outside the model's folder"),
     "a graph that breaks the specification": (_invalid, "nowhere"),
+    "a weight of no known type": (_type_99, "'conv1.w' is of type 99, which ONNX"),
+    "a weight without values": (_values_missing, "the data of 'conv1.w' holds 0 of 216 values"),
+    "a weight of negative size": (_negative_dimension, "'conv1.w' has a negative dimension"),
+    "an input of no type": (_input_of_type(0), "'x' has no type"),
+    "an input of unknown type": (_input_of_type(99), "'x' is of a type that ONNX"),
+    "an attribute of no type": (_empty_pads, "not a valid ONNX model"),
+    "a matrix of the wrong width": (_wrong_width, "Gemm 'gemm1' is made for 7 channels, but 'flatten1' has 8"),
+    "nodes in a circle": (_cycle, "not a valid ONNX model"),
+    "an input without shape": (_input_without_shape, "input 'x' has no shape; export the model with one"),
     "a name that is not UTF-8": (_undecodable_name, "not UTF-8"),
 }
 
@@ -118,6 +189,43 @@ def test_a_model_that_cannot_be_used_is_refused(model_file: pathlib.Path, case: 
     spoil(model_file)
     before = held(model_file.parent)
     assert_refused(dfmpc("quantize", model_file, "-o", model_file.with_name("out.onnx")), saying, "model.onnx")
+    assert held(model_file.parent) == before
+
+
+def test_a_pass_may_fail_on_a_model_that_onnxruntime_cannot_run_either(
+    model_file: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(self: Compensate, workspace: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Compensate, "run", run)
+    _cannot_run(model_file)
+    before = held(model_file.parent)
+    command = ["quantize", model_file, "-o", model_file.with_name("out.onnx"), "--recipe", "per-channel"]
+    assert_refused(dfmpc(*command), "model.onnx: onnxruntime", "cannot load it")
+    assert held(model_file.parent) == before
+
+
+def test_a_result_may_not_load_where_the_model_cannot_run_either(
+    model_file: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A BatchNormalization whose gamma is a computed map: the model loads, since nothing says its shape."""
+    serialize = api.serialization.to_model
+
+    def broken(*args: object) -> onnx.ModelProto:
+        model = serialize(*args)
+        model.graph.node[-1].op_type = "Gemmm"
+        return model
+
+    monkeypatch.setattr(api.serialization, "to_model", broken)
+    net = Net()
+    x = net.node("Gelu", net.norm(net.conv("x", 8)), domain="com.microsoft")
+    y = net.norm(net.conv(net.relu(x), 8))
+    net.nodes[-1].input[1] = x
+    onnx.save(net.model(net.tail(net.relu(y))), model_file)
+    before = held(model_file.parent)
+    result = dfmpc("quantize", model_file, "-o", model_file.with_name("out.onnx"), "--recipe", "per-channel")
+    assert_refused(result, "model.onnx: onnxruntime cannot run it")
     assert held(model_file.parent) == before
 
 
@@ -155,7 +263,14 @@ BAD_OPTIONS = {
     "layer with bad bits": (["--layer", "conv1=16"], ["layer 'conv1=16'"]),
     "layer that matches nothing": (["--layer", "block*=4"], ["'block*=4'", "conv1, conv2, conv3"]),
     "preprocess unknown": (["--preprocess", "imagnet"], ["preprocess 'imagnet'", "imagenet, lite, keras"]),
-    "preprocess of two channels": (["--preprocess", "1,2/3,4"], ["preprocess '1,2/3,4'"]),
+    "preprocess of two channels": (
+        ["--preprocess", "1,2/3,4"],
+        ["preprocess '1,2/3,4'", "'x' has 3 channels; give 1 or 3"],
+    ),
+    "preprocess of unequal lists": (["--preprocess", "1,2/3,4,5"], ["preprocess '1,2/3,4,5'"]),
+    "an option that steers a terminal": (["--weights", "2\n\x1b[2J\x9b2J"], ["weights '2??[2J?2J'"]),
+    "dump into a file": (["--dump", __file__], ["dump folder", "cannot be made", "give another"]),
+    "dump into a folder in no folder": (["--dump", "absent/graphs"], ["dump folder 'absent/graphs'", "cannot be made"]),
     "preprocess dividing by 0": (["--preprocess", "127/0"], ["preprocess '127/0'"]),
     "preprocess with NaN": (["--preprocess", "nan/1"], ["preprocess 'nan/1'"]),
     "input shape without name": (["--input-shape", "1x3x8x8"], ["input shape '1x3x8x8'", "NAME:1x3x224x224"]),
@@ -340,6 +455,14 @@ def test_a_file_that_is_no_npz_is_refused(
 @pytest.mark.parametrize("command", ["passes", "recipes"])
 def test_an_unknown_name_is_refused_with_those_there_are(command: str) -> None:
     assert_refused(dfmpc(command, "nonesuch"), "'nonesuch'", "there are")
+
+
+@pytest.mark.parametrize("words", [["a\nb\x9b\x1b"], ["--a\nb\x9b\x1b"], ["passes", "--a\nb\x9b\x1b"]])
+def test_an_unknown_command_or_option_is_shown_as_data(words: list[str]) -> None:
+    result = dfmpc(*words)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].startswith("Error: No such ") and "Traceback" not in result.stderr
+    assert not set("\x9b\x1b") & set(result.output)
 
 
 def test_a_hostile_name_is_shown_as_data_in_an_error(model_file: pathlib.Path) -> None:

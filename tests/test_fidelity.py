@@ -5,7 +5,7 @@ import pytest
 
 from dfmpc_onnx.errors import ModelError
 from dfmpc_onnx.fidelity import BATCH, SQNR_CAP, Fidelity, compare, outputs, sqnr
-from dfmpc_onnx.images import Images
+from dfmpc_onnx.images import Images, Samples
 from dfmpc_onnx.runtime import Session
 from tests import graphs
 
@@ -63,6 +63,30 @@ def test_without_labels_there_is_no_accuracy():
 def test_networks_with_other_outputs_cannot_be_compared():
     with pytest.raises(ModelError, match="other shapes"):
         compare(linear(WEIGHT), linear(WEIGHT[:, :2]), Images(X, None, ""))
+
+
+def paired(weight):
+    """y = x W + s, [2, 4] and a scalar to [2, 3]."""
+    net = graphs.Net((2, 4))
+    y = net.node("Add", net.node("MatMul", "x", net.weight("w", weight.astype(np.float32))), "s")
+    model = net.model(y)
+    model.graph.input.append(graphs.helper.make_tensor_value_info("s", graphs.TensorProto.FLOAT, []))
+    return Session(model)
+
+
+def test_networks_of_several_inputs_are_compared_run_by_run():
+    runs = X[:20].reshape(10, 2, 4)
+    samples = Samples({"x": runs, "s": np.arange(10, dtype=np.float32)}, 10, "made up")
+    assert np.allclose(outputs(paired(WEIGHT), samples.feeds)[0], X[:20] @ WEIGHT + np.arange(10).repeat(2)[:, None])
+    found = compare(paired(WEIGHT), paired(NOISY), samples)
+    want, got = X[:20] @ WEIGHT, X[:20] @ NOISY
+    assert (found.images, found.origin, found.top1) == (10, "made up", None)
+    assert found.agreement == round(100 * (want.argmax(1) == got.argmax(1)).mean(), 2)
+
+
+def test_networks_with_other_inputs_cannot_be_compared():
+    with pytest.raises(ModelError, match="its inputs are x; they differ"):
+        compare(paired(WEIGHT), linear(WEIGHT), Samples({"x": X[None, :2], "s": np.zeros(1, np.float32)}, 1, ""))
 
 
 def test_labels_need_a_table_of_scores():

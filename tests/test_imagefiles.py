@@ -1,9 +1,11 @@
+import hashlib
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from dfmpc_onnx.errors import OptionError
-from dfmpc_onnx.imagefiles import read_images
+from dfmpc_onnx.imagefiles import digest, read_images
 from dfmpc_onnx.preprocess import Preprocess
 
 UNIT, RAW = Preprocess.parse("unit"), Preprocess.parse("raw")
@@ -105,3 +107,14 @@ def test_a_folder_without_images_or_with_a_broken_one(tmp_path):
         read_images(tmp_path, SHAPE, RAW)
     with pytest.raises(OptionError, match=r"is not an image; give an \.npz"):
         read_images(tmp_path, (1, 7), RAW)
+
+
+def test_the_digest_is_of_what_is_read(tmp_path):
+    file, folder = saved(tmp_path, x=PIXELS), tmp_path / "folder"
+    assert digest(file) == hashlib.sha256(file.read_bytes()).hexdigest()
+    folder.mkdir()
+    found = set()
+    for name, content in (("a.png", b"1"), ("b.png", b"2"), ("b.png", b"3"), ("labels.csv", b"4"), ("notes.txt", b"5")):
+        (folder / name).write_bytes(content)
+        found.add(digest(folder))
+    assert len(found) == 4  # notes are not read

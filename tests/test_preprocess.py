@@ -47,7 +47,7 @@ def test_a_grey_image_takes_the_mean_of_the_colours():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "image", "1,2,3", "1,2/3,4", "a/b", "1/0", "1/-2", "nan/1", "1/inf", "1,2,3,4/1", "1/2/3"]
+    "text", ["", "image", "1,2,3", "1,2/3,4,5", "a/b", "1/0", "1/-2", "nan/1", "1/inf", "1,2,3,/1", "1/2/3"]
 )
 def test_what_makes_no_sense_is_refused_naming_what_would(text):
     with pytest.raises(OptionError, match=r"give one of imagenet, .* or MEAN/STD"):

@@ -131,6 +131,32 @@ def test_a_constant_that_varies_within_a_channel_is_unknown():
     assert "varies within a channel" in propagate(graphs.workspace(net.model(y)).graph, UNIT)[1][y]
 
 
+@pytest.mark.parametrize("op", ["Add", "Mul", "PRelu"])
+def test_shapes_are_aligned_at_their_ends(op):
+    """As many values as channels along the width are none a channel, and a bias of a matrix has one a column."""
+    net = graphs.Net((1, 4, 4, 4))
+    y = net.node(op, net.norm("x"), net.weight("k", np.arange(4, dtype=np.float32)))
+    assert "varies within a channel" in propagate(graphs.workspace(net.model(y)).graph, UNIT)[1][y]
+    net = graphs.Net((1, 4))
+    rows = net.node("Add", net.matmul("x", 3), net.weight("k", np.array([[5.0, -5.0, 0.0]], np.float32)))
+    same = net.node("Add", net.matmul("x", 3), net.weight("l", np.array([5.0, -5.0, 0.0], np.float32)))
+    known, _ = propagate(graphs.workspace(net.model(rows, same)).graph, UNIT)
+    bare = known["matmul1"].mean, known["matmul2"].mean
+    assert np.allclose(known[rows].mean - bare[0], [5, -5, 0]) and np.allclose(known[same].mean - bare[1], [5, -5, 0])
+
+
+def test_a_constant_beside_a_tensor_of_unknown_rank_is_unknown_unless_it_is_one_number():
+    net = graphs.Net((1, 4, 4, 4))
+    one = net.node("Add", net.norm("x"), net.weight("k", np.array([2.0], np.float32)))
+    four = net.node("Add", "norm1", net.weight("l", np.arange(4, dtype=np.float32).reshape(4, 1, 1)))
+    graph = graphs.workspace(net.model(one, four)).graph
+    for tensor in graph.tensors().values():
+        if isinstance(tensor, graphs.gs.Variable) and tensor not in graph.inputs:
+            tensor.shape = None
+    known, unknown = propagate(graph, UNIT)
+    assert one in known and "aligned" in unknown[four]
+
+
 def test_concat_pad_and_slice_of_channels():
     net = gaussian()
     joined = net.node("Concat", "norm1", net.relu("norm1"), axis=1)

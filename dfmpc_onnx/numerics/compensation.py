@@ -45,7 +45,7 @@ class Products:
 
     @classmethod
     def of(cls, weight: npt.NDArray[np.float32], quantized: npt.NDArray[np.float32]) -> Products:
-        """weight, quantized: ``[out, ...]`` float32."""
+        """weight: the low-bit layer's float weight; quantized: its dequantized codes; ``[out, ...]`` float32 both."""
         w, q = weight.reshape(len(weight), -1), quantized.reshape(len(quantized), -1)
         pairs = ((q, w), (q, q), (w, w))
         return cls(*(np.einsum("oi,oi->o", a, b, dtype=np.float64) for a, b in pairs))
@@ -53,7 +53,14 @@ class Products:
     def minimizer(
         self, norm: BatchNormParameters, norm_hat: BatchNormParameters, lambda1: float, lambda2: float
     ) -> Float:
-        """Equation 27 with its guards; see `compensation`."""
+        """The c of equation 27, ``[out]`` float64: what minimizes the loss of equation 23 over c >= 0.
+
+        ``c = (<x^, x> + lambda1 y^ y) / (|x^|^2 + lambda1 y^^2 + lambda2)`` with ``x = gamma W / std`` and
+        ``y = beta - gamma mean / std``, then ``max(c, 0)``, and 1 where the denominator vanishes.
+
+        norm, norm_hat: the BatchNormalization behind the low-bit layer, of the float and of the quantized network;
+        a layer's own bias must already be taken off their means.
+        """
         numerator = norm_hat.factor * norm.factor * self.cross + lambda1 * norm_hat.offset * norm.offset
         denominator = norm_hat.factor**2 * self.square + lambda1 * norm_hat.offset**2 + lambda2
         live = denominator > np.finfo(np.float64).tiny
@@ -63,48 +70,9 @@ class Products:
     def loss(
         self, c: Float, norm: BatchNormParameters, norm_hat: BatchNormParameters, lambda1: float, lambda2: float
     ) -> Float:
-        """Equation 23 per channel, from the products alone; see `loss`."""
+        """Equation 23, ``|Gamma|^2 + lambda1 Theta^2 + lambda2 c^2``, per channel: ``[out]`` float64."""
         f, f_hat = norm.factor, c * norm_hat.factor
         gamma = f_hat**2 * self.square - 2 * f_hat * f * self.cross + f**2 * self.original
         theta = np.square(c * norm_hat.offset - norm.offset)
         result: Float = np.maximum(gamma, 0.0) + lambda1 * theta + lambda2 * np.square(c)
         return result
-
-
-def compensation(
-    weight: npt.NDArray[np.float32],
-    quantized: npt.NDArray[np.float32],
-    norm: BatchNormParameters,
-    norm_hat: BatchNormParameters,
-    lambda1: float,
-    lambda2: float,
-) -> Float:
-    """The c of equation 27, ``[out]`` float64: the minimizer over c >= 0 of the loss of equation 23.
-
-    ``c = (<x^, x> + lambda1 y^ y) / (|x^|^2 + lambda1 y^^2 + lambda2)`` with ``x = gamma W / std`` and
-    ``y = beta - gamma mean / std``, then ``max(c, 0)``, and 1 where the denominator vanishes.
-
-    weight: the low-bit layer's float weight; quantized: its dequantized codes; both ``[out, ...]`` float32.
-    norm, norm_hat: the BatchNormalization behind it, of the float and of the quantized network; a layer's own bias
-    must already be taken off their means.
-    """
-    return Products.of(weight, quantized).minimizer(norm, norm_hat, lambda1, lambda2)
-
-
-def loss(
-    c: Float,
-    weight: npt.NDArray[np.float32],
-    quantized: npt.NDArray[np.float32],
-    norm: BatchNormParameters,
-    norm_hat: BatchNormParameters,
-    lambda1: float,
-    lambda2: float,
-) -> Float:
-    """The loss of equation 23 per channel, ``|Gamma|^2 + lambda1 Theta^2 + lambda2 c^2``: ``[out]`` float64."""
-    rows = (len(weight), -1)
-    x = norm.factor[:, None] * weight.reshape(rows).astype(np.float64)
-    x_hat = norm_hat.factor[:, None] * quantized.reshape(rows).astype(np.float64)
-    gamma = np.square(c[:, None] * x_hat - x).sum(axis=1)
-    theta = np.square(c * norm_hat.offset - norm.offset)
-    result: Float = gamma + lambda1 * theta + lambda2 * np.square(c)
-    return result

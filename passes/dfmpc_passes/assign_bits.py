@@ -46,11 +46,11 @@ class AssignBits(Pass[AssignBitsOptions]):
         )
         plan: dict[str, LayerBits] = {}
         used: set[LayerOverride] = set()
-        for layer in layers.all:
+        for layer in layers.listed:
             plan[layer.name] = self._bits(workspace, layer, layer.name in low, used)
         unused = [item for item in workspace.settings.layers if item not in used]
         if unused:
-            names = ", ".join(shown(layer.name) for layer in layers.all[:3])
+            names = ", ".join(shown(layer.name) for layer in layers.listed[:3])
             raise OptionError(f"layer '{shown(str(unused[0]))}': no layer has such a name; the first are {names}")
         workspace.put(BitPlan(plan))
         rewrites = tuple(
@@ -63,7 +63,7 @@ class AssignBits(Pass[AssignBitsOptions]):
         skipped = [item for item in used if all(plan[n].bits == FLOAT for n in plan if item.matches(n))]
         skipped = [item for item in skipped if item.bits != FLOAT]
         if not layers.quantizable:
-            why = layers.all[0].refused if layers.all else "there is no layer"
+            why = layers.listed[0].refused if layers.listed else "there is no layer"
             warnings = (f"nothing is quantized: {why}",)
         elif skipped:
             listed = ", ".join(str(item) for item in sorted(skipped, key=str))

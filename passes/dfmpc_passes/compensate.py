@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 import msgspec
 import numpy as np
 
-from dfmpc_onnx.facts import Compensated, FloatStatistics, Originals, Pairs, Recalibrated
+from dfmpc_onnx.facts import FloatStatistics, Originals, Pairs, Recalibrated
 from dfmpc_onnx.graph import constant, nodes_by_name
 from dfmpc_onnx.manager import Figure, Pass, PassResult, Rewrite
 from dfmpc_onnx.numerics.compensation import Products
@@ -41,14 +41,13 @@ class Compensate(Pass[CompensateOptions]):
     name = "compensate"
     Options = CompensateOptions
     requires: ClassVar = (Pairs, Originals, FloatStatistics, Recalibrated)
-    provides: ClassVar = (Compensated,)
     discards: ClassVar = (Originals,)
 
     def run(self, workspace: Workspace) -> PassResult:
         statistics = workspace.get(FloatStatistics)
         nodes = nodes_by_name(workspace.graph)
         originals = workspace.get(Originals).weights
-        factors, rewrites = {}, []
+        rewrites = []
         for pair in workspace.get(Pairs).pairs:
             if pair.low not in originals:
                 continue
@@ -62,7 +61,6 @@ class Compensate(Pass[CompensateOptions]):
             for index in (1, 2):
                 scaled = np.asarray(constant(batch_norm.inputs[index]), np.float64) * c
                 batch_norm.inputs[index].values = scaled.astype(np.float32)
-            factors[pair.low] = c
             figures: dict[str, Figure] = {
                 "c_median": round(float(np.median(c)), 4),
                 "c_zero": int((c == 0).sum()),
@@ -71,5 +69,4 @@ class Compensate(Pass[CompensateOptions]):
             }
             action = "compensated" if pair.exact else "compensated by the upper bound (Clip between)"
             rewrites.append(Rewrite(pair.low, action, figures))
-        workspace.put(Compensated(factors))
         return PassResult(self.name, tuple(rewrites))

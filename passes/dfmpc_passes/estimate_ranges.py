@@ -8,6 +8,7 @@ import msgspec
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.facts import Codes, MeasuredRanges, Ranges
+from dfmpc_onnx.graph import is_weighted
 from dfmpc_onnx.manager import Pass, PassResult, Refusal
 from dfmpc_onnx.numerics.ranges import DEVIATIONS, moment_range
 from dfmpc_onnx.propagation import propagate
@@ -95,7 +96,7 @@ def tail_tensors(graph: gs.Graph) -> set[str]:
     for node in reversed(graph.nodes):
         reaches = any(t.name in leads for t in node.outputs)
         tail.update(t.name for t in node.outputs if t.name not in leads)
-        if reaches or node.op in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+        if reaches or is_weighted(node):
             leads.update(t.name for t in node.inputs)
     return tail
 

@@ -54,7 +54,7 @@ class FoldBatchNorm(Pass[NoOptions]):
                 layer = dataclasses.replace(layer, batch_norm=None)
             layers.append(layer)
         remove(graph, dead)
-        workspace.put(Layers(tuple(layers)))
+        workspace.put(Layers(tuple(layers), workspace.get(Layers).nested))
         workspace.put(Codes(codes))
         workspace.put(Folded(len(dead)))
         left = [node.name for node in graph.nodes if node.op == "BatchNormalization"]

@@ -20,6 +20,9 @@ from dfmpc_onnx.graph import (
     input_constant,
     insert,
     is_output,
+    is_weighted,
+    nested_nodes,
+    producer,
     remove,
     remove_unused,
     replace_reads,
@@ -30,7 +33,6 @@ from dfmpc_onnx.opset import ConversionRefused, convert
 from dfmpc_onnx.workspace import Workspace
 
 LOWEST_OPSET = 13  # the first whose DequantizeLinear takes an axis
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 class Normalize(Pass[NoOptions]):
@@ -43,7 +45,8 @@ class Normalize(Pass[NoOptions]):
 
     Requires: nothing.
 
-    Refuses when: the opset cannot be converted (control flow, foreign operators): the graph keeps its opset.
+    Refuses when: the opset cannot be converted (control flow, foreign operators): the graph keeps its opset. A model
+    without a Conv, with NaN in a weight, or with a weight that does not fit what it is fed, is refused as a whole.
 
     Reference: ONNX operator specification; onnx.version_converter.
     """
@@ -73,6 +76,7 @@ class Normalize(Pass[NoOptions]):
         _infer_shapes(graph)
         rewrites.extend(Rewrite(site, "ReduceMean to GlobalAveragePool") for site in _pooling(graph))
         _check_weights(graph, workspace.label)
+        _check_sizes(graph, workspace.label)
         workspace.put(Normalized(graph.opset))
         return PassResult(self.name, tuple(rewrites), tuple(refusals))
 
@@ -148,7 +152,7 @@ def _unshare(graph: gs.Graph) -> list[str]:
     names = Namer(graph)
     taken: set[str] = set()
     for node in graph.nodes:
-        slots = (1, 2) if node.op in WEIGHTED else (1, 2, 3, 4) if node.op == "BatchNormalization" else ()
+        slots = (1, 2) if is_weighted(node) else (1, 2, 3, 4) if node.op == "BatchNormalization" else ()
         for slot in slots:
             if slot >= len(node.inputs) or not isinstance(node.inputs[slot], gs.Constant):
                 continue
@@ -157,7 +161,7 @@ def _unshare(graph: gs.Graph) -> list[str]:
                 values = constant(tensor)
                 assert values is not None  # it is a Constant
                 node.inputs[slot] = gs.Constant(names(f"{tensor.name}_copy"), values)
-                if slot == 1 and node.op in WEIGHTED:
+                if slot == 1 and is_weighted(node):
                     sites.append(node.name)
             else:
                 taken.add(tensor.name)
@@ -190,26 +194,41 @@ def _pooling(graph: gs.Graph) -> list[str]:
 
 
 def _infer_shapes(graph: gs.Graph) -> None:
-    """Fill in types and shapes that follow from the inputs; what does not follow stays unknown."""
+    """Fill in types and shapes that follow from the inputs; what does not follow stays as the model states it.
+
+    What a model states of its inner tensors may be stale: somebody changed its input, and runtimes do not mind.
+    """
     with detached_weights(graph):
         skeleton = gs.export_onnx(graph, ir_version=graph.ir_version)
+    foreign = {t.name for node in graph.nodes if node.domain not in (None, "", "ai.onnx") for t in node.outputs}
+    stated = [info for info in skeleton.graph.value_info if info.name in foreign]
+    del skeleton.graph.value_info[:]
+    skeleton.graph.value_info.extend(stated)
     inferred = onnx.shape_inference.infer_shapes(skeleton, check_type=False, strict_mode=False, data_prop=False)
     tensors = graph.tensors()
-    for info in inferred.graph.value_info:
+    outputs = [info for info in inferred.graph.output if tensors[info.name].shape is None]
+    for info in (*inferred.graph.value_info, *outputs):
         tensor = tensors.get(info.name)
         if isinstance(tensor, gs.Variable) and info.type.HasField("tensor_type"):
             kind = info.type.tensor_type
             if tensor.dtype is None and kind.elem_type:
                 tensor.dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
             if kind.HasField("shape"):
-                tensor.shape = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in kind.shape.dim]
+                shape = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in kind.shape.dim]
+                if _known(shape) >= _known(tensor.shape):
+                    tensor.shape = shape
+
+
+def _known(shape: list[int | str | None] | None) -> int:
+    """How many dimensions a shape says: -1 where not even their number is known."""
+    return -1 if shape is None else sum(isinstance(dim, int) for dim in shape)
 
 
 def _check_weights(graph: gs.Graph, label: str) -> None:
     """Raise ModelError where a constant operand of a layer or BatchNormalization holds NaN or infinity."""
-    found = False
+    found = any(node.op in ("Conv", "ConvTranspose") for _, _, node in nested_nodes(graph))
     for node in graph.nodes:
-        if node.op in WEIGHTED or node.op == "BatchNormalization":
+        if is_weighted(node) or node.op == "BatchNormalization":
             found |= node.op in ("Conv", "ConvTranspose")
             for tensor in node.inputs[1:]:
                 values = constant(tensor)
@@ -220,6 +239,48 @@ def _check_weights(graph: gs.Graph, label: str) -> None:
                     )
     if not found:
         raise ModelError(f"{label}: the model has no Conv; there is nothing that this tool can quantize")
+
+
+def _check_sizes(graph: gs.Graph, label: str) -> None:
+    """Raise ModelError where a layer's constants do not fit what it is fed, as far as that is known."""
+    for node in graph.nodes:
+        if not (is_weighted(node) or node.op == "BatchNormalization"):
+            continue
+        fed = _fed(node)
+        size = next((size for size in _wanted(node) if size != fed), fed)
+        if isinstance(fed, int) and size != fed:
+            raise ModelError(
+                f"{label}: {describe(node)} is made for {size} channels, but '{shown(node.inputs[0].name)}' has {fed}; "
+                "the model is damaged, or was edited wrongly"
+            )
+
+
+def _fed(node: gs.Node) -> int | str | None:
+    """How many channels the input of a layer or BatchNormalization has: by its shape, or by the layer that makes it."""
+    shape, by = node.inputs[0].shape, producer(node.inputs[0])
+    if shape is not None and len(shape) > 1:
+        size: int | str | None = shape[-1 if node.op == "MatMul" else 0 if node.attrs.get("transA", 0) else 1]
+        return size
+    if by is None or not is_weighted(by) or not isinstance(by.inputs[1], gs.Constant) or len(by.inputs[1].shape) < 2:
+        return None
+    weight = by.inputs[1].shape
+    if by.op == "Conv" or by.attrs.get("transB", 0):
+        return int(weight[0])
+    return int(weight[1]) * int(by.attrs.get("group", 1)) if by.op == "ConvTranspose" else int(weight[-1])
+
+
+def _wanted(node: gs.Node) -> list[int]:
+    """The number of channels that each constant of a layer or BatchNormalization is made for."""
+    if node.op == "BatchNormalization":
+        return [int(v.size) for v in (input_constant(node, i) for i in range(1, 5)) if v is not None]
+    weight = node.inputs[1]
+    if not isinstance(weight, gs.Constant) or len(weight.shape) < 2:
+        return []
+    if node.op == "Conv":
+        return [int(weight.shape[1]) * int(node.attrs.get("group", 1))]
+    if node.op == "MatMul":
+        return [int(weight.shape[-2])]
+    return [int(weight.shape[1 if node.op == "Gemm" and node.attrs.get("transB", 0) else 0])]
 
 
 def _finite(values: np.ndarray) -> bool:

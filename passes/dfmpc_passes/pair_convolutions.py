@@ -9,13 +9,21 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.facts import Layer, Layers, Normalized, Pair, Pairs, Position
-from dfmpc_onnx.graph import constant, describe, has_input, only_consumer, producer, shown
+from dfmpc_onnx.graph import (
+    Namer,
+    constant,
+    describe,
+    has_input,
+    is_weighted,
+    nested_nodes,
+    only_consumer,
+    producer,
+    shown,
+)
 from dfmpc_onnx.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.pattern import Chain, Match, Mismatch, Step
 from dfmpc_onnx.propagation import batch_norm_parameters
 from dfmpc_onnx.workspace import Workspace
-
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def _trained_norm(node: gs.Node) -> str | None:
@@ -47,7 +55,8 @@ class PairConvolutions(Pass[NoOptions]):
 
     Requires: a normalized graph.
 
-    Refuses when: the chain is broken; the reason names the node where it breaks.
+    Refuses when: the chain is broken; the reason names the node where it breaks. A layer within control flow or
+    within a function of the model's own stays in float.
 
     Reference: Chen et al. 2023, section 3 and figure 2.
     """
@@ -58,7 +67,7 @@ class PairConvolutions(Pass[NoOptions]):
 
     def run(self, workspace: Workspace) -> PassResult:
         graph = workspace.graph
-        layers = Layers(tuple(find_layers(graph)))
+        layers = Layers(tuple(find_layers(graph)), tuple(nested_layers(graph)))
         by_name = layers.by_name()
         pairs: dict[str, Pair] = {}
         refused: dict[str, str] = {}
@@ -77,7 +86,7 @@ class PairConvolutions(Pass[NoOptions]):
         workspace.put(layers)
         workspace.put(Pairs(tuple(ordered), refused))
         rewrites = tuple(Rewrite(p.low, f"low; repaired in '{shown(p.high)}'") for p in ordered)
-        reasons = {layer.name: layer.refused or refused.get(layer.name) for layer in layers.all}
+        reasons = {layer.name: layer.refused or refused.get(layer.name) for layer in layers.listed}
         refusals = tuple(Refusal(name, reason) for name, reason in reasons.items() if reason)
         return PassResult(self.name, rewrites, refusals)
 
@@ -86,7 +95,7 @@ def find_layers(graph: gs.Graph) -> list[Layer]:
     """Every Conv, ConvTranspose, Gemm and MatMul with a weight, in graph order; positions marked."""
     found: list[Layer] = []
     for node in graph.nodes:
-        if node.op not in WEIGHTED or node.domain not in (None, "", "ai.onnx"):
+        if not is_weighted(node):
             continue
         tensor = node.inputs[1]
         if node.op == "MatMul" and not isinstance(tensor, gs.Constant):
@@ -98,6 +107,29 @@ def find_layers(graph: gs.Graph) -> list[Layer]:
         position: Position = "first" if index == live[0] else "last" if found[index].name == last else "inner"
         found[index] = dataclasses.replace(found[index], position=position)
     return found
+
+
+def nested_layers(graph: gs.Graph) -> list[Layer]:
+    """Every layer where no pass reaches, with the reason why it stays in float."""
+    names = Namer(graph)
+    found = []
+    for path, place, node in nested_nodes(graph):
+        if not is_weighted(node) or len(node.inputs) < 2:
+            continue
+        tensor = node.inputs[1]
+        shape = _shape(tensor)
+        if node.op == "MatMul" and not shape:
+            continue
+        reason = f"it lies in {place}, which is not entered; left in float"
+        found.append(Layer(names(path), node.op, tensor.name, shape, 0, refused=reason))
+    return found
+
+
+def _shape(tensor: gs.Tensor) -> tuple[int, ...]:
+    """The shape of a constant, or of what a Constant node makes; empty where a weight is computed or handed in."""
+    by = producer(tensor)
+    value = by.attrs.get("value") if by is not None and by.op == "Constant" else tensor
+    return tuple(int(d) for d in value.shape) if isinstance(value, gs.Constant) else ()
 
 
 def _layer(graph: gs.Graph, node: gs.Node, tensor: gs.Tensor) -> Layer:

@@ -92,7 +92,7 @@ def _second_moment(node: gs.Node, layer: Layer, statistics: FloatStatistics | No
     if moments is None or layer.op != "Conv" or layer.groups != 1 or len(moments.mean) != layer.shape[1]:
         return ones
     second = moments.variance + np.square(moments.mean)
-    return second.astype(np.float32).reshape(1, -1, *ones.shape[2:])
+    return np.minimum(second, np.finfo(np.float32).max).astype(np.float32).reshape(1, -1, *ones.shape[2:])
 
 
 def _sqnr(weight: np.ndarray, dequantized: np.ndarray) -> float:

@@ -42,7 +42,7 @@ class RaiseOpset(Pass[NoOptions]):
         try:
             workspace.graph = convert(workspace.graph, needed)
         except ConversionRefused as reason:
-            workspace.put(Raised(before, str(reason)))
+            workspace.put(Raised(before))
             wide = before < OLDEST_WITH_TABLES
             lost = "narrow weights take 8 bits each" if wide else "tables decode what it has no type for"
             why = f"opset {before} kept, so {lost}: {shown(str(reason))}"

@@ -124,15 +124,19 @@ def test_with_fewer_patches_than_entries_the_ridge_grows():
 @given(seeds)
 def test_the_factors_are_the_best_of_each_channel(seed):
     weight, x, y = random_streams(seed)
-    got = diagonal_factors(weight, PatchMoments.of(x, y), TAPS)
+    moments = PatchMoments.of(x, y)
+    got = diagonal_factors(weight, moments, TAPS, ridge=0.3)
     assert got.shape == (GROUPS, CHANNELS)
+    r = 0.3 * max(1.0, K / moments.count) * moments.diagonal.mean(axis=1)
     for g in range(GROUPS):
         for j in range(CHANNELS):
             part = slice(j * TAPS, (j + 1) * TAPS)
             clean, broken = ((a[g, :, part] @ weight[g, :, part].T).astype(np.float64) for a in (x, y))
 
-            def misfit(c, clean=clean, broken=broken):
-                return np.square(clean - c * broken).mean()
+            held = r[g] * np.square(weight[g, :, part]).sum()
+
+            def misfit(c, clean=clean, broken=broken, held=held):
+                return np.square(clean - c * broken).mean(axis=0).sum() + held * (c - 1) ** 2
 
             found = minimize_scalar(misfit, bounds=(0, 5), method="bounded", options={"xatol": 1e-9})
             assert got[g, j] == pytest.approx(found.x, rel=1e-4, abs=1e-4)
@@ -143,7 +147,7 @@ def test_factors_of_a_channel_that_vanished_or_turned_round():
     y = x.copy()
     y[:, :, :TAPS] = 0
     y[:, :, TAPS:] *= -1
-    got = diagonal_factors(weight, PatchMoments.of(x, y), TAPS)
+    got = diagonal_factors(weight, PatchMoments.of(x, y), TAPS, ridge=0.0)
     assert got.tolist() == [[1, 0]] * GROUPS
 
 

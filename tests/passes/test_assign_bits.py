@@ -63,3 +63,9 @@ def test_planning_changes_nothing():
     before = graphs.snapshot(space.graph)
     graphs.pipeline("assign_bits")[-1].run(space)
     assert graphs.snapshot(space.graph) == before
+
+
+def test_a_layer_within_a_function_is_float_whatever_is_asked():
+    plan, result = planned(graphs.nested(), layers=["filter/*=4"])
+    assert plan["filter/Conv_0"] == ("float", "float")
+    assert result.warnings == ("layer filter/*=4: what it names cannot be quantized and stays float",)

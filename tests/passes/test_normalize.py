@@ -154,3 +154,56 @@ def test_a_model_without_a_conv_is_refused():
     net = graphs.Net(shape=(1, 4))
     with pytest.raises(ModelError, match="no Conv"):
         normalized(net.model(net.gemm("x", 3)))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "said"),
+    [
+        ("conv2.w", (8, 5, 3, 3), "Conv 'conv2' is made for 5 channels, but 'relu1' has 8"),
+        ("gemm1.w", (5, 7), "Gemm 'gemm1' is made for 7 channels, but 'flatten1' has 8"),
+        ("norm2.beta", (5,), "BatchNormalization 'norm2' is made for 5 channels, but 'conv2' has 8"),
+    ],
+)
+@pytest.mark.parametrize("known", [True, False])
+def test_a_weight_that_does_not_fit_what_it_is_fed_is_refused(name, shape, said, known):
+    model = graphs.chain()
+    if not known:
+        del model.graph.value_info[:]
+        model.graph.input[0].CopyFrom(graphs.helper.make_tensor_value_info("x", 1, ["n", "c", "h", "w"]))
+    tensor = next(t for t in model.graph.initializer if t.name == name)
+    tensor.CopyFrom(graphs.numpy_helper.from_array(np.ones(shape, np.float32), name))
+    with pytest.raises(ModelError, match=said):
+        normalized(model)
+
+
+def test_channels_follow_from_the_layer_in_front_where_shapes_do_not():
+    net = graphs.Net()
+    model = net.model(net.node("Relu", net.norm(net.matmul(net.node("Gelu", net.conv("x", 4), domain="foreign"), 5))))
+    tensor = next(t for t in model.graph.initializer if t.name == "norm1.mean")
+    tensor.CopyFrom(graphs.numpy_helper.from_array(np.ones(6, np.float32), "norm1.mean"))
+    with pytest.raises(ModelError, match="BatchNormalization 'norm1' is made for 6 channels, but 'matmul1' has 5"):
+        normalized(model)
+
+
+def test_a_model_whose_convs_all_lie_deeper_is_not_said_to_have_none():
+    model = graphs.nested()
+    for node in model.graph.node:
+        if node.op_type == "Conv":
+            node.op_type, node.domain = "Blur", "foreign"
+    model.opset_import.append(graphs.helper.make_opsetid("foreign", 1))
+    normalized(model)
+
+
+def test_what_a_model_states_of_its_inner_tensors_may_be_stale():
+    model = graphs.residual()
+    model.graph.input[0].type.tensor_type.shape.dim[3].dim_value = 5
+    space, _ = normalized(model)
+    assert space.graph.tensors()["add1"].shape == [1, 8, 8, 5]
+
+
+def test_what_does_not_follow_stays_as_the_model_states_it():
+    net = graphs.Net()
+    model = net.model(net.relu(net.relu(net.node("Gelu", net.conv("x", 4), domain="foreign"))))
+    model.graph.value_info.append(graphs.helper.make_tensor_value_info("gelu1", 1, [1, 4, 8, 8]))
+    tensors = normalized(model)[0].graph.tensors()
+    assert tensors["gelu1"].shape == tensors["relu1"].shape == [1, 4, 8, 8]

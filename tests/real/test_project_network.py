@@ -176,7 +176,7 @@ def test_options_stand_in_the_file_and_verify_uses_them(tmp_path: pathlib.Path) 
     out, scale = tmp_path / "out.onnx", "120,115,100/60,60,60"
     dfmpc("quantize", NETWORK, "-o", out, "--recipe", "int8", "--preprocess", scale, "--layer", "*conv1*=4")
     stated = {p.key: p.value for p in onnx.load(out).metadata_props}
-    assert (stated["dfmpc_onnx.layers"], stated["dfmpc_onnx.preprocess"]) == ("*conv1*=4", scale)
+    assert (json.loads(stated["dfmpc_onnx.layers"]), stated["dfmpc_onnx.preprocess"]) == (["*conv1*=4"], scale)
     assert json.loads(dfmpc("verify", NETWORK, out, "--json").stdout)["preprocess"] == scale
 
 
