@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.activations import ChannelStatistics, Visitor, conv_geometry, reads
+from dfmpc_onnx.activations import ChannelStatistics, Visitor, reads
 from dfmpc_onnx.facts import Float
+from dfmpc_onnx.gaussian_field import Cross, Field, Kernels, planar, steps_of
 from dfmpc_onnx.graph import constant, has_input, input_constant
 from dfmpc_onnx.images import DEFAULT_SIDE
 from dfmpc_onnx.lag_windows import Windows
@@ -31,70 +32,7 @@ from dfmpc_onnx.propagation import (
     input_moments,
 )
 
-Pair = tuple[int, int]
 SAMPLES = 10**6  # a derived covariance has no sampling noise
-
-
-@dataclasses.dataclass(frozen=True)
-class Cross:
-    """Covariance with another tensor, as a spectrum: it only ever meets linear maps. step: the stride of its grid."""
-
-    spectrum: lg.Spectrum
-    grid: tuple[int, int]
-    step: int
-
-    def scaled(self, gain: npt.NDArray[np.float32]) -> Cross:
-        return dataclasses.replace(self, spectrum=self.spectrum * gain[:, None])
-
-    def transposed(self) -> Cross:
-        return dataclasses.replace(self, spectrum=self.spectrum.conj().swapaxes(1, 2))
-
-    def plus(self, other: Cross) -> Cross:
-        """The sum of two covariances with the same tensor."""
-        if other.step != self.step:
-            step = max(self.step, other.step)
-            return self.coarser(step).plus(other.coarser(step))
-        if other.grid == self.grid:
-            return dataclasses.replace(self, spectrum=self.spectrum + other.spectrum)
-        grid = (max(self.grid[0], other.grid[0]), max(self.grid[1], other.grid[1]))
-        lags = sum(lg.window(lg.to_lags(c.spectrum, c.grid), *grid) for c in (self, other))
-        return Cross(lg.to_spectrum(np.asarray(lags, np.float32)), grid, self.step)
-
-    def coarser(self, step: int) -> Cross:
-        """On a grid of a larger stride."""
-        if step == self.step:
-            return self
-        factor = step // self.step
-        lags = lg.decimate(lg.to_lags(self.spectrum, self.grid), (factor, factor))
-        return Cross(lg.to_spectrum(lags), (lags.shape[0], lags.shape[1]), step)
-
-
-@dataclasses.dataclass(frozen=True)
-class Field:
-    """One tensor. mean: ``[2 C]``; lags: own covariance; size: height and width of the map.
-
-    others: covariance with other tensors by name. stride: pixels of the input between neighbours of this map.
-    flat: whether the tensor is ``[n, C]`` rather than a map.
-    """
-
-    mean: Float
-    lags: lg.Lags
-    size: tuple[int, int]
-    stride: int
-    others: dict[str, Cross]
-    flat: bool = False
-
-    @property
-    def channels(self) -> int:
-        return len(self.mean) // 2
-
-    @property
-    def variance(self) -> Float:
-        return np.maximum(np.diagonal(self.lags[0, 0]).astype(np.float64), np.float64(0))
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        return self.lags.shape[0], self.lags.shape[1]
 
 
 class GaussianStreams:
@@ -164,7 +102,7 @@ class GaussianStreams:
         bias = input_constant(node, 2)
         visitor.layer(node, lambda: self._moments(node, x, old))
         fresh = np.asarray(constant(node.inputs[1]), np.float32)
-        result = self._linear(node, x, old, fresh)
+        result = self._linear(node, self._anchored(node, x, old), old, fresh)
         half = result.channels
         shift = result.mean[:half] - result.mean[half:]
         visitor.after_layer(node, (lambda: shift) if np.any(shift) else None)
@@ -180,7 +118,7 @@ class GaussianStreams:
     def _moments(self, node: gs.Node, x: Field, weight: npt.NDArray[np.float32]) -> PatchMoments:
         """Second moments of the patches that a layer reads, corrected by the BatchNormalization behind it."""
         groups = int(node.attrs.get("group", 1)) if node.op == "Conv" else 1
-        kernel, _, dilations = _planar(node)
+        kernel, _, dilations = planar(node)
         per_group = x.channels // groups
         measured = self._measured(node)
         found = []
@@ -209,6 +147,17 @@ class GaussianStreams:
             SAMPLES,
         )
 
+    def _anchored(self, node: gs.Node, x: Field, weight: npt.NDArray[np.float32]) -> Field:
+        """A layer's input with the mean that its BatchNormalization saw behind it: what rounding shifts hangs on it."""
+        measured = self._measured(node)
+        groups = int(node.attrs.get("group", 1)) if node.op == "Conv" else 1
+        if measured is None or groups != 1 or len(weight) >= x.channels:
+            return x
+        rows = weight.sum(axis=(2, 3), dtype=np.float64)
+        padded = np.concatenate([rows, np.zeros_like(rows)], axis=1)
+        _, mean = gp.measured(x.lags[0, 0].astype(np.float64), x.mean, padded, *measured)
+        return dataclasses.replace(x, mean=mean)
+
     @staticmethod
     def _measured(node: gs.Node) -> tuple[Float, Float] | None:
         """Mean and deviation of a Conv's outputs without its bias, as the BatchNormalization behind it has them."""
@@ -226,14 +175,14 @@ class GaussianStreams:
     ) -> Field:
         """A Conv or matrix product, with one weight for the float half and one for the other."""
         weight = np.asarray(input_constant(node, 1), np.float32)
-        kernels = _Kernels(node, weight if plain is None else plain, weight if hat is None else hat, x.channels)
+        kernels = Kernels(node, weight if plain is None else plain, weight if hat is None else hat, x.channels)
         mean = kernels.mean(x.mean)
         if has_input(node, 2):
             bias = input_constant(node, 2)
             if bias is None or bias.size != kernels.out:
                 raise Unknown("its bias is not one number a channel")
             mean = mean + np.tile(np.asarray(bias, np.float64).reshape(-1), 2)
-        _, strides, _ = _planar(node)
+        _, strides, _ = planar(node)
         size = tuple(max(-(-s // step), 1) for s, step in zip(x.size, strides, strict=True))
         own = kernels.both(x.lags, strides)
         own = lg.window(own, *self._windows.side(node.outputs[0].name, (size[0], size[1]), kernels.out))
@@ -325,7 +274,7 @@ class GaussianStreams:
 
     def _thinned(self, node: gs.Node, x: Field) -> Field:
         """Pooling over windows, or every n-th pixel. The largest of a window is taken as any one of it."""
-        steps = _steps(node)
+        steps = steps_of(node)
         size = (max(-(-x.size[0] // steps[0]), 1), max(-(-x.size[1] // steps[1]), 1))
         stride = x.stride * steps[0]
         lags, others = x.lags, self._neighbours(node, x)
@@ -420,87 +369,3 @@ class GaussianStreams:
             others[name] = dataclasses.replace(cross, spectrum=wide)
         side = self._windows.side(node.outputs[0].name, x.size, channels)
         return Field(mean, lg.window(lags, *side), x.size, x.stride, others)
-
-
-class _Kernels:
-    """The weights of one layer in the float and in the quantized network, as they act on joint fields."""
-
-    def __init__(
-        self, node: gs.Node, plain: npt.NDArray[np.float32], hat: npt.NDArray[np.float32], channels: int
-    ) -> None:
-        _, _, self._dilations = _planar(node)
-        groups = int(node.attrs.get("group", 1)) if node.op == "Conv" else 1
-        self._taps: lg.Kernels | None = None
-        if node.op == "Conv" and groups == channels == len(plain) and plain.shape[1] == 1:
-            self._taps = np.concatenate([plain, hat])[:, 0]
-            self.out = channels
-            return
-        if node.op == "Conv":
-            joined = [_dense(w, groups, channels) for w in (plain, hat)]
-        else:
-            axis = 0 if node.attrs.get("transB", 0) else 1
-            joined = [(w if axis == 0 else w.T)[:, :, None, None] for w in (plain, hat)]
-        if joined[0].shape[1] != channels:
-            raise Unknown("its input's channels are not known")
-        self._weights = np.stack(joined)
-        self.out = len(plain) if node.op == "Conv" else joined[0].shape[0]
-
-    def mean(self, mean: Float) -> Float:
-        """Of the output, without the bias."""
-        if self._taps is not None:
-            return np.asarray(self._taps.sum(axis=(1, 2), dtype=np.float64) * mean)
-        sums = self._weights.sum(axis=(3, 4), dtype=np.float64)
-        half = len(mean) // 2
-        return np.concatenate([sums[0] @ mean[:half], sums[1] @ mean[half:]])
-
-    def both(self, lags: lg.Lags, strides: Pair) -> lg.Lags:
-        """The covariance of the output."""
-        grid = (lags.shape[0], lags.shape[1])
-        if self._taps is not None:
-            spectrum = lg.depthwise_spectrum(self._taps, grid, self._dilations)
-            return lg.decimate(lg.depthwise_both(lags, spectrum), strides)
-        if self._weights.shape[3:] == (1, 1):
-            return lg.pointwise_both(lg.decimate(lags, strides), np.ascontiguousarray(self._weights[..., 0, 0]))
-        mapped = lg.apply_both(lg.to_spectrum(lags), lg.kernel_spectrum(self._weights, grid, self._dilations))
-        return lg.decimate(lg.to_lags(mapped, grid), strides)
-
-    def left(self, spectrum: lg.Spectrum, grid: Pair, step: int) -> lg.Spectrum:
-        """The covariance of the output with another tensor, whose grid is finer by `step`."""
-        spread = (self._dilations[0] * step, self._dilations[1] * step)
-        if self._taps is not None:
-            return spectrum * lg.depthwise_spectrum(self._taps, grid, spread)[:, :, None]
-        return lg.apply_left(spectrum, lg.kernel_spectrum(self._weights, grid, spread))
-
-
-def _dense(weight: npt.NDArray[np.float32], groups: int, channels: int) -> npt.NDArray[np.float32]:
-    """A grouped Conv's weight as that of a Conv without groups."""
-    if groups == 1:
-        return weight
-    out, per_group = weight.shape[:2]
-    dense = np.zeros((out, channels, *weight.shape[2:]), np.float32)
-    for index in range(out):
-        start = index // (out // groups) * per_group
-        dense[index, start : start + per_group] = weight[index]
-    return dense
-
-
-def _planar(node: gs.Node) -> tuple[Pair, Pair, Pair]:
-    """Kernel, strides and dilations of a Conv over height and width; ones for a matrix product."""
-    if node.op != "Conv":
-        return (1, 1), (1, 1), (1, 1)
-    kernel, strides, dilations = conv_geometry(node)
-    if len(kernel) != 2:
-        raise Unknown(f"a Conv over {len(kernel)} dimensions")
-    return (kernel[0], kernel[1]), (strides[0], strides[1]), (dilations[0], dilations[1])
-
-
-def _steps(node: gs.Node) -> tuple[int, int]:
-    """The stride of a pooling or a slice over height and width."""
-    if node.op != "Slice":
-        steps = node.attrs.get("strides", (1, 1))
-        return int(steps[0]), int(steps[1])
-    axes, step = input_constant(node, 3), input_constant(node, 4)
-    if axes is None or not {int(a) for a in axes} <= {2, 3}:
-        raise Unknown("a slice along other axes than height and width")
-    found = {int(a): 1 if step is None else int(step[i]) for i, a in enumerate(axes)}
-    return found.get(2, 1), found.get(3, 1)

@@ -89,11 +89,11 @@ class AssignBits(Pass[AssignBitsOptions]):
         weights = workspace.settings.weights
         if low:
             return LayerBits(weights.low, "low", "low half of a pair")
-        if layer.position != "inner" and self.options.edges and (weights.auto or self.options.edges > weights.high):
-            place = "first layer" if layer.position == "first" else "classifier"
-            return LayerBits(self.options.edges, _role(self.options.edges), place)
         if weights.auto:
             return LayerBits(weights.high, "auto", "chosen by measured error")
+        if layer.position != "inner" and self.options.edges > weights.high:
+            place = "first layer" if layer.position == "first" else "classifier"
+            return LayerBits(self.options.edges, _role(self.options.edges), place)
         return LayerBits(weights.high, _role(weights.high), "high half or alone" if weights.paired else "uniform")
 
 

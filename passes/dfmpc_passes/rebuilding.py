@@ -1,0 +1,287 @@
+"""What is done to one layer after the other while the float and the quantized network advance side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import onnx_graphsurgeon as gs
+
+from dfmpc_onnx.activations import ChannelStatistics, trained
+from dfmpc_onnx.facts import Layer, LayerBits
+from dfmpc_onnx.graph import Namer, constant, has_input, producer, shown
+from dfmpc_onnx.manager import Figure, Refusal, Rewrite
+from dfmpc_onnx.numerics.bit_choice import CANDIDATES, choose_bits
+from dfmpc_onnx.numerics.granularity import PerAxis
+from dfmpc_onnx.numerics.grids import Grid, ternary_grid, uniform_grid
+from dfmpc_onnx.numerics.least_squares import (
+    RIDGE,
+    PatchMoments,
+    diagonal_factors,
+    least_squares,
+    output_error,
+    rounding_error,
+)
+from dfmpc_onnx.numerics.quantized import QuantizedWeight
+from dfmpc_onnx.numerics.recalibration import recalibrate_streams
+from dfmpc_onnx.numerics.rounding import feedback_factor, round_with_feedback
+from dfmpc_onnx.numerics.ternary import ternary_optimal
+from dfmpc_onnx.propagation import batch_norm_parameters
+from dfmpc_onnx.settings import FLOAT, TERNARY, BitWidth
+from dfmpc_onnx.workspace import Workspace
+
+Rows = npt.NDArray[np.float32]
+Float = npt.NDArray[np.float64]
+WIDEST = 8192  # entries of a patch: half a gigabyte for one matrix of second moments
+
+
+class ReconstructLayersOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """statistics: from procedural images, or from covariance functions alone. images: how many, 0 to let their size
+    decide. compensate: the full least-squares fit, the paper's one factor per input channel, or none. rounding: with
+    error feedback, or to the nearest level. recalibrate: whether BatchNormalizations, or biases where there are none,
+    take up what the two networks show. ridge: strength of the fit's regularization. threshold: the largest share of
+    a layer's output that rounding its weight may cost where the recipe chooses the bits."""
+
+    statistics: Literal["images", "gaussian"] = "images"
+    images: int = 0
+    compensate: Literal["full", "diagonal", "none"] = "full"
+    rounding: Literal["feedback", "nearest"] = "feedback"
+    recalibrate: bool = True
+    ridge: Annotated[float, msgspec.Meta(gt=0)] = RIDGE
+    threshold: Annotated[float, msgspec.Meta(ge=0)] = 0.006
+
+
+@dataclasses.dataclass
+class Candidate:
+    """One width tried on a layer: what it rounds to, and the share of the output that is lost by rounding."""
+
+    quantized: QuantizedWeight
+    rows: Rows
+    lost: float
+
+
+class Rebuilder:
+    """The visitor of the streams."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        options: ReconstructLayersOptions,
+        layers: dict[str, Layer],
+        plan: dict[str, LayerBits],
+    ) -> None:
+        self._options = options
+        self._layers = layers
+        self._plan = plan
+        self._names = Namer(workspace.graph)
+        sizes = [layer.size for layer in layers.values() if plan[layer.name].role == "auto"]
+        self._average = sum(sizes) / max(len(sizes), 1)
+        self._tell = workspace.tell
+        self.codes: dict[str, QuantizedWeight] = {}
+        self.ranges: dict[str, tuple[float, float]] = {}
+        self.rewrites: list[Rewrite] = []
+        self.refusals: list[Refusal] = []
+        self._lost: dict[str, float] = {}
+
+    def warnings(self, threshold: float) -> tuple[str, ...]:
+        """What the bits that the user asked for cost, where it is more than would have been chosen."""
+        over = {name: lost for name, lost in self._lost.items() if lost > threshold}
+        if not over:
+            return ()
+        worst = max(over, key=lambda name: over[name])
+        return (
+            f"{len(over)} of {len(self._lost)} layers lose over {100 * threshold:g} % of their output to rounding at "
+            f"the bits asked for; the worst, '{shown(worst)}', {100 * over[worst]:.1f} %",
+        )
+
+    def layer(self, node: gs.Node, moments_of: Callable[[], PatchMoments]) -> None:
+        layer, bits = self._layers[node.name], self._plan[node.name]
+        self._tell(node.name)
+        weight = np.asarray(constant(node.inputs[1]), np.float32)
+        rows = to_rows(weight, layer)
+        if rows.shape[2] > WIDEST:
+            self._nearest(node, weight, rows, layer, bits)
+            return
+        moments = moments_of()
+        target, gain = self._target(rows, moments, weight, layer)
+        shrunk = moments.shrunk()
+        factor = feedback_factor(shrunk.hat) if self._options.rounding == "feedback" else None
+        chosen, width = self._choose(rows, target, shrunk, factor, layer, bits)
+        node.inputs[1].values = chosen.quantized.dequantize()
+        self.codes[node.name] = chosen.quantized
+        self._lost[node.name] = chosen.lost
+        error, signal = output_error(rows, chosen.rows, moments)
+        figures: dict[str, Figure] = {
+            "bits": chosen.quantized.bits,
+            "output_error": _share(error, signal),
+            "rounding_share": chosen.lost,
+            "shrinkage": round(float(moments.shrinkage.mean()), 4),
+            "fit_gain": gain,
+            "patches": moments.count,
+        }
+        self.rewrites.append(Rewrite(node.name, f"rebuilt at {width} bits", figures))
+
+    def _nearest(self, node: gs.Node, weight: Rows, rows: Rows, layer: Layer, bits: LayerBits) -> None:
+        """For patches so long that their second moments would not fit into memory: each weight by itself."""
+        width: BitWidth = CANDIDATES[-1] if bits.role == "auto" or bits.bits == FLOAT else bits.bits
+        flat = rows.reshape(-1, rows.shape[2])
+        grid = _grid(flat, np.ones(flat.shape), width)
+        codes = grid.codes(flat)
+        self.codes[node.name] = _as_weight(codes, grid, layer)
+        node.inputs[1].values = self.codes[node.name].dequantize()
+        why = f"its patches have {rows.shape[2]} entries, over {WIDEST}; rounded to the nearest level, not compensated"
+        self.refusals.append(Refusal(node.name, why))
+        if bits.role == "auto":
+            self._plan[node.name] = LayerBits(width, "8-bit", "too wide to measure")
+
+    def _target(self, rows: Rows, moments: PatchMoments, weight: Rows, layer: Layer) -> tuple[Rows, float]:
+        """The weight to round, and by how much it beats W on the error of the output."""
+        if self._options.compensate == "none" or moments.cross is moments.hat or layer.groups > 1:
+            return rows, 0.0
+        if self._options.compensate == "full":
+            target = least_squares(rows, moments, self._options.ridge)
+        else:
+            taps = rows.shape[2] // weight.shape[1] if layer.op == "Conv" else 1
+            factors = diagonal_factors(rows, moments, taps, self._options.ridge)
+            target = rows * np.repeat(factors, taps, axis=1)[:, None].astype(np.float32)
+        before, signal = output_error(rows, rows, moments)
+        after, _ = output_error(rows, target, moments)
+        return target, round(_share(before, signal) - _share(after, signal), 6)
+
+    def _choose(
+        self,
+        rows: Rows,
+        target: Rows,
+        moments: PatchMoments,
+        factor: tuple[npt.NDArray[np.intp], Rows] | None,
+        layer: Layer,
+        bits: LayerBits,
+    ) -> tuple[Candidate, BitWidth]:
+        if bits.role != "auto":
+            assert bits.bits != FLOAT  # a float layer is none of the streams' layers
+            width: BitWidth = bits.bits
+            return self._round(target, moments, factor, layer, width), width
+        found: dict[int, Candidate] = {}
+
+        def lost_at(tried: int) -> float:
+            found[tried] = self._round(target, moments, factor, layer, tried)
+            return found[tried].lost
+
+        chosen = choose_bits(lost_at, self._options.threshold, layer.size / self._average)
+        role: Literal["low", "high", "8-bit"] = "low" if chosen <= 3 else "8-bit" if chosen == 8 else "high"
+        why = f"rounding costs {100 * found[chosen].lost:.2g} % of its output"
+        self._plan[layer.name] = LayerBits(chosen, role, why)
+        return found[chosen], chosen
+
+    def _round(
+        self,
+        target: Rows,
+        moments: PatchMoments,
+        factor: tuple[npt.NDArray[np.intp], Rows] | None,
+        layer: Layer,
+        width: BitWidth,
+    ) -> Candidate:
+        if width == 2:
+            two = [self._on_grid(target, moments, factor, layer, w) for w in (TERNARY, 2)]
+            return min(two, key=lambda candidate: candidate.lost)
+        return self._on_grid(target, moments, factor, layer, width)
+
+    def _on_grid(
+        self,
+        target: Rows,
+        moments: PatchMoments,
+        factor: tuple[npt.NDArray[np.intp], Rows] | None,
+        layer: Layer,
+        width: BitWidth,
+    ) -> Candidate:
+        groups, out, k = target.shape
+        flat = target.reshape(groups * out, k)
+        importance = np.repeat(np.maximum(moments.diagonal, 0.0), out, axis=0)
+        grid = _grid(flat, importance, width)
+        if factor is None:
+            codes = grid.codes(flat)
+        else:
+            codes = round_with_feedback(target, grid, *factor).reshape(groups * out, k)
+        values = grid.values(codes).reshape(target.shape)
+        lost = _share(rounding_error(target, values, moments), output_error(target, target, moments)[1])
+        return Candidate(_as_weight(codes, grid, layer), values, lost)
+
+    def after_layer(self, node: gs.Node, shift_of: Callable[[], Float] | None) -> None:
+        layer = self._layers[node.name]
+        if not self._options.recalibrate or shift_of is None or layer.batch_norm or layer.op == "MatMul":
+            return
+        shift = shift_of()
+        old = constant(node.inputs[2]) if has_input(node, 2) else np.zeros(len(shift), np.float32)
+        if old is None or old.size != len(shift):
+            why = "its bias is not one constant a channel; the mean of its output is not corrected"
+            self.refusals.append(Refusal(node.name, why))
+            return
+        fresh = (np.asarray(old, np.float64).reshape(-1) + shift).astype(np.float32)
+        node.inputs = [*node.inputs[:2], gs.Constant(self._names(f"{node.name}.bias"), fresh)]
+
+    def batch_norm(
+        self, node: gs.Node, statistics: ChannelStatistics
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        norm = batch_norm_parameters(node)
+        assert norm is not None  # the streams call this for constant parameters only
+        epsilon = float(node.attrs.get("epsilon", 1e-5))
+        old_mean, old_variance = trained(norm, epsilon)
+        # A layer's own bias shifts all three means alike; the gain must not be applied to it.
+        bias = self._bias_before(node, len(norm.mean))
+        fresh = recalibrate_streams(statistics.shifted(-bias), old_mean - bias, old_variance, epsilon)
+        if self._options.recalibrate and not np.array_equal(statistics.mean, statistics.mean_hat):
+            node.inputs[3].values = (fresh.mean + bias).astype(np.float32)
+            node.inputs[4].values = fresh.variance.astype(np.float32)
+            scale = fresh.scale
+            centre = statistics.mean_hat
+        else:
+            scale, centre = np.ones_like(norm.gamma), statistics.mean
+        factor = norm.gamma * scale / np.sqrt(statistics.variance + epsilon)
+        return factor, norm.beta - factor * centre
+
+    def _bias_before(self, batch_norm: gs.Node, channels: int) -> Float:
+        """The bias of the layer whose output alone a BatchNormalization reads; zeros where there is none."""
+        source = producer(batch_norm.inputs[0])
+        layer = self._layers.get(source.name) if source is not None else None
+        bias = None
+        if source is not None and layer is not None and layer.batch_norm == batch_norm.name:
+            bias = constant(source.inputs[2]) if has_input(source, 2) else None
+        if bias is None or bias.size != channels:
+            return np.zeros(channels)
+        return np.asarray(bias, np.float64).reshape(-1)
+
+    def measured(self, tensor: str, low: float, high: float) -> None:
+        self.ranges[tensor] = (low, high)
+
+
+def to_rows(weight: Rows, layer: Layer) -> Rows:
+    """A weight as ``[groups, out/group, k]``."""
+    if layer.op == "Conv":
+        return weight.reshape(layer.groups, weight.shape[0] // layer.groups, -1)
+    return np.ascontiguousarray(weight if layer.axis == 0 else weight.T)[None]
+
+
+def _as_weight(codes: Rows, grid: Grid, layer: Layer) -> QuantizedWeight:
+    """Codes of rows and their grid in the layout of the layer's weight."""
+    whole = codes.astype(np.int8)
+    granularity = PerAxis(layer.axis)
+    shape = granularity.scale_shape(layer.shape)
+    shaped = whole.reshape(layer.shape) if layer.axis == 0 else np.ascontiguousarray(whole.T)
+    zero = grid.zero_point.reshape(shape)
+    return QuantizedWeight(shaped, grid.scale.reshape(shape), zero, grid.bits, grid.ternary)
+
+
+def _grid(rows: Rows, importance: npt.NDArray[np.float64], width: BitWidth) -> Grid:
+    if width == TERNARY:
+        return ternary_grid(ternary_optimal(rows, importance.astype(np.float32), PerAxis(0)).scale)
+    return uniform_grid(rows, importance, int(width))
+
+
+def _share(error: npt.NDArray[np.float64], signal: npt.NDArray[np.float64]) -> float:
+    """Error over signal of a layer, the mean over its outputs, each counted by its own signal and at most as lost."""
+    share = np.divide(error, signal, out=np.zeros_like(error), where=signal > 1e-20)
+    return round(float(np.minimum(share, 1.0).mean()), 6)
