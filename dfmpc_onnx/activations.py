@@ -48,14 +48,13 @@ class Both:
 class ChannelStatistics:
     """Per channel of one tensor over the batch, in both streams: ``[channels]`` float64 each.
 
-    mean, variance: of the float stream; mean_hat, variance_hat: of the quantized one; covariance: between them.
+    mean, variance: of the float stream; mean_hat, variance_hat: of the quantized one.
     """
 
     mean: Float
     variance: Float
     mean_hat: Float
     variance_hat: Float
-    covariance: Float
     count: int
 
     def shifted(self, by: Float) -> ChannelStatistics:
@@ -72,7 +71,7 @@ class ChannelStatistics:
         centred = rows - mean.astype(np.float32)[:, None]
         variance = _inner(centred, centred) / count
         if both.same:
-            return cls(mean, variance, mean, variance, variance, count)
+            return cls(mean, variance, mean, variance, count)
         rows_hat = np.asarray(both.hat, np.float32).reshape(rows.shape)
         mean_hat = channel_mean(rows_hat)
         centred_hat = rows_hat - mean_hat.astype(np.float32)[:, None]
@@ -81,7 +80,6 @@ class ChannelStatistics:
             variance,
             mean_hat,
             _inner(centred_hat, centred_hat) / count,
-            _inner(centred, centred_hat) / count,
             count,
         )
 

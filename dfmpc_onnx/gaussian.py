@@ -202,10 +202,7 @@ class GaussianStreams:
         if norm is None:
             raise Unknown("a BatchNormalization's parameters are computed")
         half = x.channels
-        cross = np.einsum("ii->i", x.lags[0, 0, :half, half:]).astype(np.float64)
-        statistics = ChannelStatistics(
-            x.mean[:half], x.variance[:half], x.mean[half:], x.variance[half:], cross, SAMPLES
-        )
+        statistics = ChannelStatistics(x.mean[:half], x.variance[:half], x.mean[half:], x.variance[half:], SAMPLES)
         epsilon = float(node.attrs.get("epsilon", 1e-5))
         scale_hat, shift_hat = visitor.batch_norm(node, statistics)
         factor = norm.gamma / np.sqrt(statistics.variance + epsilon)

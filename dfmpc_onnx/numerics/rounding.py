@@ -6,6 +6,8 @@ Optimal brain quantization for a fixed order of the columns, through the Cholesk
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import numpy.typing as npt
 
@@ -15,6 +17,11 @@ Rows = npt.NDArray[np.float32]
 Float = npt.NDArray[np.float64]
 DAMPING = 0.05  # of mean diag H: METHOD, section 5
 BLOCK = 64
+WIDE = (1.0, 0.8, 1.25)  # scales tried on grids of few levels, as multiples of the one that suits nearest rounding
+CLOSE = (1.0, 0.92, 1.08)  # and then around the best
+FEW_LEVELS = 3  # bits
+FINE = 8  # bits at which the nearest grid is good enough
+STACKED = 2**24  # weights that trials may take at a time
 
 
 def feedback_factor(hat: Float, damping: float = DAMPING) -> tuple[npt.NDArray[np.intp], Rows]:
@@ -82,3 +89,84 @@ def round_with_feedback(weight: Rows, grid: Grid, order: npt.NDArray[np.intp], f
     result = np.empty_like(codes)
     np.put_along_axis(result, np.broadcast_to(order[:, None, :], codes.shape), codes, axis=2)
     return result
+
+
+@dataclasses.dataclass
+class _Best:
+    """The best grid and codes of each row so far; error: ``[rows]``."""
+
+    error: Float
+    scale: Rows
+    zero_point: Rows
+    codes: Rows
+
+
+def round_on_best_grid(
+    weight: Rows, grid: Grid, hat: Float, order: npt.NDArray[np.intp], factor: Rows
+) -> tuple[Grid, Rows]:
+    """A grid for rounding with feedback and the codes on it, ``[rows, k]`` float32: rows are groups, then out/group.
+
+    Feedback drives the weights that are rounded late away from where they were, so the grid that is best for the
+    nearest level is too narrow for it. Some scales around it are tried, at few levels zero points too, and each row
+    keeps what leaves the least ``(w - w^) H (w - w^)'``, its scale fitted to the codes by least squares.
+
+    weight: ``[groups, out/group, k]`` float32. hat: H, ``[groups, k, k]``. order, factor: of `feedback_factor`.
+    """
+    image = weight.astype(np.float64) @ hat
+    power = np.einsum("gok,gok->go", image, weight.astype(np.float64))
+    if grid.bits >= FINE:
+        trials = [(grid.scale, grid.zero_point)]
+    else:
+        trials = [(grid.scale * np.float32(m), grid.zero_point) for m in (WIDE if grid.bits <= FEW_LEVELS else CLOSE)]
+    best = _try(weight, grid, trials, image, power, hat, order, factor, None)
+    if grid.bits <= FEW_LEVELS:
+        near = [(best.scale * np.float32(m), best.zero_point) for m in CLOSE]
+        if not grid.ternary:
+            shifted = (np.clip(best.zero_point + np.float32(d), grid.lowest, grid.highest) for d in (-1, 1))
+            near += [(best.scale, zero) for zero in shifted]
+        best = _try(weight, grid, near, image, power, hat, order, factor, best)
+    return dataclasses.replace(grid, scale=best.scale, zero_point=best.zero_point), best.codes
+
+
+def _try(
+    weight: Rows,
+    grid: Grid,
+    trials: list[tuple[Rows, Rows]],
+    image: Float,
+    power: Float,
+    hat: Float,
+    order: npt.NDArray[np.intp],
+    factor: Rows,
+    best: _Best | None,
+) -> _Best:
+    """Round on each trial's scale and zero point ``[rows, 1]``; per row, what is better than `best`."""
+    groups, out, k = weight.shape
+    at_once = max(1, STACKED // weight.size)
+    for start in range(0, len(trials), at_once):
+        part = trials[start : start + at_once]
+        # Trials stand beside each other as further outputs of their group: one walk over the columns for all.
+        scales, zeros = (np.stack([t[i].reshape(groups, out) for t in part], axis=1) for i in (0, 1))
+        many = dataclasses.replace(grid, scale=scales.reshape(-1, 1), zero_point=zeros.reshape(-1, 1))
+        found = round_with_feedback(np.tile(weight, (1, len(part), 1)), many, order, factor)
+        found = found.reshape(groups, len(part), out, k)
+        for index in range(len(part)):
+            codes, scale, zero = found[:, index], scales[:, index], zeros[:, index]
+            levels = (codes - zero[:, :, None]).astype(np.float64)
+            mixed = np.einsum("gok,gok->go", image, levels)
+            noise = np.einsum("gok,gok->go", levels @ hat, levels)
+            fits = (mixed > 0) & (noise > 0) & (grid.bits < FINE)
+            fitted = np.divide(mixed, noise, out=scale.astype(np.float64), where=fits).astype(np.float32)
+            error = power - 2 * fitted * mixed + np.square(fitted.astype(np.float64)) * noise
+            now = _Best(
+                error.reshape(-1), fitted.reshape(-1, 1), zero.reshape(-1, 1).astype(np.float32), codes.reshape(-1, k)
+            )
+            if best is None:
+                best = now
+                continue
+            better = now.error < best.error
+            best.error = np.where(better, now.error, best.error)
+            best.scale = np.where(better[:, None], now.scale, best.scale)
+            best.zero_point = np.where(better[:, None], now.zero_point, best.zero_point)
+            best.codes = np.where(better[:, None], now.codes, best.codes)
+    assert best is not None  # there is at least one trial
+    return best

@@ -15,17 +15,18 @@ from dfmpc_onnx.workspace import Workspace
 
 
 class AssignBitsOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """edges: the least bits of the first layer and the classifier; 0 makes no exception for them."""
+    """edges: the least bits of the first layer, the classifier and depthwise Convs; 0 makes no exception for them."""
 
     edges: Annotated[int, msgspec.Meta(ge=0, le=8)] = 8
 
 
 class AssignBits(Pass[AssignBitsOptions]):
     """Before: layers and pairs, as asked with --weights 2/6
-    After: 2 bits for the low half of each pair, 6 for the others, 8 for the first layer and the classifier
+    After: 2 bits for the low half of each pair, 6 for the others, 8 for the first layer, classifier, depthwise Convs
 
     Why: a low layer is one whose error the next layer repairs; every other one keeps the high width. The first
-    layer and the classifier hold few weights and no later layer repairs them.
+    layer and the classifier hold few weights and no later layer repairs them; a depthwise Conv has so few weights an
+    output that their errors do not average out, and hardly any bytes.
 
     Requires: the layers and the pairs.
 
@@ -91,8 +92,8 @@ class AssignBits(Pass[AssignBitsOptions]):
             return LayerBits(weights.low, "low", "low half of a pair")
         if weights.auto:
             return LayerBits(weights.high, "auto", "chosen by measured error")
-        if layer.position != "inner" and self.options.edges > weights.high:
-            place = "first layer" if layer.position == "first" else "classifier"
+        if (layer.position != "inner" or layer.depthwise) and self.options.edges > weights.high:
+            place = {"first": "first layer", "inner": "depthwise", "last": "classifier"}[layer.position]
             return LayerBits(self.options.edges, _role(self.options.edges), place)
         return LayerBits(weights.high, _role(weights.high), "high half or alone" if weights.paired else "uniform")
 

@@ -28,7 +28,7 @@ from dfmpc_onnx.numerics.least_squares import (
 )
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.numerics.recalibration import recalibrate_streams
-from dfmpc_onnx.numerics.rounding import feedback_factor, round_with_feedback
+from dfmpc_onnx.numerics.rounding import feedback_factor, round_on_best_grid
 from dfmpc_onnx.numerics.ternary import ternary_optimal
 from dfmpc_onnx.propagation import batch_norm_parameters
 from dfmpc_onnx.settings import FLOAT, TERNARY, BitWidth
@@ -173,7 +173,7 @@ class Rebuilder:
 
         chosen = choose_bits(lost_at, self._options.threshold, layer.size / self._average)
         role: Literal["low", "high", "8-bit"] = "low" if chosen <= 3 else "8-bit" if chosen == 8 else "high"
-        why = f"rounding costs {100 * found[chosen].lost:.2g} % of its output"
+        why = f"loses {100 * found[chosen].lost:.2g} % to rounding"
         self._plan[layer.name] = LayerBits(chosen, role, why)
         return found[chosen], chosen
 
@@ -205,7 +205,7 @@ class Rebuilder:
         if factor is None:
             codes = grid.codes(flat)
         else:
-            codes = round_with_feedback(target, grid, *factor).reshape(groups * out, k)
+            grid, codes = round_on_best_grid(target, grid, moments.hat, *factor)
         values = grid.values(codes).reshape(target.shape)
         lost = _share(rounding_error(target, values, moments), output_error(target, target, moments)[1])
         return Candidate(_as_weight(codes, grid, layer), values, lost)

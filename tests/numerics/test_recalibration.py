@@ -140,7 +140,6 @@ class Streams:
     variance: np.ndarray
     mean_hat: np.ndarray
     variance_hat: np.ndarray
-    covariance: np.ndarray
 
 
 def random_streams(seed):
@@ -148,15 +147,12 @@ def random_streams(seed):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(64, OUT)) * rng.uniform(0.5, 2, OUT) + rng.normal(size=OUT)
     y = rng.uniform(0.3, 2, OUT) * x + rng.normal(size=(64, OUT)) * rng.uniform(0, 3, OUT)
-    cov = ((x - x.mean(axis=0)) * (y - y.mean(axis=0))).mean(axis=0)
-    found = Streams(x.mean(axis=0), x.var(axis=0), y.mean(axis=0), y.var(axis=0), cov)
+    found = Streams(x.mean(axis=0), x.var(axis=0), y.mean(axis=0), y.var(axis=0))
     return found, rng.normal(size=OUT), rng.uniform(0.2, 3, OUT)
 
 
-def slow_streams(m0, v0, m1, v1, cov, mean, variance):
-    deviation = (v0 / v1) ** 0.5
-    mmse = min(max(cov / v1, 0.05, 0), deviation) if deviation > 0.05 else deviation
-    gain = min(max((deviation * mmse) ** 0.5, GAIN_LIMITS[0]), GAIN_LIMITS[1])
+def slow_streams(m0, v0, m1, v1, mean, variance):
+    gain = min(max((v0 / v1) ** 0.5, GAIN_LIMITS[0]), GAIN_LIMITS[1])
     r = ((variance + EPSILON) / (v0 + EPSILON)) ** 0.5
     return m1 * r + (mean - m0 * r) / gain, max((variance + EPSILON) / gain**2 - EPSILON, 0), gain
 
@@ -172,7 +168,7 @@ def test_streams_are_the_loop(seed):
 @given(seeds)
 def test_equal_streams_change_nothing(seed):
     found, mean, variance = random_streams(seed)
-    same = Streams(found.mean, found.variance, found.mean, found.variance, found.variance)
+    same = Streams(found.mean, found.variance, found.mean, found.variance)
     got = recalibrate_streams(same, mean, variance, EPSILON)
     np.testing.assert_allclose(got.mean, mean, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(got.variance, variance, rtol=1e-9)
@@ -185,7 +181,7 @@ def test_a_stream_that_is_only_scaled_and_moved_is_brought_back(seed, a, b):
     found, mean, variance = random_streams(seed)
     x = found.mean + np.array([[-1.0], [0.0], [2.0]])
     v = found.variance
-    got = recalibrate_streams(Streams(found.mean, v, a * found.mean + b, a * a * v, a * v), mean, variance, EPSILON)
+    got = recalibrate_streams(Streams(found.mean, v, a * found.mean + b, a * a * v), mean, variance, EPSILON)
     r = np.sqrt((variance + EPSILON) / (v + EPSILON))
     before = (r * x - mean) / np.sqrt(variance + EPSILON)
     after = (r * (a * x + b) - got.mean) / np.sqrt(got.variance + EPSILON)
@@ -194,18 +190,15 @@ def test_a_stream_that_is_only_scaled_and_moved_is_brought_back(seed, a, b):
 
 def test_a_stream_without_variance_keeps_the_gain_and_moves_the_mean():
     found, mean, variance = random_streams(20)
-    dead = dataclasses.replace(found, variance_hat=np.zeros(OUT), covariance=np.zeros(OUT))
+    dead = dataclasses.replace(found, variance_hat=np.zeros(OUT))
     got = recalibrate_streams(dead, mean, variance, EPSILON)
     assert got.scale.tolist() == [1] * OUT
     np.testing.assert_allclose(got.variance, variance)
 
 
-@given(seeds, st.floats(1e-6, 1e6), st.floats(-1, 1))
-def test_the_gain_stays_within_its_limits_and_below_the_ratio_of_deviations(seed, power, correlation):
+@given(seeds, st.floats(1e-6, 1e6))
+def test_the_gain_stays_within_its_limits(seed, power):
     found, mean, variance = random_streams(seed)
-    cov = correlation * found.variance * np.sqrt(power)
-    got = recalibrate_streams(
-        dataclasses.replace(found, variance_hat=found.variance * power, covariance=cov), mean, variance, EPSILON
-    )
+    got = recalibrate_streams(dataclasses.replace(found, variance_hat=found.variance * power), mean, variance, EPSILON)
     assert (got.scale >= GAIN_LIMITS[0]).all() and (got.scale <= GAIN_LIMITS[1]).all()
-    assert (got.scale <= np.maximum(power**-0.5, GAIN_LIMITS[0]) * (1 + 1e-9)).all() and (got.variance >= 0).all()
+    assert (got.variance >= 0).all()
