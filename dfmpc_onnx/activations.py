@@ -3,7 +3,7 @@
 The graph is walked once, node by node, each node run in onnxruntime on the tensors that live at that moment and no
 longer. Behind every BatchNormalization the float stream has exactly the mean and deviation that it had in training:
 the normalization takes the statistics of the batch, so at any depth only the correlations come from the images
-(METHOD, section 3). A layer or normalization is first shown to a visitor, which may set its quantized weight.
+(docs/method.md, section 3). A layer or normalization is first shown to a visitor, which may set its quantized weight.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from dfmpc_onnx.serialization import to_model
 
 Array = npt.NDArray[np.float32]
 Float = npt.NDArray[np.float64]
-POSITIONS = 4000  # sampled patches a layer: METHOD, section 4
+POSITIONS = 4000  # sampled patches a layer: docs/method.md, section 4
 PATCH_VALUES = 2**25  # of one stream's sampled patches, to bound memory; at least 1,000 patches
 FEWEST = 64  # values a channel below which a batch's own statistics are too rough to use
 
@@ -371,7 +371,7 @@ def patch_moments(inputs: Both, node: gs.Node, generator: np.random.Generator, c
 
 
 RANGE_SAMPLES = 2**18
-RANGE_PERCENTILES = (0.01, 99.99)  # METHOD, section 7
+RANGE_PERCENTILES = (0.01, 99.99)  # docs/method.md, section 7
 
 
 def measured_range(x: npt.NDArray[np.generic]) -> tuple[float, float]:

@@ -45,7 +45,12 @@ class Row:
 def networks() -> dict[str, Network]:
     """The networks at hand, by short name."""
     found = {
-        "own": Network("ResNet-20 (models/)", ROOT / "models/resnet20_cifar10.onnx", ROOT / "models/cifar10_sample.npz")
+        name: Network(label, ROOT / f"models/{file}_cifar10.onnx", ROOT / "models/cifar10_sample.npz")
+        for name, label, file in (
+            ("own", "ResNet-20 (models/)", "resnet20"),
+            ("ownmobile", "mobile net (models/)", "mobilenet"),
+            ("ownplain", "plain chain (models/)", "plain"),
+        )
     }
     if DATA:
         folder = pathlib.Path(DATA)
@@ -70,6 +75,15 @@ ROWS = (
     Row("own", "mixed", "ternary/6", "none"),
     Row("own", "closed-form", "2/6", "none"),
     Row("own", "paper"),
+    Row("ownmobile", "mixed"),
+    Row("ownmobile", "int8"),
+    Row("ownmobile", "mixed", "4", "none"),
+    Row("ownmobile", "mixed", "2/6", "none"),
+    Row("ownmobile", "closed-form", "2/6", "none"),
+    Row("ownmobile", "closed-form", "4", "none"),
+    Row("ownplain", "mixed"),
+    Row("ownplain", "mixed", "2/6", "none"),
+    Row("ownplain", "closed-form", "2/6", "none"),
     Row("resnet56", "mixed"),
     Row("resnet56", "mixed", "2/6", "none"),
     Row("resnet56", "mixed", "ternary/6", "none"),
@@ -89,11 +103,14 @@ ROWS = (
     Row("mobilenetv2", "mixed", "4", "none"),
     Row("mobilenetv2", "mixed", "2/6", "none"),
     Row("mobilenetv2", "int8"),
+    Row("mobilenetv2", "closed-form", "8", "8"),
+    Row("mobilenetv2", "closed-form", "4", "none"),
     Row("mobilenetv1", "mixed", "8", "8"),
     Row("mobilenetv1", "mixed"),
     Row("vgglike", "mixed", "8", "8"),
     Row("vgglike", "mixed"),
 )
+SEEDED = ("mixed", "int8", "int4")  # the other recipes make no images
 HEADER = ("network", "setting", "top-1 %", "FP32 %", "drop", "SQNR dB", "MB", "FP32 MB", "bits", "s")
 
 
@@ -132,6 +149,18 @@ def measure(network: Network, row: Row, seed: int) -> tuple[str, ...]:
     )
 
 
+def joined(lines: list[tuple[str, ...]]) -> tuple[str, ...]:
+    """The lines of several seeds as one: of numbers that differ, the least and the largest."""
+    cells = []
+    for column in zip(*lines, strict=True):
+        if len(set(column)) == 1:
+            cells.append(column[0])
+        else:
+            numbers = sorted(column, key=float)
+            cells.append(f"{numbers[0]} to {numbers[-1]}")
+    return tuple(cells)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", help="a network by its short name; may be repeated")
@@ -145,8 +174,8 @@ def main() -> None:
             continue
         if args.recipe and row.recipe not in args.recipe:
             continue
-        for seed in range(args.seeds):
-            print("| " + " | ".join(measure(known[row.network], row, seed)) + " |", flush=True)
+        seeds = range(args.seeds if row.recipe in SEEDED else 1)
+        print("| " + " | ".join(joined([measure(known[row.network], row, seed) for seed in seeds])) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Covariances are kept per spatial lag, see `dfmpc_onnx.numerics.lags`, where the linear layers are. Here are the prior of
 images, the activations through their Hermite series, exact for jointly Gaussian inputs up to the order kept, and the
-correction by what a BatchNormalization measured (METHOD, section 2).
+correction by what a BatchNormalization measured (docs/method.md, section 2).
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def measured(covariance: Float, mean: Float, rows: Float, true_mean: Float, true
     """A patch's covariance and mean corrected by what a BatchNormalization measured along the rows of a weight.
 
     With Y = W S W' and D the ratio of the measured to the derived deviation, ``S += K (D Y D - Y) K'`` and
-    ``m += K (mu - W m)`` with ``K = S W' (Y + eps I)^-1`` (METHOD, section 2).
+    ``m += K (mu - W m)`` with ``K = S W' (Y + eps I)^-1`` (docs/method.md, section 2).
 
     covariance: ``[n, n]``; mean: ``[n]``; rows: ``[out, n]``, zeros for the entries that the layer does not read;
     true_mean, true_std: ``[out]``.

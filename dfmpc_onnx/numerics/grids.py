@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 Rows = npt.NDArray[np.float32]
 Float = npt.NDArray[np.float64]
-ASYMMETRIC_BITS = 4  # METHOD, section 5: at 4 bits and below an integer zero point pays
+ASYMMETRIC_BITS = 4  # docs/method.md, section 5: at 4 bits and below an integer zero point pays
 SHRINK = np.linspace(1.0, 0.3, 29)
 
 

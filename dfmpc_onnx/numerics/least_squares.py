@@ -1,7 +1,7 @@
 """The full-matrix form of DF-MPC's compensation: the weight that best repairs what earlier layers broke.
 
 DF-MPC gives the next layer one factor per input channel. The same fit without that restriction is a ridge
-regression of the float layer's output on the quantized network's input: METHOD, section 4.
+regression of the float layer's output on the quantized network's input: docs/method.md, section 4.
 """
 
 from __future__ import annotations

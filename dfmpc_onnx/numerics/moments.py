@@ -34,7 +34,7 @@ def clipped_gaussian(mean: Float, variance: Float, low: float = 0.0, high: float
     """Mean and variance of ``min(max(x, low), high)`` for ``x ~ N(mean, variance)``.
 
     With low = 0 and high = inf this is ReLU: ``E = m Phi(m/s) + s phi(m/s)`` and
-    ``E x^2 = (m^2 + s^2) Phi(m/s) + m s phi(m/s)`` (METHOD: rectified Gaussian). Any of the bounds may be infinite.
+    ``E x^2 = (m^2 + s^2) Phi(m/s) + m s phi(m/s)`` (docs/method.md, section 1). Any of the bounds may be infinite.
 
     mean, variance: ``[channels]`` float64; a variance of 0 stands for a constant.
     """

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 LEVELS = 255
-DEVIATIONS = 6.0  # METHOD, section 7: outliers beyond six deviations are cheaper to clip than to make room for
+DEVIATIONS = 6.0  # docs/method.md, section 7: outliers beyond six deviations are cheaper to clip than to make room for
 
 
 def moment_range(

@@ -93,7 +93,7 @@ GAIN_LIMITS = (0.2, 5.0)
 
 
 def recalibrate_streams(found: StreamStatistics, mean: Float, variance: Float, epsilon: float) -> Refreshed:
-    """A BatchNormalization's statistics for the quantized network, from both streams (METHOD, section 6).
+    """A BatchNormalization's statistics for the quantized network, from both streams (docs/method.md, section 6).
 
     The gain ``s = sqrt(v0 / v1)``, within 0.2 and 5, restores the deviation. Least squares, ``cov / v1``, would shrink
     what is noisy, layer after layer, and most of all where real images have more signal than those of the streams.

@@ -15,7 +15,7 @@ from dfmpc_onnx.numerics.grids import Grid
 
 Rows = npt.NDArray[np.float32]
 Float = npt.NDArray[np.float64]
-DAMPING = 0.05  # of mean diag H: METHOD, section 5
+DAMPING = 0.05  # of mean diag H: docs/method.md, section 5
 BLOCK = 64
 WIDE = (1.0, 0.8, 1.25)  # scales tried on grids of few levels, as multiples of the one that suits nearest rounding
 CLOSE = (1.0, 0.92, 1.08)  # and then around the best

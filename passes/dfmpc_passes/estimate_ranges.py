@@ -35,7 +35,7 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
 
     Refuses when: an operator has no rule; the layers on both sides then compute in float, with integer weights.
 
-    Reference: METHOD, section 7; Nagel et al. 2019, section 4 (the same idea).
+    Reference: docs/method.md, section 7; Nagel et al. 2019, section 4 (the same idea).
     """
 
     name = "estimate_ranges"

@@ -28,7 +28,7 @@ class FoldBatchNorm(Pass[NoOptions]):
 
     Refuses when: the BatchNormalization does not stand alone behind a layer; it stays a node of its own.
 
-    Reference: METHOD, section 6, folding traps.
+    Reference: docs/method.md, section 6, folding traps.
     """
 
     name = "fold_batch_norm"

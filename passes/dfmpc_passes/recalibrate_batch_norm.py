@@ -39,7 +39,7 @@ class RecalibrateBatchNorm(Pass[RecalibrateOptions]):
     Refuses when: the moments of a layer's input are not known; its BatchNormalization keeps its statistics.
     A channel whose new deviation nearly vanishes keeps them too.
 
-    Reference: Chen et al. 2023, section 3.3 (the symbols); METHOD, section 1 (the readings).
+    Reference: Chen et al. 2023, section 3.3 (the symbols); docs/method.md, section 1 (the readings).
     """
 
     name = "recalibrate_batch_norm"

@@ -38,7 +38,7 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
     Refuses when: covariance functions cannot be followed (an operator without a rule, too many channels): channels
     and pixels are then taken as independent, as in quantize_weights, recalibrate_batch_norm and compensate.
 
-    Reference: METHOD, sections 3 to 6; Chen et al. 2023, equation 27 (the diagonal form); Frantar et al. 2022.
+    Reference: docs/method.md, sections 3 to 6; Chen et al. 2023, equation 27 (the diagonal form); Frantar et al. 2022.
     """
 
     name = "reconstruct_layers"
