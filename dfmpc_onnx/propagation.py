@@ -2,7 +2,8 @@
 
 Each tensor gets a mean and a variance per channel, under the assumption that channels and pixels are independent
 and each channel is Gaussian in front of an activation. A BatchNormalization in inference mode measured its input in
-training, so behind it the moments are known exactly: ``N(beta, gamma^2)``, whatever came before. docs/method.md, section 1.
+training, so behind it the moments are known exactly: ``N(beta, gamma^2)``, whatever came before
+(docs/method.md, section 1).
 """
 
 from __future__ import annotations
