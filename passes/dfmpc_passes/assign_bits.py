@@ -15,9 +15,11 @@ from dfmpc_onnx.workspace import Workspace
 
 
 class AssignBitsOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """edges: the least bits of the first layer, the classifier and depthwise Convs; 0 makes no exception for them."""
+    """edges: the least bits of the first layer, the classifier and depthwise Convs; 0 makes no exception for them.
+    least: how large a layer must be to be low, as a share of the average layer; 0 makes every pair's first half low."""
 
     edges: Annotated[int, msgspec.Meta(ge=0, le=8)] = 8
+    least: Annotated[float, msgspec.Meta(ge=0)] = 0.5
 
 
 class AssignBits(Pass[AssignBitsOptions]):
@@ -42,13 +44,17 @@ class AssignBits(Pass[AssignBitsOptions]):
 
     def run(self, workspace: Workspace) -> PassResult:
         layers, pairs = workspace.get(Layers), workspace.get(Pairs)
-        low = (
-            set(pairs.by_low()) if not workspace.settings.weights.auto and workspace.settings.weights.paired else set()
-        )
+        low: set[str] = set()
+        small: set[str] = set()
+        if not workspace.settings.weights.auto and workspace.settings.weights.paired:
+            sizes = {layer.name: layer.size for layer in layers.quantizable}
+            least = self.options.least * sum(sizes.values()) / max(len(sizes), 1)
+            low = {name for name in pairs.by_low() if sizes.get(name, 0) >= least}
+            small = set(pairs.by_low()) - low
         plan: dict[str, LayerBits] = {}
         used: set[LayerOverride] = set()
         for layer in layers.listed:
-            plan[layer.name] = self._bits(workspace, layer, layer.name in low, used)
+            plan[layer.name] = self._bits(workspace, layer, _half(layer.name, low, small), used)
         unused = [item for item in workspace.settings.layers if item not in used]
         if unused:
             names = ", ".join(shown(layer.name) for layer in layers.listed[:3])
@@ -74,7 +80,8 @@ class AssignBits(Pass[AssignBitsOptions]):
             warnings = (f"no layer can be low, all get {workspace.settings.weights.high} bits: {why}",)
         return PassResult(self.name, rewrites, refusals, warnings=warnings)
 
-    def _bits(self, workspace: Workspace, layer: Layer, low: bool, used: set[LayerOverride]) -> LayerBits:
+    def _bits(self, workspace: Workspace, layer: Layer, half: Half, used: set[LayerOverride]) -> LayerBits:
+        low = half == "low"
         if layer.refused is not None:
             used.update(item for item in workspace.settings.layers if item.matches(layer.name))
             return LayerBits(FLOAT, "float", layer.refused)
@@ -95,7 +102,16 @@ class AssignBits(Pass[AssignBitsOptions]):
         if (layer.position != "inner" or layer.depthwise) and self.options.edges > weights.high:
             place = {"first": "first layer", "inner": "depthwise", "last": "classifier"}[layer.position]
             return LayerBits(self.options.edges, _role(self.options.edges), place)
+        if half == "small":
+            return LayerBits(weights.high, _role(weights.high), "too few weights for low bits to pay")
         return LayerBits(weights.high, _role(weights.high), "high half or alone" if weights.paired else "uniform")
+
+
+Half = Literal["low", "small", "other"]
+
+
+def _half(name: str, low: set[str], small: set[str]) -> Half:
+    return "low" if name in low else "small" if name in small else "other"
 
 
 def _role(bits: BitWidth) -> Literal["high", "8-bit"]:
