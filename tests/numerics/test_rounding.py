@@ -1,10 +1,20 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dfmpc_onnx.numerics import rounding
 from dfmpc_onnx.numerics.grids import ternary_grid, uniform_grid
-from dfmpc_onnx.numerics.rounding import BLOCK, DAMPING, feedback_factor, round_with_feedback
+from dfmpc_onnx.numerics.rounding import (
+    BLOCK,
+    DAMPING,
+    FEW_LEVELS,
+    feedback_factor,
+    round_on_best_grid,
+    round_with_feedback,
+)
 from tests.numerics.strategies import seeds
 
 
@@ -114,3 +124,109 @@ def test_the_weight_itself_is_not_touched():
     before = weight.copy()
     round_with_feedback(weight, grid_of(weight, 3), *feedback_factor(hat))
     assert np.array_equal(weight, before)
+
+
+# The search for a grid
+
+
+def first_grid(weight, bits):
+    """bits: or "ternary"."""
+    if bits == "ternary":
+        return ternary_grid(np.abs(weight).mean(axis=2).reshape(-1, 1))
+    return grid_of(weight, bits)
+
+
+def row_errors(weight, grid, codes, hat):
+    """``(w - w^) H (w - w^)'`` of each row."""
+    difference = weight.astype(np.float64).reshape(len(codes), -1) - grid.values(codes).astype(np.float64)
+    moments = np.repeat(hat, weight.shape[1], axis=0)
+    return np.einsum("ri,rij,rj->r", difference, moments, difference)
+
+
+WIDTHS = ["ternary", 2, 3, 4, 6, 8]
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
+@given(seed=seeds)
+def test_no_row_is_worse_off_than_on_the_first_grid(bits, seed):
+    weight, hat = random_layer(seed)
+    first, (order, factor) = first_grid(weight, bits), feedback_factor(hat)
+    plain = round_with_feedback(weight, first, order, factor).reshape(-1, weight.shape[2])
+    grid, codes = round_on_best_grid(weight, first, hat, order, factor)
+    power = np.einsum("goi,gij,goj->go", weight, hat, weight).reshape(-1)
+    # Errors are differences of powers in float64, but scales are float32.
+    assert (row_errors(weight, grid, codes, hat) <= row_errors(weight, first, plain, hat) + 1e-6 * power).all()
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
+@given(seed=seeds)
+def test_the_best_grid_is_a_grid_of_the_same_form(bits, seed):
+    weight, hat = random_layer(seed)
+    first = first_grid(weight, bits)
+    grid, codes = round_on_best_grid(weight, first, hat, *feedback_factor(hat))
+    assert (grid.bits, grid.ternary, grid.lowest, grid.highest) == (
+        first.bits,
+        first.ternary,
+        first.lowest,
+        first.highest,
+    )
+    assert codes.shape == (weight.shape[0] * weight.shape[1], weight.shape[2])
+    assert grid.scale.dtype == grid.zero_point.dtype == codes.dtype == np.float32
+    assert grid.scale.shape == grid.zero_point.shape == first.scale.shape and (grid.scale > 0).all()
+    for whole in (codes, grid.zero_point):
+        assert np.array_equal(whole, np.rint(whole))
+        assert whole.min() >= grid.lowest and whole.max() <= grid.highest
+    if bits == "ternary":
+        assert set(np.unique(codes)) <= {-1, 0, 1} and not grid.zero_point.any()
+    if bits != "ternary" and bits > FEW_LEVELS:
+        assert np.array_equal(grid.zero_point, first.zero_point)
+
+
+def test_eight_bits_keep_the_grid():
+    weight, hat = random_layer(31)
+    first, (order, factor) = grid_of(weight, 8), feedback_factor(hat)
+    grid, codes = round_on_best_grid(weight, first, hat, order, factor)
+    assert np.array_equal(grid.scale, first.scale) and np.array_equal(grid.zero_point, first.zero_point)
+    assert np.array_equal(codes, round_with_feedback(weight, first, order, factor).reshape(codes.shape))
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_trials_stacked_or_one_at_a_time_give_the_same(bits, monkeypatch):
+    weight, hat = random_layer(32, groups=3, out=4, k=20)
+    first, (order, factor) = first_grid(weight, bits), feedback_factor(hat)
+    together, codes = round_on_best_grid(weight, first, hat, order, factor)
+    for stacked in (1, 2 * weight.size):
+        monkeypatch.setattr(rounding, "STACKED", stacked)
+        apart, same = round_on_best_grid(weight, first, hat, order, factor)
+        assert np.array_equal(same, codes)
+        np.testing.assert_allclose(apart.scale, together.scale, rtol=1e-6)
+        assert np.array_equal(apart.zero_point, together.zero_point)
+
+
+@pytest.mark.parametrize("bits", ["ternary", 2, 3])
+def test_few_levels_gain_much_from_the_search(bits):
+    weight, hat = random_layer(33, groups=2, out=16, k=48)
+    first, (order, factor) = first_grid(weight, bits), feedback_factor(hat)
+    plain = round_with_feedback(weight, first, order, factor).reshape(32, 48)
+    grid, codes = round_on_best_grid(weight, first, hat, order, factor)
+    assert row_errors(weight, grid, codes, hat).sum() < 0.9 * row_errors(weight, first, plain, hat).sum()
+
+
+@pytest.mark.parametrize("bits", ["ternary", 2, 4])
+def test_no_other_scale_suits_the_codes_better(bits):
+    weight, hat = random_layer(34)
+    grid, codes = round_on_best_grid(weight, first_grid(weight, bits), hat, *feedback_factor(hat))
+    least = row_errors(weight, grid, codes, hat)
+    for factor in (0.99, 1.01):
+        other = dataclasses.replace(grid, scale=grid.scale * np.float32(factor))
+        assert (row_errors(weight, other, codes, hat) > least).all()
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_a_row_of_zeros_stays_zero_on_the_best_grid(bits):
+    weight, hat = random_layer(35)
+    weight[:, 1] = 0
+    first = first_grid(weight + np.float32(1e-30) * (weight == 0), bits) if bits == "ternary" else grid_of(weight, bits)
+    grid, codes = round_on_best_grid(weight, first, hat, *feedback_factor(hat))
+    assert not grid.values(codes).reshape(weight.shape)[:, 1].any()
+    assert np.isfinite(grid.scale).all()

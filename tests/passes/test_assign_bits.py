@@ -26,6 +26,40 @@ def test_edges_0_makes_no_exception():
     assert plan["conv1"] == plan["gemm1"] == (6, "high")
 
 
+def test_a_depthwise_conv_gets_the_bits_of_the_edges():
+    plan, _ = planned(graphs.depthwise(), "4")
+    assert plan == {
+        "conv1": (8, "8-bit"),
+        "conv2": (4, "high"),
+        "conv3": (8, "8-bit"),
+        "conv4": (4, "high"),
+        "gemm1": (8, "8-bit"),
+    }
+
+
+def test_a_grouped_conv_with_several_inputs_a_group_is_like_any_other():
+    net = graphs.Net()
+    x = net.block(net.block(net.block("x", 8), 8, group=4), 8)
+    assert planned(net.model(net.tail(x)), "4")[0]["conv2"] == (4, "high")
+
+
+def test_edges_0_makes_no_exception_for_depthwise_convs():
+    assert planned(graphs.depthwise(), "4", edges=0)[0]["conv3"] == (4, "high")
+
+
+@pytest.mark.parametrize("edges", [0, 8])
+def test_auto_leaves_every_layer_to_its_measured_error(edges):
+    plan, result = planned(graphs.depthwise(), "auto", edges=edges)
+    assert {role for _, role in plan.values()} == {"auto"} and len(plan) == 5
+    assert result.warnings == ()
+
+
+def test_auto_leaves_what_is_asked_for_alone():
+    plan, _ = planned(graphs.chain(), "auto", layers=["conv2=3", "gemm1=float"])
+    assert plan["conv2"] == (3, "high") and plan["gemm1"] == ("float", "float")
+    assert plan["conv1"][1] == plan["conv3"][1] == "auto"
+
+
 def test_edges_never_lower_the_width():
     plan, _ = planned(graphs.chain(), "2/7", edges=4)
     assert plan["conv1"] == plan["gemm1"] == (7, "high")
