@@ -222,11 +222,10 @@ def test_no_other_scale_suits_the_codes_better(bits):
         assert (row_errors(weight, other, codes, hat) > least).all()
 
 
-@pytest.mark.parametrize("bits", WIDTHS)
+@pytest.mark.parametrize("bits", range(2, 9))
 def test_a_row_of_zeros_stays_zero_on_the_best_grid(bits):
     weight, hat = random_layer(35)
     weight[:, 1] = 0
-    first = first_grid(weight + np.float32(1e-30) * (weight == 0), bits) if bits == "ternary" else grid_of(weight, bits)
-    grid, codes = round_on_best_grid(weight, first, hat, *feedback_factor(hat))
+    grid, codes = round_on_best_grid(weight, grid_of(weight, bits), hat, *feedback_factor(hat))
     assert not grid.values(codes).reshape(weight.shape)[:, 1].any()
     assert np.isfinite(grid.scale).all()
