@@ -6,9 +6,9 @@ from dfmpc_onnx.manager import PassManager
 from tests import graphs
 
 
-def planned(model, weights="2/6", layers=(), edges=8):
+def planned(model, weights="2/6", layers=(), **options):
     space = graphs.workspace(model, weights, layers=layers)
-    result = PassManager(graphs.pipeline("assign_bits", assign_bits={"edges": edges})).run(space)[-1]
+    result = PassManager(graphs.pipeline("assign_bits", assign_bits={"edges": 8, **options})).run(space)[-1]
     return {name: (bits.bits, bits.role) for name, bits in space.get(BitPlan).layers.items()}, result
 
 
@@ -45,6 +45,22 @@ def test_a_grouped_conv_with_several_inputs_a_group_is_like_any_other():
 
 def test_edges_0_makes_no_exception_for_depthwise_convs():
     assert planned(graphs.depthwise(), "4", edges=0)[0]["conv3"] == (4, "high")
+
+
+def widening():
+    """Two pairs: conv2 has 72 weights, conv4 1,152."""
+    net = graphs.Net()
+    x = "x"
+    for out in (4, 2, 8, 16, 8):
+        x = net.block(x, out)
+    return net.model(net.tail(x))
+
+
+@pytest.mark.parametrize(("least", "low"), [(0.0, {"conv2", "conv4"}), (0.5, {"conv4"}), (100.0, set())])
+def test_only_layers_of_some_size_are_low(least, low):
+    plan, _ = planned(widening(), least=least)
+    assert {name for name, (_, role) in plan.items() if role == "low"} == low
+    assert all(bits == 6 for name, (bits, _) in plan.items() if name in {"conv2", "conv4"} - low)
 
 
 @pytest.mark.parametrize("edges", [0, 8])
