@@ -98,9 +98,12 @@ def least_squares(weight: Rows, moments: PatchMoments, ridge: float = RIDGE) -> 
     k = weight.shape[2]
     strength = ridge * max(1.0, k / moments.count)
     r = strength * np.maximum(moments.diagonal.mean(axis=1), 1e-30)
-    eye = np.eye(k) * r[:, None, None]
-    right = weight.astype(np.float64) @ (moments.cross + eye)
-    solved = np.linalg.solve(moments.hat + eye, right.transpose(0, 2, 1)).transpose(0, 2, 1)
+    w = weight.astype(np.float64)
+    right = w @ moments.cross + r[:, None, None] * w
+    held = moments.hat.copy()
+    index = np.arange(k)
+    held[:, index, index] += r[:, None]
+    solved = np.linalg.solve(held, right.transpose(0, 2, 1)).transpose(0, 2, 1)
     return np.ascontiguousarray(solved, np.float32)
 
 
@@ -124,17 +127,26 @@ def diagonal_factors(weight: Rows, moments: PatchMoments, taps: int, ridge: floa
     return np.maximum(factors, 0.0)
 
 
-def output_error(weight: Rows, quantized: Rows, moments: PatchMoments) -> tuple[Float, Float]:
-    """Mean square of ``W x - W^ x^`` and variance of ``W x``, per output: two ``[groups, out/group]`` float64.
+class OutputErrors:
+    """What replacing a weight costs its outputs, for several replacements of one weight.
 
-    weight, quantized: ``[groups, out/group, k]`` float32.
+    weight: ``[groups, out/group, k]`` float32. variance: of ``W x``, ``[groups, out/group]`` float64.
     """
-    w, q = weight.astype(np.float64), quantized.astype(np.float64)
-    power = np.einsum("goi,goi->go", w @ moments.original, w)
-    mixed = np.einsum("goi,goi->go", w @ moments.cross, q)
-    noise = np.einsum("goi,goi->go", q @ moments.hat, q)
-    variance = power - np.square(np.einsum("goi,gi->go", w, moments.mean))
-    return np.maximum(power - 2 * mixed + noise, 0.0), np.maximum(variance, 0.0)
+
+    def __init__(self, weight: Rows, moments: PatchMoments) -> None:
+        w = weight.astype(np.float64)
+        self._hat = moments.hat
+        image = w @ moments.original
+        self._power: Float = np.einsum("goi,goi->go", image, w)
+        self._mixed = image if moments.cross is moments.original else w @ moments.cross
+        self.variance: Float = np.maximum(self._power - np.square(np.einsum("goi,gi->go", w, moments.mean)), 0.0)
+
+    def of(self, quantized: Rows) -> Float:
+        """Mean square of ``W x - W^ x^`` per output: ``[groups, out/group]`` float64."""
+        q = quantized.astype(np.float64)
+        noise = np.einsum("goi,goi->go", q @ self._hat, q)
+        error: Float = np.maximum(self._power - 2 * np.einsum("goi,goi->go", self._mixed, q) + noise, 0.0)
+        return error
 
 
 def rounding_error(weight: Rows, quantized: Rows, moments: PatchMoments) -> Float:

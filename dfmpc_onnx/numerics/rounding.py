@@ -40,14 +40,16 @@ def feedback_factor(hat: Float, damping: float = DAMPING) -> tuple[npt.NDArray[n
 
 def _cholesky(matrix: Float, damp: Float) -> Float:
     """The lower factor of matrices ``[groups, k, k]`` plus damp on the diagonal, more where rounding demands it."""
-    eye = np.eye(matrix.shape[1])
+    index = np.arange(matrix.shape[1])
+    damped = matrix.copy()
     for _ in range(6):
+        damped[:, index, index] = matrix[:, index, index] + damp[:, None]
         try:
-            return np.asarray(np.linalg.cholesky(matrix + damp[:, None, None] * eye), np.float64)
+            return np.asarray(np.linalg.cholesky(damped), np.float64)
         except np.linalg.LinAlgError:
             damp = damp * 10
     spread = np.einsum("gii->gi", matrix) + damp[:, None]  # nothing but the diagonal is to be trusted
-    return np.asarray(np.sqrt(np.maximum(spread, 1e-12))[:, :, None] * eye, np.float64)
+    return np.asarray(np.sqrt(np.maximum(spread, 1e-12))[:, :, None] * np.eye(len(index)), np.float64)
 
 
 def _triangular_inverse(lower: Float) -> Float:
@@ -112,19 +114,20 @@ def round_on_best_grid(
 
     weight: ``[groups, out/group, k]`` float32. hat: H, ``[groups, k, k]``. order, factor: of `feedback_factor`.
     """
-    image = weight.astype(np.float64) @ hat
-    power = np.einsum("gok,gok->go", image, weight.astype(np.float64))
+    narrow = hat.astype(np.float32)  # only differences of errors that rounding makes are compared
+    image = weight @ narrow
+    power = np.einsum("gok,gok->go", image, weight).astype(np.float64)
     if grid.bits >= FINE:
         trials = [(grid.scale, grid.zero_point)]
     else:
         trials = [(grid.scale * np.float32(m), grid.zero_point) for m in (WIDE if grid.bits <= FEW_LEVELS else CLOSE)]
-    best = _try(weight, grid, trials, image, power, hat, order, factor, None)
+    best = _try(weight, grid, trials, image, power, narrow, order, factor, None)
     if grid.bits <= FEW_LEVELS:
         near = [(best.scale * np.float32(m), best.zero_point) for m in CLOSE]
         if not grid.ternary:
             shifted = (np.clip(best.zero_point + np.float32(d), grid.lowest, grid.highest) for d in (-1, 1))
             near += [(best.scale, zero) for zero in shifted]
-        best = _try(weight, grid, near, image, power, hat, order, factor, best)
+        best = _try(weight, grid, near, image, power, narrow, order, factor, best)
     return dataclasses.replace(grid, scale=best.scale, zero_point=best.zero_point), best.codes
 
 
@@ -132,9 +135,9 @@ def _try(
     weight: Rows,
     grid: Grid,
     trials: list[tuple[Rows, Rows]],
-    image: Float,
+    image: Rows,
     power: Float,
-    hat: Float,
+    hat: Rows,
     order: npt.NDArray[np.intp],
     factor: Rows,
     best: _Best | None,
@@ -151,9 +154,9 @@ def _try(
         found = found.reshape(groups, len(part), out, k)
         for index in range(len(part)):
             codes, scale, zero = found[:, index], scales[:, index], zeros[:, index]
-            levels = (codes - zero[:, :, None]).astype(np.float64)
-            mixed = np.einsum("gok,gok->go", image, levels)
-            noise = np.einsum("gok,gok->go", levels @ hat, levels)
+            levels = codes - zero[:, :, None]
+            mixed = np.einsum("gok,gok->go", image, levels).astype(np.float64)
+            noise = np.einsum("gok,gok->go", levels @ hat, levels).astype(np.float64)
             fits = (mixed > 0) & (noise > 0) & (grid.bits < FINE)
             fitted = np.divide(mixed, noise, out=scale.astype(np.float64), where=fits).astype(np.float32)
             error = power - 2 * fitted * mixed + np.square(fitted.astype(np.float64)) * noise

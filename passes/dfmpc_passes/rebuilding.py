@@ -20,10 +20,10 @@ from dfmpc_onnx.numerics.granularity import PerAxis
 from dfmpc_onnx.numerics.grids import Grid, ternary_grid, uniform_grid
 from dfmpc_onnx.numerics.least_squares import (
     RIDGE,
+    OutputErrors,
     PatchMoments,
     diagonal_factors,
     least_squares,
-    output_error,
     rounding_error,
 )
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
@@ -107,20 +107,25 @@ class Rebuilder:
             self._nearest(node, weight, rows, layer, bits)
             return
         moments = moments_of()
-        target, gain = self._target(rows, moments, weight, layer)
+        errors = OutputErrors(rows, moments)
+        target = self._target(rows, moments, weight, layer)
+        gain = (
+            0.0
+            if target is rows
+            else _share(errors.of(rows), errors.variance) - _share(errors.of(target), errors.variance)
+        )
         shrunk = moments.shrunk()
         factor = feedback_factor(shrunk.hat) if self._options.rounding == "feedback" else None
-        chosen, width = self._choose(rows, target, shrunk, factor, layer, bits)
+        chosen, width = self._choose(target, shrunk, errors.variance, factor, layer, bits)
         node.inputs[1].values = chosen.quantized.dequantize()
         self.codes[node.name] = chosen.quantized
         self._lost[node.name] = chosen.lost
-        error, signal = output_error(rows, chosen.rows, moments)
         figures: dict[str, Figure] = {
             "bits": chosen.quantized.bits,
-            "output_error": _share(error, signal),
+            "output_error": _share(errors.of(chosen.rows), errors.variance),
             "rounding_share": chosen.lost,
             "shrinkage": round(float(moments.shrinkage.mean()), 4),
-            "fit_gain": gain,
+            "fit_gain": round(gain, 6),
             "patches": moments.count,
         }
         self.rewrites.append(Rewrite(node.name, f"rebuilt at {width} bits", figures))
@@ -138,25 +143,21 @@ class Rebuilder:
         if bits.role == "auto":
             self._plan[node.name] = LayerBits(width, "8-bit", "too wide to measure")
 
-    def _target(self, rows: Rows, moments: PatchMoments, weight: Rows, layer: Layer) -> tuple[Rows, float]:
-        """The weight to round, and by how much it beats W on the error of the output."""
+    def _target(self, rows: Rows, moments: PatchMoments, weight: Rows, layer: Layer) -> Rows:
+        """The weight to round."""
         if self._options.compensate == "none" or moments.cross is moments.hat or layer.groups > 1:
-            return rows, 0.0
+            return rows
         if self._options.compensate == "full":
-            target = least_squares(rows, moments, self._options.ridge)
-        else:
-            taps = rows.shape[2] // weight.shape[1] if layer.op == "Conv" else 1
-            factors = diagonal_factors(rows, moments, taps, self._options.ridge)
-            target = rows * np.repeat(factors, taps, axis=1)[:, None].astype(np.float32)
-        before, signal = output_error(rows, rows, moments)
-        after, _ = output_error(rows, target, moments)
-        return target, round(_share(before, signal) - _share(after, signal), 6)
+            return least_squares(rows, moments, self._options.ridge)
+        taps = rows.shape[2] // weight.shape[1] if layer.op == "Conv" else 1
+        factors = diagonal_factors(rows, moments, taps, self._options.ridge)
+        return rows * np.repeat(factors, taps, axis=1)[:, None].astype(np.float32)
 
     def _choose(
         self,
-        rows: Rows,
         target: Rows,
         moments: PatchMoments,
+        signal: Float,
         factor: tuple[npt.NDArray[np.intp], Rows] | None,
         layer: Layer,
         bits: LayerBits,
@@ -164,11 +165,11 @@ class Rebuilder:
         if bits.role != "auto":
             assert bits.bits != FLOAT  # a float layer is none of the streams' layers
             width: BitWidth = bits.bits
-            return self._round(target, moments, factor, layer, width), width
+            return self._round(target, moments, signal, factor, layer, width), width
         found: dict[int, Candidate] = {}
 
         def lost_at(tried: int) -> float:
-            found[tried] = self._round(target, moments, factor, layer, tried)
+            found[tried] = self._round(target, moments, signal, factor, layer, tried)
             return found[tried].lost
 
         chosen = choose_bits(lost_at, self._options.threshold, layer.size / self._average)
@@ -181,19 +182,21 @@ class Rebuilder:
         self,
         target: Rows,
         moments: PatchMoments,
+        signal: Float,
         factor: tuple[npt.NDArray[np.intp], Rows] | None,
         layer: Layer,
         width: BitWidth,
     ) -> Candidate:
         if width == 2:
-            two = [self._on_grid(target, moments, factor, layer, w) for w in (TERNARY, 2)]
+            two = [self._on_grid(target, moments, signal, factor, layer, w) for w in (TERNARY, 2)]
             return min(two, key=lambda candidate: candidate.lost)
-        return self._on_grid(target, moments, factor, layer, width)
+        return self._on_grid(target, moments, signal, factor, layer, width)
 
     def _on_grid(
         self,
         target: Rows,
         moments: PatchMoments,
+        signal: Float,
         factor: tuple[npt.NDArray[np.intp], Rows] | None,
         layer: Layer,
         width: BitWidth,
@@ -207,7 +210,7 @@ class Rebuilder:
         else:
             grid, codes = round_on_best_grid(target, grid, moments.hat, *factor)
         values = grid.values(codes).reshape(target.shape)
-        lost = _share(rounding_error(target, values, moments), output_error(target, target, moments)[1])
+        lost = _share(rounding_error(target, values, moments), signal)
         return Candidate(_as_weight(codes, grid, layer), values, lost)
 
     def after_layer(self, node: gs.Node, shift_of: Callable[[], Float] | None) -> None:

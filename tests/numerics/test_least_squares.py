@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
 from dfmpc_onnx.numerics.least_squares import (
+    OutputErrors,
     PatchMoments,
     diagonal_factors,
     least_squares,
     ledoit_wolf,
-    output_error,
     rounding_error,
 )
 from tests.numerics.strategies import seeds
@@ -103,7 +103,8 @@ def test_least_squares_repairs_what_it_can(seed):
     weight, x, y = random_streams(seed)
     moments = PatchMoments.of(x, y)
     fitted = least_squares(weight, moments, 1e-6)
-    assert (output_error(weight, fitted, moments)[0] <= output_error(weight, weight, moments)[0] + 1e-4).all()
+    errors = OutputErrors(weight, moments)
+    assert (errors.of(fitted) <= errors.of(weight) + 1e-4).all()
 
 
 def test_nothing_broken_needs_no_repair():
@@ -156,7 +157,8 @@ def test_the_errors_are_those_of_the_outputs(seed):
     weight, x, y = random_streams(seed)
     rounded = np.round(weight)
     moments = PatchMoments.of(x, y)
-    error, variance = output_error(weight, rounded, moments)
+    errors = OutputErrors(weight, moments)
+    error, variance = errors.of(rounded), errors.variance
     clean, broken = x @ weight.transpose(0, 2, 1), y @ rounded.transpose(0, 2, 1)
     power = np.square(clean).mean(axis=1) + np.square(broken).mean(axis=1)
     assert (np.abs(error - np.square(clean - broken).mean(axis=1)) <= 1e-4 * power).all()
