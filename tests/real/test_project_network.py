@@ -116,10 +116,11 @@ def assert_codes_fit(path: pathlib.Path, report: dict[str, Any]) -> None:
 
 def test_low_layers_are_ternary_and_the_edges_wide(made: Made) -> None:
     bits = [(layer["bits"], layer["role"]) for layer in made.report["layers"]]
+    # Outside the paper's recipe the four pairs of at most 4,608 weights a layer are too small to be low.
     expected = {
         "paper": {(2, "low"): 9, (6, "high"): 13},
-        "closed-form": {(2, "low"): 9, (6, "high"): 11, (8, "8-bit"): 2},
-        "closed-form, weights only": {(2, "low"): 9, (6, "high"): 11, (8, "8-bit"): 2},
+        "closed-form": {(2, "low"): 5, (6, "high"): 15, (8, "8-bit"): 2},
+        "closed-form, weights only": {(2, "low"): 5, (6, "high"): 15, (8, "8-bit"): 2},
         "int8": {(8, "8-bit"): 22},
     }
     assert {pair: bits.count(pair) for pair in bits} == expected[made.run]
