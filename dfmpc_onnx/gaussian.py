@@ -183,6 +183,7 @@ class GaussianStreams:
                 raise Unknown("its bias is not one number a channel")
             mean = mean + np.tile(np.asarray(bias, np.float64).reshape(-1), 2)
         _, strides, _ = planar(node)
+        self._even(node, x, strides)
         size = tuple(max(-(-s // step), 1) for s, step in zip(x.size, strides, strict=True))
         own = kernels.both(x.lags, strides)
         own = lg.window(own, *self._windows.side(node.outputs[0].name, (size[0], size[1]), kernels.out))
@@ -212,6 +213,11 @@ class GaussianStreams:
             np.concatenate([factor, scale_hat]),
             np.concatenate([norm.beta - factor * statistics.mean, shift_hat]),
         )
+
+    def _even(self, node: gs.Node, x: Field, strides: tuple[int, int]) -> None:
+        """Covariances with other tensors have one stride for both directions."""
+        if strides[0] != strides[1] and self._neighbours(node, x):
+            raise Unknown("beside branches, a stride that differs along height and width")
 
     def _scaled(self, node: gs.Node, x: Field, factor: Float, offset: Float, index: int = 0) -> Field:
         gain = factor.astype(np.float32)
@@ -272,6 +278,7 @@ class GaussianStreams:
     def _thinned(self, node: gs.Node, x: Field) -> Field:
         """Pooling over windows, or every n-th pixel. The largest of a window is taken as any one of it."""
         steps = steps_of(node)
+        self._even(node, x, steps)
         size = (max(-(-x.size[0] // steps[0]), 1), max(-(-x.size[1] // steps[1]), 1))
         stride = x.stride * steps[0]
         lags, others = x.lags, self._neighbours(node, x)
@@ -322,6 +329,8 @@ class GaussianStreams:
         if a.size != b.size or a.channels != b.channels:
             raise Unknown("a sum of maps of different size")
         first, second = node.inputs[0].name, node.inputs[1].name
+        if a.size == (1, 1) and second not in a.others and first not in b.others:
+            raise Unknown("a sum of averages, whose covariance is not followed")
         if first == second:
             return self._scaled(node, a, np.full(2 * a.channels, 2.0), np.zeros(2 * a.channels))
         side = self._windows.side(node.outputs[0].name, a.size, a.channels)
@@ -334,13 +343,9 @@ class GaussianStreams:
             lags += between
             lags += lg.transposed(between)
         others: dict[str, Cross] = {}
-        for part in (a, b):
-            for name, value in part.others.items():
-                if name not in self._live or name in (first, second):
-                    continue
-                if name in others:
-                    value = others[name].plus(value)
-                others[name] = value
+        for index, part in enumerate((a, b)):
+            for name, value in self._neighbours(node, part, index).items():
+                others[name] = others[name].plus(value) if name in others else value
         return Field(a.mean + b.mean, lags, a.size, a.stride, others)
 
     def _pad(self, node: gs.Node) -> Field:
@@ -351,7 +356,7 @@ class GaussianStreams:
             raise Unknown("its pads are not constant")
         before, after = int(pads[1]), int(pads[5])
         if before == after == 0:
-            return x
+            return dataclasses.replace(x, others=self._neighbours(node, x))
         channels = x.channels + before + after
         index = np.arange(x.channels) + before
         index = np.concatenate([index, index + channels])

@@ -43,21 +43,22 @@ class Samples:
     origin: str
 
 
-def input_batch(graph: gs.Graph, settings: Settings, count: int = 0) -> Batch:
+def input_batch(graph: gs.Graph, settings: Settings, count: int = 0, *, free: bool = False) -> Batch:
     """Procedural inputs for every input of a graph.
 
     Pictures of fallen shapes for ``[n, 1 or 3, h, w]`` (or channels last), 1/f fields for any other float input of
     rank 3 and more, Gaussian vectors below, zeros for integers. Dynamic height and width become 224, other dynamic
     dimensions 1, unless settings.input_shapes says otherwise. count: how many; 0 takes 16, and up to 64 of small
-    pictures. A fixed batch dimension decides by itself. Where settings.images names the user's own, the one input
-    of the network gets those. Raises OptionError where a given shape does not fit, or images cannot be read.
+    pictures. A fixed batch dimension decides by itself, unless it is free (see `batching`). Where settings.images
+    names the user's own, the one input of the network gets those. Raises OptionError where a given shape does not
+    fit, or images cannot be read.
     """
     if settings.images is not None:
         return _own_images(graph, settings)
     feeds: dict[str, npt.NDArray[np.generic]] = {}
     origins, warnings = [], []
     shapes = {t.name: concrete_shape(t, settings) for t in graph.inputs}
-    number = min((_count(t, shapes[t.name][0], count) for t in graph.inputs), default=count)
+    number = min((_count(t, shapes[t.name][0], count, free) for t in graph.inputs), default=count)
     for tensor in graph.inputs:
         shape, assumed = shapes[tensor.name]
         if assumed:
@@ -65,7 +66,8 @@ def input_batch(graph: gs.Graph, settings: Settings, count: int = 0) -> Batch:
             warnings.append(
                 f"input '{shown(tensor.name)}': dynamic size taken as {sizes}; give --input-shape for another"
             )
-        batched = (shape[0] if _fixed_batch(tensor) else number, *shape[1:]) if shape else shape
+        fixed = _fixed_batch(tensor) and not free
+        batched = (shape[0] if fixed else number, *shape[1:]) if shape else shape
         x, origin = _procedural(tensor, batched, settings)
         feeds[tensor.name] = x
         origins.append(origin)
@@ -76,9 +78,9 @@ def _fixed_batch(tensor: gs.Tensor) -> bool:
     return bool(tensor.shape) and isinstance(tensor.shape[0], int) and tensor.shape[0] > 0 and len(tensor.shape) > 1
 
 
-def _count(tensor: gs.Tensor, shape: tuple[int, ...], wanted: int) -> int:
+def _count(tensor: gs.Tensor, shape: tuple[int, ...], wanted: int, free: bool) -> int:
     """How many images an input asks for: what its batch says, or so many that their pixels suffice."""
-    if _fixed_batch(tensor):
+    if _fixed_batch(tensor) and not free:
         return shape[0]
     area = int(np.prod(shape[2:])) if len(shape) > 2 else 1
     return wanted or int(np.clip(PIXELS // max(area, 1), FEWEST_IMAGES, MOST_IMAGES))

@@ -10,7 +10,7 @@ from dfmpc_onnx.propagation import Unknown
 ELEMENTS = 2**20  # of one covariance function that is kept in any case
 WIDE_ELEMENTS = 2**25  # of one whose readers look so far
 MOST_ELEMENTS = 2**27  # half a gigabyte: beyond it, not even the lags of one patch are kept
-LARGEST_WINDOW = 24  # beyond twelve pixels of a map correlations change little
+LARGEST_WINDOW = 25  # beyond twelve pixels of a map correlations change little
 FARTHEST = 64  # pixels that a reader far down may look, of those in front of many strides
 STRIDED = frozenset({"MaxPool", "AveragePool"})
 
@@ -37,6 +37,9 @@ class Windows:
         anyway = min(int((ELEMENTS / square) ** 0.5), LARGEST_WINDOW)
         asked = min(needed, int((WIDE_ELEMENTS / square) ** 0.5))
         side = max(anyway, asked, least)
+        side -= (
+            1 - side % 2
+        )  # as many lags before as behind: a covariance cut in two halves of different length is none
         return min(size[0], side), min(size[1], side)
 
 

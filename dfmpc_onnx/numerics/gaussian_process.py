@@ -135,7 +135,9 @@ def patch_covariance(lags: Lags, kernel: tuple[int, int], dilations: tuple[int, 
     ny, nx = lags.shape[:2]
     for a, (ya, xa) in enumerate(taps):
         for b, (yb, xb) in enumerate(taps):
-            result[:, a, :, b] = lags[(yb - ya) % ny, (xb - xa) % nx]
+            # Beyond the window the outermost lag, not what the periodic window has at its other end.
+            y, x = np.clip(yb - ya, -(ny // 2), ny // 2), np.clip(xb - xa, -(nx // 2), nx // 2)
+            result[:, a, :, b] = lags[y % ny, x % nx]
     return result.reshape(channels * len(taps), channels * len(taps))
 
 

@@ -139,7 +139,9 @@ class OutputErrors:
         image = w @ moments.original
         self._power: Float = np.einsum("goi,goi->go", image, w)
         self._mixed = image if moments.cross is moments.original else w @ moments.cross
-        self.variance: Float = np.maximum(self._power - np.square(np.einsum("goi,gi->go", w, moments.mean)), 0.0)
+        variance = self._power - np.square(np.einsum("goi,gi->go", w, moments.mean))
+        # What is left by subtraction alone, as of a single patch, is no variance.
+        self.variance: Float = np.where(variance > 1e-9 * self._power, variance, 0.0)
 
     def of(self, quantized: Rows) -> Float:
         """Mean square of ``W x - W^ x^`` per output: ``[groups, out/group]`` float64."""

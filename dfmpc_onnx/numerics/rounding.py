@@ -35,7 +35,8 @@ def feedback_factor(hat: Float, damping: float = DAMPING) -> tuple[npt.NDArray[n
     ordered = np.take_along_axis(np.take_along_axis(hat, order[:, :, None], 1), order[:, None, :], 2)
     # The factor of the inverse from one Cholesky of the reversed matrix: H = P L L' P, H^-1 = (P L^-T)(P L^-T)'.
     lower = _cholesky(ordered[:, ::-1, ::-1], np.maximum(damping * diagonal.mean(axis=1), 1e-12))
-    return order, np.ascontiguousarray(_triangular_inverse(lower)[:, ::-1, ::-1], np.float32)
+    # The factor is used in float32, so it may be inverted in float32; the decomposition may not.
+    return order, np.ascontiguousarray(_triangular_inverse(lower.astype(np.float32))[:, ::-1, ::-1])
 
 
 def _cholesky(matrix: Float, damp: Float) -> Float:
@@ -52,7 +53,7 @@ def _cholesky(matrix: Float, damp: Float) -> Float:
     return np.asarray(np.sqrt(np.maximum(spread, 1e-12))[:, :, None] * np.eye(len(index)), np.float64)
 
 
-def _triangular_inverse(lower: Float) -> Float:
+def _triangular_inverse(lower: Rows) -> Rows:
     """The inverse of lower triangular matrices ``[groups, k, k]``, by halves: numpy has no triangular solver."""
     k = lower.shape[1]
     if k <= 128:

@@ -36,6 +36,7 @@ from dfmpc_onnx.workspace import Workspace
 
 Rows = npt.NDArray[np.float32]
 Float = npt.NDArray[np.float64]
+FEWEST_PATCHES = 16  # that a layer's loss is measured on, where it decides the bits
 WIDEST = 8192  # entries of a patch: half a gigabyte for one matrix of second moments
 
 
@@ -166,6 +167,10 @@ class Rebuilder:
             assert bits.bits != FLOAT  # a float layer is none of the streams' layers
             width: BitWidth = bits.bits
             return self._round(target, moments, signal, factor, layer, width), width
+        if moments.count < FEWEST_PATCHES:
+            widest = CANDIDATES[-1]
+            self._plan[layer.name] = LayerBits(widest, "8-bit", f"too few patches to measure by: {moments.count}")
+            return self._round(target, moments, signal, factor, layer, widest), widest
         found: dict[int, Candidate] = {}
 
         def lost_at(tried: int) -> float:
@@ -286,5 +291,5 @@ def _grid(rows: Rows, importance: npt.NDArray[np.float64], width: BitWidth) -> G
 
 def _share(error: npt.NDArray[np.float64], signal: npt.NDArray[np.float64]) -> float:
     """Error over signal of a layer, the mean over its outputs, each counted by its own signal and at most as lost."""
-    share = np.divide(error, signal, out=np.zeros_like(error), where=signal > 1e-20)
+    share = np.divide(error, signal, out=np.zeros_like(error), where=signal > 0)
     return round(float(np.minimum(share, 1.0).mean()), 6)

@@ -8,9 +8,10 @@ import msgspec
 from threadpoolctl import threadpool_limits
 
 from dfmpc_onnx.activations import Streams
+from dfmpc_onnx.batching import statistics_batch
 from dfmpc_onnx.facts import BitPlan, Codes, FloatStatistics, LayerBits, Layers, MeasuredRanges, Pairs
 from dfmpc_onnx.gaussian import GaussianStreams
-from dfmpc_onnx.images import concrete_shape, input_batch
+from dfmpc_onnx.images import concrete_shape
 from dfmpc_onnx.manager import Pass, PassResult, Refusal
 from dfmpc_onnx.propagation import Unknown
 from dfmpc_onnx.settings import FLOAT
@@ -72,7 +73,7 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
         return PassResult(self.name, tuple(rebuilder.rewrites), tuple(rebuilder.refusals), notes, warnings)
 
     def _on_images(self, workspace: Workspace, rebuilder: Rebuilder, wanted: frozenset[str]) -> Told:
-        batch = input_batch(workspace.graph, workspace.settings, self.options.images)
+        batch = statistics_batch(workspace.graph, workspace.settings, self.options.images)
         for name, x in batch.feeds.items():
             if x.dtype.kind == "f" and x.size:
                 rebuilder.ranges[name] = float(x.min()), float(x.max())

@@ -60,12 +60,10 @@ def test_auto_gives_each_layer_the_fewest_bits_under_the_threshold():
     assert all(bits.role != "auto" for bits in strict[1].get(BitPlan).layers.values())
 
 
-# Not strict: whether the variance comes out as 0 or as 1e-17 depends on the order in which products are summed.
-@pytest.mark.xfail(strict=False, reason="of one patch the output has no variance but what rounding to float64 leaves")
 def test_a_classifier_that_has_seen_one_image_loses_little_at_eight_bits():
     _, _, result = rebuilt(graphs.chain(), "8")
     shares = {r.site: r.figures["output_error"] for r in result.rewrites}
-    assert 0 < shares["gemm1"] < 0.03
+    assert 0 <= shares["gemm1"] < 0.03
 
 
 def test_auto_chooses_for_depthwise_layers_too():

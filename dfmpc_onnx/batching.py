@@ -1,0 +1,52 @@
+"""Whether a network that was exported for one image at a time may be run on many."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from dfmpc_onnx.errors import ModelError
+from dfmpc_onnx.images import Batch, input_batch
+from dfmpc_onnx.runtime import Session
+from dfmpc_onnx.serialization import to_model
+from dfmpc_onnx.settings import Settings
+
+TOLERANCE = 1e-3  # of the largest output: kernels may sum in another order
+
+
+def statistics_batch(graph: gs.Graph, settings: Settings, count: int) -> Batch:
+    """Inputs to collect statistics with, as `input_batch`; many images where the batch is 1 in the file alone."""
+    return input_batch(graph, settings, count, free=batch_is_free(graph, settings))
+
+
+def batch_is_free(graph: gs.Graph, settings: Settings) -> bool:
+    """Whether every input states a batch of 1, and two images at once get what each gets alone.
+
+    A Reshape to a constant batch, or a sum over the batch, tells itself by an error or another result.
+    """
+    if not all(t.shape and len(t.shape) > 1 and t.shape[0] == 1 for t in graph.inputs):
+        return False
+    pair = input_batch(graph, settings, 2, free=True).feeds if settings.images is None else None
+    if pair is None or any(len(x) != 2 for x in pair.values()):
+        return False
+    model = to_model(graph)
+    del model.graph.value_info[:]
+    for value in model.graph.input:
+        value.type.tensor_type.shape.dim[0].dim_param = "N"
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    try:
+        session = Session(model)
+        both = session.run(pair)
+        alone = [session.run({name: x[i : i + 1] for name, x in pair.items()}) for i in range(2)]
+    except ModelError:
+        return False
+    for index, found in enumerate(both):
+        wanted = [np.asarray(a[index]) for a in alone]
+        if found.shape[:1] != (2,) or any(w.shape[:1] != (1,) for w in wanted):
+            return False
+        joined = np.concatenate(wanted)
+        scale = float(np.abs(joined).max(initial=0.0)) + 1e-12
+        if joined.shape != found.shape or not np.all(np.abs(found - joined) <= TOLERANCE * scale):
+            return False
+    return True

@@ -1,0 +1,37 @@
+import numpy as np
+import pytest
+
+from dfmpc_onnx.batching import batch_is_free, statistics_batch
+from dfmpc_onnx.settings import Settings, WeightBits
+from tests import graphs
+
+SETTINGS = Settings(WeightBits.parse("4"), "none")
+
+
+def graph_of(model):
+    return graphs.workspace(model).graph
+
+
+def test_a_batch_of_1_that_the_file_alone_states_is_free():
+    graph = graph_of(graphs.chain())
+    assert batch_is_free(graph, SETTINGS)
+    feeds = statistics_batch(graph, SETTINGS, 0).feeds
+    assert all(len(x) >= 16 for x in feeds.values())
+
+
+@pytest.mark.parametrize(("shape", "free"), [((0, -1), True), ((-1, 4), True), ((1, 4), False), ((4, -1), False)])
+def test_a_reshape_to_a_constant_batch_binds_it(shape, free):
+    net = graphs.Net((1, 3, 8, 8))
+    x = net.node("GlobalAveragePool", net.block("x", 4))
+    x = net.node("Reshape", x, net.weight("shape", np.array(shape, np.int64)))
+    net.channels[x] = 4 if shape != (4, -1) else 1
+    graph = graph_of(net.model(net.gemm(x, 2)))
+    assert batch_is_free(graph, SETTINGS) == free
+    assert all((len(x) > 1) == free for x in statistics_batch(graph, SETTINGS, 0).feeds.values())
+
+
+def test_a_mean_over_the_batch_binds_it():
+    net = graphs.Net((1, 3, 8, 8))
+    x = net.node("ReduceMean", net.block("x", 4), axes=[0], keepdims=1)
+    net.channels[x] = 4
+    assert not batch_is_free(graph_of(net.model(net.conv(x, 2))), SETTINGS)
