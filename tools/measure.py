@@ -165,6 +165,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", help="a network by its short name; may be repeated")
     parser.add_argument("--recipe", action="append", help="only rows of this recipe; may be repeated")
+    parser.add_argument("--setting", action="append", help="only rows of these weights, such as 2/6; may be repeated")
     parser.add_argument("--seeds", type=int, default=1, help="measure each row with this many seeds")
     args = parser.parse_args()
     known = networks()
@@ -173,6 +174,8 @@ def main() -> None:
         if row.network not in known or (args.only and row.network not in args.only):
             continue
         if args.recipe and row.recipe not in args.recipe:
+            continue
+        if args.setting and (row.weights or "default") not in args.setting:
             continue
         seeds = range(args.seeds if row.recipe in SEEDED else 1)
         print("| " + " | ".join(joined([measure(known[row.network], row, seed) for seed in seeds])) + " |", flush=True)

@@ -17,6 +17,7 @@ RIDGE = 1.0  # of mean diag H: the moments are those of images that are not the 
 
 
 LEDOIT_WOLF_PATCHES = 500
+NARROW_RIDGE = 0.5  # from here on float32 will do
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,13 +99,15 @@ def least_squares(weight: Rows, moments: PatchMoments, ridge: float = RIDGE) -> 
     k = weight.shape[2]
     strength = ridge * max(1.0, k / moments.count)
     r = strength * np.maximum(moments.diagonal.mean(axis=1), 1e-30)
-    w = weight.astype(np.float64)
-    right = w @ moments.cross + r[:, None, None] * w
-    held = moments.hat.copy()
+    # W' = W + W (C - H)(H + r I)^-1. No eigenvalue of H is above k times its mean diagonal, so with a ridge the
+    # correction can be had in float32: its error is then a small part of the correction, not of W.
+    precision: npt.DTypeLike = np.float32 if strength >= NARROW_RIDGE else np.float64
+    right: npt.NDArray[np.floating] = weight.astype(precision) @ (moments.cross - moments.hat).astype(precision)
+    held: npt.NDArray[np.floating] = moments.hat.astype(precision)
     index = np.arange(k)
-    held[:, index, index] += r[:, None]
-    solved = np.linalg.solve(held, right.transpose(0, 2, 1)).transpose(0, 2, 1)
-    return np.ascontiguousarray(solved, np.float32)
+    held[:, index, index] += r.astype(precision)[:, None]
+    correction = np.linalg.solve(held, right.transpose(0, 2, 1)).transpose(0, 2, 1)
+    return np.ascontiguousarray(weight + correction, np.float32)
 
 
 def diagonal_factors(weight: Rows, moments: PatchMoments, taps: int, ridge: float = RIDGE) -> Float:
