@@ -254,7 +254,7 @@ def _report(
         preprocess=settings.preprocess.name,
         seed=settings.seed,
         opset=workspace.graph.opset,
-        oldest_onnxruntime=packed.oldest_runtime if packed else oldest_runtime([PLAIN]),
+        oldest_onnxruntime=packed.oldest_runtime if packed else oldest_runtime([PLAIN], workspace.graph.opset),
         float_bytes=source.size,
         bytes=size,
         mean_weight_bits=round(stored / weights, 3) if weights else 0.0,

@@ -43,10 +43,12 @@ def batch_is_free(graph: gs.Graph, settings: Settings) -> bool:
         return False
     for index, found in enumerate(both):
         wanted = [np.asarray(a[index]) for a in alone]
-        if found.shape[:1] != (2,) or any(w.shape[:1] != (1,) for w in wanted):
+        if np.asarray(found).shape[:1] != (2,) or any(w.shape[:1] != (1,) for w in wanted):
             return False
         joined = np.concatenate(wanted)
-        scale = float(np.abs(joined).max(initial=0.0)) + 1e-12
-        if joined.shape != found.shape or not np.all(np.abs(found - joined) <= TOLERANCE * scale):
+        if joined.shape != found.shape or joined.dtype.kind not in "fiub":
+            return False
+        a, b = found.astype(np.float64), joined.astype(np.float64)
+        if not np.all(np.abs(a - b) <= TOLERANCE * (np.abs(b).max(initial=0.0) + 1e-12)):
             return False
     return True

@@ -174,7 +174,12 @@ class GaussianStreams:
         self, node: gs.Node, x: Field, plain: npt.NDArray[np.float32] | None, hat: npt.NDArray[np.float32] | None
     ) -> Field:
         """A Conv or matrix product, with one weight for the float half and one for the other."""
-        weight = np.asarray(input_constant(node, 1), np.float32)
+        values = input_constant(node, 1)
+        if values is None:
+            raise Unknown("its weight is computed")
+        if node.op == "MatMul" and not x.flat:
+            raise Unknown("a matrix product along the width of a map")
+        weight = np.asarray(values, np.float32)
         kernels = Kernels(node, weight if plain is None else plain, weight if hat is None else hat, x.channels)
         mean = kernels.mean(x.mean)
         if has_input(node, 2):

@@ -26,6 +26,8 @@ from dfmpc_onnx.numerics.moments import (
 )
 from dfmpc_onnx.preprocess import Preprocess
 
+NOT_NEEDED = "not needed: the BatchNormalization behind it is exact"
+
 
 class Unknown(Exception):
     """The moments of a node's output do not follow from those of its inputs; says why."""
@@ -86,7 +88,7 @@ def propagate(graph: gs.Graph, preprocess: Preprocess) -> tuple[dict[str, Channe
             known[tensor.name] = moments
     for node in graph.nodes:
         if node.op == "Conv" and all(_pins(n) for n in node.outputs[0].outputs) and node.outputs[0].outputs:
-            unknown[node.outputs[0].name] = "not needed: the BatchNormalization behind it is exact"
+            unknown[node.outputs[0].name] = NOT_NEEDED
             continue
         try:
             result = _rule(node)(node, [known.get(t.name) for t in node.inputs])

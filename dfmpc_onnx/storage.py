@@ -31,6 +31,8 @@ TYPES = {
     (2, True): (onnx.TensorProto.INT2, 25),
     (2, False): (onnx.TensorProto.UINT2, 25),
 }
+# The first onnxruntime that surely loads a graph of an opset.
+LOADS_OPSET = {19: "1.16", 20: "1.17", 21: "1.18", 22: "1.21", 23: "1.23", 25: "1.24", 26: "1.31"}
 RUNTIMES = {13: "1.16", 21: "1.23", 25: "1.24"}  # the first onnxruntime that casts the types of an opset
 SPLITS = ((2,), (2, 1), (4,), (4, 1), (4, 2), (4, 2, 1))
 
@@ -198,6 +200,7 @@ def opset_for(chosen: Iterable[Form]) -> int:
     return max((form.opset for form in chosen), default=OLDEST_WITH_TABLES)
 
 
-def oldest_runtime(chosen: Iterable[Form]) -> str:
-    """The oldest onnxruntime that loads weights in these forms."""
-    return RUNTIMES[opset_for(chosen)]
+def oldest_runtime(chosen: Iterable[Form], opset: int) -> str:
+    """The oldest onnxruntime that loads weights in these forms, in a graph of an opset."""
+    loads = next((version for known, version in LOADS_OPSET.items() if opset <= known), LOADS_OPSET[max(LOADS_OPSET)])
+    return max(RUNTIMES[opset_for(chosen)], loads, key=lambda version: [int(part) for part in version.split(".")])

@@ -35,3 +35,12 @@ def test_a_mean_over_the_batch_binds_it():
     x = net.node("ReduceMean", net.block("x", 4), axes=[0], keepdims=1)
     net.channels[x] = 4
     assert not batch_is_free(graph_of(net.model(net.conv(x, 2))), SETTINGS)
+
+
+def test_flags_for_outputs_are_compared_too():
+    net = graphs.Net((1, 3, 8, 8))
+    x = net.node("Greater", net.block("x", 4), net.weight("limit", np.float32(0)))
+    net.channels[x] = 4
+    model = net.model(x)
+    model.graph.output[0].type.tensor_type.elem_type = 9  # bool
+    assert batch_is_free(graph_of(model), SETTINGS)

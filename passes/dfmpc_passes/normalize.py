@@ -72,6 +72,7 @@ class Normalize(Pass[NoOptions]):
             ("shared weight copied", _unshare),
         ):
             rewrites.extend(Rewrite(site, action) for site in change(graph))
+        rewrites.extend(Rewrite(site, "alpha and beta folded into weight and bias") for site in _gemm_factors(graph))
         remove_unused(graph)
         _infer_shapes(graph)
         rewrites.extend(Rewrite(site, "ReduceMean to GlobalAveragePool") for site in _pooling(graph))
@@ -119,6 +120,26 @@ def _constant_value(node: gs.Node) -> np.ndarray | None:
         if key in node.attrs:
             return np.array(node.attrs[key], dtype)
     return None
+
+
+def _gemm_factors(graph: gs.Graph) -> list[str]:
+    """Gemm(x, w, c) with alpha and beta 1, where what they scale is constant."""
+    done = []
+    names = Namer(graph)
+    for node in graph.nodes:
+        if node.op != "Gemm" or node.domain not in (None, "", "ai.onnx"):
+            continue
+        for key, index in (("alpha", 1), ("beta", 2)):
+            factor = float(node.attrs.get(key, 1.0))
+            values = input_constant(node, index) if has_input(node, index) else None
+            if factor == 1.0 or values is None or values.dtype != np.float32:
+                continue
+            node.inputs[index] = gs.Constant(
+                names(f"{node.inputs[index].name}.{key}"), (factor * values.astype(np.float64)).astype(np.float32)
+            )
+            node.attrs[key] = 1.0
+            done.append(node.name)
+    return list(dict.fromkeys(done))
 
 
 def _pass_through(graph: gs.Graph) -> list[str]:

@@ -61,5 +61,5 @@ class PackWeights(Pass[NoOptions]):
             figures: dict[str, Figure] = {"bytes": emitted.bytes, "bits": forms[layer.name].bits}
             rewrites.append(Rewrite(layer.name, f"packed for {end}", figures))
         insert(graph, before=before)
-        workspace.put(Packed(sizes, widths, oldest_runtime(forms[name] for name in sizes)))
+        workspace.put(Packed(sizes, widths, oldest_runtime((forms[name] for name in sizes), graph.opset)))
         return PassResult(self.name, tuple(rewrites))

@@ -43,7 +43,7 @@ class RaiseOpset(Pass[NoOptions]):
             workspace.graph = convert(workspace.graph, needed)
         except ConversionRefused as reason:
             workspace.put(Raised(before))
-            wide = before < OLDEST_WITH_TABLES
+            wide = before < OLDEST_WITH_TABLES and any(kind.bits < 8 for kind in kinds.values())
             lost = "narrow weights take 8 bits each" if wide else "tables decode what it has no type for"
             why = f"opset {before} kept, so {lost}: {shown(str(reason))}"
             # Tables hold the codes in as few bits; only what makes the file larger asks for attention.

@@ -146,7 +146,7 @@ class Rebuilder:
 
     def _target(self, rows: Rows, moments: PatchMoments, weight: Rows, layer: Layer) -> Rows:
         """The weight to round."""
-        if self._options.compensate == "none" or moments.cross is moments.hat or layer.groups > 1:
+        if self._options.compensate == "none" or moments.cross is moments.hat or layer.depthwise:
             return rows
         if self._options.compensate == "full":
             return least_squares(rows, moments, self._options.ridge)
@@ -290,6 +290,12 @@ def _grid(rows: Rows, importance: npt.NDArray[np.float64], width: BitWidth) -> G
 
 
 def _share(error: npt.NDArray[np.float64], signal: npt.NDArray[np.float64]) -> float:
-    """Error over signal of a layer, the mean over its outputs, each counted by its own signal and at most as lost."""
-    share = np.divide(error, signal, out=np.zeros_like(error), where=signal > 0)
+    """Error over signal of a layer, the mean over its outputs, each counted by its own signal and at most as lost.
+
+    An output without signal counts only where there is no other.
+    """
+    live = signal > 0
+    if not live.any():
+        return 0.0 if not error.any() else 1.0
+    share = error[live] / signal[live]
     return round(float(np.minimum(share, 1.0).mean()), 6)

@@ -1,4 +1,4 @@
-"""Quantize layer by layer against the float network's activations on procedural images."""
+"""Quantize layer by layer against the float network: its activations on images, or its covariance functions."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def widening():
     return net.model(net.tail(x))
 
 
-@pytest.mark.parametrize(("least", "low"), [(0.0, {"conv2", "conv4"}), (0.5, {"conv4"}), (100.0, set())])
+@pytest.mark.parametrize(("least", "low"), [(0.0, {"conv2", "conv4"}), (0.5, {"conv4"}), (100.0, {"conv2", "conv4"})])
 def test_only_layers_of_some_size_are_low(least, low):
     plan, _ = planned(widening(), least=least)
     assert {name for name, (_, role) in plan.items() if role == "low"} == low

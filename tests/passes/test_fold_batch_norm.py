@@ -121,10 +121,3 @@ def test_refused_where_the_bias_is_not_one_number_a_channel():
     x = net.gemm(net.node("Flatten", net.node("GlobalAveragePool", net.conv("x", 4))), 6)
     net.weights["gemm1.b"] = np.arange(12, dtype=np.float32).reshape(2, 6)
     assert left_alone(net.model(net.norm(x))) == {"norm1": WHY}
-
-
-def test_refused_where_alpha_is_not_1():
-    net = graphs.Net()
-    x = net.gemm(net.node("Flatten", net.node("GlobalAveragePool", net.conv("x", 4))), 6)
-    net.nodes[-1].attribute.append(graphs.helper.make_attribute("alpha", 0.5))
-    assert left_alone(net.model(net.norm(x))) == {"norm1": WHY}

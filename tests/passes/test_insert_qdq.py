@@ -149,14 +149,6 @@ def test_refused_for_other_than_two_spatial_dimensions():
     assert refused(net.model(x), "conv1") == "a Conv of 1 spatial dimensions has no fast integer kernel"
 
 
-def test_refused_where_alpha_is_not_1():
-    net = graphs.Net()
-    x = net.gemm(net.node("Flatten", net.block("x", 1, 1)), 5)
-    net.weights["gemm1.w"] = np.ones((5, 64), np.float32)
-    net.nodes[-1].attribute.append(graphs.helper.make_attribute("alpha", 0.5))
-    assert refused(net.model(x), "gemm1") == "its alpha or beta is not 1"
-
-
 def test_an_opset_whose_dequantize_linear_has_no_axis_stays_float():
     net = graphs.Net(opset=11)
     x = net.node("Gelu", net.block("x", 4), domain="com.microsoft")

@@ -207,3 +207,16 @@ def test_what_does_not_follow_stays_as_the_model_states_it():
     model.graph.value_info.append(graphs.helper.make_tensor_value_info("gelu1", 1, [1, 4, 8, 8]))
     tensors = normalized(model)[0].graph.tensors()
     assert tensors["gelu1"].shape == tensors["relu1"].shape == [1, 4, 8, 8]
+
+
+def test_the_factors_of_a_gemm_become_part_of_its_weight_and_bias():
+    net = graphs.Net()
+    model = net.model(net.tail(net.block("x", 4)))
+    node = next(n for n in model.graph.node if n.op_type == "Gemm")
+    node.attribute.extend([onnx.helper.make_attribute("alpha", 0.5), onnx.helper.make_attribute("beta", 3.0)])
+    want = graphs.run(model)
+    space = graphs.workspace(model)
+    Normalize().run(space)
+    (gemm,) = (n for n in space.graph.nodes if n.op == "Gemm")
+    assert gemm.attrs["alpha"] == gemm.attrs["beta"] == 1
+    np.testing.assert_allclose(graphs.run(space.graph, graphs.input_of(model))[0], want[0], rtol=1e-5, atol=1e-6)
