@@ -20,6 +20,8 @@ from dfmpc_onnx.recipe import Recipe, Step
 
 SETTINGS = {
     "own": "2/6",
+    "ownmobile": "2/6",
+    "ownplain": "2/6",
     "resnet20": "2/6",
     "resnet56": "2/6",
     "mobilenetv2": "4",
