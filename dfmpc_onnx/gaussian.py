@@ -283,7 +283,8 @@ class GaussianStreams:
     def _thinned(self, node: gs.Node, x: Field) -> Field:
         """Pooling over windows, or every n-th pixel. The largest of a window is taken as any one of it."""
         steps = steps_of(node)
-        self._even(node, x, steps)
+        if node.op != "Slice":  # one for each direction, as exporters write x[:, :, ::2, ::2]; the second makes it even
+            self._even(node, x, steps)
         size = (max(-(-x.size[0] // steps[0]), 1), max(-(-x.size[1] // steps[1]), 1))
         stride = x.stride * steps[0]
         lags, others = x.lags, self._neighbours(node, x)

@@ -609,6 +609,22 @@ def test_a_stride_along_one_side_beside_branches_is_refused():
     assert refused(build) == "beside branches, a stride that differs along height and width"
 
 
+def test_a_slice_for_each_direction_is_followed():
+    def sliced(net, name, axis):
+        starts, ends, axes, steps = (
+            net.weight(f"{name}{i}", np.array([v], np.int64)) for i, v in enumerate((0, 2**31 - 1, axis, 2))
+        )
+        out = net.node("Slice", "x" if axis == 2 else net.nodes[-1].output[0], starts, ends, axes, steps)
+        net.channels[out] = COLOURS
+        return out
+
+    net = graphs.Net((1, COLOURS, SIZE, SIZE))
+    main = conv(net, "x", COLOURS, strides=(2, 2))
+    sliced(net, "a", 2)
+    short = sliced(net, "b", 3)
+    walk(net.model(net.conv(add(net, main, short), 2)))
+
+
 def test_a_sum_of_averages_of_one_map_is_refused():
     def build(net):
         return net.conv(add(net, net.node("GlobalAveragePool", "x"), net.node("GlobalAveragePool", "x")), 2)
