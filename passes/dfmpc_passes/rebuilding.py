@@ -65,6 +65,36 @@ class Candidate:
     lost: float
 
 
+@dataclasses.dataclass(frozen=True)
+class _Task:
+    """A weight to round. signal: variance of the float outputs; factor: of the feedback, None for the nearest code."""
+
+    target: Rows
+    moments: PatchMoments
+    signal: Float
+    factor: tuple[npt.NDArray[np.intp], Rows] | None
+    layer: Layer
+
+    def rounded(self, width: BitWidth) -> Candidate:
+        """At a width; 2 bits are four levels or ternary, whichever loses less."""
+        if width == 2:
+            return min((self._on_grid(w) for w in (TERNARY, 2)), key=lambda candidate: candidate.lost)
+        return self._on_grid(width)
+
+    def _on_grid(self, width: BitWidth) -> Candidate:
+        groups, out, k = self.target.shape
+        flat = self.target.reshape(groups * out, k)
+        importance = np.repeat(np.maximum(self.moments.diagonal, 0.0), out, axis=0)
+        grid = _grid(flat, importance, width)
+        if self.factor is None:
+            codes = grid.codes(flat)
+        else:
+            grid, codes = round_on_best_grid(self.target, grid, self.moments.hat, *self.factor)
+        values = grid.values(codes).reshape(self.target.shape)
+        lost = _share(rounding_error(self.target, values, self.moments), self.signal)
+        return Candidate(_as_weight(codes, grid, self.layer), values, lost)
+
+
 class Rebuilder:
     """The visitor of the streams."""
 
@@ -117,7 +147,7 @@ class Rebuilder:
         )
         shrunk = moments.shrunk()
         factor = feedback_factor(shrunk.hat) if self._options.rounding == "feedback" else None
-        chosen, width = self._choose(target, shrunk, errors.variance, factor, layer, bits)
+        chosen, width = self._choose(_Task(target, shrunk, errors.variance, factor, layer), bits)
         node.inputs[1].values = chosen.quantized.dequantize()
         self.codes[node.name] = chosen.quantized
         self._lost[node.name] = chosen.lost
@@ -154,69 +184,28 @@ class Rebuilder:
         factors = diagonal_factors(rows, moments, taps, self._options.ridge)
         return rows * np.repeat(factors, taps, axis=1)[:, None].astype(np.float32)
 
-    def _choose(
-        self,
-        target: Rows,
-        moments: PatchMoments,
-        signal: Float,
-        factor: tuple[npt.NDArray[np.intp], Rows] | None,
-        layer: Layer,
-        bits: LayerBits,
-    ) -> tuple[Candidate, BitWidth]:
+    def _choose(self, task: _Task, bits: LayerBits) -> tuple[Candidate, BitWidth]:
         if bits.role != "auto":
             assert bits.bits != FLOAT  # a float layer is none of the streams' layers
             width: BitWidth = bits.bits
-            return self._round(target, moments, signal, factor, layer, width), width
-        if moments.count < FEWEST_PATCHES:
+            return task.rounded(width), width
+        if task.moments.count < FEWEST_PATCHES:
             widest = CANDIDATES[-1]
-            self._plan[layer.name] = LayerBits(widest, "8-bit", f"too few patches to measure by: {moments.count}")
-            return self._round(target, moments, signal, factor, layer, widest), widest
+            self._plan[task.layer.name] = LayerBits(
+                widest, "8-bit", f"too few patches to measure by: {task.moments.count}"
+            )
+            return task.rounded(widest), widest
         found: dict[int, Candidate] = {}
 
         def lost_at(tried: int) -> float:
-            found[tried] = self._round(target, moments, signal, factor, layer, tried)
+            found[tried] = task.rounded(tried)
             return found[tried].lost
 
-        chosen = choose_bits(lost_at, self._options.threshold, layer.size / self._average)
+        chosen = choose_bits(lost_at, self._options.threshold, task.layer.size / self._average)
         role: Literal["low", "high", "8-bit"] = "low" if chosen <= 3 else "8-bit" if chosen == 8 else "high"
         why = f"loses {100 * found[chosen].lost:.2g} % to rounding"
-        self._plan[layer.name] = LayerBits(chosen, role, why)
+        self._plan[task.layer.name] = LayerBits(chosen, role, why)
         return found[chosen], chosen
-
-    def _round(
-        self,
-        target: Rows,
-        moments: PatchMoments,
-        signal: Float,
-        factor: tuple[npt.NDArray[np.intp], Rows] | None,
-        layer: Layer,
-        width: BitWidth,
-    ) -> Candidate:
-        if width == 2:
-            two = [self._on_grid(target, moments, signal, factor, layer, w) for w in (TERNARY, 2)]
-            return min(two, key=lambda candidate: candidate.lost)
-        return self._on_grid(target, moments, signal, factor, layer, width)
-
-    def _on_grid(
-        self,
-        target: Rows,
-        moments: PatchMoments,
-        signal: Float,
-        factor: tuple[npt.NDArray[np.intp], Rows] | None,
-        layer: Layer,
-        width: BitWidth,
-    ) -> Candidate:
-        groups, out, k = target.shape
-        flat = target.reshape(groups * out, k)
-        importance = np.repeat(np.maximum(moments.diagonal, 0.0), out, axis=0)
-        grid = _grid(flat, importance, width)
-        if factor is None:
-            codes = grid.codes(flat)
-        else:
-            grid, codes = round_on_best_grid(target, grid, moments.hat, *factor)
-        values = grid.values(codes).reshape(target.shape)
-        lost = _share(rounding_error(target, values, moments), signal)
-        return Candidate(_as_weight(codes, grid, layer), values, lost)
 
     def after_layer(self, node: gs.Node, shift_of: Callable[[], Float] | None) -> None:
         layer = self._layers[node.name]
