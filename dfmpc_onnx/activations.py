@@ -20,7 +20,7 @@ import onnx_graphsurgeon as gs
 from dfmpc_onnx.errors import ModelError
 from dfmpc_onnx.graph import constant, describe, has_input, shown
 from dfmpc_onnx.numerics.compensation import BatchNormParameters
-from dfmpc_onnx.numerics.least_squares import PatchMoments
+from dfmpc_onnx.numerics.least_squares import PatchMoments, SampledMoments
 from dfmpc_onnx.propagation import batch_norm_parameters
 from dfmpc_onnx.runtime import Session
 from dfmpc_onnx.serialization import to_model
@@ -367,7 +367,7 @@ def patch_moments(inputs: Both, node: gs.Node, generator: np.random.Generator, c
     count = min(count, max(PATCH_VALUES // width, 1000))
     positions = sample_patches(inputs.plain, node, count, generator)
     plain = gather_patches(inputs.plain, node, positions)
-    return PatchMoments.of(plain, plain if inputs.same else gather_patches(inputs.hat, node, positions))
+    return SampledMoments.of(plain, plain if inputs.same else gather_patches(inputs.hat, node, positions))
 
 
 RANGE_SAMPLES = 2**18

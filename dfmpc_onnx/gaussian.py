@@ -21,7 +21,7 @@ from dfmpc_onnx.images import DEFAULT_SIDE
 from dfmpc_onnx.lag_windows import Windows
 from dfmpc_onnx.numerics import gaussian_process as gp
 from dfmpc_onnx.numerics import lags as lg
-from dfmpc_onnx.numerics.least_squares import PatchMoments
+from dfmpc_onnx.numerics.least_squares import GivenMoments, PatchMoments
 from dfmpc_onnx.preprocess import Preprocess
 from dfmpc_onnx.propagation import (
     Unknown,
@@ -137,14 +137,14 @@ class GaussianStreams:
         k = len(found[0][1]) // 2
         covariances, means = np.stack([c for c, _ in found]), np.stack([m for _, m in found])
         second = gp.nearest_covariance(covariances) + means[:, :, None] * means[:, None, :]
-        return PatchMoments(
+        return GivenMoments(
             second[:, k:, k:],
-            second[:, :k, k:],
-            second[:, :k, :k],
             means[:, :k],
             means[:, k:],
             np.zeros(groups),
             SAMPLES,
+            second[:, :k, k:],
+            second[:, :k, :k],
         )
 
     def _anchored(self, node: gs.Node, x: Field, weight: npt.NDArray[np.float32]) -> Field:

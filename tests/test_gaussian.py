@@ -12,7 +12,7 @@ import pytest
 from dfmpc_onnx.gaussian import GaussianStreams
 from dfmpc_onnx.numerics import gaussian_process as gp
 from dfmpc_onnx.numerics import lags as lg
-from dfmpc_onnx.numerics.least_squares import PatchMoments
+from dfmpc_onnx.numerics.least_squares import GivenMoments
 from dfmpc_onnx.preprocess import Preprocess
 from dfmpc_onnx.propagation import Unknown
 from tests import graphs
@@ -26,7 +26,7 @@ class Watcher:
 
     def __init__(self, changed: dict[str, np.ndarray] | None = None) -> None:
         self.changed = changed or {}
-        self.moments: dict[str, PatchMoments] = {}
+        self.moments: dict[str, GivenMoments] = {}
         self.statistics, self.shifts = {}, {}
 
     def layer(self, node, moments):
@@ -56,7 +56,7 @@ def walk(model, layers=None, changed=None) -> Watcher:
     return watcher
 
 
-def probed(build, changed=None, size=SIZE) -> PatchMoments:
+def probed(build, changed=None, size=SIZE) -> GivenMoments:
     """Moments of the 3x3 patches of what `build` adds to a net."""
     net = graphs.Net((1, COLOURS, size, size))
     probe = net.conv(build(net), 1)
@@ -125,7 +125,7 @@ def direct(function) -> tuple[np.ndarray, np.ndarray]:
     return patches(function(flat))[0], patches(function(basis)) - zero
 
 
-def assert_moments(got: PatchMoments, function: Callable, function_hat: Callable | None = None):
+def assert_moments(got: GivenMoments, function: Callable, function_hat: Callable | None = None):
     mean, slope = direct(function)
     mean_hat, slope_hat = (mean, slope) if function_hat is None else direct(function_hat)
     whole = whole_covariance()

@@ -94,7 +94,7 @@ def main() -> None:
                 taps = rows.shape[2] // layer.shape[1] if layer.op == "Conv" else 1
                 power = np.maximum(np.einsum("gii->gi", hat)[0].reshape(-1, taps).mean(axis=1), 1e-9)
                 widest = np.abs(rows[0]).reshape(rows.shape[1], -1, taps).max(axis=(0, 2)) + 1e-9
-                signal = np.einsum("goi,goi->go", rows @ moments.original, rows)
+                signal = rounding_error(rows, np.zeros_like(rows), moments)
                 shares = []
                 for scale in [*(power ** (p / 2) for p in POWERS), 1 / widest, np.sqrt(power**0.5 / widest)]:
                     columns = np.repeat(scale / np.exp(np.log(scale).mean()), taps).astype(np.float32)

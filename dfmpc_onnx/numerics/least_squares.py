@@ -6,70 +6,169 @@ regression of the float layer's output on the quantized network's input: docs/me
 
 from __future__ import annotations
 
+import abc
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
 Rows = npt.NDArray[np.float32]
 Float = npt.NDArray[np.float64]
+Floating = npt.NDArray[np.floating]
 RIDGE = 1.0  # of mean diag H: the moments are those of images that are not the user's, so W is left only for much
-
-
 LEDOIT_WOLF_PATCHES = 500
 NARROW_RIDGE = 0.5  # from here on float32 will do
 
 
 @dataclasses.dataclass(frozen=True)
-class PatchMoments:
+class PatchMoments(abc.ABC):
     """Uncentred second moments of a layer's input patches, for each group of its channels.
 
-    hat: ``E[x^ x^']``, cross: ``E[x x^']``, original: ``E[x x']``, each ``[groups, k, k]`` float64, with x of the
-    float and x^ of the quantized network and k = in/group * taps. mean, mean_hat: ``E[x]`` and ``E[x^]``,
-    ``[groups, k]``. shrinkage: how much of the covariance of x^ between different entries is noise of the sample,
-    ``[groups]`` in 0..1. count: how many patches were averaged.
+    x is of the float and x^ of the quantized network; k = in/group * taps. hat: ``E[x^ x^']``, ``[groups, k, k]``,
+    float32 or float64. mean, mean_hat: ``E[x]`` and ``E[x^]``, ``[groups, k]`` float64. shrinkage: how much of the
+    covariance of x^ between different entries is noise of the sample, ``[groups]`` in 0..1. count: how many patches
+    were averaged. What ties x to x^ is asked for by method: as a matrix it costs more than any answer that is needed.
     """
 
-    hat: Float
-    cross: Float
-    original: Float
+    hat: Floating
     mean: Float
     mean_hat: Float
     shrinkage: Float
     count: int
 
-    @classmethod
-    def of(cls, patches: Rows, patches_hat: Rows) -> PatchMoments:
-        """patches, patches_hat: ``[groups, n, k]`` float32, the same positions in both networks."""
-        n = patches.shape[1]
-        swapped = patches.transpose(0, 2, 1)
-        mean = patches.mean(axis=1, dtype=np.float64)
-        original = (swapped @ patches).astype(np.float64) / n
-        if patches is patches_hat:
-            return cls(original, original, original, mean, mean, ledoit_wolf(patches, original), n)
-        hat = (patches_hat.transpose(0, 2, 1) @ patches_hat).astype(np.float64) / n
-        cross = (swapped @ patches_hat).astype(np.float64) / n
-        mean_hat = patches_hat.mean(axis=1, dtype=np.float64)
-        return cls(hat, cross, original, mean, mean_hat, ledoit_wolf(patches_hat, hat), n)
+    @property
+    @abc.abstractmethod
+    def same(self) -> bool:
+        """Whether both networks see the same inputs."""
+
+    @abc.abstractmethod
+    def crossed(self, weight: Rows) -> Floating:
+        """``W C`` with ``C = E[x x^']``: ``[groups, out/group, k]``."""
+
+    @abc.abstractmethod
+    def cross_blocks(self, taps: int) -> Float:
+        """The blocks of C of each channel's taps: ``[groups, in/group, taps, taps]``."""
+
+    @abc.abstractmethod
+    def output_errors(self, weight: Rows) -> OutputErrors:
+        """What replacements of a weight ``[groups, out/group, k]`` cost its outputs."""
 
     def shrunk(self) -> PatchMoments:
         """With the covariances of x^ shrunk: what rounding errors cost on inputs that were not in the sample."""
-        mean = self.mean_hat
-        outer = mean[:, :, None] * mean[:, None, :]
-        keep = (1 - self.shrinkage)[:, None, None]
-        hat = outer + keep * (self.hat - outer)
+        mean, keep = self.mean_hat.astype(self.hat.dtype), (1 - self.shrinkage).astype(self.hat.dtype)
+        hat = self.hat * keep[:, None, None]
+        hat += (mean - mean * keep[:, None])[:, :, None] * mean[:, None, :]
         index = np.arange(hat.shape[1])
         hat[:, index, index] = self.diagonal
         return dataclasses.replace(self, hat=hat)
 
     @property
     def diagonal(self) -> Float:
-        """``E[x^_i^2]``: ``[groups, k]``."""
-        diagonal: Float = np.einsum("gii->gi", self.hat)
+        """``E[x^_i^2]``: ``[groups, k]`` float64."""
+        diagonal: Float = np.einsum("gii->gi", self.hat).astype(np.float64)
         return diagonal
 
 
-def ledoit_wolf(patches: Rows, second: Float) -> Float:
+@dataclasses.dataclass(frozen=True)
+class SampledMoments(PatchMoments):
+    """Of patches ``[groups, n, k]`` float32 at the same positions of both networks."""
+
+    patches: Rows
+    patches_hat: Rows
+
+    @classmethod
+    def of(cls, patches: Rows, patches_hat: Rows) -> SampledMoments:
+        """patches_hat is `patches` itself where both networks see the same."""
+        n = patches.shape[1]
+        hat = patches_hat.transpose(0, 2, 1) @ patches_hat
+        hat /= np.float32(n)
+        mean_hat = patches_hat.mean(axis=1, dtype=np.float64)
+        mean = mean_hat if patches is patches_hat else patches.mean(axis=1, dtype=np.float64)
+        return cls(hat, mean, mean_hat, ledoit_wolf(patches_hat, hat), n, patches, patches_hat)
+
+    @property
+    def same(self) -> bool:
+        return self.patches is self.patches_hat
+
+    def crossed(self, weight: Rows) -> Floating:
+        outputs = self.patches @ weight.transpose(0, 2, 1)
+        crossed: Rows = outputs.transpose(0, 2, 1) @ self.patches_hat
+        return crossed / np.float32(self.patches.shape[1])
+
+    def cross_blocks(self, taps: int) -> Float:
+        plain, hat = (p.reshape(*p.shape[:2], -1, taps) for p in (self.patches, self.patches_hat))
+        blocks = plain.transpose(0, 2, 3, 1) @ hat.transpose(0, 2, 1, 3)
+        moments: Float = blocks.astype(np.float64) / self.patches.shape[1]
+        return moments
+
+    def output_errors(self, weight: Rows) -> OutputErrors:
+        outputs = self.patches @ weight.transpose(0, 2, 1)
+        n = outputs.shape[1]
+
+        def error_of(quantized: Rows) -> Float:
+            wrong = outputs - self.patches_hat @ quantized.transpose(0, 2, 1)
+            error: Float = np.einsum("gno,gno->go", wrong, wrong).astype(np.float64) / n
+            return error
+
+        centred = outputs - outputs.mean(axis=1, keepdims=True, dtype=np.float64).astype(np.float32)
+        variance, power = (np.einsum("gno,gno->go", y, y).astype(np.float64) / n for y in (centred, outputs))
+        return OutputErrors(_beyond_rounding(variance, power), error_of)
+
+
+@dataclasses.dataclass(frozen=True)
+class GivenMoments(PatchMoments):
+    """Known without a sample. cross: ``E[x x^']``, original: ``E[x x']``, ``[groups, k, k]`` float64."""
+
+    cross: Float
+    original: Float
+
+    @property
+    def same(self) -> bool:
+        return self.cross is self.hat
+
+    def crossed(self, weight: Rows) -> Floating:
+        return weight.astype(np.float64) @ self.cross
+
+    def cross_blocks(self, taps: int) -> Float:
+        return diagonal_blocks(self.cross, taps)
+
+    def output_errors(self, weight: Rows) -> OutputErrors:
+        w = weight.astype(np.float64)
+        power: Float = np.einsum("goi,goi->go", w @ self.original, w)
+        mixed = w @ self.cross
+
+        def error_of(quantized: Rows) -> Float:
+            q = quantized.astype(np.float64)
+            noise = np.einsum("goi,goi->go", q @ self.hat, q)
+            error: Float = np.maximum(power - 2 * np.einsum("goi,goi->go", mixed, q) + noise, 0.0)
+            return error
+
+        variance = power - np.square(np.einsum("goi,gi->go", w, self.mean))
+        return OutputErrors(_beyond_rounding(variance, power), error_of)
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputErrors:
+    """What replacing a weight W costs its outputs. variance: of ``W x``, ``[groups, out/group]`` float64.
+    of: mean square of ``W x - W^ x^`` per output, in the same shape, for a W^ in the shape of W."""
+
+    variance: Float
+    of: Callable[[Rows], Float]
+
+
+def _beyond_rounding(variance: Float, power: Float) -> Float:
+    """What is left by subtraction alone, as of a single patch, is no variance."""
+    return np.where(variance > 1e-9 * power, variance, 0.0)
+
+
+def diagonal_blocks(matrix: Floating, taps: int) -> Float:
+    """Of matrices ``[groups, k, k]`` the blocks of each channel's taps: ``[groups, k / taps, taps, taps]`` float64."""
+    index = np.arange(matrix.shape[1]).reshape(-1, taps)
+    return matrix[:, index[:, :, None], index[:, None, :]].astype(np.float64)
+
+
+def ledoit_wolf(patches: Rows, second: Floating) -> Float:
     """The share by which a sample's off-diagonal covariances are best shrunk to zero: ``[groups]`` in 0..1.
 
     ``sum Var(s_ij) / sum s_ij^2`` over i != j (Ledoit and Wolf 2004, with the diagonal as the target). patches:
@@ -77,13 +176,16 @@ def ledoit_wolf(patches: Rows, second: Float) -> Float:
     """
     n = patches.shape[1]
     mean = patches.mean(axis=1, dtype=np.float64)
-    covariance = second - mean[:, :, None] * mean[:, None, :]
     few = patches[:, :: max(1, n // LEDOIT_WOLF_PATCHES)]  # enough for one number
     squares = np.square(few - mean[:, None, :].astype(np.float32))
     # sum over i != j of E[(x_i x_j)^2], without forming the k^2 products of every patch
     fourth = np.square(squares.sum(axis=2, dtype=np.float64)).mean(axis=1)
     fourth -= np.square(squares).sum(axis=2, dtype=np.float64).mean(axis=1)
-    off = np.square(covariance).sum(axis=(1, 2)) - np.square(np.einsum("gii->gi", covariance)).sum(axis=1)
+    # sum over i != j of (second_ij - mean_i mean_j)^2, multiplied out: no further k^2 numbers
+    power = np.square(mean).sum(axis=1)
+    whole = np.einsum("gij,gij->g", second, second, dtype=np.float64)
+    whole += np.square(power) - 2 * np.einsum("gi,gi->g", (mean[:, None] @ second)[:, 0], mean)
+    off = whole - np.square(np.einsum("gii->gi", second) - np.square(mean)).sum(axis=1)
     share: Float = np.clip((fourth - off) / n / np.maximum(off, 1e-30), 0.0, 1.0)
     return share
 
@@ -94,7 +196,7 @@ def least_squares(weight: Rows, moments: PatchMoments, ridge: float = RIDGE) -> 
     r is `ridge` times the mean of diag H, times max(1, k / n): with fewer patches than a patch is long the fit would
     follow the sample. weight: ``[groups, out/group, k]`` float32. Returns the same shape.
     """
-    if moments.cross is moments.hat:
+    if moments.same:
         return weight
     k = weight.shape[2]
     strength = ridge * max(1.0, k / moments.count)
@@ -102,8 +204,8 @@ def least_squares(weight: Rows, moments: PatchMoments, ridge: float = RIDGE) -> 
     # W' = W + W (C - H)(H + r I)^-1. No eigenvalue of H is above k times its mean diagonal, so with a ridge the
     # correction can be had in float32: its error is then a small part of the correction, not of W.
     precision: npt.DTypeLike = np.float32 if strength >= NARROW_RIDGE else np.float64
-    right: npt.NDArray[np.floating] = weight.astype(precision) @ (moments.cross - moments.hat).astype(precision)
-    held: npt.NDArray[np.floating] = moments.hat.astype(precision)
+    held: Floating = moments.hat.astype(precision)
+    right: Floating = moments.crossed(weight).astype(precision) - weight.astype(precision) @ held
     index = np.arange(k)
     held[:, index, index] += r.astype(precision)[:, None]
     correction = np.linalg.solve(held, right.transpose(0, 2, 1)).transpose(0, 2, 1)
@@ -119,9 +221,7 @@ def diagonal_factors(weight: Rows, moments: PatchMoments, taps: int, ridge: floa
     """
     groups, out, k = weight.shape
     w = weight.astype(np.float64).reshape(groups, out, k // taps, taps)
-    index = np.arange(k).reshape(k // taps, taps)
-    cross = moments.cross[:, index[:, :, None], index[:, None, :]]
-    hat = moments.hat[:, index[:, :, None], index[:, None, :]]
+    cross, hat = moments.cross_blocks(taps), diagonal_blocks(moments.hat, taps)
     r = ridge * max(1.0, k / moments.count) * np.maximum(moments.diagonal.mean(axis=1), 0.0)
     held = r[:, None] * np.einsum("goia,goia->gi", w, w)
     above = np.einsum("goia,giab,goib->gi", w, cross, w, optimize=True) + held
@@ -130,35 +230,11 @@ def diagonal_factors(weight: Rows, moments: PatchMoments, taps: int, ridge: floa
     return np.maximum(factors, 0.0)
 
 
-class OutputErrors:
-    """What replacing a weight costs its outputs, for several replacements of one weight.
-
-    weight: ``[groups, out/group, k]`` float32. variance: of ``W x``, ``[groups, out/group]`` float64.
-    """
-
-    def __init__(self, weight: Rows, moments: PatchMoments) -> None:
-        w = weight.astype(np.float64)
-        self._hat = moments.hat
-        image = w @ moments.original
-        self._power: Float = np.einsum("goi,goi->go", image, w)
-        self._mixed = image if moments.cross is moments.original else w @ moments.cross
-        variance = self._power - np.square(np.einsum("goi,gi->go", w, moments.mean))
-        # What is left by subtraction alone, as of a single patch, is no variance.
-        self.variance: Float = np.where(variance > 1e-9 * self._power, variance, 0.0)
-
-    def of(self, quantized: Rows) -> Float:
-        """Mean square of ``W x - W^ x^`` per output: ``[groups, out/group]`` float64."""
-        q = quantized.astype(np.float64)
-        noise = np.einsum("goi,goi->go", q @ self._hat, q)
-        error: Float = np.maximum(self._power - 2 * np.einsum("goi,goi->go", self._mixed, q) + noise, 0.0)
-        return error
-
-
 def rounding_error(weight: Rows, quantized: Rows, moments: PatchMoments) -> Float:
     """Mean square of ``(W - W^) x^`` per output: ``[groups, out/group]``; what rounding alone costs.
 
     The mean counts, although re-calibration takes it back: on other inputs than the sample's it is another.
     """
-    difference = weight.astype(np.float64) - quantized.astype(np.float64)
-    error: Float = np.einsum("goi,goi->go", difference @ moments.hat, difference)
+    difference = weight - quantized
+    error: Float = np.einsum("goi,goi->go", difference @ moments.hat, difference).astype(np.float64)
     return np.maximum(error, 0.0)

@@ -15,6 +15,7 @@ from dfmpc_onnx.numerics.grids import Grid
 
 Rows = npt.NDArray[np.float32]
 Float = npt.NDArray[np.float64]
+Floating = npt.NDArray[np.floating]
 DAMPING = 0.05  # of mean diag H: docs/method.md, section 5
 BLOCK = 64
 WIDE = (1.0, 0.8, 1.25)  # scales tried on grids of few levels, as multiples of the one that suits nearest rounding
@@ -24,25 +25,26 @@ FINE = 8  # bits at which the nearest grid is good enough
 STACKED = 2**24  # weights that trials may take at a time
 
 
-def feedback_factor(hat: Float, damping: float = DAMPING) -> tuple[npt.NDArray[np.intp], Rows]:
+def feedback_factor(hat: Floating, damping: float = DAMPING) -> tuple[npt.NDArray[np.intp], Rows]:
     """The order of the columns and the factor that spreads their errors: ``[groups, k]`` and ``[groups, k, k]``.
 
-    hat: ``[groups, k, k]`` float64, ``E[x^ x^']``. Columns go in falling order of its diagonal. The factor is the
+    hat: ``[groups, k, k]``, ``E[x^ x^']``. Columns go in falling order of its diagonal. The factor is the
     upper triangular U with ``U' U = (H + damping mean diag H)^-1`` in that order. It serves any weight and grid.
     """
     diagonal = np.einsum("gii->gi", hat)
     order = np.argsort(-diagonal, axis=1, kind="stable")
-    ordered = np.take_along_axis(np.take_along_axis(hat, order[:, :, None], 1), order[:, None, :], 2)
+    backwards = order[:, ::-1]
+    ordered = hat[np.arange(len(hat))[:, None, None], backwards[:, :, None], backwards[:, None, :]]
     # The factor of the inverse from one Cholesky of the reversed matrix: H = P L L' P, H^-1 = (P L^-T)(P L^-T)'.
-    lower = _cholesky(ordered[:, ::-1, ::-1], np.maximum(damping * diagonal.mean(axis=1), 1e-12))
+    lower = _cholesky(ordered, np.maximum(damping * diagonal.mean(axis=1), 1e-12))
     # The factor is used in float32, so it may be inverted in float32; the decomposition may not.
     return order, np.ascontiguousarray(_triangular_inverse(lower.astype(np.float32))[:, ::-1, ::-1])
 
 
-def _cholesky(matrix: Float, damp: Float) -> Float:
+def _cholesky(matrix: Floating, damp: Float) -> Float:
     """The lower factor of matrices ``[groups, k, k]`` plus damp on the diagonal, more where rounding demands it."""
     index = np.arange(matrix.shape[1])
-    damped = matrix.copy()
+    damped = matrix.astype(np.float64)
     for _ in range(6):
         damped[:, index, index] = matrix[:, index, index] + damp[:, None]
         try:
@@ -105,7 +107,7 @@ class _Best:
 
 
 def round_on_best_grid(
-    weight: Rows, grid: Grid, hat: Float, order: npt.NDArray[np.intp], factor: Rows
+    weight: Rows, grid: Grid, hat: Floating, order: npt.NDArray[np.intp], factor: Rows
 ) -> tuple[Grid, Rows]:
     """A grid for rounding with feedback and the codes on it, ``[rows, k]`` float32: rows are groups, then out/group.
 
@@ -115,7 +117,7 @@ def round_on_best_grid(
 
     weight: ``[groups, out/group, k]`` float32. hat: H, ``[groups, k, k]``. order, factor: of `feedback_factor`.
     """
-    narrow = hat.astype(np.float32)  # only differences of errors that rounding makes are compared
+    narrow = hat.astype(np.float32, copy=False)  # only differences of errors that rounding makes are compared
     image = weight @ narrow
     power = np.einsum("gok,gok->go", image, weight).astype(np.float64)
     if grid.bits >= FINE:

@@ -20,7 +20,6 @@ from dfmpc_onnx.numerics.granularity import PerAxis
 from dfmpc_onnx.numerics.grids import Grid, ternary_grid, uniform_grid
 from dfmpc_onnx.numerics.least_squares import (
     RIDGE,
-    OutputErrors,
     PatchMoments,
     diagonal_factors,
     least_squares,
@@ -138,7 +137,7 @@ class Rebuilder:
             self._nearest(node, weight, rows, layer, bits)
             return
         moments = moments_of()
-        errors = OutputErrors(rows, moments)
+        errors = moments.output_errors(rows)
         target = self._target(rows, moments, weight, layer)
         gain = (
             0.0
@@ -176,7 +175,7 @@ class Rebuilder:
 
     def _target(self, rows: Rows, moments: PatchMoments, weight: Rows, layer: Layer) -> Rows:
         """The weight to round."""
-        if self._options.compensate == "none" or moments.cross is moments.hat or layer.depthwise:
+        if self._options.compensate == "none" or moments.same or layer.depthwise:
             return rows
         if self._options.compensate == "full":
             return least_squares(rows, moments, self._options.ridge)
