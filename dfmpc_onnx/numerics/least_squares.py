@@ -93,7 +93,7 @@ class SampledMoments(PatchMoments):
 
     def crossed(self, weight: Rows) -> Floating:
         outputs = self.patches @ weight.transpose(0, 2, 1)
-        crossed: Rows = outputs.transpose(0, 2, 1) @ self.patches_hat
+        crossed: Floating = outputs.transpose(0, 2, 1) @ self.patches_hat
         return crossed / np.float32(self.patches.shape[1])
 
     def cross_blocks(self, taps: int) -> Float:
