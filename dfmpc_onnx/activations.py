@@ -185,8 +185,9 @@ class Streams:
             and np.array_equal(scale_hat, factor)
             and np.array_equal(shift_hat, norm.beta - factor * statistics.mean)
         )
-        hat = plain if identical else _affine(x.hat, scale_hat, shift_hat)
-        self._keep(node, [Both(plain, hat)])
+        both = Both(plain, plain if identical else _affine(x.hat, scale_hat, shift_hat))
+        _measure(node, both, visitor)
+        self._keep(node, [both])
 
     def _both(self, node: gs.Node) -> list[Both]:
         """A node's outputs in both streams; run once where its inputs are the same in both."""

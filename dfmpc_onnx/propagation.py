@@ -180,7 +180,16 @@ def _batch_norm(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> Chann
     # Variance gamma^2 v / (v + epsilon) is taken as gamma^2, but a channel that never varied stays constant.
     epsilon = float(node.attrs.get("epsilon", 1e-5))
     share = np.maximum(np.square(norm.std) - epsilon, 0.0) / np.square(norm.std)
-    return _unbounded(norm.beta, np.square(norm.gamma) * share)
+    variance = np.square(norm.gamma) * share
+    x = inputs[0]
+    if x is None or len(x.low) != len(norm.gamma):
+        return _unbounded(norm.beta, variance)
+    with np.errstate(invalid="ignore"):  # a gamma of 0 by an infinite bound
+        ends = np.stack([norm.factor * bound + norm.beta - norm.factor * norm.mean for bound in (x.low, x.high)])
+    dead = norm.factor == 0
+    return ChannelMoments(
+        norm.beta, variance, np.where(dead, norm.beta, ends.min(axis=0)), np.where(dead, norm.beta, ends.max(axis=0))
+    )
 
 
 def _clip(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMoments:

@@ -8,7 +8,7 @@ from dfmpc_onnx.propagation import propagate
 from tests import graphs
 
 CHANNELS, SIZE = 4, 96
-UNIT = Preprocess.parse("0/1")
+UNIT = Preprocess.parse("127.5/1")
 
 
 def gaussian(opset=13):
@@ -53,6 +53,22 @@ ELEMENTWISE = {
 def test_elementwise_operators(op):
     net = gaussian(14)
     agrees(net, net.node(op, "norm1", **ELEMENTWISE[op]))
+
+
+def test_behind_batch_norm_the_bounds_of_its_input_hold():
+    net = graphs.Net((1, CHANNELS, SIZE, SIZE))
+    gamma, beta, mean = np.array([0.5, 1.0, -2.0, 0.0]), np.array([0.4, -1.0, 1.5, 2.0]), 0.25
+    y = net.norm(
+        net.relu(net.conv("x", CHANNELS)),
+        gamma=gamma,
+        beta=beta,
+        mean=mean,
+        variance=1,
+    )
+    known, _ = propagate(graphs.workspace(net.model(y)).graph, UNIT)
+    at_zero = beta - gamma * mean / np.sqrt(1 + 1e-5)
+    np.testing.assert_allclose(known[y].low, [at_zero[0], at_zero[1], -np.inf, 2.0])
+    np.testing.assert_allclose(known[y].high, [np.inf, np.inf, at_zero[2], 2.0])
 
 
 def test_gelu():

@@ -5,8 +5,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from dfmpc_onnx.numerics.moments import clipped_gaussian
+
 LEVELS = 255
 DEVIATIONS = 6.0  # docs/method.md, section 7: outliers beyond six deviations are cheaper to clip than to make room for
+PARENT_DEVIATIONS = 4.0
+_PARENTS = np.linspace(-1.0, 8.0, 901)
+REACH = 2.0  # docs/method.md, section 7: a bit of 8 is cheaper than clipping what procedural images do not reach
 
 
 def moment_range(
@@ -24,6 +29,27 @@ def moment_range(
     bottom = np.maximum(mean - deviations * std, low).min()
     top = np.minimum(mean + deviations * std, high).max()
     return float(bottom), float(top)
+
+
+def skewed_range(
+    mean: npt.NDArray[np.float64],
+    std: npt.NDArray[np.float64],
+    gamma: npt.NDArray[np.float64],
+    beta: npt.NDArray[np.float64],
+) -> tuple[float, float]:
+    """The range of ``gamma (x - mean) / std + beta`` for a rectified x: all ``[channels]`` float64.
+
+    x = max(u, 0) has these moments where u is Gaussian with ``t = E u / sd u``, for ``mean / std`` grows with t. The
+    range reaches to 0 below and to four deviations of u above: beyond that, clipping costs less than 8 bits' steps do.
+    A channel that is seldom above 0 (t < -1) says little of u, and is taken as t = -1.
+    """
+    cut_mean, cut_variance = clipped_gaussian(_PARENTS, np.ones_like(_PARENTS))
+    ratio = mean / np.maximum(std, 1e-30)
+    parents = np.interp(ratio, cut_mean / np.sqrt(cut_variance), _PARENTS)
+    cut_mean, cut_variance = clipped_gaussian(parents, np.ones_like(parents))
+    top = beta + gamma * (parents + PARENT_DEVIATIONS - cut_mean) / np.sqrt(cut_variance)
+    zero = beta - gamma * np.minimum(ratio, DEVIATIONS)
+    return float(min(top.min(), zero.min())), float(max(top.max(), zero.max()))
 
 
 def unsigned_qparams(low: float, high: float) -> tuple[np.float32, np.uint8]:

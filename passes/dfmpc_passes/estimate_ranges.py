@@ -10,15 +10,17 @@ import onnx_graphsurgeon as gs
 from dfmpc_onnx.facts import Codes, MeasuredRanges, Ranges
 from dfmpc_onnx.graph import is_weighted
 from dfmpc_onnx.manager import Pass, PassResult, Refusal
-from dfmpc_onnx.numerics.ranges import DEVIATIONS, moment_range
-from dfmpc_onnx.propagation import propagate
+from dfmpc_onnx.numerics.ranges import DEVIATIONS, REACH, moment_range, skewed_range
+from dfmpc_onnx.propagation import batch_norm_parameters, propagate
 from dfmpc_onnx.workspace import Workspace
 
 
 class EstimateRangesOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """deviations: how far from the mean a range reaches, in standard deviations."""
+    """deviations: how far from the mean a range reaches, in standard deviations. reach: of what was measured on
+    procedural images, as a multiple; what was measured on images that the user gave counts as it is."""
 
     deviations: Annotated[float, msgspec.Meta(gt=0)] = DEVIATIONS
+    reach: Annotated[float, msgspec.Meta(ge=1)] = REACH
 
 
 class EstimateRanges(Pass[EstimateRangesOptions]):
@@ -26,10 +28,12 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
     After: the same graph; the range is [0, max(beta + 6 |gamma|)] over the channels
 
     Why: behind a BatchNormalization a channel is N(beta, gamma^2) up to its shape, so mean +- 6 deviations, through
-    the activation, holds all but rare outliers. Elsewhere the 0.01 and 99.99 percentile on procedural images count
-    where they were measured, and propagated moments where not: a sum adds means and variances. Behind the last
-    layers, and for averages over a map, the wider of the two counts. An input of pictures has the range of the bytes
-    0 to 255 after the preprocess, any other that of what it was fed.
+    the activation, holds all but rare outliers. Where it normalizes what a Relu has cut the tail is longer: 4
+    deviations of the Gaussian that had these moments when it was cut.
+    Elsewhere twice the 0.01 and 99.99 percentile on procedural images count where they were measured: a picture of
+    a thing excites what has learnt it more than one of nothing does, the more the deeper. Where nothing was measured,
+    propagated moments count: a sum adds means and variances. Behind the last layers the wider of the two counts. An
+    input of pictures has the range of the bytes 0 to 255 after the preprocess, any other that of what it was fed.
 
     Requires: codes (the quantized network's BatchNormalizations count, not the float one's), and BN not yet folded.
 
@@ -49,16 +53,19 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
             return PassResult(self.name, notes=("activations stay in float: no ranges needed",))
         known, unknown = propagate(workspace.graph, workspace.settings.preprocess)
         measured = found.tensors if (found := workspace.find(MeasuredRanges)) else {}
-        pinned, tail = pinned_tensors(workspace.graph), tail_tensors(workspace.graph)
-        # An average over a map of a picture of one thing is further out than any of the procedural ones.
-        averaged = {t.name for node in workspace.graph.nodes if node.op in AVERAGES for t in node.outputs}
-        ranges = dict(measured)
+        pinned, skewed = pinned_tensors(workspace.graph)
+        tail = tail_tensors(workspace.graph)
+        reach = self.options.reach if workspace.settings.images is None else 1.0
+        ranges = {name: (reach * low, reach * high) for name, (low, high) in measured.items()}
         for name, m in known.items():
             derived = moment_range(m.mean, m.variance, m.low, m.high, self.options.deviations)
-            if name in pinned or name not in measured:
+            if name in pinned or (name not in measured and name not in skewed):
                 ranges[name] = derived
-            elif name in tail or name in averaged:
-                ranges[name] = min(derived[0], measured[name][0]), max(derived[1], measured[name][1])
+                continue
+            low, high = skewed[name] if name in skewed else ranges[name]
+            if name in skewed or name in tail:
+                low, high = min(derived[0], low), max(derived[1], high)
+            ranges[name] = max(low, float(m.low.min())), min(high, float(m.high.max()))
         for tensor in workspace.graph.inputs:
             bounds = known.get(tensor.name)
             if bounds is None:
@@ -73,9 +80,8 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
             ranges[tensor.name] = (low, high)
         workspace.put(Ranges(ranges))
         refusals = tuple(Refusal(name, reason) for name, reason in unknown.items() if name not in ranges)
-        notes = (
-            f"{len(ranges)} ranges, {len(pinned)} of them from BatchNormalization, {len(measured)} tensors measured",
-        )
+        fixed = len(pinned) + len(skewed)
+        notes = (f"{len(ranges)} ranges, {fixed} of them from BatchNormalization, {len(measured)} tensors measured",)
         return PassResult(self.name, refusals=refusals, notes=notes)
 
 
@@ -101,14 +107,30 @@ def tail_tensors(graph: gs.Graph) -> set[str]:
     return tail
 
 
-def pinned_tensors(graph: gs.Graph) -> set[str]:
-    """The tensors whose moments a BatchNormalization fixes: its output, also through activation, pooling and moves."""
+def pinned_tensors(graph: gs.Graph) -> tuple[set[str], dict[str, tuple[float, float]]]:
+    """The tensors whose moments a BatchNormalization fixes: its output, also through activation, pooling and moves.
+
+    Apart, second, those of one that normalizes a rectifier's output, with their range by `skewed_range`.
+    """
     pinned: set[str] = set()
+    skewed: dict[str, tuple[float, float]] = {}
+    cut: set[str] = set()
     for node in graph.nodes:
-        if node.op == "BatchNormalization" or (node.op in FOLLOWS and node.inputs[0].name in pinned):
-            pinned.update(t.name for t in node.outputs)
-    return pinned
+        names = [t.name for t in node.outputs]
+        source = node.inputs[0].name if node.inputs else ""
+        if node.op in RECTIFIERS or (node.op in MOVES and source in cut):
+            cut.update(names)
+        norm = batch_norm_parameters(node) if node.op == "BatchNormalization" and source in cut else None
+        if norm is not None:
+            range_ = skewed_range(norm.mean, norm.std, norm.gamma, norm.beta)
+            skewed.update(dict.fromkeys(names, range_))
+        elif node.op in FOLLOWS and source in skewed:
+            skewed.update(dict.fromkeys(names, skewed[source]))
+        elif node.op == "BatchNormalization" or (node.op in FOLLOWS and source in pinned):
+            pinned.update(names)
+    return pinned, skewed
 
 
-FOLLOWS = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu", "HardSwish", "MaxPool", "Flatten", "Pad", "Slice", "Resize"})
-AVERAGES = frozenset({"AveragePool", "GlobalAveragePool"})
+RECTIFIERS = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu", "HardSwish"})
+MOVES = frozenset({"MaxPool", "Flatten", "Pad", "Slice", "Resize"})
+FOLLOWS = RECTIFIERS | MOVES

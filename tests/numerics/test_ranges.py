@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dfmpc_onnx.numerics.ranges import LEVELS, moment_range, unsigned_qparams
+from dfmpc_onnx.numerics.moments import clipped_gaussian
+from dfmpc_onnx.numerics.ranges import LEVELS, moment_range, skewed_range, unsigned_qparams
 from tests.numerics.strategies import seeds
 
 ends = st.floats(-1e6, 1e6).filter(lambda x: x == 0 or abs(x) > 1e-6)
@@ -87,3 +88,20 @@ def test_a_range_without_width():
 )
 def test_plain_ranges(low, high, scale, zero_point):
     assert unsigned_qparams(low, high) == (scale, zero_point)
+
+
+@given(st.floats(-0.9, 3.0), st.floats(0.1, 5.0), st.floats(0.2, 2.0), st.floats(-1.0, 1.0))
+def test_a_rectified_channel_reaches_to_four_deviations_of_what_was_cut(t, deviation, gamma, beta):
+    centre = np.array([t * deviation])
+    mean, variance = clipped_gaussian(centre, np.array([deviation**2]))
+    std = np.sqrt(variance)
+    for sign in (1, -1):
+        low, high = skewed_range(mean, std, np.array([sign * gamma]), np.array([beta]))
+        ends = [beta + sign * gamma * (x - mean[0]) / std[0] for x in (0.0, (t + 4) * deviation)]
+        assert np.allclose((low, high), (min(ends), max(ends)), rtol=1e-3, atol=1e-3)
+
+
+def test_a_channel_that_is_never_or_always_above_0_has_a_finite_range():
+    rare, always = (skewed_range(np.array([m]), np.array([s]), np.ones(1), np.zeros(1)) for m, s in ((0, 0), (1e9, 1)))
+    assert np.isfinite(rare).all() and rare[1] < 20
+    assert np.allclose(always, (-6, 4), atol=1e-6)

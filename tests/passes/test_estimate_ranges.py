@@ -1,10 +1,13 @@
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 
-from dfmpc_onnx.facts import Ranges
+from dfmpc_onnx.facts import MeasuredRanges, Ranges
 from dfmpc_onnx.manager import PassManager
+from dfmpc_onnx.numerics.ranges import skewed_range
+from dfmpc_onnx.propagation import batch_norm_parameters
 from tests import graphs
 
 
@@ -53,6 +56,37 @@ def test_a_sum_adds_means_and_variances():
     mean, second = b * cdf + g * density, (b**2 + g**2) * cdf + b * g * density
     top = (beta + mean + 6 * np.sqrt(gamma**2 + second - mean**2)).max()
     assert np.isclose(found["add1"][1], top, rtol=1e-4)
+
+
+def measured(model, images=None, **options):
+    """Ranges by recipe mixed, beside what was measured."""
+    space = graphs.workspace(model, "8")
+    space.settings = dataclasses.replace(space.settings, images=images)
+    passes = graphs.pipeline("estimate_ranges", "mixed", estimate_ranges=options)
+    PassManager(passes).run(space)
+    return space.get(Ranges).tensors, space.get(MeasuredRanges).tensors, space
+
+
+@pytest.mark.parametrize("reach", [1.0, 2.0])
+def test_what_no_batch_norm_fixes_reaches_beyond_what_was_measured(reach):
+    found, seen, _ = measured(graphs.residual(), reach=reach)
+    assert found["add1"] == (reach * seen["add1"][0], reach * seen["add1"][1])
+
+
+def test_what_was_measured_on_images_of_the_user_counts_as_it_is(tmp_path):
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(3).integers(0, 256, (20, 8, 8, 3), np.uint8))
+    found, seen, _ = measured(graphs.residual(), str(tmp_path / "x.npz"))
+    assert found["add1"] == seen["add1"]
+
+
+def test_behind_batch_norm_of_what_a_relu_cut_the_range_ends_at_its_zero():
+    found, _, space = measured(graphs.activation_first())
+    norm = batch_norm_parameters(next(n for n in space.graph.nodes if n.outputs[0].name == "norm2"))
+    assert (norm.gamma > 0).all()
+    zero = (norm.beta - norm.factor * norm.mean).min()
+    assert found["norm2"][0] == pytest.approx(zero, rel=1e-5)
+    top = skewed_range(norm.mean, norm.std, norm.gamma, norm.beta)[1]
+    assert found["norm2"][1] == pytest.approx(max(top, (norm.beta + 6 * norm.gamma).max()), rel=1e-4)
 
 
 def test_an_operator_without_a_rule_leaves_its_reason_and_no_range():
