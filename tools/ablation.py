@@ -40,11 +40,9 @@ VARIANTS: dict[str, dict[str, object] | str] = {
 }
 
 
-def variant(base: Recipe, change: dict[str, object]) -> Recipe:
-    """The recipe with other options of reconstruct_layers."""
-    steps = tuple(
-        Step(s.use, {**s.options, **change}, s.position) if s.use == "reconstruct_layers" else s for s in base.steps
-    )
+def variant(base: Recipe, change: dict[str, object], step: str = "reconstruct_layers") -> Recipe:
+    """The recipe with other options of one of its passes."""
+    steps = tuple(Step(s.use, {**s.options, **change}, s.position) if s.use == step else s for s in base.steps)
     return Recipe(base.name, base.summary, base.weights, base.activations, steps)
 
 
