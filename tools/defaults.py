@@ -32,7 +32,7 @@ CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
     *((w, {"ridge": r}) for w in ("2/6", "4") for r in (0.1, 0.3, 1.0, 3.0)),
     *((w, {"compensate": c}) for w in ("2/6", "4") for c in ("diagonal", "none")),
 )
-REACHES = (1.0, 1.5, 2.0, 3.0)
+REACHES = (1.0, 1.25, 1.5, 2.0)
 
 
 def held_out(package: pathlib.Path, into: pathlib.Path) -> pathlib.Path:

@@ -11,7 +11,7 @@ LEVELS = 255
 DEVIATIONS = 6.0  # docs/method.md, section 7: outliers beyond six deviations are cheaper to clip than to make room for
 PARENT_DEVIATIONS = 4.0
 _PARENTS = np.linspace(-1.0, 8.0, 901)
-REACH = 2.0  # docs/method.md, section 7: a bit of 8 is cheaper than clipping what procedural images do not reach
+REACH = 1.5  # docs/method.md, section 7: half a bit of 8 is cheaper than clipping what procedural images miss
 
 
 def moment_range(

@@ -30,10 +30,11 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
     Why: behind a BatchNormalization a channel is N(beta, gamma^2) up to its shape, so mean +- 6 deviations, through
     the activation, holds all but rare outliers. Where it normalizes what a Relu has cut the tail is longer: 4
     deviations of the Gaussian that had these moments when it was cut.
-    Elsewhere twice the 0.01 and 99.99 percentile on procedural images count where they were measured: a picture of
+    Elsewhere 1.5 times the 0.01 and 99.99 percentile on procedural images count where they were measured: a picture of
     a thing excites what has learnt it more than one of nothing does, the more the deeper. Where nothing was measured,
-    propagated moments count: a sum adds means and variances. Behind the last layers the wider of the two counts. An
-    input of pictures has the range of the bytes 0 to 255 after the preprocess, any other that of what it was fed.
+    propagated moments count: a sum adds means and variances. Behind the last layers, and for averages over a map,
+    the wider of the two counts. An input of pictures has the range of the bytes 0 to 255 after the preprocess, any
+    other that of what it was fed.
 
     Requires: codes (the quantized network's BatchNormalizations count, not the float one's), and BN not yet folded.
 
@@ -54,7 +55,10 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
         known, unknown = propagate(workspace.graph, workspace.settings.preprocess)
         measured = found.tensors if (found := workspace.find(MeasuredRanges)) else {}
         pinned, skewed = pinned_tensors(workspace.graph)
-        tail = tail_tensors(workspace.graph)
+        # Scores, and averages over a map of a picture of one thing, are further out than any of the procedural ones.
+        outer = tail_tensors(workspace.graph) | {
+            t.name for node in workspace.graph.nodes if node.op in AVERAGES for t in node.outputs
+        }
         reach = self.options.reach if workspace.settings.images is None else 1.0
         ranges = {name: (reach * low, reach * high) for name, (low, high) in measured.items()}
         for name, m in known.items():
@@ -63,7 +67,7 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
                 ranges[name] = derived
                 continue
             low, high = skewed[name] if name in skewed else ranges[name]
-            if name in skewed or name in tail:
+            if name in skewed or name in outer:
                 low, high = min(derived[0], low), max(derived[1], high)
             ranges[name] = max(low, float(m.low.min())), min(high, float(m.high.max()))
         for tensor in workspace.graph.inputs:
@@ -133,4 +137,5 @@ def pinned_tensors(graph: gs.Graph) -> tuple[set[str], dict[str, tuple[float, fl
 
 RECTIFIERS = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu", "HardSwish"})
 MOVES = frozenset({"MaxPool", "Flatten", "Pad", "Slice", "Resize"})
+AVERAGES = frozenset({"AveragePool", "GlobalAveragePool"})
 FOLLOWS = RECTIFIERS | MOVES
