@@ -7,45 +7,41 @@ import importlib.metadata
 import os
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 import numpy as np
 import onnx
 
-from dfmpc_onnx import catalog, runtime, serialization
+from dfmpc_onnx import catalog, expansion, runtime, serialization
 from dfmpc_onnx.errors import Defect, ModelError, OptionError, PassError, RuntimeUnavailable
-from dfmpc_onnx.facts import BitPlan, Codes, Layers, Packed, Pairs, Placement
+from dfmpc_onnx.facts import BitPlan, Codes, Layers, Packed, Placement
 from dfmpc_onnx.fidelity import Fidelity, compare, outputs
-from dfmpc_onnx.graph import shown
 from dfmpc_onnx.imagefiles import Images, digest, read_images
 from dfmpc_onnx.images import Samples, check_images, check_inputs, concrete_shape, image_input, model_inputs
+from dfmpc_onnx.inspection import inspect
 from dfmpc_onnx.instruments import Dump, Progress, Timing
 from dfmpc_onnx.manager import Instrument, Pass, PassManager, PassResult, Refusal
-from dfmpc_onnx.opset import obstacle
 from dfmpc_onnx.preprocess import Preprocess
 from dfmpc_onnx.recipe import Recipe
 from dfmpc_onnx.report import (
-    InspectedLayer,
-    Inspection,
+    Expansion,
     LayerReport,
     PassReport,
     ProviderFidelity,
-    RecipeForecast,
     Report,
     Verification,
 )
 from dfmpc_onnx.serialization import ModelSource, Source
 from dfmpc_onnx.settings import (
     FLOAT,
-    TERNARY,
     LayerOverride,
     Settings,
     WeightBits,
     parse_activations,
     parse_input_shapes,
 )
-from dfmpc_onnx.storage import NEWEST, PLAIN, Kind, choose_forms, oldest_runtime
+from dfmpc_onnx.storage import PLAIN, oldest_runtime
 from dfmpc_onnx.workspace import Workspace
 
 DEFAULT_RECIPE = "mixed"
@@ -59,6 +55,14 @@ class Quantized:
 
     model: onnx.ModelProto
     report: Report
+
+
+@dataclasses.dataclass(frozen=True)
+class Expanded:
+    """A quantized model with its weights unpacked, and the report on it."""
+
+    model: onnx.ModelProto
+    report: Expansion
 
 
 def quantize(
@@ -296,102 +300,28 @@ def _layer_reports(workspace: Workspace) -> tuple[LayerReport, ...]:
     return tuple(rows)
 
 
-def inspect(model: ModelSource) -> Inspection:
-    """What a model holds: its layers with role or reason of refusal, and what each recipe would do to it.
+def expand(model: ModelSource, output: str | os.PathLike[str] | None = None) -> Expanded:
+    """The plain-int8 form of a file that `quantize` wrote, for tools that parse ONNX themselves.
 
-    Needs no onnxruntime. Raises ModelError where the model cannot be read.
+    Every packed weight becomes an INT8 initializer with a DequantizeLinear, of the same values bit for bit; opset and
+    IR version become the lowest that the rest needs. output: where to write it, whole or not at all; None to get it
+    in memory only. Needs no onnxruntime. Raises ModelError for a file of other origin or with nothing packed.
     """
     source = serialization.load(model)
-    graph = serialization.to_graph(source)
-    opset, ir_version = graph.opset, source.model.ir_version
-    inputs = tuple(f"{shown(t.name)} {_shape(t.shape)}" for t in graph.inputs)
-    outputs = tuple(f"{shown(t.name)} {_shape(t.shape)}" for t in graph.outputs)
-    settings = Settings(WeightBits.parse("2/6"), "8")
-    workspace = Workspace(graph, settings, source.label)
-    finders = [catalog.find_pass(name)() for name in ("normalize", "pair_convolutions")]
-    notes: tuple[str, ...] = ()
-    try:
-        results = PassManager(finders).run(workspace)
-        notes = tuple(r.reason for result in results[:1] for r in result.refusals)
-        forecasts = tuple(_forecast(workspace, recipe) for recipe in catalog.recipes().values())
-    except ModelError as error:
-        notes, forecasts = (str(error),), ()
-    return Inspection(
-        model=source.label,
-        bytes=source.size,
-        opset=opset,
-        ir_version=ir_version,
-        producer=shown(f"{source.model.producer_name} {source.model.producer_version}".strip()),
-        inputs=inputs,
-        outputs=outputs,
-        metadata={shown(k): shown(v) for k, v in serialization.metadata_of(source.model).items()},
-        layers=_inspected(workspace),
-        notes=notes,
-        recipes=forecasts,
+    target = None if output is None else serialization.check_target(output, source)
+    stated = serialization.metadata_of(source.model)
+    if "version" not in stated:
+        raise ModelError(f"{source.label}: was not written by dfmpc-onnx quantize; there is nothing to expand")
+    done = expansion.expand(source.model, source.label)
+    onnx.helper.set_model_props(
+        done.model,
+        {p.key: p.value for p in source.model.metadata_props} | {f"{serialization.METADATA_PREFIX}expanded": "yes"},
     )
-
-
-def _shape(shape: Sequence[object] | None) -> str:
-    return "[" + ", ".join("?" if d in (None, "") else shown(str(d)) for d in shape) + "]" if shape is not None else "?"
-
-
-def _inspected(workspace: Workspace) -> tuple[InspectedLayer, ...]:
-    layers, pairs = workspace.find(Layers), workspace.find(Pairs)
-    if layers is None or pairs is None:
-        return ()
-    low = pairs.by_low()
-    rows = []
-    for layer in layers.listed:
-        pair = low.get(layer.name)
-        place = {"first": "first layer", "last": "classifier"}.get(layer.position, "high")
-        role = "float" if layer.refused else "low" if pair else "depthwise" if layer.depthwise else place
-        repaired = pair.high if pair else None
-        not_low = None if pair or layer.refused else pairs.refused.get(layer.name)
-        rows.append(
-            InspectedLayer(layer.name, layer.op, layer.shape, layer.size, role, repaired, layer.refused, not_low)
-        )
-    return tuple(rows)
-
-
-def _forecast(workspace: Workspace, recipe: Recipe) -> RecipeForecast:
-    """The roles and sizes that a recipe's bit plan would give the layers."""
-    planned = Workspace(workspace.graph, _settings(recipe, None, None, (), "imagenet", (), 0), workspace.label)
-    planned.put(workspace.get(Layers))
-    planned.put(workspace.get(Pairs))
-    plan: Mapping[str, object] = {}
-    steps = catalog.build(recipe)
-    for step in steps:
-        if BitPlan in step.provides:
-            step.run(planned)
-    # The closed form of the paper knows no other 2 bits; the recipes that fit layers choose, so four levels at most.
-    two_is_ternary = any(step.name == "quantize_weights" for step in steps)
-    found = planned.find(BitPlan)
-    plan = found.layers if found else {}
-    roles = {"low": 0, "high": 0, "8-bit": 0, "auto": 0, "float": 0}
-    size, kinds = 0, {}
-    for layer in workspace.get(Layers).listed:
-        bits = found.layers[layer.name] if found and layer.name in plan else None
-        if bits is None:
-            continue
-        roles[bits.role] += 1
-        if bits.bits == FLOAT:
-            size += 4 * layer.size
-        else:
-            ternary = bits.bits == TERNARY or (bits.bits == 2 and two_is_ternary)
-            kinds[layer.name] = Kind(layer.size, 2 if ternary else int(bits.bits), ternary)
-    opset = workspace.graph.opset if obstacle(workspace.graph) else max(NEWEST, workspace.graph.opset)
-    size += sum(form.bytes(kinds[name].size) for name, form in choose_forms(kinds, opset).items())
-    return RecipeForecast(
-        recipe.name,
-        recipe.weights,
-        recipe.activations,
-        roles["low"],
-        roles["high"],
-        roles["8-bit"],
-        roles["auto"],
-        roles["float"],
-        size,
-    )
+    size = done.model.ByteSize() if target is None else serialization.save(done.model, target, source.external)
+    opset = next(item.version for item in done.model.opset_import if item.domain in ("", "ai.onnx"))
+    oldest = oldest_runtime([PLAIN], opset)
+    report = Expansion(done.layers, source.size, size, opset, done.model.ir_version, oldest)
+    return Expanded(done.model, report)
 
 
 def verify(
@@ -440,4 +370,4 @@ def verify(
     return Verification(float_source.size, source.size, chosen.name, tuple(rows))
 
 
-__all__ = ["Pass", "Quantized", "inspect", "quantize", "verify", "version"]
+__all__ = ["Expanded", "Pass", "Quantized", "expand", "inspect", "quantize", "verify", "version"]

@@ -158,6 +158,21 @@ def inspect(model: str, as_json: bool) -> None:
 
 
 @main.command()
+@MODEL
+@click.option("-o", "--output", type=click.Path(), required=True, help="where to write the plain form")
+@click.option("--json", "as_json", is_flag=True, help="one JSON object on standard output, and nothing else")
+def expand(model: str, output: str, as_json: bool) -> None:
+    """Write MODEL, a quantized file, with plain int8 weights: for tools that parse ONNX themselves."""
+    from dfmpc_onnx import api, render
+
+    report = api.expand(model, output).report
+    if as_json:
+        click.echo(render.as_json(report))
+    else:
+        render.expansion_table(report, output, Console())
+
+
+@main.command()
 @click.argument("float_model", metavar="FLOAT", type=click.Path())
 @click.argument("quantized", metavar="QUANTIZED", type=click.Path())
 @click.option("--images", type=click.Path(), help="an .npz with x (and y), or a folder of images (and labels.csv)")

@@ -15,7 +15,7 @@ from dfmpc_onnx.errors import printable
 from dfmpc_onnx.fidelity import Fidelity
 from dfmpc_onnx.manager import Pass
 from dfmpc_onnx.recipe import Recipe
-from dfmpc_onnx.report import Inspection, LayerReport, Report, Verification
+from dfmpc_onnx.report import Expansion, Inspection, LayerReport, Report, Verification
 
 
 def as_json(data: msgspec.Struct, **extra: object) -> str:
@@ -106,11 +106,16 @@ def report_table(report: Report, output: str, console: Console) -> None:
     if report.fidelity is not None:
         rows.append(("against the float model", _fidelity(report.fidelity)))
     rows += [("seconds", f"{report.seconds}"), ("written", output)]
-    summary = Table(box=None, show_header=False, pad_edge=False)
-    for key, value in rows:
-        summary.add_row(*_plain(key, value))
     console.print()
-    console.print(summary)
+    console.print(_pairs(rows))
+
+
+def _pairs(rows: list[tuple[str, str]]) -> Table:
+    """Keys and values, one a line."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for key, value in rows:
+        table.add_row(*_plain(key, value))
+    return table
 
 
 def _bits(layer: LayerReport) -> str:
@@ -174,6 +179,17 @@ def inspection_table(found: Inspection, console: Console) -> None:
         )
     console.print()
     console.print(forecast)
+
+
+def expansion_table(report: Expansion, output: str, console: Console) -> None:
+    """What became of a packed file."""
+    rows = [
+        ("weights unpacked", f"{len(report.layers)} layers, to INT8 with DequantizeLinear"),
+        ("size", f"{_size(report.packed_bytes)} -> {_size(report.bytes)}"),
+        ("needs", f"onnxruntime {report.oldest_onnxruntime} or newer (opset {report.opset}, IR {report.ir_version})"),
+        ("written", output),
+    ]
+    console.print(_pairs(rows))
 
 
 def verification_table(found: Verification, console: Console) -> None:

@@ -62,6 +62,17 @@ class Report(msgspec.Struct, frozen=True):
         return sum(layer.role == role for layer in self.layers)
 
 
+class Expansion(msgspec.Struct, frozen=True):
+    """What `expand` did: the layers whose weights it unpacked, sizes in bytes, and what the plain file declares."""
+
+    layers: tuple[str, ...]
+    packed_bytes: int
+    bytes: int
+    opset: int
+    ir_version: int
+    oldest_onnxruntime: str
+
+
 class RecipeForecast(msgspec.Struct, frozen=True):
     """What a recipe would do to a model: layers by role, and the bytes of its packed weights.
 
