@@ -1,18 +1,19 @@
-"""What a model holds: for a float one what each recipe would do."""
+"""What a model holds: for a float one what each recipe would do, for a quantized one what onnxruntime makes of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 from dfmpc_onnx import catalog, serialization
-from dfmpc_onnx.errors import ModelError
+from dfmpc_onnx.census import Census, is_quantized, take_census
+from dfmpc_onnx.errors import ModelError, RuntimeUnavailable
 from dfmpc_onnx.facts import BitPlan, Layers, Pairs
 from dfmpc_onnx.graph import shown
 from dfmpc_onnx.manager import PassManager
 from dfmpc_onnx.opset import obstacle
 from dfmpc_onnx.recipe import Recipe
 from dfmpc_onnx.report import InspectedLayer, Inspection, RecipeForecast
-from dfmpc_onnx.serialization import ModelSource
+from dfmpc_onnx.serialization import ModelSource, Source
 from dfmpc_onnx.settings import FLOAT, TERNARY, Settings, WeightBits
 from dfmpc_onnx.storage import NEWEST, Kind, choose_forms
 from dfmpc_onnx.workspace import Workspace
@@ -21,7 +22,8 @@ from dfmpc_onnx.workspace import Workspace
 def inspect(model: ModelSource) -> Inspection:
     """What a model holds: its layers with role or reason of refusal, and what each recipe would do to it.
 
-    Needs no onnxruntime. Raises ModelError where the model cannot be read.
+    Of a quantized model it also counts what onnxruntime computes in integers; else it needs no onnxruntime. Raises
+    ModelError where the model cannot be read.
     """
     source = serialization.load(model)
     graph = serialization.to_graph(source)
@@ -38,6 +40,7 @@ def inspect(model: ModelSource) -> Inspection:
         forecasts = tuple(_forecast(workspace, recipe) for recipe in catalog.recipes().values())
     except ModelError as error:
         notes, forecasts = (str(error),), ()
+    census, unknown = _census(source)
     return Inspection(
         model=source.label,
         bytes=source.size,
@@ -48,9 +51,20 @@ def inspect(model: ModelSource) -> Inspection:
         outputs=outputs,
         metadata={shown(k): shown(v) for k, v in serialization.metadata_of(source.model).items()},
         layers=_inspected(workspace),
-        notes=notes,
+        notes=(*notes, *unknown),
         recipes=forecasts,
+        census=census,
     )
+
+
+def _census(source: Source) -> tuple[Census | None, tuple[str, ...]]:
+    """What onnxruntime makes of a quantized model, or the reason why that is not known."""
+    if not is_quantized(source.model):
+        return None, ()
+    try:
+        return take_census(source.path or source.model, source.model, source.label), ()
+    except (ModelError, RuntimeUnavailable) as error:
+        return None, (f"not counted: {error}",)
 
 
 def _shape(shape: Sequence[object] | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import msgspec
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dfmpc_onnx.census import Census
 from dfmpc_onnx.errors import printable
 from dfmpc_onnx.fidelity import Fidelity
 from dfmpc_onnx.manager import Pass
@@ -178,7 +180,29 @@ def inspection_table(found: Inspection, console: Console) -> None:
             )
         )
     console.print()
-    console.print(forecast)
+    if found.census is None:
+        console.print(forecast)
+    else:
+        console.print(_pairs(list(_census_rows(found.census))))
+
+
+def _census_rows(census: Census) -> Iterator[tuple[str, str]]:
+    """A quantized network as onnxruntime runs it, in words."""
+    yield "as onnxruntime's CPU provider runs it", ""
+    yield "layers in the file", _counts(census.layers)
+    yield "integer kernels", _counts(census.integer)
+    if census.other:
+        yield "between them", _counts(census.other)
+    for why, names in census.float_layers.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        yield "float layers", f"{len(names)}: {why} ({names[0]}{more})"
+    for title, counts in (("QuantizeLinear left", census.quantize), ("DequantizeLinear left", census.dequantize)):
+        yield title, "; ".join(f"{n}: {why}" for why, n in counts.items()) or "none"
+    yield "weights dequantized at every inference", str(census.dequantized_weights or "none")
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{n} {op}" for op, n in counts.items()) or "none"
 
 
 def expansion_table(report: Expansion, output: str, console: Console) -> None:

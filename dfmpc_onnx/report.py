@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from dfmpc_onnx.census import Census
 from dfmpc_onnx.fidelity import Fidelity
 from dfmpc_onnx.manager import PassResult, Refusal
 
@@ -105,7 +106,7 @@ class InspectedLayer(msgspec.Struct, frozen=True):
 
 
 class Inspection(msgspec.Struct, frozen=True):
-    """What `inspect` found in a model."""
+    """What `inspect` found in a model. census: of a quantized one, what onnxruntime makes of it."""
 
     model: str
     bytes: int
@@ -118,6 +119,7 @@ class Inspection(msgspec.Struct, frozen=True):
     layers: tuple[InspectedLayer, ...]
     notes: tuple[str, ...]
     recipes: tuple[RecipeForecast, ...]
+    census: Census | None = None
 
 
 class ProviderFidelity(msgspec.Struct, frozen=True):

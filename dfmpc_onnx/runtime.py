@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import tempfile
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
@@ -16,6 +17,7 @@ from dfmpc_onnx.errors import ModelError, RuntimeUnavailable
 from dfmpc_onnx.graph import shown
 
 CPU = "CPUExecutionProvider"
+Source = onnx.ModelProto | bytes | str | os.PathLike[str]
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 
 
@@ -47,9 +49,7 @@ def version() -> str:
 class Session:
     """A model loaded in onnxruntime on one provider, really used."""
 
-    def __init__(
-        self, model: onnx.ModelProto | bytes | str | os.PathLike[str], provider: str = CPU, label: str = "the model"
-    ) -> None:
+    def __init__(self, model: Source, provider: str = CPU, label: str = "the model") -> None:
         onnxruntime = require()
         onnxruntime.set_default_logger_severity(4)
         name = provider if provider.endswith("ExecutionProvider") else f"{provider}ExecutionProvider"
@@ -60,11 +60,7 @@ class Session:
         self.provider = known[name.lower()]
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
-        source: Any = model
-        if isinstance(model, onnx.ModelProto):
-            source = model.SerializeToString()
-        elif isinstance(model, os.PathLike):
-            source = str(pathlib.Path(model))
+        source = _loadable(model)
         try:
             # Its own fallback would print to standard output, and try the same again.
             self._session = onnxruntime.InferenceSession(source, options, providers=[self.provider], enable_fallback=0)
@@ -92,6 +88,34 @@ class Session:
         except Exception as error:
             raise ModelError(f"{self.label}: onnxruntime cannot run it ({_cause(error)})") from None
         return results
+
+
+def optimized(model: Source, label: str = "the model") -> onnx.ModelProto:
+    """The model as onnxruntime rewrites it for its CPU provider before it lays tensors out for this very processor.
+
+    Raises ModelError where it cannot be loaded, or is too large for onnxruntime to write.
+    """
+    onnxruntime = require()
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "optimized.onnx"
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.optimized_model_filepath = str(path)
+        try:
+            onnxruntime.InferenceSession(_loadable(model), options, providers=[CPU], enable_fallback=0)
+            return onnx.load(path)
+        except Exception as error:  # onnxruntime's exceptions have no common public base
+            raise ModelError(
+                f"{label}: onnxruntime {onnxruntime.__version__} cannot load and rewrite it ({_cause(error)})"
+            ) from None
+
+
+def _loadable(model: Source) -> Any:
+    """A model as onnxruntime takes it."""
+    if isinstance(model, onnx.ModelProto):
+        return model.SerializeToString()
+    return str(pathlib.Path(model)) if isinstance(model, os.PathLike) else model
 
 
 def _cause(error: Exception) -> str:
