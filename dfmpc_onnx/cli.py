@@ -92,6 +92,7 @@ def _progress(quiet: bool) -> Iterator[Callable[[str], None]]:
 @click.option("--weights", metavar="LOW/HIGH|BITS|ternary/HIGH", help="bits of the weights; the recipe's if not given")
 @click.option("--activations", metavar="8|none", help="bits of the activations; the recipe's if not given")
 @click.option("--layer", "layers", multiple=True, metavar="GLOB=BITS|float", help="override for matching layers")
+@click.option("--reduce-range", is_flag=True, default=None, help="7 bits in place of 8, for processors that lack VNNI")
 @click.option("--preprocess", default="imagenet", show_default=True, metavar="NAME|MEAN/STD", help=PREPROCESS)
 @click.option("--input-shape", "shapes", multiple=True, metavar="NAME:1x3x224x224", help="for dynamic inputs")
 @click.option(
@@ -109,6 +110,7 @@ def quantize(
     weights: str | None,
     activations: str | None,
     layers: tuple[str, ...],
+    reduce_range: bool | None,
     preprocess: str,
     shapes: tuple[str, ...],
     seed: int,
@@ -128,6 +130,7 @@ def quantize(
             weights=weights,
             activations=activations,
             layers=layers,
+            reduce_range=reduce_range,
             preprocess=preprocess,
             input_shapes=shapes,
             images=images,

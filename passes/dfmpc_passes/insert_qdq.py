@@ -34,7 +34,7 @@ class InsertQDQ(Pass[NoOptions]):
     products has products that are nothing beside its bias: its weights are rounded to a coarser scale. Where one
     scale serves all channels the layer computes in float instead, since onnxruntime would quantize a float bias by
     itself, and overflow. So does a layer whose codes less their zero points INT8 cannot hold, which only 8-bit codes
-    with a zero point can come to.
+    with a zero point can come to; or 7 bits, where a reduced range is asked for.
 
     Reference: Jacob et al. 2018, section 2; the ONNX QDQ format.
     """
@@ -60,7 +60,8 @@ class InsertQDQ(Pass[NoOptions]):
         parameters = {name: unsigned_qparams(*ranges[like]) for name, like in sites.tensors.items()}
         coarser = _make_room_for_biases(graph, layers, sites.layers, codes, parameters)
         workspace.put(Codes(codes))
-        unfit = frozenset(name for name in sites.layers if not fits_int8(codes[name]))
+        reduced = workspace.settings.reduce_range
+        unfit = frozenset(name for name in sites.layers if not fits_int8(codes[name], reduced))
         biases, float_biases = _quantize_biases(graph, layers, sites.layers - unfit, codes, parameters, names)
         integer = sites.layers - unfit - set(float_biases)
         _insert(graph, parameters, names)
@@ -77,8 +78,9 @@ class InsertQDQ(Pass[NoOptions]):
             Refusal(name, "its bias does not fit int32 at the scale of its products; integer weights, float arithmetic")
             for name in float_biases
         ]
+        most = "7 bits, the reduced range" if reduced else "INT8"
         refusals += [
-            Refusal(name, "its codes less their zero points do not fit INT8; integer weights, float arithmetic")
+            Refusal(name, f"its codes less their zero points do not fit {most}; integer weights, float arithmetic")
             for name in sorted(unfit)
         ]
         notes = tuple(f"{name} stays float behind a Max of one input" for name in guarded)
