@@ -19,7 +19,8 @@ import msgspec
 
 from dfmpc_onnx.errors import OptionError, RecipeError
 from dfmpc_onnx.graph import shown
-from dfmpc_onnx.settings import Activations, WeightBits, parse_activations
+from dfmpc_onnx.settings import WeightBits, parse_activations
+from dfmpc_onnx.targets import Activations
 
 
 class Step(msgspec.Struct, frozen=True):

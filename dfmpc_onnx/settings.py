@@ -10,8 +10,8 @@ from typing import Literal
 
 from dfmpc_onnx.errors import OptionError
 from dfmpc_onnx.preprocess import Preprocess
+from dfmpc_onnx.targets import CPU, Activations, Target
 
-Activations = Literal["8", "none"]
 TERNARY: Literal["ternary"] = "ternary"
 FLOAT: Literal["float"] = "float"
 BitWidth = int | Literal["ternary"]
@@ -113,6 +113,7 @@ class Settings:
     images: str | None = None
     by_hand: bool = False
     reduce_range: bool = False
+    target: Target = CPU
 
     def rounded_at(self, bits: BitWidth) -> BitWidth:
         """The width that a weight planned at `bits` is rounded to."""

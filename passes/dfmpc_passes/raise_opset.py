@@ -35,7 +35,8 @@ class RaiseOpset(Pass[NoOptions]):
     def run(self, workspace: Workspace) -> PassResult:
         before = workspace.graph.opset
         kinds = {name: Kind.of(weight) for name, weight in workspace.get(Codes).weights.items()}
-        needed = opset_for(choose_forms(kinds).values())
+        target = workspace.settings.target
+        needed = opset_for(choose_forms(kinds, target.newest_opset).values())
         if needed <= before or not kinds:
             workspace.put(Raised(before))
             return PassResult(self.name, notes=(f"opset {before} holds every weight",))
