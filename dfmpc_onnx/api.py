@@ -23,6 +23,7 @@ from dfmpc_onnx.inspection import inspect
 from dfmpc_onnx.instruments import Dump, Progress, Timing
 from dfmpc_onnx.manager import Instrument, Pass, PassManager, PassResult, Refusal
 from dfmpc_onnx.preprocess import Preprocess
+from dfmpc_onnx.providers import provider_use
 from dfmpc_onnx.recipe import Recipe
 from dfmpc_onnx.report import (
     Expansion,
@@ -42,6 +43,7 @@ from dfmpc_onnx.settings import (
     parse_input_shapes,
 )
 from dfmpc_onnx.storage import PLAIN, oldest_runtime
+from dfmpc_onnx.targets import parse_target
 from dfmpc_onnx.workspace import Workspace
 
 DEFAULT_RECIPE = "mixed"
@@ -74,6 +76,7 @@ def quantize(
     activations: str | int | None = None,
     layers: Sequence[str] = (),
     reduce_range: bool | None = None,
+    target: str = "cpu",
     preprocess: str = "imagenet",
     input_shapes: Sequence[str] = (),
     images: str | os.PathLike[str] | None = None,
@@ -89,7 +92,9 @@ def quantize(
     not at all; None to get it in memory only. recipe: a name, a ``.toml`` path, or a Recipe. weights: ``LOW/HIGH``,
     ``BITS`` or ``ternary/HIGH``; activations: 8 or "none"; None for both takes the recipe's. layers: overrides such
     as ``"layer1/*=8"``. reduce_range: 7 bits in place of 8 between quantized activations, for processors without
-    VNNI, where the sum of two products can overflow. preprocess: as the network expects its input. images: a few
+    VNNI, where the sum of two products can overflow. target: the provider that the file is for (cpu, tensorrt, cuda,
+    openvino, webgpu, portable), which decides the types, and on cuda and webgpu that activations stay in float unless
+    `activations` says otherwise. preprocess: as the network expects its input. images: a few
     unlabelled images of the user's own in place of procedural ones (.npz or folder), for recipes that run the
     network. check: load the result in onnxruntime and compare it with the model on 16 procedural images before it
     takes its name. dump: a folder for the graph after each pass, as a float model that runs.
@@ -101,7 +106,7 @@ def quantize(
     chosen, text = catalog.find_recipe(recipe) if isinstance(recipe, str) else (recipe, None)
     pipeline = catalog.build(chosen, text)
     settings = _settings(
-        chosen, weights, activations, layers, preprocess, input_shapes, seed, images, reduce_range=reduce_range
+        chosen, weights, activations, layers, preprocess, input_shapes, seed, images, reduce_range, target
     )
     if images is not None and not any(step.reads_images() for step in pipeline):
         raise OptionError(f"images: recipe {chosen.name} runs no network, so it cannot use them; leave them out")
@@ -110,7 +115,7 @@ def quantize(
     tell = progress or (lambda name: None)
     tell("load")
     source = serialization.load(model)
-    target = None if output is None else serialization.check_target(output, source)
+    destination = None if output is None else serialization.check_target(output, source)
     workspace = Workspace(serialization.to_graph(source), settings, source.label)
     check_inputs(workspace.graph.inputs, settings)
     workspace.tell = tell
@@ -134,11 +139,11 @@ def quantize(
             tell("check")
             fidelity, notes = _closing_check(source, candidate, settings)
 
-    if target is None:
+    if destination is None:
         closing(result)
     else:
         tell("write")
-        size = serialization.save(result, target, source.external, closing)
+        size = serialization.save(result, destination, source.external, closing)
     report = _report(workspace, chosen, source, size, results, timing, fidelity, notes, began)
     return Quantized(result, report)
 
@@ -153,8 +158,12 @@ def _settings(
     seed: int,
     images: str | os.PathLike[str] | None,
     reduce_range: bool | None,
+    target: str,
 ) -> Settings:
+    provider = parse_target(target)
     numbers = recipe.activation_bits if activations is None else parse_activations(activations)
+    if activations is None and provider.activations == "none":
+        numbers = provider.activations
     if reduce_range and numbers == "none":
         raise OptionError("reduce-range: activations stay in float, so no sum of products can overflow; leave it out")
     return Settings(
@@ -167,6 +176,7 @@ def _settings(
         images=None if images is None else str(images),
         by_hand=weights is not None or bool(layers),
         reduce_range=recipe.reduce_range if reduce_range is None else reduce_range,
+        target=provider,
     )
 
 
@@ -190,6 +200,7 @@ def _provenance(source: Source, recipe: Recipe, settings: Settings) -> dict[str,
         "recipe": recipe.name,
         "weights": str(settings.weights),
         "activations": settings.activations,
+        "target": settings.target.name,
         "layers": _json([str(item) for item in settings.layers]),
         "preprocess": settings.preprocess.name,
         "reduce_range": "yes" if settings.reduce_range else "no",
@@ -265,6 +276,7 @@ def _report(
         recipe=recipe.name,
         weights=str(settings.weights),
         activations=settings.activations,
+        target=settings.target.name,
         preprocess=settings.preprocess.name,
         seed=settings.seed,
         opset=workspace.graph.opset,
@@ -274,11 +286,20 @@ def _report(
         mean_weight_bits=round(stored / weights, 3) if weights else 0.0,
         layers=layers,
         refusals=tuple(dict.fromkeys(Refusal(r.site, f"{p.name}: {r.reason}") for p in results for r in p.refusals)),
-        warnings=tuple(w for r in results for w in r.warnings) + notes,
+        warnings=_advice(settings) + tuple(w for r in results for w in r.warnings) + notes,
         fidelity=fidelity,
         seconds=round(time.perf_counter() - began, 3),
         passes=tuple(passes),
     )
+
+
+def _advice(settings: Settings) -> tuple[str, ...]:
+    """What about the options the user may want to reconsider."""
+    if settings.activations == "8" and settings.target.activations == "none":
+        return (
+            f"the {settings.target.name} provider has no integer Conv: 8-bit activations are slower there than float",
+        )
+    return ()
 
 
 def _layer_reports(workspace: Workspace) -> tuple[LayerReport, ...]:
@@ -348,7 +369,9 @@ def verify(
 
     images: an .npz with x (and y) or a folder of image files; None takes 16 procedural images, or
     generated inputs where the model takes others than images. preprocess:
-    None takes what the quantized file says it was made with. Raises UserError.
+    None takes what the quantized file says it was made with. On a provider other than the CPU's, it also counts the
+    nodes that ran there, and compares the outputs with those of the CPU provider. Raises UserError; RuntimeUnavailable
+    where a provider was not really used.
     """
     float_source, source = serialization.load(model), serialization.load(quantized)
     stated = serialization.metadata_of(source.model).get("preprocess", "imagenet")
@@ -376,7 +399,10 @@ def verify(
     rows = []
     for provider in providers:
         session = runtime.Session(source.path or source.model, provider, source.label)
-        rows.append(ProviderFidelity(session.provider, compare(reference, session, batch)))
+        use = None
+        if session.provider != runtime.CPU:
+            use = provider_use(source.path or source.model, source.model, session.provider, source.label, batch)
+        rows.append(ProviderFidelity(session.provider, compare(reference, session, batch), use))
     return Verification(float_source.size, source.size, chosen.name, tuple(rows))
 
 

@@ -16,7 +16,7 @@ import onnx.version_converter
 from onnx import numpy_helper
 
 from dfmpc_onnx.errors import ModelError
-from dfmpc_onnx.graph import ir_version_for
+from dfmpc_onnx.serialization import lowest_ir_version
 from dfmpc_onnx.storage import OLDEST_WITH_TABLES
 
 Array = npt.NDArray[np.generic]
@@ -209,6 +209,5 @@ def _lowered(model: onnx.ModelProto) -> onnx.ModelProto:
             continue
         result = lower
         break
-    version = next(item.version for item in result.opset_import if item.domain in ("", "ai.onnx"))
-    result.ir_version = max(ir_version_for(version), 8 if result.functions else 0)
+    result.ir_version = lowest_ir_version(result)
     return result

@@ -36,6 +36,7 @@ KEEPS_SCALE = frozenset(
     {"MaxPool", "Flatten", "Reshape", "Transpose", "Slice", "Split", "Squeeze", "Unsqueeze", "Resize", "Pad"}
 )
 OWN_SCALE = frozenset({"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "Sigmoid", "LeakyRelu"})
+POOLS = frozenset({"AveragePool", "GlobalAveragePool"})
 FUSES_ACTIVATION = frozenset({"Conv", "Add"})
 
 
@@ -168,7 +169,12 @@ class Placer:
             return
         outputs = node.outputs if node.op == "Split" else node.outputs[:1] if len(node.outputs) == 1 else []
         outputs = [effective_output(self._graph, node)] if len(outputs) == 1 else outputs
-        if moves and any(t.name in self._chosen for t in outputs) and self._read_in_integers(variables[0], integer):
+        # Also for the sake of what stands behind: one QuantizeLinear either way, and the operator is integer.
+        if (
+            (moves or node.op in POOLS)
+            and any(t.name in self._chosen for t in outputs)
+            and self._read_in_integers(variables[0], integer)
+        ):
             self._chosen.add(variables[0].name)
         if not any(t.name in self._chosen for t in variables):
             return

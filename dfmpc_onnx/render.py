@@ -96,7 +96,7 @@ def report_table(report: Report, output: str, console: Console) -> None:
         f"{report.count(role)} {role}" for role in ("low", "high", "8-bit", "float") if report.count(role)
     )
     rows = [
-        ("recipe", f"{report.recipe}, weights {report.weights}, activations {report.activations}"),
+        ("recipe", f"{report.recipe}, weights {report.weights}, activations {report.activations}, for {report.target}"),
         ("layers", counts),
         (
             "size",
@@ -226,6 +226,12 @@ def verification_table(found: Verification, console: Console) -> None:
             *_plain(row.provider, f.images, f"{f.agreement:.2f}", f"{f.sqnr_db:.2f}", f"{f.max_error:.4g}", *scores)
         )
     console.print(table)
+    for row in found.providers:
+        if row.use is not None:
+            counts = row.use.nodes.items()
+            ran = ", ".join(f"{n} nodes on {name.removesuffix('ExecutionProvider')}" for name, n in counts)
+            apart = f"at most {row.use.steps:g} steps from the CPU provider, {row.use.mean_steps:g} on average"
+            console.print(Text(printable(f"{row.provider}: {ran}; {apart}")))
     origin = found.providers[0].fidelity.origin
     console.print(
         Text(f"on {origin}, preprocess {found.preprocess}; {_size(found.float_bytes)} -> {_size(found.bytes)}")

@@ -7,6 +7,7 @@ import msgspec
 from dfmpc_onnx.census import Census
 from dfmpc_onnx.fidelity import Fidelity
 from dfmpc_onnx.manager import PassResult, Refusal
+from dfmpc_onnx.providers import ProviderUse
 
 
 class LayerReport(msgspec.Struct, frozen=True):
@@ -44,6 +45,7 @@ class Report(msgspec.Struct, frozen=True):
     recipe: str
     weights: str
     activations: str
+    target: str
     preprocess: str
     seed: int
     opset: int
@@ -123,8 +125,11 @@ class Inspection(msgspec.Struct, frozen=True):
 
 
 class ProviderFidelity(msgspec.Struct, frozen=True):
+    """A quantized file on one provider. use: how it was used there, None for the CPU's."""
+
     provider: str
     fidelity: Fidelity
+    use: ProviderUse | None = None
 
 
 class Verification(msgspec.Struct, frozen=True):
