@@ -111,31 +111,40 @@ class InsertQDQ(Pass[NoOptions]):
 
 
 def _insert(graph: gs.Graph, parameters: Parameters, names: Namer) -> None:
-    """QuantizeLinear and DequantizeLinear behind each tensor; every reader then reads the dequantized value."""
+    """QuantizeLinear and DequantizeLinear behind each tensor; every reader then reads the dequantized value.
+
+    Codes and dequantized values are called a0.q and a0, a1.q and a1, ..., since names are stored several times each and
+    those of activations are long; no types and shapes are declared, which follow from those of the tensor.
+    """
     after: dict[int, list[gs.Node]] = {}
     first: list[gs.Node] = []
     tensors = graph.tensors()
-    for name, (scale, zero) in parameters.items():
-        tensor = tensors[name]
+    shared: dict[tuple[str, bytes], gs.Constant] = {}
+
+    def once(stem: str, value: np.generic) -> gs.Constant:
+        key = (value.dtype.str, value.tobytes())
+        if key not in shared:
+            shared[key] = gs.Constant(names(stem), np.array(value))
+        return shared[key]
+
+    for index, (name, (scale, zero)) in enumerate(parameters.items()):
+        tensor, stem = tensors[name], names(f"a{index}")
         readers = consumers(tensor)
         source = tensor.inputs[0] if tensor.inputs else None
-        constants = [
-            gs.Constant(names(f"{name}.scale"), np.array(scale, np.float32)),
-            gs.Constant(names(f"{name}.zp"), np.array(zero)),
-        ]
+        constants = [once(f"{stem}.scale", np.float32(scale)), once(f"{stem}.zp", zero)]
         if is_output(graph, tensor) and source is not None:
             # The model's output keeps its name: it is now the dequantized tensor. (An input passed out stays as it is.)
             raw = gs.Variable(names(f"{name}.float"), tensor.dtype, tensor.shape)
             source.outputs = [raw if t is tensor else t for t in source.outputs]
             decoded = tensor
         else:
-            raw, decoded = tensor, gs.Variable(names(f"{name}.dq"), np.float32, tensor.shape)
-        quantized = gs.Variable(names(f"{name}.q"), zero.dtype, tensor.shape)
+            raw, decoded = tensor, gs.Variable(stem)
+        quantized = gs.Variable(names(f"{stem}.q"))
         for node in readers:
             node.inputs = [decoded if t is tensor else t for t in node.inputs]
         nodes = [
-            gs.Node("QuantizeLinear", names(f"{name}.QuantizeLinear"), {}, [raw, *constants], [quantized]),
-            gs.Node("DequantizeLinear", names(f"{name}.DequantizeLinear"), {}, [quantized, *constants], [decoded]),
+            gs.Node("QuantizeLinear", quantized.name, {}, [raw, *constants], [quantized]),
+            gs.Node("DequantizeLinear", stem, {}, [quantized, *constants], [decoded]),
         ]
         if source is None:
             first.extend(nodes)
@@ -188,7 +197,7 @@ def _guard_float_layers(graph: gs.Graph, layers: Layers, integer: frozenset[str]
         source = producer(node.inputs[0])
         if layer.name in integer or source is None or source.op != "DequantizeLinear":
             continue
-        same = gs.Variable(names(f"{layer.name}.float_input"), np.float32, node.inputs[0].shape)
+        same = gs.Variable(names(f"{layer.name}.float_input"))
         before[id(node)] = [gs.Node("Max", names(f"{layer.name}.Max"), {}, [node.inputs[0]], [same])]
         node.inputs[0] = same
     insert(graph, before=before)
@@ -243,7 +252,7 @@ def _quantize_biases(
     nodes = nodes_by_name(graph)
     before: dict[int, list[gs.Node]] = {}
     left = []
-    for name in sorted(integer):
+    for index, name in enumerate(sorted(integer)):
         node = nodes[name]
         if not has_input(node, 2):
             continue
@@ -258,14 +267,14 @@ def _quantize_biases(
             left.append(name)
             continue
         values = np.rint(bias.reshape(-1).astype(np.float64) / scale.astype(np.float64)).astype(np.int32)
-        stem = f"{name}.bias"
+        stem = names(f"b{index}")
         flat = scale if scale.size > 1 else scale.reshape(())
-        decoded = gs.Variable(names(f"{stem}.dq"), np.float32)
+        decoded = gs.Variable(stem)
         inputs = [
             gs.Constant(names(f"{stem}.codes"), values),
             gs.Constant(names(f"{stem}.scale"), np.asarray(flat, np.float32)),
         ]
         attrs = {"axis": 0} if scale.size > 1 else {}
-        before[id(node)] = [gs.Node("DequantizeLinear", names(f"{stem}.DequantizeLinear"), attrs, inputs, [decoded])]
+        before[id(node)] = [gs.Node("DequantizeLinear", stem, attrs, inputs, [decoded])]
         node.inputs[2] = decoded
     return before, sorted(left)
