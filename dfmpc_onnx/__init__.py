@@ -14,7 +14,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dfmpc_onnx.api import Expanded as Expanded
     from dfmpc_onnx.api import Quantized as Quantized
+    from dfmpc_onnx.api import expand as expand
     from dfmpc_onnx.api import inspect as inspect
     from dfmpc_onnx.api import quantize as quantize
     from dfmpc_onnx.api import verify as verify
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from dfmpc_onnx.recipe import Recipe as Recipe
 
 _HOMES = {
-    "api": ("Quantized", "inspect", "quantize", "verify"),
+    "api": ("Expanded", "Quantized", "expand", "inspect", "quantize", "verify"),
     "errors": (
         "Defect",
         "DfmpcError",

@@ -7,45 +7,43 @@ import importlib.metadata
 import os
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 import numpy as np
 import onnx
 
-from dfmpc_onnx import catalog, runtime, serialization
+from dfmpc_onnx import catalog, expansion, runtime, serialization
 from dfmpc_onnx.errors import Defect, ModelError, OptionError, PassError, RuntimeUnavailable
-from dfmpc_onnx.facts import BitPlan, Codes, Layers, Packed, Pairs, Placement
+from dfmpc_onnx.facts import BitPlan, Codes, Layers, Packed, Placement
 from dfmpc_onnx.fidelity import Fidelity, compare, outputs
-from dfmpc_onnx.graph import shown
 from dfmpc_onnx.imagefiles import Images, digest, read_images
 from dfmpc_onnx.images import Samples, check_images, check_inputs, concrete_shape, image_input, model_inputs
+from dfmpc_onnx.inspection import inspect
 from dfmpc_onnx.instruments import Dump, Progress, Timing
 from dfmpc_onnx.manager import Instrument, Pass, PassManager, PassResult, Refusal
-from dfmpc_onnx.opset import obstacle
 from dfmpc_onnx.preprocess import Preprocess
+from dfmpc_onnx.providers import provider_use
 from dfmpc_onnx.recipe import Recipe
 from dfmpc_onnx.report import (
-    InspectedLayer,
-    Inspection,
+    Expansion,
     LayerReport,
     PassReport,
     ProviderFidelity,
-    RecipeForecast,
     Report,
     Verification,
 )
 from dfmpc_onnx.serialization import ModelSource, Source
 from dfmpc_onnx.settings import (
     FLOAT,
-    TERNARY,
     LayerOverride,
     Settings,
     WeightBits,
     parse_activations,
     parse_input_shapes,
 )
-from dfmpc_onnx.storage import NEWEST, PLAIN, Kind, choose_forms, oldest_runtime
+from dfmpc_onnx.storage import PLAIN, oldest_runtime
+from dfmpc_onnx.targets import parse_target
 from dfmpc_onnx.workspace import Workspace
 
 DEFAULT_RECIPE = "mixed"
@@ -61,6 +59,14 @@ class Quantized:
     report: Report
 
 
+@dataclasses.dataclass(frozen=True)
+class Expanded:
+    """A quantized model with its weights unpacked, and the report on it."""
+
+    model: onnx.ModelProto
+    report: Expansion
+
+
 def quantize(
     model: ModelSource,
     output: str | os.PathLike[str] | None = None,
@@ -69,6 +75,8 @@ def quantize(
     weights: str | None = None,
     activations: str | int | None = None,
     layers: Sequence[str] = (),
+    reduce_range: bool | None = None,
+    target: str = "cpu",
     preprocess: str = "imagenet",
     input_shapes: Sequence[str] = (),
     images: str | os.PathLike[str] | None = None,
@@ -83,10 +91,13 @@ def quantize(
     model: a path, the bytes of a file, or a ModelProto; never changed. output: where to write the result, whole or
     not at all; None to get it in memory only. recipe: a name, a ``.toml`` path, or a Recipe. weights: ``LOW/HIGH``,
     ``BITS`` or ``ternary/HIGH``; activations: 8 or "none"; None for both takes the recipe's. layers: overrides such
-    as ``"layer1/*=8"``. preprocess: as the network expects its input. images: a few unlabelled images of the user's
-    own in place of procedural ones (.npz or folder), for recipes that run the network. check: load the result in
-    onnxruntime and compare it with the model on 16 procedural images before it takes its name. dump: a folder for the
-    graph after each pass, as a float model that runs.
+    as ``"layer1/*=8"``. reduce_range: 7 bits in place of 8 between quantized activations, for processors without
+    VNNI, where the sum of two products can overflow. target: the provider that the file is for (cpu, tensorrt, cuda,
+    openvino, webgpu, portable), which decides the types, and on cuda and webgpu that activations stay in float unless
+    `activations` says otherwise. preprocess: as the network expects its input. images: a few
+    unlabelled images of the user's own in place of procedural ones (.npz or folder), for recipes that run the
+    network. check: load the result in onnxruntime and compare it with the model on 16 procedural images before it
+    takes its name. dump: a folder for the graph after each pass, as a float model that runs.
 
     Raises UserError (ModelError, OptionError, RecipeError, RuntimeUnavailable) for what the caller can mend and
     Defect for our own mistakes. When it raises, `output` is as it was before: absent, or the earlier file.
@@ -94,7 +105,9 @@ def quantize(
     began = time.perf_counter()
     chosen, text = catalog.find_recipe(recipe) if isinstance(recipe, str) else (recipe, None)
     pipeline = catalog.build(chosen, text)
-    settings = _settings(chosen, weights, activations, layers, preprocess, input_shapes, seed, images)
+    settings = _settings(
+        chosen, weights, activations, layers, preprocess, input_shapes, seed, images, reduce_range, target
+    )
     if images is not None and not any(step.reads_images() for step in pipeline):
         raise OptionError(f"images: recipe {chosen.name} runs no network, so it cannot use them; leave them out")
     if check:
@@ -102,7 +115,7 @@ def quantize(
     tell = progress or (lambda name: None)
     tell("load")
     source = serialization.load(model)
-    target = None if output is None else serialization.check_target(output, source)
+    destination = None if output is None else serialization.check_target(output, source)
     workspace = Workspace(serialization.to_graph(source), settings, source.label)
     check_inputs(workspace.graph.inputs, settings)
     workspace.tell = tell
@@ -126,11 +139,11 @@ def quantize(
             tell("check")
             fidelity, notes = _closing_check(source, candidate, settings)
 
-    if target is None:
+    if destination is None:
         closing(result)
     else:
         tell("write")
-        size = serialization.save(result, target, source.external, closing)
+        size = serialization.save(result, destination, source.external, closing)
     report = _report(workspace, chosen, source, size, results, timing, fidelity, notes, began)
     return Quantized(result, report)
 
@@ -143,17 +156,27 @@ def _settings(
     preprocess: str,
     input_shapes: Sequence[str],
     seed: int,
-    images: str | os.PathLike[str] | None = None,
+    images: str | os.PathLike[str] | None,
+    reduce_range: bool | None,
+    target: str,
 ) -> Settings:
+    provider = parse_target(target)
+    numbers = recipe.activation_bits if activations is None else parse_activations(activations)
+    if activations is None and provider.activations == "none":
+        numbers = provider.activations
+    if reduce_range and numbers == "none":
+        raise OptionError("reduce-range: activations stay in float, so no sum of products can overflow; leave it out")
     return Settings(
         weights=recipe.weight_bits if weights is None else WeightBits.parse(weights),
-        activations=recipe.activation_bits if activations is None else parse_activations(activations),
+        activations=numbers,
         layers=tuple(LayerOverride.parse(item) for item in layers),
         preprocess=Preprocess.parse(preprocess),
         input_shapes=parse_input_shapes(input_shapes),
         seed=seed,
         images=None if images is None else str(images),
         by_hand=weights is not None or bool(layers),
+        reduce_range=recipe.reduce_range if reduce_range is None else reduce_range,
+        target=provider,
     )
 
 
@@ -177,8 +200,10 @@ def _provenance(source: Source, recipe: Recipe, settings: Settings) -> dict[str,
         "recipe": recipe.name,
         "weights": str(settings.weights),
         "activations": settings.activations,
+        "target": settings.target.name,
         "layers": _json([str(item) for item in settings.layers]),
         "preprocess": settings.preprocess.name,
+        "reduce_range": "yes" if settings.reduce_range else "no",
         "seed": str(settings.seed),
         "statistics": "the user's images" if settings.images else "none of the user's",
         "source_sha256": source.sha256,
@@ -251,6 +276,7 @@ def _report(
         recipe=recipe.name,
         weights=str(settings.weights),
         activations=settings.activations,
+        target=settings.target.name,
         preprocess=settings.preprocess.name,
         seed=settings.seed,
         opset=workspace.graph.opset,
@@ -260,11 +286,20 @@ def _report(
         mean_weight_bits=round(stored / weights, 3) if weights else 0.0,
         layers=layers,
         refusals=tuple(dict.fromkeys(Refusal(r.site, f"{p.name}: {r.reason}") for p in results for r in p.refusals)),
-        warnings=tuple(w for r in results for w in r.warnings) + notes,
+        warnings=_advice(settings) + tuple(w for r in results for w in r.warnings) + notes,
         fidelity=fidelity,
         seconds=round(time.perf_counter() - began, 3),
         passes=tuple(passes),
     )
+
+
+def _advice(settings: Settings) -> tuple[str, ...]:
+    """What about the options the user may want to reconsider."""
+    if settings.activations == "8" and settings.target.activations == "none":
+        return (
+            f"the {settings.target.name} provider has no integer Conv: 8-bit activations are slower there than float",
+        )
+    return ()
 
 
 def _layer_reports(workspace: Workspace) -> tuple[LayerReport, ...]:
@@ -296,102 +331,28 @@ def _layer_reports(workspace: Workspace) -> tuple[LayerReport, ...]:
     return tuple(rows)
 
 
-def inspect(model: ModelSource) -> Inspection:
-    """What a model holds: its layers with role or reason of refusal, and what each recipe would do to it.
+def expand(model: ModelSource, output: str | os.PathLike[str] | None = None) -> Expanded:
+    """The plain-int8 form of a file that `quantize` wrote, for tools that parse ONNX themselves.
 
-    Needs no onnxruntime. Raises ModelError where the model cannot be read.
+    Every packed weight becomes an INT8 initializer with a DequantizeLinear, of the same values bit for bit; opset and
+    IR version become the lowest that the rest needs. output: where to write it, whole or not at all; None to get it
+    in memory only. Needs no onnxruntime. Raises ModelError for a file of other origin or with nothing packed.
     """
     source = serialization.load(model)
-    graph = serialization.to_graph(source)
-    opset, ir_version = graph.opset, source.model.ir_version
-    inputs = tuple(f"{shown(t.name)} {_shape(t.shape)}" for t in graph.inputs)
-    outputs = tuple(f"{shown(t.name)} {_shape(t.shape)}" for t in graph.outputs)
-    settings = Settings(WeightBits.parse("2/6"), "8")
-    workspace = Workspace(graph, settings, source.label)
-    finders = [catalog.find_pass(name)() for name in ("normalize", "pair_convolutions")]
-    notes: tuple[str, ...] = ()
-    try:
-        results = PassManager(finders).run(workspace)
-        notes = tuple(r.reason for result in results[:1] for r in result.refusals)
-        forecasts = tuple(_forecast(workspace, recipe) for recipe in catalog.recipes().values())
-    except ModelError as error:
-        notes, forecasts = (str(error),), ()
-    return Inspection(
-        model=source.label,
-        bytes=source.size,
-        opset=opset,
-        ir_version=ir_version,
-        producer=shown(f"{source.model.producer_name} {source.model.producer_version}".strip()),
-        inputs=inputs,
-        outputs=outputs,
-        metadata={shown(k): shown(v) for k, v in serialization.metadata_of(source.model).items()},
-        layers=_inspected(workspace),
-        notes=notes,
-        recipes=forecasts,
+    target = None if output is None else serialization.check_target(output, source)
+    stated = serialization.metadata_of(source.model)
+    if "version" not in stated:
+        raise ModelError(f"{source.label}: was not written by dfmpc-onnx quantize; there is nothing to expand")
+    done = expansion.expand(source.model, source.label)
+    onnx.helper.set_model_props(
+        done.model,
+        {p.key: p.value for p in source.model.metadata_props} | {f"{serialization.METADATA_PREFIX}expanded": "yes"},
     )
-
-
-def _shape(shape: Sequence[object] | None) -> str:
-    return "[" + ", ".join("?" if d in (None, "") else shown(str(d)) for d in shape) + "]" if shape is not None else "?"
-
-
-def _inspected(workspace: Workspace) -> tuple[InspectedLayer, ...]:
-    layers, pairs = workspace.find(Layers), workspace.find(Pairs)
-    if layers is None or pairs is None:
-        return ()
-    low = pairs.by_low()
-    rows = []
-    for layer in layers.listed:
-        pair = low.get(layer.name)
-        place = {"first": "first layer", "last": "classifier"}.get(layer.position, "high")
-        role = "float" if layer.refused else "low" if pair else "depthwise" if layer.depthwise else place
-        repaired = pair.high if pair else None
-        not_low = None if pair or layer.refused else pairs.refused.get(layer.name)
-        rows.append(
-            InspectedLayer(layer.name, layer.op, layer.shape, layer.size, role, repaired, layer.refused, not_low)
-        )
-    return tuple(rows)
-
-
-def _forecast(workspace: Workspace, recipe: Recipe) -> RecipeForecast:
-    """The roles and sizes that a recipe's bit plan would give the layers."""
-    planned = Workspace(workspace.graph, _settings(recipe, None, None, (), "imagenet", (), 0), workspace.label)
-    planned.put(workspace.get(Layers))
-    planned.put(workspace.get(Pairs))
-    plan: Mapping[str, object] = {}
-    steps = catalog.build(recipe)
-    for step in steps:
-        if BitPlan in step.provides:
-            step.run(planned)
-    # The closed form of the paper knows no other 2 bits; the recipes that fit layers choose, so four levels at most.
-    two_is_ternary = any(step.name == "quantize_weights" for step in steps)
-    found = planned.find(BitPlan)
-    plan = found.layers if found else {}
-    roles = {"low": 0, "high": 0, "8-bit": 0, "auto": 0, "float": 0}
-    size, kinds = 0, {}
-    for layer in workspace.get(Layers).listed:
-        bits = found.layers[layer.name] if found and layer.name in plan else None
-        if bits is None:
-            continue
-        roles[bits.role] += 1
-        if bits.bits == FLOAT:
-            size += 4 * layer.size
-        else:
-            ternary = bits.bits == TERNARY or (bits.bits == 2 and two_is_ternary)
-            kinds[layer.name] = Kind(layer.size, 2 if ternary else int(bits.bits), ternary)
-    opset = workspace.graph.opset if obstacle(workspace.graph) else max(NEWEST, workspace.graph.opset)
-    size += sum(form.bytes(kinds[name].size) for name, form in choose_forms(kinds, opset).items())
-    return RecipeForecast(
-        recipe.name,
-        recipe.weights,
-        recipe.activations,
-        roles["low"],
-        roles["high"],
-        roles["8-bit"],
-        roles["auto"],
-        roles["float"],
-        size,
-    )
+    size = done.model.ByteSize() if target is None else serialization.save(done.model, target, source.external)
+    opset = next(item.version for item in done.model.opset_import if item.domain in ("", "ai.onnx"))
+    oldest = oldest_runtime([PLAIN], opset)
+    report = Expansion(done.layers, source.size, size, opset, done.model.ir_version, oldest)
+    return Expanded(done.model, report)
 
 
 def verify(
@@ -408,7 +369,9 @@ def verify(
 
     images: an .npz with x (and y) or a folder of image files; None takes 16 procedural images, or
     generated inputs where the model takes others than images. preprocess:
-    None takes what the quantized file says it was made with. Raises UserError.
+    None takes what the quantized file says it was made with. On a provider other than the CPU's, it also counts the
+    nodes that ran there, and compares the outputs with those of the CPU provider. Raises UserError; RuntimeUnavailable
+    where a provider was not really used.
     """
     float_source, source = serialization.load(model), serialization.load(quantized)
     stated = serialization.metadata_of(source.model).get("preprocess", "imagenet")
@@ -436,8 +399,11 @@ def verify(
     rows = []
     for provider in providers:
         session = runtime.Session(source.path or source.model, provider, source.label)
-        rows.append(ProviderFidelity(session.provider, compare(reference, session, batch)))
+        use = None
+        if session.provider != runtime.CPU:
+            use = provider_use(source.path or source.model, source.model, session.provider, source.label, batch)
+        rows.append(ProviderFidelity(session.provider, compare(reference, session, batch), use))
     return Verification(float_source.size, source.size, chosen.name, tuple(rows))
 
 
-__all__ = ["Pass", "Quantized", "inspect", "quantize", "verify", "version"]
+__all__ = ["Expanded", "Pass", "Quantized", "expand", "inspect", "quantize", "verify", "version"]

@@ -92,6 +92,14 @@ def _progress(quiet: bool) -> Iterator[Callable[[str], None]]:
 @click.option("--weights", metavar="LOW/HIGH|BITS|ternary/HIGH", help="bits of the weights; the recipe's if not given")
 @click.option("--activations", metavar="8|none", help="bits of the activations; the recipe's if not given")
 @click.option("--layer", "layers", multiple=True, metavar="GLOB=BITS|float", help="override for matching layers")
+@click.option(
+    "--target",
+    default="cpu",
+    show_default=True,
+    metavar="cpu|tensorrt|cuda|openvino|webgpu|portable",
+    help="the execution provider that the file is for",
+)
+@click.option("--reduce-range", is_flag=True, default=None, help="7 bits in place of 8, for processors that lack VNNI")
 @click.option("--preprocess", default="imagenet", show_default=True, metavar="NAME|MEAN/STD", help=PREPROCESS)
 @click.option("--input-shape", "shapes", multiple=True, metavar="NAME:1x3x224x224", help="for dynamic inputs")
 @click.option(
@@ -109,6 +117,8 @@ def quantize(
     weights: str | None,
     activations: str | None,
     layers: tuple[str, ...],
+    target: str,
+    reduce_range: bool | None,
     preprocess: str,
     shapes: tuple[str, ...],
     seed: int,
@@ -128,6 +138,8 @@ def quantize(
             weights=weights,
             activations=activations,
             layers=layers,
+            reduce_range=reduce_range,
+            target=target,
             preprocess=preprocess,
             input_shapes=shapes,
             images=images,
@@ -158,6 +170,21 @@ def inspect(model: str, as_json: bool) -> None:
 
 
 @main.command()
+@MODEL
+@click.option("-o", "--output", type=click.Path(), required=True, help="where to write the plain form")
+@click.option("--json", "as_json", is_flag=True, help="one JSON object on standard output, and nothing else")
+def expand(model: str, output: str, as_json: bool) -> None:
+    """Write MODEL, a quantized file, with plain int8 weights: for tools that parse ONNX themselves."""
+    from dfmpc_onnx import api, render
+
+    report = api.expand(model, output).report
+    if as_json:
+        click.echo(render.as_json(report))
+    else:
+        render.expansion_table(report, output, Console())
+
+
+@main.command()
 @click.argument("float_model", metavar="FLOAT", type=click.Path())
 @click.argument("quantized", metavar="QUANTIZED", type=click.Path())
 @click.option("--images", type=click.Path(), help="an .npz with x (and y), or a folder of images (and labels.csv)")
@@ -166,6 +193,12 @@ def inspect(model: str, as_json: bool) -> None:
 @click.option("--input-shape", "shapes", multiple=True, metavar="NAME:1x3x224x224", help="for dynamic inputs")
 @click.option("--min-agreement", type=click.FloatRange(0, 100), metavar="PERCENT", help="exit 1 below this agreement")
 @click.option("--min-sqnr", type=float, metavar="DB", help="exit 1 below this signal-to-noise ratio")
+@click.option(
+    "--max-steps",
+    type=click.FloatRange(min=0),
+    metavar="N",
+    help="exit 1 where a provider's outputs are further from the CPU provider's, in steps of the output's scale",
+)
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="of the images without --images")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on standard output, and nothing else")
 def verify(
@@ -177,6 +210,7 @@ def verify(
     shapes: tuple[str, ...],
     min_agreement: float | None,
     min_sqnr: float | None,
+    max_steps: float | None,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -198,6 +232,8 @@ def verify(
             below.append(f"{row.provider}: agreement {row.fidelity.agreement} % is below {min_agreement} %")
         if min_sqnr is not None and row.fidelity.sqnr_db < min_sqnr:
             below.append(f"{row.provider}: SQNR {row.fidelity.sqnr_db} dB is below {min_sqnr} dB")
+        if max_steps is not None and row.use is not None and row.use.steps > max_steps:
+            below.append(f"{row.provider}: {row.use.steps} steps from the CPU provider are more than {max_steps:g}")
     if as_json:
         click.echo(render.as_json(found, below=below))
     else:

@@ -177,13 +177,17 @@ def _whole_zero(weight: QuantizedWeight) -> npt.NDArray[np.float32]:
     return weight.zero_point * np.float32(2) if _half_steps(weight) else weight.zero_point
 
 
-def fits_int8(weight: QuantizedWeight) -> bool:
-    """Whether the codes less their zero points fit INT8, as the integer form needs; up to 7 bits all grids do."""
+def fits_int8(weight: QuantizedWeight, reduced: bool = False) -> bool:
+    """Whether the codes less their zero points fit INT8, as the integer form needs; up to 7 bits all grids do.
+
+    reduced: whether they must lie within 64 of zero, so that two products with 8-bit activations fit 16 bits.
+    """
     zero = _whole_zero(weight)
-    if not np.any(zero):
+    if not np.any(zero) and (weight.bits < 8 or not reduced):
         return True
     steps = weight.codes.astype(np.float32) * np.float32(2 if _half_steps(weight) else 1) - zero
-    return steps.size == 0 or bool(steps.min() >= -128 and steps.max() <= 127)
+    lowest, highest = (-64, 64) if reduced else (-128, 127)
+    return steps.size == 0 or bool(steps.min() >= lowest and steps.max() <= highest)
 
 
 def integer_scale(weight: QuantizedWeight) -> npt.NDArray[np.float32]:

@@ -93,6 +93,16 @@ def _pictured(session: Session, x: npt.NDArray[np.float32]) -> Parts:
     return parts
 
 
+def first_feeds(session: Session, images: Images | Samples) -> dict[str, npt.NDArray[np.generic]]:
+    """What a network is fed first when it is compared."""
+    if isinstance(images, Images):
+        name, shape, _ = session.inputs[0]
+        fixed = shape[0] if isinstance(shape[0], int) and shape[0] > 0 else None
+        batch, _ = next(iter(_batches(images.x, fixed or BATCH, pad=fixed is not None)))
+        return {name: batch}
+    return {name: np.asarray(values[0]) for name, values in images.feeds.items()}
+
+
 def _batches(x: npt.NDArray[np.float32], size: int, pad: bool) -> Iterator[tuple[npt.NDArray[np.float32], int]]:
     for start in range(0, len(x), size):
         batch = x[start : start + size]

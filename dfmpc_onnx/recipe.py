@@ -19,7 +19,8 @@ import msgspec
 
 from dfmpc_onnx.errors import OptionError, RecipeError
 from dfmpc_onnx.graph import shown
-from dfmpc_onnx.settings import Activations, WeightBits, parse_activations
+from dfmpc_onnx.settings import WeightBits, parse_activations
+from dfmpc_onnx.targets import Activations
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -41,6 +42,7 @@ class Recipe(msgspec.Struct, frozen=True):
     weights: str
     activations: str
     steps: tuple[Step, ...]
+    reduce_range: bool = False
 
     @property
     def weight_bits(self) -> WeightBits:
@@ -56,6 +58,7 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weights: str
     passes: list[dict[str, object]]
     activations: str | int = "8"
+    reduce_range: bool = False
 
 
 def parse_recipe(text: str, name: str, origin: str) -> Recipe:
@@ -79,7 +82,9 @@ def parse_recipe(text: str, name: str, origin: str) -> Recipe:
             raise RecipeError(f'{origin}:{line}: a pass needs its name, as in use = "normalize"')
         options = {key: value for key, value in table.items() if key != "use"}
         steps.append(Step(use, options, f"{origin}:{line}"))
-    recipe = Recipe(name, document.summary, document.weights, str(document.activations), tuple(steps))
+    recipe = Recipe(
+        name, document.summary, document.weights, str(document.activations), tuple(steps), document.reduce_range
+    )
     for key, check in (("weights", lambda: recipe.weight_bits), ("activations", lambda: recipe.activation_bits)):
         try:
             check()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import msgspec
@@ -11,11 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dfmpc_onnx.census import Census
 from dfmpc_onnx.errors import printable
 from dfmpc_onnx.fidelity import Fidelity
 from dfmpc_onnx.manager import Pass
 from dfmpc_onnx.recipe import Recipe
-from dfmpc_onnx.report import Inspection, LayerReport, Report, Verification
+from dfmpc_onnx.report import Expansion, Inspection, LayerReport, Report, Verification
 
 
 def as_json(data: msgspec.Struct, **extra: object) -> str:
@@ -94,7 +96,7 @@ def report_table(report: Report, output: str, console: Console) -> None:
         f"{report.count(role)} {role}" for role in ("low", "high", "8-bit", "float") if report.count(role)
     )
     rows = [
-        ("recipe", f"{report.recipe}, weights {report.weights}, activations {report.activations}"),
+        ("recipe", f"{report.recipe}, weights {report.weights}, activations {report.activations}, for {report.target}"),
         ("layers", counts),
         (
             "size",
@@ -106,11 +108,16 @@ def report_table(report: Report, output: str, console: Console) -> None:
     if report.fidelity is not None:
         rows.append(("against the float model", _fidelity(report.fidelity)))
     rows += [("seconds", f"{report.seconds}"), ("written", output)]
-    summary = Table(box=None, show_header=False, pad_edge=False)
-    for key, value in rows:
-        summary.add_row(*_plain(key, value))
     console.print()
-    console.print(summary)
+    console.print(_pairs(rows))
+
+
+def _pairs(rows: list[tuple[str, str]]) -> Table:
+    """Keys and values, one a line."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for key, value in rows:
+        table.add_row(*_plain(key, value))
+    return table
 
 
 def _bits(layer: LayerReport) -> str:
@@ -173,7 +180,40 @@ def inspection_table(found: Inspection, console: Console) -> None:
             )
         )
     console.print()
-    console.print(forecast)
+    if found.census is None:
+        console.print(forecast)
+    else:
+        console.print(_pairs(list(_census_rows(found.census))))
+
+
+def _census_rows(census: Census) -> Iterator[tuple[str, str]]:
+    """A quantized network as onnxruntime runs it, in words."""
+    yield "as onnxruntime's CPU provider runs it", ""
+    yield "layers in the file", _counts(census.layers)
+    yield "integer kernels", _counts(census.integer)
+    if census.other:
+        yield "between them", _counts(census.other)
+    for why, names in census.float_layers.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        yield "float layers", f"{len(names)}: {why} ({names[0]}{more})"
+    for title, counts in (("QuantizeLinear left", census.quantize), ("DequantizeLinear left", census.dequantize)):
+        yield title, "; ".join(f"{n}: {why}" for why, n in counts.items()) or "none"
+    yield "weights dequantized at every inference", str(census.dequantized_weights or "none")
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{n} {op}" for op, n in counts.items()) or "none"
+
+
+def expansion_table(report: Expansion, output: str, console: Console) -> None:
+    """What became of a packed file."""
+    rows = [
+        ("weights unpacked", f"{len(report.layers)} layers, to INT8 with DequantizeLinear"),
+        ("size", f"{_size(report.packed_bytes)} -> {_size(report.bytes)}"),
+        ("needs", f"onnxruntime {report.oldest_onnxruntime} or newer (opset {report.opset}, IR {report.ir_version})"),
+        ("written", output),
+    ]
+    console.print(_pairs(rows))
 
 
 def verification_table(found: Verification, console: Console) -> None:
@@ -186,6 +226,12 @@ def verification_table(found: Verification, console: Console) -> None:
             *_plain(row.provider, f.images, f"{f.agreement:.2f}", f"{f.sqnr_db:.2f}", f"{f.max_error:.4g}", *scores)
         )
     console.print(table)
+    for row in found.providers:
+        if row.use is not None:
+            counts = row.use.nodes.items()
+            ran = ", ".join(f"{n} nodes on {name.removesuffix('ExecutionProvider')}" for name, n in counts)
+            apart = f"at most {row.use.steps:g} steps from the CPU provider, {row.use.mean_steps:g} on average"
+            console.print(Text(printable(f"{row.provider}: {ran}; {apart}")))
     origin = found.providers[0].fidelity.origin
     console.print(
         Text(f"on {origin}, preprocess {found.preprocess}; {_size(found.float_bytes)} -> {_size(found.bytes)}")

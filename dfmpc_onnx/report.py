@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
+from dfmpc_onnx.census import Census
 from dfmpc_onnx.fidelity import Fidelity
 from dfmpc_onnx.manager import PassResult, Refusal
+from dfmpc_onnx.providers import ProviderUse
 
 
 class LayerReport(msgspec.Struct, frozen=True):
@@ -43,6 +45,7 @@ class Report(msgspec.Struct, frozen=True):
     recipe: str
     weights: str
     activations: str
+    target: str
     preprocess: str
     seed: int
     opset: int
@@ -60,6 +63,17 @@ class Report(msgspec.Struct, frozen=True):
     def count(self, role: str) -> int:
         """How many layers have a role: low, high, 8-bit or float."""
         return sum(layer.role == role for layer in self.layers)
+
+
+class Expansion(msgspec.Struct, frozen=True):
+    """What `expand` did: the layers whose weights it unpacked, sizes in bytes, and what the plain file declares."""
+
+    layers: tuple[str, ...]
+    packed_bytes: int
+    bytes: int
+    opset: int
+    ir_version: int
+    oldest_onnxruntime: str
 
 
 class RecipeForecast(msgspec.Struct, frozen=True):
@@ -94,7 +108,7 @@ class InspectedLayer(msgspec.Struct, frozen=True):
 
 
 class Inspection(msgspec.Struct, frozen=True):
-    """What `inspect` found in a model."""
+    """What `inspect` found in a model. census: of a quantized one, what onnxruntime makes of it."""
 
     model: str
     bytes: int
@@ -107,11 +121,15 @@ class Inspection(msgspec.Struct, frozen=True):
     layers: tuple[InspectedLayer, ...]
     notes: tuple[str, ...]
     recipes: tuple[RecipeForecast, ...]
+    census: Census | None = None
 
 
 class ProviderFidelity(msgspec.Struct, frozen=True):
+    """A quantized file on one provider. use: how it was used there, None for the CPU's."""
+
     provider: str
     fidelity: Fidelity
+    use: ProviderUse | None = None
 
 
 class Verification(msgspec.Struct, frozen=True):

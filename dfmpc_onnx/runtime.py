@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
+import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
@@ -16,6 +19,7 @@ from dfmpc_onnx.errors import ModelError, RuntimeUnavailable
 from dfmpc_onnx.graph import shown
 
 CPU = "CPUExecutionProvider"
+Source = onnx.ModelProto | bytes | str | os.PathLike[str]
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 
 
@@ -48,8 +52,13 @@ class Session:
     """A model loaded in onnxruntime on one provider, really used."""
 
     def __init__(
-        self, model: onnx.ModelProto | bytes | str | os.PathLike[str], provider: str = CPU, label: str = "the model"
+        self,
+        model: Source,
+        provider: str = CPU,
+        label: str = "the model",
+        profile: pathlib.Path | None = None,
     ) -> None:
+        """profile: where to write a profile of the runs to, for `profiled`."""
         onnxruntime = require()
         onnxruntime.set_default_logger_severity(4)
         name = provider if provider.endswith("ExecutionProvider") else f"{provider}ExecutionProvider"
@@ -60,14 +69,15 @@ class Session:
         self.provider = known[name.lower()]
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
-        source: Any = model
-        if isinstance(model, onnx.ModelProto):
-            source = model.SerializeToString()
-        elif isinstance(model, os.PathLike):
-            source = str(pathlib.Path(model))
+        if profile is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(profile)
+        source = _loadable(model)
         try:
             # Its own fallback would print to standard output, and try the same again.
-            self._session = onnxruntime.InferenceSession(source, options, providers=[self.provider], enable_fallback=0)
+            self._session = onnxruntime.InferenceSession(
+                source, options, providers=_with_helpers(self.provider, known), enable_fallback=0
+            )
         except Exception as error:  # onnxruntime's exceptions have no common public base
             raise ModelError(
                 f"{label}: onnxruntime {onnxruntime.__version__} cannot load it ({_cause(error)})"
@@ -92,6 +102,46 @@ class Session:
         except Exception as error:
             raise ModelError(f"{self.label}: onnxruntime cannot run it ({_cause(error)})") from None
         return results
+
+    def profiled(self) -> dict[str, int]:
+        """How many nodes each provider has run since the session was made with a profile, by provider; once."""
+        events = json.loads(pathlib.Path(self._session.end_profiling()).read_text())
+        ran = {(e["name"], e["args"]["provider"]) for e in events if e.get("args", {}).get("provider")}
+        return dict(Counter(provider for _, provider in sorted(ran)))
+
+
+def _with_helpers(provider: str, known: Mapping[str, str]) -> list[str]:
+    """A provider, and for TensorRT the one that takes on the GPU what TensorRT leaves."""
+    helper = "CUDAExecutionProvider"
+    return [provider, helper] if provider.startswith("Tensorrt") and helper in known.values() else [provider]
+
+
+def optimized(model: Source, label: str = "the model") -> onnx.ModelProto:
+    """The model as onnxruntime rewrites it for its CPU provider before it lays tensors out for this very processor.
+
+    Raises ModelError where it cannot be loaded, or is too large for onnxruntime to write.
+    """
+    onnxruntime = require()
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "optimized.onnx"
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.optimized_model_filepath = str(path)
+        try:
+            onnxruntime.InferenceSession(_loadable(model), options, providers=[CPU], enable_fallback=0)
+            return onnx.load(path)
+        except Exception as error:  # onnxruntime's exceptions have no common public base
+            raise ModelError(
+                f"{label}: onnxruntime {onnxruntime.__version__} cannot load and rewrite it ({_cause(error)})"
+            ) from None
+
+
+def _loadable(model: Source) -> Any:
+    """A model as onnxruntime takes it."""
+    if isinstance(model, onnx.ModelProto):
+        return model.SerializeToString()
+    return str(pathlib.Path(model)) if isinstance(model, os.PathLike) else model
 
 
 def _cause(error: Exception) -> str:

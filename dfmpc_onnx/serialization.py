@@ -236,8 +236,8 @@ def check(graph: gs.Graph, where: str) -> None:
 
 def to_model(graph: gs.Graph, source: Source | None = None, metadata: dict[str, str] | None = None) -> onnx.ModelProto:
     """The graph as a ModelProto with the lowest IR version that its opset allows, and the source's properties."""
-    floor = ir_version_for(graph.opset)
-    model: onnx.ModelProto = gs.export_onnx(graph, ir_version=max(floor, min(graph.ir_version or floor, NEWEST_IR)))
+    model: onnx.ModelProto = gs.export_onnx(graph, ir_version=NEWEST_IR)
+    model.ir_version = lowest_ir_version(model)
     properties: dict[str, str] = {}
     if source is not None:
         model.domain, model.model_version = source.model.domain, source.model.model_version
@@ -247,6 +247,13 @@ def to_model(graph: gs.Graph, source: Source | None = None, metadata: dict[str, 
     if properties:
         onnx.helper.set_model_props(model, properties)
     return model
+
+
+def lowest_ir_version(model: onnx.ModelProto) -> int:
+    """The lowest IR version that has what a model uses, but not below 4: before, initializers had to be inputs."""
+    overloaded = any(function.overload for function in model.functions)
+    needed: int = onnx.helper.find_min_ir_version_for(model.opset_import, True)
+    return max(needed, 4, 10 if overloaded else 8 if model.functions else 0)
 
 
 def metadata_of(model: onnx.ModelProto) -> dict[str, str]:

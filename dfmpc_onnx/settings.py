@@ -10,11 +10,12 @@ from typing import Literal
 
 from dfmpc_onnx.errors import OptionError
 from dfmpc_onnx.preprocess import Preprocess
+from dfmpc_onnx.targets import CPU, Activations, Target
 
-Activations = Literal["8", "none"]
 TERNARY: Literal["ternary"] = "ternary"
 FLOAT: Literal["float"] = "float"
 BitWidth = int | Literal["ternary"]
+REDUCED_BITS = 7  # 2 * 255 * 64 fits into 16 bits, 2 * 255 * 128 does not
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +100,8 @@ def parse_input_shapes(items: Sequence[str]) -> dict[str, tuple[int, ...]]:
 class Settings:
     """The options of one run that passes read.
 
-    by_hand: whether the user, and not the recipe, chose the weights or a layer's.
+    by_hand: whether the user, and not the recipe, chose the weights or a layer's. reduce_range: whether 8-bit weights
+    take 7 bits between quantized activations, whose products processors without VNNI add up in 16 bits, two by two.
     """
 
     weights: WeightBits
@@ -110,3 +112,9 @@ class Settings:
     seed: int = 0
     images: str | None = None
     by_hand: bool = False
+    reduce_range: bool = False
+    target: Target = CPU
+
+    def rounded_at(self, bits: BitWidth) -> BitWidth:
+        """The width that a weight planned at `bits` is rounded to."""
+        return REDUCED_BITS if bits == 8 and self.reduce_range and self.activations == "8" else bits

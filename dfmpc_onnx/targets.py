@@ -1,131 +1,68 @@
-"""Where quantized activations go so that an execution provider computes in integers: rules of the CPU provider.
-
-A layer fuses to QLinearConv or QGemm when its input comes from a DequantizeLinear, its weight from another, and its
-output (through a Relu, or a Clip from 0 that covers the range) goes to a QuantizeLinear. The operators between
-layers have integer kernels of their own; a tensor that they pass along keeps its scale.
-"""
+"""What each execution provider wants of a file: types, zero points, biases, opset."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from typing import Literal
 
-import onnx_graphsurgeon as gs
+from dfmpc_onnx.errors import OptionError, printable
 
-from dfmpc_onnx.facts import Layer
-from dfmpc_onnx.graph import consumers, is_output, nodes_by_name, only_consumer
-from dfmpc_onnx.propagation import Unknown, clip_bounds
-
-# Operators whose output takes the scale of their input: they only move, choose or average values.
-KEEPS_SCALE = frozenset({"MaxPool", "Flatten", "Reshape", "Transpose", "Slice", "Squeeze", "Unsqueeze", "Resize"})
-OWN_SCALE = frozenset({"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "Sigmoid", "LeakyRelu", "Pad"})
-FUSES_ACTIVATION = frozenset({"Conv", "Add"})
+Activations = Literal["8", "none"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Sites:
-    """Where to quantize.
+class Target:
+    """One way to write a file.
 
-    layers: names of the layers that compute in integers. tensors: the activations to quantize, in graph order, each
-    with the tensor whose scale it takes (itself, mostly). refused: the layers that cannot, with the reason.
+    activations: their bits where nobody asks for others; "none" where the provider has no integer kernels for them.
+    signed: activations are int8 with zero point 0, not uint8. int32_bias: at the scale of the products, which every
+    version of the CPU provider fuses; else in float. between: whether operators between layers have integer kernels
+    of their own, so that every tensor on the way is quantized; else only what layers read. newest_opset: whose types
+    weights may be stored in. highest_opset: that the oldest of its runtimes loads.
     """
 
-    layers: frozenset[str]
-    tensors: Mapping[str, str]
-    refused: Mapping[str, str]
+    name: str
+    summary: str
+    activations: Activations = "8"
+    signed: bool = False
+    int32_bias: bool = True
+    between: bool = True
+    newest_opset: int = 25
+    highest_opset: int = 26
+
+    @property
+    def computes_in_integers(self) -> bool:
+        """Whether the provider has integer kernels for what this file holds."""
+        return self.activations == "8"
 
 
-def effective_output(graph: gs.Graph, node: gs.Node) -> gs.Tensor:
-    """The output of a node, or of the Relu or Clip from 0 that stands alone behind it and fuses with it."""
-    following = only_consumer(graph, node.outputs[0])
-    if isinstance(following, gs.Node) and following.op in ("Relu", "Clip") and node.op in FUSES_ACTIVATION:
-        try:
-            low, _ = clip_bounds(following)
-        except Unknown:
-            return node.outputs[0]
-        if low == 0.0:
-            return following.outputs[0]
-    return node.outputs[0]
+TARGETS = {
+    target.name: target
+    for target in (
+        Target("cpu", "uint8 activations, int32 biases: what onnxruntime's CPU provider fuses to integer kernels"),
+        Target(
+            "tensorrt",
+            "int8 activations with zero points 0, float biases; of a sum's branches only those that no Conv ends in",
+            signed=True,
+            int32_bias=False,
+            between=False,
+        ),
+        Target("cuda", "float activations, since the CUDA provider has no integer Conv; packed weights", "none"),
+        Target("openvino", "as for cpu"),
+        Target("webgpu", "float activations, since the WebGPU provider has no integer Conv; packed weights", "none"),
+        Target(
+            "portable",
+            "as for cpu, with weights decoded by operators of opset 13, for onnxruntime 1.16 and later",
+            newest_opset=13,
+            highest_opset=19,
+        ),
+    )
+}
+CPU = TARGETS["cpu"]
 
 
-class Placer:
-    """Decides, in graph order, which layers and tensors are quantized."""
-
-    def __init__(self, graph: gs.Graph, layers: Mapping[str, Layer], ranges: Mapping[str, tuple[float, float]]) -> None:
-        self._graph = graph
-        self._layers = layers
-        self._ranges = ranges
-        self._tensors: dict[str, str] = {}
-        self._refused: dict[str, str] = {}
-
-    def place(self) -> Sites:
-        nodes = nodes_by_name(self._graph)
-        integer = {name for name, layer in self._layers.items() if self._fits(layer, nodes)}
-        for node in self._graph.nodes:
-            if node.name in integer:
-                self._add(node.inputs[0])
-                output = effective_output(self._graph, node)
-                if node.op == "Conv" or self._wanted(output, integer):
-                    self._add(output)
-            elif node.op in KEEPS_SCALE | OWN_SCALE and node.domain in (None, "", "ai.onnx"):
-                self._between(node, integer)
-        order = {t.name: None for t in self._graph.inputs}
-        order.update({t.name: None for node in self._graph.nodes for t in node.outputs})
-        tensors = {name: self._tensors[name] for name in order if name in self._tensors}
-        return Sites(frozenset(integer), tensors, self._refused)
-
-    def _fits(self, layer: Layer, nodes: Mapping[str, gs.Node]) -> bool:
-        node = nodes[layer.name]
-        reason = None
-        if node.inputs[0].name not in self._ranges:
-            reason = "the range of its input is not known"
-        elif effective_output(self._graph, node).name not in self._ranges:
-            reason = "the range of its output is not known"
-        elif layer.op == "Conv" and len(layer.shape) != 4:
-            reason = f"a Conv of {len(layer.shape) - 2} spatial dimensions has no fast integer kernel"
-        elif float(node.attrs.get("alpha", 1.0)) != 1.0 or float(node.attrs.get("beta", 1.0)) != 1.0:
-            reason = "its alpha or beta is not 1"
-        elif isinstance(node.inputs[0], gs.Constant):
-            reason = "its input is a constant"
-        if reason:
-            self._refused[layer.name] = f"{reason}; integer weights, float arithmetic"
-        return reason is None
-
-    def _add(self, tensor: gs.Tensor, like: str | None = None) -> None:
-        self._tensors.setdefault(tensor.name, self._tensors.get(like or "", like or tensor.name))
-
-    def _wanted(self, tensor: gs.Tensor, integer: set[str]) -> bool:
-        """Whether any reader of a tensor computes in integers."""
-        return any(
-            n.name in integer or n.op in KEEPS_SCALE | OWN_SCALE or n.op in ("Relu", "Clip") for n in consumers(tensor)
-        )
-
-    def _between(self, node: gs.Node, integer: set[str]) -> None:
-        """An operator between layers: quantized where its inputs are, or can be, and somebody reads the result."""
-        slots = node.inputs[:1] if node.op in KEEPS_SCALE or node.op == "Pad" else node.inputs
-        variables = [t for t in slots if isinstance(t, gs.Variable) and not t.is_empty()]
-        if not any(t.name in self._tensors for t in variables) or any(t.name not in self._ranges for t in variables):
-            return
-        if any(isinstance(t, gs.Constant) for t in slots) or len(node.outputs) > 1:
-            return
-        output = effective_output(self._graph, node)
-        if is_output(self._graph, output) or not self._leads_to_layer(output, integer):
-            return
-        if node.op in KEEPS_SCALE:
-            self._add(output, variables[0].name)
-        elif output.name in self._ranges:
-            for tensor in variables:
-                self._add(tensor)
-            self._add(output)
-
-    def _leads_to_layer(self, tensor: gs.Tensor, integer: set[str]) -> bool:
-        """Whether a layer that computes in integers lies behind a tensor, with only such operators between."""
-        stack, seen = [tensor], set()
-        while stack:
-            for node in consumers(stack.pop()):
-                if node.name in integer:
-                    return True
-                if id(node) not in seen and node.op in KEEPS_SCALE | OWN_SCALE | {"Relu", "Clip"}:
-                    seen.add(id(node))
-                    stack.extend(node.outputs)
-        return False
+def parse_target(name: str) -> Target:
+    """A target by its name; raises OptionError."""
+    if name not in TARGETS:
+        raise OptionError(f"target '{printable(name)}': not known; give one of {', '.join(TARGETS)}")
+    return TARGETS[name]

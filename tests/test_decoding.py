@@ -217,6 +217,16 @@ def test_8_bit_codes_whose_steps_need_nine_bits_are_told_from_those_that_fit(cod
             decode(Decoder(graphs.gs.Graph(opset=25)), weight, PLAIN, "integer")
 
 
+@pytest.mark.parametrize(("codes", "zero", "fits"), [
+    ([-64, 63], 0, True), ([-65, 0], 0, False), ([0, 65], 0, False), ([-32, 31], -0.5, True), ([-64, 63], -0.5, False),
+    ([-64, 0], 0, True), ([-64, 0], 1, False),
+])  # fmt: skip
+def test_the_reduced_range_is_64_either_way(codes, zero, fits):
+    """Two products with 255 then stay within 2^15 - 1."""
+    assert fits_int8(eight(codes, zero), reduced=True) is fits
+    assert 2 * 255 * 64 < 2**15 <= 2 * 255 * 65
+
+
 @pytest.mark.parametrize("grid", GRIDS)
 def test_every_grid_fits(grid):
     assert fits_int8(GRIDS[grid])

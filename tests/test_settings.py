@@ -1,7 +1,7 @@
 import pytest
 
 from dfmpc_onnx.errors import OptionError
-from dfmpc_onnx.settings import LayerOverride, WeightBits, parse_activations, parse_input_shapes
+from dfmpc_onnx.settings import LayerOverride, Settings, WeightBits, parse_activations, parse_input_shapes
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,15 @@ def test_weights(text, low, high, paired):
 def test_weights_that_make_no_sense(text):
     with pytest.raises(OptionError, match="not understood; give LOW/HIGH such as 2/6"):
         WeightBits.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("activations", "reduce_range", "bits", "want"),
+    [("8", True, 8, 7), ("8", False, 8, 8), ("none", True, 8, 8), ("8", True, 6, 6), ("8", True, "ternary", "ternary")],
+)
+def test_a_reduced_range_takes_a_bit_from_eight_between_quantized_activations(activations, reduce_range, bits, want):
+    settings = Settings(WeightBits.parse("8"), activations, reduce_range=reduce_range)
+    assert settings.rounded_at(bits) == want
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import TensorProto
 
+from dfmpc_onnx import api
 from dfmpc_onnx.storage import PLAIN, RUNTIMES, Form, Kind, Plane, choose_forms, forms, oldest_runtime, opset_for
+from tests.graphs import Net
 
 LARGE = 1_000_000  # weights, so that nodes and tables count for nothing
 TABLE = "table"
@@ -125,3 +128,18 @@ def test_every_form_has_a_plane_for_every_bit_and_a_runtime(size, bits, ternary)
 @pytest.mark.parametrize(("opset", "runtime"), [(9, "1.16"), (19, "1.16"), (22, "1.21"), (24, "1.24"), (99, "1.31")])
 def test_the_opset_of_the_graph_counts_too(opset, runtime):
     assert oldest_runtime([PLAIN], opset) == runtime
+
+
+@pytest.mark.parametrize("target", ["cpu", "portable", "tensorrt", "webgpu"])
+@pytest.mark.parametrize("weights", ["ternary/6", "4", "7", "8"])
+def test_a_file_holds_little_but_its_codes(weights, target):
+    """At most 1.03 times the codes, the float and int32 numbers beside them, and 1.5 kB a layer."""
+    net = Net()
+    x = net.block("x", 64)
+    for width in (96, 128, 96):
+        x = net.block(x, width)
+    made = api.quantize(net.model(net.tail(x, 10)), None, "per-channel", weights=weights, target=target, check=False)
+    codes = sum(layer.weights * (1.6 if layer.ternary else layer.bits) / 8 for layer in made.report.layers)
+    numbers = (TensorProto.FLOAT, TensorProto.INT32)
+    beside = sum(len(t.raw_data) for t in made.model.graph.initializer if t.data_type in numbers)
+    assert made.report.bytes <= 1.03 * codes + beside + 1500 * len(made.report.layers)

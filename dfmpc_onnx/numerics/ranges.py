@@ -8,6 +8,7 @@ import numpy.typing as npt
 from dfmpc_onnx.numerics.moments import clipped_gaussian
 
 LEVELS = 255
+SIGNED_LEVELS = 127
 DEVIATIONS = 6.0  # docs/method.md, section 7: outliers beyond six deviations are cheaper to clip than to make room for
 PARENT_DEVIATIONS = 4.0
 _PARENTS = np.linspace(-1.0, 8.0, 901)
@@ -50,6 +51,17 @@ def skewed_range(
     top = beta + gamma * (parents + PARENT_DEVIATIONS - cut_mean) / np.sqrt(cut_variance)
     zero = beta - gamma * np.minimum(ratio, DEVIATIONS)
     return float(min(top.min(), zero.min())), float(max(top.max(), zero.max()))
+
+
+def signed_qparams(low: float, high: float) -> tuple[np.float32, np.int8]:
+    """Scale and zero point 0 of int8 codes from -127 to 127 that cover ``[low, high]``.
+
+    ``scale = max(-low, high) / 127``; what is never negative uses half of the codes.
+    """
+    peak = max(-low, high, 0.0)
+    if not peak > 0:
+        return np.float32(1), np.int8(0)
+    return max(np.float32(peak / SIGNED_LEVELS), np.finfo(np.float32).tiny), np.int8(0)
 
 
 def unsigned_qparams(low: float, high: float) -> tuple[np.float32, np.uint8]:

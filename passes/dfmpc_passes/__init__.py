@@ -1,6 +1,7 @@
 """The passes and recipes that come with dfmpc_onnx: an ordinary pass package, laid out as any other would be."""
 
 from dfmpc_passes.assign_bits import AssignBits
+from dfmpc_passes.batch_norm_to_conv import BatchNormToConv
 from dfmpc_passes.compensate import Compensate
 from dfmpc_passes.estimate_ranges import EstimateRanges
 from dfmpc_passes.estimate_statistics import EstimateStatistics
@@ -25,6 +26,7 @@ PASSES = (
     ReconstructLayers,
     EstimateRanges,
     FoldBatchNorm,
+    BatchNormToConv,
     RaiseOpset,
     InsertQDQ,
     PackWeights,

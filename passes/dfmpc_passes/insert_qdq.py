@@ -10,13 +10,25 @@ import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.decoding import fits_int8, integer_scale
 from dfmpc_onnx.facts import Codes, Folded, Layer, Layers, Placement, Raised, Ranges
-from dfmpc_onnx.graph import Namer, consumers, has_input, input_constant, insert, is_output, nodes_by_name, producer
+from dfmpc_onnx.graph import (
+    Namer,
+    consumers,
+    has_input,
+    input_constant,
+    insert,
+    is_output,
+    nodes_by_name,
+    only_consumer,
+    producer,
+    remove,
+)
 from dfmpc_onnx.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
-from dfmpc_onnx.numerics.ranges import unsigned_qparams
-from dfmpc_onnx.targets import Placer
+from dfmpc_onnx.numerics.ranges import signed_qparams, unsigned_qparams
+from dfmpc_onnx.placement import Placer, pads_with_zeros
 from dfmpc_onnx.workspace import Workspace
 
+Parameters = dict[str, tuple[np.float32, np.uint8 | np.int8]]
 BIAS_LIMIT = 2**30  # leaves as much again for the sum of products in an int32 accumulator
 
 
@@ -25,7 +37,9 @@ class InsertQDQ(Pass[NoOptions]):
     After: x -> QuantizeLinear -> DequantizeLinear -> Conv -> Relu -> QuantizeLinear -> DequantizeLinear -> y
 
     Why: q = clip(round(x / s) + z, 0, 255) with s, z from the range. Runtimes fuse DequantizeLinear, layer and
-    QuantizeLinear to one integer kernel. The bias becomes int32 with the scale s_x s_w, which every version fuses.
+    QuantizeLinear to one integer kernel. The bias becomes int32 with the scale s_x s_w, which every version fuses. A
+    Pad with zeros works on the codes. For TensorRT z is 0, codes lie in -127..127, biases stay in float, and only what
+    layers read is quantized, with all branches of a sum but the one whose Conv takes in the sum.
 
     Requires: ranges, codes, BatchNormalization folded (it would block the fusion), the final opset.
 
@@ -34,7 +48,7 @@ class InsertQDQ(Pass[NoOptions]):
     products has products that are nothing beside its bias: its weights are rounded to a coarser scale. Where one
     scale serves all channels the layer computes in float instead, since onnxruntime would quantize a float bias by
     itself, and overflow. So does a layer whose codes less their zero points INT8 cannot hold, which only 8-bit codes
-    with a zero point can come to.
+    with a zero point can come to; or 7 bits, where a reduced range is asked for.
 
     Reference: Jacob et al. 2018, section 2; the ONNX QDQ format.
     """
@@ -55,20 +69,29 @@ class InsertQDQ(Pass[NoOptions]):
         codes = dict(workspace.get(Codes).weights)
         ranges = workspace.get(Ranges).tensors
         layers = {layer.name: layer for layer in workspace.get(Layers).all if layer.name in codes}
-        sites = Placer(graph, layers, ranges).place()
+        target = workspace.settings.target
+        sites = Placer(graph, layers, ranges, target).place()
         names = Namer(graph)
-        parameters = {name: unsigned_qparams(*ranges[like]) for name, like in sites.tensors.items()}
-        coarser = _make_room_for_biases(graph, layers, sites.layers, codes, parameters)
+        qparams = signed_qparams if target.signed else unsigned_qparams
+        parameters: Parameters = {name: qparams(*ranges[like]) for name, like in sites.tensors.items()}
+        with_bias = sites.layers if target.int32_bias else frozenset[str]()
+        coarser = _make_room_for_biases(graph, layers, with_bias, codes, parameters)
         workspace.put(Codes(codes))
-        unfit = frozenset(name for name in sites.layers if not fits_int8(codes[name]))
-        biases, float_biases = _quantize_biases(graph, layers, sites.layers - unfit, codes, parameters, names)
+        reduced = workspace.settings.reduce_range
+        unfit = frozenset(name for name in sites.layers if not fits_int8(codes[name], reduced))
+        biases, float_biases = _quantize_biases(graph, layers, with_bias - unfit, codes, parameters, names)
         integer = sites.layers - unfit - set(float_biases)
         _insert(graph, parameters, names)
         insert(graph, before=biases)
-        guarded = _guard_float_layers(graph, workspace.get(Layers), integer, names)
+        if target.between:
+            _pad_codes(graph)
+            kept = _guard_float_layers(graph, workspace.get(Layers), integer, names)
+        else:
+            kept = _read_float(graph, workspace.get(Layers), integer)
         workspace.put(Placement(integer))
+        kind = "int8" if target.signed else "uint8"
         rewrites = tuple(
-            Rewrite(name, "quantized to uint8", {"scale": float(scale), "zero_point": int(zero)})
+            Rewrite(name, f"quantized to {kind}", {"scale": float(scale), "zero_point": int(zero)})
             for name, (scale, zero) in parameters.items()
         )
         rewrites += tuple(Rewrite(name, f"{n} channels rounded coarser for their bias") for name, n in coarser.items())
@@ -77,46 +100,87 @@ class InsertQDQ(Pass[NoOptions]):
             Refusal(name, "its bias does not fit int32 at the scale of its products; integer weights, float arithmetic")
             for name in float_biases
         ]
+        most = "7 bits, the reduced range" if reduced else "INT8"
         refusals += [
-            Refusal(name, "its codes less their zero points do not fit INT8; integer weights, float arithmetic")
+            Refusal(name, f"its codes less their zero points do not fit {most}; integer weights, float arithmetic")
             for name in sorted(unfit)
         ]
-        notes = tuple(f"{name} stays float behind a Max of one input" for name in guarded)
+        how = "stays float behind a Max of one input" if target.between else "reads what is not quantized"
+        notes = tuple(f"{name} {how}" for name in kept)
         return PassResult(self.name, rewrites, tuple(refusals), notes)
 
 
-def _insert(graph: gs.Graph, parameters: dict[str, tuple[np.float32, np.uint8]], names: Namer) -> None:
-    """QuantizeLinear and DequantizeLinear behind each tensor; every reader then reads the dequantized value."""
+def _insert(graph: gs.Graph, parameters: Parameters, names: Namer) -> None:
+    """QuantizeLinear and DequantizeLinear behind each tensor; every reader then reads the dequantized value.
+
+    Codes and dequantized values are called a0.q and a0, a1.q and a1, ..., since names are stored several times each and
+    those of activations are long; no types and shapes are declared, which follow from those of the tensor.
+    """
     after: dict[int, list[gs.Node]] = {}
     first: list[gs.Node] = []
     tensors = graph.tensors()
-    for name, (scale, zero) in parameters.items():
-        tensor = tensors[name]
+    shared: dict[tuple[str, bytes], gs.Constant] = {}
+
+    def once(stem: str, value: np.generic) -> gs.Constant:
+        key = (value.dtype.str, value.tobytes())
+        if key not in shared:
+            shared[key] = gs.Constant(names(stem), np.array(value))
+        return shared[key]
+
+    for index, (name, (scale, zero)) in enumerate(parameters.items()):
+        tensor, stem = tensors[name], names(f"a{index}")
         readers = consumers(tensor)
         source = tensor.inputs[0] if tensor.inputs else None
-        constants = [
-            gs.Constant(names(f"{name}.scale"), np.array(scale, np.float32)),
-            gs.Constant(names(f"{name}.zp"), np.array(zero, np.uint8)),
-        ]
+        constants = [once(f"{stem}.scale", np.float32(scale)), once(f"{stem}.zp", zero)]
         if is_output(graph, tensor) and source is not None:
             # The model's output keeps its name: it is now the dequantized tensor. (An input passed out stays as it is.)
             raw = gs.Variable(names(f"{name}.float"), tensor.dtype, tensor.shape)
             source.outputs = [raw if t is tensor else t for t in source.outputs]
             decoded = tensor
         else:
-            raw, decoded = tensor, gs.Variable(names(f"{name}.dq"), np.float32, tensor.shape)
-        quantized = gs.Variable(names(f"{name}.q"), np.uint8, tensor.shape)
+            raw, decoded = tensor, gs.Variable(stem)
+        quantized = gs.Variable(names(f"{stem}.q"))
         for node in readers:
             node.inputs = [decoded if t is tensor else t for t in node.inputs]
         nodes = [
-            gs.Node("QuantizeLinear", names(f"{name}.QuantizeLinear"), {}, [raw, *constants], [quantized]),
-            gs.Node("DequantizeLinear", names(f"{name}.DequantizeLinear"), {}, [quantized, *constants], [decoded]),
+            gs.Node("QuantizeLinear", quantized.name, {}, [raw, *constants], [quantized]),
+            gs.Node("DequantizeLinear", stem, {}, [quantized, *constants], [decoded]),
         ]
         if source is None:
             first.extend(nodes)
         else:
             after.setdefault(id(source), []).extend(nodes)
     insert(graph, after=after, first=first)
+
+
+def _pad_codes(graph: gs.Graph) -> None:
+    """Let every Pad with zeros between tensors of one scale work on the codes: onnxruntime fuses none."""
+    dead: list[gs.Node] = []
+    for node in graph.nodes:
+        before, after = producer(node.inputs[0]) if node.inputs else None, only_consumer(graph, node.outputs[0])
+        if not pads_with_zeros(node) or before is None or before.op != "DequantizeLinear" or isinstance(after, str):
+            continue
+        if after.op != "QuantizeLinear" or input_constant(before, 1) != input_constant(after, 1):
+            continue
+        node.inputs = [before.inputs[0], node.inputs[1], after.inputs[2], *node.inputs[3:]]
+        node.outputs = list(after.outputs)
+        dead += [after] if consumers(before.outputs[0]) else [after, before]
+    remove(graph, dead)
+
+
+def _read_float(graph: gs.Graph, layers: Layers, integer: frozenset[str]) -> list[str]:
+    """Let float layers read what was quantized for others before it was; returns which."""
+    nodes = nodes_by_name(graph)
+    found = []
+    for layer in layers.all:
+        node = nodes[layer.name]
+        source = producer(node.inputs[0])
+        if layer.name not in integer and source is not None and source.op == "DequantizeLinear":
+            quantizer = producer(source.inputs[0])
+            assert quantizer is not None  # _insert put it there
+            node.inputs[0] = quantizer.inputs[0]
+            found.append(layer.name)
+    return found
 
 
 def _guard_float_layers(graph: gs.Graph, layers: Layers, integer: frozenset[str], names: Namer) -> list[str]:
@@ -133,7 +197,7 @@ def _guard_float_layers(graph: gs.Graph, layers: Layers, integer: frozenset[str]
         source = producer(node.inputs[0])
         if layer.name in integer or source is None or source.op != "DequantizeLinear":
             continue
-        same = gs.Variable(names(f"{layer.name}.float_input"), np.float32, node.inputs[0].shape)
+        same = gs.Variable(names(f"{layer.name}.float_input"))
         before[id(node)] = [gs.Node("Max", names(f"{layer.name}.Max"), {}, [node.inputs[0]], [same])]
         node.inputs[0] = same
     insert(graph, before=before)
@@ -145,7 +209,7 @@ def _make_room_for_biases(
     layers: dict[str, Layer],
     integer: frozenset[str],
     codes: dict[str, QuantizedWeight],
-    parameters: dict[str, tuple[np.float32, np.uint8]],
+    parameters: Parameters,
 ) -> dict[str, int]:
     """Coarser scales for the channels whose bias int32 could not hold; returns how many by layer."""
     nodes = nodes_by_name(graph)
@@ -181,14 +245,14 @@ def _quantize_biases(
     layers: dict[str, Layer],
     integer: frozenset[str],
     codes: dict[str, QuantizedWeight],
-    parameters: dict[str, tuple[np.float32, np.uint8]],
+    parameters: Parameters,
     names: Namer,
 ) -> tuple[dict[int, list[gs.Node]], list[str]]:
     """int32 biases at the scale of the products: nodes to put in front of each layer, and the layers left float."""
     nodes = nodes_by_name(graph)
     before: dict[int, list[gs.Node]] = {}
     left = []
-    for name in sorted(integer):
+    for index, name in enumerate(sorted(integer)):
         node = nodes[name]
         if not has_input(node, 2):
             continue
@@ -203,14 +267,14 @@ def _quantize_biases(
             left.append(name)
             continue
         values = np.rint(bias.reshape(-1).astype(np.float64) / scale.astype(np.float64)).astype(np.int32)
-        stem = f"{name}.bias"
+        stem = names(f"b{index}")
         flat = scale if scale.size > 1 else scale.reshape(())
-        decoded = gs.Variable(names(f"{stem}.dq"), np.float32)
+        decoded = gs.Variable(stem)
         inputs = [
             gs.Constant(names(f"{stem}.codes"), values),
             gs.Constant(names(f"{stem}.scale"), np.asarray(flat, np.float32)),
         ]
         attrs = {"axis": 0} if scale.size > 1 else {}
-        before[id(node)] = [gs.Node("DequantizeLinear", names(f"{stem}.DequantizeLinear"), attrs, inputs, [decoded])]
+        before[id(node)] = [gs.Node("DequantizeLinear", stem, attrs, inputs, [decoded])]
         node.inputs[2] = decoded
     return before, sorted(left)

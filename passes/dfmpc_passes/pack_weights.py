@@ -41,7 +41,8 @@ class PackWeights(Pass[NoOptions]):
         codes = workspace.get(Codes).weights
         nodes = nodes_by_name(graph)
         decoder = Decoder(graph)
-        forms = choose_forms({name: Kind.of(weight) for name, weight in codes.items()}, graph.opset)
+        newest = min(graph.opset, workspace.settings.target.newest_opset)
+        forms = choose_forms({name: Kind.of(weight) for name, weight in codes.items()}, newest)
         before: dict[int, list[gs.Node]] = {}
         sizes: dict[str, int] = {}
         widths: dict[str, float] = {}

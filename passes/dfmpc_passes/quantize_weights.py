@@ -63,7 +63,7 @@ class QuantizeWeights(Pass[QuantizeWeightsOptions]):
             tensor = nodes[layer.name].inputs[1]
             weight = np.asarray(constant(tensor), np.float32)
             moment = _second_moment(nodes[layer.name], layer, statistics)
-            quantized = self._quantize(weight, bits, layer.axis, moment)
+            quantized = self._quantize(weight, workspace.settings.rounded_at(bits), layer.axis, moment)
             tensor.values = quantized.dequantize()
             codes[layer.name] = quantized
             if plan[layer.name].role == "low":

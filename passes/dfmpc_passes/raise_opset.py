@@ -9,6 +9,7 @@ from dfmpc_onnx.graph import shown
 from dfmpc_onnx.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.opset import ConversionRefused, convert
 from dfmpc_onnx.storage import OLDEST_WITH_TABLES, Kind, choose_forms, opset_for
+from dfmpc_onnx.targets import Target
 from dfmpc_onnx.workspace import Workspace
 
 
@@ -18,7 +19,8 @@ class RaiseOpset(Pass[NoOptions]):
 
     Why: each weight is stored in the form that makes the file smallest. 2-bit tensors need opset 25, 4-bit tensors
     opset 21, 8-bit ones 13, and so does what a table decodes, such as five ternary codes in a byte. No higher opset is
-    declared than the chosen forms need, so that the file loads in as old a runtime as it can.
+    declared than the chosen forms need, so that the file loads in as old a runtime as it can. For a target of older
+    runtimes weights keep to forms of opset 13, and a model of a newer opset than those runtimes load is lowered.
 
     Requires: codes.
 
@@ -33,9 +35,11 @@ class RaiseOpset(Pass[NoOptions]):
     provides: ClassVar = (Raised,)
 
     def run(self, workspace: Workspace) -> PassResult:
-        before = workspace.graph.opset
+        target, before = workspace.settings.target, workspace.graph.opset
+        if before > target.highest_opset:
+            return self._lowered(workspace, target)
         kinds = {name: Kind.of(weight) for name, weight in workspace.get(Codes).weights.items()}
-        needed = opset_for(choose_forms(kinds).values())
+        needed = opset_for(choose_forms(kinds, target.newest_opset).values())
         if needed <= before or not kinds:
             workspace.put(Raised(before))
             return PassResult(self.name, notes=(f"opset {before} holds every weight",))
@@ -50,3 +54,15 @@ class RaiseOpset(Pass[NoOptions]):
             return PassResult(self.name, refusals=(Refusal("model", why),), warnings=(why,) if wide else ())
         workspace.put(Raised(needed))
         return PassResult(self.name, (Rewrite("model", f"opset {before} to {needed}"),))
+
+    def _lowered(self, workspace: Workspace, target: Target) -> PassResult:
+        """For runtimes that are older than the model's opset."""
+        before, wanted = workspace.graph.opset, target.highest_opset
+        try:
+            workspace.graph = convert(workspace.graph, wanted)
+        except ConversionRefused as reason:
+            workspace.put(Raised(before))
+            why = f"opset {before} kept, so the oldest runtimes of '{target.name}' do not load it: {shown(str(reason))}"
+            return PassResult(self.name, refusals=(Refusal("model", why),), warnings=(why,))
+        workspace.put(Raised(wanted))
+        return PassResult(self.name, (Rewrite("model", f"opset {before} to {wanted}"),))

@@ -109,6 +109,7 @@ class Rebuilder:
         self._plan = plan
         self._names = Namer(workspace.graph)
         sizes = [layer.size for layer in layers.values() if plan[layer.name].role == "auto"]
+        self._rounded_at = workspace.settings.rounded_at
         self._average = sum(sizes) / max(len(sizes), 1)
         self._tell = workspace.tell
         self.codes: dict[str, QuantizedWeight] = {}
@@ -164,7 +165,7 @@ class Rebuilder:
         """For patches so long that their second moments would not fit into memory: each weight by itself."""
         width: BitWidth = CANDIDATES[-1] if bits.role == "auto" or bits.bits == FLOAT else bits.bits
         flat = rows.reshape(-1, rows.shape[2])
-        grid = _grid(flat, np.ones(flat.shape), width)
+        grid = _grid(flat, np.ones(flat.shape), self._rounded_at(width))
         codes = grid.codes(flat)
         self.codes[node.name] = _as_weight(codes, grid, layer)
         node.inputs[1].values = self.codes[node.name].dequantize()
@@ -187,17 +188,17 @@ class Rebuilder:
         if bits.role != "auto":
             assert bits.bits != FLOAT  # a float layer is none of the streams' layers
             width: BitWidth = bits.bits
-            return task.rounded(width), width
+            return task.rounded(self._rounded_at(width)), width
         if task.moments.count < FEWEST_PATCHES:
             widest = CANDIDATES[-1]
             self._plan[task.layer.name] = LayerBits(
                 widest, "8-bit", f"too few patches to measure by: {task.moments.count}"
             )
-            return task.rounded(widest), widest
+            return task.rounded(self._rounded_at(widest)), widest
         found: dict[int, Candidate] = {}
 
         def lost_at(tried: int) -> float:
-            found[tried] = task.rounded(tried)
+            found[tried] = task.rounded(self._rounded_at(tried))
             return found[tried].lost
 
         chosen = choose_bits(lost_at, self._options.threshold, task.layer.size / self._average)

@@ -1,0 +1,67 @@
+"""Checks that need another Python, another onnxruntime or a driver; `nox` is needed for nothing else.
+
+nox                     all sessions; each says what it could not do here, and why
+nox -s openvino         one of them
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import sys
+
+import nox
+
+nox.options.sessions = ["checks", "old_runtimes", "openvino", "webgpu"]
+nox.options.default_venv_backend = "venv"
+nox.options.error_on_missing_interpreters = False
+TOOLS = pathlib.Path("tools/providers")
+sys.path.append(str(TOOLS))
+# The files of models/ in the recipe that needs no statistics: quick, and its weights take 1.6, 6 and 8 bits.
+QUICK = ("--recipe", "per-channel")
+
+
+@nox.session(python=["3.11", "3.12", "3.13"])
+def checks(session: nox.Session) -> None:
+    """Every check of tools/check.py."""
+    session.install("-e", ".[dev]")
+    session.run("python", "tools/check.py", *session.posargs)
+
+
+@nox.session(python="3.11")
+@nox.parametrize(("onnxruntime", "numpy"), [("1.16.3", "numpy<2"), ("1.20.1", "numpy")])
+def old_runtimes(session: nox.Session, onnxruntime: str, numpy: str) -> None:
+    """Files for `portable`, in runtimes as old as it promises, agree with the current one."""
+    session.install("-e", ".[cpu]")
+    folder = session.create_tmp()
+    session.run("python", TOOLS / "write.py", folder, "--target", "portable", *QUICK)
+    session.install(f"onnxruntime=={onnxruntime}", numpy)  # compare.py imports nothing of this package
+    session.run("python", TOOLS / "compare.py", folder, "--max-steps", "2")
+
+
+@nox.session(python="3.11")
+def openvino(session: nox.Session) -> None:
+    """Files for `openvino` on its provider, which runs on the processor."""
+    session.install("-e", ".[openvino]")
+    folder = session.create_tmp()
+    session.run("python", TOOLS / "write.py", folder, "--target", "openvino", *QUICK)
+    session.run("python", TOOLS / "compare.py", folder, "--provider", "openvino")
+
+
+@nox.session(python="3.11")
+def webgpu(session: nox.Session) -> None:
+    """Files for `webgpu` and `cpu` on its provider, on Mesa's software Vulkan."""
+    from software_vulkan import UnavailableError, environment
+
+    home = pathlib.Path(os.environ.get("NOX_SOFTWARE_VULKAN", session.cache_dir / "software_vulkan"))
+    try:
+        variables = environment(home)
+    except UnavailableError as reason:
+        session.skip(f"no software Vulkan here: {reason}")
+    session.install("-e", ".[cpu]")
+    folder = session.create_tmp()
+    session.run("python", TOOLS / "write.py", folder, "--target", "webgpu", "--target", "cpu", *QUICK)
+    session.run("python", "-m", "pip", "uninstall", "-y", "-q", "onnxruntime")  # the builds exclude each other
+    session.install("onnxruntime-webgpu==1.27.0")
+    compare = ("python", TOOLS / "compare.py", folder, "--provider", "webgpu", "--images", "4")
+    session.run(*compare, env=variables)

@@ -1,0 +1,105 @@
+"""Make a BatchNormalization that no layer could take in a depthwise Conv, which has an integer kernel."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from dfmpc_onnx.facts import BitPlan, Codes, Folded, Layer, LayerBits, Layers, Ranges
+from dfmpc_onnx.graph import Namer, only_consumer
+from dfmpc_onnx.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
+from dfmpc_onnx.numerics.compensation import BatchNormParameters
+from dfmpc_onnx.numerics.quantized import QuantizedWeight
+from dfmpc_onnx.placement import Placer
+from dfmpc_onnx.propagation import batch_norm_parameters
+from dfmpc_onnx.workspace import Workspace
+
+LARGEST = 63  # a code that also the reduced range has
+
+
+class BatchNormToConv(Pass[NoOptions]):
+    """Before: Conv -> Relu -> BatchNormalization(gamma, beta, m, s) -> Conv
+    After: Conv -> Relu -> Conv(scale * codes, bias), one 1x1 filter a channel -> Conv
+
+    Why: y = (gamma / s) x + (beta - m gamma / s) is a depthwise Conv with one weight a channel. Each has a scale of its
+    own, so its code stands for it exactly: no accuracy is lost, and the layers on both sides need not leave integers.
+
+    Requires: ranges and codes, and the BatchNormalizations behind layers folded.
+
+    Refuses when: activations stay in float, or the target's operators between layers have no integer kernels; the range
+    on either side is not known, or no layer that computes in integers reads the result.
+
+    Reference: Jacob et al. 2018, section 3.2 (folding, where a layer stands in front).
+    """
+
+    name = "batch_norm_to_conv"
+    requires: ClassVar = (Ranges, Codes, Layers, Folded)
+    provides: ClassVar = (Codes, Layers)
+
+    def run(self, workspace: Workspace) -> PassResult:
+        settings = workspace.settings
+        if settings.activations == "none" or not settings.target.between or workspace.graph.opset < 13:
+            return PassResult(self.name, notes=("nothing between layers computes in integers",))
+        graph, codes = workspace.graph, dict(workspace.get(Codes).weights)
+        ranges, layers = workspace.get(Ranges).tensors, workspace.get(Layers)
+        quantized = {layer.name: layer for layer in layers.all if layer.name in codes}
+        chosen = Placer(graph, quantized, ranges, settings.target).place().tensors
+        names = Namer(graph)
+        made: list[Layer] = []
+        refusals = []
+        for node in graph.nodes:
+            if node.op != "BatchNormalization":
+                continue
+            norm = batch_norm_parameters(node)
+            reason = _obstacle(graph, node, norm, set(ranges), set(chosen))
+            if reason or norm is None:
+                refusals.append(Refusal(node.name, reason or "its parameters are computed"))
+                continue
+            layer, codes[node.name] = _convert(node, norm, names)
+            made.append(layer)
+        workspace.put(Layers((*layers.all, *made), layers.nested))
+        workspace.put(Codes(codes))
+        plan = workspace.find(BitPlan)
+        if plan is not None:
+            eight = LayerBits(8, "8-bit", "BatchNormalization as a depthwise Conv, exact")
+            workspace.put(BitPlan({**plan.layers, **{layer.name: eight for layer in made}}))
+        rewrites = tuple(Rewrite(layer.name, "BatchNormalization to a depthwise Conv") for layer in made)
+        return PassResult(self.name, rewrites, tuple(refusals))
+
+
+def _obstacle(
+    graph: gs.Graph, node: gs.Node, norm: BatchNormParameters | None, ranges: set[str], chosen: set[str]
+) -> str | None:
+    """Why a BatchNormalization stays one; None where it can be a Conv."""
+    shape = node.inputs[0].shape
+    following = only_consumer(graph, node.outputs[0])
+    behind = following.outputs[0] if isinstance(following, gs.Node) and following.op in ("Relu", "Clip") else None
+    ends = [t.name for t in (node.outputs[0], behind) if t is not None]
+    if norm is None:
+        return "its parameters are computed"
+    if shape is None or len(shape) != 4:
+        return "its input is no map of two dimensions"
+    if node.inputs[0].name not in ranges or not any(name in ranges for name in ends):
+        return "the range of its input or output is not known"
+    if not any(name in chosen for name in ends):
+        return "no layer that computes in integers reads it"
+    return None
+
+
+def _convert(node: gs.Node, norm: BatchNormParameters, names: Namer) -> tuple[Layer, QuantizedWeight]:
+    factor = norm.factor.reshape(-1, 1, 1, 1).astype(np.float32)
+    unit = QuantizedWeight(
+        np.full(factor.shape, LARGEST, np.int8),
+        np.full(factor.shape, np.float32(1 / LARGEST)),
+        np.zeros(factor.shape, np.float32),
+        8,
+    )
+    weight = unit.scaled(factor)
+    tensor = gs.Constant(names(f"{node.name}.weight"), weight.dequantize())
+    bias = gs.Constant(names(f"{node.name}.bias"), (norm.beta - norm.mean * norm.factor).astype(np.float32))
+    node.op, node.inputs = "Conv", [node.inputs[0], tensor, bias]
+    node.attrs.clear()
+    node.attrs.update({"group": len(factor), "kernel_shape": [1, 1]})
+    return Layer(node.name, "Conv", tensor.name, tuple(factor.shape), 0, groups=len(factor)), weight
