@@ -20,6 +20,7 @@ from dfmpc_onnx.settings import Settings
 DEFAULT_SIDE = 224  # of dynamic height and width
 FEWEST_IMAGES, MOST_IMAGES = 16, 64
 PIXELS = 16 * 224 * 224
+PICTURE_TYPES = (np.dtype(np.float32), np.dtype(np.float16))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +96,7 @@ def _own_images(graph: gs.Graph, settings: Settings) -> Batch:
     x = found.x[: fixed or MOST_IMAGES]
     if fixed and len(x) < fixed:
         raise OptionError(f"images: the model takes batches of {fixed}, only {len(x)} images given")
-    return Batch({tensor.name: x}, f"{len(x)} of {found.origin}")
+    return Batch({tensor.name: x.astype(element_type(tensor), copy=False)}, f"{len(x)} of {found.origin}")
 
 
 def model_inputs(model: onnx.ModelProto) -> list[gs.Variable]:
@@ -117,8 +118,10 @@ def image_input(tensors: Sequence[gs.Tensor]) -> gs.Tensor:
     if len(tensors) != 1:
         raise OptionError(f"images: the model has {len(tensors)} inputs; images can be given to a model with one")
     tensor = tensors[0]
-    if element_type(tensor) != np.float32:
-        raise OptionError(f"images: the model's input '{shown(tensor.name)}' is {_type(tensor)}; it must be float32")
+    if element_type(tensor) not in PICTURE_TYPES:
+        raise OptionError(
+            f"images: the model's input '{shown(tensor.name)}' is {_type(tensor)}; it must be float32 or float16"
+        )
     return tensor
 
 
@@ -146,7 +149,7 @@ def check_images(tensors: Sequence[gs.Tensor], settings: Settings, count: int) -
 
     Raises ModelError where the type or shape of an input says too little to generate one.
     """
-    if len(tensors) == 1 and element_type(tensors[0]) == np.float32:
+    if len(tensors) == 1 and element_type(tensors[0]) in PICTURE_TYPES:
         shape, _ = concrete_shape(tensors[0], settings)
         return procedural_images((count, *shape[1:]), settings.preprocess, settings.seed)
     generator = np.random.default_rng(settings.seed)
@@ -248,5 +251,5 @@ def procedural_images(shape: tuple[int, ...], preprocess: Preprocess, seed: int)
         fields = noise_fields(shape[0], shape[1], shape[2:], seed)
         return Images(fields.astype(np.float32), None, f"{shape[0]} procedural 1/f fields")
     generator = np.random.default_rng(seed)
-    x = generator.standard_normal(shape).astype(np.float32)
-    return Images(x, None, f"{shape[0]} Gaussian vectors")
+    x = np.asarray(generator.standard_normal(shape), np.float32)
+    return Images(x, None, f"{shape[0]} Gaussian vectors" if shape else "a Gaussian number")

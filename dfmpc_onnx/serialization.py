@@ -48,8 +48,8 @@ class Source:
 def load(source: ModelSource) -> Source:
     """Read a model, external data included.
 
-    Raises ModelError where the file is missing, is not ONNX, is cut short, lacks its external data, or is of an
-    opset that onnxruntime cannot run. The source is never written to.
+    Raises ModelError where the file is missing, is not ONNX, is cut short, lacks its external data, or is of a
+    newer opset than onnxruntime runs. The source is never written to.
     """
     if isinstance(source, onnx.ModelProto):
         content = source.SerializeToString(deterministic=True) if source.ByteSize() < EXTERNAL_LIMIT else b""
@@ -175,10 +175,6 @@ def _checked(source: Source) -> Source:
                 f"{where}: opset {opset.version} is newer than onnxruntime runs ({NEWEST_OPSET}); "
                 f"export it with opset {NEWEST_OPSET} or lower"
             )
-        if opset.domain in ("", "ai.onnx") and opset.version < 7:
-            raise ModelError(
-                f"{where}: opset {opset.version} is older than onnxruntime runs (7); export it with opset 13 or higher"
-            )
     for tensor in onnx.external_data_helper._get_all_tensors(source.model):
         _check_size(tensor, where)
     if not source.model.graph.node:
@@ -199,6 +195,12 @@ def to_graph(source: Source) -> gs.Graph:
         graph = gs.import_onnx(source.model)
     except Exception as error:  # graphsurgeon has no error tree of its own
         raise ModelError(f"{where}: the graph cannot be read ({_first_line(error)})") from None
+    tensors = graph.tensors()
+    for value in source.model.graph.output:
+        # What a model states of an output twice, as some exporters leave behind, counts as said of the output.
+        stated = value.type.tensor_type.elem_type
+        if stated and value.name in tensors and not isinstance(tensors[value.name], gs.Constant):
+            tensors[value.name].dtype = onnx.helper.tensor_dtype_to_np_dtype(stated)
     # graphsurgeon exports this number whatever it is told; IR version 3 wants initializers listed as inputs.
     graph.ir_version = min(max(graph.ir_version or 0, ir_version_for(graph.opset), 4), NEWEST_IR)
     for tensor in (*graph.inputs, *graph.outputs):

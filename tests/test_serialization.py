@@ -70,13 +70,11 @@ def test_a_weight_that_holds_too_few_bytes_is_refused():
     assert refused(model) == "the given model: the data of 'conv2.w' holds 2300 of 2304 bytes"
 
 
-@pytest.mark.parametrize(
-    ("opset", "said"), [(27, "opset 27 is newer"), (99, "opset 99 is newer"), (6, "opset 6 is older")]
-)
-def test_an_opset_that_onnxruntime_does_not_run_is_refused(opset, said):
+@pytest.mark.parametrize("opset", [27, 99])
+def test_an_opset_that_onnxruntime_does_not_run_yet_is_refused(opset):
     model = graphs.chain()
     model.opset_import[0].version = opset
-    assert said in refused(model)
+    assert f"opset {opset} is newer" in refused(model)
 
 
 def test_a_graph_without_nodes_is_refused():

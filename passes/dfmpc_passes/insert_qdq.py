@@ -17,6 +17,7 @@ from dfmpc_onnx.numerics.ranges import unsigned_qparams
 from dfmpc_onnx.targets import Placer
 from dfmpc_onnx.workspace import Workspace
 
+QParams = tuple[np.float32, np.uint8]  # scale and zero point
 BIAS_LIMIT = 2**30  # leaves as much again for the sum of products in an int32 accumulator
 
 
@@ -57,13 +58,14 @@ class InsertQDQ(Pass[NoOptions]):
         layers = {layer.name: layer for layer in workspace.get(Layers).all if layer.name in codes}
         sites = Placer(graph, layers, ranges).place()
         names = Namer(graph)
-        parameters = {name: unsigned_qparams(*ranges[like]) for name, like in sites.tensors.items()}
+        given = quantized_before(graph)
+        parameters = {name: given.get(name) or unsigned_qparams(*ranges[like]) for name, like in sites.tensors.items()}
         coarser = _make_room_for_biases(graph, layers, sites.layers, codes, parameters)
         workspace.put(Codes(codes))
         unfit = frozenset(name for name in sites.layers if not fits_int8(codes[name]))
         biases, float_biases = _quantize_biases(graph, layers, sites.layers - unfit, codes, parameters, names)
         integer = sites.layers - unfit - set(float_biases)
-        _insert(graph, parameters, names)
+        _insert(graph, {name: p for name, p in parameters.items() if not _quantized(graph, name, given)}, names)
         insert(graph, before=biases)
         guarded = _guard_float_layers(graph, workspace.get(Layers), integer, names)
         workspace.put(Placement(integer))
@@ -85,7 +87,27 @@ class InsertQDQ(Pass[NoOptions]):
         return PassResult(self.name, rewrites, tuple(refusals), notes)
 
 
-def _insert(graph: gs.Graph, parameters: dict[str, tuple[np.float32, np.uint8]], names: Namer) -> None:
+def quantized_before(graph: gs.Graph) -> dict[str, QParams]:
+    """Scale and zero point of the tensors that a DequantizeLinear of the model's own makes of uint8, one for all."""
+    found = {}
+    for node in graph.nodes:
+        if node.op != "DequantizeLinear" or not has_input(node, 2):
+            continue
+        scale, zero = input_constant(node, 1), input_constant(node, 2)
+        if scale is not None and zero is not None and scale.size == zero.size == 1 and zero.dtype == np.uint8:
+            found[node.outputs[0].name] = np.float32(scale.reshape(())), np.uint8(zero.reshape(()))
+    return found
+
+
+def _quantized(graph: gs.Graph, name: str, given: dict[str, QParams]) -> bool:
+    """Whether a tensor comes from a DequantizeLinear of the model's own, or goes to nothing but a QuantizeLinear."""
+    tensor = graph.tensors()[name]
+    readers = consumers(tensor)
+    alone = bool(readers) and all(node.op == "QuantizeLinear" for node in readers)
+    return name in given or (alone and not is_output(graph, tensor))
+
+
+def _insert(graph: gs.Graph, parameters: dict[str, QParams], names: Namer) -> None:
     """QuantizeLinear and DequantizeLinear behind each tensor; every reader then reads the dequantized value."""
     after: dict[int, list[gs.Node]] = {}
     first: list[gs.Node] = []
@@ -133,6 +155,9 @@ def _guard_float_layers(graph: gs.Graph, layers: Layers, integer: frozenset[str]
         source = producer(node.inputs[0])
         if layer.name in integer or source is None or source.op != "DequantizeLinear":
             continue
+        decoder = producer(node.inputs[1])
+        if decoder is not None and decoder.op == "DequantizeLinear":
+            continue  # quantized before it came here: it shall fuse
         same = gs.Variable(names(f"{layer.name}.float_input"), np.float32, node.inputs[0].shape)
         before[id(node)] = [gs.Node("Max", names(f"{layer.name}.Max"), {}, [node.inputs[0]], [same])]
         node.inputs[0] = same
@@ -145,7 +170,7 @@ def _make_room_for_biases(
     layers: dict[str, Layer],
     integer: frozenset[str],
     codes: dict[str, QuantizedWeight],
-    parameters: dict[str, tuple[np.float32, np.uint8]],
+    parameters: dict[str, QParams],
 ) -> dict[str, int]:
     """Coarser scales for the channels whose bias int32 could not hold; returns how many by layer."""
     nodes = nodes_by_name(graph)
@@ -181,7 +206,7 @@ def _quantize_biases(
     layers: dict[str, Layer],
     integer: frozenset[str],
     codes: dict[str, QuantizedWeight],
-    parameters: dict[str, tuple[np.float32, np.uint8]],
+    parameters: dict[str, QParams],
     names: Namer,
 ) -> tuple[dict[int, list[gs.Node]], list[str]]:
     """int32 biases at the scale of the products: nodes to put in front of each layer, and the layers left float."""
