@@ -20,7 +20,7 @@ from dfmpc_onnx.fidelity import Fidelity, compare
 from dfmpc_onnx.graph import shown
 from dfmpc_onnx.imagefiles import Images, digest, read_images
 from dfmpc_onnx.images import Samples, check_images, check_inputs, concrete_shape, image_input, model_inputs
-from dfmpc_onnx.instruments import Dump, Progress, Timing
+from dfmpc_onnx.instruments import Dump, Progress, Timing, peak_memory
 from dfmpc_onnx.manager import Instrument, Pass, PassManager, PassResult, Refusal
 from dfmpc_onnx.opset import obstacle
 from dfmpc_onnx.preprocess import Preprocess
@@ -116,7 +116,7 @@ def quantize(
         _check_source(source, settings)
         raise
     result = serialization.to_model(workspace.graph, source, _provenance(source, chosen, settings))
-    size = result.ByteSize()
+    size = serialization.size_of(result)
     fidelity: Fidelity | None = None
     notes: tuple[str, ...] = ()
 
@@ -289,6 +289,7 @@ def _report(
         fidelity=fidelity,
         seconds=round(time.perf_counter() - began, 3),
         passes=tuple(passes),
+        peak_bytes=peak_memory(),
     )
 
 

@@ -105,7 +105,10 @@ def report_table(report: Report, output: str, console: Console) -> None:
     ]
     if report.fidelity is not None:
         rows.append(("against the float model", _fidelity(report.fidelity)))
-    rows += [("seconds", f"{report.seconds}"), ("written", output)]
+    rows.append(("seconds", f"{report.seconds}"))
+    if report.peak_bytes is not None:
+        rows.append(("memory", f"{_size(report.peak_bytes)} at most"))
+    rows.append(("written", output))
     summary = Table(box=None, show_header=False, pad_edge=False)
     for key, value in rows:
         summary.add_row(*_plain(key, value))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
+import tempfile
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
@@ -14,6 +16,7 @@ import onnx
 
 from dfmpc_onnx.errors import ModelError, RuntimeUnavailable
 from dfmpc_onnx.graph import shown
+from dfmpc_onnx.serialization import EXTERNAL_LIMIT, save, size_of
 
 CPU = "CPUExecutionProvider"
 Arrays = Mapping[str, npt.NDArray[np.generic]]
@@ -60,18 +63,21 @@ class Session:
         self.provider = known[name.lower()]
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
-        source: Any = model
-        if isinstance(model, onnx.ModelProto):
-            source = model.SerializeToString()
-        elif isinstance(model, os.PathLike):
-            source = str(pathlib.Path(model))
-        try:
-            # Its own fallback would print to standard output, and try the same again.
-            self._session = onnxruntime.InferenceSession(source, options, providers=[self.provider], enable_fallback=0)
-        except Exception as error:  # onnxruntime's exceptions have no common public base
-            raise ModelError(
-                f"{label}: onnxruntime {onnxruntime.__version__} cannot load it ({_cause(error)})"
-            ) from None
+        with contextlib.ExitStack() as stack:
+            source: Any = model
+            if isinstance(model, onnx.ModelProto):
+                source = _serialized(model, stack)
+            elif isinstance(model, os.PathLike):
+                source = str(pathlib.Path(model))
+            try:
+                # Its own fallback would print to standard output, and try the same again.
+                self._session = onnxruntime.InferenceSession(
+                    source, options, providers=[self.provider], enable_fallback=0
+                )
+            except Exception as error:  # onnxruntime's exceptions have no common public base
+                raise ModelError(
+                    f"{label}: onnxruntime {onnxruntime.__version__} cannot load it ({_cause(error)})"
+                ) from None
         if self.provider not in self._session.get_providers():
             raise RuntimeUnavailable(f"provider '{shown(provider)}' cannot be used here: the session fell back to CPU")
         self.label = label
@@ -92,6 +98,18 @@ class Session:
         except Exception as error:
             raise ModelError(f"{self.label}: onnxruntime cannot run it ({_cause(error)})") from None
         return results
+
+
+def _serialized(model: onnx.ModelProto, stack: contextlib.ExitStack) -> bytes | str:
+    """What a session can be made of: the model's bytes, or where protobuf cannot hold them the path of a file."""
+    if size_of(model) < EXTERNAL_LIMIT:
+        content: bytes = model.SerializeToString()
+        return content
+    # The cleanup may fail where a file in use cannot be deleted.
+    folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+    path = pathlib.Path(folder) / "model.onnx"
+    save(model, path, external=True)
+    return str(path)
 
 
 def _cause(error: Exception) -> str:

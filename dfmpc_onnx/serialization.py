@@ -13,7 +13,7 @@ from collections.abc import Callable
 import onnx
 import onnx.external_data_helper
 import onnx_graphsurgeon as gs
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, EncodeError
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from dfmpc_onnx.errors import ModelError, OptionError
@@ -52,9 +52,10 @@ def load(source: ModelSource) -> Source:
     newer opset than onnxruntime runs. The source is never written to.
     """
     if isinstance(source, onnx.ModelProto):
-        content = source.SerializeToString(deterministic=True) if source.ByteSize() < EXTERNAL_LIMIT else b""
+        size = size_of(source)
+        content = source.SerializeToString(deterministic=True) if size < EXTERNAL_LIMIT else b""
         digest = hashlib.sha256(content).hexdigest() if content else ""
-        return _checked(Source(source, None, source.ByteSize(), digest, external=False))
+        return _checked(Source(source, None, size, digest, external=False))
     if isinstance(source, (bytes, bytearray, memoryview)):
         data = bytes(source)
         model = _parse(data, "the given bytes")
@@ -79,6 +80,14 @@ def load(source: ModelSource) -> Source:
     if external:
         size += _load_external(model, external, path.parent, where, hasher)
     return _checked(Source(model, path, size, hasher.hexdigest(), bool(external), files))
+
+
+def size_of(model: onnx.ModelProto) -> int:
+    """Bytes of a model as one file; those of its weights where no file can hold it, since protobuf ends at 2 GiB."""
+    try:
+        return int(model.ByteSize())
+    except EncodeError:
+        return sum(len(t.raw_data) for t in onnx.external_data_helper._get_all_tensors(model))
 
 
 def _parse(data: bytes, where: str) -> onnx.ModelProto:
@@ -138,6 +147,9 @@ def _check_size(tensor: onnx.TensorProto, where: str) -> None:
     if tensor.data_type in _PACKED:
         return
     count = math.prod(tensor.dims)
+    if len(tensor.raw_data) >= EXTERNAL_LIMIT:
+        held = f"holds {len(tensor.raw_data) / 1e9:.2f} GB"
+        raise ModelError(f"{where}: '{shown(tensor.name)}' {held}; a single tensor may hold 2 GiB, so split it")
     if tensor.HasField("raw_data"):
         expected, unit = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize * count, "bytes"
         found = len(tensor.raw_data)
@@ -290,7 +302,7 @@ def save(
     with the temporary file, which can be loaded from where it is; where it raises, the folder stays as it was.
     Returns the bytes written. Raises OptionError where the disk refuses.
     """
-    external = external or model.ByteSize() >= EXTERNAL_LIMIT
+    external = external or size_of(model) >= EXTERNAL_LIMIT
     renames: list[tuple[pathlib.Path, pathlib.Path]] = []
     written = 0
     try:

@@ -4,10 +4,12 @@ import pathlib
 import numpy as np
 import onnx
 import pytest
+from google.protobuf.message import EncodeError
 
 import dfmpc_onnx
 from dfmpc_onnx.errors import ModelError, OptionError
-from dfmpc_onnx.serialization import check_target, load, metadata_of, save, to_graph, to_model
+from dfmpc_onnx.runtime import Session
+from dfmpc_onnx.serialization import check_target, load, metadata_of, save, size_of, to_graph, to_model
 from tests import graphs
 
 
@@ -220,3 +222,46 @@ def test_properties_of_the_source_survive_beside_ours():
     assert {p.key: p.value for p in written.metadata_props} == {"author": "somebody", "dfmpc_onnx.recipe": "int8"}
     assert metadata_of(written) == {"recipe": "int8"}
     assert metadata_of(model) == {}
+
+
+# Models larger than protobuf holds: the limit is lowered, since no test can afford 2 GiB
+
+
+@pytest.fixture
+def tiny_limit(monkeypatch):
+    """As if protobuf held but 3,000 bytes: serializing a larger model raises."""
+    import dfmpc_onnx.runtime
+    import dfmpc_onnx.serialization
+
+    for module in (dfmpc_onnx.serialization, dfmpc_onnx.runtime):
+        monkeypatch.setattr(module, "EXTERNAL_LIMIT", 3000)
+
+
+def test_a_model_too_large_for_one_file_is_written_in_two(tiny_limit, tmp_path):
+    made = dfmpc_onnx.quantize(graphs.chain(), tmp_path / "out.onnx", recipe="int8", layers=["*=float"])
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".data", ".onnx"]
+    assert made.report.fidelity.sqnr_db > 100
+    assert made.report.bytes == sum(p.stat().st_size for p in tmp_path.iterdir())
+
+
+def test_a_model_too_large_for_one_file_runs_from_memory(tiny_limit):
+    model = graphs.chain()
+    (got,) = Session(model).run({"x": graphs.input_of(model)})
+    assert graphs.relative([got], graphs.run(model)) < 1e-5
+    assert all(t.raw_data for t in model.graph.initializer)  # it is whole again
+
+
+def test_the_size_of_a_model_that_cannot_be_serialized_is_that_of_its_weights(monkeypatch):
+    class Huge:
+        graph = graphs.chain().graph
+        functions = ()
+
+        def ByteSize(self):  # noqa: N802
+            raise EncodeError("Failed to serialize proto")
+
+    assert size_of(Huge()) == sum(len(t.raw_data) for t in Huge.graph.initializer)
+
+
+def test_a_single_tensor_larger_than_protobuf_holds_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("dfmpc_onnx.serialization.EXTERNAL_LIMIT", 2000)
+    assert "'conv2.w' holds 0.00 GB; a single tensor may hold 2 GiB, so split it" in refused(graphs.chain())
