@@ -16,10 +16,18 @@ import onnx
 from dfmpc_onnx import catalog, runtime, serialization
 from dfmpc_onnx.errors import Defect, ModelError, OptionError, PassError, RuntimeUnavailable
 from dfmpc_onnx.facts import BitPlan, Codes, Layers, Packed, Pairs, Placement
-from dfmpc_onnx.fidelity import Fidelity, compare
+from dfmpc_onnx.fidelity import INPUT_TYPES, Fidelity, compare
 from dfmpc_onnx.graph import shown
 from dfmpc_onnx.imagefiles import Images, digest, read_images
-from dfmpc_onnx.images import Samples, check_images, check_inputs, concrete_shape, image_input, model_inputs
+from dfmpc_onnx.images import (
+    Samples,
+    check_images,
+    check_inputs,
+    concrete_shape,
+    image_input,
+    model_inputs,
+    preprocess_for,
+)
 from dfmpc_onnx.instruments import Dump, Progress, Timing, peak_memory
 from dfmpc_onnx.manager import Instrument, Pass, PassManager, PassResult, Refusal
 from dfmpc_onnx.opset import obstacle
@@ -212,7 +220,7 @@ def _check_source(source: Source, settings: Settings) -> None:
         return
     name, shape, kind = session.inputs[0]
     batch = shape[0] if shape and isinstance(shape[0], int) else 1
-    dtype = np.float16 if kind == "tensor(float16)" else np.float32
+    dtype = INPUT_TYPES.get(kind, np.float32)
     session.run({name: np.repeat(found.x, batch, axis=0).astype(dtype)})
 
 
@@ -458,7 +466,8 @@ def verify(
         except ModelError as error:
             raise ModelError(f"{float_source.label}: {error}") from None
     else:
-        batch = read_images(images, concrete_shape(image_input(inputs), settings)[0], chosen)
+        tensor = image_input(inputs)
+        batch = read_images(images, concrete_shape(tensor, settings)[0], preprocess_for(tensor, chosen))
     if not providers:
         raise OptionError("no provider given; give at least one, such as CPU")
     rows = []

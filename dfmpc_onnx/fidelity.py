@@ -15,6 +15,11 @@ from dfmpc_onnx.images import Samples
 from dfmpc_onnx.runtime import Session
 
 BATCH = 50
+INPUT_TYPES: Mapping[str, type[np.generic]] = {
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(uint8)": np.uint8,
+}
 SQNR_CAP = 200.0  # dB; identical outputs have no noise to divide by
 
 
@@ -80,7 +85,7 @@ def _arrays(session: Session, feeds: Mapping[str, npt.NDArray[np.generic]]) -> l
 
 def _pictured(session: Session, x: npt.NDArray[np.float32]) -> Parts:
     name, shape, kind = session.inputs[0]
-    dtype = np.float16 if kind == "tensor(float16)" else np.float32
+    dtype = INPUT_TYPES.get(kind, np.float32)
     if len(shape) != x.ndim or any(
         isinstance(d, int) and 0 < d != n for d, n in zip(shape[1:], x.shape[1:], strict=True)
     ):

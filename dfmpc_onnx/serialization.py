@@ -17,13 +17,15 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from dfmpc_onnx.errors import ModelError, OptionError
-from dfmpc_onnx.graph import detached_weights, ir_version_for, shown
+from dfmpc_onnx.graph import detached_weights, ir_version_for, nested_nodes, shown
+from dfmpc_onnx.sparse import densified, has_sparse
 
 ModelSource = str | os.PathLike[str] | bytes | onnx.ModelProto
 EXTERNAL_LIMIT = 2**31 - 2**20  # protobuf holds less than 2 GiB
 NEWEST_OPSET = 26  # of the standard domain, that onnxruntime 1.31 runs
 NEWEST_IR = 13
 METADATA_PREFIX = "dfmpc_onnx."
+STANDARD = ("", "ai.onnx")
 
 # graphsurgeon prints to standard output; what matters in its messages is said by our own errors.
 G_LOGGER.severity = G_LOGGER.CRITICAL
@@ -203,10 +205,25 @@ def to_graph(source: Source) -> gs.Graph:
     for value in (*source.model.graph.input, *source.model.graph.output):
         if value.type.tensor_type.elem_type not in _TYPES | {onnx.TensorProto.UNDEFINED}:
             raise ModelError(f"{where}: '{shown(value.name)}' is of a type that {_UNKNOWN_TYPE}")
+        kind = value.type.WhichOneof("value")
+        if kind in ("optional_type", "map_type", "sparse_tensor_type"):
+            held = kind.removesuffix("_type").replace("_", " ")
+            raise ModelError(
+                f"{where}: input or output '{shown(value.name)}' is of {held} type, which is not supported"
+            )
+    standard = {opset.version for opset in source.model.opset_import if opset.domain in STANDARD}
+    if len(standard) > 1:
+        raise ModelError(f"{where}: declares opsets {', '.join(map(str, sorted(standard)))} at once; export it again")
+    model = densified(source.model, where) if has_sparse(source.model) else source.model
     try:
-        graph = gs.import_onnx(source.model)
+        graph = gs.import_onnx(model)
     except Exception as error:  # graphsurgeon has no error tree of its own
         raise ModelError(f"{where}: the graph cannot be read ({_first_line(error)})") from None
+    # One name for the standard domain, which has two.
+    foreign = [opset for opset in model.opset_import if opset.domain not in STANDARD]
+    graph.import_domains = [*foreign, onnx.helper.make_opsetid("", graph.opset)]
+    for node in (*graph.nodes, *(inner for _, _, inner in nested_nodes(graph))):
+        node.domain = None if node.domain in STANDARD else node.domain
     tensors = graph.tensors()
     for value in source.model.graph.output:
         # What a model states of an output twice, as some exporters leave behind, counts as said of the output.

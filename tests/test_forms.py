@@ -154,3 +154,27 @@ def test_a_model_of_an_opset_that_onnxruntime_has_no_kernels_for_is_converted_an
     made = quantized(model, 2)
     assert [v.name for v in made.model.graph.input] == ["x"]
     assert any(w.startswith("compared with the model as normalized: ") for w in made.report.warnings)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "double"])
+def test_pictures_as_bytes_or_doubles(kind, tmp_path):
+    body = "f = Cast<to = 1>(x) s = Sub(f, m) d = Div(s, m) t = Transpose<perm = [0, 3, 1, 2]>(d) "
+    more = ", float[4,3,1,1] u = {" + ", ".join(str(float(i % 5 - 2)) for i in range(12)) + "}, float m = {127.5}"
+    output = "float[n, 4, 16, 16] y"
+    model = parsed(f"{kind}[n, 16, 16, 3] x", output, f"{body} a = Conv(t, u) y = Conv(a, w)", more)
+    made = quantized(model, 2, preprocess="raw")
+    assert made.report.fidelity.origin == "16 procedural images of 16x16"
+    np.savez(tmp_path / "own.npz", x=np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8))
+    quantized(model, 2, images=tmp_path / "own.npz", preprocess="raw")
+    onnx.save(model, tmp_path / "a.onnx")
+    onnx.save(made.model, tmp_path / "b.onnx")
+    (row,) = dfmpc_onnx.verify(tmp_path / "a.onnx", tmp_path / "b.onnx", images=tmp_path / "own.npz").providers
+    assert row.fidelity.sqnr_db > 15
+
+
+def test_an_input_that_is_a_sequence_is_refused():
+    model = graphs.chain()
+    kind = helper.make_sequence_type_proto(helper.make_tensor_type_proto(1, [1]))
+    model.graph.input.append(helper.make_value_info("many", kind))
+    with pytest.raises(ModelError, match="input 'many' is a sequence; nothing can be generated for it"):
+        dfmpc_onnx.quantize(model)

@@ -265,3 +265,37 @@ def test_the_size_of_a_model_that_cannot_be_serialized_is_that_of_its_weights(mo
 def test_a_single_tensor_larger_than_protobuf_holds_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("dfmpc_onnx.serialization.EXTERNAL_LIMIT", 2000)
     assert "'conv2.w' holds 0.00 GB; a single tensor may hold 2 GiB, so split it" in refused(graphs.chain())
+
+
+# The two names of the standard domain, and types that are no tensors
+
+
+def test_the_standard_domain_by_its_other_name():
+    model = graphs.chain()
+    model.opset_import[0].domain = "ai.onnx"
+    model.graph.node[0].domain = "ai.onnx"
+    written = to_model(to_graph(load(model)))
+    assert [(o.domain, o.version) for o in written.opset_import] == [("", 13)]
+    assert graphs.relative(graphs.run(written), graphs.run(graphs.chain())) == 0
+
+
+def test_the_standard_domain_by_both_names():
+    model = graphs.chain()
+    model.opset_import.append(onnx.helper.make_opsetid("ai.onnx", 13))
+    assert len(to_model(to_graph(load(model))).opset_import) == 1
+    model.opset_import[1].version = 14
+    assert refused(model) == "the given model: declares opsets 13, 14 at once; export it again"
+
+
+def test_inputs_of_optional_type_are_refused_by_name():
+    model = graphs.chain()
+    model.opset_import[0].version = 15
+    kind = onnx.helper.make_optional_type_proto(onnx.helper.make_tensor_type_proto(1, [1]))
+    model.graph.input.append(onnx.helper.make_value_info("maybe", kind))
+    assert "input or output 'maybe' is of optional type" in refused(model)
+
+
+def test_what_is_said_of_an_output_counts_more_than_what_is_said_of_it_elsewhere():
+    model = graphs.chain()
+    model.graph.value_info.append(onnx.helper.make_tensor_value_info("gemm1", onnx.TensorProto.FLOAT16, [1, 5]))
+    assert to_graph(load(model)).outputs[0].dtype == np.float32
