@@ -207,7 +207,7 @@ class Streams:
         for tensor, both in zip([t for t in node.outputs if not t.is_empty()], outputs, strict=True):
             if self._reads.get(tensor.name):
                 self._live[tensor.name] = both
-        total = sum(b.plain.nbytes + (0 if b.same else b.hat.nbytes) for b in self._live.values())
+        total = sum(_bytes(b.plain) + (0 if b.same else _bytes(b.hat)) for b in self._live.values())
         self.peak_bytes = max(self.peak_bytes, total)
 
     def _forget(self, node: gs.Node) -> None:
@@ -217,8 +217,15 @@ class Streams:
                 self._live.pop(tensor.name, None)
 
 
+def _bytes(value: object) -> int:
+    """What a tensor, or a sequence of tensors, takes."""
+    if isinstance(value, np.ndarray):
+        return int(value.nbytes)
+    return sum(map(_bytes, value)) if isinstance(value, list) else 0
+
+
 def _measure(node: gs.Node, output: Both, visitor: Visitor) -> None:
-    if output.plain.dtype == np.float32 and output.plain.size:
+    if isinstance(output.plain, np.ndarray) and output.plain.dtype == np.float32 and output.plain.size:
         visitor.measured(node.outputs[0].name, *measured_range(output.plain))
 
 
@@ -275,7 +282,9 @@ class _Runner:
         self._outputs = [t.name for t in node.outputs if not t.is_empty()]
         outputs = [gs.Variable(t.name) for t in node.outputs]
         copy = gs.Node(node.op, node.name, dict(node.attrs), inputs, outputs, node.domain)
-        self._graph = gs.Graph([copy], [], [], opset=graph.opset, import_domains=graph.import_domains)
+        self._graph = gs.Graph(
+            [copy], [], [], opset=graph.opset, import_domains=graph.import_domains, functions=graph.functions
+        )
         self._graph.ir_version = graph.ir_version
         self._inner = copy
         self._session: Session | None = None
@@ -288,11 +297,21 @@ class _Runner:
     def _load(self, feeds: dict[str, npt.NDArray[np.generic]]) -> Session:
         model = to_model(self._graph)
         for name, value in feeds.items():
-            kind = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
-            model.graph.input.append(onnx.helper.make_tensor_value_info(name, kind, [None] * value.ndim))
+            model.graph.input.append(_described(name, value))
         for name in self._outputs:
             model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
         return Session(model, label=describe(self._node))
+
+
+def _described(name: str, value: object) -> onnx.ValueInfoProto:
+    """An input that a value can be fed to: a tensor, a sequence of tensors, or an optional one that is not there."""
+    if isinstance(value, np.ndarray):
+        kind = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+        return onnx.helper.make_tensor_value_info(name, kind, [None] * value.ndim)
+    if isinstance(value, list) and value and isinstance(value[0], np.ndarray):
+        kind = onnx.helper.np_dtype_to_tensor_dtype(value[0].dtype)
+        return onnx.helper.make_tensor_sequence_value_info(name, kind, None)
+    raise ModelError(f"'{shown(name)}' is neither a tensor nor a sequence of tensors, so it cannot be followed")
 
 
 def sample_patches(

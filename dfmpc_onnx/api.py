@@ -16,11 +16,19 @@ import onnx
 from dfmpc_onnx import catalog, expansion, runtime, serialization
 from dfmpc_onnx.errors import Defect, ModelError, OptionError, PassError, RuntimeUnavailable
 from dfmpc_onnx.facts import BitPlan, Codes, Layers, Packed, Placement
-from dfmpc_onnx.fidelity import Fidelity, compare, outputs
+from dfmpc_onnx.fidelity import INPUT_TYPES, Fidelity, compare
 from dfmpc_onnx.imagefiles import Images, digest, read_images
-from dfmpc_onnx.images import Samples, check_images, check_inputs, concrete_shape, image_input, model_inputs
+from dfmpc_onnx.images import (
+    Samples,
+    check_images,
+    check_inputs,
+    concrete_shape,
+    image_input,
+    model_inputs,
+    preprocess_for,
+)
 from dfmpc_onnx.inspection import inspect
-from dfmpc_onnx.instruments import Dump, Progress, Timing
+from dfmpc_onnx.instruments import Dump, Progress, Timing, peak_memory
 from dfmpc_onnx.manager import Instrument, Pass, PassManager, PassResult, Refusal
 from dfmpc_onnx.preprocess import Preprocess
 from dfmpc_onnx.providers import provider_use
@@ -129,7 +137,7 @@ def quantize(
         _check_source(source, settings)
         raise
     result = serialization.to_model(workspace.graph, source, _provenance(source, chosen, settings))
-    size = result.ByteSize()
+    size = serialization.size_of(result)
     fidelity: Fidelity | None = None
     notes: tuple[str, ...] = ()
 
@@ -223,24 +231,49 @@ def _json(value: object) -> str:
 def _check_source(source: Source, settings: Settings) -> None:
     """Raise ModelError where onnxruntime cannot run the float model either: then the fault is not ours."""
     try:
-        session = runtime.Session(source.path or source.model, label=source.label)
+        session, said = _reference(source, settings)
     except RuntimeUnavailable:
         return  # nobody to ask
+    if session is None:
+        raise ModelError(said)
     try:
         found = check_images(model_inputs(source.model), settings, 1)
     except ModelError:
         return  # nothing to ask with
-    outputs(session, found.x if isinstance(found, Images) else found.feeds)
+    if isinstance(found, Samples):
+        session.run({name: np.asarray(values[0]) for name, values in found.feeds.items()})
+        return
+    name, shape, kind = session.inputs[0]
+    batch = shape[0] if shape and isinstance(shape[0], int) else 1
+    dtype = INPUT_TYPES.get(kind, np.float32)
+    session.run({name: np.repeat(found.x, batch, axis=0).astype(dtype)})
+
+
+def _reference(source: Source, settings: Settings) -> tuple[runtime.Session | None, str]:
+    """A session of the float model, and why it is not that of the file itself.
+
+    What onnxruntime cannot run as it stands, such as an old opset, it may run once it has been normalized.
+    """
+    try:
+        return runtime.Session(source.path or source.model, label=source.label), ""
+    except ModelError as error:
+        said = str(error)
+    workspace = Workspace(serialization.to_graph(source), settings, source.label)
+    try:
+        PassManager([catalog.find_pass("normalize")()]).run(workspace)
+        return runtime.Session(serialization.to_model(workspace.graph), label=source.label), said
+    except ModelError:
+        return None, said
 
 
 def _closing_check(
     source: Source, result: pathlib.Path | onnx.ModelProto, settings: Settings
 ) -> tuple[Fidelity | None, tuple[str, ...]]:
     """Load the result and run it beside the float model; Defect where it does not load although that one runs."""
-    try:
-        reference = runtime.Session(source.path or source.model, label=source.label)
-    except ModelError as error:
-        return None, (f"not compared: {error}",)
+    reference, said = _reference(source, settings)
+    if reference is None:
+        return None, (f"not compared: {said}",)
+    notes = (f"compared with the model as normalized: {said}",) if said else ()
     try:
         candidate = runtime.Session(result, label="the quantized model")
     except ModelError as error:
@@ -249,7 +282,7 @@ def _closing_check(
     try:
         # Another seed than the one whose images the statistics came from.
         unseen = dataclasses.replace(settings, seed=settings.seed + CHECK_SEED)
-        return compare(reference, candidate, check_images(model_inputs(source.model), unseen, CHECK_IMAGES)), ()
+        return compare(reference, candidate, check_images(model_inputs(source.model), unseen, CHECK_IMAGES)), notes
     except ModelError as error:
         return None, (f"not compared: {error}",)
 
@@ -290,6 +323,7 @@ def _report(
         fidelity=fidelity,
         seconds=round(time.perf_counter() - began, 3),
         passes=tuple(passes),
+        peak_bytes=peak_memory(),
     )
 
 
@@ -383,7 +417,9 @@ def verify(
         input_shapes=parse_input_shapes(input_shapes),
         seed=seed + CHECK_SEED,
     )
-    reference = runtime.Session(float_source.path or float_source.model, label=float_source.label)
+    reference, said = _reference(float_source, settings)
+    if reference is None:
+        raise ModelError(said)
     inputs = model_inputs(float_source.model)
     check_inputs(inputs, settings)
     batch: Images | Samples
@@ -393,7 +429,8 @@ def verify(
         except ModelError as error:
             raise ModelError(f"{float_source.label}: {error}") from None
     else:
-        batch = read_images(images, concrete_shape(image_input(inputs), settings)[0], chosen)
+        tensor = image_input(inputs)
+        batch = read_images(images, concrete_shape(tensor, settings)[0], preprocess_for(tensor, chosen))
     if not providers:
         raise OptionError("no provider given; give at least one, such as CPU")
     rows = []

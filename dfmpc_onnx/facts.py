@@ -54,10 +54,24 @@ class Layer:
 
 
 @dataclasses.dataclass(frozen=True)
+class HalfPrecision:
+    """What was in half precision in the file, and is float32 until the result is emitted.
+
+    stored: float16 or bfloat16, whichever most constants are of. inputs, outputs: those of the model by name, with
+    the type that each has.
+    """
+
+    stored: str
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
 class Normalized:
-    """The graph is in the one form that the other passes expect."""
+    """The graph is in the one form that the other passes expect. half: None where the file holds float32 alone."""
 
     opset: int
+    half: HalfPrecision | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,11 @@ from dfmpc_onnx.images import Samples
 from dfmpc_onnx.runtime import Session
 
 BATCH = 50
+INPUT_TYPES: Mapping[str, type[np.generic]] = {
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(uint8)": np.uint8,
+}
 SQNR_CAP = 200.0  # dB; identical outputs have no noise to divide by
 
 
@@ -79,7 +84,8 @@ def _arrays(session: Session, feeds: Mapping[str, npt.NDArray[np.generic]]) -> l
 
 
 def _pictured(session: Session, x: npt.NDArray[np.float32]) -> Parts:
-    name, shape, _ = session.inputs[0]
+    name, shape, kind = session.inputs[0]
+    dtype = INPUT_TYPES.get(kind, np.float32)
     if len(shape) != x.ndim or any(
         isinstance(d, int) and 0 < d != n for d, n in zip(shape[1:], x.shape[1:], strict=True)
     ):
@@ -89,7 +95,9 @@ def _pictured(session: Session, x: npt.NDArray[np.float32]) -> Parts:
     fixed = shape[0] if isinstance(shape[0], int) and shape[0] > 0 else None
     parts: Parts = []
     for batch, real in _batches(x, fixed or BATCH, pad=fixed is not None):
-        parts.append([_rows(out, len(batch), real) for out in _arrays(session, {name: batch})])
+        parts.append(
+            [_rows(out, len(batch), real) for out in _arrays(session, {name: batch.astype(dtype, copy=False)})]
+        )
     return parts
 
 

@@ -45,9 +45,14 @@ def element_type(tensor: gs.Tensor) -> np.dtype[np.generic] | None:
     return None if tensor.dtype is None else np.dtype(tensor.dtype)
 
 
+def is_standard(node: gs.Node) -> bool:
+    """Whether a node's operator is of the standard domain: one of the same name elsewhere may do anything."""
+    return node.domain in (None, "", "ai.onnx")
+
+
 def is_weighted(node: gs.Node) -> bool:
     """Whether a node is of an operator whose second operand is a weight."""
-    return node.op in ("Conv", "ConvTranspose", "Gemm", "MatMul") and node.domain in (None, "", "ai.onnx")
+    return node.op in ("Conv", "ConvTranspose", "Gemm", "MatMul") and is_standard(node)
 
 
 def input_constant(node: gs.Node, index: int) -> npt.NDArray[np.generic] | None:
@@ -116,7 +121,8 @@ def _inside(path: str, nodes: Iterable[gs.Node]) -> Iterator[tuple[str, str, gs.
 
 
 def tensor_names(graph: gs.Graph) -> set[str]:
-    names = {t.name for node in graph.nodes for t in (*node.inputs, *node.outputs)}
+    nodes = [*graph.nodes, *(node for _, _, node in nested_nodes(graph))]  # inner names may not repeat outer ones
+    names = {t.name for node in nodes for t in (*node.inputs, *node.outputs)}
     return names | {t.name for t in (*graph.inputs, *graph.outputs)}
 
 

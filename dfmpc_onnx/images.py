@@ -20,6 +20,7 @@ from dfmpc_onnx.settings import Settings
 DEFAULT_SIDE = 224  # of dynamic height and width
 FEWEST_IMAGES, MOST_IMAGES = 16, 64
 PIXELS = 16 * 224 * 224
+PICTURE_TYPES = tuple(np.dtype(kind) for kind in (np.float32, np.float16, np.float64, np.uint8))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,12 +91,22 @@ def _own_images(graph: gs.Graph, settings: Settings) -> Batch:
     assert settings.images is not None  # the caller has looked
     tensor = image_input(graph.inputs)
     shape, _ = concrete_shape(tensor, settings)
-    found = read_images(settings.images, shape, settings.preprocess)
+    found = read_images(settings.images, shape, preprocess_for(tensor, settings.preprocess))
     fixed = tensor.shape[0] if isinstance(tensor.shape[0], int) and tensor.shape[0] > 0 else None
     x = found.x[: fixed or MOST_IMAGES]
     if fixed and len(x) < fixed:
         raise OptionError(f"images: the model takes batches of {fixed}, only {len(x)} images given")
-    return Batch({tensor.name: x}, f"{len(x)} of {found.origin}")
+    return Batch({tensor.name: x.astype(element_type(tensor), copy=False)}, f"{len(x)} of {found.origin}")
+
+
+def preprocess_for(tensor: gs.Tensor, preprocess: Preprocess) -> Preprocess:
+    """What pictures go through before a network gets them: nothing where it takes bytes."""
+    return Preprocess.parse("raw") if element_type(tensor) == np.uint8 else preprocess
+
+
+def is_picture(shape: Sequence[int]) -> bool:
+    """Whether a shape is that of images of one or three channels, ``[n, c, h, w]`` or channels last."""
+    return len(shape) == 4 and (shape[1] in (1, 3) or shape[3] in (1, 3))
 
 
 def model_inputs(model: onnx.ModelProto) -> list[gs.Variable]:
@@ -117,8 +128,10 @@ def image_input(tensors: Sequence[gs.Tensor]) -> gs.Tensor:
     if len(tensors) != 1:
         raise OptionError(f"images: the model has {len(tensors)} inputs; images can be given to a model with one")
     tensor = tensors[0]
-    if element_type(tensor) != np.float32:
-        raise OptionError(f"images: the model's input '{shown(tensor.name)}' is {_type(tensor)}; it must be float32")
+    if element_type(tensor) not in PICTURE_TYPES:
+        raise OptionError(
+            f"images: the model's input '{shown(tensor.name)}' is {_type(tensor)}; it must be of floats or bytes"
+        )
     return tensor
 
 
@@ -146,9 +159,11 @@ def check_images(tensors: Sequence[gs.Tensor], settings: Settings, count: int) -
 
     Raises ModelError where the type or shape of an input says too little to generate one.
     """
-    if len(tensors) == 1 and element_type(tensors[0]) == np.float32:
+    if len(tensors) == 1 and element_type(tensors[0]) in PICTURE_TYPES and tensors[0].shape != []:
         shape, _ = concrete_shape(tensors[0], settings)
-        return procedural_images((count, *shape[1:]), settings.preprocess, settings.seed)
+        if is_picture(shape) or _kind(tensors[0]) == "f":
+            preprocess = preprocess_for(tensors[0], settings.preprocess)
+            return procedural_images((count, *shape[1:]), preprocess, settings.seed)
     generator = np.random.default_rng(settings.seed)
     feeds = {}
     for tensor in tensors:
@@ -190,6 +205,8 @@ def concrete_shape(tensor: gs.Tensor, settings: Settings) -> tuple[tuple[int, ..
     Raises OptionError where the shape that the user gave does not fit.
     """
     given = settings.input_shapes.get(tensor.name)
+    if getattr(tensor, "type", "tensor_type") == "sequence_type":
+        raise ModelError(f"input '{shown(tensor.name)}' is a sequence; nothing can be generated for it")
     if tensor.shape is None:
         if given is None:
             raise OptionError(
@@ -227,15 +244,15 @@ def concrete_shape(tensor: gs.Tensor, settings: Settings) -> tuple[tuple[int, ..
 
 def _procedural(tensor: gs.Tensor, shape: tuple[int, ...], settings: Settings) -> tuple[npt.NDArray[np.generic], str]:
     dtype = element_type(tensor) or np.dtype(np.float32)
-    if dtype.kind != "f":
+    if dtype.kind != "f" and not (dtype == np.uint8 and is_picture(shape)):
         return np.zeros(shape, dtype), f"zeros for '{shown(tensor.name)}'"
-    images = procedural_images(shape, settings.preprocess, settings.seed)
+    images = procedural_images(shape, preprocess_for(tensor, settings.preprocess), settings.seed)
     return images.x.astype(dtype), images.origin
 
 
 def procedural_images(shape: tuple[int, ...], preprocess: Preprocess, seed: int) -> Images:
     """Seeded inputs of a given shape, batch first; see `input_batch` for what they are."""
-    if len(shape) == 4 and (shape[1] in (1, 3) or shape[3] in (1, 3)):
+    if is_picture(shape):
         last = _channels_last(shape)
         height, width = (shape[1], shape[2]) if last else (shape[2], shape[3])
         pixels = dead_leaves(shape[0], height, width, seed)
@@ -248,5 +265,5 @@ def procedural_images(shape: tuple[int, ...], preprocess: Preprocess, seed: int)
         fields = noise_fields(shape[0], shape[1], shape[2:], seed)
         return Images(fields.astype(np.float32), None, f"{shape[0]} procedural 1/f fields")
     generator = np.random.default_rng(seed)
-    x = generator.standard_normal(shape).astype(np.float32)
-    return Images(x, None, f"{shape[0]} Gaussian vectors")
+    x = np.asarray(generator.standard_normal(shape), np.float32)
+    return Images(x, None, f"{shape[0]} Gaussian vectors" if shape else "a Gaussian number")

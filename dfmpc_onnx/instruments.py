@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import re
+import sys
 import time
 from collections.abc import Callable
 
@@ -71,6 +72,16 @@ class Dump:
         plain = re.sub(r"[^\w.-]", "_", name)  # a stranger's pass may be called anything
         path = check_target(self._folder / f"{self._count:02d}_{plain}.onnx", self._source)
         save(to_model(workspace.graph), path, external=False)
+
+
+def peak_memory() -> int | None:
+    """Bytes of memory that this process has held at most; None where the system does not tell, as on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used if sys.platform == "darwin" else used * 1024
 
 
 class FidelityAfterEachPass:

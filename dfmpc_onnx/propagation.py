@@ -15,7 +15,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.facts import ChannelMoments, Float
-from dfmpc_onnx.graph import constant, element_type, has_input, input_constant
+from dfmpc_onnx.graph import constant, element_type, has_input, input_constant, is_standard
 from dfmpc_onnx.numerics.compensation import BatchNormParameters
 from dfmpc_onnx.numerics.moments import (
     clipped_gaussian,
@@ -36,9 +36,9 @@ class Unknown(Exception):
 def batch_norm_parameters(node: gs.Node) -> BatchNormParameters | None:
     """Gamma, beta, mean and standard deviation of a BatchNormalization; None where they are not constants.
 
-    None too in training mode, where it does not use them.
+    None too in training mode, where it does not use them, and for an operator of that name in another domain.
     """
-    if node.attrs.get("training_mode", 0) or len(node.outputs) > 1:
+    if node.attrs.get("training_mode", 0) or len(node.outputs) > 1 or not is_standard(node):
         return None
     values = [input_constant(node, i) for i in range(1, 5)]
     if any(v is None for v in values) or len(values) != 4:
@@ -110,7 +110,7 @@ Rule = Callable[[gs.Node, Sequence[ChannelMoments | None]], ChannelMoments]
 
 
 def _rule(node: gs.Node) -> Rule:
-    rule = _RULES.get(node.op) if node.domain in (None, "", "ai.onnx") else None
+    rule = _RULES.get(node.op) if is_standard(node) else None
     if rule is None:
         raise Unknown("no rule for this operator")
     return rule
@@ -219,7 +219,7 @@ def _leaky(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMom
 
 def elementwise(node: gs.Node) -> Callable[[Float], Float] | None:
     """The function of a smooth or piecewise activation on ``[channels, ...]``; None for other operators."""
-    if node.domain not in (None, "", "ai.onnx"):
+    if not is_standard(node):
         return None
     if node.op in _FUNCTIONS:
         return _FUNCTIONS[node.op][0]

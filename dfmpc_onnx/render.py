@@ -107,7 +107,10 @@ def report_table(report: Report, output: str, console: Console) -> None:
     ]
     if report.fidelity is not None:
         rows.append(("against the float model", _fidelity(report.fidelity)))
-    rows += [("seconds", f"{report.seconds}"), ("written", output)]
+    rows.append(("seconds", f"{report.seconds}"))
+    if report.peak_bytes is not None:
+        rows.append(("memory", f"{_size(report.peak_bytes)} at most"))
+    rows.append(("written", output))
     console.print()
     console.print(_pairs(rows))
 

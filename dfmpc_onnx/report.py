@@ -40,7 +40,10 @@ class PassReport(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What `quantize` did. Sizes in bytes; mean_weight_bits: those of the stored codes, over all layers."""
+    """What `quantize` did. Sizes in bytes; mean_weight_bits: those of the stored codes, over all layers.
+
+    peak_bytes: the most memory that this process has held so far; None where the system does not tell.
+    """
 
     recipe: str
     weights: str
@@ -59,6 +62,7 @@ class Report(msgspec.Struct, frozen=True):
     fidelity: Fidelity | None
     seconds: float
     passes: tuple[PassReport, ...]
+    peak_bytes: int | None = None
 
     def count(self, role: str) -> int:
         """How many layers have a role: low, high, 8-bit or float."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -17,6 +18,7 @@ import onnx
 
 from dfmpc_onnx.errors import ModelError, RuntimeUnavailable
 from dfmpc_onnx.graph import shown
+from dfmpc_onnx.serialization import EXTERNAL_LIMIT, save, size_of
 
 CPU = "CPUExecutionProvider"
 Source = onnx.ModelProto | bytes | str | os.PathLike[str]
@@ -72,16 +74,17 @@ class Session:
         if profile is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile)
-        source = _loadable(model)
-        try:
-            # Its own fallback would print to standard output, and try the same again.
-            self._session = onnxruntime.InferenceSession(
-                source, options, providers=_with_helpers(self.provider, known), enable_fallback=0
-            )
-        except Exception as error:  # onnxruntime's exceptions have no common public base
-            raise ModelError(
-                f"{label}: onnxruntime {onnxruntime.__version__} cannot load it ({_cause(error)})"
-            ) from None
+        with contextlib.ExitStack() as stack:
+            source = _loadable(model, stack)
+            try:
+                # Its own fallback would print to standard output, and try the same again.
+                self._session = onnxruntime.InferenceSession(
+                    source, options, providers=_with_helpers(self.provider, known), enable_fallback=0
+                )
+            except Exception as error:  # onnxruntime's exceptions have no common public base
+                raise ModelError(
+                    f"{label}: onnxruntime {onnxruntime.__version__} cannot load it ({_cause(error)})"
+                ) from None
         if self.provider not in self._session.get_providers():
             raise RuntimeUnavailable(f"provider '{shown(provider)}' cannot be used here: the session fell back to CPU")
         self.label = label
@@ -129,7 +132,9 @@ def optimized(model: Source, label: str = "the model") -> onnx.ModelProto:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.optimized_model_filepath = str(path)
         try:
-            onnxruntime.InferenceSession(_loadable(model), options, providers=[CPU], enable_fallback=0)
+            with contextlib.ExitStack() as stack:
+                source = _loadable(model, stack)
+                onnxruntime.InferenceSession(source, options, providers=[CPU], enable_fallback=0)
             return onnx.load(path)
         except Exception as error:  # onnxruntime's exceptions have no common public base
             raise ModelError(
@@ -137,11 +142,23 @@ def optimized(model: Source, label: str = "the model") -> onnx.ModelProto:
             ) from None
 
 
-def _loadable(model: Source) -> Any:
+def _loadable(model: Source, stack: contextlib.ExitStack) -> Any:
     """A model as onnxruntime takes it."""
     if isinstance(model, onnx.ModelProto):
-        return model.SerializeToString()
+        return _serialized(model, stack)
     return str(pathlib.Path(model)) if isinstance(model, os.PathLike) else model
+
+
+def _serialized(model: onnx.ModelProto, stack: contextlib.ExitStack) -> bytes | str:
+    """What a session can be made of: the model's bytes, or where protobuf cannot hold them the path of a file."""
+    if size_of(model) < EXTERNAL_LIMIT:
+        content: bytes = model.SerializeToString()
+        return content
+    # The cleanup may fail where a file in use cannot be deleted.
+    folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+    path = pathlib.Path(folder) / "model.onnx"
+    save(model, path, external=True)
+    return str(path)
 
 
 def _cause(error: Exception) -> str:

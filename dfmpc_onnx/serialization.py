@@ -13,17 +13,19 @@ from collections.abc import Callable
 import onnx
 import onnx.external_data_helper
 import onnx_graphsurgeon as gs
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, EncodeError
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from dfmpc_onnx.errors import ModelError, OptionError
-from dfmpc_onnx.graph import detached_weights, ir_version_for, shown
+from dfmpc_onnx.graph import detached_weights, ir_version_for, nested_nodes, shown
+from dfmpc_onnx.sparse import densified, has_sparse
 
 ModelSource = str | os.PathLike[str] | bytes | onnx.ModelProto
 EXTERNAL_LIMIT = 2**31 - 2**20  # protobuf holds less than 2 GiB
 NEWEST_OPSET = 26  # of the standard domain, that onnxruntime 1.31 runs
 NEWEST_IR = 13
 METADATA_PREFIX = "dfmpc_onnx."
+STANDARD = ("", "ai.onnx")
 
 # graphsurgeon prints to standard output; what matters in its messages is said by our own errors.
 G_LOGGER.severity = G_LOGGER.CRITICAL
@@ -48,13 +50,14 @@ class Source:
 def load(source: ModelSource) -> Source:
     """Read a model, external data included.
 
-    Raises ModelError where the file is missing, is not ONNX, is cut short, lacks its external data, or is of an
-    opset that onnxruntime cannot run. The source is never written to.
+    Raises ModelError where the file is missing, is not ONNX, is cut short, lacks its external data, or is of a
+    newer opset than onnxruntime runs. The source is never written to.
     """
     if isinstance(source, onnx.ModelProto):
-        content = source.SerializeToString(deterministic=True) if source.ByteSize() < EXTERNAL_LIMIT else b""
+        size = size_of(source)
+        content = source.SerializeToString(deterministic=True) if size < EXTERNAL_LIMIT else b""
         digest = hashlib.sha256(content).hexdigest() if content else ""
-        return _checked(Source(source, None, source.ByteSize(), digest, external=False))
+        return _checked(Source(source, None, size, digest, external=False))
     if isinstance(source, (bytes, bytearray, memoryview)):
         data = bytes(source)
         model = _parse(data, "the given bytes")
@@ -79,6 +82,14 @@ def load(source: ModelSource) -> Source:
     if external:
         size += _load_external(model, external, path.parent, where, hasher)
     return _checked(Source(model, path, size, hasher.hexdigest(), bool(external), files))
+
+
+def size_of(model: onnx.ModelProto) -> int:
+    """Bytes of a model as one file; those of its weights where no file can hold it, since protobuf ends at 2 GiB."""
+    try:
+        return int(model.ByteSize())
+    except EncodeError:
+        return sum(len(t.raw_data) for t in onnx.external_data_helper._get_all_tensors(model))
 
 
 def _parse(data: bytes, where: str) -> onnx.ModelProto:
@@ -138,6 +149,9 @@ def _check_size(tensor: onnx.TensorProto, where: str) -> None:
     if tensor.data_type in _PACKED:
         return
     count = math.prod(tensor.dims)
+    if len(tensor.raw_data) >= EXTERNAL_LIMIT:
+        held = f"holds {len(tensor.raw_data) / 1e9:.2f} GB"
+        raise ModelError(f"{where}: '{shown(tensor.name)}' {held}; a single tensor may hold 2 GiB, so split it")
     if tensor.HasField("raw_data"):
         expected, unit = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize * count, "bytes"
         found = len(tensor.raw_data)
@@ -175,10 +189,6 @@ def _checked(source: Source) -> Source:
                 f"{where}: opset {opset.version} is newer than onnxruntime runs ({NEWEST_OPSET}); "
                 f"export it with opset {NEWEST_OPSET} or lower"
             )
-        if opset.domain in ("", "ai.onnx") and opset.version < 7:
-            raise ModelError(
-                f"{where}: opset {opset.version} is older than onnxruntime runs (7); export it with opset 13 or higher"
-            )
     for tensor in onnx.external_data_helper._get_all_tensors(source.model):
         _check_size(tensor, where)
     if not source.model.graph.node:
@@ -195,10 +205,31 @@ def to_graph(source: Source) -> gs.Graph:
     for value in (*source.model.graph.input, *source.model.graph.output):
         if value.type.tensor_type.elem_type not in _TYPES | {onnx.TensorProto.UNDEFINED}:
             raise ModelError(f"{where}: '{shown(value.name)}' is of a type that {_UNKNOWN_TYPE}")
+        kind = value.type.WhichOneof("value")
+        if kind in ("optional_type", "map_type", "sparse_tensor_type"):
+            held = kind.removesuffix("_type").replace("_", " ")
+            raise ModelError(
+                f"{where}: input or output '{shown(value.name)}' is of {held} type, which is not supported"
+            )
+    standard = {opset.version for opset in source.model.opset_import if opset.domain in STANDARD}
+    if len(standard) > 1:
+        raise ModelError(f"{where}: declares opsets {', '.join(map(str, sorted(standard)))} at once; export it again")
+    model = densified(source.model, where) if has_sparse(source.model) else source.model
     try:
-        graph = gs.import_onnx(source.model)
+        graph = gs.import_onnx(model)
     except Exception as error:  # graphsurgeon has no error tree of its own
         raise ModelError(f"{where}: the graph cannot be read ({_first_line(error)})") from None
+    # One name for the standard domain, which has two.
+    foreign = [opset for opset in model.opset_import if opset.domain not in STANDARD]
+    graph.import_domains = [*foreign, onnx.helper.make_opsetid("", graph.opset)]
+    for node in (*graph.nodes, *(inner for _, _, inner in nested_nodes(graph))):
+        node.domain = None if node.domain in STANDARD else node.domain
+    tensors = graph.tensors()
+    for value in source.model.graph.output:
+        # What a model states of an output twice, as some exporters leave behind, counts as said of the output.
+        stated = value.type.tensor_type.elem_type
+        if stated and value.name in tensors and not isinstance(tensors[value.name], gs.Constant):
+            tensors[value.name].dtype = onnx.helper.tensor_dtype_to_np_dtype(stated)
     # graphsurgeon exports this number whatever it is told; IR version 3 wants initializers listed as inputs.
     graph.ir_version = min(max(graph.ir_version or 0, ir_version_for(graph.opset), 4), NEWEST_IR)
     for tensor in (*graph.inputs, *graph.outputs):
@@ -295,7 +326,7 @@ def save(
     with the temporary file, which can be loaded from where it is; where it raises, the folder stays as it was.
     Returns the bytes written. Raises OptionError where the disk refuses.
     """
-    external = external or model.ByteSize() >= EXTERNAL_LIMIT
+    external = external or size_of(model) >= EXTERNAL_LIMIT
     renames: list[tuple[pathlib.Path, pathlib.Path]] = []
     written = 0
     try:

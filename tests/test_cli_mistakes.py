@@ -165,7 +165,7 @@ BAD_MODELS = {
     "without a Conv": (_without_conv, "no Conv"),
     "NaN in a weight": (_nan, "'conv1.w' of Conv 'conv1' holds NaN"),
     "opset too new": (_opset(99), "opset 99 is newer than onnxruntime runs"),
-    "opset too old": (_opset(1), "opset 1 is older than onnxruntime runs"),
+    "operators that its opset does not have": (_opset(1), "not a valid ONNX model"),
     "external data missing": (_external(0), "'weights.bin' is missing"),
     "external data cut short": (_external(400), "external data"),
     "external data elsewhere": (_external_elsewhere, "lies outside the model's folder"),

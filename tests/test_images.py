@@ -85,8 +85,18 @@ def test_the_users_own_images_take_the_place_of_procedural_ones(tmp_path):
     assert batch.origin == "3 of 3 images of own.npz"
     with pytest.raises(OptionError, match="takes batches of 4, only 3 images given"):
         input_batch(graph((4, 3, 8, 8)), settings(images=str(tmp_path / "own.npz")))
-    with pytest.raises(OptionError, match="input 'x' is type float16; it must be float32"):
-        image_input(graph((4, 3, 8, 8), graphs.TensorProto.FLOAT16).inputs)
+    with pytest.raises(OptionError, match="input 'x' is type int32; it must be of floats or bytes"):
+        image_input(graph((4, 3, 8, 8), graphs.TensorProto.INT32).inputs)
+
+
+def test_a_network_in_half_precision_gets_the_users_images_in_its_own_type(tmp_path):
+    np.savez(tmp_path / "own.npz", x=np.full((3, 8, 8, 3), 51, np.uint8))
+    half = graph(("n", 3, 8, 8), graphs.TensorProto.FLOAT16)
+    assert input_batch(half, settings(images=str(tmp_path / "own.npz"))).feeds["x"].dtype == np.float16
+
+
+def test_a_scalar_is_fed_a_scalar():
+    assert input_batch(graph(()), settings()).feeds["x"].shape == ()
 
 
 @pytest.mark.parametrize(

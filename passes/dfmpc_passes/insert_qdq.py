@@ -28,7 +28,8 @@ from dfmpc_onnx.numerics.ranges import signed_qparams, unsigned_qparams
 from dfmpc_onnx.placement import Placer, pads_with_zeros
 from dfmpc_onnx.workspace import Workspace
 
-Parameters = dict[str, tuple[np.float32, np.uint8 | np.int8]]
+QParams = tuple[np.float32, np.uint8 | np.int8]  # scale and zero point
+Parameters = dict[str, QParams]
 BIAS_LIMIT = 2**30  # leaves as much again for the sum of products in an int32 accumulator
 
 
@@ -73,7 +74,10 @@ class InsertQDQ(Pass[NoOptions]):
         sites = Placer(graph, layers, ranges, target).place()
         names = Namer(graph)
         qparams = signed_qparams if target.signed else unsigned_qparams
-        parameters: Parameters = {name: qparams(*ranges[like]) for name, like in sites.tensors.items()}
+        given = quantized_before(graph)
+        parameters: Parameters = {
+            name: given.get(name) or qparams(*ranges[like]) for name, like in sites.tensors.items()
+        }
         with_bias = sites.layers if target.int32_bias else frozenset[str]()
         coarser = _make_room_for_biases(graph, layers, with_bias, codes, parameters)
         workspace.put(Codes(codes))
@@ -81,7 +85,7 @@ class InsertQDQ(Pass[NoOptions]):
         unfit = frozenset(name for name in sites.layers if not fits_int8(codes[name], reduced))
         biases, float_biases = _quantize_biases(graph, layers, with_bias - unfit, codes, parameters, names)
         integer = sites.layers - unfit - set(float_biases)
-        _insert(graph, parameters, names)
+        _insert(graph, {name: p for name, p in parameters.items() if not _quantized(graph, name, given)}, names)
         insert(graph, before=biases)
         if target.between:
             _pad_codes(graph)
@@ -108,6 +112,26 @@ class InsertQDQ(Pass[NoOptions]):
         how = "stays float behind a Max of one input" if target.between else "reads what is not quantized"
         notes = tuple(f"{name} {how}" for name in kept)
         return PassResult(self.name, rewrites, tuple(refusals), notes)
+
+
+def quantized_before(graph: gs.Graph) -> Parameters:
+    """Scale and zero point of the tensors that a DequantizeLinear of the model's own makes of uint8, one for all."""
+    found: Parameters = {}
+    for node in graph.nodes:
+        if node.op != "DequantizeLinear" or not has_input(node, 2):
+            continue
+        scale, zero = input_constant(node, 1), input_constant(node, 2)
+        if scale is not None and zero is not None and scale.size == zero.size == 1 and zero.dtype == np.uint8:
+            found[node.outputs[0].name] = np.float32(scale.reshape(())), np.uint8(zero.reshape(()))
+    return found
+
+
+def _quantized(graph: gs.Graph, name: str, given: Parameters) -> bool:
+    """Whether a tensor comes from a DequantizeLinear of the model's own, or goes to nothing but a QuantizeLinear."""
+    tensor = graph.tensors()[name]
+    readers = consumers(tensor)
+    alone = bool(readers) and all(node.op == "QuantizeLinear" for node in readers)
+    return name in given or (alone and not is_output(graph, tensor))
 
 
 def _insert(graph: gs.Graph, parameters: Parameters, names: Namer) -> None:
@@ -197,6 +221,9 @@ def _guard_float_layers(graph: gs.Graph, layers: Layers, integer: frozenset[str]
         source = producer(node.inputs[0])
         if layer.name in integer or source is None or source.op != "DequantizeLinear":
             continue
+        decoder = producer(node.inputs[1])
+        if decoder is not None and decoder.op == "DequantizeLinear":
+            continue  # quantized before it came here: it shall fuse
         same = gs.Variable(names(f"{layer.name}.float_input"))
         before[id(node)] = [gs.Node("Max", names(f"{layer.name}.Max"), {}, [node.inputs[0]], [same])]
         node.inputs[0] = same

@@ -20,6 +20,7 @@ from dfmpc_onnx.graph import (
     input_constant,
     insert,
     is_output,
+    is_standard,
     is_weighted,
     nested_nodes,
     producer,
@@ -29,24 +30,31 @@ from dfmpc_onnx.graph import (
     shown,
 )
 from dfmpc_onnx.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
-from dfmpc_onnx.opset import ConversionRefused, convert
+from dfmpc_onnx.opset import OLDEST_RUN, ConversionRefused, convert, inline_functions
 from dfmpc_onnx.workspace import Workspace
+from dfmpc_passes.constant_folding import GENERATED, QUANTIZED, fold_constants, origin
+from dfmpc_passes.half_precision import has_half_layers, widen
 
 LOWEST_OPSET = 13  # the first whose DequantizeLinear takes an axis
+INTEGER_LAYERS = frozenset({"QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger"})
 
 
 class Normalize(Pass[NoOptions]):
-    """Before: Constant -> Identity -> Conv(x, w); Dropout; opset 9; nodes without names
-    After: Conv(x, w) with w an initializer of its own; opset 13 or higher; every node named once
+    """Before: Constant -> Cast -> Transpose -> Conv(x, w); Dropout; opset 9; calls of functions; float16
+    After: Conv(x, w) with w a float32 initializer of its own; opset 13 or higher; every node named once
 
     Why: the passes behind read weights as initializers and name sites by their node. A weight that several nodes
-    share is given to each of them, since each gets its own scales. A mean over height and width becomes
-    GlobalAveragePool, which runtimes have integer kernels for.
+    share is given to each of them, since each gets its own scales. What nodes make of constants alone is worked out.
+    A network in half precision is computed in float32, which changes nothing but that it no longer rounds; its inputs
+    and outputs get their types back when weights are packed. A mean over height and width becomes GlobalAveragePool,
+    which runtimes have integer kernels for.
 
     Requires: nothing.
 
-    Refuses when: the opset cannot be converted (control flow, foreign operators): the graph keeps its opset. A model
-    without a Conv, with NaN in a weight, or with a weight that does not fit what it is fed, is refused as a whole.
+    Refuses when: the opset cannot be converted (control flow, foreign operators): the graph keeps its opset, if
+    runtimes run it. Half precision stays where a foreign operator or control flow may want it. A model without a Conv,
+    with weights that are all generated or all quantized already, with NaN in a weight, or with a weight that does not
+    fit what it is fed, is refused as a whole.
 
     Reference: ONNX operator specification; onnx.version_converter.
     """
@@ -58,17 +66,42 @@ class Normalize(Pass[NoOptions]):
         graph = workspace.graph
         rewrites: list[Rewrite] = []
         refusals: list[Refusal] = []
+        warnings: tuple[str, ...] = ()
+        if graph.functions:
+            try:
+                graph = workspace.graph = inline_functions(graph)
+                rewrites.append(Rewrite("model", "functions of its own inlined"))
+            except ConversionRefused as reason:
+                refusals.append(Refusal("model", f"functions stay calls: {reason}"))
         source_opset = graph.opset
         if graph.opset < LOWEST_OPSET:
             try:
                 graph = workspace.graph = convert(graph, LOWEST_OPSET)
                 rewrites.append(Rewrite("model", f"opset {source_opset} to {LOWEST_OPSET}"))
             except ConversionRefused as reason:
+                if source_opset < OLDEST_RUN:
+                    raise ModelError(
+                        f"{workspace.label}: opset {source_opset} is older than onnxruntime runs ({OLDEST_RUN}), and "
+                        f"cannot be converted ({reason}); export it with opset {LOWEST_OPSET} or higher"
+                    ) from None
                 refusals.append(Refusal("model", f"opset {source_opset} kept: {reason}"))
         _name_nodes(graph)
+        rewrites.extend(Rewrite(site, "Constant node to initializer") for site in _constants(graph))
+        half = None
+        if has_half_layers(graph):
+            _infer_shapes(graph)
+            try:
+                graph, half = widen(graph)
+                workspace.graph = graph
+                rewrites.append(Rewrite("model", f"{half.stored} to float32"))
+                warnings = (
+                    f"the network is {half.stored}: it computes in float32; its inputs and outputs stay as they are",
+                )
+            except ConversionRefused as reason:
+                refusals.append(Refusal("model", f"half precision kept: {reason}"))
         for action, change in (
-            ("Constant node to initializer", _constants),
             ("Identity or Dropout removed", _pass_through),
+            ("computed from constants", fold_constants),
             ("shared weight copied", _unshare),
         ):
             rewrites.extend(Rewrite(site, action) for site in change(graph))
@@ -78,8 +111,8 @@ class Normalize(Pass[NoOptions]):
         rewrites.extend(Rewrite(site, "ReduceMean to GlobalAveragePool") for site in _pooling(graph))
         _check_weights(graph, workspace.label)
         _check_sizes(graph, workspace.label)
-        workspace.put(Normalized(graph.opset))
-        return PassResult(self.name, tuple(rewrites), tuple(refusals))
+        workspace.put(Normalized(graph.opset, half))
+        return PassResult(self.name, tuple(rewrites), tuple(refusals), warnings=warnings)
 
 
 def _name_nodes(graph: gs.Graph) -> None:
@@ -95,7 +128,7 @@ def _name_nodes(graph: gs.Graph) -> None:
 def _constants(graph: gs.Graph) -> list[str]:
     sites, dead = [], []
     for node in graph.nodes:
-        if node.op != "Constant" or is_output(graph, node.outputs[0]):
+        if node.op != "Constant" or not is_standard(node) or is_output(graph, node.outputs[0]):
             continue
         values = _constant_value(node)
         if values is not None:
@@ -127,7 +160,7 @@ def _gemm_factors(graph: gs.Graph) -> list[str]:
     done = []
     names = Namer(graph)
     for node in graph.nodes:
-        if node.op != "Gemm" or node.domain not in (None, "", "ai.onnx"):
+        if node.op != "Gemm" or not is_standard(node):
             continue
         for key, index in (("alpha", 1), ("beta", 2)):
             factor = float(node.attrs.get(key, 1.0))
@@ -145,6 +178,8 @@ def _gemm_factors(graph: gs.Graph) -> list[str]:
 def _pass_through(graph: gs.Graph) -> list[str]:
     sites, dead = [], []
     for node in graph.nodes:
+        if not is_standard(node):
+            continue
         if node.op == "Identity" or (node.op == "Dropout" and _inference_dropout(node)):
             source, output = node.inputs[0], node.outputs[0]
             if is_output(graph, output) or any(extra.outputs for extra in node.outputs[1:]):
@@ -173,7 +208,7 @@ def _unshare(graph: gs.Graph) -> list[str]:
     names = Namer(graph)
     taken: set[str] = set()
     for node in graph.nodes:
-        slots = (1, 2) if is_weighted(node) else (1, 2, 3, 4) if node.op == "BatchNormalization" else ()
+        slots = (1, 2) if is_weighted(node) else (1, 2, 3, 4) if _is_norm(node) else ()
         for slot in slots:
             if slot >= len(node.inputs) or not isinstance(node.inputs[slot], gs.Constant):
                 continue
@@ -194,7 +229,7 @@ def _pooling(graph: gs.Graph) -> list[str]:
     names = Namer(graph)
     tails: dict[int, list[gs.Node]] = {}
     for node in graph.nodes:
-        if node.op != "ReduceMean":
+        if node.op != "ReduceMean" or not is_standard(node):
             continue
         axes = node.attrs.get("axes")
         if axes is None and has_input(node, 1):
@@ -221,7 +256,7 @@ def _infer_shapes(graph: gs.Graph) -> None:
     """
     with detached_weights(graph):
         skeleton = gs.export_onnx(graph, ir_version=graph.ir_version)
-    foreign = {t.name for node in graph.nodes if node.domain not in (None, "", "ai.onnx") for t in node.outputs}
+    foreign = {t.name for node in graph.nodes if not is_standard(node) for t in node.outputs}
     stated = [info for info in skeleton.graph.value_info if info.name in foreign]
     del skeleton.graph.value_info[:]
     skeleton.graph.value_info.extend(stated)
@@ -249,7 +284,7 @@ def _check_weights(graph: gs.Graph, label: str) -> None:
     """Raise ModelError where a constant operand of a layer or BatchNormalization holds NaN or infinity."""
     found = any(node.op in ("Conv", "ConvTranspose") for _, _, node in nested_nodes(graph))
     for node in graph.nodes:
-        if is_weighted(node) or node.op == "BatchNormalization":
+        if is_weighted(node) or _is_norm(node):
             found |= node.op in ("Conv", "ConvTranspose")
             for tensor in node.inputs[1:]:
                 values = constant(tensor)
@@ -258,14 +293,38 @@ def _check_weights(graph: gs.Graph, label: str) -> None:
                         f"{label}: '{shown(tensor.name)}' of {describe(node)} holds NaN or infinity; "
                         "the network was not trained or exported properly"
                     )
+    if not found and any(node.op in INTEGER_LAYERS for node in graph.nodes):
+        raise ModelError(f"{label}: the model is quantized already; give the float model that it was made from")
     if not found:
         raise ModelError(f"{label}: the model has no Conv; there is nothing that this tool can quantize")
+    _check_origins(graph, label)
+
+
+def _check_origins(graph: gs.Graph, label: str) -> None:
+    """Raise ModelError where every weight of the model is generated, or every one is quantized already."""
+    layers = [node for node in graph.nodes if is_weighted(node)]
+    made = [origin(node.inputs[1]) for node in layers if not isinstance(node.inputs[1], gs.Constant)]
+    stored = len(layers) - len(made) + sum(1 for _ in nested_nodes(graph))
+    if stored or not made:
+        return
+    if all(reason == QUANTIZED for reason in made):
+        raise ModelError(f"{label}: the model is quantized already; give the float model that it was made from")
+    if all(reason.startswith(GENERATED) for reason in made):
+        operator = made[0].removeprefix(GENERATED).split(",")[0].strip()
+        raise ModelError(
+            f"{label}: its weights are generated ({operator}), not stored; there is nothing to quantize: export the "
+            "model with its trained weights"
+        )
+
+
+def _is_norm(node: gs.Node) -> bool:
+    return node.op == "BatchNormalization" and is_standard(node)
 
 
 def _check_sizes(graph: gs.Graph, label: str) -> None:
     """Raise ModelError where a layer's constants do not fit what it is fed, as far as that is known."""
     for node in graph.nodes:
-        if not (is_weighted(node) or node.op == "BatchNormalization"):
+        if not (is_weighted(node) or _is_norm(node)):
             continue
         fed = _fed(node)
         size = next((size for size in _wanted(node) if size != fed), fed)

@@ -7,11 +7,12 @@ from typing import ClassVar
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.decoding import Decoder
-from dfmpc_onnx.facts import Codes, Layers, Packed, Placement, Raised
+from dfmpc_onnx.facts import Codes, Layers, Normalized, Packed, Placement, Raised
 from dfmpc_onnx.graph import insert, nodes_by_name
 from dfmpc_onnx.manager import Figure, NoOptions, Pass, PassResult, Rewrite
 from dfmpc_onnx.storage import Kind, choose_forms, oldest_runtime
 from dfmpc_onnx.workspace import Workspace
+from dfmpc_passes.half_precision import restore
 
 
 class PackWeights(Pass[NoOptions]):
@@ -22,7 +23,8 @@ class PackWeights(Pass[NoOptions]):
     1 bits, q = 2^s hi + lo, so 3, 5, 6 and 7 bits take just as many in the file; ternary codes take 1.6, five to a
     byte: sum (q_i + 1) 3^i. A plane is a tensor of a type that narrow, or bytes that a table shared by all layers turns
     into codes, whichever makes the file smaller; a weight so small that nodes and names cost more than packing saves
-    is left in a wider type. onnxruntime folds the decoding at load, so it costs no inference time.
+    is left in a wider type. onnxruntime folds the decoding at load, so it costs no inference time. Where the file was
+    in half precision, inputs and outputs get that type back by a Cast, and so do constants that it holds exactly.
 
     Requires: codes, the final opset, and which layers compute in integers.
 
@@ -62,5 +64,8 @@ class PackWeights(Pass[NoOptions]):
             figures: dict[str, Figure] = {"bytes": emitted.bytes, "bits": forms[layer.name].bits}
             rewrites.append(Rewrite(layer.name, f"packed for {end}", figures))
         insert(graph, before=before)
+        normalized = workspace.find(Normalized)
+        if normalized is not None and normalized.half is not None:
+            restore(graph, normalized.half)
         workspace.put(Packed(sizes, widths, oldest_runtime((forms[name] for name in sizes), graph.opset)))
         return PassResult(self.name, tuple(rewrites))

@@ -12,7 +12,6 @@ from dfmpc_onnx.facts import Layer, Layers, Normalized, Pair, Pairs, Position
 from dfmpc_onnx.graph import (
     Namer,
     constant,
-    describe,
     has_input,
     is_weighted,
     nested_nodes,
@@ -24,6 +23,7 @@ from dfmpc_onnx.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.pattern import Chain, Match, Mismatch, Step
 from dfmpc_onnx.propagation import batch_norm_parameters
 from dfmpc_onnx.workspace import Workspace
+from dfmpc_passes.constant_folding import origin
 
 
 def _trained_norm(node: gs.Node) -> str | None:
@@ -146,8 +146,7 @@ def _layer(graph: gs.Graph, node: gs.Node, tensor: gs.Tensor) -> Layer:
 
 def _unquantizable(node: gs.Node, tensor: gs.Tensor) -> str | None:
     if not isinstance(tensor, gs.Constant):
-        by = producer(tensor)
-        return f"its weight is computed by {describe(by)}" if by else "its weight is an input of the model"
+        return origin(tensor)
     if node.op == "ConvTranspose":
         return "ConvTranspose has no integer kernel in onnxruntime; left in float"
     if tensor.dtype != np.float32:

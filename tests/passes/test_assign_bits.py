@@ -115,7 +115,7 @@ def test_planning_changes_nothing():
     assert graphs.snapshot(space.graph) == before
 
 
-def test_a_layer_within_a_function_is_float_whatever_is_asked():
-    plan, result = planned(graphs.nested(), layers=["filter/*=4"])
-    assert plan["filter/Conv_0"] == ("float", "float")
-    assert result.warnings == ("layer filter/*=4: what it names cannot be quantized and stays float",)
+def test_a_layer_within_control_flow_is_float_whatever_is_asked():
+    plan, result = planned(graphs.nested(), layers=["choice/*=4"])
+    assert plan["choice/then_branch/Conv_0"] == ("float", "float")
+    assert result.warnings == ("layer choice/*=4: what it names cannot be quantized and stays float",)

@@ -5,6 +5,7 @@ import pytest
 from dfmpc_onnx.errors import ModelError
 from dfmpc_onnx.facts import Normalized
 from dfmpc_passes import Normalize
+from dfmpc_passes.pair_convolutions import find_layers
 from tests import graphs
 
 
@@ -101,14 +102,15 @@ def test_mean_over_height_and_width_becomes_global_average_pool(opset, keepdims)
     assert graphs.relative(graphs.run(space.graph), graphs.run(model)) < 1e-6
 
 
-def test_a_mean_of_half_floats_keeps_its_type():
+def test_a_mean_keeps_the_type_of_its_input():
     space, _ = normalized(
         onnx.parser.parse_model(
-            '<ir_version: 8, opset_import: ["": 13]> net (float16[1,2,4,4] x) => (float16[1,2] y) '
-            "<float16[2,2,1,1] w = {1, 2, 3, 4}> { a = Conv(x, w) y = ReduceMean<axes=[2,3], keepdims=0>(a) }"
+            '<ir_version: 8, opset_import: ["": 13]> net (float[1,2,4,4] x) => (double[1,2] y) '
+            "<float[2,2,1,1] w = {1, 2, 3, 4}> "
+            "{ a = Conv(x, w) b = Cast<to=11>(a) y = ReduceMean<axes=[2,3], keepdims=0>(b) }"
         )
     )
-    assert space.graph.nodes[1].outputs[0].dtype == np.float16
+    assert space.graph.nodes[2].outputs[0].dtype == np.float64
 
 
 def test_a_mean_over_channels_stays():
@@ -220,3 +222,146 @@ def test_the_factors_of_a_gemm_become_part_of_its_weight_and_bias():
     (gemm,) = (n for n in space.graph.nodes if n.op == "Gemm")
     assert gemm.attrs["alpha"] == gemm.attrs["beta"] == 1
     np.testing.assert_allclose(graphs.run(space.graph, graphs.input_of(model))[0], want[0], rtol=1e-5, atol=1e-6)
+
+
+# Old opsets, functions, foreign domains
+
+
+def test_an_opset_older_than_onnxruntime_runs_is_converted():
+    model = parsed(f"{WEIGHT} {{ a = Conv(x, w) y = Relu(a) }}", opset=6)
+    space, result = normalized(model)
+    assert space.graph.opset == 13
+    assert result.rewrites[0].action == "opset 6 to 13"
+    assert graphs.relative(graphs.run(space.graph), graphs.run(model)) == 0
+
+
+def test_an_opset_older_than_onnxruntime_runs_that_cannot_be_converted_is_refused():
+    model = parsed(f"{WEIGHT} {{ a = Conv(x, w) y = foreign.Blur(a) }}", opset=6)
+    model.opset_import.append(onnx.helper.make_opsetid("foreign", 1))
+    with pytest.raises(ModelError, match=r"opset 6 is older than onnxruntime runs \(7\), and cannot be converted"):
+        normalized(model)
+
+
+def function(body, opset=13):
+    """A network that calls mine.block(x, w) twice, the second time through mine.outer."""
+    return onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["": 13, "mine": 1]>
+        net (float[1,2,4,4] x) => (float[1,2,4,4] y) <float[2,2,1,1] w = {{1.0, 2.0, 3.0, 4.0}}>
+        {{ a = mine.block(x, w)  y = mine.outer(a, w) }}
+        <domain: "mine", opset_import: ["": {opset}]>
+        block (x, w) => (y) {{ a = Conv(x, w)  {body} }}
+        <domain: "mine", opset_import: ["": 13, "mine": 1]>
+        outer (x, w) => (y) {{ y = mine.block(x, w) }}"""
+    )
+
+
+@pytest.mark.parametrize("opset", [13, 12])
+def test_functions_of_the_models_own_are_inlined(opset):
+    model = function("y = Sigmoid(a)" if opset == 13 else "y = Selu(a)", opset)
+    space, result = normalized(model)
+    assert [op for op in graphs.ops(space.graph) if op == "Conv"] == ["Conv", "Conv"]
+    assert not space.graph.functions
+    assert result.rewrites[0].action == "functions of its own inlined"
+    assert len({node.inputs[1].name for node in space.graph.nodes if node.op == "Conv"}) == 2
+    assert len({node.name for node in space.graph.nodes}) == 4
+    if opset == 13:
+        assert graphs.relative(graphs.run(space.graph), graphs.run(model)) == 0
+
+
+def test_operators_of_other_domains_stay_whatever_they_are_called():
+    body = (
+        "{ a = Conv(x, w) b = foreign.Identity<level = 3>(a) c = foreign.BatchNormalization(b, w, w, w, w) "
+        "d = foreign.Dropout(c) y = foreign.ReduceMean<axes = [2, 3], keepdims = 1>(d) }"
+    )
+    model = parsed(f"{WEIGHT} {body}")
+    model.opset_import.append(onnx.helper.make_opsetid("foreign", 1))
+    space, _ = normalized(model)
+    written = graphs.to_model(space.graph)
+    for before, after in list(zip(model.graph.node, written.graph.node, strict=True))[1:]:
+        before.name = after.name
+        assert after == before
+    assert {(o.domain, o.version) for o in written.opset_import} == {("", 13), ("foreign", 1)}
+
+
+# Where weights come from
+
+
+@pytest.mark.parametrize(
+    ("shape", "made"),
+    [
+        ("2,2,1,1", "w = Identity(k)"),
+        ("1,1,2,2", "w = Transpose<perm = [3, 2, 0, 1]>(k)"),
+        ("4", "s = Constant<value = int64[4] {2, 2, 1, 1}>() w = Reshape(k, s)"),
+        ("2,2", "s = Constant<value = int64[2] {2, 3}>() w = Unsqueeze(k, s)"),
+        ("2,2,1,1", "two = Constant<value = float {2.0}>() w = Mul(k, two)"),
+        ("2,2,1,1", "r = Sqrt(k) i = Identity(r) w = Div(k, i)"),
+    ],
+)
+def test_what_nodes_make_of_constants_alone_is_worked_out(shape, made):
+    model = parsed(f"<float[{shape}] k = {{1.0, 2.0, 3.0, 4.0}}> {{ {made} [c] y = Conv(x, w) }}")
+    space, result = normalized(model)
+    assert graphs.ops(space.graph) == ["Conv"]
+    assert isinstance(space.graph.nodes[0].inputs[1], graphs.gs.Constant)
+    assert graphs.relative(graphs.run(space.graph), graphs.run(model)) < 1e-6
+    assert "computed from constants" in {r.action for r in result.rewrites} or "Identity" in made
+
+
+def test_a_weight_stored_as_half_floats_is_read_as_float32():
+    model = parsed("<float16[2,2,1,1] k = {1, 2, 3, 4}> { w = Cast<to = 1>(k) y = Conv(x, w) }")
+    space, _ = normalized(model)
+    assert graphs.ops(space.graph) == ["Conv"]
+    assert space.graph.nodes[0].inputs[1].dtype == np.float32
+    assert graphs.relative(graphs.run(space.graph), graphs.run(model)) == 0
+
+
+def test_what_would_swell_or_is_codes_is_not_worked_out():
+    model = parsed(
+        "<float[1] one = {2.0}, float[2,2,1,1] k = {1.0, 2.0, 3.0, 4.0}, int8[2,2,1,1] q = {1, -2, 3, 4}> "
+        "{ s = Constant<value = int64[4] {2, 2, 1, 1}>() e = Expand(one, s) a = Conv(x, e) "
+        "f = Cast<to = 1>(q) g = Mul(f, one) b = Conv(a, g) y = Conv(b, k) }"
+    )
+    space, _ = normalized(model)
+    assert graphs.ops(space.graph) == ["Expand", "Conv", "Cast", "Mul", "Conv", "Conv"]
+
+
+def test_where_a_weight_comes_from_is_said():
+    model = parsed(
+        "<float[2,2,1,1] k = {1.0, 2.0, 3.0, 4.0}, int8[2,2,1,1] q = {1, -2, 3, 4}, float scale = {0.5}> "
+        "{ s = Constant<value = int64[4] {2, 2, 1, 1}>() e = ConstantOfShape(s) [made] a = Conv(x, e) "
+        "d = DequantizeLinear(q, scale) [coded] b = Conv(a, d) [stored] c = Conv(b, k) "
+        "m = ReduceMax<axes = [2, 3]>(x) t = Concat<axis = 0>(m, m) [computed] y = Conv(c, t) }"
+    )
+    space, _ = normalized(model)
+    layers = find_layers(space.graph)
+    assert {layer.name: layer.refused for layer in layers} == {
+        "made": "its weight is generated by ConstantOfShape, not stored",
+        "coded": "its weight is already quantized",
+        "stored": None,
+        "computed": "its weight is computed by Concat 'Concat_7'",
+    }
+
+
+def test_a_model_whose_weights_are_all_generated_is_refused_rather_than_swollen():
+    model = parsed(
+        "{ s = Constant<value = int64[4] {2, 2, 1, 1}>() w = ConstantOfShape(s) a = Conv(x, w) y = Conv(a, w) }"
+    )
+    with pytest.raises(ModelError, match=r"weights are generated \(ConstantOfShape\), not stored"):
+        normalized(model)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "d = DequantizeLinear(q, scale) y = Conv(x, d)",
+        "y = QLinearConv(x, scale, z, q, scale, z, scale, z)",
+        "f = Cast<to = 1>(q) g = Mul(f, scale) y = Conv(x, g)",
+    ],
+)
+def test_a_model_that_is_quantized_already_is_refused(body):
+    kind = "int8" if "QLinear" in body else "float"
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["": 13]> net ({kind}[1,2,4,4] x) => ({kind}[1,2,4,4] y) '
+        f"<int8[2,2,1,1] q = {{1, -2, 3, 4}}, float scale = {{0.5}}, int8 z = {{0}}> {{ {body} }}"
+    )
+    with pytest.raises(ModelError, match="quantized already; give the float model"):
+        normalized(model)

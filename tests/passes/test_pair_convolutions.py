@@ -158,13 +158,12 @@ def test_first_layer_and_classifier_are_marked(network):
     assert set(positions[1:-1]) <= {"inner"}
 
 
-def test_layers_within_control_flow_and_functions_are_listed_as_refused():
+def test_layers_within_control_flow_are_listed_as_refused():
     space, _, why = paired(graphs.nested())
     found = {layer.name: (layer.shape, layer.refused) for layer in space.get(Layers).nested}
     branch = "it lies in the {}_branch of If 'choice', which is not entered; left in float"
     assert found == {
         "choice/then_branch/Conv_0": ((8, 8, 3, 3), branch.format("then")),
         "choice/else_branch/Conv_1": ((8, 8, 1, 1), branch.format("else")),
-        "filter/Conv_0": ((), "it lies in the model's own function 'filter', which is not entered; left in float"),
     }
     assert {name: why[name] for name in found} == {name: reason for name, (_, reason) in found.items()}
