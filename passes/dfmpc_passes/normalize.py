@@ -33,6 +33,7 @@ from dfmpc_onnx.opset import ConversionRefused, convert
 from dfmpc_onnx.workspace import Workspace
 
 LOWEST_OPSET = 13  # the first whose DequantizeLinear takes an axis
+LARGEST_WEIGHT = 1e12  # products of a few of them and their squares still fit into float32
 
 
 class Normalize(Pass[NoOptions]):
@@ -46,7 +47,8 @@ class Normalize(Pass[NoOptions]):
     Requires: nothing.
 
     Refuses when: the opset cannot be converted (control flow, foreign operators): the graph keeps its opset. A model
-    without a Conv, with NaN in a weight, or with a weight that does not fit what it is fed, is refused as a whole.
+    without a Conv, with NaN or absurd values in a weight, or with a weight that does not fit what it is fed, is refused
+    as a whole.
 
     Reference: ONNX operator specification; onnx.version_converter.
     """
@@ -135,7 +137,7 @@ def _gemm_factors(graph: gs.Graph) -> list[str]:
             if factor == 1.0 or values is None or values.dtype != np.float32:
                 continue
             node.inputs[index] = gs.Constant(
-                names(f"{node.inputs[index].name}.{key}"), (factor * values.astype(np.float64)).astype(np.float32)
+                names(f"{node.inputs[index].name}.{key}"), np.asarray(factor * values.astype(np.float64), np.float32)
             )
             node.attrs[key] = 1.0
             done.append(node.name)
@@ -225,16 +227,24 @@ def _infer_shapes(graph: gs.Graph) -> None:
     stated = [info for info in skeleton.graph.value_info if info.name in foreign]
     del skeleton.graph.value_info[:]
     skeleton.graph.value_info.extend(stated)
+    for value in skeleton.graph.output:
+        value.type.tensor_type.ClearField("shape")
     inferred = onnx.shape_inference.infer_shapes(skeleton, check_type=False, strict_mode=False, data_prop=False)
     tensors = graph.tensors()
-    outputs = [info for info in inferred.graph.output if tensors[info.name].shape is None]
+    outputs = [info for info in inferred.graph.output if info.type.tensor_type.HasField("shape")]
+    for info in outputs:
+        stated = tensors[info.name].shape
+        # Runtimes read over a rank that is wrong, until they move the dimensions of what is quantized.
+        if stated is not None and len(stated) != len(info.type.tensor_type.shape.dim):
+            tensors[info.name].shape = None
+    outputs = [info for info in outputs if tensors[info.name].shape is None]
     for info in (*inferred.graph.value_info, *outputs):
         tensor = tensors.get(info.name)
         if isinstance(tensor, gs.Variable) and info.type.HasField("tensor_type"):
             kind = info.type.tensor_type
             if tensor.dtype is None and kind.elem_type:
                 tensor.dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
-            if kind.HasField("shape"):
+            if kind.HasField("shape") and tensor.dtype is not None:  # a shape without a type cannot be written
                 shape = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in kind.shape.dim]
                 if _known(shape) >= _known(tensor.shape):
                     tensor.shape = shape
@@ -246,20 +256,46 @@ def _known(shape: list[int | str | None] | None) -> int:
 
 
 def _check_weights(graph: gs.Graph, label: str) -> None:
-    """Raise ModelError where a constant operand of a layer or BatchNormalization holds NaN or infinity."""
+    """Raise ModelError where a constant operand of a layer or BatchNormalization is nothing that training leaves."""
     found = any(node.op in ("Conv", "ConvTranspose") for _, _, node in nested_nodes(graph))
     for node in graph.nodes:
         if is_weighted(node) or node.op == "BatchNormalization":
             found |= node.op in ("Conv", "ConvTranspose")
             for tensor in node.inputs[1:]:
                 values = constant(tensor)
-                if values is not None and values.dtype.kind == "f" and not _finite(values):
+                absurd = _absurd(values) if values is not None and values.dtype.kind == "f" else None
+                if absurd:
                     raise ModelError(
-                        f"{label}: '{shown(tensor.name)}' of {describe(node)} holds NaN or infinity; "
+                        f"{label}: '{shown(tensor.name)}' of {describe(node)} holds {absurd}; "
                         "the network was not trained or exported properly"
                     )
+        if node.op == "BatchNormalization":
+            _check_norm(node, label)
     if not found:
         raise ModelError(f"{label}: the model has no Conv; there is nothing that this tool can quantize")
+
+
+def _absurd(values: np.ndarray) -> str | None:
+    """What makes numbers useless as weights; None where nothing does."""
+    largest = max(float(values.max(initial=0.0)), -float(values.min(initial=0.0)))  # NaN if one is
+    if not np.isfinite(largest):
+        return "NaN or infinity"
+    return f"values up to {largest:.2g}" if largest > LARGEST_WEIGHT else None
+
+
+def _check_norm(node: gs.Node, label: str) -> None:
+    """Raise ModelError where a BatchNormalization divides by nothing, or by next to nothing."""
+    gamma, variance = input_constant(node, 1), input_constant(node, 4)
+    if gamma is None or variance is None or gamma.size != variance.size or not gamma.size:
+        return
+    epsilon = float(node.attrs.get("epsilon", 1e-5))
+    square = np.asarray(variance, np.float64) + epsilon
+    factor = np.abs(np.asarray(gamma, np.float64)).reshape(-1) / np.sqrt(np.maximum(square, 1e-300)).reshape(-1)
+    if not np.isfinite(square).all() or square.min() <= 0 or factor.max() > LARGEST_WEIGHT:
+        raise ModelError(
+            f"{label}: {describe(node)} multiplies by {factor.max():.2g} where its variance is {variance.min():.2g} "
+            f"and its epsilon {epsilon:.2g}; the network was not trained or exported properly"
+        )
 
 
 def _check_sizes(graph: gs.Graph, label: str) -> None:
@@ -302,9 +338,3 @@ def _wanted(node: gs.Node) -> list[int]:
     if node.op == "MatMul":
         return [int(weight.shape[-2])]
     return [int(weight.shape[1 if node.op == "Gemm" and node.attrs.get("transB", 0) else 0])]
-
-
-def _finite(values: np.ndarray) -> bool:
-    # A sum is NaN or infinite if a term is; it can also overflow, so only then is every term looked at.
-    with np.errstate(all="ignore"):
-        return bool(np.isfinite(values.sum())) or bool(np.isfinite(values).all())

@@ -148,6 +148,8 @@ def _unquantizable(node: gs.Node, tensor: gs.Tensor) -> str | None:
     if not isinstance(tensor, gs.Constant):
         by = producer(tensor)
         return f"its weight is computed by {describe(by)}" if by else "its weight is an input of the model"
+    if isinstance(node.inputs[0], gs.Constant):
+        return "its input is a constant; nothing flows through it"
     if node.op == "ConvTranspose":
         return "ConvTranspose has no integer kernel in onnxruntime; left in float"
     if tensor.dtype != np.float32:
