@@ -152,9 +152,10 @@ def quantize(
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on standard output, and nothing else")
 def inspect(model: str, as_json: bool) -> None:
     """List the layers of MODEL: role, or the reason why it is refused; and what each recipe would do."""
-    from dfmpc_onnx import api, render
+    from dfmpc_onnx import api, memory, render
 
-    inspection = api.inspect(model)
+    with memory.bounded():
+        inspection = api.inspect(model)
     if as_json:
         click.echo(render.as_json(inspection))
     else:

@@ -5,8 +5,12 @@ Hypothesis draws the cases, so what fails is shrunk to the smallest network that
 
 from __future__ import annotations
 
+import os
 import pathlib
 import random
+import signal
+import sys
+from multiprocessing.connection import Connection
 
 import hypothesis
 import hypothesis.strategies as st
@@ -76,6 +80,26 @@ def test_most_random_networks_are_valid_and_most_damaged_ones_are_not():
     data = ALL["chain"]().SerializeToString()
     broken = [tried(Case("", "", mutated(data, random.Random(seed)), {"recipe": "paper"}, None)) for seed in range(30)]
     assert sum(outcome.outcome in (ERROR, ALONE) for outcome in broken) > 10
+
+
+def dying(seed: int, pipe: Connection) -> None:
+    """A worker that a case takes with it."""
+    while (number := pipe.recv()) is not None:
+        pipe.send(Case("kind", "", b"model", {}, None))
+        if number == 1:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        pipe.send(trial.Outcome(AGREEING))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals and limits of memory")
+def test_a_case_that_kills_its_process_is_told_and_the_others_go_on():
+    from tools.fuzz import pool
+
+    found = {number: (case.model, outcome) for number, case, outcome in pool.results(1, range(4), 1, dying)}
+    assert [found[number][1].outcome for number in (0, 2, 3)] == [AGREEING] * 3
+    model, outcome = found[1]
+    assert (model, outcome.outcome, outcome.place) == (b"model", "defect", "crash")
+    assert str(-signal.SIGSEGV) in outcome.detail
 
 
 @pytest.mark.parametrize("fault", ["raises", "warns", "swells", "writes to the input", "disagrees", "leaves a file"])

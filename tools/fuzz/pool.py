@@ -8,9 +8,8 @@ import multiprocessing.connection
 import multiprocessing.process
 import os
 import resource
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 
 from tools.fuzz.trial import Case, Outcome, drawn, files, tried
@@ -50,10 +49,11 @@ class Worker:
 
 
 Result = tuple[int, Case, Outcome]
+Work = Callable[[int, Connection], None]
 
 
-def results(seed: int, numbers: range, count: int) -> Iterator[Result]:
-    """Every case with its number and outcome, as they end, run by `count` processes."""
+def results(seed: int, numbers: range, count: int, work: Work = work) -> Iterator[Result]:
+    """Every case with its number and outcome, as they end, run by `count` processes that do `work`."""
     waiting = iter(numbers)
     busy: list[Worker] = []
 
@@ -68,11 +68,11 @@ def results(seed: int, numbers: range, count: int) -> Iterator[Result]:
         worker.process.join()
         busy.remove(worker)
         case = worker.case or Case("not made", "", b"", {}, None)
-        give(_start(seed))
+        give(_start(work, seed))
         return worker.number, case, outcome
 
     for _ in range(count):
-        give(_start(seed))
+        give(_start(work, seed))
     while busy:
         ready = multiprocessing.connection.wait([worker.pipe for worker in busy], timeout=1.0)
         for worker in [w for w in busy if w.pipe in ready]:
@@ -94,15 +94,10 @@ def results(seed: int, numbers: range, count: int) -> Iterator[Result]:
             yield lost(worker, Outcome("defect", "hang", f"longer than {SECONDS:.0f} s"))
 
 
-def _start(seed: int) -> Worker:
+def _start(work: Work, seed: int) -> Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=work, args=(seed, theirs), daemon=True)
     process.start()
     theirs.close()
     return Worker(process, ours)
-
-
-__all__ = ["results"]
-if sys.platform == "win32":
-    raise ImportError("the limits of memory need a Unix")
