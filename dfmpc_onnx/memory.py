@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 UNKNOWN = 1 << 36  # where the system does not tell: 64 GiB
 CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-MEMINFO = "/proc/meminfo"
+MEMINFO, STATUS = "/proc/meminfo", "/proc/self/status"
 
 
 def machine_memory() -> int:
@@ -18,15 +18,18 @@ def machine_memory() -> int:
         found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # not on every system
         found = UNKNOWN
-    limits = [int(text) for path in CGROUPS if (text := _text(path).strip()).isdigit()]
-    return min([found, *limits])
+    return min(found, _container())
 
 
 def free_memory() -> int:
-    """Bytes that this machine can give now without swapping; all of it where the system does not tell."""
-    line = next((line for line in _text(MEMINFO).splitlines() if line.startswith("MemAvailable:")), "")
-    words = line.split()
-    return min(machine_memory(), int(words[1]) * 1024 if len(words) > 1 and words[1].isdigit() else UNKNOWN)
+    """Bytes that this process may hold as things stand: what it holds, what is free, and what can be swapped.
+
+    All that the machine has where the system does not tell.
+    """
+    free = _bytes(MEMINFO, "MemAvailable")
+    if free is None:
+        return machine_memory()
+    return min(free + (_bytes(MEMINFO, "SwapFree") or 0) + (_bytes(STATUS, "VmData") or 0), _container())
 
 
 @contextlib.contextmanager
@@ -51,8 +54,18 @@ def bounded() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
+def _container() -> int:
+    return min((int(text) for path in CGROUPS if (text := _text(path).strip()).isdigit()), default=1 << 62)
+
+
+def _bytes(path: str, key: str) -> int | None:
+    """What a line such as ``MemAvailable:  123 kB`` says."""
+    words = next((line.split() for line in _text(path).splitlines() if line.startswith(f"{key}:")), [])
+    return int(words[1]) * 1024 if len(words) > 1 and words[1].isdigit() else None
+
+
 def _text(path: str) -> str:
     try:
-        return pathlib.Path(path).read_text(encoding="ascii")
+        return pathlib.Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError):
         return ""

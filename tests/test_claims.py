@@ -192,6 +192,20 @@ def test_within_the_bound_an_allocation_fails_and_the_process_lives():
     assert ended.stdout.split() == ["refused", "1024", str(resource.getrlimit(resource.RLIMIT_DATA)[0])]
 
 
+def test_the_machine_tells_how_much_memory_it_has():
+    assert 2**28 < memory.machine_memory() < 2**50
+    assert 2**28 < memory.free_memory() < 2**50
+
+
+def test_what_may_be_held_is_what_is_free_and_what_is_held_already(tmp_path, monkeypatch):
+    (tmp_path / "meminfo").write_text("MemTotal:  9000 kB\nMemAvailable:   1000 kB\nSwapFree: 20 kB\n")
+    (tmp_path / "status").write_text("Name:\tpython\nVmData:\t     3 kB\n")
+    monkeypatch.setattr(memory, "CGROUPS", ())
+    monkeypatch.setattr(memory, "MEMINFO", str(tmp_path / "meminfo"))
+    monkeypatch.setattr(memory, "STATUS", str(tmp_path / "status"))
+    assert memory.free_memory() == 1023 * 1024
+
+
 def test_where_the_system_tells_nothing_there_is_a_guess(monkeypatch):
     monkeypatch.setattr(memory, "CGROUPS", ())
     monkeypatch.setattr(memory, "MEMINFO", "/nowhere")
