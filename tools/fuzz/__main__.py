@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import os
 import pathlib
 import sys
@@ -42,20 +43,22 @@ def many(seed: int, numbers: range, workers: int, keep: pathlib.Path | None, sen
     table: collections.Counter[tuple[str, str]] = collections.Counter()
     said: collections.Counter[str] = collections.Counter()
     defects: dict[str, list[int]] = {}
-    for done, (number, case, outcome) in enumerate(pool.results(seed, numbers, workers), 1):
-        table[case.kind, outcome.outcome] += 1
-        if outcome.outcome == ERROR:
-            said[outcome.place] += 1
-        elif outcome.outcome not in GOOD:
-            found = defects.setdefault(outcome.place, [])
-            found.append(number)
-            if len(found) == 1:
-                print(f"case {number}, {case.kind}, {case.options}", flush=True)
-                print(f"{outcome.place}: {outcome.detail.strip()[-1500:]}\n", flush=True)
-            if len(found) <= 3:
-                _keep(keep, f"{seed}_{number}", case.model)
-        if done % 500 == 0:
-            print(f"{done} of {len(numbers)}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    done = 0
+    with contextlib.suppress(KeyboardInterrupt):  # what has been tried until then is told
+        for done, (number, case, outcome) in enumerate(pool.results(seed, numbers, workers), 1):
+            table[case.kind, outcome.outcome] += 1
+            if outcome.outcome == ERROR:
+                said[outcome.place] += 1
+            elif outcome.outcome not in GOOD:
+                found = defects.setdefault(outcome.place, [])
+                found.append(number)
+                if len(found) == 1:
+                    print(f"case {number}, {case.kind}, {case.options}", flush=True)
+                    print(f"{outcome.place}: {outcome.detail.strip()[-1500:]}\n", flush=True)
+                if len(found) <= 3:
+                    _keep(keep, f"{seed}_{number}", case.model)
+            if done % 500 == 0:
+                print(f"{done} of {len(numbers)}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     kinds = sorted({kind for kind, _ in table})
     print(f"| outcome | {' | '.join(kinds)} | all |\n|---{'|---' * len(kinds)}|---|")
     for row in (*GOOD, "defect"):
@@ -65,7 +68,7 @@ def many(seed: int, numbers: range, workers: int, keep: pathlib.Path | None, sen
         print(f"{len(cases)} x {place}: cases {', '.join(map(str, cases[:8]))}")
     for sentence, count in said.most_common(60) if sentences else ():
         print(f"{count} x {sentence}")
-    print(f"{len(numbers)} cases, seed {seed}, {time.monotonic() - began:.0f} s")
+    print(f"{done} cases, seed {seed}, {time.monotonic() - began:.0f} s")
     return 1 if defects else 0
 
 
