@@ -29,6 +29,8 @@ Array = npt.NDArray[np.float32]
 Float = npt.NDArray[np.float64]
 POSITIONS = 4000  # sampled patches a layer: docs/method.md, section 4
 PATCH_VALUES = 2**25  # of one stream's sampled patches, to bound memory; at least 1,000 patches
+LARGEST = 1e8  # of a value that is measured: its fourth power still fits into float32
+SMALLEST = 1e-12  # of a variance that is divided by
 FEWEST = 64  # values a channel below which a batch's own statistics are too rough to use
 
 
@@ -145,7 +147,7 @@ class Streams:
             self._forget(node)
 
     def _layer(self, node: gs.Node, visitor: Visitor) -> None:
-        x = self._live[node.inputs[0].name]
+        x = self._fed(node)
         old = [t.values if isinstance(t, gs.Constant) else None for t in node.inputs[1:]]
         visitor.layer(node, lambda: patch_moments(x, node, self._generator))
         if all(isinstance(t, gs.Constant) and t.values is v for t, v in zip(node.inputs[1:], old, strict=True)):
@@ -168,17 +170,32 @@ class Streams:
         self._keep(node, [fixed])
 
     def _normalizable(self, node: gs.Node) -> bool:
+        if isinstance(node.inputs[0], gs.Constant):
+            return False
         x = self._live[node.inputs[0].name].plain
         return batch_norm_parameters(node) is not None and x.ndim >= 2 and x.size // x.shape[1] >= FEWEST
 
-    def _batch_norm(self, node: gs.Node, visitor: Visitor) -> None:
+    def _fed(self, node: gs.Node) -> Both:
+        """What a layer or normalization reads; raises ModelError where there is nothing in it to measure."""
         x = self._live[node.inputs[0].name]
+        for stream in (x.plain,) if x.same else (x.plain, x.hat):
+            largest = max(float(stream.max(initial=0)), -float(stream.min(initial=0)))  # NaN if one value is
+            if not largest <= LARGEST:
+                found = f"values up to {largest:.2g}" if np.isfinite(largest) else "NaN or infinity"
+                raise ModelError(
+                    f"{describe(node)}: its input holds {found} on the images that statistics are taken from; "
+                    "the network was not trained or exported properly"
+                )
+        return x
+
+    def _batch_norm(self, node: gs.Node, visitor: Visitor) -> None:
+        x = self._fed(node)
         norm = batch_norm_parameters(node)
         assert norm is not None  # _normalizable has looked
         statistics = ChannelStatistics.of(x)
         epsilon = float(node.attrs.get("epsilon", 1e-5))
         scale_hat, shift_hat = visitor.batch_norm(node, statistics)
-        factor = norm.gamma / np.sqrt(statistics.variance + epsilon)
+        factor = norm.gamma / batch_deviation(statistics.variance, epsilon)
         plain = _affine(x.plain, factor, norm.beta - factor * statistics.mean)
         identical = (
             x.same
@@ -226,7 +243,9 @@ def _bytes(value: object) -> int:
 
 def _measure(node: gs.Node, output: Both, visitor: Visitor) -> None:
     if isinstance(output.plain, np.ndarray) and output.plain.dtype == np.float32 and output.plain.size:
-        visitor.measured(node.outputs[0].name, *measured_range(output.plain))
+        low, high = measured_range(output.plain)
+        if np.isfinite(low) and np.isfinite(high):
+            visitor.measured(node.outputs[0].name, low, high)
 
 
 def _mean_difference(output: Both) -> Float:
@@ -399,8 +418,15 @@ def measured_range(x: npt.NDArray[np.generic]) -> tuple[float, float]:
     flat = x.reshape(-1)
     step = max(1, flat.size // RANGE_SAMPLES)
     step += step % 2 == 0  # an odd step visits every column of an even-sized map
-    low, high = np.percentile(np.asarray(flat[::step], np.float32), RANGE_PERCENTILES)
+    with np.errstate(invalid="ignore", over="ignore"):  # of infinite values the range is infinite, or NaN
+        low, high = np.percentile(np.asarray(flat[::step], np.float32), RANGE_PERCENTILES)
     return float(low), float(high)
+
+
+def batch_deviation(variance: Float, epsilon: float) -> Float:
+    """What a BatchNormalization divides by in batch-statistics mode; never 0, which an epsilon of 0 would allow."""
+    result: Float = np.sqrt(np.maximum(variance + epsilon, SMALLEST))
+    return result
 
 
 def trained(norm: BatchNormParameters, epsilon: float) -> tuple[Float, Float]:

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 
 from dfmpc_onnx import catalog, expansion, runtime, serialization
+from dfmpc_onnx.claims import check_claims
 from dfmpc_onnx.errors import Defect, ModelError, OptionError, PassError, RuntimeUnavailable
 from dfmpc_onnx.facts import BitPlan, Codes, Layers, Packed, Placement
 from dfmpc_onnx.fidelity import INPUT_TYPES, Fidelity, compare
@@ -126,6 +127,7 @@ def quantize(
     destination = None if output is None else serialization.check_target(output, source)
     workspace = Workspace(serialization.to_graph(source), settings, source.label)
     check_inputs(workspace.graph.inputs, settings)
+    _check_claims(source, settings)
     workspace.tell = tell
     timing = Timing()
     watching: list[Instrument] = [timing, Progress(tell), *instruments]
@@ -222,6 +224,12 @@ def _provenance(source: Source, recipe: Recipe, settings: Settings) -> dict[str,
     if settings.images is not None:
         stated["images_sha256"] = digest(settings.images)
     return stated
+
+
+def _check_claims(source: Source, settings: Settings) -> None:
+    """Raise ModelError where running a model on inputs of their shapes would take more memory than there is."""
+    shapes = {t.name: concrete_shape(t, settings)[0] for t in model_inputs(source.model) if t.shape is not None}
+    check_claims(source.model, shapes, source.label)
 
 
 def _json(value: object) -> str:
@@ -417,11 +425,13 @@ def verify(
         input_shapes=parse_input_shapes(input_shapes),
         seed=seed + CHECK_SEED,
     )
+    inputs = model_inputs(float_source.model)
+    check_inputs(inputs, settings)
+    for given in (float_source, source):
+        _check_claims(given, settings)
     reference, said = _reference(float_source, settings)
     if reference is None:
         raise ModelError(said)
-    inputs = model_inputs(float_source.model)
-    check_inputs(inputs, settings)
     batch: Images | Samples
     if images is None:
         try:

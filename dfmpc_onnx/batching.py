@@ -49,6 +49,10 @@ def batch_is_free(graph: gs.Graph, settings: Settings) -> bool:
         if joined.shape != found.shape or joined.dtype.kind not in "fiub":
             return False
         a, b = found.astype(np.float64), joined.astype(np.float64)
+        finite = np.isfinite(a) & np.isfinite(b)
+        if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
+            return False
+        a, b = a[finite], b[finite]
         if not np.all(np.abs(a - b) <= TOLERANCE * (np.abs(b).max(initial=0.0) + 1e-12)):
             return False
     return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -36,6 +37,9 @@ class Group(click.Group):
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a name may hold what the terminal's encoding does not
+                stream.reconfigure(errors="backslashreplace")
         try:
             with _one_line():
                 return super().invoke(ctx)
@@ -127,10 +131,10 @@ def quantize(
     as_json: bool,
 ) -> None:
     """Write a quantized form of MODEL, then load it in onnxruntime and compare it with MODEL."""
-    from dfmpc_onnx import api, render
+    from dfmpc_onnx import api, memory, render
 
     name = recipe or api.DEFAULT_RECIPE
-    with _progress(quiet=as_json) as tell:
+    with memory.bounded(), _progress(quiet=as_json) as tell:
         result = api.quantize(
             model,
             output,
@@ -160,9 +164,10 @@ def quantize(
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on standard output, and nothing else")
 def inspect(model: str, as_json: bool) -> None:
     """List the layers of MODEL: role, or the reason why it is refused; and what each recipe would do."""
-    from dfmpc_onnx import api, render
+    from dfmpc_onnx import api, memory, render
 
-    inspection = api.inspect(model)
+    with memory.bounded():
+        inspection = api.inspect(model)
     if as_json:
         click.echo(render.as_json(inspection))
     else:
@@ -215,17 +220,18 @@ def verify(
     as_json: bool,
 ) -> None:
     """Run FLOAT and QUANTIZED on the same images and compare their outputs."""
-    from dfmpc_onnx import api, render
+    from dfmpc_onnx import api, memory, render
 
-    found = api.verify(
-        float_model,
-        quantized,
-        images=images,
-        preprocess=preprocess,
-        providers=providers or ("CPU",),
-        input_shapes=shapes,
-        seed=seed,
-    )
+    with memory.bounded():
+        found = api.verify(
+            float_model,
+            quantized,
+            images=images,
+            preprocess=preprocess,
+            providers=providers or ("CPU",),
+            input_shapes=shapes,
+            seed=seed,
+        )
     below = []
     for row in found.providers:
         if min_agreement is not None and row.fidelity.agreement < min_agreement:

@@ -18,11 +18,14 @@ from __future__ import annotations
 REPORT_TO = "the project's issue tracker, with the command and the model or its inspect --json"
 
 
-def printable(text: str) -> str:
+def printable(text: str | bytes) -> str:
     """A text that may hold parts of a model or of what a user typed, safe to show on one line of a terminal.
 
-    Line breaks, control characters (those above 127, too) and invisible ones are replaced.
+    Line breaks, control characters (those above 127, too) and invisible ones are replaced. Bytes are what protobuf
+    gives for a name that is not UTF-8.
     """
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "replace")
     return "".join(c if c.isprintable() else "?" for c in text)
 
 

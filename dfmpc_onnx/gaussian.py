@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.activations import ChannelStatistics, Visitor, reads
+from dfmpc_onnx.activations import ChannelStatistics, Visitor, batch_deviation, reads
 from dfmpc_onnx.facts import Float
 from dfmpc_onnx.gaussian_field import Cross, Field, Kernels, planar, steps_of
 from dfmpc_onnx.graph import constant, has_input, input_constant
@@ -29,6 +29,7 @@ from dfmpc_onnx.propagation import (
     batch_norm_parameters,
     clip_bounds,
     elementwise,
+    flattens_each,
     input_moments,
 )
 
@@ -89,7 +90,7 @@ class GaussianStreams:
                 self._live[name] = dataclasses.replace(result, others=others)
 
     def _field(self, node: gs.Node, index: int) -> Field:
-        name = node.inputs[index].name
+        name = node.inputs[index].name if index < len(node.inputs) else ""
         if name not in self._live:
             raise Unknown(f"the covariance of '{name}' is not known")
         return self._live[name]
@@ -100,6 +101,7 @@ class GaussianStreams:
         x = self._field(node, 0)
         old = np.asarray(constant(node.inputs[1]), np.float32)
         bias = input_constant(node, 2)
+        _check_fed(node, x, old)  # before the visitor measures what is not there
         visitor.layer(node, lambda: self._moments(node, x, old))
         fresh = np.asarray(constant(node.inputs[1]), np.float32)
         result = self._linear(node, self._anchored(node, x, old), old, fresh)
@@ -177,9 +179,8 @@ class GaussianStreams:
         values = input_constant(node, 1)
         if values is None:
             raise Unknown("its weight is computed")
-        if node.op == "MatMul" and not x.flat:
-            raise Unknown("a matrix product along the width of a map")
         weight = np.asarray(values, np.float32)
+        _check_fed(node, x, weight)
         kernels = Kernels(node, weight if plain is None else plain, weight if hat is None else hat, x.channels)
         mean = kernels.mean(x.mean)
         if has_input(node, 2):
@@ -189,16 +190,16 @@ class GaussianStreams:
             mean = mean + np.tile(np.asarray(bias, np.float64).reshape(-1), 2)
         _, strides, _ = planar(node)
         self._even(node, x, strides)
-        size = tuple(max(-(-s // step), 1) for s, step in zip(x.size, strides, strict=True))
+        size = _map_size(node, x.size, strides)
         own = kernels.both(x.lags, strides)
-        own = lg.window(own, *self._windows.side(node.outputs[0].name, (size[0], size[1]), kernels.out))
+        own = lg.window(own, *self._windows.side(node.outputs[0].name, size, kernels.out))
         stride = x.stride * strides[0]
         others = {}
         for name, cross in self._neighbours(node, x).items():
             left = kernels.left(cross.spectrum, cross.grid, x.stride // cross.step)
             moved = dataclasses.replace(cross, spectrum=left)
             others[name] = moved.coarser(min(stride, self._live[name].stride))
-        return Field(mean, own, (size[0], size[1]), stride, others, x.flat)
+        return Field(mean, own, size, stride, others, x.flat)
 
     # -- normalization and activations
 
@@ -211,7 +212,7 @@ class GaussianStreams:
         statistics = ChannelStatistics(x.mean[:half], x.variance[:half], x.mean[half:], x.variance[half:], SAMPLES)
         epsilon = float(node.attrs.get("epsilon", 1e-5))
         scale_hat, shift_hat = visitor.batch_norm(node, statistics)
-        factor = norm.gamma / np.sqrt(statistics.variance + epsilon)
+        factor = norm.gamma / batch_deviation(statistics.variance, epsilon)
         return self._scaled(
             node,
             x,
@@ -261,7 +262,7 @@ class GaussianStreams:
         if node.op == "Pad":
             return self._pad(node)
         if node.op == "Flatten":
-            if x.size != (1, 1):
+            if x.size != (1, 1) or not flattens_each(node):
                 raise Unknown("a map is flattened before it is pooled")
             return dataclasses.replace(x, others={}, flat=True)
         if node.op in ("Identity", "Dropout"):
@@ -285,7 +286,7 @@ class GaussianStreams:
         steps = steps_of(node)
         if node.op != "Slice":  # one for each direction, as exporters write x[:, :, ::2, ::2]; the second makes it even
             self._even(node, x, steps)
-        size = (max(-(-x.size[0] // steps[0]), 1), max(-(-x.size[1] // steps[1]), 1))
+        size = _map_size(node, x.size, steps)
         stride = x.stride * steps[0]
         lags, others = x.lags, self._neighbours(node, x)
         if node.op == "AveragePool":
@@ -352,7 +353,7 @@ class GaussianStreams:
         for index, part in enumerate((a, b)):
             for name, value in self._neighbours(node, part, index).items():
                 others[name] = others[name].plus(value) if name in others else value
-        return Field(a.mean + b.mean, lags, a.size, a.stride, others)
+        return Field(a.mean + b.mean, lags, a.size, a.stride, others, a.flat)
 
     def _pad(self, node: gs.Node) -> Field:
         """Channels of zeros in front and behind, as a shortcut without weights has them."""
@@ -360,9 +361,9 @@ class GaussianStreams:
         pads = input_constant(node, 1)
         if pads is None or pads.size != 8 or any(int(p) for i, p in enumerate(pads) if i % 4 in (0,)):
             raise Unknown("its pads are not constant")
-        before, after = int(pads[1]), int(pads[5])
+        before, after, size = int(pads[1]), int(pads[5]), _map_size(node, x.size, (1, 1))
         if before == after == 0:
-            return dataclasses.replace(x, others=self._neighbours(node, x))
+            return dataclasses.replace(x, others=self._neighbours(node, x), size=size)
         channels = x.channels + before + after
         index = np.arange(x.channels) + before
         index = np.concatenate([index, index + channels])
@@ -375,5 +376,23 @@ class GaussianStreams:
             wide = np.zeros((len(cross.spectrum), 2 * channels, cross.spectrum.shape[2]), np.complex64)
             wide[:, index] = cross.spectrum
             others[name] = dataclasses.replace(cross, spectrum=wide)
-        side = self._windows.side(node.outputs[0].name, x.size, channels)
-        return Field(mean, lg.window(lags, *side), x.size, x.stride, others)
+        side = self._windows.side(node.outputs[0].name, size, channels)
+        return Field(mean, lg.window(lags, *side), size, x.stride, others)
+
+
+def _map_size(node: gs.Node, size: tuple[int, int], steps: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a node's output: as inferred, or those of its input, padded to keep it, by its strides."""
+    shape = node.outputs[0].shape
+    if shape is not None and len(shape) == 4 and all(isinstance(d, int) and d > 0 for d in shape[2:]):
+        return int(shape[2]), int(shape[3])
+    return max(-(-size[0] // steps[0]), 1), max(-(-size[1] // steps[1]), 1)
+
+
+def _check_fed(node: gs.Node, x: Field, weight: npt.NDArray[np.float32]) -> None:
+    """Raise Unknown where a layer does not read the channels of a field."""
+    if node.op == "MatMul" and not x.flat:
+        raise Unknown("a matrix product along the width of a map")
+    groups = int(node.attrs.get("group", 1)) if node.op == "Conv" else 1
+    rows = node.op == "Conv" or (node.op == "Gemm" and node.attrs.get("transB", 0))
+    if weight.ndim < 2 or weight.shape[1 if rows else 0] * groups != x.channels:
+        raise Unknown("its input's channels are not known")

@@ -19,7 +19,7 @@ from dfmpc_onnx.errors import printable
 DETACH_BYTES = 4096
 
 
-def shown(name: str) -> str:
+def shown(name: str | bytes) -> str:
     """A name from a model, safe to show: control characters replaced, at most 120 characters."""
     clean = printable(name)
     return clean if len(clean) <= 120 else f"{clean[:80]}...{clean[-37:]}"

@@ -92,6 +92,7 @@ def propagate(graph: gs.Graph, preprocess: Preprocess) -> tuple[dict[str, Channe
             continue
         try:
             result = _rule(node)(node, [known.get(t.name) for t in node.inputs])
+            _check_channels(node, result)
         except Unknown as reason:
             for tensor in node.outputs:
                 unknown[tensor.name] = f"{node.op}: {reason}"
@@ -99,6 +100,16 @@ def propagate(graph: gs.Graph, preprocess: Preprocess) -> tuple[dict[str, Channe
         for tensor in node.outputs:
             known[tensor.name] = result
     return known, unknown
+
+
+def _check_channels(node: gs.Node, found: ChannelMoments) -> None:
+    """Raise Unknown where moments cannot be those of the second dimension; a flattened map has runs of columns."""
+    shape = node.outputs[0].shape
+    if shape is None or len(shape) < 2 or not isinstance(shape[1], int):
+        return
+    size = len(found.mean)
+    if size != shape[1] and (len(shape) > 2 or not size or shape[1] % size):
+        raise Unknown(f"its output has {shape[1]} channels, its moments {size}")
 
 
 def _pins(node: gs.Node) -> bool:
@@ -162,10 +173,13 @@ def _gemm(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMome
     weight = input_constant(node, 1)
     if weight is None or weight.ndim != 2 or node.attrs.get("transA", 0):
         raise Unknown("its second operand is not a constant matrix")
+    shape = node.inputs[0].shape
+    if node.op == "MatMul" and shape is not None and len(shape) != 2:
+        raise Unknown("a matrix product along the width of a map")
     weight = weight if node.attrs.get("transB", 0) else weight.T
     alpha, beta = float(node.attrs.get("alpha", 1.0)), float(node.attrs.get("beta", 1.0))
     out, width = weight.shape
-    if not width or not len(x.mean) or width % len(x.mean):
+    if not out or not width or not len(x.mean) or width % len(x.mean):
         raise Unknown("its input's channels are not known")
     # A flattened map: each channel stands for a run of `width / channels` columns.
     rows = np.asarray(weight, np.float32).reshape(out, len(x.mean), -1)
@@ -221,6 +235,8 @@ def elementwise(node: gs.Node) -> Callable[[Float], Float] | None:
     """The function of a smooth or piecewise activation on ``[channels, ...]``; None for other operators."""
     if not is_standard(node):
         return None
+    if node.op == "Elu" and node.attrs.get("alpha", 1.0) != 1.0:
+        return None  # the table's is that of alpha 1
     if node.op in _FUNCTIONS:
         return _FUNCTIONS[node.op][0]
     if node.op == "HardSigmoid":
@@ -234,6 +250,8 @@ def elementwise(node: gs.Node) -> Callable[[Float], Float] | None:
 
 def _smooth(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMoments:
     x = _first(inputs)
+    if elementwise(node) is None:
+        raise Unknown("its alpha is not 1")
     function, low, high = _FUNCTIONS[node.op]
     mean, variance = function_of_gaussian(x.mean, x.variance, function)
     return ChannelMoments(mean, variance, np.full_like(mean, low), np.full_like(mean, high))
@@ -248,6 +266,18 @@ def _hard_sigmoid(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> Cha
 
 def _same(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMoments:
     """Moves, copies or pools values within a channel; for pooling an upper bound of the variance."""
+    return _first(inputs)
+
+
+def flattens_each(node: gs.Node) -> bool:
+    """Whether a Flatten makes one row of each image."""
+    shape, axis = node.inputs[0].shape, int(node.attrs.get("axis", 1))
+    return axis == 1 or (shape is not None and axis == 1 - len(shape))
+
+
+def _flatten(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMoments:
+    if not flattens_each(node):
+        raise Unknown("it does not make one row of each image")
     return _first(inputs)
 
 
@@ -333,6 +363,8 @@ def _constant_moments(values: np.ndarray, rank: int | None) -> ChannelMoments:
     else:
         wide = wide.reshape((1,) * (rank - wide.ndim) + wide.shape)
         wide = np.moveaxis(wide, 1, 0).reshape(wide.shape[1], -1)
+    if not np.isfinite(wide).all():
+        raise Unknown("a constant operand holds NaN or infinity")
     if not wide.size or np.ptp(wide, axis=1).any():
         raise Unknown("a constant operand varies within a channel")
     flat = wide[:, 0]
@@ -363,7 +395,7 @@ def _mul(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMomen
 
 
 def _concat(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMoments:
-    if node.attrs.get("axis") != 1:
+    if node.attrs.get("axis") != 1 and node.attrs.get("axis") != 1 - (_rank(node) or 0):
         raise Unknown("it joins along another axis than the channels")
     parts = [m for m in inputs if m is not None]
     if len(parts) != len(inputs):
@@ -373,6 +405,8 @@ def _concat(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMo
 
 def _softmax(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMoments:
     x = _first(inputs)
+    if not len(x.mean):
+        raise Unknown("it has no channels")
     share = np.full_like(x.mean, 1 / len(x.mean))
     return ChannelMoments(share, share * (1 - share), np.zeros_like(share), np.ones_like(share))
 
@@ -421,11 +455,12 @@ _RULES: Mapping[str, Rule] = {
     "Mul": _mul,
     "Div": _mul,
     "Concat": _concat,
+    "Flatten": _flatten,
     "Pad": _pad,
     "Slice": _slice,
     "ReduceMean": _spatial_mean,
     **dict.fromkeys(
-        ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Flatten", "Identity", "Dropout", "Resize"),
+        ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Identity", "Dropout", "Resize"),
         _same,
     ),
 }

@@ -23,7 +23,8 @@ from dfmpc_onnx.report import Expansion, Inspection, LayerReport, Report, Verifi
 def as_json(data: msgspec.Struct, **extra: object) -> str:
     """One JSON object with the fields of the data and what is added.
 
-    Names stand in it as they are, but what would steer a terminal or hide from the eye is escaped.
+    Names stand in it as they are, but all beyond ASCII is escaped: it would steer a terminal, hide from the eye, or
+    have no place in the encoding of standard output.
     """
     fields: dict[str, Any] = msgspec.to_builtins(data)
     text = msgspec.json.format(msgspec.json.encode({**fields, **extra}), indent=2).decode()
@@ -35,8 +36,6 @@ _UNUSUAL = re.compile(r"[^\n -~]+")
 
 
 def _escaped(character: str) -> str:
-    if character.isprintable():
-        return character
     units = character.encode("utf-16-be")
     return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
 
@@ -141,12 +140,13 @@ def _fidelity(found: Fidelity) -> str:
 def inspection_table(found: Inspection, console: Console) -> None:
     """Layers with role or refusal, then what each recipe would do."""
     console.print(
-        Text(
+        *_plain(
             f"{found.model}: {_size(found.bytes)}, opset {found.opset}, IR {found.ir_version}, "
             f"{found.producer or 'producer not stated'}"
         )
     )
-    console.print(Text(f"inputs {'; '.join(found.inputs)}\noutputs {'; '.join(found.outputs)}\n"))
+    console.print(*_plain(f"inputs {'; '.join(found.inputs)}"))
+    console.print(*_plain(f"outputs {'; '.join(found.outputs)}"), end="\n\n")
     for key, value in found.metadata.items():
         console.print(Text(printable(f"  {key}: {value}")))
     table = _table("layer", "op", "weight", "role", "remark", fold=("layer", "remark"))
@@ -155,7 +155,7 @@ def inspection_table(found: Inspection, console: Console) -> None:
         table.add_row(*_plain(layer.name, layer.op, "x".join(map(str, layer.shape)), layer.role, remark))
     console.print(table)
     for note in found.notes:
-        console.print(Text(f"note: {note}"))
+        console.print(*_plain(f"note: {note}"))
     forecast = _table(
         "recipe",
         "weights",
@@ -237,7 +237,7 @@ def verification_table(found: Verification, console: Console) -> None:
             console.print(Text(printable(f"{row.provider}: {ran}; {apart}")))
     origin = found.providers[0].fidelity.origin
     console.print(
-        Text(f"on {origin}, preprocess {found.preprocess}; {_size(found.float_bytes)} -> {_size(found.bytes)}")
+        *_plain(f"on {origin}, preprocess {found.preprocess}; {_size(found.float_bytes)} -> {_size(found.bytes)}")
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 import os
 import pathlib
 import tempfile
@@ -16,12 +15,16 @@ import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError, EncodeError
 from onnx_graphsurgeon.logger import G_LOGGER
 
+from dfmpc_onnx.claims import check_functions, check_windows
 from dfmpc_onnx.errors import ModelError, OptionError
+from dfmpc_onnx.external_data import external_tensors, read_external
 from dfmpc_onnx.graph import detached_weights, ir_version_for, nested_nodes, shown
 from dfmpc_onnx.sparse import densified, has_sparse
+from dfmpc_onnx.tensors import TYPES, UNKNOWN_TYPE, all_tensors, check_data, check_sparse, check_tensor, sparse_tensors
 
 ModelSource = str | os.PathLike[str] | bytes | onnx.ModelProto
-EXTERNAL_LIMIT = 2**31 - 2**20  # protobuf holds less than 2 GiB
+PROTOBUF_LIMIT = 2**31  # bytes that protobuf reads less than
+EXTERNAL_LIMIT = PROTOBUF_LIMIT - 2**20
 NEWEST_OPSET = 26  # of the standard domain, that onnxruntime 1.31 runs
 NEWEST_IR = 13
 METADATA_PREFIX = "dfmpc_onnx."
@@ -54,6 +57,8 @@ def load(source: ModelSource) -> Source:
     newer opset than onnxruntime runs. The source is never written to.
     """
     if isinstance(source, onnx.ModelProto):
+        if external_tensors(source):
+            raise ModelError("the given model: weights lie in external files; give the model's path instead")
         size = size_of(source)
         content = source.SerializeToString(deterministic=True) if size < EXTERNAL_LIMIT else b""
         digest = hashlib.sha256(content).hexdigest() if content else ""
@@ -61,26 +66,28 @@ def load(source: ModelSource) -> Source:
     if isinstance(source, (bytes, bytearray, memoryview)):
         data = bytes(source)
         model = _parse(data, "the given bytes")
-        if _external_tensors(model):
+        if external_tensors(model):
             raise ModelError("the given bytes: weights lie in external files; give the model's path instead")
         return _checked(Source(model, None, len(data), hashlib.sha256(data).hexdigest(), external=False))
     path = pathlib.Path(source)
     where = shown(str(path))
     try:
+        if path.stat().st_size >= PROTOBUF_LIMIT:
+            raise ModelError(f"{where}: no ONNX file is larger than 2 GiB; keep the weights in a file beside it")
         data = path.read_bytes()
     except FileNotFoundError:
         raise ModelError(f"{where}: no such file") from None
     except IsADirectoryError:
         raise ModelError(f"{where}: is a folder; give the path of an .onnx file") from None
+    except ValueError:
+        raise ModelError(f"{where}: no file has such a name") from None
     except OSError as error:
         raise ModelError(f"{where}: cannot be read ({error.strerror})") from None
     model = _parse(data, where)
     hasher = hashlib.sha256(data)
-    external = _external_tensors(model)
-    size = len(data)
-    files = tuple(path.parent / onnx.external_data_helper.ExternalDataInfo(t).location for t in external)
-    if external:
-        size += _load_external(model, external, path.parent, where, hasher)
+    external = external_tensors(model)
+    files = read_external(model, external, path.parent, where, hasher) if external else ()
+    size = len(data) + sum(file.stat().st_size for file in files)
     return _checked(Source(model, path, size, hasher.hexdigest(), bool(external), files))
 
 
@@ -89,7 +96,7 @@ def size_of(model: onnx.ModelProto) -> int:
     try:
         return int(model.ByteSize())
     except EncodeError:
-        return sum(len(t.raw_data) for t in onnx.external_data_helper._get_all_tensors(model))
+        return sum(len(t.raw_data) for t in all_tensors(model))
 
 
 def _parse(data: bytes, where: str) -> onnx.ModelProto:
@@ -101,78 +108,6 @@ def _parse(data: bytes, where: str) -> onnx.ModelProto:
     if not model.HasField("graph") or not model.opset_import:
         raise ModelError(f"{where}: not an ONNX model (it declares no graph or no opset)")
     return model
-
-
-def _external_tensors(model: onnx.ModelProto) -> list[onnx.TensorProto]:
-    tensors = onnx.external_data_helper._get_all_tensors(model)
-    return [t for t in tensors if onnx.external_data_helper.uses_external_data(t)]
-
-
-def _load_external(
-    model: onnx.ModelProto,
-    tensors: list[onnx.TensorProto],
-    folder: pathlib.Path,
-    where: str,
-    digest: hashlib._Hash,
-) -> int:
-    """Read the external weights into the model; returns how many bytes their files hold."""
-    files = {}
-    for tensor in tensors:
-        try:
-            location = onnx.external_data_helper.ExternalDataInfo(tensor).location
-        except ValueError as error:
-            raise ModelError(f"{where}: external data is badly described ({_first_line(error)})") from None
-        file = folder / location
-        inside = file.resolve().is_relative_to(folder.resolve())
-        if not location or pathlib.PurePath(location).is_absolute() or not inside:
-            raise ModelError(f"{where}: external data '{shown(location)}' lies outside the model's folder; refused")
-        if not file.is_file():
-            raise ModelError(f"{where}: external data file '{shown(location)}' is missing beside the model")
-        files[location] = file
-    try:
-        onnx.load_external_data_for_model(model, str(folder))
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise ModelError(f"{where}: external data cannot be read ({_first_line(error)})") from None
-    for name in sorted(files):
-        with files[name].open("rb") as stream:
-            while chunk := stream.read(1 << 24):
-                digest.update(chunk)
-    return sum(file.stat().st_size for file in files.values())
-
-
-def _check_size(tensor: onnx.TensorProto, where: str) -> None:
-    """Raise ModelError where a weight is of no known type, or holds fewer or more bytes than its shape wants."""
-    if tensor.data_type not in _TYPES:
-        raise ModelError(f"{where}: '{shown(tensor.name)}' is of type {tensor.data_type}, which {_UNKNOWN_TYPE}")
-    if any(dim < 0 for dim in tensor.dims):
-        raise ModelError(f"{where}: '{shown(tensor.name)}' has a negative dimension; the file is damaged")
-    if tensor.data_type in _PACKED:
-        return
-    count = math.prod(tensor.dims)
-    if len(tensor.raw_data) >= EXTERNAL_LIMIT:
-        held = f"holds {len(tensor.raw_data) / 1e9:.2f} GB"
-        raise ModelError(f"{where}: '{shown(tensor.name)}' {held}; a single tensor may hold 2 GiB, so split it")
-    if tensor.HasField("raw_data"):
-        expected, unit = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize * count, "bytes"
-        found = len(tensor.raw_data)
-    else:
-        field = onnx.helper.tensor_dtype_to_field(tensor.data_type)
-        expected, unit = count * (2 if tensor.data_type in _COMPLEX else 1), "values"
-        found = len(getattr(tensor, field))
-    if found != expected:
-        raise ModelError(f"{where}: the data of '{shown(tensor.name)}' holds {found} of {expected} {unit}")
-
-
-_UNKNOWN_TYPE = (
-    f"ONNX {onnx.__version__} does not know; the file is damaged, or a newer onnx has to be installed to read it"
-)
-_TYPES = frozenset(onnx.TensorProto.DataType.values()) - {onnx.TensorProto.UNDEFINED}
-_COMPLEX = {onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128}
-_PACKED = {
-    getattr(onnx.TensorProto, name)
-    for name in ("INT4", "UINT4", "INT2", "UINT2", "FLOAT4E2M1")
-    if hasattr(onnx.TensorProto, name)
-}
 
 
 def _first_line(error: BaseException) -> str:
@@ -189,8 +124,13 @@ def _checked(source: Source) -> Source:
                 f"{where}: opset {opset.version} is newer than onnxruntime runs ({NEWEST_OPSET}); "
                 f"export it with opset {NEWEST_OPSET} or lower"
             )
-    for tensor in onnx.external_data_helper._get_all_tensors(source.model):
-        _check_size(tensor, where)
+    check_functions(source.model, where)
+    check_windows(source.model, where)
+    for tensor in all_tensors(source.model):
+        check_tensor(tensor, where)
+        check_data(tensor, where)
+    for sparse in sparse_tensors(source.model):
+        check_sparse(sparse, where)
     if not source.model.graph.node:
         raise ModelError(f"{where}: the graph has no nodes; nothing to quantize")
     return source
@@ -203,8 +143,8 @@ def to_graph(source: Source) -> gs.Graph:
     """
     where = source.label
     for value in (*source.model.graph.input, *source.model.graph.output):
-        if value.type.tensor_type.elem_type not in _TYPES | {onnx.TensorProto.UNDEFINED}:
-            raise ModelError(f"{where}: '{shown(value.name)}' is of a type that {_UNKNOWN_TYPE}")
+        if value.type.tensor_type.elem_type not in TYPES | {onnx.TensorProto.UNDEFINED}:
+            raise ModelError(f"{where}: '{shown(value.name)}' is of a type that {UNKNOWN_TYPE}")
         kind = value.type.WhichOneof("value")
         if kind in ("optional_type", "map_type", "sparse_tensor_type"):
             held = kind.removesuffix("_type").replace("_", " ")
@@ -371,7 +311,7 @@ def _stage_external(
         digest = hashlib.file_digest(stream, "sha256").hexdigest()[:12]
         os.fsync(stream.fileno())
     name = f"{path.name}.{digest}.data"
-    for tensor in _external_tensors(model):
+    for tensor in external_tensors(model):
         next(entry for entry in tensor.external_data if entry.key == "location").value = name
     return [(data.rename(data.with_name(name)), path.parent / name)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pathlib
+import subprocess
 import sys
 
 import numpy as np
@@ -17,7 +18,7 @@ from PIL import Image
 from dfmpc_onnx import api, catalog
 from dfmpc_onnx.manager import PassResult
 from dfmpc_passes.compensate import Compensate
-from tests.commands import dfmpc, held, program
+from tests.commands import dfmpc, environment, held, program
 from tests.graphs import Net, chain, folded, nested, run
 
 CLOSED_FORM = ["--recipe", "per-channel", "--weights", "2/6"]
@@ -356,6 +357,26 @@ def test_a_hostile_name_is_shown_as_data(model_file: pathlib.Path, name: str) ->
         found = dfmpc(*command, "--json").stdout
         assert all(c.isprintable() or c == "\n" for c in found)
         assert json.loads(found)["layers"][0]["name"] == name
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_a_name_beyond_the_encoding_of_the_output_is_escaped(model_file: pathlib.Path, encoding: str) -> None:
+    model, name = chain(), "\u540d\u00e9/conv"
+    model.graph.node[0].name = name
+    onnx.save(model, model_file)
+    for command in (["inspect", model_file], ["quantize", model_file, "-o", model_file.with_name("\u00e9.onnx")]):
+        for form in ([], ["--json"]):
+            ended = subprocess.run(
+                [sys.executable, "-W", "error", "-m", "dfmpc_onnx", *map(str, command), *form],
+                capture_output=True,
+                check=False,
+                env=environment(PYTHONIOENCODING=encoding, COLUMNS="200"),
+            )
+            assert (ended.returncode, b"defect" in ended.stderr) == (0, False), ended.stderr
+            if form:
+                assert json.loads(ended.stdout.decode("ascii"))["layers"][0]["name"] == name
+            elif encoding == "utf-8":
+                assert name in ended.stdout.decode()
 
 
 # Our own mistakes: exit 3, with where to report them

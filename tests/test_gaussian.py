@@ -546,6 +546,28 @@ def test_vectors_are_added_with_what_they_share():
     np.testing.assert_allclose(found[probe].original[0], step @ found[inner].original[0] @ step.T, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["valid", "padded", "pooled"])
+def test_a_map_has_the_size_that_its_padding_leaves_it(kind):
+    """So that an average over all of it is known as one, and weighs lags as often as they occur."""
+    net = graphs.Net()
+    if kind == "valid":
+        y, side = net.conv("x", COLOURS), SIZE - 2
+        del next(n for n in net.nodes if n.name == y).attribute[:]
+    elif kind == "padded":
+        y, side = net.node("Pad", "x", net.weight("pads", np.array([0, 0, 1, 2, 0, 0, 2, 1]))), SIZE + 3
+    else:
+        y, side = net.node("MaxPool", "x", kernel_shape=[2, 2], strides=[2, 2], pads=[1, 1, 1, 1]), SIZE // 2 + 1
+    whole = net.node("Flatten", net.node("AveragePool", y, kernel_shape=[side, side]))
+    walk(net.model(net.gemm(whole, 2)))
+
+
+def test_a_sum_of_vectors_is_a_vector():
+    net = graphs.Net()
+    first = net.node("Flatten", net.node("GlobalAveragePool", "x"))
+    both = add(net, first, net.gemm(first, COLOURS, bias=False))
+    walk(net.model(net.matmul(net.node("Add", both, net.weight("b", np.arange(COLOURS, dtype=np.float32))), 2)))
+
+
 # What has no rule
 
 

@@ -177,6 +177,7 @@ def test_concat_pad_and_slice_of_channels():
     net = gaussian()
     joined = net.node("Concat", "norm1", net.relu("norm1"), axis=1)
     agrees(net, joined)
+    agrees(net, net.node("Concat", "norm1", "relu1", axis=-3))
     bounds = [net.weight(f"s{i}", np.array([v])) for i, v in enumerate((1, 7, 1, 2))]
     agrees(net, net.node("Slice", joined, *bounds))
     pads, three = net.weight("pads", np.array([0, 1, 0, 0, 0, 2, 0, 0])), net.weight("three", np.float32(3))
@@ -195,6 +196,22 @@ def test_flatten_and_gemm():
     assert np.allclose(known.variance, out.var(0), rtol=0.15)
 
 
+def test_a_matrix_along_the_width_of_a_map_or_without_columns_is_unknown():
+    net = gaussian()
+    wide = net.node("MatMul", "norm1", net.weight("w", np.ones((SIZE, CHANNELS), np.float32)))
+    flat = net.node("Flatten", net.node("GlobalAveragePool", "norm1"))
+    none = net.node("MatMul", flat, net.weight("none", np.zeros((CHANNELS, 0), np.float32)))
+    unknown = propagate(graphs.workspace(net.model(wide, none)).graph, UNIT)[1]
+    assert "along the width of a map" in unknown[wide]
+    assert "its input's channels are not known" in unknown[none]
+
+
+def test_a_constant_of_infinity_is_unknown():
+    net = gaussian()
+    y = net.node("Add", "norm1", net.weight("k", np.array([np.inf, 0, 0, 0], np.float32).reshape(4, 1, 1)))
+    assert "holds NaN or infinity" in propagate(graphs.workspace(net.model(y)).graph, UNIT)[1][y]
+
+
 def test_pooling_bounds_hold():
     net = gaussian()
     moments, *_, low, high = simulated(net, net.node("MaxPool", net.relu("norm1"), kernel_shape=[2, 2]))
@@ -207,6 +224,9 @@ def test_pooling_bounds_hold():
         ("Erf", [], {}, "no rule for this operator"),
         ("ReduceMean", [], {"axes": [1]}, "averages over other axes"),
         ("Concat", ["norm1"], {"axis": 2}, "joins along another axis"),
+        ("Elu", [], {"alpha": 0.5}, "its alpha is not 1"),
+        ("Transpose", [], {"perm": [0, 2, 3, 1]}, "no rule for this operator"),
+        ("Flatten", [], {"axis": 3}, "it does not make one row of each image"),
     ],
 )
 def test_what_does_not_follow_is_unknown_with_its_reason_and_so_is_what_stands_behind(op, inputs, attributes, said):

@@ -90,6 +90,7 @@ class Refreshed:
 
 
 GAIN_LIMITS = (0.2, 5.0)
+STILL = 1e-4  # of the trained variance: a channel that varies less on the stream is taken as constant there
 
 
 def recalibrate_streams(found: StreamStatistics, mean: Float, variance: Float, epsilon: float) -> Refreshed:
@@ -98,7 +99,8 @@ def recalibrate_streams(found: StreamStatistics, mean: Float, variance: Float, e
     The gain ``s = sqrt(v0 / v1)``, within 0.2 and 5, restores the deviation. Least squares, ``cov / v1``, would shrink
     what is noisy, layer after layer, and most of all where real images have more signal than those of the streams.
     With r the ratio of the trained deviation to the stream's,
-    ``mean' = m1 r + (mu - m0 r) / s`` and ``var' = (sd / s)^2 - epsilon``.
+    ``mean' = m1 r + (mu - m0 r) / s`` and ``var' = (sd / s)^2 - epsilon``. Where the stream hardly moves a channel
+    its deviation says nothing, and r is 1.
 
     mean, variance: mu and sd^2 - epsilon of the float network. All ``[channels]`` float64.
     """
@@ -107,7 +109,8 @@ def recalibrate_streams(found: StreamStatistics, mean: Float, variance: Float, e
     live = (v1 > floor) & (v0 > 0)
     deviation = np.sqrt(np.divide(v0, v1, out=np.ones_like(v0), where=live))
     scale = np.where(live, np.clip(deviation, *GAIN_LIMITS), 1.0)
-    ratio = np.sqrt((variance + epsilon) / (v0 + epsilon))
+    moved = v0 > STILL * (variance + epsilon)
+    ratio = np.sqrt(np.divide(variance + epsilon, v0 + epsilon, out=np.ones_like(v0), where=moved))
     new_mean = found.mean_hat * ratio + (mean - found.mean * ratio) / scale
     new_variance = np.maximum((variance + epsilon) / np.square(scale) - epsilon, 0.0)
     return Refreshed(new_mean, new_variance, scale)

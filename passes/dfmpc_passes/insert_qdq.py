@@ -260,6 +260,8 @@ def _make_room_for_biases(
 
 def _with_live_scales(weight: QuantizedWeight, axis: int) -> QuantizedWeight:
     """Dead channels, whose codes are all zero, with the smallest scale of the others: their bias is counted in it."""
+    if weight.scale.size != weight.codes.shape[axis]:
+        return weight  # one scale for all: it is the others' already
     rows = np.moveaxis(weight.codes, axis, 0).reshape(weight.codes.shape[axis], -1)
     dead = ~rows.any(axis=1).reshape(weight.scale.shape) & (weight.zero_point == 0)
     if not dead.any() or dead.all():
@@ -289,6 +291,7 @@ def _quantize_biases(
         if (
             bias is None
             or bias.size != out
+            or not np.all(scale > 0)  # two tiny scales may have a product of 0
             or not np.all(np.abs(bias.reshape(-1) / scale.astype(np.float64)) < BIAS_LIMIT)
         ):
             left.append(name)

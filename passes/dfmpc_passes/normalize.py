@@ -37,6 +37,7 @@ from dfmpc_passes.half_precision import has_half_layers, widen
 
 LOWEST_OPSET = 13  # the first whose DequantizeLinear takes an axis
 INTEGER_LAYERS = frozenset({"QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger"})
+LARGEST_WEIGHT = 1e12  # products of a few of them and their squares still fit into float32
 
 
 class Normalize(Pass[NoOptions]):
@@ -53,8 +54,8 @@ class Normalize(Pass[NoOptions]):
 
     Refuses when: the opset cannot be converted (control flow, foreign operators): the graph keeps its opset, if
     runtimes run it. Half precision stays where a foreign operator or control flow may want it. A model without a Conv,
-    with weights that are all generated or all quantized already, with NaN in a weight, or with a weight that does not
-    fit what it is fed, is refused as a whole.
+    with weights that are all generated or all quantized already, with NaN or absurd values in a weight, or with a
+    weight that does not fit what it is fed, is refused as a whole.
 
     Reference: ONNX operator specification; onnx.version_converter.
     """
@@ -168,7 +169,7 @@ def _gemm_factors(graph: gs.Graph) -> list[str]:
             if factor == 1.0 or values is None or values.dtype != np.float32:
                 continue
             node.inputs[index] = gs.Constant(
-                names(f"{node.inputs[index].name}.{key}"), (factor * values.astype(np.float64)).astype(np.float32)
+                names(f"{node.inputs[index].name}.{key}"), np.asarray(factor * values.astype(np.float64), np.float32)
             )
             node.attrs[key] = 1.0
             done.append(node.name)
@@ -260,16 +261,24 @@ def _infer_shapes(graph: gs.Graph) -> None:
     stated = [info for info in skeleton.graph.value_info if info.name in foreign]
     del skeleton.graph.value_info[:]
     skeleton.graph.value_info.extend(stated)
+    for value in skeleton.graph.output:
+        value.type.tensor_type.ClearField("shape")
     inferred = onnx.shape_inference.infer_shapes(skeleton, check_type=False, strict_mode=False, data_prop=False)
     tensors = graph.tensors()
-    outputs = [info for info in inferred.graph.output if tensors[info.name].shape is None]
+    outputs = [info for info in inferred.graph.output if info.type.tensor_type.HasField("shape")]
+    for info in outputs:
+        stated = tensors[info.name].shape
+        # Runtimes read over a rank that is wrong, until they move the dimensions of what is quantized.
+        if stated is not None and len(stated) != len(info.type.tensor_type.shape.dim):
+            tensors[info.name].shape = None
+    outputs = [info for info in outputs if tensors[info.name].shape is None]
     for info in (*inferred.graph.value_info, *outputs):
         tensor = tensors.get(info.name)
         if isinstance(tensor, gs.Variable) and info.type.HasField("tensor_type"):
             kind = info.type.tensor_type
             if tensor.dtype is None and kind.elem_type:
                 tensor.dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
-            if kind.HasField("shape"):
+            if kind.HasField("shape") and tensor.dtype is not None:  # a shape without a type cannot be written
                 shape = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in kind.shape.dim]
                 if _known(shape) >= _known(tensor.shape):
                     tensor.shape = shape
@@ -281,18 +290,21 @@ def _known(shape: list[int | str | None] | None) -> int:
 
 
 def _check_weights(graph: gs.Graph, label: str) -> None:
-    """Raise ModelError where a constant operand of a layer or BatchNormalization holds NaN or infinity."""
+    """Raise ModelError where a constant operand of a layer or BatchNormalization is nothing that training leaves."""
     found = any(node.op in ("Conv", "ConvTranspose") for _, _, node in nested_nodes(graph))
     for node in graph.nodes:
         if is_weighted(node) or _is_norm(node):
             found |= node.op in ("Conv", "ConvTranspose")
             for tensor in node.inputs[1:]:
                 values = constant(tensor)
-                if values is not None and values.dtype.kind == "f" and not _finite(values):
+                absurd = _absurd(values) if values is not None and values.dtype.kind == "f" else None
+                if absurd:
                     raise ModelError(
-                        f"{label}: '{shown(tensor.name)}' of {describe(node)} holds NaN or infinity; "
+                        f"{label}: '{shown(tensor.name)}' of {describe(node)} holds {absurd}; "
                         "the network was not trained or exported properly"
                     )
+        if _is_norm(node):
+            _check_norm(node, label)
     if not found and any(node.op in INTEGER_LAYERS for node in graph.nodes):
         raise ModelError(f"{label}: the model is quantized already; give the float model that it was made from")
     if not found:
@@ -319,6 +331,29 @@ def _check_origins(graph: gs.Graph, label: str) -> None:
 
 def _is_norm(node: gs.Node) -> bool:
     return node.op == "BatchNormalization" and is_standard(node)
+
+
+def _absurd(values: np.ndarray) -> str | None:
+    """What makes numbers useless as weights; None where nothing does."""
+    largest = max(float(values.max(initial=0.0)), -float(values.min(initial=0.0)))  # NaN if one is
+    if not np.isfinite(largest):
+        return "NaN or infinity"
+    return f"values up to {largest:.2g}" if largest > LARGEST_WEIGHT else None
+
+
+def _check_norm(node: gs.Node, label: str) -> None:
+    """Raise ModelError where a BatchNormalization divides by nothing, or by next to nothing."""
+    gamma, variance = input_constant(node, 1), input_constant(node, 4)
+    if gamma is None or variance is None or gamma.size != variance.size or not gamma.size:
+        return
+    epsilon = float(node.attrs.get("epsilon", 1e-5))
+    square = np.asarray(variance, np.float64) + epsilon
+    factor = np.abs(np.asarray(gamma, np.float64)).reshape(-1) / np.sqrt(np.maximum(square, 1e-300)).reshape(-1)
+    if not np.isfinite(square).all() or square.min() <= 0 or factor.max() > LARGEST_WEIGHT:
+        raise ModelError(
+            f"{label}: {describe(node)} multiplies by {factor.max():.2g} where its variance is {variance.min():.2g} "
+            f"and its epsilon {epsilon:.2g}; the network was not trained or exported properly"
+        )
 
 
 def _check_sizes(graph: gs.Graph, label: str) -> None:
@@ -361,9 +396,3 @@ def _wanted(node: gs.Node) -> list[int]:
     if node.op == "MatMul":
         return [int(weight.shape[-2])]
     return [int(weight.shape[1 if node.op == "Gemm" and node.attrs.get("transB", 0) else 0])]
-
-
-def _finite(values: np.ndarray) -> bool:
-    # A sum is NaN or infinite if a term is; it can also overflow, so only then is every term looked at.
-    with np.errstate(all="ignore"):
-        return bool(np.isfinite(values.sum())) or bool(np.isfinite(values).all())

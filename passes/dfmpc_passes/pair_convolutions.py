@@ -147,6 +147,8 @@ def _layer(graph: gs.Graph, node: gs.Node, tensor: gs.Tensor) -> Layer:
 def _unquantizable(node: gs.Node, tensor: gs.Tensor) -> str | None:
     if not isinstance(tensor, gs.Constant):
         return origin(tensor)
+    if isinstance(node.inputs[0], gs.Constant):
+        return "its input is a constant; nothing flows through it"
     if node.op == "ConvTranspose":
         return "ConvTranspose has no integer kernel in onnxruntime; left in float"
     if tensor.dtype != np.float32:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.activations import ChannelStatistics, trained
+from dfmpc_onnx.activations import ChannelStatistics, batch_deviation, trained
 from dfmpc_onnx.facts import Layer, LayerBits
 from dfmpc_onnx.graph import Namer, constant, has_input, producer, shown
 from dfmpc_onnx.manager import Figure, Refusal, Rewrite
@@ -35,7 +35,7 @@ from dfmpc_onnx.workspace import Workspace
 
 Rows = npt.NDArray[np.float32]
 Float = npt.NDArray[np.float64]
-FEWEST_PATCHES = 16  # that a layer's loss is measured on, where it decides the bits
+FEWEST_PATCHES = 16  # that say enough of a layer's input to fit to it, or to choose bits by
 WIDEST = 8192  # entries of a patch: half a gigabyte for one matrix of second moments
 
 
@@ -83,7 +83,10 @@ class _Task:
     def _on_grid(self, width: BitWidth) -> Candidate:
         groups, out, k = self.target.shape
         flat = self.target.reshape(groups * out, k)
-        importance = np.repeat(np.maximum(self.moments.diagonal, 0.0), out, axis=0)
+        seen = np.maximum(self.moments.diagonal, 0.0)
+        if self.moments.count < FEWEST_PATCHES:
+            seen = np.ones_like(seen)  # an input that was 0 in a handful of patches is not 0 for ever
+        importance = np.repeat(seen, out, axis=0)
         grid = _grid(flat, importance, width)
         if self.factor is None:
             codes = grid.codes(flat)
@@ -146,7 +149,8 @@ class Rebuilder:
             else _share(errors.of(rows), errors.variance) - _share(errors.of(target), errors.variance)
         )
         shrunk = moments.shrunk()
-        factor = feedback_factor(shrunk.hat) if self._options.rounding == "feedback" else None
+        feedback = self._options.rounding == "feedback" and moments.count >= FEWEST_PATCHES
+        factor = feedback_factor(shrunk.hat) if feedback else None
         chosen, width = self._choose(_Task(target, shrunk, errors.variance, factor, layer), bits)
         node.inputs[1].values = chosen.quantized.dequantize()
         self.codes[node.name] = chosen.quantized
@@ -178,6 +182,8 @@ class Rebuilder:
         """The weight to round."""
         if self._options.compensate == "none" or moments.same or layer.depthwise:
             return rows
+        if moments.count < FEWEST_PATCHES:
+            return rows  # a fit to a handful of patches is a fit to nothing else
         if self._options.compensate == "full":
             return least_squares(rows, moments, self._options.ridge)
         taps = rows.shape[2] // weight.shape[1] if layer.op == "Conv" else 1
@@ -237,7 +243,7 @@ class Rebuilder:
             centre = statistics.mean_hat
         else:
             scale, centre = np.ones_like(norm.gamma), statistics.mean
-        factor = norm.gamma * scale / np.sqrt(statistics.variance + epsilon)
+        factor = norm.gamma * scale / batch_deviation(statistics.variance, epsilon)
         return factor, norm.beta - factor * centre
 
     def _bias_before(self, batch_norm: gs.Node, channels: int) -> Float:

@@ -196,6 +196,16 @@ def test_a_stream_without_variance_keeps_the_gain_and_moves_the_mean():
     np.testing.assert_allclose(got.variance, variance)
 
 
+@pytest.mark.parametrize("epsilon", [EPSILON, 0.0])
+@pytest.mark.parametrize("variance", [0.0, 1e-9])
+def test_a_stream_that_stands_still_moves_the_mean_as_it_is(epsilon, variance):
+    """Its own deviation is none, so a shift is not counted in it."""
+    found, mean, trained = random_streams(21)
+    still = dataclasses.replace(found, variance=np.full(OUT, variance), variance_hat=np.full(OUT, variance))
+    got = recalibrate_streams(still, mean, trained, epsilon)
+    np.testing.assert_allclose(got.mean - mean, found.mean_hat - found.mean, rtol=1e-9)
+
+
 @given(seeds, st.floats(1e-6, 1e6))
 def test_the_gain_stays_within_its_limits(seed, power):
     found, mean, variance = random_streams(seed)

@@ -146,10 +146,17 @@ def test_a_weight_that_is_no_number_is_the_users_to_mend(bad):
         normalized(net.model(net.conv("x", 4, 1, weight=weight)))
 
 
-def test_huge_weights_whose_sum_overflows_are_numbers_all_the_same():
-    net = graphs.Net()
-    space, _ = normalized(net.model(net.conv("x", 4, 1, weight=np.full((4, 3, 1, 1), 3e38))))
-    assert graphs.ops(space.graph) == ["Conv"]
+@pytest.mark.parametrize("sign", [1, -1])
+def test_weights_may_be_large_but_not_absurd(sign):
+    for size, wanted in ((9e11, True), (2e12, False), (3e38, False)):
+        net = graphs.Net()
+        model = net.model(net.conv("x", 4, 1, weight=np.full((4, 3, 1, 1), sign * size)))
+        if wanted:
+            assert graphs.ops(normalized(model)[0].graph) == ["Conv"]
+        else:
+            with pytest.raises(ModelError) as caught:
+                normalized(model)
+            assert f"'conv1.w' of Conv 'conv1' holds values up to {size:.2g}; " in str(caught.value)
 
 
 def test_a_model_without_a_conv_is_refused():

@@ -1,0 +1,71 @@
+"""How much memory there is, and a bound on what this process takes of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Iterator
+
+UNKNOWN = 1 << 36  # where the system does not tell: 64 GiB
+CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+MEMINFO, STATUS = "/proc/meminfo", "/proc/self/status"
+
+
+def machine_memory() -> int:
+    """Bytes of memory that this machine, or the container, has."""
+    try:
+        found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not on every system
+        found = UNKNOWN
+    return min(found, _container())
+
+
+def free_memory() -> int:
+    """Bytes that this process may hold as things stand: what it holds, what is free, and what can be swapped.
+
+    All that the machine has where the system does not tell.
+    """
+    free = _bytes(MEMINFO, "MemAvailable")
+    if free is None:
+        return machine_memory()
+    return min(free + (_bytes(MEMINFO, "SwapFree") or 0) + (_bytes(STATUS, "VmData") or 0), _container())
+
+
+@contextlib.contextmanager
+def bounded() -> Iterator[None]:
+    """Within the block this process is refused more memory than there is, in place of being killed for it.
+
+    An allocation beyond the bound raises MemoryError, or ModelError where it was onnxruntime's. Does nothing on
+    systems without such bounds. Data of the process alone is counted, not files or addresses without memory.
+    """
+    try:
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    except (ImportError, AttributeError, ValueError, OSError):
+        yield
+        return
+    wanted = min([free_memory(), *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY)])
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def _container() -> int:
+    return min((int(text) for path in CGROUPS if (text := _text(path).strip()).isdigit()), default=1 << 62)
+
+
+def _bytes(path: str, key: str) -> int | None:
+    """What a line such as ``MemAvailable:  123 kB`` says."""
+    words = next((line.split() for line in _text(path).splitlines() if line.startswith(f"{key}:")), [])
+    return int(words[1]) * 1024 if len(words) > 1 and words[1].isdigit() else None
+
+
+def _text(path: str) -> str:
+    try:
+        return pathlib.Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""

@@ -1,0 +1,242 @@
+"""What `python -m tools.fuzz` found and was mended: the smallest network of each, through the whole of `quantize`.
+
+Every case once ended in a defect, in a warning of numpy's (warnings are errors here), or in a network that was wrong.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+import dfmpc_onnx
+from dfmpc_onnx.errors import ModelError
+from tests.commands import assert_refused, dfmpc
+from tests.graphs import Net
+
+
+def quantized(model: onnx.ModelProto, recipe: str, **options: object) -> dfmpc_onnx.Quantized:
+    """The model's quantized form, which has been loaded and run beside it."""
+    found = dfmpc_onnx.quantize(model, recipe=recipe, **options)
+    assert found.report.fidelity is not None, found.report.warnings
+    return found
+
+
+def refused(model: onnx.ModelProto, recipe: str = "mixed", **options: object) -> str:
+    with pytest.raises(ModelError) as caught:
+        dfmpc_onnx.quantize(model, recipe=recipe, **options)
+    return str(caught.value)
+
+
+def sqnr(model: onnx.ModelProto, recipe: str, **options: object) -> float:
+    found = quantized(model, recipe, **options)
+    assert found.report.fidelity is not None
+    return found.report.fidelity.sqnr_db
+
+
+# Numbers that no training leaves
+
+
+@pytest.mark.parametrize("recipe", ["mixed", "paper", "per-channel", "closed-form"])
+@pytest.mark.parametrize("size", [1e13, 3e38, np.inf, np.nan])
+def test_absurd_weights(recipe, size):
+    net = Net()
+    x = net.conv("x", 4, weight=np.full((4, 3, 3, 3), size, np.float32))
+    said = refused(net.model(net.conv(x, 4)), recipe)
+    assert "'conv1.w' of Conv 'conv1' holds " in said and "not trained or exported properly" in said
+
+
+@pytest.mark.parametrize("recipe", ["mixed", "paper", "closed-form"])
+@pytest.mark.parametrize("size", [0.0, 1e-45, 1e-38, 1e-30])
+def test_weights_of_nothing_or_next_to_it(recipe, size):
+    net = Net()
+    x = net.relu(net.norm(net.conv("x", 4, weight=np.full((4, 3, 3, 3), size, np.float32))))
+    quantized(net.model(net.conv(x, 4, weight=np.full((4, 4, 3, 3), size, np.float32))), recipe)
+
+
+@pytest.mark.parametrize(("variance", "epsilon"), [(0.0, 0.0), (-1.0, 1e-5), (0.0, 1e-30), (1.0, float("nan"))])
+def test_a_normalization_that_divides_by_nothing(variance, epsilon):
+    net = Net()
+    y = net.norm(net.conv("x", 4), variance=variance)
+    net.nodes[-1].attribute.append(onnx.helper.make_attribute("epsilon", epsilon))
+    assert "BatchNormalization 'norm1' multiplies by " in refused(net.model(y), "paper")
+
+
+@pytest.mark.parametrize("recipe", ["mixed", "closed-form"])
+def test_a_normalization_without_epsilon_of_a_map_that_does_not_vary(recipe):
+    net = Net()
+    still = net.conv("x", 4, weight=np.zeros((4, 3, 3, 3), np.float32))
+    y = net.norm(still, variance=1.0)
+    net.nodes[-1].attribute.append(onnx.helper.make_attribute("epsilon", 0.0))
+    quantized(net.model(net.conv(net.relu(y), 4)), recipe)
+
+
+@pytest.mark.parametrize(("size", "said"), [(1e17, "values up to "), (3e38, "NaN or infinity")])
+def test_values_that_overflow_on_the_way(size, said):
+    net = Net()
+    x = net.node("Mul", net.conv("x", 4), net.weight("large", np.float32(size)))
+    x = net.node("Mul", x, "large") if size > 1e30 else x
+    assert f"Conv 'conv2': its input holds {said}" in refused(net.model(net.conv(x, 4)))
+
+
+def test_a_range_of_infinite_values_is_no_range():
+    net = Net()
+    x = net.conv("x", 4)
+    y = net.node("Div", net.node("Abs", x), net.weight("none", np.float32(0)))
+    quantized(net.model(x, y), "int8")
+
+
+def test_a_slope_of_infinity():
+    net = Net()
+    slope = net.weight("slope", np.array([np.inf, 1, 1, 1], np.float32).reshape(4, 1, 1))
+    quantized(net.model(net.node("PRelu", net.conv("x", 4), slope)), "per-channel")
+
+
+# Shapes
+
+
+def test_a_scalar_bias_of_gemm_under_a_factor():
+    net = Net()
+    x = net.node("Flatten", net.node("GlobalAveragePool", net.conv("x", 4)))
+    weight, bias = net.weight("w", np.ones((4, 2), np.float32)), net.weight("b", np.float32(0.5))
+    assert sqnr(net.model(net.node("Gemm", x, weight, bias, beta=0.5)), "int8") > 20
+
+
+def test_a_scalar_bias_under_one_scale_for_the_whole_weight():
+    net = Net()
+    x = net.node("Flatten", net.node("GlobalAveragePool", net.conv("x", 4)))
+    weight = net.weight("w", np.array([[1, 0]] * 4, np.float32))
+    y = net.node("Gemm", x, weight, net.weight("b", np.array([0.5], np.float32)))
+    quantized(net.model(y), "paper", weights="8", activations="8")
+
+
+@pytest.mark.parametrize("recipe", ["per-channel", "closed-form", "mixed"])
+def test_a_product_along_the_width_of_a_map(recipe):
+    net = Net((1, 2, 8, 3))
+    x = net.norm(net.conv("x", 2))
+    x = net.node("MatMul", x, net.weight("w", np.eye(3, 5, dtype=np.float32)))
+    x = net.node("Concat", x, x, axis=1)
+    net.channels[x] = 4
+    net.node("Relu", net.norm(net.conv(x, 4)))
+    quantized(net.model(net.conv("relu1", 4)), recipe, weights="2/6")
+
+
+def test_a_matrix_without_columns():
+    net = Net()
+    x = net.node("Flatten", net.node("GlobalAveragePool", net.conv("x", 4)))
+    empty = net.node("MatMul", x, net.weight("w", np.zeros((4, 0), np.float32)))
+    quantized(net.model("conv1", empty), "per-channel", activations="none")
+
+
+def test_a_weight_that_is_its_own_input():
+    net = Net()
+    weight = net.weight("w", np.ones((4, 3, 3, 3), np.float32))
+    still = net.node("Conv", weight, weight)
+    found = quantized(net.model(net.conv("x", 4), still), "mixed")
+    assert {layer.name: layer.refused for layer in found.report.layers} == {
+        "conv2": None,
+        "conv1": "its input is a constant; nothing flows through it",
+    }
+
+
+def test_a_normalization_of_a_constant():
+    net = Net()
+    net.channels["k"] = 4
+    still = net.norm(net.weight("k", np.ones((1, 4, 8, 8), np.float32)))
+    quantized(net.model(net.node("Add", net.conv("x", 4), still)), "mixed")
+
+
+def test_a_bound_that_is_an_output_of_the_model():
+    net = Net()
+    low = net.node("Constant", value=onnx.numpy_helper.from_array(np.float32(0)))
+    x = net.node("Clip", net.norm(net.conv("x", 4)), low)
+    quantized(net.model(net.conv(x, 4), low), "closed-form")
+
+
+@pytest.mark.parametrize(
+    ("op", "attribute", "value"),
+    [
+        ("ConvTranspose", "group", 0),
+        ("Conv", "group", -1),
+        ("Conv", "strides", [0, 1]),
+        ("Conv", "dilations", [1, -(2**63)]),
+        ("MaxPool", "kernel_shape", [0, 0]),
+        ("DepthToSpace", "blocksize", 0),
+    ],
+)
+def test_a_count_below_one_is_refused_before_a_runtime_divides_by_it(op, attribute, value):
+    """With a group of 0 ConvTranspose takes the process with it."""
+    net = Net()
+    inputs = [net.conv("x", 4)]
+    if op.startswith("Conv"):
+        inputs.append(net.weight("w", np.ones((4, 4, 3, 3), np.float32)))
+    model = net.model(inputs[0])
+    model.graph.node.append(onnx.helper.make_node(op, inputs, ["y"], name="damaged", **{attribute: value}))
+    model.graph.output[0].name = "y"
+    said = f"{op} 'damaged' has {attribute} below 1"
+    assert said in refused(model, "paper")
+    with pytest.raises(ModelError, match=said):
+        dfmpc_onnx.verify(model, model)
+
+
+@pytest.mark.parametrize("computed", [False, True])
+def test_a_window_that_holds_nothing_is_refused_before_a_runtime_loops_over_it(computed):
+    net = Net((1, 3, 1, 5))
+    weight = net.weight("w", np.zeros((8, 3, 0, 1), np.float16 if computed else np.float32))
+    if computed:
+        weight = net.node("Cast", weight, to=onnx.TensorProto.FLOAT)
+    x = net.node("Conv", "x", weight, dilations=[2, 1], pads=[4, 0, 4, 0], strides=[1, 2])
+    model = net.model(x)
+    model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info(x, onnx.TensorProto.FLOAT, [1, 8, 12, 3]))
+    assert "the weight of Conv 'conv1' has shape [8, 3, 0, 1] and holds nothing" in refused(model, "int8")
+
+
+def test_an_output_that_states_another_rank_than_it_has():
+    """The float model runs; onnxruntime moved the dimensions of the quantized one by what was stated."""
+    net = Net((2, 3, 6, 6))
+    model = net.model(net.conv("x", 4))
+    model.graph.output[0].type.tensor_type.shape.dim.pop()
+    quantized(model, "int8")
+
+
+def test_a_type_that_is_none():
+    net = Net()
+    x = net.node("Flatten", net.node("GlobalAveragePool", net.conv("x", 4)))
+    weight = net.node("Cast", net.weight("half", np.ones((4, 2), np.float16)), to=-(2**63))
+    found = dfmpc_onnx.quantize(net.model(net.node("MatMul", x, weight)), recipe="paper")
+    assert any(said.startswith("not compared: ") for said in found.report.warnings)
+
+
+# Few samples
+
+
+def test_a_gate_that_is_seen_once_keeps_its_weights():
+    """The batch is 1 and not free, so the layers of the gate are seen in one patch: nothing can be fitted to that."""
+    net = Net((1, 3, 8, 8))
+    x = net.relu(net.conv("x", 12))
+    pooled = net.node("GlobalAveragePool", x)
+    gate = net.conv(net.relu(net.conv(pooled, 4, 1)), 12, 1)
+    x = net.node("Mul", x, net.node("Sigmoid", gate))
+    fixed = net.node("Reshape", x, net.weight("shape", np.array([1, 12, 64])))
+    assert sqnr(net.model(fixed), "int8", activations="none") > 35
+
+
+def test_a_channel_that_stands_still_on_the_images_is_not_blown_up():
+    """What rounding shifts its mean by was once counted in deviations of training, of which it has none here."""
+    net = Net()
+    x = net.node("Clip", net.conv("x", 4), net.weight("low", np.float32(1)), net.weight("high", np.float32(1)))
+    y = net.norm(net.conv(x, 4, 1))
+    assert sqnr(net.model(y), "int8", activations="none") > 35
+
+
+# Names and terminals
+
+
+def test_the_bytes_of_a_name_that_is_not_utf_8(tmp_path):
+    net = Net()
+    model = net.model(net.conv("x", 4))
+    model.graph.initializer[0].raw_data = b"1234"
+    data = model.SerializeToString().replace(b"conv1.w", b"conv1\xff\xfe")
+    (tmp_path / "model.onnx").write_bytes(data)
+    result = dfmpc("quantize", tmp_path / "model.onnx", "-o", tmp_path / "out.onnx")
+    assert_refused(result, "the data of 'conv1\ufffd\ufffd' holds 4 of 432 bytes")

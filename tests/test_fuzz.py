@@ -1,0 +1,130 @@
+"""A sample of what `python -m tools.fuzz` tries: every model is quantized and agrees, or refused in one line.
+
+Hypothesis draws the cases, so what fails is shrunk to the smallest network that does.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import random
+import signal
+import sys
+from multiprocessing.connection import Connection
+
+import hypothesis
+import hypothesis.strategies as st
+import onnx
+import pytest
+
+from tests.graphs import ALL
+from tools.fuzz import trial
+from tools.fuzz.mutations import mutated
+from tools.fuzz.networks import network
+from tools.fuzz.trial import AGREEING, ALONE, ERROR, GOOD, REFUSED, Case, drawn, of_network, tried
+
+SETTINGS = st.sampled_from(trial.SETTINGS)
+# A network that fails takes a few minutes to shrink; `hypothesis` would otherwise complain of slow cases.
+CHECKS = {"suppress_health_check": list(hypothesis.HealthCheck), "print_blob": False}
+
+
+def judge(case: Case) -> None:
+    found = tried(case)
+    assert found.outcome in GOOD, f"{found.place}: {found.detail}"
+
+
+@hypothesis.settings(max_examples=130, **CHECKS)
+@hypothesis.given(rng=st.randoms(use_true_random=False), setting=SETTINGS)
+def test_a_random_network_is_quantized_and_agrees_or_is_refused(
+    rng: random.Random, setting: tuple[dict[str, object], float | None]
+) -> None:
+    judge(of_network("network", network(rng), *setting))
+
+
+@hypothesis.settings(max_examples=90, **CHECKS)
+@hypothesis.given(rng=st.randoms(use_true_random=False), name=st.sampled_from(sorted(ALL)), setting=SETTINGS)
+def test_a_damaged_network_is_quantized_or_refused(
+    rng: random.Random, name: str, setting: tuple[dict[str, object], float | None]
+) -> None:
+    data = mutated(ALL[name]().SerializeToString(), rng)
+    judge(Case("damaged", name, data, setting[0], None))
+
+
+SMALL = [path for path in trial.files() if path.stat().st_size < 100_000]
+
+
+@hypothesis.settings(max_examples=80, **CHECKS)
+@hypothesis.given(rng=st.randoms(use_true_random=False), file=st.sampled_from(SMALL), setting=SETTINGS)
+def test_a_damaged_file_is_quantized_or_refused(
+    rng: random.Random, file: pathlib.Path, setting: tuple[dict[str, object], float | None]
+) -> None:
+    judge(Case("damaged", file.name, mutated(trial.recent(file.read_bytes()), rng), setting[0], None))
+
+
+# The tool itself
+
+
+def test_a_number_makes_the_same_case_again():
+    sources = trial.files()
+    for number in range(20):
+        assert drawn(7, number, sources) == drawn(7, number, sources)
+    assert drawn(7, 1, sources) != drawn(8, 1, sources)
+
+
+def test_most_random_networks_are_valid_and_most_damaged_ones_are_not():
+    """Or neither would try anything."""
+    found = [
+        tried(of_network("network", network(random.Random(seed)), {"recipe": "paper"}, None)) for seed in range(30)
+    ]
+    assert sum(outcome.outcome in (AGREEING, REFUSED) for outcome in found) > 15
+    data = ALL["chain"]().SerializeToString()
+    broken = [tried(Case("", "", mutated(data, random.Random(seed)), {"recipe": "paper"}, None)) for seed in range(30)]
+    assert sum(outcome.outcome in (ERROR, ALONE) for outcome in broken) > 10
+
+
+def dying(seed: int, pipe: Connection) -> None:
+    """A worker that a case takes with it."""
+    while (number := pipe.recv()) is not None:
+        pipe.send(Case("kind", "", b"model", {}, None))
+        if number == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        pipe.send(trial.Outcome(AGREEING))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals and limits of memory")
+def test_a_case_that_kills_its_process_is_told_and_the_others_go_on():
+    from tools.fuzz import pool
+
+    found = {number: (case.model, outcome) for number, case, outcome in pool.results(1, range(4), 1, dying)}
+    assert [found[number][1].outcome for number in (0, 2, 3)] == [AGREEING] * 3
+    model, outcome = found[1]
+    assert (model, outcome.outcome, outcome.place) == (b"model", "defect", "crash")
+    assert str(-signal.SIGKILL) in outcome.detail
+
+
+@pytest.mark.parametrize("fault", ["raises", "warns", "swells", "writes to the input", "disagrees", "leaves a file"])
+def test_what_is_no_good_outcome_is_told(monkeypatch, fault):
+    quantize = trial.dfmpc_onnx.quantize
+
+    def broken(source, target, **options):
+        if fault == "raises":
+            raise ValueError("a slip")
+        if fault == "warns":
+            trial.warnings.warn("a slip", RuntimeWarning, stacklevel=1)
+        if fault == "swells":
+            raise MemoryError
+        if fault == "leaves a file":
+            (target.parent / "left").touch()
+            raise trial.UserError("no")
+        made = quantize(source, target, **options)
+        if fault == "writes to the input":
+            source.write_bytes(b"")
+        if fault == "disagrees":
+            model = onnx.load(target)
+            model.graph.node[-1].op_type = "MatMul" if model.graph.node[-1].op_type == "Gemm" else "Gemm"
+            target.write_bytes(model.SerializeToString())
+        return made
+
+    monkeypatch.setattr(trial.dfmpc_onnx, "quantize", broken)
+    case = Case("", "", ALL["chain"]().SerializeToString(), {"recipe": "paper"}, 0.0)
+    assert tried(case).outcome == "defect"

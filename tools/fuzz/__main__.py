@@ -1,0 +1,92 @@
+"""Throw random and damaged models at `quantize` and count what comes of them.
+
+python -m tools.fuzz --cases 10000 --seed 1 [--workers 2] [--keep FOLDER]
+python -m tools.fuzz --seed 1 --case 4711        one case, in this process, with its traceback
+
+Each case runs in a worker process under a limit of time and memory, so a crash, a hang and a swelling are seen, too.
+Exit status 1 where anything came out but a quantized network that agrees, refused layers, or a clear error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import os
+import pathlib
+import sys
+import time
+
+from tools.fuzz import pool
+from tools.fuzz.trial import ERROR, GOOD, drawn, files, tried
+
+
+def one(seed: int, number: int, keep: pathlib.Path | None) -> int:
+    """Run one case and say all of it."""
+    case = drawn(seed, number, files())
+    _keep(keep, f"{seed}_{number}", case.model)
+    outcome = tried(case)
+    print(f"{case.kind} of {case.source}, {len(case.model)} bytes, {case.options}\n{outcome.detail}")
+    print(f"{outcome.outcome}: {outcome.place}")
+    return 0 if outcome.outcome in GOOD else 1
+
+
+def _keep(folder: pathlib.Path | None, name: str, model: bytes) -> None:
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.onnx").write_bytes(model)
+
+
+def many(seed: int, numbers: range, workers: int, keep: pathlib.Path | None, sentences: bool) -> int:
+    """Run cases, print each defect of a new kind as it is found, and the table in the end."""
+    began = time.monotonic()
+    table: collections.Counter[tuple[str, str]] = collections.Counter()
+    said: collections.Counter[str] = collections.Counter()
+    defects: dict[str, list[int]] = {}
+    done = 0
+    with contextlib.suppress(KeyboardInterrupt):  # what has been tried until then is told
+        for done, (number, case, outcome) in enumerate(pool.results(seed, numbers, workers), 1):
+            table[case.kind, outcome.outcome] += 1
+            if outcome.outcome == ERROR:
+                said[outcome.place] += 1
+            elif outcome.outcome not in GOOD:
+                found = defects.setdefault(outcome.place, [])
+                found.append(number)
+                if len(found) == 1:
+                    print(f"case {number}, {case.kind}, {case.options}", flush=True)
+                    print(f"{outcome.place}: {outcome.detail.strip()[-1500:]}\n", flush=True)
+                if len(found) <= 3:
+                    _keep(keep, f"{seed}_{number}", case.model)
+            if done % 500 == 0:
+                print(f"{done} of {len(numbers)}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    kinds = sorted({kind for kind, _ in table})
+    print(f"| outcome | {' | '.join(kinds)} | all |\n|---{'|---' * len(kinds)}|---|")
+    for row in (*GOOD, "defect"):
+        counts = [table[kind, row] for kind in kinds]
+        print(f"| {row} | {' | '.join(map(str, counts))} | {sum(counts)} |")
+    for place, cases in sorted(defects.items(), key=lambda item: -len(item[1])):
+        print(f"{len(cases)} x {place}: cases {', '.join(map(str, cases[:8]))}")
+    for sentence, count in said.most_common(60) if sentences else ():
+        print(f"{count} x {sentence}")
+    print(f"{done} cases, seed {seed}, {time.monotonic() - began:.0f} s")
+    return 1 if defects else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tools.fuzz", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--cases", type=int, default=10_000)
+    parser.add_argument("--first", type=int, default=0, help="number of the first case")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--keep", type=pathlib.Path, help="a folder for the models of defects")
+    parser.add_argument("--case", type=int, help="run this one alone, and say all of it")
+    parser.add_argument("--errors", action="store_true", help="count the sentences of clear errors, too")
+    options = parser.parse_args()
+    if options.case is not None:
+        return one(options.seed, options.case, options.keep)
+    numbers = range(options.first, options.first + options.cases)
+    return many(options.seed, numbers, options.workers, options.keep, options.errors)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""Cases in worker processes, each under a limit of time and memory; what kills a worker is an outcome, too."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import multiprocessing.connection
+import multiprocessing.process
+import os
+import resource
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+
+from tools.fuzz.trial import Case, Outcome, drawn, files, tried
+
+SECONDS = 60.0
+MEGABYTES = 3000  # of data a worker may hold; a process with its libraries begins at about 300
+
+
+def work(seed: int, pipe: Connection) -> None:
+    """Run the cases whose numbers come in until None does; each is sent back as it begins, its outcome as it ends."""
+    resource.setrlimit(resource.RLIMIT_DATA, (MEGABYTES << 20, MEGABYTES << 20))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    silence = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):  # what libraries print is not judged
+        os.dup2(silence, stream)
+    sources = files()
+    while (number := pipe.recv()) is not None:
+        case = drawn(seed, number, sources)
+        pipe.send(case)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        outcome = tried(case)
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        if grown > MEGABYTES / 2:
+            outcome = Outcome("defect", "memory", f"the process grew by {grown:.0f} MB")
+        pipe.send(outcome)
+
+
+@dataclasses.dataclass
+class Worker:
+    """A process, the pipe to it, and what it is at."""
+
+    process: multiprocessing.process.BaseProcess
+    pipe: Connection
+    number: int = -1
+    case: Case | None = None
+    since: float = 0.0
+
+
+Result = tuple[int, Case, Outcome]
+Work = Callable[[int, Connection], None]
+
+
+def results(seed: int, numbers: range, count: int, work: Work = work) -> Iterator[Result]:
+    """Every case with its number and outcome, as they end, run by `count` processes that do `work`."""
+    waiting = iter(numbers)
+    busy: list[Worker] = []
+
+    def give(worker: Worker) -> None:
+        number = next(waiting, None)
+        worker.pipe.send(number)
+        if number is not None:
+            worker.number, worker.case, worker.since = number, None, time.monotonic()
+            busy.append(worker)
+
+    def lost(worker: Worker, outcome: Outcome) -> Result:
+        worker.process.join()
+        busy.remove(worker)
+        case = worker.case or Case("not made", "", b"", {}, None)
+        give(_start(work, seed))
+        return worker.number, case, outcome
+
+    for _ in range(count):
+        give(_start(work, seed))
+    while busy:
+        ready = multiprocessing.connection.wait([worker.pipe for worker in busy], timeout=1.0)
+        for worker in [w for w in busy if w.pipe in ready]:
+            try:
+                said = worker.pipe.recv()
+            except (EOFError, OSError):
+                worker.process.join()
+                yield lost(worker, Outcome("defect", "crash", f"the process ended with {worker.process.exitcode}"))
+                continue
+            if isinstance(said, Case):
+                worker.case, worker.since = said, time.monotonic()
+                continue
+            assert worker.case is not None  # a case is sent before its outcome
+            busy.remove(worker)
+            yield worker.number, worker.case, said
+            give(worker)
+        for worker in [w for w in busy if time.monotonic() - w.since > SECONDS]:
+            worker.process.kill()
+            yield lost(worker, Outcome("defect", "hang", f"longer than {SECONDS:.0f} s"))
+
+
+def _start(work: Work, seed: int) -> Worker:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=work, args=(seed, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    return Worker(process, ours)

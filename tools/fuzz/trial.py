@@ -1,0 +1,250 @@
+"""One case: make a model from a number, quantize it with drawn options, and judge what came of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import random
+import tempfile
+import traceback
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+import onnxruntime
+
+import dfmpc_onnx
+from dfmpc_onnx.errors import Defect, UserError, printable
+from tools.fuzz.mutations import mutated
+from tools.fuzz.networks import Network, network
+
+ROOT = pathlib.Path(__file__).parents[2]
+AGREEING, REFUSED, ERROR = "quantized, agrees", "all layers refused, agrees", "clear error"
+ALONE = "quantized, but the float model does not run"
+GOOD = (AGREEING, REFUSED, ERROR, ALONE)
+LARGEST_FILE = 1_600_000
+
+# Recipe and options, and the least SQNR in dB where weights are such as training leaves. At few bits, in networks of a
+# few random weights, no figure holds for all, and ranges derived without a run are rough behind operators such as Exp.
+SETTINGS: tuple[tuple[dict[str, object], float | None], ...] = (
+    ({"recipe": "int8"}, 3.0),
+    ({"recipe": "int8", "activations": "none"}, 20.0),
+    ({"recipe": "int8", "layers": ["*=float"], "activations": "none"}, 80.0),
+    ({"recipe": "per-channel", "weights": "8"}, 0.0),
+    ({"recipe": "per-channel", "weights": "8", "activations": "none"}, 20.0),
+    ({"recipe": "closed-form", "weights": "8"}, 0.0),
+    ({"recipe": "closed-form", "weights": "8", "activations": "none"}, 20.0),
+    ({"recipe": "mixed"}, None),
+    ({"recipe": "mixed", "weights": "2/6"}, None),
+    ({"recipe": "mixed", "weights": "ternary/6", "activations": "none"}, None),
+    ({"recipe": "mixed", "layers": ["*1=float", "*2=3", "*=5"]}, None),
+    ({"recipe": "int4"}, None),
+    ({"recipe": "closed-form"}, None),
+    ({"recipe": "closed-form", "weights": "2/6", "activations": "none"}, None),
+    ({"recipe": "per-channel", "weights": "2/6"}, None),
+    ({"recipe": "per-channel", "weights": "ternary/6", "activations": "none"}, None),
+    ({"recipe": "per-channel", "weights": "7", "layers": ["conv*=4"]}, None),
+    ({"recipe": "paper"}, None),
+    ({"recipe": "paper", "weights": "2/6", "activations": "8"}, None),
+)
+CLOSED = tuple(item for item in SETTINGS if item[0]["recipe"] in ("paper", "per-channel", "closed-form"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What is tried: the bytes of a model, the options, and how near the result has to be."""
+
+    kind: str
+    source: str
+    model: bytes
+    options: dict[str, object]
+    least_sqnr: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What came of it. place: what groups defects of one cause; detail: the message, traceback or figure."""
+
+    outcome: str
+    place: str = ""
+    detail: str = ""
+
+
+def files() -> list[pathlib.Path]:
+    """Small models to damage: the project's own, onnx's, and those of DFMPC_DATA where it is set."""
+    folders = [ROOT / "models", pathlib.Path(onnx.__file__).parent / "backend" / "test" / "data"]
+    if "DFMPC_DATA" in os.environ:
+        folders.append(pathlib.Path(os.environ["DFMPC_DATA"]) / "models")
+    found = sorted(p for folder in folders for p in folder.rglob("*.onnx"))
+    # onnx's light_* make the weights of whole networks as they run: minutes for each.
+    small = [p for p in found if p.stat().st_size <= LARGEST_FILE and "light" not in p.parts]
+    # What holds no Conv is refused in one way: a few of them are enough.
+    return [p for i, p in enumerate(small) if i % 10 == 0 or b"Conv" in p.read_bytes()]
+
+
+def drawn(seed: int, number: int, sources: Sequence[pathlib.Path]) -> Case:
+    """The case with a number: the same whenever the seed, the sources and this code are the same."""
+    rng = random.Random(f"{seed}/{number}")
+    kind = rng.random()
+    options, least = rng.choice(SETTINGS)
+    if kind < 0.6:
+        return of_network("random network", network(rng), options, least)
+    if kind < 0.75 or not sources:
+        made = network(rng, spoiled=False).model.SerializeToString()
+        return Case("damaged random network", "network", mutated(made, rng), options, None)
+    file = rng.choice(sources)
+    data = recent(file.read_bytes())
+    if len(data) > 100_000:  # networks of real size: recipes that run none of it
+        if rng.random() < 0.7:
+            file = rng.choice([s for s in sources if s.stat().st_size <= 100_000] or [file])
+            data = recent(file.read_bytes())
+        else:
+            options, _ = rng.choice(CLOSED)
+    return Case("damaged file", "/".join(file.parts[-3:]), mutated(data, rng), options, None)
+
+
+def recent(data: bytes) -> bytes:
+    """Models of opsets that are refused at once would try nothing else: they say 9, under which most of them run."""
+    model = onnx.ModelProto.FromString(data)
+    if model.opset_import and model.opset_import[0].version < 7:
+        model.opset_import[0].version = 9
+    return model.SerializeToString()
+
+
+def of_network(kind: str, made: Network, options: dict[str, object], least: float | None) -> Case:
+    """A network as it is; options get the sizes of its open dimensions."""
+    options = {**options, "input_shapes": made.input_shapes}
+    return Case(kind, "network", made.model.SerializeToString(), options, least if made.ordinary else None)
+
+
+def tried(case: Case) -> Outcome:
+    """Quantize from file to file in an empty folder; warnings are errors."""
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        source, target = pathlib.Path(folder) / "model.onnx", pathlib.Path(folder) / "out.onnx"
+        source.write_bytes(case.model)
+        try:
+            made = dfmpc_onnx.quantize(source, target, **case.options)  # type: ignore[arg-type]
+        except UserError as error:
+            line = str(error)
+            left = sorted(p.name for p in pathlib.Path(folder).iterdir())
+            if line != printable(line) or len(line) > 1000:
+                return Outcome("defect", "message", f"not one clean line: {line[:300]!r}")
+            if left != ["model.onnx"]:
+                return Outcome("defect", "files", f"left behind: {left}")
+            return Outcome(ERROR, _without_names(line), line)
+        except MemoryError as error:
+            return Outcome("defect", f"memory {_place(error)}", traceback.format_exc())
+        except Exception as error:
+            return Outcome("defect", _place(error), traceback.format_exc())
+        if source.read_bytes() != case.model:
+            return Outcome("defect", "input", "the input was written to")
+        return _judged(case, source, target, all(layer.refused for layer in made.report.layers))
+
+
+def _judged(case: Case, source: pathlib.Path, target: pathlib.Path, refused: bool) -> Outcome:
+    """What is to be said of a file that was written."""
+    wrong = _invalid(target)
+    if wrong and not _invalid(source):  # a source without shapes of its outputs is taken, and keeps them
+        return Outcome("defect", "checker", wrong)
+    try:
+        reference = _session(source)
+        feeds = [_feeds(reference, case, seed) for seed in (1, 2)]
+        want = [reference.run(None, fed) for fed in feeds]
+    except Exception as error:  # onnxruntime's exceptions have no common public base
+        return Outcome(ALONE, "", str(error))
+    try:
+        candidate = _session(target)
+        got = [candidate.run(None, fed) for fed in feeds]
+    except Exception as error:
+        return Outcome("defect", "the result does not run", str(error))
+    found = _sqnr(want, got)
+    if isinstance(found, str):
+        return Outcome("defect", found, "")
+    least = 80.0 if refused and case.options.get("activations") == "none" else case.least_sqnr
+    if least is not None and found < least:
+        return Outcome("defect", "disagrees", f"SQNR {found:.1f} dB, at least {least} wanted")
+    return Outcome(REFUSED if refused else AGREEING, "", f"{found:.1f}")
+
+
+def _invalid(path: pathlib.Path) -> str | None:
+    """What onnx's checker has against a file."""
+    try:
+        onnx.checker.check_model(str(path))
+    except Exception as error:
+        return str(error)
+    return None
+
+
+def _session(path: pathlib.Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(bool)": np.bool_,
+    "tensor(uint8)": np.uint8,
+}
+
+
+def _feeds(session: onnxruntime.InferenceSession, case: Case, seed: int) -> dict[str, np.ndarray]:
+    shapes = {}
+    for item in case.options.get("input_shapes", ()):  # type: ignore[attr-defined]
+        name, _, dims = item.rpartition(":")
+        shapes[name] = [int(d) for d in dims.split("x")]
+    generator, feeds = np.random.default_rng(seed), {}
+    for value in session.get_inputs():
+        stated = [d if isinstance(d, int) and d > 0 else 1 if i == 0 else 8 for i, d in enumerate(value.shape)]
+        shape = shapes.get(value.name, stated)
+        dtype = TYPES[value.type]
+        numbers = generator.standard_normal(shape) if dtype in (np.float32, np.float64, np.float16) else None
+        feeds[value.name] = np.asarray(generator.integers(0, 2, shape) if numbers is None else numbers, dtype)
+    return feeds
+
+
+def _sqnr(want: list[list[np.ndarray]], got: list[list[np.ndarray]]) -> float | str:
+    """Of all outputs together in dB, or what is wrong with them."""
+    signal = noise = 0.0
+    for a, b in zip(_flat(want), _flat(got), strict=True):
+        if a.shape != b.shape or a.dtype != b.dtype:
+            return "outputs of another shape or type"
+        if a.dtype.kind != "f":
+            continue
+        x, y = a.astype(np.float64), b.astype(np.float64)
+        known = np.isfinite(x)
+        if not np.isfinite(y[known]).all():
+            return "NaN or infinity where the float model has none"
+        signal += float(np.square(x[known]).sum())
+        noise += float(np.square(x[known] - y[known]).sum())
+    if noise <= 1e-12 * signal or noise < 1e-60:
+        return 120.0
+    return 10 * float(np.log10(max(signal, 1e-300) / noise))
+
+
+def _flat(runs: list[list[np.ndarray]]) -> list[np.ndarray]:
+    return [np.asarray(out) for run in runs for out in run]
+
+
+def _place(error: BaseException) -> str:
+    """Where in this project an exception began: its kind, file and line."""
+    cause: BaseException = error
+    while isinstance(cause, Defect) and cause.__cause__ is not None:
+        cause = cause.__cause__
+    frames = traceback.extract_tb(cause.__traceback__)
+    ours = [f for f in frames if "dfmpc_" in f.filename] or list(frames)
+    return f"{type(cause).__name__} {pathlib.Path(ours[-1].filename).name}:{ours[-1].lineno}"
+
+
+def _without_names(line: str) -> str:
+    """An error's sentence with what it quotes left out, to count how often it was said."""
+    head = line.partition(": ")[2] or line
+    return "'".join(part for index, part in enumerate(head.split("'")) if index % 2 == 0)[:60]
