@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 
 from dfmpc_onnx import catalog, expansion, runtime, serialization
+from dfmpc_onnx.auto_preprocess import PreprocessChoice, as_written, settled
 from dfmpc_onnx.claims import check_claims
 from dfmpc_onnx.errors import Defect, ModelError, OptionError, PassError, RuntimeUnavailable
 from dfmpc_onnx.facts import BitPlan, Codes, Layers, Packed, Placement
@@ -31,7 +32,7 @@ from dfmpc_onnx.images import (
 from dfmpc_onnx.inspection import inspect
 from dfmpc_onnx.instruments import Dump, Progress, Timing, peak_memory
 from dfmpc_onnx.manager import Instrument, Pass, PassManager, PassResult, Refusal
-from dfmpc_onnx.preprocess import Preprocess
+from dfmpc_onnx.preprocess import AUTO
 from dfmpc_onnx.providers import provider_use
 from dfmpc_onnx.recipe import Recipe
 from dfmpc_onnx.report import (
@@ -86,7 +87,7 @@ def quantize(
     layers: Sequence[str] = (),
     reduce_range: bool | None = None,
     target: str = "cpu",
-    preprocess: str = "imagenet",
+    preprocess: str = AUTO,
     input_shapes: Sequence[str] = (),
     images: str | os.PathLike[str] | None = None,
     seed: int = 0,
@@ -103,7 +104,7 @@ def quantize(
     as ``"layer1/*=8"``. reduce_range: 7 bits in place of 8 between quantized activations, for processors without
     VNNI, where the sum of two products can overflow. target: the provider that the file is for (cpu, tensorrt, cuda,
     openvino, webgpu, portable), which decides the types, and on cuda and webgpu that activations stay in float unless
-    `activations` says otherwise. preprocess: as the network expects its input. images: a few
+    `activations` says otherwise. preprocess: as the network expects its input; "auto" finds it out. images: a few
     unlabelled images of the user's own in place of procedural ones (.npz or folder), for recipes that run the
     network. check: load the result in onnxruntime and compare it with the model on 16 procedural images before it
     takes its name. dump: a folder for the graph after each pass, as a float model that runs.
@@ -117,7 +118,8 @@ def quantize(
     settings = _settings(
         chosen, weights, activations, layers, preprocess, input_shapes, seed, images, reduce_range, target
     )
-    if images is not None and not any(step.reads_images() for step in pipeline):
+    sees = any(step.reads_images() for step in pipeline)
+    if images is not None and not sees:
         raise OptionError(f"images: recipe {chosen.name} runs no network, so it cannot use them; leave them out")
     if check:
         runtime.require()
@@ -125,9 +127,12 @@ def quantize(
     tell("load")
     source = serialization.load(model)
     destination = None if output is None else serialization.check_target(output, source)
-    workspace = Workspace(serialization.to_graph(source), settings, source.label)
-    check_inputs(workspace.graph.inputs, settings)
+    graph = serialization.to_graph(source)
+    check_inputs(graph.inputs, settings)
     _check_claims(source, settings)
+    tell("preprocess")
+    settings, choice = settled(source.model, settings, preprocess, run=sees)
+    workspace = Workspace(graph, settings, source.label)
     workspace.tell = tell
     timing = Timing()
     watching: list[Instrument] = [timing, Progress(tell), *instruments]
@@ -138,7 +143,7 @@ def quantize(
     except PassError:
         _check_source(source, settings)
         raise
-    result = serialization.to_model(workspace.graph, source, _provenance(source, chosen, settings))
+    result = serialization.to_model(workspace.graph, source, _provenance(source, chosen, settings, choice))
     size = serialization.size_of(result)
     fidelity: Fidelity | None = None
     notes: tuple[str, ...] = ()
@@ -154,7 +159,7 @@ def quantize(
     else:
         tell("write")
         size = serialization.save(result, destination, source.external, closing)
-    report = _report(workspace, chosen, source, size, results, timing, fidelity, notes, began)
+    report = _report(workspace, chosen, source, size, results, timing, fidelity, choice, notes, began)
     return Quantized(result, report)
 
 
@@ -180,7 +185,7 @@ def _settings(
         weights=recipe.weight_bits if weights is None else WeightBits.parse(weights),
         activations=numbers,
         layers=tuple(LayerOverride.parse(item) for item in layers),
-        preprocess=Preprocess.parse(preprocess),
+        preprocess=as_written(preprocess),
         input_shapes=parse_input_shapes(input_shapes),
         seed=seed,
         images=None if images is None else str(images),
@@ -198,7 +203,7 @@ def version() -> str:
         return "unknown (not installed)"
 
 
-def _provenance(source: Source, recipe: Recipe, settings: Settings) -> dict[str, str]:
+def _provenance(source: Source, recipe: Recipe, settings: Settings, choice: PreprocessChoice) -> dict[str, str]:
     """What is written into the file: enough to make it again, and for `verify` to feed it rightly.
 
     A value that is a list or a mapping is JSON, since names from a model may hold any character.
@@ -213,6 +218,7 @@ def _provenance(source: Source, recipe: Recipe, settings: Settings) -> dict[str,
         "target": settings.target.name,
         "layers": _json([str(item) for item in settings.layers]),
         "preprocess": settings.preprocess.name,
+        "preprocess_choice": f"{choice.by}: {choice.reason}",
         "reduce_range": "yes" if settings.reduce_range else "no",
         "seed": str(settings.seed),
         "statistics": "the user's images" if settings.images else "none of the user's",
@@ -303,6 +309,7 @@ def _report(
     results: tuple[PassResult, ...],
     timing: Timing,
     fidelity: Fidelity | None,
+    choice: PreprocessChoice,
     notes: tuple[str, ...],
     began: float,
 ) -> Report:
@@ -319,6 +326,7 @@ def _report(
         activations=settings.activations,
         target=settings.target.name,
         preprocess=settings.preprocess.name,
+        preprocess_choice=choice,
         seed=settings.seed,
         opset=workspace.graph.opset,
         oldest_onnxruntime=packed.oldest_runtime if packed else oldest_runtime([PLAIN], workspace.graph.opset),
@@ -327,7 +335,7 @@ def _report(
         mean_weight_bits=round(stored / weights, 3) if weights else 0.0,
         layers=layers,
         refusals=tuple(dict.fromkeys(Refusal(r.site, f"{p.name}: {r.reason}") for p in results for r in p.refusals)),
-        warnings=_advice(settings) + tuple(w for r in results for w in r.warnings) + notes,
+        warnings=(*choice.warnings, *_advice(settings), *(w for r in results for w in r.warnings), *notes),
         fidelity=fidelity,
         seconds=round(time.perf_counter() - began, 3),
         passes=tuple(passes),
@@ -409,19 +417,18 @@ def verify(
 ) -> Verification:
     """Run a float model on CPU and its quantized form on each provider, and compare them.
 
-    images: an .npz with x (and y) or a folder of image files; None takes 16 procedural images, or
-    generated inputs where the model takes others than images. preprocess:
-    None takes what the quantized file says it was made with. On a provider other than the CPU's, it also counts the
-    nodes that ran there, and compares the outputs with those of the CPU provider. Raises UserError; RuntimeUnavailable
-    where a provider was not really used.
+    images: an .npz with x (and y) or a folder of image files; None takes 16 procedural images, or generated inputs
+    where the model takes others than images. preprocess: None takes what the quantized file says it was made with;
+    "auto", and a file that says nothing, find it out from the float model. On a provider other than the CPU's, it also
+    counts the nodes that ran there, and compares the outputs with those of the CPU provider. Raises UserError;
+    RuntimeUnavailable where a provider was not really used.
     """
     float_source, source = serialization.load(model), serialization.load(quantized)
-    stated = serialization.metadata_of(source.model).get("preprocess", "imagenet")
-    chosen = Preprocess.parse(preprocess or stated)
+    wanted = preprocess or serialization.metadata_of(source.model).get("preprocess", AUTO)
     settings = Settings(
         WeightBits.parse("8"),
         "8",
-        preprocess=chosen,
+        preprocess=as_written(wanted),
         input_shapes=parse_input_shapes(input_shapes),
         seed=seed + CHECK_SEED,
     )
@@ -432,6 +439,7 @@ def verify(
     reference, said = _reference(float_source, settings)
     if reference is None:
         raise ModelError(said)
+    settings, choice = settled(float_source.model, settings, wanted, run=True)
     batch: Images | Samples
     if images is None:
         try:
@@ -440,7 +448,7 @@ def verify(
             raise ModelError(f"{float_source.label}: {error}") from None
     else:
         tensor = image_input(inputs)
-        batch = read_images(images, concrete_shape(tensor, settings)[0], preprocess_for(tensor, chosen))
+        batch = read_images(images, concrete_shape(tensor, settings)[0], preprocess_for(tensor, settings.preprocess))
     if not providers:
         raise OptionError("no provider given; give at least one, such as CPU")
     rows = []
@@ -450,7 +458,7 @@ def verify(
         if session.provider != runtime.CPU:
             use = provider_use(source.path or source.model, source.model, session.provider, source.label, batch)
         rows.append(ProviderFidelity(session.provider, compare(reference, session, batch), use))
-    return Verification(float_source.size, source.size, chosen.name, tuple(rows))
+    return Verification(float_source.size, source.size, choice.name, choice, choice.warnings, tuple(rows))
 
 
 __all__ = ["Expanded", "Pass", "Quantized", "expand", "inspect", "quantize", "verify", "version"]

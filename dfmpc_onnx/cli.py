@@ -16,7 +16,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from dfmpc_onnx.errors import REPORT_TO, Defect, UserError, printable
 
 MODEL = click.argument("model", type=click.Path())
-PREPROCESS = "imagenet, lite, keras, unit, raw, or MEAN/STD as comma lists on the 0..255 scale"
+PREPROCESS = "auto, imagenet, lite, keras, unit, raw, caffe, half, or MEAN/STD on the 0..255 scale; with :rgb or :bgr"
 
 
 @contextlib.contextmanager
@@ -104,7 +104,7 @@ def _progress(quiet: bool) -> Iterator[Callable[[str], None]]:
     help="the execution provider that the file is for",
 )
 @click.option("--reduce-range", is_flag=True, default=None, help="7 bits in place of 8, for processors that lack VNNI")
-@click.option("--preprocess", default="imagenet", show_default=True, metavar="NAME|MEAN/STD", help=PREPROCESS)
+@click.option("--preprocess", default="auto", show_default=True, metavar="NAME|MEAN/STD", help=PREPROCESS)
 @click.option("--input-shape", "shapes", multiple=True, metavar="NAME:1x3x224x224", help="for dynamic inputs")
 @click.option(
     "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="of procedural images and samples"
@@ -193,7 +193,7 @@ def expand(model: str, output: str, as_json: bool) -> None:
 @click.argument("float_model", metavar="FLOAT", type=click.Path())
 @click.argument("quantized", metavar="QUANTIZED", type=click.Path())
 @click.option("--images", type=click.Path(), help="an .npz with x (and y), or a folder of images (and labels.csv)")
-@click.option("--preprocess", default=None, metavar="NAME|MEAN/STD", help="as stated in QUANTIZED if not given")
+@click.option("--preprocess", default=None, metavar="NAME|MEAN/STD", help="as QUANTIZED states if not given")
 @click.option("--provider", "providers", multiple=True, metavar="NAME", help="such as CPU; may be repeated")
 @click.option("--input-shape", "shapes", multiple=True, metavar="NAME:1x3x224x224", help="for dynamic inputs")
 @click.option("--min-agreement", type=click.FloatRange(0, 100), metavar="PERCENT", help="exit 1 below this agreement")
@@ -232,6 +232,8 @@ def verify(
             input_shapes=shapes,
             seed=seed,
         )
+    for warning in found.warnings:
+        click.echo(f"warning: {printable(warning)}", err=True)
     below = []
     for row in found.providers:
         if min_agreement is not None and row.fidelity.agreement < min_agreement:

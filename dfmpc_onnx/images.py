@@ -147,7 +147,7 @@ def check_inputs(tensors: Sequence[gs.Tensor], settings: Settings) -> None:
     pictures = [t for t in tensors if _kind(t) == "f" and len(t.shape or ()) == 4]
     shapes = [concrete_shape(t, settings)[0] for t in pictures]
     if wanted and shapes and not any(wanted in (shape[1], shape[3]) for shape in shapes):
-        channels = shapes[0][3] if _channels_last(shapes[0]) else shapes[0][1]
+        channels = shapes[0][3] if channels_last(shapes[0]) else shapes[0][1]
         raise OptionError(
             f"preprocess '{shown(settings.preprocess.name)}': lists of {wanted} values, but input "
             f"'{shown(pictures[0].name)}' has {channels} channels; give 1 or {channels} values"
@@ -195,7 +195,15 @@ def _type(tensor: gs.Tensor) -> str:
     return "unknown type" if dtype is None else f"type {dtype.name}"
 
 
-def _channels_last(shape: Sequence[int | None]) -> bool:
+def takes_pictures(tensor: gs.Tensor, settings: Settings) -> bool:
+    """Whether an input gets pictures: floats ``[n, 1 or 3, h, w]``, or channels last."""
+    if _kind(tensor) != "f" or len(tensor.shape or ()) != 4:
+        return False
+    return is_picture(concrete_shape(tensor, settings)[0])
+
+
+def channels_last(shape: Sequence[int | None]) -> bool:
+    """Whether a picture's shape is ``[n, h, w, channels]``."""
     return len(shape) == 4 and shape[3] in (1, 3) and shape[1] not in (1, 3)
 
 
@@ -224,7 +232,7 @@ def concrete_shape(tensor: gs.Tensor, settings: Settings) -> tuple[tuple[int, ..
             )
         return given, False
     known = [d if isinstance(d, int) and d > 0 else None for d in tensor.shape]
-    channel = 3 if _channels_last(known) else 1
+    channel = 3 if channels_last(known) else 1
     spatial = [i for i in range(1, len(known)) if i != channel]
     assumed = len(known) > 2 and any(known[i] is None for i in spatial)
     filled = [
@@ -253,7 +261,7 @@ def _procedural(tensor: gs.Tensor, shape: tuple[int, ...], settings: Settings) -
 def procedural_images(shape: tuple[int, ...], preprocess: Preprocess, seed: int) -> Images:
     """Seeded inputs of a given shape, batch first; see `input_batch` for what they are."""
     if is_picture(shape):
-        last = _channels_last(shape)
+        last = channels_last(shape)
         height, width = (shape[1], shape[2]) if last else (shape[2], shape[3])
         pixels = dead_leaves(shape[0], height, width, seed)
         if shape[3 if last else 1] == 1:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dfmpc_onnx.auto_preprocess import PreprocessChoice
 from dfmpc_onnx.census import Census
 from dfmpc_onnx.errors import printable
 from dfmpc_onnx.fidelity import Fidelity
@@ -61,6 +62,10 @@ def _plain(*values: object) -> list[Text]:
     return [Text(printable(str(value))) for value in values]
 
 
+def _preprocess(choice: PreprocessChoice) -> str:
+    return choice.name if choice.by == "given" else f"{choice.name} ({choice.reason})"
+
+
 def report_table(report: Report, output: str, console: Console) -> None:
     """What was done to each layer, what was refused, and the figures of the whole."""
     table = _table(
@@ -96,6 +101,7 @@ def report_table(report: Report, output: str, console: Console) -> None:
     )
     rows = [
         ("recipe", f"{report.recipe}, weights {report.weights}, activations {report.activations}, for {report.target}"),
+        ("preprocess", _preprocess(report.preprocess_choice)),
         ("layers", counts),
         (
             "size",

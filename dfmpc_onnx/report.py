@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from dfmpc_onnx.auto_preprocess import PreprocessChoice
 from dfmpc_onnx.census import Census
 from dfmpc_onnx.fidelity import Fidelity
 from dfmpc_onnx.manager import PassResult, Refusal
@@ -50,6 +51,7 @@ class Report(msgspec.Struct, frozen=True):
     activations: str
     target: str
     preprocess: str
+    preprocess_choice: PreprocessChoice
     seed: int
     opset: int
     oldest_onnxruntime: str
@@ -142,4 +144,6 @@ class Verification(msgspec.Struct, frozen=True):
     float_bytes: int
     bytes: int
     preprocess: str
+    preprocess_choice: PreprocessChoice
+    warnings: tuple[str, ...]
     providers: tuple[ProviderFidelity, ...]

@@ -12,6 +12,12 @@ FORMULAS = {
     "keras": lambda x: x / 127.5 - 1,
     "unit": lambda x: x / 255,
     "raw": lambda x: x,
+    "caffe": lambda x: (x - 255 * IMAGENET_MEAN)[..., ::-1],
+    "half": lambda x: x / 255 - 0.5,
+    "unit:bgr": lambda x: x[..., ::-1] / 255,
+    "caffe:rgb": lambda x: x - 255 * IMAGENET_MEAN,
+    "imagenet:bgr": lambda x: ((x / 255 - IMAGENET_MEAN) / IMAGENET_STD)[..., ::-1],
+    "1,2,3/4,5,6:bgr": lambda x: ((x - [1, 2, 3]) / [4, 5, 6])[..., ::-1],
     "123.7,116.3,103.5/58.4,57.1,57.4": lambda x: (x - [123.7, 116.3, 103.5]) / [58.4, 57.1, 57.4],
     "128/64": lambda x: (x - 128) / 64,
 }
@@ -36,8 +42,34 @@ def test_moments_and_bounds_are_those_of_the_formula(name):
     centre, spread = np.array(PIXEL_MEAN), np.array(PIXEL_STD)
     assert np.allclose(mean, FORMULAS[name](centre), atol=1e-4)
     assert np.allclose(np.sqrt(variance), FORMULAS[name](centre + spread) - FORMULAS[name](centre), atol=1e-4)
+    assert mean.shape == variance.shape == (3,)
     assert np.allclose(low, FORMULAS[name](np.zeros(3)), atol=1e-4)
     assert np.allclose(high, FORMULAS[name](np.full(3, 255.0)), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("unit", "unit"),
+        ("unit:rgb", "unit"),
+        ("caffe:bgr", "caffe"),
+        ("caffe:rgb", "caffe:rgb"),
+        ("1/2:bgr", "1/2:bgr"),
+    ],
+)
+def test_the_name_says_the_order_where_it_is_not_the_usual_one(text, name):
+    found = Preprocess.parse(text)
+    assert found.name == name and Preprocess.parse(name) == found
+
+
+def test_the_order_of_one_channel_does_not_matter():
+    grey = PIXELS[..., :1]
+    assert np.array_equal(Preprocess.parse("unit:bgr")(grey), Preprocess.parse("unit")(grey))
+
+
+def test_a_name_in_either_order_knows_colours_and_lists_do_not():
+    assert Preprocess.parse("imagenet:bgr").own_channels is None
+    assert Preprocess.parse("1,2,3/4:bgr").own_channels == 3
 
 
 def test_a_grey_image_takes_the_mean_of_the_colours():
@@ -47,8 +79,23 @@ def test_a_grey_image_takes_the_mean_of_the_colours():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "image", "1,2,3", "1,2/3,4,5", "a/b", "1/0", "1/-2", "nan/1", "1/inf", "1,2,3,/1", "1/2/3"]
+    "text",
+    [
+        "",
+        "image",
+        "1,2,3",
+        "1,2/3,4,5",
+        "a/b",
+        "1/0",
+        "1/-2",
+        "nan/1",
+        "1/inf",
+        "1,2,3,/1",
+        "1/2/3",
+        "unit:grb",
+        ":bgr",
+    ],
 )
 def test_what_makes_no_sense_is_refused_naming_what_would(text):
-    with pytest.raises(OptionError, match=r"give one of imagenet, .* or MEAN/STD"):
+    with pytest.raises(OptionError, match=r"give auto, one of imagenet, .* or MEAN/STD"):
         Preprocess.parse(text)

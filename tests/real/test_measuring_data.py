@@ -11,6 +11,8 @@ from collections import Counter
 import onnx
 import pytest
 
+from dfmpc_onnx.auto_preprocess import choose_preprocess
+from dfmpc_onnx.settings import Settings, WeightBits
 from tests.commands import dfmpc
 from tests.graphs import kernels
 from tests.written import stored_weights, top1
@@ -87,3 +89,21 @@ def test_every_network_becomes_a_valid_smaller_one(name: str, recipe: str, tmp_p
     assert report["fidelity"] is not None, report["warnings"]
     assert report["bytes"] < path.stat().st_size / 2
     onnx.checker.check_model(out, full_check=True)
+
+
+@pytest.mark.parametrize("by", ["images", "covariances"])
+@pytest.mark.parametrize(
+    ("name", "preprocess"),
+    [
+        ("cifar10_resnet20", "imagenet"),
+        ("cifar10_resnet56", "imagenet"),
+        ("cifar10_vgglike_relubn", "raw"),
+        ("imagenet_mobilenet_v2", "imagenet"),
+        ("imagenet_mobilenet_v1_025", "keras"),
+        ("linzaer_version-RFB-320", "keras"),  # (x - 127) / 128, of which it is the twin
+    ],
+)
+def test_auto_finds_out_what_a_network_was_trained_with(name: str, preprocess: str, by: str) -> None:
+    model = onnx.load(DATA / "models" / f"{name}.onnx")
+    found = choose_preprocess(model, Settings(WeightBits.parse("8"), "8"), run=by == "images")
+    assert (found.name, found.by, found.warning) == (preprocess, by, None)

@@ -15,6 +15,7 @@ import pytest
 
 from dfmpc_onnx import api, catalog
 from dfmpc_onnx.manager import PassManager
+from dfmpc_onnx.preprocess import Preprocess
 from dfmpc_onnx.runtime import Session
 from dfmpc_onnx.serialization import load, to_graph, to_model
 from dfmpc_onnx.settings import Settings, WeightBits
@@ -62,7 +63,7 @@ def sha256(path: pathlib.Path) -> str:
 def images() -> np.ndarray:
     """Eight images of the sample as the network takes them."""
     pixels = np.load(SAMPLE)["x"][:8].astype(np.float32)
-    return api.Preprocess.parse("imagenet")(pixels).transpose(0, 3, 1, 2).copy()
+    return Preprocess.parse("imagenet")(pixels).transpose(0, 3, 1, 2).copy()
 
 
 @pytest.mark.parametrize("name", FILES_AND_SAMPLE)

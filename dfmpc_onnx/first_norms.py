@@ -1,0 +1,126 @@
+"""The part of a model between its inputs and the first BatchNormalizations, as a model of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import onnx
+
+LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+FARTHEST = 8  # layers in front of a BatchNormalization beyond which it says little about the input
+MOST = 4  # BatchNormalizations, where several branches begin at the input
+
+
+@dataclasses.dataclass(frozen=True)
+class FirstNorms:
+    """model: its outputs are those of the BatchNormalizations; norms: these nodes, each behind no other.
+
+    Constants stand in it as initializers.
+    """
+
+    model: onnx.ModelProto
+    norms: tuple[onnx.NodeProto, ...]
+
+
+def first_norms(model: onnx.ModelProto) -> FirstNorms | str:
+    """The first BatchNormalizations of a model, or the reason why there is none to judge an input by."""
+    given = {t.name for t in model.graph.initializer} | {t.values.name for t in model.graph.sparse_initializer}
+    depth = {value.name: 0 for value in model.graph.input if value.name not in given}
+    behind: set[str] = set()
+    found: list[onnx.NodeProto] = []
+    nearest = None
+    for node in model.graph.node:
+        reads = _reads(node)
+        ahead = [depth[name] for name in reads if name in depth]
+        if not ahead:
+            continue  # computed from constants alone
+        layers = max(ahead) + (node.op_type in LAYERS)
+        normalized = not behind.isdisjoint(reads)
+        if _holds_statistics(node) and not normalized:
+            nearest = layers if nearest is None else min(nearest, layers)
+            if layers <= FARTHEST and len(found) < MOST:
+                found.append(node)
+        if normalized or _holds_statistics(node):
+            behind.update(node.output)
+        depth.update((name, layers) for name in node.output)
+    if nearest is None:
+        return "no BatchNormalization is left to judge by"
+    if not found:
+        return f"the first BatchNormalization stands behind {nearest} layers, too far to judge by"
+    cut = _cut(model, found)
+    _inline_constants(cut.graph)
+    norms = tuple(n for n in cut.graph.node if n.op_type == "BatchNormalization" and n.output[0] in _outputs(cut))
+    values = {t.name for t in cut.graph.initializer}
+    if not all(values.issuperset(n.input[1:]) for n in norms):
+        return "the parameters of the first BatchNormalization are computed"
+    return FirstNorms(cut, norms)
+
+
+def _holds_statistics(node: onnx.NodeProto) -> bool:
+    """Whether a node is a BatchNormalization that uses what it measured in training."""
+    training = any(a.name == "training_mode" and a.i for a in node.attribute)
+    return (
+        node.op_type == "BatchNormalization"
+        and node.domain in ("", "ai.onnx")
+        and len(node.input) == 5
+        and not training
+    )
+
+
+def _reads(node: onnx.NodeProto) -> set[str]:
+    """The tensors that a node reads, its subgraphs included."""
+    names = {name for name in node.input if name}
+    for attribute in node.attribute:
+        for body in (attribute.g, *attribute.graphs):
+            for inner in body.node:
+                names |= _reads(inner)
+    return names
+
+
+def _outputs(model: onnx.ModelProto) -> set[str]:
+    return {value.name for value in model.graph.output}
+
+
+def _cut(model: onnx.ModelProto, norms: list[onnx.NodeProto]) -> onnx.ModelProto:
+    """A model of what the BatchNormalizations depend on; no other weight is copied."""
+    wanted = {norm.output[0] for norm in norms}
+    nodes = []
+    for node in reversed(model.graph.node):
+        if not wanted.isdisjoint(node.output):
+            nodes.append(node)
+            wanted |= _reads(node)
+    cut = onnx.ModelProto(ir_version=model.ir_version)
+    cut.opset_import.extend(model.opset_import)
+    cut.functions.extend(model.functions)
+    cut.graph.name = "first_norms"
+    cut.graph.node.extend(reversed(nodes))
+    cut.graph.initializer.extend(t for t in model.graph.initializer if t.name in wanted)
+    cut.graph.sparse_initializer.extend(t for t in model.graph.sparse_initializer if t.values.name in wanted)
+    cut.graph.input.extend(value for value in model.graph.input if value.name in wanted)
+    kinds = [v.type.tensor_type.elem_type for v in cut.graph.input if v.type.tensor_type.elem_type]
+    for norm in norms:
+        kind = kinds[0] if kinds else onnx.TensorProto.FLOAT
+        cut.graph.output.append(onnx.helper.make_tensor_value_info(norm.output[0], kind, None))
+    return cut
+
+
+def _inline_constants(graph: onnx.GraphProto) -> None:
+    """Make Constant nodes, and Identity of what is constant, initializers of their own."""
+    values = {t.name: t for t in graph.initializer}
+    kept = []
+    for node in graph.node:
+        source: onnx.TensorProto | None = None
+        if node.op_type == "Constant":
+            source = next((a.t for a in node.attribute if a.name == "value"), None)
+        elif node.op_type == "Identity":
+            source = values.get(node.input[0])
+        if source is None:
+            kept.append(node)
+            continue
+        copy = graph.initializer.add()
+        copy.CopyFrom(source)
+        copy.name = node.output[0]
+        values[copy.name] = copy
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
+    del graph.node[:]
+    graph.node.extend(nodes)
