@@ -110,7 +110,8 @@ class PassManager:
         for later in self.passes[position + 1 :]:
             if fact in later.provides:
                 return f"{where}, which {later.name} provides only behind it; put {later.name} first"
-        providers = [name for name, kind in self.known.items() if fact in kind.provides]
+        # A pass that itself needs the fact, and changes it, does not help.
+        providers = [n for n, kind in self.known.items() if fact in kind.provides and fact not in kind.requires]
         remedy = f"add {' or '.join(sorted(providers))} before it" if providers else "no known pass provides it"
         return f"{where}, which no pass in front of it provides; {remedy}"
 
