@@ -17,7 +17,6 @@ from dfmpc_onnx import catalog, expansion, runtime, serialization
 from dfmpc_onnx.auto_preprocess import PreprocessChoice, as_written, settled
 from dfmpc_onnx.claims import check_claims
 from dfmpc_onnx.errors import Defect, ModelError, OptionError, PassError, RuntimeUnavailable
-from dfmpc_onnx.facts import BitPlan, Codes, Layers, Packed, Placement
 from dfmpc_onnx.fidelity import INPUT_TYPES, Fidelity, compare
 from dfmpc_onnx.imagefiles import Images, digest, read_images
 from dfmpc_onnx.images import (
@@ -30,22 +29,20 @@ from dfmpc_onnx.images import (
     preprocess_for,
 )
 from dfmpc_onnx.inspection import inspect
-from dfmpc_onnx.instruments import Dump, Progress, Timing, peak_memory
-from dfmpc_onnx.manager import Instrument, Pass, PassManager, PassResult, Refusal
+from dfmpc_onnx.instruments import Dump, Progress, Timing
+from dfmpc_onnx.manager import Instrument, Pass, PassManager
 from dfmpc_onnx.preprocess import AUTO
 from dfmpc_onnx.providers import provider_use
 from dfmpc_onnx.recipe import Recipe
 from dfmpc_onnx.report import (
     Expansion,
-    LayerReport,
-    PassReport,
     ProviderFidelity,
     Report,
     Verification,
 )
+from dfmpc_onnx.reporting import make_report
 from dfmpc_onnx.serialization import ModelSource, Source
 from dfmpc_onnx.settings import (
-    FLOAT,
     LayerOverride,
     Settings,
     WeightBits,
@@ -159,7 +156,7 @@ def quantize(
     else:
         tell("write")
         size = serialization.save(result, destination, source.external, closing)
-    report = _report(workspace, chosen, source, size, results, timing, fidelity, choice, notes, began)
+    report = make_report(workspace, chosen, source, size, results, timing, fidelity, choice, notes, began)
     return Quantized(result, report)
 
 
@@ -299,86 +296,6 @@ def _closing_check(
         return compare(reference, candidate, check_images(model_inputs(source.model), unseen, CHECK_IMAGES)), notes
     except ModelError as error:
         return None, (f"not compared: {error}",)
-
-
-def _report(
-    workspace: Workspace,
-    recipe: Recipe,
-    source: Source,
-    size: int,
-    results: tuple[PassResult, ...],
-    timing: Timing,
-    fidelity: Fidelity | None,
-    choice: PreprocessChoice,
-    notes: tuple[str, ...],
-    began: float,
-) -> Report:
-    layers = _layer_reports(workspace)
-    weights = sum(layer.weights for layer in layers)
-    packed = workspace.find(Packed)
-    sizes = packed.bytes if packed else {}
-    stored = sum(8 * sizes[layer.name] if layer.name in sizes else 32 * layer.weights for layer in layers)
-    passes = [PassReport(r.name, round(s, 4), r) for r, (_, s) in zip(results, timing.seconds, strict=True)]
-    settings = workspace.settings
-    return Report(
-        recipe=recipe.name,
-        weights=str(settings.weights),
-        activations=settings.activations,
-        target=settings.target.name,
-        preprocess=settings.preprocess.name,
-        preprocess_choice=choice,
-        seed=settings.seed,
-        opset=workspace.graph.opset,
-        oldest_onnxruntime=packed.oldest_runtime if packed else oldest_runtime([PLAIN], workspace.graph.opset),
-        float_bytes=source.size,
-        bytes=size,
-        mean_weight_bits=round(stored / weights, 3) if weights else 0.0,
-        layers=layers,
-        refusals=tuple(dict.fromkeys(Refusal(r.site, f"{p.name}: {r.reason}") for p in results for r in p.refusals)),
-        warnings=(*choice.warnings, *_advice(settings), *(w for r in results for w in r.warnings), *notes),
-        fidelity=fidelity,
-        seconds=round(time.perf_counter() - began, 3),
-        passes=tuple(passes),
-        peak_bytes=peak_memory(),
-    )
-
-
-def _advice(settings: Settings) -> tuple[str, ...]:
-    """What about the options the user may want to reconsider."""
-    if settings.activations == "8" and settings.target.activations == "none":
-        return (
-            f"the {settings.target.name} provider has no integer Conv: 8-bit activations are slower there than float",
-        )
-    return ()
-
-
-def _layer_reports(workspace: Workspace) -> tuple[LayerReport, ...]:
-    """Every layer as it was left; a fact that the recipe's passes did not provide counts as empty."""
-    layers, plan = workspace.find(Layers), workspace.find(BitPlan)
-    if layers is None or plan is None:
-        return ()
-    codes = found.weights if (found := workspace.find(Codes)) else {}
-    packed = widths.bits if (widths := workspace.find(Packed)) else {}
-    integer = placed.integer if (placed := workspace.find(Placement)) else frozenset()
-    rows = []
-    for layer in layers.listed:
-        bits = plan.layers[layer.name]
-        weight = codes.get(layer.name)
-        rows.append(
-            LayerReport(
-                name=layer.name,
-                op=layer.op,
-                bits=weight.bits if weight else 32,
-                role=bits.role,
-                refused=bits.why if bits.bits == FLOAT else None,
-                stored_bits=packed.get(layer.name, 32),
-                ternary=weight.ternary if weight else False,
-                integer=layer.name in integer,
-                weights=layer.size,
-                why=bits.why,
-            )
-        )
-    return tuple(rows)
 
 
 def expand(model: ModelSource, output: str | os.PathLike[str] | None = None) -> Expanded:
