@@ -21,7 +21,7 @@ from dfmpc_onnx.errors import ModelError
 from dfmpc_onnx.graph import constant, describe, has_input, shown
 from dfmpc_onnx.numerics.compensation import BatchNormParameters
 from dfmpc_onnx.numerics.least_squares import PatchMoments, SampledMoments
-from dfmpc_onnx.propagation import batch_norm_parameters
+from dfmpc_onnx.operators import batch_norm_parameters
 from dfmpc_onnx.runtime import Session
 from dfmpc_onnx.serialization import to_model
 

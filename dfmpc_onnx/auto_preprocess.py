@@ -21,9 +21,9 @@ from dfmpc_onnx.first_norms import FirstNorms, first_norms
 from dfmpc_onnx.graph import shown
 from dfmpc_onnx.images import channels_last, concrete_shape, model_inputs, takes_pictures
 from dfmpc_onnx.numerics.moment_match import mismatch, shares
+from dfmpc_onnx.operators import Unknown
 from dfmpc_onnx.predicted_moments import SEED, Moments, Predictor, by_covariances, by_pictures
 from dfmpc_onnx.preprocess import AUTO, Preprocess
-from dfmpc_onnx.propagation import Unknown
 from dfmpc_onnx.settings import Settings
 
 # keras stands for lite too, which differs from it by under 1 %; imagenet for other data sets' own mean and deviation.

@@ -22,16 +22,9 @@ from dfmpc_onnx.lag_windows import Windows
 from dfmpc_onnx.numerics import gaussian_process as gp
 from dfmpc_onnx.numerics import lags as lg
 from dfmpc_onnx.numerics.least_squares import GivenMoments, PatchMoments
+from dfmpc_onnx.operators import Unknown, averages_space, batch_norm_parameters, clip_bounds, elementwise, flattens_each
 from dfmpc_onnx.preprocess import Preprocess
-from dfmpc_onnx.propagation import (
-    Unknown,
-    averages_space,
-    batch_norm_parameters,
-    clip_bounds,
-    elementwise,
-    flattens_each,
-    input_moments,
-)
+from dfmpc_onnx.propagation import input_moments
 
 SAMPLES = 10**6  # a derived covariance has no sampling noise
 

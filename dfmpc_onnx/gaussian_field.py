@@ -12,7 +12,7 @@ from dfmpc_onnx.activations import conv_geometry
 from dfmpc_onnx.facts import Float
 from dfmpc_onnx.graph import input_constant
 from dfmpc_onnx.numerics import lags as lg
-from dfmpc_onnx.propagation import Unknown
+from dfmpc_onnx.operators import Unknown
 
 Pair = tuple[int, int]
 

@@ -28,7 +28,7 @@ from dfmpc_onnx.graph import (
     only_consumer,
     producer,
 )
-from dfmpc_onnx.propagation import Unknown, clip_bounds
+from dfmpc_onnx.operators import Unknown, clip_bounds
 from dfmpc_onnx.targets import CPU, Target
 
 # Operators whose outputs take the scale of their input: they only move, choose or repeat values.

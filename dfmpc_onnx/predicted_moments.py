@@ -17,9 +17,9 @@ from dfmpc_onnx.gaussian import GaussianStreams
 from dfmpc_onnx.graph import element_type
 from dfmpc_onnx.images import channels_last, concrete_shape, model_inputs, procedural_images, takes_pictures
 from dfmpc_onnx.numerics.least_squares import PatchMoments
+from dfmpc_onnx.operators import Unknown
 from dfmpc_onnx.preprocess import PIXEL_MEAN, PIXEL_STD, Preprocess
 from dfmpc_onnx.procedural import dead_leaves
-from dfmpc_onnx.propagation import Unknown
 from dfmpc_onnx.runtime import Session
 from dfmpc_onnx.settings import Settings
 

@@ -8,7 +8,6 @@ training, so behind it the moments are known exactly: ``N(beta, gamma^2)``, what
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -16,52 +15,24 @@ import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.facts import ChannelMoments, Float
 from dfmpc_onnx.graph import constant, element_type, has_input, input_constant, is_standard
-from dfmpc_onnx.numerics.compensation import BatchNormParameters
 from dfmpc_onnx.numerics.moments import (
     clipped_gaussian,
     function_of_gaussian,
     leaky_gaussian,
     linear_moments,
-    normal_cdf,
+)
+from dfmpc_onnx.operators import (
+    FUNCTIONS,
+    Unknown,
+    averages_space,
+    batch_norm_parameters,
+    clip_bounds,
+    elementwise,
+    flattens_each,
 )
 from dfmpc_onnx.preprocess import Preprocess
 
 NOT_NEEDED = "not needed: the BatchNormalization behind it is exact"
-
-
-class Unknown(Exception):
-    """The moments of a node's output do not follow from those of its inputs; says why."""
-
-
-def batch_norm_parameters(node: gs.Node) -> BatchNormParameters | None:
-    """Gamma, beta, mean and standard deviation of a BatchNormalization; None where they are not constants.
-
-    None too in training mode, where it does not use them, and for an operator of that name in another domain.
-    """
-    if node.attrs.get("training_mode", 0) or len(node.outputs) > 1 or not is_standard(node):
-        return None
-    values = [input_constant(node, i) for i in range(1, 5)]
-    if any(v is None for v in values) or len(values) != 4:
-        return None
-    gamma, beta, mean, variance = (np.asarray(v, np.float64) for v in values)
-    epsilon = float(node.attrs.get("epsilon", 1e-5))
-    return BatchNormParameters(gamma, beta, mean, np.sqrt(np.maximum(variance, 0.0) + epsilon))
-
-
-def clip_bounds(node: gs.Node) -> tuple[float, float]:
-    """The bounds of a Relu, or of a Clip whose bounds are constants; raises Unknown."""
-    if node.op == "Relu":
-        return 0.0, math.inf
-    bounds = []
-    for index, open_end in ((1, -math.inf), (2, math.inf)):
-        if not has_input(node, index):
-            bounds.append(open_end)
-            continue
-        value = input_constant(node, index)
-        if value is None:
-            raise Unknown("its bounds are computed")
-        bounds.append(float(value.reshape(-1)[0]))
-    return bounds[0], bounds[1]
 
 
 def input_moments(tensor: gs.Tensor, preprocess: Preprocess) -> ChannelMoments | None:
@@ -231,28 +202,11 @@ def _leaky(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMom
     return ChannelMoments(mean, variance, ends.min(axis=0), ends.max(axis=0))
 
 
-def elementwise(node: gs.Node) -> Callable[[Float], Float] | None:
-    """The function of a smooth or piecewise activation on ``[channels, ...]``; None for other operators."""
-    if not is_standard(node):
-        return None
-    if node.op == "Elu" and node.attrs.get("alpha", 1.0) != 1.0:
-        return None  # the table's is that of alpha 1
-    if node.op in _FUNCTIONS:
-        return _FUNCTIONS[node.op][0]
-    if node.op == "HardSigmoid":
-        alpha, beta = float(node.attrs.get("alpha", 0.2)), float(node.attrs.get("beta", 0.5))
-        return lambda x: np.clip(alpha * x + beta, 0.0, 1.0)
-    if node.op == "LeakyRelu":
-        slope = float(node.attrs.get("alpha", 0.01))
-        return lambda x: np.where(x > 0, x, slope * x)
-    return None
-
-
 def _smooth(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMoments:
     x = _first(inputs)
     if elementwise(node) is None:
         raise Unknown("its alpha is not 1")
-    function, low, high = _FUNCTIONS[node.op]
+    function, low, high = FUNCTIONS[node.op]
     mean, variance = function_of_gaussian(x.mean, x.variance, function)
     return ChannelMoments(mean, variance, np.full_like(mean, low), np.full_like(mean, high))
 
@@ -267,12 +221,6 @@ def _hard_sigmoid(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> Cha
 def _same(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMoments:
     """Moves, copies or pools values within a channel; for pooling an upper bound of the variance."""
     return _first(inputs)
-
-
-def flattens_each(node: gs.Node) -> bool:
-    """Whether a Flatten makes one row of each image."""
-    shape, axis = node.inputs[0].shape, int(node.attrs.get("axis", 1))
-    return axis == 1 or (shape is not None and axis == 1 - len(shape))
 
 
 def _flatten(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMoments:
@@ -411,33 +359,12 @@ def _softmax(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelM
     return ChannelMoments(share, share * (1 - share), np.zeros_like(share), np.ones_like(share))
 
 
-def averages_space(node: gs.Node) -> bool:
-    """Whether a ReduceMean averages over height and width alone."""
-    axes = node.attrs.get("axes")
-    if axes is None and has_input(node, 1):
-        axes = input_constant(node, 1)
-    return axes is not None and {int(a) for a in axes} <= {2, 3, 4, -1, -2}
-
-
 def _spatial_mean(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMoments:
     if not averages_space(node):
         raise Unknown("it averages over other axes than height and width")
     return _first(inputs)
 
 
-def _sigmoid(x: Float) -> Float:
-    return 0.5 * (1.0 + np.tanh(0.5 * x))
-
-
-# Each with the bounds of its values.
-_FUNCTIONS: Mapping[str, tuple[Callable[[Float], Float], float, float]] = {
-    "Sigmoid": (_sigmoid, 0.0, 1.0),
-    "Tanh": (np.tanh, -1.0, 1.0),
-    "HardSwish": (lambda x: x * np.clip(x / 6 + 0.5, 0, 1), -0.375, math.inf),
-    "Gelu": (lambda x: x * normal_cdf(x), -0.17, math.inf),
-    "Elu": (lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))), -1.0, math.inf),
-    "Softplus": (lambda x: np.logaddexp(0, x), 0.0, math.inf),
-}
 _RULES: Mapping[str, Rule] = {
     "Conv": _conv,
     "Gemm": _gemm,
@@ -447,7 +374,7 @@ _RULES: Mapping[str, Rule] = {
     "Clip": _clip,
     "LeakyRelu": _leaky,
     "PRelu": _leaky,
-    **dict.fromkeys(_FUNCTIONS, _smooth),
+    **dict.fromkeys(FUNCTIONS, _smooth),
     "HardSigmoid": _hard_sigmoid,
     "Softmax": _softmax,
     "Add": _add,

@@ -13,8 +13,8 @@ from dfmpc_onnx.gaussian import GaussianStreams
 from dfmpc_onnx.numerics import gaussian_process as gp
 from dfmpc_onnx.numerics import lags as lg
 from dfmpc_onnx.numerics.least_squares import GivenMoments
+from dfmpc_onnx.operators import Unknown
 from dfmpc_onnx.preprocess import Preprocess
-from dfmpc_onnx.propagation import Unknown
 from tests import graphs
 
 SIZE, COLOURS = 8, 3

@@ -1,7 +1,7 @@
 import pytest
 
 from dfmpc_onnx.lag_windows import FARTHEST, LARGEST_WINDOW, MOST_ELEMENTS, Windows
-from dfmpc_onnx.propagation import Unknown
+from dfmpc_onnx.operators import Unknown
 from tests import graphs
 
 BIG = (512, 512)

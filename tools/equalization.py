@@ -23,7 +23,7 @@ from dfmpc_onnx.images import input_batch
 from dfmpc_onnx.numerics.grids import uniform_grid
 from dfmpc_onnx.numerics.least_squares import PatchMoments, rounding_error
 from dfmpc_onnx.numerics.rounding import feedback_factor, round_on_best_grid
-from dfmpc_onnx.propagation import batch_norm_parameters
+from dfmpc_onnx.operators import batch_norm_parameters
 from dfmpc_onnx.serialization import load, to_graph
 from dfmpc_onnx.settings import Settings, WeightBits
 from dfmpc_onnx.workspace import Workspace

@@ -12,8 +12,8 @@ from dfmpc_onnx.graph import Namer, only_consumer
 from dfmpc_onnx.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.numerics.compensation import BatchNormParameters
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
+from dfmpc_onnx.operators import batch_norm_parameters
 from dfmpc_onnx.placement import Placer
-from dfmpc_onnx.propagation import batch_norm_parameters
 from dfmpc_onnx.workspace import Workspace
 
 LARGEST = 63  # a code that also the reduced range has

@@ -11,7 +11,8 @@ from dfmpc_onnx.facts import Codes, MeasuredRanges, Ranges
 from dfmpc_onnx.graph import is_weighted
 from dfmpc_onnx.manager import Pass, PassResult, Refusal
 from dfmpc_onnx.numerics.ranges import DEVIATIONS, REACH, moment_range, skewed_range
-from dfmpc_onnx.propagation import batch_norm_parameters, propagate
+from dfmpc_onnx.operators import batch_norm_parameters
+from dfmpc_onnx.propagation import propagate
 from dfmpc_onnx.workspace import Workspace
 
 

@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from dfmpc_onnx.facts import FloatStatistics, Layers
 from dfmpc_onnx.manager import NoOptions, Pass, PassResult, Refusal
-from dfmpc_onnx.propagation import NOT_NEEDED, batch_norm_parameters, propagate
+from dfmpc_onnx.operators import batch_norm_parameters
+from dfmpc_onnx.propagation import NOT_NEEDED, propagate
 from dfmpc_onnx.workspace import Workspace
 
 

@@ -12,7 +12,7 @@ from dfmpc_onnx.facts import Codes, FloatStatistics, Folded, Layer, Layers, Pair
 from dfmpc_onnx.graph import Namer, constant, has_input, input_constant, nodes_by_name, remove
 from dfmpc_onnx.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
-from dfmpc_onnx.propagation import batch_norm_parameters
+from dfmpc_onnx.operators import batch_norm_parameters
 from dfmpc_onnx.workspace import Workspace
 
 

@@ -20,8 +20,8 @@ from dfmpc_onnx.graph import (
     shown,
 )
 from dfmpc_onnx.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
+from dfmpc_onnx.operators import batch_norm_parameters
 from dfmpc_onnx.pattern import Chain, Match, Mismatch, Step
-from dfmpc_onnx.propagation import batch_norm_parameters
 from dfmpc_onnx.workspace import Workspace
 from dfmpc_passes.constant_folding import origin
 

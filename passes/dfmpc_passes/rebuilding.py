@@ -29,7 +29,7 @@ from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.numerics.recalibration import recalibrate_streams
 from dfmpc_onnx.numerics.rounding import feedback_factor, round_on_best_grid
 from dfmpc_onnx.numerics.ternary import ternary_optimal
-from dfmpc_onnx.propagation import batch_norm_parameters
+from dfmpc_onnx.operators import batch_norm_parameters
 from dfmpc_onnx.settings import FLOAT, TERNARY, BitWidth
 from dfmpc_onnx.workspace import Workspace
 

@@ -13,7 +13,7 @@ from dfmpc_onnx.facts import BitPlan, Codes, FloatStatistics, LayerBits, Layers,
 from dfmpc_onnx.gaussian import GaussianStreams
 from dfmpc_onnx.images import concrete_shape
 from dfmpc_onnx.manager import Pass, PassResult, Refusal
-from dfmpc_onnx.propagation import Unknown
+from dfmpc_onnx.operators import Unknown
 from dfmpc_onnx.settings import FLOAT
 from dfmpc_onnx.workspace import Workspace
 from dfmpc_passes.compensate import Compensate

@@ -7,7 +7,7 @@ import pytest
 from dfmpc_onnx.facts import MeasuredRanges, Ranges
 from dfmpc_onnx.manager import PassManager
 from dfmpc_onnx.numerics.ranges import skewed_range
-from dfmpc_onnx.propagation import batch_norm_parameters
+from dfmpc_onnx.operators import batch_norm_parameters
 from tests import graphs
 
 

@@ -5,7 +5,7 @@ from dfmpc_onnx.facts import FloatStatistics, Originals, Recalibrated
 from dfmpc_onnx.manager import PassManager
 from dfmpc_onnx.numerics.compensation import BatchNormParameters
 from dfmpc_onnx.numerics.recalibration import READINGS, recalibrate
-from dfmpc_onnx.propagation import batch_norm_parameters
+from dfmpc_onnx.operators import batch_norm_parameters
 from tests import graphs
 
 
