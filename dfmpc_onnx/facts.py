@@ -100,10 +100,13 @@ class Layers:
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A low-bit layer, the BatchNormalization and activation behind it, and the layer that compensates."""
+    """A low-bit layer, the BatchNormalization and activation behind it, and the layer that compensates.
+
+    batch_norm: None where it was folded into the layer, whose statistics are then known from images alone.
+    """
 
     low: str
-    batch_norm: str
+    batch_norm: str | None
     activation: str | None
     high: str
     exact: bool
@@ -118,6 +121,10 @@ class Pairs:
 
     def by_low(self) -> dict[str, Pair]:
         return {pair.low: pair for pair in self.pairs}
+
+    def normalized(self) -> tuple[tuple[Pair, str], ...]:
+        """The pairs with a BatchNormalization, and its name."""
+        return tuple((pair, pair.batch_norm) for pair in self.pairs if pair.batch_norm is not None)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -67,6 +67,17 @@ def networks() -> dict[str, Network]:
     return found
 
 
+def folded_twins() -> dict[str, Network]:
+    """The same networks as exporters leave them, their BatchNormalizations folded into the Convs."""
+    return {
+        f"{name}folded": dataclasses.replace(
+            network, label=f"{network.label}, folded", model=network.model.with_suffix(".folded.onnx")
+        )
+        for name, network in networks().items()
+        if network.model.with_suffix(".folded.onnx").exists()
+    }
+
+
 ROWS = (
     Row("own", "mixed"),
     Row("own", "int8"),
@@ -107,6 +118,11 @@ ROWS = (
     Row("mobilenetv2", "closed-form", "4", "none"),
     Row("mobilenetv1", "mixed", "8", "8"),
     Row("mobilenetv1", "mixed"),
+    Row("resnet56folded", "int8"),
+    Row("resnet56folded", "mixed", "2/6", "none"),
+    Row("mobilenetv2folded", "int8"),
+    Row("mobilenetv2folded", "mixed", "4", "none"),
+    Row("mobilenetv2folded", "mixed"),
     Row("vgglike", "mixed", "8", "8"),
     Row("vgglike", "mixed"),
 )
@@ -168,7 +184,7 @@ def main() -> None:
     parser.add_argument("--setting", action="append", help="only rows of these weights, such as 2/6; may be repeated")
     parser.add_argument("--seeds", type=int, default=1, help="measure each row with this many seeds")
     args = parser.parse_args()
-    known = networks()
+    known = {**networks(), **folded_twins()}
     print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
     for row in ROWS:
         if row.network not in known or (args.only and row.network not in args.only):

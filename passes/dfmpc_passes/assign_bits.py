@@ -16,10 +16,12 @@ from dfmpc_onnx.workspace import Workspace
 
 class AssignBitsOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """edges: the least bits of the first layer, the classifier and depthwise Convs; 0 makes no exception for them.
-    least: how large a layer must be to be low, as a share of the average layer; 0 makes every pair's first half low."""
+    least: how large a layer must be to be low, as a share of the average layer; 0 makes every pair's first half low.
+    folded: whether the first half is low where no BatchNormalization is behind it to tell its statistics."""
 
     edges: Annotated[int, msgspec.Meta(ge=0, le=8)] = 8
     least: Annotated[float, msgspec.Meta(ge=0)] = 0.5
+    folded: Literal["low", "high"] = "high"
 
 
 class AssignBits(Pass[AssignBitsOptions]):
@@ -46,17 +48,19 @@ class AssignBits(Pass[AssignBitsOptions]):
         layers, pairs = workspace.get(Layers), workspace.get(Pairs)
         low: set[str] = set()
         small: set[str] = set()
+        folded: set[str] = set()
         if not workspace.settings.weights.auto and workspace.settings.weights.paired:
             sizes = {layer.name: layer.size for layer in layers.quantizable}
             least = self.options.least * sum(sizes.values()) / max(len(sizes), 1)
-            low = {name for name in pairs.by_low() if sizes.get(name, 0) >= least}
+            fit = set(pairs.by_low() if self.options.folded == "low" else (p.low for p, _ in pairs.normalized()))
+            low = {name for name in fit if sizes.get(name, 0) >= least}
             # One huge classifier makes every Conv small; then the share says nothing, and all pairs are low.
-            low = low or {name for name in pairs.by_low() if name in sizes}
-            small = set(pairs.by_low()) - low
+            low = low or {name for name in fit if name in sizes}
+            small, folded = fit - low, set(pairs.by_low()) - fit
         plan: dict[str, LayerBits] = {}
         used: set[LayerOverride] = set()
         for layer in layers.listed:
-            plan[layer.name] = self._bits(workspace, layer, _half(layer.name, low, small), used)
+            plan[layer.name] = self._bits(workspace, layer, _half(layer.name, low, small, folded), used)
         unused = [item for item in workspace.settings.layers if item not in used]
         if unused:
             names = ", ".join(shown(layer.name) for layer in layers.listed[:3])
@@ -78,7 +82,7 @@ class AssignBits(Pass[AssignBitsOptions]):
             listed = ", ".join(str(item) for item in sorted(skipped, key=str))
             warnings = (f"layer {shown(listed)}: what it names cannot be quantized and stays float",)
         elif workspace.settings.weights.paired and not low:
-            why = next((r for r in pairs.refused.values() if "BatchNormalization" in r), "no chain of two Convs fits")
+            why = FOLDED if folded else "no chain of two Convs fits"
             warnings = (f"no layer can be low, all get {workspace.settings.weights.high} bits: {why}",)
         return PassResult(self.name, rewrites, refusals, warnings=warnings)
 
@@ -106,14 +110,17 @@ class AssignBits(Pass[AssignBitsOptions]):
             return LayerBits(self.options.edges, _role(self.options.edges), place)
         if half == "small":
             return LayerBits(weights.high, _role(weights.high), "too few weights for low bits to pay")
+        if half == "folded":
+            return LayerBits(weights.high, _role(weights.high), FOLDED)
         return LayerBits(weights.high, _role(weights.high), "high half or alone" if weights.paired else "uniform")
 
 
-Half = Literal["low", "small", "other"]
+Half = Literal["low", "small", "folded", "other"]
+FOLDED = "no BatchNormalization behind it to tell its statistics, and this recipe measures none"
 
 
-def _half(name: str, low: set[str], small: set[str]) -> Half:
-    return "low" if name in low else "small" if name in small else "other"
+def _half(name: str, low: set[str], small: set[str], folded: set[str]) -> Half:
+    return "low" if name in low else "small" if name in small else "folded" if name in folded else "other"
 
 
 def _role(bits: BitWidth) -> Literal["high", "8-bit"]:

@@ -48,11 +48,11 @@ class Compensate(Pass[CompensateOptions]):
         nodes = nodes_by_name(workspace.graph)
         originals = workspace.get(Originals).weights
         rewrites = []
-        for pair in workspace.get(Pairs).pairs:
+        for pair, name in workspace.get(Pairs).normalized():
             if pair.low not in originals:
                 continue
-            low, batch_norm = nodes[pair.low], nodes[pair.batch_norm]
-            norm = without_bias(statistics.norms[pair.batch_norm], low)
+            low, batch_norm = nodes[pair.low], nodes[name]
+            norm = without_bias(statistics.norms[name], low)
             norm_hat = workspace.get(Recalibrated).norms[pair.low]
             weight, quantized = originals[pair.low], np.asarray(constant(low.inputs[1]), np.float32)
             products = Products.of(weight, quantized)

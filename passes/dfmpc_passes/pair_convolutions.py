@@ -35,7 +35,7 @@ def _trained_norm(node: gs.Node) -> str | None:
 CHAIN = Chain(
     (
         Step("low", frozenset({"Conv"})),
-        Step("batch_norm", frozenset({"BatchNormalization"}), check=_trained_norm),
+        Step("batch_norm", frozenset({"BatchNormalization"}), optional=True, check=_trained_norm),
         Step("activation", frozenset({"Relu", "Clip"}), optional=True),
         Step("pool", frozenset({"MaxPool", "AveragePool"}), repeated=True),
         Step("high", frozenset({"Conv"})),
@@ -51,7 +51,8 @@ class PairConvolutions(Pass[NoOptions]):
     channel between the two Convs can repair what quantizing the first one broke. Clip is 1-Lipschitz, so the bound
     holds with c in front of it. From the last Conv of a chain backward every second one is low, if it can be: in a
     basic block the first 3x3, in a bottleneck the 3x3, in a plain chain every other one. Refused as low: the first
-    layer, depthwise and grouped Convs, and those whose output does not reach the next Conv alone.
+    layer, depthwise and grouped Convs, and those whose output does not reach the next Conv alone. Where the
+    BatchNormalization was folded into the Conv the pair is one all the same, for the recipes that measure on images.
 
     Requires: a normalized graph.
 
@@ -195,20 +196,12 @@ def _pair(graph: gs.Graph, node: gs.Node, layer: Layer, layers: dict[str, Layer]
     if has_input(node, 2) and constant(node.inputs[2]) is None:
         return "its bias is computed, so its statistics without it are not known"
     found = CHAIN.match(graph, node)
-    if isinstance(found, Mismatch):
-        return _reason(found, node)
-    return _as_pair(found, layers)
-
-
-def _reason(found: Mismatch, node: gs.Node) -> str:
-    if found.matched == 1 and "BatchNormalization" in found.reason.rpartition(", not ")[2]:
-        return f"no BatchNormalization behind it, so its statistics are not known ({found.reason})"
-    return found.reason
+    return found.reason if isinstance(found, Mismatch) else _as_pair(found, layers)
 
 
 def _as_pair(found: Match, layers: dict[str, Layer]) -> Pair | str:
     low, norm, high = found.one("low"), found.one("batch_norm"), found.one("high")
-    assert low is not None and norm is not None and high is not None  # not optional in the chain
+    assert low is not None and high is not None  # not optional in the chain
     activation = found.one("activation")
     partner = layers[high.name]
     if partner.refused is not None:
@@ -216,4 +209,4 @@ def _as_pair(found: Match, layers: dict[str, Layer]) -> Pair | str:
     if constant(high.inputs[1]) is None:
         return f"the weight of the next layer '{shown(high.name)}' is computed"
     exact = activation is None or activation.op == "Relu"
-    return Pair(low.name, norm.name, activation.name if activation else None, high.name, exact)
+    return Pair(low.name, norm.name if norm else None, activation.name if activation else None, high.name, exact)

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.facts import ChannelMoments, Codes, FloatStatistics, Layers, Originals, Pair, Pairs, Recalibrated
+from dfmpc_onnx.facts import ChannelMoments, Codes, FloatStatistics, Layers, Originals, Pairs, Recalibrated
 from dfmpc_onnx.graph import constant, input_constant, nodes_by_name
 from dfmpc_onnx.manager import Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.numerics.compensation import BatchNormParameters
@@ -53,25 +53,25 @@ class RecalibrateBatchNorm(Pass[RecalibrateOptions]):
         originals = workspace.get(Originals).weights
         norms: dict[str, BatchNormParameters] = {}
         rewrites, refusals = [], []
-        for pair in workspace.get(Pairs).pairs:
+        for pair, name in workspace.get(Pairs).normalized():
             if pair.low not in originals:
                 continue
             node = nodes[pair.low]
-            norm = without_bias(statistics.norms[pair.batch_norm], node)
+            norm = without_bias(statistics.norms[name], node)
             moments = statistics.tensors.get(node.inputs[0].name)
             if moments is None and self.options.reading in READINGS_WITH_MOMENTS:
                 why = statistics.unknown.get(node.inputs[0].name, "the moments of its input are not known")
-                refusals.append(Refusal(pair.batch_norm, why))
+                refusals.append(Refusal(name, why))
                 norms[pair.low] = norm
                 continue
             quantized = np.asarray(constant(node.inputs[1]), np.float32)
-            fresh = self._fresh(originals[pair.low], quantized, norm, moments, node, nodes[pair.batch_norm])
+            fresh = self._fresh(originals[pair.low], quantized, norm, moments, node, nodes[name])
             kept = fresh.std < self.options.dead * norm.std
             mean, std = np.where(kept, norm.mean, fresh.mean), np.where(kept, norm.std, fresh.std)
             norms[pair.low] = BatchNormParameters(norm.gamma, norm.beta, mean, std)
-            _write(nodes[pair.batch_norm], norms[pair.low], node)
+            _write(nodes[name], norms[pair.low], node)
             ratio = float(np.median(std / norm.std))
-            rewrites.append(_row(pair, ratio, int(kept.sum())))
+            rewrites.append(_row(name, ratio, int(kept.sum())))
         workspace.put(Recalibrated(norms))
         return PassResult(self.name, tuple(rewrites), tuple(refusals))
 
@@ -113,5 +113,5 @@ def _write(batch_norm: gs.Node, norm: BatchNormParameters, node: gs.Node) -> Non
     batch_norm.inputs[4].values = np.maximum(np.square(norm.std) - epsilon, 0.0).astype(np.float32)
 
 
-def _row(pair: Pair, ratio: float, kept: int) -> Rewrite:
-    return Rewrite(pair.batch_norm, "re-calibrated", {"median_std_ratio": round(ratio, 4), "channels_kept": kept})
+def _row(name: str, ratio: float, kept: int) -> Rewrite:
+    return Rewrite(name, "re-calibrated", {"median_std_ratio": round(ratio, 4), "channels_kept": kept})

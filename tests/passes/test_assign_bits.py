@@ -108,6 +108,12 @@ def test_a_network_without_pairs_is_told_why():
     assert "no layer can be low, all get 6 bits: no BatchNormalization behind it" in result.warnings[0]
 
 
+def test_recipes_that_measure_on_images_make_the_low_half_of_a_folded_pair_low():
+    plan, result = planned(graphs.folded(), folded="low")
+    assert plan["conv2"] == (2, "low") and plan["conv3"] == (6, "high")
+    assert result.warnings == ()
+
+
 def test_planning_changes_nothing():
     space, _ = graphs.prepared(graphs.chain(), "estimate_statistics")
     before = graphs.snapshot(space.graph)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dfmpc_onnx.facts import Layers, Pairs
+from dfmpc_onnx.facts import Layers, Pair, Pairs
 from tests import graphs
 
 
@@ -28,7 +28,7 @@ def refused(net, *outputs):
         (graphs.without_activation, [("conv2", "norm2", None, "conv3", True)]),
         (graphs.depthwise, [("conv2", "norm2", "clip2", "conv3", False)]),
         (graphs.activation_first, []),
-        (graphs.folded, []),
+        (graphs.folded, [("conv2", None, "relu2", "conv3", True)]),
     ],
 )
 def test_which_conv_is_low(network, pairs):
@@ -66,10 +66,16 @@ def test_the_first_layer_is_kept_high():
     assert why["conv1"] == "the first layer is kept high: nothing in front of it is normalized"
 
 
-def test_refused_without_batch_norm_naming_what_follows():
+def test_refused_where_batch_norm_stands_behind_the_activation():
     _, _, why = paired(graphs.activation_first())
-    said = "no BatchNormalization behind it, so its statistics are not known "
-    assert why["conv2"] == said + "(Relu 'relu2' follows, not BatchNormalization)"
+    assert why["conv2"] == "BatchNormalization 'norm2' follows, not AveragePool or MaxPool or Conv"
+
+
+def test_a_folded_batch_norm_leaves_a_pair_without_one():
+    space, _ = graphs.prepared(graphs.folded(), "pair_convolutions")
+    pairs = space.get(Pairs)
+    assert pairs.pairs == (Pair("conv2", None, "relu2", "conv3", exact=True),)
+    assert pairs.normalized() == ()
 
 
 def test_refused_where_two_nodes_read_the_output():
