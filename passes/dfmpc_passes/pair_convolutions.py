@@ -13,6 +13,7 @@ from dfmpc_onnx.graph import (
     Namer,
     constant,
     has_input,
+    input_constant,
     is_weighted,
     nested_nodes,
     only_consumer,
@@ -32,11 +33,21 @@ def _trained_norm(node: gs.Node) -> str | None:
     return "its parameters are not constants" if batch_norm_parameters(node) is None else None
 
 
+def _contracting(node: gs.Node) -> str | None:
+    """Why an activation may enlarge an error; None where it cannot."""
+    if node.op not in ("LeakyRelu", "PRelu"):
+        return None
+    slope = input_constant(node, 1) if node.op == "PRelu" else np.array(float(node.attrs.get("alpha", 0.01)))
+    if slope is None:
+        return "its slope is computed"
+    return None if np.abs(slope).max(initial=0.0) <= 1 else "its slope is over 1, so it enlarges errors"
+
+
 CHAIN = Chain(
     (
         Step("low", frozenset({"Conv"})),
         Step("batch_norm", frozenset({"BatchNormalization"}), optional=True, check=_trained_norm),
-        Step("activation", frozenset({"Relu", "Clip"}), optional=True),
+        Step("activation", frozenset({"Relu", "LeakyRelu", "PRelu", "Clip"}), optional=True, check=_contracting),
         Step("pool", frozenset({"MaxPool", "AveragePool"}), repeated=True),
         Step("high", frozenset({"Conv"})),
     )
@@ -48,11 +59,12 @@ class PairConvolutions(Pass[NoOptions]):
     After: the same graph; the first Conv is known as low, the second as the high one that repairs it
 
     Why: with A = relu(BN(X)), |c A^ - A| <= |c BN(X^) - BN(X)| for c >= 0 (DF-MPC, equation 19), so a factor per
-    channel between the two Convs can repair what quantizing the first one broke. Clip is 1-Lipschitz, so the bound
-    holds with c in front of it. From the last Conv of a chain backward every second one is low, if it can be: in a
-    basic block the first 3x3, in a bottleneck the 3x3, in a plain chain every other one. Refused as low: the first
-    layer, depthwise and grouped Convs, and those whose output does not reach the next Conv alone. Where the
-    BatchNormalization was folded into the Conv the pair is one all the same, for the recipes that measure on images.
+    channel between the two Convs can repair what quantizing the first one broke. So it is for LeakyRelu and PRelu of
+    slopes up to 1. Clip is 1-Lipschitz, so the bound holds with c in front of it. From the last Conv of a chain
+    backward every second one is low, if it can be: in a basic block the first 3x3, in a bottleneck the 3x3, in a plain
+    chain every other one. Refused as low: the first layer, depthwise and grouped Convs, and those whose output does not
+    reach the next Conv alone. Where the BatchNormalization was folded into the Conv the pair is one all the same, for
+    the recipes that measure on images.
 
     Requires: a normalized graph.
 
@@ -208,5 +220,5 @@ def _as_pair(found: Match, layers: dict[str, Layer]) -> Pair | str:
         return f"the next layer '{shown(high.name)}' cannot repair it: {partner.refused}"
     if constant(high.inputs[1]) is None:
         return f"the weight of the next layer '{shown(high.name)}' is computed"
-    exact = activation is None or activation.op == "Relu"
+    exact = activation is None or activation.op != "Clip"
     return Pair(low.name, norm.name if norm else None, activation.name if activation else None, high.name, exact)

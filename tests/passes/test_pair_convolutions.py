@@ -78,6 +78,12 @@ def test_a_folded_batch_norm_leaves_a_pair_without_one():
     assert pairs.normalized() == ()
 
 
+def test_refused_where_a_slope_enlarges_errors():
+    net = graphs.Net()
+    x = net.node("LeakyRelu", net.norm(net.conv(net.block("x", 4), 4)), alpha=1.5)
+    assert "its slope is over 1" in refused(net, net.block(x, 4))
+
+
 def test_refused_where_two_nodes_read_the_output():
     net = graphs.Net()
     x = net.block(net.block("x", 4), 4)
@@ -94,7 +100,9 @@ def test_refused_where_the_activation_is_an_output_of_the_model():
 def test_refused_at_another_activation():
     net = graphs.Net()
     x = net.node("Sigmoid", net.norm(net.conv(net.block("x", 4), 4)))
-    assert refused(net, net.block(x, 4)).startswith("Sigmoid 'sigmoid1' follows, not Clip or Relu")
+    assert refused(net, net.block(x, 4)).startswith(
+        "Sigmoid 'sigmoid1' follows, not Clip or LeakyRelu or PRelu or Relu"
+    )
 
 
 def test_refused_where_the_norm_trains():

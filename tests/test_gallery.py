@@ -1,0 +1,169 @@
+"""The patterns of the README's gallery, each in a small network: what is quantized, and that it still computes it."""
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+
+import dfmpc_onnx
+from tests import graphs
+from tests.graphs import Net
+
+BATCH = ("n", 8, 16, 16)
+
+
+def _net(shape: tuple[int | str, ...] = BATCH, opset: int = 14) -> Net:
+    return Net(shape, opset)
+
+
+def _between(activate: Callable[[Net, str], str], opset: int = 14) -> onnx.ModelProto:
+    """Conv-BN, an activation, Conv-BN-Relu and a classifier."""
+    net = _net(opset=opset)
+    y = activate(net, net.norm(net.conv("x", 8)))
+    return net.model(net.tail(net.block(y, 8)))
+
+
+def _leaky(net: Net, x: str) -> str:
+    return net.node("LeakyRelu", x, alpha=0.1)
+
+
+def _prelu(net: Net, x: str) -> str:
+    return net.node("PRelu", x, net.weight("slope", np.linspace(0, 0.5, 8, dtype=np.float32).reshape(8, 1, 1)))
+
+
+def _hard_swish(net: Net, x: str) -> str:
+    return net.node("HardSwish", x)
+
+
+def _silu(net: Net, x: str) -> str:
+    return net.node("Mul", x, net.node("Sigmoid", x))
+
+
+def _gate(net: Net, x: str) -> str:
+    return net.node("Mul", x, net.node("HardSigmoid", x))
+
+
+def squeeze_and_excitation() -> onnx.ModelProto:
+    net = _net()
+    x = net.block("x", 8)
+    squeezed = net.node("Relu", net.conv(net.node("GlobalAveragePool", x), 4, 1, bias=True))
+    gate = net.node("Sigmoid", net.conv(squeezed, 8, 1, bias=True))
+    return net.model(net.tail(net.block(net.node("Mul", x, gate), 8)))
+
+
+def dense_block() -> onnx.ModelProto:
+    net = _net()
+    x = net.conv("x", 8)
+    for _ in range(2):
+        fresh = net.conv(net.relu(net.norm(x)), 4)
+        both = net.node("Concat", x, fresh, axis=1)
+        net.channels[both] = net.channels[x] + 4
+        x = both
+    return net.model(net.tail(net.relu(net.norm(x))))
+
+
+def pre_activation() -> onnx.ModelProto:
+    net = _net()
+    x = net.conv("x", 8)
+    inner = net.conv(net.relu(net.norm(x)), 8)
+    inner = net.conv(net.relu(net.norm(inner)), 8)
+    return net.model(net.tail(net.relu(net.norm(net.node("Add", inner, x)))))
+
+
+def transposed() -> onnx.ModelProto:
+    net = _net()
+    x = net.block("x", 8)
+    weight = net.weight("up.w", net.random.standard_normal((8, 8, 2, 2)).astype(np.float32) / 4)
+    up = net.node("ConvTranspose", x, weight, strides=[2, 2])
+    return net.model(net.tail(net.block(up, 8)))
+
+
+def resized() -> onnx.ModelProto:
+    net = _net()
+    scales = net.weight("scales", np.array([1, 1, 2, 2], np.float32))
+    up = net.node("Resize", net.block("x", 8), "", scales, mode="nearest")
+    net.channels[up] = 8
+    return net.model(net.tail(net.block(up, 8)))
+
+
+def convolution(dimensions: int) -> onnx.ModelProto:
+    """Two layers over a sequence, or over a volume."""
+    net = _net(("n", 4, *(8,) * dimensions))
+    y = "x"
+    for fan in (4, 8):
+        weight = net.random.standard_normal((8, fan, *(3,) * dimensions)) / np.sqrt(fan * 3**dimensions)
+        y = net.weight(f"w{fan}", weight.astype(np.float32)) and net.node(
+            "Conv", y, f"w{fan}", pads=[1] * 2 * dimensions
+        )
+        net.channels[y] = 8
+        y = net.relu(net.norm(y))
+    return net.model(net.tail(y))
+
+
+def moved() -> onnx.ModelProto:
+    """Pad, Transpose there and back, Reshape in front of the classifier."""
+    net = _net(("n", 8, 8, 8))
+    padded = net.node("Pad", net.block("x", 8), net.weight("pads", np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64)))
+    turned = net.node("Transpose", net.node("Transpose", padded, perm=[0, 2, 3, 1]), perm=[0, 3, 1, 2])
+    pooled = net.node("GlobalAveragePool", net.block(turned, 8))
+    return net.model(net.gemm(net.node("Reshape", pooled, net.weight("shape", np.array([0, 8], np.int64))), 5))
+
+
+def channels_last() -> onnx.ModelProto:
+    """As converters from TensorFlow write it: a Transpose at the input, and one at the output."""
+    net = Net(("n", 16, 16, 3), 14)
+    x = net.node("Transpose", "x", perm=[0, 3, 1, 2])
+    net.channels[x] = 3
+    y = net.block(net.block(x, 8), 8)
+    return net.model(net.node("Transpose", net.conv(y, 4), perm=[0, 2, 3, 1]))
+
+
+def shared_weight() -> onnx.ModelProto:
+    net = _net()
+    x = net.block("x", 8)
+    first = net.relu(net.norm(net.conv(x, 8)))
+    again = net.node("Conv", first, "conv2.w", pads=[1] * 4)
+    return net.model(net.tail(net.relu(net.norm(again))))
+
+
+GALLERY: dict[str, tuple[Callable[[], onnx.ModelProto], set[str]]] = {
+    "LeakyRelu": (lambda: _between(_leaky), set()),
+    "PRelu": (lambda: _between(_prelu), set()),
+    "HardSwish": (lambda: _between(_hard_swish), set()),
+    "SiLU": (lambda: _between(_silu), set()),
+    "HardSigmoid gate": (lambda: _between(_gate), set()),
+    "squeeze and excitation": (squeeze_and_excitation, set()),
+    "DenseNet": (dense_block, set()),
+    "pre-activation ResNet": (pre_activation, set()),
+    "Conv-Relu-BN": (graphs.activation_first, set()),
+    "ConvTranspose": (transposed, {"ConvTranspose"}),
+    "Resize": (resized, set()),
+    "Conv1D": (lambda: convolution(1), set()),
+    "Conv3D": (lambda: convolution(3), set()),
+    "Pad, Transpose, Reshape": (moved, set()),
+    "channels last": (channels_last, set()),
+    "shared weight": (shared_weight, set()),
+    "MatMul": (graphs.matmul_tail, set()),
+}
+
+
+@pytest.mark.parametrize("recipe", ["mixed", "int8", "closed-form"])
+@pytest.mark.parametrize("name", GALLERY)
+def test_what_the_gallery_says(name, recipe):
+    build, left = GALLERY[name]
+    made = dfmpc_onnx.quantize(build(), recipe=recipe, preprocess="unit")
+    assert {layer.op for layer in made.report.layers if layer.refused} == left
+    assert made.report.fidelity is not None
+    assert made.report.fidelity.sqnr_db > (20 if recipe == "int8" else 8)
+
+
+@pytest.mark.parametrize("name", ["LeakyRelu", "PRelu"])
+def test_a_leaky_activation_lets_the_factor_through(name):
+    net = _net()
+    y = net.block("x", 8)
+    y = {"LeakyRelu": _leaky, "PRelu": _prelu}[name](net, net.norm(net.conv(y, 8)))
+    made = dfmpc_onnx.quantize(
+        net.model(net.tail(net.block(y, 8))), recipe="per-channel", weights="2/6", preprocess="unit"
+    )
+    assert {layer.name: layer.role for layer in made.report.layers}["conv2"] == "low"
