@@ -15,6 +15,8 @@ import argparse
 import collections
 import dataclasses
 import fnmatch
+import hashlib
+import itertools
 import pathlib
 import re
 import sys
@@ -115,9 +117,9 @@ def folder_models(folders: Sequence[pathlib.Path]) -> Iterator[tuple[str, pathli
     seen = set()
     for folder in folders:
         for file in sorted(folder.rglob("*.onnx")):
-            content = file.read_bytes()
-            if content not in seen:
-                seen.add(content)
+            digest = hashlib.sha256(file.read_bytes()).digest()
+            if digest not in seen:
+                seen.add(digest)
                 yield "", file
 
 
@@ -214,16 +216,16 @@ def row(outcome: Outcome) -> tuple[str, ...]:
 
 
 def summed(outcomes: Sequence[Outcome]) -> Iterator[tuple[str, ...]]:
-    """One line for all models of a group that came out alike; a model that raised has its own."""
+    """One line for all models of a group of the test data that came out alike; a model that raised has its own."""
     alike: dict[tuple[str, str], list[Outcome]] = {}
     for outcome in outcomes:
-        if not outcome.group or outcome.raised:
+        if outcome.raised:
             yield row(outcome)
             continue
         kind = QUANTIZED if outcome.report and outcome.quantized else without_counts(outcome.refused)
         alike.setdefault((outcome.group, kind), []).append(outcome)
     for (group, _), same in alike.items():
-        yield row(dataclasses.replace(same[0], model=same[0].model)) if len(same) == 1 else together(group, same)
+        yield row(same[0]) if len(same) == 1 else together(group, same)
 
 
 def without_counts(refused: str) -> str:
@@ -259,6 +261,11 @@ def spread(values: Sequence[float]) -> str:
     return f"{np.median(values):.1f} (least {min(values):.1f})" if values else ""
 
 
+def show(cells: Sequence[str]) -> None:
+    """Print a line of the table, at once: the whole takes long."""
+    print("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |", flush=True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", type=pathlib.Path, help="folders with .onnx files")
@@ -270,12 +277,18 @@ def main() -> int:
     found = [*([] if args.no_backend else backend_models()), *folder_models(args.folders)]
     chosen = [(g, f) for g, f in found if fnmatch.fnmatch(f.parent.name if f.stem == "model" else f.name, args.only)]
     outcomes = []
-    for number, (group, file) in enumerate(chosen, 1):
-        print(f"{number} of {len(chosen)}: {file.name}", end="\r", file=sys.stderr, flush=True)
-        outcomes.append(tried(group, file, args.images))
     print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
-    for line in map(row, outcomes) if args.all else summed(outcomes):
-        print("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |")
+    for group, same in itertools.groupby(chosen, key=lambda found: found[0]):
+        alike = []
+        for _, file in same:
+            print(f"{len(outcomes) + 1} of {len(chosen)}: {file.name}", end="\r", file=sys.stderr, flush=True)
+            alike.append(tried(group, file, args.images))
+            outcomes.append(alike[-1])
+            if args.all or not group:
+                show(row(alike[-1]))
+        if group and not args.all:
+            for line in summed(alike):
+                show(line)
     raised = sum(o.raised for o in outcomes)
     refused = sum(o.report is None and not o.raised for o in outcomes)
     print(
