@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from dfmpc_onnx.facts import Codes, MeasuredRanges, Ranges
 from dfmpc_onnx.graph import is_weighted
 from dfmpc_onnx.manager import Pass, PassResult, Refusal
-from dfmpc_onnx.numerics.ranges import DEVIATIONS, REACH, moment_range, skewed_range
+from dfmpc_onnx.numerics.ranges import DEVIATIONS, FARTHEST, REACH, moment_range, skewed_range
 from dfmpc_onnx.operators import batch_norm_parameters
 from dfmpc_onnx.propagation import propagate
 from dfmpc_onnx.workspace import Workspace
@@ -34,8 +34,8 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
     Elsewhere 1.5 times the 0.01 and 99.99 percentile on procedural images count where they were measured: a picture of
     a thing excites what has learnt it more than one of nothing does, the more the deeper. Where nothing was measured,
     propagated moments count: a sum adds means and variances. Behind the last layers, and for averages over a map,
-    the wider of the two counts. An input of pictures has the range of the bytes 0 to 255 after the preprocess, any
-    other that of what it was fed.
+    the wider of the two counts, up to three times what was measured. An input of pictures has the range of the bytes
+    0 to 255 after the preprocess, any other that of what it was fed.
 
     Requires: codes (the quantized network's BatchNormalizations count, not the float one's), and BN not yet folded.
 
@@ -68,8 +68,12 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
                 ranges[name] = derived
                 continue
             low, high = skewed[name] if name in skewed else ranges[name]
-            if name in skewed or name in outer:
+            if name in skewed:
                 low, high = min(derived[0], low), max(derived[1], high)
+            elif name in outer:
+                # Behind many layers without BatchNormalization derived moments can be off by any factor.
+                least, most = (FARTHEST * bound for bound in measured[name])
+                low, high = min(max(derived[0], least), low), max(min(derived[1], most), high)
             ranges[name] = max(low, float(m.low.min())), min(high, float(m.high.max()))
         for tensor in workspace.graph.inputs:
             bounds = known.get(tensor.name)
