@@ -16,7 +16,7 @@ import onnx
 from dfmpc_onnx import catalog, expansion, runtime, serialization
 from dfmpc_onnx.auto_preprocess import PreprocessChoice, as_written, settled
 from dfmpc_onnx.claims import check_claims
-from dfmpc_onnx.errors import Defect, ModelError, OptionError, PassError, RuntimeUnavailable
+from dfmpc_onnx.errors import Defect, DfmpcError, ModelError, OptionError, PassError, RuntimeUnavailable
 from dfmpc_onnx.fidelity import INPUT_TYPES, Fidelity, compare
 from dfmpc_onnx.imagefiles import Images, digest, read_images
 from dfmpc_onnx.images import (
@@ -128,7 +128,13 @@ def quantize(
     check_inputs(graph.inputs, settings)
     _check_claims(source, settings)
     tell("preprocess")
-    settings, choice = settled(source.model, settings, preprocess, run=sees)
+    try:
+        settings, choice = settled(source.model, settings, preprocess, run=sees)
+    except (DfmpcError, MemoryError):
+        raise
+    except Exception:  # a damaged node may trip what follows its numbers
+        _check_source(source, settings)
+        raise
     workspace = Workspace(graph, settings, source.label)
     workspace.tell = tell
     timing = Timing()
@@ -307,6 +313,7 @@ def expand(model: ModelSource, output: str | os.PathLike[str] | None = None) -> 
     """
     source = serialization.load(model)
     target = None if output is None else serialization.check_target(output, source)
+    check_claims(source.model, {}, source.label)
     stated = serialization.metadata_of(source.model)
     if "version" not in stated:
         raise ModelError(f"{source.label}: was not written by dfmpc-onnx quantize; there is nothing to expand")

@@ -111,8 +111,11 @@ def choose_preprocess(
     if not any(takes_pictures(t, settings) for t in model_inputs(found.model)):
         return _assumed("the first BatchNormalization does not read the picture")
     try:
-        predict = by_pictures(found, settings, seed) if run else by_covariances(found, settings)
-        return _judged(found, predict, settings, by="images" if run else "covariances")
+        with np.errstate(over="raise", invalid="raise", divide="raise"):
+            predict = by_pictures(found, settings, seed) if run else by_covariances(found, settings)
+            return _judged(found, predict, settings, by="images" if run else "covariances")
+    except FloatingPointError as error:
+        return _assumed(f"what the first BatchNormalization reads is no number ({error})")
     except (ModelError, Unknown) as error:
         return _assumed(f"what the first BatchNormalization reads cannot be predicted ({error})")
 
@@ -189,6 +192,8 @@ def _mean_mismatch(measured: Sequence[Moments], predicted: Sequence[Moments]) ->
     if any(len({v.shape for v in (*m, *p)}) > 1 for m, p in zip(measured, predicted, strict=True)):
         raise ModelError("it does not have as many channels as its input")
     joined = np.concatenate([mismatch(*m, *p) for m, p in zip(measured, predicted, strict=True)])
+    if not np.isfinite(joined).all():
+        raise ModelError("it holds NaN or infinity")
     return (float(joined.mean()) if joined.size else 0.0), joined.size
 
 

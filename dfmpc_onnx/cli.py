@@ -180,9 +180,10 @@ def inspect(model: str, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on standard output, and nothing else")
 def expand(model: str, output: str, as_json: bool) -> None:
     """Write MODEL, a quantized file, with plain int8 weights: for tools that parse ONNX themselves."""
-    from dfmpc_onnx import api, render
+    from dfmpc_onnx import api, memory, render
 
-    report = api.expand(model, output).report
+    with memory.bounded():
+        report = api.expand(model, output).report
     if as_json:
         click.echo(render.as_json(report))
     else:

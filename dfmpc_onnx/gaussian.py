@@ -64,6 +64,13 @@ class GaussianStreams:
 
     def run(self, visitor: Visitor) -> None:
         """One pass through the graph."""
+        try:
+            with np.errstate(over="raise", invalid="raise", divide="raise"):
+                self._walk(visitor)
+        except FloatingPointError as error:
+            raise Unknown(f"covariances that are no numbers in float32: {error}") from None
+
+    def _walk(self, visitor: Visitor) -> None:
         for node in self._graph.nodes:
             if node.name in self._layers:
                 result = self._layer(node, visitor)

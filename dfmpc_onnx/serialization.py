@@ -124,6 +124,8 @@ def _checked(source: Source) -> Source:
                 f"{where}: opset {opset.version} is newer than onnxruntime runs ({NEWEST_OPSET}); "
                 f"export it with opset {NEWEST_OPSET} or lower"
             )
+        if opset.domain in ("", "ai.onnx") and opset.version < 1:
+            raise ModelError(f"{where}: opset {opset.version} is none; the file is damaged, or was written wrongly")
     check_functions(source.model, where)
     check_windows(source.model, where)
     for tensor in all_tensors(source.model):

@@ -75,6 +75,8 @@ def test_a_model_that_no_memory_has_room_for_is_refused(tmp_path, case):
         assert_refused(result, "model.onnx: running it takes ", "GB or more", "this machine has")
     assert_refused(dfmpc("verify", source, source), "model.onnx: running it takes ")
     assert dfmpc("inspect", source).exit_code == 0
+    if "input" not in case:
+        assert_refused(dfmpc("expand", source, "-o", tmp_path / "out.onnx"), "model.onnx: running it takes ")
     assert held(tmp_path) == before
 
 

@@ -164,6 +164,7 @@ BAD_MODELS = {
     "a folder": (_folder, "is a folder"),
     "without a Conv": (_without_conv, "no Conv"),
     "NaN in a weight": (_nan, "'conv1.w' of Conv 'conv1' holds NaN"),
+    "no opset": (_opset(0), "opset 0 is none; the file is damaged"),
     "opset too new": (_opset(99), "opset 99 is newer than onnxruntime runs"),
     "operators that its opset does not have": (_opset(1), "not a valid ONNX model"),
     "external data missing": (_external(0), "'weights.bin' is missing"),

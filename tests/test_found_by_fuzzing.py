@@ -79,6 +79,51 @@ def test_values_that_overflow_on_the_way(size, said):
     assert f"Conv 'conv2': its input holds {said}" in refused(net.model(net.conv(x, 4)))
 
 
+@pytest.mark.parametrize("recipe", ["closed-form", "per-channel"])
+@pytest.mark.parametrize("preprocess", ["auto", "imagenet"])
+def test_covariances_that_overflow(recipe, preprocess):
+    """Each weight could be one, but squares of their products are more than float32 holds."""
+    net = Net()
+    x = "x"
+    for _ in range(2):
+        x = net.conv(x, 4, weight=np.full((4, net.channels[x], 3, 3), 9e11, np.float32))
+    y = net.norm(net.conv(x, 4), variance=9e11, mean=0.0)
+    model = net.model(y)
+    if recipe == "closed-form":
+        found = dfmpc_onnx.quantize(model, recipe=recipe, preprocess=preprocess)
+        assert any("covariances that are no numbers in float32" in said for said in found.report.warnings)
+    else:
+        dfmpc_onnx.quantize(model, recipe=recipe, preprocess=preprocess)
+
+
+@pytest.mark.parametrize("name", ["strides", "dilations", "pads"])
+def test_attributes_of_fewer_dimensions_than_the_kernel(name):
+    """A recipe that runs nothing says that there was nothing to compare with; where something runs, it is refused."""
+    net = Net()
+    model = net.model(net.conv(net.relu(net.norm(net.conv("x", 4))), 4))
+    node = model.graph.node[0]
+    kept = [a for a in node.attribute if a.name != name]
+    del node.attribute[:]
+    node.attribute.extend([*kept, onnx.helper.make_attribute(name, [1])])
+    assert "onnxruntime" in refused(model, "mixed", preprocess="auto")
+    for recipe in ("paper", "closed-form"):
+        try:
+            found = dfmpc_onnx.quantize(model, recipe=recipe, preprocess="auto")
+        except ModelError as error:
+            assert "onnxruntime" in str(error)
+        else:
+            assert any(said.startswith("not compared: ") for said in found.report.warnings)
+
+
+@pytest.mark.parametrize("recipe", ["paper", "mixed"])
+def test_infinity_in_what_the_preprocess_is_judged_by(recipe):
+    net = Net()
+    net.norm(net.conv("x", 4, weight=np.full((4, 3, 3, 3), np.inf, np.float32)))
+    assert "'conv1.w' of Conv 'conv1' holds NaN or infinity" in refused(
+        net.model(net.conv("norm1", 4)), recipe, preprocess="auto"
+    )
+
+
 def test_a_range_of_infinite_values_is_no_range():
     net = Net()
     x = net.conv("x", 4)
