@@ -5,6 +5,8 @@ Every case once ended in a defect, in a warning of numpy's (warnings are errors 
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import onnx
 import pytest
@@ -107,12 +109,18 @@ def test_attributes_of_fewer_dimensions_than_the_kernel(name):
     node.attribute.extend([*kept, onnx.helper.make_attribute(name, [1])])
     assert "onnxruntime" in refused(model, "mixed", preprocess="auto")
     for recipe in ("paper", "closed-form"):
+        assert said_of(model, recipe).startswith(("not compared: ", "the given model: onnxruntime"))
+
+
+def said_of(model, recipe):
+    """The error, or where there is none the warning that nothing was compared."""
+    with contextlib.suppress(StopIteration):
         try:
             found = dfmpc_onnx.quantize(model, recipe=recipe, preprocess="auto")
         except ModelError as error:
-            assert "onnxruntime" in str(error)
-        else:
-            assert any(said.startswith("not compared: ") for said in found.report.warnings)
+            return str(error)
+        return next(said for said in found.report.warnings if said.startswith("not compared: "))
+    return ""
 
 
 @pytest.mark.parametrize("recipe", ["paper", "mixed"])
