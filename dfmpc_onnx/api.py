@@ -56,6 +56,7 @@ from dfmpc_onnx.workspace import Workspace
 DEFAULT_RECIPE = "mixed"
 CHECK_IMAGES = 16
 CHECK_SEED = 1_000_000
+DOUBTFUL_DB = 10.0  # of the settings in the README's table, those below lost 5 points of top-1 and more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +157,7 @@ def quantize(
         if check:
             tell("check")
             fidelity, notes = _closing_check(source, candidate, settings)
+            notes += _doubts(fidelity)
 
     if destination is None:
         closing(result)
@@ -281,6 +283,17 @@ def _reference(source: Source, settings: Settings) -> tuple[runtime.Session | No
         return runtime.Session(serialization.to_model(workspace.graph), label=source.label), said
     except ModelError:
         return None, said
+
+
+def _doubts(fidelity: Fidelity | None) -> tuple[str, ...]:
+    """What to tell where the closing check found so much noise that classes or boxes will have changed."""
+    if fidelity is None or fidelity.sqnr_db >= DOUBTFUL_DB:
+        return ()
+    return (
+        f"the quantized model's outputs are only {fidelity.sqnr_db:.1f} dB above their error; below {DOUBTFUL_DB:g} dB "
+        "classifiers lost 5 points and more: verify it on images of your own, and give it more bits (--recipe int8) or "
+        "float activations (--activations none)",
+    )
 
 
 def _closing_check(

@@ -167,3 +167,11 @@ def test_a_leaky_activation_lets_the_factor_through(name):
         net.model(net.tail(net.block(y, 8))), recipe="per-channel", weights="2/6", preprocess="unit"
     )
     assert {layer.name: layer.role for layer in made.report.layers}["conv2"] == "low"
+
+
+@pytest.mark.parametrize(("recipe", "weights", "doubted"), [("int8", None, False), ("paper", "ternary/2", True)])
+def test_a_result_that_lost_much_is_doubted(recipe, weights, doubted):
+    made = dfmpc_onnx.quantize(graphs.chain(), recipe=recipe, weights=weights, preprocess="unit")
+    assert made.report.fidelity is not None
+    assert (made.report.fidelity.sqnr_db < 10) == doubted
+    assert any("above their error" in warning for warning in made.report.warnings) == doubted
