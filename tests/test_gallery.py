@@ -171,7 +171,7 @@ def test_a_leaky_activation_lets_the_factor_through(name):
 
 @pytest.mark.parametrize(("recipe", "weights", "doubted"), [("int8", None, False), ("paper", "ternary/2", True)])
 def test_a_result_that_lost_much_is_doubted(recipe, weights, doubted):
-    made = dfmpc_onnx.quantize(graphs.chain(), recipe=recipe, weights=weights, preprocess="unit")
+    made = dfmpc_onnx.quantize(graphs.bottleneck(), recipe=recipe, weights=weights, preprocess="unit")
     assert made.report.fidelity is not None
     assert (made.report.fidelity.sqnr_db < 10) == doubted
     assert any("above their error" in warning for warning in made.report.warnings) == doubted
