@@ -34,7 +34,8 @@ class AssignBits(Pass[AssignBitsOptions]):
 
     Requires: the layers and the pairs.
 
-    Refuses when: a weight cannot be quantized; the layer stays in float.
+    Refuses when: a weight cannot be quantized; the layer stays in float. A pair whose BatchNormalization was folded, in
+    recipes that measure nothing: its first half stays high.
 
     Reference: Chen et al. 2023, figure 2.
     """
@@ -72,6 +73,7 @@ class AssignBits(Pass[AssignBitsOptions]):
             if bits.bits != FLOAT
         )
         refusals = tuple(Refusal(name, bits.why) for name, bits in plan.items() if bits.bits == FLOAT)
+        refusals += tuple(Refusal(name, FOLDED) for name, bits in plan.items() if bits.why == FOLDED)
         warnings: tuple[str, ...] = ()
         skipped = [item for item in used if all(plan[n].bits == FLOAT for n in plan if item.matches(n))]
         skipped = [item for item in skipped if item.bits != FLOAT]
