@@ -23,7 +23,8 @@ from tools.fuzz.networks import Network, network
 ROOT = pathlib.Path(__file__).parents[2]
 AGREEING, REFUSED, ERROR = "quantized, agrees", "all layers refused, agrees", "clear error"
 ALONE = "quantized, but the float model does not run"
-GOOD = (AGREEING, REFUSED, ERROR, ALONE)
+MEMORY = "not enough memory within the limit"  # which the command line says in one line
+GOOD = (AGREEING, REFUSED, ERROR, ALONE, MEMORY)
 LARGEST_FILE = 1_600_000
 
 # Recipe and options, and the least SQNR in dB where weights are such as training leaves. At few bits, in networks of a
@@ -136,7 +137,7 @@ def tried(case: Case) -> Outcome:
                 return Outcome("defect", "files", f"left behind: {left}")
             return Outcome(ERROR, _without_names(line), line)
         except MemoryError as error:
-            return Outcome("defect", f"memory {_place(error)}", traceback.format_exc())
+            return Outcome(MEMORY, _place(error), traceback.format_exc())
         except Exception as error:
             return Outcome("defect", _place(error), traceback.format_exc())
         if source.read_bytes() != case.model:
