@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from dfmpc_onnx.facts import Codes, MeasuredRanges, Ranges
 from dfmpc_onnx.graph import is_weighted
 from dfmpc_onnx.manager import Pass, PassResult, Refusal
-from dfmpc_onnx.numerics.ranges import DEVIATIONS, FARTHEST, REACH, moment_range, skewed_range
+from dfmpc_onnx.numerics.ranges import DEVIATIONS, FARTHEST, REACH, VECTOR_REACH, moment_range, skewed_range
 from dfmpc_onnx.operators import batch_norm_parameters
 from dfmpc_onnx.propagation import propagate
 from dfmpc_onnx.workspace import Workspace
@@ -31,11 +31,11 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
     Why: behind a BatchNormalization a channel is N(beta, gamma^2) up to its shape, so mean +- 6 deviations, through
     the activation, holds all but rare outliers. Where it normalizes what a Relu has cut the tail is longer: 4
     deviations of the Gaussian that had these moments when it was cut.
-    Elsewhere 1.5 times the 0.01 and 99.99 percentile on procedural images count where they were measured: a picture of
-    a thing excites what has learnt it more than one of nothing does, the more the deeper. Where nothing was measured,
-    propagated moments count: a sum adds means and variances. Behind the last layers, and for averages over a map,
-    the wider of the two counts, up to three times what was measured. An input of pictures has the range of the bytes
-    0 to 255 after the preprocess, any other that of what it was fed.
+    Elsewhere 1.5 times the 0.01 and 99.99 percentile on procedural images count where they were measured, twice for
+    vectors: a picture of a thing excites what has learnt it more than one of nothing does, the more the deeper. Where
+    nothing was measured, propagated moments count: a sum adds means and variances. Behind the last layers, and for
+    averages over a map, the wider of the two counts, up to three times what was measured. An input of pictures has the
+    range of the bytes 0 to 255 after the preprocess, any other that of what it was fed.
 
     Requires: codes (the quantized network's BatchNormalizations count, not the float one's), and BN not yet folded.
 
@@ -61,7 +61,11 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
             t.name for node in workspace.graph.nodes if node.op in AVERAGES for t in node.outputs
         }
         reach = self.options.reach if workspace.settings.images is None else 1.0
-        ranges = {name: (reach * low, reach * high) for name, (low, high) in measured.items()}
+        vectors = vector_tensors(workspace.graph) if reach > 1 else set[str]()
+        ranges = {}
+        for name, (low, high) in measured.items():
+            factor = max(reach, VECTOR_REACH) if name in vectors else reach
+            ranges[name] = factor * low, factor * high
         for name, m in known.items():
             derived = moment_range(m.mean, m.variance, m.low, m.high, self.options.deviations)
             if name in pinned or (name not in measured and name not in skewed):
@@ -114,6 +118,15 @@ def tail_tensors(graph: gs.Graph) -> set[str]:
         if reaches or is_weighted(node):
             leads.update(t.name for t in node.inputs)
     return tail
+
+
+def vector_tensors(graph: gs.Graph) -> set[str]:
+    """The outputs of Gemms, one vector an image, also through an activation."""
+    found: set[str] = set()
+    for node in graph.nodes:
+        if node.op == "Gemm" or (node.op in FOLLOWS and node.inputs[0].name in found):
+            found.update(t.name for t in node.outputs)
+    return found
 
 
 def pinned_tensors(graph: gs.Graph) -> tuple[set[str], dict[str, tuple[float, float]]]:

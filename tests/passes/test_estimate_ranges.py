@@ -73,6 +73,13 @@ def test_what_no_batch_norm_fixes_reaches_beyond_what_was_measured(reach):
     assert found["add1"] == (reach * seen["add1"][0], reach * seen["add1"][1])
 
 
+def test_a_hidden_vector_reaches_twice_as_far():
+    net = graphs.Net()
+    hidden = net.relu(net.tail(net.block("x", 8), 6))
+    found, seen, _ = measured(net.model(net.gemm(hidden, 4)))
+    assert found["relu2"] == (0, pytest.approx(2 * seen["relu2"][1]))
+
+
 def test_what_was_measured_on_images_of_the_user_counts_as_it_is(tmp_path):
     np.savez(tmp_path / "x.npz", x=np.random.default_rng(3).integers(0, 256, (20, 8, 8, 3), np.uint8))
     found, seen, _ = measured(graphs.residual(), str(tmp_path / "x.npz"))
