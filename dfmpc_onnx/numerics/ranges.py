@@ -34,6 +34,27 @@ def moment_range(
     return float(bottom), float(top)
 
 
+def skewed_channels(
+    mean: npt.NDArray[np.float64],
+    std: npt.NDArray[np.float64],
+    gamma: npt.NDArray[np.float64],
+    beta: npt.NDArray[np.float64],
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Of each channel of ``gamma (x - mean) / std + beta`` for a rectified x: what 0 becomes, and the far end.
+
+    All ``[channels]`` float64; where gamma is negative the far end is the lower. x = max(u, 0) has these moments where
+    u is Gaussian with ``t = E u / sd u``, for ``mean / std`` grows with t. The far end is four deviations of u from its
+    mean: beyond that, clipping costs less than 8 bits' steps do. A channel that is seldom above 0 (t < -1) says little
+    of u, and is taken as t = -1.
+    """
+    cut_mean, cut_variance = clipped_gaussian(_PARENTS, np.ones_like(_PARENTS))
+    ratio = mean / np.maximum(std, 1e-30)
+    parents = np.interp(ratio, cut_mean / np.sqrt(cut_variance), _PARENTS)
+    cut_mean, cut_variance = clipped_gaussian(parents, np.ones_like(parents))
+    far = beta + gamma * (parents + PARENT_DEVIATIONS - cut_mean) / np.sqrt(cut_variance)
+    return beta - gamma * ratio, far
+
+
 def skewed_range(
     mean: npt.NDArray[np.float64],
     std: npt.NDArray[np.float64],
@@ -42,17 +63,11 @@ def skewed_range(
 ) -> tuple[float, float]:
     """The range of ``gamma (x - mean) / std + beta`` for a rectified x: all ``[channels]`` float64.
 
-    x = max(u, 0) has these moments where u is Gaussian with ``t = E u / sd u``, for ``mean / std`` grows with t. The
-    range reaches to 0 below and to four deviations of u above: beyond that, clipping costs less than 8 bits' steps do.
-    A channel that is seldom above 0 (t < -1) says little of u, and is taken as t = -1.
+    From what 0 becomes, but at most six deviations from the mean, to the far end (`skewed_channels`), the widest.
     """
-    cut_mean, cut_variance = clipped_gaussian(_PARENTS, np.ones_like(_PARENTS))
-    ratio = mean / np.maximum(std, 1e-30)
-    parents = np.interp(ratio, cut_mean / np.sqrt(cut_variance), _PARENTS)
-    cut_mean, cut_variance = clipped_gaussian(parents, np.ones_like(parents))
-    top = beta + gamma * (parents + PARENT_DEVIATIONS - cut_mean) / np.sqrt(cut_variance)
-    zero = beta - gamma * np.minimum(ratio, DEVIATIONS)
-    return float(min(top.min(), zero.min())), float(max(top.max(), zero.max()))
+    zero, far = skewed_channels(mean, std, gamma, beta)
+    zero = np.where(gamma < 0, np.minimum(zero, beta - DEVIATIONS * gamma), np.maximum(zero, beta - DEVIATIONS * gamma))
+    return float(min(far.min(), zero.min())), float(max(far.max(), zero.max()))
 
 
 def signed_qparams(low: float, high: float) -> tuple[np.float32, np.int8]:

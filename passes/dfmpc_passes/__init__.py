@@ -6,6 +6,7 @@ from dfmpc_passes.compensate import Compensate
 from dfmpc_passes.estimate_ranges import EstimateRanges
 from dfmpc_passes.estimate_statistics import EstimateStatistics
 from dfmpc_passes.fold_batch_norm import FoldBatchNorm
+from dfmpc_passes.fold_batch_norm_forward import FoldBatchNormForward
 from dfmpc_passes.insert_qdq import InsertQDQ
 from dfmpc_passes.normalize import Normalize
 from dfmpc_passes.pack_weights import PackWeights
@@ -26,6 +27,7 @@ PASSES = (
     ReconstructLayers,
     EstimateRanges,
     FoldBatchNorm,
+    FoldBatchNormForward,
     BatchNormToConv,
     RaiseOpset,
     InsertQDQ,

@@ -28,7 +28,7 @@ def test_before_and_after():
 def test_a_negative_or_dead_factor_keeps_its_channel():
     net = graphs.Net()
     gamma = np.array([-1.0, 0.0, 0.5, 1e-3])
-    x = net.norm(net.relu(net.conv("x", 4)), gamma=gamma)
+    x = net.norm(net.relu(net.conv("x", 4)), gamma=gamma, mean=0.4, variance=0.34)
     model = net.model(net.tail(net.block(x, 4)))
     before = graphs.prepared(model, "fold_batch_norm", weights="8")[0]
     space, _ = converted(model)
