@@ -199,6 +199,13 @@ class MeasuredRanges:
 
 
 @dataclasses.dataclass(frozen=True)
+class Exempt:
+    """Tensors by name that stay in float although they have a range, each with the reason."""
+
+    tensors: Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
 class Folded:
     """BatchNormalizations behind a layer have become part of its scales and bias."""
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from dfmpc_onnx.errors import OptionError
 from dfmpc_onnx.graph import shown
 from dfmpc_onnx.preprocess import Preprocess
-from dfmpc_onnx.procedural import dead_leaves
+from dfmpc_onnx.procedural import pictures
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"}
 
@@ -160,11 +160,11 @@ def write_sheet(path: str | os.PathLike[str], size: int, count: int, seed: int) 
     where = shown(str(target))
     if target.suffix.lower() != ".png" or not target.parent.is_dir():
         raise OptionError(f"{where}: give a .png file in a folder that exists")
-    pictures = dead_leaves(count, size, size, seed)
+    made = pictures(count, size, size, seed)
     across = int(np.ceil(np.sqrt(count)))
     down = -(-count // across)
     sheet = np.full((down * size, across * size, 3), 255, np.uint8)
-    for index, picture in enumerate(pictures):
+    for index, picture in enumerate(made):
         top, left = index // across * size, index % across * size
         sheet[top : top + size, left : left + size] = picture
     try:

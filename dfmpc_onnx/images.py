@@ -14,7 +14,7 @@ from dfmpc_onnx.errors import ModelError, OptionError
 from dfmpc_onnx.graph import element_type, shown
 from dfmpc_onnx.imagefiles import Images, read_images
 from dfmpc_onnx.preprocess import Preprocess
-from dfmpc_onnx.procedural import dead_leaves, noise_fields
+from dfmpc_onnx.procedural import noise_fields, pictures
 from dfmpc_onnx.settings import Settings
 
 DEFAULT_SIDE = 224  # of dynamic height and width
@@ -144,13 +144,13 @@ def check_inputs(tensors: Sequence[gs.Tensor], settings: Settings) -> None:
             raise OptionError(f"input shape for '{shown(name)}': no such input; the model has {listed}")
         concrete_shape(known[name], settings)
     wanted = settings.preprocess.own_channels
-    pictures = [t for t in tensors if _kind(t) == "f" and len(t.shape or ()) == 4]
-    shapes = [concrete_shape(t, settings)[0] for t in pictures]
+    maps = [t for t in tensors if _kind(t) == "f" and len(t.shape or ()) == 4]
+    shapes = [concrete_shape(t, settings)[0] for t in maps]
     if wanted and shapes and not any(wanted in (shape[1], shape[3]) for shape in shapes):
         channels = shapes[0][3] if channels_last(shapes[0]) else shapes[0][1]
         raise OptionError(
             f"preprocess '{shown(settings.preprocess.name)}': lists of {wanted} values, but input "
-            f"'{shown(pictures[0].name)}' has {channels} channels; give 1 or {channels} values"
+            f"'{shown(maps[0].name)}' has {channels} channels; give 1 or {channels} values"
         )
 
 
@@ -263,7 +263,7 @@ def procedural_images(shape: tuple[int, ...], preprocess: Preprocess, seed: int)
     if is_picture(shape):
         last = channels_last(shape)
         height, width = (shape[1], shape[2]) if last else (shape[2], shape[3])
-        pixels = dead_leaves(shape[0], height, width, seed)
+        pixels = pictures(shape[0], height, width, seed)
         if shape[3 if last else 1] == 1:
             pixels = np.rint(pixels.mean(axis=3, keepdims=True)).astype(np.uint8)
         x = preprocess(pixels)

@@ -91,10 +91,13 @@ class Placer:
         layers: Mapping[str, Layer],
         ranges: Mapping[str, tuple[float, float]],
         target: Target = CPU,
+        exempt: Mapping[str, str] | None = None,
     ) -> None:
+        """exempt: tensors that are not to be quantized, each with the reason."""
         self._graph = graph
         self._layers = layers
-        self._ranges = ranges
+        self._exempt = exempt or {}
+        self._ranges = {name: range_ for name, range_ in ranges.items() if name not in self._exempt}
         self._target = target
         self._nodes = nodes_by_name(graph)
         self._chosen: set[str] = set()
@@ -120,10 +123,13 @@ class Placer:
 
     def _fits(self, layer: Layer) -> bool:
         node = self._nodes[layer.name]
-        reason = None
-        if node.inputs[0].name not in self._ranges:
+        read, made = node.inputs[0].name, effective_output(self._graph, node).name
+        reason = self._exempt.get(read) or (self._exempt.get(made) if self._target.between else None)
+        if reason is not None:
+            pass
+        elif read not in self._ranges:
             reason = "the range of its input is not known"
-        elif self._target.between and effective_output(self._graph, node).name not in self._ranges:
+        elif self._target.between and made not in self._ranges:
             reason = "the range of its output is not known"
         elif layer.op == "Conv" and len(layer.shape) != 4:
             reason = f"a Conv of {len(layer.shape) - 2} spatial dimensions has no fast integer kernel"
@@ -179,6 +185,8 @@ class Placer:
         if not any(t.name in self._chosen for t in variables):
             return
         if not outputs or any(is_output(self._graph, t) or not self._leads_to_layer(t, integer) for t in outputs):
+            return
+        if any(t.name in self._exempt for t in outputs):
             return
         if moves:
             self._chosen.update(t.name for t in outputs)

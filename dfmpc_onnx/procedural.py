@@ -1,8 +1,11 @@
-"""Procedural images: dead leaves, which share with photographs what convolutions respond to.
+"""Procedural images: dead leaves and writing, which share with photographs what convolutions respond to.
 
 Opaque shapes of random size, place, colour and shading fall on each other until nothing of the ground is left. Sizes
 follow a power law, so the picture looks alike at every scale, edges occlude as objects do, and the spectrum falls as
 1/f. (Lee, Mumford and Huang 2001, "Occlusion models for natural images".)
+
+Half of the pictures carry rows of strokes, arcs and straight ones, thin, of one colour and about one size, as writing
+does: networks that look for text, signs or thin structures hardly answer to leaves alone.
 """
 
 from __future__ import annotations
@@ -18,6 +21,10 @@ TEXTURE = 9.0  # deviation of the 1/f texture on a leaf, on the 0..255 scale
 COLOUR_AXES = np.array([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [-0.5, 1.0, -0.5]])
 COLOUR_STD = np.array([62.0, 20.0, 10.0])
 COLOUR_MEAN = np.array([123.0, 116.0, 104.0])
+# Writing: rows on a picture, glyphs in a row, their size as a share of the shorter side, strokes' thickness of that.
+ROWS, GLYPHS = 6, (3, 14)
+GLYPH_SIZE, THICKNESS = (0.04, 0.25), (0.05, 0.11)
+CONTRAST = 1.5  # deviation of its colour over that of a leaf's: writing is made to be seen
 
 
 def noise_fields(count: int, channels: int, shape: tuple[int, ...], seed: int) -> npt.NDArray[np.float64]:
@@ -39,19 +46,37 @@ def noise_fields(count: int, channels: int, shape: tuple[int, ...], seed: int) -
     return result
 
 
+def pictures(count: int, height: int, width: int, seed: int) -> Pixels:
+    """Dead leaves, every second picture with writing on it: ``[count, height, width, 3]`` uint8 RGB.
+
+    The same for the same seed; each picture is made from its own generator, so a longer series begins with a shorter
+    one.
+    """
+    return _series(count, height, width, seed, 2)
+
+
 def dead_leaves(count: int, height: int, width: int, seed: int) -> Pixels:
     """Pictures of fallen shapes: ``[count, height, width, 3]`` uint8 RGB, the same for the same seed.
 
     Each picture is made from its own generator, so a longer series begins with a shorter one.
     """
+    return _series(count, height, width, seed, 0)
+
+
+def _series(count: int, height: int, width: int, seed: int, written: int) -> Pixels:
+    """Pictures; every so many-th with writing, none for 0."""
     # A camera's pixel averages what falls on it, so pictures are painted finer and averaged down.
     finer = 4 if min(height, width) <= 96 else 2
-    pictures = np.empty((count, height, width, 3), np.uint8)
+    result = np.empty((count, height, width, 3), np.uint8)
     for index in range(count):
-        canvas = _picture(height * finer, width * finer, np.random.default_rng([seed, index]))
+        generator = np.random.default_rng([seed, index])
+        canvas = _picture(height * finer, width * finer, generator)
+        if written and index % written == written - 1:
+            for _ in range(ROWS):
+                _write(canvas, generator)
         blocks = canvas.reshape(height, finer, width, finer, 3)
-        pictures[index] = np.clip(np.rint(blocks.mean(axis=(1, 3))), 0, 255)
-    return pictures
+        result[index] = np.clip(np.rint(blocks.mean(axis=(1, 3))), 0, 255)
+    return result
 
 
 def _picture(height: int, width: int, generator: np.random.Generator) -> npt.NDArray[np.float32]:
@@ -104,3 +129,53 @@ def _paint(
     shade = np.float32(slope[0]) * u + np.float32(slope[1]) * v + np.float32(strength) * texture[top:bottom, left:right]
     patch = canvas[top:bottom, left:right]
     patch[inside] = colour.astype(np.float32) + shade[inside][:, None]
+
+
+def _write(canvas: npt.NDArray[np.float32], generator: np.random.Generator) -> None:
+    """A row of glyphs, each a few strokes between the points of a grid of three by three."""
+    height, width = canvas.shape[:2]
+    side = min(height, width)
+    size = float(np.exp(generator.uniform(*np.log(GLYPH_SIZE)))) * side
+    top, left = generator.uniform(0, height - size), generator.uniform(0, width / 2)
+    colour = COLOUR_MEAN + (generator.standard_normal(3) * COLOUR_STD * CONTRAST) @ COLOUR_AXES
+    colour = np.clip(colour, 0, 255).astype(np.float32)
+    thickness = max(size * generator.uniform(*THICKNESS), 0.5)
+    for _ in range(int(generator.integers(*GLYPHS))):
+        across = size * generator.uniform(0.4, 0.75)
+        if left + across > width:
+            break
+        if generator.random() > 0.15:  # else the gap between two words
+            _paint_glyph(canvas, (top, left), (size, across), thickness, colour, generator)
+        left += across * 1.12
+
+
+def _paint_glyph(
+    canvas: npt.NDArray[np.float32],
+    place: tuple[float, float],
+    extent: tuple[float, float],
+    thickness: float,
+    colour: npt.NDArray[np.float32],
+    generator: np.random.Generator,
+) -> None:
+    ends = [
+        (max(int(p - thickness), 0), min(int(p + e + thickness) + 2, n))
+        for p, e, n in zip(place, extent, canvas.shape[:2], strict=True)
+    ]
+    (top, bottom), (left, right) = ends
+    y = np.arange(top, bottom, dtype=np.float32)[:, None] - np.float32(place[0])
+    x = np.arange(left, right, dtype=np.float32)[None, :] - np.float32(place[1])
+    inside = np.zeros((bottom - top, right - left), bool)
+    for _ in range(int(generator.integers(2, 5))):
+        points = generator.choice(9, 2, replace=False)
+        (ay, by), (ax, bx) = (points // 3) * extent[0] / 2, (points % 3) * extent[1] / 2
+        dy, dx = by - ay, bx - ax
+        length = float(np.hypot(dy, dx))
+        if generator.random() < 0.65:
+            along = np.clip(((x - ax) * dx + (y - ay) * dy) / length**2, 0, 1)
+            distance = np.hypot(x - ax - along * dx, y - ay - along * dy)
+        else:  # half a circle on the stroke as its diameter
+            cy, cx = (ay + by) / 2, (ax + bx) / 2
+            distance = np.abs(np.hypot(y - cy, x - cx) - length / 2)
+            distance = np.where((x - cx) * dy > (y - cy) * dx, distance, np.inf)
+        inside |= distance <= thickness
+    canvas[top:bottom, left:right][inside] = colour

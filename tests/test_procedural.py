@@ -1,6 +1,6 @@
 import numpy as np
 
-from dfmpc_onnx.procedural import dead_leaves, noise_fields
+from dfmpc_onnx.procedural import dead_leaves, noise_fields, pictures
 
 
 def test_fields_have_the_amplitude_of_photographs_and_share_their_brightness():
@@ -29,3 +29,16 @@ def test_neighbours_are_alike_and_edges_sharp():
 def test_a_longer_series_begins_with_a_shorter_one_and_another_seed_is_another():
     assert np.array_equal(dead_leaves(3, 16, 16, 5)[:2], dead_leaves(2, 16, 16, 5))
     assert not np.array_equal(dead_leaves(1, 16, 16, 5), dead_leaves(1, 16, 16, 6))
+
+
+def test_every_second_picture_carries_writing_in_a_colour_of_its_own():
+    plain, written = dead_leaves(4, 64, 96, 3), pictures(4, 64, 96, 3)
+    assert np.array_equal(plain[::2], written[::2])
+    changed = (plain[1::2] != written[1::2]).any(axis=3).mean(axis=(1, 2))
+    assert np.all((changed > 0.02) & (changed < 0.6))
+    assert np.array_equal(pictures(2, 64, 96, 3), written[:2])
+
+
+def test_the_smallest_pictures_can_be_written_on():
+    assert pictures(4, 1, 1, 0).shape == (4, 1, 1, 3)
+    assert pictures(4, 2, 40, 0).shape == (4, 2, 40, 3)

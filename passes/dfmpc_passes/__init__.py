@@ -5,6 +5,7 @@ from dfmpc_passes.batch_norm_to_conv import BatchNormToConv
 from dfmpc_passes.compensate import Compensate
 from dfmpc_passes.estimate_ranges import EstimateRanges
 from dfmpc_passes.estimate_statistics import EstimateStatistics
+from dfmpc_passes.exempt_activations import ExemptActivations
 from dfmpc_passes.fold_batch_norm import FoldBatchNorm
 from dfmpc_passes.fold_batch_norm_forward import FoldBatchNormForward
 from dfmpc_passes.insert_qdq import InsertQDQ
@@ -30,6 +31,7 @@ PASSES = (
     FoldBatchNormForward,
     BatchNormToConv,
     RaiseOpset,
+    ExemptActivations,
     InsertQDQ,
     PackWeights,
 )

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.decoding import fits_int8, integer_scale
-from dfmpc_onnx.facts import Codes, Folded, Layer, Layers, Placement, Raised, Ranges
+from dfmpc_onnx.facts import Codes, Exempt, Folded, Layer, Layers, Placement, Raised, Ranges
 from dfmpc_onnx.graph import (
     Namer,
     consumers,
@@ -71,7 +71,8 @@ class InsertQDQ(Pass[NoOptions]):
         ranges = workspace.get(Ranges).tensors
         layers = {layer.name: layer for layer in workspace.get(Layers).all if layer.name in codes}
         target = workspace.settings.target
-        sites = Placer(graph, layers, ranges, target).place()
+        exempt = found.tensors if (found := workspace.find(Exempt)) else {}
+        sites = Placer(graph, layers, ranges, target, exempt).place()
         names = Namer(graph)
         qparams = signed_qparams if target.signed else unsigned_qparams
         given = quantized_before(graph)

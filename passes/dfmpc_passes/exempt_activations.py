@@ -1,0 +1,106 @@
+"""Leave in float the few activations whose 8 bits would cost the network's output too much."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from dfmpc_onnx.batching import statistics_batch
+from dfmpc_onnx.errors import ModelError
+from dfmpc_onnx.facts import Codes, Exempt, Folded, Layers, Raised, Ranges
+from dfmpc_onnx.graph import shown
+from dfmpc_onnx.manager import Pass, PassResult, Refusal
+from dfmpc_onnx.numerics.group_search import costliest
+from dfmpc_onnx.numerics.ranges import signed_qparams, unsigned_qparams
+from dfmpc_onnx.placement import Placer
+from dfmpc_onnx.toggled import ToggledRounding
+from dfmpc_onnx.workspace import Workspace
+
+IMAGES = 4
+MOST_RUNS = 160
+
+
+class ExemptActivationsOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """budget: the largest share of the outputs' variance that 8-bit activations may cost; images: how many to measure
+    it on."""
+
+    budget: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.02
+    images: Annotated[int, msgspec.Meta(ge=1)] = IMAGES
+
+
+class ExemptActivations(Pass[ExemptActivationsOptions]):
+    """Before: every activation between layers with a range, to be quantized
+    After: the same graph; those that cost the output most are marked to stay in float, with the layers they touch
+
+    Why: one scale for a tensor whose channels reach a hundred times as far as each other leaves most of them no codes.
+    How much of that arrives at the output no local measure says, so it is measured there: with all activations
+    quantized, and where that loses more than 2 % of the output's variance (17 dB), with ever smaller groups of them,
+    until those are found that matter. Networks that lose less, nearly all, are run twice and left as they are.
+
+    Requires: ranges and codes, BatchNormalization folded, the final opset.
+
+    Refuses when: activations stay in float; nothing that can be compared comes out of the network.
+
+    Reference: docs/method.md, section 7; Dorfman 1943 (group testing).
+    """
+
+    name = "exempt_activations"
+    Options = ExemptActivationsOptions
+    requires: ClassVar = (Ranges, Codes, Layers, Folded, Raised)
+    provides: ClassVar = (Exempt,)
+
+    def reads_images(self) -> bool:
+        return True
+
+    def run(self, workspace: Workspace) -> PassResult:
+        workspace.put(Exempt({}))
+        settings, graph = workspace.settings, workspace.graph
+        if settings.activations == "none" or graph.opset < 13:
+            return PassResult(self.name, notes=("activations stay in float",))
+        codes, ranges = workspace.get(Codes).weights, workspace.get(Ranges).tensors
+        layers = {layer.name: layer for layer in workspace.get(Layers).all if layer.name in codes}
+        sites = Placer(graph, layers, ranges, settings.target).place()
+        # Tensors that are only moved have one scale with what they are moved from, and share its fate.
+        groups: dict[str, list[str]] = {}
+        for name, like in sites.tensors.items():
+            groups.setdefault(like, []).append(name)
+        if not groups:
+            return PassResult(self.name, notes=("no activation is quantized",))
+        qparams = signed_qparams if settings.target.signed else unsigned_qparams
+        scales = {name: qparams(*ranges[like])[0] for name, like in sites.tensors.items()}
+        try:
+            network = ToggledRounding(workspace, scales, list(groups.values()), self._feeds(workspace))
+        except ModelError as error:
+            return PassResult(self.name, refusals=(Refusal("model", f"its outputs cannot be measured: {error}"),))
+        if not network.comparable:
+            why = "no output holds numbers that can be compared; what 8-bit activations cost is not known"
+            return PassResult(self.name, refusals=(Refusal("model", why),))
+        before = network.lost(range(len(groups)))
+        found = costliest(network.lost, len(groups), self.options.budget, MOST_RUNS)
+        if not found:
+            return PassResult(self.name, notes=(f"8-bit activations cost {100 * before:.2g} % of the output",))
+        names = list(groups)
+        after = network.lost([i for i in range(len(groups)) if i not in set(found)])
+        exempt: dict[str, str] = {}
+        for index in found:
+            why = f"8 bits of '{shown(names[index])}' cost {100 * network.lost([index]):.2g} % of the output"
+            exempt.update(dict.fromkeys(groups[names[index]], why))
+        workspace.put(Exempt(exempt))
+        refusals = tuple(Refusal(name, f"stays in float: {why}") for name, why in exempt.items())
+        note = (
+            f"8-bit activations cost {100 * before:.2g} % of the output, {100 * after:.2g} % without {len(found)} of "
+            f"{len(groups)}"
+        )
+        warnings = (note,) if after > self.options.budget else ()
+        return PassResult(self.name, refusals=refusals, notes=(note,), warnings=warnings)
+
+    def _feeds(self, workspace: Workspace) -> dict[str, npt.NDArray[np.generic]]:
+        feeds = dict(statistics_batch(workspace.graph, workspace.settings, self.options.images).feeds)
+        batches = {len(x) for x in feeds.values() if x.ndim}
+        fixed = any(t.shape and isinstance(t.shape[0], int) for t in workspace.graph.inputs)
+        if len(feeds) == 1 and not fixed and batches and min(batches) > self.options.images:
+            feeds = {name: x[: self.options.images] for name, x in feeds.items()}
+        return feeds

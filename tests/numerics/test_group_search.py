@@ -1,0 +1,59 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dfmpc_onnx.numerics.group_search import costliest
+
+costs = st.lists(st.floats(0, 1), min_size=0, max_size=40)
+
+
+def slow(costs, budget):
+    """The costliest, one after the other, until the rest is cheap enough."""
+    order = sorted(range(len(costs)), key=lambda i: -costs[i])
+    for taken in range(len(costs) + 1):
+        if sum(costs[i] for i in order[taken:]) <= budget:
+            return taken
+    raise AssertionError
+
+
+@given(costs, st.floats(0.01, 3))
+def test_what_is_left_is_within_the_budget(costs, budget):
+    found = costliest(lambda chosen: sum(costs[i] for i in sorted(chosen)), len(costs), budget, 1000)
+    assert len(set(found)) == len(found)
+    left = sum(c for i, c in enumerate(costs) if i not in found)
+    assert left <= budget
+
+
+@given(st.integers(1, 300), st.data())
+def test_a_few_among_many_are_found_in_few_measurements(count, data):
+    bad = data.draw(st.sets(st.integers(0, count - 1), min_size=1, max_size=3))
+    calls = 0
+
+    def cost(chosen):
+        nonlocal calls
+        calls += 1
+        return sum(1.0 + i / 1000 for i in chosen if i in bad)
+
+    found = costliest(cost, count, 0.5, 1000)
+    assert found == sorted(bad, reverse=True)
+    assert calls <= 1 + len(bad) * (2 * count.bit_length() + 1)
+
+
+@given(costs.filter(bool), st.floats(0, 1))
+def test_as_few_as_the_exhaustive_order_for_sums(costs, budget):
+    """Of two equal costs either may come first."""
+    found = costliest(lambda chosen: sum(costs[i] for i in sorted(chosen)), len(costs), budget, 10_000)
+    if all(c > 0.001 for c in costs):
+        assert len(found) <= len(costs)
+        assert len(found) >= slow(costs, budget + 1e-9)
+
+
+def test_the_search_ends():
+    calls = []
+
+    def cost(chosen):
+        calls.append(tuple(chosen))
+        return 1.0
+
+    assert costliest(cost, 64, 0.5, 9) == []
+    assert len(calls) <= 10
+    assert costliest(cost, 0, 0.5, 9) == []

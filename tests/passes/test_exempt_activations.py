@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+
+from dfmpc_onnx.facts import Exempt, Placement
+from dfmpc_onnx.manager import PassManager
+from tests import graphs
+
+NAME = "exempt_activations"
+
+
+def prepared(model, upto=NAME, **options):
+    space = graphs.workspace(model, "8", options.pop("activations", "8"))
+    return space, PassManager(graphs.pipeline(upto, "int8", **options)).run(space)[-1]
+
+
+def wide():
+    """A tensor of which one scale leaves all channels but one no codes; all others are read, too."""
+    net = graphs.Net()
+    x = net.block("x", 8)
+    weight = np.random.default_rng(1).standard_normal((8, 8, 3, 3)) / np.sqrt(72)
+    weight[0] *= 2000
+    x = net.conv(x, 8, weight=weight)
+    weight = np.random.default_rng(2).standard_normal((8, 8, 3, 3)) / np.sqrt(72)
+    weight[:, 0] = 0
+    return net.model(net.conv(net.block(net.conv(x, 8, weight=weight), 8), 4))
+
+
+def test_before_and_after():
+    space, result = prepared(wide())
+    assert set(space.get(Exempt).tensors) == {"conv2"}
+    assert set(graphs.reasons(result)) == {"conv2"}
+    assert "stays in float: 8 bits of 'conv2' cost" in graphs.reasons(result)["conv2"]
+    assert "1 of" in result.notes[0]
+    whole, _ = prepared(wide(), "pack_weights")
+    integer = whole.get(Placement).integer
+    assert {"conv1", "conv4", "conv5"} <= integer and not {"conv2", "conv3"} & integer
+    x = graphs.input_of(wide())
+    assert graphs.relative(graphs.run(whole.graph, x), graphs.run(wide(), x)) < 0.06
+
+
+def test_the_layers_it_touches_say_why_they_compute_in_float():
+    _, result = prepared(wide(), "insert_qdq")
+    reasons = graphs.reasons(result)
+    assert set(reasons) == {"conv2", "conv3"}
+    assert all("8 bits of 'conv2' cost" in why and "float arithmetic" in why for why in reasons.values())
+
+
+@pytest.mark.parametrize("network", ["chain", "residual", "depthwise", "activation_first", "gemm_tail"])
+def test_a_network_that_bears_it_is_left_as_it_is(network):
+    space, result = prepared(graphs.ALL[network]())
+    assert space.get(Exempt).tensors == {} and result.refusals == ()
+    assert "cost" in result.notes[0]
+
+
+def test_a_tensor_that_is_moved_takes_what_it_becomes_along():
+    net = graphs.Net()
+    weight = np.random.default_rng(1).standard_normal((8, 8, 3, 3)) / np.sqrt(72)
+    weight[0] *= 2000
+    x = net.relu(net.conv(net.block("x", 8), 8, weight=weight))
+    x = net.node("MaxPool", x, kernel_shape=[2, 2])
+    weight = np.random.default_rng(2).standard_normal((8, 8, 3, 3)) / np.sqrt(72)
+    weight[:, 0] = 0
+    model = net.model(net.conv(net.block(net.conv(x, 8, weight=weight), 8), 4))
+    space, _ = prepared(model)
+    assert set(space.get(Exempt).tensors) == {"relu2", "maxpool1"}
+
+
+def test_nothing_to_do_in_float():
+    space, result = prepared(graphs.chain(), activations="none")
+    assert space.get(Exempt).tensors == {} and result.notes == ("activations stay in float",)
+
+
+def test_refused_where_nothing_can_be_compared():
+    model = graphs.chain()
+    model.graph.node.append(
+        graphs.helper.make_node("ArgMax", [model.graph.output[0].name], ["best"], name="best", axis=1)
+    )
+    del model.graph.output[:]
+    model.graph.output.append(graphs.helper.make_tensor_value_info("best", graphs.TensorProto.INT64, None))
+    _, result = prepared(model)
+    assert "no output holds numbers" in graphs.reasons(result)["model"]

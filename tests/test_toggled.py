@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dfmpc_onnx.toggled import ToggledRounding, lost_share
+from tests import graphs
+
+
+def network(model, groups, scale=0.5):
+    space = graphs.workspace(model, "8")
+    feeds = {"x": graphs.input_of(model)}
+    scales = {name: np.float32(scale) for group in groups for name in group}
+    return ToggledRounding(space, scales, groups, feeds), feeds
+
+
+def rounded(x, scale=0.5):
+    return np.rint(x / scale) * scale
+
+
+def test_each_group_is_rounded_only_when_asked():
+    net = graphs.Net()
+    x = net.node("Relu", "x")
+    model = net.model(net.node("Mul", x, net.weight("two", np.float32(2))))
+    toggled, feeds = network(model, [["x"], ["relu1"]])
+    plain = 2 * np.maximum(feeds["x"], 0).astype(np.float64)
+    for groups, got in {
+        (): plain,
+        (0,): 2 * np.maximum(rounded(feeds["x"]), 0),
+        (1,): 2 * rounded(np.maximum(feeds["x"], 0)),
+    }.items():
+        assert toggled.lost(groups) == pytest.approx(lost_share(plain, got.astype(np.float64)), rel=1e-4, abs=1e-9)
+    assert toggled.comparable
+
+
+def test_beyond_the_codes_nothing_is_clipped():
+    net = graphs.Net()
+    model = net.model(net.node("Relu", "x"))
+    toggled, _ = network(model, [["x"]], scale=1e-4)
+    assert toggled.lost([0]) < 1e-6
+
+
+def test_scores_are_compared_before_they_are_squeezed():
+    net = graphs.Net()
+    x = net.node("Mul", "x", net.weight("far", np.float32(100)))
+    x = net.node("Sub", x, net.weight("off", np.float32(1000)))
+    model = net.model(net.node("Sigmoid", x))
+    toggled, _ = network(model, [["x"]])
+    assert toggled.lost([0]) > 0.01  # all scores are 0, whatever is done
+
+
+def test_numbers_that_cannot_be_compared():
+    net = graphs.Net()
+    model = net.model(net.node("ArgMax", "x", axis=1))
+    model.graph.output[0].type.tensor_type.elem_type = graphs.TensorProto.INT64
+    toggled, _ = network(model, [["x"]])
+    assert not toggled.comparable and toggled.lost([0]) == 0.0
+
+
+@given(st.integers(0, 2**31), st.sampled_from([(4, 7), (2, 5, 3), (2, 3, 5), (2, 3, 4, 4)]))
+def test_the_share_does_not_depend_on_scale_and_shift(seed, shape):
+    rng = np.random.default_rng(seed)
+    want, noise = rng.standard_normal(shape), 0.1 * rng.standard_normal(shape)
+    share = lost_share(want, want + noise)
+    assert 0 < share < 0.5
+    assert lost_share(3 * want + 7, 3 * (want + noise) + 7) == pytest.approx(share)
+    assert lost_share(want, want) == 0.0
+
+
+def test_the_share_of_channels():
+    want = np.random.default_rng(0).standard_normal((2, 3, 50))
+    got = want.copy()
+    got[:, 1] = 1e9
+    assert lost_share(want, got) == pytest.approx(1 / 3)
+    assert lost_share(want.transpose(0, 2, 1), got.transpose(0, 2, 1)) == pytest.approx(1 / 3)
+    assert lost_share(np.ones((2, 3)), np.zeros((2, 3))) == 0.0  # no signal to lose
+    got[0, 0, 0] = np.nan
+    assert lost_share(want, got) == pytest.approx(2 / 3)
