@@ -30,6 +30,7 @@ from dfmpc_onnx.images import (
 )
 from dfmpc_onnx.inspection import inspect
 from dfmpc_onnx.instruments import Dump, Progress, Timing
+from dfmpc_onnx.loops import check_loops
 from dfmpc_onnx.manager import Instrument, Pass, PassManager
 from dfmpc_onnx.preprocess import AUTO
 from dfmpc_onnx.providers import provider_use
@@ -107,8 +108,8 @@ def quantize(
     network. check: load the result in onnxruntime and compare it with the model on 16 procedural images before it
     takes its name. dump: a folder for the graph after each pass, as a float model that runs.
 
-    Raises UserError (ModelError, OptionError, RecipeError, RuntimeUnavailable) for what the caller can mend and
-    Defect for our own mistakes. When it raises, `output` is as it was before: absent, or the earlier file.
+    Raises UserError (ModelError, OptionError, RecipeError, RuntimeUnavailable, RunTooLong) for what the caller can mend
+    and Defect for our own mistakes. When it raises, `output` is as it was before: absent, or the earlier file.
     """
     began = time.perf_counter()
     chosen, text = catalog.find_recipe(recipe) if isinstance(recipe, str) else (recipe, None)
@@ -238,9 +239,10 @@ def _provenance(source: Source, recipe: Recipe, settings: Settings, choice: Prep
 
 
 def _check_claims(source: Source, settings: Settings) -> None:
-    """Raise ModelError where running a model on inputs of their shapes would take more memory than there is."""
+    """Raise ModelError where a run on inputs of their shapes would take more memory than there is, or no end."""
     shapes = {t.name: concrete_shape(t, settings)[0] for t in model_inputs(source.model) if t.shape is not None}
     check_claims(source.model, shapes, source.label)
+    check_loops(source.model, source.label)
 
 
 def _json(value: object) -> str:
