@@ -293,3 +293,12 @@ def test_the_bytes_of_a_name_that_is_not_utf_8(tmp_path):
     (tmp_path / "model.onnx").write_bytes(data)
     result = dfmpc("quantize", tmp_path / "model.onnx", "-o", tmp_path / "out.onnx")
     assert_refused(result, "the data of 'conv1\ufffd\ufffd' holds 4 of 432 bytes")
+
+
+@pytest.mark.parametrize("opset", [2, 3, 4])
+def test_an_opset_that_onnx_never_released(opset):
+    """Between those of ONNX 1.0 and 1.1: no IR version is paired with it."""
+    net = Net(opset=9, ir_version=3)
+    model = net.model(net.conv(net.conv("x", 4), 4), listed=True)
+    model.opset_import[0].version = opset
+    quantized(model, "per-channel")
