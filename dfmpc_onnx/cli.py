@@ -1,4 +1,7 @@
-"""The command line: parse, call, print. Exit status 0 done, 1 below a threshold, 2 the user's mistake, 3 a defect."""
+"""The command line: parse, call, print. Exit status 0 done, 1 below a threshold, 2 the user's mistake, 3 a defect.
+
+130 where it was interrupted.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import io
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import IO, Any
 
 import click
 from rich.console import Console
@@ -19,14 +22,32 @@ MODEL = click.argument("model", type=click.Path())
 PREPROCESS = "auto, imagenet, lite, keras, unit, raw, caffe, half, or MEAN/STD on the 0..255 scale; with :rgb or :bgr"
 
 
+# Raised where nothing was typed, with the help for its message; releases of click before 8.2 print that themselves.
+HELP: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())
+
+
+class Mistake(click.ClickException):
+    """A usage error in one line, like every other mistake of the user's; click would print four."""
+
+    exit_code = 2
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        click.echo(f"error: {self.message}", err=True)
+
+
 @contextlib.contextmanager
 def _one_line() -> Iterator[None]:
     """Messages of click's own repeat what was typed: shown as data."""
     try:
         yield
-    except click.ClickException as error:
-        vars(error)["message"] = printable(error.message)  # declared final, for reasons of typing alone
+    except HELP:
         raise
+    except click.UsageError as error:
+        said = printable(error.format_message()).rstrip(".")
+        command = error.ctx.command_path if error.ctx is not None else "dfmpc-onnx"
+        raise Mistake(f"{said[:1].lower()}{said[1:]}; see '{command} --help'") from None
+    except click.ClickException as error:
+        raise Mistake(printable(error.format_message())) from None
 
 
 class Group(click.Group):
@@ -48,6 +69,9 @@ class Group(click.Group):
             ctx.exit(2)
         except (click.exceptions.Exit, click.Abort, click.ClickException):
             raise
+        except KeyboardInterrupt:  # click would end with 1, which means something else here
+            click.echo("interrupted", err=True)
+            ctx.exit(130)
         except BrokenPipeError:
             # The reader of our output went away; there is nobody left to tell.
             sys.stderr.close()

@@ -415,6 +415,28 @@ def test_anything_unforeseen_is_a_defect(model_file: pathlib.Path, monkeypatch: 
     assert "KeyError at test_cli.py:" in result.stderr and "report it to" in result.stderr
 
 
+def test_a_result_that_loads_but_does_not_run_is_a_defect(
+    model_file: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serialize = api.serialization.to_model
+
+    def broken(*args: object) -> onnx.ModelProto:
+        model = serialize(*args)
+        model.graph.initializer.append(numpy_helper.from_array(np.array([99]), "beyond"))
+        name = model.graph.output[0].name
+        model.graph.node[-1].output[0] = "scores"
+        model.graph.node.append(helper.make_node("Gather", ["scores", "beyond"], [name], axis=1))
+        return model
+
+    monkeypatch.setattr(api.serialization, "to_model", broken)
+    before = held(model_file.parent)
+    result = dfmpc("quantize", model_file, "-o", model_file.with_name("out.onnx"), *CLOSED_FORM)
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert "the quantized model: onnxruntime cannot run it" in result.stderr
+    assert "nothing has been written" in result.stderr
+    assert held(model_file.parent) == before
+
+
 @pytest.mark.parametrize("external", [False, True])
 @pytest.mark.parametrize("earlier", [b"the earlier file", None])
 def test_a_result_that_does_not_load_leaves_the_earlier_file(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import pathlib
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from onnx import numpy_helper
 from PIL import Image
 
 from dfmpc_onnx import api, catalog
+from dfmpc_onnx.errors import OptionError
 from dfmpc_passes import Compensate
 from tests.commands import assert_refused, dfmpc, held
 from tests.graphs import Net, chain
@@ -461,9 +463,56 @@ def test_an_unknown_name_is_refused_with_those_there_are(command: str) -> None:
 @pytest.mark.parametrize("words", [["a\nb\x9b\x1b"], ["--a\nb\x9b\x1b"], ["passes", "--a\nb\x9b\x1b"]])
 def test_an_unknown_command_or_option_is_shown_as_data(words: list[str]) -> None:
     result = dfmpc(*words)
-    assert result.exit_code == 2
-    assert result.stderr.splitlines()[-1].startswith("Error: No such ") and "Traceback" not in result.stderr
+    assert_refused(result, "no such ", "--help'")
     assert not set("\x9b\x1b") & set(result.output)
+
+
+@pytest.mark.parametrize(
+    ("words", "saying"),
+    [
+        (["quantize"], "missing argument 'MODEL'; see 'main quantize --help'"),
+        (["quantize", "m.onnx"], "missing option '-o' / '--output'; see 'main quantize --help'"),
+        (["quantize", "m.onnx", "-o", "o.onnx", "--seed", "-1"], "invalid value for '--seed': -1 is not in the range"),
+        (["quantize", "m.onnx", "-o", "o.onnx", "--layer"], "option '--layer' requires an argument; see"),
+        (["verify", "m.onnx", "o.onnx", "p.onnx"], "got unexpected extra argument (p.onnx); see 'main verify --help'"),
+        (["images", "-o", "a.png", "--size", "4"], "invalid value for '--size': 4 is not in the range"),
+    ],
+)
+def test_a_wrong_use_is_one_line_too(words: list[str], saying: str) -> None:
+    assert_refused(dfmpc(*words), f"error: {saying}")
+
+
+def test_no_word_at_all_gets_the_help() -> None:
+    result = dfmpc()
+    assert result.exit_code == 2
+    assert "Commands:\n" in result.output and "\n  quantize " in result.output
+
+
+def test_an_interruption_is_no_failed_threshold(monkeypatch: pytest.MonkeyPatch, model_file: pathlib.Path) -> None:
+    def inspect(model: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(api, "inspect", inspect)
+    result = dfmpc("inspect", model_file)
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "interrupted\n")
+
+
+def test_a_device_is_not_replaced_by_a_file(model_file: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert_refused(dfmpc("quantize", model_file, "-o", pipe, "--recipe", "paper"), "pipe: is a device or a pipe")
+    assert pipe.is_fifo()
+
+
+def test_an_output_of_the_longest_name_that_a_folder_takes(model_file: pathlib.Path) -> None:
+    out = model_file.with_name(f"{'n' * 250}.onnx")
+    assert dfmpc("quantize", model_file, "-o", out, "--recipe", "paper").exit_code == 0
+    assert out.is_file()
+
+
+def test_a_name_that_no_file_has_is_refused(model_file: pathlib.Path) -> None:
+    with pytest.raises(OptionError, match="no file has such a name"):
+        api.quantize(model_file, "a\0b", "paper")
 
 
 def test_a_hostile_name_is_shown_as_data_in_an_error(model_file: pathlib.Path) -> None:

@@ -295,6 +295,14 @@ def test_the_bytes_of_a_name_that_is_not_utf_8(tmp_path):
     assert_refused(result, "the data of 'conv1\ufffd\ufffd' holds 4 of 432 bytes")
 
 
+@pytest.mark.parametrize("recipe", ["mixed", "int8"])
+def test_an_average_of_what_averages_to_zero(recipe):
+    """Fields that stand for inputs that are no pictures have mean 0: steps of that are too fine for the kernel."""
+    net = Net(shape=("n", 8, 6, 5))
+    y = net.node("ReduceMean", "x", axes=[2, 3], keepdims=1)
+    quantized(net.model(net.node("Add", net.conv(y, 4, 1), net.conv("x", 4))), recipe)
+
+
 @pytest.mark.parametrize("opset", [2, 3, 4])
 def test_an_opset_that_onnx_never_released(opset):
     """Between those of ONNX 1.0 and 1.1: no IR version is paired with it."""
