@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -113,6 +114,14 @@ def _progress(quiet: bool) -> Iterator[Callable[[str], None]]:
         yield tell
 
 
+def _console() -> Console:
+    """Standard output; a line is as long as it has to be where that is no terminal, for files and grep."""
+    console = Console()
+    if console.is_terminal or "COLUMNS" in os.environ:
+        return console
+    return Console(width=100_000)
+
+
 @main.command()
 @MODEL
 @click.option("-o", "--output", type=click.Path(), required=True, help="where to write the quantized model")
@@ -180,7 +189,7 @@ def quantize(
     if as_json:
         click.echo(render.report_json(result.report))
     else:
-        render.report_table(result.report, output, Console())
+        render.report_table(result.report, output, _console())
 
 
 @main.command()
@@ -195,7 +204,7 @@ def inspect(model: str, as_json: bool) -> None:
     if as_json:
         click.echo(render.as_json(inspection))
     else:
-        render.inspection_table(inspection, Console())
+        render.inspection_table(inspection, _console())
 
 
 @main.command()
@@ -211,7 +220,7 @@ def expand(model: str, output: str, as_json: bool) -> None:
     if as_json:
         click.echo(render.as_json(report))
     else:
-        render.expansion_table(report, output, Console())
+        render.expansion_table(report, output, _console())
 
 
 @main.command()
@@ -262,7 +271,8 @@ def verify(
     below = []
     for row in found.providers:
         if min_agreement is not None and row.fidelity.agreement < min_agreement:
-            below.append(f"{row.provider}: agreement {row.fidelity.agreement} % is below {min_agreement} %")
+            reached = f"{row.fidelity.agreement} % ({row.fidelity.agreeing} of {row.fidelity.rows})"
+            below.append(f"{row.provider}: agreement {reached} is below {min_agreement} %")
         if min_sqnr is not None and row.fidelity.sqnr_db < min_sqnr:
             below.append(f"{row.provider}: SQNR {row.fidelity.sqnr_db} dB is below {min_sqnr} dB")
         if max_steps is not None and row.use is not None and row.use.steps > max_steps:
@@ -270,7 +280,7 @@ def verify(
     if as_json:
         click.echo(render.as_json(found, below=below))
     else:
-        render.verification_table(found, Console())
+        render.verification_table(found, _console())
     for line in below:
         click.echo(f"failed: {line}", err=True)
     if below:
@@ -297,9 +307,9 @@ def passes(name: str | None) -> None:
     from dfmpc_onnx import catalog, render
 
     if name is None:
-        render.passes_table(list(catalog.passes().values()), Console())
+        render.passes_table(list(catalog.passes().values()), _console())
     else:
-        render.pass_page(catalog.find_pass(name), Console())
+        render.pass_page(catalog.find_pass(name), _console())
 
 
 @main.command()
@@ -309,6 +319,6 @@ def recipes(name: str | None) -> None:
     from dfmpc_onnx import catalog, render
 
     if name is None:
-        render.recipes_table(list(catalog.recipes().values()), Console())
+        render.recipes_table(list(catalog.recipes().values()), _console())
     else:
         click.echo(catalog.recipe_text(name), nl=False)

@@ -246,7 +246,7 @@ def test_inspect_and_the_catalogue_need_no_onnxruntime(
 def test_verify_prints_one_row_a_provider(model_file: pathlib.Path, quantized: pathlib.Path) -> None:
     result = dfmpc("verify", model_file, quantized, "--provider", "CPU")
     assert (result.exit_code, result.stderr) == (0, "")
-    assert "CPUExecutionProvider" in result.stdout and "on 16 " in result.stdout
+    assert result.stdout.splitlines()[1].split()[0] == "CPU" and "on 16 " in result.stdout
 
 
 def test_verify_takes_the_preprocess_that_the_file_states(model_file: pathlib.Path, quantized: pathlib.Path) -> None:

@@ -242,6 +242,7 @@ def test_a_network_without_batch_norm_is_quantized_and_says_why_nothing_was_repa
 def test_inspect_states_the_bytes_that_quantize_stores(recipe: str) -> None:
     forecast = next(row for row in api.inspect(NETWORK).recipes if row.recipe == recipe)
     report = api.quantize(NETWORK, recipe=recipe, check=False).report
+    assert forecast.bits == {x.name: "ternary" if x.ternary else str(x.bits) for x in report.layers}
     packed = next(step.result for step in report.passes if step.name == "pack_weights")
     assert forecast.weight_bytes == sum(int(rewrite.figures["bytes"]) for rewrite in packed.rewrites)
     weights = sum(layer.weights for layer in report.layers)
