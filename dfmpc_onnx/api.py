@@ -352,7 +352,9 @@ def expand(model: ModelSource, output: str | os.PathLike[str] | None = None) -> 
         done.model,
         {p.key: p.value for p in source.model.metadata_props} | {f"{serialization.METADATA_PREFIX}expanded": "yes"},
     )
-    size = done.model.ByteSize() if target is None else serialization.save(done.model, target, source.external)
+    size = (
+        serialization.size_of(done.model) if target is None else serialization.save(done.model, target, source.external)
+    )
     opset = next(item.version for item in done.model.opset_import if item.domain in ("", "ai.onnx"))
     oldest = oldest_runtime([PLAIN], opset)
     report = Expansion(done.layers, source.size, size, opset, done.model.ir_version, oldest)

@@ -89,8 +89,10 @@ def _arrays(session: Session, feeds: Mapping[str, npt.NDArray[np.generic]]) -> l
 def _pictured(session: Session, x: npt.NDArray[np.float32]) -> Parts:
     name, shape, kind = session.inputs[0]
     dtype = INPUT_TYPES.get(kind, np.float32)
-    if len(shape) != x.ndim or any(
-        isinstance(d, int) and 0 < d != n for d, n in zip(shape[1:], x.shape[1:], strict=True)
+    if (
+        not shape
+        or len(shape) != x.ndim
+        or any(isinstance(d, int) and 0 < d != n for d, n in zip(shape[1:], x.shape[1:], strict=True))
     ):
         raise OptionError(
             f"images of shape {x.shape[1:]} do not fit the input '{shown(name)}' {shape} of {session.label}"
@@ -107,10 +109,10 @@ def _pictured(session: Session, x: npt.NDArray[np.float32]) -> Parts:
 def first_feeds(session: Session, images: Images | Samples) -> dict[str, npt.NDArray[np.generic]]:
     """What a network is fed first when it is compared."""
     if isinstance(images, Images):
-        name, shape, _ = session.inputs[0]
+        name, shape, kind = session.inputs[0]
         fixed = shape[0] if isinstance(shape[0], int) and shape[0] > 0 else None
         batch, _ = next(iter(_batches(images.x, fixed or BATCH, pad=fixed is not None)))
-        return {name: batch}
+        return {name: batch.astype(INPUT_TYPES.get(kind, np.float32), copy=False)}
     return {name: np.asarray(values[0]) for name, values in images.feeds.items()}
 
 

@@ -6,6 +6,7 @@ import io
 import os
 import pathlib
 import sys
+import zipfile
 from collections.abc import Callable
 
 import numpy as np
@@ -408,6 +409,7 @@ BAD_IMAGES = {
     "labels below 0": ({"x": PIXELS, "y": np.array([0, 1, 2, -1])}, "labels from -1 to 2"),
     "labels of other classes": ({"x": PIXELS, "y": np.array([0, 1, 2, 900])}, "labels from 0 to 900"),
     "pickled": ({"x": np.array([None])}, "plain arrays"),
+    "one number": ({"x": np.float32(3)}, "x is a single number"),
 }
 
 
@@ -416,6 +418,26 @@ def test_an_npz_that_does_not_fit_is_refused(model_file: pathlib.Path, tmp_path:
     arrays, saying = BAD_IMAGES[case]
     np.savez(tmp_path / "images.npz", **arrays)
     assert_refused(dfmpc("verify", model_file, model_file, "--images", tmp_path / "images.npz"), saying)
+    if not case.startswith("labels"):  # which quantize does not look at
+        make = ["quantize", model_file, "-o", model_file.with_name("out.onnx"), "--recipe", "int8"]
+        assert_refused(dfmpc(*make, "--images", tmp_path / "images.npz"), saying)
+
+
+def test_a_model_of_one_dimension_takes_a_number_for_an_image(tmp_path: pathlib.Path) -> None:
+    text = '<ir_version: 8, opset_import: ["": 13]> g (float[5] x) => (float[5] y) { y = Relu(x) }'
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "m.onnx")
+    np.savez(tmp_path / "a.npz", x=np.ones(4, np.float32))
+    assert dfmpc("verify", tmp_path / "m.onnx", tmp_path / "m.onnx", "--images", tmp_path / "a.npz").exit_code == 0
+
+
+def test_arrays_that_no_memory_has_room_for_are_refused(model_file: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """A header of a few bytes claims 700 TB."""
+    head = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 3, 8, 8), }".ljust(117) + b"\n"
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as file:
+        file.writestr("x.npy", b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head)
+    assert_refused(
+        dfmpc("verify", model_file, model_file, "--images", tmp_path / "a.npz"), "a.npz: its arrays are larger"
+    )
 
 
 @pytest.mark.parametrize(
@@ -442,7 +464,15 @@ def test_a_folder_that_does_not_serve_is_refused(
     assert_refused(dfmpc("verify", model_file, model_file, "--images", folder), saying)
 
 
+def _zip(content: bytes) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as file:
+        file.writestr("x.npy", content)
+    return stream.getvalue()
+
+
 NOT_NPZ = {"missing": None, "empty": b"", "text": b"hello", "a cut zip": b"PK\x03\x04 cut", "an npy": _npy(PIXELS)}
+NOT_NPZ["a zip of something else"] = _zip(b"hello")
 
 
 @pytest.mark.parametrize("content", NOT_NPZ.values(), ids=NOT_NPZ.keys())
