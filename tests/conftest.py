@@ -21,6 +21,11 @@ hypothesis.settings.register_profile("dfmpc", deadline=None, max_examples=60, de
 hypothesis.settings.load_profile("dfmpc")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Trained networks first: they take longest, and at the end one process would wait for another."""
+    items.sort(key=lambda item: "real" not in item.path.parts)
+
+
 class OneThread(onnxruntime.SessionOptions):
     """Threads of onnxruntime's wait by spinning, which is all that they would do in networks as small as these."""
 
