@@ -303,6 +303,14 @@ def test_an_average_of_what_averages_to_zero(recipe):
     quantized(net.model(net.node("Add", net.conv(y, 4, 1), net.conv("x", 4))), recipe)
 
 
+@pytest.mark.parametrize("shape", [(2, 1), ()])
+def test_axes_that_are_no_list(shape):
+    net = Net(opset=18)
+    y = net.node("ReduceMean", net.conv("x", 4), net.weight("axes", np.full(shape, 2)), keepdims=1)
+    with contextlib.suppress(dfmpc_onnx.UserError):  # of a matrix onnxruntime makes what it pleases
+        dfmpc_onnx.quantize(net.model(net.conv(y, 4, 1)), recipe="paper")
+
+
 @pytest.mark.parametrize("opset", [2, 3, 4])
 def test_an_opset_that_onnx_never_released(opset):
     """Between those of ONNX 1.0 and 1.1: no IR version is paired with it."""
