@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from dfmpc_onnx.errors import PipelineError as PipelineError
     from dfmpc_onnx.errors import RecipeError as RecipeError
     from dfmpc_onnx.errors import RuntimeUnavailable as RuntimeUnavailable
+    from dfmpc_onnx.errors import RunTooLong as RunTooLong
     from dfmpc_onnx.errors import UserError as UserError
     from dfmpc_onnx.manager import Pass as Pass
     from dfmpc_onnx.manager import PassResult as PassResult
@@ -43,6 +44,7 @@ _HOMES = {
         "PassError",
         "PipelineError",
         "RecipeError",
+        "RunTooLong",
         "RuntimeUnavailable",
         "UserError",
     ),

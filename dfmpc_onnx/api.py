@@ -17,7 +17,7 @@ from dfmpc_onnx import catalog, expansion, runtime, serialization
 from dfmpc_onnx.auto_preprocess import PreprocessChoice, as_written, settled
 from dfmpc_onnx.claims import check_claims
 from dfmpc_onnx.errors import Defect, DfmpcError, ModelError, OptionError, PassError, RuntimeUnavailable
-from dfmpc_onnx.fidelity import INPUT_TYPES, Fidelity, compare
+from dfmpc_onnx.fidelity import INPUT_TYPES, Fidelity, compare, outputs
 from dfmpc_onnx.imagefiles import Images, digest, read_images
 from dfmpc_onnx.images import (
     Samples,
@@ -30,6 +30,7 @@ from dfmpc_onnx.images import (
 )
 from dfmpc_onnx.inspection import inspect
 from dfmpc_onnx.instruments import Dump, Progress, Timing
+from dfmpc_onnx.loops import check_loops
 from dfmpc_onnx.manager import Instrument, Pass, PassManager
 from dfmpc_onnx.preprocess import AUTO
 from dfmpc_onnx.providers import provider_use
@@ -107,8 +108,8 @@ def quantize(
     network. check: load the result in onnxruntime and compare it with the model on 16 procedural images before it
     takes its name. dump: a folder for the graph after each pass, as a float model that runs.
 
-    Raises UserError (ModelError, OptionError, RecipeError, RuntimeUnavailable) for what the caller can mend and
-    Defect for our own mistakes. When it raises, `output` is as it was before: absent, or the earlier file.
+    Raises UserError (ModelError, OptionError, RecipeError, RuntimeUnavailable, RunTooLong) for what the caller can mend
+    and Defect for our own mistakes. When it raises, `output` is as it was before: absent, or the earlier file.
     """
     began = time.perf_counter()
     chosen, text = catalog.find_recipe(recipe) if isinstance(recipe, str) else (recipe, None)
@@ -238,9 +239,10 @@ def _provenance(source: Source, recipe: Recipe, settings: Settings, choice: Prep
 
 
 def _check_claims(source: Source, settings: Settings) -> None:
-    """Raise ModelError where running a model on inputs of their shapes would take more memory than there is."""
+    """Raise ModelError where a run on inputs of their shapes would take more memory than there is, or no end."""
     shapes = {t.name: concrete_shape(t, settings)[0] for t in model_inputs(source.model) if t.shape is not None}
     check_claims(source.model, shapes, source.label)
+    check_loops(source.model, source.label)
 
 
 def _json(value: object) -> str:
@@ -299,7 +301,7 @@ def _doubts(fidelity: Fidelity | None) -> tuple[str, ...]:
 def _closing_check(
     source: Source, result: pathlib.Path | onnx.ModelProto, settings: Settings
 ) -> tuple[Fidelity | None, tuple[str, ...]]:
-    """Load the result and run it beside the float model; Defect where it does not load although that one runs."""
+    """Run the result beside the float model; Defect where it does not load or run although that one does."""
     reference, said = _reference(source, settings)
     if reference is None:
         return None, (f"not compared: {said}",)
@@ -309,12 +311,27 @@ def _closing_check(
     except ModelError as error:
         _check_source(source, settings)
         raise Defect(f"{error}; nothing has been written") from None
+    # Another seed than the one whose images the statistics came from.
+    unseen = dataclasses.replace(settings, seed=settings.seed + CHECK_SEED)
     try:
-        # Another seed than the one whose images the statistics came from.
-        unseen = dataclasses.replace(settings, seed=settings.seed + CHECK_SEED)
-        return compare(reference, candidate, check_images(model_inputs(source.model), unseen, CHECK_IMAGES)), notes
+        images = check_images(model_inputs(source.model), unseen, CHECK_IMAGES)
     except ModelError as error:
         return None, (f"not compared: {error}",)
+    try:
+        return compare(reference, candidate, images), notes
+    except ModelError as error:
+        # What lacks memory is no fault of the result's.
+        if "alloc" not in str(error) and _runs(reference, images) and not _runs(candidate, images):
+            raise Defect(f"{error}; nothing has been written") from None
+        return None, (f"not compared: {error}",)
+
+
+def _runs(session: runtime.Session, images: Images | Samples) -> bool:
+    try:
+        outputs(session, images.x if isinstance(images, Images) else images.feeds)
+    except ModelError:
+        return False
+    return True
 
 
 def expand(model: ModelSource, output: str | os.PathLike[str] | None = None) -> Expanded:
@@ -335,7 +352,9 @@ def expand(model: ModelSource, output: str | os.PathLike[str] | None = None) -> 
         done.model,
         {p.key: p.value for p in source.model.metadata_props} | {f"{serialization.METADATA_PREFIX}expanded": "yes"},
     )
-    size = done.model.ByteSize() if target is None else serialization.save(done.model, target, source.external)
+    size = (
+        serialization.size_of(done.model) if target is None else serialization.save(done.model, target, source.external)
+    )
     opset = next(item.version for item in done.model.opset_import if item.domain in ("", "ai.onnx"))
     oldest = oldest_runtime([PLAIN], opset)
     report = Expansion(done.layers, source.size, size, opset, done.model.ir_version, oldest)

@@ -42,7 +42,7 @@ def check_claims(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], 
     skeleton = _skeleton(model, shapes)
     # A Range's values are propagated one by one, which would itself fill the memory.
     every = (model.graph.node, *(function.node for function in model.functions))
-    propagate = not any(node.op_type == "Range" for nodes in every for node in _nodes(nodes))
+    propagate = not any(node.op_type == "Range" for nodes in every for node in every_node(nodes))
     try:
         inferred = onnx.shape_inference.infer_shapes(skeleton, strict_mode=False, data_prop=propagate)
     except Exception:  # of several kinds; what is wrong with the graph is for the checker and the runtime to say
@@ -67,14 +67,14 @@ def _check_kernels(graph: onnx.GraphProto, outer: Mapping[str, Claim], where: st
                 f"{where}: the weight of {node.op_type} '{shown(node.name)}' has shape {list(weight.shape)} and holds "
                 "nothing; the model is damaged"
             )
-        for body in _bodies(node):
+        for body in bodies(node):
             _check_kernels(body, sizes, where)
 
 
 def check_windows(model: onnx.ModelProto, where: str) -> None:
     """Raise ModelError where an operator counts by a number below 1: onnxruntime divides by it and is gone."""
     for nodes in (model.graph.node, *(function.node for function in model.functions)):
-        for node in _nodes(nodes):
+        for node in every_node(nodes):
             for attribute in node.attribute:
                 counts = [attribute.i] if attribute.HasField("i") else attribute.ints
                 if attribute.name in COUNTS and min(counts, default=1) < 1:
@@ -89,7 +89,7 @@ def check_functions(model: onnx.ModelProto, where: str) -> None:
 
     A runtime writes each call out, and functions that call each other twice double the nodes at every step.
     """
-    calls = {(f.domain, f.name): [(node.domain, node.op_type) for node in _nodes(f.node)] for f in model.functions}
+    calls = {(f.domain, f.name): [(node.domain, node.op_type) for node in every_node(f.node)] for f in model.functions}
     unfolded: dict[tuple[str, str], int] = {}
     waiting = list(calls)
     inside: set[tuple[str, str]] = set()
@@ -104,20 +104,21 @@ def check_functions(model: onnx.ModelProto, where: str) -> None:
         else:
             inside.add(name)
             waiting.extend(dict.fromkeys(missing))
-    nodes = sum(1 + unfolded.get((node.domain, node.op_type), 0) for node in _nodes(model.graph.node))
+    nodes = sum(1 + unfolded.get((node.domain, node.op_type), 0) for node in every_node(model.graph.node))
     if nodes > MOST_NODES:
         raise ModelError(f"{where}: its functions unfold to more than {MOST_NODES:,} nodes; the file is damaged")
 
 
-def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+def every_node(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
     """Nodes, and those in their subgraphs."""
     for node in nodes:
         yield node
-        for body in _bodies(node):
-            yield from _nodes(body.node)
+        for body in bodies(node):
+            yield from every_node(body.node)
 
 
-def _bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs that a control-flow node holds."""
     for attribute in node.attribute:
         if attribute.HasField("g"):
             yield attribute.g
@@ -158,7 +159,7 @@ def _lend(graph: onnx.GraphProto, outer: Mapping[str, onnx.TensorProto]) -> None
         graph.initializer.append(outer[name])
         own[name] = outer[name]
     for node in graph.node:
-        for body in _bodies(node):
+        for body in bodies(node):
             _lend(body, own)
 
 
@@ -172,7 +173,7 @@ def _peak(graph: onnx.GraphProto) -> tuple[int, Claim]:
     total = peak = sum(live.values())
     largest = max(sizes.values(), key=lambda claim: claim.bytes, default=NOTHING)
     for index, node in enumerate(graph.node):
-        inner = [_peak(body) for body in _bodies(node)]
+        inner = [_peak(body) for body in bodies(node)]
         largest = max([largest, *(claim for _, claim in inner)], key=lambda claim: claim.bytes)
         if not inner and all(not name or name in constants for name in node.input):
             constants.update(node.output)
@@ -190,7 +191,7 @@ def _peak(graph: onnx.GraphProto) -> tuple[int, Claim]:
 def _reads(node: onnx.NodeProto) -> Iterator[str]:
     """What a node reads, its subgraphs included."""
     yield from node.input
-    for body in _bodies(node):
+    for body in bodies(node):
         for inner in body.node:
             yield from _reads(inner)
 

@@ -1,13 +1,17 @@
-"""The command line: parse, call, print. Exit status 0 done, 1 below a threshold, 2 the user's mistake, 3 a defect."""
+"""The command line: parse, call, print. Exit status 0 done, 1 below a threshold, 2 the user's mistake, 3 a defect.
+
+130 where it was interrupted.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import IO, Any
 
 import click
 from rich.console import Console
@@ -19,14 +23,32 @@ MODEL = click.argument("model", type=click.Path())
 PREPROCESS = "auto, imagenet, lite, keras, unit, raw, caffe, half, or MEAN/STD on the 0..255 scale; with :rgb or :bgr"
 
 
+# Raised where nothing was typed, with the help for its message; releases of click before 8.2 print that themselves.
+HELP: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())
+
+
+class Mistake(click.ClickException):
+    """A usage error in one line, like every other mistake of the user's; click would print four."""
+
+    exit_code = 2
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        click.echo(f"error: {self.message}", err=True)
+
+
 @contextlib.contextmanager
 def _one_line() -> Iterator[None]:
     """Messages of click's own repeat what was typed: shown as data."""
     try:
         yield
-    except click.ClickException as error:
-        vars(error)["message"] = printable(error.message)  # declared final, for reasons of typing alone
+    except HELP:
         raise
+    except click.UsageError as error:
+        said = printable(error.format_message()).rstrip(".")
+        command = error.ctx.command_path if error.ctx is not None else "dfmpc-onnx"
+        raise Mistake(f"{said[:1].lower()}{said[1:]}; see '{command} --help'") from None
+    except click.ClickException as error:
+        raise Mistake(printable(error.format_message())) from None
 
 
 class Group(click.Group):
@@ -48,6 +70,9 @@ class Group(click.Group):
             ctx.exit(2)
         except (click.exceptions.Exit, click.Abort, click.ClickException):
             raise
+        except KeyboardInterrupt:  # click would end with 1, which means something else here
+            click.echo("interrupted", err=True)
+            ctx.exit(130)
         except BrokenPipeError:
             # The reader of our output went away; there is nobody left to tell.
             sys.stderr.close()
@@ -87,6 +112,14 @@ def _progress(quiet: bool) -> Iterator[Callable[[str], None]]:
             bar.update(task, description=printable(name)[-60:], advance=1)
 
         yield tell
+
+
+def _console() -> Console:
+    """Standard output; a line is as long as it has to be where that is no terminal, for files and grep."""
+    console = Console()
+    if console.is_terminal or "COLUMNS" in os.environ:
+        return console
+    return Console(width=100_000)
 
 
 @main.command()
@@ -156,7 +189,7 @@ def quantize(
     if as_json:
         click.echo(render.report_json(result.report))
     else:
-        render.report_table(result.report, output, Console())
+        render.report_table(result.report, output, _console())
 
 
 @main.command()
@@ -171,7 +204,7 @@ def inspect(model: str, as_json: bool) -> None:
     if as_json:
         click.echo(render.as_json(inspection))
     else:
-        render.inspection_table(inspection, Console())
+        render.inspection_table(inspection, _console())
 
 
 @main.command()
@@ -187,7 +220,7 @@ def expand(model: str, output: str, as_json: bool) -> None:
     if as_json:
         click.echo(render.as_json(report))
     else:
-        render.expansion_table(report, output, Console())
+        render.expansion_table(report, output, _console())
 
 
 @main.command()
@@ -238,7 +271,8 @@ def verify(
     below = []
     for row in found.providers:
         if min_agreement is not None and row.fidelity.agreement < min_agreement:
-            below.append(f"{row.provider}: agreement {row.fidelity.agreement} % is below {min_agreement} %")
+            reached = f"{row.fidelity.agreement} % ({row.fidelity.agreeing} of {row.fidelity.rows})"
+            below.append(f"{row.provider}: agreement {reached} is below {min_agreement} %")
         if min_sqnr is not None and row.fidelity.sqnr_db < min_sqnr:
             below.append(f"{row.provider}: SQNR {row.fidelity.sqnr_db} dB is below {min_sqnr} dB")
         if max_steps is not None and row.use is not None and row.use.steps > max_steps:
@@ -246,7 +280,7 @@ def verify(
     if as_json:
         click.echo(render.as_json(found, below=below))
     else:
-        render.verification_table(found, Console())
+        render.verification_table(found, _console())
     for line in below:
         click.echo(f"failed: {line}", err=True)
     if below:
@@ -273,9 +307,9 @@ def passes(name: str | None) -> None:
     from dfmpc_onnx import catalog, render
 
     if name is None:
-        render.passes_table(list(catalog.passes().values()), Console())
+        render.passes_table(list(catalog.passes().values()), _console())
     else:
-        render.pass_page(catalog.find_pass(name), Console())
+        render.pass_page(catalog.find_pass(name), _console())
 
 
 @main.command()
@@ -285,6 +319,6 @@ def recipes(name: str | None) -> None:
     from dfmpc_onnx import catalog, render
 
     if name is None:
-        render.recipes_table(list(catalog.recipes().values()), Console())
+        render.recipes_table(list(catalog.recipes().values()), _console())
     else:
         click.echo(catalog.recipe_text(name), nl=False)

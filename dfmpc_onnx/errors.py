@@ -7,6 +7,7 @@
     |   +-- RecipeError         a recipe is unknown or malformed
     |   |   +-- PipelineError   the passes of a recipe stand in an order that cannot work
     |   +-- RuntimeUnavailable  onnxruntime, or one of its providers, is not there
+    |   +-- RunTooLong          a run of a model did not end within its limit
     +-- Defect                  our own mistake; exit status 3, with where to report it
         +-- PassError           a pass failed: which one, after which others
 
@@ -58,6 +59,10 @@ class PipelineError(RecipeError):
 
 class RuntimeUnavailable(UserError):
     """onnxruntime, or an execution provider of it, is missing."""
+
+
+class RunTooLong(UserError):
+    """A run of a model that may never end was stopped."""
 
 
 class Defect(DfmpcError):

@@ -15,7 +15,9 @@ import onnx
 import onnx.version_converter
 from onnx import numpy_helper
 
+from dfmpc_onnx.claims import bodies
 from dfmpc_onnx.errors import ModelError
+from dfmpc_onnx.graph import shown
 from dfmpc_onnx.serialization import lowest_ir_version
 from dfmpc_onnx.storage import OLDEST_WITH_TABLES
 
@@ -44,7 +46,15 @@ def expand(model: onnx.ModelProto, label: str) -> Expanded:
     found = [site for node in graph.node if (site := _site(node, makers, constants)) is not None]
     if not found:
         raise ModelError(f"{label}: none of its weights is packed; it is in the plain form already")
-    values = _worked_out(model, [site.codes for site in found], makers, constants)
+    try:
+        values = _worked_out(model, [site.codes for site in found], makers, constants)
+    except MemoryError:
+        raise
+    except Exception as error:  # onnx's reference raises what numpy does, and errors of its own
+        raise ModelError(
+            f"{label}: what decodes its weights cannot be worked out ({shown(str(error).partition(chr(10))[0])}); the "
+            "file is damaged"
+        ) from None
     fresh = _Fresh(graph)
     for site, codes in zip(found, values, strict=True):
         site.unpack(np.asarray(codes), fresh, graph)
@@ -147,7 +157,10 @@ def _ancestors(names: Iterable[str], makers: dict[str, onnx.NodeProto]) -> Itera
 
 
 def _is_constant(name: str, makers: dict[str, onnx.NodeProto], constants: dict[str, onnx.TensorProto]) -> bool:
-    return all(node is not None or tensor in constants for tensor, node in _ancestors([name], makers))
+    """Whether a tensor comes of initializers alone, by operators without bodies: a Loop might never end."""
+    return all(
+        tensor in constants if node is None else not any(bodies(node)) for tensor, node in _ancestors([name], makers)
+    )
 
 
 def _worked_out(

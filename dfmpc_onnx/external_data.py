@@ -80,9 +80,12 @@ def read_external(
             "use a machine with more"
         )
     for name in sorted(files):
-        with files[name].open("rb") as stream:
-            while chunk := stream.read(1 << 24):
-                digest.update(chunk)
+        try:
+            with files[name].open("rb") as stream:
+                while chunk := stream.read(1 << 24):
+                    digest.update(chunk)
+        except OSError as error:
+            raise ModelError(f"{where}: external data file '{shown(name)}' cannot be read ({error.strerror})") from None
     _read(tensors, folder, where)
     return tuple(files.values())
 

@@ -26,7 +26,8 @@ SQNR_CAP = 200.0  # dB; identical outputs have no noise to divide by
 class Fidelity(msgspec.Struct, frozen=True):
     """Two networks on the same images.
 
-    agreement: per cent of rows whose largest output is the same. sqnr_db: 10 log10 of signal over noise, all outputs.
+    agreement: per cent of rows whose largest output is the same, agreeing of rows: a row is an image, or a run where
+    the first output does not run along the batch. sqnr_db: 10 log10 of signal over noise, all outputs.
     top1, float_top1: per cent correct where labels are known, else None. max_error: largest absolute difference.
     """
 
@@ -37,6 +38,8 @@ class Fidelity(msgspec.Struct, frozen=True):
     max_error: float
     top1: float | None = None
     float_top1: float | None = None
+    agreeing: int = 0
+    rows: int = 0
 
     @property
     def drop(self) -> float | None:
@@ -86,8 +89,10 @@ def _arrays(session: Session, feeds: Mapping[str, npt.NDArray[np.generic]]) -> l
 def _pictured(session: Session, x: npt.NDArray[np.float32]) -> Parts:
     name, shape, kind = session.inputs[0]
     dtype = INPUT_TYPES.get(kind, np.float32)
-    if len(shape) != x.ndim or any(
-        isinstance(d, int) and 0 < d != n for d, n in zip(shape[1:], x.shape[1:], strict=True)
+    if (
+        not shape
+        or len(shape) != x.ndim
+        or any(isinstance(d, int) and 0 < d != n for d, n in zip(shape[1:], x.shape[1:], strict=True))
     ):
         raise OptionError(
             f"images of shape {x.shape[1:]} do not fit the input '{shown(name)}' {shape} of {session.label}"
@@ -104,10 +109,10 @@ def _pictured(session: Session, x: npt.NDArray[np.float32]) -> Parts:
 def first_feeds(session: Session, images: Images | Samples) -> dict[str, npt.NDArray[np.generic]]:
     """What a network is fed first when it is compared."""
     if isinstance(images, Images):
-        name, shape, _ = session.inputs[0]
+        name, shape, kind = session.inputs[0]
         fixed = shape[0] if isinstance(shape[0], int) and shape[0] > 0 else None
         batch, _ = next(iter(_batches(images.x, fixed or BATCH, pad=fixed is not None)))
-        return {name: batch}
+        return {name: batch.astype(INPUT_TYPES.get(kind, np.float32), copy=False)}
     return {name: np.asarray(values[0]) for name, values in images.feeds.items()}
 
 
@@ -144,10 +149,20 @@ def compare(reference: Session, candidate: Session, images: Images | Samples) ->
                 f"{reference.label}: its first output is no table of class scores for labels from {lowest} to {highest}"
             )
         scores = [round(100 * float((a.argmax(1) == y).mean()), 2) for a in (first_got, first_want)]
-    agreement = 100 * float((first_want.argmax(1) == first_got.argmax(1)).mean())
+    same = first_want.argmax(1) == first_got.argmax(1)
     with np.errstate(invalid="ignore"):  # infinite outputs of both have a difference of NaN
         worst = max(float(np.abs(a - b).max(initial=0.0)) for a, b in zip(want, got, strict=True))
-    return Fidelity(count, images.origin, round(agreement, 2), round(sqnr(want, got), 2), worst, scores[0], scores[1])
+    return Fidelity(
+        images=count,
+        origin=images.origin,
+        agreement=round(100 * float(same.mean()), 2),
+        sqnr_db=round(sqnr(want, got), 2),
+        max_error=worst,
+        top1=scores[0],
+        float_top1=scores[1],
+        agreeing=int(same.sum()),
+        rows=len(same),
+    )
 
 
 def sqnr(want: list[npt.NDArray[np.float64]], got: list[npt.NDArray[np.float64]]) -> float:

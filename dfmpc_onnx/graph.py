@@ -214,5 +214,5 @@ def detached_weights(graph: gs.Graph) -> Iterator[list[str]]:
 
 def ir_version_for(opset: int) -> int:
     """The lowest IR version that the specification pairs with an opset of the standard domain."""
-    version: int = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
+    version: int = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)], True)
     return version

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+import tempfile
 import zipfile
 
 import numpy as np
@@ -47,12 +48,19 @@ def read_images(path: str | os.PathLike[str], shape: tuple[int, ...], preprocess
         with np.load(source, allow_pickle=False) as data:
             if "x" not in data:
                 raise OptionError(f"{where}: holds no array 'x'; it needs x (uint8 NHWC or float32) and optionally y")
-            x = data["x"]
-            y = data.get("y")
+            x, y = data["x"], data.get("y")
+            if not all(
+                isinstance(a, np.ndarray) for a in (x, y) if a is not None
+            ):  # numpy gives other members as bytes
+                raise ValueError
     except FileNotFoundError:
         raise OptionError(f"{where}: no such file or folder of images") from None
     except (OSError, ValueError, zipfile.BadZipFile, EOFError):
         raise OptionError(f"{where}: not an .npz of plain arrays (x, and optionally y)") from None
+    except MemoryError:
+        raise OptionError(f"{where}: its arrays are larger than the memory there is; give fewer images") from None
+    if x.ndim == 0:
+        raise OptionError(f"{where}: x is a single number; it must be uint8 NHWC, or float32 as the model takes it")
     if len(x) == 0:
         raise OptionError(f"{where}: holds no images")
     if y is not None and (y.shape != (len(x),) or y.dtype.kind not in "iu"):
@@ -65,7 +73,7 @@ def read_images(path: str | os.PathLike[str], shape: tuple[int, ...], preprocess
             raise OptionError(f"{where}: x holds NaN or infinity")
     else:
         raise OptionError(f"{where}: x is {x.dtype}; it must be uint8 NHWC, or float32 as the model takes it")
-    if x.ndim != len(shape) or x.shape[1] != shape[1]:
+    if x.ndim != len(shape) or x.shape[1:2] != shape[1:2]:
         raise OptionError(f"{where}: images of shape {x.shape[1:]} do not fit the model's input {shape[1:]}")
     return Images(x, None if y is None else y.astype(np.int64), f"{len(x)} images of {source.name}")
 
@@ -112,7 +120,7 @@ def _read_folder(folder: pathlib.Path, shape: tuple[int, ...], preprocess: Prepr
         try:
             with Image.open(file) as image:
                 rows.append(_crop(image.convert("L" if channels == 1 else "RGB"), height, width))
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
+        except (OSError, UnidentifiedImageError, Image.DecompressionBombError, MemoryError):
             raise OptionError(f"{shown(str(file))}: not an image that can be read; take it out of the folder") from None
         if labels is not None:
             if file.name not in labels:
@@ -168,6 +176,9 @@ def write_sheet(path: str | os.PathLike[str], size: int, count: int, seed: int) 
         top, left = index // across * size, index % across * size
         sheet[top : top + size, left : left + size] = picture
     try:
-        Image.fromarray(sheet).save(target)
+        with tempfile.TemporaryDirectory(prefix=".dfmpc.", dir=target.parent) as scratch:
+            whole = pathlib.Path(scratch) / "sheet.png"
+            Image.fromarray(sheet).save(whole)
+            whole.replace(target)
     except OSError as error:
         raise OptionError(f"{where}: cannot be written ({error.strerror})") from None

@@ -92,6 +92,11 @@ def _own_images(graph: gs.Graph, settings: Settings) -> Batch:
     tensor = image_input(graph.inputs)
     shape, _ = concrete_shape(tensor, settings)
     found = read_images(settings.images, shape, preprocess_for(tensor, settings.preprocess))
+    stated = settings.input_shapes.get(tensor.name, tensor.shape)
+    if any(isinstance(d, int) and 0 < d != n for d, n in zip(stated[1:], found.x.shape[1:], strict=True)):
+        raise OptionError(
+            f"images of shape {found.x.shape[1:]} do not fit the model's input '{shown(tensor.name)}' {list(stated)}"
+        )
     fixed = tensor.shape[0] if isinstance(tensor.shape[0], int) and tensor.shape[0] > 0 else None
     x = found.x[: fixed or MOST_IMAGES]
     if fixed and len(x) < fixed:
@@ -218,7 +223,7 @@ def concrete_shape(tensor: gs.Tensor, settings: Settings) -> tuple[tuple[int, ..
     if tensor.shape is None:
         if given is None:
             raise OptionError(
-                f"input '{shown(tensor.name)}' has no shape; give --input-shape {tensor.name}:1x3x224x224"
+                f"input '{shown(tensor.name)}' has no shape; give --input-shape '{shown(tensor.name)}:1x3x224x224'"
             )
         return given, False
     if given is not None:

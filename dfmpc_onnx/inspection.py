@@ -104,7 +104,7 @@ def _forecast(workspace: Workspace, recipe: Recipe) -> RecipeForecast:
     found = planned.find(BitPlan)
     plan = found.layers if found else {}
     roles = {"low": 0, "high": 0, "8-bit": 0, "auto": 0, "float": 0}
-    size, kinds = 0, {}
+    size, kinds, shown_bits = 0, {}, {}
     for layer in workspace.get(Layers).listed:
         bits = found.layers[layer.name] if found and layer.name in plan else None
         if bits is None:
@@ -112,9 +112,11 @@ def _forecast(workspace: Workspace, recipe: Recipe) -> RecipeForecast:
         roles[bits.role] += 1
         if bits.bits == FLOAT:
             size += 4 * layer.size
+            shown_bits[layer.name] = "float"
         else:
             ternary = bits.bits == TERNARY or (bits.bits == 2 and two_is_ternary)
             kinds[layer.name] = Kind(layer.size, 2 if ternary else int(bits.bits), ternary)
+            shown_bits[layer.name] = "auto" if bits.role == "auto" else "ternary" if ternary else str(bits.bits)
     opset = workspace.graph.opset if obstacle(workspace.graph) else max(NEWEST, workspace.graph.opset)
     size += sum(form.bytes(kinds[name].size) for name, form in choose_forms(kinds, opset).items())
     return RecipeForecast(
@@ -127,4 +129,5 @@ def _forecast(workspace: Workspace, recipe: Recipe) -> RecipeForecast:
         roles["auto"],
         roles["float"],
         size,
+        shown_bits,
     )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import msgspec
+from rich.cells import cell_len
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -16,7 +18,7 @@ from dfmpc_onnx.auto_preprocess import PreprocessChoice
 from dfmpc_onnx.census import Census
 from dfmpc_onnx.errors import printable
 from dfmpc_onnx.fidelity import Fidelity
-from dfmpc_onnx.manager import Pass
+from dfmpc_onnx.manager import Pass, Refusal
 from dfmpc_onnx.recipe import Recipe
 from dfmpc_onnx.report import Expansion, Inspection, LayerReport, Report, Verification
 
@@ -46,12 +48,52 @@ def report_json(report: Report) -> str:
     return as_json(report, counts=counts)
 
 
-def _table(*columns: str, right: tuple[str, ...] = (), fold: tuple[str, ...] = ()) -> Table:
+def _table(*columns: str, right: Sequence[str] = ()) -> Table:
+    """Cells that find no room are broken, never cut."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
-        justify: Literal["left", "right"] = "right" if column in right else "left"
-        table.add_column(column, justify=justify, overflow="fold" if column in fold else "ellipsis")
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     return table
+
+
+_NAMES = re.compile("'[^']*'")
+GAP = 2  # blanks between columns
+
+
+def _listing(
+    console: Console, columns: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[str] = ()
+) -> None:
+    """A table whose first column holds names from a model, and whose last one remarks, both of any length.
+
+    Where a terminal is too narrow for it, remarks stand below their rows, and names that are too long above them: so
+    nothing is cut, and no name is broken that fits into a line.
+    """
+    cells = [[printable(str(value)) for value in row] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(columns, *cells, strict=True)]
+    if sum(widths) + GAP * (len(widths) - 1) <= console.width:
+        table = _table(*columns, right=right)
+        for row in cells:
+            table.add_row(*map(Text, row))
+        console.print(table)
+        return
+    room = console.width - sum(widths[1:-1]) - GAP * (len(widths) - 2)
+    widths[0] = min(widths[0], max(room, cell_len(columns[0])))
+
+    def line(row: Sequence[str]) -> str:
+        padded = []
+        for cell, width, name in zip(row[:-1], widths, columns, strict=False):
+            blanks = " " * (width - cell_len(cell))
+            padded.append(blanks + cell if name in right else cell + blanks)
+        return (" " * GAP).join(padded).rstrip()
+
+    console.print(Text(line(columns), style="bold"))
+    for row in cells:
+        if cell_len(row[0]) > widths[0]:
+            console.print(Text(row[0]))
+            row[0] = ""
+        console.print(Text(line(row)))
+        if row[-1]:
+            console.print(Padding(Text(row[-1]), (0, 0, 0, 2 * GAP), expand=False))
 
 
 def _size(count: int) -> str:
@@ -68,37 +110,43 @@ def _preprocess(choice: PreprocessChoice) -> str:
 
 def report_table(report: Report, output: str, console: Console) -> None:
     """What was done to each layer, what was refused, and the figures of the whole."""
-    table = _table(
-        "layer", "op", "bits", "stored", "role", "computes in", "why", right=("bits", "stored"), fold=("layer", "why")
-    )
-    for layer in report.layers:
-        table.add_row(
-            *_plain(
+    reasons_differ = len({layer.why for layer in report.layers}) > 1
+    _listing(
+        console,
+        ("layer", "op", "bits", "stored", "role", "computes in", "why"),
+        [
+            (
                 layer.name,
                 layer.op,
                 _bits(layer),
                 f"{layer.stored_bits:g}",
                 layer.role,
-                _compute(layer, report),
-                layer.why,
+                _compute(layer),
+                layer.why if reasons_differ else "",
             )
-        )
-    console.print(table)
+            for layer in report.layers
+        ],
+        right=("bits", "stored"),
+    )
     # Which layers cannot be low matters only where low layers were asked for.
     refused = [r for r in report.refusals if "/" in report.weights or not r.reason.startswith("pair_convolutions")]
     if refused:
         console.print(Text(f"\n{len(refused)} refusals (reasons in full with --json):"))
-        reasons: dict[str, list[str]] = {}
+        # Reasons that differ in the names of their neighbours only are one: the first stands for all.
+        reasons: dict[str, list[Refusal]] = {}
         for refusal in refused:
-            reasons.setdefault(refusal.reason, []).append(refusal.site)
-        for reason, sites in list(reasons.items())[:12]:
-            more = f" and {len(sites) - 1} more" if len(sites) > 1 else ""
-            console.print(Text(printable(f"  {sites[0]}{more}: {reason}")))
+            reasons.setdefault(_NAMES.sub("", refusal.reason), []).append(refusal)
+        for alike in list(reasons.values())[:12]:
+            more = f" and {len(alike) - 1} more alike" if len(alike) > 1 else ""
+            said = Text(printable(f"{alike[0].site}{more}: {alike[0].reason}"))
+            console.print(Padding(said, (0, 0, 0, GAP), expand=False))
         if len(reasons) > 12:
             console.print(Text(f"  ... and {len(reasons) - 12} reasons more"))
     counts = ", ".join(
         f"{report.count(role)} {role}" for role in ("low", "high", "8-bit", "float") if report.count(role)
     )
+    if report.layers and not reasons_differ:
+        counts += f" ({report.layers[0].why})"
     rows = [
         ("recipe", f"{report.recipe}, weights {report.weights}, activations {report.activations}, for {report.target}"),
         ("preprocess", _preprocess(report.preprocess_choice)),
@@ -123,6 +171,8 @@ def report_table(report: Report, output: str, console: Console) -> None:
 def _pairs(rows: list[tuple[str, str]]) -> Table:
     """Keys and values, one a line."""
     table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for key, value in rows:
         table.add_row(*_plain(key, value))
     return table
@@ -132,15 +182,20 @@ def _bits(layer: LayerReport) -> str:
     return "float" if layer.bits == 32 else "ternary" if layer.ternary else str(layer.bits)
 
 
-def _compute(layer: LayerReport, report: Report) -> str:
+def _compute(layer: LayerReport) -> str:
     return "integers" if layer.integer else "float"
 
 
 def _fidelity(found: Fidelity) -> str:
-    text = f"agreement {found.agreement} %, SQNR {found.sqnr_db} dB on {found.origin}"
+    text = f"SQNR {found.sqnr_db} dB on {found.origin}, the largest output is the same in {_agreeing(found)}"
     if found.top1 is not None:
         text += f"; top-1 {found.top1} % (float {found.float_top1} %, drop {found.drop})"
     return text
+
+
+def _agreeing(found: Fidelity) -> str:
+    """In numbers, not per cent, of which few images make large ones; in rows where a row is no image."""
+    return f"{found.agreeing} of {found.rows}{'' if found.rows == found.images else ' rows'}"
 
 
 def inspection_table(found: Inspection, console: Console) -> None:
@@ -153,27 +208,28 @@ def inspection_table(found: Inspection, console: Console) -> None:
     )
     console.print(*_plain(f"inputs {'; '.join(found.inputs)}"))
     console.print(*_plain(f"outputs {'; '.join(found.outputs)}"), end="\n\n")
-    for key, value in found.metadata.items():
-        console.print(Text(printable(f"  {key}: {value}")))
-    table = _table("layer", "op", "weight", "role", "remark", fold=("layer", "remark"))
-    for layer in found.layers:
-        remark = layer.refused or layer.not_low or (f"repaired in {layer.repaired_in}" if layer.repaired_in else "")
-        table.add_row(*_plain(layer.name, layer.op, "x".join(map(str, layer.shape)), layer.role, remark))
-    console.print(table)
+    if found.metadata:
+        console.print(_pairs(list(found.metadata.items())), end="\n\n")
+    if found.layers:
+        rows = []
+        for layer in found.layers:
+            remark = layer.refused or layer.not_low or (f"repaired in {layer.repaired_in}" if layer.repaired_in else "")
+            rows.append((layer.name, layer.op, "x".join(map(str, layer.shape)), layer.role, remark))
+        _listing(console, ("layer", "op", "weight", "role", "remark"), rows)
     for note in found.notes:
         console.print(*_plain(f"note: {note}"))
-    forecast = _table(
-        "recipe",
-        "weights",
-        "activations",
-        "low",
-        "high",
-        "8-bit",
-        "auto",
-        "float",
-        "weights' size",
-        right=("low", "high", "8-bit", "auto", "float", "weights' size"),
-    )
+    if found.census is not None:
+        console.print()
+        console.print(_pairs(list(_census_rows(found.census))))
+    elif found.recipes:
+        _forecasts(found, console)
+
+
+def _forecasts(found: Inspection, console: Console) -> None:
+    """What each recipe would do: layers by role and bytes, then the bits of layers that all recipes treat alike."""
+    console.print(Text("\nroles are those where layers get two widths, as by --weights 2/6; what recipes would do:\n"))
+    counts = ("low", "high", "8-bit", "auto", "float", "stored")
+    forecast = _table("recipe", "weights", "activations", *counts, right=counts)
     for row in found.recipes:
         forecast.add_row(
             *_plain(
@@ -185,14 +241,22 @@ def inspection_table(found: Inspection, console: Console) -> None:
                 row.eight_bit,
                 row.auto,
                 row.float,
-                f"{'at most ' if row.auto else ''}{_size(row.weight_bytes)}",
+                f"{'<= ' if row.auto else ''}{_size(row.weight_bytes)}",
             )
         )
-    console.print()
-    if found.census is None:
-        console.print(forecast)
-    else:
-        console.print(_pairs(list(_census_rows(found.census))))
+    console.print(forecast)
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for layer in found.layers:
+        if all(layer.name in row.bits for row in found.recipes):
+            alike.setdefault(tuple(row.bits[layer.name] for row in found.recipes), []).append(layer.name)
+    names = [row.recipe for row in found.recipes]
+    rows = [
+        (*widths, f"{layers[0]}{f' and {len(layers) - 1} more' if len(layers) > 1 else ''}")
+        for widths, layers in alike.items()
+    ]
+    auto = "; auto: chosen by measured error as quantize runs" if any(row.auto for row in found.recipes) else ""
+    console.print(Text(f"\nbits of the layers{auto}:\n"))
+    _listing(console, (*names, "layers"), rows, right=names)
 
 
 def _census_rows(census: Census) -> Iterator[tuple[str, str]]:
@@ -227,12 +291,19 @@ def expansion_table(report: Expansion, output: str, console: Console) -> None:
 
 def verification_table(found: Verification, console: Console) -> None:
     """One row a provider."""
-    table = _table("provider", "images", "agreement %", "SQNR dB", "largest error", "top-1 %", "float top-1 %", "drop")
+    table = _table("provider", "images", "agreement", "SQNR dB", "largest error", "top-1 %", "float %", "drop")
     for row in found.providers:
         f = row.fidelity
         scores = ["-" if v is None else f"{v:.2f}" for v in (f.top1, f.float_top1, f.drop)]
         table.add_row(
-            *_plain(row.provider, f.images, f"{f.agreement:.2f}", f"{f.sqnr_db:.2f}", f"{f.max_error:.4g}", *scores)
+            *_plain(
+                row.provider.removesuffix("ExecutionProvider"),
+                f.images,
+                _agreeing(f),
+                f"{f.sqnr_db:.2f}",
+                f"{f.max_error:.4g}",
+                *scores,
+            )
         )
     console.print(table)
     for row in found.providers:
@@ -249,7 +320,7 @@ def verification_table(found: Verification, console: Console) -> None:
 
 def passes_table(kinds: list[type[Pass[Any]]], console: Console) -> None:
     """Every pass with its first line before and after."""
-    table = _table("pass", "before", "after", fold=("before", "after"))
+    table = _table("pass", "before", "after")
     for kind in kinds:
         page = headings(kind)
         table.add_row(*_plain(kind.name, page.get("Before", ""), page.get("After", "")))
@@ -286,7 +357,7 @@ def pass_page(kind: type[Pass[Any]], console: Console) -> None:
 
 
 def recipes_table(recipes: list[Recipe], console: Console) -> None:
-    table = _table("recipe", "weights", "activations", "summary", fold=("summary",))
+    table = _table("recipe", "weights", "activations", "summary")
     for recipe in recipes:
         table.add_row(*_plain(recipe.name, recipe.weights, recipe.activations, recipe.summary))
     console.print(table)

@@ -86,7 +86,8 @@ class RecipeForecast(msgspec.Struct, frozen=True):
     """What a recipe would do to a model: layers by role, and the bytes of its packed weights.
 
     auto: layers whose width the recipe chooses while it runs; weight_bytes counts them at the most that it may choose,
-    and 2 bits as four levels where it may find them ternary.
+    and 2 bits as four levels where it may find them ternary. bits: of each layer, "ternary", "float" or "auto" where
+    that is not a number.
     """
 
     recipe: str
@@ -98,10 +99,15 @@ class RecipeForecast(msgspec.Struct, frozen=True):
     auto: int
     float: int
     weight_bytes: int
+    bits: dict[str, str] = {}
 
 
 class InspectedLayer(msgspec.Struct, frozen=True):
-    """One layer of a model not yet quantized. refused: why it stays in float; not_low: why it cannot be low."""
+    """One layer of a model not yet quantized.
+
+    role: its place where layers get two widths (--weights LOW/HIGH, and recipes with such weights). refused: why it
+    stays in float; not_low: why it cannot be low.
+    """
 
     name: str
     op: str

@@ -7,8 +7,9 @@ import json
 import os
 import pathlib
 import tempfile
+import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -16,11 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from dfmpc_onnx.errors import ModelError, RuntimeUnavailable
+from dfmpc_onnx.errors import ModelError, RuntimeUnavailable, RunTooLong
 from dfmpc_onnx.graph import shown
+from dfmpc_onnx.loops import has_loop
 from dfmpc_onnx.serialization import EXTERNAL_LIMIT, save, size_of
 
 CPU = "CPUExecutionProvider"
+LOOP_SECONDS = 600.0  # for one run of a model that holds a Loop; what holds none ends by itself and has no limit
 Source = onnx.ModelProto | bytes | str | os.PathLike[str]
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 
@@ -88,6 +91,7 @@ class Session:
         if self.provider not in self._session.get_providers():
             raise RuntimeUnavailable(f"provider '{shown(provider)}' cannot be used here: the session fell back to CPU")
         self.label = label
+        self._may_not_end = has_loop(model)
 
     @property
     def inputs(self) -> list[tuple[str, list[int | str | None], str]]:
@@ -99,10 +103,20 @@ class Session:
         return [o.name for o in self._session.get_outputs()]
 
     def run(self, feeds: Arrays, names: Sequence[str] | None = None) -> list[npt.NDArray[np.generic]]:
-        """The outputs for one batch of inputs; raises ModelError where onnxruntime cannot compute it."""
+        """The outputs for one batch of inputs; raises ModelError where onnxruntime cannot compute it.
+
+        Raises RunTooLong where a model with a Loop takes more than LOOP_SECONDS.
+        """
+        options = require().RunOptions() if self._may_not_end else None
         try:
-            results: list[npt.NDArray[np.generic]] = self._session.run(names, dict(feeds))
+            with _stopped_after(LOOP_SECONDS, options):
+                results: list[npt.NDArray[np.generic]] = self._session.run(names, dict(feeds), options)
         except Exception as error:
+            if options is not None and options.terminate:
+                raise RunTooLong(
+                    f"{self.label}: a run did not end within {LOOP_SECONDS:g} s; a Loop in it may never end: give it a "
+                    "trip count, mend its condition, or take it out of the model"
+                ) from None
             raise ModelError(f"{self.label}: onnxruntime cannot run it ({_cause(error)})") from None
         return results
 
@@ -111,6 +125,26 @@ class Session:
         events = json.loads(pathlib.Path(self._session.end_profiling()).read_text())
         ran = {(e["name"], e["args"]["provider"]) for e in events if e.get("args", {}).get("provider")}
         return dict(Counter(provider for _, provider in sorted(ran)))
+
+
+@contextlib.contextmanager
+def _stopped_after(seconds: float, options: Any) -> Iterator[None]:
+    """Within the block the run that has these options ends with an error after so many seconds; of None, never."""
+    if options is None:
+        yield
+        return
+    options.log_severity_level = 4
+
+    def stop() -> None:
+        options.terminate = True
+
+    timer = threading.Timer(seconds, stop)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _with_helpers(provider: str, known: Mapping[str, str]) -> list[str]:

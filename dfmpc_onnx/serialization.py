@@ -239,8 +239,12 @@ def check_target(output: str | os.PathLike[str], source: Source | None) -> pathl
     """The output path, refused where writing there is impossible or would destroy the input."""
     path = pathlib.Path(output)
     where = shown(str(path))
+    if "\0" in str(path):
+        raise OptionError(f"{where}: no file has such a name")
     if path.is_dir():
         raise OptionError(f"{where}: is a folder; give a file name")
+    if path.exists() and not path.is_file():  # a rename would put a file in its place
+        raise OptionError(f"{where}: is a device or a pipe; give the name of a file")
     if not path.parent.is_dir():
         raise OptionError(f"{where}: folder '{shown(str(path.parent))}' does not exist; make it first")
     if (
@@ -272,7 +276,7 @@ def save(
     renames: list[tuple[pathlib.Path, pathlib.Path]] = []
     written = 0
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name[:40]}.", dir=path.parent) as scratch:
             staged = pathlib.Path(scratch) / path.name
             if external:
                 renames.extend(_stage_external(model, staged, path))

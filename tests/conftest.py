@@ -2,18 +2,54 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
+from collections.abc import Iterator
+from typing import Any
 
 import hypothesis
+import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
-from dfmpc_onnx import api
+from dfmpc_onnx import api, images, predicted_moments, procedural
 from tests.graphs import chain
 
 # Derandomized: the same examples on every machine and every day, so that a failure is a change of the code.
 hypothesis.settings.register_profile("dfmpc", deadline=None, max_examples=60, derandomize=True)
 hypothesis.settings.load_profile("dfmpc")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Trained networks first: they take longest, and at the end one process would wait for another."""
+    items.sort(key=lambda item: "real" not in item.path.parts)
+
+
+class OneThread(onnxruntime.SessionOptions):
+    """Threads of onnxruntime's wait by spinning, which is all that they would do in networks as small as these."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.intra_op_num_threads = 1
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_machine() -> Iterator[None]:
+    """Tests run side by side, each on one thread; and the same few pictures are not painted again for every test.
+
+    Painting them is nine tenths of quantizing a small network. `tests/test_procedural.py` tests the painting itself.
+    """
+    painted = functools.lru_cache(maxsize=64)(procedural.dead_leaves)
+
+    def leaves(count: int, height: int, width: int, seed: int) -> procedural.Pixels:
+        return np.copy(painted(count, height, width, seed))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnxruntime, "SessionOptions", OneThread)
+        for module in (images, predicted_moments):
+            patch.setattr(module, "dead_leaves", leaves)
+        yield
 
 
 @pytest.fixture
@@ -24,9 +60,14 @@ def model_file(tmp_path: pathlib.Path) -> pathlib.Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def _made_once() -> bytes:
+    return api.quantize(chain(), None, "int8", preprocess="unit").model.SerializeToString()
+
+
 @pytest.fixture
-def quantized(model_file: pathlib.Path) -> pathlib.Path:
-    """The model as int8, made with --preprocess unit."""
+def quantized(model_file: pathlib.Path, _made_once: bytes) -> pathlib.Path:
+    """The model as int8, made with --preprocess unit; a file of the test's own."""
     out = model_file.with_name("quantized.onnx")
-    api.quantize(model_file, out, "int8", preprocess="unit")
+    out.write_bytes(_made_once)
     return out

@@ -68,7 +68,7 @@ def test_warnings_go_to_stderr_and_leave_the_json_alone(model_file: pathlib.Path
 
 
 def test_progress_is_drawn_on_stderr_of_a_terminal(model_file: pathlib.Path) -> None:
-    command = ["quantize", model_file, "-o", model_file.with_name("out.onnx"), "--recipe", "int8"]
+    command = ["quantize", model_file, "-o", model_file.with_name("out.onnx"), *CLOSED_FORM]
     silent, drawn = program(*command), program(*command, FORCE_COLOR="1")
     assert (silent.returncode, drawn.returncode) == (0, 0)
     assert silent.stderr == ""
@@ -77,7 +77,8 @@ def test_progress_is_drawn_on_stderr_of_a_terminal(model_file: pathlib.Path) -> 
 
 
 def test_json_is_alone_on_stdout_of_a_terminal_too(model_file: pathlib.Path) -> None:
-    result = program("quantize", model_file, "-o", model_file.with_name("out.onnx"), "--json", FORCE_COLOR="1")
+    command = ["quantize", model_file, "-o", model_file.with_name("out.onnx"), "--json", *CLOSED_FORM]
+    result = program(*command, FORCE_COLOR="1")
     assert (result.returncode, result.stderr) == (0, "")
     json.loads(result.stdout)
 
@@ -245,7 +246,7 @@ def test_inspect_and_the_catalogue_need_no_onnxruntime(
 def test_verify_prints_one_row_a_provider(model_file: pathlib.Path, quantized: pathlib.Path) -> None:
     result = dfmpc("verify", model_file, quantized, "--provider", "CPU")
     assert (result.exit_code, result.stderr) == (0, "")
-    assert "CPUExecutionProvider" in result.stdout and "on 16 " in result.stdout
+    assert result.stdout.splitlines()[1].split()[0] == "CPU" and "on 16 " in result.stdout
 
 
 def test_verify_takes_the_preprocess_that_the_file_states(model_file: pathlib.Path, quantized: pathlib.Path) -> None:
@@ -330,10 +331,14 @@ def test_a_printed_recipe_is_a_recipe_to_copy_and_change(model_file: pathlib.Pat
     for name in catalog.recipes():
         assert name in table
         copy.write_text(dfmpc("recipes", name).stdout)
-        dfmpc("quantize", model_file, "-o", out, "--recipe", name)
-        shipped = onnx.load(out).graph
-        assert dfmpc("quantize", model_file, "-o", out, "--recipe", copy).exit_code == 0
-        assert onnx.load(out).graph == shipped
+        copied, shipped = (catalog.find_recipe(found)[0] for found in (str(copy), name))
+        assert [(step.use, step.options) for step in copied.steps] == [(s.use, s.options) for s in shipped.steps]
+        assert (copied.weights, copied.activations) == (shipped.weights, shipped.activations)
+        assert (copied.summary, copied.reduce_range) == (shipped.summary, shipped.reduce_range)
+    dfmpc("quantize", model_file, "-o", out, "--recipe", name)
+    by_name = onnx.load(out).graph
+    assert dfmpc("quantize", model_file, "-o", out, "--recipe", copy).exit_code == 0
+    assert onnx.load(out).graph == by_name
 
 
 # Names from a model are data, wherever they are shown
@@ -349,13 +354,14 @@ def test_a_hostile_name_is_shown_as_data(model_file: pathlib.Path, name: str) ->
     onnx.save(model, model_file)
     out = model_file.with_name("out.onnx")
     shown = "".join(c if c.isprintable() and c.isascii() else "?" for c in name)
-    for command in (["inspect", model_file], ["quantize", model_file, "-o", out], ["verify", model_file, out]):
+    make = ["quantize", model_file, "-o", out, *([] if name == "[/]" else CLOSED_FORM)]
+    for command in (["inspect", model_file], make, ["verify", model_file, out]):
         plain = dfmpc(*command)
         assert plain.exit_code == 0
         assert not set("\x1b\x9b\r\u202e") & set(plain.output)
         if command[0] != "verify" and len(name) < 100:
             assert any(line.startswith(shown) for line in plain.stdout.splitlines()), plain.stdout
-    for command in (["inspect", model_file], ["quantize", model_file, "-o", out]):
+    for command in (["inspect", model_file], make):
         found = dfmpc(*command, "--json").stdout
         assert all(c.isprintable() or c == "\n" for c in found)
         assert json.loads(found)["layers"][0]["name"] == name
@@ -366,7 +372,8 @@ def test_a_name_beyond_the_encoding_of_the_output_is_escaped(model_file: pathlib
     model, name = chain(), "\u540d\u00e9/conv"
     model.graph.node[0].name = name
     onnx.save(model, model_file)
-    for command in (["inspect", model_file], ["quantize", model_file, "-o", model_file.with_name("\u00e9.onnx")]):
+    make = ["quantize", model_file, "-o", model_file.with_name("\u00e9.onnx"), *CLOSED_FORM]
+    for command in (["inspect", model_file], make):
         for form in ([], ["--json"]):
             ended = subprocess.run(
                 [sys.executable, "-W", "error", "-m", "dfmpc_onnx", *map(str, command), *form],
@@ -406,6 +413,28 @@ def test_anything_unforeseen_is_a_defect(model_file: pathlib.Path, monkeypatch: 
     result = dfmpc("inspect", model_file)
     assert (result.exit_code, result.stdout) == (3, "")
     assert "KeyError at test_cli.py:" in result.stderr and "report it to" in result.stderr
+
+
+def test_a_result_that_loads_but_does_not_run_is_a_defect(
+    model_file: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serialize = api.serialization.to_model
+
+    def broken(*args: object) -> onnx.ModelProto:
+        model = serialize(*args)
+        model.graph.initializer.append(numpy_helper.from_array(np.array([99]), "beyond"))
+        name = model.graph.output[0].name
+        model.graph.node[-1].output[0] = "scores"
+        model.graph.node.append(helper.make_node("Gather", ["scores", "beyond"], [name], axis=1))
+        return model
+
+    monkeypatch.setattr(api.serialization, "to_model", broken)
+    before = held(model_file.parent)
+    result = dfmpc("quantize", model_file, "-o", model_file.with_name("out.onnx"), *CLOSED_FORM)
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert "the quantized model: onnxruntime cannot run it" in result.stderr
+    assert "nothing has been written" in result.stderr
+    assert held(model_file.parent) == before
 
 
 @pytest.mark.parametrize("external", [False, True])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import pathlib
 import sys
+import zipfile
 from collections.abc import Callable
 
 import numpy as np
@@ -14,6 +16,7 @@ from onnx import numpy_helper
 from PIL import Image
 
 from dfmpc_onnx import api, catalog
+from dfmpc_onnx.errors import OptionError
 from dfmpc_passes import Compensate
 from tests.commands import assert_refused, dfmpc, held
 from tests.graphs import Net, chain
@@ -406,6 +409,7 @@ BAD_IMAGES = {
     "labels below 0": ({"x": PIXELS, "y": np.array([0, 1, 2, -1])}, "labels from -1 to 2"),
     "labels of other classes": ({"x": PIXELS, "y": np.array([0, 1, 2, 900])}, "labels from 0 to 900"),
     "pickled": ({"x": np.array([None])}, "plain arrays"),
+    "one number": ({"x": np.float32(3)}, "x is a single number"),
 }
 
 
@@ -414,6 +418,26 @@ def test_an_npz_that_does_not_fit_is_refused(model_file: pathlib.Path, tmp_path:
     arrays, saying = BAD_IMAGES[case]
     np.savez(tmp_path / "images.npz", **arrays)
     assert_refused(dfmpc("verify", model_file, model_file, "--images", tmp_path / "images.npz"), saying)
+    if not case.startswith("labels"):  # which quantize does not look at
+        make = ["quantize", model_file, "-o", model_file.with_name("out.onnx"), "--recipe", "int8"]
+        assert_refused(dfmpc(*make, "--images", tmp_path / "images.npz"), saying)
+
+
+def test_a_model_of_one_dimension_takes_a_number_for_an_image(tmp_path: pathlib.Path) -> None:
+    text = '<ir_version: 8, opset_import: ["": 13]> g (float[5] x) => (float[5] y) { y = Relu(x) }'
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "m.onnx")
+    np.savez(tmp_path / "a.npz", x=np.ones(4, np.float32))
+    assert dfmpc("verify", tmp_path / "m.onnx", tmp_path / "m.onnx", "--images", tmp_path / "a.npz").exit_code == 0
+
+
+def test_arrays_that_no_memory_has_room_for_are_refused(model_file: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """A header of a few bytes claims 700 TB."""
+    head = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 3, 8, 8), }".ljust(117) + b"\n"
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as file:
+        file.writestr("x.npy", b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head)
+    assert_refused(
+        dfmpc("verify", model_file, model_file, "--images", tmp_path / "a.npz"), "a.npz: its arrays are larger"
+    )
 
 
 @pytest.mark.parametrize(
@@ -440,7 +464,15 @@ def test_a_folder_that_does_not_serve_is_refused(
     assert_refused(dfmpc("verify", model_file, model_file, "--images", folder), saying)
 
 
+def _zip(content: bytes) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as file:
+        file.writestr("x.npy", content)
+    return stream.getvalue()
+
+
 NOT_NPZ = {"missing": None, "empty": b"", "text": b"hello", "a cut zip": b"PK\x03\x04 cut", "an npy": _npy(PIXELS)}
+NOT_NPZ["a zip of something else"] = _zip(b"hello")
 
 
 @pytest.mark.parametrize("content", NOT_NPZ.values(), ids=NOT_NPZ.keys())
@@ -461,9 +493,56 @@ def test_an_unknown_name_is_refused_with_those_there_are(command: str) -> None:
 @pytest.mark.parametrize("words", [["a\nb\x9b\x1b"], ["--a\nb\x9b\x1b"], ["passes", "--a\nb\x9b\x1b"]])
 def test_an_unknown_command_or_option_is_shown_as_data(words: list[str]) -> None:
     result = dfmpc(*words)
-    assert result.exit_code == 2
-    assert result.stderr.splitlines()[-1].startswith("Error: No such ") and "Traceback" not in result.stderr
+    assert_refused(result, "no such ", "--help'")
     assert not set("\x9b\x1b") & set(result.output)
+
+
+@pytest.mark.parametrize(
+    ("words", "saying"),
+    [
+        (["quantize"], "missing argument 'MODEL'; see 'main quantize --help'"),
+        (["quantize", "m.onnx"], "missing option '-o' / '--output'; see 'main quantize --help'"),
+        (["quantize", "m.onnx", "-o", "o.onnx", "--seed", "-1"], "invalid value for '--seed': -1 is not in the range"),
+        (["quantize", "m.onnx", "-o", "o.onnx", "--layer"], "option '--layer' requires an argument; see"),
+        (["verify", "m.onnx", "o.onnx", "p.onnx"], "got unexpected extra argument (p.onnx); see 'main verify --help'"),
+        (["images", "-o", "a.png", "--size", "4"], "invalid value for '--size': 4 is not in the range"),
+    ],
+)
+def test_a_wrong_use_is_one_line_too(words: list[str], saying: str) -> None:
+    assert_refused(dfmpc(*words), f"error: {saying}")
+
+
+def test_no_word_at_all_gets_the_help() -> None:
+    result = dfmpc()
+    assert result.exit_code == 2
+    assert "Commands:\n" in result.output and "\n  quantize " in result.output
+
+
+def test_an_interruption_is_no_failed_threshold(monkeypatch: pytest.MonkeyPatch, model_file: pathlib.Path) -> None:
+    def inspect(model: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(api, "inspect", inspect)
+    result = dfmpc("inspect", model_file)
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "interrupted\n")
+
+
+def test_a_device_is_not_replaced_by_a_file(model_file: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert_refused(dfmpc("quantize", model_file, "-o", pipe, "--recipe", "paper"), "pipe: is a device or a pipe")
+    assert pipe.is_fifo()
+
+
+def test_an_output_of_the_longest_name_that_a_folder_takes(model_file: pathlib.Path) -> None:
+    out = model_file.with_name(f"{'n' * 250}.onnx")
+    assert dfmpc("quantize", model_file, "-o", out, "--recipe", "paper").exit_code == 0
+    assert out.is_file()
+
+
+def test_a_name_that_no_file_has_is_refused(model_file: pathlib.Path) -> None:
+    with pytest.raises(OptionError, match="no file has such a name"):
+        api.quantize(model_file, "a\0b", "paper")
 
 
 def test_a_hostile_name_is_shown_as_data_in_an_error(model_file: pathlib.Path) -> None:

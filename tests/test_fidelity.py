@@ -2,9 +2,10 @@ import math
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 from dfmpc_onnx.errors import ModelError
-from dfmpc_onnx.fidelity import BATCH, SQNR_CAP, Fidelity, compare, outputs, sqnr
+from dfmpc_onnx.fidelity import BATCH, SQNR_CAP, Fidelity, compare, first_feeds, outputs, sqnr
 from dfmpc_onnx.images import Images, Samples
 from dfmpc_onnx.runtime import Session
 from tests import graphs
@@ -82,6 +83,16 @@ def test_networks_of_several_inputs_are_compared_run_by_run():
     want, got = X[:20] @ WEIGHT, X[:20] @ NOISY
     assert (found.images, found.origin, found.top1) == (10, "made up", None)
     assert found.agreement == round(100 * (want.argmax(1) == got.argmax(1)).mean(), 2)
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.UINT8])
+def test_what_a_network_is_fed_first_is_of_its_type(kind):
+    node = helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)
+    shapes = [helper.make_tensor_value_info("x", kind, ["n", 4]), helper.make_tensor_value_info("y", 1, ["n", 4])]
+    graph = helper.make_graph([node], "g", shapes[:1], shapes[1:])
+    session = Session(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8))
+    (y,) = session.run(first_feeds(session, Images(np.float32([[1, 2, 3, 4]]), None, "")))
+    assert y.tolist() == [[1, 2, 3, 4]]
 
 
 def test_networks_with_other_inputs_cannot_be_compared():

@@ -293,3 +293,28 @@ def test_the_bytes_of_a_name_that_is_not_utf_8(tmp_path):
     (tmp_path / "model.onnx").write_bytes(data)
     result = dfmpc("quantize", tmp_path / "model.onnx", "-o", tmp_path / "out.onnx")
     assert_refused(result, "the data of 'conv1\ufffd\ufffd' holds 4 of 432 bytes")
+
+
+@pytest.mark.parametrize("recipe", ["mixed", "int8"])
+def test_an_average_of_what_averages_to_zero(recipe):
+    """Fields that stand for inputs that are no pictures have mean 0: steps of that are too fine for the kernel."""
+    net = Net(shape=("n", 8, 6, 5))
+    y = net.node("ReduceMean", "x", axes=[2, 3], keepdims=1)
+    quantized(net.model(net.node("Add", net.conv(y, 4, 1), net.conv("x", 4))), recipe)
+
+
+@pytest.mark.parametrize("shape", [(2, 1), ()])
+def test_axes_that_are_no_list(shape):
+    net = Net(opset=18)
+    y = net.node("ReduceMean", net.conv("x", 4), net.weight("axes", np.full(shape, 2)), keepdims=1)
+    with contextlib.suppress(dfmpc_onnx.UserError):  # of a matrix onnxruntime makes what it pleases
+        dfmpc_onnx.quantize(net.model(net.conv(y, 4, 1)), recipe="paper")
+
+
+@pytest.mark.parametrize("opset", [2, 3, 4])
+def test_an_opset_that_onnx_never_released(opset):
+    """Between those of ONNX 1.0 and 1.1: no IR version is paired with it."""
+    net = Net(opset=9, ir_version=3)
+    model = net.model(net.conv(net.conv("x", 4), 4), listed=True)
+    model.opset_import[0].version = opset
+    quantized(model, "per-channel")

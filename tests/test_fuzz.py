@@ -128,3 +128,23 @@ def test_what_is_no_good_outcome_is_told(monkeypatch, fault):
     monkeypatch.setattr(trial.dfmpc_onnx, "quantize", broken)
     case = Case("", "", ALL["chain"]().SerializeToString(), {"recipe": "paper"}, 0.0)
     assert tried(case).outcome == (trial.MEMORY if fault == "swells" else "defect")
+
+
+def looping(seed: int, pipe: Connection) -> None:
+    """A worker that a case never lets go."""
+    while (number := pipe.recv()) is not None:
+        pipe.send(Case("kind", "", b"model", {}, None))
+        while number == 1:
+            pass
+        pipe.send(trial.Outcome(AGREEING))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals and limits of memory")
+def test_a_case_that_never_ends_is_told_and_the_others_go_on(monkeypatch):
+    from tools.fuzz import pool
+
+    monkeypatch.setattr(pool, "SECONDS", 0.2)
+    monkeypatch.setattr(pool, "PATIENCE", 1000.0)
+    found = {number: outcome for number, _, outcome in pool.results(1, range(3), 1, looping)}
+    assert (found[1].outcome, found[1].place) == ("defect", "hang")
+    assert found[2].outcome == AGREEING

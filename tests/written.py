@@ -103,7 +103,7 @@ def top1(path: pathlib.Path, images: pathlib.Path) -> float:
     data = np.load(images)
     mean, std = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
     x = ((data["x"].astype(np.float32) / np.float32(255) - mean) / std).transpose(0, 3, 1, 2)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(path, onnxruntime.SessionOptions(), providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     batches = (np.ascontiguousarray(x[i : i + 50]) for i in range(0, len(x), 50))
     scores = np.concatenate([session.run(None, {name: batch})[0] for batch in batches])

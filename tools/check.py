@@ -18,7 +18,8 @@ CHECKS = (
     ("ruff", "format", "--check", "."),
     ("mypy",),
     ("lint-imports",),
-    ("pytest",),
+    # Tests in several processes; none takes more than one thread.
+    ("pytest", "-n", "auto", "--maxprocesses", "4", "--dist", "worksteal"),
 )
 
 

@@ -136,9 +136,13 @@ def patch_covariance(lags: Lags, kernel: tuple[int, int], dilations: tuple[int, 
     for a, (ya, xa) in enumerate(taps):
         for b, (yb, xb) in enumerate(taps):
             # Beyond the window the outermost lag, not what the periodic window has at its other end.
-            y, x = np.clip(yb - ya, -(ny // 2), ny // 2), np.clip(xb - xa, -(nx // 2), nx // 2)
-            result[:, a, :, b] = lags[y % ny, x % nx]
+            result[:, a, :, b] = lags[_within(yb - ya, ny), _within(xb - xa, nx)]
     return result.reshape(channels * len(taps), channels * len(taps))
+
+
+def _within(lag: int, size: int) -> int:
+    """Where a periodic window of so many lags holds a lag, or the outermost in its direction. In Python: it is hot."""
+    return max(-(size // 2), min(lag, size // 2)) % size
 
 
 def nearest_covariance(covariances: Float) -> Float:

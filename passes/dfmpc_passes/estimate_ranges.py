@@ -91,11 +91,27 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
             if seen is not None and workspace.settings.images is not None:
                 low, high = min(low, seen[0]), max(high, seen[1])
             ranges[tensor.name] = (low, high)
+        _widen_averages(workspace.graph, ranges)
         workspace.put(Ranges(ranges))
         refusals = tuple(Refusal(name, reason) for name, reason in unknown.items() if name not in ranges)
         fixed = len(pinned) + len(skewed)
         notes = (f"{len(ranges)} ranges, {fixed} of them from BatchNormalization, {len(measured)} tensors measured",)
         return PassResult(self.name, refusals=refusals, notes=notes)
+
+
+def _widen_averages(graph: gs.Graph, ranges: dict[str, tuple[float, float]]) -> None:
+    """Give each average at least a 255th of the range of what it averages.
+
+    Finer steps would show nothing but the rounding of its input, as where the images average to zero, and
+    onnxruntime's QLinearGlobalAveragePool refuses a ratio of scales from 256 on.
+    """
+    for node in graph.nodes:
+        if node.op not in AVERAGES or not {node.inputs[0].name, node.outputs[0].name} <= ranges.keys():
+            continue
+        (low, high), (least, most) = ranges[node.outputs[0].name], ranges[node.inputs[0].name]
+        missing = (max(most, 0.0) - min(least, 0.0)) / LEVELS - (high - low)
+        if missing > 0:
+            ranges[node.outputs[0].name] = low - missing / 2, high + missing / 2
 
 
 def _pictures(tensor: gs.Tensor) -> bool:
@@ -155,5 +171,6 @@ def pinned_tensors(graph: gs.Graph) -> tuple[set[str], dict[str, tuple[float, fl
 
 RECTIFIERS = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu", "HardSwish"})
 MOVES = frozenset({"MaxPool", "Flatten", "Pad", "Slice", "Resize"})
+LEVELS = 255  # steps of 8 bits
 AVERAGES = frozenset({"AveragePool", "GlobalAveragePool"})
 FOLLOWS = RECTIFIERS | MOVES

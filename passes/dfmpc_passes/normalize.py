@@ -236,7 +236,9 @@ def _pooling(graph: gs.Graph) -> list[str]:
         if axes is None and has_input(node, 1):
             axes = input_constant(node, 1)
         shape = node.inputs[0].shape
-        if axes is None or shape is None or len(shape) != 4 or sorted(int(a) % 4 for a in axes) != [2, 3]:
+        if axes is None or np.ndim(axes) != 1 or shape is None or len(shape) != 4:
+            continue
+        if sorted(int(a) % 4 for a in axes) != [2, 3]:
             continue
         if node.attrs.get("keepdims", 1) == 0:
             pooled = gs.Variable(names(f"{node.name}_pooled"), node.inputs[0].dtype)

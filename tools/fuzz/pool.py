@@ -7,14 +7,17 @@ import multiprocessing
 import multiprocessing.connection
 import multiprocessing.process
 import os
+import pathlib
 import resource
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 
+from dfmpc_onnx import runtime
 from tools.fuzz.trial import Case, Outcome, drawn, files, tried
 
-SECONDS = 60.0
+SECONDS = 60.0  # of processor time for a case
+PATIENCE = 10.0  # times as long by the clock: on a busy machine a process waits
 MEGABYTES = 3000  # of data a worker may hold; a process with its libraries begins at about 300
 
 
@@ -25,6 +28,7 @@ def work(seed: int, pipe: Connection) -> None:
     silence = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):  # what libraries print is not judged
         os.dup2(silence, stream)
+    runtime.LOOP_SECONDS = SECONDS / 10  # a case may run its model several times
     sources = files()
     while (number := pipe.recv()) is not None:
         case = drawn(seed, number, sources)
@@ -46,6 +50,25 @@ class Worker:
     number: int = -1
     case: Case | None = None
     since: float = 0.0
+    used: float = 0.0
+
+    def begun(self) -> None:
+        self.since, self.used = time.monotonic(), _processor_time(self.process.pid)
+
+    def hangs(self) -> bool:
+        if self.case is None:  # the process is starting, or draws the case
+            return time.monotonic() - self.since > PATIENCE * 60
+        used = _processor_time(self.process.pid) - self.used
+        return used > SECONDS or time.monotonic() - self.since > PATIENCE * SECONDS
+
+
+def _processor_time(pid: int | None) -> float:
+    """Seconds that a process has computed for; those of the clock where the system does not tell."""
+    try:
+        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return time.monotonic()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 Result = tuple[int, Case, Outcome]
@@ -61,7 +84,8 @@ def results(seed: int, numbers: range, count: int, work: Work = work) -> Iterato
         number = next(waiting, None)
         worker.pipe.send(number)
         if number is not None:
-            worker.number, worker.case, worker.since = number, None, time.monotonic()
+            worker.number, worker.case = number, None
+            worker.begun()
             busy.append(worker)
 
     def lost(worker: Worker, outcome: Outcome) -> Result:
@@ -83,13 +107,14 @@ def results(seed: int, numbers: range, count: int, work: Work = work) -> Iterato
                 yield lost(worker, Outcome("defect", "crash", f"the process ended with {worker.process.exitcode}"))
                 continue
             if isinstance(said, Case):
-                worker.case, worker.since = said, time.monotonic()
+                worker.case = said
+                worker.begun()
                 continue
             assert worker.case is not None  # a case is sent before its outcome
             busy.remove(worker)
             yield worker.number, worker.case, said
             give(worker)
-        for worker in [w for w in busy if time.monotonic() - w.since > SECONDS]:
+        for worker in [w for w in busy if w.hangs()]:
             worker.process.kill()
             yield lost(worker, Outcome("defect", "hang", f"longer than {SECONDS:.0f} s"))
 
