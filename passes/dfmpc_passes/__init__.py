@@ -14,6 +14,7 @@ from dfmpc_passes.quantize_weights import QuantizeWeights
 from dfmpc_passes.raise_opset import RaiseOpset
 from dfmpc_passes.recalibrate_batch_norm import RecalibrateBatchNorm
 from dfmpc_passes.reconstruct_layers import ReconstructLayers
+from dfmpc_passes.spare_layers import SpareLayers
 from dfmpc_passes.spread_channels import SpreadChannels
 
 PASSES = (
@@ -27,6 +28,7 @@ PASSES = (
     ReconstructLayers,
     EstimateRanges,
     SpreadChannels,
+    SpareLayers,
     FoldBatchNorm,
     BatchNormToConv,
     RaiseOpset,

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.decoding import fits_int8, integer_scale
-from dfmpc_onnx.facts import Codes, Folded, Layer, Layers, Placement, Raised, Ranges
+from dfmpc_onnx.facts import Codes, Folded, Layer, Layers, Placement, Raised, Ranges, Spared
 from dfmpc_onnx.graph import (
     Namer,
     consumers,
@@ -69,7 +69,8 @@ class InsertQDQ(Pass[NoOptions]):
             return PassResult(self.name, refusals=(Refusal("model", why),), warnings=(why,))
         codes = dict(workspace.get(Codes).weights)
         ranges = workspace.get(Ranges).tensors
-        layers = {layer.name: layer for layer in workspace.get(Layers).all if layer.name in codes}
+        spared = found.layers if (found := workspace.find(Spared)) else frozenset[str]()
+        layers = {n: layer for n, layer in workspace.get(Layers).by_name().items() if n in codes.keys() - spared}
         target = workspace.settings.target
         sites = Placer(graph, layers, ranges, target).place()
         names = Namer(graph)
@@ -104,6 +105,10 @@ class InsertQDQ(Pass[NoOptions]):
         refusals += [
             Refusal(name, "its bias does not fit int32 at the scale of its products; integer weights, float arithmetic")
             for name in float_biases
+        ]
+        refusals += [
+            Refusal(name, "rounding its input would make most of the noise; integer weights, float arithmetic")
+            for name in sorted(spared & codes.keys())
         ]
         most = "7 bits, the reduced range" if reduced else "INT8"
         refusals += [
