@@ -45,12 +45,17 @@ def code_bytes(report: Report) -> float:
 
 
 def parameter_bytes(model: onnx.ModelProto) -> int:
-    """Biases, in whatever type, and the scales and zero points of weights, biases and activations."""
+    """Biases, in whatever type, and the scales and zero points of weights, biases and activations.
+
+    Where activations stay in float, scales and zero points of weights are operands of Mul and Sub.
+    """
     values = {t.name: t for t in model.graph.initializer}
     makers = {name: node for node in model.graph.node for name in node.output}
-    found = set()
+    found, worked_out = set(), set(values)
     for node in model.graph.node:
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        constant = worked_out.issuperset(node.input)
+        worked_out.update(node.output if constant else ())
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") or (constant and node.op_type in ("Mul", "Sub")):
             found.update(node.input[1:])
         if node.op_type in ("Conv", "Gemm") and len(node.input) > 2:
             maker = makers.get(node.input[2])
