@@ -17,7 +17,7 @@ from dfmpc_onnx import catalog, expansion, runtime, serialization
 from dfmpc_onnx.auto_preprocess import PreprocessChoice, as_written, settled
 from dfmpc_onnx.claims import check_claims
 from dfmpc_onnx.errors import Defect, DfmpcError, ModelError, OptionError, PassError, RuntimeUnavailable
-from dfmpc_onnx.fidelity import INPUT_TYPES, Fidelity, compare, outputs
+from dfmpc_onnx.fidelity import INPUT_TYPES, Expected, Fidelity, compare, expected
 from dfmpc_onnx.imagefiles import Images, digest, read_images
 from dfmpc_onnx.images import (
     Samples,
@@ -230,7 +230,7 @@ def _provenance(source: Source, recipe: Recipe, settings: Settings, choice: Prep
         "statistics": "the user's images" if settings.images else "none of the user's",
         "source_sha256": source.sha256,
         "input_shapes": _json(shapes),
-        "passes": _json([{step.use: step.options} for step in recipe.steps]),
+        "passes": _json([{step.use: step.options} if step.options else step.use for step in recipe.steps]),
         "versions": _json(versions),
     }
     if settings.images is not None:
@@ -301,34 +301,42 @@ def _doubts(fidelity: Fidelity | None) -> tuple[str, ...]:
 def _closing_check(
     source: Source, result: pathlib.Path | onnx.ModelProto, settings: Settings
 ) -> tuple[Fidelity | None, tuple[str, ...]]:
-    """Run the result beside the float model; Defect where it does not load or run although that one does."""
+    """Compare the result with the float model; Defect where it does not load or run although that one does.
+
+    One session after the other, since each holds its network once or twice.
+    """
     reference, said = _reference(source, settings)
     if reference is None:
         return None, (f"not compared: {said}",)
-    notes = (f"compared with the model as normalized: {said}",) if said else ()
+    want: Expected | str
+    try:
+        # Another seed than the one whose images the statistics came from.
+        unseen = dataclasses.replace(settings, seed=settings.seed + CHECK_SEED)
+        images = check_images(model_inputs(source.model), unseen, CHECK_IMAGES)
+        want = expected(reference, images)
+    except ModelError as error:
+        want = f"not compared: {error}"
+    del reference
     try:
         candidate = runtime.Session(result, label="the quantized model")
     except ModelError as error:
         _check_source(source, settings)
         raise Defect(f"{error}; nothing has been written") from None
-    # Another seed than the one whose images the statistics came from.
-    unseen = dataclasses.replace(settings, seed=settings.seed + CHECK_SEED)
+    if isinstance(want, str):
+        return None, (want,)
+    notes = (f"compared with the model as normalized: {said}",) if said else ()
     try:
-        images = check_images(model_inputs(source.model), unseen, CHECK_IMAGES)
-    except ModelError as error:
-        return None, (f"not compared: {error}",)
-    try:
-        return compare(reference, candidate, images), notes
+        return compare(want, candidate, images), notes
     except ModelError as error:
         # What lacks memory is no fault of the result's.
-        if "alloc" not in str(error) and _runs(reference, images) and not _runs(candidate, images):
+        if "alloc" not in str(error) and not _runs(candidate, images):
             raise Defect(f"{error}; nothing has been written") from None
         return None, (f"not compared: {error}",)
 
 
 def _runs(session: runtime.Session, images: Images | Samples) -> bool:
     try:
-        outputs(session, images.x if isinstance(images, Images) else images.feeds)
+        expected(session, images)
     except ModelError:
         return False
     return True

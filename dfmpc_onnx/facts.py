@@ -206,6 +206,13 @@ class Exempt:
 
 
 @dataclasses.dataclass(frozen=True)
+class Spared:
+    """The layers that shall read floats, by name, although they could compute in integers."""
+
+    layers: frozenset[str]
+
+
+@dataclasses.dataclass(frozen=True)
 class Folded:
     """BatchNormalizations behind a layer have become part of its scales and bias."""
 

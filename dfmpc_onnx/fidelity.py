@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 
 import msgspec
@@ -130,11 +131,29 @@ def _rows(out: npt.NDArray[np.generic], batch: int, real: int) -> npt.NDArray[np
     return out[:real] if out.ndim and len(out) == batch else out[None]
 
 
-def compare(reference: Session, candidate: Session, images: Images | Samples) -> Fidelity:
-    """Run both networks on the images; raises ModelError where their outputs do not have the same shapes."""
-    x, y = (images.x, images.y) if isinstance(images, Images) else (images.feeds, None)
+@dataclasses.dataclass(frozen=True)
+class Expected:
+    """Every output of a network on the images that it is compared on, kept when its session may go."""
+
+    label: str
+    outputs: list[npt.NDArray[np.float64]]
+
+
+def expected(reference: Session, images: Images | Samples) -> Expected:
+    """Run the network that another is compared with."""
+    return Expected(reference.label, outputs(reference, _fed(images)))
+
+
+def _fed(images: Images | Samples) -> npt.NDArray[np.float32] | Mapping[str, npt.NDArray[np.generic]]:
+    return images.x if isinstance(images, Images) else images.feeds
+
+
+def compare(reference: Session | Expected, candidate: Session, images: Images | Samples) -> Fidelity:
+    """Run networks on the images; raises ModelError where their outputs do not have the same shapes."""
+    y = images.y if isinstance(images, Images) else None
     count = len(images.x) if isinstance(images, Images) else images.runs
-    want, got = outputs(reference, x), outputs(candidate, x)
+    known = reference if isinstance(reference, Expected) else expected(reference, images)
+    want, got = known.outputs, outputs(candidate, _fed(images))
     if [a.shape for a in want] != [a.shape for a in got]:
         raise ModelError(f"{candidate.label}: its outputs have other shapes than those of {reference.label}")
     if not want or want[0].size == 0:

@@ -33,6 +33,15 @@ def batch_norm_parameters(node: gs.Node) -> BatchNormParameters | None:
     return BatchNormParameters(gamma, beta, mean, np.sqrt(np.maximum(variance, 0.0) + epsilon))
 
 
+def trained_variance(node: gs.Node, norm: BatchNormParameters) -> Float:
+    """What a BatchNormalization's output varied by in training: ``gamma^2 v / (v + epsilon)``."""
+    # Next to gamma^2 mostly, but a channel that never varied stays constant.
+    epsilon = float(node.attrs.get("epsilon", 1e-5))
+    share = np.maximum(np.square(norm.std) - epsilon, 0.0) / np.square(norm.std)
+    variance: Float = np.square(norm.gamma) * share
+    return variance
+
+
 def clip_bounds(node: gs.Node) -> tuple[float, float]:
     """The bounds of a Relu, or of a Clip whose bounds are constants; raises Unknown."""
     if node.op == "Relu":

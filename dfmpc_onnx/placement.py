@@ -73,7 +73,8 @@ def pads_with_zeros(node: gs.Node) -> bool:
     return bool(node.op == "Pad" and node.attrs.get("mode", "constant") == "constant" and zero)
 
 
-def _keeps_scale(node: gs.Node) -> bool:
+def keeps_scale(node: gs.Node) -> bool:
+    """Whether a node only moves, chooses or repeats values, so that its output has its input's scale."""
     moves = node.op in KEEPS_SCALE and node.domain in (None, "", "ai.onnx")
     return moves and (node.op != "Pad" or pads_with_zeros(node))
 
@@ -150,21 +151,21 @@ class Placer:
         for name in integer:
             output = effective_output(self._graph, self._nodes[name])
             if self._nodes[name].op == "Conv" or any(
-                n.name in integer or _keeps_scale(n) or _has_scale(n) or n.op in ("Relu", "Clip")
+                n.name in integer or keeps_scale(n) or _has_scale(n) or n.op in ("Relu", "Clip")
                 for n in consumers(output)
             ):
                 self._chosen.add(output.name)
 
     def _source_of_scale(self, tensor: gs.Tensor) -> str:
         """The tensor whose range a quantized tensor takes: itself, or what was moved to make it."""
-        while (node := producer(tensor)) is not None and _keeps_scale(node) and node.inputs[0].name in self._chosen:
+        while (node := producer(tensor)) is not None and keeps_scale(node) and node.inputs[0].name in self._chosen:
             tensor = node.inputs[0]
         name: str = tensor.name
         return name
 
     def _between(self, node: gs.Node, integer: set[str]) -> None:
         """An operator between layers: quantized where its inputs are, or can be, and somebody reads the result."""
-        moves = _keeps_scale(node)
+        moves = keeps_scale(node)
         if not (moves or _has_scale(node)):
             return
         slots = node.inputs[:1] if moves else node.inputs
@@ -197,7 +198,7 @@ class Placer:
         """Whether nobody reads a tensor who would rather have it in float."""
         readers = consumers(tensor)
         return not is_output(self._graph, tensor) and all(
-            n.name in integer or _keeps_scale(n) or _has_scale(n) for n in readers
+            n.name in integer or keeps_scale(n) or _has_scale(n) for n in readers
         )
 
     def _leads_to_layer(self, tensor: gs.Tensor, integer: set[str]) -> bool:
@@ -207,7 +208,7 @@ class Placer:
             for node in consumers(stack.pop()):
                 if node.name in integer:
                     return True
-                if id(node) not in seen and (_keeps_scale(node) or _has_scale(node) or node.op in ("Relu", "Clip")):
+                if id(node) not in seen and (keeps_scale(node) or _has_scale(node) or node.op in ("Relu", "Clip")):
                     seen.add(id(node))
                     stack.extend(node.outputs)
         return False

@@ -29,6 +29,7 @@ from dfmpc_onnx.operators import (
     clip_bounds,
     elementwise,
     flattens_each,
+    trained_variance,
 )
 from dfmpc_onnx.preprocess import Preprocess
 
@@ -162,10 +163,7 @@ def _batch_norm(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> Chann
     norm = batch_norm_parameters(node)
     if norm is None:
         raise Unknown("its parameters are computed")
-    # Variance gamma^2 v / (v + epsilon) is taken as gamma^2, but a channel that never varied stays constant.
-    epsilon = float(node.attrs.get("epsilon", 1e-5))
-    share = np.maximum(np.square(norm.std) - epsilon, 0.0) / np.square(norm.std)
-    variance = np.square(norm.gamma) * share
+    variance = trained_variance(node, norm)
     x = inputs[0]
     if x is None or len(x.low) != len(norm.gamma):
         return _unbounded(norm.beta, variance)

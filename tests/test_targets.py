@@ -6,6 +6,7 @@ import pathlib
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -149,3 +150,21 @@ def test_an_opset_that_cannot_be_lowered_is_kept_and_said(model_file: pathlib.Pa
 def test_a_target_that_is_not_known_lists_those_that_are(model_file: pathlib.Path) -> None:
     refused = dfmpc("quantize", model_file, "-o", model_file.with_name("out.onnx"), "--target", "abacus")
     assert_refused(refused, "target 'abacus'", "cpu, tensorrt, cuda, openvino, webgpu, portable")
+
+
+def test_for_tensorrt_what_only_moves_values_stands_in_front_of_the_quantization() -> None:
+    """onnxruntime 1.32 quantizes again behind it, as uint8, in the opsets that have narrow types."""
+    net = graphs.Net()
+    stem = net.block("x", 8)
+    starts, ends = net.weight("starts", np.array([0, 0])), net.weight("ends", np.array([8, 8]))
+    axes, steps = net.weight("axes", np.array([2, 3])), net.weight("steps", np.array([2, 2]))
+    shortcut = net.node("Slice", stem, starts, ends, axes, steps)
+    inner = net.norm(net.conv(net.node("MaxPool", net.block(stem, 8), kernel_shape=[2, 2], strides=[2, 2]), 8))
+    model = net.model(net.tail(net.relu(net.node("Add", inner, shortcut))))
+    result = made(model, "tensorrt", weights="3/5")
+    assert result.opset_import[0].version >= 21
+    makers = {name: n for n in result.graph.node for name in n.output}
+    assert {makers[n.input[0]].op_type for n in result.graph.node if n.op_type in ("Slice", "MaxPool")} == {"Relu"}
+    x = graphs.input_of(model)
+    session = onnxruntime.InferenceSession(result.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert graphs.relative(session.run(None, {"x": x}), graphs.run(result, x)) < 1e-4

@@ -16,6 +16,8 @@ from dfmpc_passes.quantize_weights import QuantizeWeights
 from dfmpc_passes.raise_opset import RaiseOpset
 from dfmpc_passes.recalibrate_batch_norm import RecalibrateBatchNorm
 from dfmpc_passes.reconstruct_layers import ReconstructLayers
+from dfmpc_passes.spare_layers import SpareLayers
+from dfmpc_passes.spread_channels import SpreadChannels
 
 PASSES = (
     Normalize,
@@ -27,6 +29,8 @@ PASSES = (
     Compensate,
     ReconstructLayers,
     EstimateRanges,
+    SpreadChannels,
+    SpareLayers,
     FoldBatchNorm,
     FoldBatchNormForward,
     BatchNormToConv,

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from dfmpc_onnx.batching import statistics_batch
 from dfmpc_onnx.errors import ModelError
-from dfmpc_onnx.facts import Codes, Exempt, Folded, Layers, Raised, Ranges
+from dfmpc_onnx.facts import Codes, Exempt, Folded, Layers, Raised, Ranges, Spared
 from dfmpc_onnx.graph import shown
 from dfmpc_onnx.manager import Pass, PassResult, Refusal
 from dfmpc_onnx.numerics.group_search import costliest
@@ -61,7 +61,9 @@ class ExemptActivations(Pass[ExemptActivationsOptions]):
         if settings.activations == "none" or graph.opset < 13:
             return PassResult(self.name, notes=("activations stay in float",))
         codes, ranges = workspace.get(Codes).weights, workspace.get(Ranges).tensors
-        layers = {layer.name: layer for layer in workspace.get(Layers).all if layer.name in codes}
+        left = workspace.find(Spared)
+        spared = left.layers if left is not None else frozenset[str]()
+        layers = {n: layer for n, layer in workspace.get(Layers).by_name().items() if n in codes.keys() - spared}
         sites = Placer(graph, layers, ranges, settings.target).place()
         # Tensors that are only moved have one scale with what they are moved from, and share its fate.
         groups: dict[str, list[str]] = {}

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.decoding import fits_int8, integer_scale
-from dfmpc_onnx.facts import Codes, Exempt, Folded, Layer, Layers, Placement, Raised, Ranges
+from dfmpc_onnx.facts import Codes, Exempt, Folded, Layer, Layers, Placement, Raised, Ranges, Spared
 from dfmpc_onnx.graph import (
     Namer,
     consumers,
@@ -25,7 +25,7 @@ from dfmpc_onnx.graph import (
 from dfmpc_onnx.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.numerics.ranges import signed_qparams, unsigned_qparams
-from dfmpc_onnx.placement import Placer, pads_with_zeros
+from dfmpc_onnx.placement import Placer, keeps_scale, pads_with_zeros
 from dfmpc_onnx.workspace import Workspace
 
 QParams = tuple[np.float32, np.uint8 | np.int8]  # scale and zero point
@@ -69,7 +69,9 @@ class InsertQDQ(Pass[NoOptions]):
             return PassResult(self.name, refusals=(Refusal("model", why),), warnings=(why,))
         codes = dict(workspace.get(Codes).weights)
         ranges = workspace.get(Ranges).tensors
-        layers = {layer.name: layer for layer in workspace.get(Layers).all if layer.name in codes}
+        left = workspace.find(Spared)
+        spared = left.layers if left is not None else frozenset[str]()
+        layers = {n: layer for n, layer in workspace.get(Layers).by_name().items() if n in codes.keys() - spared}
         target = workspace.settings.target
         exempt = found.tensors if (found := workspace.find(Exempt)) else {}
         sites = Placer(graph, layers, ranges, target, exempt).place()
@@ -93,6 +95,7 @@ class InsertQDQ(Pass[NoOptions]):
             kept = _guard_float_layers(graph, workspace.get(Layers), integer, names)
         else:
             kept = _read_float(graph, workspace.get(Layers), integer)
+            _move_float(graph)
         workspace.put(Placement(integer))
         kind = "int8" if target.signed else "uint8"
         rewrites = tuple(
@@ -104,6 +107,10 @@ class InsertQDQ(Pass[NoOptions]):
         refusals += [
             Refusal(name, "its bias does not fit int32 at the scale of its products; integer weights, float arithmetic")
             for name in float_biases
+        ]
+        refusals += [
+            Refusal(name, "rounding its input would make most of the noise; integer weights, float arithmetic")
+            for name in sorted(spared & codes.keys())
         ]
         most = "7 bits, the reduced range" if reduced else "INT8"
         refusals += [
@@ -206,6 +213,22 @@ def _read_float(graph: gs.Graph, layers: Layers, integer: frozenset[str]) -> lis
             node.inputs[0] = quantizer.inputs[0]
             found.append(layer.name)
     return found
+
+
+def _move_float(graph: gs.Graph) -> None:
+    """Let operators that only move values read what was quantized for others before it was.
+
+    What is quantized behind them takes the same scale, so no number changes. onnxruntime 1.32 quantizes again behind
+    such an operator, in opsets from 21 on as if zero points were uint8, and then refuses the int8 ones. May go when
+    that is mended (onnxruntime issue 25526).
+    """
+    for node in graph.nodes:
+        source = producer(node.inputs[0]) if keeps_scale(node) else None
+        if source is None or source.op != "DequantizeLinear":
+            continue
+        quantizer = producer(source.inputs[0])
+        if quantizer is not None and quantizer.op == "QuantizeLinear":
+            node.inputs[0] = quantizer.inputs[0]
 
 
 def _guard_float_layers(graph: gs.Graph, layers: Layers, integer: frozenset[str], names: Namer) -> list[str]:

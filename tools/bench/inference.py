@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""Inference of float, onnxruntime's own static W8A8, and ours at 8/8 and 2/6: time, load, bytes, memory, in one run.
+"""Inference of float, onnxruntime's own static W8A8, and ours at 8/8, 2/6 and by default: time, load, bytes, memory.
 
     python tools/bench/inference.py [--only NETWORK]... [--threads 1 --threads 2] [--rounds 50]
 
 ResNet-20 of models/; ResNet-56 and MobileNetV2 where DFMPC_DATA names a folder that holds them; the shapes of ResNet-18
-and ResNet-50 with random weights (`shape18`, `shape50`). All files of a network are timed in turns in one process, so
-that whatever else the machine does falls on all alike: medians, and their ratio to float. Memory is what a process of
-its own gains by loading and running a file once. Exits 1 where a weight is dequantized at every inference.
+and ResNet-50 with random weights (`shape18`, `shape50`), where the default is left out. All files of a network are
+timed in turns in one process, each round in another order, so that whatever else the machine does falls on all alike:
+median milliseconds, and the median over the rounds of the ratio to float in the same round. Memory is what a process
+of its own gains by loading and running a file once. Below each network are the ratios between files, and whether the
+others run the same kernels on the same shapes as 8/8. Exits 1 where a weight is dequantized at every inference.
 """
 
 from __future__ import annotations
@@ -33,10 +35,12 @@ import dfmpc_onnx
 from dfmpc_onnx.census import take_census
 from dfmpc_onnx.imagefiles import read_images
 from dfmpc_onnx.preprocess import Preprocess
+from dfmpc_onnx.runtime import optimized
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from measure import networks
 
+STATIC, OURS_8, OURS_2_6 = "onnxruntime static W8A8", "ours 8/8", "ours 2/6"
 ONE = """
 import pathlib, sys, numpy, onnxruntime
 def resident():
@@ -101,11 +105,12 @@ def files(case: Case, folder: pathlib.Path) -> dict[str, pathlib.Path]:
         weight_type=QuantType.QInt8,
         activation_type=QuantType.QUInt8,
     )
-    made = {"float": case.model, "onnxruntime static W8A8": static}
-    for weights in ("8", "2/6"):
-        made[f"ours {weights}"] = folder / f"ours_{weights.replace('/', '_')}.onnx"
+    made = {"float": case.model, STATIC: static}
+    settings = {"8": OURS_8, "2/6": OURS_2_6} | ({None: "ours by default"} if case.recipe == "mixed" else {})
+    for weights, label in settings.items():
+        made[label] = folder / f"{len(made)}.onnx"
         options = {"weights": weights, "activations": 8, "preprocess": case.preprocess}
-        dfmpc_onnx.quantize(str(case.model), made[f"ours {weights}"], case.recipe, **options, check=False)
+        dfmpc_onnx.quantize(str(case.model), made[label], case.recipe, **options, check=False)
     return made
 
 
@@ -116,16 +121,28 @@ def session_of(file: pathlib.Path, threads: int) -> onnxruntime.InferenceSession
     return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
 
-def timed(sessions: list[onnxruntime.InferenceSession], x: np.ndarray, rounds: int) -> list[float]:
-    """Median seconds of each, in turns; the first fifth of the rounds does not count."""
-    seconds: list[list[float]] = [[] for _ in sessions]
-    for turn in range(rounds + rounds // 5):
-        for session, own in zip(sessions, seconds, strict=True):
+def timed(sessions: list[onnxruntime.InferenceSession], x: np.ndarray, rounds: int) -> np.ndarray:
+    """Seconds of each session in each round, ``[sessions, rounds]``; a fifth as many rounds before do not count."""
+    order = np.random.default_rng(0)
+    seconds = np.zeros((len(sessions), rounds + rounds // 5))
+    for turn in range(seconds.shape[1]):
+        for index in order.permutation(len(sessions)):
+            session = sessions[index]
             began = time.perf_counter()
             session.run(None, {session.get_inputs()[0].name: x})
-            if turn >= rounds // 5:
-                own.append(time.perf_counter() - began)
-    return [statistics.median(own) for own in seconds]
+            seconds[index, turn] = time.perf_counter() - began
+    return seconds[:, rounds // 5 :]
+
+
+def ratio(seconds: np.ndarray, of: np.ndarray) -> float:
+    return float(np.median(seconds / of))
+
+
+def kernels(file: pathlib.Path) -> list[tuple[object, ...]]:
+    """What onnxruntime runs: operators and the shapes of their constants, in order."""
+    graph = optimized(file, "a quantized file").graph
+    shapes = {t.name: (t.data_type, *t.dims) for t in graph.initializer}
+    return [(n.domain, n.op_type, *(shapes.get(name) for name in n.input)) for n in graph.node]
 
 
 def load_seconds(file: pathlib.Path) -> float:
@@ -150,7 +167,7 @@ def main() -> None:
     args = parser.parse_args()
     logging.disable(logging.WARNING)
     threads = args.threads or [1, 2]
-    times = [name for n in threads for name in (f"ms, {n} threads", "of float")]
+    times = [name for n in threads for name in (f"ms, {n} thread{'s' * (n > 1)}", "of float")]
     header = ("network", "file", *times, "load ms", "MB", "MB resident", "weights dequantized at every inference")
     print("| " + " | ".join(header) + " |\n|" + "---|" * len(header))
     failed = False
@@ -160,14 +177,27 @@ def main() -> None:
             made = files(case, folder)
             x = folder / "x.npy"
             np.save(x, case.x)
-            medians = [timed([session_of(f, n) for f in made.values()], case.x, args.rounds) for n in threads]
+            seconds = [timed([session_of(f, n) for f in made.values()], case.x, args.rounds) for n in threads]
             for index, (label, file) in enumerate(made.items()):
                 left = take_census(file, onnx.load(file), label).dequantized_weights
                 failed |= label.startswith("ours") and left > 0
-                cells = [c for m in medians for c in (f"{1000 * m[index]:.2f}", f"{m[index] / m[0]:.3f}")]
+                cells = [f"{1000 * np.median(s[index]):.2f} | {ratio(s[index], s[0]):.3f}" for s in seconds]
                 rest = (f"{1000 * load_seconds(file):.0f}", f"{file.stat().st_size / 1e6:.3f}")
                 print(f"| {case.label} | {label} | {' | '.join((*cells, *rest))} | {resident(file, x):.0f} | {left} |")
                 sys.stdout.flush()
+            row = list(made).index
+            for n, s in zip(threads, seconds, strict=True):
+                peer, plain = (ratio(s[row(OURS_8)], s[row(STATIC)]), ratio(s[row(OURS_2_6)], s[row(OURS_8)]))
+                print(
+                    f"  {n} threads: 8/8 takes {peer:.3f} of onnxruntime's, 2/6 takes {plain:.3f} of 8/8",
+                    file=sys.stderr,
+                )
+            plain = kernels(made[OURS_8])
+            for label in list(made)[row(OURS_8) + 1 :]:
+                same = "the same" if kernels(made[label]) == plain else "other"
+                print(
+                    f"  {label} runs {same} kernels on constants of {same} shapes as 8/8", file=sys.stderr, flush=True
+                )
     sys.exit(1 if failed else 0)
 
 

@@ -1,0 +1,108 @@
+"""Let every channel that a depthwise Conv reads use the whole range of the tensor, where codes have a sign to spare."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import msgspec
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from dfmpc_onnx.facts import Codes, Float, Layer, Layers, Ranges
+from dfmpc_onnx.graph import is_standard, nodes_by_name, only_consumer, producer
+from dfmpc_onnx.manager import Figure, Pass, PassResult, Rewrite
+from dfmpc_onnx.numerics.compensation import BatchNormParameters
+from dfmpc_onnx.numerics.ranges import DEVIATIONS
+from dfmpc_onnx.numerics.spreading import spreading_factors
+from dfmpc_onnx.operators import Unknown, batch_norm_parameters, clip_bounds, trained_variance
+from dfmpc_onnx.workspace import Workspace
+
+
+class SpreadChannelsOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """deviations: how far from its mean a channel reaches. always: for targets with unsigned activations too."""
+
+    deviations: Annotated[float, msgspec.Meta(gt=0)] = DEVIATIONS
+    always: bool = False
+
+
+class SpreadChannels(Pass[SpreadChannelsOptions]):
+    """Before: BN(gamma, beta) -> Clip(0, 6) -> depthwise Conv(scale * codes)
+    After: BN(t gamma, t beta) -> Clip(0, 6) -> depthwise Conv(scale / t * codes), t >= 1, one a channel
+
+    Why: all channels of an activation share one scale, the widest's, and with zero point 0 what a Relu gave uses half
+    of the codes. A depthwise Conv has a scale a channel, and so has the layer in front: t = range / (beta + 6 |gamma|)
+    goes through a Relu, changes no code, and gives each channel all levels there are. Through Clip(0, 6) it is exact up
+    to 6 / t, which is no less than beta + 6 |gamma|.
+
+    Requires: ranges, codes, and BatchNormalizations not yet folded.
+
+    Refuses when: nothing is refused; a note says why a depthwise Conv was passed over: no BatchNormalization, or one
+    that others read too, another activation between, or a target with unsigned activations.
+
+    Reference: Nagel et al. 2019, section 4.1 (scaling between layers), where it costs no codes.
+    """
+
+    name = "spread_channels"
+    Options = SpreadChannelsOptions
+    requires: ClassVar = (Ranges, Codes, Layers)
+    provides: ClassVar = (Codes,)
+
+    def run(self, workspace: Workspace) -> PassResult:
+        settings = workspace.settings
+        if settings.activations == "none" or not (settings.target.signed or self.options.always):
+            return PassResult(self.name, notes=("only where activations are signed",))
+        nodes, codes = nodes_by_name(workspace.graph), dict(workspace.get(Codes).weights)
+        ranges = workspace.get(Ranges).tensors
+        rewrites, notes = [], []
+        for layer in workspace.get(Layers).all:
+            node = nodes[layer.name]
+            if not layer.depthwise or layer.name not in codes:
+                continue
+            found = _site(workspace.graph, node)
+            if isinstance(found, str) or node.inputs[0].name not in ranges:
+                notes.append(
+                    f"{layer.name}: {found if isinstance(found, str) else 'the range of its input is unknown'}"
+                )
+                continue
+            norm, parameters, low, high = found
+            peak = max(map(abs, ranges[node.inputs[0].name]))
+            factors = spreading_factors(
+                parameters.beta, np.sqrt(trained_variance(norm, parameters)), low, high, peak, self.options.deviations
+            )
+            codes[layer.name] = codes[layer.name].scaled(_by_output(1 / factors, layer))
+            node.inputs[1].values = codes[layer.name].dequantize()
+            for index in (1, 2):
+                old = np.asarray(norm.inputs[index].values, np.float64)
+                norm.inputs[index].values = (old * factors).astype(np.float32)
+            figures: dict[str, Figure] = {"median": float(np.median(factors)), "largest": float(factors.max())}
+            rewrites.append(Rewrite(layer.name, f"channels of {norm.name} spread over its range", figures))
+        workspace.put(Codes(codes))
+        return PassResult(self.name, tuple(rewrites), notes=tuple(notes))
+
+
+def _by_output(factors: Float, layer: Layer) -> np.ndarray:
+    """Factors of input channels as those of the outputs, in the shape of a scale."""
+    wide = np.repeat(factors, layer.shape[0] // layer.groups)
+    return wide.reshape(-1, *[1] * (len(layer.shape) - 1)).astype(np.float32)
+
+
+def _site(graph: gs.Graph, node: gs.Node) -> tuple[gs.Node, BatchNormParameters, float, float] | str:
+    """The BatchNormalization in front of a layer, its parameters, and the bounds between; or why there is none."""
+    low, high = -np.inf, np.inf
+    tensor = node.inputs[0]
+    source = producer(tensor)
+    if source is not None and source.op in ("Relu", "Clip") and is_standard(source):
+        try:
+            low, high = clip_bounds(source)
+        except Unknown as reason:
+            return str(reason)
+        if low != 0.0 or isinstance(only_consumer(graph, tensor), str):
+            return "what it reads is clipped elsewhere than at 0, or read by others"
+        tensor = source.inputs[0]
+        source = producer(tensor)
+    norm = batch_norm_parameters(source) if source is not None and source.op == "BatchNormalization" else None
+    if source is None or norm is None:
+        return "no BatchNormalization in front of it"
+    if isinstance(only_consumer(graph, tensor), str):
+        return "others read what it reads"
+    return source, norm, low, high
