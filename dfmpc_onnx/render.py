@@ -157,7 +157,9 @@ def inspection_table(found: Inspection, console: Console) -> None:
         console.print(Text(printable(f"  {key}: {value}")))
     table = _table("layer", "op", "weight", "role", "remark", fold=("layer", "remark"))
     for layer in found.layers:
-        remark = layer.refused or layer.not_low or (f"repaired in {layer.repaired_in}" if layer.repaired_in else "")
+        others = len(layer.also_repaired_in)
+        repaired = f"repaired in {layer.repaired_in}" + (f" and {others} more" if others else "")
+        remark = layer.refused or layer.not_low or (repaired if layer.repaired_in else "")
         table.add_row(*_plain(layer.name, layer.op, "x".join(map(str, layer.shape)), layer.role, remark))
     console.print(table)
     for note in found.notes:

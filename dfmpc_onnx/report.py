@@ -101,7 +101,10 @@ class RecipeForecast(msgspec.Struct, frozen=True):
 
 
 class InspectedLayer(msgspec.Struct, frozen=True):
-    """One layer of a model not yet quantized. refused: why it stays in float; not_low: why it cannot be low."""
+    """One layer of a model not yet quantized. refused: why it stays in float; not_low: why it cannot be low.
+
+    repaired_in: the layer that repairs a low one, the first where several do; also_repaired_in: the others.
+    """
 
     name: str
     op: str
@@ -111,6 +114,7 @@ class InspectedLayer(msgspec.Struct, frozen=True):
     repaired_in: str | None
     refused: str | None
     not_low: str | None
+    also_repaired_in: tuple[str, ...] = ()
 
 
 class Inspection(msgspec.Struct, frozen=True):
