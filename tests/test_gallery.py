@@ -53,13 +53,20 @@ def squeeze_and_excitation() -> onnx.ModelProto:
 
 
 def dense_block() -> onnx.ModelProto:
+    """DenseNet: every Conv's output is read by all later layers."""
     net = _net()
     x = net.conv("x", 8)
     for _ in range(2):
-        fresh = net.conv(net.relu(net.norm(x)), 4)
-        both = net.node("Concat", x, fresh, axis=1)
-        net.channels[both] = net.channels[x] + 4
-        x = both
+        x = net.concat(x, net.conv(net.relu(net.norm(x)), 4))
+    return net.model(net.tail(net.relu(net.norm(x))))
+
+
+def dense_bottlenecks() -> onnx.ModelProto:
+    """DenseNet-BC: a 1x1 in front of each 3x3, and a transition between two blocks."""
+    net = _net()
+    x = net.dense(net.dense(net.conv("x", 8), 16, 8), 16, 8)
+    x = net.node("AveragePool", net.conv(net.relu(net.norm(x)), 8, 1), kernel_shape=[2, 2], strides=[2, 2])
+    x = net.dense(net.dense(x, 16, 8), 16, 8)
     return net.model(net.tail(net.relu(net.norm(x))))
 
 
@@ -135,6 +142,7 @@ GALLERY: dict[str, tuple[Callable[[], onnx.ModelProto], set[str]]] = {
     "HardSigmoid gate": (lambda: _between(_gate), set()),
     "squeeze and excitation": (squeeze_and_excitation, set()),
     "DenseNet": (dense_block, set()),
+    "DenseNet-BC": (dense_bottlenecks, set()),
     "pre-activation ResNet": (pre_activation, set()),
     "Conv-Relu-BN": (graphs.activation_first, set()),
     "ConvTranspose": (transposed, {"ConvTranspose"}),
@@ -167,6 +175,22 @@ def test_a_leaky_activation_lets_the_factor_through(name):
         net.model(net.tail(net.block(y, 8))), recipe="per-channel", weights="2/6", preprocess="unit"
     )
     assert {layer.name: layer.role for layer in made.report.layers}["conv2"] == "low"
+
+
+def low_layers(model: onnx.ModelProto, recipe: str = "per-channel") -> set[str]:
+    made = dfmpc_onnx.quantize(model, recipe=recipe, weights="2/6", preprocess="unit")
+    return {layer.name for layer in made.report.layers if layer.role == "low"}
+
+
+@pytest.mark.parametrize("recipe", ["mixed", "closed-form", "per-channel", "paper"])
+def test_in_a_dense_net_every_3x3_is_low_and_every_1x1_high(recipe):
+    assert low_layers(dense_bottlenecks(), recipe) == {"conv3", "conv5", "conv8", "conv10"}
+
+
+def test_in_a_pre_activation_block_the_first_conv_is_low():
+    assert low_layers(pre_activation()) == {"conv2"}
+    refused = {layer.name: layer.not_low for layer in dfmpc_onnx.inspect(pre_activation()).layers}
+    assert (refused["conv3"] or "").startswith("Add 'add1' follows, not BatchNormalization")
 
 
 @pytest.mark.parametrize(("recipe", "weights", "doubted"), [("int8", None, False), ("paper", "ternary/2", True)])
