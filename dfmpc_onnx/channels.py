@@ -7,12 +7,20 @@ channels at another place among those of others.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.graph import constant, consumers, describe, input_constant, is_output, is_standard, producer, shown
+from dfmpc_onnx.graph import consumers, describe, input_constant, is_output, is_standard, producer, shown
 
+POOLS = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"})
+Through = Callable[[gs.Node], bool]
 MOST = 1000  # ways on which a tensor is read, so that Concats of a tensor with itself do not multiply without end
+
+
+def nothing(node: gs.Node) -> bool:
+    """Looks through no node."""
+    return False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +62,11 @@ def offsets(concat: gs.Node) -> list[int] | str:
     return starts
 
 
-def channel_readings(graph: gs.Graph, tensor: gs.Tensor) -> list[Reading] | str:
-    """The nodes that read a tensor's channels, as they are or through Concats, or why they are not all known."""
+def channel_readings(graph: gs.Graph, tensor: gs.Tensor, through: Through = nothing) -> list[Reading] | str:
+    """The nodes that read a tensor's channels, as they are or through Concats, or why they are not all known.
+
+    through: what else is looked through, of the nodes whose output has the channels of their first input.
+    """
     found: list[Reading] = []
     ahead = [(tensor, 0)]
     while ahead:
@@ -66,46 +77,48 @@ def channel_readings(graph: gs.Graph, tensor: gs.Tensor) -> list[Reading] | str:
         if not readers:
             return f"nothing reads '{shown(here.name)}'"
         for node in readers:
-            if not joins_channels(node):
+            if joins_channels(node):
+                starts = offsets(node)
+                if isinstance(starts, str):
+                    return f"{describe(node)}: {starts}"
+                inputs = zip(node.inputs, starts, strict=True)
+                ahead.extend((node.outputs[0], offset + start) for joined, start in inputs if joined is here)
+            elif through(node) and node.inputs[0] is here:
+                ahead.append((node.outputs[0], offset))
+            else:
                 found.append(Reading(node, offset))
-                continue
-            starts = offsets(node)
-            if isinstance(starts, str):
-                return f"{describe(node)}: {starts}"
-            inputs = zip(node.inputs, starts, strict=True)
-            ahead.extend((node.outputs[0], offset + start) for joined, start in inputs if joined is here)
         if len(found) + len(ahead) > MOST:
             return f"it is read in more than {MOST} ways"
     return found
 
 
-def channel_sources(tensor: gs.Tensor) -> list[tuple[gs.Node, int]]:
+def channel_sources(tensor: gs.Tensor, through: Through) -> list[tuple[gs.Node | None, int]]:
     """The nodes whose output channels a tensor holds, each with the first of its channels in the tensor.
 
-    What only joins, moves or averages values of a channel without adding others (Concat, pooling) is looked through;
-    what lies behind a tensor of unknown channels is left out.
+    None stands for what no node computes: an input of the model, or a constant. What lies behind a Concat whose
+    channels are not known is left out.
     """
-    found: list[tuple[gs.Node, int]] = []
+    found: list[tuple[gs.Node | None, int]] = []
     ahead = [(tensor, 0)]
     while ahead and len(found) + len(ahead) <= MOST:
         here, offset = ahead.pop(0)
         node = producer(here)
-        if node is None:
-            continue
-        starts = offsets(node) if joins_channels(node) else None
-        if isinstance(starts, list):
+        starts = offsets(node) if node is not None and joins_channels(node) else None
+        if node is not None and isinstance(starts, list):
             ahead.extend((t, offset + start) for t, start in zip(node.inputs, starts, strict=True))
-        elif _pools(node):
+        elif node is not None and through(node):
             ahead.append((node.inputs[0], offset))
-        elif node.op != "Concat":
+        elif starts is None:
             found.append((node, offset))
     return found
 
 
-def _pools(node: gs.Node) -> bool:
+def pools_without_zeros(node: gs.Node) -> bool:
     """Whether a node only chooses or averages values of a channel: a constant added to it comes out as it is."""
-    if not is_standard(node) or constant(node.inputs[0]) is not None:
-        return False
-    if node.op == "AveragePool":
-        return not (node.attrs.get("count_include_pad", 0) and any(node.attrs.get("pads", ())))
-    return node.op in ("MaxPool", "GlobalAveragePool", "GlobalMaxPool")
+    zeros = node.op == "AveragePool" and node.attrs.get("count_include_pad", 0) and any(node.attrs.get("pads", ()))
+    return is_standard(node) and node.op in POOLS and not zeros
+
+
+def keeps_factors(node: gs.Node) -> bool:
+    """Whether a positive factor a channel in front of a node is the same factor behind it."""
+    return is_standard(node) and (node.op in POOLS or node.op in ("Relu", "LeakyRelu", "PRelu"))

@@ -1,7 +1,15 @@
 import numpy as np
 import pytest
 
-from dfmpc_onnx.channels import MOST, channel_count, channel_readings, channel_sources
+from dfmpc_onnx.channels import (
+    MOST,
+    channel_count,
+    channel_readings,
+    channel_sources,
+    keeps_factors,
+    nothing,
+    pools_without_zeros,
+)
 from tests import graphs
 
 
@@ -15,7 +23,8 @@ def readings(graph, tensor):
 
 
 def sources(graph, tensor):
-    return sorted((node.name, first) for node, first in channel_sources(graph.tensors()[tensor]))
+    found = channel_sources(graph.tensors()[tensor], pools_without_zeros)
+    return sorted((node.name if node else "", first) for node, first in found)
 
 
 def test_each_reader_sees_the_channels_at_its_own_offset():
@@ -66,7 +75,7 @@ def test_a_concat_along_another_axis_is_a_reader_like_any_other():
     parts = net.conv("x", 4), net.conv("x", 4)
     graph = graph_of(net, net.relu(net.node("Concat", *parts, axis=2)))
     assert readings(graph, "conv2") == [("concat1", 0)]
-    assert sources(graph, "concat1") == []
+    assert sources(graph, "concat1") == [("concat1", 0)]
 
 
 def test_refused_where_it_leaves_the_model_on_the_way():
@@ -107,7 +116,7 @@ def test_doubling_without_end_is_refused():
     graph = graphs.to_graph(graphs.load(net.model(y)))
     graph.outputs = []
     assert readings(graph, "conv1") == f"it is read in more than {MOST} ways"
-    assert len(channel_sources(graph.tensors()[y])) <= MOST
+    assert len(channel_sources(graph.tensors()[y], nothing)) <= MOST
 
 
 @pytest.mark.parametrize(
@@ -124,3 +133,22 @@ def test_pooling_that_adds_no_zeros_is_looked_through(pool, attributes, through)
     net = graphs.Net()
     y = net.node(pool, net.conv("x", 4), **attributes)
     assert sources(graph_of(net, net.relu(y)), y) == [("conv1" if through else y, 0)]
+
+
+def test_what_keeps_a_factor_is_looked_through_where_asked():
+    net = graphs.Net()
+    y = net.node("MaxPool", net.relu(net.conv("x", 4)), kernel_shape=[2, 2], strides=[2, 2])
+    graph = graph_of(net, net.conv(net.clip(net.norm(net.concat(y, y))), 4))
+    found = channel_readings(graph, graph.tensors()["conv1"], keeps_factors)
+    assert [(reading.node.name, reading.offset) for reading in found] == [("norm1", 0), ("norm1", 4)]
+    assert [(node.name, at) for node, at in channel_sources(graph.tensors()["concat1"], keeps_factors)] == [
+        ("conv1", 0),
+        ("conv1", 4),
+    ]
+    assert readings(graph, "norm1") == [("clip1", 0)]
+
+
+def test_an_input_of_the_model_is_a_source_too():
+    net = graphs.Net()
+    graph = graph_of(net, net.conv(net.norm(net.concat(net.conv("x", 4), "x")), 4))
+    assert sources(graph, "concat1") == [("", 4), ("conv1", 0)]

@@ -1,6 +1,7 @@
 """The passes and recipes that come with dfmpc_onnx: an ordinary pass package, laid out as any other would be."""
 
 from dfmpc_passes.assign_bits import AssignBits
+from dfmpc_passes.balance_channels import BalanceChannels
 from dfmpc_passes.batch_norm_to_conv import BatchNormToConv
 from dfmpc_passes.compensate import Compensate
 from dfmpc_passes.estimate_ranges import EstimateRanges
@@ -18,6 +19,7 @@ from dfmpc_passes.reconstruct_layers import ReconstructLayers
 PASSES = (
     Normalize,
     PairConvolutions,
+    BalanceChannels,
     EstimateStatistics,
     AssignBits,
     QuantizeWeights,

@@ -128,10 +128,10 @@ def _choose(graph: gs.Graph, layers: Layers) -> tuple[dict[str, tuple[Pair, ...]
             refused[node.name] = found
             continue
         low = next((pair.high for pair in found if pair.high in pairs), None)
-        if low is not None:
-            refused[node.name] = f"the next layer '{shown(low)}' is low itself; this one repairs nothing"
-        elif node.name in repairs:
+        if node.name in repairs:
             refused[node.name] = f"it repairs '{shown(repairs[node.name])}', which is low itself"
+        elif low is not None:
+            refused[node.name] = f"the next layer '{shown(low)}' is low itself; this one repairs nothing"
         else:
             pairs[node.name] = found
             repairs = {pair.high: node.name for pair in found} | repairs

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.activations import ChannelStatistics, batch_deviation, trained
-from dfmpc_onnx.channels import channel_readings, channel_sources
+from dfmpc_onnx.channels import channel_readings, channel_sources, pools_without_zeros
 from dfmpc_onnx.facts import Layer, LayerBits
 from dfmpc_onnx.graph import Namer, constant, has_input, shown
 from dfmpc_onnx.manager import Figure, Refusal, Rewrite
@@ -255,12 +255,14 @@ class Rebuilder:
     def _biases_before(self, batch_norm: gs.Node, channels: int) -> tuple[Float, Float]:
         """Of the layers whose outputs a BatchNormalization reads, their biases in both networks; zeros elsewhere."""
         plain, hat = np.zeros(channels), np.zeros(channels)
-        for source, first in channel_sources(batch_norm.inputs[0]):
-            layer = self._layers.get(source.name)
-            now = _bias_of(source) if layer is not None else None
+        for source, first in channel_sources(batch_norm.inputs[0], pools_without_zeros):
+            layer = self._layers.get(source.name) if source is not None else None
+            if source is None or layer is None:
+                continue
+            now = _bias_of(source)
             own = self._own_bias.get(source.name, now)
             for total, bias in ((plain, own), (hat, now)):
-                if layer is not None and bias is not None and bias.size == layer.shape[layer.axis]:
+                if bias is not None and bias.size == layer.shape[layer.axis]:
                     total[first : first + bias.size] = bias[: max(channels - first, 0)]
         return plain, hat
 
