@@ -72,7 +72,7 @@ class GaussianStreams:
 
     def _walk(self, visitor: Visitor) -> None:
         for node in self._graph.nodes:
-            if node.name in self._layers:
+            if node.name in self._layers and node.op != "ConvTranspose":
                 result = self._layer(node, visitor)
             elif node.op == "BatchNormalization":
                 result = self._batch_norm(node, visitor)

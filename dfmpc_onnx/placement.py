@@ -121,7 +121,9 @@ class Placer:
     def _fits(self, layer: Layer) -> bool:
         node = self._nodes[layer.name]
         reason = None
-        if node.inputs[0].name not in self._ranges:
+        if layer.op == "ConvTranspose":
+            reason = "ConvTranspose has no integer kernel in onnxruntime"
+        elif node.inputs[0].name not in self._ranges:
             reason = "the range of its input is not known"
         elif self._target.between and effective_output(self._graph, node).name not in self._ranges:
             reason = "the range of its output is not known"

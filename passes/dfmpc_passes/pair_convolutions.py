@@ -189,7 +189,9 @@ def _shape(tensor: gs.Tensor) -> tuple[int, ...]:
 def _layer(graph: gs.Graph, node: gs.Node, tensor: gs.Tensor) -> Layer:
     groups = int(node.attrs.get("group", 1))
     shape = tuple(int(d) for d in tensor.shape) if isinstance(tensor, gs.Constant) else ()
-    axis = 0 if node.op == "Conv" or node.attrs.get("transB", 0) else 1
+    # A depthwise ConvTranspose has weights [in, 1, ...]: its output channels are its input channels.
+    first = node.op == "Conv" or bool(node.attrs.get("transB", 0)) or (node.op == "ConvTranspose" and groups > 1)
+    axis = 0 if first else 1
     following = only_consumer(graph, node.outputs[0])
     norm = None
     if isinstance(following, gs.Node) and following.op == "BatchNormalization" and _trained_norm(following) is None:
@@ -203,12 +205,12 @@ def _unquantizable(node: gs.Node, tensor: gs.Tensor) -> str | None:
         return origin(tensor)
     if isinstance(node.inputs[0], gs.Constant):
         return "its input is a constant; nothing flows through it"
-    if node.op == "ConvTranspose":
-        return "ConvTranspose has no integer kernel in onnxruntime; left in float"
     if tensor.dtype != np.float32:
         return f"its weight is {np.dtype(tensor.dtype).name}, not float32"
     if len(tensor.shape) < 2 or 0 in tensor.shape:
         return f"its weight has shape {list(tensor.shape)}"
+    if node.op == "ConvTranspose" and int(node.attrs.get("group", 1)) > 1 and int(tensor.shape[1]) != 1:
+        return "the output channels of a grouped ConvTranspose lie along no axis of its weight; left in float"
     if node.op == "MatMul" and len(tensor.shape) != 2:
         return f"its weight has {len(tensor.shape)} dimensions; a matrix has 2"
     if node.op == "Gemm" and node.attrs.get("transA", 0):

@@ -17,7 +17,7 @@ from dfmpc_onnx.facts import Layer, LayerBits
 from dfmpc_onnx.graph import Namer, constant, has_input, shown
 from dfmpc_onnx.manager import Figure, Refusal, Rewrite
 from dfmpc_onnx.numerics.bit_choice import CANDIDATES, choose_bits
-from dfmpc_onnx.numerics.granularity import PerAxis
+from dfmpc_onnx.numerics.granularity import PerAxis, unrows
 from dfmpc_onnx.numerics.grids import Grid, ternary_grid, uniform_grid
 from dfmpc_onnx.numerics.least_squares import (
     RIDGE,
@@ -140,9 +140,12 @@ class Rebuilder:
         self._tell(node.name)
         self._own_bias[node.name] = _bias_of(node)
         weight = np.asarray(constant(node.inputs[1]), np.float32)
+        if layer.op == "ConvTranspose":
+            self._nearest(node, weight, layer, bits, "ConvTranspose")
+            return
         rows = to_rows(weight, layer)
         if rows.shape[2] > WIDEST:
-            self._nearest(node, weight, rows, layer, bits)
+            self._nearest(node, weight, layer, bits, f"its patches have {rows.shape[2]} entries, over {WIDEST}")
             return
         moments = moments_of()
         errors = moments.output_errors(rows)
@@ -169,18 +172,18 @@ class Rebuilder:
         }
         self.rewrites.append(Rewrite(node.name, f"rebuilt at {width} bits", figures))
 
-    def _nearest(self, node: gs.Node, weight: Rows, rows: Rows, layer: Layer, bits: LayerBits) -> None:
-        """For patches so long that their second moments would not fit into memory: each weight by itself."""
+    def _nearest(self, node: gs.Node, weight: Rows, layer: Layer, bits: LayerBits, why: str) -> None:
+        """Each weight by itself: where second moments of patches would not fit into memory, or patches overlap."""
         width: BitWidth = CANDIDATES[-1] if bits.role == "auto" or bits.bits == FLOAT else bits.bits
-        flat = rows.reshape(-1, rows.shape[2])
+        flat = np.asarray(PerAxis(layer.axis).rows(weight), np.float32)
         grid = _grid(flat, np.ones(flat.shape), self._rounded_at(width))
         codes = grid.codes(flat)
         self.codes[node.name] = _as_weight(codes, grid, layer)
         node.inputs[1].values = self.codes[node.name].dequantize()
-        why = f"its patches have {rows.shape[2]} entries, over {WIDEST}; rounded to the nearest level, not compensated"
-        self.refusals.append(Refusal(node.name, why))
+        self.refusals.append(Refusal(node.name, f"{why}; rounded to the nearest level, not compensated"))
         if bits.role == "auto":
-            self._plan[node.name] = LayerBits(width, "8-bit", "too wide to measure")
+            unmeasured = "rounded to the nearest" if layer.op == "ConvTranspose" else "too wide to measure"
+            self._plan[node.name] = LayerBits(width, "8-bit", unmeasured)
 
     def _target(self, rows: Rows, moments: PatchMoments, weight: Rows, layer: Layer) -> Rows:
         """The weight to round."""
@@ -296,7 +299,7 @@ def _as_weight(codes: Rows, grid: Grid, layer: Layer) -> QuantizedWeight:
     whole = codes.astype(np.int8)
     granularity = PerAxis(layer.axis)
     shape = granularity.scale_shape(layer.shape)
-    shaped = whole.reshape(layer.shape) if layer.axis == 0 else np.ascontiguousarray(whole.T)
+    shaped = np.ascontiguousarray(unrows(whole.reshape(layer.shape[layer.axis], -1), layer.shape, granularity))
     zero = grid.zero_point.reshape(shape)
     return QuantizedWeight(shaped, grid.scale.reshape(shape), zero, grid.bits, grid.ternary)
 

@@ -282,11 +282,21 @@ def test_a_weight_that_is_computed_is_refused_naming_the_node():
     assert [layer.name for layer in space.get(Layers).quantizable] == ["conv1"]
 
 
-def test_conv_transpose_is_refused():
+@pytest.mark.parametrize(("group", "axis"), [(1, 1), (4, 0)])
+def test_a_conv_transpose_is_a_layer_whose_channels_lie_along_the_second_axis(group, axis):
     net = graphs.Net()
-    x = net.block("x", 4)
-    x = net.node("ConvTranspose", x, net.weight("w", np.ones((4, 2, 2, 2), np.float32)), strides=[2, 2])
-    assert paired(net.model(x))[2]["convtranspose1"].startswith("ConvTranspose has no integer kernel")
+    weight = net.weight("w", np.ones((4, 4 // group, 2, 2), np.float32))
+    space, _, why = paired(net.model(net.node("ConvTranspose", net.block("x", 4), weight, group=group)))
+    layer = space.get(Layers).by_name()["convtranspose1"]
+    assert (layer.refused, layer.axis) == (None, axis)
+    assert why["convtranspose1"] == "only a Conv is quantized low"
+
+
+def test_a_grouped_conv_transpose_is_refused():
+    net = graphs.Net()
+    weight = net.weight("w", np.ones((4, 2, 2, 2), np.float32))
+    why = paired(net.model(net.node("ConvTranspose", net.block("x", 4), weight, group=2)))[2]["convtranspose1"]
+    assert why.startswith("the output channels of a grouped ConvTranspose lie along no axis")
 
 
 @pytest.mark.parametrize(

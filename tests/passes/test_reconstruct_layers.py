@@ -169,3 +169,21 @@ def test_recalibration_behind_a_concat_makes_the_network_better():
         _, after, _ = rebuilt(model, "ternary/6", recalibrate=on, compensate="none")
         lost[on] = float(np.square(graphs.run(after.graph, x)[0] - want).mean())
     assert lost[True] < lost[False]
+
+
+@pytest.mark.parametrize("group", [1, 8])
+def test_a_conv_transpose_is_rounded_to_the_nearest_and_its_mean_corrected(group):
+    net = graphs.Net(("n", 3, 8, 8))
+    weight = net.weight("w", net.random.standard_normal((8, 8 // group, 2, 2)).astype(np.float32))
+    up = net.node("ConvTranspose", net.block("x", 8), weight, group=group, strides=[2, 2])
+    net.channels[up] = 8
+    before, after, result = rebuilt(net.model(net.tail(net.block(net.relu(up), 4))), "3", layers=["convtranspose1=3"])
+    codes = after.get(Codes).weights["convtranspose1"]
+    assert codes.scale.shape == ((1, 8, 1, 1) if group == 1 else (8, 1, 1, 1)) and codes.bits == 3
+    step = np.abs(codes.dequantize() - graphs.values(before.graph, "w"))
+    inside = (codes.codes > codes.codes.min()) & (codes.codes < codes.codes.max())
+    assert np.all(step[inside] <= 0.5001 * np.broadcast_to(codes.scale, step.shape)[inside])
+    node = next(node for node in after.graph.nodes if node.op == "ConvTranspose")
+    assert np.any(node.inputs[2].values) and node.inputs[2].values.shape == (8,)
+    why = graphs.reasons(result)["convtranspose1"]
+    assert why == "ConvTranspose; rounded to the nearest level, not compensated"
