@@ -100,6 +100,8 @@ ROWS = (
     Row("owndense", "int8"),
     Row("owndense", "mixed", "2/6", "none"),
     Row("owndense", "mixed", "ternary/6", "none"),
+    Row("owndense", "closed-form", "2/6", "none"),
+    Row("owndense", "closed-form", "ternary/6", "none"),
     Row("owndense", "per-channel", "2/6", "none"),
     Row("owndense", "paper"),
     Row("resnet56", "mixed"),
