@@ -104,6 +104,8 @@ ROWS = (
     Row("owndense", "closed-form", "ternary/6", "none"),
     Row("owndense", "per-channel", "2/6", "none"),
     Row("owndense", "paper"),
+    Row("owndensefolded", "mixed", "2/6", "none"),
+    Row("owndensefolded", "int8"),
     Row("resnet56", "mixed"),
     Row("resnet56", "mixed", "2/6", "none"),
     Row("resnet56", "mixed", "ternary/6", "none"),
