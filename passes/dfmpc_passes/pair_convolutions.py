@@ -210,7 +210,7 @@ def _unquantizable(node: gs.Node, tensor: gs.Tensor) -> str | None:
     if len(tensor.shape) < 2 or 0 in tensor.shape:
         return f"its weight has shape {list(tensor.shape)}"
     if node.op == "ConvTranspose" and int(node.attrs.get("group", 1)) > 1 and int(tensor.shape[1]) != 1:
-        return "the output channels of a grouped ConvTranspose lie along no axis of its weight; left in float"
+        return "a grouped ConvTranspose: its output channels lie along no axis of its weight; left in float"
     if node.op == "MatMul" and len(tensor.shape) != 2:
         return f"its weight has {len(tensor.shape)} dimensions; a matrix has 2"
     if node.op == "Gemm" and node.attrs.get("transA", 0):

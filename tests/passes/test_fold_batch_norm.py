@@ -5,7 +5,7 @@ from dfmpc_onnx.facts import Codes, Folded, Layers
 from dfmpc_onnx.manager import PassManager
 from tests import graphs
 
-FOLDABLE = sorted(set(graphs.ALL) - {"activation_first", "folded"})
+FOLDABLE = sorted(set(graphs.ALL) - {"activation_first", "dense", "folded"})
 
 
 def folded(model, weights="2/6", layers=(), **options):
@@ -25,6 +25,13 @@ def folded(model, weights="2/6", layers=(), **options):
 def test_the_network_computes_the_same(network, granularity, grid):
     space, before, after, _ = folded(graphs.ALL[network](), granularity=granularity, uniform=grid)
     assert "BatchNormalization" not in graphs.ops(space.graph)
+    assert graphs.relative(after, before) < 1e-4
+
+
+def test_norms_behind_a_concat_or_beside_one_stay():
+    _, before, after, result = folded(graphs.dense())
+    assert [r.site for r in result.rewrites] == ["norm2", "norm4"]
+    assert [refusal.site for refusal in result.refusals] == ["norm1", "norm3", "norm5"]
     assert graphs.relative(after, before) < 1e-4
 
 
