@@ -89,13 +89,16 @@ def _width(node: gs.Node) -> int:
 
 
 def _leave_out_what_is_joined_to_others(found: dict[str, _Source]) -> tuple[Refusal, ...]:
-    """Take out, in place, the sources that share a tensor with what cannot be scaled: the scale would not fit that."""
+    """Take out, in place, the sources that share a tensor with what cannot be scaled, and those that share none."""
     read: dict[str, list[gs.Node | None]] = {}
     for source in found.values():
         for reading in source.readings:
             if reading.node.name not in read:
                 inside = channel_sources(reading.node.inputs[0], keeps_factors)
                 read[reading.node.name] = [node for node, _ in inside]
+    for name, source in list(found.items()):
+        if len(source.readings) == 1 and len(read[source.readings[0].node.name]) == 1:
+            del found[name]  # nothing is joined
     refusals: list[Refusal] = []
     while True:
         spoilt = {}
