@@ -59,9 +59,9 @@ class ChannelStatistics:
     variance_hat: Float
     count: int
 
-    def shifted(self, by: Float) -> ChannelStatistics:
-        """With a constant a channel added to the tensor in both streams."""
-        return dataclasses.replace(self, mean=self.mean + by, mean_hat=self.mean_hat + by)
+    def shifted(self, by: Float, by_hat: Float) -> ChannelStatistics:
+        """With a constant a channel added to the tensor in each stream."""
+        return dataclasses.replace(self, mean=self.mean + by, mean_hat=self.mean_hat + by_hat)
 
     @classmethod
     def of(cls, both: Both) -> ChannelStatistics:

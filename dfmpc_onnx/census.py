@@ -51,10 +51,13 @@ def take_census(source: Source, model: onnx.ModelProto, label: str) -> Census:
     in_file = Counter(node.op_type for node in model.graph.node if node.op_type in LAYERS)
     integer = Counter(node.op_type for node in nodes.all if node.op_type in INTEGER)
     between = Counter(n.op_type for n in nodes.all if n.op_type.startswith("QLinear") and n.op_type not in INTEGER)
+    decoded = _decoded_to_float(model)
     left: dict[str, list[str]] = {}
     for node in nodes.all:
         if node.op_type in FLOAT:
-            left.setdefault(nodes.why_float(node), []).append(node.name)
+            why = nodes.why_float(node)
+            why += "; integer weights, float arithmetic" if node.name in decoded else ""
+            left.setdefault(why, []).append(node.name)
     quantize, dequantize = Counter[str](), Counter[str]()
     weights = 0
     for node in nodes.all:
@@ -72,6 +75,18 @@ def take_census(source: Source, model: onnx.ModelProto, label: str) -> Census:
         dict(dequantize),
         weights,
     )
+
+
+def _decoded_to_float(model: onnx.ModelProto) -> set[str]:
+    """The layers of the file whose weight is made of integer codes by a product with a scale."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    scales = {tensor.name for tensor in model.graph.initializer}
+    found = set()
+    for node in model.graph.node:
+        maker = makers.get(node.input[1]) if node.op_type in LAYERS and len(node.input) > 1 else None
+        if maker is not None and maker.op_type == "Mul" and maker.input[1] in scales:
+            found.add(node.name)
+    return found
 
 
 class _Nodes:

@@ -100,9 +100,11 @@ class Layers:
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A low-bit layer, the BatchNormalization and activation behind it, and the layer that compensates.
+    """A low-bit layer, a BatchNormalization and activation behind it, and the layer that compensates.
 
+    A layer whose output several BatchNormalizations read, through Concats (DenseNet), has a pair with each.
     batch_norm: None where it was folded into the layer, whose statistics are then known from images alone.
+    offset: the first of the BatchNormalization's channels that are the low layer's.
     """
 
     low: str
@@ -110,6 +112,7 @@ class Pair:
     activation: str | None
     high: str
     exact: bool
+    offset: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,8 +122,12 @@ class Pairs:
     pairs: tuple[Pair, ...]
     refused: Mapping[str, str]
 
-    def by_low(self) -> dict[str, Pair]:
-        return {pair.low: pair for pair in self.pairs}
+    def by_low(self) -> dict[str, tuple[Pair, ...]]:
+        """The pairs of each low layer: one, or one for each BatchNormalization that reads it."""
+        found: dict[str, tuple[Pair, ...]] = {}
+        for pair in self.pairs:
+            found[pair.low] = (*found.get(pair.low, ()), pair)
+        return found
 
     def normalized(self) -> tuple[tuple[Pair, str], ...]:
         """The pairs with a BatchNormalization, and its name."""
@@ -179,9 +186,12 @@ class Originals:
 
 @dataclasses.dataclass(frozen=True)
 class Recalibrated:
-    """The low-bit layers whose BatchNormalization has been given the quantized layer's mean and deviation."""
+    """What each pair's BatchNormalization has been given: the quantized layer's mean and deviation, without its bias.
 
-    norms: Mapping[str, BatchNormParameters]
+    Of a BatchNormalization that reads others too, the channels of the low layer.
+    """
+
+    norms: Mapping[Pair, BatchNormParameters]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,8 +14,9 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.activations import ChannelStatistics, Visitor, batch_deviation, reads
+from dfmpc_onnx.channels import channel_readings, joins_channels
 from dfmpc_onnx.facts import Float
-from dfmpc_onnx.gaussian_field import Cross, Field, Kernels, planar, steps_of
+from dfmpc_onnx.gaussian_field import Cross, Field, Kernels, places, planar, steps_of
 from dfmpc_onnx.graph import constant, has_input, input_constant
 from dfmpc_onnx.images import DEFAULT_SIDE
 from dfmpc_onnx.lag_windows import Windows
@@ -26,6 +27,7 @@ from dfmpc_onnx.operators import Unknown, averages_space, batch_norm_parameters,
 from dfmpc_onnx.preprocess import Preprocess
 from dfmpc_onnx.propagation import input_moments
 
+MOST_NUMBERS = 2**29  # two gigabytes of covariances that are kept at once
 SAMPLES = 10**6  # a derived covariance has no sampling noise
 
 
@@ -72,7 +74,7 @@ class GaussianStreams:
 
     def _walk(self, visitor: Visitor) -> None:
         for node in self._graph.nodes:
-            if node.name in self._layers:
+            if node.name in self._layers and node.op != "ConvTranspose":
                 result = self._layer(node, visitor)
             elif node.op == "BatchNormalization":
                 result = self._batch_norm(node, visitor)
@@ -88,6 +90,8 @@ class GaussianStreams:
             if self._left.get(name):
                 others = {k: v for k, v in result.others.items() if k in self._live}
                 self._live[name] = dataclasses.replace(result, others=others)
+                if sum(field.numbers for field in self._live.values()) > MOST_NUMBERS:
+                    raise Unknown("covariances between too many maps that are read again later")
 
     def _field(self, node: gs.Node, index: int) -> Field:
         name = node.inputs[index].name if index < len(node.inputs) else ""
@@ -160,15 +164,18 @@ class GaussianStreams:
         _, mean = gp.measured(x.lags[0, 0].astype(np.float64), x.mean, padded, *measured)
         return dataclasses.replace(x, mean=mean)
 
-    @staticmethod
-    def _measured(node: gs.Node) -> tuple[Float, Float] | None:
-        """Mean and deviation of a Conv's outputs without its bias, as the BatchNormalization behind it has them."""
-        readers = node.outputs[0].outputs
-        if node.op != "Conv" or len(readers) != 1 or readers[0].op != "BatchNormalization":
+    def _measured(self, node: gs.Node) -> tuple[Float, Float] | None:
+        """Mean and deviation of a Conv's outputs without its bias, as a BatchNormalization behind it has them.
+
+        Where several read it, through Concats, they have measured the same; the first is taken.
+        """
+        readings = channel_readings(self._graph, node.outputs[0]) if node.op == "Conv" else ""
+        if isinstance(readings, str) or any(reading.node.op != "BatchNormalization" for reading in readings):
             return None
-        norm = batch_norm_parameters(readers[0])
-        if norm is None:
+        whole = batch_norm_parameters(readings[0].node)
+        if whole is None:
             return None
+        norm = whole.channels(readings[0].offset, len(node.inputs[1].values))
         bias = input_constant(node, 2)
         return (norm.mean if bias is None else norm.mean - np.asarray(bias, np.float64)), norm.std
 
@@ -246,6 +253,8 @@ class GaussianStreams:
     def _other(self, node: gs.Node) -> Field:
         if node.op in ("Add", "Sub", "Mul", "Div"):
             return self._arithmetic(node)
+        if node.op == "Concat":
+            return self._concat(node)
         x = self._field(node, 0)
         function = elementwise(node)
         if node.op in ("Relu", "Clip"):
@@ -342,11 +351,8 @@ class GaussianStreams:
             return self._scaled(node, a, np.full(2 * a.channels, 2.0), np.zeros(2 * a.channels))
         side = self._windows.side(node.outputs[0].name, a.size, a.channels)
         lags = lg.window(a.lags, *side) + lg.window(b.lags, *side)
-        cross = a.others.get(second)
-        if cross is None and first in b.others:
-            cross = b.others[first].transposed()
-        if cross is not None:
-            between = lg.window(lg.to_lags(cross.spectrum, cross.grid), *side)
+        between = self._between(first, second, side)
+        if between is not None:
             lags += between
             lags += lg.transposed(between)
         others: dict[str, Cross] = {}
@@ -354,6 +360,44 @@ class GaussianStreams:
             for name, value in self._neighbours(node, part, index).items():
                 others[name] = others[name].plus(value) if name in others else value
         return Field(a.mean + b.mean, lags, a.size, a.stride, others, a.flat)
+
+    def _between(self, first: str, second: str, side: tuple[int, int]) -> lg.Lags | None:
+        """The covariance of one live tensor with another; None where they have nothing in common."""
+        a, b = self._live[first], self._live[second]
+        if first == second:
+            return lg.window(a.lags, *side)
+        cross = a.others.get(second)
+        if cross is None and first in b.others:
+            cross = b.others[first].transposed()
+        return None if cross is None else lg.window(lg.to_lags(cross.spectrum, cross.grid), *side)
+
+    def _concat(self, node: gs.Node) -> Field:
+        """Maps side by side: their covariances, and those of each with each."""
+        if not joins_channels(node):
+            raise Unknown("it joins along another axis than the channels")
+        parts = [self._field(node, index) for index in range(len(node.inputs))]
+        if len({(part.size, part.stride) for part in parts}) > 1 or parts[0].flat:
+            raise Unknown("what it joins are not maps of one size")
+        total = sum(part.channels for part in parts)
+        side = self._windows.side(node.outputs[0].name, parts[0].size, total)
+        mean, lags = np.zeros(2 * total), np.zeros((*side, 2 * total, 2 * total), np.float32)
+        found: list[tuple[str, npt.NDArray[np.intp]]] = []
+        others: dict[str, Cross] = {}
+        for number, (tensor, part) in enumerate(zip(node.inputs, parts, strict=True)):
+            index = places(part.channels, sum(p.channels for p in parts[:number]), total)
+            mean[index], lags[:, :, index[:, None], index] = part.mean, lg.window(part.lags, *side)
+            for name, before in found:
+                between = self._between(name, tensor.name, side)
+                if between is None and parts[0].size == (1, 1):
+                    raise Unknown("it joins averages, whose covariance is not followed")
+                if between is not None:
+                    lags[:, :, before[:, None], index] = between
+                    lags[:, :, index[:, None], before] = lg.transposed(between)
+            found.append((tensor.name, index))
+            for name, cross in self._neighbours(node, part, number).items():
+                wide = cross.among(index, 2 * total)
+                others[name] = others[name].plus(wide) if name in others else wide
+        return Field(mean, lags, parts[0].size, parts[0].stride, others)
 
     def _pad(self, node: gs.Node) -> Field:
         """Channels of zeros in front and behind, as a shortcut without weights has them."""
@@ -365,17 +409,12 @@ class GaussianStreams:
         if before == after == 0:
             return dataclasses.replace(x, others=self._neighbours(node, x), size=size)
         channels = x.channels + before + after
-        index = np.arange(x.channels) + before
-        index = np.concatenate([index, index + channels])
+        index = places(x.channels, before, channels)
         mean = np.zeros(2 * channels)
         mean[index] = x.mean
         lags = np.zeros((*x.grid, 2 * channels, 2 * channels), np.float32)
         lags[:, :, index[:, None], index] = x.lags
-        others = {}
-        for name, cross in self._neighbours(node, x).items():
-            wide = np.zeros((len(cross.spectrum), 2 * channels, cross.spectrum.shape[2]), np.complex64)
-            wide[:, index] = cross.spectrum
-            others[name] = dataclasses.replace(cross, spectrum=wide)
+        others = {name: cross.among(index, 2 * channels) for name, cross in self._neighbours(node, x).items()}
         side = self._windows.side(node.outputs[0].name, size, channels)
         return Field(mean, lg.window(lags, *side), size, x.stride, others)
 

@@ -28,6 +28,12 @@ class Cross:
     def scaled(self, gain: npt.NDArray[np.float32]) -> Cross:
         return dataclasses.replace(self, spectrum=self.spectrum * gain[:, None])
 
+    def among(self, index: npt.NDArray[np.intp], width: int) -> Cross:
+        """With the tensor's channels put among `width` others, which have none: channel j becomes ``index[j]``."""
+        wide = np.zeros((len(self.spectrum), width, self.spectrum.shape[2]), np.complex64)
+        wide[:, index] = self.spectrum
+        return dataclasses.replace(self, spectrum=wide)
+
     def transposed(self) -> Cross:
         return dataclasses.replace(self, spectrum=self.spectrum.conj().swapaxes(1, 2))
 
@@ -75,8 +81,19 @@ class Field:
         return np.maximum(np.diagonal(self.lags[0, 0]).astype(np.float64), np.float64(0))
 
     @property
+    def numbers(self) -> int:
+        """How many it is made of; a complex one counts twice."""
+        return self.lags.size + sum(2 * cross.spectrum.size for cross in self.others.values())
+
+    @property
     def grid(self) -> tuple[int, int]:
         return self.lags.shape[0], self.lags.shape[1]
+
+
+def places(channels: int, before: int, total: int) -> npt.NDArray[np.intp]:
+    """Where the channels of both networks go when `before` of `total` stand in front of them."""
+    index = np.arange(channels) + before
+    return np.concatenate([index, index + total])
 
 
 class Kernels:

@@ -78,13 +78,22 @@ def _inspected(workspace: Workspace) -> tuple[InspectedLayer, ...]:
     low = pairs.by_low()
     rows = []
     for layer in layers.listed:
-        pair = low.get(layer.name)
+        highs = tuple(dict.fromkeys(pair.high for pair in low.get(layer.name, ())))
         place = {"first": "first layer", "last": "classifier"}.get(layer.position, "high")
-        role = "float" if layer.refused else "low" if pair else "depthwise" if layer.depthwise else place
-        repaired = pair.high if pair else None
-        not_low = None if pair or layer.refused else pairs.refused.get(layer.name)
+        role = "float" if layer.refused else "low" if highs else "depthwise" if layer.depthwise else place
+        not_low = None if highs or layer.refused else pairs.refused.get(layer.name)
         rows.append(
-            InspectedLayer(layer.name, layer.op, layer.shape, layer.size, role, repaired, layer.refused, not_low)
+            InspectedLayer(
+                layer.name,
+                layer.op,
+                layer.shape,
+                layer.size,
+                role,
+                highs[0] if highs else None,
+                layer.refused,
+                not_low,
+                highs[1:],
+            )
         )
     return tuple(rows)
 

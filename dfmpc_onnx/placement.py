@@ -126,7 +126,9 @@ class Placer:
         node = self._nodes[layer.name]
         read, made = node.inputs[0].name, effective_output(self._graph, node).name
         reason = self._exempt.get(read) or (self._exempt.get(made) if self._target.between else None)
-        if reason is not None:
+        if layer.op == "ConvTranspose":
+            reason = "ConvTranspose has no integer kernel in onnxruntime"
+        elif reason is not None:
             pass
         elif read not in self._ranges:
             reason = "the range of its input is not known"

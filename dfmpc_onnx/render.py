@@ -213,7 +213,9 @@ def inspection_table(found: Inspection, console: Console) -> None:
     if found.layers:
         rows = []
         for layer in found.layers:
-            remark = layer.refused or layer.not_low or (f"repaired in {layer.repaired_in}" if layer.repaired_in else "")
+            others = len(layer.also_repaired_in)
+            repaired = f"repaired in {layer.repaired_in}" + (f" and {others} more" if others else "")
+            remark = layer.refused or layer.not_low or (repaired if layer.repaired_in else "")
             rows.append((layer.name, layer.op, "x".join(map(str, layer.shape)), layer.role, remark))
         _listing(console, ("layer", "op", "weight", "role", "remark"), rows)
     for note in found.notes:

@@ -106,7 +106,8 @@ class InspectedLayer(msgspec.Struct, frozen=True):
     """One layer of a model not yet quantized.
 
     role: its place where layers get two widths (--weights LOW/HIGH, and recipes with such weights). refused: why it
-    stays in float; not_low: why it cannot be low.
+    stays in float; not_low: why it cannot be low. repaired_in: the layer that repairs a low one, the first where
+    several do; also_repaired_in: the others.
     """
 
     name: str
@@ -117,6 +118,7 @@ class InspectedLayer(msgspec.Struct, frozen=True):
     repaired_in: str | None
     refused: str | None
     not_low: str | None
+    also_repaired_in: tuple[str, ...] = ()
 
 
 class Inspection(msgspec.Struct, frozen=True):

@@ -106,6 +106,17 @@ class Net:
         self.channels[self.node("MatMul", x, self.weight(f"{name}.w", weight.astype(np.float32)))] = out
         return name
 
+    def concat(self, *parts: str) -> str:
+        """Along the channels."""
+        name = self.node("Concat", *parts, axis=1)
+        self.channels[name] = sum(self.channels[part] for part in parts)
+        return name
+
+    def dense(self, x: str, inner: int = 8, growth: int = 4, bias: bool = False) -> str:
+        """A layer of DenseNet-BC: norm, relu, 1x1, norm, relu, 3x3, joined to what it reads."""
+        y = self.conv(self.relu(self.norm(x)), inner, 1, bias=bias)
+        return self.concat(x, self.conv(self.relu(self.norm(y)), growth, bias=bias))
+
     def tail(self, x: str, out: int = 5) -> str:
         """The usual classifier: global average, Flatten, Gemm."""
         return self.gemm(self.node("Flatten", self.node("GlobalAveragePool", x)), out)
@@ -184,6 +195,13 @@ def own_bias() -> onnx.ModelProto:
     net = Net()
     x = net.block(net.block("x", 8, bias=True), 8, bias=True)
     return net.model(net.tail(net.block(x, 8, bias=True)))
+
+
+def dense() -> onnx.ModelProto:
+    """A stem and two layers of DenseNet-BC: norm3 and norm5 read conv3 from channel 8 on, norm5 conv5 from 12 on."""
+    net = Net()
+    x = net.dense(net.dense(net.conv("x", 8)))
+    return net.model(net.tail(net.relu(net.norm(x))))
 
 
 def activation_first() -> onnx.ModelProto:
@@ -292,6 +310,7 @@ ALL = {
     "bounded": bounded,
     "without_activation": without_activation,
     "own_bias": own_bias,
+    "dense": dense,
     "activation_first": activation_first,
     "negative_gamma": negative_gamma,
     "dead_channel": dead_channel,

@@ -19,7 +19,7 @@ from dfmpc_onnx import api, catalog
 from dfmpc_onnx.manager import PassResult
 from dfmpc_passes.compensate import Compensate
 from tests.commands import dfmpc, environment, held, program
-from tests.graphs import Net, chain, folded, nested, run
+from tests.graphs import Net, chain, dense, folded, nested, run
 
 CLOSED_FORM = ["--recipe", "per-channel", "--weights", "2/6"]
 
@@ -221,6 +221,14 @@ def test_inspect_lists_every_layer_with_role_and_every_recipe(model_file: pathli
     table = dfmpc("inspect", model_file).stdout
     assert "repaired in conv3" in table
     assert all(name in table for name in (*roles, *catalog.recipes()))
+
+
+def test_inspect_counts_those_that_repair_a_layer_of_a_dense_net(model_file: pathlib.Path) -> None:
+    onnx.save(dense(), model_file)
+    found = {layer["name"]: layer for layer in json.loads(dfmpc("inspect", model_file, "--json").stdout)["layers"]}
+    assert (found["conv3"]["repaired_in"], found["conv3"]["also_repaired_in"]) == ("conv4", ["gemm1"])
+    assert (found["conv5"]["repaired_in"], found["conv5"]["also_repaired_in"]) == ("gemm1", [])
+    assert "repaired in conv4 and 1 more" in dfmpc("inspect", model_file).stdout
 
 
 def test_layers_where_no_pass_reaches_are_listed_by_inspect_and_quantize(model_file: pathlib.Path) -> None:

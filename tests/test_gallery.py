@@ -7,6 +7,7 @@ import onnx
 import pytest
 
 import dfmpc_onnx
+from dfmpc_onnx import api
 from tests import graphs
 from tests.graphs import Net
 
@@ -53,13 +54,20 @@ def squeeze_and_excitation() -> onnx.ModelProto:
 
 
 def dense_block() -> onnx.ModelProto:
+    """DenseNet: every Conv's output is read by all later layers."""
     net = _net()
     x = net.conv("x", 8)
     for _ in range(2):
-        fresh = net.conv(net.relu(net.norm(x)), 4)
-        both = net.node("Concat", x, fresh, axis=1)
-        net.channels[both] = net.channels[x] + 4
-        x = both
+        x = net.concat(x, net.conv(net.relu(net.norm(x)), 4))
+    return net.model(net.tail(net.relu(net.norm(x))))
+
+
+def dense_bottlenecks() -> onnx.ModelProto:
+    """DenseNet-BC: a 1x1 in front of each 3x3, and a transition between two blocks."""
+    net = _net()
+    x = net.dense(net.dense(net.conv("x", 8), 16, 8), 16, 8)
+    x = net.node("AveragePool", net.conv(net.relu(net.norm(x)), 8, 1), kernel_shape=[2, 2], strides=[2, 2])
+    x = net.dense(net.dense(x, 16, 8), 16, 8)
     return net.model(net.tail(net.relu(net.norm(x))))
 
 
@@ -71,11 +79,11 @@ def pre_activation() -> onnx.ModelProto:
     return net.model(net.tail(net.relu(net.norm(net.node("Add", inner, x)))))
 
 
-def transposed() -> onnx.ModelProto:
+def transposed(group: int = 1) -> onnx.ModelProto:
     net = _net()
     x = net.block("x", 8)
-    weight = net.weight("up.w", net.random.standard_normal((8, 8, 2, 2)).astype(np.float32) / 4)
-    up = net.node("ConvTranspose", x, weight, strides=[2, 2])
+    weight = net.weight("up.w", net.random.standard_normal((8, 8 // group, 2, 2)).astype(np.float32) / 4)
+    up = net.node("ConvTranspose", x, weight, strides=[2, 2], group=group)
     return net.model(net.tail(net.block(up, 8)))
 
 
@@ -135,9 +143,12 @@ GALLERY: dict[str, tuple[Callable[[], onnx.ModelProto], set[str]]] = {
     "HardSigmoid gate": (lambda: _between(_gate), set()),
     "squeeze and excitation": (squeeze_and_excitation, set()),
     "DenseNet": (dense_block, set()),
+    "DenseNet-BC": (dense_bottlenecks, set()),
     "pre-activation ResNet": (pre_activation, set()),
     "Conv-Relu-BN": (graphs.activation_first, set()),
-    "ConvTranspose": (transposed, {"ConvTranspose"}),
+    "ConvTranspose": (transposed, set()),
+    "depthwise ConvTranspose": (lambda: transposed(8), set()),
+    "grouped ConvTranspose": (lambda: transposed(2), {"ConvTranspose"}),
     "Resize": (resized, set()),
     "Conv1D": (lambda: convolution(1), set()),
     "Conv3D": (lambda: convolution(3), set()),
@@ -167,6 +178,53 @@ def test_a_leaky_activation_lets_the_factor_through(name):
         net.model(net.tail(net.block(y, 8))), recipe="per-channel", weights="2/6", preprocess="unit"
     )
     assert {layer.name: layer.role for layer in made.report.layers}["conv2"] == "low"
+
+
+@pytest.mark.parametrize("group", [1, 8])
+@pytest.mark.parametrize("recipe", ["mixed", "int8", "closed-form", "per-channel", "paper"])
+def test_a_conv_transpose_is_stored_in_codes_and_computes_in_float(recipe, group):
+    made = dfmpc_onnx.quantize(transposed(group), recipe=recipe, preprocess="unit")
+    (layer,) = (layer for layer in made.report.layers if layer.op == "ConvTranspose")
+    assert layer.bits == (6 if recipe == "paper" else 8)
+    assert all(t.data_type != onnx.TensorProto.FLOAT or t.dims != [8, 8 // group, 2, 2] for t in _tensors(made.model))
+    ran = graphs.kernels(made.model)
+    assert ran["ConvTranspose"] == 1 and not ran["Mul"]
+    assert not any(
+        node.op_type == "DequantizeLinear" and node.input[0] in {t.name for t in _tensors(graphs.optimized(made.model))}
+        for node in graphs.optimized(made.model).graph.node
+    )
+    if recipe != "paper":
+        census = dfmpc_onnx.inspect(made.model).census
+        assert census is not None
+        assert census.float_layers["kept in float; integer weights, float arithmetic"] == (layer.name,)
+
+
+@pytest.mark.parametrize("group", [1, 8])
+def test_a_conv_transpose_can_be_expanded(group):
+    made = dfmpc_onnx.quantize(transposed(group), recipe="int8", weights="4", preprocess="unit")
+    plain = api.expand(made.model)
+    x = np.random.default_rng(0).standard_normal((2, 8, 16, 16)).astype(np.float32)
+    assert graphs.relative(graphs.run(plain.model, x), graphs.run(made.model, x)) < 0.02
+
+
+def _tensors(model: onnx.ModelProto) -> list[onnx.TensorProto]:
+    return list(model.graph.initializer)
+
+
+def low_layers(model: onnx.ModelProto, recipe: str = "per-channel") -> set[str]:
+    made = dfmpc_onnx.quantize(model, recipe=recipe, weights="2/6", preprocess="unit")
+    return {layer.name for layer in made.report.layers if layer.role == "low"}
+
+
+@pytest.mark.parametrize("recipe", ["mixed", "closed-form", "per-channel", "paper"])
+def test_in_a_dense_net_every_3x3_is_low_and_every_1x1_high(recipe):
+    assert low_layers(dense_bottlenecks(), recipe) == {"conv3", "conv5", "conv8", "conv10"}
+
+
+def test_in_a_pre_activation_block_the_first_conv_is_low():
+    assert low_layers(pre_activation()) == {"conv2"}
+    refused = {layer.name: layer.not_low for layer in dfmpc_onnx.inspect(pre_activation()).layers}
+    assert (refused["conv3"] or "").startswith("Add 'add1' follows, not BatchNormalization")
 
 
 @pytest.mark.parametrize(("recipe", "weights", "doubted"), [("int8", None, False), ("paper", "ternary/2", True)])

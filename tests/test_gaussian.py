@@ -352,6 +352,72 @@ def test_branches_know_how_they_hang_together(kind):
     network(*RESIDUAL[kind])
 
 
+def concat(net, *parts):
+    return net.concat(*parts)
+
+
+def beside(*maps):
+    return np.concatenate(maps, axis=1)
+
+
+JOINED = {
+    "two convs": (
+        lambda net: concat(net, conv(net, "x", 2), conv(net, "x", 3, (1, 1))),
+        lambda t, x: beside(t.conv(x, "conv1"), t.conv(x, "conv2")),
+    ),
+    "x and conv(x)": (
+        lambda net: concat(net, "x", conv(net, "x", 2)),
+        lambda t, x: beside(x, t.conv(x, "conv1")),
+    ),
+    "x twice, and conv(x)": (
+        lambda net: concat(net, "x", conv(net, "x", 2), "x"),
+        lambda t, x: beside(x, t.conv(x, "conv1"), x),
+    ),
+    "a dense block": (
+        lambda net: (lambda y: concat(net, y, conv(net, conv(net, y, 4, (1, 1)), 2)))(
+            concat(net, "x", conv(net, conv(net, "x", 4, (1, 1)), 2))
+        ),
+        lambda t, x: (lambda y: beside(y, t.conv(t.conv(y, "conv3"), "conv4")))(
+            beside(x, t.conv(t.conv(x, "conv1"), "conv2"))
+        ),
+    ),
+    "all that was before, each time anew": (
+        lambda net: (lambda a: (lambda b: concat(net, "x", a, b))(conv(net, concat(net, "x", a), 2)))(
+            conv(net, "x", 2)
+        ),
+        lambda t, x: (lambda a: beside(x, a, t.conv(beside(x, a), "conv2")))(t.conv(x, "conv1")),
+    ),
+    "then a sum with a shortcut": (
+        lambda net: add(net, conv(net, concat(net, "x", conv(net, "x", 2)), 3, (1, 1)), "x"),
+        lambda t, x: t.conv(beside(x, t.conv(x, "conv1")), "conv2") + x,
+    ),
+    "strided": (
+        lambda net: concat(net, conv(net, "x", 2, strides=(2, 2)), sliced(net, "x")),
+        lambda t, x: beside(t.conv(x, "conv1", (2, 2)), x[:, :, ::2, ::2]),
+    ),
+    "a transition": (
+        lambda net: net.node(
+            "AveragePool",
+            conv(net, concat(net, "x", conv(net, "x", 2)), 3, (1, 1)),
+            kernel_shape=[2, 2],
+            strides=[2, 2],
+        ),
+        lambda t, x: t.average(t.conv(beside(x, t.conv(x, "conv1")), "conv2"), 2, 2),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", JOINED)
+def test_what_is_joined_knows_how_it_hangs_together(kind):
+    network(*JOINED[kind])
+
+
+@pytest.mark.parametrize("kind", ["x and conv(x)", "a dense block", "then a sum with a shortcut"])
+def test_two_networks_that_join(kind):
+    shape = (4, 3, 1, 1) if kind == "a dense block" else (2, 3, 3, 3)
+    network(*JOINED[kind], {"conv1": rounded(shape, 4)})
+
+
 def test_a_shortcut_is_the_identity_in_the_kernel():
     """x + W * x, and (I + W) * x."""
     rng = np.random.default_rng(1)
@@ -462,6 +528,25 @@ def test_a_layer_in_front_of_a_norm_has_the_moments_that_were_measured():
     variance = np.einsum("oi,ij,oj->o", rows, found.original[0], rows) - mean**2
     np.testing.assert_allclose(mean + net.weights["conv1.b"], [0.1, -0.2, 0.3, 0.0], atol=0.02)
     np.testing.assert_allclose(variance, [0.5, 1.0, 0.2, 0.8], rtol=0.1)
+
+
+def test_a_norm_that_reads_others_too_says_as_much_of_a_layer_as_one_that_stands_alone_behind_it():
+    mean, variance = [0.1, -0.2, 0.3, 0.0], [0.5, 1.0, 0.2, 0.8]
+    alone, among, unknown = (graphs.Net() for _ in range(3))
+    for net in (alone, among, unknown):
+        net.conv("x", 3)
+        net.conv("x", 4, bias=True)
+    moments = [
+        walk(net.model(output)).moments["conv2"]
+        for net, output in (
+            (alone, alone.norm("conv2", mean=mean, variance=variance)),
+            (among, among.norm(among.concat("conv1", "conv2"), mean=[0] * 3 + mean, variance=[1] * 3 + variance)),
+            (unknown, unknown.relu("conv2")),
+        )
+    ]
+    np.testing.assert_allclose(moments[1].original, moments[0].original)
+    np.testing.assert_allclose(moments[1].mean, moments[0].mean)
+    assert not np.allclose(moments[2].original, moments[0].original)
 
 
 def images(count, seed):
@@ -620,6 +705,13 @@ def test_too_many_channels_are_refused_before_any_work(monkeypatch):
     assert reason == "2048 channels are too many for covariance functions"
 
 
+def test_too_many_covariances_at_once_are_refused(monkeypatch):
+    monkeypatch.setattr("dfmpc_onnx.gaussian.MOST_NUMBERS", 10**5)
+    walk(graphs.chain())
+    with pytest.raises(Unknown, match="too many maps that are read again later"):
+        walk(graphs.dense())
+
+
 def test_an_input_that_is_no_image_is_refused():
     assert refused(lambda net: net.gemm("x", 2), (1, 6)) == "an input is no image"
 
@@ -660,6 +752,29 @@ def test_sums_of_maps_of_different_size_are_refused():
         return net.conv(add(net, "x", pooled), 2)
 
     assert refused(build) == "a sum of maps of different size"
+
+
+def test_vectors_are_not_joined():
+    def build(net):
+        flat = net.node("Flatten", net.node("GlobalAveragePool", "x"))
+        return net.gemm(net.concat(net.gemm(flat, 4), net.gemm(flat, 2)), 3)
+
+    assert refused(build) == "what it joins are not maps of one size"
+
+
+def test_averages_of_one_map_are_not_joined():
+    def build(net):
+        return net.conv(net.concat(net.node("GlobalAveragePool", "x"), net.node("GlobalAveragePool", "x")), 2)
+
+    assert refused(build) == "it joins averages, whose covariance is not followed"
+
+
+def test_a_concat_along_another_axis_has_no_rule():
+    def build(net):
+        net.channels["concat1"] = COLOURS
+        return net.conv(net.node("Concat", "x", "x", axis=2), 2)
+
+    assert refused(build) == "it joins along another axis than the channels"
 
 
 def test_a_pad_of_the_batch_is_refused():

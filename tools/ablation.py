@@ -22,6 +22,7 @@ SETTINGS = {
     "own": "2/6",
     "ownmobile": "2/6",
     "ownplain": "2/6",
+    "owndense": "2/6",
     "resnet20": "2/6",
     "resnet56": "2/6",
     "mobilenetv2": "4",

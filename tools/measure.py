@@ -50,6 +50,7 @@ def networks() -> dict[str, Network]:
             ("own", "ResNet-20 (models/)", "resnet20"),
             ("ownmobile", "mobile net (models/)", "mobilenet"),
             ("ownplain", "plain chain (models/)", "plain"),
+            ("owndense", "DenseNet (models/)", "densenet"),
         )
     }
     if DATA:
@@ -95,6 +96,16 @@ ROWS = (
     Row("ownplain", "mixed"),
     Row("ownplain", "mixed", "2/6", "none"),
     Row("ownplain", "closed-form", "2/6", "none"),
+    Row("owndense", "mixed"),
+    Row("owndense", "int8"),
+    Row("owndense", "mixed", "2/6", "none"),
+    Row("owndense", "mixed", "ternary/6", "none"),
+    Row("owndense", "closed-form", "2/6", "none"),
+    Row("owndense", "closed-form", "ternary/6", "none"),
+    Row("owndense", "per-channel", "2/6", "none"),
+    Row("owndense", "paper"),
+    Row("owndensefolded", "mixed", "2/6", "none"),
+    Row("owndensefolded", "int8"),
     Row("resnet56", "mixed"),
     Row("resnet56", "mixed", "2/6", "none"),
     Row("resnet56", "mixed", "ternary/6", "none"),

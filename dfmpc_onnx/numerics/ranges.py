@@ -14,6 +14,7 @@ PARENT_DEVIATIONS = 4.0
 _PARENTS = np.linspace(-1.0, 8.0, 901)
 FARTHEST = 3.0  # scores of photographs reach 2.7 to 3.2 times as far as those of procedural images
 VECTOR_REACH = 2.0  # averages over the map reach 1.7 to 2 times as far, and so what is computed from them
+SHORTEST = 1 / 16  # of the median reach: a channel that hardly moved in training may do anything elsewhere
 REACH = 1.5  # docs/method.md, section 7: half a bit of 8 is cheaper than clipping what procedural images miss
 
 
@@ -96,3 +97,20 @@ def unsigned_qparams(low: float, high: float) -> tuple[np.float32, np.uint8]:
         scale = np.nextafter(scale, np.float32(0))
     scale = max(scale, np.finfo(np.float32).tiny)
     return np.float32(scale), np.uint8(np.clip(np.rint(-low / float(scale)), 0, LEVELS))
+
+
+def equal_reach(
+    mean: npt.NDArray[np.float64], std: npt.NDArray[np.float64], epsilon: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """What to divide channels by so that all reach as far: ``(|mean| + 6 std) / 6``, ``[channels]``.
+
+    mean, std: ``[readers, channels]``, as each BatchNormalization that reads the channels has measured them, std with
+    its epsilon, ``[readers]``; the largest counts. A channel that reaches less than a sixteenth of the median is taken
+    to reach as far as that, and none is divided by more than leaves ``(std / a)^2`` well above epsilon.
+    """
+    reach = (np.abs(mean) + DEVIATIONS * std).max(axis=0) / DEVIATIONS
+    wide = np.maximum(reach, SHORTEST * np.median(reach))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        most = (std / (2.0 * np.sqrt(epsilon))[:, None]).min(axis=0)
+    factors = np.minimum(wide, most)
+    return np.where(np.isfinite(factors) & (factors > 1e-6), factors, 1.0)

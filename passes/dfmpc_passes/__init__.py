@@ -1,6 +1,7 @@
 """The passes and recipes that come with dfmpc_onnx: an ordinary pass package, laid out as any other would be."""
 
 from dfmpc_passes.assign_bits import AssignBits
+from dfmpc_passes.balance_channels import BalanceChannels
 from dfmpc_passes.batch_norm_to_conv import BatchNormToConv
 from dfmpc_passes.compensate import Compensate
 from dfmpc_passes.estimate_ranges import EstimateRanges
@@ -22,6 +23,7 @@ from dfmpc_passes.spread_channels import SpreadChannels
 PASSES = (
     Normalize,
     PairConvolutions,
+    BalanceChannels,
     EstimateStatistics,
     AssignBits,
     QuantizeWeights,

@@ -107,8 +107,10 @@ class AssignBits(Pass[AssignBitsOptions]):
             return LayerBits(weights.low, "low", "low half of a pair")
         if weights.auto:
             return LayerBits(weights.high, "auto", "chosen by measured error")
-        if (layer.position != "inner" or layer.depthwise) and self.options.edges > weights.high:
-            place = {"first": "first layer", "inner": "depthwise", "last": "classifier"}[layer.position]
+        upward = layer.op == "ConvTranspose"
+        if (layer.position != "inner" or layer.depthwise or upward) and self.options.edges > weights.high:
+            inner = "ConvTranspose: rounded to the nearest" if upward else "depthwise"
+            place = {"first": "first layer", "inner": inner, "last": "classifier"}[layer.position]
             return LayerBits(self.options.edges, _role(self.options.edges), place)
         if half == "small":
             return LayerBits(weights.high, _role(weights.high), "too few weights for low bits to pay")

@@ -44,9 +44,9 @@ class FoldBatchNorm(Pass[NoOptions]):
         layers, dead, rewrites = [], [], []
         for layer in workspace.get(Layers).all:
             norm = nodes.get(layer.batch_norm) if layer.batch_norm else None
-            foldable = (
-                norm is not None and layer.op in ("Conv", "Gemm") and constant(nodes[layer.name].inputs[1]) is not None
-            )
+            # The axis of a ConvTranspose that was refused may not be that of its output channels.
+            kinds = ("Conv", "Gemm", "ConvTranspose") if layer.refused is None else ("Conv", "Gemm")
+            foldable = norm is not None and layer.op in kinds and constant(nodes[layer.name].inputs[1]) is not None
             if norm is not None and foldable and _scalable(nodes[layer.name], layer):
                 codes.update(_fold(nodes[layer.name], norm, layer, codes.get(layer.name), names))
                 dead.append(norm)

@@ -8,10 +8,13 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from dfmpc_onnx.channels import channel_count, channel_readings, joins_channels
 from dfmpc_onnx.facts import Layer, Layers, Normalized, Pair, Pairs, Position
 from dfmpc_onnx.graph import (
     Namer,
     constant,
+    consumers,
+    describe,
     has_input,
     input_constant,
     is_weighted,
@@ -43,28 +46,41 @@ def _contracting(node: gs.Node) -> str | None:
     return None if np.abs(slope).max(initial=0.0) <= 1 else "its slope is over 1, so it enlarges errors"
 
 
+ACTIVATION = Step("activation", frozenset({"Relu", "LeakyRelu", "PRelu", "Clip"}), optional=True, check=_contracting)
 CHAIN = Chain(
     (
         Step("low", frozenset({"Conv"})),
         Step("batch_norm", frozenset({"BatchNormalization"}), optional=True, check=_trained_norm),
-        Step("activation", frozenset({"Relu", "LeakyRelu", "PRelu", "Clip"}), optional=True, check=_contracting),
+        ACTIVATION,
         Step("pool", frozenset({"MaxPool", "AveragePool"}), repeated=True),
         Step("high", frozenset({"Conv"})),
+    )
+)
+# What reads a low layer among others. The last one of a DenseNet is the classifier.
+READER = Chain(
+    (
+        Step("batch_norm", frozenset({"BatchNormalization"}), check=_trained_norm),
+        ACTIVATION,
+        Step("pool", frozenset({"MaxPool", "AveragePool", "GlobalAveragePool"}), repeated=True),
+        Step("flat", frozenset({"Flatten", "Reshape"}), repeated=True),
+        Step("high", frozenset({"Conv", "Gemm", "MatMul"})),
     )
 )
 
 
 class PairConvolutions(Pass[NoOptions]):
-    """Before: Conv -> BatchNormalization -> Relu -> Conv
+    """Before: Conv -> BatchNormalization -> Relu -> Conv; or Conv -> Concat -> several BN -> Relu -> Conv (DenseNet)
     After: the same graph; the first Conv is known as low, the second as the high one that repairs it
 
     Why: with A = relu(BN(X)), |c A^ - A| <= |c BN(X^) - BN(X)| for c >= 0 (DF-MPC, equation 19), so a factor per
     channel between the two Convs can repair what quantizing the first one broke. So it is for LeakyRelu and PRelu of
     slopes up to 1. Clip is 1-Lipschitz, so the bound holds with c in front of it. From the last Conv of a chain
     backward every second one is low, if it can be: in a basic block the first 3x3, in a bottleneck the 3x3, in a plain
-    chain every other one. Refused as low: the first layer, depthwise and grouped Convs, and those whose output does not
-    reach the next Conv alone. Where the BatchNormalization was folded into the Conv the pair is one all the same, for
-    the recipes that measure on images.
+    chain every other one. Where Concats bring the output to several BatchNormalizations each of them has its own
+    channels to scale for it: in a DenseNet the 3x3 is low, the 1x1 and the classifier high. Refused as low: the first
+    layer, depthwise and grouped Convs, and those whose output does not reach the next Conv alone, or every
+    BatchNormalization as it is. Where the BatchNormalization was folded into the Conv the pair is one all the same,
+    for the recipes that measure on images.
 
     Requires: a normalized graph.
 
@@ -81,27 +97,52 @@ class PairConvolutions(Pass[NoOptions]):
     def run(self, workspace: Workspace) -> PassResult:
         graph = workspace.graph
         layers = Layers(tuple(find_layers(graph)), tuple(nested_layers(graph)))
-        by_name = layers.by_name()
-        pairs: dict[str, Pair] = {}
-        refused: dict[str, str] = {}
-        for node in reversed(graph.nodes):
-            layer = by_name.get(node.name)
-            if layer is None:
-                continue
-            found = _pair(graph, node, layer, by_name)
-            if isinstance(found, Pair) and found.high in pairs:
-                refused[layer.name] = f"the next layer '{shown(found.high)}' is low itself; this one repairs nothing"
-            elif isinstance(found, Pair):
-                pairs[layer.name] = found
-            else:
-                refused[layer.name] = found
-        ordered = [pairs[layer.name] for layer in layers.all if layer.name in pairs]
+        pairs, refused = _choose(graph, layers)
+        ordered = [pair for layer in layers.all for pair in pairs.get(layer.name, ())]
         workspace.put(layers)
         workspace.put(Pairs(tuple(ordered), refused))
-        rewrites = tuple(Rewrite(p.low, f"low; repaired in '{shown(p.high)}'") for p in ordered)
+        rewrites = tuple(
+            Rewrite(low, f"low; repaired in '{shown(first.high)}'" + (f" and {len(more)} more" if more else ""))
+            for low, (first, *more) in workspace.get(Pairs).by_low().items()
+        )
         reasons = {layer.name: layer.refused or refused.get(layer.name) for layer in layers.listed}
         refusals = tuple(Refusal(name, reason) for name, reason in reasons.items() if reason)
         return PassResult(self.name, rewrites, refusals)
+
+
+def _choose(graph: gs.Graph, layers: Layers) -> tuple[dict[str, tuple[Pair, ...]], dict[str, str]]:
+    """The pairs of each low layer, and for every other layer why it is not low.
+
+    First come those that several read, since all of those that repair one must stay high: a chain in front of one
+    of these must not make it low.
+    """
+    by_name = layers.by_name()
+    nodes = [node for node in reversed(graph.nodes) if node.name in by_name]
+    joined = {node.name for node in nodes if _joins(node)}
+    pairs: dict[str, tuple[Pair, ...]] = {}
+    refused: dict[str, str] = {}
+    repairs: dict[str, str] = {}
+    for node in sorted(nodes, key=lambda node: node.name not in joined):
+        found = _pairs(graph, node, by_name[node.name], by_name, node.name in joined)
+        if isinstance(found, str):
+            refused[node.name] = found
+            continue
+        low = next((pair.high for pair in found if pair.high in pairs), None)
+        if node.name in repairs:
+            refused[node.name] = f"it repairs '{shown(repairs[node.name])}', which is low itself"
+        elif low is not None:
+            refused[node.name] = f"the next layer '{shown(low)}' is low itself; this one repairs nothing"
+        else:
+            pairs[node.name] = found
+            repairs = {pair.high: node.name for pair in found} | repairs
+    return pairs, refused
+
+
+def _joins(node: gs.Node) -> bool:
+    """Whether a layer's output is read among others': by a Concat, or by several BatchNormalizations."""
+    readers = consumers(node.outputs[0])
+    several = len(readers) > 1 and all(reader.op == "BatchNormalization" for reader in readers)
+    return several or any(joins_channels(reader) for reader in readers)
 
 
 def find_layers(graph: gs.Graph) -> list[Layer]:
@@ -148,7 +189,9 @@ def _shape(tensor: gs.Tensor) -> tuple[int, ...]:
 def _layer(graph: gs.Graph, node: gs.Node, tensor: gs.Tensor) -> Layer:
     groups = int(node.attrs.get("group", 1))
     shape = tuple(int(d) for d in tensor.shape) if isinstance(tensor, gs.Constant) else ()
-    axis = 0 if node.op == "Conv" or node.attrs.get("transB", 0) else 1
+    # A depthwise ConvTranspose has weights [in, 1, ...]: its output channels are its input channels.
+    first = node.op == "Conv" or bool(node.attrs.get("transB", 0)) or (node.op == "ConvTranspose" and groups > 1)
+    axis = 0 if first else 1
     following = only_consumer(graph, node.outputs[0])
     norm = None
     if isinstance(following, gs.Node) and following.op == "BatchNormalization" and _trained_norm(following) is None:
@@ -162,12 +205,12 @@ def _unquantizable(node: gs.Node, tensor: gs.Tensor) -> str | None:
         return origin(tensor)
     if isinstance(node.inputs[0], gs.Constant):
         return "its input is a constant; nothing flows through it"
-    if node.op == "ConvTranspose":
-        return "ConvTranspose has no integer kernel in onnxruntime; left in float"
     if tensor.dtype != np.float32:
         return f"its weight is {np.dtype(tensor.dtype).name}, not float32"
     if len(tensor.shape) < 2 or 0 in tensor.shape:
         return f"its weight has shape {list(tensor.shape)}"
+    if node.op == "ConvTranspose" and int(node.attrs.get("group", 1)) > 1 and int(tensor.shape[1]) != 1:
+        return "a grouped ConvTranspose: its output channels lie along no axis of its weight; left in float"
     if node.op == "MatMul" and len(tensor.shape) != 2:
         return f"its weight has {len(tensor.shape)} dimensions; a matrix has 2"
     if node.op == "Gemm" and node.attrs.get("transA", 0):
@@ -193,8 +236,10 @@ def _classifier(graph: gs.Graph, layers: list[Layer]) -> str | None:
     return ends[0] if len(ends) == 1 else None
 
 
-def _pair(graph: gs.Graph, node: gs.Node, layer: Layer, layers: dict[str, Layer]) -> Pair | str:
-    """The pair that a layer is the low half of, or why it cannot be."""
+def _pairs(
+    graph: gs.Graph, node: gs.Node, layer: Layer, layers: dict[str, Layer], joined: bool
+) -> tuple[Pair, ...] | str:
+    """The pairs that a layer is the low half of, or why it cannot be."""
     if layer.refused is not None:
         return layer.refused
     if layer.op != "Conv":
@@ -207,18 +252,47 @@ def _pair(graph: gs.Graph, node: gs.Node, layer: Layer, layers: dict[str, Layer]
         return "a grouped Conv is kept high"
     if has_input(node, 2) and constant(node.inputs[2]) is None:
         return "its bias is computed, so its statistics without it are not known"
+    if joined:
+        return _read_by_several(graph, node, layer, layers)
     found = CHAIN.match(graph, node)
-    return found.reason if isinstance(found, Mismatch) else _as_pair(found, layers)
+    if isinstance(found, Mismatch):
+        return found.reason
+    pair = _as_pair(node.name, found, layers)
+    return pair if isinstance(pair, str) else (pair,)
 
 
-def _as_pair(found: Match, layers: dict[str, Layer]) -> Pair | str:
-    low, norm, high = found.one("low"), found.one("batch_norm"), found.one("high")
-    assert low is not None and high is not None  # not optional in the chain
-    activation = found.one("activation")
-    partner = layers[high.name]
+def _read_by_several(graph: gs.Graph, node: gs.Node, layer: Layer, layers: dict[str, Layer]) -> tuple[Pair, ...] | str:
+    """A pair with each BatchNormalization that reads a layer's output among that of others."""
+    if all(size == 1 for size in layer.shape[2:]):
+        return "a 1x1 Conv whose output is joined to others is kept high: it repairs the wider ones in front of it"
+    readings = channel_readings(graph, node.outputs[0])
+    if isinstance(readings, str):
+        return readings
+    found: list[Pair] = []
+    for reading in readings:
+        if reading.node.op != "BatchNormalization":
+            return f"{describe(reading.node)} reads it, not BatchNormalization"
+        match = READER.match(graph, reading.node)
+        if isinstance(match, Mismatch):
+            return match.reason
+        norm = batch_norm_parameters(reading.node)
+        size = channel_count(reading.node.inputs[0])
+        if norm is None or len(norm.gamma) < reading.offset + layer.shape[0] or size not in (None, len(norm.gamma)):
+            return f"{describe(reading.node)} does not have as many channels as its input"
+        pair = _as_pair(node.name, match, layers)
+        if isinstance(pair, str):
+            return pair
+        found.append(dataclasses.replace(pair, offset=reading.offset))
+    return tuple(found)
+
+
+def _as_pair(low: str, found: Match, layers: dict[str, Layer]) -> Pair | str:
+    norm, activation, high = found.one("batch_norm"), found.one("activation"), found.one("high")
+    assert high is not None  # not optional in the chain
+    partner = layers.get(high.name)
+    if partner is None:
+        return f"the weight of the next layer '{shown(high.name)}' is computed"
     if partner.refused is not None:
         return f"the next layer '{shown(high.name)}' cannot repair it: {partner.refused}"
-    if constant(high.inputs[1]) is None:
-        return f"the weight of the next layer '{shown(high.name)}' is computed"
     exact = activation is None or activation.op != "Clip"
-    return Pair(low.name, norm.name if norm else None, activation.name if activation else None, high.name, exact)
+    return Pair(low, norm.name if norm else None, activation.name if activation else None, high.name, exact)

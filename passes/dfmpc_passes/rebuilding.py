@@ -12,11 +12,12 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.activations import ChannelStatistics, batch_deviation, trained
+from dfmpc_onnx.channels import channel_readings, channel_sources, pools_without_zeros
 from dfmpc_onnx.facts import Layer, LayerBits
-from dfmpc_onnx.graph import Namer, constant, has_input, producer, shown
+from dfmpc_onnx.graph import Namer, constant, has_input, shown
 from dfmpc_onnx.manager import Figure, Refusal, Rewrite
 from dfmpc_onnx.numerics.bit_choice import CANDIDATES, choose_bits
-from dfmpc_onnx.numerics.granularity import PerAxis
+from dfmpc_onnx.numerics.granularity import PerAxis, unrows
 from dfmpc_onnx.numerics.grids import Grid, ternary_grid, uniform_grid
 from dfmpc_onnx.numerics.least_squares import (
     RIDGE,
@@ -110,7 +111,9 @@ class Rebuilder:
         self._options = options
         self._layers = layers
         self._plan = plan
+        self._graph = workspace.graph
         self._names = Namer(workspace.graph)
+        self._own_bias: dict[str, Float | None] = {}
         sizes = [layer.size for layer in layers.values() if plan[layer.name].role == "auto"]
         self._rounded_at = workspace.settings.rounded_at
         self._average = sum(sizes) / max(len(sizes), 1)
@@ -135,10 +138,14 @@ class Rebuilder:
     def layer(self, node: gs.Node, moments_of: Callable[[], PatchMoments]) -> None:
         layer, bits = self._layers[node.name], self._plan[node.name]
         self._tell(node.name)
+        self._own_bias[node.name] = _bias_of(node)
         weight = np.asarray(constant(node.inputs[1]), np.float32)
+        if layer.op == "ConvTranspose":
+            self._nearest(node, weight, layer, bits, "ConvTranspose")
+            return
         rows = to_rows(weight, layer)
         if rows.shape[2] > WIDEST:
-            self._nearest(node, weight, rows, layer, bits)
+            self._nearest(node, weight, layer, bits, f"its patches have {rows.shape[2]} entries, over {WIDEST}")
             return
         moments = moments_of()
         errors = moments.output_errors(rows)
@@ -165,18 +172,18 @@ class Rebuilder:
         }
         self.rewrites.append(Rewrite(node.name, f"rebuilt at {width} bits", figures))
 
-    def _nearest(self, node: gs.Node, weight: Rows, rows: Rows, layer: Layer, bits: LayerBits) -> None:
-        """For patches so long that their second moments would not fit into memory: each weight by itself."""
+    def _nearest(self, node: gs.Node, weight: Rows, layer: Layer, bits: LayerBits, why: str) -> None:
+        """Each weight by itself: where second moments of patches would not fit into memory, or patches overlap."""
         width: BitWidth = CANDIDATES[-1] if bits.role == "auto" or bits.bits == FLOAT else bits.bits
-        flat = rows.reshape(-1, rows.shape[2])
+        flat = np.asarray(PerAxis(layer.axis).rows(weight), np.float32)
         grid = _grid(flat, np.ones(flat.shape), self._rounded_at(width))
         codes = grid.codes(flat)
         self.codes[node.name] = _as_weight(codes, grid, layer)
         node.inputs[1].values = self.codes[node.name].dequantize()
-        why = f"its patches have {rows.shape[2]} entries, over {WIDEST}; rounded to the nearest level, not compensated"
-        self.refusals.append(Refusal(node.name, why))
+        self.refusals.append(Refusal(node.name, f"{why}; rounded to the nearest level, not compensated"))
         if bits.role == "auto":
-            self._plan[node.name] = LayerBits(width, "8-bit", "too wide to measure")
+            unmeasured = "rounded to the nearest" if layer.op == "ConvTranspose" else "too wide to measure"
+            self._plan[node.name] = LayerBits(width, "8-bit", unmeasured)
 
     def _target(self, rows: Rows, moments: PatchMoments, weight: Rows, layer: Layer) -> Rows:
         """The weight to round."""
@@ -217,6 +224,8 @@ class Rebuilder:
         layer = self._layers[node.name]
         if not self._options.recalibrate or shift_of is None or layer.batch_norm or layer.op == "MatMul":
             return
+        if self._normalized(node):
+            return
         shift = shift_of()
         old = constant(node.inputs[2]) if has_input(node, 2) else np.zeros(len(shift), np.float32)
         if old is None or old.size != len(shift):
@@ -233,11 +242,11 @@ class Rebuilder:
         assert norm is not None  # the streams call this for constant parameters only
         epsilon = float(node.attrs.get("epsilon", 1e-5))
         old_mean, old_variance = trained(norm, epsilon)
-        # A layer's own bias shifts all three means alike; the gain must not be applied to it.
-        bias = self._bias_before(node, len(norm.mean))
-        fresh = recalibrate_streams(statistics.shifted(-bias), old_mean - bias, old_variance, epsilon)
+        # A layer's own bias is a constant in all three means; neither the gain nor the ratio must be applied to it.
+        bias, bias_hat = self._biases_before(node, len(norm.mean))
+        fresh = recalibrate_streams(statistics.shifted(-bias, -bias_hat), old_mean - bias, old_variance, epsilon)
         if self._options.recalibrate and not np.array_equal(statistics.mean, statistics.mean_hat):
-            node.inputs[3].values = (fresh.mean + bias).astype(np.float32)
+            node.inputs[3].values = (fresh.mean + bias_hat).astype(np.float32)
             node.inputs[4].values = fresh.variance.astype(np.float32)
             scale = fresh.scale
             centre = statistics.mean_hat
@@ -246,19 +255,36 @@ class Rebuilder:
         factor = norm.gamma * scale / batch_deviation(statistics.variance, epsilon)
         return factor, norm.beta - factor * centre
 
-    def _bias_before(self, batch_norm: gs.Node, channels: int) -> Float:
-        """The bias of the layer whose output alone a BatchNormalization reads; zeros where there is none."""
-        source = producer(batch_norm.inputs[0])
-        layer = self._layers.get(source.name) if source is not None else None
-        bias = None
-        if source is not None and layer is not None and layer.batch_norm == batch_norm.name:
-            bias = constant(source.inputs[2]) if has_input(source, 2) else None
-        if bias is None or bias.size != channels:
-            return np.zeros(channels)
-        return np.asarray(bias, np.float64).reshape(-1)
+    def _biases_before(self, batch_norm: gs.Node, channels: int) -> tuple[Float, Float]:
+        """Of the layers whose outputs a BatchNormalization reads, their biases in both networks; zeros elsewhere."""
+        plain, hat = np.zeros(channels), np.zeros(channels)
+        for source, first in channel_sources(batch_norm.inputs[0], pools_without_zeros):
+            layer = self._layers.get(source.name) if source is not None else None
+            if source is None or layer is None:
+                continue
+            now = _bias_of(source)
+            own = self._own_bias.get(source.name, now)
+            for total, bias in ((plain, own), (hat, now)):
+                if bias is not None and bias.size == layer.shape[layer.axis]:
+                    total[first : first + bias.size] = bias[: max(channels - first, 0)]
+        return plain, hat
+
+    def _normalized(self, node: gs.Node) -> bool:
+        """Whether all that reads a layer's output are BatchNormalizations, which correct its mean themselves."""
+        readings = channel_readings(self._graph, node.outputs[0])
+        return not isinstance(readings, str) and all(
+            reading.node.op == "BatchNormalization" and batch_norm_parameters(reading.node) is not None
+            for reading in readings
+        )
 
     def measured(self, tensor: str, low: float, high: float) -> None:
         self.ranges[tensor] = (low, high)
+
+
+def _bias_of(node: gs.Node) -> Float | None:
+    """A layer's constant bias, flat; None where it has none, or a computed one."""
+    bias = constant(node.inputs[2]) if has_input(node, 2) else None
+    return None if bias is None else np.asarray(bias, np.float64).reshape(-1)
 
 
 def to_rows(weight: Rows, layer: Layer) -> Rows:
@@ -273,7 +299,7 @@ def _as_weight(codes: Rows, grid: Grid, layer: Layer) -> QuantizedWeight:
     whole = codes.astype(np.int8)
     granularity = PerAxis(layer.axis)
     shape = granularity.scale_shape(layer.shape)
-    shaped = whole.reshape(layer.shape) if layer.axis == 0 else np.ascontiguousarray(whole.T)
+    shaped = np.ascontiguousarray(unrows(whole.reshape(layer.shape[layer.axis], -1), layer.shape, granularity))
     zero = grid.zero_point.reshape(shape)
     return QuantizedWeight(shaped, grid.scale.reshape(shape), zero, grid.bits, grid.ternary)
 

@@ -6,10 +6,11 @@ from typing import ClassVar, Literal
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.facts import ChannelMoments, Codes, FloatStatistics, Layers, Originals, Pairs, Recalibrated
-from dfmpc_onnx.graph import constant, input_constant, nodes_by_name
+from dfmpc_onnx.facts import ChannelMoments, Codes, FloatStatistics, Layers, Originals, Pair, Pairs, Recalibrated
+from dfmpc_onnx.graph import constant, input_constant, nodes_by_name, shown
 from dfmpc_onnx.manager import Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.numerics.compensation import BatchNormParameters
 from dfmpc_onnx.numerics.recalibration import READINGS, recalibrate
@@ -32,7 +33,8 @@ class RecalibrateBatchNorm(Pass[RecalibrateOptions]):
 
     Why: m and s were measured on W x; the quantized layer computes W^ x. The paper says that m^ and s^ are
     re-calibrated and leaves open how, so the readings are an option. Analytic: m^ = sum_i (sum_k W^_ik) E[A_i],
-    s^^2 = sum_i (sum_k W^_ik^2) Var[A_i] + epsilon.
+    s^^2 = sum_i (sum_k W^_ik^2) Var[A_i] + epsilon. Of a BatchNormalization that reads the layer through a Concat
+    its channels alone are changed; where several read it, each takes up the change by itself.
 
     Requires: codes of the low layers, their float weights, and the float network's moments.
 
@@ -51,27 +53,27 @@ class RecalibrateBatchNorm(Pass[RecalibrateOptions]):
         statistics = workspace.get(FloatStatistics)
         nodes = nodes_by_name(workspace.graph)
         originals = workspace.get(Originals).weights
-        norms: dict[str, BatchNormParameters] = {}
+        norms: dict[Pair, BatchNormParameters] = {}
         rewrites, refusals = [], []
         for pair, name in workspace.get(Pairs).normalized():
             if pair.low not in originals:
                 continue
             node = nodes[pair.low]
-            norm = without_bias(statistics.norms[name], node)
+            norm = norm_of(pair, node, statistics)
             moments = statistics.tensors.get(node.inputs[0].name)
             if moments is None and self.options.reading in READINGS_WITH_MOMENTS:
                 why = statistics.unknown.get(node.inputs[0].name, "the moments of its input are not known")
                 refusals.append(Refusal(name, why))
-                norms[pair.low] = norm
+                norms[pair] = norm
                 continue
             quantized = np.asarray(constant(node.inputs[1]), np.float32)
             fresh = self._fresh(originals[pair.low], quantized, norm, moments, node, nodes[name])
             kept = fresh.std < self.options.dead * norm.std
             mean, std = np.where(kept, norm.mean, fresh.mean), np.where(kept, norm.std, fresh.std)
-            norms[pair.low] = BatchNormParameters(norm.gamma, norm.beta, mean, std)
-            _write(nodes[name], norms[pair.low], node)
+            norms[pair] = BatchNormParameters(norm.gamma, norm.beta, mean, std)
+            _write(nodes[name], norms[pair], node, pair.offset)
             ratio = float(np.median(std / norm.std))
-            rewrites.append(_row(name, ratio, int(kept.sum())))
+            rewrites.append(_row(name, pair, len(mean), statistics, ratio, int(kept.sum())))
         workspace.put(Recalibrated(norms))
         return PassResult(self.name, tuple(rewrites), tuple(refusals))
 
@@ -97,21 +99,36 @@ class RecalibrateBatchNorm(Pass[RecalibrateOptions]):
 READINGS_WITH_MOMENTS = READINGS - {"unchanged", "norm_ratio"}
 
 
-def without_bias(norm: BatchNormParameters, node: gs.Node) -> BatchNormParameters:
-    """The normalization as seen by a layer without its bias: the bias is taken off the mean."""
-    bias = input_constant(node, 2)
+def norm_of(pair: Pair, low: gs.Node, statistics: FloatStatistics) -> BatchNormParameters:
+    """The float network's normalization of a low layer's channels, as seen without the layer's bias.
+
+    That of a layer with a bias has the bias taken off its mean.
+    """
+    whole = statistics.norms[pair.batch_norm or ""]
+    weight = np.asarray(constant(low.inputs[1]))
+    norm = whole.channels(pair.offset, len(weight))
+    bias = input_constant(low, 2)
     if bias is None:
         return norm
     return BatchNormParameters(norm.gamma, norm.beta, norm.mean - np.asarray(bias, np.float64), norm.std)
 
 
-def _write(batch_norm: gs.Node, norm: BatchNormParameters, node: gs.Node) -> None:
+def write_channels(batch_norm: gs.Node, index: int, first: int, values: npt.NDArray[np.float64]) -> None:
+    """Give a run of channels of one of a BatchNormalization's parameters new values."""
+    whole = np.array(input_constant(batch_norm, index), np.float32)
+    whole[first : first + len(values)] = values
+    batch_norm.inputs[index].values = whole
+
+
+def _write(batch_norm: gs.Node, norm: BatchNormParameters, node: gs.Node, first: int) -> None:
     bias = input_constant(node, 2)
     mean = norm.mean if bias is None else norm.mean + np.asarray(bias, np.float64)
     epsilon = float(batch_norm.attrs.get("epsilon", 1e-5))
-    batch_norm.inputs[3].values = mean.astype(np.float32)
-    batch_norm.inputs[4].values = np.maximum(np.square(norm.std) - epsilon, 0.0).astype(np.float32)
+    write_channels(batch_norm, 3, first, mean)
+    write_channels(batch_norm, 4, first, np.maximum(np.square(norm.std) - epsilon, 0.0))
 
 
-def _row(name: str, ratio: float, kept: int) -> Rewrite:
-    return Rewrite(name, "re-calibrated", {"median_std_ratio": round(ratio, 4), "channels_kept": kept})
+def _row(name: str, pair: Pair, count: int, statistics: FloatStatistics, ratio: float, kept: int) -> Rewrite:
+    part = count < len(statistics.norms[name].mean)
+    run = f", channels {pair.offset} to {pair.offset + count - 1}, of {shown(pair.low)}" if part else ""
+    return Rewrite(name, f"re-calibrated{run}", {"median_std_ratio": round(ratio, 4), "channels_kept": kept})

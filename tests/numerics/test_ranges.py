@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dfmpc_onnx.numerics.moments import clipped_gaussian
-from dfmpc_onnx.numerics.ranges import LEVELS, moment_range, skewed_range, unsigned_qparams
+from dfmpc_onnx.numerics.ranges import LEVELS, equal_reach, moment_range, skewed_range, unsigned_qparams
 from tests.numerics.strategies import seeds
 
 ends = st.floats(-1e6, 1e6).filter(lambda x: x == 0 or abs(x) > 1e-6)
@@ -105,3 +105,29 @@ def test_a_channel_that_is_never_or_always_above_0_has_a_finite_range():
     rare, always = (skewed_range(np.array([m]), np.array([s]), np.ones(1), np.zeros(1)) for m, s in ((0, 0), (1e9, 1)))
     assert np.isfinite(rare).all() and rare[1] < 20
     assert np.allclose(always, (-6, 4), atol=1e-6)
+
+
+def slow_reach(mean, std, epsilon):
+    channels = range(len(mean[0]))
+    reach = [max((abs(m[j]) + 6 * s[j]) / 6 for m, s in zip(mean, std, strict=True)) for j in channels]
+    shortest = sorted(reach)[len(reach) // 2] / 16
+    most = [min(s[j] / (2 * e**0.5) for s, e in zip(std, epsilon, strict=True)) for j in channels]
+    return [min(max(reach[j], shortest), most[j]) for j in channels]
+
+
+@pytest.mark.parametrize("epsilon", [1e-5, 1e-3, 0.3])
+def test_equal_reach_is_that_of_the_reader_that_saw_the_channel_reach_farthest(epsilon):
+    rng = np.random.default_rng(0)
+    mean, std = rng.normal(size=(3, 7)), np.exp(rng.normal(size=(3, 7), scale=2)) + epsilon**0.5
+    want = slow_reach(mean.tolist(), std.tolist(), [epsilon] * 3)
+    assert np.allclose(equal_reach(mean, std, np.full(3, epsilon)), want)
+
+
+def test_behind_equal_reach_the_variance_stays_above_epsilon():
+    mean, std = np.array([[1e6, 0.0, 3.0]]), np.array([[1e-3, 1e-3, 1.0]])
+    a = equal_reach(mean, std, np.array([1e-6]))
+    assert np.all(np.square(std / a) > 3e-6)
+
+
+def test_equal_reach_leaves_what_it_cannot_measure():
+    assert equal_reach(np.array([[np.inf, 0.0]]), np.array([[0.0, 0.0]]), np.array([0.0])).tolist() == [1.0, 1.0]

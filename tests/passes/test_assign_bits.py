@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from dfmpc_onnx.errors import OptionError
@@ -45,6 +46,14 @@ def test_a_grouped_conv_with_several_inputs_a_group_is_like_any_other():
 
 def test_edges_0_makes_no_exception_for_depthwise_convs():
     assert planned(graphs.depthwise(), "4", edges=0)[0]["conv3"] == (4, "high")
+
+
+@pytest.mark.parametrize(("edges", "bits"), [(8, (8, "8-bit")), (0, (4, "high"))])
+def test_a_conv_transpose_gets_the_bits_of_the_edges(edges, bits):
+    net = graphs.Net()
+    up = net.node("ConvTranspose", net.block("x", 8), net.weight("w", np.ones((8, 8, 2, 2), np.float32)))
+    net.channels[up] = 8
+    assert planned(net.model(net.tail(net.block(up, 8))), "4", edges=edges)[0]["convtranspose1"] == bits
 
 
 def widening():

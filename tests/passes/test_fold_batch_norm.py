@@ -5,7 +5,7 @@ from dfmpc_onnx.facts import Codes, Folded, Layers
 from dfmpc_onnx.manager import PassManager
 from tests import graphs
 
-FOLDABLE = sorted(set(graphs.ALL) - {"activation_first", "folded"})
+FOLDABLE = sorted(set(graphs.ALL) - {"activation_first", "dense", "folded"})
 
 
 def folded(model, weights="2/6", layers=(), **options):
@@ -25,6 +25,13 @@ def folded(model, weights="2/6", layers=(), **options):
 def test_the_network_computes_the_same(network, granularity, grid):
     space, before, after, _ = folded(graphs.ALL[network](), granularity=granularity, uniform=grid)
     assert "BatchNormalization" not in graphs.ops(space.graph)
+    assert graphs.relative(after, before) < 1e-4
+
+
+def test_norms_behind_a_concat_or_beside_one_stay():
+    _, before, after, result = folded(graphs.dense())
+    assert [r.site for r in result.rewrites] == ["norm2", "norm4"]
+    assert [refusal.site for refusal in result.refusals] == ["norm1", "norm3", "norm5"]
     assert graphs.relative(after, before) < 1e-4
 
 
@@ -121,3 +128,25 @@ def test_refused_where_the_bias_is_not_one_number_a_channel():
     x = net.gemm(net.node("Flatten", net.node("GlobalAveragePool", net.conv("x", 4))), 6)
     net.weights["gemm1.b"] = np.arange(12, dtype=np.float32).reshape(2, 6)
     assert left_alone(net.model(net.norm(x))) == {"norm1": WHY}
+
+
+@pytest.mark.parametrize("group", [1, 4])
+def test_a_norm_behind_a_conv_transpose_is_folded_along_its_own_axis(group):
+    net = graphs.Net()
+    weight = net.weight("w", net.random.standard_normal((4, 4 // group, 2, 2)).astype(np.float32))
+    up = net.node("ConvTranspose", net.block("x", 4), weight, group=group, strides=[2, 2])
+    net.channels[up] = 4
+    model = net.model(net.relu(net.norm(up)))
+    before, _ = graphs.prepared(model, "estimate_ranges")
+    after, _ = graphs.prepared(model, "fold_batch_norm")
+    assert "BatchNormalization" not in graphs.ops(after.graph)
+    assert graphs.relative(graphs.run(after.graph), graphs.run(before.graph)) < 1e-5
+
+
+def test_a_norm_behind_a_grouped_conv_transpose_stays():
+    net = graphs.Net()
+    weight = net.weight("w", net.random.standard_normal((4, 2, 2, 2)).astype(np.float32))
+    up = net.node("ConvTranspose", net.block("x", 4), weight, group=2, strides=[2, 2])
+    net.channels[up] = 4
+    after, _ = graphs.prepared(net.model(net.relu(net.norm(up))), "fold_batch_norm")
+    assert graphs.ops(after.graph).count("BatchNormalization") == 1

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dfmpc_onnx.facts import FloatStatistics, Originals, Recalibrated
+from dfmpc_onnx.facts import FloatStatistics, Originals, Pairs, Recalibrated
 from dfmpc_onnx.manager import PassManager
 from dfmpc_onnx.numerics.compensation import BatchNormParameters
 from dfmpc_onnx.numerics.recalibration import READINGS, recalibrate
@@ -28,7 +28,7 @@ def test_the_reading_is_written_into_the_graph(reading):
     want = recalibrate(reading, *rows, statistics.norms["norm2"], moments.mean, moments.variance, 1e-5)
     got = norm_of(space)
     assert np.allclose(got.mean, want.mean, atol=1e-6) and np.allclose(got.std, want.std, rtol=1e-5)
-    assert np.allclose(space.get(Recalibrated).norms["conv2"].std, want.std)
+    assert np.allclose(space.get(Recalibrated).norms[space.get(Pairs).pairs[0]].std, want.std)
 
 
 def test_unchanged_leaves_the_graph_as_it_was():
@@ -80,7 +80,7 @@ def test_refused_where_the_moments_of_the_input_are_not_known():
     before, _ = graphs.prepared(model, "quantize_weights")
     assert graphs.reasons(result) == {"norm2": "Erf: no rule for this operator"}
     assert graphs.snapshot(space.graph) == graphs.snapshot(before.graph)
-    assert isinstance(space.get(Recalibrated).norms["conv2"], BatchNormParameters)
+    assert isinstance(space.get(Recalibrated).norms[space.get(Pairs).pairs[0]], BatchNormParameters)
 
 
 def test_readings_of_the_weights_alone_need_no_moments():
@@ -88,3 +88,40 @@ def test_readings_of_the_weights_alone_need_no_moments():
     x = net.node("Erf", net.block("x", 4))
     _, result = recalibrated(net.model(net.tail(net.block(net.block(x, 4), 4))), reading="norm_ratio")
     assert result.refusals == ()
+
+
+# DenseNet: several BatchNormalizations read the low layer, each at its own channels
+
+
+@pytest.mark.parametrize("reading", sorted(READINGS))
+def test_every_reader_of_a_dense_layer_takes_up_the_reading_in_its_own_channels(reading):
+    before, _ = graphs.prepared(graphs.dense(), "quantize_weights")
+    space, result = recalibrated(graphs.dense(), reading=reading)
+    statistics = space.get(FloatStatistics)
+    want = {name: norm_of(before, name) for name in ("norm3", "norm5")}
+    for low, name, first, source in (
+        ("conv3", "norm3", 8, "relu2"),
+        ("conv3", "norm5", 8, "relu2"),
+        ("conv5", "norm5", 12, "relu4"),
+    ):
+        moments = statistics.tensors[source]
+        weights = space.get(Originals).weights[low], graphs.values(space.graph, f"{low}.w")
+        rows = [w.reshape(4, 8, 9) for w in weights]
+        fresh = recalibrate(reading, *rows, want[name].channels(first, 4), moments.mean, moments.variance, 1e-5)
+        want[name].mean[first : first + 4] = fresh.mean
+        want[name].std[first : first + 4] = fresh.std
+    for name, norm in want.items():
+        assert np.allclose(norm_of(space, name).mean, norm.mean, atol=1e-6)
+        assert np.allclose(norm_of(space, name).std, norm.std, rtol=1e-5)
+    assert [r.site for r in result.rewrites] == ["norm3", "norm5", "norm5"]
+    assert result.rewrites[0].action == "re-calibrated, channels 8 to 11, of conv3"
+
+
+def test_what_a_reader_measures_of_other_layers_stays():
+    before, _ = graphs.prepared(graphs.dense(), "quantize_weights")
+    space, _ = recalibrated(graphs.dense(), reading="analytic")
+    for name in ("norm1", "norm2", "norm4"):
+        assert np.array_equal(norm_of(space, name).mean, norm_of(before, name).mean)
+    for name in ("norm3", "norm5"):
+        assert np.array_equal(norm_of(space, name).mean[:8], norm_of(before, name).mean[:8])
+        assert not np.any(norm_of(space, name).std[8:] == norm_of(before, name).std[8:])

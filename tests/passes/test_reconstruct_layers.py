@@ -120,3 +120,70 @@ def test_ranges_are_measured_on_the_way():
     ranges = after.get(MeasuredRanges).tensors
     assert {"add1", "relu3", "gemm1"} <= set(ranges)
     assert all(low <= high for low, high in ranges.values()) and ranges["relu3"][0] >= 0
+
+
+def dense(bias):
+    """Two layers of DenseNet-BC; with biases in every Conv that the means of the norms take back where bias is set."""
+    net = graphs.Net(("n", 3, 8, 8))
+    x = net.dense(net.dense(net.conv("x", 8, bias=True), bias=True), bias=True)
+    model = net.model(net.tail(net.relu(net.norm(x))))
+    if bias:
+        return model
+    tensors = {t.name: t for t in model.graph.initializer}
+    found = {f"conv{i}": graphs.numpy_helper.to_array(tensors[f"conv{i}.b"]) for i in range(1, 6)}
+    read = {"norm1": ["conv1"], "norm2": ["conv2"], "norm3": ["conv1", "conv3"], "norm4": ["conv4"]}
+    read["norm5"] = ["conv1", "conv3", "conv5"]
+    for norm, convs in read.items():
+        mean = graphs.numpy_helper.to_array(tensors[f"{norm}.mean"]) - np.concatenate([found[c] for c in convs])
+        tensors[f"{norm}.mean"].CopyFrom(graphs.numpy_helper.from_array(mean, f"{norm}.mean"))
+    for name, values in found.items():
+        tensors[f"{name}.b"].CopyFrom(graphs.numpy_helper.from_array(np.zeros_like(values), f"{name}.b"))
+    return model
+
+
+def test_biases_that_norms_behind_a_concat_take_back_change_nothing():
+    outputs = [
+        graphs.run(rebuilt(dense(bias), "3")[1].graph, graphs.input_of(dense(True), 4)) for bias in (True, False)
+    ]
+    assert graphs.relative(*outputs) < 1e-3
+
+
+def test_behind_a_concat_every_norm_takes_up_what_the_layers_in_front_became():
+    before, after, _ = rebuilt(free_batch(graphs.dense()), "2/6")
+    for name, changed in (("norm3", slice(8, 12)), ("norm5", slice(8, 16))):
+        old, new = (graphs.values(space.graph, f"{name}.variance") for space in (before, after))
+        assert not np.any(old[changed] == new[changed])
+
+
+def test_a_layer_whose_readers_are_all_norms_needs_no_bias():
+    _, after, _ = rebuilt(free_batch(graphs.dense()), "2/6")
+    assert {node.name for node in after.graph.nodes if node.op == "Conv" and len(node.inputs) > 2} == set()
+
+
+def test_recalibration_behind_a_concat_makes_the_network_better():
+    model = free_batch(graphs.dense())
+    x = graphs.input_of(model, 64)
+    want = graphs.run(model, x)[0]
+    lost = {}
+    for on in (True, False):
+        _, after, _ = rebuilt(model, "ternary/6", recalibrate=on, compensate="none")
+        lost[on] = float(np.square(graphs.run(after.graph, x)[0] - want).mean())
+    assert lost[True] < lost[False]
+
+
+@pytest.mark.parametrize("group", [1, 8])
+def test_a_conv_transpose_is_rounded_to_the_nearest_and_its_mean_corrected(group):
+    net = graphs.Net(("n", 3, 8, 8))
+    weight = net.weight("w", net.random.standard_normal((8, 8 // group, 2, 2)).astype(np.float32))
+    up = net.node("ConvTranspose", net.block("x", 8), weight, group=group, strides=[2, 2])
+    net.channels[up] = 8
+    before, after, result = rebuilt(net.model(net.tail(net.block(net.relu(up), 4))), "3", layers=["convtranspose1=3"])
+    codes = after.get(Codes).weights["convtranspose1"]
+    assert codes.scale.shape == ((1, 8, 1, 1) if group == 1 else (8, 1, 1, 1)) and codes.bits == 3
+    step = np.abs(codes.dequantize() - graphs.values(before.graph, "w"))
+    inside = (codes.codes > codes.codes.min()) & (codes.codes < codes.codes.max())
+    assert np.all(step[inside] <= 0.5001 * np.broadcast_to(codes.scale, step.shape)[inside])
+    node = next(node for node in after.graph.nodes if node.op == "ConvTranspose")
+    assert np.any(node.inputs[2].values) and node.inputs[2].values.shape == (8,)
+    why = graphs.reasons(result)["convtranspose1"]
+    assert why == "ConvTranspose; rounded to the nearest level, not compensated"

@@ -30,7 +30,7 @@ def test_a_model_is_quantized_or_refused_in_one_line(tmp_path):
 def test_layers_are_refused_with_how_many_and_without_names(tmp_path):
     net = graphs.Net()
     x = net.block("x", 4)
-    up = net.node("ConvTranspose", x, net.weight("up.w", graphs.np.ones((4, 4, 2, 2), graphs.np.float32)))
+    up = net.node("ConvTranspose", x, net.weight("up.w", graphs.np.ones((4, 2, 2, 2), graphs.np.float32)), group=2)
     onnx.save(net.model(up), tmp_path / "up.onnx")
     line = zoo(tmp_path).stdout.splitlines()[2]
-    assert line.startswith("| up | 2 | 1 | 1 x ConvTranspose")
+    assert line.startswith("| up | 2 | 1 | 1 x a grouped ConvTranspose")
