@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import hypothesis
@@ -34,21 +34,23 @@ class OneThread(onnxruntime.SessionOptions):
         self.intra_op_num_threads = 1
 
 
+def _kept(
+    paint: Callable[[int, int, int, int], procedural.Pixels],
+) -> Callable[[int, int, int, int], procedural.Pixels]:
+    painted = functools.lru_cache(maxsize=64)(paint)
+    return lambda count, height, width, seed: np.copy(painted(count, height, width, seed))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def shared_machine() -> Iterator[None]:
     """Tests run side by side, each on one thread; and the same few pictures are not painted again for every test.
 
     Painting them is nine tenths of quantizing a small network. `tests/test_procedural.py` tests the painting itself.
     """
-    painted = functools.lru_cache(maxsize=64)(procedural.dead_leaves)
-
-    def leaves(count: int, height: int, width: int, seed: int) -> procedural.Pixels:
-        return np.copy(painted(count, height, width, seed))
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnxruntime, "SessionOptions", OneThread)
-        for module in (images, predicted_moments):
-            patch.setattr(module, "dead_leaves", leaves)
+        patch.setattr(images, "pictures", _kept(procedural.pictures))
+        patch.setattr(predicted_moments, "dead_leaves", _kept(procedural.dead_leaves))
         yield
 
 
