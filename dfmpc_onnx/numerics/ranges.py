@@ -9,7 +9,7 @@ from dfmpc_onnx.numerics.moments import clipped_gaussian
 
 LEVELS = 255
 SIGNED_LEVELS = 127
-DEVIATIONS = 6.0  # docs/method.md, section 7: outliers beyond six deviations are cheaper to clip than to make room for
+DEVIATIONS = 8.0  # docs/method.md, section 7: what lies beyond is cheaper to clip than to make room for
 PARENT_DEVIATIONS = 4.0
 _PARENTS = np.linspace(-1.0, 8.0, 901)
 FARTHEST = 3.0  # scores of photographs reach 2.7 to 3.2 times as far as those of procedural images
@@ -64,7 +64,7 @@ def skewed_range(
 ) -> tuple[float, float]:
     """The range of ``gamma (x - mean) / std + beta`` for a rectified x: all ``[channels]`` float64.
 
-    From what 0 becomes, but at most six deviations from the mean, to the far end (`skewed_channels`), the widest.
+    From what 0 becomes, but at most eight deviations from the mean, to the far end (`skewed_channels`), the widest.
     """
     zero, far = skewed_channels(mean, std, gamma, beta)
     zero = np.where(gamma < 0, np.minimum(zero, beta - DEVIATIONS * gamma), np.maximum(zero, beta - DEVIATIONS * gamma))
@@ -102,7 +102,7 @@ def unsigned_qparams(low: float, high: float) -> tuple[np.float32, np.uint8]:
 def equal_reach(
     mean: npt.NDArray[np.float64], std: npt.NDArray[np.float64], epsilon: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """What to divide channels by so that all reach as far: ``(|mean| + 6 std) / 6``, ``[channels]``.
+    """What to divide channels by so that all reach as far: ``(|mean| + 8 std) / 8``, ``[channels]``.
 
     mean, std: ``[readers, channels]``, as each BatchNormalization that reads the channels has measured them, std with
     its epsilon, ``[readers]``; the largest counts. A channel that reaches less than a sixteenth of the median is taken

@@ -26,9 +26,9 @@ class EstimateRangesOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=T
 
 class EstimateRanges(Pass[EstimateRangesOptions]):
     """Before: BatchNormalization -> Relu with unknown range
-    After: the same graph; the range is [0, max(beta + 6 |gamma|)] over the channels
+    After: the same graph; the range is [0, max(beta + 8 |gamma|)] over the channels
 
-    Why: behind a BatchNormalization a channel is N(beta, gamma^2) up to its shape, so mean +- 6 deviations, through
+    Why: behind a BatchNormalization a channel is N(beta, gamma^2) up to its shape, so mean +- 8 deviations, through
     the activation, holds all but rare outliers. Where it normalizes what a Relu has cut the tail is longer: 4
     deviations of the Gaussian that had these moments when it was cut.
     Elsewhere 1.5 times the 0.01 and 99.99 percentile on procedural images count where they were measured, twice for

@@ -1,4 +1,4 @@
-"""Let every channel that a depthwise Conv reads use the whole range of the tensor, where codes have a sign to spare."""
+"""Let every channel that a depthwise Conv reads use the whole range of the tensor."""
 
 from __future__ import annotations
 
@@ -19,25 +19,24 @@ from dfmpc_onnx.workspace import Workspace
 
 
 class SpreadChannelsOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """deviations: how far from its mean a channel reaches. always: for targets with unsigned activations too."""
+    """deviations: how far from its mean a channel reaches."""
 
     deviations: Annotated[float, msgspec.Meta(gt=0)] = DEVIATIONS
-    always: bool = False
 
 
 class SpreadChannels(Pass[SpreadChannelsOptions]):
     """Before: BN(gamma, beta) -> Clip(0, 6) -> depthwise Conv(scale * codes)
     After: BN(t gamma, t beta) -> Clip(0, 6) -> depthwise Conv(scale / t * codes), t >= 1, one a channel
 
-    Why: all channels of an activation share one scale, the widest's, and with zero point 0 what a Relu gave uses half
-    of the codes. A depthwise Conv has a scale a channel, and so has the layer in front: t = range / (beta + 6 |gamma|)
-    goes through a Relu, changes no code, and gives each channel all levels there are. Through Clip(0, 6) it is exact up
-    to 6 / t, which is no less than beta + 6 |gamma|.
+    Why: all channels of an activation share one scale, the widest's, and where zero points are 0 what a Relu gave uses
+    half of the codes. A depthwise Conv has a scale a channel, and so has the layer in front:
+    t = range / (beta + 8 |gamma|) goes through a Relu, changes no code, and gives each channel all levels there are.
+    Through Clip(0, 6) it is exact up to 6 / t, which is no less than beta + 8 |gamma|.
 
     Requires: ranges, codes, and BatchNormalizations not yet folded.
 
     Refuses when: nothing is refused; a note says why a depthwise Conv was passed over: no BatchNormalization, or one
-    that others read too, another activation between, or a target with unsigned activations.
+    that others read too, or another activation between.
 
     Reference: Nagel et al. 2019, section 4.1 (scaling between layers), where it costs no codes.
     """
@@ -49,8 +48,8 @@ class SpreadChannels(Pass[SpreadChannelsOptions]):
 
     def run(self, workspace: Workspace) -> PassResult:
         settings = workspace.settings
-        if settings.activations == "none" or not (settings.target.signed or self.options.always):
-            return PassResult(self.name, notes=("only where activations are signed",))
+        if settings.activations == "none":
+            return PassResult(self.name, notes=("activations stay in float",))
         nodes, codes = nodes_by_name(workspace.graph), dict(workspace.get(Codes).weights)
         ranges = workspace.get(Ranges).tensors
         rewrites, notes = [], []

@@ -34,9 +34,9 @@ def test_bounds_hold_for_each_channel_by_itself():
     assert got == (0.0, 8.0)
 
 
-def test_six_deviations_and_a_negative_variance_counts_as_none():
+def test_eight_deviations_and_a_negative_variance_counts_as_none():
     free = np.array([-INF]), np.array([INF])
-    assert moment_range(np.ones(1), np.full(1, 4.0), *free) == (-11.0, 13.0)
+    assert moment_range(np.ones(1), np.full(1, 4.0), *free) == (-15.0, 17.0)
     assert moment_range(np.ones(1), np.full(1, -1e-12), *free) == (1.0, 1.0)
 
 
@@ -104,12 +104,12 @@ def test_a_rectified_channel_reaches_to_four_deviations_of_what_was_cut(t, devia
 def test_a_channel_that_is_never_or_always_above_0_has_a_finite_range():
     rare, always = (skewed_range(np.array([m]), np.array([s]), np.ones(1), np.zeros(1)) for m, s in ((0, 0), (1e9, 1)))
     assert np.isfinite(rare).all() and rare[1] < 20
-    assert np.allclose(always, (-6, 4), atol=1e-6)
+    assert np.allclose(always, (-8, 4), atol=1e-6)
 
 
 def slow_reach(mean, std, epsilon):
     channels = range(len(mean[0]))
-    reach = [max((abs(m[j]) + 6 * s[j]) / 6 for m, s in zip(mean, std, strict=True)) for j in channels]
+    reach = [max((abs(m[j]) + 8 * s[j]) / 8 for m, s in zip(mean, std, strict=True)) for j in channels]
     shortest = sorted(reach)[len(reach) // 2] / 16
     most = [min(s[j] / (2 * e**0.5) for s, e in zip(std, epsilon, strict=True)) for j in channels]
     return [min(max(reach[j], shortest), most[j]) for j in channels]

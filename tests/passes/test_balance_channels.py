@@ -23,7 +23,7 @@ def changed(before, after):
     }
 
 
-def spread(model, by=4.0):
+def spread(model, by=8.0):
     """The model with every Conv's output channels, and what the norms behind make of them, spread by powers."""
     tensors = {t.name: t for t in model.graph.initializer}
     for name in ("norm1", "norm3", "norm5"):
@@ -70,7 +70,7 @@ def test_the_convs_that_norms_read_among_others_change_and_those_norms():
 def test_behind_it_every_channel_reaches_as_far_in_the_norm_that_saw_it_reach_farthest():
     _, after, _ = balanced(spread(graphs.dense()))
     norms = {n.name: batch_norm_parameters(n) for n in after.graph.nodes if n.op == "BatchNormalization"}
-    reach = {name: (np.abs(norm.mean) + 6 * norm.std) / 6 for name, norm in norms.items()}
+    reach = {name: (np.abs(norm.mean) + 8 * norm.std) / 8 for name, norm in norms.items()}
     assert np.allclose(reach["norm5"][12:], 1, rtol=1e-5)
     assert np.allclose(np.maximum(reach["norm3"], reach["norm5"][:12])[8:], 1, rtol=1e-5)
 

@@ -54,7 +54,7 @@ def test_a_sum_adds_means_and_variances():
     cdf = np.array([0.5 * math.erfc(v) for v in -b / g / math.sqrt(2)])
     density = np.exp(-0.5 * (b / g) ** 2) / math.sqrt(2 * math.pi)
     mean, second = b * cdf + g * density, (b**2 + g**2) * cdf + b * g * density
-    top = (beta + mean + 6 * np.sqrt(gamma**2 + second - mean**2)).max()
+    top = (beta + mean + 8 * np.sqrt(gamma**2 + second - mean**2)).max()
     assert np.isclose(found["add1"][1], top, rtol=1e-4)
 
 
@@ -93,7 +93,7 @@ def test_behind_batch_norm_of_what_a_relu_cut_the_range_ends_at_its_zero():
     zero = (norm.beta - norm.factor * norm.mean).min()
     assert found["norm2"][0] == pytest.approx(zero, rel=1e-5)
     top = skewed_range(norm.mean, norm.std, norm.gamma, norm.beta)[1]
-    assert found["norm2"][1] == pytest.approx(max(top, (norm.beta + 6 * norm.gamma).max()), rel=1e-4)
+    assert found["norm2"][1] == pytest.approx(max(top, (norm.beta + 8 * norm.gamma).max()), rel=1e-4)
 
 
 def test_an_operator_without_a_rule_leaves_its_reason_and_no_range():
@@ -113,4 +113,4 @@ def test_float_activations_need_no_ranges():
 def test_the_ranges_are_those_of_the_compensated_network():
     space, _ = graphs.prepared(graphs.chain(), "estimate_ranges")
     gamma, beta = parameters(space, "norm2")
-    assert np.isclose(space.get(Ranges).tensors["norm2"][1], (beta + 6 * gamma).max(), rtol=1e-4)
+    assert np.isclose(space.get(Ranges).tensors["norm2"][1], (beta + 8 * gamma).max(), rtol=1e-4)

@@ -72,11 +72,12 @@ def test_a_depthwise_conv_that_is_passed_over_is_said_to_be(model, why):
     assert graphs.snapshot(space.graph) == before
 
 
-def test_unsigned_activations_are_left_alone_unless_asked_for():
-    before = graphs.snapshot(spread(network(), "cpu", upto="estimate_ranges")[0].graph)
-    space, result = spread(network(), "cpu")
-    assert result.notes == ("only where activations are signed",) and graphs.snapshot(space.graph) == before
-    assert spread(network(), "cpu", always=True)[1].rewrites
+def test_unsigned_activations_too_but_not_floats():
+    assert spread(network(), "cpu")[1].rewrites
+    space = graphs.workspace(network(), "8", "none")
+    before = PassManager(graphs.pipeline("estimate_ranges")).run(space)
+    result = PassManager([graphs.pipeline("spread_channels")[-1]]).run(space)[-1]
+    assert before and result.rewrites == () and result.notes == ("activations stay in float",)
 
 
 def test_a_float_layer_is_left_alone():
