@@ -18,12 +18,13 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import ModelError
-from dfmpc_onnx.graph import constant, describe, has_input, shown
+from dfmpc_onnx.graph import constant, describe, has_input, is_standard, producer, shown
 from dfmpc_onnx.numerics.compensation import BatchNormParameters
 from dfmpc_onnx.numerics.least_squares import PatchMoments, SampledMoments
 from dfmpc_onnx.operators import batch_norm_parameters
 from dfmpc_onnx.runtime import Session
 from dfmpc_onnx.serialization import to_model
+from dfmpc_onnx.toggled import SQUASHES, lost_share
 
 Array = npt.NDArray[np.float32]
 Float = npt.NDArray[np.float64]
@@ -130,7 +131,21 @@ class Streams:
         for node in graph.nodes:
             for tensor in reads(node):
                 self._reads[tensor.name] = self._reads.get(tensor.name, 0) + 1
+        # What the outputs lose is asked for at the end: until then they live.
+        self._compared = [compared_tensor(t) for t in graph.outputs]
+        for tensor in self._compared:
+            self._reads[tensor.name] = self._reads.get(tensor.name, 0) + 1
         self.peak_bytes = 0
+
+    def lost(self) -> float:
+        """The share of the outputs' variance that the quantized network has lost, after `run`: the mean, 0 to 1."""
+        pairs = [self._live[t.name] for t in self._compared if t.name in self._live]
+        shares = [
+            0.0 if both.same else lost_share(np.asarray(both.plain, np.float64), np.asarray(both.hat, np.float64))
+            for both in pairs
+            if isinstance(both.plain, np.ndarray) and both.plain.dtype.kind == "f" and np.isfinite(both.plain).all()
+        ]
+        return float(np.mean(shares)) if shares else 0.0
 
     def run(self, visitor: Visitor) -> None:
         """One pass through the graph. Raises ModelError where a node cannot be run."""
@@ -232,6 +247,15 @@ class Streams:
             self._reads[tensor.name] -= 1
             if self._reads[tensor.name] == 0:
                 self._live.pop(tensor.name, None)
+
+
+def compared_tensor(output: gs.Tensor) -> gs.Tensor:
+    """The output of a network to compare: itself, or what stands in front of a function that squeezes scores."""
+    node = producer(output)
+    if node is None or node.op not in SQUASHES or not is_standard(node) or isinstance(node.inputs[0], gs.Constant):
+        return output
+    source: gs.Tensor = node.inputs[0]
+    return source
 
 
 def _bytes(value: object) -> int:

@@ -53,7 +53,7 @@ class ToggledRounding:
     @property
     def comparable(self) -> bool:
         """Whether any output is of numbers that can be compared."""
-        return any(a.dtype.kind == "f" and a.size and np.isfinite(a).all() for a in self._exact)
+        return any(map(_numbers, self._exact))
 
     def lost(self, groups: Sequence[int]) -> float:
         """The share of the outputs' variance that is lost where the groups of these numbers are rounded, 0 to 1.
@@ -63,14 +63,23 @@ class ToggledRounding:
         shares = [
             lost_share(np.asarray(a, np.float64), np.asarray(b, np.float64))
             for a, b in zip(self._exact, self._run(groups), strict=True)
-            if a.dtype.kind == "f" and a.size and np.isfinite(a).all()
+            if _numbers(a)
         ]
         return float(np.mean(shares)) if shares else 0.0
 
     def _run(self, groups: Sequence[int]) -> Arrays:
+        if not self._outputs:
+            return []
         chosen = set(groups)
         switches = {name: np.array(i in chosen) for i, name in enumerate(self._switches)}
         return self._session.run({**self._feeds, **switches}, self._outputs)
+
+
+def _numbers(output: object) -> bool:
+    """Whether an output is a tensor of finite numbers."""
+    if not isinstance(output, np.ndarray) or output.dtype.kind != "f" or not output.size:
+        return False
+    return bool(np.isfinite(output).all())
 
 
 def lost_share(want: npt.NDArray[np.float64], got: npt.NDArray[np.float64]) -> float:
@@ -141,7 +150,7 @@ def _free_shapes(model: onnx.ModelProto, feeds: Mapping[str, npt.NDArray[np.gene
             value.type.tensor_type.ClearField("shape")
     for value in model.graph.input:
         dims = value.type.tensor_type.shape.dim
-        if value.name in feeds and len(dims) == feeds[value.name].ndim and dims:
+        if value.name in feeds and dims and dims[0].dim_value not in (0, len(feeds[value.name])):
             dims[0].dim_param = "N"
 
 
@@ -150,7 +159,7 @@ def _compared(model: onnx.ModelProto) -> list[str]:
     made = {name: node for node in model.graph.node for name in node.output}
     listed = {value.name for value in model.graph.output}
     found = []
-    for name in [value.name for value in model.graph.output]:
+    for name in [value.name for value in model.graph.output if not value.type.HasField("sequence_type")]:
         node = made.get(name)
         if node is not None and node.op_type in SQUASHES and node.domain in ("", "ai.onnx") and node.input[0] in made:
             name = node.input[0]

@@ -76,3 +76,17 @@ def test_the_share_of_channels():
     assert lost_share(np.ones((2, 3)), np.zeros((2, 3))) == 0.0  # no signal to lose
     got[0, 0, 0] = np.nan
     assert lost_share(want, got) == pytest.approx(2 / 3)
+
+
+def test_an_output_that_is_no_tensor_is_passed_over():
+    net = graphs.Net()
+    relu = net.node("Relu", "x")
+    model = net.model(relu)
+    model.graph.node.append(graphs.helper.make_node("SplitToSequence", [relu], ["parts"], name="parts", axis=1))
+    parts = graphs.helper.make_tensor_sequence_value_info("parts", graphs.TensorProto.FLOAT, None)
+    model.graph.output.append(parts)
+    toggled, _ = network(model, [["x"]])
+    assert toggled.comparable and toggled.lost([0]) > 0
+    del model.graph.output[0]
+    toggled, _ = network(model, [["x"]])
+    assert not toggled.comparable and toggled.lost([0]) == 0.0

@@ -30,7 +30,7 @@ class BalanceChannels(Pass[NoOptions]):
     After: Conv(x, W / a, b / a) -> Concat -> BatchNormalization(gamma, beta, m / a, s / a)
 
     Why: what a Concat joins is quantized on one scale. A channel that reaches less far than the widest has fewer
-    levels, and the BatchNormalization behind enlarges their error. With a_j in proportion to |m_j| + 6 s_j all reach as
+    levels, and the BatchNormalization behind enlarges their error. With a_j in proportion to |m_j| + 8 s_j all reach as
     far. A positive factor goes through Relu, pooling and Concat as it is, so the network stays what it was. The
     same holds where a Relu alone stands between.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -80,15 +81,23 @@ class ExemptActivations(Pass[ExemptActivationsOptions]):
         if not network.comparable:
             why = "no output holds numbers that can be compared; what 8-bit activations cost is not known"
             return PassResult(self.name, refusals=(Refusal("model", why),))
-        before = network.lost(range(len(groups)))
-        found = costliest(network.lost, len(groups), self.options.budget, MOST_RUNS)
+        known: dict[frozenset[int], float] = {}
+
+        def lost(chosen: Sequence[int]) -> float:
+            key = frozenset(chosen)
+            if key not in known:
+                known[key] = network.lost(chosen)
+            return known[key]
+
+        before = lost(range(len(groups)))
+        found = costliest(lost, len(groups), self.options.budget, MOST_RUNS)
         if not found:
             return PassResult(self.name, notes=(f"8-bit activations cost {100 * before:.2g} % of the output",))
         names = list(groups)
-        after = network.lost([i for i in range(len(groups)) if i not in set(found)])
+        after = lost([i for i in range(len(groups)) if i not in set(found)])
         exempt: dict[str, str] = {}
         for index in found:
-            why = f"8 bits of '{shown(names[index])}' cost {100 * network.lost([index]):.2g} % of the output"
+            why = f"8 bits of '{shown(names[index])}' cost {100 * lost([index]):.2g} % of the output"
             exempt.update(dict.fromkeys(groups[names[index]], why))
         workspace.put(Exempt(exempt))
         refusals = tuple(Refusal(name, f"stays in float: {why}") for name, why in exempt.items())

@@ -45,7 +45,8 @@ class ReconstructLayersOptions(msgspec.Struct, frozen=True, forbid_unknown_field
     decide. compensate: the full least-squares fit, the paper's one factor per input channel, or none. rounding: with
     error feedback, or to the nearest level. recalibrate: whether BatchNormalizations, or biases where there are none,
     take up what the two networks show. ridge: strength of the fit's regularization. threshold: the largest share of
-    a layer's output that rounding its weight may cost where the recipe chooses the bits."""
+    a layer's output that rounding its weight may cost where the recipe chooses the bits. budget: the largest share of
+    the network's output that it may cost together; where it costs more, the threshold falls."""
 
     statistics: Literal["images", "gaussian"] = "images"
     images: int = 0
@@ -54,6 +55,7 @@ class ReconstructLayersOptions(msgspec.Struct, frozen=True, forbid_unknown_field
     recalibrate: bool = True
     ridge: Annotated[float, msgspec.Meta(gt=0)] = RIDGE
     threshold: Annotated[float, msgspec.Meta(ge=0)] = 0.006
+    budget: Annotated[float, msgspec.Meta(gt=0)] = 0.015
 
 
 @dataclasses.dataclass

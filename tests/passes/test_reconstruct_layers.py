@@ -187,3 +187,23 @@ def test_a_conv_transpose_is_rounded_to_the_nearest_and_its_mean_corrected(group
     assert np.any(node.inputs[2].values) and node.inputs[2].values.shape == (8,)
     why = graphs.reasons(result)["convtranspose1"]
     assert why == "ConvTranspose; rounded to the nearest level, not compensated"
+
+
+def test_where_layers_together_cost_too_much_the_threshold_falls():
+    """Twice at most, and each time from the float weights again."""
+    model = graphs.chain()
+    _, loose, result = rebuilt(model, "auto", threshold=0.1, budget=0.9)
+    assert sum("costs" in note for note in result.notes) == 1
+    _, strict, result = rebuilt(model, "auto", threshold=0.1, budget=1e-9)
+    told = [note for note in result.notes if "costs" in note]
+    assert len(told) == 3 and "done again with 2.5 %" in told[0] and "done again with 0.62 %" in told[1]
+    _, direct, _ = rebuilt(model, "auto", threshold=0.1 / 16, budget=0.9)
+    assert graphs.snapshot(strict.graph) == graphs.snapshot(direct.graph)
+    assert strict.get(BitPlan) == direct.get(BitPlan)
+    assert graphs.snapshot(strict.graph) != graphs.snapshot(loose.graph)
+
+
+def test_bits_that_were_asked_for_are_not_changed():
+    _, after, result = rebuilt(graphs.chain(), "2", budget=1e-9)
+    assert sum("costs" in note for note in result.notes) == 1
+    assert {weight.bits for weight in after.get(Codes).weights.values()} <= {2, 8}
