@@ -22,6 +22,7 @@ from dfmpc_onnx.graph import constant, describe, has_input, is_standard, produce
 from dfmpc_onnx.numerics.compensation import BatchNormParameters
 from dfmpc_onnx.numerics.least_squares import PatchMoments, SampledMoments
 from dfmpc_onnx.operators import batch_norm_parameters
+from dfmpc_onnx.patches import gather_patches, sample_patches
 from dfmpc_onnx.runtime import Session
 from dfmpc_onnx.serialization import to_model
 from dfmpc_onnx.toggled import SQUASHES, lost_share
@@ -355,73 +356,6 @@ def _described(name: str, value: object) -> onnx.ValueInfoProto:
         kind = onnx.helper.np_dtype_to_tensor_dtype(value[0].dtype)
         return onnx.helper.make_tensor_sequence_value_info(name, kind, None)
     raise ModelError(f"'{shown(name)}' is neither a tensor nor a sequence of tensors, so it cannot be followed")
-
-
-def sample_patches(
-    x: npt.NDArray[np.generic], node: gs.Node, count: int, generator: np.random.Generator
-) -> tuple[npt.NDArray[np.intp], ...]:
-    """Positions of a layer's output to look at: image, and row and column of the output, ``[count]`` each.
-
-    All of them where there are fewer than `count`.
-    """
-    size = _output_size(x, node)
-    total = int(x.shape[0] * np.prod(size))
-    flat = np.arange(total) if total <= count else np.sort(generator.choice(total, count, replace=False))
-    return np.unravel_index(flat, (x.shape[0], *size))
-
-
-def gather_patches(x: npt.NDArray[np.generic], node: gs.Node, positions: tuple[npt.NDArray[np.intp], ...]) -> Array:
-    """Input patches ``[groups, n, in/group * taps]`` float32 of a Conv at output positions, or a product's rows."""
-    if node.op != "Conv":
-        rows = positions[0] if x.ndim == 2 else np.ravel_multi_index(positions, (x.shape[0], *_output_size(x, node)))
-        return np.asarray(x, np.float32).reshape(-1, x.shape[-1])[rows][None]
-    groups = int(node.attrs.get("group", 1))
-    (kernel, strides, dilations), pads = conv_geometry(node), _pads(x, node)
-    padded = np.pad(np.asarray(x, np.float32), [(0, 0), (0, 0), *pads])
-    channels_last = np.moveaxis(padded, 1, -1)
-    taps = []
-    for offset in np.ndindex(*kernel):
-        index = tuple(p * s + o * d for p, s, o, d in zip(positions[1:], strides, offset, dilations, strict=True))
-        taps.append(channels_last[(positions[0], *index)])
-    patches = np.stack(taps, axis=-1)  # [n, in, taps]
-    n, channels, width = patches.shape
-    grouped = patches.reshape(n, groups, channels // groups * width).transpose(1, 0, 2)
-    return np.ascontiguousarray(grouped)
-
-
-Extents = tuple[int, ...]
-
-
-def conv_geometry(node: gs.Node) -> tuple[Extents, Extents, Extents]:
-    """Kernel, strides and dilations of a Conv."""
-    kernel = tuple(int(k) for k in node.inputs[1].shape[2:])
-    strides = tuple(int(s) for s in node.attrs.get("strides", (1,) * len(kernel)))
-    return kernel, strides, tuple(int(d) for d in node.attrs.get("dilations", (1,) * len(kernel)))
-
-
-def _pads(x: npt.NDArray[np.generic], node: gs.Node) -> list[tuple[int, int]]:
-    """Padding of a Conv on a given input, before and after in each spatial dimension."""
-    kernel, strides, dilations = conv_geometry(node)
-    mode = node.attrs.get("auto_pad", "NOTSET")
-    if mode in ("SAME_UPPER", "SAME_LOWER"):
-        pads = []
-        for size, k, s, d in zip(x.shape[2:], kernel, strides, dilations, strict=True):
-            total = max((-(-size // s) - 1) * s + (k - 1) * d + 1 - size, 0)
-            small, large = total // 2, total - total // 2
-            pads.append((small, large) if mode == "SAME_UPPER" else (large, small))
-        return pads
-    flat = [0] * (2 * len(kernel)) if mode == "VALID" else list(node.attrs.get("pads", (0,) * 2 * len(kernel)))
-    return list(zip(flat[: len(kernel)], flat[len(kernel) :], strict=True))
-
-
-def _output_size(x: npt.NDArray[np.generic], node: gs.Node) -> tuple[int, ...]:
-    if node.op != "Conv":
-        return (int(np.prod(x.shape[1:-1])),) if x.ndim > 2 else ()
-    (kernel, strides, dilations), pads = conv_geometry(node), _pads(x, node)
-    return tuple(
-        (size + a + b - (k - 1) * d - 1) // s + 1
-        for size, k, s, d, (a, b) in zip(x.shape[2:], kernel, strides, dilations, pads, strict=True)
-    )
 
 
 def patch_moments(inputs: Both, node: gs.Node, generator: np.random.Generator, count: int = POSITIONS) -> PatchMoments:

@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.activations import conv_geometry
 from dfmpc_onnx.facts import Float
 from dfmpc_onnx.graph import input_constant
 from dfmpc_onnx.numerics import lags as lg
 from dfmpc_onnx.operators import Unknown
+from dfmpc_onnx.patches import conv_geometry
 
 Pair = tuple[int, int]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.activations import conv_geometry
 from dfmpc_onnx.operators import Unknown
+from dfmpc_onnx.patches import conv_geometry
 
 ELEMENTS = 2**20  # of one covariance function that is kept in any case
 WIDE_ELEMENTS = 2**25  # of one whose readers look so far
