@@ -17,7 +17,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.facts import Layer
+from dfmpc_onnx.facts import Codes, Exempt, Layer, Layers, Ranges, Spared
 from dfmpc_onnx.graph import (
     constant,
     consumers,
@@ -30,6 +30,7 @@ from dfmpc_onnx.graph import (
 )
 from dfmpc_onnx.operators import Unknown, clip_bounds
 from dfmpc_onnx.targets import CPU, Target
+from dfmpc_onnx.workspace import Workspace
 
 # Operators whose outputs take the scale of their input: they only move, choose or repeat values.
 KEEPS_SCALE = frozenset(
@@ -125,11 +126,12 @@ class Placer:
     def _fits(self, layer: Layer) -> bool:
         node = self._nodes[layer.name]
         read, made = node.inputs[0].name, effective_output(self._graph, node).name
-        reason = self._exempt.get(read) or (self._exempt.get(made) if self._target.between else None)
+        exempt = self._exempt.get(read) or (self._exempt.get(made) if self._target.between else None)
+        reason = None
         if layer.op == "ConvTranspose":
             reason = "ConvTranspose has no integer kernel in onnxruntime"
-        elif reason is not None:
-            pass
+        elif exempt is not None:
+            reason = exempt
         elif read not in self._ranges:
             reason = "the range of its input is not known"
         elif self._target.between and made not in self._ranges:
@@ -143,6 +145,20 @@ class Placer:
         if reason:
             self._refused[layer.name] = f"{reason}; integer weights, float arithmetic"
         return reason is None
+
+    @classmethod
+    def of(cls, workspace: Workspace) -> Placer:
+        """For the layers that have codes and are not spared, with the ranges and exempt tensors known so far."""
+        spared, exempt = workspace.find(Spared), workspace.find(Exempt)
+        left = spared.layers if spared is not None else frozenset[str]()
+        coded = workspace.get(Codes).weights.keys() - left
+        return cls(
+            workspace.graph,
+            {layer.name: layer for layer in workspace.get(Layers).all if layer.name in coded},
+            workspace.get(Ranges).tensors,
+            workspace.settings.target,
+            exempt.tensors if exempt is not None else {},
+        )
 
     def _in_front_of(self, integer: set[str]) -> None:
         """What the layers read."""

@@ -44,8 +44,7 @@ class BatchNormToConv(Pass[NoOptions]):
             return PassResult(self.name, notes=("nothing between layers computes in integers",))
         graph, codes = workspace.graph, dict(workspace.get(Codes).weights)
         ranges, layers = workspace.get(Ranges).tensors, workspace.get(Layers)
-        quantized = {layer.name: layer for layer in layers.all if layer.name in codes}
-        chosen = Placer(graph, quantized, ranges, settings.target).place().tensors
+        chosen = Placer.of(workspace).place().tensors
         names = Namer(graph)
         made: list[Layer] = []
         refusals = []

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from dfmpc_onnx.batching import statistics_batch
 from dfmpc_onnx.errors import ModelError
-from dfmpc_onnx.facts import Codes, Exempt, Folded, Layers, Raised, Ranges, Spared
+from dfmpc_onnx.facts import Codes, Exempt, Folded, Layers, Raised, Ranges
 from dfmpc_onnx.graph import shown
 from dfmpc_onnx.manager import Pass, PassResult, Refusal
 from dfmpc_onnx.numerics.group_search import costliest
@@ -61,11 +61,7 @@ class ExemptActivations(Pass[ExemptActivationsOptions]):
         settings, graph = workspace.settings, workspace.graph
         if settings.activations == "none" or graph.opset < 13:
             return PassResult(self.name, notes=("activations stay in float",))
-        codes, ranges = workspace.get(Codes).weights, workspace.get(Ranges).tensors
-        left = workspace.find(Spared)
-        spared = left.layers if left is not None else frozenset[str]()
-        layers = {n: layer for n, layer in workspace.get(Layers).by_name().items() if n in codes.keys() - spared}
-        sites = Placer(graph, layers, ranges, settings.target).place()
+        ranges, sites = workspace.get(Ranges).tensors, Placer.of(workspace).place()
         # Tensors that are only moved have one scale with what they are moved from, and share its fate.
         groups: dict[str, list[str]] = {}
         for name, like in sites.tensors.items():
@@ -91,8 +87,6 @@ class ExemptActivations(Pass[ExemptActivationsOptions]):
 
         before = lost(range(len(groups)))
         found = costliest(lost, len(groups), self.options.budget, MOST_RUNS)
-        if not found:
-            return PassResult(self.name, notes=(f"8-bit activations cost {100 * before:.2g} % of the output",))
         names = list(groups)
         after = lost([i for i in range(len(groups)) if i not in set(found)])
         exempt: dict[str, str] = {}
@@ -101,10 +95,9 @@ class ExemptActivations(Pass[ExemptActivationsOptions]):
             exempt.update(dict.fromkeys(groups[names[index]], why))
         workspace.put(Exempt(exempt))
         refusals = tuple(Refusal(name, f"stays in float: {why}") for name, why in exempt.items())
-        note = (
-            f"8-bit activations cost {100 * before:.2g} % of the output, {100 * after:.2g} % without {len(found)} of "
-            f"{len(groups)}"
-        )
+        note = f"8-bit activations cost {100 * before:.2g} % of the output"
+        if found:
+            note += f", {100 * after:.2g} % without {len(found)} of {len(groups)}"
         warnings = (note,) if after > self.options.budget else ()
         return PassResult(self.name, refusals=refusals, notes=(note,), warnings=warnings)
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.decoding import fits_int8, integer_scale
-from dfmpc_onnx.facts import Codes, Exempt, Folded, Layer, Layers, Placement, Raised, Ranges, Spared
+from dfmpc_onnx.facts import Codes, Folded, Layer, Layers, Placement, Raised, Ranges, Spared
 from dfmpc_onnx.graph import (
     Namer,
     consumers,
@@ -69,12 +69,9 @@ class InsertQDQ(Pass[NoOptions]):
             return PassResult(self.name, refusals=(Refusal("model", why),), warnings=(why,))
         codes = dict(workspace.get(Codes).weights)
         ranges = workspace.get(Ranges).tensors
-        left = workspace.find(Spared)
-        spared = left.layers if left is not None else frozenset[str]()
-        layers = {n: layer for n, layer in workspace.get(Layers).by_name().items() if n in codes.keys() - spared}
-        target = workspace.settings.target
-        exempt = found.tensors if (found := workspace.find(Exempt)) else {}
-        sites = Placer(graph, layers, ranges, target, exempt).place()
+        layers, target = workspace.get(Layers).by_name(), workspace.settings.target
+        spared = workspace.find(Spared)
+        sites = Placer.of(workspace).place()
         names = Namer(graph)
         qparams = signed_qparams if target.signed else unsigned_qparams
         given = quantized_before(graph)
@@ -88,6 +85,7 @@ class InsertQDQ(Pass[NoOptions]):
         unfit = frozenset(name for name in sites.layers if not fits_int8(codes[name], reduced))
         biases, float_biases = _quantize_biases(graph, layers, with_bias - unfit, codes, parameters, names)
         integer = sites.layers - unfit - set(float_biases)
+        own = {id(node) for node in graph.nodes if node.op == "DequantizeLinear"}
         _insert(graph, {name: p for name, p in parameters.items() if not _quantized(graph, name, given)}, names)
         insert(graph, before=biases)
         if target.between:
@@ -95,7 +93,7 @@ class InsertQDQ(Pass[NoOptions]):
             kept = _guard_float_layers(graph, workspace.get(Layers), integer, names)
         else:
             kept = _read_float(graph, workspace.get(Layers), integer)
-            _move_float(graph)
+            _move_float(graph, own)
         workspace.put(Placement(integer))
         kind = "int8" if target.signed else "uint8"
         rewrites = tuple(
@@ -110,7 +108,7 @@ class InsertQDQ(Pass[NoOptions]):
         ]
         refusals += [
             Refusal(name, "rounding its input would make most of the noise; integer weights, float arithmetic")
-            for name in sorted(spared & codes.keys())
+            for name in sorted(spared.layers & codes.keys() if spared is not None else ())
         ]
         most = "7 bits, the reduced range" if reduced else "INT8"
         refusals += [
@@ -215,16 +213,17 @@ def _read_float(graph: gs.Graph, layers: Layers, integer: frozenset[str]) -> lis
     return found
 
 
-def _move_float(graph: gs.Graph) -> None:
+def _move_float(graph: gs.Graph, own: set[int]) -> None:
     """Let operators that only move values read what was quantized for others before it was.
 
-    What is quantized behind them takes the same scale, so no number changes. onnxruntime 1.32 quantizes again behind
+    own: the DequantizeLinear, by ``id``, that the model had before; what they give stays. What is quantized behind
+    takes the same scale, so for layers no number changes; others read floats. onnxruntime 1.32 quantizes again behind
     such an operator, in opsets from 21 on as if zero points were uint8, and then refuses the int8 ones. May go when
     that is mended (onnxruntime issue 25526).
     """
     for node in graph.nodes:
         source = producer(node.inputs[0]) if keeps_scale(node) else None
-        if source is None or source.op != "DequantizeLinear":
+        if source is None or source.op != "DequantizeLinear" or id(source) in own:
             continue
         quantizer = producer(source.inputs[0])
         if quantizer is not None and quantizer.op == "QuantizeLinear":

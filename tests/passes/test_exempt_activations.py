@@ -79,3 +79,10 @@ def test_refused_where_nothing_can_be_compared():
     model.graph.output.append(graphs.helper.make_tensor_value_info("best", graphs.TensorProto.INT64, None))
     _, result = prepared(model)
     assert "no output holds numbers" in graphs.reasons(result)["model"]
+
+
+def test_what_a_search_cut_short_leaves_is_a_warning(monkeypatch):
+    monkeypatch.setattr("dfmpc_passes.exempt_activations.MOST_RUNS", 1)
+    space, result = prepared(wide())
+    assert space.get(Exempt).tensors == {}
+    assert len(result.warnings) == 1 and "cost" in result.warnings[0]
