@@ -388,7 +388,8 @@ def verify(
     RuntimeUnavailable where a provider was not really used.
     """
     float_source, source = serialization.load(model), serialization.load(quantized)
-    wanted = preprocess or serialization.metadata_of(source.model).get("preprocess", AUTO)
+    stated = serialization.metadata_of(source.model).get("preprocess")
+    wanted = preprocess or stated or AUTO
     settings = Settings(
         WeightBits.parse("8"),
         "8",
@@ -404,6 +405,8 @@ def verify(
     if reference is None:
         raise ModelError(said)
     settings, choice = settled(float_source.model, settings, wanted, run=True)
+    if preprocess is None and stated is not None and choice.by == "given":
+        choice = msgspec.structs.replace(choice, by="file", reason="as the quantized file says", order_asserted=False)
     batch: Images | Samples
     if images is None:
         try:

@@ -209,7 +209,10 @@ def test_auto_is_the_default_and_stands_in_table_json_and_file(tmp_path: pathlib
     table = dfmpc("quantize", path, "-o", out, "--recipe", "int8", "--preprocess", "auto").stdout
     assert f"raw ({report['preprocess_choice']['reason']})" in table
     verified = json.loads(dfmpc("verify", path, out, "--json").stdout)
-    assert (verified["preprocess"], verified["preprocess_choice"]["by"]) == ("raw", "given")
+    assert (verified["preprocess"], verified["preprocess_choice"]["by"]) == ("raw", "file")
+    assert not verified["preprocess_choice"]["order_asserted"]
+    given = json.loads(dfmpc("verify", path, out, "--preprocess", "raw", "--json").stdout)
+    assert given["preprocess_choice"]["by"] == "given"
 
 
 def test_what_is_given_wins(tmp_path: pathlib.Path) -> None:
