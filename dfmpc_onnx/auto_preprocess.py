@@ -51,10 +51,10 @@ class Fit(msgspec.Struct, frozen=True):
 class PreprocessChoice(msgspec.Struct, frozen=True):
     """How the preprocess came about.
 
-    name: as `--preprocess` takes it. by: "given", "file" (what a quantized file says), "images", "covariances", "assumed",
-    or "no image" where the network takes none. reason: in words. order: "RGB" or "BGR"; None where there are no colours. order_asserted: whether the
-    BatchNormalizations tell it, or the user. sure: percent; None where nothing was judged. norms: by which
-    BatchNormalizations. fits: all candidates, best first.
+    name: as `--preprocess` takes it. by: "given", "file" (what a quantized file says), "images", "covariances",
+    "assumed", or "no image" where the network takes none. reason: in words. order: "RGB" or "BGR"; None where there
+    are no colours. order_asserted: whether the BatchNormalizations tell it, or the user. sure: percent; None where
+    nothing was judged. norms: by which BatchNormalizations. fits: all candidates, best first.
     """
 
     name: str
