@@ -9,22 +9,21 @@ the normalization takes the statistics of the batch, so at any depth only the co
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import ModelError
 from dfmpc_onnx.graph import constant, describe, has_input, is_standard, producer, shown
+from dfmpc_onnx.next_input import Known, Moments
+from dfmpc_onnx.node_runner import NodeRunner
 from dfmpc_onnx.numerics.compensation import BatchNormParameters
 from dfmpc_onnx.numerics.least_squares import PatchMoments, SampledMoments
 from dfmpc_onnx.operators import batch_norm_parameters
 from dfmpc_onnx.patches import gather_patches, sample_patches
-from dfmpc_onnx.runtime import Session
-from dfmpc_onnx.serialization import to_model
 from dfmpc_onnx.toggled import SQUASHES, lost_share
 
 Array = npt.NDArray[np.float32]
@@ -104,8 +103,10 @@ def _inner(a: Array, b: Array) -> Float:
 class Visitor(Protocol):
     """Decides, at each layer and normalization, what the quantized network continues with."""
 
-    def layer(self, node: gs.Node, moments: Callable[[], PatchMoments]) -> None:
-        """A Conv, Gemm or MatMul is about to run; the visitor may set ``node.inputs[1].values``."""
+    def layer(self, node: gs.Node, moments: Callable[[], PatchMoments], known: Known) -> None:
+        """A Conv, Gemm or MatMul is about to run; the visitor may set ``node.inputs[1].values``.
+
+        known: tells the moments of tensors that live in the float network at that moment."""
 
     def after_layer(self, node: gs.Node, shift: Callable[[], Float] | None) -> None:
         """It has run. shift: tells by how much the mean of its output fell short, ``[channels]``; None where it is
@@ -114,17 +115,24 @@ class Visitor(Protocol):
     def batch_norm(self, node: gs.Node, statistics: ChannelStatistics) -> tuple[Float, Float]:
         """Scale and shift of the quantized network's output; may set the node's parameters."""
 
-    def measured(self, tensor: str, low: float, high: float) -> None:
-        """The range of a tensor of the float network."""
+    def measured(self, tensor: str, values: Array) -> None:
+        """The values of a tensor in the float network, for what they are to be measured for."""
 
 
 class Streams:
     """Walks a graph with a batch of inputs; see the module's text."""
 
     def __init__(
-        self, graph: gs.Graph, feeds: dict[str, npt.NDArray[np.generic]], layers: frozenset[str], seed: int
+        self,
+        graph: gs.Graph,
+        feeds: Mapping[str, npt.NDArray[np.generic]],
+        layers: frozenset[str],
+        seed: int,
+        positions: int = POSITIONS,
     ) -> None:
+        """layers: names of those that the visitor is shown. positions: sampled for each."""
         self._graph = graph
+        self._positions = positions
         self._layers = layers
         self._generator = np.random.default_rng(seed)
         self._live: dict[str, Both] = {name: Both(x, x) for name, x in feeds.items()}
@@ -139,10 +147,13 @@ class Streams:
         self.peak_bytes = 0
 
     def lost(self) -> float:
-        """The share of the outputs' variance that the quantized network has lost, after `run`: the mean, 0 to 1."""
+        """The share of the outputs' variance that the quantized network has lost, after `run`: the mean, 0 to 1.
+
+        Of vectors the variance between images counts, not that between their columns.
+        """
         pairs = [self._live[t.name] for t in self._compared if t.name in self._live]
         shares = [
-            0.0 if both.same else lost_share(np.asarray(both.plain, np.float64), np.asarray(both.hat, np.float64))
+            0.0 if both.same else _lost(np.asarray(both.plain, np.float64), np.asarray(both.hat, np.float64))
             for both in pairs
             if isinstance(both.plain, np.ndarray) and both.plain.dtype.kind == "f" and np.isfinite(both.plain).all()
         ]
@@ -165,12 +176,12 @@ class Streams:
     def _layer(self, node: gs.Node, visitor: Visitor) -> None:
         x = self._fed(node)
         old = [t.values if isinstance(t, gs.Constant) else None for t in node.inputs[1:]]
-        visitor.layer(node, lambda: patch_moments(x, node, self._generator))
+        visitor.layer(node, lambda: patch_moments(x, node, self._generator, self._positions), self._moments)
         if all(isinstance(t, gs.Constant) and t.values is v for t, v in zip(node.inputs[1:], old, strict=True)):
             outputs = self._both(node)
         else:
-            plain = _Runner(self._graph, node, [None, *old])({node.inputs[0].name: x.plain})[0]
-            hat = _Runner(self._graph, node)({node.inputs[0].name: x.hat})[0]
+            plain = NodeRunner(self._graph, node, [None, *old])({node.inputs[0].name: x.plain})[0]
+            hat = NodeRunner(self._graph, node)({node.inputs[0].name: x.hat})[0]
             outputs = [Both(plain, hat)]
         fixed = outputs[0]
         _measure(node, fixed, visitor)
@@ -184,6 +195,14 @@ class Streams:
             hat = np.asarray(fixed.hat, np.float32) + shift.reshape(-1, *(1,) * (fixed.hat.ndim - 2))
             fixed = Both(fixed.plain, hat)
         self._keep(node, [fixed])
+
+    def _moments(self, tensor: gs.Tensor) -> Moments | None:
+        """Mean and variance of each channel of a tensor that lives, in the float network."""
+        both = self._live.get(tensor.name)
+        if both is None or not isinstance(both.plain, np.ndarray) or both.plain.ndim < 2 or not both.plain.size:
+            return None
+        statistics = ChannelStatistics.of(Both(both.plain, both.plain))
+        return statistics.mean, statistics.variance
 
     def _normalizable(self, node: gs.Node) -> bool:
         if isinstance(node.inputs[0], gs.Constant):
@@ -225,7 +244,7 @@ class Streams:
     def _both(self, node: gs.Node) -> list[Both]:
         """A node's outputs in both streams; run once where its inputs are the same in both."""
         names = [t.name for t in reads(node)]
-        runner = _Runner(self._graph, node)
+        runner = NodeRunner(self._graph, node)
         try:
             inputs = {name: self._live[name] for name in names}
         except KeyError as missing:
@@ -250,6 +269,13 @@ class Streams:
                 self._live.pop(tensor.name, None)
 
 
+def _lost(plain: Float, hat: Float) -> float:
+    if plain.ndim != 2 or len(plain) < 2:
+        return lost_share(plain, hat)
+    variance, error = float(plain.var(axis=0).sum()), float(np.square(hat - plain).mean(axis=0).sum())
+    return min(error / variance, 1.0) if variance > 1e-12 * float(np.square(plain).mean()) else 0.0
+
+
 def compared_tensor(output: gs.Tensor) -> gs.Tensor:
     """The output of a network to compare: itself, or what stands in front of a function that squeezes scores."""
     node = producer(output)
@@ -268,9 +294,7 @@ def _bytes(value: object) -> int:
 
 def _measure(node: gs.Node, output: Both, visitor: Visitor) -> None:
     if isinstance(output.plain, np.ndarray) and output.plain.dtype == np.float32 and output.plain.size:
-        low, high = measured_range(output.plain)
-        if np.isfinite(low) and np.isfinite(high):
-            visitor.measured(node.outputs[0].name, low, high)
+        visitor.measured(node.outputs[0].name, np.asarray(output.plain, np.float32))
 
 
 def _mean_difference(output: Both) -> Float:
@@ -305,57 +329,6 @@ def _captured(graph: gs.Graph) -> Iterator[gs.Tensor]:
         for tensor in reads(node):
             if tensor.name not in own:
                 yield tensor
-
-
-class _Runner:
-    """One node as a model of its own."""
-
-    def __init__(
-        self, graph: gs.Graph, node: gs.Node, constants: list[npt.NDArray[np.generic] | None] | None = None
-    ) -> None:
-        self._node = node
-        inputs = []
-        for index, tensor in enumerate(node.inputs):
-            values = None if constants is None else constants[index]
-            if values is not None:
-                inputs.append(gs.Constant(tensor.name, values))
-            elif isinstance(tensor, gs.Constant):
-                inputs.append(gs.Constant(tensor.name, tensor._values))
-            else:
-                inputs.append(gs.Variable(tensor.name))
-        self._outputs = [t.name for t in node.outputs if not t.is_empty()]
-        outputs = [gs.Variable(t.name) for t in node.outputs]
-        copy = gs.Node(node.op, node.name, dict(node.attrs), inputs, outputs, node.domain)
-        self._graph = gs.Graph(
-            [copy], [], [], opset=graph.opset, import_domains=graph.import_domains, functions=graph.functions
-        )
-        self._graph.ir_version = graph.ir_version
-        self._inner = copy
-        self._session: Session | None = None
-
-    def __call__(self, feeds: dict[str, npt.NDArray[np.generic]]) -> list[npt.NDArray[np.generic]]:
-        if self._session is None:
-            self._session = self._load(feeds)
-        return self._session.run(feeds, self._outputs)
-
-    def _load(self, feeds: dict[str, npt.NDArray[np.generic]]) -> Session:
-        model = to_model(self._graph)
-        for name, value in feeds.items():
-            model.graph.input.append(_described(name, value))
-        for name in self._outputs:
-            model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
-        return Session(model, label=describe(self._node))
-
-
-def _described(name: str, value: object) -> onnx.ValueInfoProto:
-    """An input that a value can be fed to: a tensor, a sequence of tensors, or an optional one that is not there."""
-    if isinstance(value, np.ndarray):
-        kind = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
-        return onnx.helper.make_tensor_value_info(name, kind, [None] * value.ndim)
-    if isinstance(value, list) and value and isinstance(value[0], np.ndarray):
-        kind = onnx.helper.np_dtype_to_tensor_dtype(value[0].dtype)
-        return onnx.helper.make_tensor_sequence_value_info(name, kind, None)
-    raise ModelError(f"'{shown(name)}' is neither a tensor nor a sequence of tensors, so it cannot be followed")
 
 
 def patch_moments(inputs: Both, node: gs.Node, generator: np.random.Generator, count: int = POSITIONS) -> PatchMoments:

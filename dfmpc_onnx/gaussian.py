@@ -20,6 +20,7 @@ from dfmpc_onnx.gaussian_field import Cross, Field, Kernels, places, planar, ste
 from dfmpc_onnx.graph import constant, has_input, input_constant
 from dfmpc_onnx.images import DEFAULT_SIDE
 from dfmpc_onnx.lag_windows import Windows
+from dfmpc_onnx.next_input import Moments
 from dfmpc_onnx.numerics import gaussian_process as gp
 from dfmpc_onnx.numerics import lags as lg
 from dfmpc_onnx.numerics.least_squares import GivenMoments, PatchMoments
@@ -106,7 +107,7 @@ class GaussianStreams:
         old = np.asarray(constant(node.inputs[1]), np.float32)
         bias = input_constant(node, 2)
         _check_fed(node, x, old)  # before the visitor measures what is not there
-        visitor.layer(node, lambda: self._moments(node, x, old))
+        visitor.layer(node, lambda: self._moments(node, x, old), self._known)
         fresh = np.asarray(constant(node.inputs[1]), np.float32)
         result = self._linear(node, self._anchored(node, x, old), old, fresh)
         half = result.channels
@@ -120,6 +121,11 @@ class GaussianStreams:
                 mean[half:] -= np.asarray(bias, np.float64).reshape(-1)
             result = dataclasses.replace(result, mean=mean)
         return result
+
+    def _known(self, tensor: gs.Tensor) -> Moments | None:
+        """Mean and variance of a tensor's channels in the float network."""
+        field = self._live.get(tensor.name)
+        return None if field is None else (field.mean[: field.channels], field.variance[: field.channels])
 
     def _moments(self, node: gs.Node, x: Field, weight: npt.NDArray[np.float32]) -> PatchMoments:
         """Second moments of the patches that a layer reads, corrected by the BatchNormalization behind it."""

@@ -16,6 +16,7 @@ from dfmpc_onnx.first_norms import FirstNorms
 from dfmpc_onnx.gaussian import GaussianStreams
 from dfmpc_onnx.graph import element_type
 from dfmpc_onnx.images import channels_last, concrete_shape, model_inputs, procedural_images, takes_pictures
+from dfmpc_onnx.next_input import Known
 from dfmpc_onnx.numerics.least_squares import PatchMoments
 from dfmpc_onnx.operators import Unknown
 from dfmpc_onnx.preprocess import PIXEL_MEAN, PIXEL_STD, Preprocess
@@ -141,7 +142,7 @@ class _Watcher:
     def __init__(self) -> None:
         self.moments: dict[str, Moments] = {}
 
-    def layer(self, node: gs.Node, moments: Callable[[], PatchMoments]) -> None: ...
+    def layer(self, node: gs.Node, moments: Callable[[], PatchMoments], known: Known) -> None: ...
 
     def after_layer(self, node: gs.Node, shift: Callable[[], Float] | None) -> None: ...
 
@@ -151,7 +152,7 @@ class _Watcher:
         self.moments[node.outputs[0].name] = statistics.mean, statistics.variance
         return np.ones(len(statistics.mean)), np.zeros(len(statistics.mean))
 
-    def measured(self, tensor: str, low: float, high: float) -> None: ...
+    def measured(self, tensor: str, values: npt.NDArray[np.float32]) -> None: ...
 
 
 def by_covariances(found: FirstNorms, settings: Settings) -> Predictor:

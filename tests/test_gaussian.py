@@ -29,7 +29,7 @@ class Watcher:
         self.moments: dict[str, GivenMoments] = {}
         self.statistics, self.shifts = {}, {}
 
-    def layer(self, node, moments):
+    def layer(self, node, moments, known):
         self.moments[node.name] = moments()
         if node.name in self.changed:
             node.inputs[1].values = self.changed[node.name]

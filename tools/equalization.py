@@ -42,7 +42,7 @@ class Recorder:
     def __init__(self) -> None:
         self.moments: dict[str, PatchMoments] = {}
 
-    def layer(self, node: object, moments: Callable[[], PatchMoments]) -> None:
+    def layer(self, node: object, moments: Callable[[], PatchMoments], known: object) -> None:
         self.moments[node.name] = moments()  # type: ignore[attr-defined]
 
     def after_layer(self, node: object, shift: object) -> None:
@@ -53,7 +53,7 @@ class Recorder:
         factor = norm.gamma / np.sqrt(statistics.variance + float(node.attrs.get("epsilon", 1e-5)))  # type: ignore
         return factor, norm.beta - factor * statistics.mean
 
-    def measured(self, tensor: str, low: float, high: float) -> None:
+    def measured(self, tensor: str, values: object) -> None:
         pass
 
 

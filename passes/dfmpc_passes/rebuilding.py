@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.activations import ChannelStatistics, batch_deviation, trained
+from dfmpc_onnx.activations import ChannelStatistics, batch_deviation, measured_range, trained
 from dfmpc_onnx.channels import channel_readings, channel_sources, pools_without_zeros
 from dfmpc_onnx.facts import Layer, LayerBits
 from dfmpc_onnx.graph import Namer, constant, has_input, shown
 from dfmpc_onnx.manager import Figure, Refusal, Rewrite
+from dfmpc_onnx.next_input import Known, NextInput, next_input
 from dfmpc_onnx.numerics.bit_choice import CANDIDATES, choose_bits
 from dfmpc_onnx.numerics.granularity import PerAxis, unrows
 from dfmpc_onnx.numerics.grids import Grid, ternary_grid, uniform_grid
@@ -45,8 +46,9 @@ class ReconstructLayersOptions(msgspec.Struct, frozen=True, forbid_unknown_field
     decide. compensate: the full least-squares fit, the paper's one factor per input channel, or none. rounding: with
     error feedback, or to the nearest level. recalibrate: whether BatchNormalizations, or biases where there are none,
     take up what the two networks show. ridge: strength of the fit's regularization. threshold: the largest share of
-    a layer's output that rounding its weight may cost where the recipe chooses the bits. budget: the largest share of
-    the network's output that it may cost together; where it costs more, the threshold falls."""
+    what the next layer reads that rounding a weight may cost where the recipe chooses the bits. budget: the largest
+    share of the network's output that errors of that size in every layer may make; where they make more, all layers
+    get a lower threshold."""
 
     statistics: Literal["images", "gaussian"] = "images"
     images: int = 0
@@ -55,12 +57,12 @@ class ReconstructLayersOptions(msgspec.Struct, frozen=True, forbid_unknown_field
     recalibrate: bool = True
     ridge: Annotated[float, msgspec.Meta(gt=0)] = RIDGE
     threshold: Annotated[float, msgspec.Meta(ge=0)] = 0.006
-    budget: Annotated[float, msgspec.Meta(gt=0)] = 0.015
+    budget: Annotated[float, msgspec.Meta(gt=0)] = 0.1
 
 
 @dataclasses.dataclass
 class Candidate:
-    """One width tried on a layer: what it rounds to, and the share of the output that is lost by rounding."""
+    """One width tried on a layer: what it rounds to, and the share of what is read next that is lost by rounding."""
 
     quantized: QuantizedWeight
     rows: Rows
@@ -68,12 +70,31 @@ class Candidate:
 
 
 @dataclasses.dataclass(frozen=True)
+class Measure:
+    """What errors of a layer's outputs are, as a share of what is read of them next.
+
+    signal: variance of the float outputs, ``[groups, out/group]``.
+    """
+
+    signal: Float
+    ahead: NextInput
+
+    def share(self, error: Float) -> float:
+        """error: mean squares, as `signal`. A channel that does not vary counts only where no other does."""
+        live = self.signal > 0
+        if not live.any():
+            return 1.0 if error.any() else 0.0
+        lost = np.divide(error, self.signal, out=np.zeros_like(error), where=live)
+        return round(self.ahead.share(lost.reshape(-1)), 6)
+
+
+@dataclasses.dataclass(frozen=True)
 class _Task:
-    """A weight to round. signal: variance of the float outputs; factor: of the feedback, None for the nearest code."""
+    """A weight to round. factor: of the feedback, None for the nearest code."""
 
     target: Rows
     moments: PatchMoments
-    signal: Float
+    measure: Measure
     factor: tuple[npt.NDArray[np.intp], Rows] | None
     layer: Layer
 
@@ -96,7 +117,7 @@ class _Task:
         else:
             grid, codes = round_on_best_grid(self.target, grid, self.moments.hat, *self.factor)
         values = grid.values(codes).reshape(self.target.shape)
-        lost = _share(rounding_error(self.target, values, self.moments), self.signal)
+        lost = self.measure.share(rounding_error(self.target, values, self.moments))
         return Candidate(_as_weight(codes, grid, self.layer), values, lost)
 
 
@@ -133,14 +154,14 @@ class Rebuilder:
             return ()
         worst = max(over, key=lambda name: over[name])
         return (
-            f"{len(over)} of {len(self._lost)} layers lose over {100 * threshold:g} % of their output to rounding at "
-            f"the bits asked for; the worst, '{shown(worst)}', {100 * over[worst]:.1f} %",
+            f"{len(over)} of {len(self._lost)} layers lose over {100 * threshold:g} % of what is read of them to "
+            f"rounding at the bits asked for; the worst, '{shown(worst)}', {100 * over[worst]:.1f} %",
         )
 
-    def layer(self, node: gs.Node, moments_of: Callable[[], PatchMoments]) -> None:
+    def layer(self, node: gs.Node, moments_of: Callable[[], PatchMoments], known: Known) -> None:
         layer, bits = self._layers[node.name], self._plan[node.name]
         self._tell(node.name)
-        self._own_bias[node.name] = _bias_of(node)
+        self.keep_bias(node)
         weight = np.asarray(constant(node.inputs[1]), np.float32)
         if layer.op == "ConvTranspose":
             self._nearest(node, weight, layer, bits, "ConvTranspose")
@@ -151,28 +172,37 @@ class Rebuilder:
             return
         moments = moments_of()
         errors = moments.output_errors(rows)
+        measure = self.measure(node, rows, moments, errors.variance, known)
         target = self._target(rows, moments, weight, layer)
-        gain = (
-            0.0
-            if target is rows
-            else _share(errors.of(rows), errors.variance) - _share(errors.of(target), errors.variance)
-        )
+        gain = 0.0 if target is rows else measure.share(errors.of(rows)) - measure.share(errors.of(target))
         shrunk = moments.shrunk()
         feedback = self._options.rounding == "feedback" and moments.count >= FEWEST_PATCHES
         factor = feedback_factor(shrunk.hat) if feedback else None
-        chosen, width = self._choose(_Task(target, shrunk, errors.variance, factor, layer), bits)
+        chosen, width = self._choose(_Task(target, shrunk, measure, factor, layer), bits)
         node.inputs[1].values = chosen.quantized.dequantize()
         self.codes[node.name] = chosen.quantized
         self._lost[node.name] = chosen.lost
         figures: dict[str, Figure] = {
             "bits": chosen.quantized.bits,
-            "output_error": _share(errors.of(chosen.rows), errors.variance),
+            "output_error": measure.share(errors.of(chosen.rows)),
             "rounding_share": chosen.lost,
             "shrinkage": round(float(moments.shrinkage.mean()), 4),
             "fit_gain": round(gain, 6),
             "patches": moments.count,
         }
         self.rewrites.append(Rewrite(node.name, f"rebuilt at {width} bits", figures))
+
+    def keep_bias(self, node: gs.Node) -> None:
+        """The float network's bias, for the normalization behind."""
+        self._own_bias[node.name] = _bias_of(node)
+
+    def measure(self, node: gs.Node, rows: Rows, moments: PatchMoments, signal: Float, known: Known) -> Measure:
+        """How errors of a layer are measured: at what is read of it next."""
+        bias = _bias_of(node)
+        mean = np.einsum("goi,gi->go", rows.astype(np.float64), moments.mean).reshape(-1)
+        if bias is not None and bias.size == mean.size:
+            mean = mean + bias
+        return Measure(signal, next_input(self._graph, node, mean, signal.reshape(-1), known))
 
     def _nearest(self, node: gs.Node, weight: Rows, layer: Layer, bits: LayerBits, why: str) -> None:
         """Each weight by itself: where second moments of patches would not fit into memory, or patches overlap."""
@@ -279,8 +309,10 @@ class Rebuilder:
             for reading in readings
         )
 
-    def measured(self, tensor: str, low: float, high: float) -> None:
-        self.ranges[tensor] = (low, high)
+    def measured(self, tensor: str, values: Rows) -> None:
+        low, high = measured_range(values)
+        if np.isfinite(low) and np.isfinite(high):
+            self.ranges[tensor] = (low, high)
 
 
 def _bias_of(node: gs.Node) -> Float | None:
@@ -294,6 +326,13 @@ def to_rows(weight: Rows, layer: Layer) -> Rows:
     if layer.op == "Conv":
         return weight.reshape(layer.groups, weight.shape[0] // layer.groups, -1)
     return np.ascontiguousarray(weight if layer.axis == 0 else weight.T)[None]
+
+
+def from_rows(rows: Rows, layer: Layer) -> Rows:
+    """The weight of `to_rows`."""
+    if layer.op == "Conv":
+        return np.ascontiguousarray(rows.reshape(layer.shape))
+    return np.ascontiguousarray(rows[0] if layer.axis == 0 else rows[0].T)
 
 
 def _as_weight(codes: Rows, grid: Grid, layer: Layer) -> QuantizedWeight:
@@ -310,15 +349,3 @@ def _grid(rows: Rows, importance: npt.NDArray[np.float64], width: BitWidth) -> G
     if width == TERNARY:
         return ternary_grid(ternary_optimal(rows, importance.astype(np.float32), PerAxis(0)).scale)
     return uniform_grid(rows, importance, int(width))
-
-
-def _share(error: npt.NDArray[np.float64], signal: npt.NDArray[np.float64]) -> float:
-    """Error over signal of a layer, the mean over its outputs, each counted by its own signal and at most as lost.
-
-    An output without signal counts only where there is no other.
-    """
-    live = signal > 0
-    if not live.any():
-        return 0.0 if not error.any() else 1.0
-    share = error[live] / signal[live]
-    return round(float(np.minimum(share, 1.0).mean()), 6)

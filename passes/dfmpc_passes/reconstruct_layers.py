@@ -21,8 +21,9 @@ from dfmpc_passes.compensate import Compensate
 from dfmpc_passes.quantize_weights import QuantizeWeights, QuantizeWeightsOptions
 from dfmpc_passes.rebuilding import Rebuilder, ReconstructLayersOptions
 from dfmpc_passes.recalibrate_batch_norm import RecalibrateBatchNorm, RecalibrateOptions
+from dfmpc_passes.scouting import borne
 
-STRICTER = 2  # times that the threshold may fall
+LOWEST = 1 / 16  # of the threshold: two bits more in every layer
 
 
 class ReconstructLayers(Pass[ReconstructLayersOptions]):
@@ -35,9 +36,9 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
     the mean and deviation of what comes out. Both streams run on procedural images with BatchNormalization in
     batch-statistics mode, so each of its outputs has the moments of training.
 
-    Where the recipe chooses the bits, each layer loses at most a threshold, the same for all. Where layers in a row, or
-    those that decide, make more of that than 1.5 % of the network's output, it is done again with a quarter of the
-    threshold, at most twice.
+    Where the recipe chooses the bits, what the next layer reads is wrong by at most a threshold, the same for all. How
+    much a network makes of that is measured first, with random errors of that size in every layer: where it is more
+    than a tenth of the output, the threshold of all its layers is lower in proportion, down to a sixteenth.
 
     With statistics = "gaussian" the moments come from covariance functions instead: no image, no run of the network.
 
@@ -86,24 +87,21 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
         """The rebuilder, the plan as it has come out, notes and warnings."""
         batch = statistics_batch(workspace.graph, workspace.settings, self.options.images)
         options, notes = self.options, []
-        chosen = any(bits.role == "auto" for bits in given.values())
-        for attempt in range(STRICTER + 1):
-            again = chosen and attempt < STRICTER
-            graph = workspace.graph.copy() if again else None
-            plan = dict(given)
-            rebuilder = Rebuilder(workspace, options, dict(layers), plan)
-            for name, x in batch.feeds.items():
-                if x.dtype.kind == "f" and x.size:
-                    rebuilder.ranges[name] = float(x.min()), float(x.max())
-            streams = Streams(workspace.graph, batch.feeds, wanted, workspace.settings.seed)
-            streams.run(rebuilder)
-            lost = streams.lost()
-            notes.append(f"rounding weights costs {100 * lost:.2g} % of the output")
-            if graph is None or lost <= options.budget:
-                break
-            workspace.graph = graph
-            options = msgspec.structs.replace(options, threshold=options.threshold / 4)
-            notes[-1] += f"; done again with {100 * options.threshold:.2g} % a layer"
+        if any(bits.role == "auto" for bits in given.values()):
+            cost = borne(workspace, options, layers, given, batch.feeds)
+            told = f"errors of {100 * options.threshold:.2g} % in every layer cost {100 * cost:.2g} % of the output"
+            if cost > options.budget:
+                lower = options.threshold * max(options.budget / cost, LOWEST)
+                options = msgspec.structs.replace(options, threshold=lower)
+                told += f"; so a layer may lose {100 * lower:.2g} %"
+            notes.append(told)
+        plan = dict(given)
+        rebuilder = Rebuilder(workspace, options, dict(layers), plan)
+        for name, x in batch.feeds.items():
+            if x.dtype.kind == "f" and x.size:
+                rebuilder.ranges[name] = float(x.min()), float(x.max())
+        streams = Streams(workspace.graph, batch.feeds, wanted, workspace.settings.seed)
+        streams.run(rebuilder)
         notes.append(f"statistics from {batch.origin}; live activations at most {streams.peak_bytes / 1e6:.0f} MB")
         return rebuilder, plan, tuple(notes), batch.warnings
 

@@ -9,6 +9,7 @@ from scipy import integrate, stats
 
 from dfmpc_onnx.numerics.moments import (
     clipped_gaussian,
+    error_through,
     function_of_gaussian,
     leaky_gaussian,
     linear_moments,
@@ -205,3 +206,29 @@ def test_linear_moments_is_the_loop(grouped):
                 want_variance += w * w * v[i]
         assert got[0][o] == pytest.approx(want_mean) and got[1][o] == pytest.approx(want_variance)
     assert np.allclose(linear_moments(rows, mean, variance)[0], got[0] - bias)
+
+
+@pytest.mark.parametrize(
+    ("function", "slope"),
+    [
+        (lambda x: np.maximum(x, 0), lambda x: x > 0),
+        (lambda x: np.clip(x, 0, 1), lambda x: (x > 0) & (x < 1)),
+        (np.tanh, lambda x: 1 - np.tanh(x) ** 2),
+        (lambda x: 3 * x, lambda x: 3.0 + 0 * x),
+    ],
+)
+@given(means, deviations)
+def test_an_error_passes_by_the_square_of_the_slope(function, slope, mean, std):
+    left, *behind = error_through(channel(mean), channel(std**2), function)
+    got = left[0]
+    points = mean + std * np.linspace(-8, 8, 20_001)
+    weights = stats.norm.pdf(np.linspace(-8, 8, 20_001))
+    want = float(np.square(slope(points)) @ weights / weights.sum())
+    assert got == pytest.approx(want, abs=0.06 * max(float(np.square(slope(points)).max()), 1e-9) + 1e-9)
+    assert_moments(one(behind), integrated(function, mean, std, kinks=(0, 1)), std, rel=0.02)
+
+
+def test_without_variance_an_error_passes_by_the_slope_at_the_mean():
+    got, _, variance = error_through(np.array([2.0, -2.0]), np.zeros(2), lambda x: np.maximum(x, 0))
+    np.testing.assert_allclose(variance, 0.0, atol=1e-12)
+    np.testing.assert_allclose(got, [1.0, 0.0], atol=1e-6)

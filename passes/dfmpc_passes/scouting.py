@@ -1,0 +1,91 @@
+"""What errors of one size in every layer make of a network's output, before anything is rounded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+import onnx_graphsurgeon as gs
+
+from dfmpc_onnx.activations import Streams
+from dfmpc_onnx.facts import Layer, LayerBits
+from dfmpc_onnx.graph import constant
+from dfmpc_onnx.next_input import Known
+from dfmpc_onnx.numerics.least_squares import PatchMoments, rounding_error
+from dfmpc_onnx.workspace import Workspace
+from dfmpc_passes.rebuilding import WIDEST, Rebuilder, ReconstructLayersOptions, Rows, from_rows, to_rows
+
+PATCHES = 1000  # enough for the one number of a layer that is wanted here
+FEWEST = 8  # images
+
+
+class Scout(Rebuilder):
+    """Disturbs each weight at random, so that what is read of the layer next is wrong by a given share."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        options: ReconstructLayersOptions,
+        layers: dict[str, Layer],
+        plan: dict[str, LayerBits],
+    ) -> None:
+        super().__init__(workspace, options, layers, plan)
+        self._generator = np.random.default_rng(workspace.settings.seed)
+
+    def layer(self, node: gs.Node, moments_of: Callable[[], PatchMoments], known: Known) -> None:
+        layer = self._layers[node.name]
+        self._tell(node.name)
+        self.keep_bias(node)
+        weight = np.asarray(constant(node.inputs[1]), np.float32)
+        if layer.op == "ConvTranspose" or self._plan[node.name].role != "auto":
+            return
+        rows = to_rows(weight, layer)
+        if rows.shape[2] > WIDEST:
+            return
+        moments = moments_of()
+        measure = self.measure(node, rows, moments, moments.output_errors(rows).variance, known)
+        noise = self._generator.standard_normal(rows.shape, np.float32)
+        error = rounding_error(rows, rows + noise, moments)
+        size = np.sqrt(np.divide(measure.signal, error, out=np.zeros_like(error), where=error > 0))
+        noise *= size.astype(np.float32)[:, :, None]  # each output is wrong by as much as it varies
+        wanted = self._options.threshold
+        share = measure.share(wanted * measure.signal)
+        if share > 0:
+            rows = rows + noise * np.float32(wanted / np.sqrt(share))
+            node.inputs[1].values = from_rows(rows, layer)
+
+    def measured(self, tensor: str, values: Rows) -> None:
+        """Ranges are those of all images."""
+
+
+def borne(
+    workspace: Workspace,
+    options: ReconstructLayersOptions,
+    layers: Mapping[str, Layer],
+    plan: Mapping[str, LayerBits],
+    feeds: Mapping[str, npt.NDArray[np.generic]],
+) -> float:
+    """The share of the outputs' variance that errors of the threshold's size in every layer cost, 0 to 1.
+
+    The graph is left as it is. Raises ModelError where it cannot be run.
+    """
+    graph = workspace.graph
+    workspace.graph = graph.copy()
+    try:
+        wanted = frozenset(name for name in layers if plan[name].role == "auto")
+        streams = Streams(workspace.graph, _few(graph, feeds), wanted, workspace.settings.seed, PATCHES)
+        streams.run(Scout(workspace, options, dict(layers), dict(plan)))
+        return streams.lost()
+    finally:
+        workspace.graph = graph
+
+
+def _few(graph: gs.Graph, feeds: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, npt.NDArray[np.generic]]:
+    """Half of the images, at least 8, where a network takes any number of them."""
+    fixed = any(t.shape and isinstance(t.shape[0], int) and t.shape[0] > 1 for t in graph.inputs)
+    counts = {len(x) if x.ndim else 0 for x in feeds.values()}
+    if fixed or len(counts) != 1:
+        return dict(feeds)
+    half = max(FEWEST, counts.pop() // 2)
+    return {name: x[:half] for name, x in feeds.items()}
