@@ -25,7 +25,7 @@ class Census(msgspec.Struct, frozen=True):
     layers: operators with a weight in the file, counted. integer, other: what computes in integers now, by operator:
     layers, and what stands between them. float_layers: names of those that stayed in float, by reason. quantize,
     dequantize: the QuantizeLinear and DequantizeLinear that are left, counted by reason. dequantized_weights: how many
-    weights are dequantized anew at every inference.
+    weights are dequantized anew at every inference. integer_layers: names of the layers that compute in integers.
     """
 
     layers: dict[str, int]
@@ -35,6 +35,7 @@ class Census(msgspec.Struct, frozen=True):
     quantize: dict[str, int]
     dequantize: dict[str, int]
     dequantized_weights: int
+    integer_layers: tuple[str, ...] = ()
 
 
 def is_quantized(model: onnx.ModelProto) -> bool:
@@ -74,6 +75,7 @@ def take_census(source: Source, model: onnx.ModelProto, label: str) -> Census:
         dict(quantize),
         dict(dequantize),
         weights,
+        tuple(node.name for node in nodes.all if node.op_type in INTEGER),
     )
 
 
