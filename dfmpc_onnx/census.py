@@ -12,7 +12,15 @@ from dfmpc_onnx.graph import shown
 from dfmpc_onnx.runtime import Source, optimized
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-INTEGER = ("QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat")
+INTEGER = (
+    "QLinearConv",
+    "ConvInteger",
+    "QGemm",
+    "QLinearMatMul",
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+    "DynamicQuantizeMatMul",
+)
 FLOAT = (*LAYERS, "FusedConv", "NhwcFusedConv", "FusedGemm", "FusedMatMul")
 RESCALED = "the scale changes"
 # What passes numbers on as they are; the reason lies with who reads them in the end.
@@ -49,7 +57,7 @@ def take_census(source: Source, model: onnx.ModelProto, label: str) -> Census:
     Raises ModelError where onnxruntime cannot load it, RuntimeUnavailable where there is no onnxruntime.
     """
     nodes = _Nodes(optimized(source, label).graph)
-    in_file = Counter(node.op_type for node in model.graph.node if node.op_type in LAYERS)
+    in_file = Counter(node.op_type for node in model.graph.node if node.op_type in (*LAYERS, *INTEGER))
     integer = Counter(node.op_type for node in nodes.all if node.op_type in INTEGER)
     between = Counter(n.op_type for n in nodes.all if n.op_type.startswith("QLinear") and n.op_type not in INTEGER)
     decoded = _decoded_to_float(model)

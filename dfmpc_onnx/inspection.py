@@ -17,7 +17,7 @@ from dfmpc_onnx.report import InspectedLayer, Inspection, QuantizedLayer, Recipe
 from dfmpc_onnx.serialization import ModelSource, Source
 from dfmpc_onnx.settings import FLOAT, TERNARY, Settings, WeightBits
 from dfmpc_onnx.storage import NEWEST, Kind, choose_forms
-from dfmpc_onnx.stored_bits import stored_layers
+from dfmpc_onnx.stored_bits import StoredLayer, stored_layers
 from dfmpc_onnx.workspace import Workspace
 
 
@@ -45,7 +45,9 @@ def inspect(model: ModelSource) -> Inspection:
         pass  # what it holds is listed, and nothing asks for its float model
     except ModelError as error:
         notes = (str(error),)
-    census, unknown = _census(source)
+    stored = stored_layers(source.model)
+    coded = any(layer.coded for layer in stored)
+    census, unknown = _census(source) if coded or is_quantized(source.model) else (None, ())
     return Inspection(
         model=source.label,
         bytes=source.size,
@@ -59,15 +61,12 @@ def inspect(model: ModelSource) -> Inspection:
         notes=(*notes, *unknown),
         recipes=forecasts,
         census=census,
-        quantized_layers=_quantized(source, census),
+        quantized_layers=_quantized(stored, census) if coded else (),
     )
 
 
-def _quantized(source: Source, census: Census | None) -> tuple[QuantizedLayer, ...]:
+def _quantized(stored: Sequence[StoredLayer], census: Census | None) -> tuple[QuantizedLayer, ...]:
     """The layers of a file that holds codes for some of them."""
-    found = stored_layers(source.model)
-    if not any(layer.coded for layer in found):
-        return ()
     integer = frozenset(census.integer_layers) if census is not None else frozenset()
     return tuple(
         QuantizedLayer(
@@ -79,14 +78,12 @@ def _quantized(source: Source, census: Census | None) -> tuple[QuantizedLayer, .
             layer.coded,
             None if census is None else layer.name in integer,
         )
-        for layer in found
+        for layer in stored
     )
 
 
 def _census(source: Source) -> tuple[Census | None, tuple[str, ...]]:
     """What onnxruntime makes of a quantized model, or the reason why that is not known."""
-    if not is_quantized(source.model):
-        return None, ()
     try:
         return take_census(source.path or source.model, source.model, source.label), ()
     except (ModelError, RuntimeUnavailable) as error:

@@ -7,6 +7,7 @@ import pathlib
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 
 from dfmpc_onnx import api, runtime
@@ -95,6 +96,24 @@ def test_inspect_tells_of_the_layers_that_were_left_in_float(model_file: pathlib
     assert any(line.split() == ["conv2", "Conv", "8x8x3x3", "float", "float"] for line in told)
     assert any(line.split()[:2] == ["with", "--layer"] and "conv2=float" in line for line in told)
     assert "1 layers are float and can be quantized; what is quantized would stay as it is" in told
+
+
+def test_files_without_quantize_linear_are_counted_too():
+    """What onnxruntime's dynamic quantizer writes: operators that take codes, and no QuantizeLinear."""
+    text = """<ir_version: 8, opset_import: ["" : 13]>
+    g (float[1, 4] x) => (float[1, 2] y) <int8[4, 2] w = {1, 2, 3, 4, 5, 6, 7, 8}, float s = {0.5}> {
+        q, scale, zero = DynamicQuantizeLinear (x)
+        sums = MatMulInteger (q, w, zero)
+        wide = Cast <to: int = 1> (sums)
+        both = Mul (scale, s)
+        y = Mul (wide, both)
+    }"""
+    model = onnx.parser.parse_model(text)
+    next(node for node in model.graph.node if node.op_type == "MatMulInteger").name = "layer"
+    found = api.inspect(model)
+    assert [(layer.name, layer.stored_bits) for layer in found.quantized_layers] == [("layer", 8)]
+    assert found.census is not None and sum(found.census.integer.values()) == 1
+    assert found.census.layers == {"MatMulInteger": 1}
 
 
 def test_without_onnxruntime_inspect_says_why_it_does_not_count(
