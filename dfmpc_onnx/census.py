@@ -12,7 +12,15 @@ from dfmpc_onnx.graph import shown
 from dfmpc_onnx.runtime import Source, optimized
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-INTEGER = ("QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat")
+INTEGER = (
+    "QLinearConv",
+    "ConvInteger",
+    "QGemm",
+    "QLinearMatMul",
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+    "DynamicQuantizeMatMul",
+)
 FLOAT = (*LAYERS, "FusedConv", "NhwcFusedConv", "FusedGemm", "FusedMatMul")
 RESCALED = "the scale changes"
 # What passes numbers on as they are; the reason lies with who reads them in the end.
@@ -25,7 +33,7 @@ class Census(msgspec.Struct, frozen=True):
     layers: operators with a weight in the file, counted. integer, other: what computes in integers now, by operator:
     layers, and what stands between them. float_layers: names of those that stayed in float, by reason. quantize,
     dequantize: the QuantizeLinear and DequantizeLinear that are left, counted by reason. dequantized_weights: how many
-    weights are dequantized anew at every inference.
+    weights are dequantized anew at every inference. integer_layers: names of the layers that compute in integers.
     """
 
     layers: dict[str, int]
@@ -35,6 +43,7 @@ class Census(msgspec.Struct, frozen=True):
     quantize: dict[str, int]
     dequantize: dict[str, int]
     dequantized_weights: int
+    integer_layers: tuple[str, ...] = ()
 
 
 def is_quantized(model: onnx.ModelProto) -> bool:
@@ -48,7 +57,7 @@ def take_census(source: Source, model: onnx.ModelProto, label: str) -> Census:
     Raises ModelError where onnxruntime cannot load it, RuntimeUnavailable where there is no onnxruntime.
     """
     nodes = _Nodes(optimized(source, label).graph)
-    in_file = Counter(node.op_type for node in model.graph.node if node.op_type in LAYERS)
+    in_file = Counter(node.op_type for node in model.graph.node if node.op_type in (*LAYERS, *INTEGER))
     integer = Counter(node.op_type for node in nodes.all if node.op_type in INTEGER)
     between = Counter(n.op_type for n in nodes.all if n.op_type.startswith("QLinear") and n.op_type not in INTEGER)
     decoded = _decoded_to_float(model)
@@ -74,6 +83,7 @@ def take_census(source: Source, model: onnx.ModelProto, label: str) -> Census:
         dict(quantize),
         dict(dequantize),
         weights,
+        tuple(node.name for node in nodes.all if node.op_type in INTEGER),
     )
 
 

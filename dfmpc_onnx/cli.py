@@ -196,15 +196,15 @@ def quantize(
 @MODEL
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on standard output, and nothing else")
 def inspect(model: str, as_json: bool) -> None:
-    """List the layers of MODEL: role, or the reason why it is refused; and what each recipe would do."""
-    from dfmpc_onnx import api, memory, render
+    """List what each recipe would do to the layers of MODEL, or how a quantized one is stored and runs."""
+    from dfmpc_onnx import api, memory, render, render_inspection
 
     with memory.bounded():
         inspection = api.inspect(model)
     if as_json:
         click.echo(render.as_json(inspection))
     else:
-        render.inspection_table(inspection, _console())
+        render_inspection.inspection_table(inspection, _console())
 
 
 @main.command()

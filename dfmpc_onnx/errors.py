@@ -3,6 +3,7 @@
     DfmpcError
     +-- UserError               the caller can mend it; exit status 2, one line, no traceback
     |   +-- ModelError          the model cannot be read, or cannot be quantized
+    |   |   +-- AlreadyQuantized  the model is quantized in full
     |   +-- OptionError         an option, a path or an image file is unusable
     |   +-- RecipeError         a recipe is unknown or malformed
     |   |   +-- PipelineError   the passes of a recipe stand in an order that cannot work
@@ -43,6 +44,10 @@ class UserError(DfmpcError):
 
 class ModelError(UserError):
     """The model cannot be read, or holds what cannot be quantized."""
+
+
+class AlreadyQuantized(ModelError):
+    """The model is quantized in full."""
 
 
 class OptionError(UserError):

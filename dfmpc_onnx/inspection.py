@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from dfmpc_onnx import catalog, serialization
 from dfmpc_onnx.census import Census, is_quantized, take_census
-from dfmpc_onnx.errors import ModelError, RuntimeUnavailable
+from dfmpc_onnx.errors import AlreadyQuantized, ModelError, RuntimeUnavailable
 from dfmpc_onnx.facts import BitPlan, Layers, Pairs
 from dfmpc_onnx.graph import shown
 from dfmpc_onnx.manager import PassManager
 from dfmpc_onnx.opset import obstacle
 from dfmpc_onnx.recipe import Recipe
-from dfmpc_onnx.report import InspectedLayer, Inspection, RecipeForecast
+from dfmpc_onnx.report import InspectedLayer, Inspection, QuantizedLayer, RecipeForecast
 from dfmpc_onnx.serialization import ModelSource, Source
 from dfmpc_onnx.settings import FLOAT, TERNARY, Settings, WeightBits
 from dfmpc_onnx.storage import NEWEST, Kind, choose_forms
+from dfmpc_onnx.stored_bits import StoredLayer, stored_layers
 from dfmpc_onnx.workspace import Workspace
 
 
@@ -34,13 +36,18 @@ def inspect(model: ModelSource) -> Inspection:
     workspace = Workspace(graph, settings, source.label)
     finders = [catalog.find_pass(name)() for name in ("normalize", "pair_convolutions")]
     notes: tuple[str, ...] = ()
+    forecasts: tuple[RecipeForecast, ...] = ()
     try:
         results = PassManager(finders).run(workspace)
         notes = tuple(r.reason for result in results[:1] for r in result.refusals)
         forecasts = tuple(_forecast(workspace, recipe) for recipe in catalog.recipes().values())
+    except AlreadyQuantized:
+        pass  # what it holds is listed, and nothing asks for its float model
     except ModelError as error:
-        notes, forecasts = (str(error),), ()
-    census, unknown = _census(source)
+        notes = (str(error),)
+    stored = stored_layers(source.model)
+    coded = any(layer.coded for layer in stored)
+    census, unknown = _census(source) if coded or is_quantized(source.model) else (None, ())
     return Inspection(
         model=source.label,
         bytes=source.size,
@@ -54,13 +61,29 @@ def inspect(model: ModelSource) -> Inspection:
         notes=(*notes, *unknown),
         recipes=forecasts,
         census=census,
+        quantized_layers=_quantized(stored, census) if coded else (),
+    )
+
+
+def _quantized(stored: Sequence[StoredLayer], census: Census | None) -> tuple[QuantizedLayer, ...]:
+    """The layers of a file that holds codes for some of them."""
+    integer = frozenset(census.integer_layers) if census is not None else frozenset()
+    return tuple(
+        QuantizedLayer(
+            shown(layer.name),
+            shown(layer.op),
+            layer.shape,
+            math.prod(layer.shape),
+            layer.bits,
+            layer.coded,
+            None if census is None else layer.name in integer,
+        )
+        for layer in stored
     )
 
 
 def _census(source: Source) -> tuple[Census | None, tuple[str, ...]]:
     """What onnxruntime makes of a quantized model, or the reason why that is not known."""
-    if not is_quantized(source.model):
-        return None, ()
     try:
         return take_census(source.path or source.model, source.model, source.label), ()
     except (ModelError, RuntimeUnavailable) as error:

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
-from rich.cells import cell_len
 from rich.console import Console
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from dfmpc_onnx.auto_preprocess import PreprocessChoice
-from dfmpc_onnx.census import Census
 from dfmpc_onnx.errors import printable
 from dfmpc_onnx.fidelity import Fidelity
 from dfmpc_onnx.manager import Pass, Refusal
 from dfmpc_onnx.recipe import Recipe
-from dfmpc_onnx.report import Expansion, Inspection, LayerReport, Report, Verification
+from dfmpc_onnx.report import Expansion, LayerReport, Report, Verification
+from dfmpc_onnx.tables import GAP, figures, listing, megabytes, plain, table
 
 
 def as_json(data: msgspec.Struct, **extra: object) -> str:
@@ -48,62 +46,6 @@ def report_json(report: Report) -> str:
     return as_json(report, counts=counts)
 
 
-def _table(*columns: str, right: Sequence[str] = ()) -> Table:
-    """Cells that find no room are broken, never cut."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
-    return table
-
-
-_NAMES = re.compile("'[^']*'")
-GAP = 2  # blanks between columns
-
-
-def _listing(
-    console: Console, columns: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[str] = ()
-) -> None:
-    """A table whose first column holds names from a model, and whose last one remarks, both of any length.
-
-    Where a terminal is too narrow for it, remarks stand below their rows, and names that are too long above them: so
-    nothing is cut, and no name is broken that fits into a line.
-    """
-    cells = [[printable(str(value)) for value in row] for row in rows]
-    widths = [max(map(cell_len, column)) for column in zip(columns, *cells, strict=True)]
-    if sum(widths) + GAP * (len(widths) - 1) <= console.width:
-        table = _table(*columns, right=right)
-        for row in cells:
-            table.add_row(*map(Text, row))
-        console.print(table)
-        return
-    room = console.width - sum(widths[1:-1]) - GAP * (len(widths) - 2)
-    widths[0] = min(widths[0], max(room, cell_len(columns[0])))
-
-    def line(row: Sequence[str]) -> str:
-        padded = []
-        for cell, width, name in zip(row[:-1], widths, columns, strict=False):
-            blanks = " " * (width - cell_len(cell))
-            padded.append(blanks + cell if name in right else cell + blanks)
-        return (" " * GAP).join(padded).rstrip()
-
-    console.print(Text(line(columns), style="bold"))
-    for row in cells:
-        if cell_len(row[0]) > widths[0]:
-            console.print(Text(row[0]))
-            row[0] = ""
-        console.print(Text(line(row)))
-        if row[-1]:
-            console.print(Padding(Text(row[-1]), (0, 0, 0, 2 * GAP), expand=False))
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e6:.3f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"
-
-
-def _plain(*values: object) -> list[Text]:
-    return [Text(printable(str(value))) for value in values]
-
-
 def _preprocess(choice: PreprocessChoice) -> str:
     return choice.name if choice.by == "given" else f"{choice.name} ({choice.reason})"
 
@@ -111,7 +53,7 @@ def _preprocess(choice: PreprocessChoice) -> str:
 def report_table(report: Report, output: str, console: Console) -> None:
     """What was done to each layer, what was refused, and the figures of the whole."""
     reasons_differ = len({layer.why for layer in report.layers}) > 1
-    _listing(
+    listing(
         console,
         ("layer", "op", "bits", "stored", "role", "computes in", "why"),
         [
@@ -128,20 +70,8 @@ def report_table(report: Report, output: str, console: Console) -> None:
         ],
         right=("bits", "stored"),
     )
-    # Which layers cannot be low matters only where low layers were asked for.
-    refused = [r for r in report.refusals if "/" in report.weights or not r.reason.startswith("pair_convolutions")]
-    if refused:
-        console.print(Text(f"\n{len(refused)} refusals (reasons in full with --json):"))
-        # Reasons that differ in the names of their neighbours only are one: the first stands for all.
-        reasons: dict[str, list[Refusal]] = {}
-        for refusal in refused:
-            reasons.setdefault(_NAMES.sub("", refusal.reason), []).append(refusal)
-        for alike in list(reasons.values())[:12]:
-            more = f" and {len(alike) - 1} more alike" if len(alike) > 1 else ""
-            said = Text(printable(f"{alike[0].site}{more}: {alike[0].reason}"))
-            console.print(Padding(said, (0, 0, 0, GAP), expand=False))
-        if len(reasons) > 12:
-            console.print(Text(f"  ... and {len(reasons) - 12} reasons more"))
+    for title, refusals, most in _refusals(report):
+        _refusal_list(title, refusals, most, console)
     counts = ", ".join(
         f"{report.count(role)} {role}" for role in ("low", "high", "8-bit", "float") if report.count(role)
     )
@@ -153,7 +83,8 @@ def report_table(report: Report, output: str, console: Console) -> None:
         ("layers", counts),
         (
             "size",
-            f"{_size(report.float_bytes)} -> {_size(report.bytes)} ({report.float_bytes / report.bytes:.2f}x smaller)",
+            f"{megabytes(report.float_bytes)} -> {megabytes(report.bytes)} "
+            f"({report.float_bytes / report.bytes:.2f}x smaller)",
         ),
         ("mean bits per weight", f"{report.mean_weight_bits} stored"),
         ("needs", f"onnxruntime {report.oldest_onnxruntime} or newer (opset {report.opset})"),
@@ -162,20 +93,53 @@ def report_table(report: Report, output: str, console: Console) -> None:
         rows.append(("against the float model", _fidelity(report.fidelity)))
     rows.append(("seconds", f"{report.seconds}"))
     if report.peak_bytes is not None:
-        rows.append(("memory", f"{_size(report.peak_bytes)} at most"))
+        rows.append(("memory", f"{megabytes(report.peak_bytes)} at most"))
     rows.append(("written", output))
     console.print()
-    console.print(_pairs(rows))
+    console.print(figures(rows))
 
 
-def _pairs(rows: list[tuple[str, str]]) -> Table:
-    """Keys and values, one a line."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for key, value in rows:
-        table.add_row(*_plain(key, value))
-    return table
+_NAMES = re.compile("'[^']*'")
+MOST = 12  # reasons that a heading is followed by
+PAIRING = ("pair_convolutions: ", "assign_bits: ")
+
+
+def _refusals(report: Report) -> Iterable[tuple[str, list[Refusal], int]]:
+    """What passes left alone, by what that means for the user: title, refusals, and how many reasons to tell.
+
+    Most of it refuses no layer: one that cannot be low is quantized all the same.
+    """
+    kept = {layer.name for layer in report.layers if layer.refused is not None}
+    coded = {layer.name for layer in report.layers} - kept
+    in_float = [Refusal(layer.name, layer.refused) for layer in report.layers if layer.refused is not None]
+    yield f"of {len(report.layers)} layers left in float", in_float, MOST
+    others = [r for r in report.refusals if r.site not in kept]
+    not_low = [r for r in others if r.site in coded and r.reason.startswith(PAIRING)]
+    # Which layers cannot be low matters only where low layers were asked for.
+    if "/" in report.weights:
+        yield "layers quantized, but not low", not_low, MOST
+    rest = [r for r in others if r not in not_low]
+    yield "remarks on layers that are quantized", [r for r in rest if r.site in coded], MOST
+    elsewhere = [r for r in rest if r.site not in coded]
+    # Moments of what computes shapes are missed by nobody.
+    elsewhere.sort(key=lambda refusal: refusal.reason.startswith("estimate_"))
+    yield "other places that a pass left as they were; no layer is refused by that", elsewhere, 3
+
+
+def _refusal_list(title: str, refusals: list[Refusal], most: int, console: Console) -> None:
+    """Reasons that differ in the names of their neighbours only are one: the first stands for all."""
+    reasons: dict[str, list[Refusal]] = {}
+    for refusal in refusals:
+        reasons.setdefault(_NAMES.sub("", refusal.reason), []).append(refusal)
+    if not reasons:
+        return
+    console.print(Text(f"\n{len(refusals)} {title}:"))
+    for alike in list(reasons.values())[:most]:
+        more = f" and {len(alike) - 1} more alike" if len(alike) > 1 else ""
+        said = Text(printable(f"{alike[0].site}{more}: {alike[0].reason}"))
+        console.print(Padding(said, (0, 0, 0, GAP), expand=False))
+    if len(reasons) > most:
+        console.print(Text(f"  ... and {len(reasons) - most} reasons more, which --json lists"))
 
 
 def _bits(layer: LayerReport) -> str:
@@ -198,107 +162,25 @@ def _agreeing(found: Fidelity) -> str:
     return f"{found.agreeing} of {found.rows}{'' if found.rows == found.images else ' rows'}"
 
 
-def inspection_table(found: Inspection, console: Console) -> None:
-    """Layers with role or refusal, then what each recipe would do."""
-    console.print(
-        *_plain(
-            f"{found.model}: {_size(found.bytes)}, opset {found.opset}, IR {found.ir_version}, "
-            f"{found.producer or 'producer not stated'}"
-        )
-    )
-    console.print(*_plain(f"inputs {'; '.join(found.inputs)}"))
-    console.print(*_plain(f"outputs {'; '.join(found.outputs)}"), end="\n\n")
-    if found.metadata:
-        console.print(_pairs(list(found.metadata.items())), end="\n\n")
-    if found.layers:
-        rows = []
-        for layer in found.layers:
-            others = len(layer.also_repaired_in)
-            repaired = f"repaired in {layer.repaired_in}" + (f" and {others} more" if others else "")
-            remark = layer.refused or layer.not_low or (repaired if layer.repaired_in else "")
-            rows.append((layer.name, layer.op, "x".join(map(str, layer.shape)), layer.role, remark))
-        _listing(console, ("layer", "op", "weight", "role", "remark"), rows)
-    for note in found.notes:
-        console.print(*_plain(f"note: {note}"))
-    if found.census is not None:
-        console.print()
-        console.print(_pairs(list(_census_rows(found.census))))
-    elif found.recipes:
-        _forecasts(found, console)
-
-
-def _forecasts(found: Inspection, console: Console) -> None:
-    """What each recipe would do: layers by role and bytes, then the bits of layers that all recipes treat alike."""
-    console.print(Text("\nroles are those where layers get two widths, as by --weights 2/6; what recipes would do:\n"))
-    counts = ("low", "high", "8-bit", "auto", "float", "stored")
-    forecast = _table("recipe", "weights", "activations", *counts, right=counts)
-    for row in found.recipes:
-        forecast.add_row(
-            *_plain(
-                row.recipe,
-                row.weights,
-                row.activations,
-                row.low,
-                row.high,
-                row.eight_bit,
-                row.auto,
-                row.float,
-                f"{'<= ' if row.auto else ''}{_size(row.weight_bytes)}",
-            )
-        )
-    console.print(forecast)
-    alike: dict[tuple[str, ...], list[str]] = {}
-    for layer in found.layers:
-        if all(layer.name in row.bits for row in found.recipes):
-            alike.setdefault(tuple(row.bits[layer.name] for row in found.recipes), []).append(layer.name)
-    names = [row.recipe for row in found.recipes]
-    rows = [
-        (*widths, f"{layers[0]}{f' and {len(layers) - 1} more' if len(layers) > 1 else ''}")
-        for widths, layers in alike.items()
-    ]
-    auto = "; auto: chosen by measured error as quantize runs" if any(row.auto for row in found.recipes) else ""
-    console.print(Text(f"\nbits of the layers{auto}:\n"))
-    _listing(console, (*names, "layers"), rows, right=names)
-
-
-def _census_rows(census: Census) -> Iterator[tuple[str, str]]:
-    """A quantized network as onnxruntime runs it, in words."""
-    yield "as onnxruntime's CPU provider runs it", ""
-    yield "layers in the file", _counts(census.layers)
-    yield "integer kernels", _counts(census.integer)
-    if census.other:
-        yield "between them", _counts(census.other)
-    for why, names in census.float_layers.items():
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        yield "float layers", f"{len(names)}: {why} ({names[0]}{more})"
-    for title, counts in (("QuantizeLinear left", census.quantize), ("DequantizeLinear left", census.dequantize)):
-        yield title, "; ".join(f"{n}: {why}" for why, n in counts.items()) or "none"
-    yield "weights dequantized at every inference", str(census.dequantized_weights or "none")
-
-
-def _counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{n} {op}" for op, n in counts.items()) or "none"
-
-
 def expansion_table(report: Expansion, output: str, console: Console) -> None:
     """What became of a packed file."""
     rows = [
         ("weights unpacked", f"{len(report.layers)} layers, to INT8 with DequantizeLinear"),
-        ("size", f"{_size(report.packed_bytes)} -> {_size(report.bytes)}"),
+        ("size", f"{megabytes(report.packed_bytes)} -> {megabytes(report.bytes)}"),
         ("needs", f"onnxruntime {report.oldest_onnxruntime} or newer (opset {report.opset}, IR {report.ir_version})"),
         ("written", output),
     ]
-    console.print(_pairs(rows))
+    console.print(figures(rows))
 
 
 def verification_table(found: Verification, console: Console) -> None:
     """One row a provider."""
-    table = _table("provider", "images", "agreement", "SQNR dB", "largest error", "top-1 %", "float %", "drop")
+    rows = table("provider", "images", "agreement", "SQNR dB", "largest error", "top-1 %", "float %", "drop")
     for row in found.providers:
         f = row.fidelity
         scores = ["-" if v is None else f"{v:.2f}" for v in (f.top1, f.float_top1, f.drop)]
-        table.add_row(
-            *_plain(
+        rows.add_row(
+            *plain(
                 row.provider.removesuffix("ExecutionProvider"),
                 f.images,
                 _agreeing(f),
@@ -307,7 +189,7 @@ def verification_table(found: Verification, console: Console) -> None:
                 *scores,
             )
         )
-    console.print(table)
+    console.print(rows)
     for row in found.providers:
         if row.use is not None:
             counts = row.use.nodes.items()
@@ -316,17 +198,19 @@ def verification_table(found: Verification, console: Console) -> None:
             console.print(Text(printable(f"{row.provider}: {ran}; {apart}")))
     origin = found.providers[0].fidelity.origin
     console.print(
-        *_plain(f"on {origin}, preprocess {found.preprocess}; {_size(found.float_bytes)} -> {_size(found.bytes)}")
+        *plain(
+            f"on {origin}, preprocess {found.preprocess}; {megabytes(found.float_bytes)} -> {megabytes(found.bytes)}"
+        )
     )
 
 
 def passes_table(kinds: list[type[Pass[Any]]], console: Console) -> None:
     """Every pass with its first line before and after."""
-    table = _table("pass", "before", "after")
+    rows = table("pass", "before", "after")
     for kind in kinds:
         page = headings(kind)
-        table.add_row(*_plain(kind.name, page.get("Before", ""), page.get("After", "")))
-    console.print(table)
+        rows.add_row(*plain(kind.name, page.get("Before", ""), page.get("After", "")))
+    console.print(rows)
 
 
 def headings(kind: type[Pass[Any]]) -> dict[str, str]:
@@ -359,7 +243,7 @@ def pass_page(kind: type[Pass[Any]], console: Console) -> None:
 
 
 def recipes_table(recipes: list[Recipe], console: Console) -> None:
-    table = _table("recipe", "weights", "activations", "summary")
+    rows = table("recipe", "weights", "activations", "summary")
     for recipe in recipes:
-        table.add_row(*_plain(recipe.name, recipe.weights, recipe.activations, recipe.summary))
-    console.print(table)
+        rows.add_row(*plain(recipe.name, recipe.weights, recipe.activations, recipe.summary))
+    console.print(rows)

@@ -85,9 +85,9 @@ class Expansion(msgspec.Struct, frozen=True):
 class RecipeForecast(msgspec.Struct, frozen=True):
     """What a recipe would do to a model: layers by role, and the bytes of its packed weights.
 
-    auto: layers whose width the recipe chooses while it runs; weight_bytes counts them at the most that it may choose,
-    and 2 bits as four levels where it may find them ternary. bits: of each layer, "ternary", "float" or "auto" where
-    that is not a number.
+    weight_bytes counts codes alone, neither scales nor biases nor the graph. auto: layers whose width the recipe
+    chooses while it runs; counted at the most that it may choose, and 2 bits as four levels where it may find them
+    ternary. bits: of each layer, "ternary", "float" or "auto" where that is not a number.
     """
 
     recipe: str
@@ -121,8 +121,28 @@ class InspectedLayer(msgspec.Struct, frozen=True):
     also_repaired_in: tuple[str, ...] = ()
 
 
+class QuantizedLayer(msgspec.Struct, frozen=True):
+    """One layer of a file that holds quantized layers.
+
+    stored_bits: what each weight takes there, scales left out; 32 or 16 for a float one. coded: whether the file holds
+    codes for it. integer: whether onnxruntime computes it in integers; None where that is not known.
+    """
+
+    name: str
+    op: str
+    shape: tuple[int, ...]
+    weights: int
+    stored_bits: float
+    coded: bool
+    integer: bool | None
+
+
 class Inspection(msgspec.Struct, frozen=True):
-    """What `inspect` found in a model. census: of a quantized one, what onnxruntime makes of it."""
+    """What `inspect` found in a model.
+
+    Of a quantized one: census, what onnxruntime makes of it; quantized_layers, the layers as the file holds them.
+    `layers` and `recipes` are then those of what is still float, if anything.
+    """
 
     model: str
     bytes: int
@@ -136,6 +156,7 @@ class Inspection(msgspec.Struct, frozen=True):
     notes: tuple[str, ...]
     recipes: tuple[RecipeForecast, ...]
     census: Census | None = None
+    quantized_layers: tuple[QuantizedLayer, ...] = ()
 
 
 class ProviderFidelity(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from rich.console import Console
 
-from dfmpc_onnx.render import _listing
+from dfmpc_onnx.tables import listing
 from tests.commands import dfmpc, program
 from tests.graphs import Net, chain
 
@@ -30,7 +30,7 @@ def long_names(model_file: pathlib.Path) -> pathlib.Path:
 
 def listed(width: int, *rows: tuple[str, ...]) -> list[str]:
     console = Console(width=width, file=io.StringIO())
-    _listing(console, ("layer", "bits", "why"), rows, right=("bits",))
+    listing(console, ("layer", "bits", "why"), rows, right=("bits",))
     return [line.rstrip() for line in console.file.getvalue().splitlines()]
 
 
@@ -101,6 +101,25 @@ def test_a_reason_that_many_layers_share_is_told_once(model_file: pathlib.Path) 
     told = dfmpc("quantize", model_file, "-o", out, "--recipe", "per-channel").stdout
     assert "\n  conv3 and 2 more alike: pair_convolutions: Add 'add1' follows" in told
     assert told.count("follows, not") == 1
+
+
+def test_layers_that_are_quantized_are_not_told_as_refused(model_file: pathlib.Path) -> None:
+    """Those that stay in float are told apart from those that are quantized but cannot be low."""
+    make = ["quantize", model_file, "-o", model_file.with_name("out.onnx"), "--preprocess", "unit"]
+    told = dfmpc(*make, "--recipe", "per-channel", "--layer", "conv3=float").stdout
+    assert "refus" not in told
+    float_ones, not_low = told.split("\n\n")[1:3]
+    assert float_ones == "1 of 4 layers left in float:\n  conv3: as asked with --layer"
+    assert not_low.startswith("2 layers quantized, but not low:\n  conv1: ") and "\n  gemm1: " in not_low
+    assert "but not low" not in dfmpc(*make, "--recipe", "int8").stdout
+
+
+def test_inspect_says_what_its_figures_count_and_what_roles_are_for(model_file: pathlib.Path) -> None:
+    told = program("inspect", model_file).stdout
+    assert "mixed (default)" in told and " codes\n" in told.replace(" \n", "\n")
+    assert "codes: bytes of the weights alone" in told
+    assert "By default\n(mixed) the measured error of a layer decides its bits, whatever its role" in told
+    assert "not low: only a Conv is quantized low" in told
 
 
 def test_agreement_is_told_in_numbers(model_file: pathlib.Path, quantized: pathlib.Path) -> None:

@@ -10,7 +10,7 @@ from dfmpc_onnx.errors import OptionError
 from dfmpc_onnx.facts import BitPlan, Layer, LayerBits, Layers, Pairs
 from dfmpc_onnx.graph import shown
 from dfmpc_onnx.manager import Pass, PassResult, Refusal, Rewrite
-from dfmpc_onnx.settings import FLOAT, BitWidth, LayerOverride
+from dfmpc_onnx.settings import FLOAT, TERNARY, BitWidth, LayerOverride
 from dfmpc_onnx.workspace import Workspace
 
 
@@ -101,7 +101,7 @@ class AssignBits(Pass[AssignBitsOptions]):
         if chosen is not None:
             if chosen.bits == FLOAT:
                 return LayerBits(FLOAT, "float", "as asked with --layer")
-            return LayerBits(chosen.bits, "low" if low else _role(chosen.bits), "as asked with --layer")
+            return LayerBits(chosen.bits, "low" if low else _asked(chosen.bits), "as asked with --layer")
         weights = workspace.settings.weights
         if low:
             return LayerBits(weights.low, "low", "low half of a pair")
@@ -129,3 +129,9 @@ def _half(name: str, low: set[str], small: set[str], folded: set[str]) -> Half:
 
 def _role(bits: BitWidth) -> Literal["high", "8-bit"]:
     return "8-bit" if bits == 8 else "high"
+
+
+def _asked(bits: BitWidth) -> Literal["low", "high", "8-bit"]:
+    """What a layer of a width of its own is called: low up to 3 bits, as where a recipe chooses; then it is repaired
+    where it can be. One width for all layers makes none of them low."""
+    return "low" if bits == TERNARY or int(bits) <= 3 else _role(bits)

@@ -12,7 +12,7 @@ from dfmpc_onnx.graph import is_weighted
 from dfmpc_onnx.manager import Pass, PassResult, Refusal
 from dfmpc_onnx.numerics.ranges import DEVIATIONS, FARTHEST, REACH, VECTOR_REACH, moment_range, skewed_range
 from dfmpc_onnx.operators import batch_norm_parameters
-from dfmpc_onnx.propagation import propagate
+from dfmpc_onnx.propagation import NOT_NEEDED, propagate
 from dfmpc_onnx.workspace import Workspace
 
 
@@ -93,7 +93,9 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
             ranges[tensor.name] = (low, high)
         _widen_averages(workspace.graph, ranges)
         workspace.put(Ranges(ranges))
-        refusals = tuple(Refusal(name, reason) for name, reason in unknown.items() if name not in ranges)
+        refusals = tuple(
+            Refusal(name, reason) for name, reason in unknown.items() if name not in ranges and reason != NOT_NEEDED
+        )
         fixed = len(pinned) + len(skewed)
         notes = (f"{len(ranges)} ranges, {fixed} of them from BatchNormalization, {len(measured)} tensors measured",)
         return PassResult(self.name, refusals=refusals, notes=notes)

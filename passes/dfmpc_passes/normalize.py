@@ -8,7 +8,7 @@ import numpy as np
 import onnx.shape_inference
 import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.errors import ModelError
+from dfmpc_onnx.errors import AlreadyQuantized, ModelError
 from dfmpc_onnx.facts import Normalized
 from dfmpc_onnx.graph import (
     Namer,
@@ -308,7 +308,7 @@ def _check_weights(graph: gs.Graph, label: str) -> None:
         if _is_norm(node):
             _check_norm(node, label)
     if not found and any(node.op in INTEGER_LAYERS for node in graph.nodes):
-        raise ModelError(f"{label}: the model is quantized already; give the float model that it was made from")
+        raise AlreadyQuantized(f"{label}: the model is quantized already; give the float model that it was made from")
     if not found:
         raise ModelError(f"{label}: the model has no Conv; there is nothing that this tool can quantize")
     _check_origins(graph, label)
@@ -322,7 +322,7 @@ def _check_origins(graph: gs.Graph, label: str) -> None:
     if stored or not made:
         return
     if all(reason == QUANTIZED for reason in made):
-        raise ModelError(f"{label}: the model is quantized already; give the float model that it was made from")
+        raise AlreadyQuantized(f"{label}: the model is quantized already; give the float model that it was made from")
     if all(reason.startswith(GENERATED) for reason in made):
         operator = made[0].removeprefix(GENERATED).split(",")[0].strip()
         raise ModelError(

@@ -81,7 +81,7 @@ def test_auto_leaves_every_layer_to_its_measured_error(edges):
 
 def test_auto_leaves_what_is_asked_for_alone():
     plan, _ = planned(graphs.chain(), "auto", layers=["conv2=3", "gemm1=float"])
-    assert plan["conv2"] == (3, "high") and plan["gemm1"] == ("float", "float")
+    assert plan["conv2"] == (3, "low") and plan["gemm1"] == ("float", "float")
     assert plan["conv1"][1] == plan["conv3"][1] == "auto"
 
 
@@ -101,8 +101,13 @@ def test_a_layer_override_wins_and_the_last_one_counts():
     assert plan["conv1"] == (5, "high")
     assert plan["conv2"] == (5, "low")
     assert plan["conv3"] == ("float", "float")
-    assert plan["gemm1"][0] == "ternary"
+    assert plan["gemm1"] == ("ternary", "low")
     assert graphs.reasons(result) == {"conv3": "as asked with --layer"}
+
+
+@pytest.mark.parametrize(("bits", "role"), [("2", "low"), ("3", "low"), ("4", "high"), ("8", "8-bit")])
+def test_a_layer_of_a_width_of_its_own_is_called_what_it_is(bits, role):
+    assert planned(graphs.chain(), "6", layers=[f"conv3={bits}"])[0]["conv3"] == (int(bits), role)
 
 
 def test_an_override_that_matches_nothing_is_the_users_to_mend():

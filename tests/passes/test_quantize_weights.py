@@ -34,6 +34,11 @@ def test_originals_are_kept_of_the_low_layers_alone():
     assert np.array_equal(space.get(Originals).weights["conv2"], graphs.values(before, "conv2.w"))
 
 
+def test_originals_are_kept_of_a_layer_that_is_asked_for_low_bits():
+    space, _ = quantized(graphs.chain(), "6", layers=["conv2=2"])
+    assert list(space.get(Originals).weights) == ["conv2"]
+
+
 @pytest.mark.parametrize(
     ("options", "low", "high"),
     [

@@ -1,0 +1,77 @@
+"""Tables of rich that cut nothing: what a name or a remark from a model needs on a terminal of any width."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from dfmpc_onnx.errors import printable
+
+GAP = 2  # blanks between columns
+
+
+def table(*columns: str, right: Sequence[str] = ()) -> Table:
+    """Cells that find no room are broken, never cut."""
+    made = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return made
+
+
+def listing(
+    console: Console, columns: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[str] = ()
+) -> None:
+    """A table whose first column holds names from a model, and whose last one remarks, both of any length.
+
+    Where a terminal is too narrow for it, remarks stand below their rows, and names that are too long above them: so
+    nothing is cut, and no name is broken that fits into a line.
+    """
+    cells = [[printable(str(value)) for value in row] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(columns, *cells, strict=True)]
+    if sum(widths) + GAP * (len(widths) - 1) <= console.width:
+        made = table(*columns, right=right)
+        for row in cells:
+            made.add_row(*map(Text, row))
+        console.print(made)
+        return
+    room = console.width - sum(widths[1:-1]) - GAP * (len(widths) - 2)
+    widths[0] = min(widths[0], max(room, cell_len(columns[0])))
+
+    def line(row: Sequence[str]) -> str:
+        padded = []
+        for cell, width, name in zip(row[:-1], widths, columns, strict=False):
+            blanks = " " * (width - cell_len(cell))
+            padded.append(blanks + cell if name in right else cell + blanks)
+        return (" " * GAP).join(padded).rstrip()
+
+    console.print(Text(line(columns), style="bold"))
+    for row in cells:
+        if cell_len(row[0]) > widths[0]:
+            console.print(Text(row[0]))
+            row[0] = ""
+        console.print(Text(line(row)))
+        if row[-1]:
+            console.print(Padding(Text(row[-1]), (0, 0, 0, 2 * GAP), expand=False))
+
+
+def megabytes(count: int) -> str:
+    return f"{count / 1e6:.3f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"
+
+
+def plain(*values: object) -> list[Text]:
+    return [Text(printable(str(value))) for value in values]
+
+
+def figures(rows: list[tuple[str, str]]) -> Table:
+    """Keys and values, one a line."""
+    made = Table(box=None, show_header=False, pad_edge=False)
+    made.add_column(no_wrap=True)
+    made.add_column(overflow="fold")
+    for key, value in rows:
+        made.add_row(*plain(key, value))
+    return made
