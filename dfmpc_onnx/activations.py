@@ -87,6 +87,26 @@ class ChannelStatistics:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class OutputLoss:
+    """share: of an output's variance that is lost, 0 to 1; of a vector of each image, of its variance between images.
+    vector: whether it is one, rather than a map or a list."""
+
+    share: float
+    vector: bool
+
+    @classmethod
+    def of(cls, both: Both) -> OutputLoss:
+        vector = both.plain.ndim <= 2
+        if both.same:
+            return cls(0.0, vector)
+        plain, hat = (np.asarray(x, np.float64) for x in (both.plain, both.hat))
+        if plain.ndim != 2 or len(plain) < 2:
+            return cls(lost_share(plain, hat), vector)
+        variance, error = float(plain.var(axis=0).sum()), float(np.square(hat - plain).mean(axis=0).sum())
+        return cls(min(error / variance, 1.0) if variance > 1e-12 * float(np.square(plain).mean()) else 0.0, True)
+
+
 def channel_mean(x: npt.NDArray[np.generic]) -> Float:
     """Mean of each channel, the second dimension, over all others: ``[channels]``, summed in float64 over the batch."""
     rows = np.asarray(x, np.float32).reshape(x.shape[0], x.shape[1], -1)
@@ -146,18 +166,14 @@ class Streams:
             self._reads[tensor.name] = self._reads.get(tensor.name, 0) + 1
         self.peak_bytes = 0
 
-    def lost(self) -> float:
-        """The share of the outputs' variance that the quantized network has lost, after `run`: the mean, 0 to 1.
-
-        Of vectors the variance between images counts, not that between their columns.
-        """
+    def lost(self) -> list[OutputLoss]:
+        """What the quantized network has lost of each output that holds finite numbers, after `run`."""
         pairs = [self._live[t.name] for t in self._compared if t.name in self._live]
-        shares = [
-            0.0 if both.same else _lost(np.asarray(both.plain, np.float64), np.asarray(both.hat, np.float64))
+        return [
+            OutputLoss.of(both)
             for both in pairs
             if isinstance(both.plain, np.ndarray) and both.plain.dtype.kind == "f" and np.isfinite(both.plain).all()
         ]
-        return float(np.mean(shares)) if shares else 0.0
 
     def run(self, visitor: Visitor) -> None:
         """One pass through the graph. Raises ModelError where a node cannot be run."""
@@ -267,13 +283,6 @@ class Streams:
             self._reads[tensor.name] -= 1
             if self._reads[tensor.name] == 0:
                 self._live.pop(tensor.name, None)
-
-
-def _lost(plain: Float, hat: Float) -> float:
-    if plain.ndim != 2 or len(plain) < 2:
-        return lost_share(plain, hat)
-    variance, error = float(plain.var(axis=0).sum()), float(np.square(hat - plain).mean(axis=0).sum())
-    return min(error / variance, 1.0) if variance > 1e-12 * float(np.square(plain).mean()) else 0.0
 
 
 def compared_tensor(output: gs.Tensor) -> gs.Tensor:

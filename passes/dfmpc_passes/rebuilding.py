@@ -47,8 +47,8 @@ class ReconstructLayersOptions(msgspec.Struct, frozen=True, forbid_unknown_field
     error feedback, or to the nearest level. recalibrate: whether BatchNormalizations, or biases where there are none,
     take up what the two networks show. ridge: strength of the fit's regularization. threshold: the largest share of
     what the next layer reads that rounding a weight may cost where the recipe chooses the bits. budget: the largest
-    share of the network's output that errors of that size in every layer may make; where they make more, all layers
-    get a lower threshold."""
+    share of the network's output that errors of that size in every layer may make, a quarter of it where that is no
+    vector; where they make more, all layers get a lower threshold."""
 
     statistics: Literal["images", "gaussian"] = "images"
     images: int = 0

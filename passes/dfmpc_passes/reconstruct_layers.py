@@ -38,7 +38,8 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
 
     Where the recipe chooses the bits, what the next layer reads is wrong by at most a threshold, the same for all. How
     much a network makes of that is measured first, with random errors of that size in every layer: where it is more
-    than a tenth of the output, the threshold of all its layers is lower in proportion, down to a sixteenth.
+    than a tenth of an output (a fortieth of a map or list, which is used value by value), the threshold of all its
+    layers is lower in proportion, down to a sixteenth.
 
     With statistics = "gaussian" the moments come from covariance functions instead: no image, no run of the network.
 
@@ -88,10 +89,12 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
         batch = statistics_batch(workspace.graph, workspace.settings, self.options.images)
         options, notes = self.options, []
         if any(bits.role == "auto" for bits in given.values()):
-            cost = borne(workspace, options, layers, given, batch.feeds)
-            told = f"errors of {100 * options.threshold:.2g} % in every layer cost {100 * cost:.2g} % of the output"
-            if cost > options.budget:
-                lower = options.threshold * max(options.budget / cost, LOWEST)
+            found = borne(workspace, options, layers, given, batch.feeds)
+            told = (
+                f"errors of {100 * options.threshold:.2g} % in every layer cost {100 * found.cost:.2g} % of the output"
+            )
+            if found.times < 1:
+                lower = options.threshold * max(found.times, LOWEST)
                 options = msgspec.structs.replace(options, threshold=lower)
                 told += f"; so a layer may lose {100 * lower:.2g} %"
             notes.append(told)

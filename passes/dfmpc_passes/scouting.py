@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -18,6 +19,20 @@ from dfmpc_passes.rebuilding import WIDEST, Rebuilder, ReconstructLayersOptions,
 
 PATCHES = 1000  # enough for the one number of a layer that is wanted here
 FEWEST = 8  # images
+MAP = 4  # times stricter than for a vector: a map or a list is used value by value, of a vector the largest entry
+
+
+@dataclasses.dataclass(frozen=True)
+class Borne:
+    """Of the output that suffers most: the share of its variance that is lost, 0 to 1, and how much of it may be."""
+
+    cost: float
+    budget: float
+
+    @property
+    def times(self) -> float:
+        """By what the errors must be multiplied, so that they cost no more than they may; at most 1."""
+        return min(1.0, self.budget / self.cost) if self.cost > 0 else 1.0
 
 
 class Scout(Rebuilder):
@@ -65,8 +80,8 @@ def borne(
     layers: Mapping[str, Layer],
     plan: Mapping[str, LayerBits],
     feeds: Mapping[str, npt.NDArray[np.generic]],
-) -> float:
-    """The share of the outputs' variance that errors of the threshold's size in every layer cost, 0 to 1.
+) -> Borne:
+    """What errors of the threshold's size in every layer cost the outputs.
 
     The graph is left as it is. Raises ModelError where it cannot be run.
     """
@@ -76,7 +91,8 @@ def borne(
         wanted = frozenset(name for name in layers if plan[name].role == "auto")
         streams = Streams(workspace.graph, _few(graph, feeds), wanted, workspace.settings.seed, PATCHES)
         streams.run(Scout(workspace, options, dict(layers), dict(plan)))
-        return streams.lost()
+        costs = [(loss.share, options.budget / (1 if loss.vector else MAP)) for loss in streams.lost()]
+        return Borne(*max(costs, key=lambda cost: cost[0] / cost[1], default=(0.0, options.budget)))
     finally:
         workspace.graph = graph
 

@@ -5,7 +5,7 @@ from dfmpc_onnx.batching import statistics_batch
 from dfmpc_onnx.facts import BitPlan, Layers
 from dfmpc_onnx.manager import PassManager
 from dfmpc_passes.rebuilding import ReconstructLayersOptions
-from dfmpc_passes.scouting import borne
+from dfmpc_passes.scouting import Borne, borne
 from tests import graphs
 
 
@@ -23,7 +23,7 @@ def free(model):
 def cost(space, threshold=0.006):
     batch = statistics_batch(space.graph, space.settings, 0)
     options = ReconstructLayersOptions(threshold=threshold)
-    return borne(space, options, space.get(Layers).by_name(), space.get(BitPlan).layers, batch.feeds)
+    return borne(space, options, space.get(Layers).by_name(), space.get(BitPlan).layers, batch.feeds).cost
 
 
 @pytest.mark.parametrize("network", sorted(graphs.ALL))
@@ -71,4 +71,20 @@ def test_without_recalibration_too():
     batch = statistics_batch(space.graph, space.settings, 0)
     options = ReconstructLayersOptions(recalibrate=False)
     found = borne(space, options, space.get(Layers).by_name(), space.get(BitPlan).layers, batch.feeds)
-    assert np.isfinite(found) and found > 0
+    assert np.isfinite(found.cost) and found.cost > 0
+
+
+def test_a_map_may_lose_a_quarter_of_what_a_vector_may():
+    net = graphs.Net(("n", 3, 8, 8))
+    found = []
+    for model in (net.model(net.conv("x", 6)), free(graphs.chain())):
+        space = prepared(model)
+        batch = statistics_batch(space.graph, space.settings, 0)
+        options = ReconstructLayersOptions()
+        found.append(borne(space, options, space.get(Layers).by_name(), space.get(BitPlan).layers, batch.feeds))
+    assert found[0].budget == found[1].budget / 4 == options.budget / 4
+
+
+def test_errors_that_cost_less_than_they_may_are_let_be():
+    assert Borne(0.05, 0.1).times == Borne(0.0, 0.1).times == 1
+    assert Borne(0.4, 0.1).times == 0.25
