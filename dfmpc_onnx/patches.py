@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
@@ -23,22 +26,30 @@ def sample_patches(
 
 
 def gather_patches(x: npt.NDArray[np.generic], node: gs.Node, positions: tuple[npt.NDArray[np.intp], ...]) -> Array:
-    """Input patches ``[groups, n, in/group * taps]`` float32 of a Conv at output positions, or a product's rows."""
+    """Input patches ``[groups, n, in/group * taps]`` float32 of a Conv at output positions, or a product's rows.
+
+    positions: image by image, as `sample_patches` has them.
+    """
     if node.op != "Conv":
         rows = positions[0] if x.ndim == 2 else np.ravel_multi_index(positions, (x.shape[0], *_output_size(x, node)))
         return np.asarray(x, np.float32).reshape(-1, x.shape[-1])[rows][None]
     groups = int(node.attrs.get("group", 1))
     (kernel, strides, dilations), pads = conv_geometry(node), _pads(x, node)
-    padded = np.pad(np.asarray(x, np.float32), [(0, 0), (0, 0), *pads])
-    channels_last = np.moveaxis(padded, 1, -1)
-    taps = []
-    for offset in np.ndindex(*kernel):
+    padded = np.asarray(x, np.float32)
+    if np.any(pads):
+        padded = np.pad(padded, [(0, 0), (0, 0), *pads])
+    images, channels, size = positions[0], x.shape[1], padded.shape[2:]
+    # Channel by channel, as the map lies in memory; what comes back is a transposed view, which products read as well.
+    patches = np.empty((channels, math.prod(kernel), len(images)), np.float32)
+    bounds = np.searchsorted(images, np.arange(len(x) + 1))
+    for tap, offset in enumerate(np.ndindex(*kernel)):
         index = tuple(p * s + o * d for p, s, o, d in zip(positions[1:], strides, offset, dilations, strict=True))
-        taps.append(channels_last[(positions[0], *index)])
-    patches = np.stack(taps, axis=-1)  # [n, in, taps]
-    n, channels, width = patches.shape
-    grouped = patches.reshape(n, groups, channels // groups * width).transpose(1, 0, 2)
-    return np.ascontiguousarray(grouped)
+        flat = np.ravel_multi_index(index, size) if size else np.zeros(len(images), np.intp)
+        for image, (first, last) in enumerate(itertools.pairwise(bounds)):
+            if last > first:
+                plane = padded[image].reshape(channels, -1)
+                patches[:, tap, first:last] = np.take(plane, flat[first:last], axis=1)
+    return patches.reshape(groups, -1, len(images)).transpose(0, 2, 1)
 
 
 Extents = tuple[int, ...]

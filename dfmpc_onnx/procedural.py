@@ -10,6 +10,8 @@ does: networks that look for text, signs or thin structures hardly answer to lea
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import numpy.typing as npt
 
@@ -25,6 +27,7 @@ COLOUR_MEAN = np.array([123.0, 116.0, 104.0])
 ROWS, GLYPHS = 6, (3, 14)
 GLYPH_SIZE, THICKNESS = (0.04, 0.25), (0.05, 0.11)
 CONTRAST = 1.5  # deviation of its colour over that of a leaf's: writing is made to be seen
+KEPT = 16  # pictures that were made last: those that statistics come from are looked at again
 
 
 def noise_fields(count: int, channels: int, shape: tuple[int, ...], seed: int) -> npt.NDArray[np.float64]:
@@ -65,18 +68,25 @@ def dead_leaves(count: int, height: int, width: int, seed: int) -> Pixels:
 
 def _series(count: int, height: int, width: int, seed: int, written: int) -> Pixels:
     """Pictures; every so many-th with writing, none for 0."""
-    # A camera's pixel averages what falls on it, so pictures are painted finer and averaged down.
-    finer = 4 if min(height, width) <= 96 else 2
     result = np.empty((count, height, width, 3), np.uint8)
     for index in range(count):
-        generator = np.random.default_rng([seed, index])
-        canvas = _picture(height * finer, width * finer, generator)
-        if written and index % written == written - 1:
-            for _ in range(ROWS):
-                _write(canvas, generator)
-        blocks = canvas.reshape(height, finer, width, finer, 3)
-        result[index] = np.clip(np.rint(blocks.mean(axis=(1, 3))), 0, 255)
+        result[index] = _numbered(index, height, width, seed, bool(written) and index % written == written - 1)
     return result
+
+
+@functools.lru_cache(KEPT)
+def _numbered(index: int, height: int, width: int, seed: int, written: bool) -> Pixels:
+    """One picture of a series."""
+    # A camera's pixel averages what falls on it, so pictures are painted finer and averaged down.
+    finer = 4 if min(height, width) <= 96 else 2
+    generator = np.random.default_rng([seed, index])
+    canvas = _picture(height * finer, width * finer, generator)
+    if written:
+        for _ in range(ROWS):
+            _write(canvas, generator)
+    blocks = canvas.reshape(height, finer, width, finer, 3)
+    picture: Pixels = np.clip(np.rint(blocks.mean(axis=(1, 3))), 0, 255).astype(np.uint8)
+    return picture
 
 
 def _picture(height: int, width: int, generator: np.random.Generator) -> npt.NDArray[np.float32]:

@@ -18,6 +18,7 @@ Float = npt.NDArray[np.float64]
 Floating = npt.NDArray[np.floating]
 RIDGE = 1.0  # of mean diag H: the moments are those of images that are not the user's, so W is left only for much
 LEDOIT_WOLF_PATCHES = 500
+BLOCK = 100  # summed in float32
 NARROW_RIDGE = 0.5  # from here on float32 will do
 
 
@@ -83,9 +84,9 @@ class SampledMoments(PatchMoments):
         n = patches.shape[1]
         hat = patches_hat.transpose(0, 2, 1) @ patches_hat
         hat /= np.float32(n)
-        mean_hat = patches_hat.mean(axis=1, dtype=np.float64)
-        mean = mean_hat if patches is patches_hat else patches.mean(axis=1, dtype=np.float64)
-        return cls(hat, mean, mean_hat, ledoit_wolf(patches_hat, hat), n, patches, patches_hat)
+        mean_hat = _average(patches_hat)
+        mean = mean_hat if patches is patches_hat else _average(patches)
+        return cls(hat, mean, mean_hat, ledoit_wolf(patches_hat, hat, mean_hat), n, patches, patches_hat)
 
     @property
     def same(self) -> bool:
@@ -111,7 +112,7 @@ class SampledMoments(PatchMoments):
             error: Float = np.einsum("gno,gno->go", wrong, wrong).astype(np.float64) / n
             return error
 
-        centred = outputs - outputs.mean(axis=1, keepdims=True, dtype=np.float64).astype(np.float32)
+        centred = outputs - _average(outputs)[:, None].astype(np.float32)
         variance, power = (np.einsum("gno,gno->go", y, y).astype(np.float64) / n for y in (centred, outputs))
         return OutputErrors(_beyond_rounding(variance, power), error_of)
 
@@ -168,14 +169,25 @@ def diagonal_blocks(matrix: Floating, taps: int) -> Float:
     return matrix[:, index[:, :, None], index[:, None, :]].astype(np.float64)
 
 
-def ledoit_wolf(patches: Rows, second: Floating) -> Float:
+def _average(rows: Rows) -> Float:
+    """Mean over the n of ``[groups, n, k]``: ``[groups, k]``; in float32, by hundreds, and then in float64."""
+    groups, n, k = rows.shape
+    if rows.strides[1] == rows.itemsize:  # then numpy sums in pairs
+        summed: Float = rows.sum(axis=1).astype(np.float64)
+        return summed / n
+    whole = n - n % BLOCK
+    total = rows[:, :whole].reshape(groups, -1, BLOCK, k).sum(axis=2).sum(axis=1, dtype=np.float64)
+    result: Float = (total + rows[:, whole:].sum(axis=1, dtype=np.float64)) / n
+    return result
+
+
+def ledoit_wolf(patches: Rows, second: Floating, mean: Float) -> Float:
     """The share by which a sample's off-diagonal covariances are best shrunk to zero: ``[groups]`` in 0..1.
 
     ``sum Var(s_ij) / sum s_ij^2`` over i != j (Ledoit and Wolf 2004, with the diagonal as the target). patches:
-    ``[groups, n, k]``; second: their uncentred second moments ``[groups, k, k]``.
+    ``[groups, n, k]``; second: their uncentred second moments ``[groups, k, k]``; mean: theirs, ``[groups, k]``.
     """
     n = patches.shape[1]
-    mean = patches.mean(axis=1, dtype=np.float64)
     few = patches[:, :: max(1, n // LEDOIT_WOLF_PATCHES)]  # enough for one number
     squares = np.square(few - mean[:, None, :].astype(np.float32))
     # sum over i != j of E[(x_i x_j)^2], without forming the k^2 products of every patch

@@ -86,7 +86,8 @@ def slow_ledoit_wolf(x):
 @given(seeds, st.integers(3, 40))
 def test_the_shrinkage_is_the_loop(seed, n):
     _, x, _ = random_streams(seed, n=n)
-    got = ledoit_wolf(x, SampledMoments.of(x, x).hat)
+    moments = SampledMoments.of(x, x)
+    got = ledoit_wolf(x, moments.hat, moments.mean)
     want = [slow_ledoit_wolf(x[g].astype(np.float64)) for g in range(GROUPS)]
     np.testing.assert_allclose(got, want, rtol=1e-3)
 
