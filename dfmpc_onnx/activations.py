@@ -142,7 +142,7 @@ class Streams:
         """The share of the outputs' variance that the quantized network has lost, after `run`: the mean, 0 to 1."""
         pairs = [self._live[t.name] for t in self._compared if t.name in self._live]
         shares = [
-            0.0 if both.same else lost_share(np.asarray(both.plain, np.float64), np.asarray(both.hat, np.float64))
+            0.0 if both.same else lost_share(both.plain, both.hat)
             for both in pairs
             if isinstance(both.plain, np.ndarray) and both.plain.dtype.kind == "f" and np.isfinite(both.plain).all()
         ]

@@ -42,7 +42,8 @@ class Layer:
 
     @property
     def depthwise(self) -> bool:
-        return self.groups > 1 and self.op == "Conv" and self.shape[1] == 1
+        # A weight that is computed, or is an output of the model, has no shape here.
+        return self.groups > 1 and self.op == "Conv" and self.shape[1:2] == (1,)
 
     @property
     def size(self) -> int:
