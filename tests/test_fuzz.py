@@ -20,8 +20,11 @@ import pytest
 from dfmpc_onnx import memory
 from tests.graphs import ALL
 from tools.fuzz import trial
+from tools.fuzz.control_flow import control
+from tools.fuzz.drawing import Drawing
+from tools.fuzz.layers import conv
 from tools.fuzz.mutations import mutated
-from tools.fuzz.networks import network
+from tools.fuzz.networks import Network, finished, network
 from tools.fuzz.trial import AGREEING, ALONE, ERROR, GOOD, REFUSED, Case, drawn, of_network, tried
 
 SETTINGS = st.sampled_from(trial.SETTINGS)
@@ -90,6 +93,28 @@ def test_most_random_networks_are_valid_and_most_damaged_ones_are_not():
     data = ALL["chain"]().SerializeToString()
     broken = [tried(Case("", "", mutated(data, random.Random(seed)), {"recipe": "paper"}, None)) for seed in range(30)]
     assert sum(outcome.outcome in (ERROR, ALONE) for outcome in broken) > 10
+
+
+def test_control_flow_is_drawn_of_every_kind_and_ends_or_is_stopped(monkeypatch):
+    monkeypatch.setattr(trial, "LOOP_SECONDS", 0.1)
+    found: dict[str, list[trial.Outcome]] = {"If": [], "Loop": [], "Scan": []}
+    said = set()
+    for number in range(30):
+        draw = Drawing(random.Random(number), spoiled=False)
+        draw.input(4)
+        conv(draw)
+        control(draw)
+        made = Network(finished(draw), draw.ordinary, tuple(draw.given))
+        outcome = tried(of_network("", made, {"recipe": "int8"}, None))
+        assert outcome.outcome in GOOD, f"{outcome.place}: {outcome.detail}"
+        said.add(outcome.place)
+        for node in made.model.graph.node:
+            if node.op_type in found:
+                found[node.op_type].append(outcome)
+    for kind, outcomes in found.items():
+        assert sum(outcome.outcome == AGREEING for outcome in outcomes) > 2, kind
+    assert any("did not end within" in place for place in said)
+    assert any("computes nothing" in place for place in said)
 
 
 def dying(seed: int, pipe: Connection) -> None:

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 
-from dfmpc_onnx import runtime
 from tools.fuzz.trial import Case, Outcome, drawn, files, tried
 
 SECONDS = 60.0  # of processor time for a case
@@ -28,7 +27,6 @@ def work(seed: int, pipe: Connection) -> None:
     silence = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):  # what libraries print is not judged
         os.dup2(silence, stream)
-    runtime.LOOP_SECONDS = SECONDS / 10  # a case may run its model several times
     sources = files()
     while (number := pipe.recv()) is not None:
         case = drawn(seed, number, sources)

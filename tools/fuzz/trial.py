@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pathlib
 import random
 import tempfile
+import threading
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx
 import onnxruntime
 
 import dfmpc_onnx
+from dfmpc_onnx import runtime
 from dfmpc_onnx.errors import Defect, UserError, printable
 from tools.fuzz.mutations import mutated
 from tools.fuzz.networks import Network, network
@@ -26,6 +29,7 @@ ALONE = "quantized, but the float model does not run"
 MEMORY = "not enough memory within the limit"  # which the command line says in one line
 GOOD = (AGREEING, REFUSED, ERROR, ALONE, MEMORY)
 LARGEST_FILE = 1_600_000
+LOOP_SECONDS = 0.5  # for a run of a model that holds a Loop: of the random ones, those that end do so in milliseconds
 
 # Recipe and options, and the least SQNR in dB where weights are such as training leaves. At few bits, in networks of a
 # few random weights, no figure holds for all, and ranges derived without a run are rough behind operators such as Exp.
@@ -122,8 +126,8 @@ def of_network(kind: str, made: Network, options: dict[str, object], least: floa
 
 
 def tried(case: Case) -> Outcome:
-    """Quantize from file to file in an empty folder; warnings are errors."""
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+    """Quantize from file to file in an empty folder; warnings are errors, and a Loop gets little time."""
+    with _short_loops(), tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("error")
         source, target = pathlib.Path(folder) / "model.onnx", pathlib.Path(folder) / "out.onnx"
         source.write_bytes(case.model)
@@ -146,6 +150,15 @@ def tried(case: Case) -> Outcome:
         return _judged(case, source, target, all(layer.refused for layer in made.report.layers))
 
 
+@contextlib.contextmanager
+def _short_loops() -> Iterator[None]:
+    usual, runtime.LOOP_SECONDS = runtime.LOOP_SECONDS, LOOP_SECONDS
+    try:
+        yield
+    finally:
+        runtime.LOOP_SECONDS = usual
+
+
 def _judged(case: Case, source: pathlib.Path, target: pathlib.Path, refused: bool) -> Outcome:
     """What is to be said of a file that was written."""
     wrong = _invalid(target)
@@ -154,12 +167,12 @@ def _judged(case: Case, source: pathlib.Path, target: pathlib.Path, refused: boo
     try:
         reference = _session(source)
         feeds = [_feeds(reference, case, seed) for seed in (1, 2)]
-        want = [reference.run(None, fed) for fed in feeds]
+        want = [_run(reference, fed) for fed in feeds]
     except Exception as error:  # onnxruntime's exceptions have no common public base
         return Outcome(ALONE, "", str(error))
     try:
         candidate = _session(target)
-        got = [candidate.run(None, fed) for fed in feeds]
+        got = [_run(candidate, fed) for fed in feeds]
     except Exception as error:
         return Outcome("defect", "the result does not run", str(error))
     found = _sqnr(want, got)
@@ -185,6 +198,19 @@ def _session(path: pathlib.Path) -> onnxruntime.InferenceSession:
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _run(session: onnxruntime.InferenceSession, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """All outputs; an error of onnxruntime's where a Loop does not end."""
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = 4
+    timer = threading.Timer(LOOP_SECONDS * 4, lambda: setattr(options, "terminate", True))
+    timer.start()
+    try:
+        results: list[np.ndarray] = session.run(None, feeds, options)
+        return results
+    finally:
+        timer.cancel()
 
 
 TYPES = {
