@@ -14,11 +14,12 @@ from multiprocessing.connection import Connection
 
 import hypothesis
 import hypothesis.strategies as st
+import numpy as np
 import onnx
 import pytest
 
 from dfmpc_onnx import memory
-from tests.graphs import ALL
+from tests.graphs import ALL, Net
 from tools.fuzz import trial
 from tools.fuzz.control_flow import control
 from tools.fuzz.drawing import Drawing
@@ -163,6 +164,22 @@ def test_what_is_no_good_outcome_is_told(monkeypatch, fault):
     monkeypatch.setattr(trial.dfmpc_onnx, "quantize", broken)
     case = Case("", "", ALL["chain"]().SerializeToString(), {"recipe": "paper"}, 0.0)
     assert tried(case).outcome == (trial.MEMORY if fault == "swells" else "defect")
+
+
+@pytest.mark.parametrize("cancels", [True, False])
+def test_an_output_whose_terms_cancel_is_judged_by_what_rounding_its_weights_leaves(monkeypatch, cancels):
+    """Nothing is wrong with a tool that loses there what any rounding of the weights loses."""
+    net = Net((1, 3, 4, 4))
+    halves = net.node("HardSigmoid", net.node("Mul", net.conv("x", 8), net.weight("small", np.float32(0.01))))
+    weight = np.random.default_rng(3).standard_normal((1, 128)).astype(np.float32)
+    weight -= weight.mean() * np.float32(cancels)
+    model = net.model(net.node("Gemm", net.node("Flatten", halves), net.weight("w", weight), transB=1))
+    case = Case(
+        "", "", model.SerializeToString(), {"recipe": "per-channel", "weights": "8", "activations": "none"}, 40.0
+    )
+    assert tried(case).outcome == AGREEING
+    monkeypatch.setattr(trial, "rounded", lambda model: model)
+    assert tried(case).outcome == ("defect" if cancels else AGREEING)
 
 
 def looping(seed: int, pipe: Connection) -> None:
