@@ -106,7 +106,7 @@ def test_control_flow_is_drawn_of_every_kind_and_ends_or_is_stopped(monkeypatch)
         conv(draw)
         control(draw)
         made = Network(finished(draw), draw.ordinary, tuple(draw.given))
-        outcome = tried(of_network("", made, {"recipe": "int8"}, None))
+        outcome = tried(of_network("", made, {"recipe": "int8", "preprocess": "imagenet"}, None))
         assert outcome.outcome in GOOD, f"{outcome.place}: {outcome.detail}"
         said.add(outcome.place)
         for node in made.model.graph.node:
