@@ -343,3 +343,13 @@ def test_a_kernel_wider_than_its_map(recipe):
     variance = np.square(weight[:, :, 1, 2]).sum(axis=1)
     y = net.norm(x, gamma=1.0, beta=0.0, mean=0.0, variance=variance)
     assert quantized(net.model(net.conv(y, 4)), recipe).report.preprocess == "imagenet"
+
+
+@pytest.mark.parametrize("recipe", ["mixed", "int8", "per-channel"])
+def test_a_normalization_behind_a_layer_whose_weight_is_an_output_of_the_model(recipe):
+    """And has no shape by which the layer's own bias could be told to be one number a channel."""
+    net = Net()
+    weight = net.node("Identity", net.weight("w", np.ones((4, 4, 3, 3), np.float32)))
+    x = net.conv("x", 4)
+    y = net.node("Conv", x, weight, net.weight("b", np.arange(4, dtype=np.float32)), pads=[1] * 4)
+    quantized(net.model(net.conv(net.relu(net.norm(y)), 4), weight), recipe)

@@ -85,6 +85,16 @@ def test_a_number_makes_the_same_case_again():
     assert drawn(7, 1, sources) != drawn(8, 1, sources)
 
 
+def test_any_model_can_be_damaged():
+    """Flags and strings have no opposite, which is no reason to give up."""
+    model = ALL["chain"]()
+    del model.graph.initializer[:]
+    for kind in (np.array([True, False]), np.array(["a", "b"], object)):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(kind, "k"))
+    for number in range(300):
+        assert mutated(model.SerializeToString(), random.Random(number))
+
+
 def test_most_random_networks_are_valid_and_most_damaged_ones_are_not():
     """Or neither would try anything."""
     found = [
