@@ -100,9 +100,9 @@ class OutputLoss:
         vector = both.plain.ndim <= 2
         if both.same:
             return cls(0.0, vector)
+        if both.plain.ndim != 2 or len(both.plain) < 2:
+            return cls(lost_share(both.plain, both.hat), vector)
         plain, hat = (np.asarray(x, np.float64) for x in (both.plain, both.hat))
-        if plain.ndim != 2 or len(plain) < 2:
-            return cls(lost_share(plain, hat), vector)
         variance, error = float(plain.var(axis=0).sum()), float(np.square(hat - plain).mean(axis=0).sum())
         return cls(min(error / variance, 1.0) if variance > 1e-12 * float(np.square(plain).mean()) else 0.0, True)
 

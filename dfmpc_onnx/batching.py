@@ -20,11 +20,14 @@ def statistics_batch(graph: gs.Graph, settings: Settings, count: int) -> Batch:
 
 
 def batch_is_free(graph: gs.Graph, settings: Settings) -> bool:
-    """Whether every input states a batch of 1, and two images at once get what each gets alone.
+    """Whether inputs state a batch of 1, the others leave it open, and two images at once get what each gets alone.
 
     A Reshape to a constant batch, or a sum over the batch, tells itself by an error or another result.
     """
-    if not all(t.shape and len(t.shape) > 1 and t.shape[0] == 1 for t in graph.inputs):
+    if not all(t.shape and len(t.shape) > 1 for t in graph.inputs):
+        return False
+    stated = {t.shape[0] for t in graph.inputs if isinstance(t.shape[0], int) and t.shape[0] > 0}
+    if stated != {1}:
         return False
     pair = input_batch(graph, settings, 2, free=True).feeds if settings.images is None else None
     if pair is None or any(len(x) != 2 for x in pair.values()):

@@ -25,7 +25,8 @@ Position = Literal["first", "inner", "last"]
 class Layer:
     """A node with a weight.
 
-    name: the node's. weight: the initializer's name. axis: that of the output channels in the weight.
+    name: the node's. weight: the initializer's name. shape: the weight's, () where it is computed. axis: that of the
+    output channels in the weight.
     batch_norm: the BatchNormalization behind it, if it is the only reader of the output.
     refused: why its weight cannot be quantized; None where it can.
     """
@@ -42,7 +43,12 @@ class Layer:
 
     @property
     def depthwise(self) -> bool:
-        return self.groups > 1 and self.op == "Conv" and self.shape[1] == 1
+        return self.groups > 1 and self.op == "Conv" and self.shape[1:2] == (1,)
+
+    @property
+    def channels(self) -> int | None:
+        """Output channels; None where the weight is computed, or has no such dimension."""
+        return self.shape[self.axis] if self.axis < len(self.shape) else None
 
     @property
     def size(self) -> int:

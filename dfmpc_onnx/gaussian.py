@@ -25,6 +25,7 @@ from dfmpc_onnx.numerics import gaussian_process as gp
 from dfmpc_onnx.numerics import lags as lg
 from dfmpc_onnx.numerics.least_squares import GivenMoments, PatchMoments
 from dfmpc_onnx.operators import Unknown, averages_space, batch_norm_parameters, clip_bounds, elementwise, flattens_each
+from dfmpc_onnx.patches import taps_seen
 from dfmpc_onnx.preprocess import Preprocess
 from dfmpc_onnx.propagation import input_moments
 
@@ -132,17 +133,20 @@ class GaussianStreams:
         groups = int(node.attrs.get("group", 1)) if node.op == "Conv" else 1
         kernel, _, dilations = planar(node)
         per_group = x.channels // groups
-        measured = self._measured(node)
+        measured, seen = self._measured(node), taps_seen(node, x.size) if node.op == "Conv" else np.ones((1, 1), bool)
         found = []
         for group in range(groups):
             own = np.arange(group * per_group, (group + 1) * per_group)
             both = np.concatenate([own, own + x.channels])
             covariance = gp.patch_covariance(x.lags[:, :, both[:, None], both], kernel, dilations)
             mean = np.repeat(x.mean[both], kernel[0] * kernel[1])
+            if not seen.all():
+                reads_map = np.tile(seen.reshape(-1), len(both))
+                covariance, mean = covariance * np.outer(reads_map, reads_map), mean * reads_map
             if measured is not None:
                 outputs = slice(group * len(weight) // groups, (group + 1) * len(weight) // groups)
                 rows = weight[outputs].reshape(-1, len(mean) // 2).astype(np.float64)
-                if len(rows) < rows.shape[1]:  # more outputs than inputs cannot all be met
+                if len(rows) < per_group * seen.sum():  # more outputs than inputs cannot all be met
                     padded = np.concatenate([rows, np.zeros_like(rows)], axis=1)
                     covariance, mean = gp.measured(covariance, mean, padded, *(v[outputs] for v in measured))
             found.append((covariance, mean))
@@ -165,7 +169,7 @@ class GaussianStreams:
         groups = int(node.attrs.get("group", 1)) if node.op == "Conv" else 1
         if measured is None or groups != 1 or len(weight) >= x.channels:
             return x
-        rows = weight.sum(axis=(2, 3), dtype=np.float64)
+        rows = _within_map(node, weight, x.size).sum(axis=(2, 3), dtype=np.float64)
         padded = np.concatenate([rows, np.zeros_like(rows)], axis=1)
         _, mean = gp.measured(x.lags[0, 0].astype(np.float64), x.mean, padded, *measured)
         return dataclasses.replace(x, mean=mean)
@@ -194,7 +198,8 @@ class GaussianStreams:
             raise Unknown("its weight is computed")
         weight = np.asarray(values, np.float32)
         _check_fed(node, x, weight)
-        kernels = Kernels(node, weight if plain is None else plain, weight if hat is None else hat, x.channels)
+        plain, hat = (_within_map(node, weight if given is None else given, x.size) for given in (plain, hat))
+        kernels = Kernels(node, plain, hat, x.channels)
         mean = kernels.mean(x.mean)
         if has_input(node, 2):
             bias = input_constant(node, 2)
@@ -433,8 +438,16 @@ def _map_size(node: gs.Node, size: tuple[int, int], steps: tuple[int, int]) -> t
     return max(-(-size[0] // steps[0]), 1), max(-(-size[1] // steps[1]), 1)
 
 
+def _within_map(node: gs.Node, weight: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """A weight without the taps that read nothing but padding: on a map of 1x1 a 3x3 kernel has one tap left."""
+    if node.op != "Conv" or weight.ndim != 4 or (seen := taps_seen(node, size)).all():
+        return weight
+    return weight * seen
+
+
 def _check_fed(node: gs.Node, x: Field, weight: npt.NDArray[np.float32]) -> None:
-    """Raise Unknown where a layer does not read the channels of a field."""
+    """Raise Unknown where a layer does not read the channels of a field, or is no layer of maps."""
+    planar(node)
     if node.op == "MatMul" and not x.flat:
         raise Unknown("a matrix product along the width of a map")
     groups = int(node.attrs.get("group", 1)) if node.op == "Conv" else 1

@@ -165,8 +165,8 @@ def planar(node: gs.Node) -> tuple[Pair, Pair, Pair]:
     kernel, strides, dilations = conv_geometry(node)
     if len(kernel) != 2:
         raise Unknown(f"a Conv over {len(kernel)} dimensions")
-    if len(strides) != 2 or len(dilations) != 2:
-        raise Unknown("strides or dilations of other dimensions than the kernel's")
+    if len(strides) != 2 or len(dilations) != 2 or len(node.attrs.get("pads", (0,) * 4)) != 4:
+        raise Unknown("strides, dilations or pads of other dimensions than the kernel's")
     return (kernel[0], kernel[1]), (strides[0], strides[1]), (dilations[0], dilations[1])
 
 

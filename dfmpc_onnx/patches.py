@@ -34,7 +34,7 @@ def gather_patches(x: npt.NDArray[np.generic], node: gs.Node, positions: tuple[n
         rows = positions[0] if x.ndim == 2 else np.ravel_multi_index(positions, (x.shape[0], *_output_size(x, node)))
         return np.asarray(x, np.float32).reshape(-1, x.shape[-1])[rows][None]
     groups = int(node.attrs.get("group", 1))
-    (kernel, strides, dilations), pads = conv_geometry(node), _pads(x, node)
+    (kernel, strides, dilations), pads = conv_geometry(node), _pads(x.shape[2:], node)
     padded = np.asarray(x, np.float32)
     if np.any(pads):
         padded = np.pad(padded, [(0, 0), (0, 0), *pads])
@@ -62,14 +62,30 @@ def conv_geometry(node: gs.Node) -> tuple[Extents, Extents, Extents]:
     return kernel, strides, tuple(int(d) for d in node.attrs.get("dilations", (1,) * len(kernel)))
 
 
-def _pads(x: npt.NDArray[np.generic], node: gs.Node) -> list[tuple[int, int]]:
-    """Padding of a Conv on a given input, before and after in each spatial dimension."""
+def taps_seen(node: gs.Node, size: Extents) -> npt.NDArray[np.bool_]:
+    """Which taps of a Conv's kernel ever read a value of a map of this size; the others read padding alone."""
+    kernel, strides, dilations = conv_geometry(node)
+    pads = _pads(size, node)
+    seen = np.ones(kernel, np.bool_)
+    for axis, extent in enumerate(size):
+        step, spread, (before, after) = strides[axis], dilations[axis], pads[axis]
+        outputs = (extent + before + after - (kernel[axis] - 1) * spread - 1) // step + 1
+        for tap in range(kernel[axis]):
+            at = tap * spread - before
+            first = max(-(at // step), 0)  # the output at which it comes into the map
+            if first >= outputs or at + first * step >= extent:
+                seen[(slice(None),) * axis + (tap,)] = False
+    return seen
+
+
+def _pads(size: Extents, node: gs.Node) -> list[tuple[int, int]]:
+    """Padding of a Conv on a map of a given size, before and after in each spatial dimension."""
     kernel, strides, dilations = conv_geometry(node)
     mode = node.attrs.get("auto_pad", "NOTSET")
     if mode in ("SAME_UPPER", "SAME_LOWER"):
         pads = []
-        for size, k, s, d in zip(x.shape[2:], kernel, strides, dilations, strict=True):
-            total = max((-(-size // s) - 1) * s + (k - 1) * d + 1 - size, 0)
+        for extent, k, s, d in zip(size, kernel, strides, dilations, strict=True):
+            total = max((-(-extent // s) - 1) * s + (k - 1) * d + 1 - extent, 0)
             small, large = total // 2, total - total // 2
             pads.append((small, large) if mode == "SAME_UPPER" else (large, small))
         return pads
@@ -80,7 +96,7 @@ def _pads(x: npt.NDArray[np.generic], node: gs.Node) -> list[tuple[int, int]]:
 def _output_size(x: npt.NDArray[np.generic], node: gs.Node) -> tuple[int, ...]:
     if node.op != "Conv":
         return (int(np.prod(x.shape[1:-1])),) if x.ndim > 2 else ()
-    (kernel, strides, dilations), pads = conv_geometry(node), _pads(x, node)
+    (kernel, strides, dilations), pads = conv_geometry(node), _pads(x.shape[2:], node)
     return tuple(
         (size + a + b - (k - 1) * d - 1) // s + 1
         for size, k, s, d, (a, b) in zip(x.shape[2:], kernel, strides, dilations, pads, strict=True)

@@ -19,6 +19,7 @@ from dfmpc_onnx.runtime import Session
 from dfmpc_onnx.serialization import to_model
 from dfmpc_onnx.workspace import Workspace
 
+BLOCK = 2**22  # values that are compared at a time
 Arrays = list[npt.NDArray[np.generic]]
 # What squeezes scores between 0 and 1 hides from one side of the scale what happens on the other.
 SQUASHES = frozenset({"Sigmoid", "HardSigmoid", "Softmax", "LogSoftmax", "Tanh"})
@@ -60,11 +61,7 @@ class ToggledRounding:
 
         The mean over the outputs and their channels; a channel that does not vary counts nothing.
         """
-        shares = [
-            lost_share(np.asarray(a, np.float64), np.asarray(b, np.float64))
-            for a, b in zip(self._exact, self._run(groups), strict=True)
-            if _numbers(a)
-        ]
+        shares = [lost_share(a, b) for a, b in zip(self._exact, self._run(groups), strict=True) if _numbers(a)]
         return float(np.mean(shares)) if shares else 0.0
 
     def _run(self, groups: Sequence[int]) -> Arrays:
@@ -82,20 +79,31 @@ def _numbers(output: object) -> bool:
     return bool(np.isfinite(output).all())
 
 
-def lost_share(want: npt.NDArray[np.float64], got: npt.NDArray[np.float64]) -> float:
+def lost_share(want: npt.NDArray[np.generic], got: npt.NDArray[np.generic]) -> float:
     """Squared error over variance of an output ``[n, ...]``, 0 to 1.
 
     Of maps and lists the mean over the channels, each at most 1: the second dimension, or the last where that one is
     the shorter and no other follows. Of vectors all values together: what differs between the classes is about what
     differs between pictures of things, while pictures of nothing in particular are hardly told apart.
     """
-    axes: tuple[int, ...] = tuple(range(want.ndim))
+    if not want.size:
+        return 0.0
+    channel = 0
     if want.ndim > 2:
         channel = 2 if want.ndim == 3 and want.shape[2] < want.shape[1] else 1
-        axes = tuple(axis for axis in axes if axis != channel)
-    variance = want.var(axis=axes).reshape(-1)
-    with np.errstate(over="ignore", invalid="ignore"):
-        error = np.nan_to_num(np.square(got - want).mean(axis=axes), nan=np.inf).reshape(-1)
+    else:
+        want, got = want.reshape(1, -1), got.reshape(1, -1)
+    axes = tuple(axis for axis in range(want.ndim) if axis != channel)
+    # Some channels at a time: in double precision, with their difference and its square, large outputs would swell.
+    many = max(BLOCK // (want.size // want.shape[channel]), 1)
+    variances, errors = [], []
+    for start in range(0, want.shape[channel], many):
+        part = (slice(None),) * channel + (slice(start, start + many),)
+        x = want[part].astype(np.float64)
+        variances.append(x.var(axis=axes))
+        with np.errstate(over="ignore", invalid="ignore"):
+            errors.append(np.nan_to_num(np.square(got[part].astype(np.float64) - x).mean(axis=axes), nan=np.inf))
+    variance, error = np.concatenate(variances), np.concatenate(errors)
     live = variance > 1e-12 * max(float(variance.max(initial=0.0)), 1e-300)
     if not live.any():
         return 0.0

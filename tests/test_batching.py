@@ -1,4 +1,5 @@
 import numpy as np
+import onnx
 import pytest
 
 from dfmpc_onnx.batching import batch_is_free, statistics_batch
@@ -44,3 +45,20 @@ def test_flags_for_outputs_are_compared_too():
     model = net.model(x)
     model.graph.output[0].type.tensor_type.elem_type = 9  # bool
     assert batch_is_free(graph_of(model), SETTINGS)
+
+
+@pytest.mark.parametrize(("batch", "free"), [("n", True), (1, True), (2, False)])
+def test_a_second_input_may_leave_its_batch_open(batch, free):
+    """Or all that is behind a global pooling would be measured on one value."""
+    net = graphs.Net((1, 3, 8, 8))
+    net.channels["other"] = 2
+    model = net.model(net.tail(net.block("x", 4)))
+    model.graph.input.append(onnx.helper.make_tensor_value_info("other", onnx.TensorProto.FLOAT, [batch, 2, 8, 8]))
+    graph = graph_of(model)
+    assert batch_is_free(graph, SETTINGS) == free
+    assert all((len(x) > 2) == free for x in statistics_batch(graph, SETTINGS, 0).feeds.values())
+
+
+def test_batches_that_are_all_open_need_not_be_freed():
+    net = graphs.Net(("n", 3, 8, 8))
+    assert not batch_is_free(graph_of(net.model(net.tail("x"))), SETTINGS)

@@ -1,11 +1,13 @@
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from dfmpc_onnx import fidelity
 from dfmpc_onnx.errors import ModelError
-from dfmpc_onnx.fidelity import BATCH, SQNR_CAP, Fidelity, compare, first_feeds, outputs, sqnr
+from dfmpc_onnx.fidelity import BATCH, SQNR_CAP, Fidelity, compare, expected, first_feeds, outputs, sqnr
 from dfmpc_onnx.images import Images, Samples
 from dfmpc_onnx.runtime import Session
 from tests import graphs
@@ -50,6 +52,39 @@ def test_agreement_accuracy_and_error_by_hand():
     assert found.drop == round(found.float_top1 - found.top1, 2)
     assert math.isclose(found.max_error, np.abs(want - got).max(), rel_tol=1e-4)
     assert math.isclose(found.sqnr_db, 10 * np.log10((want**2).sum() / ((want - got) ** 2).sum()), abs_tol=0.01)
+
+
+@pytest.mark.parametrize("batches", [("n", 1), (8, "n"), (8, 5)])
+def test_networks_that_take_batches_of_different_size_are_compared_row_by_row(batches):
+    pair = linear(WEIGHT, batches[0]), linear(NOISY, batches[1])
+    images = Images(X, (X @ WEIGHT).argmax(1), "")
+    wanted, found = compare(linear(WEIGHT), linear(NOISY), images), compare(*pair, images)
+    assert (found.rows, found.agreeing, found.top1) == (wanted.rows, wanted.agreeing, wanted.top1)
+    assert found.sqnr_db == pytest.approx(wanted.sqnr_db, abs=0.01)
+
+
+def test_what_is_too_large_to_keep_is_computed_again(monkeypatch):
+    images = Images(X, None, "")
+    kept = expected(linear(WEIGHT), images)
+    monkeypatch.setattr(fidelity, "MOST_KEPT", 100)
+    again = expected(linear(WEIGHT), images)
+    assert (kept.parts is None, again.parts is None) == (False, True)
+    assert compare(kept, linear(NOISY), images) == compare(again, linear(NOISY), images)
+
+
+@pytest.mark.parametrize("session_lives", [True, False])
+def test_large_outputs_are_not_held_all_at_once(monkeypatch, session_lives):
+    """Sixteen runs were kept of both networks, in double precision, with their difference and its square."""
+    monkeypatch.setattr(fidelity, "MOST_KEPT", 0)
+    monkeypatch.setattr(fidelity, "BLOCK", 1000)
+    net = graphs.Net((1, 4))
+    wide = Session(net.model(net.node("Expand", "x", net.weight("shape", np.array([1, 50_000, 4])))))
+    images = Samples({"x": RANDOM.standard_normal((16, 1, 4)).astype(np.float32)}, 16, "")
+    tracemalloc.start()
+    compare(wide if session_lives else expected(wide, images), wide, images)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 6 * 200_000 * 4
 
 
 def test_a_network_agrees_with_itself():

@@ -318,3 +318,38 @@ def test_an_opset_that_onnx_never_released(opset):
     model = net.model(net.conv(net.conv("x", 4), 4), listed=True)
     model.opset_import[0].version = opset
     quantized(model, "per-channel")
+
+
+# Seeds 2 and 3
+
+
+@pytest.mark.parametrize("recipe", ["mixed", "per-channel", "paper"])
+def test_a_grouped_weight_that_is_an_output_of_the_model(recipe):
+    """It stays as it is, and has no shape to ask whether it is depthwise."""
+    net = Net()
+    weight = net.node("Identity", net.weight("w", np.ones((3, 1, 3, 3), np.float32)))
+    x = net.conv(net.node("Conv", "x", weight, group=3), 4)
+    found = quantized(net.model(x, weight), recipe)
+    assert next(layer for layer in found.report.layers if layer.name == "conv1").refused
+
+
+@pytest.mark.parametrize("recipe", ["per-channel", "int8"])
+def test_a_kernel_wider_than_its_map(recipe):
+    """Of 3x5 taps one reads the picture of a single pixel; with all of them its variance looked too small for it."""
+    net = Net((2, 3, 1, 1))
+    weight = np.random.default_rng(0).standard_normal((12, 3, 3, 5)).astype(np.float32)
+    x = net.node("Conv", "x", net.weight("w", weight), pads=[1, 2, 1, 2])
+    net.channels[x] = 12
+    variance = np.square(weight[:, :, 1, 2]).sum(axis=1)
+    y = net.norm(x, gamma=1.0, beta=0.0, mean=0.0, variance=variance)
+    assert quantized(net.model(net.conv(y, 4)), recipe).report.preprocess == "imagenet"
+
+
+@pytest.mark.parametrize("recipe", ["mixed", "int8", "per-channel"])
+def test_a_normalization_behind_a_layer_whose_weight_is_an_output_of_the_model(recipe):
+    """And has no shape by which the layer's own bias could be told to be one number a channel."""
+    net = Net()
+    weight = net.node("Identity", net.weight("w", np.ones((4, 4, 3, 3), np.float32)))
+    x = net.conv("x", 4)
+    y = net.node("Conv", x, weight, net.weight("b", np.arange(4, dtype=np.float32)), pads=[1] * 4)
+    quantized(net.model(net.conv(net.relu(net.norm(y)), 4), weight), recipe)

@@ -14,14 +14,18 @@ from multiprocessing.connection import Connection
 
 import hypothesis
 import hypothesis.strategies as st
+import numpy as np
 import onnx
 import pytest
 
 from dfmpc_onnx import memory
-from tests.graphs import ALL
+from tests.graphs import ALL, Net
 from tools.fuzz import trial
+from tools.fuzz.control_flow import control
+from tools.fuzz.drawing import Drawing
+from tools.fuzz.layers import conv
 from tools.fuzz.mutations import mutated
-from tools.fuzz.networks import network
+from tools.fuzz.networks import Network, finished, network
 from tools.fuzz.trial import AGREEING, ALONE, ERROR, GOOD, REFUSED, Case, drawn, of_network, tried
 
 SETTINGS = st.sampled_from(trial.SETTINGS)
@@ -81,6 +85,16 @@ def test_a_number_makes_the_same_case_again():
     assert drawn(7, 1, sources) != drawn(8, 1, sources)
 
 
+def test_any_model_can_be_damaged():
+    """Flags and strings have no opposite, which is no reason to give up."""
+    model = ALL["chain"]()
+    del model.graph.initializer[:]
+    for kind in (np.array([True, False]), np.array(["a", "b"], object)):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(kind, "k"))
+    for number in range(300):
+        assert mutated(model.SerializeToString(), random.Random(number))
+
+
 def test_most_random_networks_are_valid_and_most_damaged_ones_are_not():
     """Or neither would try anything."""
     found = [
@@ -90,6 +104,28 @@ def test_most_random_networks_are_valid_and_most_damaged_ones_are_not():
     data = ALL["chain"]().SerializeToString()
     broken = [tried(Case("", "", mutated(data, random.Random(seed)), {"recipe": "paper"}, None)) for seed in range(30)]
     assert sum(outcome.outcome in (ERROR, ALONE) for outcome in broken) > 10
+
+
+def test_control_flow_is_drawn_of_every_kind_and_ends_or_is_stopped(monkeypatch):
+    monkeypatch.setattr(trial, "LOOP_SECONDS", 0.1)
+    found: dict[str, list[trial.Outcome]] = {"If": [], "Loop": [], "Scan": []}
+    said = set()
+    for number in range(30):
+        draw = Drawing(random.Random(number), spoiled=False)
+        draw.input(4)
+        conv(draw)
+        control(draw)
+        made = Network(finished(draw), draw.ordinary, tuple(draw.given))
+        outcome = tried(of_network("", made, {"recipe": "int8", "preprocess": "imagenet"}, None))
+        assert outcome.outcome in GOOD, f"{outcome.place}: {outcome.detail}"
+        said.add(outcome.place)
+        for node in made.model.graph.node:
+            if node.op_type in found:
+                found[node.op_type].append(outcome)
+    for kind, outcomes in found.items():
+        assert sum(outcome.outcome == AGREEING for outcome in outcomes) > 2, kind
+    assert any("did not end within" in place for place in said)
+    assert any("computes nothing" in place for place in said)
 
 
 def dying(seed: int, pipe: Connection) -> None:
@@ -138,6 +174,22 @@ def test_what_is_no_good_outcome_is_told(monkeypatch, fault):
     monkeypatch.setattr(trial.dfmpc_onnx, "quantize", broken)
     case = Case("", "", ALL["chain"]().SerializeToString(), {"recipe": "paper"}, 0.0)
     assert tried(case).outcome == (trial.MEMORY if fault == "swells" else "defect")
+
+
+@pytest.mark.parametrize("cancels", [True, False])
+def test_an_output_whose_terms_cancel_is_judged_by_what_rounding_its_weights_leaves(monkeypatch, cancels):
+    """Nothing is wrong with a tool that loses there what any rounding of the weights loses."""
+    net = Net((1, 3, 4, 4))
+    halves = net.node("HardSigmoid", net.node("Mul", net.conv("x", 8), net.weight("small", np.float32(0.01))))
+    weight = np.random.default_rng(3).standard_normal((1, 128)).astype(np.float32)
+    weight -= weight.mean() * np.float32(cancels)
+    model = net.model(net.node("Gemm", net.node("Flatten", halves), net.weight("w", weight), transB=1))
+    case = Case(
+        "", "", model.SerializeToString(), {"recipe": "per-channel", "weights": "8", "activations": "none"}, 40.0
+    )
+    assert tried(case).outcome == AGREEING
+    monkeypatch.setattr(trial, "rounded", lambda model: model)
+    assert tried(case).outcome == ("defect" if cancels else AGREEING)
 
 
 def looping(seed: int, pipe: Connection) -> None:

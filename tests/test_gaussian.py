@@ -646,6 +646,25 @@ def test_a_map_has_the_size_that_its_padding_leaves_it(kind):
     walk(net.model(net.gemm(whole, 2)))
 
 
+@pytest.mark.parametrize("group", [1, COLOURS])
+def test_taps_that_read_padding_alone_count_for_nothing(group):
+    """On a map of 1x1 a process without borders would have all nine taps read the one pixel."""
+    nets = [graphs.Net((1, COLOURS, 1, 1)) for _ in range(2)]
+    middle = np.random.default_rng(1).standard_normal((6, COLOURS // group, 1, 1)).astype(np.float32)
+    wide = np.full((6, COLOURS // group, 3, 3), 7.0, np.float32)
+    wide[:, :, 1:2, 1:2] = middle
+    found = []
+    for net, weight in zip(nets, (wide, middle), strict=True):
+        probe = net.gemm(net.node("Flatten", net.norm(net.conv("x", 6, len(weight[0, 0]), group, weight=weight))), 1)
+        found.append(walk(net.model(probe)))
+    for got, want in zip(*(w.statistics["norm1"].__dict__.values() for w in found), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-6)
+    second, middle_second = (w.moments["conv1"].original for w in found)
+    np.testing.assert_allclose(second[:, 4::9, 4::9], middle_second, rtol=1e-5, atol=1e-7)
+    second[:, 4::9, 4::9] = 0
+    np.testing.assert_allclose(second, 0, atol=1e-12)
+
+
 def test_a_sum_of_vectors_is_a_vector():
     net = graphs.Net()
     first = net.node("Flatten", net.node("GlobalAveragePool", "x"))

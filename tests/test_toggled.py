@@ -78,6 +78,19 @@ def test_the_share_of_channels():
     assert lost_share(want, got) == pytest.approx(2 / 3)
 
 
+@pytest.mark.parametrize("shape", [(3, 7), (3, 9, 4), (3, 4, 9), (2, 5, 3, 4), ()])
+def test_channels_are_compared_a_few_at_a_time(monkeypatch, shape):
+    rng = np.random.default_rng(0)
+    want, noise = rng.standard_normal(shape), 0.1 * rng.standard_normal(shape)
+    share = lost_share(want, want + noise)
+    monkeypatch.setattr("dfmpc_onnx.toggled.BLOCK", 50)
+    assert lost_share(want, want + noise) == pytest.approx(share)
+
+
+def test_an_output_that_holds_nothing_loses_nothing():
+    assert lost_share(np.zeros((0, 3, 2)), np.zeros((0, 3, 2))) == 0.0
+
+
 def test_an_output_that_is_no_tensor_is_passed_over():
     net = graphs.Net()
     relu = net.node("Relu", "x")

@@ -173,8 +173,8 @@ def _average(rows: Rows) -> Float:
     """Mean over the n of ``[groups, n, k]``: ``[groups, k]``; in float32, by hundreds, and then in float64."""
     groups, n, k = rows.shape
     if rows.strides[1] == rows.itemsize:  # then numpy sums in pairs
-        summed: Float = rows.sum(axis=1).astype(np.float64)
-        return summed / n
+        summed: Float = np.asarray(rows.sum(axis=1), np.float64) / n
+        return summed
     whole = n - n % BLOCK
     total = rows[:, :whole].reshape(groups, -1, BLOCK, k).sum(axis=2).sum(axis=1, dtype=np.float64)
     result: Float = (total + rows[:, whole:].sum(axis=1, dtype=np.float64)) / n

@@ -66,7 +66,7 @@ def _scalable(node: gs.Node, layer: Layer) -> bool:
     """Whether weight and bias are known, one number a channel, and the layer is a plain product and sum."""
     plain = float(node.attrs.get("alpha", 1.0)) == 1.0 and float(node.attrs.get("beta", 1.0)) == 1.0
     weight, bias = input_constant(node, 1), input_constant(node, 2)
-    known = not has_input(node, 2) or (bias is not None and bias.size in (1, layer.shape[layer.axis]))
+    known = not has_input(node, 2) or (bias is not None and bias.size in (1, layer.channels))
     return plain and known and weight is not None and weight.dtype == np.float32
 
 

@@ -121,9 +121,9 @@ def _chain(graph: gs.Graph, norm: gs.Node, layers: dict[str, Layer]) -> list[gs.
     plain = all(float(found[0].attrs.get(key, 1.0)) == 1.0 for key in ("alpha", "beta"))
     if layer.op not in ("Conv", "Gemm") or not plain or weight is None or weight.dtype != np.float32:
         return f"{found[0].op} in front of it does not take a scale for each output"
-    if has_input(found[0], 2) and (bias is None or bias.size not in (1, layer.shape[layer.axis])):
+    if has_input(found[0], 2) and (bias is None or bias.size not in (1, layer.channels)):
         return f"the bias of {found[0].op} in front of it is not one constant a channel"
-    if layer.shape[layer.axis] != len(_parameters(norm).gamma):
+    if layer.channels != len(_parameters(norm).gamma):
         return f"{found[0].op} in front of it has another number of channels"
     return found
 
@@ -198,7 +198,7 @@ def _readers(graph: gs.Graph, node: gs.Node, layers: dict[str, Layer]) -> list[g
 
 def _takes_shift(node: gs.Node, layer: Layer, channels: int) -> bool:
     weight, bias = input_constant(node, 1), input_constant(node, 2)
-    if weight is None or weight.dtype != np.float32 or (has_input(node, 2) and bias is None):
+    if weight is None or weight.ndim < 2 or weight.dtype != np.float32 or (has_input(node, 2) and bias is None):
         return False
     if layer.op == "Conv":
         automatic = node.attrs.get("auto_pad", "NOTSET")
@@ -208,7 +208,7 @@ def _takes_shift(node: gs.Node, layer: Layer, channels: int) -> bool:
     flat = producer(node.inputs[0])
     length = layer.shape[1 - layer.axis]
     fits = length == channels if flat is None or flat.op != "Flatten" else length % channels == 0
-    return layer.op == "Gemm" and plain and fits and (bias is None or bias.size == layer.shape[layer.axis])
+    return layer.op == "Gemm" and plain and fits and (bias is None or bias.size == layer.channels)
 
 
 def _passes_shift(node: gs.Node) -> bool:

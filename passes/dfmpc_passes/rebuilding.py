@@ -297,7 +297,7 @@ class Rebuilder:
             now = _bias_of(source)
             own = self._own_bias.get(source.name, now)
             for total, bias in ((plain, own), (hat, now)):
-                if bias is not None and bias.size == layer.shape[layer.axis]:
+                if bias is not None and layer.channels in (None, bias.size):
                     total[first : first + bias.size] = bias[: max(channels - first, 0)]
         return plain, hat
 

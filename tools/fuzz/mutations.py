@@ -16,6 +16,7 @@ OPERATORS = (
     *("Add", "Mul", "Concat", "Transpose", "Reshape", "Slice", "Pad", "MatMul", "Gemm", "Identity", "Constant"),
     *("ReduceMean", "BatchNormalization", "Conv", "ConvTranspose", "Relu", "Clip", "Flatten", "Tile", "Expand"),
     *("ConstantOfShape", "Resize", "Softmax", "Shape", "DequantizeLinear", "QuantizeLinear", "Dropout", "Convv", ""),
+    *("If", "Loop", "Scan"),
 )
 SIZES = (0, 1, 2, 3, 7, -1, 1 << 20, 1 << 40, (1 << 62) + 1)
 LOCATIONS = ("/etc/hostname", "../x", "x", "", ".", "model.onnx", "\0", "*/_ORT_MEM_ADDR_/*", "a" * 300)
@@ -32,7 +33,7 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
         for _ in range(rng.choice([1, 1, 1, 2, 3])):
             rng.choice(INJURIES)(model, rng)
         return model.SerializeToString()
-    except (DecodeError, EncodeError, ValueError, IndexError):
+    except (DecodeError, EncodeError, ValueError, IndexError, TypeError, RuntimeError):  # numpy's, onnx's
         return _bytes(data, rng)
 
 
@@ -279,7 +280,15 @@ def _whole(model: onnx.ModelProto, rng: random.Random) -> None:
         model.graph.initializer.add().CopyFrom(_one(rng, model.graph.initializer))
 
 
+def _body(model: onnx.ModelProto, rng: random.Random) -> None:
+    """An injury within the body of an If, a Loop or a Scan."""
+    attribute = _one(rng, [a for node in model.graph.node for a in node.attribute if a.HasField("g")])
+    inner = onnx.ModelProto(graph=attribute.g, opset_import=model.opset_import)
+    rng.choice(INJURIES)(inner, rng)
+    attribute.g.CopyFrom(inner.graph)
+
+
 INJURIES = (
     *(_drop, _drop, _double, _swap, _rewire, _rewire, _rewire, _arity, _arity, _operator, _operator, _label),
-    *(_attribute, _attribute, _attribute, _tensor, _tensor, _tensor, _value, _value, _whole, _swell, _sparse),
+    *(_attribute, _attribute, _attribute, _tensor, _tensor, _tensor, _value, _value, _whole, _swell, _sparse, _body),
 )
