@@ -55,6 +55,10 @@ class PatchMoments(abc.ABC):
     def output_errors(self, weight: Rows) -> OutputErrors:
         """What replacements of a weight ``[groups, out/group, k]`` cost its outputs."""
 
+    @abc.abstractmethod
+    def power(self, weight: Rows) -> Float:
+        """Mean square of ``W x^`` per output, for ``[groups, out/group, k]``: ``[groups, out/group]``."""
+
     def shrunk(self) -> PatchMoments:
         """With the covariances of x^ shrunk: what rounding errors cost on inputs that were not in the sample."""
         mean, keep = self.mean_hat.astype(self.hat.dtype), (1 - self.shrinkage).astype(self.hat.dtype)
@@ -103,6 +107,11 @@ class SampledMoments(PatchMoments):
         moments: Float = blocks.astype(np.float64) / self.patches.shape[1]
         return moments
 
+    def power(self, weight: Rows) -> Float:
+        outputs = self.patches_hat @ weight.transpose(0, 2, 1)
+        power: Float = np.einsum("gno,gno->go", outputs, outputs).astype(np.float64) / outputs.shape[1]
+        return power
+
     def output_errors(self, weight: Rows) -> OutputErrors:
         outputs = self.patches @ weight.transpose(0, 2, 1)
         n = outputs.shape[1]
@@ -133,6 +142,11 @@ class GivenMoments(PatchMoments):
 
     def cross_blocks(self, taps: int) -> Float:
         return diagonal_blocks(self.cross, taps)
+
+    def power(self, weight: Rows) -> Float:
+        w = weight.astype(np.float64)
+        power: Float = np.einsum("goi,goi->go", w @ self.hat, w)
+        return power
 
     def output_errors(self, weight: Rows) -> OutputErrors:
         w = weight.astype(np.float64)

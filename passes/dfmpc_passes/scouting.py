@@ -13,11 +13,11 @@ from dfmpc_onnx.activations import Streams
 from dfmpc_onnx.facts import Layer, LayerBits
 from dfmpc_onnx.graph import constant
 from dfmpc_onnx.next_input import Known
-from dfmpc_onnx.numerics.least_squares import PatchMoments, rounding_error
+from dfmpc_onnx.numerics.least_squares import PatchMoments
 from dfmpc_onnx.workspace import Workspace
 from dfmpc_passes.rebuilding import WIDEST, Rebuilder, ReconstructLayersOptions, Rows, from_rows, to_rows
 
-PATCHES = 1000  # enough for the one number of a layer that is wanted here
+PATCHES = 250  # enough for the one number of a layer that is wanted here
 FEWEST = 8  # images
 MAP = 4  # times stricter than for a vector: a map or a list is used value by value, of a vector the largest entry
 
@@ -61,7 +61,7 @@ class Scout(Rebuilder):
         moments = moments_of()
         measure = self.measure(node, rows, moments, moments.output_errors(rows).variance, known)
         noise = self._generator.standard_normal(rows.shape, np.float32)
-        error = rounding_error(rows, rows + noise, moments)
+        error = moments.power(noise)  # random as it is, no sample can be overfitted by it
         size = np.sqrt(np.divide(measure.signal, error, out=np.zeros_like(error), where=error > 0))
         noise *= size.astype(np.float32)[:, :, None]  # each output is wrong by as much as it varies
         wanted = self._options.threshold

@@ -185,3 +185,14 @@ def test_the_errors_are_those_of_the_outputs(seed):
     own = y @ (weight - rounded).transpose(0, 2, 1)
     tolerance = 1e-4 * np.square(own).mean(axis=1)
     assert (np.abs(rounding_error(weight, rounded, moments) - np.square(own).mean(axis=1)) <= tolerance).all()
+
+
+def test_the_power_of_outputs_is_that_of_samples_and_of_moments():
+    random = np.random.default_rng(3)
+    x, w = (random.standard_normal(shape).astype(np.float32) for shape in ((2, 50, 6), (2, 4, 6)))
+    y = x @ w.transpose(0, 2, 1)
+    sampled = SampledMoments.of(x, x)
+    np.testing.assert_allclose(sampled.power(w), np.square(y).mean(axis=1), rtol=1e-5)
+    second = sampled.hat.astype(np.float64)
+    given = GivenMoments(second, sampled.mean, sampled.mean_hat, sampled.shrinkage, 50, second, second)
+    np.testing.assert_allclose(given.power(w), np.square(y).mean(axis=1), rtol=1e-5)
