@@ -39,7 +39,7 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
     Where the recipe chooses the bits, what the next layer reads is wrong by at most a threshold, the same for all. How
     much a network makes of that is measured first, with random errors of that size in every layer: where it is more
     than a tenth of an output (a fortieth of a map or list, which is used value by value), the threshold of all its
-    layers is lower in proportion, down to a sixteenth.
+    layers is lower, down to a sixteenth.
 
     With statistics = "gaussian" the moments come from covariance functions instead: no image, no run of the network.
 
