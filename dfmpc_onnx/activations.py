@@ -196,8 +196,9 @@ class Streams:
         if all(isinstance(t, gs.Constant) and t.values is v for t, v in zip(node.inputs[1:], old, strict=True)):
             outputs = self._both(node)
         else:
-            plain = NodeRunner(self._graph, node, [None, *old])({node.inputs[0].name: x.plain})[0]
-            hat = NodeRunner(self._graph, node)({node.inputs[0].name: x.hat})[0]
+            inputs = {t.name: self._live[t.name] for t in reads(node)}
+            plain = NodeRunner(self._graph, node, [None, *old])({name: both.plain for name, both in inputs.items()})[0]
+            hat = NodeRunner(self._graph, node)({name: both.hat for name, both in inputs.items()})[0]
             outputs = [Both(plain, hat)]
         fixed = outputs[0]
         _measure(node, fixed, visitor)

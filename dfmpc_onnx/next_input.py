@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.facts import Float
@@ -43,13 +44,14 @@ class NextInput:
         lost: of each channel of the layer's own output, error over variance. What a layer reads counts by its
         energy; elsewhere, as at the outputs of a network, each channel that varies counts alike.
         """
-        error = lost * self.error
         live = self.variance > 0
-        if not live.any():
-            return 1.0 if error.any() else 0.0
-        if self.layer:
-            return min(float(error.sum() / self.variance.sum()), 1.0)
-        return float(np.minimum(error[live] / self.variance[live], 1.0).mean())
+        if not live.any():  # no Gaussian gets through; what does is not known, so the layer's own output counts
+            share = float(np.minimum(lost, 1.0).mean())
+        elif self.layer:
+            share = min(float((lost * self.error).sum() / self.variance.sum()), 1.0)
+        else:
+            share = float(np.minimum((lost * self.error)[live] / self.variance[live], 1.0).mean())
+        return share if np.isfinite(share) else 1.0
 
 
 def next_input(graph: gs.Graph, node: gs.Node, mean: Float, variance: Float, known: Known) -> NextInput:
@@ -67,7 +69,7 @@ def next_input(graph: gs.Graph, node: gs.Node, mean: Float, variance: Float, kno
         if not is_standard(reader):
             break
         norm = batch_norm_parameters(reader) if gate is None and reader.op == "BatchNormalization" else None
-        function = gate[1] if gate is not None else _function(reader, len(mean))
+        function = gate[1] if gate is not None else _function(reader, node, len(mean))
         if norm is not None and len(norm.gamma) == len(mean):
             live = variance > 0
             error = np.where(live, error * np.square(norm.gamma) / np.where(live, variance, 1.0), 0.0)
@@ -75,7 +77,7 @@ def next_input(graph: gs.Graph, node: gs.Node, mean: Float, variance: Float, kno
         elif function is not None:
             left, mean, variance = error_through(mean, variance, function)
             error = error * left
-        elif (other := _addend(reader, tensor, known, len(mean))) is not None:
+        elif (other := _addend(reader, tensor, known, node, len(mean))) is not None:
             mean, variance = mean + other[0], variance + other[1]
         else:
             break
@@ -97,7 +99,7 @@ def _gated(readers: list[gs.Node], tensor: gs.Tensor) -> tuple[gs.Node, Function
     return None
 
 
-def _function(node: gs.Node, channels: int) -> Function | None:
+def _function(node: gs.Node, layer: gs.Node, channels: int) -> Function | None:
     """An activation as a function on ``[channels, points]``; None for what is none."""
     if node.op in ("Relu", "Clip"):
         try:
@@ -107,22 +109,31 @@ def _function(node: gs.Node, channels: int) -> Function | None:
         return lambda x: np.clip(x, low, high)
     if node.op == "PRelu":
         slope = input_constant(node, 1)
-        if slope is None or slope.size not in (1, channels):
-            return None
-        slopes = np.asarray(slope, np.float64).reshape(-1, 1)
-        return lambda x: np.where(x > 0, x, slopes * x)
+        slopes = None if slope is None else _per_channel(slope, layer, channels)
+        return None if slopes is None else lambda x: np.where(x > 0, x, slopes[:, None] * x)
     return elementwise(node)
 
 
-def _addend(node: gs.Node, tensor: gs.Tensor, known: Known, channels: int) -> Moments | None:
+def _addend(node: gs.Node, tensor: gs.Tensor, known: Known, layer: gs.Node, channels: int) -> Moments | None:
     """Moments of what is added to a tensor, a constant or another tensor; None where they are not known."""
     others = [t for t in node.inputs if t is not tensor] if node.op == "Add" else []
     if len(others) != 1:
         return None
     values = constant(others[0])
     if values is None:
-        found = known(others[0])
+        found = known(others[0]) if layer.op in ("Conv", "ConvTranspose") else None  # their channels come second
         return found if found is not None and len(found[0]) == channels else None
-    if values.size not in (1, channels):
-        return None
-    return np.broadcast_to(np.asarray(values, np.float64).reshape(-1), (channels,)), np.zeros(channels)
+    shift = _per_channel(values, layer, channels)
+    return None if shift is None else (shift, np.zeros(channels))
+
+
+def _per_channel(values: npt.NDArray[np.generic], layer: gs.Node, channels: int) -> Float | None:
+    """A constant as one number for each of a layer's output channels, ``[channels]``; None where it is not."""
+    if values.size != 1:
+        rank = layer.inputs[1].values.ndim
+        shape = (1,) * (rank - values.ndim) + values.shape
+        axis = 1 if layer.op in ("Conv", "ConvTranspose") else len(shape) - 1
+        if values.size != channels or len(shape) <= axis or shape[axis] != channels:
+            return None
+    result: Float = np.broadcast_to(np.asarray(values, np.float64).reshape(-1), (channels,))
+    return result

@@ -27,7 +27,7 @@ COLOUR_MEAN = np.array([123.0, 116.0, 104.0])
 ROWS, GLYPHS = 6, (3, 14)
 GLYPH_SIZE, THICKNESS = (0.04, 0.25), (0.05, 0.11)
 CONTRAST = 1.5  # deviation of its colour over that of a leaf's: writing is made to be seen
-KEPT = 16  # pictures that were made last: those that statistics come from are looked at again
+KEPT = 16  # of the pictures made last: as many as statistics come from where pictures are large
 
 
 def noise_fields(count: int, channels: int, shape: tuple[int, ...], seed: int) -> npt.NDArray[np.float64]:
@@ -86,6 +86,7 @@ def _numbered(index: int, height: int, width: int, seed: int, written: bool) -> 
             _write(canvas, generator)
     blocks = canvas.reshape(height, finer, width, finer, 3)
     picture: Pixels = np.clip(np.rint(blocks.mean(axis=(1, 3))), 0, 255).astype(np.uint8)
+    picture.flags.writeable = False  # it is handed out again
     return picture
 
 

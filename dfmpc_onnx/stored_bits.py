@@ -40,7 +40,7 @@ WIDTHS: dict[int, int] = {
 }
 FLOATS: tuple[int, ...] = (TensorProto.DOUBLE, TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 # What a weight passes through on its way to the layer, by its first input.
-STEPS = ("Cast", "DequantizeLinear", "Identity", "Mul", "Reshape", "Slice", "Sub", "Transpose")
+STEPS = ("Cast", "DequantizeLinear", "Identity", "Reshape", "Slice", "Sub", "Transpose")
 DEEPEST = 100  # steps from a layer to its codes, halved at each Add so that they stay few in any graph
 
 
@@ -104,6 +104,9 @@ def _trace(
         if not found or len(found) < len(parts):
             return None
         return _Stored(found[0].shape, sum(part.bits for part in found), all(part.coded for part in found))
+    if node.op_type == "Mul":  # codes by a scale, in either order
+        parts = [_trace(part, makers, constants, left // 2) for part in node.input]
+        return max((part for part in parts if part is not None), key=lambda part: math.prod(part.shape), default=None)
     if node.op_type not in STEPS or not node.input:
         return None
     stored = _trace(node.input[0], makers, constants, left - 1)

@@ -126,7 +126,24 @@ def test_at_an_output_and_between_branches_each_channel_counts_alike():
     np.testing.assert_allclose(ahead.variance, net.weights["norm1.gamma"].astype(np.float64) ** 2)
 
 
-def test_channels_that_are_never_seen_count_nothing_and_all_of_them_everything():
+def test_what_is_added_must_have_one_value_for_each_channel():
+    """Eight columns of a map with eight rows and columns are no eight channels."""
+    net = graphs.Net(("n", 3, 6, 6))
+    x = net.conv("x", CHANNELS)
+    row = net.weight("row", np.arange(CHANNELS, dtype=np.float32))
+    stopped = found(net, net.conv(net.relu(net.node("Add", x, row)), 4))
+    assert not stopped.layer
+    np.testing.assert_array_equal(stopped.variance, moments()[1])
+
+
+def test_where_no_gaussian_gets_through_the_layers_own_output_counts():
+    net, x = start()
+    ahead = found(net, net.conv(net.relu(net.norm(x, beta=-50.0)), 4))
+    assert ahead.share(np.full(CHANNELS, LOST)) == pytest.approx(LOST)
+    assert ahead.share(np.full(CHANNELS, np.nan)) == 1.0
+
+
+def test_channels_that_are_never_seen_count_nothing():
     net, x = start()
     net.norm(x, beta=np.array([-50.0] * 3 + [0.0] * 3))
     ahead = found(net, net.conv(net.relu("norm1"), 4))
@@ -134,4 +151,4 @@ def test_channels_that_are_never_seen_count_nothing_and_all_of_them_everything()
     net, x = start()
     net.norm(x, gamma=0.0)
     ahead = found(net, net.conv("norm1", 4))
-    assert ahead.share(np.zeros(CHANNELS)) == 0 and ahead.share(np.ones(CHANNELS)) in (0.0, 1.0)
+    assert ahead.share(np.zeros(CHANNELS)) == 0 and ahead.share(np.ones(CHANNELS)) == 1

@@ -71,3 +71,18 @@ def test_a_weight_of_countless_sums_ends_at_once():
         nodes.append(helper.make_node("Add", [f"a{i}", f"b{i}"], [f"t{i + 1}"]))
     nodes.append(helper.make_node("MatMul", ["x", "t60"], ["y"], "layer"))
     assert stored(nodes_model(*nodes, t0=np.zeros((2, 2), np.float32))) == {}
+
+
+def test_a_scale_may_stand_in_front_of_the_codes() -> None:
+    codes = numpy_helper.from_array(np.ones((4, 3, 3, 3), np.int8), "codes")
+    scale = numpy_helper.from_array(np.ones((4, 1, 1, 1), np.float32), "scale")
+    nodes = [
+        helper.make_node("Cast", ["codes"], ["cast"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["scale", "cast"], ["w"]),
+        helper.make_node("Conv", ["x", "w"], ["y"], "layer"),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    model = helper.make_model(helper.make_graph(nodes, "g", [x], [y], [codes, scale]))
+    (layer,) = stored_layers(model)
+    assert layer.shape == (4, 3, 3, 3) and layer.bits == 8

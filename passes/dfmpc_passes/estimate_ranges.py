@@ -67,6 +67,8 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
             factor = max(reach, VECTOR_REACH) if name in vectors else reach
             ranges[name] = factor * low, factor * high
         for name, m in known.items():
+            if not m.mean.size:
+                continue  # an empty tensor has no range
             derived = moment_range(m.mean, m.variance, m.low, m.high, self.options.deviations)
             if name in pinned or (name not in measured and name not in skewed):
                 ranges[name] = derived

@@ -90,13 +90,14 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
         options, notes = self.options, []
         if any(bits.role == "auto" for bits in given.values()):
             found = borne(workspace, options, layers, given, batch.feeds)
-            told = (
-                f"errors of {100 * options.threshold:.2g} % in every layer cost {100 * found.cost:.2g} % of the output"
-            )
-            if found.times < 1:
-                lower = options.threshold * max(found.times, LOWEST)
-                options = msgspec.structs.replace(options, threshold=lower)
-                told += f"; so a layer may lose {100 * lower:.2g} %"
+            told = "no output can be compared; what errors in every layer cost is not known"
+            if found is not None:
+                share = f"{100 * options.threshold:.2g} %"
+                told = f"errors of {share} in every layer cost {100 * found.cost:.2g} % of an output"
+                if found.times < 1:
+                    lower = options.threshold * max(found.times, LOWEST)
+                    options = msgspec.structs.replace(options, threshold=lower)
+                    told += f"; so a layer may lose {100 * lower:.2g} %"
             notes.append(told)
         plan = dict(given)
         rebuilder = Rebuilder(workspace, options, dict(layers), plan)

@@ -84,8 +84,8 @@ def borne(
     layers: Mapping[str, Layer],
     plan: Mapping[str, LayerBits],
     feeds: Mapping[str, npt.NDArray[np.generic]],
-) -> Borne:
-    """What errors of the threshold's size in every layer cost the outputs.
+) -> Borne | None:
+    """What errors of the threshold's size in every layer cost the outputs; None where none of them can be compared.
 
     The graph is left as it is. Raises ModelError where it cannot be run.
     """
@@ -96,7 +96,7 @@ def borne(
         streams = Streams(workspace.graph, _few(graph, feeds), wanted, workspace.settings.seed, PATCHES)
         streams.run(Scout(workspace, options, dict(layers), dict(plan)))
         costs = [(loss.share, options.budget / (1 if loss.vector else MAP)) for loss in streams.lost()]
-        return Borne(*max(costs, key=lambda cost: cost[0] / cost[1], default=(0.0, options.budget)))
+        return Borne(*max(costs, key=lambda cost: cost[0] / cost[1])) if costs else None
     finally:
         workspace.graph = graph
 

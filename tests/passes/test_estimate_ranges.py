@@ -114,3 +114,11 @@ def test_the_ranges_are_those_of_the_compensated_network():
     space, _ = graphs.prepared(graphs.chain(), "estimate_ranges")
     gamma, beta = parameters(space, "norm2")
     assert np.isclose(space.get(Ranges).tensors["norm2"][1], (beta + 8 * gamma).max(), rtol=1e-4)
+
+
+def test_an_empty_tensor_has_no_range():
+    net = graphs.Net(("n", 3, 8, 8))
+    z = net.conv("x", 4)
+    ends = [net.weight(name, np.array([value])) for name, value in (("from", 0), ("to", 0), ("axis", 1))]
+    _, found, _ = ranges(net.model(net.relu(z), net.node("Slice", z, *ends)))
+    assert "relu1" in found and "slice1" not in found

@@ -212,3 +212,20 @@ def test_bits_that_were_asked_for_are_not_changed():
     _, after, result = rebuilt(graphs.chain(), "2", budget=1e-9)
     assert not told(result)
     assert {weight.bits for weight in after.get(Codes).weights.values()} <= {2, 8}
+
+
+def test_a_layer_whose_bias_is_computed_is_rebuilt():
+    net = graphs.Net(("n", 3, 8, 8))
+    x = net.relu(net.conv("x", 8))
+    bias = net.node("ReduceMean", x, axes=[0, 2, 3], keepdims=0)
+    weight = net.weight("w", net.random.standard_normal((8, 8, 1, 1)).astype(np.float32) / 3)
+    _, after, result = rebuilt(net.model(net.node("Conv", x, weight, bias, stem="biased")), "auto")
+    assert {"conv1", "biased1"} <= set(after.get(Codes).weights)
+    assert "not one constant a channel" in graphs.reasons(result)["biased1"]
+
+
+def test_without_an_output_that_can_be_compared_nothing_is_claimed():
+    net = graphs.Net(("n", 3, 8, 8))
+    model = net.model(net.node("Cast", net.conv("x", 4), to=graphs.TensorProto.INT32))
+    _, _, result = rebuilt(model, "auto")
+    assert any(note.startswith("no output can be compared") for note in result.notes)
