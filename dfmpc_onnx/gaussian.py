@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 from dfmpc_onnx.activations import ChannelStatistics, Visitor, batch_deviation, reads
 from dfmpc_onnx.channels import channel_readings, joins_channels
 from dfmpc_onnx.facts import Float
-from dfmpc_onnx.gaussian_field import Cross, Field, Kernels, places, planar, steps_of
+from dfmpc_onnx.gaussian_field import Cross, Field, Kernels, check_fed, map_size, places, planar, steps_of, within_map
 from dfmpc_onnx.graph import constant, has_input, input_constant
 from dfmpc_onnx.images import DEFAULT_SIDE
 from dfmpc_onnx.lag_windows import Windows
@@ -107,7 +107,7 @@ class GaussianStreams:
         x = self._field(node, 0)
         old = np.asarray(constant(node.inputs[1]), np.float32)
         bias = input_constant(node, 2)
-        _check_fed(node, x, old)  # before the visitor measures what is not there
+        check_fed(node, x, old)  # before the visitor measures what is not there
         visitor.layer(node, lambda: self._moments(node, x, old), self._known)
         fresh = np.asarray(constant(node.inputs[1]), np.float32)
         result = self._linear(node, self._anchored(node, x, old), old, fresh)
@@ -169,7 +169,7 @@ class GaussianStreams:
         groups = int(node.attrs.get("group", 1)) if node.op == "Conv" else 1
         if measured is None or groups != 1 or len(weight) >= x.channels:
             return x
-        rows = _within_map(node, weight, x.size).sum(axis=(2, 3), dtype=np.float64)
+        rows = within_map(node, weight, x.size).sum(axis=(2, 3), dtype=np.float64)
         padded = np.concatenate([rows, np.zeros_like(rows)], axis=1)
         _, mean = gp.measured(x.lags[0, 0].astype(np.float64), x.mean, padded, *measured)
         return dataclasses.replace(x, mean=mean)
@@ -197,8 +197,8 @@ class GaussianStreams:
         if values is None:
             raise Unknown("its weight is computed")
         weight = np.asarray(values, np.float32)
-        _check_fed(node, x, weight)
-        plain, hat = (_within_map(node, weight if given is None else given, x.size) for given in (plain, hat))
+        check_fed(node, x, weight)
+        plain, hat = (within_map(node, weight if given is None else given, x.size) for given in (plain, hat))
         kernels = Kernels(node, plain, hat, x.channels)
         mean = kernels.mean(x.mean)
         if has_input(node, 2):
@@ -208,7 +208,7 @@ class GaussianStreams:
             mean = mean + np.tile(np.asarray(bias, np.float64).reshape(-1), 2)
         _, strides, _ = planar(node)
         self._even(node, x, strides)
-        size = _map_size(node, x.size, strides)
+        size = map_size(node, x.size, strides)
         own = kernels.both(x.lags, strides)
         own = lg.window(own, *self._windows.side(node.outputs[0].name, size, kernels.out))
         stride = x.stride * strides[0]
@@ -306,7 +306,7 @@ class GaussianStreams:
         steps = steps_of(node)
         if node.op != "Slice":  # one for each direction, as exporters write x[:, :, ::2, ::2]; the second makes it even
             self._even(node, x, steps)
-        size = _map_size(node, x.size, steps)
+        size = map_size(node, x.size, steps)
         stride = x.stride * steps[0]
         lags, others = x.lags, self._neighbours(node, x)
         if node.op == "AveragePool":
@@ -416,7 +416,7 @@ class GaussianStreams:
         pads = input_constant(node, 1)
         if pads is None or pads.size != 8 or any(int(p) for i, p in enumerate(pads) if i % 4 in (0,)):
             raise Unknown("its pads are not constant")
-        before, after, size = int(pads[1]), int(pads[5]), _map_size(node, x.size, (1, 1))
+        before, after, size = int(pads[1]), int(pads[5]), map_size(node, x.size, (1, 1))
         if before == after == 0:
             return dataclasses.replace(x, others=self._neighbours(node, x), size=size)
         channels = x.channels + before + after
@@ -428,29 +428,3 @@ class GaussianStreams:
         others = {name: cross.among(index, 2 * channels) for name, cross in self._neighbours(node, x).items()}
         side = self._windows.side(node.outputs[0].name, size, channels)
         return Field(mean, lg.window(lags, *side), size, x.stride, others)
-
-
-def _map_size(node: gs.Node, size: tuple[int, int], steps: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of a node's output: as inferred, or those of its input, padded to keep it, by its strides."""
-    shape = node.outputs[0].shape
-    if shape is not None and len(shape) == 4 and all(isinstance(d, int) and d > 0 for d in shape[2:]):
-        return int(shape[2]), int(shape[3])
-    return max(-(-size[0] // steps[0]), 1), max(-(-size[1] // steps[1]), 1)
-
-
-def _within_map(node: gs.Node, weight: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """A weight without the taps that read nothing but padding: on a map of 1x1 a 3x3 kernel has one tap left."""
-    if node.op != "Conv" or weight.ndim != 4 or (seen := taps_seen(node, size)).all():
-        return weight
-    return weight * seen
-
-
-def _check_fed(node: gs.Node, x: Field, weight: npt.NDArray[np.float32]) -> None:
-    """Raise Unknown where a layer does not read the channels of a field, or is no layer of maps."""
-    planar(node)
-    if node.op == "MatMul" and not x.flat:
-        raise Unknown("a matrix product along the width of a map")
-    groups = int(node.attrs.get("group", 1)) if node.op == "Conv" else 1
-    rows = node.op == "Conv" or (node.op == "Gemm" and node.attrs.get("transB", 0))
-    if weight.ndim < 2 or weight.shape[1 if rows else 0] * groups != x.channels:
-        raise Unknown("its input's channels are not known")

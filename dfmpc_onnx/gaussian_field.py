@@ -12,7 +12,7 @@ from dfmpc_onnx.facts import Float
 from dfmpc_onnx.graph import input_constant
 from dfmpc_onnx.numerics import lags as lg
 from dfmpc_onnx.operators import Unknown
-from dfmpc_onnx.patches import conv_geometry
+from dfmpc_onnx.patches import conv_geometry, taps_seen
 
 Pair = tuple[int, int]
 
@@ -180,3 +180,29 @@ def steps_of(node: gs.Node) -> tuple[int, int]:
         raise Unknown("a slice along other axes than height and width")
     found = {int(a): 1 if step is None else int(step[i]) for i, a in enumerate(axes)}
     return found.get(2, 1), found.get(3, 1)
+
+
+def map_size(node: gs.Node, size: tuple[int, int], steps: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a node's output: as inferred, or those of its input, padded to keep it, by its strides."""
+    shape = node.outputs[0].shape
+    if shape is not None and len(shape) == 4 and all(isinstance(d, int) and d > 0 for d in shape[2:]):
+        return int(shape[2]), int(shape[3])
+    return max(-(-size[0] // steps[0]), 1), max(-(-size[1] // steps[1]), 1)
+
+
+def within_map(node: gs.Node, weight: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """A weight without the taps that read nothing but padding: on a map of 1x1 a 3x3 kernel has one tap left."""
+    if node.op != "Conv" or weight.ndim != 4 or (seen := taps_seen(node, size)).all():
+        return weight
+    return weight * seen
+
+
+def check_fed(node: gs.Node, x: Field, weight: npt.NDArray[np.float32]) -> None:
+    """Raise Unknown where a layer does not read the channels of a field, or is no layer of maps."""
+    planar(node)
+    if node.op == "MatMul" and not x.flat:
+        raise Unknown("a matrix product along the width of a map")
+    groups = int(node.attrs.get("group", 1)) if node.op == "Conv" else 1
+    rows = node.op == "Conv" or (node.op == "Gemm" and node.attrs.get("transB", 0))
+    if weight.ndim < 2 or weight.shape[1 if rows else 0] * groups != x.channels:
+        raise Unknown("its input's channels are not known")
