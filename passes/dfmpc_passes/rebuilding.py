@@ -141,6 +141,7 @@ class Rebuilder:
         self._rounded_at = workspace.settings.rounded_at
         self._average = sum(sizes) / max(len(sizes), 1)
         self._tell = workspace.tell
+        self._seed = workspace.settings.seed
         self.codes: dict[str, QuantizedWeight] = {}
         self.ranges: dict[str, tuple[float, float]] = {}
         self.rewrites: list[Rewrite] = []

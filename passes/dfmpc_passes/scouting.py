@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -42,22 +43,16 @@ class Borne:
 class Scout(Rebuilder):
     """Disturbs each weight at random, so that what is read of the layer next is wrong by a given share."""
 
-    def __init__(
-        self,
-        workspace: Workspace,
-        options: ReconstructLayersOptions,
-        layers: dict[str, Layer],
-        plan: dict[str, LayerBits],
-    ) -> None:
-        super().__init__(workspace, options, layers, plan)
-        self._generator = np.random.default_rng(workspace.settings.seed)
+    @functools.cached_property
+    def _generator(self) -> np.random.Generator:
+        return np.random.default_rng(self._seed)
 
     def layer(self, node: gs.Node, moments_of: Callable[[], PatchMoments], known: Known) -> None:
         layer = self._layers[node.name]
         self._tell(node.name)
         self.keep_bias(node)
         weight = np.asarray(constant(node.inputs[1]), np.float32)
-        if layer.op == "ConvTranspose" or self._plan[node.name].role != "auto":
+        if layer.op == "ConvTranspose":
             return
         rows = to_rows(weight, layer)
         if rows.shape[2] > WIDEST:
