@@ -19,6 +19,7 @@ from dfmpc_onnx.runtime import Session
 from dfmpc_onnx.serialization import to_model
 from dfmpc_onnx.workspace import Workspace
 
+MAP = 4  # times stricter than for a vector: a map or a list is used value by value, of a vector the largest entry
 BLOCK = 2**22  # values that are compared at a time
 Arrays = list[npt.NDArray[np.generic]]
 # What squeezes scores between 0 and 1 hides from one side of the scale what happens on the other.
@@ -55,6 +56,11 @@ class ToggledRounding:
     def comparable(self) -> bool:
         """Whether any output is of numbers that can be compared."""
         return any(map(_numbers, self._exact))
+
+    @property
+    def stricter(self) -> int:
+        """By what a budget is divided: 1 where all outputs are vectors, 4 where one is a map or a list."""
+        return MAP if any(np.ndim(output) > 2 for output in self._exact if _numbers(output)) else 1
 
     def lost(self, groups: Sequence[int]) -> float:
         """The share of the outputs' variance that is lost where the groups of these numbers are rounded, 0 to 1.

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 
 
 def costliest(cost: Callable[[Sequence[int]], float], count: int, budget: float, most: int) -> list[int]:
-    """The fewest of 0..count-1 found without which the cost of the others is at most `budget`, costliest first.
+    """Few of 0..count-1 without which the cost of the others is at most `budget`, costliest first.
 
-    cost: of a set together, about the sum of what each costs alone, at least 0. The whole is halved, and always the
-    costliest part of those found first, until single ones come out; what is left is measured after each of them. most:
-    calls of `cost` after which the search ends; what was found until then is returned. Adaptive group testing, with a
-    measure in place of yes and no (Dorfman 1943).
+    cost: of a set together, about the sum of what each costs alone, at least 0; of none it is 0. The whole is halved,
+    and always the costliest part of those found first, until single ones come out; what is left is measured after each
+    of them. Adaptive group testing, with a measure in place of yes and no (Dorfman 1943). most: calls of `cost` after
+    which nothing is halved any more: then whole parts are taken, those first that cost most for each of theirs, as few
+    as are needed by bisection.
     """
     calls = 0
 
@@ -29,11 +30,28 @@ def costliest(cost: Callable[[Sequence[int]], float], count: int, budget: float,
         _, low, high = heapq.heappop(parts)
         if high - low == 1:
             found.append(low)
-            taken = set(found)
-            if measured([i for i in range(count) if i not in taken]) <= budget:
-                break
+            if measured(_others(found, count)) <= budget:
+                return found
             continue
         middle = (low + high) // 2
         for a, b in ((low, middle), (middle, high)):
             heapq.heappush(parts, (-measured(range(a, b)), a, b))
-    return found
+    parts.sort(key=lambda part: part[0] / (part[2] - part[1]))
+    ordered = [list(range(low, high)) for _, low, high in parts]
+
+    def taken(first: int) -> list[int]:
+        return found + [index for part in ordered[:first] for index in part]
+
+    few, enough = 0, len(ordered)
+    while few < enough:
+        middle = (few + enough) // 2
+        if cost(_others(taken(middle), count)) <= budget:
+            enough = middle
+        else:
+            few = middle + 1
+    return taken(enough)
+
+
+def _others(taken: Sequence[int], count: int) -> list[int]:
+    without = set(taken)
+    return [i for i in range(count) if i not in without]

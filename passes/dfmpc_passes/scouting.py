@@ -15,13 +15,13 @@ from dfmpc_onnx.facts import Layer, LayerBits
 from dfmpc_onnx.graph import constant
 from dfmpc_onnx.next_input import Known
 from dfmpc_onnx.numerics.least_squares import PatchMoments
+from dfmpc_onnx.toggled import MAP
 from dfmpc_onnx.workspace import Workspace
 from dfmpc_passes.rebuilding import WIDEST, Rebuilder, ReconstructLayersOptions, Rows, from_rows, to_rows
 
 PATCHES = 250  # enough for the one number of a layer that is wanted here
 FEWEST = 8  # images
 STEEPER = 1.5  # docs/method.md, section 8
-MAP = 4  # times stricter than for a vector: a map or a list is used value by value, of a vector the largest entry
 
 
 @dataclasses.dataclass(frozen=True)

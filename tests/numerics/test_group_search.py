@@ -47,13 +47,21 @@ def test_as_few_as_the_exhaustive_order_for_sums(costs, budget):
         assert len(found) >= slow(costs, budget + 1e-9)
 
 
+@given(costs, st.floats(0.01, 3), st.integers(0, 20))
+def test_cut_short_it_takes_whole_parts_within_the_budget(costs, budget, most):
+    found = costliest(lambda chosen: sum(costs[i] for i in sorted(chosen)), len(costs), budget, most)
+    assert len(set(found)) == len(found)
+    assert sum(c for i, c in enumerate(costs) if i not in found) <= budget
+
+
 def test_the_search_ends():
+    """A cost that does not fall, but for nothing at all."""
     calls = []
 
     def cost(chosen):
         calls.append(tuple(chosen))
-        return 1.0
+        return 1.0 if chosen else 0.0
 
-    assert costliest(cost, 64, 0.5, 9) == []
-    assert len(calls) <= 10
+    assert sorted(costliest(cost, 64, 0.5, 9)) == list(range(64))
+    assert len(calls) <= 9 + 2 + 4
     assert costliest(cost, 0, 0.5, 9) == []

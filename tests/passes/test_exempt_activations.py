@@ -3,6 +3,7 @@ import pytest
 
 from dfmpc_onnx.facts import Exempt, Placement
 from dfmpc_onnx.manager import PassManager
+from dfmpc_onnx.toggled import MAP, ToggledRounding
 from tests import graphs
 
 NAME = "exempt_activations"
@@ -81,8 +82,17 @@ def test_refused_where_nothing_can_be_compared():
     assert "no output holds numbers" in graphs.reasons(result)["model"]
 
 
-def test_what_a_search_cut_short_leaves_is_a_warning(monkeypatch):
+def test_a_search_cut_short_takes_whole_groups(monkeypatch):
     monkeypatch.setattr("dfmpc_passes.exempt_activations.MOST_RUNS", 1)
     space, result = prepared(wide())
-    assert space.get(Exempt).tensors == {}
-    assert len(result.warnings) == 1 and "cost" in result.warnings[0]
+    assert "conv2" in space.get(Exempt).tensors
+    assert result.warnings == ()
+
+
+def test_a_map_may_lose_a_quarter_of_what_a_vector_may():
+    net = graphs.Net()
+    x = net.block("x", 8)
+    model = net.model(net.conv(x, 4))
+    space = graphs.workspace(model, "8", "8")
+    network = ToggledRounding(space, {}, [], {"x": graphs.input_of(model)})
+    assert network.stricter == MAP
