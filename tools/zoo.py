@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Every model at hand through `quantize` with the default recipe: each is quantized, or refused in one line.
 
-    python tools/zoo.py [FOLDER...] [--images FOLDER] [--all] [--no-backend] [--only GLOB]
+    python tools/zoo.py [FOLDER...] [--images FOLDER] [--pictures FOLDER] [--all] [--no-backend] [--only GLOB]
 
 Takes the models that onnx ships as backend test data, and every .onnx file in the folders given, such as the one that
 tools/fetch_models.py has filled. --images adds SQNR on photographs and, for detectors, how many boxes of the float
-network the quantized one finds at an IoU of 0.5. Test data is summed up by outcome, unless --all asks for a row each.
+network the quantized one finds at an IoU of 0.5. --pictures adds the same on pictures of what a model is for, where
+that is known: text or faces, as tools/fetch_pictures.py has put them there, and for text readers lines that the float
+text detector among the models finds in the text. Test data is summed up by outcome, unless --all asks for a row each.
 Exits 1 where a model made the project raise anything but its own error.
 """
 
@@ -25,13 +27,16 @@ import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import onnx
-from detection import detections, matched
+from detection import CONFIDENCE, detections, matched
+from own_pictures import LINES, OwnPictures
+from reading import alike
 
 import dfmpc_onnx
-from dfmpc_onnx.errors import UserError
+from dfmpc_onnx.errors import OptionError, UserError
 from dfmpc_onnx.fidelity import Fidelity, outputs, sqnr
-from dfmpc_onnx.imagefiles import read_images
+from dfmpc_onnx.imagefiles import Images, read_images
 from dfmpc_onnx.images import check_images, concrete_shape, model_inputs
 from dfmpc_onnx.preprocess import Preprocess
 from dfmpc_onnx.report import Report
@@ -41,7 +46,7 @@ from dfmpc_onnx.settings import Settings, WeightBits, parse_input_shapes
 GROUPS = ("light", "simple", "pytorch-operator", "pytorch-converted")
 HEADER = (
     "model", "layers", "quantized", "refused", "agreement %", "SQNR dB", "SQNR dB, photographs",
-    "boxes matched", "MB", "s",
+    "SQNR dB, its own pictures", "boxes matched", "MB", "s",
 )  # fmt: skip
 PHOTOGRAPHS = 50  # of a folder, at most
 QUANTIZED = "quantized"
@@ -49,24 +54,46 @@ QUANTIZED = "quantized"
 
 @dataclasses.dataclass(frozen=True)
 class Known:
-    """What a model does not say of itself. head: how a detector's outputs are read (see `detection`)."""
+    """What a model does not say of itself.
+
+    head: how a detector's outputs are read (see `detection`), or ctc for a reader's (see `reading`).
+    pictures: what it is for, text, faces or lines of text, where there are pictures of that.
+    """
 
     preprocess: str = "imagenet"
     shape: str = ""
     head: str = ""
+    pictures: str = ""
 
 
 # By pattern of the file name, the first that fits: how the authors of each model feed it.
 KNOWN = {
-    "320n.onnx": Known("unit", "1x3x320x320", "yolo"),
+    "320n.onnx": Known("unit", "1x3x320x320", "yolo", "faces"),
     "open-nsfw.onnx": Known("104,117,123/1"),
-    "ch_PP-OCRv4_det_infer.onnx": Known("keras", "1x3x320x320", "text"),
-    "ch_PP-OCRv4_rec_infer.onnx": Known("keras", "1x3x48x320"),
-    "ch_ppocr_mobile_v2.0_cls_infer.onnx": Known("keras", "1x3x48x192"),
-    "linzaer_*.onnx": Known("lite", head="ssd"),
+    "ch_PP-OCRv4_det_infer.onnx": Known("keras", "1x3x320x320", "text", "text"),
+    "ch_PP-OCRv4_rec_infer.onnx": Known("keras", "1x3x48x320", "ctc", LINES),
+    "ch_ppocr_mobile_v2.0_cls_infer.onnx": Known("keras", "1x3x48x192", pictures=LINES),
+    "linzaer_*.onnx": Known("lite", head="ssd", pictures="faces"),
     "imagenet_mobilenet_v1_025.onnx": Known("keras"),
     "cifar10_vgglike_relubn.onnx": Known("raw"),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """What the user gave to compare on: a folder of photographs, and pictures of what models are for."""
+
+    photographs: pathlib.Path | None = None
+    own: OwnPictures | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Real:
+    """A quantized model beside its float one on pictures: SQNR in dB, and what they found or read alike."""
+
+    photographs: float | None = None
+    own: float | None = None
+    alike: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +106,7 @@ class Outcome:
     report: Report | None = None
     said: str = ""
     raised: bool = False
-    photographs: float | None = None
-    boxes: tuple[tuple[str, int, int], ...] = ()
+    real: Real = dataclasses.field(default_factory=Real)
 
     @property
     def layers(self) -> int:
@@ -127,7 +153,7 @@ def known_of(file: pathlib.Path) -> Known:
     return next((known for pattern, known in KNOWN.items() if fnmatch.fnmatch(file.name, pattern)), Known())
 
 
-def tried(group: str, file: pathlib.Path, images: pathlib.Path | None) -> Outcome:
+def tried(group: str, file: pathlib.Path, given: Given) -> Outcome:
     """One model through `quantize`, and what became of it."""
     name = file.parent.name if file.stem == "model" else file.stem
     known = known_of(file)
@@ -138,8 +164,8 @@ def tried(group: str, file: pathlib.Path, images: pathlib.Path | None) -> Outcom
             shapes = [f"{input_name(file)}:{known.shape}"] if known.shape else []
             made = dfmpc_onnx.quantize(file, written, preprocess=known.preprocess, input_shapes=shapes)
             seconds = time.perf_counter() - began
-            real, boxes = compared(file, written, known, shapes, images) if group == "" else (None, ())
-            return Outcome(group, name, seconds, made.report, photographs=real, boxes=boxes)
+            real = compared(file, written, known, shapes, given) if group == "" else Real()
+            return Outcome(group, name, seconds, made.report, real=real)
     except UserError as error:
         said = without_names(str(error).rpartition(".onnx: ")[2])
         return Outcome(group, name, time.perf_counter() - began, said=said)
@@ -152,10 +178,27 @@ def input_name(file: pathlib.Path) -> str:
     return str(model_inputs(onnx.load(file, load_external_data=False))[0].name)
 
 
-def compared(
-    file: pathlib.Path, written: pathlib.Path, known: Known, shapes: Sequence[str], folder: pathlib.Path | None
-) -> tuple[float | None, tuple[tuple[str, int, int], ...]]:
-    """SQNR on photographs, and for a detector of its boxes how many were found again and how many there were."""
+def compared(file: pathlib.Path, written: pathlib.Path, known: Known, shapes: Sequence[str], given: Given) -> Real:
+    """SQNR on pictures, and for a detector or reader how much of what it found was found again."""
+    sessions = Session(file), Session(written)
+    scores: dict[str, float] = {}
+    phrases = []
+    for kind, x in inputs_of(file, known, shapes, given):
+        want, got = (outputs(session, x) for session in sessions)
+        scores[kind] = sqnr(want, got)
+        if known.head in CONFIDENCE:
+            pairs = list(zip(detections(known.head, want), detections(known.head, got), strict=True))
+            again, count = sum(matched(a, b) for a, b in pairs), sum(len(a) for a, _ in pairs)
+            phrases.append(f"{kind}: {again} of {count}")
+        elif known.head == "ctc" and kind == LINES:
+            phrases.append(str(alike(want[0], got[0])))
+    return Real(scores.get("photographs"), scores.get(known.pictures), tuple(phrases))
+
+
+def inputs_of(
+    file: pathlib.Path, known: Known, shapes: Sequence[str], given: Given
+) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    """What a model is compared on, by kind; nothing where it does not take pictures."""
     settings = Settings(
         WeightBits.parse("8"),
         "8",
@@ -165,28 +208,22 @@ def compared(
     )
     inputs = model_inputs(onnx.load(file, load_external_data=False))
     if len(inputs) != 1 or len(inputs[0].shape or ()) != 4:
-        return None, ()
-    sessions = Session(file), Session(written)
-    found = {}
-    if known.head:
+        return
+    shape, _ = concrete_shape(inputs[0], settings)
+    if known.head in CONFIDENCE:
         procedural = check_images(inputs, settings, 16)
-        found["procedural"] = procedural.x
-    if folder is not None:
-        shape, _ = concrete_shape(inputs[0], settings)
-        found["photographs"] = read_images(folder, shape, settings.preprocess).x[:PHOTOGRAPHS]
-    real, boxes = None, []
-    for kind, x in found.items():
-        want, got = (outputs(session, x) for session in sessions)
-        if kind == "photographs":
-            real = sqnr(want, got)
-        if known.head:
-            pairs = list(zip(detections(known.head, want), detections(known.head, got), strict=True))
-            boxes.append((kind, sum(matched(a, b) for a, b in pairs), sum(len(a) for a, _ in pairs)))
-    return real, tuple(boxes)
+        assert isinstance(procedural, Images)  # as for every model with one input
+        yield "procedural", procedural.x
+    if given.photographs is not None:
+        yield "photographs", read_images(given.photographs, shape, settings.preprocess).x[:PHOTOGRAPHS]
+    if given.own is not None and known.pictures:
+        own = given.own.inputs(known.pictures, shape, settings.preprocess)
+        if own is not None:
+            yield known.pictures, own
 
 
-def shown_boxes(outcome: Outcome) -> str:
-    return "; ".join(f"{kind}: {again} of {count}" for kind, again, count in outcome.boxes)
+def decibels(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
 
 
 def megabytes(count: float) -> str:
@@ -199,7 +236,7 @@ def row(outcome: Outcome) -> tuple[str, ...]:
     seconds = f"{outcome.seconds:.1f}"
     if outcome.report is None:
         verdict = f"RAISED {outcome.said}" if outcome.raised else f"the model: {outcome.said}"
-        return (model, "", "", verdict, "", "", "", "", "", seconds)
+        return (model, "", "", verdict, "", "", "", "", "", "", seconds)
     report, fidelity = outcome.report, outcome.report.fidelity
     return (
         model,
@@ -208,8 +245,9 @@ def row(outcome: Outcome) -> tuple[str, ...]:
         outcome.refused,
         f"{fidelity.agreement:.1f}" if fidelity else "",
         f"{fidelity.sqnr_db:.1f}" if fidelity else next(iter(report.warnings), ""),
-        "" if outcome.photographs is None else f"{outcome.photographs:.1f}",
-        shown_boxes(outcome),
+        decibels(outcome.real.photographs),
+        decibels(outcome.real.own),
+        "; ".join(outcome.real.alike),
         f"{megabytes(report.float_bytes)} -> {megabytes(report.bytes)}",
         seconds,
     )
@@ -238,7 +276,7 @@ def together(group: str, same: Sequence[Outcome]) -> tuple[str, ...]:
     seconds = f"{sum(o.seconds for o in same):.1f}"
     model = f"{group}: {len(same)} models"
     if not reports:
-        return (model, "", "", f"each model: {same[0].said}", "", "", "", "", "", seconds)
+        return (model, "", "", f"each model: {same[0].said}", "", "", "", "", "", "", seconds)
     reasons: collections.Counter[str] = collections.Counter()
     for report in reports:
         reasons.update(without_names(x.refused) for x in report.layers if x.refused)
@@ -251,6 +289,7 @@ def together(group: str, same: Sequence[Outcome]) -> tuple[str, ...]:
         spread([s.sqnr_db for s in scores]),
         "",
         "",
+        "",
         f"{megabytes(sum(r.float_bytes for r in reports))} -> {megabytes(sum(r.bytes for r in reports))}",
         seconds,
     )
@@ -259,6 +298,21 @@ def together(group: str, same: Sequence[Outcome]) -> tuple[str, ...]:
 def spread(values: Sequence[float]) -> str:
     """Median, and the least."""
     return f"{np.median(values):.1f} (least {min(values):.1f})" if values else ""
+
+
+def own_pictures(
+    folder: pathlib.Path | None, models: Sequence[pathlib.Path], chosen: Sequence[pathlib.Path]
+) -> OwnPictures | None:
+    """The pictures of a folder, with the text detector among the models; raises OptionError where there are none."""
+    if folder is None:
+        return None
+    detector = next((file for file in models if known_of(file).head == "text"), None)
+    own = OwnPictures(folder, detector, known_of(detector).preprocess if detector else "")
+    if own.missing():
+        raise OptionError(f"{folder}: holds no {' and no '.join(own.missing())}/; tools/fetch_pictures.py fills it")
+    if detector is None and any(known_of(file).pictures == LINES for file in chosen):
+        print("no text detector among the models, so text readers have no lines to be measured on", file=sys.stderr)
+    return own
 
 
 def show(cells: Sequence[str]) -> None:
@@ -270,19 +324,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", type=pathlib.Path, help="folders with .onnx files")
     parser.add_argument("--images", type=pathlib.Path, help="a folder of photographs to compare on, too")
+    parser.add_argument("--pictures", type=pathlib.Path, help="a folder that tools/fetch_pictures.py has filled")
     parser.add_argument("--all", action="store_true", help="a row for every model of the test data")
     parser.add_argument("--no-backend", action="store_true", help="leave onnx's test data out")
     parser.add_argument("--only", default="*", help="models whose name fits, such as '*yolo*'")
     args = parser.parse_args()
     found = [*([] if args.no_backend else backend_models()), *folder_models(args.folders)]
     chosen = [(g, f) for g, f in found if fnmatch.fnmatch(f.parent.name if f.stem == "model" else f.name, args.only)]
-    outcomes = []
+    try:
+        given = Given(args.images, own_pictures(args.pictures, [f for _, f in found], [f for _, f in chosen]))
+    except UserError as error:
+        parser.error(str(error))
+    outcomes: list[Outcome] = []
     print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
     for group, same in itertools.groupby(chosen, key=lambda found: found[0]):
         alike = []
         for _, file in same:
             print(f"{len(outcomes) + 1} of {len(chosen)}: {file.name}", end="\r", file=sys.stderr, flush=True)
-            alike.append(tried(group, file, args.images))
+            alike.append(tried(group, file, given))
             outcomes.append(alike[-1])
             if args.all or not group:
                 show(row(alike[-1]))

@@ -1,0 +1,40 @@
+"""What the tools that fetch things of third parties share: whether a file is the expected one, and writing it whole."""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+class FetchError(Exception):
+    """Something could not be fetched, or is not what was expected; says which and why."""
+
+
+def digest(path: pathlib.Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def check(content: bytes, sha256: str, what: str) -> None:
+    """Raises FetchError where content has another SHA-256 than expected. what: it, to name it."""
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise FetchError(f"{what} has SHA-256 {found}, expected {sha256}")
+
+
+def write(path: pathlib.Path, content: bytes) -> None:
+    """The file is there whole, or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(content)
+    part.replace(path)
+
+
+def outside(folder: pathlib.Path, what: str) -> bool:
+    """Whether a folder lies outside the repository, where nothing of third parties belongs; says so if it does not."""
+    if folder.is_relative_to(ROOT):
+        print(f"{folder} lies in the repository; {what} may not be committed, so give another folder")
+        return False
+    return True
