@@ -1,4 +1,4 @@
-"""Whether a network that was exported for one image at a time may be run on many."""
+"""Whether a network that was exported for a fixed number of images may be run on any."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ TOLERANCE = 1e-3  # of the largest output: kernels may sum in another order
 
 
 def statistics_batch(graph: gs.Graph, settings: Settings, count: int) -> Batch:
-    """Inputs to collect statistics with, as `input_batch`; many images where the batch is 1 in the file alone."""
+    """Inputs to collect statistics with, as `input_batch`; many images where the batch is fixed in the file alone."""
     return input_batch(graph, settings, count, free=batch_is_free(graph, settings))
 
 
 def batch_is_free(graph: gs.Graph, settings: Settings) -> bool:
-    """Whether inputs state a batch of 1, the others leave it open, and two images at once get what each gets alone.
+    """Whether inputs state one batch, the others leave it open, and two images at once get what each gets alone.
 
     A Reshape to a constant batch, or a sum over the batch, tells itself by an error or another result.
     """
     if not all(t.shape and len(t.shape) > 1 for t in graph.inputs):
         return False
     stated = {t.shape[0] for t in graph.inputs if isinstance(t.shape[0], int) and t.shape[0] > 0}
-    if stated != {1}:
+    if len(stated) != 1:
         return False
     pair = input_batch(graph, settings, 2, free=True).feeds if settings.images is None else None
     if pair is None or any(len(x) != 2 for x in pair.values()):

@@ -29,6 +29,7 @@ class Claim(NamedTuple):
 NOTHING = Claim("", (), 0)
 COUNTS = frozenset({"group", "strides", "dilations", "kernel_shape", "blocksize"})
 WINDOWED = frozenset({"Conv", "ConvTranspose"})
+VARIADIC = onnx.defs.OpSchema.FormalParameterOption.Variadic
 MOST_NODES = 1_000_000  # of a model with its functions written out
 
 
@@ -80,6 +81,19 @@ def check_windows(model: onnx.ModelProto, where: str) -> None:
                 if attribute.name in COUNTS and min(counts, default=1) < 1:
                     raise ModelError(
                         f"{where}: {shown(node.op_type)} '{shown(node.name)}' has {attribute.name} below 1; the model "
+                        "is damaged"
+                    )
+
+
+def check_inputs(model: onnx.ModelProto, where: str) -> None:
+    """Raise ModelError where one of any number of inputs, as of a Max, is left out: onnxruntime reads it and is gone."""
+    for nodes in (model.graph.node, *(function.node for function in model.functions)):
+        for node in every_node(nodes):
+            if "" in node.input and node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type):
+                wanted = onnx.defs.get_schema(node.op_type).inputs
+                if wanted and wanted[-1].option is VARIADIC and "" in node.input[len(wanted) - 1 :]:
+                    raise ModelError(
+                        f"{where}: {shown(node.op_type)} '{shown(node.name)}' has an input without a name; the model "
                         "is damaged"
                     )
 

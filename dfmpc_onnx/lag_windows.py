@@ -47,7 +47,7 @@ def _reach(node: gs.Node, behind: int) -> int:
     """Up to which lag a node reads its input so that lags up to `behind` of its output are known."""
     if node.op == "Conv" and isinstance(node.inputs[1], gs.Constant):
         kernel, strides, dilations = conv_geometry(node)
-        own = max(((k - 1) * d for k, d in zip(kernel, dilations, strict=True)), default=0)
+        own = max(((k - 1) * d for k, d in zip(kernel, dilations, strict=False)), default=0)
         return max(own, behind * max(strides, default=1))
     if node.op in STRIDED:
         kernel, strides = node.attrs.get("kernel_shape", (1,)), node.attrs.get("strides", (1,))

@@ -62,3 +62,11 @@ def test_a_second_input_may_leave_its_batch_open(batch, free):
 def test_batches_that_are_all_open_need_not_be_freed():
     net = graphs.Net(("n", 3, 8, 8))
     assert not batch_is_free(graph_of(net.model(net.tail("x"))), SETTINGS)
+
+
+def test_a_fixed_batch_of_more_than_1_is_free_too():
+    """Two images would be all that ranges are taken from."""
+    net = graphs.Net((2, 3, 8, 8))
+    graph = graph_of(net.model(net.tail(net.block("x", 4))))
+    assert batch_is_free(graph, SETTINGS)
+    assert all(len(x) >= 16 for x in statistics_batch(graph, SETTINGS, 0).feeds.values())

@@ -13,6 +13,7 @@ import pytest
 
 import dfmpc_onnx
 from dfmpc_onnx.errors import ModelError
+from tests import graphs
 from tests.commands import assert_refused, dfmpc
 from tests.graphs import Net
 
@@ -353,3 +354,36 @@ def test_a_normalization_behind_a_layer_whose_weight_is_an_output_of_the_model(r
     x = net.conv("x", 4)
     y = net.node("Conv", x, weight, net.weight("b", np.arange(4, dtype=np.float32)), pads=[1] * 4)
     quantized(net.model(net.conv(net.relu(net.norm(y)), 4), weight), recipe)
+
+
+@pytest.mark.parametrize("recipe", ["mixed", "closed-form", "per-channel"])
+def test_a_convolution_that_dilates_more_dimensions_than_it_has(recipe):
+    """How far it looks was asked before anything found it damaged."""
+    net = Net((1, 3, 8, 8))
+    x = net.conv("x", 4)
+    flat = net.weight("flat", np.ones((4,), np.float32))
+    y = net.node("Conv", net.relu(net.norm(x)), flat, dilations=[2, 2])
+    with contextlib.suppress(ModelError):
+        dfmpc_onnx.quantize(net.model(y), recipe=recipe)
+
+
+def test_a_maximum_of_an_input_that_is_left_out():
+    """onnxruntime reads the missing tensor, and the process is gone."""
+    net = Net()
+    x = net.conv("x", 4)
+    y = net.node("Max", x, x, "")
+    net.channels[y] = 4
+    assert "has an input without a name" in refused(net.model(net.conv(y, 4)))
+
+
+@pytest.mark.parametrize("recipe", ["mixed", "int8"])
+def test_an_average_over_fields_of_many_channels(recipe):
+    """Fields each of mean 0 left it nothing, and what read it a range of nothing."""
+    net = Net((2, 8, 9, 2))
+    pooled = net.node("GlobalAveragePool", "x")
+    net.channels[pooled] = 8
+    model = net.model(net.conv(net.conv(pooled, 12, kernel=1), 4, kernel=1))
+    found = quantized(model, recipe)
+    x = np.random.default_rng(0).standard_normal((2, 8, 9, 2)).astype(np.float32)
+    want, got = (graphs.run(m, x) for m in (model, found.model))
+    assert graphs.relative(got, want) < 0.1
