@@ -89,13 +89,17 @@ def check_inputs(model: onnx.ModelProto, where: str) -> None:
     """Raise ModelError where one of any number of inputs, as of a Max, is left out: onnxruntime reads it and is gone."""
     for nodes in (model.graph.node, *(function.node for function in model.functions)):
         for node in every_node(nodes):
-            if "" in node.input and node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type):
-                wanted = onnx.defs.get_schema(node.op_type).inputs
-                if wanted and wanted[-1].option is VARIADIC and "" in node.input[len(wanted) - 1 :]:
-                    raise ModelError(
-                        f"{where}: {shown(node.op_type)} '{shown(node.name)}' has an input without a name; the model "
-                        "is damaged"
-                    )
+            if "" in node.input and _needs_all(node):
+                named = f"{shown(node.op_type)} '{shown(node.name)}'"
+                raise ModelError(f"{where}: {named} has an input without a name; the model is damaged")
+
+
+def _needs_all(node: onnx.NodeProto) -> bool:
+    """Whether an input that is left out is one of those of which there may be any number."""
+    if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type):
+        return False
+    wanted = onnx.defs.get_schema(node.op_type).inputs
+    return bool(wanted) and wanted[-1].option is VARIADIC and "" in node.input[len(wanted) - 1 :]
 
 
 def check_functions(model: onnx.ModelProto, where: str) -> None:

@@ -41,12 +41,14 @@ def fetch(work: pathlib.Path) -> pathlib.Path:
     return folder
 
 
-def read(folder: pathlib.Path) -> tuple[Split, Split]:
-    """Train and test split: images ``[n, 32, 32, 3]`` uint8 and labels ``[n]`` int64."""
-    return (
-        (_images(folder, [f"data_batch_{i}.png" for i in range(1, 6)]), _labels(folder / "train_lables.json")),
-        (_images(folder, ["test_batch.png"]), _labels(folder / "test_lables.json")),
-    )
+def training(folder: pathlib.Path) -> Split:
+    """50,000 images ``[n, 32, 32, 3]`` uint8 and labels ``[n]`` int64."""
+    return _images(folder, [f"data_batch_{i}.png" for i in range(1, 6)]), _labels(folder / "train_lables.json")
+
+
+def test(folder: pathlib.Path) -> Split:
+    """10,000 images ``[n, 32, 32, 3]`` uint8 and labels ``[n]`` int64."""
+    return _images(folder, ["test_batch.png"]), _labels(folder / "test_lables.json")
 
 
 def _images(folder: pathlib.Path, names: list[str]) -> npt.NDArray[np.uint8]:
@@ -64,7 +66,7 @@ def main() -> None:
     parser.add_argument("--work", type=pathlib.Path)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        x, y = read(fetch(args.work or pathlib.Path(scratch)))[1]
+        x, y = test(fetch(args.work or pathlib.Path(scratch)))
     np.savez_compressed(args.out, x=x, y=y)
     print(f"{args.out}: {len(y)} images")
 
