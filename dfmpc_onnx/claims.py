@@ -86,7 +86,7 @@ def check_windows(model: onnx.ModelProto, where: str) -> None:
 
 
 def check_inputs(model: onnx.ModelProto, where: str) -> None:
-    """Raise ModelError where one of any number of inputs, as of a Max, is left out: onnxruntime reads it and is gone."""
+    """Raise ModelError where one of any number of inputs, as of a Max, is left out: onnxruntime crashes on it."""
     for nodes in (model.graph.node, *(function.node for function in model.functions)):
         for node in every_node(nodes):
             if "" in node.input and _needs_all(node):
