@@ -9,7 +9,7 @@ the normalization takes the statistics of the batch, so at any depth only the co
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import ModelError
-from dfmpc_onnx.graph import constant, describe, has_input, is_standard, producer, shown
+from dfmpc_onnx.graph import constant, describe, has_input, is_standard, producer, reads, shown
 from dfmpc_onnx.next_input import Known, Moments
 from dfmpc_onnx.node_runner import NodeRunner
 from dfmpc_onnx.numerics.compensation import BatchNormParameters
@@ -321,24 +321,6 @@ def _affine(x: npt.NDArray[np.generic], factor: Float, offset: Float) -> npt.NDA
     result = np.asarray(x, np.float32) * factor.astype(np.float32).reshape(shape)
     result += offset.astype(np.float32).reshape(shape)
     return result.astype(x.dtype, copy=False)
-
-
-def reads(node: gs.Node) -> Iterator[gs.Tensor]:
-    """The computed tensors that a node reads, those of its subgraphs from outside included, each once."""
-    seen: set[str] = set()
-    inside = [t for value in node.attrs.values() if isinstance(value, gs.Graph) for t in _captured(value)]
-    for tensor in (*node.inputs, *inside):
-        if isinstance(tensor, gs.Variable) and not tensor.is_empty() and tensor.name not in seen:
-            seen.add(tensor.name)
-            yield tensor
-
-
-def _captured(graph: gs.Graph) -> Iterator[gs.Tensor]:
-    own = {t.name for t in graph.inputs} | {t.name for node in graph.nodes for t in node.outputs}
-    for node in graph.nodes:
-        for tensor in reads(node):
-            if tensor.name not in own:
-                yield tensor
 
 
 def patch_moments(inputs: Both, node: gs.Node, generator: np.random.Generator, count: int = POSITIONS) -> PatchMoments:

@@ -27,6 +27,7 @@ class Claim(NamedTuple):
 
 
 NOTHING = Claim("", (), 0)
+FLAGS = frozenset({"transA", "transB"})
 COUNTS = frozenset({"group", "strides", "dilations", "kernel_shape", "blocksize"})
 WINDOWED = frozenset({"Conv", "ConvTranspose"})
 VARIADIC = onnx.defs.OpSchema.FormalParameterOption.Variadic
@@ -73,7 +74,10 @@ def _check_kernels(graph: onnx.GraphProto, outer: Mapping[str, Claim], where: st
 
 
 def check_windows(model: onnx.ModelProto, where: str) -> None:
-    """Raise ModelError where an operator counts by a number below 1: onnxruntime divides by it and is gone."""
+    """Raise ModelError where an operator counts by a number below 1, or a flag is none.
+
+    onnxruntime divides by the one and is gone; of the other not all runtimes make the same.
+    """
     for nodes in (model.graph.node, *(function.node for function in model.functions)):
         for node in every_node(nodes):
             for attribute in node.attribute:
@@ -83,6 +87,9 @@ def check_windows(model: onnx.ModelProto, where: str) -> None:
                         f"{where}: {shown(node.op_type)} '{shown(node.name)}' has {attribute.name} below 1; the model "
                         "is damaged"
                     )
+                if attribute.name in FLAGS and attribute.i not in (0, 1):
+                    named = f"{shown(node.op_type)} '{shown(node.name)}'"
+                    raise ModelError(f"{where}: {named} has {attribute.name} {attribute.i}; the model is damaged")
 
 
 def check_inputs(model: onnx.ModelProto, where: str) -> None:

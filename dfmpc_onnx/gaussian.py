@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.activations import ChannelStatistics, Visitor, batch_deviation, reads
+from dfmpc_onnx.activations import ChannelStatistics, Visitor, batch_deviation
 from dfmpc_onnx.channels import channel_readings, joins_channels
 from dfmpc_onnx.facts import Float
 from dfmpc_onnx.gaussian_field import Cross, Field, Kernels, check_fed, map_size, places, planar, steps_of, within_map
-from dfmpc_onnx.graph import constant, has_input, input_constant
+from dfmpc_onnx.graph import constant, has_input, input_constant, reads
 from dfmpc_onnx.images import DEFAULT_SIDE
 from dfmpc_onnx.lag_windows import Windows
 from dfmpc_onnx.next_input import Moments

@@ -19,6 +19,7 @@ import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.facts import Codes, Exempt, Layer, Layers, Ranges, Spared
 from dfmpc_onnx.graph import (
+    captured,
     constant,
     consumers,
     has_input,
@@ -27,6 +28,7 @@ from dfmpc_onnx.graph import (
     nodes_by_name,
     only_consumer,
     producer,
+    shown,
 )
 from dfmpc_onnx.operators import Unknown, clip_bounds
 from dfmpc_onnx.targets import CPU, Target
@@ -84,6 +86,28 @@ def _has_scale(node: gs.Node) -> bool:
     return node.op in OWN_SCALE and node.domain in (None, "", "ai.onnx")
 
 
+def _moved_inside(graph: gs.Graph) -> dict[str, str]:
+    """Tensors that are moved, and the result read inside a control-flow node, each with why it stays in float.
+
+    onnxruntime takes a DequantizeLinear past what only moves values, asks for the readers' inputs by number, finds none
+    of that number where the reader is a subgraph, and ends the process.
+    """
+    inside: dict[str, str] = {}
+    for node in graph.nodes:
+        bodies = [value for value in node.attrs.values() if isinstance(value, gs.Graph)]
+        inside.update((tensor.name, node.name) for body in bodies for tensor in captured(body))
+    found: dict[str, str] = {}
+    for node in reversed(graph.nodes) if inside else ():
+        if not keeps_scale(node):
+            continue
+        for tensor in node.outputs:
+            if tensor.name in inside or tensor.name in found:
+                found[node.inputs[0].name] = (
+                    found.get(tensor.name) or f"it is read inside '{shown(inside[tensor.name])}'"
+                )
+    return found
+
+
 class Placer:
     """Decides which layers and tensors are quantized."""
 
@@ -98,7 +122,7 @@ class Placer:
         """exempt: tensors that are not to be quantized, each with the reason."""
         self._graph = graph
         self._layers = layers
-        self._exempt = exempt or {}
+        self._exempt = {**_moved_inside(graph), **(exempt or {})}
         self._ranges = {name: range_ for name, range_ in ranges.items() if name not in self._exempt}
         self._target = target
         self._nodes = nodes_by_name(graph)

@@ -387,3 +387,54 @@ def test_an_average_over_fields_of_many_channels(recipe):
     x = np.random.default_rng(0).standard_normal((2, 8, 9, 2)).astype(np.float32)
     want, got = (graphs.run(m, x) for m in (model, found.model))
     assert graphs.relative(got, want) < 0.1
+
+
+@pytest.mark.parametrize("recipe", ["per-channel", "closed-form", "int8"])
+def test_a_clip_to_an_upper_bound_of_1e30(recipe):
+    """Which says that there is none; its square drowned mean and variance."""
+    net = Net((1, 3, 8, 8))
+    y = net.node("Clip", net.conv("x", 8), "", net.weight("bound", np.float32(1e30)))
+    net.channels[y] = 8
+    model = net.model(net.conv(net.norm(net.conv(y, 8)), 4))
+    found = quantized(model, recipe, weights="8")
+    x = np.clip(np.random.default_rng(0).standard_normal((1, 3, 8, 8)), -2, 2).astype(np.float32)
+    assert graphs.relative(graphs.run(found.model, x), graphs.run(model, x)) < 0.1
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5])
+def test_a_gemm_whose_bias_is_infinite(beta):
+    """0 times infinity is no number."""
+    net = Net()
+    x = net.node("Flatten", net.node("GlobalAveragePool", net.conv("x", 4)))
+    weight, bias = np.ones((4, 2), np.float32), np.full(2, np.inf, np.float32)
+    y = net.node("Gemm", x, net.weight("w", weight), net.weight("c", bias), beta=beta)
+    assert "NaN or infinity" in refused(net.model(y), "per-channel")
+
+
+def test_a_flag_that_is_none():
+    net = Net()
+    x = net.node("Flatten", net.node("GlobalAveragePool", net.conv("x", 4)))
+    y = net.node("Gemm", x, net.weight("w", np.ones((2, 4), np.float32)), transB=2**40)
+    assert f"has transB {2**40}" in refused(net.model(y))
+
+
+@pytest.mark.parametrize("recipe", ["int8", "per-channel"])
+def test_a_slice_that_is_read_inside_an_if(recipe):
+    """onnxruntime takes the DequantizeLinear past the Slice, and the process is gone."""
+    net = Net((1, 3, 8, 8))
+    x = net.relu(net.conv(net.relu(net.conv("x", 4)), 4))
+    ends = [net.weight(name, np.array([value], np.int64)) for name, value in (("start", 0), ("end", 6), ("axis", 2))]
+    x = net.node("Slice", x, *ends)
+    size = net.node("ReduceMax", net.node("Shape", x), keepdims=0)
+    less = net.node("Less", size, net.weight("limit", np.int64(100)))
+    branches = []
+    for op in ("Relu", "Abs"):
+        node = onnx.helper.make_node(op, [x], [f"{op}.out"], name=f"{op}.inside")
+        out = onnx.helper.make_empty_tensor_value_info(f"{op}.out")
+        branches.append(onnx.helper.make_graph([node], op, [], [out]))
+    y = net.node("If", less, then_branch=branches[0], else_branch=branches[1])
+    net.channels[y] = 4
+    found = quantized(net.model(net.conv(y, 4)), recipe, weights="8", activations="8")
+    assert any("read inside" in (layer.refused or "") for layer in found.report.layers) or "read inside" in str(
+        [p.result.refusals for p in found.report.passes]
+    )

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dfmpc_onnx.numerics.lags import Lags, mirrored
-from dfmpc_onnx.numerics.moments import clipped_gaussian, normal_cdf, normal_pdf
+from dfmpc_onnx.numerics.moments import clipped_gaussian, normal_cdf, normal_pdf, reached
 
 Float = npt.NDArray[np.float64]
 ORDER = 6  # of the Hermite series
@@ -55,6 +55,7 @@ def clip_activation(mean: Float, variance: Float, low: float, high: float) -> Ac
     """Clip to ``[low, high]``, ReLU with high = inf: a difference of two ramps."""
     std = np.sqrt(np.maximum(variance, 1e-20))
     series = np.zeros((ORDER, len(mean)))
+    low, high = reached(mean, std, low, high)
     for bound, sign in ((low, 1.0), (high, -1.0)):
         if math.isfinite(bound):
             series += sign * _ramp_series((mean - bound) / std, std)

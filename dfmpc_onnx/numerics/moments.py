@@ -20,6 +20,8 @@ _FINE = np.linspace(-6.0, 6.0, 401)  # for what has kinks
 _DENSITY = np.exp(-0.5 * np.square(_FINE))
 _DENSITY /= _DENSITY.sum()
 
+FAR = 40.0  # deviations, beyond which a density in double precision is 0
+
 
 def normal_cdf(z: Float) -> Float:
     """Phi(z), exact to rounding in both tails; infinities allowed. float64 in the shape of z."""
@@ -33,6 +35,16 @@ def normal_pdf(z: Float) -> Float:
     return result
 
 
+def reached(mean: Float, std: Float, low: float, high: float) -> tuple[float, float]:
+    """The bounds of a Clip, infinite where no channel ``N(mean, std^2)`` comes near.
+
+    Exporters write "no bound" as 1e30 or the largest float, whose square drowns everything else.
+    """
+    far_below = low < float((mean - FAR * std).min(initial=math.inf))
+    far_above = high > float((mean + FAR * std).max(initial=-math.inf))
+    return -math.inf if far_below else low, math.inf if far_above else high
+
+
 def clipped_gaussian(mean: Float, variance: Float, low: float = 0.0, high: float = math.inf) -> tuple[Float, Float]:
     """Mean and variance of ``min(max(x, low), high)`` for ``x ~ N(mean, variance)``.
 
@@ -44,6 +56,7 @@ def clipped_gaussian(mean: Float, variance: Float, low: float = 0.0, high: float
     mean = np.asarray(mean, np.float64)
     std = np.sqrt(np.maximum(variance, 0.0))
     safe = np.where(std > 0, std, 1.0)
+    low, high = reached(mean, safe, low, high)
     a, b = (low - mean) / safe, (high - mean) / safe
     below, above = normal_cdf(a), normal_cdf(-b)
     inside = np.maximum(1.0 - below - above, 0.0)

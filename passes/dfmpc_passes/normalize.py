@@ -168,9 +168,11 @@ def _gemm_factors(graph: gs.Graph) -> list[str]:
             values = input_constant(node, index) if has_input(node, index) else None
             if factor == 1.0 or values is None or values.dtype != np.float32:
                 continue
-            node.inputs[index] = gs.Constant(
-                names(f"{node.inputs[index].name}.{key}"), np.asarray(factor * values.astype(np.float64), np.float32)
-            )
+            with np.errstate(over="ignore", invalid="ignore"):
+                scaled = np.asarray(factor * values.astype(np.float64), np.float32)
+            if not np.isfinite(scaled).all():
+                continue  # told of where layers are looked for
+            node.inputs[index] = gs.Constant(names(f"{node.inputs[index].name}.{key}"), scaled)
             node.attrs[key] = 1.0
             done.append(node.name)
     return list(dict.fromkeys(done))
