@@ -127,6 +127,7 @@ def test_no_path_in_an_archive_leads_out_of_the_folder(tmp_path, monkeypatch):
         (b"no archive", "the archive cannot be read"),
         (GOOD[:200], "the archive (cannot be read|holds no)"),
     ],
+    ids=["link", "another file", "no archive", "cut short"],  # a gzip file holds the time
 )
 def test_an_archive_without_the_picture_is_refused(content, said):
     with pytest.raises(FetchError, match=f"^thing 1\\.0: {said}"):
