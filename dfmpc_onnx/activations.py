@@ -24,7 +24,7 @@ from dfmpc_onnx.numerics.compensation import BatchNormParameters
 from dfmpc_onnx.numerics.least_squares import PatchMoments, SampledMoments
 from dfmpc_onnx.operators import batch_norm_parameters
 from dfmpc_onnx.patches import gather_patches, sample_patches
-from dfmpc_onnx.toggled import SQUASHES, lost_share
+from dfmpc_onnx.toggled import SQUASHES, OutputLoss, is_vector, lost_share
 
 Array = npt.NDArray[np.float32]
 Float = npt.NDArray[np.float64]
@@ -87,24 +87,18 @@ class ChannelStatistics:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class OutputLoss:
-    """share: of an output's variance that is lost, 0 to 1; of a vector of each image, of its variance between images.
-    vector: whether it is one, rather than a map or a list."""
-
-    share: float
-    vector: bool
-
-    @classmethod
-    def of(cls, both: Both) -> OutputLoss:
-        vector = both.plain.ndim <= 2
-        if both.same:
-            return cls(0.0, vector)
-        if both.plain.ndim != 2 or len(both.plain) < 2:
-            return cls(lost_share(both.plain, both.hat), vector)
-        plain, hat = (np.asarray(x, np.float64) for x in (both.plain, both.hat))
-        variance, error = float(plain.var(axis=0).sum()), float(np.square(hat - plain).mean(axis=0).sum())
-        return cls(min(error / variance, 1.0) if variance > 1e-12 * float(np.square(plain).mean()) else 0.0, True)
+def output_loss(both: Both) -> OutputLoss:
+    """What an output loses in the quantized network; of one vector for each of several images, of its variance between
+    them."""
+    vector = is_vector(both.plain.shape)
+    if both.same:
+        return OutputLoss(0.0, vector)
+    if not vector or both.plain.ndim < 2 or len(both.plain) < 2:
+        return OutputLoss(lost_share(both.plain, both.hat), vector)
+    plain, hat = (np.asarray(x, np.float64) for x in (both.plain, both.hat))
+    variance, error = float(plain.var(axis=0).sum()), float(np.square(hat - plain).mean(axis=0).sum())
+    share = min(error / variance, 1.0) if variance > 1e-12 * float(np.square(plain).mean()) else 0.0
+    return OutputLoss(share, vector)
 
 
 def channel_mean(x: npt.NDArray[np.generic]) -> Float:
@@ -170,7 +164,7 @@ class Streams:
         """What the quantized network has lost of each output that holds finite numbers, after `run`."""
         pairs = [self._live[t.name] for t in self._compared if t.name in self._live]
         return [
-            OutputLoss.of(both)
+            output_loss(both)
             for both in pairs
             if isinstance(both.plain, np.ndarray) and both.plain.dtype.kind == "f" and np.isfinite(both.plain).all()
         ]

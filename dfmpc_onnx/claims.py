@@ -1,7 +1,8 @@
-"""What a model says that it will compute: refused before it is tried where no memory has room for it.
+"""What a model says that it will compute: refused before it is tried where a runtime would not survive it.
 
 A file of a few hundred bytes can ask for a constant or a map of terabytes (ConstantOfShape, Expand, Tile, Range, Pad,
-Resize, ConvTranspose, a giant input), and a runtime works constants out while it loads the file.
+Resize, ConvTranspose, a giant input), and a runtime works constants out while it loads the file. Others ask it to
+divide by 0, to read an input that is not there, or to write out functions without an end.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ class Claim(NamedTuple):
 
 NOTHING = Claim("", (), 0)
 FLAGS = frozenset({"transA", "transB"})
+OWN_DOMAINS = frozenset({"", "ai.onnx", "com.microsoft"})  # whose operators onnxruntime brings along
+INT32 = range(-(2**31), 2**31)
 COUNTS = frozenset({"group", "strides", "dilations", "kernel_shape", "blocksize"})
 WINDOWED = frozenset({"Conv", "ConvTranspose"})
 VARIADIC = onnx.defs.OpSchema.FormalParameterOption.Variadic
@@ -74,38 +77,42 @@ def _check_kernels(graph: onnx.GraphProto, outer: Mapping[str, Claim], where: st
 
 
 def check_windows(model: onnx.ModelProto, where: str) -> None:
-    """Raise ModelError where an operator counts by a number below 1, or a flag is none.
+    """Raise ModelError where an operator counts by a number below 1, or a flag is beyond 32 bits.
 
-    onnxruntime divides by the one and is gone; of the other not all runtimes make the same.
+    onnxruntime divides by the one and is gone; of the other it keeps 32 bits, which may say the opposite.
     """
     for nodes in (model.graph.node, *(function.node for function in model.functions)):
         for node in every_node(nodes):
-            for attribute in node.attribute:
+            for attribute in node.attribute if node.domain in OWN_DOMAINS else ():
                 counts = [attribute.i] if attribute.HasField("i") else attribute.ints
                 if attribute.name in COUNTS and min(counts, default=1) < 1:
                     raise ModelError(
                         f"{where}: {shown(node.op_type)} '{shown(node.name)}' has {attribute.name} below 1; the model "
                         "is damaged"
                     )
-                if attribute.name in FLAGS and attribute.i not in (0, 1):
+                if attribute.name in FLAGS and attribute.i not in INT32:
                     named = f"{shown(node.op_type)} '{shown(node.name)}'"
                     raise ModelError(f"{where}: {named} has {attribute.name} {attribute.i}; the model is damaged")
 
 
-def check_inputs(model: onnx.ModelProto, where: str) -> None:
+def check_variadic(model: onnx.ModelProto, where: str) -> None:
     """Raise ModelError where one of any number of inputs, as of a Max, is left out: onnxruntime crashes on it."""
-    for nodes in (model.graph.node, *(function.node for function in model.functions)):
-        for node in every_node(nodes):
-            if "" in node.input and _needs_all(node):
+    for part in (model, *model.functions):
+        opset = next((o.version for o in part.opset_import if o.domain in ("", "ai.onnx")), 1)
+        for node in every_node(part.graph.node if isinstance(part, onnx.ModelProto) else part.node):
+            if "" in node.input and _needs_all(node, opset):
                 named = f"{shown(node.op_type)} '{shown(node.name)}'"
                 raise ModelError(f"{where}: {named} has an input without a name; the model is damaged")
 
 
-def _needs_all(node: onnx.NodeProto) -> bool:
+def _needs_all(node: onnx.NodeProto, opset: int) -> bool:
     """Whether an input that is left out is one of those of which there may be any number."""
-    if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type):
+    if node.domain not in ("", "ai.onnx"):
         return False
-    wanted = onnx.defs.get_schema(node.op_type).inputs
+    try:
+        wanted = onnx.defs.get_schema(node.op_type, opset, "").inputs
+    except onnx.defs.SchemaError:
+        return False
     return bool(wanted) and wanted[-1].option is VARIADIC and "" in node.input[len(wanted) - 1 :]
 
 

@@ -102,9 +102,8 @@ def _moved_inside(graph: gs.Graph) -> dict[str, str]:
             continue
         for tensor in node.outputs:
             if tensor.name in inside or tensor.name in found:
-                found[node.inputs[0].name] = (
-                    found.get(tensor.name) or f"it is read inside '{shown(inside[tensor.name])}'"
-                )
+                why = f"'{shown(tensor.name)}', which holds values of it, is read inside"
+                found[node.inputs[0].name] = found.get(tensor.name) or f"{why} '{shown(inside.get(tensor.name, ''))}'"
     return found
 
 

@@ -31,24 +31,25 @@ KEPT = 16  # of the pictures made last: as many as statistics come from where pi
 
 
 def noise_fields(
-    count: int, channels: int, shape: tuple[int, ...], seed: int, *, alike: bool = False
+    count: int, channels: int, shape: tuple[int, ...], seed: int, *, standardize: bool = False
 ) -> npt.NDArray[np.float64]:
     """Random fields with amplitude 1/f, the spectrum of photographs: ``[count, channels, *shape]``.
 
     Over all fields mean 0 and deviation 1; each has a mean of its own, as one photograph is darker than another, or
-    what averages a map would see nothing; `alike` gives each mean 0 and deviation 1. Four fifths of the variance is
-    shared by the channels, as brightness is by the colours of a photograph.
+    what averages a map would see nothing; `standardize` gives each mean 0 and deviation 1. Four fifths of the variance
+    is shared by the channels, as brightness is by the colours of a photograph.
     """
     generator = np.random.default_rng(seed)
     axes = tuple(range(2, 2 + len(shape)))
     frequency = np.sqrt(sum(np.square(f) for f in np.meshgrid(*(np.fft.fftfreq(n) for n in shape), indexing="ij")))
     lowest = 1.0 / max(shape)
     amplitude = 1.0 / np.maximum(frequency, lowest)
-    if alike:
+    if standardize:
         amplitude.reshape(-1)[0] = 0.0
     white = generator.standard_normal((count, channels + 1, *shape))
     fields = np.fft.ifftn(np.fft.fftn(white, axes=axes) * amplitude, axes=axes).real
-    fields /= np.maximum(fields.std(axis=axes, keepdims=True), 1e-12) if alike else np.sqrt(np.square(amplitude).mean())
+    deviation = fields.std(axis=axes, keepdims=True) if standardize else np.sqrt(np.square(amplitude).mean())
+    fields /= np.maximum(deviation, 1e-12)
     result: npt.NDArray[np.float64] = np.sqrt(0.8) * fields[:, :1] + np.sqrt(0.2) * fields[:, 1:]
     return result
 
@@ -97,7 +98,8 @@ def _numbered(index: int, height: int, width: int, seed: int, written: bool) -> 
 def _picture(height: int, width: int, generator: np.random.Generator) -> npt.NDArray[np.float32]:
     side = min(height, width)
     smallest, largest = max(SMALLEST, 0.7 / side), LARGEST
-    texture = noise_fields(1, 1, (height, width), int(generator.integers(2**31)), alike=True)[0, 0].astype(np.float32)
+    fields = noise_fields(1, 1, (height, width), int(generator.integers(2**31)), standardize=True)
+    texture = fields[0, 0].astype(np.float32)
     ground = COLOUR_MEAN + (generator.standard_normal(3) * COLOUR_STD) @ COLOUR_AXES
     canvas: npt.NDArray[np.float32] = ground.astype(np.float32) + np.float32(2 * TEXTURE) * texture[:, :, None]
     radii = _radii(generator, smallest, largest, height / side * width / side)

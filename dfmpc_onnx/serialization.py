@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError, EncodeError
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from dfmpc_onnx.claims import check_functions, check_inputs, check_windows
+from dfmpc_onnx.claims import check_functions, check_variadic, check_windows
 from dfmpc_onnx.errors import ModelError, OptionError
 from dfmpc_onnx.external_data import external_tensors, read_external
 from dfmpc_onnx.graph import detached_weights, ir_version_for, nested_nodes, shown
@@ -128,7 +128,7 @@ def _checked(source: Source) -> Source:
             raise ModelError(f"{where}: opset {opset.version} is none; the file is damaged, or was written wrongly")
     check_functions(source.model, where)
     check_windows(source.model, where)
-    check_inputs(source.model, where)
+    check_variadic(source.model, where)
     for tensor in all_tensors(source.model):
         check_tensor(tensor, where)
         check_data(tensor, where)

@@ -8,6 +8,7 @@ lost there says nothing of those.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
@@ -20,10 +21,33 @@ from dfmpc_onnx.serialization import to_model
 from dfmpc_onnx.workspace import Workspace
 
 MAP = 4  # times stricter than for a vector: a map or a list is used value by value, of a vector the largest entry
+REPEATS = 1e-6  # of an output's variance: sums may be taken in another order
 BLOCK = 2**22  # values that are compared at a time
 Arrays = list[npt.NDArray[np.generic]]
 # What squeezes scores between 0 and 1 hides from one side of the scale what happens on the other.
 SQUASHES = frozenset({"Sigmoid", "HardSigmoid", "Softmax", "LogSoftmax", "Tanh"})
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputLoss:
+    """share: of an output's variance that is lost, 0 to 1. vector: whether it is one, not a map or a list."""
+
+    share: float
+    vector: bool
+
+    @property
+    def weighed(self) -> float:
+        """The share as a budget for vectors counts it, 0 to 4."""
+        return self.share * (1 if self.vector else MAP)
+
+
+def is_vector(shape: Sequence[int]) -> bool:
+    """Whether an output ``[n, ...]`` is one vector an image: all but one dimension are 1, as of ``[n, classes, 1, 1]``.
+
+    ``[n, 1, k]`` is a list of k, or of one thing; it is taken for a list.
+    """
+    inner = [d for d in shape[1:] if d != 1]
+    return len(shape) <= 2 or ((len(shape) > 3 or shape[2] == 1) and len(inner) <= 1)
 
 
 class ToggledRounding:
@@ -51,24 +75,28 @@ class ToggledRounding:
         _free_shapes(model, feeds)
         self._session = Session(model, label="the network with switched activations")
         self._exact = self._run(())
+        again = self._run(()) if any(map(_numbers, self._exact)) else self._exact
+        # What is drawn at random differs from run to run, whatever is rounded.
+        self._compared = [_numbers(a) and lost_share(a, b) <= REPEATS for a, b in zip(self._exact, again, strict=True)]
 
     @property
     def comparable(self) -> bool:
-        """Whether any output is of numbers that can be compared."""
-        return any(map(_numbers, self._exact))
+        """Whether any output is of numbers that can be compared, the same in every run."""
+        return any(self._compared)
 
     @property
-    def stricter(self) -> int:
-        """By what a budget is divided: 1 where all outputs are vectors, 4 where one is a map or a list."""
-        return MAP if any(np.ndim(output) > 2 for output in self._exact if _numbers(output)) else 1
+    def passed_over(self) -> tuple[str, ...]:
+        """The outputs that cannot be compared."""
+        return tuple(name for name, whether in zip(self._outputs, self._compared, strict=True) if not whether)
 
-    def lost(self, groups: Sequence[int]) -> float:
-        """The share of the outputs' variance that is lost where the groups of these numbers are rounded, 0 to 1.
+    def lost(self, groups: Sequence[int]) -> OutputLoss:
+        """What the output that bears it least loses where the groups of these numbers are rounded.
 
-        The mean over the outputs and their channels; a channel that does not vary counts nothing.
+        A channel that does not vary counts nothing. Without an output that can be compared it is 0.
         """
-        shares = [lost_share(a, b) for a, b in zip(self._exact, self._run(groups), strict=True) if _numbers(a)]
-        return float(np.mean(shares)) if shares else 0.0
+        pairs = zip(self._exact, self._run(groups), self._compared, strict=True)
+        losses = [OutputLoss(lost_share(a, b), is_vector(a.shape)) for a, b, whether in pairs if whether]
+        return max(losses, key=lambda loss: loss.weighed, default=OutputLoss(0.0, vector=True))
 
     def _run(self, groups: Sequence[int]) -> Arrays:
         if not self._outputs:
@@ -89,13 +117,14 @@ def lost_share(want: npt.NDArray[np.generic], got: npt.NDArray[np.generic]) -> f
     """Squared error over variance of an output ``[n, ...]``, 0 to 1.
 
     Of maps and lists the mean over the channels, each at most 1: the second dimension, or the last where that one is
-    the shorter and no other follows. Of vectors all values together: what differs between the classes is about what
-    differs between pictures of things, while pictures of nothing in particular are hardly told apart.
+    the shorter and no other follows. Of vectors (`is_vector`) all values together: what differs between the
+    classes is about what differs between pictures of things, while pictures of nothing in particular are hardly told
+    apart.
     """
     if not want.size:
         return 0.0
     channel = 0
-    if want.ndim > 2:
+    if not is_vector(want.shape):
         channel = 2 if want.ndim == 3 and want.shape[2] < want.shape[1] else 1
     else:
         want, got = want.reshape(1, -1), got.reshape(1, -1)
@@ -157,7 +186,7 @@ def _insert(
 
 
 def _free_shapes(model: onnx.ModelProto, feeds: Mapping[str, npt.NDArray[np.generic]]) -> None:
-    """Let a network that states a batch of 1 take the many that it was found to take (`batching`)."""
+    """Let a network that states its batch take the many that it was found to take (`batching`)."""
     del model.graph.value_info[:]
     for value in model.graph.output:
         if value.type.HasField("tensor_type"):

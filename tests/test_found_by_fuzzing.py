@@ -363,8 +363,7 @@ def test_a_convolution_that_dilates_more_dimensions_than_it_has(recipe):
     x = net.conv("x", 4)
     flat = net.weight("flat", np.ones((4,), np.float32))
     y = net.node("Conv", net.relu(net.norm(x)), flat, dilations=[2, 2])
-    with contextlib.suppress(ModelError):
-        dfmpc_onnx.quantize(net.model(y), recipe=recipe)
+    assert refused(net.model(y), recipe)
 
 
 def test_a_maximum_of_an_input_that_is_left_out():
@@ -386,7 +385,7 @@ def test_an_average_over_fields_of_many_channels(recipe):
     found = quantized(model, recipe)
     x = np.random.default_rng(0).standard_normal((2, 8, 9, 2)).astype(np.float32)
     want, got = (graphs.run(m, x) for m in (model, found.model))
-    assert graphs.relative(got, want) < 0.1
+    assert graphs.relative(got, want) < 0.15
 
 
 @pytest.mark.parametrize("recipe", ["per-channel", "closed-form", "int8"])
@@ -409,6 +408,47 @@ def test_a_gemm_whose_bias_is_infinite(beta):
     weight, bias = np.ones((4, 2), np.float32), np.full(2, np.inf, np.float32)
     y = net.node("Gemm", x, net.weight("w", weight), net.weight("c", bias), beta=beta)
     assert "NaN or infinity" in refused(net.model(y), "per-channel")
+
+
+@pytest.mark.parametrize("factor", [np.inf, np.nan, 1e38])
+@pytest.mark.parametrize("key", ["alpha", "beta"])
+def test_a_gemm_whose_factor_is_beyond_all_numbers(key, factor):
+    net = Net()
+    x = net.node("Flatten", net.node("GlobalAveragePool", net.conv("x", 4)))
+    weight, bias = np.full((4, 2), 100, np.float32), np.full(2, 100, np.float32)
+    y = net.node("Gemm", x, net.weight("w", weight), net.weight("c", bias), **{key: factor})
+    assert f"{key} {factor:.3g} of Gemm 'gemm1' makes NaN or infinity" in refused(net.model(y))
+
+
+@pytest.mark.parametrize("flag", [2, -1])
+def test_a_flag_that_is_neither_0_nor_1_is_set(flag):
+    net = Net()
+    x = net.node("Flatten", net.node("GlobalAveragePool", net.conv("x", 4)))
+    weight = np.random.default_rng(0).standard_normal((2, 4)).astype(np.float32)
+    y = net.node("Gemm", x, net.weight("w", weight), transB=flag)
+    assert sqnr(net.model(y), "int8") > 25
+
+
+def test_an_input_that_may_be_left_out_in_front_of_any_number():
+    """A Scan of opset 8 has one."""
+    net = Net((1, 3, 8, 8))
+    rows = net.node("Transpose", net.conv("x", 4), perm=[0, 2, 3, 1])
+    rows = net.node("Reshape", rows, net.weight("shape", np.array([1, -1, 4], np.int64)))
+    value = onnx.helper.make_tensor_value_info
+    ends = [[value(name, onnx.TensorProto.FLOAT, [4]) for name in names] for names in (("s", "v"), ("t", "o"))]
+    nodes = [onnx.helper.make_node("Add", ["s", "v"], ["t"]), onnx.helper.make_node("Identity", ["t"], ["o"])]
+    body = onnx.helper.make_graph(nodes, "body", *ends)
+    start = net.weight("start", np.zeros((1, 4), np.float32))
+    net.nodes.append(
+        onnx.helper.make_node("Scan", ["", start, rows], ["last", "sums"], "scan", body=body, num_scan_inputs=1)
+    )
+    net.channels["sums"] = 64
+    model = net.model("sums")
+    model.graph.output[0].CopyFrom(value("sums", onnx.TensorProto.FLOAT, [1, 64, 4]))
+    model.opset_import[0].version = 8
+    model.ir_version = 4
+    onnx.checker.check_model(model, full_check=True)
+    assert quantized(model, "int8").report.layers[0].bits == 8
 
 
 def test_a_flag_that_is_none():
@@ -435,6 +475,5 @@ def test_a_slice_that_is_read_inside_an_if(recipe):
     y = net.node("If", less, then_branch=branches[0], else_branch=branches[1])
     net.channels[y] = 4
     found = quantized(net.model(net.conv(y, 4)), recipe, weights="8", activations="8")
-    assert any("read inside" in (layer.refused or "") for layer in found.report.layers) or "read inside" in str(
-        [p.result.refusals for p in found.report.passes]
-    )
+    reasons = [r.reason for done in found.report.passes for r in done.result.refusals]
+    assert any("'slice1', which holds values of it, is read inside 'if1'" in why for why in reasons)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dfmpc_onnx.numerics.lags import Lags, mirrored
-from dfmpc_onnx.numerics.moments import clipped_gaussian, normal_cdf, normal_pdf, reached
+from dfmpc_onnx.numerics.moments import clipped_gaussian, effective_bounds, normal_cdf, normal_pdf
 
 Float = npt.NDArray[np.float64]
 ORDER = 6  # of the Hermite series
@@ -55,12 +55,12 @@ def clip_activation(mean: Float, variance: Float, low: float, high: float) -> Ac
     """Clip to ``[low, high]``, ReLU with high = inf: a difference of two ramps."""
     std = np.sqrt(np.maximum(variance, 1e-20))
     series = np.zeros((ORDER, len(mean)))
-    low, high = reached(mean, std, low, high)
-    for bound, sign in ((low, 1.0), (high, -1.0)):
-        if math.isfinite(bound):
-            series += sign * _ramp_series((mean - bound) / std, std)
-        elif bound < 0:
-            series[0] += std  # no bound below: the identity
+    bottom, top = effective_bounds(mean, std, low, high)
+    for bound, sign in ((bottom, 1.0), (top, -1.0)):
+        near = np.isfinite(bound)
+        ramp = _ramp_series((mean - np.where(near, bound, mean)) / std, std)
+        series += sign * np.where(near, ramp, 0.0)
+    series[0] += np.where(np.isneginf(bottom), std, 0.0)  # no bound below: the identity
     out_mean, out_variance = clipped_gaussian(mean, variance, low, high)
     return Activation(series, series[0] / std, out_mean, out_variance)
 

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 
-def costliest(cost: Callable[[Sequence[int]], float], count: int, budget: float, most: int) -> list[int]:
-    """Few of 0..count-1 without which the cost of the others is at most `budget`, costliest first.
+class Costliest(NamedTuple):
+    """Those found singly, costliest first, and parts of which it is not known which of theirs cost most."""
+
+    singly: list[int]
+    together: list[list[int]]
+
+    @property
+    def all(self) -> list[int]:
+        return self.singly + [index for part in self.together for index in part]
+
+
+def costliest(cost: Callable[[Sequence[int]], float], count: int, budget: float, most: int) -> Costliest:
+    """Few of 0..count-1 without which the cost of the others is at most `budget`.
 
     cost: of a set together, about the sum of what each costs alone, at least 0; of none it is 0. The whole is halved,
     and always the costliest part of those found first, until single ones come out; what is left is measured after each
@@ -25,13 +37,13 @@ def costliest(cost: Callable[[Sequence[int]], float], count: int, budget: float,
     found: list[int] = []
     parts = [(-measured(range(count)), 0, count)] if count else []
     if not parts or -parts[0][0] <= budget:
-        return found
+        return Costliest(found, [])
     while parts and calls < most:
         _, low, high = heapq.heappop(parts)
         if high - low == 1:
             found.append(low)
             if measured(_others(found, count)) <= budget:
-                return found
+                return Costliest(found, [])
             continue
         middle = (low + high) // 2
         for a, b in ((low, middle), (middle, high)):
@@ -39,13 +51,13 @@ def costliest(cost: Callable[[Sequence[int]], float], count: int, budget: float,
     parts.sort(key=lambda part: part[0] / (part[2] - part[1]))
     ordered = [list(range(low, high)) for _, low, high in parts]
 
-    def taken(first: int) -> list[int]:
-        return found + [index for part in ordered[:first] for index in part]
+    def taken(first: int) -> Costliest:
+        return Costliest(found, ordered[:first])
 
     few, enough = 0, len(ordered)
     while few < enough:
         middle = (few + enough) // 2
-        if cost(_others(taken(middle), count)) <= budget:
+        if cost(_others(taken(middle).all, count)) <= budget:
             enough = middle
         else:
             few = middle + 1

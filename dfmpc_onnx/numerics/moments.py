@@ -35,14 +35,13 @@ def normal_pdf(z: Float) -> Float:
     return result
 
 
-def reached(mean: Float, std: Float, low: float, high: float) -> tuple[float, float]:
-    """The bounds of a Clip, infinite where no channel ``N(mean, std^2)`` comes near.
+def effective_bounds(mean: Float, std: Float, low: float, high: float) -> tuple[Float, Float]:
+    """The bounds of a Clip, infinite for each channel ``N(mean, std^2)`` that does not come near: in mean's shape.
 
     Exporters write "no bound" as 1e30 or the largest float, whose square drowns everything else.
     """
-    far_below = low < float((mean - FAR * std).min(initial=math.inf))
-    far_above = high > float((mean + FAR * std).max(initial=-math.inf))
-    return -math.inf if far_below else low, math.inf if far_above else high
+    below = np.where(low < mean - FAR * std, -math.inf, low)
+    return below, np.where(high > mean + FAR * std, math.inf, high)
 
 
 def clipped_gaussian(mean: Float, variance: Float, low: float = 0.0, high: float = math.inf) -> tuple[Float, Float]:
@@ -56,22 +55,18 @@ def clipped_gaussian(mean: Float, variance: Float, low: float = 0.0, high: float
     mean = np.asarray(mean, np.float64)
     std = np.sqrt(np.maximum(variance, 0.0))
     safe = np.where(std > 0, std, 1.0)
-    low, high = reached(mean, safe, low, high)
-    a, b = (low - mean) / safe, (high - mean) / safe
+    bottom, top = effective_bounds(mean, safe, low, high)
+    a, b = (bottom - mean) / safe, (top - mean) / safe
     below, above = normal_cdf(a), normal_cdf(-b)
     inside = np.maximum(1.0 - below - above, 0.0)
     density_a, density_b = normal_pdf(a), normal_pdf(b)
     # Moments about a finite bound where there is one: differences of large numbers would eat a small variance.
-    centre = low if math.isfinite(low) else (high if math.isfinite(high) else 0.0)
+    centre = np.where(np.isfinite(bottom), bottom, np.where(np.isfinite(top), top, 0.0))
     shifted = mean - centre
-    first = shifted * inside + std * (density_a - density_b)
-    edge_a = np.where(np.isfinite(a), (shifted + (low - centre if math.isfinite(low) else 0.0)) * density_a, 0.0)
-    edge_b = np.where(np.isfinite(b), (shifted + (high - centre if math.isfinite(high) else 0.0)) * density_b, 0.0)
-    second = (shifted**2 + std**2) * inside + std * (edge_a - edge_b)
-    if math.isfinite(low):
-        first, second = first + (low - centre) * below, second + (low - centre) ** 2 * below
-    if math.isfinite(high):
-        first, second = first + (high - centre) * above, second + (high - centre) ** 2 * above
+    at_bottom, at_top = (np.where(np.isfinite(bound), bound - centre, 0.0) for bound in (bottom, top))
+    first = shifted * inside + std * (density_a - density_b) + at_bottom * below + at_top * above
+    edges = (shifted + at_bottom) * density_a - (shifted + at_top) * density_b
+    second = (shifted**2 + std**2) * inside + std * edges + at_bottom**2 * below + at_top**2 * above
     constant = std == 0
     out_mean = np.where(constant, np.clip(mean, low, high), first + centre)
     out_variance = np.where(constant, 0.0, np.maximum(second - first**2, 0.0))

@@ -17,7 +17,7 @@ from dfmpc_onnx.manager import Pass, PassResult, Refusal
 from dfmpc_onnx.numerics.group_search import costliest
 from dfmpc_onnx.numerics.ranges import signed_qparams, unsigned_qparams
 from dfmpc_onnx.placement import Placer
-from dfmpc_onnx.toggled import ToggledRounding
+from dfmpc_onnx.toggled import OutputLoss, ToggledRounding
 from dfmpc_onnx.workspace import Workspace
 
 IMAGES = 4
@@ -76,35 +76,43 @@ class ExemptActivations(Pass[ExemptActivationsOptions]):
         except ModelError as error:
             return PassResult(self.name, refusals=(Refusal("model", f"its outputs cannot be measured: {error}"),))
         if not network.comparable:
-            why = "no output holds numbers that can be compared; what 8-bit activations cost is not known"
-            return PassResult(self.name, refusals=(Refusal("model", why),))
-        known: dict[frozenset[int], float] = {}
+            why = "no output holds finite numbers that are the same in every run"
+            unknown = f"{why}; what 8-bit activations cost is not known"
+            return PassResult(self.name, refusals=(Refusal("model", unknown),))
+        known: dict[frozenset[int], OutputLoss] = {}
 
-        def lost(chosen: Sequence[int]) -> float:
+        def lost(chosen: Sequence[int]) -> OutputLoss:
             key = frozenset(chosen)
             if key not in known:
                 known[key] = network.lost(chosen)
             return known[key]
 
-        budget = self.options.budget / network.stricter
         before = lost(range(len(groups)))
-        found = costliest(lost, len(groups), budget, MOST_RUNS)
-        names = list(groups)
-        after = lost([i for i in range(len(groups)) if i not in set(found)])
+        found = costliest(lambda chosen: lost(chosen).weighed, len(groups), self.options.budget, MOST_RUNS)
+        names, taken = list(groups), set(found.all)
+        after = lost([i for i in range(len(groups)) if i not in taken])
         exempt: dict[str, str] = {}
-        for index in found:
-            why = f"8 bits of '{shown(names[index])}' cost {100 * lost([index]):.2g} % of the output"
+        for index in found.singly:
+            why = f"8 bits of '{shown(names[index])}' cost {100 * lost([index]).share:.2g} % of the output"
             exempt.update(dict.fromkeys(groups[names[index]], why))
+        for part in found.together:
+            cost = f"8 bits of {len(part)} activations around it cost {100 * lost(part).share:.2g} % of the output"
+            why = f"{cost}, and the search for those that matter was cut short"
+            exempt.update(dict.fromkeys((name for index in part for name in groups[names[index]]), why))
         workspace.put(Exempt(exempt))
         refusals = tuple(Refusal(name, f"stays in float: {why}") for name, why in exempt.items())
-        note = f"8-bit activations cost {100 * before:.2g} % of the output"
-        if found:
-            note += f", {100 * after:.2g} % without {len(found)} of {len(groups)}"
-        return PassResult(self.name, refusals=refusals, notes=(note,))
+        notes = [f"8-bit activations cost {100 * before.share:.2g} % of the output"]
+        if taken:
+            notes[0] += f", {100 * after.share:.2g} % without {len(taken)} of {len(groups)}"
+        if network.passed_over:
+            left = ", ".join(f"'{shown(name)}'" for name in network.passed_over)
+            notes.append(f"not compared, since it holds no finite numbers or differs from run to run: {left}")
+        return PassResult(self.name, refusals=refusals, notes=tuple(notes))
 
     def _feeds(self, workspace: Workspace) -> dict[str, npt.NDArray[np.generic]]:
         feeds = dict(statistics_batch(workspace.graph, workspace.settings, self.options.images).feeds)
         batches = {len(x) for x in feeds.values() if x.ndim}
+        # Procedural images are as many as asked for already, or as many as the file says; the user's own may be more.
         fixed = any(t.shape and isinstance(t.shape[0], int) for t in workspace.graph.inputs)
         if len(feeds) == 1 and not fixed and batches and min(batches) > self.options.images:
             feeds = {name: x[: self.options.images] for name, x in feeds.items()}

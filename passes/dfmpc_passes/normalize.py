@@ -168,10 +168,13 @@ def _gemm_factors(graph: gs.Graph) -> list[str]:
             values = input_constant(node, index) if has_input(node, index) else None
             if factor == 1.0 or values is None or values.dtype != np.float32:
                 continue
+            if not np.isfinite(values).all():
+                continue  # told of where layers are looked for
             with np.errstate(over="ignore", invalid="ignore"):
                 scaled = np.asarray(factor * values.astype(np.float64), np.float32)
             if not np.isfinite(scaled).all():
-                continue  # told of where layers are looked for
+                of = f"{key} {factor:.3g} of Gemm '{shown(node.name)}'"
+                raise ModelError(f"{of} makes NaN or infinity of what it scales; the model is damaged")
             node.inputs[index] = gs.Constant(names(f"{node.inputs[index].name}.{key}"), scaled)
             node.attrs[key] = 1.0
             done.append(node.name)

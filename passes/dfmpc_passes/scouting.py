@@ -90,8 +90,8 @@ def borne(
         wanted = frozenset(name for name in layers if plan[name].role == "auto")
         streams = Streams(workspace.graph, _few(graph, feeds), wanted, workspace.settings.seed, PATCHES)
         streams.run(Scout(workspace, options, dict(layers), dict(plan)))
-        costs = [(loss.share, options.budget / (1 if loss.vector else MAP)) for loss in streams.lost()]
-        return Borne(*max(costs, key=lambda cost: cost[0] / cost[1])) if costs else None
+        worst = max(streams.lost(), key=lambda loss: loss.weighed, default=None)
+        return None if worst is None else Borne(worst.share, options.budget / (1 if worst.vector else MAP))
     finally:
         workspace.graph = graph
 

@@ -17,7 +17,7 @@ def slow(costs, budget):
 
 @given(costs, st.floats(0.01, 3))
 def test_what_is_left_is_within_the_budget(costs, budget):
-    found = costliest(lambda chosen: sum(costs[i] for i in sorted(chosen)), len(costs), budget, 1000)
+    found = costliest(lambda chosen: sum(costs[i] for i in sorted(chosen)), len(costs), budget, 1000).singly
     assert len(set(found)) == len(found)
     left = sum(c for i, c in enumerate(costs) if i not in found)
     assert left <= budget
@@ -33,7 +33,7 @@ def test_a_few_among_many_are_found_in_few_measurements(count, data):
         calls += 1
         return sum(1.0 + i / 1000 for i in chosen if i in bad)
 
-    found = costliest(cost, count, 0.5, 1000)
+    found = costliest(cost, count, 0.5, 1000).singly
     assert found == sorted(bad, reverse=True)
     assert calls <= 1 + len(bad) * (2 * count.bit_length() + 1)
 
@@ -41,7 +41,7 @@ def test_a_few_among_many_are_found_in_few_measurements(count, data):
 @given(costs.filter(bool), st.floats(0, 1))
 def test_as_few_as_the_exhaustive_order_for_sums(costs, budget):
     """Of two equal costs either may come first."""
-    found = costliest(lambda chosen: sum(costs[i] for i in sorted(chosen)), len(costs), budget, 10_000)
+    found = costliest(lambda chosen: sum(costs[i] for i in sorted(chosen)), len(costs), budget, 10_000).all
     if all(c > 0.001 for c in costs):
         assert len(found) <= len(costs)
         assert len(found) >= slow(costs, budget + 1e-9)
@@ -49,7 +49,7 @@ def test_as_few_as_the_exhaustive_order_for_sums(costs, budget):
 
 @given(costs, st.floats(0.01, 3), st.integers(0, 20))
 def test_cut_short_it_takes_whole_parts_within_the_budget(costs, budget, most):
-    found = costliest(lambda chosen: sum(costs[i] for i in sorted(chosen)), len(costs), budget, most)
+    found = costliest(lambda chosen: sum(costs[i] for i in sorted(chosen)), len(costs), budget, most).all
     assert len(set(found)) == len(found)
     assert sum(c for i, c in enumerate(costs) if i not in found) <= budget
 
@@ -62,6 +62,6 @@ def test_the_search_ends():
         calls.append(tuple(chosen))
         return 1.0 if chosen else 0.0
 
-    assert sorted(costliest(cost, 64, 0.5, 9)) == list(range(64))
+    assert sorted(costliest(cost, 64, 0.5, 9).all) == list(range(64))
     assert len(calls) <= 9 + 2 + 4
-    assert costliest(cost, 0, 0.5, 9) == []
+    assert costliest(cost, 0, 0.5, 9).all == []

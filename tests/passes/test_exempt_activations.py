@@ -3,7 +3,6 @@ import pytest
 
 from dfmpc_onnx.facts import Exempt, Placement
 from dfmpc_onnx.manager import PassManager
-from dfmpc_onnx.toggled import MAP, ToggledRounding
 from tests import graphs
 
 NAME = "exempt_activations"
@@ -79,20 +78,34 @@ def test_refused_where_nothing_can_be_compared():
     del model.graph.output[:]
     model.graph.output.append(graphs.helper.make_tensor_value_info("best", graphs.TensorProto.INT64, None))
     _, result = prepared(model)
-    assert "no output holds numbers" in graphs.reasons(result)["model"]
+    assert "no output holds finite numbers" in graphs.reasons(result)["model"]
 
 
 def test_a_search_cut_short_takes_whole_groups(monkeypatch):
     monkeypatch.setattr("dfmpc_passes.exempt_activations.MOST_RUNS", 1)
     space, result = prepared(wide())
     assert "conv2" in space.get(Exempt).tensors
-    assert result.warnings == ()
+    assert "activations around it" in graphs.reasons(result)["conv2"]
+    assert all("cut short" in why for why in graphs.reasons(result).values())
 
 
 def test_a_map_may_lose_a_quarter_of_what_a_vector_may():
     net = graphs.Net()
+    model = net.model(net.conv(net.block("x", 8), 4))
+    _, result = prepared(model)
+    cost = float(result.notes[0].split()[3]) / 100
+    for budget, left in ((5 * cost, True), (3 * cost, False)):
+        space, _ = prepared(model, exempt_activations={"budget": budget})
+        assert (space.get(Exempt).tensors == {}) == left
+
+
+def test_what_is_drawn_at_random_is_not_compared():
+    net = graphs.Net()
     x = net.block("x", 8)
-    model = net.model(net.conv(x, 4))
-    space = graphs.workspace(model, "8", "8")
-    network = ToggledRounding(space, {}, [], {"x": graphs.input_of(model)})
-    assert network.stricter == MAP
+    noise = net.node("RandomNormalLike", x)
+    y = net.conv(net.block(x, 8), 4)
+    space, result = prepared(net.model(y, net.node("Add", x, noise)))
+    assert space.get(Exempt).tensors == {} and "not compared" in result.notes[1] and "'add" in result.notes[1].lower()
+    space, result = prepared(net.model(net.node("Add", x, noise)))
+    assert space.get(Exempt).tensors == {}
+    assert "the same in every run" in graphs.reasons(result)["model"]
