@@ -29,7 +29,10 @@ def first_norms(model: onnx.ModelProto) -> FirstNorms | str:
     behind: set[str] = set()
     found: list[onnx.NodeProto] = []
     nearest = None
+    live = _live(model.graph)
     for node in model.graph.node:
+        if live.isdisjoint(node.output):
+            continue  # nobody ran it in training either, and no runtime checks it
         reads = _reads(node)
         ahead = [depth[name] for name in reads if name in depth]
         if not ahead:
@@ -65,6 +68,15 @@ def _holds_statistics(node: onnx.NodeProto) -> bool:
         and len(node.input) == 5
         and not training
     )
+
+
+def _live(graph: onnx.GraphProto) -> set[str]:
+    """The tensors that an output depends on."""
+    names = {value.name for value in graph.output}
+    for node in reversed(graph.node):
+        if not names.isdisjoint(node.output):
+            names |= _reads(node)
+    return names
 
 
 def _reads(node: onnx.NodeProto) -> set[str]:

@@ -169,7 +169,7 @@ def test_a_product_along_the_width_of_a_map(recipe):
     net = Net((1, 2, 8, 3))
     x = net.norm(net.conv("x", 2))
     x = net.node("MatMul", x, net.weight("w", np.eye(3, 5, dtype=np.float32)))
-    x = net.node("Concat", x, x, axis=1)
+    x = net.node("Concat", x, x, axis=2)
     net.channels[x] = 4
     net.node("Relu", net.norm(net.conv(x, 4)))
     quantized(net.model(net.conv("relu1", 4)), recipe, weights="2/6")
@@ -449,6 +449,45 @@ def test_an_input_that_may_be_left_out_in_front_of_any_number():
     model.ir_version = 4
     onnx.checker.check_model(model, full_check=True)
     assert quantized(model, "int8").report.layers[0].bits == 8
+
+
+def test_a_loop_that_has_fewer_outputs_than_it_carries():
+    net = Net()
+    x = net.conv("x", 4)
+    value = onnx.helper.make_tensor_value_info
+    ins = [value("i", onnx.TensorProto.INT64, []), value("go", onnx.TensorProto.BOOL, [])]
+    ins.append(onnx.helper.make_empty_tensor_value_info("v"))
+    outs = [value("on", onnx.TensorProto.BOOL, []), onnx.helper.make_empty_tensor_value_info("w")]
+    nodes = [onnx.helper.make_node("Sigmoid", ["v"], ["w"]), onnx.helper.make_node("Identity", ["go"], ["on"])]
+    body = onnx.helper.make_graph(nodes, "body", ins, outs)
+    times, go = net.weight("times", np.int64(2)), net.weight("start", np.array(True))
+    y = net.node("Loop", times, go, x, net.weight("more", np.ones(3, np.float32)), body=body)
+    net.nodes[-1].output.append("last")
+    model = net.model(y)
+    del model.graph.node[-1].output[1]
+    model.graph.output[0].CopyFrom(value(y, onnx.TensorProto.FLOAT, None))
+    assert "the model is damaged" in refused(model, "int8")
+
+
+def test_an_output_that_states_another_batch_and_is_read_inside():
+    """Runtimes take the larger, until what reads it has stated its own."""
+    net = Net((4, 3, 8, 8))
+    x = net.conv("x", 4)
+    model = net.model(net.conv(net.node("Concat", x, x, axis=2), 4), x)
+    del model.graph.value_info[:]
+    model.graph.output[1].CopyFrom(onnx.helper.make_tensor_value_info(x, onnx.TensorProto.FLOAT, [1, 4, 8, 8]))
+    found = quantized(model, "int8").model.graph
+    assert [value.type.tensor_type.shape.dim[0].dim_value for value in found.output] == [4, 4]
+
+
+def test_a_normalization_that_is_wrong_and_that_nobody_reads():
+    net = Net()
+    net.norm("x", beta=0.0)
+    net.weights["norm1.beta"] = np.zeros(0, np.float32)
+    y = net.conv(net.relu(net.norm(net.conv("x", 4))), 4)
+    found = dfmpc_onnx.quantize(net.model(y), recipe="per-channel").report
+    assert all(layer.refused is None for layer in found.layers)
+    assert "not compared: the given model: onnxruntime" in found.warnings[-1]
 
 
 def test_a_flag_that_is_none():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -90,7 +91,7 @@ class Normalize(Pass[NoOptions]):
         rewrites.extend(Rewrite(site, "Constant node to initializer") for site in _constants(graph))
         half = None
         if has_half_layers(graph):
-            _infer_shapes(graph)
+            _infer_shapes(graph, workspace.label)
             try:
                 graph, half = widen(graph)
                 workspace.graph = graph
@@ -108,7 +109,7 @@ class Normalize(Pass[NoOptions]):
             rewrites.extend(Rewrite(site, action) for site in change(graph))
         rewrites.extend(Rewrite(site, "alpha and beta folded into weight and bias") for site in _gemm_factors(graph))
         remove_unused(graph)
-        _infer_shapes(graph)
+        _infer_shapes(graph, workspace.label)
         rewrites.extend(Rewrite(site, "ReduceMean to GlobalAveragePool") for site in _pooling(graph))
         _check_weights(graph, workspace.label)
         _check_sizes(graph, workspace.label)
@@ -257,7 +258,7 @@ def _pooling(graph: gs.Graph) -> list[str]:
     return sites
 
 
-def _infer_shapes(graph: gs.Graph) -> None:
+def _infer_shapes(graph: gs.Graph, label: str) -> None:
     """Fill in types and shapes that follow from the inputs; what does not follow stays as the model states it.
 
     What a model states of its inner tensors may be stale: somebody changed its input, and runtimes do not mind.
@@ -270,13 +271,16 @@ def _infer_shapes(graph: gs.Graph) -> None:
     skeleton.graph.value_info.extend(stated)
     for value in skeleton.graph.output:
         value.type.tensor_type.ClearField("shape")
-    inferred = onnx.shape_inference.infer_shapes(skeleton, check_type=False, strict_mode=False, data_prop=False)
+    try:
+        inferred = onnx.shape_inference.infer_shapes(skeleton, check_type=False, strict_mode=False, data_prop=False)
+    except onnx.shape_inference.InferenceError as error:  # of what no runtime loads, such as an output too many
+        raise ModelError(f"{label}: {shown(str(error).splitlines()[0])}; the model is damaged") from None
     tensors = graph.tensors()
     outputs = [info for info in inferred.graph.output if info.type.tensor_type.HasField("shape")]
     for info in outputs:
         stated = tensors[info.name].shape
-        # Runtimes read over a rank that is wrong, until they move the dimensions of what is quantized.
-        if stated is not None and len(stated) != len(info.type.tensor_type.shape.dim):
+        # Runtimes read over a shape that is wrong, until they move the dimensions of what is quantized.
+        if stated is not None and _contradicts(stated, info.type.tensor_type.shape.dim):
             tensors[info.name].shape = None
     outputs = [info for info in outputs if tensors[info.name].shape is None]
     for info in (*inferred.graph.value_info, *outputs):
@@ -289,6 +293,14 @@ def _infer_shapes(graph: gs.Graph) -> None:
                 shape = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in kind.shape.dim]
                 if _known(shape) >= _known(tensor.shape):
                     tensor.shape = shape
+
+
+def _contradicts(stated: list[int | str | None], inferred: Sequence[onnx.TensorShapeProto.Dimension]) -> bool:
+    """Whether a stated shape is another than what follows from the inputs, in rank or in a number."""
+    return len(stated) != len(inferred) or any(
+        isinstance(a, int) and b.HasField("dim_value") and a != b.dim_value
+        for a, b in zip(stated, inferred, strict=True)
+    )
 
 
 def _known(shape: list[int | str | None] | None) -> int:
