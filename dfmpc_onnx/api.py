@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import os
 import pathlib
 import time
@@ -14,11 +13,11 @@ import numpy as np
 import onnx
 
 from dfmpc_onnx import catalog, expansion, runtime, serialization
-from dfmpc_onnx.auto_preprocess import PreprocessChoice, as_written, settled
+from dfmpc_onnx.auto_preprocess import as_written, settled
 from dfmpc_onnx.claims import check_claims
 from dfmpc_onnx.errors import Defect, DfmpcError, ModelError, OptionError, PassError, RuntimeUnavailable
 from dfmpc_onnx.fidelity import INPUT_TYPES, Expected, Fidelity, compare, expected
-from dfmpc_onnx.imagefiles import Images, digest, read_images
+from dfmpc_onnx.imagefiles import Images, read_images
 from dfmpc_onnx.images import (
     Samples,
     check_images,
@@ -33,6 +32,7 @@ from dfmpc_onnx.instruments import Dump, Progress, Timing
 from dfmpc_onnx.loops import check_loops
 from dfmpc_onnx.manager import Instrument, Pass, PassManager
 from dfmpc_onnx.preprocess import AUTO
+from dfmpc_onnx.provenance import origin_warnings, provenance, version
 from dfmpc_onnx.providers import provider_use
 from dfmpc_onnx.recipe import Recipe
 from dfmpc_onnx.report import (
@@ -148,7 +148,7 @@ def quantize(
     except PassError:
         _check_source(source, settings)
         raise
-    result = serialization.to_model(workspace.graph, source, _provenance(source, chosen, settings, choice))
+    result = serialization.to_model(workspace.graph, source, provenance(source, chosen, settings, choice))
     size = serialization.size_of(result)
     fidelity: Fidelity | None = None
     notes: tuple[str, ...] = ()
@@ -158,7 +158,7 @@ def quantize(
         if check:
             tell("check")
             fidelity, notes = _closing_check(source, candidate, settings)
-            notes += _doubts(fidelity)
+            notes += _doubts(fidelity, settings)
 
     if destination is None:
         closing(result)
@@ -201,52 +201,11 @@ def _settings(
     )
 
 
-def version() -> str:
-    """The installed version of this package."""
-    try:
-        return importlib.metadata.version("dfmpc-onnx")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown (not installed)"
-
-
-def _provenance(source: Source, recipe: Recipe, settings: Settings, choice: PreprocessChoice) -> dict[str, str]:
-    """What is written into the file: enough to make it again, and for `verify` to feed it rightly.
-
-    A value that is a list or a mapping is JSON, since names from a model may hold any character.
-    """
-    shapes = {t.name: concrete_shape(t, settings)[0] for t in model_inputs(source.model) if t.shape is not None}
-    versions = {"onnx": onnx.__version__, "onnxruntime": runtime.version(), "numpy": np.__version__}
-    stated = {
-        "version": version(),
-        "recipe": recipe.name,
-        "weights": str(settings.weights),
-        "activations": settings.activations,
-        "target": settings.target.name,
-        "layers": _json([str(item) for item in settings.layers]),
-        "preprocess": settings.preprocess.name,
-        "preprocess_choice": f"{choice.by}: {choice.reason}",
-        "reduce_range": "yes" if settings.reduce_range else "no",
-        "seed": str(settings.seed),
-        "statistics": "the user's images" if settings.images else "none of the user's",
-        "source_sha256": source.sha256,
-        "input_shapes": _json(shapes),
-        "passes": _json([{step.use: step.options} if step.options else step.use for step in recipe.steps]),
-        "versions": _json(versions),
-    }
-    if settings.images is not None:
-        stated["images_sha256"] = digest(settings.images)
-    return stated
-
-
 def _check_claims(source: Source, settings: Settings) -> None:
     """Raise ModelError where a run on inputs of their shapes would take more memory than there is, or no end."""
     shapes = {t.name: concrete_shape(t, settings)[0] for t in model_inputs(source.model) if t.shape is not None}
     check_claims(source.model, shapes, source.label)
     check_loops(source.model, source.label)
-
-
-def _json(value: object) -> str:
-    return msgspec.json.encode(value).decode()
 
 
 def _check_source(source: Source, settings: Settings) -> None:
@@ -287,14 +246,18 @@ def _reference(source: Source, settings: Settings) -> tuple[runtime.Session | No
         return None, said
 
 
-def _doubts(fidelity: Fidelity | None) -> tuple[str, ...]:
+def _doubts(fidelity: Fidelity | None, settings: Settings) -> tuple[str, ...]:
     """What to tell where the closing check found so much noise that classes or boxes will have changed."""
     if fidelity is None or fidelity.sqnr_db >= DOUBTFUL_DB:
         return ()
+    ways = ["see that --preprocess is what the network expects"]
+    if settings.weights != WeightBits.parse("8"):
+        ways.append("give it more bits (--recipe int8)")
+    if settings.activations != "none":
+        ways.append("leave activations in float (--activations none)")
     return (
         f"the quantized model's outputs are only {fidelity.sqnr_db:.1f} dB above their error; below {DOUBTFUL_DB:g} dB "
-        "classifiers lost 5 points and more: verify it on images of your own, and give it more bits (--recipe int8) or "
-        "float activations (--activations none)",
+        f"classifiers lost 5 points and more: verify it on images of your own; {', or '.join(ways)}",
     )
 
 
@@ -404,8 +367,9 @@ def verify(
     reference, said = _reference(float_source, settings)
     if reference is None:
         raise ModelError(said)
-    settings, choice = settled(float_source.model, settings, wanted, run=True)
-    if preprocess is None and stated is not None and choice.by == "given":
+    by_file = preprocess is None and stated is not None
+    settings, choice = settled(float_source.model, settings, wanted, run=True, doubt=not by_file)
+    if by_file and choice.by == "given":
         choice = msgspec.structs.replace(choice, by="file", reason="as the quantized file says", order_asserted=False)
     batch: Images | Samples
     if images is None:
@@ -425,7 +389,8 @@ def verify(
         if session.provider != runtime.CPU:
             use = provider_use(source.path or source.model, source.model, session.provider, source.label, batch)
         rows.append(ProviderFidelity(session.provider, compare(reference, session, batch), use))
-    return Verification(float_source.size, source.size, choice.name, choice, choice.warnings, tuple(rows))
+    warnings = (*origin_warnings(float_source, source, choice.name), *choice.warnings)
+    return Verification(float_source.size, source.size, choice.name, choice, warnings, tuple(rows))
 
 
 __all__ = ["Expanded", "Pass", "Quantized", "expand", "inspect", "quantize", "verify", "version"]

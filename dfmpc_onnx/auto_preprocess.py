@@ -33,6 +33,7 @@ ASSUMED = "imagenet"  # what it makes of photographs has mean 0 and variance 1
 NOTHING_FITS = 2.0  # mean mismatch; the variance is off fivefold in every channel, or mean and variance thrice
 UNSURE = 80.0  # percent below which a person should look
 SUREST = 99.9  # percent; to say more would be more than the model of the errors bears
+UNLIKELY = 0.1  # percent, of two, below which what the user gave is doubted
 ORDER_MARGIN = 0.2  # of mean mismatch between RGB and BGR, from which on the order is asserted
 
 
@@ -77,10 +78,19 @@ def as_written(text: str) -> Preprocess:
     return Preprocess.parse(ASSUMED if text.strip() == AUTO else text)
 
 
-def settled(model: onnx.ModelProto, settings: Settings, text: str, *, run: bool) -> tuple[Settings, PreprocessChoice]:
-    """The settings with what the user wrote, "auto" found out, and how that came about. run: as `choose_preprocess`."""
+def settled(
+    model: onnx.ModelProto, settings: Settings, text: str, *, run: bool, doubt: bool = True
+) -> tuple[Settings, PreprocessChoice]:
+    """The settings with what the user wrote, "auto" found out, and how that came about.
+
+    run: as `choose_preprocess`. doubt: whether what the user wrote is held against the BatchNormalizations, where the
+    network may be run; a warning tells of what they rule out.
+    """
     if text.strip() != AUTO:
-        return settings, given(settings.preprocess)
+        choice = given(settings.preprocess)
+        return settings, msgspec.structs.replace(
+            choice, warning=ruled_out(model, settings)
+        ) if run and doubt else choice
     choice = choose_preprocess(model, settings, run=run)
     return dataclasses.replace(settings, preprocess=Preprocess.parse(choice.name)), choice
 
@@ -118,6 +128,34 @@ def choose_preprocess(
         return _assumed(f"what the first BatchNormalization reads is no number ({error})")
     except (ModelError, Unknown) as error:
         return _assumed(f"what the first BatchNormalization reads cannot be predicted ({error})")
+
+
+def ruled_out(model: onnx.ModelProto, settings: Settings) -> str | None:
+    """Why the user's normalization cannot be right: another one fits the first BatchNormalizations, and it does not.
+
+    None where it may be, or where nothing can be judged. The order of the channels is not.
+    """
+    found = first_norms(model)
+    if isinstance(found, str) or not any(takes_pictures(t, settings) for t in model_inputs(found.model)):
+        return None
+    names = {**{name: Preprocess.parse(name) for name in CANDIDATES}, "": settings.preprocess}
+    try:
+        with np.errstate(over="raise", invalid="raise", divide="raise"):
+            predict, measured = by_pictures(found, settings, SEED), _measured(found)
+            fits = {name: _either_order(measured, predict, preprocess) for name, preprocess in names.items()}
+    except (FloatingPointError, ModelError, Unknown):
+        return None
+    own, channels = fits.pop("")
+    best = min(fits, key=lambda name: fits[name][0])
+    least = fits[best][0]
+    if not channels or least > NOTHING_FITS or 100 * shares(np.array([least, max(own, least)]), channels)[1] > UNLIKELY:
+        return None
+    return f"the first BatchNormalizations fit preprocess {best} and rule {settings.preprocess.name} out"
+
+
+def _either_order(measured: Sequence[Moments], predict: Predictor, preprocess: Preprocess) -> tuple[float, int]:
+    turned = dataclasses.replace(preprocess, reverse=not preprocess.reverse)
+    return min(_mean_mismatch(measured, predict(order)) for order in (preprocess, turned))
 
 
 def _assumed(reason: str, fits: tuple[Fit, ...] = (), norms: tuple[str, ...] = ()) -> PreprocessChoice:

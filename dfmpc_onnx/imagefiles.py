@@ -104,7 +104,7 @@ def _read_folder(folder: pathlib.Path, shape: tuple[int, ...], preprocess: Prepr
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError:
-        raise OptionError("reading image files needs Pillow; pip install 'dfmpc-onnx[images]'") from None
+        raise OptionError("reading image files needs Pillow; pip install Pillow") from None
     where = shown(str(folder))
     files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
     if not files:
@@ -163,7 +163,7 @@ def write_sheet(path: str | os.PathLike[str], size: int, count: int, seed: int) 
     try:
         from PIL import Image
     except ImportError:
-        raise OptionError("writing a picture needs Pillow; pip install 'dfmpc-onnx[images]'") from None
+        raise OptionError("writing a picture needs Pillow; pip install Pillow") from None
     target = pathlib.Path(path)
     where = shown(str(target))
     if target.suffix.lower() != ".png" or not target.parent.is_dir():

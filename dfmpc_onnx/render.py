@@ -84,7 +84,7 @@ def report_table(report: Report, output: str, console: Console) -> None:
         (
             "size",
             f"{megabytes(report.float_bytes)} -> {megabytes(report.bytes)} "
-            f"({report.float_bytes / report.bytes:.2f}x smaller)",
+            f"({_times(report.float_bytes, report.bytes)})",
         ),
         ("mean bits per weight", f"{report.mean_weight_bits} stored"),
         ("needs", f"onnxruntime {report.oldest_onnxruntime} or newer (opset {report.opset})"),
@@ -171,6 +171,11 @@ def expansion_table(report: Expansion, output: str, console: Console) -> None:
         ("written", output),
     ]
     console.print(figures(rows))
+
+
+def _times(before: int, after: int) -> str:
+    """How much smaller, or larger: of a tiny network the nodes that decode weigh more than the weights."""
+    return f"{before / after:.2f}x smaller" if after <= before else f"{after / before:.2f}x larger"
 
 
 def verification_table(found: Verification, console: Console) -> None:

@@ -30,7 +30,7 @@ Arrays = Mapping[str, npt.NDArray[np.generic]]
 
 def require() -> ModuleType:
     """onnxruntime, imported; raises RuntimeUnavailable where it is not installed, or installed but broken."""
-    remedy = "pip install 'dfmpc-onnx[cpu]' (or [gpu], or [openvino])"
+    remedy = "pip install onnxruntime (or onnxruntime-gpu, or onnxruntime-openvino)"
     try:
         import onnxruntime
     except Exception as error:  # a broken one raises ImportError, OSError and others, as its native library pleases

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from dfmpc_onnx import api
-from dfmpc_onnx.auto_preprocess import ASSUMED, CANDIDATES, choose_preprocess, given
+from dfmpc_onnx.auto_preprocess import ASSUMED, CANDIDATES, choose_preprocess, given, ruled_out
 from dfmpc_onnx.preprocess import Preprocess
 from dfmpc_onnx.settings import Settings, WeightBits
 from tests import graphs
@@ -252,3 +252,31 @@ def test_a_folded_network_is_warned_of_once_by_quantize_and_verify(tmp_path: pat
     assert dfmpc("verify", path, out).stderr == ""
     result = dfmpc("verify", path, out, "--preprocess", "auto")
     assert result.stderr.startswith("warning: preprocess imagenet assumed") and result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("trained_as", ["imagenet", "unit", "raw", "keras", "caffe"])
+def test_what_the_user_gave_is_doubted_only_where_it_is_ruled_out(trained_as: str) -> None:
+    model = trained(trained_as)
+
+    def doubt(name: str) -> str | None:
+        return ruled_out(model, dataclasses.replace(SETTINGS, preprocess=Preprocess.parse(name)))
+
+    for right in (trained_as, f"{trained_as}:bgr", f"{trained_as}:rgb"):
+        assert doubt(right) is None
+    wrong = "raw" if trained_as in ("imagenet", "unit", "keras") else "unit"
+    assert doubt(wrong) == f"the first BatchNormalizations fit preprocess {trained_as} and rule {wrong} out"
+
+
+def test_what_fits_better_than_all_candidates_is_not_doubted() -> None:
+    model = trained("104,117,123/0.25")
+    assert ruled_out(model, dataclasses.replace(SETTINGS, preprocess=Preprocess.parse("104,117,123/0.25"))) is None
+
+
+def test_quantize_and_verify_tell_of_a_preprocess_that_is_ruled_out(tmp_path: pathlib.Path) -> None:
+    model, out = tmp_path / "model.onnx", tmp_path / "out.onnx"
+    onnx.save(trained("imagenet"), model)
+    said = "warning: the first BatchNormalizations fit preprocess imagenet and rule raw out"
+    assert said in dfmpc("quantize", model, "-o", out, "--recipe", "int8", "--preprocess", "raw").stderr
+    assert said not in dfmpc("verify", model, out).stderr  # as the file says: told when it was made
+    assert said in dfmpc("verify", model, out, "--preprocess", "raw").stderr
+    assert dfmpc("quantize", model, "-o", out, "--recipe", "int8", "--preprocess", "imagenet").stderr == ""

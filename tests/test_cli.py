@@ -264,6 +264,20 @@ def test_verify_takes_the_preprocess_that_the_file_states(model_file: pathlib.Pa
     assert stated["providers"] != asked["providers"]
 
 
+def test_verify_tells_of_a_pair_that_is_none(
+    model_file: pathlib.Path, quantized: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    other = tmp_path / "other.onnx"
+    onnx.save(_other_network(), other)
+    assert dfmpc("verify", model_file, quantized).stderr == ""
+    assert "the float model comes first" in dfmpc("verify", quantized, model_file).stderr
+    assert "both files are the same" in dfmpc("verify", model_file, model_file).stderr
+    assert "was made from other bytes than" in dfmpc("verify", other, quantized).stderr
+    assert "was made for preprocess unit, not raw" in (
+        dfmpc("verify", model_file, quantized, "--preprocess", "raw").stderr
+    )
+
+
 def test_verify_of_a_model_with_itself_agrees_wholly(model_file: pathlib.Path) -> None:
     found = json.loads(dfmpc("verify", model_file, model_file, "--json").stdout)
     fidelity = found["providers"][0]["fidelity"]
@@ -280,8 +294,8 @@ def test_verify_below_a_threshold_ends_with_1_and_says_so(
     onnx.save(_other_network(), model_file)
     result = dfmpc("verify", model_file, quantized, threshold, reached, "--json")
     assert result.exit_code == 1
-    assert result.stderr.startswith("failed: CPUExecutionProvider: ") and f"below {reached}" in result.stderr
-    assert [f"failed: {line}" for line in json.loads(result.stdout)["below"]] == result.stderr.splitlines()
+    assert "\nfailed: CPUExecutionProvider: " in result.stderr and f"below {reached}" in result.stderr
+    assert [f"failed: {line}" for line in json.loads(result.stdout)["below"]] == result.stderr.splitlines()[1:]
 
 
 def _other_network() -> onnx.ModelProto:

@@ -169,7 +169,7 @@ def test_a_product_along_the_width_of_a_map(recipe):
     net = Net((1, 2, 8, 3))
     x = net.norm(net.conv("x", 2))
     x = net.node("MatMul", x, net.weight("w", np.eye(3, 5, dtype=np.float32)))
-    x = net.node("Concat", x, x, axis=2)
+    x = net.node("Concat", x, x, axis=1)
     net.channels[x] = 4
     net.node("Relu", net.norm(net.conv(x, 4)))
     quantized(net.model(net.conv("relu1", 4)), recipe, weights="2/6")

@@ -39,6 +39,9 @@ def passes(command: tuple[str, ...]) -> bool:
 
 
 def main(arguments: list[str]) -> int:
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return 0
     commands = [(*check, *arguments) if check[0] == "pytest" else check for check in CHECKS]
     failed = [shlex.join(command) for command in commands if not passes(command)]
     print("\n" + (f"failed: {'; '.join(failed)}" if failed else f"all {len(commands)} checks passed"))

