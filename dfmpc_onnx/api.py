@@ -224,9 +224,16 @@ def _check_source(source: Source, settings: Settings) -> None:
         session.run({name: np.asarray(values[0]) for name, values in found.feeds.items()})
         return
     name, shape, kind = session.inputs[0]
-    batch = shape[0] if shape and isinstance(shape[0], int) else 1
-    dtype = INPUT_TYPES.get(kind, np.float32)
-    session.run({name: np.repeat(found.x, batch, axis=0).astype(dtype)})
+    stated = shape[0] if shape and isinstance(shape[0], int) else None
+    x = found.x.astype(INPUT_TYPES.get(kind, np.float32))
+    session.run({name: np.repeat(x, stated or 1, axis=0)})
+    if stated is None:
+        try:
+            session.run({name: np.repeat(x, 2, axis=0)})
+        except ModelError as error:
+            raise ModelError(
+                f"{error}: two images at once, which its input allows; export it for one at a time"
+            ) from None
 
 
 def _reference(source: Source, settings: Settings) -> tuple[runtime.Session | None, str]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from dfmpc_onnx.composition import BINARY, Composed, composed, moments_of
 from dfmpc_onnx.facts import ChannelMoments, Float
 from dfmpc_onnx.graph import constant, element_type, has_input, input_constant, is_standard
 from dfmpc_onnx.numerics.moments import (
@@ -52,6 +53,7 @@ def propagate(graph: gs.Graph, preprocess: Preprocess) -> tuple[dict[str, Channe
     """Moments by tensor name, and for the tensors whose moments do not follow, the reason."""
     known: dict[str, ChannelMoments] = {}
     unknown: dict[str, str] = {}
+    functions: dict[str, Composed] = {}
     for tensor in graph.inputs:
         moments = input_moments(tensor, preprocess)
         if moments is None:
@@ -65,6 +67,7 @@ def propagate(graph: gs.Graph, preprocess: Preprocess) -> tuple[dict[str, Channe
         try:
             result = _rule(node)(node, [known.get(t.name) for t in node.inputs])
             _check_channels(node, result)
+            result = _dependent(node, result, known, functions)
         except Unknown as reason:
             for tensor in node.outputs:
                 unknown[tensor.name] = f"{node.op}: {reason}"
@@ -72,6 +75,27 @@ def propagate(graph: gs.Graph, preprocess: Preprocess) -> tuple[dict[str, Channe
         for tensor in node.outputs:
             known[tensor.name] = result
     return known, unknown
+
+
+def _dependent(
+    node: gs.Node, result: ChannelMoments, known: Mapping[str, ChannelMoments], functions: dict[str, Composed]
+) -> ChannelMoments:
+    """The moments of a node's output, exact where it joins two functions of one tensor; notes what it is one of.
+
+    result: by the node's rule, which takes operands as independent, and whose bounds hold.
+    """
+    function = composed(node, functions)
+    if function is None or function.source not in known:
+        return result
+    functions[node.outputs[0].name] = function
+    if node.op not in BINARY or any(constant(tensor) is not None for tensor in node.inputs):
+        return result
+    source = known[function.source]
+    exact = moments_of(function.function, source) if len(source.mean) == len(result.mean) else None
+    if exact is None:
+        return result
+    low, high = np.maximum(exact.low, result.low), np.minimum(exact.high, result.high)
+    return ChannelMoments(exact.mean, exact.variance, low, np.maximum(low, high))
 
 
 def _check_channels(node: gs.Node, found: ChannelMoments) -> None:

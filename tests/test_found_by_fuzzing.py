@@ -490,6 +490,27 @@ def test_a_normalization_that_is_wrong_and_that_nobody_reads():
     assert "not compared: the given model: onnxruntime" in found.warnings[-1]
 
 
+def test_a_batch_that_is_open_although_the_network_takes_one():
+    net = Net(("n", 3, 8, 8))
+    x = net.node("Flatten", net.conv("x", 4), axis=0)
+    model = net.model(net.node("Gemm", x, net.weight("w", np.ones((256, 2), np.float32))))
+    assert "export it for one at a time" in refused(model)
+
+
+@pytest.mark.parametrize("recipe", ["closed-form", "per-channel"])
+def test_the_cube_of_a_map(recipe):
+    """As a product of three independent maps it had a range of a sixth."""
+    net = Net()
+    x = net.conv("x", 4)
+    cube = net.node("Mul", net.node("Mul", x, x), x)
+    net.channels[cube] = 4
+    model = net.model(net.conv(cube, 4))
+    made = dfmpc_onnx.quantize(model, recipe=recipe, weights="8", activations="8").model
+    noise = np.clip(np.random.default_rng(0).standard_normal((16, 1, 3, 8, 8)), -2, 2).astype(np.float32)
+    want, got = (np.stack([graphs.run(m, x)[0] for x in noise]) for m in (model, made))
+    assert np.square(got - want).mean() < 0.06 * want.var()
+
+
 def test_a_flag_that_is_none():
     net = Net()
     x = net.node("Flatten", net.node("GlobalAveragePool", net.conv("x", 4)))

@@ -250,3 +250,50 @@ def test_an_input_has_the_moments_of_photographs_after_the_preprocess():
     graph = graphs.workspace(net.model(net.conv("x", 4))).graph
     known = propagate(graph, Preprocess.parse("imagenet"))[0]["x"]
     assert np.allclose(known.mean, 0, atol=1e-5) and np.allclose(known.variance, 1, atol=1e-5)
+
+
+def silu(net, x):
+    return net.node("Mul", x, net.node("Sigmoid", x))
+
+
+def hard_swish(net, x):
+    three, sixth = net.weight("three", np.float32(3)), net.weight("sixth", np.float32(1 / 6))
+    gate = net.node(
+        "Clip", net.node("Add", x, three), net.weight("zero", np.float32(0)), net.weight("six", np.float32(6))
+    )
+    return net.node("Mul", net.node("Mul", gate, sixth), x)
+
+
+FUNCTIONS_OF_ONE = {
+    "SiLU": silu,
+    "HardSwish of nodes": hard_swish,
+    "Mish": lambda net, x: net.node("Mul", x, net.node("Tanh", net.node("Softplus", x))),
+    "square": lambda net, x: net.node("Mul", x, x),
+    "cube": lambda net, x: net.node("Mul", net.node("Mul", x, x), x),
+    "of a Relu": lambda net, x: silu(net, net.node("Relu", x)),
+    "sum": lambda net, x: net.node("Add", x, net.node("Relu", x)),
+    "difference": lambda net, x: net.node("Sub", net.node("Relu", x), x),
+    "nothing": lambda net, x: net.node("Sub", x, x),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS_OF_ONE)
+def test_functions_of_one_tensor_are_not_taken_as_independent(name):
+    net = gaussian()
+    agrees(net, FUNCTIONS_OF_ONE[name](net, "norm1"), tolerance=0.06)
+
+
+def test_the_bounds_of_a_function_of_one_tensor():
+    net = gaussian()
+    y = silu(net, net.conv("norm1", 3))
+    known, _ = propagate(graphs.workspace(net.model(y)).graph, UNIT)
+    assert np.allclose(known[y].low, -0.2785, atol=1e-3) and np.isinf(known[y].high).all()
+
+
+def test_a_product_of_maps_of_other_channels_keeps_its_rule():
+    """A gate of one channel for all is no function of one tensor, entry by entry."""
+    net = gaussian()
+    gate = net.node("Sigmoid", net.conv("norm1", 1))
+    y = net.node("Mul", "norm1", gate)
+    known, _ = propagate(graphs.workspace(net.model(y)).graph, UNIT)
+    assert len(known[y].mean) == CHANNELS
