@@ -20,7 +20,6 @@ from dfmpc_onnx.runtime import Session
 from dfmpc_onnx.serialization import to_model
 from dfmpc_onnx.workspace import Workspace
 
-MAP = 4  # times stricter than for a vector: a map or a list is used value by value, of a vector the largest entry
 REPEATS = 1e-6  # of an output's variance: sums may be taken in another order
 BLOCK = 2**22  # values that are compared at a time
 Arrays = list[npt.NDArray[np.generic]]
@@ -35,10 +34,12 @@ class OutputLoss:
     share: float
     vector: bool
 
-    @property
-    def weighed(self) -> float:
-        """The share as a budget for vectors counts it, 0 to 4."""
-        return self.share * (1 if self.vector else MAP)
+    def weighed(self, stricter: float) -> float:
+        """The share as a budget for vectors counts it. stricter: how many times stricter maps and lists are taken.
+
+        They are used value by value, and of a vector the largest entry.
+        """
+        return self.share * (1 if self.vector else stricter)
 
 
 def is_vector(shape: Sequence[int]) -> bool:
@@ -89,14 +90,13 @@ class ToggledRounding:
         """The outputs that cannot be compared."""
         return tuple(name for name, whether in zip(self._outputs, self._compared, strict=True) if not whether)
 
-    def lost(self, groups: Sequence[int]) -> OutputLoss:
-        """What the output that bears it least loses where the groups of these numbers are rounded.
+    def lost(self, groups: Sequence[int]) -> list[OutputLoss]:
+        """What each output that can be compared loses where the groups of these numbers are rounded.
 
-        A channel that does not vary counts nothing. Without an output that can be compared it is 0.
+        A channel that does not vary counts nothing.
         """
         pairs = zip(self._exact, self._run(groups), self._compared, strict=True)
-        losses = [OutputLoss(lost_share(a, b), is_vector(a.shape)) for a, b, whether in pairs if whether]
-        return max(losses, key=lambda loss: loss.weighed, default=OutputLoss(0.0, vector=True))
+        return [OutputLoss(lost_share(a, b), is_vector(a.shape)) for a, b, whether in pairs if whether]
 
     def _run(self, groups: Sequence[int]) -> Arrays:
         if not self._outputs:

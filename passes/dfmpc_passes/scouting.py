@@ -15,10 +15,10 @@ from dfmpc_onnx.facts import Layer, LayerBits
 from dfmpc_onnx.graph import constant
 from dfmpc_onnx.next_input import Known
 from dfmpc_onnx.numerics.least_squares import PatchMoments
-from dfmpc_onnx.toggled import MAP
 from dfmpc_onnx.workspace import Workspace
 from dfmpc_passes.rebuilding import WIDEST, Rebuilder, ReconstructLayersOptions, Rows, from_rows, to_rows
 
+MAP = 4  # times less may an output lose that is a map or a list
 PATCHES = 250  # enough for the one number of a layer that is wanted here
 FEWEST = 8  # images
 STEEPER = 1.5  # docs/method.md, section 8
@@ -90,7 +90,7 @@ def borne(
         wanted = frozenset(name for name in layers if plan[name].role == "auto")
         streams = Streams(workspace.graph, _few(graph, feeds), wanted, workspace.settings.seed, PATCHES)
         streams.run(Scout(workspace, options, dict(layers), dict(plan)))
-        worst = max(streams.lost(), key=lambda loss: loss.weighed, default=None)
+        worst = max(streams.lost(), key=lambda loss: loss.weighed(MAP), default=None)
         return None if worst is None else Borne(worst.share, options.budget / (1 if worst.vector else MAP))
     finally:
         workspace.graph = graph
