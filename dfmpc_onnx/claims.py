@@ -51,6 +51,7 @@ def check_claims(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], 
     try:
         inferred = onnx.shape_inference.infer_shapes(skeleton, strict_mode=False, data_prop=propagate)
     except Exception:  # of several kinds; what is wrong with the graph is for the checker and the runtime to say
+        _check_kernels(skeleton.graph, {}, where)
         return
     _check_kernels(inferred.graph, {}, where)
     peak, largest = _peak(inferred.graph)

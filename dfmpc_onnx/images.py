@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,10 +14,12 @@ import onnx_graphsurgeon as gs
 from dfmpc_onnx.errors import ModelError, OptionError
 from dfmpc_onnx.graph import element_type, shown
 from dfmpc_onnx.imagefiles import Images, read_images
+from dfmpc_onnx.memory import machine_memory
 from dfmpc_onnx.preprocess import Preprocess
 from dfmpc_onnx.procedural import noise_fields, pictures
 from dfmpc_onnx.settings import Settings
 
+BYTES_TO_MAKE = 24  # for each value of an input: a spectrum and the field, in double precision
 DEFAULT_SIDE = 224  # of dynamic height and width
 FEWEST_IMAGES, MOST_IMAGES = 16, 64
 PIXELS = 16 * 224 * 224
@@ -263,8 +266,19 @@ def _procedural(tensor: gs.Tensor, shape: tuple[int, ...], settings: Settings) -
     return images.x.astype(dtype), images.origin
 
 
+def _check_room(shape: tuple[int, ...]) -> None:
+    """Raise ModelError where inputs of a shape cannot be made in this machine's memory."""
+    needed, room = BYTES_TO_MAKE * math.prod(shape), machine_memory()
+    if needed > room:
+        raise ModelError(
+            f"inputs of shape {list(shape)} take some {needed / 1e9:.3g} GB to make, and this machine has "
+            f"{room / 1e9:.3g}: give a smaller --input-shape"
+        )
+
+
 def procedural_images(shape: tuple[int, ...], preprocess: Preprocess, seed: int) -> Images:
     """Seeded inputs of a given shape, batch first; see `input_batch` for what they are."""
+    _check_room(shape)
     if is_picture(shape):
         last = channels_last(shape)
         height, width = (shape[1], shape[2]) if last else (shape[2], shape[3])

@@ -153,6 +153,8 @@ def _conv(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMome
 
 def conv_moments(weight: np.ndarray, groups: int, x: ChannelMoments, bias: Float) -> ChannelMoments:
     """Moments of a Conv's output: weight ``[out, in/group, *kernel]``, x of ``[in]`` channels."""
+    if not weight.size:
+        raise Unknown("its weight holds nothing")
     out, per_group = weight.shape[:2]
     rows = np.asarray(weight, np.float32).reshape(out, per_group, -1)
     mean, variance = x.mean, x.variance

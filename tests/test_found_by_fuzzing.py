@@ -511,6 +511,24 @@ def test_the_cube_of_a_map(recipe):
     assert np.square(got - want).mean() < 0.06 * want.var()
 
 
+@pytest.mark.parametrize("recipe", ["closed-form", "per-channel", "mixed"])
+def test_a_layer_without_outputs_whose_weight_states_an_input(recipe):
+    """As old exporters list weights among the inputs, with the shape that they once had."""
+    net = Net((2, 4, 10))
+    y = net.node(
+        "Conv", "x", net.weight("w", np.zeros((0, 4, 3), np.float32)), net.weight("b", np.zeros(5, np.float32))
+    )
+    model = net.model(y)
+    model.graph.input.append(onnx.helper.make_tensor_value_info("w", onnx.TensorProto.FLOAT, [5, 4, 3]))
+    assert "holds nothing" in refused(model, recipe)
+
+
+def test_inputs_that_no_memory_has_room_for():
+    net = Net(("n", 4, 6, 2, 9, 2**25))
+    weight = net.weight("w", np.ones((5, 4, 1, 1, 1, 1), np.float32))
+    assert "give a smaller --input-shape" in refused(net.model(net.node("Conv", "x", weight)))
+
+
 def test_a_flag_that_is_none():
     net = Net()
     x = net.node("Flatten", net.node("GlobalAveragePool", net.conv("x", 4)))
