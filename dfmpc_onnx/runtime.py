@@ -197,5 +197,7 @@ def _serialized(model: onnx.ModelProto, stack: contextlib.ExitStack) -> bytes | 
 
 def _cause(error: Exception) -> str:
     """The line of an error of onnxruntime's that says what is wrong."""
+    if "bfc_arena" in str(error) or "Failed to allocate memory" in str(error):
+        return "it could not allocate the memory for it"  # which stands at the end of a line too long to print
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return shown(lines[0][:200] if lines else type(error).__name__)

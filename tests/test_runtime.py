@@ -76,3 +76,10 @@ def test_a_broken_onnxruntime_is_no_defect_of_ours(monkeypatch, tmp_path, source
     with pytest.raises(RuntimeUnavailable, match=said) as caught:
         runtime.Session(graphs.chain())
     assert "pip install onnxruntime" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_lack_of_memory_is_said_in_so_many_words():
+    """onnxruntime says it at the end of a line of which only the beginning is printed."""
+    said = "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running Conv node." + " " * 200
+    said += "onnxruntime/core/framework/bfc_arena.cc:360 Failed to allocate memory for requested buffer of size 3"
+    assert runtime._cause(RuntimeError(said)) == "it could not allocate the memory for it"
