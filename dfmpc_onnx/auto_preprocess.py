@@ -87,10 +87,8 @@ def settled(
     network may be run; a warning tells of what they rule out.
     """
     if text.strip() != AUTO:
-        choice = given(settings.preprocess)
-        return settings, msgspec.structs.replace(
-            choice, warning=ruled_out(model, settings)
-        ) if run and doubt else choice
+        warning = ruled_out(model, settings) if run and doubt else None
+        return settings, msgspec.structs.replace(given(settings.preprocess), warning=warning)
     choice = choose_preprocess(model, settings, run=run)
     return dataclasses.replace(settings, preprocess=Preprocess.parse(choice.name)), choice
 

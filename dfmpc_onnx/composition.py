@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 from dfmpc_onnx.facts import ChannelMoments, Float
 from dfmpc_onnx.graph import constant, is_standard
 from dfmpc_onnx.numerics.moments import function_of_gaussian
-from dfmpc_onnx.operators import Unknown, clip_bounds, elementwise
+from dfmpc_onnx.operators import activation
 
 GRID = np.linspace(-16.0, 16.0, 4097)  # deviations, among which a bound is looked for
 BINARY: Mapping[str, Callable[[Float, Float], Float]] = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply}
@@ -35,7 +35,7 @@ def composed(node: gs.Node, found: Mapping[str, Composed]) -> Composed | None:
         return None
     if node.op in BINARY and len(node.inputs) == 2:
         return _joined(node, found)
-    function = _function(node)
+    function = activation(node)
     if function is None:
         return None
     inner = _of(node.inputs[0], found)
@@ -59,16 +59,6 @@ def moments_of(function: Callable[[Float], Float], x: ChannelMoments) -> Channel
     at_least = (open_ends & (ends <= least[:, None])).any(axis=1)
     at_most = (open_ends & (ends >= most[:, None])).any(axis=1)
     return ChannelMoments(mean, variance, np.where(at_least, -math.inf, least), np.where(at_most, math.inf, most))
-
-
-def _function(node: gs.Node) -> Callable[[Float], Float] | None:
-    if node.op in ("Relu", "Clip"):
-        try:
-            low, high = clip_bounds(node)
-        except Unknown:
-            return None
-        return lambda x: np.clip(x, low, high)
-    return elementwise(node)
 
 
 def _of(tensor: gs.Tensor, found: Mapping[str, Composed]) -> Composed:

@@ -17,7 +17,7 @@ import onnx_graphsurgeon as gs
 from dfmpc_onnx.facts import Float
 from dfmpc_onnx.graph import constant, consumers, input_constant, is_output, is_standard
 from dfmpc_onnx.numerics.moments import error_through
-from dfmpc_onnx.operators import Unknown, batch_norm_parameters, clip_bounds, elementwise
+from dfmpc_onnx.operators import activation, batch_norm_parameters, elementwise
 
 LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 GATES = frozenset({"Sigmoid", "HardSigmoid"})
@@ -101,17 +101,11 @@ def _gated(readers: list[gs.Node], tensor: gs.Tensor) -> tuple[gs.Node, Function
 
 def _function(node: gs.Node, layer: gs.Node, channels: int) -> Function | None:
     """An activation as a function on ``[channels, points]``; None for what is none."""
-    if node.op in ("Relu", "Clip"):
-        try:
-            low, high = clip_bounds(node)
-        except Unknown:
-            return None
-        return lambda x: np.clip(x, low, high)
     if node.op == "PRelu":
         slope = input_constant(node, 1)
         slopes = None if slope is None else _per_channel(slope, layer, channels)
         return None if slopes is None else lambda x: np.where(x > 0, x, slopes[:, None] * x)
-    return elementwise(node)
+    return activation(node)
 
 
 def _addend(node: gs.Node, tensor: gs.Tensor, known: Known, layer: gs.Node, channels: int) -> Moments | None:

@@ -87,6 +87,17 @@ FUNCTIONS: Mapping[str, tuple[Callable[[Float], Float], float, float]] = {
 }
 
 
+def activation(node: gs.Node) -> Callable[[Float], Float] | None:
+    """As `elementwise`, and a Relu or a Clip of constant bounds."""
+    if node.op not in ("Relu", "Clip"):
+        return elementwise(node)
+    try:
+        low, high = clip_bounds(node)
+    except Unknown:
+        return None
+    return lambda x: np.clip(x, low, high)
+
+
 def elementwise(node: gs.Node) -> Callable[[Float], Float] | None:
     """The function of a smooth or piecewise activation on ``[channels, ...]``; None for other operators."""
     if not is_standard(node):

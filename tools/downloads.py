@@ -35,7 +35,7 @@ def write(path: pathlib.Path, content: bytes) -> None:
     part.replace(path)
 
 
-def made(folder: pathlib.Path, what: str) -> bool:
+def make_folder(folder: pathlib.Path, what: str) -> bool:
     """Make a folder outside the repository, where nothing of third parties belongs; says why where that cannot be."""
     try:
         if folder.is_relative_to(ROOT):

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import zipfile
 
-from downloads import FetchError, check, digest, made, write
+from downloads import FetchError, check, digest, make_folder, write
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +119,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=pathlib.Path, help="where the models go; made if it is not there")
     folder = parser.parse_args().folder.resolve()
-    if not made(folder, "these models"):
+    if not make_folder(folder, "these models"):
         return 2
     failed = 0
     for package in PACKAGES:

@@ -21,7 +21,7 @@ import re
 import sys
 import tarfile
 
-from downloads import FetchError, check, digest, get, made, write
+from downloads import FetchError, check, digest, get, make_folder, write
 
 FILES = "https://files.pythonhosted.org/packages/"
 LARGEST = 2**25  # bytes of one picture; the largest named below has 3.6 MB
@@ -250,7 +250,7 @@ def main() -> int:
     except ImportError:
         print("error: cutting pictures needs Pillow; pip install Pillow", file=sys.stderr)
         return 2
-    if not made(folder, "these pictures"):
+    if not make_folder(folder, "these pictures"):
         return 2
     forget(folder)
     failed = 0
