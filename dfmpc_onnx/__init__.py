@@ -14,12 +14,12 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dfmpc_onnx.api import Expanded as Expanded
-    from dfmpc_onnx.api import Quantized as Quantized
-    from dfmpc_onnx.api import expand as expand
-    from dfmpc_onnx.api import inspect as inspect
-    from dfmpc_onnx.api import quantize as quantize
-    from dfmpc_onnx.api import verify as verify
+    from dfmpc_onnx.api.expand import Expanded as Expanded
+    from dfmpc_onnx.api.expand import expand as expand
+    from dfmpc_onnx.api.inspection import inspect as inspect
+    from dfmpc_onnx.api.quantize import Quantized as Quantized
+    from dfmpc_onnx.api.quantize import quantize as quantize
+    from dfmpc_onnx.api.verify import verify as verify
     from dfmpc_onnx.errors import Defect as Defect
     from dfmpc_onnx.errors import DfmpcError as DfmpcError
     from dfmpc_onnx.errors import ModelError as ModelError
@@ -30,12 +30,15 @@ if TYPE_CHECKING:
     from dfmpc_onnx.errors import RuntimeUnavailable as RuntimeUnavailable
     from dfmpc_onnx.errors import RunTooLong as RunTooLong
     from dfmpc_onnx.errors import UserError as UserError
-    from dfmpc_onnx.manager import Pass as Pass
-    from dfmpc_onnx.manager import PassResult as PassResult
-    from dfmpc_onnx.recipe import Recipe as Recipe
+    from dfmpc_onnx.pipeline.manager import Pass as Pass
+    from dfmpc_onnx.pipeline.manager import PassResult as PassResult
+    from dfmpc_onnx.pipeline.recipe import Recipe as Recipe
 
 _HOMES = {
-    "api": ("Expanded", "Quantized", "expand", "inspect", "quantize", "verify"),
+    "api.expand": ("Expanded", "expand"),
+    "api.inspection": ("inspect",),
+    "api.quantize": ("Quantized", "quantize"),
+    "api.verify": ("verify",),
     "errors": (
         "Defect",
         "DfmpcError",
@@ -48,8 +51,8 @@ _HOMES = {
         "RuntimeUnavailable",
         "UserError",
     ),
-    "manager": ("Pass", "PassResult"),
-    "recipe": ("Recipe",),
+    "pipeline.manager": ("Pass", "PassResult"),
+    "pipeline.recipe": ("Recipe",),
 }
 __all__ = sorted(name for names in _HOMES.values() for name in names)
 

@@ -16,10 +16,9 @@ import re
 
 import msgspec
 
-from dfmpc_onnx.errors import RecipeError
-from dfmpc_onnx.graph import shown
-from dfmpc_onnx.manager import Pass
-from dfmpc_onnx.recipe import Recipe, explain, option_position, parse_recipe, read_recipe
+from dfmpc_onnx.errors import RecipeError, shown
+from dfmpc_onnx.pipeline.manager import Pass
+from dfmpc_onnx.pipeline.recipe import Recipe, explain, option_position, parse_recipe, read_recipe
 from dfmpc_passes import PASSES
 
 ENTRY_POINT = "dfmpc_onnx.passes"

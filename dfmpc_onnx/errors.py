@@ -82,3 +82,13 @@ class PassError(Defect):
         self.done = done
         before = ", ".join(done) or "none"
         super().__init__(f"pass {name} failed ({type(cause).__name__}: {cause}); passes already run: {before}")
+
+
+def shown(name: str | bytes) -> str:
+    """A name from a model, safe to show: control characters replaced, at most 120 characters."""
+    clean = printable(name)
+    return clean if len(clean) <= 120 else f"{clean[:80]}...{clean[-37:]}"
+
+
+class Unknown(Exception):
+    """What is asked of a node does not follow from what is known of it; says why."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import sys
 from collections.abc import Iterator
 
 UNKNOWN = 1 << 36  # where the system does not tell: 64 GiB
@@ -69,3 +70,13 @@ def _text(path: str) -> str:
         return pathlib.Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError):
         return ""
+
+
+def peak_memory() -> int | None:
+    """Bytes of memory that this process has held at most; None where the system does not tell, as on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used if sys.platform == "darwin" else used * 1024

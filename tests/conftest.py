@@ -13,7 +13,10 @@ import onnx
 import onnxruntime
 import pytest
 
-from dfmpc_onnx import api, images, predicted_moments, procedural
+import dfmpc_onnx
+from dfmpc_onnx.inputs import batches as images
+from dfmpc_onnx.inputs import procedural as procedural
+from dfmpc_onnx.statistics import leading_moments as predicted_moments
 from tests.graphs import chain
 
 # Derandomized: the same examples on every machine and every day, so that a failure is a change of the code.
@@ -64,7 +67,7 @@ def model_file(tmp_path: pathlib.Path) -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def _made_once() -> bytes:
-    return api.quantize(chain(), None, "int8", preprocess="unit").model.SerializeToString()
+    return dfmpc_onnx.quantize(chain(), None, "int8", preprocess="unit").model.SerializeToString()
 
 
 @pytest.fixture

@@ -14,11 +14,12 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from dfmpc_onnx import catalog
-from dfmpc_onnx.graph import constant
-from dfmpc_onnx.manager import Pass, PassManager, PassResult
-from dfmpc_onnx.serialization import load, to_graph, to_model
-from dfmpc_onnx.settings import LayerOverride, Settings, WeightBits, parse_activations
-from dfmpc_onnx.workspace import Workspace
+from dfmpc_onnx.graph.exchange import to_graph, to_model
+from dfmpc_onnx.graph.query import constant
+from dfmpc_onnx.model.source import load
+from dfmpc_onnx.pipeline.manager import Pass, PassManager, PassResult
+from dfmpc_onnx.pipeline.settings import LayerOverride, Settings, WeightBits, parse_activations
+from dfmpc_onnx.pipeline.workspace import Workspace
 
 
 class Net:

@@ -4,7 +4,7 @@ import pytest
 
 from dfmpc_onnx import catalog
 from dfmpc_onnx.errors import RecipeError
-from dfmpc_onnx.manager import Pass, PassManager, PassResult
+from dfmpc_onnx.pipeline.manager import Pass, PassManager, PassResult
 from tests import graphs
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from dfmpc_onnx import catalog
 from dfmpc_onnx.errors import PipelineError
-from dfmpc_onnx.manager import PassManager
+from dfmpc_onnx.pipeline.manager import PassManager
 from tests.commands import dfmpc, environment
 from tests.graphs import folded, own_bias
 

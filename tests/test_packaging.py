@@ -63,7 +63,7 @@ def test_the_wheel_holds_both_packages_with_types_and_recipes_and_nothing_else(u
 def test_the_wheel_carries_its_licence_and_its_command(unpacked: pathlib.Path) -> None:
     (info,) = unpacked.glob("*.dist-info")
     assert (info / "licenses" / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
-    assert "dfmpc-onnx = dfmpc_onnx.cli:main" in (info / "entry_points.txt").read_text()
+    assert "dfmpc-onnx = dfmpc_onnx.cli.commands:main" in (info / "entry_points.txt").read_text()
     assert "License-Expression: Apache-2.0" in (info / "METADATA").read_text()
 
 
@@ -86,7 +86,7 @@ def test_importing_the_package_is_light(statement: str, tmp_path: pathlib.Path) 
 
 
 def test_the_command_starts_without_reading_models(tmp_path: pathlib.Path) -> None:
-    loaded = python("-c", "import sys, dfmpc_onnx.cli; print(*sys.modules)", cwd=tmp_path).split()
+    loaded = python("-c", "import sys, dfmpc_onnx.cli.commands; print(*sys.modules)", cwd=tmp_path).split()
     assert not {"numpy", "onnx", "onnx_graphsurgeon", "onnxruntime"} & set(loaded)
 
 

@@ -12,32 +12,8 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-Float = npt.NDArray[np.float64]
-
-
-@dataclasses.dataclass(frozen=True)
-class BatchNormParameters:
-    """Of one BatchNormalization: float64 ``[channels]`` each; std includes epsilon."""
-
-    gamma: Float
-    beta: Float
-    mean: Float
-    std: Float
-
-    @property
-    def factor(self) -> Float:
-        """``gamma / std``: what the normalization multiplies its input by."""
-        return self.gamma / self.std
-
-    @property
-    def offset(self) -> Float:
-        """``beta - gamma mean / std``: what it adds."""
-        return self.beta - self.factor * self.mean
-
-    def channels(self, first: int, count: int) -> BatchNormParameters:
-        """Those of a run of channels alone."""
-        run = slice(first, first + count)
-        return BatchNormParameters(self.gamma[run], self.beta[run], self.mean[run], self.std[run])
+from dfmpc_onnx.numerics.arrays import Float
+from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,12 +12,11 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
+from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.numerics.lags import Lags, mirrored
 from dfmpc_onnx.numerics.moments import clipped_gaussian, effective_bounds, normal_cdf, normal_pdf
 
-Float = npt.NDArray[np.float64]
 ORDER = 6  # of the Hermite series
 SMALL = 128  # entries of a patch in both networks up to which covariances are made positive
 QUADRATURE = 48  # points

@@ -12,8 +12,6 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float32]
-
 
 @dataclasses.dataclass(frozen=True)
 class PerTensor:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import numpy.typing as npt
 
-Rows = npt.NDArray[np.float32]
-Float = npt.NDArray[np.float64]
+from dfmpc_onnx.numerics.arrays import Float, Float32
+
 ASYMMETRIC_BITS = 4  # docs/method.md, section 5: at 4 bits and below an integer zero point pays
 SHRINK = np.linspace(1.0, 0.3, 29)
 
@@ -20,30 +19,30 @@ class Grid:
     scale, zero_point: ``[rows, 1]`` float32; zero_point whole. bits: width of a code.
     """
 
-    scale: Rows
-    zero_point: Rows
+    scale: Float32
+    zero_point: Float32
     lowest: int
     highest: int
     bits: int
     ternary: bool = False
 
-    def codes(self, values: Rows) -> Rows:
+    def codes(self, values: Float32) -> Float32:
         """The codes of the nearest levels, as float32, for ``[rows, n]`` values."""
         codes = values / self.scale
         codes += self.zero_point
         np.rint(codes, out=codes)
         return np.clip(codes, self.lowest, self.highest, out=codes)
 
-    def values(self, codes: Rows) -> Rows:
+    def values(self, codes: Float32) -> Float32:
         """What codes stand for."""
         return (codes - self.zero_point) * self.scale
 
-    def nearest(self, values: Rows) -> Rows:
+    def nearest(self, values: Float32) -> Float32:
         """The nearest levels."""
         return self.values(self.codes(values))
 
 
-def uniform_grid(weight: Rows, importance: Float, bits: int) -> Grid:
+def uniform_grid(weight: Float32, importance: Float, bits: int) -> Grid:
     """The uniform grid of least ``sum_k h_k (w_k - Q(w_k))^2`` in each row, found over shrunken ranges.
 
     At 4 bits and below the range is ``[min, max]`` of the row with a whole zero point, above it is symmetric.
@@ -54,7 +53,7 @@ def uniform_grid(weight: Rows, importance: Float, bits: int) -> Grid:
     low = np.minimum(weight.min(axis=1, keepdims=True), 0)
     high = np.maximum(weight.max(axis=1, keepdims=True), 0)
     asymmetric = bits <= ASYMMETRIC_BITS
-    best: tuple[Rows, Rows] | None = None
+    best: tuple[Float32, Float32] | None = None
     least = np.full((len(weight), 1), np.inf, np.float32)
     # Two or three bits have no level to spare: their two ends are sought apart, on a coarser raster.
     ends = [(a, b) for a in SHRINK[::3] for b in SHRINK[::3]] if bits <= 3 else [(a, a) for a in SHRINK]
@@ -77,6 +76,6 @@ def uniform_grid(weight: Rows, importance: Float, bits: int) -> Grid:
     return Grid(best[0], best[1], lowest if asymmetric else -highest, highest, bits)
 
 
-def ternary_grid(scale: Rows) -> Grid:
+def ternary_grid(scale: Float32) -> Grid:
     """Levels -scale, 0, scale: ``[rows, 1]`` float32."""
     return Grid(scale, np.zeros_like(scale), -1, 1, 2, ternary=True)

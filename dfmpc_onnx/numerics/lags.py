@@ -12,10 +12,11 @@ import functools
 import numpy as np
 import numpy.typing as npt
 
+from dfmpc_onnx.numerics.arrays import Float
+
 Lags = npt.NDArray[np.float32]
 Spectrum = npt.NDArray[np.complex64]
 Kernels = npt.NDArray[np.float32]
-Float = npt.NDArray[np.float64]
 SMALL_WINDOW = 256  # lags up to which a product with the transform's matrix beats the fast algorithm
 CHUNK = 2**22  # elements of a spectrum that a depthwise layer makes at a time
 

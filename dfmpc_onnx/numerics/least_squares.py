@@ -13,8 +13,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-Rows = npt.NDArray[np.float32]
-Float = npt.NDArray[np.float64]
+from dfmpc_onnx.numerics.arrays import Float, Float32
+
 Floating = npt.NDArray[np.floating]
 RIDGE = 1.0  # of mean diag H: the moments are those of images that are not the user's, so W is left only for much
 LEDOIT_WOLF_PATCHES = 500
@@ -44,7 +44,7 @@ class PatchMoments(abc.ABC):
         """Whether both networks see the same inputs."""
 
     @abc.abstractmethod
-    def crossed(self, weight: Rows) -> Floating:
+    def crossed(self, weight: Float32) -> Floating:
         """``W C`` with ``C = E[x x^']``: ``[groups, out/group, k]``."""
 
     @abc.abstractmethod
@@ -52,11 +52,11 @@ class PatchMoments(abc.ABC):
         """The blocks of C of each channel's taps: ``[groups, in/group, taps, taps]``."""
 
     @abc.abstractmethod
-    def output_errors(self, weight: Rows) -> OutputErrors:
+    def output_errors(self, weight: Float32) -> OutputErrors:
         """What replacements of a weight ``[groups, out/group, k]`` cost its outputs."""
 
     @abc.abstractmethod
-    def power(self, weight: Rows) -> Float:
+    def power(self, weight: Float32) -> Float:
         """Mean square of ``W x^`` per output, for ``[groups, out/group, k]``: ``[groups, out/group]``."""
 
     def shrunk(self) -> PatchMoments:
@@ -79,11 +79,11 @@ class PatchMoments(abc.ABC):
 class SampledMoments(PatchMoments):
     """Of patches ``[groups, n, k]`` float32 at the same positions of both networks."""
 
-    patches: Rows
-    patches_hat: Rows
+    patches: Float32
+    patches_hat: Float32
 
     @classmethod
-    def of(cls, patches: Rows, patches_hat: Rows) -> SampledMoments:
+    def of(cls, patches: Float32, patches_hat: Float32) -> SampledMoments:
         """patches_hat is `patches` itself where both networks see the same."""
         n = patches.shape[1]
         hat = patches_hat.transpose(0, 2, 1) @ patches_hat
@@ -96,7 +96,7 @@ class SampledMoments(PatchMoments):
     def same(self) -> bool:
         return self.patches is self.patches_hat
 
-    def crossed(self, weight: Rows) -> Floating:
+    def crossed(self, weight: Float32) -> Floating:
         outputs = self.patches @ weight.transpose(0, 2, 1)
         crossed: Floating = outputs.transpose(0, 2, 1) @ self.patches_hat
         return crossed / np.float32(self.patches.shape[1])
@@ -107,16 +107,16 @@ class SampledMoments(PatchMoments):
         moments: Float = blocks.astype(np.float64) / self.patches.shape[1]
         return moments
 
-    def power(self, weight: Rows) -> Float:
+    def power(self, weight: Float32) -> Float:
         outputs = self.patches_hat @ weight.transpose(0, 2, 1)
         power: Float = np.einsum("gno,gno->go", outputs, outputs).astype(np.float64) / outputs.shape[1]
         return power
 
-    def output_errors(self, weight: Rows) -> OutputErrors:
+    def output_errors(self, weight: Float32) -> OutputErrors:
         outputs = self.patches @ weight.transpose(0, 2, 1)
         n = outputs.shape[1]
 
-        def error_of(quantized: Rows) -> Float:
+        def error_of(quantized: Float32) -> Float:
             wrong = outputs - self.patches_hat @ quantized.transpose(0, 2, 1)
             error: Float = np.einsum("gno,gno->go", wrong, wrong).astype(np.float64) / n
             return error
@@ -137,23 +137,23 @@ class GivenMoments(PatchMoments):
     def same(self) -> bool:
         return self.cross is self.hat
 
-    def crossed(self, weight: Rows) -> Floating:
+    def crossed(self, weight: Float32) -> Floating:
         return weight.astype(np.float64) @ self.cross
 
     def cross_blocks(self, taps: int) -> Float:
         return diagonal_blocks(self.cross, taps)
 
-    def power(self, weight: Rows) -> Float:
+    def power(self, weight: Float32) -> Float:
         w = weight.astype(np.float64)
         power: Float = np.einsum("goi,goi->go", w @ self.hat, w)
         return power
 
-    def output_errors(self, weight: Rows) -> OutputErrors:
+    def output_errors(self, weight: Float32) -> OutputErrors:
         w = weight.astype(np.float64)
         power: Float = np.einsum("goi,goi->go", w @ self.original, w)
         mixed = w @ self.cross
 
-        def error_of(quantized: Rows) -> Float:
+        def error_of(quantized: Float32) -> Float:
             q = quantized.astype(np.float64)
             noise = np.einsum("goi,goi->go", q @ self.hat, q)
             error: Float = np.maximum(power - 2 * np.einsum("goi,goi->go", mixed, q) + noise, 0.0)
@@ -169,7 +169,7 @@ class OutputErrors:
     of: mean square of ``W x - W^ x^`` per output, in the same shape, for a W^ in the shape of W."""
 
     variance: Float
-    of: Callable[[Rows], Float]
+    of: Callable[[Float32], Float]
 
 
 def _beyond_rounding(variance: Float, power: Float) -> Float:
@@ -183,7 +183,7 @@ def diagonal_blocks(matrix: Floating, taps: int) -> Float:
     return matrix[:, index[:, :, None], index[:, None, :]].astype(np.float64)
 
 
-def _average(rows: Rows) -> Float:
+def _average(rows: Float32) -> Float:
     """Mean over the n of ``[groups, n, k]``: ``[groups, k]``; in float32, by hundreds, and then in float64."""
     groups, n, k = rows.shape
     if rows.strides[1] == rows.itemsize:  # then numpy sums in pairs
@@ -195,7 +195,7 @@ def _average(rows: Rows) -> Float:
     return result
 
 
-def ledoit_wolf(patches: Rows, second: Floating, mean: Float) -> Float:
+def ledoit_wolf(patches: Float32, second: Floating, mean: Float) -> Float:
     """The share by which a sample's off-diagonal covariances are best shrunk to zero: ``[groups]`` in 0..1.
 
     ``sum Var(s_ij) / sum s_ij^2`` over i != j (Ledoit and Wolf 2004, with the diagonal as the target). patches:
@@ -216,7 +216,7 @@ def ledoit_wolf(patches: Rows, second: Floating, mean: Float) -> Float:
     return share
 
 
-def least_squares(weight: Rows, moments: PatchMoments, ridge: float = RIDGE) -> Rows:
+def least_squares(weight: Float32, moments: PatchMoments, ridge: float = RIDGE) -> Float32:
     """``W' = W (C + r I)(H + r I)^-1``: the weight whose output on x^ is nearest that of W on x.
 
     r is `ridge` times the mean of diag H, times max(1, k / n): with fewer patches than a patch is long the fit would
@@ -238,7 +238,7 @@ def least_squares(weight: Rows, moments: PatchMoments, ridge: float = RIDGE) -> 
     return np.ascontiguousarray(weight + correction, np.float32)
 
 
-def diagonal_factors(weight: Rows, moments: PatchMoments, taps: int, ridge: float = RIDGE) -> Float:
+def diagonal_factors(weight: Float32, moments: PatchMoments, taps: int, ridge: float = RIDGE) -> Float:
     """The same fit restricted to one factor per input channel, as in DF-MPC: ``[groups, in/group]``, at least 0.
 
     Channels are taken one by one, as the paper's closed form takes them:
@@ -256,7 +256,7 @@ def diagonal_factors(weight: Rows, moments: PatchMoments, taps: int, ridge: floa
     return np.maximum(factors, 0.0)
 
 
-def rounding_error(weight: Rows, quantized: Rows, moments: PatchMoments) -> Float:
+def rounding_error(weight: Float32, quantized: Float32, moments: PatchMoments) -> Float:
     """Mean square of ``(W - W^) x^`` per output: ``[groups, out/group]``; what rounding alone costs.
 
     The mean counts, although re-calibration takes it back: on other inputs than the sample's it is another.

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-Float = npt.NDArray[np.float64]
+from dfmpc_onnx.numerics.arrays import Float
 
 LIVE = 1e-3  # of the upper quartile of variances: a channel that varies less is dead, and says nothing of the input
 FLOOR = 1e-6  # of the same, so that a logarithm exists where a channel is predicted to be constant

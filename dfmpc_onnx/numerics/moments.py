@@ -6,13 +6,15 @@ activations are integrated by Gauss-Hermite quadrature.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
-Float = npt.NDArray[np.float64]
+from dfmpc_onnx.numerics.arrays import Float
+
 _ERFC = np.frompyfunc(math.erfc, 1, 1)
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(48)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
@@ -120,3 +122,13 @@ def linear_moments(
     sums = rows.sum(axis=2, dtype=np.float64)
     squares = np.einsum("oik,oik->oi", rows, rows, dtype=np.float64)
     return (sums * mean).sum(axis=1) + bias, (squares * variance).sum(axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class ChannelMoments:
+    """Mean, variance and bounds of each channel of an activation: four ``[channels]`` float64; bounds may be inf."""
+
+    mean: Float
+    variance: Float
+    low: Float
+    high: Float

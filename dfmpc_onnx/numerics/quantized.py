@@ -7,7 +7,8 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-Float = npt.NDArray[np.float32]
+from dfmpc_onnx.numerics.arrays import Float32
+
 Codes = npt.NDArray[np.int8]
 
 
@@ -24,16 +25,16 @@ class QuantizedWeight:
     """
 
     codes: Codes
-    scale: Float
-    zero_point: Float
+    scale: Float32
+    zero_point: Float32
     bits: int
     ternary: bool = False
 
-    def dequantize(self) -> Float:
+    def dequantize(self) -> Float32:
         """The weight that the codes stand for, float32, in the shape of the codes."""
         return dequantize(self.codes, self.scale, self.zero_point)
 
-    def widened(self, least: Float) -> QuantizedWeight:
+    def widened(self, least: Float32) -> QuantizedWeight:
         """With scales of at least `least`, shaped like scale: finer slices are rounded to that step, around 0."""
         coarse = np.broadcast_to(self.scale < least, np.broadcast_shapes(self.scale.shape, least.shape))
         if not coarse.any():
@@ -43,7 +44,7 @@ class QuantizedWeight:
         zero_point = np.where(coarse, np.float32(0), self.zero_point).astype(np.float32)
         return dataclasses.replace(self, codes=codes, scale=scale, zero_point=zero_point)
 
-    def scaled(self, factor: Float) -> QuantizedWeight:
+    def scaled(self, factor: Float32) -> QuantizedWeight:
         """The same codes under ``scale * factor``, factor broadcastable like scale, made safe to emit.
 
         A negative scale is refused by some runtimes, so a sign moves into the codes. A zero scale is computed
@@ -66,7 +67,7 @@ class QuantizedWeight:
         return dataclasses.replace(self, codes=codes, scale=scale, zero_point=zero_point)
 
 
-def quantize(weight: Float, scale: Float, zero_point: Float, bits: int) -> Codes:
+def quantize(weight: Float32, scale: Float32, zero_point: Float32, bits: int) -> Codes:
     """Codes of the grid points nearest to a weight, ties to the even code, clipped to `bits`.
 
     weight, scale, zero_point: float32, broadcastable. Returns int8 in the weight's shape.
@@ -79,7 +80,7 @@ def quantize(weight: Float, scale: Float, zero_point: Float, bits: int) -> Codes
     return codes.astype(np.int8)
 
 
-def dequantize(codes: Codes, scale: Float, zero_point: Float) -> Float:
+def dequantize(codes: Codes, scale: Float32, zero_point: Float32) -> Float32:
     """``scale * (codes - zero_point)`` in float32, as DequantizeLinear and Cast-Sub-Mul compute it."""
     values = codes.astype(np.float32)
     if np.any(zero_point):

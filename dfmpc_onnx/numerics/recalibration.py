@@ -19,18 +19,22 @@ import dataclasses
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from dfmpc_onnx.numerics.compensation import BatchNormParameters
+from dfmpc_onnx.numerics.arrays import Float, Float32
+from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
 from dfmpc_onnx.numerics.moments import linear_moments
 
-Rows = npt.NDArray[np.float32]
-Float = npt.NDArray[np.float64]
 READINGS = frozenset({"unchanged", "norm_ratio", "analytic", "analytic_ratio", "projection"})
 
 
 def recalibrate(
-    reading: str, weight: Rows, quantized: Rows, norm: BatchNormParameters, mean: Float, variance: Float, epsilon: float
+    reading: str,
+    weight: Float32,
+    quantized: Float32,
+    norm: BatchNormParameters,
+    mean: Float,
+    variance: Float,
+    epsilon: float,
 ) -> BatchNormParameters:
     """The normalization with the quantized layer's mean and deviation by one of the readings.
 

@@ -11,10 +11,9 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
+from dfmpc_onnx.numerics.arrays import Float, Float32
 from dfmpc_onnx.numerics.grids import Grid
 
-Rows = npt.NDArray[np.float32]
-Float = npt.NDArray[np.float64]
 Floating = npt.NDArray[np.floating]
 DAMPING = 0.05  # of mean diag H: docs/method.md, section 5
 BLOCK = 64
@@ -25,7 +24,7 @@ FINE = 8  # bits at which the nearest grid is good enough
 STACKED = 2**24  # weights that trials may take at a time
 
 
-def feedback_factor(hat: Floating, damping: float = DAMPING) -> tuple[npt.NDArray[np.intp], Rows]:
+def feedback_factor(hat: Floating, damping: float = DAMPING) -> tuple[npt.NDArray[np.intp], Float32]:
     """The order of the columns and the factor that spreads their errors: ``[groups, k]`` and ``[groups, k, k]``.
 
     hat: ``[groups, k, k]``, ``E[x^ x^']``. Columns go in falling order of its diagonal. The factor is the
@@ -55,7 +54,7 @@ def _cholesky(matrix: Floating, damp: Float) -> Float:
     return np.asarray(np.sqrt(np.maximum(spread, 1e-12))[:, :, None] * np.eye(len(index)), np.float64)
 
 
-def _triangular_inverse(lower: Rows) -> Rows:
+def _triangular_inverse(lower: Float32) -> Float32:
     """The inverse of lower triangular matrices ``[groups, k, k]``, by halves: numpy has no triangular solver."""
     k = lower.shape[1]
     if k <= 128:
@@ -68,7 +67,7 @@ def _triangular_inverse(lower: Rows) -> Rows:
     return result
 
 
-def round_with_feedback(weight: Rows, grid: Grid, order: npt.NDArray[np.intp], factor: Rows) -> Rows:
+def round_with_feedback(weight: Float32, grid: Grid, order: npt.NDArray[np.intp], factor: Float32) -> Float32:
     """Codes as float32, ``[groups, out/group, k]``, that keep ``|(W - W^) x^|`` small for the inputs behind `factor`.
 
     weight: ``[groups, out/group, k]`` float32. grid: rows in the order groups, then out/group. order, factor: of
@@ -101,14 +100,14 @@ class _Best:
     """The best grid and codes of each row so far; error: ``[rows]``."""
 
     error: Float
-    scale: Rows
-    zero_point: Rows
-    codes: Rows
+    scale: Float32
+    zero_point: Float32
+    codes: Float32
 
 
 def round_on_best_grid(
-    weight: Rows, grid: Grid, hat: Floating, order: npt.NDArray[np.intp], factor: Rows
-) -> tuple[Grid, Rows]:
+    weight: Float32, grid: Grid, hat: Floating, order: npt.NDArray[np.intp], factor: Float32
+) -> tuple[Grid, Float32]:
     """A grid for rounding with feedback and the codes on it, ``[rows, k]`` float32: rows are groups, then out/group.
 
     Feedback drives the weights that are rounded late away from where they were, so the grid that is best for the
@@ -135,14 +134,14 @@ def round_on_best_grid(
 
 
 def _try(
-    weight: Rows,
+    weight: Float32,
     grid: Grid,
-    trials: list[tuple[Rows, Rows]],
-    image: Rows,
+    trials: list[tuple[Float32, Float32]],
+    image: Float32,
     power: Float,
-    hat: Rows,
+    hat: Float32,
     order: npt.NDArray[np.intp],
-    factor: Rows,
+    factor: Float32,
     best: _Best | None,
 ) -> _Best:
     """Round on each trial's scale and zero point ``[rows, 1]``; per row, what is better than `best`."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-Float = npt.NDArray[np.float64]
+from dfmpc_onnx.numerics.arrays import Float
+
 LARGEST = 1024.0  # what is a thousand times smaller than its neighbours is as good as constant
 
 

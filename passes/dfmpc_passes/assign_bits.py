@@ -6,12 +6,11 @@ from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
-from dfmpc_onnx.errors import OptionError
-from dfmpc_onnx.facts import BitPlan, Layer, LayerBits, Layers, Pairs
-from dfmpc_onnx.graph import shown
-from dfmpc_onnx.manager import Pass, PassResult, Refusal, Rewrite
-from dfmpc_onnx.settings import FLOAT, TERNARY, BitWidth, LayerOverride
-from dfmpc_onnx.workspace import Workspace
+from dfmpc_onnx.errors import OptionError, shown
+from dfmpc_onnx.pipeline.facts import BitPlan, Layer, LayerBits, Layers, Pairs
+from dfmpc_onnx.pipeline.manager import Pass, PassResult, Refusal, Rewrite
+from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY, BitWidth, LayerOverride
+from dfmpc_onnx.pipeline.workspace import Workspace
 
 
 class AssignBitsOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -8,13 +8,14 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.channels import Reading, channel_readings, channel_sources, keeps_factors
-from dfmpc_onnx.facts import Codes, Float, FloatStatistics, Layer, Layers, MeasuredRanges, Originals, Ranges
-from dfmpc_onnx.graph import constant, describe, has_input, nodes_by_name
-from dfmpc_onnx.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
+from dfmpc_onnx.graph.channels import Reading, channel_readings, channel_sources, keeps_factors
+from dfmpc_onnx.graph.operators import batch_norm_parameters
+from dfmpc_onnx.graph.query import constant, describe, has_input, nodes_by_name
+from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.numerics.ranges import equal_reach
-from dfmpc_onnx.operators import batch_norm_parameters
-from dfmpc_onnx.workspace import Workspace
+from dfmpc_onnx.pipeline.facts import Codes, FloatStatistics, Layer, Layers, MeasuredRanges, Originals, Ranges
+from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
+from dfmpc_onnx.pipeline.workspace import Workspace
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,14 +7,15 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.facts import BitPlan, Codes, Folded, Layer, LayerBits, Layers, Ranges
-from dfmpc_onnx.graph import Namer, only_consumer
-from dfmpc_onnx.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
-from dfmpc_onnx.numerics.compensation import BatchNormParameters
+from dfmpc_onnx.graph.edit import Namer
+from dfmpc_onnx.graph.operators import batch_norm_parameters
+from dfmpc_onnx.graph.query import only_consumer
+from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
-from dfmpc_onnx.operators import batch_norm_parameters
-from dfmpc_onnx.placement import Placer
-from dfmpc_onnx.workspace import Workspace
+from dfmpc_onnx.pipeline.facts import BitPlan, Codes, Folded, Layer, LayerBits, Layers, Ranges
+from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
+from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.qdq.placement import Placer
 
 LARGEST = 63  # a code that also the reduced range has
 

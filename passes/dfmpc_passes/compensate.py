@@ -7,11 +7,12 @@ from typing import Annotated, ClassVar
 import msgspec
 import numpy as np
 
-from dfmpc_onnx.facts import FloatStatistics, Originals, Pairs, Recalibrated
-from dfmpc_onnx.graph import constant, nodes_by_name, shown
-from dfmpc_onnx.manager import Figure, Pass, PassResult, Rewrite
+from dfmpc_onnx.errors import shown
+from dfmpc_onnx.graph.query import constant, nodes_by_name
 from dfmpc_onnx.numerics.compensation import Products
-from dfmpc_onnx.workspace import Workspace
+from dfmpc_onnx.pipeline.facts import FloatStatistics, Originals, Pairs, Recalibrated
+from dfmpc_onnx.pipeline.manager import Figure, Pass, PassResult, Rewrite
+from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_passes.recalibrate_batch_norm import norm_of, write_channels
 
 

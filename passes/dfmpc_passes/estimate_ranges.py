@@ -7,13 +7,12 @@ from typing import Annotated, ClassVar
 import msgspec
 import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.facts import Codes, MeasuredRanges, Ranges
-from dfmpc_onnx.graph import is_weighted
-from dfmpc_onnx.manager import Pass, PassResult, Refusal
+from dfmpc_onnx.graph.operators import batch_norm_parameters, is_weighted
 from dfmpc_onnx.numerics.ranges import DEVIATIONS, FARTHEST, REACH, VECTOR_REACH, moment_range, skewed_range
-from dfmpc_onnx.operators import batch_norm_parameters
-from dfmpc_onnx.propagation import NOT_NEEDED, propagate
-from dfmpc_onnx.workspace import Workspace
+from dfmpc_onnx.pipeline.facts import Codes, MeasuredRanges, Ranges
+from dfmpc_onnx.pipeline.manager import Pass, PassResult, Refusal
+from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.statistics.independent_moments import NOT_NEEDED, propagate
 
 
 class EstimateRangesOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from dfmpc_onnx.facts import FloatStatistics, Layers
-from dfmpc_onnx.manager import NoOptions, Pass, PassResult, Refusal
-from dfmpc_onnx.operators import batch_norm_parameters
-from dfmpc_onnx.propagation import NOT_NEEDED, propagate
-from dfmpc_onnx.workspace import Workspace
+from dfmpc_onnx.graph.operators import batch_norm_parameters
+from dfmpc_onnx.pipeline.facts import FloatStatistics, Layers
+from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal
+from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.statistics.independent_moments import NOT_NEEDED, propagate
 
 
 class EstimateStatistics(Pass[NoOptions]):

@@ -9,16 +9,16 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from dfmpc_onnx.batching import statistics_batch
-from dfmpc_onnx.errors import ModelError
-from dfmpc_onnx.facts import Codes, Exempt, Folded, Layers, Raised, Ranges
-from dfmpc_onnx.graph import shown
-from dfmpc_onnx.manager import Pass, PassResult, Refusal
+from dfmpc_onnx.errors import ModelError, shown
+from dfmpc_onnx.evaluation.rounding_switches import ToggledRounding
 from dfmpc_onnx.numerics.group_search import costliest
+from dfmpc_onnx.numerics.output_loss import OutputLoss
 from dfmpc_onnx.numerics.ranges import signed_qparams, unsigned_qparams
-from dfmpc_onnx.placement import Placer
-from dfmpc_onnx.toggled import OutputLoss, ToggledRounding
-from dfmpc_onnx.workspace import Workspace
+from dfmpc_onnx.pipeline.facts import Codes, Exempt, Folded, Layers, Raised, Ranges
+from dfmpc_onnx.pipeline.manager import Pass, PassResult, Refusal
+from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.qdq.placement import Placer
+from dfmpc_onnx.statistics.batch_axis import statistics_batch
 
 IMAGES = 4
 MAP = 2  # times less may an output lose that is a map or a list

@@ -8,12 +8,13 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.facts import Codes, FloatStatistics, Folded, Layer, Layers, Pairs, Recalibrated
-from dfmpc_onnx.graph import Namer, constant, has_input, input_constant, nodes_by_name, remove
-from dfmpc_onnx.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
+from dfmpc_onnx.graph.edit import Namer, remove
+from dfmpc_onnx.graph.operators import batch_norm_parameters
+from dfmpc_onnx.graph.query import constant, has_input, input_constant, nodes_by_name
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
-from dfmpc_onnx.operators import batch_norm_parameters
-from dfmpc_onnx.workspace import Workspace
+from dfmpc_onnx.pipeline.facts import Codes, FloatStatistics, Folded, Layer, Layers, Pairs, Recalibrated
+from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
+from dfmpc_onnx.pipeline.workspace import Workspace
 
 
 class FoldBatchNorm(Pass[NoOptions]):

@@ -5,30 +5,19 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.facts import Codes, Folded, Layer, Layers, Ranges
-from dfmpc_onnx.graph import (
-    Namer,
-    consumers,
-    has_input,
-    input_constant,
-    is_output,
-    is_standard,
-    only_consumer,
-    producer,
-    remove,
-    replace_reads,
-)
-from dfmpc_onnx.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
-from dfmpc_onnx.numerics.compensation import BatchNormParameters
+from dfmpc_onnx.graph.edit import Namer, remove, replace_reads
+from dfmpc_onnx.graph.operators import batch_norm_parameters, flattens_each, is_standard
+from dfmpc_onnx.graph.query import consumers, has_input, input_constant, is_output, only_consumer, producer
+from dfmpc_onnx.numerics.arrays import Float
+from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.numerics.ranges import skewed_channels
-from dfmpc_onnx.operators import batch_norm_parameters, flattens_each
-from dfmpc_onnx.workspace import Workspace
+from dfmpc_onnx.pipeline.facts import Codes, Folded, Layer, Layers, Ranges
+from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
+from dfmpc_onnx.pipeline.workspace import Workspace
 
-Array = npt.NDArray[np.float64]
 CHOOSES = frozenset({"Relu", "MaxPool", "GlobalMaxPool"})  # f(a x) = a f(x) for a > 0, and no value is new
 POOLS = frozenset({"MaxPool", "GlobalMaxPool", "AveragePool", "GlobalAveragePool"})
 WIDEST = 2.0  # times the range behind the BatchNormalization: a bit of 8
@@ -220,7 +209,7 @@ def _passes_shift(node: gs.Node) -> bool:
     return (node.op in POOLS and not counts_padding) or (node.op == "Flatten" and flattens_each(node))
 
 
-def _shift(node: gs.Node, layer: Layer, shift: Array, names: Namer) -> None:
+def _shift(node: gs.Node, layer: Layer, shift: Float, names: Namer) -> None:
     """Add to a layer's bias what its weight makes of the shift."""
     weight = np.asarray(input_constant(node, 1), np.float64)
     if layer.op == "Conv":

@@ -8,25 +8,23 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.decoding import fits_int8, integer_scale
-from dfmpc_onnx.facts import Codes, Folded, Layer, Layers, Placement, Raised, Ranges, Spared
-from dfmpc_onnx.graph import (
-    Namer,
+from dfmpc_onnx.graph.edit import Namer, insert, remove
+from dfmpc_onnx.graph.query import (
     consumers,
     has_input,
     input_constant,
-    insert,
     is_output,
     nodes_by_name,
     only_consumer,
     producer,
-    remove,
 )
-from dfmpc_onnx.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.numerics.ranges import signed_qparams, unsigned_qparams
-from dfmpc_onnx.placement import Placer, keeps_scale, pads_with_zeros
-from dfmpc_onnx.workspace import Workspace
+from dfmpc_onnx.pipeline.facts import Codes, Folded, Layer, Layers, Placement, Raised, Ranges, Spared
+from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
+from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.qdq.decoder import fits_int8, integer_scale
+from dfmpc_onnx.qdq.placement import Placer, keeps_scale, pads_with_zeros
 
 QParams = tuple[np.float32, np.uint8 | np.int8]  # scale and zero point
 Parameters = dict[str, QParams]

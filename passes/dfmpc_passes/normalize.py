@@ -9,32 +9,25 @@ import numpy as np
 import onnx.shape_inference
 import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.errors import AlreadyQuantized, ModelError
-from dfmpc_onnx.facts import Normalized
-from dfmpc_onnx.graph import (
-    Namer,
+from dfmpc_onnx.errors import AlreadyQuantized, ModelError, shown
+from dfmpc_onnx.graph.constant_folding import GENERATED, QUANTIZED, fold_constants, origin
+from dfmpc_onnx.graph.edit import Namer, detached_weights, insert, remove, remove_unused, replace_reads
+from dfmpc_onnx.graph.half_precision import has_half_layers, widen
+from dfmpc_onnx.graph.operators import is_standard, is_weighted
+from dfmpc_onnx.graph.opset import OLDEST_RUN, ConversionRefused, convert, inline_functions
+from dfmpc_onnx.graph.query import (
     constant,
     consumers,
     describe,
-    detached_weights,
     has_input,
     input_constant,
-    insert,
     is_output,
-    is_standard,
-    is_weighted,
     nested_nodes,
     producer,
-    remove,
-    remove_unused,
-    replace_reads,
-    shown,
 )
-from dfmpc_onnx.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
-from dfmpc_onnx.opset import OLDEST_RUN, ConversionRefused, convert, inline_functions
-from dfmpc_onnx.workspace import Workspace
-from dfmpc_passes.constant_folding import GENERATED, QUANTIZED, fold_constants, origin
-from dfmpc_passes.half_precision import has_half_layers, widen
+from dfmpc_onnx.pipeline.facts import Normalized
+from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
+from dfmpc_onnx.pipeline.workspace import Workspace
 
 LOWEST_OPSET = 13  # the first whose DequantizeLinear takes an axis
 INTEGER_LAYERS = frozenset({"QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger"})

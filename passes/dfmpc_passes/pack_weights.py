@@ -6,13 +6,14 @@ from typing import ClassVar
 
 import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.decoding import Decoder
-from dfmpc_onnx.facts import Codes, Layers, Normalized, Packed, Placement, Raised
-from dfmpc_onnx.graph import insert, nodes_by_name
-from dfmpc_onnx.manager import Figure, NoOptions, Pass, PassResult, Rewrite
-from dfmpc_onnx.storage import Kind, choose_forms, oldest_runtime
-from dfmpc_onnx.workspace import Workspace
-from dfmpc_passes.half_precision import restore
+from dfmpc_onnx.graph.edit import insert
+from dfmpc_onnx.graph.half_precision import restore
+from dfmpc_onnx.graph.query import nodes_by_name
+from dfmpc_onnx.pipeline.facts import Codes, Layers, Normalized, Packed, Placement, Raised
+from dfmpc_onnx.pipeline.manager import Figure, NoOptions, Pass, PassResult, Rewrite
+from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.qdq.code_formats import Kind, choose_forms, oldest_runtime
+from dfmpc_onnx.qdq.decoder import Decoder
 
 
 class PackWeights(Pass[NoOptions]):

@@ -8,26 +8,25 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.channels import channel_count, channel_readings, joins_channels
-from dfmpc_onnx.facts import Layer, Layers, Normalized, Pair, Pairs, Position
-from dfmpc_onnx.graph import (
-    Namer,
+from dfmpc_onnx.errors import shown
+from dfmpc_onnx.graph.chains import Chain, Match, Mismatch, Step
+from dfmpc_onnx.graph.channels import channel_count, channel_readings, joins_channels
+from dfmpc_onnx.graph.constant_folding import origin
+from dfmpc_onnx.graph.edit import Namer
+from dfmpc_onnx.graph.operators import batch_norm_parameters, is_weighted
+from dfmpc_onnx.graph.query import (
     constant,
     consumers,
     describe,
     has_input,
     input_constant,
-    is_weighted,
     nested_nodes,
     only_consumer,
     producer,
-    shown,
 )
-from dfmpc_onnx.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
-from dfmpc_onnx.operators import batch_norm_parameters
-from dfmpc_onnx.pattern import Chain, Match, Mismatch, Step
-from dfmpc_onnx.workspace import Workspace
-from dfmpc_passes.constant_folding import origin
+from dfmpc_onnx.pipeline.facts import Layer, Layers, Normalized, Pair, Pairs, Position
+from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
+from dfmpc_onnx.pipeline.workspace import Workspace
 
 
 def _trained_norm(node: gs.Node) -> str | None:

@@ -9,15 +9,15 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import OptionError
-from dfmpc_onnx.facts import BitPlan, Codes, FloatStatistics, Layer, Layers, Originals
-from dfmpc_onnx.graph import constant, nodes_by_name
-from dfmpc_onnx.manager import Pass, PassResult, Rewrite
+from dfmpc_onnx.graph.query import constant, nodes_by_name
 from dfmpc_onnx.numerics.granularity import Granularity, PerAxis, PerTensor
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.numerics.ternary import ternary, ternary_optimal
 from dfmpc_onnx.numerics.uniform import dorefa, symmetric
-from dfmpc_onnx.settings import FLOAT, TERNARY
-from dfmpc_onnx.workspace import Workspace
+from dfmpc_onnx.pipeline.facts import BitPlan, Codes, FloatStatistics, Layer, Layers, Originals
+from dfmpc_onnx.pipeline.manager import Pass, PassResult, Rewrite
+from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY
+from dfmpc_onnx.pipeline.workspace import Workspace
 
 
 class QuantizeWeightsOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from dfmpc_onnx.facts import Codes, Raised
-from dfmpc_onnx.graph import shown
-from dfmpc_onnx.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
-from dfmpc_onnx.opset import ConversionRefused, convert
-from dfmpc_onnx.storage import OLDEST_WITH_TABLES, Kind, choose_forms, opset_for
-from dfmpc_onnx.targets import Target
-from dfmpc_onnx.workspace import Workspace
+from dfmpc_onnx.errors import shown
+from dfmpc_onnx.graph.opset import ConversionRefused, convert
+from dfmpc_onnx.pipeline.facts import Codes, Raised
+from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
+from dfmpc_onnx.pipeline.targets import Target
+from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.qdq.code_formats import OLDEST_WITH_TABLES, Kind, choose_forms, opset_for
 
 
 class RaiseOpset(Pass[NoOptions]):

@@ -9,12 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.facts import ChannelMoments, Codes, FloatStatistics, Layers, Originals, Pair, Pairs, Recalibrated
-from dfmpc_onnx.graph import constant, input_constant, nodes_by_name, shown
-from dfmpc_onnx.manager import Pass, PassResult, Refusal, Rewrite
-from dfmpc_onnx.numerics.compensation import BatchNormParameters
+from dfmpc_onnx.errors import shown
+from dfmpc_onnx.graph.query import constant, input_constant, nodes_by_name
+from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
+from dfmpc_onnx.numerics.moments import ChannelMoments
 from dfmpc_onnx.numerics.recalibration import READINGS, recalibrate
-from dfmpc_onnx.workspace import Workspace
+from dfmpc_onnx.pipeline.facts import Codes, FloatStatistics, Layers, Originals, Pair, Pairs, Recalibrated
+from dfmpc_onnx.pipeline.manager import Pass, PassResult, Refusal, Rewrite
+from dfmpc_onnx.pipeline.workspace import Workspace
 
 
 class RecalibrateOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -8,20 +8,20 @@ from typing import ClassVar
 import msgspec
 from threadpoolctl import threadpool_limits
 
-from dfmpc_onnx.activations import Streams
-from dfmpc_onnx.batching import statistics_batch
-from dfmpc_onnx.facts import BitPlan, Codes, FloatStatistics, Layer, LayerBits, Layers, MeasuredRanges, Pairs
-from dfmpc_onnx.gaussian import GaussianStreams
-from dfmpc_onnx.images import concrete_shape
-from dfmpc_onnx.manager import Pass, PassResult, Refusal
-from dfmpc_onnx.operators import Unknown
-from dfmpc_onnx.settings import FLOAT
-from dfmpc_onnx.workspace import Workspace
+from dfmpc_onnx.errors import Unknown
+from dfmpc_onnx.inputs.batches import concrete_shape
+from dfmpc_onnx.pipeline.facts import BitPlan, Codes, FloatStatistics, Layer, LayerBits, Layers, MeasuredRanges, Pairs
+from dfmpc_onnx.pipeline.manager import Pass, PassResult, Refusal
+from dfmpc_onnx.pipeline.settings import FLOAT
+from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.quantization.layer_rebuilder import Rebuilder, ReconstructLayersOptions
+from dfmpc_onnx.quantization.output_cost import borne
+from dfmpc_onnx.statistics.batch_axis import statistics_batch
+from dfmpc_onnx.statistics.gaussian_streams import GaussianStreams
+from dfmpc_onnx.statistics.image_streams import Streams
 from dfmpc_passes.compensate import Compensate
 from dfmpc_passes.quantize_weights import QuantizeWeights, QuantizeWeightsOptions
-from dfmpc_passes.rebuilding import Rebuilder, ReconstructLayersOptions
 from dfmpc_passes.recalibrate_batch_norm import RecalibrateBatchNorm, RecalibrateOptions
-from dfmpc_passes.scouting import borne
 
 LOWEST = 1 / 16  # of the threshold: two bits more in every layer
 

@@ -8,13 +8,13 @@ import msgspec
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.facts import Codes, Layers, Ranges, Spared
-from dfmpc_onnx.graph import nodes_by_name, producer
-from dfmpc_onnx.manager import Pass, PassResult, Rewrite
-from dfmpc_onnx.noise_gains import Moments, backward, noise_gains, passing
+from dfmpc_onnx.graph.query import nodes_by_name, producer
 from dfmpc_onnx.numerics.ranges import signed_qparams
-from dfmpc_onnx.propagation import propagate
-from dfmpc_onnx.workspace import Workspace
+from dfmpc_onnx.pipeline.facts import Codes, Layers, Ranges, Spared
+from dfmpc_onnx.pipeline.manager import Pass, PassResult, Rewrite
+from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.statistics.independent_moments import propagate
+from dfmpc_onnx.statistics.noise_gains import Moments, backward, noise_gains, passing
 
 
 class SpareLayersOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

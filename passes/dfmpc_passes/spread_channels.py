@@ -8,14 +8,16 @@ import msgspec
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.facts import Codes, Float, Layer, Layers, Ranges
-from dfmpc_onnx.graph import is_standard, nodes_by_name, only_consumer, producer
-from dfmpc_onnx.manager import Figure, Pass, PassResult, Rewrite
-from dfmpc_onnx.numerics.compensation import BatchNormParameters
+from dfmpc_onnx.errors import Unknown
+from dfmpc_onnx.graph.operators import batch_norm_parameters, clip_bounds, is_standard, trained_variance
+from dfmpc_onnx.graph.query import nodes_by_name, only_consumer, producer
+from dfmpc_onnx.numerics.arrays import Float
+from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
 from dfmpc_onnx.numerics.ranges import DEVIATIONS
 from dfmpc_onnx.numerics.spreading import spreading_factors
-from dfmpc_onnx.operators import Unknown, batch_norm_parameters, clip_bounds, trained_variance
-from dfmpc_onnx.workspace import Workspace
+from dfmpc_onnx.pipeline.facts import Codes, Layer, Layers, Ranges
+from dfmpc_onnx.pipeline.manager import Figure, Pass, PassResult, Rewrite
+from dfmpc_onnx.pipeline.workspace import Workspace
 
 
 class SpreadChannelsOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

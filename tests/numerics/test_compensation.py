@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
-from dfmpc_onnx.numerics.compensation import BatchNormParameters, Products
+from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
+from dfmpc_onnx.numerics.compensation import Products
 from dfmpc_onnx.numerics.granularity import PerTensor
 from dfmpc_onnx.numerics.ternary import ternary
 from tests.numerics.strategies import seeds

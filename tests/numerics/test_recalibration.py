@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dfmpc_onnx.numerics.compensation import BatchNormParameters
+from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
 from dfmpc_onnx.numerics.granularity import PerTensor
 from dfmpc_onnx.numerics.recalibration import GAIN_LIMITS, READINGS, recalibrate, recalibrate_streams
 from dfmpc_onnx.numerics.ternary import ternary

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from dfmpc_onnx.errors import OptionError
-from dfmpc_onnx.facts import BitPlan
-from dfmpc_onnx.manager import PassManager
+from dfmpc_onnx.pipeline.facts import BitPlan
+from dfmpc_onnx.pipeline.manager import PassManager
 from tests import graphs
 
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from dfmpc_onnx.manager import PassManager
-from dfmpc_onnx.operators import batch_norm_parameters
+from dfmpc_onnx.graph.operators import batch_norm_parameters
+from dfmpc_onnx.pipeline.manager import PassManager
 from dfmpc_passes import BalanceChannels
 from tests import graphs
 

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from dfmpc_onnx.facts import Codes, Layers
-from dfmpc_onnx.manager import PassManager
-from dfmpc_onnx.settings import Settings, WeightBits
-from dfmpc_onnx.targets import parse_target
+from dfmpc_onnx.pipeline.facts import Codes, Layers
+from dfmpc_onnx.pipeline.manager import PassManager
+from dfmpc_onnx.pipeline.settings import Settings, WeightBits
+from dfmpc_onnx.pipeline.targets import parse_target
 from tests import graphs
 
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from dfmpc_onnx.facts import FloatStatistics, Originals, Pairs, Recalibrated
-from dfmpc_onnx.manager import PassManager
 from dfmpc_onnx.numerics.compensation import Products
+from dfmpc_onnx.pipeline.facts import FloatStatistics, Originals, Pairs, Recalibrated
+from dfmpc_onnx.pipeline.manager import PassManager
 from dfmpc_passes import Compensate
 from dfmpc_passes.compensate import CompensateOptions
 from tests import graphs

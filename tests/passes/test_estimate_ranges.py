@@ -4,10 +4,10 @@ import math
 import numpy as np
 import pytest
 
-from dfmpc_onnx.facts import MeasuredRanges, Ranges
-from dfmpc_onnx.manager import PassManager
+from dfmpc_onnx.graph.operators import batch_norm_parameters
 from dfmpc_onnx.numerics.ranges import skewed_range
-from dfmpc_onnx.operators import batch_norm_parameters
+from dfmpc_onnx.pipeline.facts import MeasuredRanges, Ranges
+from dfmpc_onnx.pipeline.manager import PassManager
 from tests import graphs
 
 

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 
-from dfmpc_onnx.facts import FloatStatistics
+from dfmpc_onnx.pipeline.facts import FloatStatistics
 from tests import graphs
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dfmpc_onnx import catalog
-from dfmpc_onnx.manager import PassManager
+from dfmpc_onnx.pipeline.manager import PassManager
 from tests import graphs
 
 HEADINGS = ("Before:", "After:", "Why:", "Requires:", "Refuses when:", "Reference:")

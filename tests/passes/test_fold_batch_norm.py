@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from dfmpc_onnx.facts import Codes, Folded, Layers
-from dfmpc_onnx.manager import PassManager
+from dfmpc_onnx.pipeline.facts import Codes, Folded, Layers
+from dfmpc_onnx.pipeline.manager import PassManager
 from tests import graphs
 
 FOLDABLE = sorted(set(graphs.ALL) - {"activation_first", "dense", "folded"})

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dfmpc_onnx.facts import Codes, Ranges
+from dfmpc_onnx.pipeline.facts import Codes, Ranges
 from tests import graphs
 
 NAME = "fold_batch_norm_forward"

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from dfmpc_onnx import api
-from dfmpc_onnx.facts import Codes, Placement
+import dfmpc_onnx
+from dfmpc_onnx.pipeline.facts import Codes, Placement
 from tests import graphs
 
 
@@ -137,7 +137,7 @@ def test_a_split_gives_all_its_parts_the_scale_of_the_whole():
     x = net.node("Concat", "right", net.block("left", 4), axis=1)
     net.channels[x] = 8
     model = net.model(net.tail(net.block(x, 8)))
-    made = api.quantize(model, None, "int8", check=False).model
+    made = dfmpc_onnx.quantize(model, None, "int8", check=False).model
     kernels = graphs.kernels(made)
     assert {op: kernels[op] for op in ("QLinearConv", "QLinearConcat", "QGemm", "Split")} == {
         "QLinearConv": 3,
@@ -173,7 +173,7 @@ def test_pooling_keeps_the_scale_of_its_input():
 def test_a_bias_is_int32_at_the_scale_of_the_products():
     space, _ = inserted(graphs.chain())
     x, codes, scale = (graphs.values(space.graph, n) for n in ("a0.scale", "b0.codes", "b0.scale"))
-    from dfmpc_onnx.facts import Codes
+    from dfmpc_onnx.pipeline.facts import Codes
 
     assert codes.dtype == np.int32
     assert np.allclose(scale, x * space.get(Codes).weights["conv1"].scale.reshape(-1), rtol=1e-6)

@@ -3,7 +3,7 @@ import onnx
 import pytest
 
 from dfmpc_onnx.errors import ModelError
-from dfmpc_onnx.facts import Normalized
+from dfmpc_onnx.pipeline.facts import Normalized
 from dfmpc_passes import Normalize
 from dfmpc_passes.pair_convolutions import find_layers
 from tests import graphs

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dfmpc_onnx.facts import Codes, Layers, Packed
+from dfmpc_onnx.pipeline.facts import Codes, Layers, Packed
 from tests import graphs
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dfmpc_onnx.facts import Layers, Pair, Pairs
+from dfmpc_onnx.pipeline.facts import Layers, Pair, Pairs
 from dfmpc_passes import PairConvolutions
 from tests import graphs
 

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from dfmpc_onnx.facts import Codes, Originals
-from dfmpc_onnx.manager import PassManager
 from dfmpc_onnx.numerics.granularity import PerAxis, PerTensor
 from dfmpc_onnx.numerics.ternary import ternary
 from dfmpc_onnx.numerics.uniform import dorefa, symmetric
+from dfmpc_onnx.pipeline.facts import Codes, Originals
+from dfmpc_onnx.pipeline.manager import PassManager
 from tests import graphs
 
 
@@ -65,7 +65,7 @@ def test_the_options_choose_the_grid(options, low, high):
 
 def test_optimal_ternary_is_weighted_by_the_input_and_beats_the_threshold_there():
     chosen = {rule: quantized(graphs.chain(), ternary=rule)[0] for rule in ("threshold", "optimal")}
-    from dfmpc_onnx.facts import FloatStatistics
+    from dfmpc_onnx.pipeline.facts import FloatStatistics
 
     moments = chosen["optimal"].get(FloatStatistics).tensors["relu1"]
     second = (moments.variance + moments.mean**2).reshape(1, -1, 1, 1)

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from dfmpc_onnx.facts import Packed, Raised
-from dfmpc_onnx.manager import PassManager
+from dfmpc_onnx.pipeline.facts import Packed, Raised
+from dfmpc_onnx.pipeline.manager import PassManager
 from tests import graphs
 
 

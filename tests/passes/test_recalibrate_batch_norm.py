@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from dfmpc_onnx.facts import FloatStatistics, Originals, Pairs, Recalibrated
-from dfmpc_onnx.manager import PassManager
-from dfmpc_onnx.numerics.compensation import BatchNormParameters
+from dfmpc_onnx.graph.operators import batch_norm_parameters
+from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
 from dfmpc_onnx.numerics.recalibration import READINGS, recalibrate
-from dfmpc_onnx.operators import batch_norm_parameters
+from dfmpc_onnx.pipeline.facts import FloatStatistics, Originals, Pairs, Recalibrated
+from dfmpc_onnx.pipeline.manager import PassManager
 from tests import graphs
 
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from dfmpc_onnx.facts import BitPlan, Codes, MeasuredRanges
-from dfmpc_onnx.manager import PassManager
 from dfmpc_onnx.numerics.bit_choice import CANDIDATES
+from dfmpc_onnx.pipeline.facts import BitPlan, Codes, MeasuredRanges
+from dfmpc_onnx.pipeline.manager import PassManager
 from tests import graphs
 
 

@@ -1,10 +1,10 @@
 import pytest
 
-from dfmpc_onnx import api
-from dfmpc_onnx.facts import Spared
-from dfmpc_onnx.manager import PassManager
-from dfmpc_onnx.settings import Settings, WeightBits
-from dfmpc_onnx.targets import parse_target
+import dfmpc_onnx
+from dfmpc_onnx.pipeline.facts import Spared
+from dfmpc_onnx.pipeline.manager import PassManager
+from dfmpc_onnx.pipeline.settings import Settings, WeightBits
+from dfmpc_onnx.pipeline.targets import parse_target
 from tests import graphs
 
 
@@ -53,7 +53,7 @@ def test_where_activations_are_unsigned_none_is(target):
 
 
 def test_the_written_file_reads_floats_there_and_says_so():
-    made = api.quantize(network(), None, "per-channel", weights="8", target="tensorrt", check=False)
+    made = dfmpc_onnx.quantize(network(), None, "per-channel", weights="8", target="tensorrt", check=False)
     rows = {layer.name: layer for layer in made.report.layers}
     assert not rows["conv3"].integer and rows["conv2"].integer and rows["conv3"].bits == 8
     assert any(r.site == "conv3" and "most of the noise" in r.reason for r in made.report.refusals)

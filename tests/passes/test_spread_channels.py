@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from dfmpc_onnx import api
-from dfmpc_onnx.facts import Codes
-from dfmpc_onnx.manager import PassManager
-from dfmpc_onnx.settings import Settings, WeightBits
-from dfmpc_onnx.targets import parse_target
+import dfmpc_onnx
+from dfmpc_onnx.pipeline.facts import Codes
+from dfmpc_onnx.pipeline.manager import PassManager
+from dfmpc_onnx.pipeline.settings import Settings, WeightBits
+from dfmpc_onnx.pipeline.targets import parse_target
 from tests import graphs
 
 
@@ -81,7 +81,7 @@ def test_unsigned_activations_too_but_not_floats():
 
 
 def test_a_float_layer_is_left_alone():
-    made = api.quantize(
+    made = dfmpc_onnx.quantize(
         network(), None, "per-channel", weights="8", target="tensorrt", layers=["conv3=float"], check=False
     )
     assert not next(p for p in made.report.passes if p.name == "spread_channels").result.rewrites

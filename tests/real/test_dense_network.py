@@ -7,12 +7,14 @@ import pathlib
 import onnx
 import pytest
 
-from dfmpc_onnx import api, catalog
-from dfmpc_onnx.facts import Pairs
-from dfmpc_onnx.manager import PassManager
-from dfmpc_onnx.serialization import load, to_graph, to_model
-from dfmpc_onnx.settings import Settings, WeightBits
-from dfmpc_onnx.workspace import Workspace
+import dfmpc_onnx
+from dfmpc_onnx import catalog
+from dfmpc_onnx.graph.exchange import to_graph, to_model
+from dfmpc_onnx.model.source import load
+from dfmpc_onnx.pipeline.facts import Pairs
+from dfmpc_onnx.pipeline.manager import PassManager
+from dfmpc_onnx.pipeline.settings import Settings, WeightBits
+from dfmpc_onnx.pipeline.workspace import Workspace
 from tests.graphs import kernels
 from tests.written import top1
 
@@ -28,7 +30,7 @@ def test_the_float_network_is_worth_quantizing() -> None:
 
 @pytest.mark.parametrize("network", [NETWORK, FOLDED], ids=["BatchNorm kept", "folded"])
 def test_every_3x3_is_low_and_the_rest_high(network: pathlib.Path) -> None:
-    layers = {layer.name: layer for layer in api.inspect(network).layers}
+    layers = {layer.name: layer for layer in dfmpc_onnx.inspect(network).layers}
     low = {name for name, layer in layers.items() if layer.role == "low"}
     assert low == {name for name, layer in layers.items() if layer.shape[2:] == (3, 3) and layer.role != "first layer"}
     assert len(low) == LAYERS
@@ -44,7 +46,7 @@ def test_a_layer_is_repaired_in_all_behind_it_and_the_transition_or_classifier()
 
 
 def test_at_low_bits_the_default_recipe_holds_it(tmp_path: pathlib.Path) -> None:
-    made = api.quantize(NETWORK, tmp_path / "out.onnx", weights="2/6", activations="none", check=False)
+    made = dfmpc_onnx.quantize(NETWORK, tmp_path / "out.onnx", weights="2/6", activations="none", check=False)
     assert made.report.mean_weight_bits is not None and made.report.mean_weight_bits < 3.7
     assert top1(NETWORK, SAMPLE) - top1(tmp_path / "out.onnx", SAMPLE) <= 3
 
@@ -67,7 +69,7 @@ def test_the_closed_form_repairs_what_ternary_broke(recipe: str, least: float, t
 
 
 def test_at_eight_bits_everything_computes_in_integers(tmp_path: pathlib.Path) -> None:
-    made = api.quantize(NETWORK, tmp_path / "out.onnx", "int8", check=False)
+    made = dfmpc_onnx.quantize(NETWORK, tmp_path / "out.onnx", "int8", check=False)
     ran = kernels(onnx.load(tmp_path / "out.onnx"))
     assert ran["QLinearConv"] == 27 + 15 and ran["QLinearConcat"] == LAYERS  # 27 Convs, 15 norms that none could take
     assert not ran["BatchNormalization"] and not ran["Conv"] and not ran["FusedConv"]

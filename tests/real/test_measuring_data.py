@@ -14,8 +14,8 @@ import numpy as np
 import onnx
 import pytest
 
-from dfmpc_onnx.auto_preprocess import choose_preprocess
-from dfmpc_onnx.settings import Settings, WeightBits
+from dfmpc_onnx.inputs.normalization import choose_preprocess
+from dfmpc_onnx.pipeline.settings import Settings, WeightBits
 from tests.commands import dfmpc
 from tests.graphs import kernels
 from tests.written import stored_weights, top1

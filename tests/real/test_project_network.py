@@ -14,13 +14,17 @@ import onnx
 import onnx.reference
 import pytest
 
-from dfmpc_onnx import api, catalog
-from dfmpc_onnx.manager import PassManager
-from dfmpc_onnx.preprocess import Preprocess
-from dfmpc_onnx.runtime import Session
-from dfmpc_onnx.serialization import load, to_graph, to_model
-from dfmpc_onnx.settings import Settings, WeightBits
-from dfmpc_onnx.workspace import Workspace
+import dfmpc_onnx
+from dfmpc_onnx import catalog
+from dfmpc_onnx.api.provenance import version
+from dfmpc_onnx.api.quantize import DEFAULT_RECIPE
+from dfmpc_onnx.graph.exchange import to_graph, to_model
+from dfmpc_onnx.inputs.preprocess import Preprocess
+from dfmpc_onnx.model.source import load
+from dfmpc_onnx.pipeline.manager import PassManager
+from dfmpc_onnx.pipeline.settings import Settings, WeightBits
+from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.runtime.session import Session
 from tests.commands import dfmpc, program
 from tests.graphs import kernels, relative
 from tests.written import stored_weights, top1
@@ -153,7 +157,7 @@ def test_the_default_recipe_is_small_and_good(tmp_path: pathlib.Path) -> None:
     result = dfmpc("quantize", NETWORK, "-o", out, "--json")
     assert result.exit_code == 0, result.stderr
     report = json.loads(result.stdout)
-    assert report["recipe"] == api.DEFAULT_RECIPE
+    assert report["recipe"] == DEFAULT_RECIPE
     assert_codes_fit(out, report)
     assert out.stat().st_size < NETWORK.stat().st_size / 4
     assert float_top1() - top1(out, SAMPLE) <= 2
@@ -168,7 +172,7 @@ def test_the_same_seed_gives_the_same_bytes_in_another_process(made: Made, tmp_p
 def test_provenance_stands_in_the_file(made: Made, tmp_path: pathlib.Path) -> None:
     stated = {p.key: p.value for p in onnx.load(made.path).metadata_props}
     report = made.report
-    assert stated["dfmpc_onnx.version"] == api.version()
+    assert stated["dfmpc_onnx.version"] == version()
     assert stated["dfmpc_onnx.source_sha256"] == FILES[NETWORK.name]["sha256"]
     for key in ("recipe", "weights", "activations", "preprocess", "seed"):
         assert stated[f"dfmpc_onnx.{key}"] == str(report[key])
@@ -197,7 +201,7 @@ def test_activations_in_integers_means_integer_kernels(made: Made) -> None:
 @functools.cache
 def in_float(recipe: str) -> onnx.ModelProto:
     """The network at 2/6 by a recipe, activations in float."""
-    return api.quantize(NETWORK, None, recipe, weights="2/6", activations="none", check=False).model
+    return dfmpc_onnx.quantize(NETWORK, None, recipe, weights="2/6", activations="none", check=False).model
 
 
 @pytest.mark.parametrize("stop", ["fold_batch_norm", "pack_weights"])
@@ -241,8 +245,8 @@ def test_a_network_without_batch_norm_is_quantized_and_says_why_nothing_was_repa
 
 @pytest.mark.parametrize("recipe", ["paper", "per-channel", "int8", "int4"])
 def test_inspect_states_the_bytes_that_quantize_stores(recipe: str) -> None:
-    forecast = next(row for row in api.inspect(NETWORK).recipes if row.recipe == recipe)
-    report = api.quantize(NETWORK, recipe=recipe, check=False).report
+    forecast = next(row for row in dfmpc_onnx.inspect(NETWORK).recipes if row.recipe == recipe)
+    report = dfmpc_onnx.quantize(NETWORK, recipe=recipe, check=False).report
     assert forecast.bits == {x.name: "ternary" if x.ternary else str(x.bits) for x in report.layers}
     packed = next(step.result for step in report.passes if step.name == "pack_weights")
     assert forecast.weight_bytes == sum(int(rewrite.figures["bytes"]) for rewrite in packed.rewrites)

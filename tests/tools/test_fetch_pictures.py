@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from tests.commands import held
-from tools import fetch_pictures
-from tools.fetch_pictures import SOURCES, FetchError, Source, fetch, present, unpacked
+from tools.data import fetch_pictures
+from tools.data.fetch_pictures import SOURCES, FetchError, Source, fetch, present, unpacked
 
 
 def picture(height=400, width=700, suffix="PNG"):

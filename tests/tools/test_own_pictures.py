@@ -3,9 +3,9 @@ import onnx
 import pytest
 from PIL import Image
 
-from dfmpc_onnx.preprocess import Preprocess
+from dfmpc_onnx.inputs.preprocess import Preprocess
 from tests.tools.nets import BARS, detector, page
-from tools.own_pictures import GREY, OwnPictures, cut
+from tools.zoo.own_pictures import GREY, OwnPictures, cut
 
 UNIT = Preprocess.parse("unit")
 

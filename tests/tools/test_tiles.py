@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tools.tiles import as_png, cut, of_most_contrast, tiles
+from tools.zoo.tiles import as_png, cut, of_most_contrast, tiles
 
 
 def encoded(pixels, kind="PNG"):

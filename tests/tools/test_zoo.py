@@ -7,12 +7,12 @@ import pytest
 from PIL import Image
 
 from tests import graphs
-from tests.commands import ROOT, environment
+from tests.commands import environment
 from tests.tools import nets
 
 
 def zoo(*arguments):
-    command = [sys.executable, "-W", "error", str(ROOT / "tools/zoo.py"), "--no-backend", *map(str, arguments)]
+    command = [sys.executable, "-W", "error", "-m", "tools.zoo", "--no-backend", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
 
 
@@ -91,4 +91,4 @@ def test_a_folder_without_pictures_is_refused(tmp_path):
     (tmp_path / "faces").mkdir()
     done = zoo(tmp_path, "--pictures", tmp_path)
     assert done.returncode == 2 and done.stdout == ""
-    assert "holds no text/; tools/fetch_pictures.py fills it" in done.stderr.splitlines()[-1]
+    assert "holds no text/; tools/data/fetch_pictures.py fills it" in done.stderr.splitlines()[-1]

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Seconds and peak memory of a conversion, the closing check not included; its split by pass, and against a floor.
 
-    python tools/bench/conversion.py [MODEL.onnx] [--recipe paper]... [--runs 5]
+    python -m tools.bench.conversion [MODEL.onnx] [--recipe paper]... [--runs 5]
 
 Without a model a ResNet-50 with random weights (25.5M) is made. Each run is a process of its own; medians are
 printed, and the peak memory as a multiple of the model's size, with and without what the imports take. The floor is
@@ -36,12 +36,12 @@ def peak_memory() -> int:
 
 def one(model: str, recipe: str) -> None:
     """Convert once in this process and print the figures as JSON."""
-    import dfmpc_onnx.api
+    import dfmpc_onnx.api.quantize
 
     empty = peak_memory()
     with tempfile.TemporaryDirectory() as folder:
         began, cpu = time.perf_counter(), time.process_time()
-        result = dfmpc_onnx.api.quantize(model, f"{folder}/out.onnx", recipe, preprocess="imagenet", check=False)
+        result = dfmpc_onnx.quantize(model, f"{folder}/out.onnx", recipe, preprocess="imagenet", check=False)
         seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     peak, report = peak_memory(), result.report
     passes = {p.name: p.seconds for p in report.passes}
@@ -102,7 +102,7 @@ def floor(model: str, low: set[str]) -> None:
 
 
 def run(*arguments: str) -> dict:
-    done = subprocess.run([sys.executable, __file__, *arguments], check=True, capture_output=True)
+    done = subprocess.run([sys.executable, "-m", "tools.bench.conversion", *arguments], check=True, capture_output=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -159,7 +159,8 @@ def main() -> None:
         model = args.model
         if model is None:
             import onnx
-            from networks import resnet
+
+            from tools.bench.networks import resnet
 
             model = f"{folder}/resnet50.onnx"
             onnx.save(resnet(50), model)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How seconds and peak memory of a conversion grow with the number of weights, from 0.3 to 100 million.
 
-    python tools/bench/growth.py [--recipe paper]... [--most 100] [--runs 1]
+    python -m tools.bench.growth [--recipe paper]... [--most 100] [--runs 1]
 
 Networks of ResNet-18's and ResNet-50's shape with other widths and random weights, each conversion in a process of its
 own, without the closing check. `--most` leaves out networks of more million weights.
@@ -15,8 +15,9 @@ import statistics
 import tempfile
 
 import onnx
-from conversion import run
-from networks import resnet
+
+from tools.bench.conversion import run
+from tools.bench.networks import resnet
 
 SHAPES = ((18, 0.125), (18, 0.25), (18, 0.5), (18, 1.0), (50, 1.0), (50, 2.0))
 HEADER = ("million weights", "network", "recipe", "s", "s of processor", "peak MB", "of the model", "ms a million")

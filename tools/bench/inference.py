@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Inference of float, onnxruntime's own static W8A8, and ours at 8/8, 2/6 and by default: time, load, bytes, memory.
 
-    python tools/bench/inference.py [--only NETWORK]... [--threads 1 --threads 2] [--rounds 50]
+    python -m tools.bench.inference [--only NETWORK]... [--threads 1 --threads 2] [--rounds 50]
 
 ResNet-20 of models/; ResNet-56 and MobileNetV2 where DFMPC_DATA names a folder that holds them; the shapes of ResNet-18
 and ResNet-50 with random weights (`shape18`, `shape50`), where the default is left out. All files of a network are
@@ -26,19 +26,17 @@ import time
 import numpy as np
 import onnx
 import onnxruntime
-from networks import resnet
 from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
-from peers import Reader
 
 import dfmpc_onnx
-from dfmpc_onnx.census import take_census
-from dfmpc_onnx.imagefiles import read_images
-from dfmpc_onnx.preprocess import Preprocess
-from dfmpc_onnx.runtime import optimized
-
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from measure import networks
+from dfmpc_onnx.evaluation.kernel_census import take_census
+from dfmpc_onnx.inputs.files import read_images
+from dfmpc_onnx.inputs.preprocess import Preprocess
+from dfmpc_onnx.runtime.session import optimized
+from tools.bench.networks import resnet
+from tools.bench.peers import Reader
+from tools.experiments.measure import networks
 
 STATIC, OURS_8, OURS_2_6 = "onnxruntime static W8A8", "ours 8/8", "ours 2/6"
 ONE = """

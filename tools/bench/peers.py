@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Ours against onnxruntime's own quantizer, in one run: accuracy and bytes of files that each wrote.
 
-    python tools/bench/peers.py [--only NETWORK] [--real 32]
+    python -m tools.bench.peers [--only NETWORK] [--real 32]
 
 Peers: static QDQ with random inputs (what one has without data), static QDQ with real images, and dynamic. All 8-bit,
 per channel. Real images are taken from the end of the labelled set and are left out of what is scored.
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import logging
 import pathlib
-import sys
 import tempfile
 
 import numpy as np
@@ -21,13 +20,11 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 import dfmpc_onnx
-from dfmpc_onnx.fidelity import compare
-from dfmpc_onnx.imagefiles import Images, read_images
-from dfmpc_onnx.preprocess import Preprocess
-from dfmpc_onnx.runtime import Session
-
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from measure import Network, networks
+from dfmpc_onnx.evaluation.fidelity import compare
+from dfmpc_onnx.inputs.files import Images, read_images
+from dfmpc_onnx.inputs.preprocess import Preprocess
+from dfmpc_onnx.runtime.session import Session
+from tools.experiments.measure import Network, networks
 
 
 class Reader(CalibrationDataReader):

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Bytes of the written files against what their codes need, for every network at hand and several recipes.
 
-    python tools/bench/sizes.py [--only NETWORK]... [--recipe RECIPE[:WEIGHTS]]... [--target cpu]
+    python -m tools.bench.sizes [--only NETWORK]... [--recipe RECIPE[:WEIGHTS]]... [--target cpu]
 
 Allowed are 1.03 times the codes (bits/8 a weight, 1.6 bits a ternary one), the biases and scales, and 1,500 bytes a
-quantized layer for nodes, names and what the file says of itself. The networks of tools/measure.py, their folded twins,
-ResNet-18's shape, and a network of two tiny layers. Exits 1 where a file is larger.
+quantized layer for nodes, names and what the file says of itself. The networks of tools/experiments/measure.py, their
+folded twins, ResNet-18's shape, and a network of two tiny layers. Exits 1 where a file is larger.
 """
 
 from __future__ import annotations
@@ -16,15 +16,13 @@ import sys
 import tempfile
 
 import onnx
-from networks import Builder, resnet
 from onnx import numpy_helper
 
 import dfmpc_onnx
-from dfmpc_onnx.report import Report
-from dfmpc_onnx.targets import TARGETS
-
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from measure import folded_twins, networks
+from dfmpc_onnx.pipeline.targets import TARGETS
+from dfmpc_onnx.report.schema import Report
+from tools.bench.networks import Builder, resnet
+from tools.experiments.measure import folded_twins, networks
 
 RECIPES = ("mixed", "int8", "int4", "per-channel:2/6", "per-channel:3/5", "per-channel:ternary/7", "paper")
 HEADER = ("network", "setting", "layers", "codes", "biases and scales", "bytes", "allowed", "of allowed")

@@ -18,8 +18,8 @@ import onnx
 import onnxruntime
 
 import dfmpc_onnx
-from dfmpc_onnx import runtime
 from dfmpc_onnx.errors import Defect, UserError, printable
+from dfmpc_onnx.runtime import session as runtime
 from tools.fuzz.mutations import mutated
 from tools.fuzz.networks import Network, network
 from tools.fuzz.rounding import rounded

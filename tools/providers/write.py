@@ -15,9 +15,9 @@ import shutil
 import numpy as np
 
 import dfmpc_onnx
-from dfmpc_onnx.preprocess import Preprocess
-from dfmpc_onnx.runtime import Session, version
-from dfmpc_onnx.targets import TARGETS
+from dfmpc_onnx.inputs.preprocess import Preprocess
+from dfmpc_onnx.pipeline.targets import TARGETS
+from dfmpc_onnx.runtime.session import Session, version
 
 MODELS = pathlib.Path(__file__).parents[2] / "models"
 

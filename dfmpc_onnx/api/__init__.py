@@ -1,0 +1,1 @@
+"""What the command line and a user's script both call."""

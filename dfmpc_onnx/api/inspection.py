@@ -1,0 +1,166 @@
+"""What a model holds: for a float one what each recipe would do, for a quantized one what onnxruntime makes of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from dfmpc_onnx import catalog
+from dfmpc_onnx.errors import AlreadyQuantized, ModelError, RuntimeUnavailable, shown
+from dfmpc_onnx.evaluation.kernel_census import Census, is_quantized, take_census
+from dfmpc_onnx.graph.exchange import to_graph
+from dfmpc_onnx.graph.opset import obstacle
+from dfmpc_onnx.model.metadata import metadata_of
+from dfmpc_onnx.model.source import ModelSource, Source, load
+from dfmpc_onnx.pipeline.facts import BitPlan, Layers, Pairs
+from dfmpc_onnx.pipeline.manager import PassManager
+from dfmpc_onnx.pipeline.recipe import Recipe
+from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY, Settings, WeightBits
+from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.qdq.code_formats import NEWEST, Kind, choose_forms
+from dfmpc_onnx.qdq.stored_bits import StoredLayer, stored_layers
+from dfmpc_onnx.report.schema import InspectedLayer, Inspection, QuantizedLayer, RecipeForecast
+
+
+def inspect(model: ModelSource) -> Inspection:
+    """What a model holds: its layers with role or reason of refusal, and what each recipe would do to it.
+
+    Of a quantized model it also counts what onnxruntime computes in integers; else it needs no onnxruntime. Raises
+    ModelError where the model cannot be read.
+    """
+    source = load(model)
+    graph = to_graph(source)
+    opset, ir_version = graph.opset, source.model.ir_version
+    inputs = tuple(f"{shown(t.name)} {_shape(t.shape)}" for t in graph.inputs)
+    outputs = tuple(f"{shown(t.name)} {_shape(t.shape)}" for t in graph.outputs)
+    settings = Settings(WeightBits.parse("2/6"), "8")
+    workspace = Workspace(graph, settings, source.label)
+    finders = [catalog.find_pass(name)() for name in ("normalize", "pair_convolutions")]
+    notes: tuple[str, ...] = ()
+    forecasts: tuple[RecipeForecast, ...] = ()
+    try:
+        results = PassManager(finders).run(workspace)
+        notes = tuple(r.reason for result in results[:1] for r in result.refusals)
+        forecasts = tuple(_forecast(workspace, recipe) for recipe in catalog.recipes().values())
+    except AlreadyQuantized:
+        pass  # what it holds is listed, and nothing asks for its float model
+    except ModelError as error:
+        notes = (str(error),)
+    stored = stored_layers(source.model)
+    coded = any(layer.coded for layer in stored)
+    census, unknown = _census(source) if coded or is_quantized(source.model) else (None, ())
+    return Inspection(
+        model=source.label,
+        bytes=source.size,
+        opset=opset,
+        ir_version=ir_version,
+        producer=shown(f"{source.model.producer_name} {source.model.producer_version}".strip()),
+        inputs=inputs,
+        outputs=outputs,
+        metadata={shown(k): shown(v) for k, v in metadata_of(source.model).items()},
+        layers=_inspected(workspace),
+        notes=(*notes, *unknown),
+        recipes=forecasts,
+        census=census,
+        quantized_layers=_quantized(stored, census) if coded else (),
+    )
+
+
+def _quantized(stored: Sequence[StoredLayer], census: Census | None) -> tuple[QuantizedLayer, ...]:
+    """The layers of a file that holds codes for some of them."""
+    integer = frozenset(census.integer_layers) if census is not None else frozenset()
+    return tuple(
+        QuantizedLayer(
+            shown(layer.name),
+            shown(layer.op),
+            layer.shape,
+            math.prod(layer.shape),
+            layer.bits,
+            layer.coded,
+            None if census is None else layer.name in integer,
+        )
+        for layer in stored
+    )
+
+
+def _census(source: Source) -> tuple[Census | None, tuple[str, ...]]:
+    """What onnxruntime makes of a quantized model, or the reason why that is not known."""
+    try:
+        return take_census(source.path or source.model, source.model, source.label), ()
+    except (ModelError, RuntimeUnavailable) as error:
+        return None, (f"not counted: {error}",)
+
+
+def _shape(shape: Sequence[object] | None) -> str:
+    return "[" + ", ".join("?" if d in (None, "") else shown(str(d)) for d in shape) + "]" if shape is not None else "?"
+
+
+def _inspected(workspace: Workspace) -> tuple[InspectedLayer, ...]:
+    layers, pairs = workspace.find(Layers), workspace.find(Pairs)
+    if layers is None or pairs is None:
+        return ()
+    low = pairs.by_low()
+    rows = []
+    for layer in layers.listed:
+        highs = tuple(dict.fromkeys(pair.high for pair in low.get(layer.name, ())))
+        place = {"first": "first layer", "last": "classifier"}.get(layer.position, "high")
+        role = "float" if layer.refused else "low" if highs else "depthwise" if layer.depthwise else place
+        not_low = None if highs or layer.refused else pairs.refused.get(layer.name)
+        rows.append(
+            InspectedLayer(
+                layer.name,
+                layer.op,
+                layer.shape,
+                layer.size,
+                role,
+                highs[0] if highs else None,
+                layer.refused,
+                not_low,
+                highs[1:],
+            )
+        )
+    return tuple(rows)
+
+
+def _forecast(workspace: Workspace, recipe: Recipe) -> RecipeForecast:
+    """The roles and sizes that a recipe's bit plan would give the layers."""
+    planned = Workspace(workspace.graph, Settings(recipe.weight_bits, recipe.activation_bits), workspace.label)
+    planned.put(workspace.get(Layers))
+    planned.put(workspace.get(Pairs))
+    plan: Mapping[str, object] = {}
+    steps = catalog.build(recipe)
+    for step in steps:
+        if BitPlan in step.provides:
+            step.run(planned)
+    # The closed form of the paper knows no other 2 bits; the recipes that fit layers choose, so four levels at most.
+    two_is_ternary = any(step.name == "quantize_weights" for step in steps)
+    found = planned.find(BitPlan)
+    plan = found.layers if found else {}
+    roles = {"low": 0, "high": 0, "8-bit": 0, "auto": 0, "float": 0}
+    size, kinds, shown_bits = 0, {}, {}
+    for layer in workspace.get(Layers).listed:
+        bits = found.layers[layer.name] if found and layer.name in plan else None
+        if bits is None:
+            continue
+        roles[bits.role] += 1
+        if bits.bits == FLOAT:
+            size += 4 * layer.size
+            shown_bits[layer.name] = "float"
+        else:
+            ternary = bits.bits == TERNARY or (bits.bits == 2 and two_is_ternary)
+            kinds[layer.name] = Kind(layer.size, 2 if ternary else int(bits.bits), ternary)
+            shown_bits[layer.name] = "auto" if bits.role == "auto" else "ternary" if ternary else str(bits.bits)
+    opset = workspace.graph.opset if obstacle(workspace.graph) else max(NEWEST, workspace.graph.opset)
+    size += sum(form.bytes(kinds[name].size) for name, form in choose_forms(kinds, opset).items())
+    return RecipeForecast(
+        recipe.name,
+        recipe.weights,
+        recipe.activations,
+        roles["low"],
+        roles["high"],
+        roles["8-bit"],
+        roles["auto"],
+        roles["float"],
+        size,
+        shown_bits,
+    )

@@ -1,0 +1,85 @@
+"""What is written into a file about its making, and what it tells of a file that it is compared with."""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+import msgspec
+import numpy as np
+import onnx
+
+from dfmpc_onnx.inputs.batches import concrete_shape, model_inputs
+from dfmpc_onnx.inputs.files import digest
+from dfmpc_onnx.inputs.normalization import PreprocessChoice
+from dfmpc_onnx.model.metadata import metadata_of
+from dfmpc_onnx.model.source import Source
+from dfmpc_onnx.pipeline.recipe import Recipe
+from dfmpc_onnx.pipeline.settings import Settings
+from dfmpc_onnx.runtime.session import version as runtime_version
+
+
+def version() -> str:
+    """The installed version of this package."""
+    try:
+        return importlib.metadata.version("dfmpc-onnx")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown (not installed)"
+
+
+def provenance(source: Source, recipe: Recipe, settings: Settings, choice: PreprocessChoice) -> dict[str, str]:
+    """What is written into the file: enough to make it again, and for `verify` to feed it rightly.
+
+    A value that is a list or a mapping is JSON, since names from a model may hold any character.
+    """
+    shapes = {t.name: concrete_shape(t, settings)[0] for t in model_inputs(source.model) if t.shape is not None}
+    versions = {"onnx": onnx.__version__, "onnxruntime": runtime_version(), "numpy": np.__version__}
+    stated = {
+        "version": version(),
+        "recipe": recipe.name,
+        "weights": str(settings.weights),
+        "activations": settings.activations,
+        "target": settings.target.name,
+        "layers": _json([str(item) for item in settings.layers]),
+        "preprocess": settings.preprocess.name,
+        "preprocess_choice": f"{choice.by}: {choice.reason}",
+        "reduce_range": "yes" if settings.reduce_range else "no",
+        "seed": str(settings.seed),
+        "statistics": "the user's images" if settings.images else "none of the user's",
+        "source_sha256": source.sha256,
+        "input_shapes": _json(shapes),
+        "passes": _json([{step.use: step.options} if step.options else step.use for step in recipe.steps]),
+        "versions": _json(versions),
+    }
+    if settings.images is not None:
+        stated["images_sha256"] = digest(settings.images)
+    return stated
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def origin_warnings(float_source: Source, quantized: Source, preprocess: str) -> tuple[str, ...]:
+    """What is odd about a pair of files that are to be compared: the wrong way round, the same, or of another model.
+
+    preprocess: what both are about to be fed through.
+    """
+    stated = metadata_of(quantized.model)
+    ours = "version" in stated
+    if "version" in metadata_of(float_source.model) and not ours:
+        return (
+            f"{float_source.label} was written by quantize and {quantized.label} was not: the float model comes first",
+        )
+    found = []
+    if float_source.sha256 and float_source.sha256 == quantized.sha256:
+        found.append("both files are the same, so nothing is compared with anything")
+    made_from = stated.get("source_sha256")
+    # Of a model in memory the bytes may be others than those of the same model in a file.
+    if made_from and float_source.path is not None and made_from != float_source.sha256:
+        found.append(
+            f"{quantized.label} was made from other bytes than {float_source.label}, of SHA-256 {made_from[:12]}...; "
+            "if that is another model, the comparison says nothing"
+        )
+    if ours and stated.get("preprocess", preprocess) != preprocess:
+        found.append(f"{quantized.label} was made for preprocess {stated['preprocess']}, not {preprocess}")
+    return tuple(found)

@@ -1,0 +1,93 @@
+"""verify(): run a float model and its quantized form, and compare them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import msgspec
+
+from dfmpc_onnx.api.provenance import origin_warnings
+from dfmpc_onnx.api.reference import CHECK_IMAGES, CHECK_SEED, check_limits, reference_session
+from dfmpc_onnx.errors import ModelError, OptionError
+from dfmpc_onnx.evaluation.fidelity import compare
+from dfmpc_onnx.evaluation.provider_use import provider_use
+from dfmpc_onnx.inputs.batches import (
+    Samples,
+    check_images,
+    check_inputs,
+    concrete_shape,
+    image_input,
+    model_inputs,
+    preprocess_for,
+)
+from dfmpc_onnx.inputs.files import Images, read_images
+from dfmpc_onnx.inputs.normalization import as_written, settled
+from dfmpc_onnx.inputs.preprocess import AUTO
+from dfmpc_onnx.model.metadata import metadata_of
+from dfmpc_onnx.model.source import ModelSource, load
+from dfmpc_onnx.pipeline.settings import Settings, WeightBits, parse_input_shapes
+from dfmpc_onnx.qdq import expansion as expansion
+from dfmpc_onnx.report.schema import ProviderFidelity, Verification
+from dfmpc_onnx.runtime.session import CPU, Session
+
+
+def verify(
+    model: ModelSource,
+    quantized: ModelSource,
+    *,
+    images: str | os.PathLike[str] | None = None,
+    preprocess: str | None = None,
+    providers: Sequence[str] = ("CPU",),
+    input_shapes: Sequence[str] = (),
+    seed: int = 0,
+) -> Verification:
+    """Run a float model on CPU and its quantized form on each provider, and compare them.
+
+    images: an .npz with x (and y) or a folder of image files; None takes 16 procedural images, or generated inputs
+    where the model takes others than images. preprocess: None takes what the quantized file says it was made with;
+    "auto", and a file that says nothing, find it out from the float model. On a provider other than the CPU's, it also
+    counts the nodes that ran there, and compares the outputs with those of the CPU provider. Raises UserError;
+    RuntimeUnavailable where a provider was not really used.
+    """
+    float_source, source = load(model), load(quantized)
+    stated = metadata_of(source.model).get("preprocess")
+    wanted = preprocess or stated or AUTO
+    settings = Settings(
+        WeightBits.parse("8"),
+        "8",
+        preprocess=as_written(wanted),
+        input_shapes=parse_input_shapes(input_shapes),
+        seed=seed + CHECK_SEED,
+    )
+    inputs = model_inputs(float_source.model)
+    check_inputs(inputs, settings)
+    for given in (float_source, source):
+        check_limits(given, settings)
+    reference, said = reference_session(float_source, settings)
+    if reference is None:
+        raise ModelError(said)
+    by_file = preprocess is None and stated is not None
+    settings, choice = settled(float_source.model, settings, wanted, run=True, doubt=not by_file)
+    if by_file and choice.by == "given":
+        choice = msgspec.structs.replace(choice, by="file", reason="as the quantized file says", order_asserted=False)
+    batch: Images | Samples
+    if images is None:
+        try:
+            batch = check_images(inputs, settings, CHECK_IMAGES)
+        except ModelError as error:
+            raise ModelError(f"{float_source.label}: {error}") from None
+    else:
+        tensor = image_input(inputs)
+        batch = read_images(images, concrete_shape(tensor, settings)[0], preprocess_for(tensor, settings.preprocess))
+    if not providers:
+        raise OptionError("no provider given; give at least one, such as CPU")
+    rows = []
+    for provider in providers:
+        session = Session(source.path or source.model, provider, source.label)
+        use = None
+        if session.provider != CPU:
+            use = provider_use(source.path or source.model, source.model, session.provider, source.label, batch)
+        rows.append(ProviderFidelity(session.provider, compare(reference, session, batch), use))
+    warnings = (*origin_warnings(float_source, source, choice.name), *choice.warnings)
+    return Verification(float_source.size, source.size, choice.name, choice, warnings, tuple(rows))

@@ -1,0 +1,232 @@
+"""The command line: parse, call, print. Exit status 0 done, 1 below a threshold, 2 the user's mistake, 3 a defect.
+
+130 where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import click
+
+import dfmpc_onnx
+from dfmpc_onnx.cli.console import progress, standard_output
+from dfmpc_onnx.cli.usage_errors import Group
+from dfmpc_onnx.errors import printable
+from dfmpc_onnx.memory import bounded
+
+MODEL = click.argument("model", type=click.Path())
+PREPROCESS = "auto, imagenet, lite, keras, unit, raw, caffe, half, or MEAN/STD on the 0..255 scale; with :rgb or :bgr"
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="dfmpc-onnx", prog_name="dfmpc-onnx")
+def main() -> None:
+    """Quantize ONNX networks without data, and prove that the result works."""
+
+
+@main.command()
+@MODEL
+@click.option("-o", "--output", type=click.Path(), required=True, help="where to write the quantized model")
+@click.option("--recipe", default=None, help="a recipe by name, or a .toml file  [default: mixed]")
+@click.option("--weights", metavar="LOW/HIGH|BITS|ternary/HIGH", help="bits of the weights; the recipe's if not given")
+@click.option("--activations", metavar="8|none", help="bits of the activations; the recipe's if not given")
+@click.option("--layer", "layers", multiple=True, metavar="GLOB=BITS|float", help="override for matching layers")
+@click.option(
+    "--target",
+    default="cpu",
+    show_default=True,
+    metavar="cpu|tensorrt|cuda|openvino|webgpu|portable",
+    help="the execution provider that the file is for",
+)
+@click.option("--reduce-range", is_flag=True, default=None, help="7 bits in place of 8, for processors that lack VNNI")
+@click.option("--preprocess", default="auto", show_default=True, metavar="NAME|MEAN/STD", help=PREPROCESS)
+@click.option("--input-shape", "shapes", multiple=True, metavar="NAME:1x3x224x224", help="for dynamic inputs")
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="of procedural images and samples"
+)
+@click.option(
+    "--images", type=click.Path(), help="unlabelled images of yours in place of procedural ones (.npz or folder)"
+)
+@click.option("--dump", type=click.Path(), metavar="DIR", help="write the graph after each pass into this folder")
+@click.option("--json", "json_wanted", is_flag=True, help="one JSON object on standard output, and nothing else")
+def quantize(
+    model: str,
+    output: str,
+    recipe: str | None,
+    weights: str | None,
+    activations: str | None,
+    layers: tuple[str, ...],
+    target: str,
+    reduce_range: bool | None,
+    preprocess: str,
+    shapes: tuple[str, ...],
+    seed: int,
+    images: str | None,
+    dump: str | None,
+    json_wanted: bool,
+) -> None:
+    """Write a quantized form of MODEL, then load it in onnxruntime and compare it with MODEL."""
+    from dfmpc_onnx.api.quantize import DEFAULT_RECIPE
+    from dfmpc_onnx.report.json_text import report_json
+    from dfmpc_onnx.report.text import report_table
+
+    name = recipe or DEFAULT_RECIPE
+    with bounded(), progress(quiet=json_wanted) as tell:
+        result = dfmpc_onnx.quantize(
+            model,
+            output,
+            name,
+            weights=weights,
+            activations=activations,
+            layers=layers,
+            reduce_range=reduce_range,
+            target=target,
+            preprocess=preprocess,
+            input_shapes=shapes,
+            images=images,
+            seed=seed,
+            dump=dump,
+            progress=tell,
+        )
+    for warning in result.report.warnings:
+        click.echo(f"warning: {printable(warning)}", err=True)
+    if json_wanted:
+        click.echo(report_json(result.report))
+    else:
+        report_table(result.report, output, standard_output())
+
+
+@main.command()
+@MODEL
+@click.option("--json", "json_wanted", is_flag=True, help="one JSON object on standard output, and nothing else")
+def inspect(model: str, json_wanted: bool) -> None:
+    """List what each recipe would do to the layers of MODEL, or how a quantized one is stored and runs."""
+    from dfmpc_onnx.report.inspection_text import inspection_table
+    from dfmpc_onnx.report.json_text import as_json
+
+    with bounded():
+        inspection = dfmpc_onnx.inspect(model)
+    if json_wanted:
+        click.echo(as_json(inspection))
+    else:
+        inspection_table(inspection, standard_output())
+
+
+@main.command()
+@MODEL
+@click.option("-o", "--output", type=click.Path(), required=True, help="where to write the plain form")
+@click.option("--json", "json_wanted", is_flag=True, help="one JSON object on standard output, and nothing else")
+def expand(model: str, output: str, json_wanted: bool) -> None:
+    """Write MODEL, a quantized file, with plain int8 weights: for tools that parse ONNX themselves."""
+    from dfmpc_onnx.report.json_text import as_json
+    from dfmpc_onnx.report.text import expansion_table
+
+    with bounded():
+        report = dfmpc_onnx.expand(model, output).report
+    if json_wanted:
+        click.echo(as_json(report))
+    else:
+        expansion_table(report, output, standard_output())
+
+
+@main.command()
+@click.argument("float_model", metavar="FLOAT", type=click.Path())
+@click.argument("quantized", metavar="QUANTIZED", type=click.Path())
+@click.option("--images", type=click.Path(), help="an .npz with x (and y), or a folder of images (and labels.csv)")
+@click.option("--preprocess", default=None, metavar="NAME|MEAN/STD", help="as QUANTIZED states if not given")
+@click.option("--provider", "providers", multiple=True, metavar="NAME", help="such as CPU; may be repeated")
+@click.option("--input-shape", "shapes", multiple=True, metavar="NAME:1x3x224x224", help="for dynamic inputs")
+@click.option("--min-agreement", type=click.FloatRange(0, 100), metavar="PERCENT", help="exit 1 below this agreement")
+@click.option("--min-sqnr", type=float, metavar="DB", help="exit 1 below this signal-to-noise ratio")
+@click.option(
+    "--max-steps",
+    type=click.FloatRange(min=0),
+    metavar="N",
+    help="exit 1 where a provider's outputs are further from the CPU provider's, in steps of the output's scale",
+)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="of the images without --images")
+@click.option("--json", "json_wanted", is_flag=True, help="one JSON object on standard output, and nothing else")
+def verify(
+    float_model: str,
+    quantized: str,
+    images: str | None,
+    preprocess: str | None,
+    providers: tuple[str, ...],
+    shapes: tuple[str, ...],
+    min_agreement: float | None,
+    min_sqnr: float | None,
+    max_steps: float | None,
+    seed: int,
+    json_wanted: bool,
+) -> None:
+    """Run FLOAT and QUANTIZED on the same images and compare their outputs."""
+    from dfmpc_onnx.report.json_text import as_json
+    from dfmpc_onnx.report.text import verification_table
+
+    with bounded():
+        found = dfmpc_onnx.verify(
+            float_model,
+            quantized,
+            images=images,
+            preprocess=preprocess,
+            providers=providers or ("CPU",),
+            input_shapes=shapes,
+            seed=seed,
+        )
+    for warning in found.warnings:
+        click.echo(f"warning: {printable(warning)}", err=True)
+    below = []
+    for row in found.providers:
+        if min_agreement is not None and row.fidelity.agreement < min_agreement:
+            reached = f"{row.fidelity.agreement} % ({row.fidelity.agreeing} of {row.fidelity.rows})"
+            below.append(f"{row.provider}: agreement {reached} is below {min_agreement} %")
+        if min_sqnr is not None and row.fidelity.sqnr_db < min_sqnr:
+            below.append(f"{row.provider}: SQNR {row.fidelity.sqnr_db} dB is below {min_sqnr} dB")
+        if max_steps is not None and row.use is not None and row.use.steps > max_steps:
+            below.append(f"{row.provider}: {row.use.steps} steps from the CPU provider are more than {max_steps:g}")
+    if json_wanted:
+        click.echo(as_json(found, below=below))
+    else:
+        verification_table(found, standard_output())
+    for line in below:
+        click.echo(f"failed: {line}", err=True)
+    if below:
+        click.get_current_context().exit(1)
+
+
+@main.command()
+@click.option("-o", "--output", type=click.Path(), required=True, help="a .png file to write")
+@click.option("--size", default=224, show_default=True, type=click.IntRange(8, 1024), help="height and width of each")
+@click.option("--count", default=16, show_default=True, type=click.IntRange(1, 256), help="how many")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+def images(output: str, size: int, count: int, seed: int) -> None:
+    """Show the procedural images that stand in for data, as one sheet."""
+    from dfmpc_onnx.report.image_sheet import write_sheet
+
+    write_sheet(output, size, count, seed)
+    click.echo(f"{count} procedural images of {size}x{size}, seed {seed}: {printable(output)}")
+
+
+@main.command()
+@click.argument("name", required=False)
+def passes(name: str | None) -> None:
+    """List the passes, or print what one does."""
+    from dfmpc_onnx import catalog
+    from dfmpc_onnx.report.catalog_text import pass_page, passes_table
+
+    if name is None:
+        passes_table(list(catalog.passes().values()), standard_output())
+    else:
+        pass_page(catalog.find_pass(name), standard_output())
+
+
+@main.command()
+@click.argument("name", required=False)
+def recipes(name: str | None) -> None:
+    """List the recipes, or print one as TOML, to copy and change."""
+    from dfmpc_onnx import catalog
+    from dfmpc_onnx.report.catalog_text import recipes_table
+
+    if name is None:
+        recipes_table(list(catalog.recipes().values()), standard_output())
+    else:
+        click.echo(catalog.recipe_text(name), nl=False)

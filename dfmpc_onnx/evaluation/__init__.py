@@ -1,0 +1,1 @@
+"""How good a quantized network is: fidelity, kernels and providers that run it."""

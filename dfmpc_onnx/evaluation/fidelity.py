@@ -1,0 +1,278 @@
+"""How close a quantized network is to its float original: accuracy, agreement, SQNR."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from dfmpc_onnx.errors import ModelError, OptionError, shown
+from dfmpc_onnx.inputs.batches import Samples
+from dfmpc_onnx.inputs.files import Images
+from dfmpc_onnx.runtime.session import Session
+
+BATCH = 50
+INPUT_TYPES: Mapping[str, type[np.generic]] = {
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(uint8)": np.uint8,
+}
+MOST_KEPT = 2**28  # bytes of outputs that are kept while another network runs
+BLOCK = 2**20  # numbers that are compared at a time
+SQNR_CAP = 200.0  # dB; identical outputs have no noise to divide by
+
+
+class Fidelity(msgspec.Struct, frozen=True):
+    """Two networks on the same images.
+
+    agreement: per cent of rows whose largest output is the same, agreeing of rows: a row is an image, or a run where
+    the first output does not run along the batch. sqnr_db: 10 log10 of signal over noise, all outputs.
+    top1, float_top1: per cent correct where labels are known, else None. max_error: largest absolute difference.
+    """
+
+    images: int
+    origin: str
+    agreement: float
+    sqnr_db: float
+    max_error: float
+    top1: float | None = None
+    float_top1: float | None = None
+    agreeing: int = 0
+    rows: int = 0
+
+    @property
+    def drop(self) -> float | None:
+        """Points of top-1 lost."""
+        if self.top1 is None or self.float_top1 is None:
+            return None
+        return round(self.float_top1 - self.top1, 2)
+
+
+def outputs(
+    session: Session, x: npt.NDArray[np.float32] | Mapping[str, npt.NDArray[np.generic]]
+) -> list[npt.NDArray[np.float64]]:
+    """Every output of a network, ``[n, ...]`` each.
+
+    x: for a network with one input all images, fed batch by batch; otherwise by input name what each run is fed.
+    """
+    try:
+        return [np.concatenate(column).astype(np.float64) for column in zip(*_parts(session, x), strict=True)]
+    except (ValueError, TypeError):
+        raise _no_numbers(session.label) from None
+
+
+def _no_numbers(label: str) -> ModelError:
+    return ModelError(f"{label}: its outputs are not numbers of one size; nothing to compare")
+
+
+Part = list[npt.NDArray[np.generic]]  # every output of one run, rows of images first
+
+
+def _parts(session: Session, x: npt.NDArray[np.float32] | Mapping[str, npt.NDArray[np.generic]]) -> Iterator[Part]:
+    return _sampled(session, x) if isinstance(x, Mapping) else _pictured(session, x)
+
+
+def _sampled(session: Session, feeds: Mapping[str, npt.NDArray[np.generic]]) -> Iterator[Part]:
+    names = {name for name, _, _ in session.inputs}
+    if names != set(feeds):
+        listed = ", ".join(sorted(map(shown, names)))
+        raise ModelError(f"{session.label}: its inputs are {listed}; they differ from the other network's")
+    for values in zip(*feeds.values(), strict=True):
+        fed = {name: np.asarray(value) for name, value in zip(feeds, values, strict=True)}
+        batches = {len(value) for value in fed.values() if value.ndim}
+        yield [out if out.ndim and len(out) in batches else out[None] for out in _arrays(session, fed)]
+
+
+def _arrays(session: Session, feeds: Mapping[str, npt.NDArray[np.generic]]) -> Part:
+    try:
+        return [np.asarray(out) for out in session.run(feeds)]
+    except ValueError:  # a sequence of tensors of several sizes
+        raise _no_numbers(session.label) from None
+
+
+def _pictured(session: Session, x: npt.NDArray[np.float32]) -> Iterator[Part]:
+    name, shape, kind = session.inputs[0]
+    dtype = INPUT_TYPES.get(kind, np.float32)
+    if (
+        not shape
+        or len(shape) != x.ndim
+        or any(isinstance(d, int) and 0 < d != n for d, n in zip(shape[1:], x.shape[1:], strict=True))
+    ):
+        raise OptionError(
+            f"images of shape {x.shape[1:]} do not fit the input '{shown(name)}' {shape} of {session.label}"
+        )
+    fixed = shape[0] if isinstance(shape[0], int) and shape[0] > 0 else None
+    for batch, real in _batches(x, fixed or BATCH, pad=fixed is not None):
+        yield [_rows(out, len(batch), real) for out in _arrays(session, {name: batch.astype(dtype, copy=False)})]
+
+
+def first_feeds(session: Session, images: Images | Samples) -> dict[str, npt.NDArray[np.generic]]:
+    """What a network is fed first when it is compared."""
+    if isinstance(images, Images):
+        name, shape, kind = session.inputs[0]
+        fixed = shape[0] if isinstance(shape[0], int) and shape[0] > 0 else None
+        batch, _ = next(iter(_batches(images.x, fixed or BATCH, pad=fixed is not None)))
+        return {name: batch.astype(INPUT_TYPES.get(kind, np.float32), copy=False)}
+    return {name: np.asarray(values[0]) for name, values in images.feeds.items()}
+
+
+def _batches(x: npt.NDArray[np.float32], size: int, pad: bool) -> Iterator[tuple[npt.NDArray[np.float32], int]]:
+    for start in range(0, len(x), size):
+        batch = x[start : start + size]
+        real = len(batch)
+        if pad and real < size:
+            batch = np.concatenate([batch, np.repeat(batch[-1:], size - real, axis=0)])
+        yield batch, real
+
+
+def _rows(out: npt.NDArray[np.generic], batch: int, real: int) -> npt.NDArray[np.generic]:
+    """The rows of an output that belong to real images; an output that does not run along the batch counts whole."""
+    return out[:real] if out.ndim and len(out) == batch else out[None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Expected:
+    """What a network makes of the images that another is compared with it on.
+
+    parts: its outputs run by run, kept when its session may go; None where they are too large for that, and the
+    session runs once more.
+    """
+
+    label: str
+    parts: list[Part] | None
+    session: Session | None = None
+
+    def again(self, images: Images | Samples) -> Iterator[Part]:
+        if self.parts is not None:
+            return iter(self.parts)
+        assert self.session is not None  # one or the other is there
+        return _parts(self.session, _fed(images))
+
+
+def expected(reference: Session, images: Images | Samples) -> Expected:
+    """Run the network that another is compared with."""
+    parts, kept = [], 0
+    for part in _parts(reference, _fed(images)):
+        parts.append(part)
+        kept += sum(out.nbytes for out in part)
+        if kept > MOST_KEPT:
+            return Expected(reference.label, None, reference)
+    return Expected(reference.label, parts)
+
+
+def _fed(images: Images | Samples) -> npt.NDArray[np.float32] | Mapping[str, npt.NDArray[np.generic]]:
+    return images.x if isinstance(images, Images) else images.feeds
+
+
+class _Difference:
+    """What two networks' outputs, run by run, come to."""
+
+    def __init__(self, reference: str, candidate: str) -> None:
+        self._reference, self._candidate = reference, candidate
+        self._sizes: list[tuple[int, ...]] = []
+        self.chosen: list[list[npt.NDArray[np.intp]]] = [[], []]  # the largest of each row of the first output
+        self.classes = 0
+        self.signal = self.noise = self.worst = 0.0
+
+    def add(self, want: Part, got: Part) -> None:
+        """The same rows of both networks' outputs."""
+        if [out.shape[1:] for out in want] != [out.shape[1:] for out in got]:
+            raise self.shapes_differ()
+        sizes = [out.shape[1:] for out in want]
+        self._sizes = self._sizes or sizes
+        if sizes != self._sizes:
+            raise _no_numbers(self._reference)
+        for a, b in zip(want, got, strict=True):
+            self.measure(a.reshape(-1), b.reshape(-1))
+        if want and want[0].size:
+            for chosen, out in zip(self.chosen, (want[0], got[0]), strict=True):
+                rows = out.reshape(len(out), -1)
+                chosen.append(rows.argmax(1))
+                self.classes = rows.shape[1]
+
+    def shapes_differ(self) -> ModelError:
+        return ModelError(f"{self._candidate}: its outputs have other shapes than those of {self._reference}")
+
+    def measure(self, want: npt.NDArray[np.generic], got: npt.NDArray[np.generic]) -> None:
+        """Flat values, in blocks: in double precision, with their difference and squares, large ones would swell."""
+        for start in range(0, want.size, BLOCK):
+            try:
+                a, b = (values[start : start + BLOCK].astype(np.float64) for values in (want, got))
+            except (ValueError, TypeError):
+                raise _no_numbers(self._reference) from None
+            with np.errstate(invalid="ignore", over="ignore"):  # outputs may be infinite; then so is the noise, or NaN
+                self.signal += float(np.square(a).sum())
+                self.noise += float(np.square(a - b).sum())
+                self.worst = float(np.maximum(self.worst, np.abs(a - b).max()))
+
+
+def _in_step(
+    want: Iterator[Part], got: Iterator[Part], differ: Callable[[], ModelError]
+) -> Iterator[tuple[Part, Part]]:
+    """The outputs of two networks cut to the same rows: one of them may take larger batches than the other."""
+    a: Part | None = []
+    b: Part | None = []
+    while True:
+        if a is not None and not any(map(len, a)):
+            a = next(want, None)
+        if b is not None and not any(map(len, b)):
+            b = next(got, None)
+        if a is None and b is None:
+            return
+        if a is None or b is None or len(a) != len(b):
+            raise differ()
+        counts = [min(len(x), len(y)) for x, y in zip(a, b, strict=True)]
+        if not any(counts) and any(map(len, (*a, *b))):
+            raise differ()
+        yield [x[:n] for x, n in zip(a, counts, strict=True)], [y[:n] for y, n in zip(b, counts, strict=True)]
+        a, b = ([x[n:] for x, n in zip(part, counts, strict=True)] for part in (a, b))
+
+
+def compare(reference: Session | Expected, candidate: Session, images: Images | Samples) -> Fidelity:
+    """Run networks on the images; raises ModelError where their outputs do not have the same shapes."""
+    y = images.y if isinstance(images, Images) else None
+    count = len(images.x) if isinstance(images, Images) else images.runs
+    known = reference if isinstance(reference, Expected) else Expected(reference.label, None, reference)
+    found = _Difference(known.label, candidate.label)
+    for want, got in _in_step(known.again(images), _parts(candidate, _fed(images)), found.shapes_differ):
+        found.add(want, got)
+    if not found.chosen[0]:
+        raise ModelError(f"{known.label}: its first output is empty on these images; there is nothing to compare")
+    first_want, first_got = (np.concatenate(chosen) for chosen in found.chosen)
+    scores: list[float | None] = [None, None]
+    if y is not None:
+        lowest, highest = int(y.min()), int(y.max())
+        if len(first_want) != len(y) or lowest < 0 or highest >= found.classes:
+            raise ModelError(
+                f"{known.label}: its first output is no table of class scores for labels from {lowest} to {highest}"
+            )
+        scores = [round(100 * float((chosen == y).mean()), 2) for chosen in (first_got, first_want)]
+    same = first_want == first_got
+    return Fidelity(
+        images=count,
+        origin=images.origin,
+        agreement=round(100 * float(same.mean()), 2),
+        sqnr_db=round(decibels(found.signal, found.noise), 2),
+        max_error=found.worst,
+        top1=scores[0],
+        float_top1=scores[1],
+        agreeing=int(same.sum()),
+        rows=len(same),
+    )
+
+
+def sqnr(want: list[npt.NDArray[np.float64]], got: list[npt.NDArray[np.float64]]) -> float:
+    """Signal to quantization noise in dB over all outputs together; at most 200."""
+    found = _Difference("", "")
+    for a, b in zip(want, got, strict=True):
+        found.measure(a.reshape(-1), b.reshape(-1))
+    return decibels(found.signal, found.noise)
+
+
+def decibels(signal: float, noise: float) -> float:
+    if noise == 0 or not np.isfinite(noise):
+        return SQNR_CAP if noise == 0 else -SQNR_CAP
+    return float(np.clip(10 * np.log10(max(signal, 1e-300) / noise), -SQNR_CAP, SQNR_CAP))

@@ -1,0 +1,164 @@
+"""What onnxruntime makes of a quantized file: which layers became integer kernels, and what is left between them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import msgspec
+import onnx
+
+from dfmpc_onnx.errors import shown
+from dfmpc_onnx.runtime.session import Source, optimized
+
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+INTEGER = (
+    "QLinearConv",
+    "ConvInteger",
+    "QGemm",
+    "QLinearMatMul",
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+    "DynamicQuantizeMatMul",
+)
+FLOAT = (*LAYERS, "FusedConv", "NhwcFusedConv", "FusedGemm", "FusedMatMul")
+RESCALED = "the scale changes"
+# What passes numbers on as they are; the reason lies with who reads them in the end.
+MOVES = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")
+
+
+class Census(msgspec.Struct, frozen=True):
+    """The nodes of a quantized network after onnxruntime's optimization for its CPU provider.
+
+    layers: operators with a weight in the file, counted. integer, other: what computes in integers now, by operator:
+    layers, and what stands between them. float_layers: names of those that stayed in float, by reason. quantize,
+    dequantize: the QuantizeLinear and DequantizeLinear that are left, counted by reason. dequantized_weights: how many
+    weights are dequantized anew at every inference. integer_layers: names of the layers that compute in integers.
+    """
+
+    layers: dict[str, int]
+    integer: dict[str, int]
+    other: dict[str, int]
+    float_layers: dict[str, tuple[str, ...]]
+    quantize: dict[str, int]
+    dequantize: dict[str, int]
+    dequantized_weights: int
+    integer_layers: tuple[str, ...] = ()
+
+
+def is_quantized(model: onnx.ModelProto) -> bool:
+    """Whether a model holds QuantizeLinear or DequantizeLinear."""
+    return any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node)
+
+
+def take_census(source: Source, model: onnx.ModelProto, label: str) -> Census:
+    """Count what onnxruntime turns a model into. source: what it loads; model: the same, as read.
+
+    Raises ModelError where onnxruntime cannot load it, RuntimeUnavailable where there is no onnxruntime.
+    """
+    nodes = _Nodes(optimized(source, label).graph)
+    in_file = Counter(node.op_type for node in model.graph.node if node.op_type in (*LAYERS, *INTEGER))
+    integer = Counter(node.op_type for node in nodes.all if node.op_type in INTEGER)
+    between = Counter(n.op_type for n in nodes.all if n.op_type.startswith("QLinear") and n.op_type not in INTEGER)
+    decoded = _decoded_to_float(model)
+    left: dict[str, list[str]] = {}
+    for node in nodes.all:
+        if node.op_type in FLOAT:
+            why = nodes.why_float(node)
+            why += "; integer weights, float arithmetic" if node.name in decoded else ""
+            left.setdefault(why, []).append(node.name)
+    quantize, dequantize = Counter[str](), Counter[str]()
+    weights = 0
+    for node in nodes.all:
+        if node.op_type == "QuantizeLinear":
+            quantize[nodes.before(node)] += 1
+        elif node.op_type == "DequantizeLinear":
+            weights += nodes.is_constant(node.input[0])
+            dequantize[nodes.behind(node)] += 1
+    return Census(
+        dict(in_file),
+        dict(integer),
+        dict(between),
+        {why: tuple(names) for why, names in left.items()},
+        dict(quantize),
+        dict(dequantize),
+        weights,
+        tuple(node.name for node in nodes.all if node.op_type in INTEGER),
+    )
+
+
+def _decoded_to_float(model: onnx.ModelProto) -> set[str]:
+    """The layers of the file whose weight is made of integer codes by a product with a scale."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    scales = {tensor.name for tensor in model.graph.initializer}
+    found = set()
+    for node in model.graph.node:
+        maker = makers.get(node.input[1]) if node.op_type in LAYERS and len(node.input) > 1 else None
+        if maker is not None and maker.op_type == "Mul" and maker.input[1] in scales:
+            found.add(node.name)
+    return found
+
+
+class _Nodes:
+    """Who makes and who reads each tensor of a graph."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.all = list(graph.node)
+        self._makers = {name: node for node in self.all for name in node.output}
+        self._readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in self.all:
+            for name in node.input:
+                self._readers.setdefault(name, []).append(node)
+        self._constants = {tensor.name for tensor in graph.initializer}
+        self._inputs = {value.name for value in graph.input} - self._constants
+        self._outputs = {value.name for value in graph.output}
+
+    def is_constant(self, name: str) -> bool:
+        return name in self._constants
+
+    def before(self, node: onnx.NodeProto) -> str:
+        """Why a QuantizeLinear is left: where its numbers come from."""
+        name = node.input[0]
+        while name in self._makers and self._makers[name].op_type in MOVES:
+            name = self._makers[name].input[0]
+        if name in self._inputs:
+            return "the model's input is float"
+        if name not in self._makers:
+            return "a constant is quantized"
+        maker = self._makers[name]
+        return RESCALED if maker.op_type == "DequantizeLinear" else f"{_op(maker)} computes in float"
+
+    def behind(self, node: onnx.NodeProto) -> str:
+        """Why a DequantizeLinear is left: who reads its numbers."""
+        if self.is_constant(node.input[0]):
+            return "a weight is dequantized at every inference"
+        ops = sorted({_op(reader) for reader in self._read(node.output[0])})
+        if not ops:
+            return "the model's output is float"
+        if ops == ["QuantizeLinear"]:
+            return RESCALED
+        return f"{', '.join(ops[:3])} {'computes' if len(ops) == 1 else 'compute'} in float"
+
+    def _read(self, name: str) -> Iterable[onnx.NodeProto]:
+        """The nodes that read a tensor, looked at through moves."""
+        for reader in self._readers.get(name, ()):
+            if reader.op_type in MOVES:
+                yield from self._read(reader.output[0])
+            else:
+                yield reader
+
+    def why_float(self, node: onnx.NodeProto) -> str:
+        """Why a layer did not become an integer kernel, as far as its neighbours tell."""
+        weight = self._makers.get(node.input[1])
+        if weight is not None and weight.op_type == "DequantizeLinear":
+            return "its weight is dequantized at every inference"
+        maker = self._makers.get(node.input[0])
+        if maker is not None and maker.op_type == "Max" and len(maker.input) == 1:
+            return "kept in float"
+        if maker is None or maker.op_type != "DequantizeLinear":
+            return "its input is float"
+        return "its output is float"
+
+
+def _op(node: onnx.NodeProto) -> str:
+    return shown(node.op_type)

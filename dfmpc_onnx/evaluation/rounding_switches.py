@@ -1,0 +1,156 @@
+"""What rounding activations costs at a network's outputs, for any choice of them, in one session.
+
+Each activation is rounded to whole multiples of its scale and, beside that, left as it is; a Where takes one or the
+other by an input of its own. So thousands of choices can be measured without a graph being built again. Nothing is
+clipped: procedural images may go beyond the ranges that a BatchNormalization tells of the training images, and what is
+lost there says nothing of those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from dfmpc_onnx.graph.edit import Namer
+from dfmpc_onnx.graph.exchange import to_model
+from dfmpc_onnx.numerics.output_loss import OutputLoss, is_vector, lost_share
+from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.runtime.session import Session
+
+REPEATS = 1e-6  # of an output's variance: sums may be taken in another order
+Arrays = list[npt.NDArray[np.generic]]
+# What squeezes scores between 0 and 1 hides from one side of the scale what happens on the other.
+SQUASHES = frozenset({"Sigmoid", "HardSigmoid", "Softmax", "LogSoftmax", "Tanh"})
+
+
+class ToggledRounding:
+    """The network of a workspace, its activations rounded or not as asked for each run.
+
+    scales: of the tensors by name. groups: names that are switched together. feeds: what the
+    network is run on. Raises ModelError where onnxruntime cannot load or run it.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        scales: Mapping[str, np.float32],
+        groups: Sequence[Collection[str]],
+        feeds: Mapping[str, npt.NDArray[np.generic]],
+    ) -> None:
+        names = Namer(workspace.graph)
+        self._switches = [names(f"switch{i}") for i in range(len(groups))]
+        self._feeds = feeds
+        model = to_model(workspace.graph)
+        by_tensor = {name: switch for group, switch in zip(groups, self._switches, strict=True) for name in group}
+        switched = {name: names(f"{name}.switched") for name in by_tensor}
+        _insert(model, by_tensor, switched, scales, names)
+        self._outputs = _compared(model)
+        _free_shapes(model, feeds)
+        self._session = Session(model, label="the network with switched activations")
+        self._exact = self._run(())
+        again = self._run(()) if any(map(_numbers, self._exact)) else self._exact
+        # What is drawn at random differs from run to run, whatever is rounded.
+        self._compared = [_numbers(a) and lost_share(a, b) <= REPEATS for a, b in zip(self._exact, again, strict=True)]
+
+    @property
+    def comparable(self) -> bool:
+        """Whether any output is of numbers that can be compared, the same in every run."""
+        return any(self._compared)
+
+    @property
+    def passed_over(self) -> tuple[str, ...]:
+        """The outputs that cannot be compared."""
+        return tuple(name for name, whether in zip(self._outputs, self._compared, strict=True) if not whether)
+
+    def lost(self, groups: Sequence[int]) -> list[OutputLoss]:
+        """What each output that can be compared loses where the groups of these numbers are rounded.
+
+        A channel that does not vary counts nothing.
+        """
+        pairs = zip(self._exact, self._run(groups), self._compared, strict=True)
+        return [OutputLoss(lost_share(a, b), is_vector(a.shape)) for a, b, whether in pairs if whether]
+
+    def _run(self, groups: Sequence[int]) -> Arrays:
+        if not self._outputs:
+            return []
+        chosen = set(groups)
+        switches = {name: np.array(i in chosen) for i, name in enumerate(self._switches)}
+        return self._session.run({**self._feeds, **switches}, self._outputs)
+
+
+def _numbers(output: object) -> bool:
+    """Whether an output is a tensor of finite numbers."""
+    if not isinstance(output, np.ndarray) or output.dtype.kind != "f" or not output.size:
+        return False
+    return bool(np.isfinite(output).all())
+
+
+def _insert(
+    model: onnx.ModelProto,
+    by_tensor: Mapping[str, str],
+    switched: Mapping[str, str],
+    scales: Mapping[str, np.float32],
+    names: Namer,
+) -> None:
+    graph = model.graph
+    first: list[onnx.NodeProto] = []
+    after: dict[str, list[onnx.NodeProto]] = {}
+    inputs = {value.name for value in graph.input}
+    for name, switch in by_tensor.items():
+        scale = names(f"{name}.scale")
+        graph.initializer.append(onnx.numpy_helper.from_array(np.array(scales[name]), scale))
+        steps, whole, rounded = (names(f"{name}.{stem}") for stem in ("steps", "whole", "rounded"))
+        nodes = [
+            onnx.helper.make_node("Div", [name, scale], [steps], steps),
+            onnx.helper.make_node("Round", [steps], [whole], whole),
+            onnx.helper.make_node("Mul", [whole, scale], [rounded], rounded),
+            onnx.helper.make_node("Where", [switch, rounded, name], [switched[name]], switched[name]),
+        ]
+        if name in inputs:
+            first += nodes
+        else:
+            after[name] = nodes
+    ordered = list(first)
+    for node in graph.node:
+        node.input[:] = [switched.get(name, name) for name in node.input]
+        ordered.append(node)
+        for name in node.output:
+            ordered += after.get(name, ())
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in ordered]
+    del graph.node[:]
+    graph.node.extend(kept)
+    graph.input.extend(
+        onnx.helper.make_tensor_value_info(switch, onnx.TensorProto.BOOL, [])
+        for switch in dict.fromkeys(by_tensor.values())
+    )
+
+
+def _free_shapes(model: onnx.ModelProto, feeds: Mapping[str, npt.NDArray[np.generic]]) -> None:
+    """Let a network that states its batch take the many that it was found to take (`batching`)."""
+    del model.graph.value_info[:]
+    for value in model.graph.output:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
+    for value in model.graph.input:
+        dims = value.type.tensor_type.shape.dim
+        if value.name in feeds and dims and dims[0].dim_value not in (0, len(feeds[value.name])):
+            dims[0].dim_param = "N"
+
+
+def _compared(model: onnx.ModelProto) -> list[str]:
+    """The tensors to compare: the outputs, or what stands in front of an activation that squeezes them."""
+    made = {name: node for node in model.graph.node for name in node.output}
+    listed = {value.name for value in model.graph.output}
+    found = []
+    for name in [value.name for value in model.graph.output if not value.type.HasField("sequence_type")]:
+        node = made.get(name)
+        if node is not None and node.op_type in SQUASHES and node.domain in ("", "ai.onnx") and node.input[0] in made:
+            name = node.input[0]
+            if name not in listed:
+                model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
+                listed.add(name)
+        found.append(name)
+    return list(dict.fromkeys(found))

@@ -1,0 +1,1 @@
+"""Graphs: reading and editing them, what operators mean, conversion between opsets and types."""

@@ -1,0 +1,100 @@
+"""Changes of a whole graph that onnx itself makes: to another opset, node by node, and calls of functions inlined."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx
+import onnx.inliner
+import onnx.version_converter
+import onnx_graphsurgeon as gs
+
+from dfmpc_onnx.errors import shown
+from dfmpc_onnx.graph.edit import detached_weights
+
+
+def ir_version_for(opset: int) -> int:
+    """The lowest IR version that the specification pairs with an opset of the standard domain."""
+    version: int = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)], True)
+    return version
+
+
+OLDEST_RUN = 7  # the oldest opset of the standard domain that onnxruntime promises to run
+
+
+class ConversionRefused(Exception):
+    """The graph cannot be moved to the wanted opset; says why."""
+
+
+def obstacle(graph: gs.Graph) -> str | None:
+    """Why a graph stays in its opset whatever the wanted one is; None where conversion may be tried."""
+    if graph.functions:
+        return "the model has local functions"
+    if any(True for _ in graph.subgraphs(recursive=True)):
+        return "the model has control-flow subgraphs, which the converter does not enter"
+    foreign = sorted({node.domain for node in graph.nodes if node.domain not in (None, "", "ai.onnx")})
+    return f"the model has operators of domain '{shown(foreign[0])}'" if foreign else None
+
+
+def convert(graph: gs.Graph, version: int) -> gs.Graph:
+    """The same network in opset `version` of the standard domain; raises ConversionRefused.
+
+    Weights are not copied. Tensor and node names stay; nodes of other domains stay as they are.
+    """
+    if graph.opset == version:
+        return graph
+    reason = obstacle(graph)
+    if reason:
+        raise ConversionRefused(reason)
+    result = _rewritten(
+        graph,
+        lambda skeleton: onnx.version_converter.convert_version(skeleton, version),
+        f"from opset {graph.opset} to {version}",
+    )
+    result.ir_version = ir_version_for(version)
+    return result
+
+
+def inline_functions(graph: gs.Graph) -> gs.Graph:
+    """The same network with every call of a function of the model's own replaced by the nodes of its body.
+
+    The graph must be valid: then every operator means the same in a function's opset as in the model's, should the two
+    differ. Raises ConversionRefused.
+    """
+    result = _rewritten(graph, _inlined, "its functions cannot be inlined")
+    if result.functions:
+        raise ConversionRefused(f"its function '{shown(result.functions[0].name)}' cannot be inlined")
+    result.ir_version = graph.ir_version
+    return result
+
+
+def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+    versions = {opset.domain: opset.version for opset in model.opset_import}
+    for function in model.functions:
+        for opset in function.opset_import:  # onnx leaves calls across opsets alone
+            opset.version = versions.get(opset.domain, opset.version)
+    inlined: onnx.ModelProto = onnx.inliner.inline_local_functions(model)
+    return inlined
+
+
+def _rewritten(graph: gs.Graph, change: Callable[[onnx.ModelProto], onnx.ModelProto], what: str) -> gs.Graph:
+    """What a change of the exported model makes of a graph; weights are handed over, not copied."""
+    with detached_weights(graph) as names:
+        skeleton = gs.export_onnx(graph, ir_version=max(graph.ir_version or 0, ir_version_for(graph.opset)))
+    try:
+        changed = change(skeleton)
+    except Exception as error:  # onnx raises RuntimeError, ConvertError and others of C++ origin
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ConversionRefused(f"{what}: {shown(lines[0])}") from None
+    result = gs.import_onnx(changed)
+    weights = graph.tensors()
+    inputs = []
+    wanted = set(names)
+    for tensor in result.inputs:
+        if tensor.name in wanted:
+            tensor.to_constant(weights[tensor.name]._values)
+        else:
+            inputs.append(tensor)
+    result.inputs = inputs
+    result.producer_name, result.producer_version = graph.producer_name, graph.producer_version
+    return result

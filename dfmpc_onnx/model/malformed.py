@@ -1,0 +1,81 @@
+"""What no runtime survives: counts below 1, inputs left out, functions that call themselves."""
+
+from __future__ import annotations
+
+import onnx
+import onnx.shape_inference
+
+from dfmpc_onnx.errors import ModelError, shown
+from dfmpc_onnx.model.protos import every_node
+
+FLAGS = frozenset({"transA", "transB"})
+OWN_DOMAINS = frozenset({"", "ai.onnx", "com.microsoft"})  # whose operators onnxruntime brings along
+INT32 = range(-(2**31), 2**31)
+COUNTS = frozenset({"group", "strides", "dilations", "kernel_shape", "blocksize"})
+VARIADIC = onnx.defs.OpSchema.FormalParameterOption.Variadic
+MOST_NODES = 1_000_000  # of a model with its functions written out
+
+
+def check_windows(model: onnx.ModelProto, where: str) -> None:
+    """Raise ModelError where an operator counts by a number below 1, or a flag is beyond 32 bits.
+
+    onnxruntime divides by the one and is gone; of the other it keeps 32 bits, which may say the opposite.
+    """
+    for nodes in (model.graph.node, *(function.node for function in model.functions)):
+        for node in every_node(nodes):
+            for attribute in node.attribute if node.domain in OWN_DOMAINS else ():
+                counts = [attribute.i] if attribute.HasField("i") else attribute.ints
+                if attribute.name in COUNTS and min(counts, default=1) < 1:
+                    raise ModelError(
+                        f"{where}: {shown(node.op_type)} '{shown(node.name)}' has {attribute.name} below 1; the model "
+                        "is damaged"
+                    )
+                if attribute.name in FLAGS and attribute.i not in INT32:
+                    named = f"{shown(node.op_type)} '{shown(node.name)}'"
+                    raise ModelError(f"{where}: {named} has {attribute.name} {attribute.i}; the model is damaged")
+
+
+def check_variadic(model: onnx.ModelProto, where: str) -> None:
+    """Raise ModelError where one of any number of inputs, as of a Max, is left out: onnxruntime crashes on it."""
+    for part in (model, *model.functions):
+        opset = next((o.version for o in part.opset_import if o.domain in ("", "ai.onnx")), 1)
+        for node in every_node(part.graph.node if isinstance(part, onnx.ModelProto) else part.node):
+            if "" in node.input and _needs_all(node, opset):
+                named = f"{shown(node.op_type)} '{shown(node.name)}'"
+                raise ModelError(f"{where}: {named} has an input without a name; the model is damaged")
+
+
+def _needs_all(node: onnx.NodeProto, opset: int) -> bool:
+    """Whether an input that is left out is one of those of which there may be any number."""
+    if node.domain not in ("", "ai.onnx"):
+        return False
+    try:
+        wanted = onnx.defs.get_schema(node.op_type, opset, "").inputs
+    except onnx.defs.SchemaError:
+        return False
+    return bool(wanted) and wanted[-1].option is VARIADIC and "" in node.input[len(wanted) - 1 :]
+
+
+def check_functions(model: onnx.ModelProto, where: str) -> None:
+    """Raise ModelError where the model's own functions call themselves, or unfold to more nodes than any network has.
+
+    A runtime writes each call out, and functions that call each other twice double the nodes at every step.
+    """
+    calls = {(f.domain, f.name): [(node.domain, node.op_type) for node in every_node(f.node)] for f in model.functions}
+    unfolded: dict[tuple[str, str], int] = {}
+    waiting = list(calls)
+    inside: set[tuple[str, str]] = set()
+    while waiting:  # not by recursion: each function may call the next, and Python's stack is short
+        name = waiting[-1]
+        missing = [called for called in calls[name] if called in calls and called not in unfolded]
+        if name in unfolded or not missing:
+            unfolded.setdefault(name, sum(1 + unfolded.get(called, 0) for called in calls[name]))
+            inside.discard(waiting.pop())
+        elif name in inside and any(called in inside for called in missing):
+            raise ModelError(f"{where}: its function '{shown(name[1])}' calls itself; no runtime can run that")
+        else:
+            inside.add(name)
+            waiting.extend(dict.fromkeys(missing))
+    nodes = sum(1 + unfolded.get((node.domain, node.op_type), 0) for node in every_node(model.graph.node))
+    if nodes > MOST_NODES:
+        raise ModelError(f"{where}: its functions unfold to more than {MOST_NODES:,} nodes; the file is damaged")

@@ -1,0 +1,1 @@
+"""The pass manager, recipes, settings and the facts that passes leave for each other."""

@@ -1,0 +1,47 @@
+"""What travels through a pipeline: the graph, the user's settings, and the facts that passes have learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import onnx_graphsurgeon as gs
+
+from dfmpc_onnx.pipeline.settings import Settings
+
+Fact = TypeVar("Fact")
+
+
+class Workspace:
+    """A graph and the typed facts known of it; a fact is looked up by its type.
+
+    tell: called with the name of the site that a long pass is working on.
+    """
+
+    def __init__(self, graph: gs.Graph, settings: Settings, label: str = "model") -> None:
+        self.graph = graph
+        self.settings = settings
+        self.label = label
+        self.tell: Callable[[str], None] = lambda site: None
+        self._facts: dict[type[object], object] = {}
+
+    def put(self, fact: object) -> None:
+        """Store a fact in place of an earlier one of its type."""
+        self._facts[type(fact)] = fact
+
+    def get(self, kind: type[Fact]) -> Fact:
+        """The fact of a type; KeyError where no pass has put one."""
+        fact = self._facts[kind]
+        assert isinstance(fact, kind)  # put() keys by type
+        return fact
+
+    def find(self, kind: type[Fact]) -> Fact | None:
+        """The fact of a type, or None."""
+        return self.get(kind) if kind in self._facts else None
+
+    def discard(self, kind: type[object]) -> None:
+        self._facts.pop(kind, None)
+
+    @property
+    def known(self) -> frozenset[type[object]]:
+        return frozenset(self._facts)

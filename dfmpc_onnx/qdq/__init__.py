@@ -1,0 +1,1 @@
+"""The quantized form of a graph: placement of Q and DQ, storage of codes, and reading both back."""

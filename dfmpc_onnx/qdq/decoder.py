@@ -1,0 +1,196 @@
+"""The nodes that decode stored weights; onnxruntime folds them at load.
+
+Between quantized activations they end in a DequantizeLinear over INT8 codes, which fuses with the layer to an integer
+kernel. Where activations stay in float they end in a Mul and fold into a plain float weight; a DequantizeLinear there
+would run at every inference. Planes are decoded by Cast, or by Gather in a table of what each byte holds, and summed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.ir.tensor import LazyValues
+
+from dfmpc_onnx.graph.edit import Namer
+from dfmpc_onnx.numerics.arrays import Array
+from dfmpc_onnx.numerics.packing import pack, pack_trits, split
+from dfmpc_onnx.numerics.quantized import QuantizedWeight
+from dfmpc_onnx.qdq.code_formats import FIRST_WITH_INT8_ARITHMETIC, TYPES, Form, Plane
+
+NUMBERS = {
+    np.float32: int(onnx.TensorProto.FLOAT),
+    np.int32: int(onnx.TensorProto.INT32),
+    np.int8: int(onnx.TensorProto.INT8),
+}
+Number = type[np.float32] | type[np.int32] | type[np.int8]
+
+
+@dataclasses.dataclass(frozen=True)
+class Emitted:
+    """The nodes that decode a weight, the tensor that they end in, and the bytes of its codes."""
+
+    nodes: list[gs.Node]
+    result: gs.Tensor
+    bytes: int
+
+
+class Decoder:
+    """Makes the nodes for the weights of one graph. Tables and other constants of equal value are made once.
+
+    Between a weight's codes and its scale, tensors and nodes are called ``w0.0``, ``w0.1``, ...: names are stored
+    two or three times each, and the names of weights are long.
+    """
+
+    def __init__(self, graph: gs.Graph) -> None:
+        self._names, self._opset = Namer(graph), int(graph.opset)
+        self._shared: dict[tuple[str, tuple[int, ...], bytes], gs.Constant] = {}
+        self._count = 0
+
+    def float_form(self, weight: QuantizedWeight, form: Form, stem: str) -> Emitted:
+        """``codes in FLOAT [-> Sub(zero point)] -> Mul(scale)``; equal to dequantize() bit for bit."""
+        chain = self._chain()
+        tensor = self._codes(chain, weight, form, stem, np.float32)
+        if np.any(weight.zero_point):
+            tensor = chain.add("Sub", np.float32, tensor, self._constant(f"{stem}.zero", weight.zero_point))
+        chain.add("Mul", np.float32, tensor, self._constant(f"{stem}.scale", weight.scale))
+        return chain.emitted(form.bytes(weight.codes.size))
+
+    def integer_form(self, weight: QuantizedWeight, form: Form, stem: str, axis: int) -> Emitted:
+        """``codes in INT8, less their zero point -> DequantizeLinear(scale, 0)``; fuses to an integer kernel.
+
+        The half-step zero point of the mid-rise grid is taken out by doubling: ``s (q + 1/2) = (s / 2) (2 q + 1)``.
+        Raises ValueError for a weight that `fits_int8` refuses.
+        """
+        if not fits_int8(weight):
+            raise ValueError(f"{stem}: codes less their zero points do not fit into INT8")
+        chain = self._chain()
+        doubled, zero = _half_steps(weight), _whole_zero(weight)
+        arithmetic = len(form.planes) > 1 or bool(np.any(zero))
+        # Steps of 8-bit codes fit INT8, but not what they are computed from.
+        wide = self._opset < FIRST_WITH_INT8_ARITHMETIC or weight.bits == 8 or bool(np.any(np.abs(zero) > 127))
+        kind: Number = np.int32 if arithmetic and wide else np.int8
+        tensor = self._codes(chain, weight, form, stem, kind)
+        if doubled:
+            tensor = chain.add("Add", kind, tensor, tensor)
+        if np.any(zero):
+            tensor = chain.add("Sub", kind, tensor, self._constant(f"{stem}.zero", zero.astype(kind)))
+        if kind is np.int32:
+            tensor = chain.cast(tensor, np.int8)
+        scale = integer_scale(weight)
+        per_axis = weight.scale.size > 1
+        flat = scale if per_axis else scale.reshape(())
+        chain.add(
+            "DequantizeLinear",
+            np.float32,
+            tensor,
+            self._constant(f"{stem}.scale", flat),
+            self._once("zp", np.zeros(flat.shape, np.int8)),
+            attrs={"axis": axis} if per_axis else {},
+        )
+        return chain.emitted(form.bytes(weight.codes.size))
+
+    def _codes(self, chain: _Chain, weight: QuantizedWeight, form: Form, stem: str, kind: Number) -> gs.Tensor:
+        """The codes as numbers of a kind: the sum of their planes."""
+        total: gs.Tensor | None = None
+        planes = split(weight.codes, form.widths) if len(form.planes) > 1 else [weight.codes]
+        for plane, codes in zip(form.planes, planes, strict=True):
+            name = f"{stem}.codes" if total is None else f"{chain.stem}.low"
+            if plane.encoding == "type":
+                tensor = chain.cast(_narrow(self._names(name), codes, plane), kind)
+                if plane.shift:
+                    factor = self._once("times", np.array(2**plane.shift, kind))
+                    tensor = chain.add("Mul", kind, tensor, factor)
+            else:
+                tensor = chain.cast(self._looked_up(chain, name, codes, plane), kind)
+            total = tensor if total is None else chain.add("Add", kind, total, tensor)
+        return total
+
+    def _looked_up(self, chain: _Chain, name: str, codes: npt.NDArray[np.int8], plane: Plane) -> gs.Tensor:
+        """Codes by a table: ``bytes -> Cast(INT32) -> Gather`` gives ``[bytes, per byte]``, then cut and shaped."""
+        packed = pack_trits(codes) if plane.encoding == "trits" else pack(codes, plane.bits, plane.signed)
+        # Gather takes no 8-bit indices.
+        source = chain.cast(self._constant(name, np.frombuffer(packed, np.uint8)), np.int32)
+        tensor = chain.add("Gather", np.int8, self._once("table", plane.table()), source)
+        if codes.size % plane.per_byte:
+            tensor = chain.add("Reshape", np.int8, tensor, self._once("flat", np.array([-1])))
+            start, end = self._once("start", np.array([0])), self._once("end", np.array([codes.size]))
+            tensor = chain.add("Slice", np.int8, tensor, start, end)
+        return chain.add("Reshape", np.int8, tensor, self._once("shape", np.array(codes.shape, np.int64)))
+
+    def _chain(self) -> _Chain:
+        self._count += 1
+        return _Chain(f"w{self._count - 1}", self._names)
+
+    def _constant(self, name: str, values: Array) -> gs.Constant:
+        return gs.Constant(self._names(name), np.asarray(values))
+
+    def _once(self, name: str, values: Array) -> gs.Constant:
+        """A constant that every weight that needs this value shares."""
+        key = values.dtype.str, values.shape, values.tobytes()
+        if key not in self._shared:
+            self._shared[key] = self._constant(name, values)
+        return self._shared[key]
+
+
+class _Chain:
+    """The nodes of one weight, one behind the other."""
+
+    def __init__(self, stem: str, names: Namer) -> None:
+        self.stem, self._names = stem, names
+        self.nodes: list[gs.Node] = []
+
+    def add(self, op: str, kind: Number, *inputs: gs.Tensor, attrs: dict[str, object] | None = None) -> gs.Tensor:
+        name = self._names(f"{self.stem}.{len(self.nodes)}")
+        out = gs.Variable(name, kind)
+        self.nodes.append(gs.Node(op, name, attrs or {}, list(inputs), [out]))
+        return out
+
+    def cast(self, tensor: gs.Tensor, kind: Number) -> gs.Tensor:
+        return tensor if tensor.dtype == kind else self.add("Cast", kind, tensor, attrs={"to": NUMBERS[kind]})
+
+    def emitted(self, size: int) -> Emitted:
+        """The nodes and the tensor that the last of them makes."""
+        for node in self.nodes[:-1]:
+            node.outputs[0].dtype = None  # a declared type is a value_info: bytes for what inference finds anyhow
+        return Emitted(self.nodes, self.nodes[-1].outputs[0], size)
+
+
+def _narrow(name: str, codes: npt.NDArray[np.int8], plane: Plane) -> gs.Constant:
+    """An initializer of a plane's own type; graphsurgeon cannot make the narrow ones from numpy."""
+    if plane.bits == 8:
+        return gs.Constant(name, codes)
+    raw = pack(codes, plane.bits, plane.signed)
+    proto = onnx.helper.make_tensor(name, TYPES[plane.bits, plane.signed][0], codes.shape, raw, raw=True)
+    return gs.Constant(name, LazyValues(proto))
+
+
+def _half_steps(weight: QuantizedWeight) -> bool:
+    return bool(np.any(weight.zero_point != np.rint(weight.zero_point)))
+
+
+def _whole_zero(weight: QuantizedWeight) -> npt.NDArray[np.float32]:
+    """The zero point of the codes that the integer form dequantizes: whole, since half-step grids are doubled."""
+    return weight.zero_point * np.float32(2) if _half_steps(weight) else weight.zero_point
+
+
+def fits_int8(weight: QuantizedWeight, reduced: bool = False) -> bool:
+    """Whether the codes less their zero points fit INT8, as the integer form needs; up to 7 bits all grids do.
+
+    reduced: whether they must lie within 64 of zero, so that two products with 8-bit activations fit 16 bits.
+    """
+    zero = _whole_zero(weight)
+    if not np.any(zero) and (weight.bits < 8 or not reduced):
+        return True
+    steps = weight.codes.astype(np.float32) * np.float32(2 if _half_steps(weight) else 1) - zero
+    lowest, highest = (-64, 64) if reduced else (-128, 127)
+    return steps.size == 0 or bool(steps.min() >= lowest and steps.max() <= highest)
+
+
+def integer_scale(weight: QuantizedWeight) -> npt.NDArray[np.float32]:
+    """The scale that `Decoder.integer_form` dequantizes with, flat: ``[out]`` or ``[1]`` float32."""
+    scale = weight.scale / np.float32(2) if _half_steps(weight) else weight.scale
+    return scale.reshape(-1).astype(np.float32)

@@ -1,0 +1,276 @@
+"""Where quantized activations go so that an execution provider computes in integers.
+
+On the CPU provider a layer fuses to QLinearConv or QGemm when its input comes from a DequantizeLinear, its weight from
+another, and its output (through a Relu, or a Clip from 0 that covers the range) goes to a QuantizeLinear. The operators
+between layers have integer kernels of their own; a tensor that they pass along keeps its scale.
+
+TensorRT wants QuantizeLinear in front of the layers alone, and moves it backward through what stands between by itself.
+It adds the other branch of a sum within the Conv that ends one branch, if that other branch is quantized, and the
+Conv's own output is not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from dfmpc_onnx.errors import Unknown, shown
+from dfmpc_onnx.graph.operators import clip_bounds
+from dfmpc_onnx.graph.query import (
+    captured,
+    constant,
+    consumers,
+    has_input,
+    input_constant,
+    is_output,
+    nodes_by_name,
+    only_consumer,
+    producer,
+)
+from dfmpc_onnx.pipeline.facts import Codes, Exempt, Layer, Layers, Ranges, Spared
+from dfmpc_onnx.pipeline.targets import CPU, Target
+from dfmpc_onnx.pipeline.workspace import Workspace
+
+# Operators whose outputs take the scale of their input: they only move, choose or repeat values.
+KEEPS_SCALE = frozenset(
+    {"MaxPool", "Flatten", "Reshape", "Transpose", "Slice", "Split", "Squeeze", "Unsqueeze", "Resize", "Pad"}
+)
+OWN_SCALE = frozenset({"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "Sigmoid", "LeakyRelu"})
+POOLS = frozenset({"AveragePool", "GlobalAveragePool"})
+FUSES_ACTIVATION = frozenset({"Conv", "Add"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Sites:
+    """Where to quantize.
+
+    layers: names of the layers that compute in integers. tensors: the activations to quantize, in graph order, each
+    with the tensor whose scale it takes (itself, mostly). refused: the layers that cannot, with the reason.
+    """
+
+    layers: frozenset[str]
+    tensors: Mapping[str, str]
+    refused: Mapping[str, str]
+
+
+def effective_output(graph: gs.Graph, node: gs.Node) -> gs.Tensor:
+    """The output of a node, or of the Relu or Clip from 0 that stands alone behind it and fuses with it."""
+    following = only_consumer(graph, node.outputs[0])
+    if isinstance(following, gs.Node) and following.op in ("Relu", "Clip") and node.op in FUSES_ACTIVATION:
+        try:
+            low, _ = clip_bounds(following)
+        except Unknown:
+            return node.outputs[0]
+        if low == 0.0:
+            return following.outputs[0]
+    return node.outputs[0]
+
+
+def pads_with_zeros(node: gs.Node) -> bool:
+    """Whether a Pad adds nothing but zeros."""
+    value = input_constant(node, 2)
+    zero = not has_input(node, 2) or (value is not None and not np.any(value))
+    return bool(node.op == "Pad" and node.attrs.get("mode", "constant") == "constant" and zero)
+
+
+def keeps_scale(node: gs.Node) -> bool:
+    """Whether a node only moves, chooses or repeats values, so that its output has its input's scale."""
+    moves = node.op in KEEPS_SCALE and node.domain in (None, "", "ai.onnx")
+    return moves and (node.op != "Pad" or pads_with_zeros(node))
+
+
+def _has_scale(node: gs.Node) -> bool:
+    return node.op in OWN_SCALE and node.domain in (None, "", "ai.onnx")
+
+
+def _moved_inside(graph: gs.Graph) -> dict[str, str]:
+    """Tensors that are moved, and the result read inside a control-flow node, each with why it stays in float.
+
+    onnxruntime takes a DequantizeLinear past what only moves values, asks for the readers' inputs by number, finds none
+    of that number where the reader is a subgraph, and ends the process.
+    """
+    inside: dict[str, str] = {}
+    for node in graph.nodes:
+        bodies = [value for value in node.attrs.values() if isinstance(value, gs.Graph)]
+        inside.update((tensor.name, node.name) for body in bodies for tensor in captured(body))
+    found: dict[str, str] = {}
+    for node in reversed(graph.nodes) if inside else ():
+        if not keeps_scale(node):
+            continue
+        for tensor in node.outputs:
+            if tensor.name in inside or tensor.name in found:
+                why = f"'{shown(tensor.name)}', which holds values of it, is read inside"
+                found[node.inputs[0].name] = found.get(tensor.name) or f"{why} '{shown(inside.get(tensor.name, ''))}'"
+    return found
+
+
+class Placer:
+    """Decides which layers and tensors are quantized."""
+
+    def __init__(
+        self,
+        graph: gs.Graph,
+        layers: Mapping[str, Layer],
+        ranges: Mapping[str, tuple[float, float]],
+        target: Target = CPU,
+        exempt: Mapping[str, str] | None = None,
+    ) -> None:
+        """exempt: tensors that are not to be quantized, each with the reason."""
+        self._graph = graph
+        self._layers = layers
+        self._exempt = {**_moved_inside(graph), **(exempt or {})}
+        self._ranges = {name: range_ for name, range_ in ranges.items() if name not in self._exempt}
+        self._target = target
+        self._nodes = nodes_by_name(graph)
+        self._chosen: set[str] = set()
+        self._refused: dict[str, str] = {}
+
+    def place(self) -> Sites:
+        integer = {name for name, layer in self._layers.items() if self._fits(layer)}
+        self._in_front_of(integer)
+        if self._target.between:
+            self._behind(integer)
+            # What an operator needs may be quantized for the sake of one that stands behind it, so again.
+            before = -1
+            while len(self._chosen) != before:
+                before = len(self._chosen)
+                for node in self._graph.nodes:
+                    self._between(node, integer)
+        else:
+            self._sums(integer)
+        order = {t.name: t for t in self._graph.inputs}
+        order.update({t.name: t for node in self._graph.nodes for t in node.outputs})
+        tensors = {name: self._source_of_scale(t) for name, t in order.items() if name in self._chosen}
+        return Sites(frozenset(integer), tensors, self._refused)
+
+    def _fits(self, layer: Layer) -> bool:
+        node = self._nodes[layer.name]
+        read, made = node.inputs[0].name, effective_output(self._graph, node).name
+        exempt = self._exempt.get(read) or (self._exempt.get(made) if self._target.between else None)
+        reason = None
+        if layer.op == "ConvTranspose":
+            reason = "ConvTranspose has no integer kernel in onnxruntime"
+        elif exempt is not None:
+            reason = exempt
+        elif read not in self._ranges:
+            reason = "the range of its input is not known"
+        elif self._target.between and made not in self._ranges:
+            reason = "the range of its output is not known"
+        elif layer.op == "Conv" and len(layer.shape) != 4:
+            reason = f"a Conv of {len(layer.shape) - 2} spatial dimensions has no fast integer kernel"
+        elif float(node.attrs.get("alpha", 1.0)) != 1.0 or float(node.attrs.get("beta", 1.0)) != 1.0:
+            reason = "its alpha or beta is not 1"
+        elif isinstance(node.inputs[0], gs.Constant):
+            reason = "its input is a constant"
+        if reason:
+            self._refused[layer.name] = f"{reason}; integer weights, float arithmetic"
+        return reason is None
+
+    @classmethod
+    def of(cls, workspace: Workspace) -> Placer:
+        """For the layers that have codes and are not spared, with the ranges and exempt tensors known so far."""
+        spared, exempt = workspace.find(Spared), workspace.find(Exempt)
+        left = spared.layers if spared is not None else frozenset[str]()
+        coded = workspace.get(Codes).weights.keys() - left
+        return cls(
+            workspace.graph,
+            {layer.name: layer for layer in workspace.get(Layers).all if layer.name in coded},
+            workspace.get(Ranges).tensors,
+            workspace.settings.target,
+            exempt.tensors if exempt is not None else {},
+        )
+
+    def _in_front_of(self, integer: set[str]) -> None:
+        """What the layers read."""
+        self._chosen.update(self._nodes[name].inputs[0].name for name in integer)
+
+    def _behind(self, integer: set[str]) -> None:
+        """What the layers give: a Conv always, since it has no integer kernel without; others where it is read."""
+        for name in integer:
+            output = effective_output(self._graph, self._nodes[name])
+            if self._nodes[name].op == "Conv" or any(
+                n.name in integer or keeps_scale(n) or _has_scale(n) or n.op in ("Relu", "Clip")
+                for n in consumers(output)
+            ):
+                self._chosen.add(output.name)
+
+    def _source_of_scale(self, tensor: gs.Tensor) -> str:
+        """The tensor whose range a quantized tensor takes: itself, or what was moved to make it."""
+        while (node := producer(tensor)) is not None and keeps_scale(node) and node.inputs[0].name in self._chosen:
+            tensor = node.inputs[0]
+        name: str = tensor.name
+        return name
+
+    def _between(self, node: gs.Node, integer: set[str]) -> None:
+        """An operator between layers: quantized where its inputs are, or can be, and somebody reads the result."""
+        moves = keeps_scale(node)
+        if not (moves or _has_scale(node)):
+            return
+        slots = node.inputs[:1] if moves else node.inputs
+        variables = [t for t in slots if isinstance(t, gs.Variable) and not t.is_empty()]
+        if not variables or any(t.name not in self._ranges for t in variables):
+            return
+        if any(isinstance(t, gs.Constant) for t in slots):
+            return
+        outputs = node.outputs if node.op == "Split" else node.outputs[:1] if len(node.outputs) == 1 else []
+        outputs = [effective_output(self._graph, node)] if len(outputs) == 1 else outputs
+        # Also for the sake of what stands behind: one QuantizeLinear either way, and the operator is integer.
+        if (
+            (moves or node.op in POOLS)
+            and any(t.name in self._chosen for t in outputs)
+            and self._read_in_integers(variables[0], integer)
+        ):
+            self._chosen.add(variables[0].name)
+        if not any(t.name in self._chosen for t in variables):
+            return
+        if not outputs or any(is_output(self._graph, t) or not self._leads_to_layer(t, integer) for t in outputs):
+            return
+        if any(t.name in self._exempt for t in outputs):
+            return
+        if moves:
+            self._chosen.update(t.name for t in outputs)
+        elif outputs[0].name in self._ranges:
+            self._chosen.update(t.name for t in (*variables, *outputs))
+
+    def _read_in_integers(self, tensor: gs.Tensor, integer: set[str]) -> bool:
+        """Whether nobody reads a tensor who would rather have it in float."""
+        readers = consumers(tensor)
+        return not is_output(self._graph, tensor) and all(
+            n.name in integer or keeps_scale(n) or _has_scale(n) for n in readers
+        )
+
+    def _leads_to_layer(self, tensor: gs.Tensor, integer: set[str]) -> bool:
+        """Whether a layer that computes in integers lies behind a tensor, with only such operators between."""
+        stack, seen = [tensor], set()
+        while stack:
+            for node in consumers(stack.pop()):
+                if node.name in integer:
+                    return True
+                if id(node) not in seen and (keeps_scale(node) or _has_scale(node) or node.op in ("Relu", "Clip")):
+                    seen.add(id(node))
+                    stack.extend(node.outputs)
+        return False
+
+    def _sums(self, integer: set[str]) -> None:
+        """Of each sum all branches but the one that ends in a Conv and holds the most layers."""
+        depth: dict[str, int] = {}
+        for node in self._graph.nodes:
+            here = max((depth.get(t.name, 0) for t in node.inputs), default=0) + (node.name in integer)
+            depth.update((t.name, here) for t in node.outputs)
+        for node in self._graph.nodes:
+            branches = node.inputs if node.op == "Add" and node.domain in (None, "", "ai.onnx") else []
+            if len(branches) != 2 or any(constant(t) is not None or t.name not in self._ranges for t in branches):
+                continue
+            by_conv = [t for t in branches if self._ends_in_conv(t, integer)]
+            if not by_conv:
+                continue
+            fused = max(by_conv, key=lambda t: depth[t.name])
+            self._chosen.update(t.name for t in branches if t is not fused)
+
+    def _ends_in_conv(self, tensor: gs.Tensor, integer: set[str]) -> bool:
+        by = producer(tensor)
+        alone = isinstance(only_consumer(self._graph, tensor), gs.Node)
+        return by is not None and by.op == "Conv" and by.name in integer and alone

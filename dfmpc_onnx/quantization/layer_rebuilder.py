@@ -1,0 +1,353 @@
+"""What is done to one layer after the other while the float and the quantized network advance side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import onnx_graphsurgeon as gs
+
+from dfmpc_onnx.errors import shown
+from dfmpc_onnx.graph.channels import channel_readings, channel_sources, pools_without_zeros
+from dfmpc_onnx.graph.edit import Namer
+from dfmpc_onnx.graph.operators import batch_norm_parameters
+from dfmpc_onnx.graph.query import constant, has_input
+from dfmpc_onnx.numerics.arrays import Float, Float32
+from dfmpc_onnx.numerics.bit_choice import CANDIDATES, choose_bits
+from dfmpc_onnx.numerics.granularity import PerAxis, unrows
+from dfmpc_onnx.numerics.grids import Grid, ternary_grid, uniform_grid
+from dfmpc_onnx.numerics.least_squares import (
+    RIDGE,
+    PatchMoments,
+    diagonal_factors,
+    least_squares,
+    rounding_error,
+)
+from dfmpc_onnx.numerics.quantized import QuantizedWeight
+from dfmpc_onnx.numerics.recalibration import recalibrate_streams
+from dfmpc_onnx.numerics.rounding import feedback_factor, round_on_best_grid
+from dfmpc_onnx.numerics.ternary import ternary_optimal
+from dfmpc_onnx.pipeline.facts import Layer, LayerBits
+from dfmpc_onnx.pipeline.manager import Figure, Refusal, Rewrite
+from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY, BitWidth
+from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.statistics.error_at_next_layer import Known, NextInput, next_input
+from dfmpc_onnx.statistics.image_streams import ChannelStatistics, batch_deviation, measured_range, trained
+
+FEWEST_PATCHES = 16  # that say enough of a layer's input to fit to it, or to choose bits by
+WIDEST = 8192  # entries of a patch: half a gigabyte for one matrix of second moments
+
+
+class ReconstructLayersOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """statistics: from procedural images, or from covariance functions alone. images: how many, 0 to let their size
+    decide. compensate: the full least-squares fit, the paper's one factor per input channel, or none. rounding: with
+    error feedback, or to the nearest level. recalibrate: whether BatchNormalizations, or biases where there are none,
+    take up what the two networks show. ridge: strength of the fit's regularization. threshold: the largest share of
+    what the next layer reads that rounding a weight may cost where the recipe chooses the bits. budget: the largest
+    share of the network's output that errors of that size in every layer may make, a quarter of it where that is no
+    vector; where they make more, all layers get a lower threshold."""
+
+    statistics: Literal["images", "gaussian"] = "images"
+    images: int = 0
+    compensate: Literal["full", "diagonal", "none"] = "full"
+    rounding: Literal["feedback", "nearest"] = "feedback"
+    recalibrate: bool = True
+    ridge: Annotated[float, msgspec.Meta(gt=0)] = RIDGE
+    threshold: Annotated[float, msgspec.Meta(ge=0)] = 0.006
+    budget: Annotated[float, msgspec.Meta(gt=0)] = 0.1
+
+
+@dataclasses.dataclass
+class Candidate:
+    """One width tried on a layer: what it rounds to, and the share of what is read next that is lost by rounding."""
+
+    quantized: QuantizedWeight
+    rows: Float32
+    lost: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """What errors of a layer's outputs are, as a share of what is read of them next.
+
+    signal: variance of the float outputs, ``[groups, out/group]``.
+    """
+
+    signal: Float
+    ahead: NextInput
+
+    def share(self, error: Float) -> float:
+        """error: mean squares, as `signal`. A channel that does not vary counts only where no other does."""
+        live = self.signal > 0
+        if not live.any():
+            return 1.0 if error.any() else 0.0
+        lost = np.divide(error, self.signal, out=np.zeros_like(error), where=live)
+        return round(self.ahead.share(lost.reshape(-1)), 6)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Task:
+    """A weight to round. factor: of the feedback, None for the nearest code."""
+
+    target: Float32
+    moments: PatchMoments
+    measure: Measure
+    factor: tuple[npt.NDArray[np.intp], Float32] | None
+    layer: Layer
+
+    def rounded(self, width: BitWidth) -> Candidate:
+        """At a width; 2 bits are four levels or ternary, whichever loses less."""
+        if width == 2:
+            return min((self._on_grid(w) for w in (TERNARY, 2)), key=lambda candidate: candidate.lost)
+        return self._on_grid(width)
+
+    def _on_grid(self, width: BitWidth) -> Candidate:
+        groups, out, k = self.target.shape
+        flat = self.target.reshape(groups * out, k)
+        seen = np.maximum(self.moments.diagonal, 0.0)
+        if self.moments.count < FEWEST_PATCHES:
+            seen = np.ones_like(seen)  # an input that was 0 in a handful of patches is not 0 for ever
+        importance = np.repeat(seen, out, axis=0)
+        grid = _grid(flat, importance, width)
+        if self.factor is None:
+            codes = grid.codes(flat)
+        else:
+            grid, codes = round_on_best_grid(self.target, grid, self.moments.hat, *self.factor)
+        values = grid.values(codes).reshape(self.target.shape)
+        lost = self.measure.share(rounding_error(self.target, values, self.moments))
+        return Candidate(_as_weight(codes, grid, self.layer), values, lost)
+
+
+class Rebuilder:
+    """The visitor of the streams."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        options: ReconstructLayersOptions,
+        layers: dict[str, Layer],
+        plan: dict[str, LayerBits],
+    ) -> None:
+        self._options = options
+        self._layers = layers
+        self._plan = plan
+        self._graph = workspace.graph
+        self._names = Namer(workspace.graph)
+        self._own_bias: dict[str, Float | None] = {}
+        sizes = [layer.size for layer in layers.values() if plan[layer.name].role == "auto"]
+        self._rounded_at = workspace.settings.rounded_at
+        self._average = sum(sizes) / max(len(sizes), 1)
+        self._tell = workspace.tell
+        self._seed = workspace.settings.seed
+        self.codes: dict[str, QuantizedWeight] = {}
+        self.ranges: dict[str, tuple[float, float]] = {}
+        self.rewrites: list[Rewrite] = []
+        self.refusals: list[Refusal] = []
+        self._lost: dict[str, float] = {}
+
+    def warnings(self, threshold: float) -> tuple[str, ...]:
+        """What the bits that the user asked for cost, where it is more than would have been chosen."""
+        over = {name: lost for name, lost in self._lost.items() if lost > threshold}
+        if not over:
+            return ()
+        worst = max(over, key=lambda name: over[name])
+        return (
+            f"{len(over)} of {len(self._lost)} layers lose over {100 * threshold:g} % of what is read of them to "
+            f"rounding at the bits asked for; the worst, '{shown(worst)}', {100 * over[worst]:.1f} %",
+        )
+
+    def layer(self, node: gs.Node, moments_of: Callable[[], PatchMoments], known: Known) -> None:
+        layer, bits = self._layers[node.name], self._plan[node.name]
+        self._tell(node.name)
+        self.keep_bias(node)
+        weight = np.asarray(constant(node.inputs[1]), np.float32)
+        if layer.op == "ConvTranspose":
+            self._nearest(node, weight, layer, bits, "ConvTranspose")
+            return
+        rows = to_rows(weight, layer)
+        if rows.shape[2] > WIDEST:
+            self._nearest(node, weight, layer, bits, f"its patches have {rows.shape[2]} entries, over {WIDEST}")
+            return
+        moments = moments_of()
+        errors = moments.output_errors(rows)
+        measure = self.measure(node, rows, moments, errors.variance, known)
+        target = self._target(rows, moments, weight, layer)
+        gain = 0.0 if target is rows else measure.share(errors.of(rows)) - measure.share(errors.of(target))
+        shrunk = moments.shrunk()
+        feedback = self._options.rounding == "feedback" and moments.count >= FEWEST_PATCHES
+        factor = feedback_factor(shrunk.hat) if feedback else None
+        chosen, width = self._choose(_Task(target, shrunk, measure, factor, layer), bits)
+        node.inputs[1].values = chosen.quantized.dequantize()
+        self.codes[node.name] = chosen.quantized
+        self._lost[node.name] = chosen.lost
+        figures: dict[str, Figure] = {
+            "bits": chosen.quantized.bits,
+            "output_error": measure.share(errors.of(chosen.rows)),
+            "rounding_share": chosen.lost,
+            "shrinkage": round(float(moments.shrinkage.mean()), 4),
+            "fit_gain": round(gain, 6),
+            "patches": moments.count,
+        }
+        self.rewrites.append(Rewrite(node.name, f"rebuilt at {width} bits", figures))
+
+    def keep_bias(self, node: gs.Node) -> None:
+        """The float network's bias, for the normalization behind."""
+        self._own_bias[node.name] = _bias_of(node)
+
+    def measure(self, node: gs.Node, rows: Float32, moments: PatchMoments, signal: Float, known: Known) -> Measure:
+        """How errors of a layer are measured: at what is read of it next."""
+        bias = _bias_of(node)
+        mean = np.einsum("goi,gi->go", rows.astype(np.float64), moments.mean).reshape(-1)
+        if bias is not None and bias.size == mean.size:
+            mean = mean + bias
+        return Measure(signal, next_input(self._graph, node, mean, signal.reshape(-1), known))
+
+    def _nearest(self, node: gs.Node, weight: Float32, layer: Layer, bits: LayerBits, why: str) -> None:
+        """Each weight by itself: where second moments of patches would not fit into memory, or patches overlap."""
+        width: BitWidth = CANDIDATES[-1] if bits.role == "auto" or bits.bits == FLOAT else bits.bits
+        flat = np.asarray(PerAxis(layer.axis).rows(weight), np.float32)
+        grid = _grid(flat, np.ones(flat.shape), self._rounded_at(width))
+        codes = grid.codes(flat)
+        self.codes[node.name] = _as_weight(codes, grid, layer)
+        node.inputs[1].values = self.codes[node.name].dequantize()
+        self.refusals.append(Refusal(node.name, f"{why}; rounded to the nearest level, not compensated"))
+        if bits.role == "auto":
+            unmeasured = "rounded to the nearest" if layer.op == "ConvTranspose" else "too wide to measure"
+            self._plan[node.name] = LayerBits(width, "8-bit", unmeasured)
+
+    def _target(self, rows: Float32, moments: PatchMoments, weight: Float32, layer: Layer) -> Float32:
+        """The weight to round."""
+        if self._options.compensate == "none" or moments.same or layer.depthwise:
+            return rows
+        if moments.count < FEWEST_PATCHES:
+            return rows  # a fit to a handful of patches is a fit to nothing else
+        if self._options.compensate == "full":
+            return least_squares(rows, moments, self._options.ridge)
+        taps = rows.shape[2] // weight.shape[1] if layer.op == "Conv" else 1
+        factors = diagonal_factors(rows, moments, taps, self._options.ridge)
+        return rows * np.repeat(factors, taps, axis=1)[:, None].astype(np.float32)
+
+    def _choose(self, task: _Task, bits: LayerBits) -> tuple[Candidate, BitWidth]:
+        if bits.role != "auto":
+            assert bits.bits != FLOAT  # a float layer is none of the streams' layers
+            width: BitWidth = bits.bits
+            return task.rounded(self._rounded_at(width)), width
+        if task.moments.count < FEWEST_PATCHES:
+            widest = CANDIDATES[-1]
+            self._plan[task.layer.name] = LayerBits(
+                widest, "8-bit", f"too few patches to measure by: {task.moments.count}"
+            )
+            return task.rounded(self._rounded_at(widest)), widest
+        found: dict[int, Candidate] = {}
+
+        def lost_at(tried: int) -> float:
+            found[tried] = task.rounded(self._rounded_at(tried))
+            return found[tried].lost
+
+        chosen = choose_bits(lost_at, self._options.threshold, task.layer.size / self._average)
+        role: Literal["low", "high", "8-bit"] = "low" if chosen <= 3 else "8-bit" if chosen == 8 else "high"
+        why = f"loses {100 * found[chosen].lost:.2g} % to rounding"
+        self._plan[task.layer.name] = LayerBits(chosen, role, why)
+        return found[chosen], chosen
+
+    def after_layer(self, node: gs.Node, shift_of: Callable[[], Float] | None) -> None:
+        layer = self._layers[node.name]
+        if not self._options.recalibrate or shift_of is None or layer.batch_norm or layer.op == "MatMul":
+            return
+        if self._normalized(node):
+            return
+        shift = shift_of()
+        old = constant(node.inputs[2]) if has_input(node, 2) else np.zeros(len(shift), np.float32)
+        if old is None or old.size != len(shift):
+            why = "its bias is not one constant a channel; the mean of its output is not corrected"
+            self.refusals.append(Refusal(node.name, why))
+            return
+        fresh = (np.asarray(old, np.float64).reshape(-1) + shift).astype(np.float32)
+        node.inputs = [*node.inputs[:2], gs.Constant(self._names(f"{node.name}.bias"), fresh)]
+
+    def batch_norm(
+        self, node: gs.Node, statistics: ChannelStatistics
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        norm = batch_norm_parameters(node)
+        assert norm is not None  # the streams call this for constant parameters only
+        epsilon = float(node.attrs.get("epsilon", 1e-5))
+        old_mean, old_variance = trained(norm, epsilon)
+        # A layer's own bias is a constant in all three means; neither the gain nor the ratio must be applied to it.
+        bias, bias_hat = self._biases_before(node, len(norm.mean))
+        fresh = recalibrate_streams(statistics.shifted(-bias, -bias_hat), old_mean - bias, old_variance, epsilon)
+        if self._options.recalibrate and not np.array_equal(statistics.mean, statistics.mean_hat):
+            node.inputs[3].values = (fresh.mean + bias_hat).astype(np.float32)
+            node.inputs[4].values = fresh.variance.astype(np.float32)
+            scale = fresh.scale
+            centre = statistics.mean_hat
+        else:
+            scale, centre = np.ones_like(norm.gamma), statistics.mean
+        factor = norm.gamma * scale / batch_deviation(statistics.variance, epsilon)
+        return factor, norm.beta - factor * centre
+
+    def _biases_before(self, batch_norm: gs.Node, channels: int) -> tuple[Float, Float]:
+        """Of the layers whose outputs a BatchNormalization reads, their biases in both networks; zeros elsewhere."""
+        plain, hat = np.zeros(channels), np.zeros(channels)
+        for source, first in channel_sources(batch_norm.inputs[0], pools_without_zeros):
+            layer = self._layers.get(source.name) if source is not None else None
+            if source is None or layer is None:
+                continue
+            now = _bias_of(source)
+            own = self._own_bias.get(source.name, now)
+            for total, bias in ((plain, own), (hat, now)):
+                if bias is not None and layer.channels in (None, bias.size):
+                    total[first : first + bias.size] = bias[: max(channels - first, 0)]
+        return plain, hat
+
+    def _normalized(self, node: gs.Node) -> bool:
+        """Whether all that reads a layer's output are BatchNormalizations, which correct its mean themselves."""
+        readings = channel_readings(self._graph, node.outputs[0])
+        return not isinstance(readings, str) and all(
+            reading.node.op == "BatchNormalization" and batch_norm_parameters(reading.node) is not None
+            for reading in readings
+        )
+
+    def measured(self, tensor: str, values: Float32) -> None:
+        low, high = measured_range(values)
+        if np.isfinite(low) and np.isfinite(high):
+            self.ranges[tensor] = (low, high)
+
+
+def _bias_of(node: gs.Node) -> Float | None:
+    """A layer's constant bias, flat; None where it has none, or a computed one."""
+    bias = constant(node.inputs[2]) if has_input(node, 2) else None
+    return None if bias is None else np.asarray(bias, np.float64).reshape(-1)
+
+
+def to_rows(weight: Float32, layer: Layer) -> Float32:
+    """A weight as ``[groups, out/group, k]``."""
+    if layer.op == "Conv":
+        return weight.reshape(layer.groups, weight.shape[0] // layer.groups, -1)
+    return np.ascontiguousarray(weight if layer.axis == 0 else weight.T)[None]
+
+
+def from_rows(rows: Float32, layer: Layer) -> Float32:
+    """The weight of `to_rows`."""
+    if layer.op == "Conv":
+        return np.ascontiguousarray(rows.reshape(layer.shape))
+    return np.ascontiguousarray(rows[0] if layer.axis == 0 else rows[0].T)
+
+
+def _as_weight(codes: Float32, grid: Grid, layer: Layer) -> QuantizedWeight:
+    """Codes of rows and their grid in the layout of the layer's weight."""
+    whole = codes.astype(np.int8)
+    granularity = PerAxis(layer.axis)
+    shape = granularity.scale_shape(layer.shape)
+    shaped = np.ascontiguousarray(unrows(whole.reshape(layer.shape[layer.axis], -1), layer.shape, granularity))
+    zero = grid.zero_point.reshape(shape)
+    return QuantizedWeight(shaped, grid.scale.reshape(shape), zero, grid.bits, grid.ternary)
+
+
+def _grid(rows: Float32, importance: npt.NDArray[np.float64], width: BitWidth) -> Grid:
+    if width == TERNARY:
+        return ternary_grid(ternary_optimal(rows, importance.astype(np.float32), PerAxis(0)).scale)
+    return uniform_grid(rows, importance, int(width))

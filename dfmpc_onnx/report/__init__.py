@@ -1,0 +1,1 @@
+"""Reports: their data, and text, JSON and pictures made of it."""

@@ -1,0 +1,98 @@
+"""The report on a quantization, from what its passes left in the workspace."""
+
+from __future__ import annotations
+
+import time
+
+from dfmpc_onnx.evaluation.fidelity import Fidelity
+from dfmpc_onnx.inputs.normalization import PreprocessChoice
+from dfmpc_onnx.memory import peak_memory
+from dfmpc_onnx.model.source import Source
+from dfmpc_onnx.pipeline.facts import BitPlan, Codes, Layers, Packed, Placement
+from dfmpc_onnx.pipeline.instruments import Timing
+from dfmpc_onnx.pipeline.manager import PassResult, Refusal
+from dfmpc_onnx.pipeline.recipe import Recipe
+from dfmpc_onnx.pipeline.settings import FLOAT, Settings
+from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.qdq.code_formats import PLAIN, oldest_runtime
+from dfmpc_onnx.report.schema import LayerReport, PassReport, Report
+
+
+def make_report(
+    workspace: Workspace,
+    recipe: Recipe,
+    source: Source,
+    size: int,
+    results: tuple[PassResult, ...],
+    timing: Timing,
+    fidelity: Fidelity | None,
+    choice: PreprocessChoice,
+    notes: tuple[str, ...],
+    began: float,
+) -> Report:
+    layers = _layer_reports(workspace)
+    weights = sum(layer.weights for layer in layers)
+    packed = workspace.find(Packed)
+    sizes = packed.bytes if packed else {}
+    stored = sum(8 * sizes[layer.name] if layer.name in sizes else 32 * layer.weights for layer in layers)
+    passes = [PassReport(r.name, round(s, 4), r) for r, (_, s) in zip(results, timing.seconds, strict=True)]
+    settings = workspace.settings
+    return Report(
+        recipe=recipe.name,
+        weights=str(settings.weights),
+        activations=settings.activations,
+        target=settings.target.name,
+        preprocess=settings.preprocess.name,
+        preprocess_choice=choice,
+        seed=settings.seed,
+        opset=workspace.graph.opset,
+        oldest_onnxruntime=packed.oldest_runtime if packed else oldest_runtime([PLAIN], workspace.graph.opset),
+        float_bytes=source.size,
+        bytes=size,
+        mean_weight_bits=round(stored / weights, 3) if weights else 0.0,
+        layers=layers,
+        refusals=tuple(dict.fromkeys(Refusal(r.site, f"{p.name}: {r.reason}") for p in results for r in p.refusals)),
+        warnings=(*choice.warnings, *_advice(settings), *(w for r in results for w in r.warnings), *notes),
+        fidelity=fidelity,
+        seconds=round(time.perf_counter() - began, 3),
+        passes=tuple(passes),
+        peak_bytes=peak_memory(),
+    )
+
+
+def _advice(settings: Settings) -> tuple[str, ...]:
+    """What about the options the user may want to reconsider."""
+    if settings.activations == "8" and settings.target.activations == "none":
+        return (
+            f"the {settings.target.name} provider has no integer Conv: 8-bit activations are slower there than float",
+        )
+    return ()
+
+
+def _layer_reports(workspace: Workspace) -> tuple[LayerReport, ...]:
+    """Every layer as it was left; a fact that the recipe's passes did not provide counts as empty."""
+    layers, plan = workspace.find(Layers), workspace.find(BitPlan)
+    if layers is None or plan is None:
+        return ()
+    codes = found.weights if (found := workspace.find(Codes)) else {}
+    packed = widths.bits if (widths := workspace.find(Packed)) else {}
+    integer = placed.integer if (placed := workspace.find(Placement)) else frozenset()
+    rows = []
+    for layer in layers.listed:
+        bits = plan.layers[layer.name]
+        weight = codes.get(layer.name)
+        rows.append(
+            LayerReport(
+                name=layer.name,
+                op=layer.op,
+                bits=weight.bits if weight else 32,
+                role=bits.role,
+                refused=bits.why if bits.bits == FLOAT else None,
+                stored_bits=packed.get(layer.name, 32),
+                ternary=weight.ternary if weight else False,
+                integer=layer.name in integer,
+                weights=layer.size,
+                why=bits.why,
+            )
+        )
+    return tuple(rows)

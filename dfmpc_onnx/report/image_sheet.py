@@ -1,0 +1,38 @@
+"""The sheet that shows the procedural images."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import tempfile
+
+import numpy as np
+
+from dfmpc_onnx.errors import OptionError, shown
+from dfmpc_onnx.inputs.procedural import pictures
+
+
+def write_sheet(path: str | os.PathLike[str], size: int, count: int, seed: int) -> None:
+    """Procedural images side by side as one PNG, about as wide as high; raises OptionError."""
+    try:
+        from PIL import Image
+    except ImportError:
+        raise OptionError("writing a picture needs Pillow; pip install Pillow") from None
+    target = pathlib.Path(path)
+    where = shown(str(target))
+    if target.suffix.lower() != ".png" or not target.parent.is_dir():
+        raise OptionError(f"{where}: give a .png file in a folder that exists")
+    made = pictures(count, size, size, seed)
+    across = int(np.ceil(np.sqrt(count)))
+    down = -(-count // across)
+    sheet = np.full((down * size, across * size, 3), 255, np.uint8)
+    for index, picture in enumerate(made):
+        top, left = index // across * size, index % across * size
+        sheet[top : top + size, left : left + size] = picture
+    try:
+        with tempfile.TemporaryDirectory(prefix=".dfmpc.", dir=target.parent) as scratch:
+            whole = pathlib.Path(scratch) / "sheet.png"
+            Image.fromarray(sheet).save(whole)
+            whole.replace(target)
+    except OSError as error:
+        raise OptionError(f"{where}: cannot be written ({error.strerror})") from None

@@ -1,0 +1,174 @@
+"""What `inspect` prints: what each recipe would do to a float model, or how a quantized one is stored and runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.text import Text
+
+from dfmpc_onnx.api.quantize import DEFAULT_RECIPE
+from dfmpc_onnx.evaluation.kernel_census import Census
+from dfmpc_onnx.report.schema import Inspection, QuantizedLayer
+from dfmpc_onnx.report.tables import figures, listing, megabytes, plain, table
+
+ROLES = f"""\
+layers; role and remark are for two widths alone (--weights LOW/HIGH, and recipes with such weights). By default
+({DEFAULT_RECIPE}) the measured error of a layer decides its bits, whatever its role:
+"""
+CODES = "codes: bytes of the weights alone; scales, biases and the graph come to them, mostly 1.5 to 3 kB a layer"
+AUTO = "auto: the recipe chooses the bits of each layer by its measured error, while it runs"
+
+
+def inspection_table(found: Inspection, console: Console) -> None:
+    """Of a float model what each recipe would do, and its layers; of a quantized one its layers, and the census."""
+    console.print(
+        *plain(
+            f"{found.model}: {megabytes(found.bytes)}, opset {found.opset}, IR {found.ir_version}, "
+            f"{found.producer or 'producer not stated'}"
+        )
+    )
+    console.print(*plain(f"inputs {'; '.join(found.inputs)}"))
+    console.print(*plain(f"outputs {'; '.join(found.outputs)}"), end="\n\n")
+    if found.quantized_layers:
+        _quantized(found, console)
+    elif found.layers:
+        _forecasts(found, console)
+        _layers(found, console)
+    for note in found.notes:
+        console.print(*plain(f"note: {note}"))
+    if found.census is not None:
+        console.print()
+        console.print(figures(list(_census_rows(found.census))))
+
+
+def _quantized(found: Inspection, console: Console) -> None:
+    """How a quantized file was made, and its layers."""
+    made = list(_made(found.metadata))
+    if made:
+        console.print(figures(made))
+        console.print(Text("(--json has the seed, the versions and the sha256 of the float model, too)\n"))
+    layers = found.quantized_layers
+    weights = sum(layer.weights for layer in layers)
+    bits = sum(layer.stored_bits * layer.weights for layer in layers) / max(weights, 1)
+    counts = f"{len(layers)} layers, {weights:,} weights of {bits:.2f} bits each in the file"
+    if found.census is not None:
+        counts += f"; {sum(layer.integer is True for layer in layers)} layers compute in integers"
+    console.print(*plain(counts), end="\n\n")
+    rows = [
+        (layer.name, layer.op, "x".join(map(str, layer.shape)), _stored(layer), _computes(layer)) for layer in layers
+    ]
+    listing(console, ("layer", "op", "weight", "stored bits", "computes in"), rows, right=("stored bits",))
+    left = sum(layer.refused is None for layer in found.layers)
+    if left:
+        console.print(Text(f"\n{left} layers are float and can be quantized; what is quantized would stay as it is"))
+
+
+def _made(metadata: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """What `quantize` wrote into the file, in words, but for what only serves to make it again."""
+    stated = ", ".join(
+        f"{word}{metadata[key]}"
+        for word, key in (
+            ("recipe ", "recipe"),
+            ("weights ", "weights"),
+            ("activations ", "activations"),
+            ("for ", "target"),
+        )
+        if key in metadata
+    )
+    if "version" in metadata:
+        yield "made by", f"dfmpc-onnx {metadata['version']}{': ' if stated else ''}{stated}"
+    if metadata.get("layers", "[]") != "[]":
+        yield "with --layer", metadata["layers"]
+    if metadata.get("reduce_range") == "yes":
+        yield "reduced range", "7 bits in place of 8"
+    if "preprocess" in metadata:
+        by, _, reason = metadata.get("preprocess_choice", "").partition(": ")
+        yield "preprocess", metadata["preprocess"] + (f" ({reason})" if reason and by != "given" else "")
+    if "images_sha256" in metadata:
+        yield "statistics", metadata.get("statistics", "the user's images")
+    if metadata.get("expanded") == "yes":
+        yield "expanded", "yes: plain int8 weights"
+
+
+def _stored(layer: QuantizedLayer) -> str:
+    return f"{layer.stored_bits:g}" if layer.coded else "float"
+
+
+def _computes(layer: QuantizedLayer) -> str:
+    return "not known" if layer.integer is None else "integers" if layer.integer else "float"
+
+
+def _layers(found: Inspection, console: Console) -> None:
+    """Every layer with its place where there are two widths, or why it stays in float."""
+    rows = []
+    for layer in found.layers:
+        others = len(layer.also_repaired_in)
+        repaired = f"repaired in {layer.repaired_in}" + (f" and {others} more" if others else "")
+        not_low = f"not low: {layer.not_low}" if layer.not_low else ""
+        remark = layer.refused or not_low or (repaired if layer.repaired_in else "")
+        rows.append((layer.name, layer.op, "x".join(map(str, layer.shape)), layer.role, remark))
+    if found.recipes:
+        console.print(Text(ROLES))
+    listing(console, ("layer", "op", "weight", "role", "remark"), rows)
+
+
+def _forecasts(found: Inspection, console: Console) -> None:
+    """What each recipe would do: layers by role and bytes, then the bits of layers that all recipes treat alike."""
+    weights = sum(layer.weights for layer in found.layers)
+    left = sum(layer.refused is not None for layer in found.layers)
+    can = f"{left} stay in float whatever the recipe" if left else "all can be quantized"
+    console.print(Text(f"{len(found.layers)} layers, {weights:,} weights; {can}\n"))
+    if not found.recipes:
+        return
+    counts = ("low", "high", "8-bit", "auto", "float", "codes")
+    forecast = table("recipe", "weights", "activations", *counts, right=counts)
+    for row in found.recipes:
+        forecast.add_row(
+            *plain(
+                row.recipe + (" (default)" if row.recipe == DEFAULT_RECIPE else ""),
+                row.weights,
+                row.activations,
+                row.low,
+                row.high,
+                row.eight_bit,
+                row.auto,
+                row.float,
+                f"{'<= ' if row.auto else ''}{megabytes(row.weight_bytes)}",
+            )
+        )
+    console.print(forecast)
+    console.print(Text(f"\n{CODES}"))
+    if any(row.auto for row in found.recipes):
+        console.print(Text(AUTO))
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for layer in found.layers:
+        if all(layer.name in row.bits for row in found.recipes):
+            alike.setdefault(tuple(row.bits[layer.name] for row in found.recipes), []).append(layer.name)
+    names = [row.recipe for row in found.recipes]
+    rows = [
+        (*widths, f"{layers[0]}{f' and {len(layers) - 1} more' if len(layers) > 1 else ''}")
+        for widths, layers in alike.items()
+    ]
+    console.print(Text("\nbits of the layers:\n"))
+    listing(console, (*names, "layers"), rows, right=names)
+    console.print()
+
+
+def _census_rows(census: Census) -> Iterator[tuple[str, str]]:
+    """A quantized network as onnxruntime runs it, in words."""
+    yield "as onnxruntime's CPU provider runs it", ""
+    yield "layers in the file", _counts(census.layers)
+    yield "integer kernels", _counts(census.integer)
+    if census.other:
+        yield "between them", _counts(census.other)
+    for why, names in census.float_layers.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        yield "float layers", f"{len(names)}: {why} ({names[0]}{more})"
+    for title, counts in (("QuantizeLinear left", census.quantize), ("DequantizeLinear left", census.dequantize)):
+        yield title, "; ".join(f"{n}: {why}" for why, n in counts.items()) or "none"
+    yield "weights dequantized at every inference", str(census.dequantized_weights or "none")
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{n} {op}" for op, n in counts.items()) or "none"

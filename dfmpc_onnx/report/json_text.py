@@ -1,0 +1,35 @@
+"""Reports as JSON, safe to print."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from dfmpc_onnx.report.schema import Report
+
+
+def as_json(data: msgspec.Struct, **extra: object) -> str:
+    """One JSON object with the fields of the data and what is added.
+
+    Names stand in it as they are, but all beyond ASCII is escaped: it would steer a terminal, hide from the eye, or
+    have no place in the encoding of standard output.
+    """
+    fields: dict[str, Any] = msgspec.to_builtins(data)
+    text = msgspec.json.format(msgspec.json.encode({**fields, **extra}), indent=2).decode()
+    return _UNUSUAL.sub(lambda found: "".join(_escaped(c) for c in found[0]), text)
+
+
+# What JSON lets stand as it is: line breaks appear between fields only, where they are meant.
+_UNUSUAL = re.compile(r"[^\n -~]+")
+
+
+def _escaped(character: str) -> str:
+    units = character.encode("utf-16-be")
+    return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
+
+
+def report_json(report: Report) -> str:
+    counts = {role: report.count(role) for role in ("low", "high", "8-bit", "float")}
+    return as_json(report, counts=counts)

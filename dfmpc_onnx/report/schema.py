@@ -1,0 +1,178 @@
+"""What a run reports: frozen data that tables, JSON and a user's script read alike."""
+
+from __future__ import annotations
+
+import msgspec
+
+from dfmpc_onnx.evaluation.fidelity import Fidelity
+from dfmpc_onnx.evaluation.kernel_census import Census
+from dfmpc_onnx.evaluation.provider_use import ProviderUse
+from dfmpc_onnx.inputs.normalization import PreprocessChoice
+from dfmpc_onnx.pipeline.manager import PassResult, Refusal
+
+
+class LayerReport(msgspec.Struct, frozen=True):
+    """One layer with a weight.
+
+    bits: width of its codes, 32 for float. stored_bits: what each takes in the file, 1.6 for ternary codes five to
+    a byte. role: low, high, 8-bit or float; where the recipe chose the bits by measured error, that of the width it
+    chose. refused: why the layer is not quantized; None where it is. integer: whether it computes in integers. why:
+    what decided its bits.
+    """
+
+    name: str
+    op: str
+    bits: int
+    role: str
+    refused: str | None
+    stored_bits: float
+    ternary: bool
+    integer: bool
+    weights: int
+    why: str
+
+
+class PassReport(msgspec.Struct, frozen=True):
+    """One pass: its result as data, and its wall-clock seconds."""
+
+    name: str
+    seconds: float
+    result: PassResult
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What `quantize` did. Sizes in bytes; mean_weight_bits: those of the stored codes, over all layers.
+
+    peak_bytes: the most memory that this process has held so far; None where the system does not tell.
+    """
+
+    recipe: str
+    weights: str
+    activations: str
+    target: str
+    preprocess: str
+    preprocess_choice: PreprocessChoice
+    seed: int
+    opset: int
+    oldest_onnxruntime: str
+    float_bytes: int
+    bytes: int
+    mean_weight_bits: float
+    layers: tuple[LayerReport, ...]
+    refusals: tuple[Refusal, ...]
+    warnings: tuple[str, ...]
+    fidelity: Fidelity | None
+    seconds: float
+    passes: tuple[PassReport, ...]
+    peak_bytes: int | None = None
+
+    def count(self, role: str) -> int:
+        """How many layers have a role: low, high, 8-bit or float."""
+        return sum(layer.role == role for layer in self.layers)
+
+
+class Expansion(msgspec.Struct, frozen=True):
+    """What `expand` did: the layers whose weights it unpacked, sizes in bytes, and what the plain file declares."""
+
+    layers: tuple[str, ...]
+    packed_bytes: int
+    bytes: int
+    opset: int
+    ir_version: int
+    oldest_onnxruntime: str
+
+
+class RecipeForecast(msgspec.Struct, frozen=True):
+    """What a recipe would do to a model: layers by role, and the bytes of its packed weights.
+
+    weight_bytes counts codes alone, neither scales nor biases nor the graph. auto: layers whose width the recipe
+    chooses while it runs; counted at the most that it may choose, and 2 bits as four levels where it may find them
+    ternary. bits: of each layer, "ternary", "float" or "auto" where that is not a number.
+    """
+
+    recipe: str
+    weights: str
+    activations: str
+    low: int
+    high: int
+    eight_bit: int
+    auto: int
+    float: int
+    weight_bytes: int
+    bits: dict[str, str] = {}
+
+
+class InspectedLayer(msgspec.Struct, frozen=True):
+    """One layer of a model not yet quantized.
+
+    role: its place where layers get two widths (--weights LOW/HIGH, and recipes with such weights). refused: why it
+    stays in float; not_low: why it cannot be low. repaired_in: the layer that repairs a low one, the first where
+    several do; also_repaired_in: the others.
+    """
+
+    name: str
+    op: str
+    shape: tuple[int, ...]
+    weights: int
+    role: str
+    repaired_in: str | None
+    refused: str | None
+    not_low: str | None
+    also_repaired_in: tuple[str, ...] = ()
+
+
+class QuantizedLayer(msgspec.Struct, frozen=True):
+    """One layer of a file that holds quantized layers.
+
+    stored_bits: what each weight takes there, scales left out; 32 or 16 for a float one. coded: whether the file holds
+    codes for it. integer: whether onnxruntime computes it in integers; None where that is not known.
+    """
+
+    name: str
+    op: str
+    shape: tuple[int, ...]
+    weights: int
+    stored_bits: float
+    coded: bool
+    integer: bool | None
+
+
+class Inspection(msgspec.Struct, frozen=True):
+    """What `inspect` found in a model.
+
+    Of a quantized one: census, what onnxruntime makes of it; quantized_layers, the layers as the file holds them.
+    `layers` and `recipes` are then those of what is still float, if anything.
+    """
+
+    model: str
+    bytes: int
+    opset: int
+    ir_version: int
+    producer: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    metadata: dict[str, str]
+    layers: tuple[InspectedLayer, ...]
+    notes: tuple[str, ...]
+    recipes: tuple[RecipeForecast, ...]
+    census: Census | None = None
+    quantized_layers: tuple[QuantizedLayer, ...] = ()
+
+
+class ProviderFidelity(msgspec.Struct, frozen=True):
+    """A quantized file on one provider. use: how it was used there, None for the CPU's."""
+
+    provider: str
+    fidelity: Fidelity
+    use: ProviderUse | None = None
+
+
+class Verification(msgspec.Struct, frozen=True):
+    """What `verify` measured, by provider; bytes of both files."""
+
+    float_bytes: int
+    bytes: int
+    preprocess: str
+    preprocess_choice: PreprocessChoice
+    warnings: tuple[str, ...]
+    providers: tuple[ProviderFidelity, ...]

@@ -1,0 +1,180 @@
+"""Tables for people and JSON for programs, from the same data. Names from a model are data, never markup."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from dfmpc_onnx.errors import printable
+from dfmpc_onnx.evaluation.fidelity import Fidelity
+from dfmpc_onnx.inputs.normalization import PreprocessChoice
+from dfmpc_onnx.pipeline.manager import Refusal
+from dfmpc_onnx.report.schema import Expansion, LayerReport, Report, Verification
+from dfmpc_onnx.report.tables import GAP, figures, listing, megabytes, plain, table
+
+
+def _preprocess(choice: PreprocessChoice) -> str:
+    return choice.name if choice.by == "given" else f"{choice.name} ({choice.reason})"
+
+
+def report_table(report: Report, output: str, console: Console) -> None:
+    """What was done to each layer, what was refused, and the figures of the whole."""
+    reasons_differ = len({layer.why for layer in report.layers}) > 1
+    listing(
+        console,
+        ("layer", "op", "bits", "stored", "role", "computes in", "why"),
+        [
+            (
+                layer.name,
+                layer.op,
+                _bits(layer),
+                f"{layer.stored_bits:g}",
+                layer.role,
+                _compute(layer),
+                layer.why if reasons_differ else "",
+            )
+            for layer in report.layers
+        ],
+        right=("bits", "stored"),
+    )
+    for title, refusals, most in _refusals(report):
+        _refusal_list(title, refusals, most, console)
+    counts = ", ".join(
+        f"{report.count(role)} {role}" for role in ("low", "high", "8-bit", "float") if report.count(role)
+    )
+    if report.layers and not reasons_differ:
+        counts += f" ({report.layers[0].why})"
+    rows = [
+        ("recipe", f"{report.recipe}, weights {report.weights}, activations {report.activations}, for {report.target}"),
+        ("preprocess", _preprocess(report.preprocess_choice)),
+        ("layers", counts),
+        (
+            "size",
+            f"{megabytes(report.float_bytes)} -> {megabytes(report.bytes)} "
+            f"({_times(report.float_bytes, report.bytes)})",
+        ),
+        ("mean bits per weight", f"{report.mean_weight_bits} stored"),
+        ("needs", f"onnxruntime {report.oldest_onnxruntime} or newer (opset {report.opset})"),
+    ]
+    if report.fidelity is not None:
+        rows.append(("against the float model", _fidelity(report.fidelity)))
+    rows.append(("seconds", f"{report.seconds}"))
+    if report.peak_bytes is not None:
+        rows.append(("memory", f"{megabytes(report.peak_bytes)} at most"))
+    rows.append(("written", output))
+    console.print()
+    console.print(figures(rows))
+
+
+_NAMES = re.compile("'[^']*'")
+MOST = 12  # reasons that a heading is followed by
+PAIRING = ("pair_convolutions: ", "assign_bits: ")
+
+
+def _refusals(report: Report) -> Iterable[tuple[str, list[Refusal], int]]:
+    """What passes left alone, by what that means for the user: title, refusals, and how many reasons to tell.
+
+    Most of it refuses no layer: one that cannot be low is quantized all the same.
+    """
+    kept = {layer.name for layer in report.layers if layer.refused is not None}
+    coded = {layer.name for layer in report.layers} - kept
+    in_float = [Refusal(layer.name, layer.refused) for layer in report.layers if layer.refused is not None]
+    yield f"of {len(report.layers)} layers left in float", in_float, MOST
+    others = [r for r in report.refusals if r.site not in kept]
+    not_low = [r for r in others if r.site in coded and r.reason.startswith(PAIRING)]
+    # Which layers cannot be low matters only where low layers were asked for.
+    if "/" in report.weights:
+        yield "layers quantized, but not low", not_low, MOST
+    rest = [r for r in others if r not in not_low]
+    yield "remarks on layers that are quantized", [r for r in rest if r.site in coded], MOST
+    elsewhere = [r for r in rest if r.site not in coded]
+    # Moments of what computes shapes are missed by nobody.
+    elsewhere.sort(key=lambda refusal: refusal.reason.startswith("estimate_"))
+    yield "other places that a pass left as they were; no layer is refused by that", elsewhere, 3
+
+
+def _refusal_list(title: str, refusals: list[Refusal], most: int, console: Console) -> None:
+    """Reasons that differ in the names of their neighbours only are one: the first stands for all."""
+    reasons: dict[str, list[Refusal]] = {}
+    for refusal in refusals:
+        reasons.setdefault(_NAMES.sub("", refusal.reason), []).append(refusal)
+    if not reasons:
+        return
+    console.print(Text(f"\n{len(refusals)} {title}:"))
+    for alike in list(reasons.values())[:most]:
+        more = f" and {len(alike) - 1} more alike" if len(alike) > 1 else ""
+        said = Text(printable(f"{alike[0].site}{more}: {alike[0].reason}"))
+        console.print(Padding(said, (0, 0, 0, GAP), expand=False))
+    if len(reasons) > most:
+        console.print(Text(f"  ... and {len(reasons) - most} reasons more, which --json lists"))
+
+
+def _bits(layer: LayerReport) -> str:
+    return "float" if layer.bits == 32 else "ternary" if layer.ternary else str(layer.bits)
+
+
+def _compute(layer: LayerReport) -> str:
+    return "integers" if layer.integer else "float"
+
+
+def _fidelity(found: Fidelity) -> str:
+    text = f"SQNR {found.sqnr_db} dB on {found.origin}, the largest output is the same in {_agreeing(found)}"
+    if found.top1 is not None:
+        text += f"; top-1 {found.top1} % (float {found.float_top1} %, drop {found.drop})"
+    return text
+
+
+def _agreeing(found: Fidelity) -> str:
+    """In numbers, not per cent, of which few images make large ones; in rows where a row is no image."""
+    return f"{found.agreeing} of {found.rows}{'' if found.rows == found.images else ' rows'}"
+
+
+def expansion_table(report: Expansion, output: str, console: Console) -> None:
+    """What became of a packed file."""
+    rows = [
+        ("weights unpacked", f"{len(report.layers)} layers, to INT8 with DequantizeLinear"),
+        ("size", f"{megabytes(report.packed_bytes)} -> {megabytes(report.bytes)}"),
+        ("needs", f"onnxruntime {report.oldest_onnxruntime} or newer (opset {report.opset}, IR {report.ir_version})"),
+        ("written", output),
+    ]
+    console.print(figures(rows))
+
+
+def _times(before: int, after: int) -> str:
+    """How much smaller, or larger: of a tiny network the nodes that decode weigh more than the weights."""
+    return f"{before / after:.2f}x smaller" if after <= before else f"{after / before:.2f}x larger"
+
+
+def verification_table(found: Verification, console: Console) -> None:
+    """One row a provider."""
+    rows = table("provider", "images", "agreement", "SQNR dB", "largest error", "top-1 %", "float %", "drop")
+    for row in found.providers:
+        f = row.fidelity
+        scores = ["-" if v is None else f"{v:.2f}" for v in (f.top1, f.float_top1, f.drop)]
+        rows.add_row(
+            *plain(
+                row.provider.removesuffix("ExecutionProvider"),
+                f.images,
+                _agreeing(f),
+                f"{f.sqnr_db:.2f}",
+                f"{f.max_error:.4g}",
+                *scores,
+            )
+        )
+    console.print(rows)
+    for row in found.providers:
+        if row.use is not None:
+            counts = row.use.nodes.items()
+            ran = ", ".join(f"{n} nodes on {name.removesuffix('ExecutionProvider')}" for name, n in counts)
+            apart = f"at most {row.use.steps:g} steps from the CPU provider, {row.use.mean_steps:g} on average"
+            console.print(Text(printable(f"{row.provider}: {ran}; {apart}")))
+    origin = found.providers[0].fidelity.origin
+    console.print(
+        *plain(
+            f"on {origin}, preprocess {found.preprocess}; {megabytes(found.float_bytes)} -> {megabytes(found.bytes)}"
+        )
+    )

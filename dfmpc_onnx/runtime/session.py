@@ -1,0 +1,203 @@
+"""onnxruntime, imported late: sessions, providers and runs with clear errors."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from dfmpc_onnx.errors import ModelError, RuntimeUnavailable, RunTooLong, shown
+from dfmpc_onnx.model.source import EXTERNAL_LIMIT, size_of
+from dfmpc_onnx.model.unbounded_loops import has_loop
+from dfmpc_onnx.model.write import save
+
+CPU = "CPUExecutionProvider"
+LOOP_SECONDS = 600.0  # for one run of a model that holds a Loop; what holds none ends by itself and has no limit
+Source = onnx.ModelProto | bytes | str | os.PathLike[str]
+Arrays = Mapping[str, npt.NDArray[np.generic]]
+
+
+def require() -> ModuleType:
+    """onnxruntime, imported; raises RuntimeUnavailable where it is not installed, or installed but broken."""
+    remedy = "pip install onnxruntime (or onnxruntime-gpu, or onnxruntime-openvino)"
+    try:
+        import onnxruntime
+    except Exception as error:  # a broken one raises ImportError, OSError and others, as its native library pleases
+        if isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime":
+            raise RuntimeUnavailable(f"onnxruntime is not installed; {remedy}") from None
+        raise RuntimeUnavailable(
+            f"onnxruntime is installed but cannot be imported ({_cause(error)}); uninstall it and {remedy}"
+        ) from None
+    if not hasattr(onnxruntime, "InferenceSession"):  # what is left of a package when its files were deleted
+        raise RuntimeUnavailable(f"onnxruntime is installed but empty; uninstall it and {remedy}")
+    found: ModuleType = onnxruntime
+    return found
+
+
+def version() -> str:
+    """The version of onnxruntime, or "none" where there is none that can be imported."""
+    try:
+        return str(require().__version__)
+    except RuntimeUnavailable:
+        return "none"
+
+
+class Session:
+    """A model loaded in onnxruntime on one provider, really used."""
+
+    def __init__(
+        self,
+        model: Source,
+        provider: str = CPU,
+        label: str = "the model",
+        profile: pathlib.Path | None = None,
+    ) -> None:
+        """profile: where to write a profile of the runs to, for `profiled`."""
+        onnxruntime = require()
+        onnxruntime.set_default_logger_severity(4)
+        name = provider if provider.endswith("ExecutionProvider") else f"{provider}ExecutionProvider"
+        known = {p.lower(): p for p in onnxruntime.get_available_providers()}
+        if name.lower() not in known:
+            listed = ", ".join(p.removesuffix("ExecutionProvider") for p in known.values())
+            raise RuntimeUnavailable(f"provider '{shown(provider)}' is not in this onnxruntime; it has {listed}")
+        self.provider = known[name.lower()]
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        if profile is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(profile)
+        with contextlib.ExitStack() as stack:
+            source = _loadable(model, stack)
+            try:
+                # Its own fallback would print to standard output, and try the same again.
+                self._session = onnxruntime.InferenceSession(
+                    source, options, providers=_with_helpers(self.provider, known), enable_fallback=0
+                )
+            except Exception as error:  # onnxruntime's exceptions have no common public base
+                raise ModelError(
+                    f"{label}: onnxruntime {onnxruntime.__version__} cannot load it ({_cause(error)})"
+                ) from None
+        if self.provider not in self._session.get_providers():
+            raise RuntimeUnavailable(f"provider '{shown(provider)}' cannot be used here: the session fell back to CPU")
+        self.label = label
+        self._may_not_end = has_loop(model)
+
+    @property
+    def inputs(self) -> list[tuple[str, list[int | str | None], str]]:
+        """Name, shape (dynamic dimensions as names or None) and onnxruntime type of each input."""
+        return [(i.name, list(i.shape), i.type) for i in self._session.get_inputs()]
+
+    @property
+    def outputs(self) -> list[str]:
+        return [o.name for o in self._session.get_outputs()]
+
+    def run(self, feeds: Arrays, names: Sequence[str] | None = None) -> list[npt.NDArray[np.generic]]:
+        """The outputs for one batch of inputs; raises ModelError where onnxruntime cannot compute it.
+
+        Raises RunTooLong where a model with a Loop takes more than LOOP_SECONDS.
+        """
+        options = require().RunOptions() if self._may_not_end else None
+        try:
+            with _stopped_after(LOOP_SECONDS, options):
+                results: list[npt.NDArray[np.generic]] = self._session.run(names, dict(feeds), options)
+        except Exception as error:
+            if options is not None and options.terminate:
+                raise RunTooLong(
+                    f"{self.label}: a run did not end within {LOOP_SECONDS:g} s; a Loop in it may never end: give it a "
+                    "trip count, mend its condition, or take it out of the model"
+                ) from None
+            raise ModelError(f"{self.label}: onnxruntime cannot run it ({_cause(error)})") from None
+        return results
+
+    def profiled(self) -> dict[str, int]:
+        """How many nodes each provider has run since the session was made with a profile, by provider; once."""
+        events = json.loads(pathlib.Path(self._session.end_profiling()).read_text())
+        ran = {(e["name"], e["args"]["provider"]) for e in events if e.get("args", {}).get("provider")}
+        return dict(Counter(provider for _, provider in sorted(ran)))
+
+
+@contextlib.contextmanager
+def _stopped_after(seconds: float, options: Any) -> Iterator[None]:
+    """Within the block the run that has these options ends with an error after so many seconds; of None, never."""
+    if options is None:
+        yield
+        return
+    options.log_severity_level = 4
+
+    def stop() -> None:
+        options.terminate = True
+
+    timer = threading.Timer(seconds, stop)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _with_helpers(provider: str, known: Mapping[str, str]) -> list[str]:
+    """A provider, and for TensorRT the one that takes on the GPU what TensorRT leaves."""
+    helper = "CUDAExecutionProvider"
+    return [provider, helper] if provider.startswith("Tensorrt") and helper in known.values() else [provider]
+
+
+def optimized(model: Source, label: str = "the model") -> onnx.ModelProto:
+    """The model as onnxruntime rewrites it for its CPU provider before it lays tensors out for this very processor.
+
+    Raises ModelError where it cannot be loaded, or is too large for onnxruntime to write.
+    """
+    onnxruntime = require()
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "optimized.onnx"
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.optimized_model_filepath = str(path)
+        try:
+            with contextlib.ExitStack() as stack:
+                source = _loadable(model, stack)
+                onnxruntime.InferenceSession(source, options, providers=[CPU], enable_fallback=0)
+            return onnx.load(path)
+        except Exception as error:  # onnxruntime's exceptions have no common public base
+            raise ModelError(
+                f"{label}: onnxruntime {onnxruntime.__version__} cannot load and rewrite it ({_cause(error)})"
+            ) from None
+
+
+def _loadable(model: Source, stack: contextlib.ExitStack) -> Any:
+    """A model as onnxruntime takes it."""
+    if isinstance(model, onnx.ModelProto):
+        return _serialized(model, stack)
+    return str(pathlib.Path(model)) if isinstance(model, os.PathLike) else model
+
+
+def _serialized(model: onnx.ModelProto, stack: contextlib.ExitStack) -> bytes | str:
+    """What a session can be made of: the model's bytes, or where protobuf cannot hold them the path of a file."""
+    if size_of(model) < EXTERNAL_LIMIT:
+        content: bytes = model.SerializeToString()
+        return content
+    # The cleanup may fail where a file in use cannot be deleted.
+    folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+    path = pathlib.Path(folder) / "model.onnx"
+    save(model, path, external=True)
+    return str(path)
+
+
+def _cause(error: Exception) -> str:
+    """The line of an error of onnxruntime's that says what is wrong."""
+    if "bfc_arena" in str(error) or "Failed to allocate memory" in str(error):
+        return "it could not allocate the memory for it"  # which stands at the end of a line too long to print
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return shown(lines[0][:200] if lines else type(error).__name__)

@@ -1,0 +1,170 @@
+"""What the first BatchNormalizations of a model would measure under a given input normalization."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_graphsurgeon as gs
+from threadpoolctl import threadpool_limits
+
+from dfmpc_onnx.errors import ModelError, Unknown
+from dfmpc_onnx.graph.query import element_type
+from dfmpc_onnx.inputs.batches import channels_last, concrete_shape, model_inputs, procedural_images, takes_pictures
+from dfmpc_onnx.inputs.preprocess import PIXEL_MEAN, PIXEL_STD, Preprocess
+from dfmpc_onnx.inputs.procedural import dead_leaves
+from dfmpc_onnx.model.leading_norms import FirstNorms
+from dfmpc_onnx.numerics.arrays import Float
+from dfmpc_onnx.numerics.least_squares import PatchMoments
+from dfmpc_onnx.pipeline.settings import Settings
+from dfmpc_onnx.runtime.session import Session
+from dfmpc_onnx.statistics.error_at_next_layer import Known
+from dfmpc_onnx.statistics.gaussian_streams import GaussianStreams
+from dfmpc_onnx.statistics.image_streams import ChannelStatistics
+
+NEUTRAL = "imagenet"
+SEED = 0  # not the user's: the choice is the network's, the same for quantize and verify
+SIDE = 224  # pictures are at most so large: in front of the first BatchNormalizations a part shows what the whole does
+FEWEST_PICTURES, MOST_PICTURES, PIXELS = 4, 16, 4 * 224 * 224
+# Of the colours at one pixel, over the training images of CIFAR-10.
+COLOUR_CORRELATION = np.array([[1.0, 0.91, 0.78], [0.91, 1.0, 0.91], [0.78, 0.91, 1.0]])
+
+Moments = tuple[Float, Float]  # mean and variance, [channels] each
+Predictor = Callable[[Preprocess], list[Moments]]  # one for each BatchNormalization
+
+# -- prediction by a few pictures in onnxruntime
+
+
+def by_pictures(found: FirstNorms, settings: Settings, seed: int = SEED) -> Predictor:
+    """Run the part in front on the same few procedural pictures under each normalization. Raises ModelError."""
+    return _Pictures(found, settings, seed).run
+
+
+class _Pictures:
+    """Feeds the part in front of the BatchNormalizations. Raises ModelError where onnxruntime cannot run it.
+
+    Sizes that the file fixes are freed, so that a few small pictures suffice; where a model does not bear that, it
+    gets one picture of the size it wants.
+    """
+
+    def __init__(self, found: FirstNorms, settings: Settings, seed: int) -> None:
+        self._seed = seed
+        self._names = [norm.input[0] for norm in found.norms]
+        self._inputs = model_inputs(found.model)
+        self._settings = settings
+        self._shapes = {t.name: concrete_shape(t, settings)[0] for t in self._inputs}
+        model = onnx.ModelProto()
+        model.CopyFrom(found.model)
+        kinds = {value.name: value.type.tensor_type.elem_type for value in model.graph.output}
+        del model.graph.output[:]
+        for name, norm in zip(self._names, found.norms, strict=True):
+            kind = kinds[norm.output[0]]
+            model.graph.output.append(onnx.helper.make_tensor_value_info(name, kind, None))
+        free = onnx.ModelProto()
+        free.CopyFrom(model)
+        pictures = {t.name for t in self._inputs if takes_pictures(t, settings)}
+        for value in free.graph.input:
+            if value.name in pictures:
+                shape = value.type.tensor_type.shape
+                last = channels_last(self._shapes[value.name])
+                for index, dim in enumerate(shape.dim):
+                    if index != (3 if last else 1):
+                        dim.dim_param = f"free_{index}"
+        try:
+            self._session = Session(free)
+            self._feeds = self._painted(free_size=True)
+            self.run(Preprocess.parse(NEUTRAL))
+        except ModelError:
+            self._session = Session(model)
+            self._feeds = self._painted(free_size=False)
+
+    def _painted(self, *, free_size: bool) -> dict[str, npt.NDArray[np.generic]]:
+        """Pixels ``[n, height, width, channels]`` for pictures, and what any other input gets."""
+        feeds: dict[str, npt.NDArray[np.generic]] = {}
+        for tensor in self._inputs:
+            shape = self._shapes[tensor.name]
+            if not takes_pictures(tensor, self._settings):
+                kind = element_type(tensor) or np.dtype(np.float32)
+                floats = kind.kind == "f"
+                feeds[tensor.name] = (
+                    procedural_images(shape, Preprocess.parse(NEUTRAL), self._seed).x.astype(kind)
+                    if floats
+                    else np.zeros(shape, kind)
+                )
+                continue
+            last = channels_last(shape)
+            height, width = (shape[1], shape[2]) if last else (shape[2], shape[3])
+            count = shape[0]
+            if free_size:
+                height, width = min(height, SIDE), min(width, SIDE)
+                count = int(np.clip(PIXELS // (height * width), FEWEST_PICTURES, MOST_PICTURES))
+            feeds[tensor.name] = _pixels(count, height, width, shape[3 if last else 1], self._seed)
+        return feeds
+
+    def run(self, preprocess: Preprocess) -> list[Moments]:
+        feeds = dict(self._feeds)
+        for tensor in self._inputs:
+            if takes_pictures(tensor, self._settings):
+                kind = element_type(tensor) or np.dtype(np.float32)
+                x = preprocess(feeds[tensor.name])
+                layout = x if channels_last(self._shapes[tensor.name]) else x.transpose(0, 3, 1, 2)
+                feeds[tensor.name] = np.ascontiguousarray(layout, kind)
+        moments = []
+        for output in self._session.run(feeds, self._names):
+            if output.ndim < 2:
+                raise ModelError("a BatchNormalization reads no channels")
+            rows = np.moveaxis(np.asarray(output, np.float64), 1, 0).reshape(output.shape[1], -1)
+            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite counts as a bad prediction
+                moments.append((rows.mean(axis=1), rows.var(axis=1)))
+        return moments
+
+
+def _pixels(count: int, height: int, width: int, channels: int, seed: int) -> npt.NDArray[np.float32]:
+    """Pictures whose colours have exactly the moments of photographs, which a few have but roughly."""
+    pixels = dead_leaves(count, height, width, seed).astype(np.float64)
+    rows = pixels.reshape(-1, 3)
+    own = np.linalg.cholesky(np.cov(rows.T, bias=True) + np.eye(3))  # one pixel varies in nothing but what is added
+    wanted = np.linalg.cholesky(COLOUR_CORRELATION * np.outer(PIXEL_STD, PIXEL_STD))
+    mixed = (rows - rows.mean(axis=0)) @ np.linalg.solve(own.T, wanted.T) + np.array(PIXEL_MEAN)
+    exact: npt.NDArray[np.float32] = mixed.reshape(pixels.shape).astype(np.float32)
+    return exact.mean(axis=3, keepdims=True) if channels == 1 else exact
+
+
+# -- prediction by covariance functions
+
+
+class _Watcher:
+    """Notes the moments in front of each BatchNormalization, and changes nothing."""
+
+    def __init__(self) -> None:
+        self.moments: dict[str, Moments] = {}
+
+    def layer(self, node: gs.Node, moments: Callable[[], PatchMoments], known: Known) -> None: ...
+
+    def after_layer(self, node: gs.Node, shift: Callable[[], Float] | None) -> None: ...
+
+    def batch_norm(self, node: gs.Node, statistics: ChannelStatistics) -> tuple[Float, Float]:
+        if len(node.inputs[1].values) != len(statistics.mean):
+            raise Unknown("it does not have as many channels as its input")
+        self.moments[node.outputs[0].name] = statistics.mean, statistics.variance
+        return np.ones(len(statistics.mean)), np.zeros(len(statistics.mean))
+
+    def measured(self, tensor: str, values: npt.NDArray[np.float32]) -> None: ...
+
+
+def by_covariances(found: FirstNorms, settings: Settings) -> Predictor:
+    """Follow the covariance function of photographs to the BatchNormalizations; no image is made. Raises Unknown."""
+    if any(node.op_type == "Clip" and node.attribute for node in found.model.graph.node):
+        raise Unknown("a Clip of an old opset")
+    shapes = {t.name: concrete_shape(t, settings)[0] for t in model_inputs(found.model)}
+
+    def predict(preprocess: Preprocess) -> list[Moments]:
+        watcher = _Watcher()
+        with threadpool_limits(limits=1, user_api="blas"):
+            streams = GaussianStreams(gs.import_onnx(found.model), shapes, preprocess, frozenset())
+            streams.run(watcher)
+        return [watcher.moments[norm.output[0]] for norm in found.norms]
+
+    return predict

@@ -1,0 +1,132 @@
+"""A process that is killed at any moment leaves the old output or the new one, whole."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from tests.commands import environment, held
+from tests.graphs import chain
+
+# Saves a model, and kills itself in front of the n-th thing that it does to a file or folder of the output's; each n
+# in a fork of its own, since importing takes longer than all else. Prints how many files each fork left.
+PROGRAM = """
+import os, pathlib, signal, sys
+import onnx
+from dfmpc_onnx.model.write import save
+
+source, out, external = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3] == "external"
+model = onnx.load(source)
+events = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.chmod", "os.listdir", "os.scandir"}
+
+
+def saved(moment):
+    left = moment
+
+    def hook(event, args):
+        nonlocal left
+        if event in events and str(out.parent) in " ".join(map(str, args)):
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+    save(model, out, external)
+
+
+moment = 0
+while True:
+    moment += 1
+    child = os.fork()
+    if child == 0:
+        saved(moment)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    print(moment, os.WIFSIGNALED(status), flush=True)
+    sys.stdin.readline()
+    if not os.WIFSIGNALED(status):
+        break
+"""
+
+
+def scaled(factor: float) -> onnx.ModelProto:
+    model = chain()
+    for tensor in model.graph.initializer:
+        if tensor.name.endswith(".w"):
+            values = numpy_helper.to_array(tensor) * np.float32(factor)
+            tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float32), tensor.name))
+    return model
+
+
+def weights(path: pathlib.Path) -> bytes:
+    """All weights of a file as it can be loaded, external data included."""
+    model = onnx.load(path)
+    onnx.checker.check_model(model)
+    return b"".join(numpy_helper.to_array(t).tobytes() for t in model.graph.initializer)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and signals")
+@pytest.mark.parametrize("new", ["inside", "external"])
+@pytest.mark.parametrize("old", ["none", "inside", "external"])
+def test_an_output_killed_at_any_moment_is_the_old_or_the_new_one(tmp_path: pathlib.Path, old: str, new: str) -> None:
+    source, folder = tmp_path / "source.onnx", tmp_path / "out"
+    folder.mkdir()
+    out = folder / "out.onnx"
+    onnx.save(scaled(2.0), source)
+    if old == "inside":
+        onnx.save(scaled(1.0), out)
+    elif old == "external":
+        onnx.save(scaled(1.0), out, save_as_external_data=True, location="out.onnx.data", size_threshold=0)
+    before, wanted = (weights(out) if old != "none" else None), weights(source)
+    beside = {name: data for name, data in held(folder).items() if name != "out.onnx"}
+    command = [sys.executable, "-W", "error", "-c", PROGRAM, str(source), str(out), new]
+    killed = []
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
+    ) as program:
+        assert program.stdin is not None and program.stdout is not None
+        for line in program.stdout:
+            found = weights(out) if out.exists() else None
+            assert found in (before, wanted), f"neither old nor new after {line}"
+            now = held(folder)
+            assert {name: now.get(name) for name in beside} == beside
+            if line.split()[1] == "True":
+                killed.append(found == wanted)
+            program.stdin.write("\n")
+            program.stdin.flush()
+    assert program.returncode == 0
+    assert len(killed) > 5, "too few moments to speak of any"
+    assert weights(out) == wanted
+    # Once it is there it stays: every fork behind the first whole one begins with it.
+    assert killed == sorted(killed)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs signals")
+def test_a_whole_run_killed_as_it_writes_leaves_input_and_output(tmp_path: pathlib.Path) -> None:
+    """Through the command line, in front of the rename that would make the new file appear."""
+    source, out = tmp_path / "model.onnx", tmp_path / "out.onnx"
+    onnx.save(chain(), source, save_as_external_data=True, location="model.bin", size_threshold=0)
+    out.write_bytes(b"the old one")
+    before = held(tmp_path)
+    program = (
+        "import os, signal, sys\n"
+        "def hook(event, args):\n"
+        "    if event == 'os.rename' and str(args[1]).endswith('out.onnx'):\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "sys.addaudithook(hook)\n"
+        "from dfmpc_onnx.cli.commands import main\n"
+        "main(sys.argv[1:])\n"
+    )
+    command = [sys.executable, "-c", program, "quantize", str(source), "-o", str(out), "--recipe", "per-channel"]
+    ended = subprocess.run(command, capture_output=True, check=False, env=environment())
+    assert ended.returncode == -signal.SIGKILL
+    after = held(tmp_path)
+    assert {name: after[name] for name in before} == before

@@ -1,0 +1,140 @@
+import math
+import tracemalloc
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from dfmpc_onnx.errors import ModelError
+from dfmpc_onnx.evaluation import fidelity as fidelity
+from dfmpc_onnx.evaluation.fidelity import BATCH, SQNR_CAP, Fidelity, compare, expected, first_feeds, outputs, sqnr
+from dfmpc_onnx.inputs.batches import Images, Samples
+from dfmpc_onnx.runtime.session import Session
+from tests import graphs
+
+
+def linear(weight, batch="n"):
+    """y = x W, [n, 4] to [n, 3]."""
+    net = graphs.Net((batch, 4))
+    return Session(net.model(net.node("MatMul", "x", net.weight("w", weight.astype(np.float32)))))
+
+
+RANDOM = np.random.default_rng(0)
+WEIGHT, NOISY = (RANDOM.standard_normal((4, 3)) for _ in range(2))
+NOISY = WEIGHT + 0.3 * NOISY
+X = RANDOM.standard_normal((2 * BATCH + 7, 4)).astype(np.float32)
+
+
+def test_sqnr_is_signal_over_noise_in_decibels():
+    want, got = [np.full((2, 2), 10.0)], [np.full((2, 2), 9.0)]
+    assert math.isclose(sqnr(want, got), 20.0)
+    assert sqnr(want, want) == SQNR_CAP
+    assert sqnr(want, [np.full((2, 2), np.nan)]) == -SQNR_CAP
+    assert sqnr([np.zeros(3)], [np.ones(3)]) == -SQNR_CAP
+
+
+@pytest.mark.parametrize("batch", ["n", 1, 8])
+def test_outputs_are_those_of_all_images_whatever_the_batch(batch):
+    got = outputs(linear(WEIGHT, batch), X)
+    assert len(got) == 1 and got[0].dtype == np.float64
+    assert np.allclose(got[0], X @ WEIGHT, atol=1e-5)
+
+
+def test_agreement_accuracy_and_error_by_hand():
+    want, got = X @ WEIGHT, X @ NOISY
+    y = want.argmax(1)
+    y[:10] = (y[:10] + 1) % 3
+    found = compare(linear(WEIGHT), linear(NOISY), Images(X, y, "by hand"))
+    assert (found.images, found.origin) == (len(X), "by hand")
+    assert found.agreement == round(100 * (want.argmax(1) == got.argmax(1)).mean(), 2)
+    assert found.top1 == round(100 * (got.argmax(1) == y).mean(), 2)
+    assert found.float_top1 == round(100 * (want.argmax(1) == y).mean(), 2)
+    assert found.drop == round(found.float_top1 - found.top1, 2)
+    assert math.isclose(found.max_error, np.abs(want - got).max(), rel_tol=1e-4)
+    assert math.isclose(found.sqnr_db, 10 * np.log10((want**2).sum() / ((want - got) ** 2).sum()), abs_tol=0.01)
+
+
+@pytest.mark.parametrize("batches", [("n", 1), (8, "n"), (8, 5)])
+def test_networks_that_take_batches_of_different_size_are_compared_row_by_row(batches):
+    pair = linear(WEIGHT, batches[0]), linear(NOISY, batches[1])
+    images = Images(X, (X @ WEIGHT).argmax(1), "")
+    wanted, found = compare(linear(WEIGHT), linear(NOISY), images), compare(*pair, images)
+    assert (found.rows, found.agreeing, found.top1) == (wanted.rows, wanted.agreeing, wanted.top1)
+    assert found.sqnr_db == pytest.approx(wanted.sqnr_db, abs=0.01)
+
+
+def test_what_is_too_large_to_keep_is_computed_again(monkeypatch):
+    images = Images(X, None, "")
+    kept = expected(linear(WEIGHT), images)
+    monkeypatch.setattr(fidelity, "MOST_KEPT", 100)
+    again = expected(linear(WEIGHT), images)
+    assert (kept.parts is None, again.parts is None) == (False, True)
+    assert compare(kept, linear(NOISY), images) == compare(again, linear(NOISY), images)
+
+
+@pytest.mark.parametrize("session_lives", [True, False])
+def test_large_outputs_are_not_held_all_at_once(monkeypatch, session_lives):
+    """Sixteen runs were kept of both networks, in double precision, with their difference and its square."""
+    monkeypatch.setattr(fidelity, "MOST_KEPT", 0)
+    monkeypatch.setattr(fidelity, "BLOCK", 1000)
+    net = graphs.Net((1, 4))
+    wide = Session(net.model(net.node("Expand", "x", net.weight("shape", np.array([1, 50_000, 4])))))
+    images = Samples({"x": RANDOM.standard_normal((16, 1, 4)).astype(np.float32)}, 16, "")
+    tracemalloc.start()
+    compare(wide if session_lives else expected(wide, images), wide, images)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 6 * 200_000 * 4
+
+
+def test_a_network_agrees_with_itself():
+    found = compare(linear(WEIGHT), linear(WEIGHT), Images(X, None, "itself"))
+    assert (found.agreement, found.sqnr_db, found.max_error, found.drop) == (100.0, SQNR_CAP, 0.0, None)
+
+
+def test_without_labels_there_is_no_accuracy():
+    assert Fidelity(1, "", 100.0, 60.0, 0.0).drop is None
+
+
+def test_networks_with_other_outputs_cannot_be_compared():
+    with pytest.raises(ModelError, match="other shapes"):
+        compare(linear(WEIGHT), linear(WEIGHT[:, :2]), Images(X, None, ""))
+
+
+def paired(weight):
+    """y = x W + s, [2, 4] and a scalar to [2, 3]."""
+    net = graphs.Net((2, 4))
+    y = net.node("Add", net.node("MatMul", "x", net.weight("w", weight.astype(np.float32))), "s")
+    model = net.model(y)
+    model.graph.input.append(graphs.helper.make_tensor_value_info("s", graphs.TensorProto.FLOAT, []))
+    return Session(model)
+
+
+def test_networks_of_several_inputs_are_compared_run_by_run():
+    runs = X[:20].reshape(10, 2, 4)
+    samples = Samples({"x": runs, "s": np.arange(10, dtype=np.float32)}, 10, "made up")
+    assert np.allclose(outputs(paired(WEIGHT), samples.feeds)[0], X[:20] @ WEIGHT + np.arange(10).repeat(2)[:, None])
+    found = compare(paired(WEIGHT), paired(NOISY), samples)
+    want, got = X[:20] @ WEIGHT, X[:20] @ NOISY
+    assert (found.images, found.origin, found.top1) == (10, "made up", None)
+    assert found.agreement == round(100 * (want.argmax(1) == got.argmax(1)).mean(), 2)
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.UINT8])
+def test_what_a_network_is_fed_first_is_of_its_type(kind):
+    node = helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)
+    shapes = [helper.make_tensor_value_info("x", kind, ["n", 4]), helper.make_tensor_value_info("y", 1, ["n", 4])]
+    graph = helper.make_graph([node], "g", shapes[:1], shapes[1:])
+    session = Session(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8))
+    (y,) = session.run(first_feeds(session, Images(np.float32([[1, 2, 3, 4]]), None, "")))
+    assert y.tolist() == [[1, 2, 3, 4]]
+
+
+def test_networks_with_other_inputs_cannot_be_compared():
+    with pytest.raises(ModelError, match="its inputs are x; they differ"):
+        compare(paired(WEIGHT), linear(WEIGHT), Samples({"x": X[None, :2], "s": np.zeros(1, np.float32)}, 1, ""))
+
+
+def test_labels_need_a_table_of_scores():
+    with pytest.raises(ModelError, match="no table of class scores"):
+        compare(linear(WEIGHT), linear(NOISY), Images(X, np.full(len(X), 3), ""))

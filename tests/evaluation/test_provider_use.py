@@ -1,0 +1,79 @@
+"""Providers beside the CPU's: whether they really ran, and differences in steps of the output's scale."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+import dfmpc_onnx
+from dfmpc_onnx.errors import RuntimeUnavailable
+from dfmpc_onnx.evaluation import provider_use as providers
+from dfmpc_onnx.evaluation.provider_use import ProviderUse, output_scales, provider_use
+from dfmpc_onnx.inputs.batches import Samples
+from dfmpc_onnx.runtime.session import CPU, Session
+from tests import graphs
+from tests.commands import assert_refused, dfmpc
+
+FEEDS = Samples({"x": graphs.input_of(graphs.chain())[None]}, 1, "seeded numbers")
+
+
+def test_a_profile_counts_the_nodes_that_ran_on_each_provider(tmp_path: pathlib.Path) -> None:
+    session = Session(graphs.chain(), profile=tmp_path / "profile")
+    session.run({"x": graphs.input_of(graphs.chain())})
+    ran = session.profiled()
+    assert set(ran) == {CPU} and ran[CPU] >= 4
+
+
+def test_the_same_provider_is_no_step_away() -> None:
+    model = graphs.chain()
+    use = provider_use(model, model, CPU, "it", FEEDS)
+    assert (use.steps, use.mean_steps) == (0.0, 0.0) and use.nodes[CPU] >= 4
+
+
+def test_a_provider_that_ran_no_node_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Session, "profiled", lambda self: {"OtherExecutionProvider": 7})
+    with pytest.raises(RuntimeUnavailable, match="it: provider 'CPU' ran none of its nodes, Other ran them all"):
+        provider_use(graphs.chain(), graphs.chain(), CPU, "it", FEEDS)
+
+
+def test_steps_are_of_the_outputs_own_scale_or_of_its_range() -> None:
+    want = np.array([[0.0, 5.1]])
+    assert providers._in_steps(want, want + 0.04, 0.02).tolist() == [pytest.approx(2.0)] * 2
+    assert providers._in_steps(want, want + 0.04, None).tolist() == [pytest.approx(2.0)] * 2
+    assert providers._in_steps(np.zeros((1, 2)), np.ones((1, 2)), None).tolist() == [1, 1]
+
+
+def test_the_scale_of_a_dequantized_output_is_known() -> None:
+    net = graphs.Net()
+    x = net.block("x", 4)
+    made = dfmpc_onnx.quantize(net.model(net.block(x, 4), x), None, "per-channel", weights="8", check=False).model
+    first, second = output_scales(made)
+    assert first is not None and second is not None and first > 0
+    assert output_scales(graphs.chain()) == [None]
+
+
+def test_verify_prints_where_nodes_ran_and_exits_1_beyond_max_steps(
+    quantized: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The CPU provider in the role of another: the only one that is there everywhere."""
+    use = ProviderUse({"GpuExecutionProvider": 9, CPU: 1}, 2.5, 0.25)
+    monkeypatch.setattr("dfmpc_onnx.api.verify.provider_use", lambda *args: use)
+    monkeypatch.setattr("dfmpc_onnx.api.verify.CPU", "AnotherExecutionProvider")
+    command = ("verify", quantized.with_name("model.onnx"), quantized)
+    result = dfmpc(*command)
+    assert (
+        "CPUExecutionProvider: 9 nodes on Gpu, 1 nodes on CPU; at most 2.5 steps from the CPU provider" in result.stdout
+    )
+    assert (result.exit_code, dfmpc(*command, "--max-steps", "2.5").exit_code) == (0, 0)
+    failed = dfmpc(*command, "--max-steps", 2, "--json")
+    assert failed.exit_code == 1
+    assert json.loads(failed.stdout)["providers"][0]["use"]["steps"] == 2.5
+    assert "2.5 steps from the CPU provider are more than 2" in failed.stderr
+
+
+def test_a_provider_that_is_not_there_is_one_line(quantized: pathlib.Path) -> None:
+    model = quantized.with_name("model.onnx")
+    assert_refused(dfmpc("verify", model, quantized, "--provider", "abacus"), "'abacus' is not in this onnxruntime")

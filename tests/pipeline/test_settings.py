@@ -1,0 +1,72 @@
+import pytest
+
+from dfmpc_onnx.errors import OptionError
+from dfmpc_onnx.pipeline.settings import LayerOverride, Settings, WeightBits, parse_activations, parse_input_shapes
+
+
+@pytest.mark.parametrize(
+    ("text", "low", "high", "paired"),
+    [
+        ("2/6", 2, 6, True),
+        ("ternary/6", "ternary", 6, True),
+        ("8", 8, 8, False),
+        (" 4 ", 4, 4, False),
+        ("3/3", 3, 3, False),
+    ],
+)
+def test_weights(text, low, high, paired):
+    bits = WeightBits.parse(text)
+    assert (bits.low, bits.high, bits.paired) == (low, high, paired)
+    assert WeightBits.parse(str(bits)) == bits
+
+
+@pytest.mark.parametrize("text", ["", "9", "1", "2/9", "2/", "/6", "2/6/8", "6/ternary", "ternary", "-4", "2.5", "٤"])
+def test_weights_that_make_no_sense(text):
+    with pytest.raises(OptionError, match="not understood; give LOW/HIGH such as 2/6"):
+        WeightBits.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("activations", "reduce_range", "bits", "want"),
+    [("8", True, 8, 7), ("8", False, 8, 8), ("none", True, 8, 8), ("8", True, 6, 6), ("8", True, "ternary", "ternary")],
+)
+def test_a_reduced_range_takes_a_bit_from_eight_between_quantized_activations(activations, reduce_range, bits, want):
+    settings = Settings(WeightBits.parse("8"), activations, reduce_range=reduce_range)
+    assert settings.rounded_at(bits) == want
+
+
+@pytest.mark.parametrize(
+    ("text", "pattern", "bits"),
+    [("conv1=4", "conv1", 4), ("*/dw*=float", "*/dw*", "float"), ("a=b=ternary", "a=b", "ternary")],
+)
+def test_layer_overrides(text, pattern, bits):
+    override = LayerOverride.parse(text)
+    assert (override.pattern, override.bits, str(override)) == (pattern, bits, text)
+
+
+@pytest.mark.parametrize("text", ["conv1", "=4", "conv1=", "conv1=9", "conv1=1", "conv1=float32"])
+def test_overrides_that_make_no_sense(text):
+    with pytest.raises(OptionError, match="give GLOB=BITS"):
+        LayerOverride.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("glob", "name", "hit"), [("conv*", "conv12", True), ("conv?", "conv12", False), ("Conv*", "conv1", False)]
+)
+def test_names_match_by_glob_and_case(glob, name, hit):
+    assert LayerOverride(glob, 4).matches(name) is hit
+
+
+def test_activations():
+    assert parse_activations("8") == parse_activations(8) == "8"
+    assert parse_activations("none") == "none"
+    for wrong in ("4", "None", "", 16):
+        with pytest.raises(OptionError, match="give 8 or none"):
+            parse_activations(wrong)
+
+
+def test_input_shapes():
+    assert parse_input_shapes(["x:1x3x224x224", "a:b:7"]) == {"x": (1, 3, 224, 224), "a:b": (7,)}
+    for wrong in ("x", ":1x3", "x:", "x:1x", "x:0x3", "x:-1x3", "x:1,3", "x:axb"):
+        with pytest.raises(OptionError, match=r"give NAME:1x3x224x224"):
+            parse_input_shapes([wrong])

@@ -1,0 +1,139 @@
+"""The plain form of a packed file: the same codes, the same outputs, nothing but INT8 and DequantizeLinear."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import dfmpc_onnx
+from tests import graphs
+from tests.commands import assert_refused, dfmpc, held
+
+NARROW = {TensorProto.INT2, TensorProto.UINT2, TensorProto.INT4, TensorProto.UINT4}
+
+
+def wide(opset: int = 13) -> onnx.ModelProto:
+    """Layers large enough for packing to pay: four Convs and a Gemm."""
+    net = graphs.Net(opset=opset)
+    x = net.block("x", 32)
+    x = net.block(net.block(x, 64), 64)
+    return net.model(net.tail(net.block(x, 48), 10))
+
+
+@pytest.fixture(scope="module")
+def packed() -> dict[str, onnx.ModelProto]:
+    """The network in several widths: between quantized activations, and in float arithmetic."""
+    made = {}
+    for weights, activations in (("ternary/6", "8"), ("3", "8"), ("5", "8"), ("7", "none"), ("ternary/6", "none")):
+        model = dfmpc_onnx.quantize(
+            wide(), None, "per-channel", weights=weights, activations=activations, check=False
+        ).model
+        made[f"{weights} {activations}"] = model
+    made["dorefa"] = dfmpc_onnx.quantize(wide(), None, "paper", check=False).model
+    return made
+
+
+CASES = ("ternary/6 8", "3 8", "5 8", "7 none", "ternary/6 none", "dorefa")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_weight_is_plain_int8_of_the_same_values(packed: dict[str, onnx.ModelProto], case: str) -> None:
+    model = packed[case]
+    before = model.SerializeToString(deterministic=True)
+    done = dfmpc_onnx.expand(model)
+    assert model.SerializeToString(deterministic=True) == before
+    onnx.checker.check_model(done.model, full_check=True)
+    constants = {t.name: t for t in done.model.graph.initializer}
+    makers = {name: node for node in done.model.graph.node for name in node.output}
+    ends = [makers[n.input[1]] for n in done.model.graph.node if n.op_type in ("Conv", "Gemm")]
+    assert len(ends) == 5 and {end.op_type for end in ends} == {"DequantizeLinear"}
+    for end in ends:
+        codes, scale, zero = (constants[name] for name in end.input)
+        assert codes.data_type == zero.data_type == TensorProto.INT8 and zero.dims == scale.dims
+    assert not {t.data_type for t in constants.values()} & NARROW
+    assert not {"Cast", "Gather", "BitShift", "Slice"} & {n.op_type for n in done.model.graph.node}
+    x = graphs.input_of(model, 3)
+    assert all(map(np.array_equal, graphs.run(done.model, x), graphs.run(model, x)))
+
+
+def test_what_only_decoding_needed_is_gone(packed: dict[str, onnx.ModelProto]) -> None:
+    done = dfmpc_onnx.expand(packed["ternary/6 8"])
+    assert (done.report.opset, done.report.ir_version, done.report.oldest_onnxruntime) == (
+        14,
+        7,
+        "1.16",
+    )  # Relu has no way back to 13
+    assert done.model.opset_import[0].version == 14 and done.model.ir_version == 7
+    read = {name for node in done.model.graph.node for name in node.input}
+    assert {t.name for t in done.model.graph.initializer} <= read
+    assert graphs.kernels(done.model) == graphs.kernels(packed["ternary/6 8"])
+
+
+def test_an_asymmetric_zero_point_that_does_not_fit_the_codes_stays_a_zero_point() -> None:
+    """8-bit codes less a zero point of -100 are no INT8."""
+    codes = np.random.default_rng(0).integers(-128, 128, (4, 3, 3, 3)).astype(np.int8)
+    scale, zero = np.full((4, 1, 1, 1), 0.01, np.float32), np.full((4, 1, 1, 1), -100, np.float32)
+    net = graphs.Net()
+    x = net.node("Cast", net.weight("codes", codes), to=TensorProto.FLOAT)
+    x = net.node("Mul", net.node("Sub", x, net.weight("zero", zero)), net.weight("scale", scale))
+    model = net.model(net.node("Conv", "x", x))
+    onnx.helper.set_model_props(model, {"dfmpc_onnx.version": "0"})
+    done = dfmpc_onnx.expand(model)
+    (end,) = (n for n in done.model.graph.node if n.op_type == "DequantizeLinear")
+    constants = {t.name: numpy_helper.to_array(t) for t in done.model.graph.initializer}
+    assert np.array_equal(constants[end.input[0]], codes) and (constants[end.input[2]] == -100).all()
+    x = graphs.input_of(model)
+    assert np.array_equal(graphs.run(done.model, x)[0], graphs.run(model, x)[0])
+
+
+def test_bodies_of_control_flow_keep_what_they_read() -> None:
+    model = wide()
+    bodies = {
+        name: helper.make_graph(
+            [helper.make_node("Mul", ["relu4", "factor"], [name])],
+            name,
+            [],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 48, 8, 8])],
+        )
+        for name in ("then_branch", "else_branch")
+    }
+    model.graph.node.append(helper.make_node("If", ["yes"], ["chosen"], "choice", **bodies))
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(3), "factor"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
+    model.graph.output.append(helper.make_tensor_value_info("chosen", TensorProto.FLOAT, [1, 48, 8, 8]))
+    packed = dfmpc_onnx.quantize(model, None, "per-channel", weights="3", check=False).model
+    assert any(node.op_type == "Gather" for node in packed.graph.node)  # such a model keeps its opset, hence tables
+    done = dfmpc_onnx.expand(packed)
+    assert len(done.report.layers) >= 3
+    x = graphs.input_of(model)
+    assert all(map(np.array_equal, graphs.run(done.model, x), graphs.run(packed, x)))
+
+
+def test_the_command_writes_the_plain_form_and_says_what_it_needs(
+    packed: dict[str, onnx.ModelProto], tmp_path: pathlib.Path
+) -> None:
+    small, plain = tmp_path / "small.onnx", tmp_path / "plain.onnx"
+    onnx.save(packed["3 8"], small)
+    result = dfmpc("expand", small, "-o", plain)
+    assert result.exit_code == 0, result.stderr
+    assert "onnxruntime 1.16 or newer (opset 14, IR 7)" in result.stdout
+    figures = json.loads(dfmpc("expand", small, "-o", plain, "--json").stdout)
+    assert figures["bytes"] == plain.stat().st_size > figures["packed_bytes"] == small.stat().st_size
+    assert figures["layers"] == ["conv2", "conv3", "conv4"]  # the others are small, and plain
+    props = {p.key: p.value for p in onnx.load(plain).metadata_props}
+    assert props["dfmpc_onnx.expanded"] == "yes" and props["dfmpc_onnx.weights"] == "3"
+    assert_refused(dfmpc("expand", plain, "-o", tmp_path / "again.onnx"), "none of its weights is packed")
+
+
+def test_refused_what_quantize_did_not_write_and_the_input_as_output(tmp_path: pathlib.Path) -> None:
+    model = tmp_path / "float.onnx"
+    onnx.save(wide(), model)
+    before = held(tmp_path)
+    assert_refused(dfmpc("expand", model, "-o", tmp_path / "out.onnx"), "was not written by dfmpc-onnx quantize")
+    assert_refused(dfmpc("expand", model, "-o", model), "is the input itself")
+    assert held(tmp_path) == before

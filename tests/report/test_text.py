@@ -1,0 +1,142 @@
+"""Tables can be read on a terminal of 80 columns: nothing is cut, and no name is broken that fits into a line."""
+
+from __future__ import annotations
+
+import io
+import json
+import pathlib
+
+import numpy as np
+import onnx
+import pytest
+from rich.console import Console
+
+from dfmpc_onnx.report.tables import listing
+from tests.commands import dfmpc, program
+from tests.graphs import Net, chain
+
+LONG = "/features/features.10/shortcut/shortcut.0/Conv"
+
+
+@pytest.fixture
+def long_names(model_file: pathlib.Path) -> pathlib.Path:
+    """The small network with a name of 46 characters, and others of 25."""
+    model = chain()
+    for node in model.graph.node:
+        node.name = LONG if node.name == "conv2" else f"/features/part/of/{node.name:>07}"
+    onnx.save(model, model_file)
+    return model_file
+
+
+def listed(width: int, *rows: tuple[str, ...]) -> list[str]:
+    console = Console(width=width, file=io.StringIO())
+    listing(console, ("layer", "bits", "why"), rows, right=("bits",))
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]
+
+
+def test_a_table_that_fits_is_one_row_a_line():
+    assert listed(40, ("conv1", "8", "first layer"), ("c2", "10", "")) == [
+        "layer  bits  why",
+        "conv1     8  first layer",
+        "c2       10",
+    ]
+
+
+def test_remarks_that_do_not_fit_stand_below_their_rows():
+    assert listed(24, ("conv1", "8", "loses 0.2 % to rounding"), ("c2", "10", "")) == [
+        "layer  bits",
+        "conv1     8",
+        "    loses 0.2 % to",
+        "    rounding",
+        "c2       10",
+    ]
+
+
+def test_a_name_that_does_not_fit_stands_above_its_row():
+    assert listed(20, ("a/name/of/18/chars", "8", ""), ("c2", "10", "low half of a pair")) == [
+        "layer           bits",
+        "a/name/of/18/chars",
+        "                   8",
+        "c2                10",
+        "    low half of a",
+        "    pair",
+    ]
+
+
+@pytest.mark.parametrize("columns", [80, 60])
+def test_every_table_fits_a_narrow_terminal(long_names: pathlib.Path, columns: int) -> None:
+    out = long_names.with_name("out.onnx")
+    for command in (
+        ["inspect", long_names],
+        ["quantize", long_names, "-o", out, "--recipe", "per-channel", "--preprocess", "unit"],
+        ["inspect", out],
+        ["verify", long_names, out],
+        ["passes"],
+        ["recipes"],
+    ):
+        result = dfmpc(*command, COLUMNS=str(columns))
+        assert result.exit_code == 0, result.stderr
+        lines = result.stdout.splitlines()
+        assert max(map(len, lines)) <= columns
+        assert "…" not in result.stdout
+        if command[1:2] == [long_names] and command[0] != "verify":
+            assert {LONG, "/features/part/of/00conv1"} <= {line.split()[0] for line in lines if line.strip()}
+
+
+def test_what_is_no_terminal_gets_one_row_a_line(long_names: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    rows = program("inspect", long_names).stdout.splitlines()
+    (row,) = (line.rstrip() for line in rows if line.startswith("/features/part/of/00conv3"))
+    assert row.split()[1:4] == ["Conv", "8x8x3x3", "high"]
+    assert "follows, not" in row
+
+
+def test_a_reason_that_many_layers_share_is_told_once(model_file: pathlib.Path) -> None:
+    net = Net()
+    x = net.block("x", 8)
+    for _ in range(3):
+        x = net.relu(net.node("Add", net.norm(net.conv(net.block(x, 8), 8)), x))
+    onnx.save(net.model(net.tail(x)), model_file)
+    out = model_file.with_name("out.onnx")
+    told = dfmpc("quantize", model_file, "-o", out, "--recipe", "per-channel").stdout
+    assert "\n  conv3 and 2 more alike: pair_convolutions: Add 'add1' follows" in told
+    assert told.count("follows, not") == 1
+
+
+def test_layers_that_are_quantized_are_not_told_as_refused(model_file: pathlib.Path) -> None:
+    """Those that stay in float are told apart from those that are quantized but cannot be low."""
+    make = ["quantize", model_file, "-o", model_file.with_name("out.onnx"), "--preprocess", "unit"]
+    told = dfmpc(*make, "--recipe", "per-channel", "--layer", "conv3=float").stdout
+    assert "refus" not in told
+    float_ones, not_low = told.split("\n\n")[1:3]
+    assert float_ones == "1 of 4 layers left in float:\n  conv3: as asked with --layer"
+    assert not_low.startswith("2 layers quantized, but not low:\n  conv1: ") and "\n  gemm1: " in not_low
+    assert "but not low" not in dfmpc(*make, "--recipe", "int8").stdout
+
+
+def test_inspect_says_what_its_figures_count_and_what_roles_are_for(model_file: pathlib.Path) -> None:
+    told = " ".join(program("inspect", model_file, COLUMNS="200").stdout.split())
+    assert "mixed (default)" in told and " codes " in told
+    assert "codes: bytes of the weights alone" in told
+    assert "By default (mixed) the measured error of a layer decides its bits, whatever its role" in told
+    assert "not low: only a Conv is quantized low" in told
+
+
+def test_agreement_is_told_in_numbers(model_file: pathlib.Path, quantized: pathlib.Path) -> None:
+    found = json.loads(dfmpc("verify", model_file, quantized, "--json").stdout)["providers"][0]["fidelity"]
+    assert found["rows"] == found["images"] == 16
+    assert found["agreement"] == round(100 * found["agreeing"] / 16, 2)
+    told = f"{found['agreeing']} of 16"
+    assert f" {told} " in dfmpc("verify", model_file, quantized).stdout
+    made = dfmpc("quantize", model_file, "-o", quantized, "--recipe", "per-channel", "--preprocess", "unit").stdout
+    assert " dB on 16 procedural images of 8x8, the largest output is the same in " in made and " of 16\n" in made
+
+
+def test_rows_that_are_no_images_are_called_rows(model_file: pathlib.Path) -> None:
+    """An output that does not run along the batch is one row for all images that ran at once."""
+    net = Net(("n", 3, 8, 8))
+    net.node("Reshape", net.conv("x", 5), net.weight("shape", np.array([5, -1])))
+    onnx.save(net.model("reshape1"), model_file)
+    made = dfmpc("quantize", model_file, "-o", model_file.with_name("out.onnx"), "--recipe", "per-channel")
+    assert made.exit_code == 0, made.stderr
+    assert " of 1 rows\n" in made.stdout

@@ -1,0 +1,35 @@
+import numpy as np
+import onnx_graphsurgeon as gs
+import pytest
+
+from dfmpc_onnx.graph.conv import taps_seen
+from dfmpc_onnx.statistics.patches import gather_patches, sample_patches
+
+
+def conv(kernel, **attributes):
+    weight = gs.Constant("w", np.zeros((1, 1, *kernel), np.float32))
+    return gs.Node("Conv", "conv", attributes, [gs.Variable("x"), weight], [gs.Variable("y")])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 3), (7, 6)])
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (3, 5), (2, 4)])
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"pads": [1, 2, 1, 2]},
+        {"pads": [2, 4, 3, 4], "strides": [3, 2]},
+        {"pads": [4, 4, 4, 4], "dilations": [2, 2], "strides": [2, 1]},
+        {"pads": [9, 9, 0, 0], "strides": [4, 5]},
+        {"auto_pad": "SAME_UPPER"},
+        {"auto_pad": "SAME_LOWER", "strides": [2, 2]},
+    ],
+)
+def test_the_taps_that_see_a_map_are_those_that_read_more_than_padding(size, kernel, attributes):
+    node, ones = conv(kernel, **attributes), np.ones((1, 1, *size), np.float32)
+    positions = sample_patches(ones, node, 1000, np.random.default_rng(0))
+    wanted = gather_patches(ones, node, positions)[0].any(axis=0).reshape(kernel)
+    assert np.array_equal(taps_seen(node, size), wanted)
+
+
+def test_enormous_pads_take_no_time():
+    assert taps_seen(conv((3, 3), pads=[1 << 40] * 4), (4, 4)).all()

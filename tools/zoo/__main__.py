@@ -1,0 +1,371 @@
+#!/usr/bin/env python3
+"""Every model at hand through `quantize` with the default recipe: each is quantized, or refused in one line.
+
+    python -m tools.zoo [FOLDER...] [--images FOLDER] [--pictures FOLDER] [--all] [--no-backend] [--only GLOB]
+
+Takes the models that onnx ships as backend test data, and every .onnx file in the folders given, such as the one that
+tools/data/fetch_models.py has filled. --images adds SQNR on photographs and, for detectors, how many boxes of the float
+network the quantized one finds at an IoU of 0.5. --pictures adds the same on pictures of what a model is for, where
+that is known: text or faces, as tools/data/fetch_pictures.py has put them there, and for text readers lines that the
+float text detector among the models finds in the text. Test data is summed up by outcome, unless --all asks for a row
+each. Exits 1 where a model made the project raise anything but its own error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import dataclasses
+import fnmatch
+import hashlib
+import itertools
+import pathlib
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+import dfmpc_onnx
+from dfmpc_onnx.errors import OptionError, UserError
+from dfmpc_onnx.evaluation.fidelity import Fidelity, outputs, sqnr
+from dfmpc_onnx.inputs.batches import check_images, concrete_shape, model_inputs
+from dfmpc_onnx.inputs.files import Images, read_images
+from dfmpc_onnx.inputs.preprocess import Preprocess
+from dfmpc_onnx.pipeline.settings import Settings, WeightBits, parse_input_shapes
+from dfmpc_onnx.report.schema import Report
+from dfmpc_onnx.runtime.session import Session
+from tools.zoo.ctc import alike
+from tools.zoo.detection import CONFIDENCE, detections, matched
+from tools.zoo.own_pictures import LINES, OwnPictures
+
+GROUPS = ("light", "simple", "pytorch-operator", "pytorch-converted")
+HEADER = (
+    "model", "layers", "quantized", "refused", "agreement %", "SQNR dB", "SQNR dB, photographs",
+    "SQNR dB, its own pictures", "boxes matched", "MB", "s",
+)  # fmt: skip
+PHOTOGRAPHS = 50  # of a folder, at most
+QUANTIZED = "quantized"
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """What a model does not say of itself.
+
+    head: how a detector's outputs are read (see `detection`), or ctc for a reader's (see `ctc`).
+    pictures: what it is for, text, faces or lines of text, where there are pictures of that.
+    """
+
+    preprocess: str = "imagenet"
+    shape: str = ""
+    head: str = ""
+    pictures: str = ""
+
+
+# By pattern of the file name, the first that fits: how the authors of each model feed it.
+KNOWN = {
+    "320n.onnx": Known("unit", "1x3x320x320", "yolo", "faces"),
+    "open-nsfw.onnx": Known("104,117,123/1"),
+    "ch_PP-OCRv4_det_infer.onnx": Known("keras", "1x3x320x320", "text", "text"),
+    "ch_PP-OCRv4_rec_infer.onnx": Known("keras", "1x3x48x320", "ctc", LINES),
+    "ch_ppocr_mobile_v2.0_cls_infer.onnx": Known("keras", "1x3x48x192", pictures=LINES),
+    "linzaer_*.onnx": Known("lite", head="ssd", pictures="faces"),
+    "imagenet_mobilenet_v1_025.onnx": Known("keras"),
+    "cifar10_vgglike_relubn.onnx": Known("raw"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """What the user gave to compare on: a folder of photographs, and pictures of what models are for."""
+
+    photographs: pathlib.Path | None = None
+    own: OwnPictures | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class OnPictures:
+    """A quantized model beside its float one on pictures: SQNR in dB, and what they found or read alike."""
+
+    photographs: float | None = None
+    own: float | None = None
+    alike: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of one model. refused: layers by reason; said: the error, where there was one."""
+
+    group: str
+    model: str
+    seconds: float
+    report: Report | None = None
+    said: str = ""
+    raised: bool = False
+    real: OnPictures = dataclasses.field(default_factory=OnPictures)
+
+    @property
+    def layers(self) -> int:
+        return len(self.report.layers) if self.report else 0
+
+    @property
+    def quantized(self) -> int:
+        return sum(layer.refused is None for layer in self.report.layers) if self.report else 0
+
+    @property
+    def refused(self) -> str:
+        """Why layers were refused, or the model: without names, with how many there are of each."""
+        if self.report is None:
+            return self.said
+        counts = collections.Counter(without_names(x.refused) for x in self.report.layers if x.refused)
+        return "; ".join(f"{count} x {reason}" for reason, count in counts.most_common())
+
+
+def without_names(reason: str) -> str:
+    """A reason without the names that a model gives its nodes and tensors."""
+    return re.sub(r" ?'[^']*'", "", reason)
+
+
+def backend_models() -> Iterator[tuple[str, pathlib.Path]]:
+    """The models of the installed onnx's backend tests: group and file."""
+    data = pathlib.Path(onnx.__file__).parent / "backend/test/data"
+    for group in GROUPS:
+        for file in sorted((data / group).rglob("*.onnx")):
+            yield group, file
+
+
+def folder_models(folders: Sequence[pathlib.Path]) -> Iterator[tuple[str, pathlib.Path]]:
+    """Every .onnx file in the folders, each content once."""
+    seen = set()
+    for folder in folders:
+        for file in sorted(folder.rglob("*.onnx")):
+            digest = hashlib.sha256(file.read_bytes()).digest()
+            if digest not in seen:
+                seen.add(digest)
+                yield "", file
+
+
+def known_of(file: pathlib.Path) -> Known:
+    return next((known for pattern, known in KNOWN.items() if fnmatch.fnmatch(file.name, pattern)), Known())
+
+
+def tried(group: str, file: pathlib.Path, given: Pictures) -> Outcome:
+    """One model through `quantize`, and what became of it."""
+    name = file.parent.name if file.stem == "model" else file.stem
+    known = known_of(file)
+    began = time.perf_counter()
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            written = pathlib.Path(scratch) / "out.onnx"
+            shapes = [f"{input_name(file)}:{known.shape}"] if known.shape else []
+            made = dfmpc_onnx.quantize(file, written, preprocess=known.preprocess, input_shapes=shapes)
+            seconds = time.perf_counter() - began
+            real = OnPictures()
+            if group == "":
+                try:
+                    real = compared(file, written, known, shapes, given)
+                except UserError as error:  # of the pictures, not of the model
+                    print(f"{file.name}: not compared on pictures: {error}", file=sys.stderr)
+            return Outcome(group, name, seconds, made.report, real=real)
+    except UserError as error:
+        said = without_names(str(error).rpartition(".onnx: ")[2])
+        return Outcome(group, name, time.perf_counter() - began, said=said)
+    except Exception as error:  # what this tool is there to find
+        said = f"{type(error).__name__}: {error}"
+        return Outcome(group, name, time.perf_counter() - began, said=said, raised=True)
+
+
+def input_name(file: pathlib.Path) -> str:
+    return str(model_inputs(onnx.load(file, load_external_data=False))[0].name)
+
+
+def compared(
+    file: pathlib.Path, written: pathlib.Path, known: Known, shapes: Sequence[str], given: Pictures
+) -> OnPictures:
+    """SQNR on pictures, and for a detector or reader how much of what it found was found again."""
+    sessions = Session(file), Session(written)
+    scores: dict[str, float] = {}
+    phrases = []
+    for kind, x in inputs_of(file, known, shapes, given):
+        want, got = (outputs(session, x) for session in sessions)
+        scores[kind] = sqnr(want, got)
+        if known.head in CONFIDENCE:
+            pairs = list(zip(detections(known.head, want), detections(known.head, got), strict=True))
+            again, count = sum(matched(a, b) for a, b in pairs), sum(len(a) for a, _ in pairs)
+            phrases.append(f"{kind}: {again} of {count}")
+        elif known.head == "ctc" and kind == LINES:
+            phrases.append(str(alike(want[0], got[0])))
+    return OnPictures(scores.get("photographs"), scores.get(known.pictures), tuple(phrases))
+
+
+def inputs_of(
+    file: pathlib.Path, known: Known, shapes: Sequence[str], given: Pictures
+) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    """What a model is compared on, by kind; nothing where it does not take pictures."""
+    settings = Settings(
+        WeightBits.parse("8"),
+        "8",
+        preprocess=Preprocess.parse(known.preprocess),
+        input_shapes=parse_input_shapes(shapes),
+        seed=1_000_000,
+    )
+    inputs = model_inputs(onnx.load(file, load_external_data=False))
+    if len(inputs) != 1 or len(inputs[0].shape or ()) != 4:
+        return
+    shape, _ = concrete_shape(inputs[0], settings)
+    if known.head in CONFIDENCE:
+        procedural = check_images(inputs, settings, 16)
+        assert isinstance(procedural, Images)  # as for every model with one input
+        yield "procedural", procedural.x
+    if given.photographs is not None:
+        yield "photographs", read_images(given.photographs, shape, settings.preprocess).x[:PHOTOGRAPHS]
+    if given.own is not None and known.pictures:
+        own = given.own.inputs(known.pictures, shape, settings.preprocess)
+        if own is not None:
+            yield known.pictures, own
+
+
+def decibels(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
+
+
+def megabytes(count: float) -> str:
+    return f"{count / 1e6:.2f}" if count >= 1e4 else f"{count / 1e6:.4f}"
+
+
+def row(outcome: Outcome) -> tuple[str, ...]:
+    """A line of the table for one model."""
+    model = f"{outcome.group}/{outcome.model}".lstrip("/")
+    seconds = f"{outcome.seconds:.1f}"
+    if outcome.report is None:
+        verdict = f"RAISED {outcome.said}" if outcome.raised else f"the model: {outcome.said}"
+        return (model, "", "", verdict, "", "", "", "", "", "", seconds)
+    report, fidelity = outcome.report, outcome.report.fidelity
+    return (
+        model,
+        str(outcome.layers),
+        str(outcome.quantized),
+        outcome.refused,
+        f"{fidelity.agreement:.1f}" if fidelity else "",
+        f"{fidelity.sqnr_db:.1f}" if fidelity else next(iter(report.warnings), ""),
+        decibels(outcome.real.photographs),
+        decibels(outcome.real.own),
+        "; ".join(outcome.real.alike),
+        f"{megabytes(report.float_bytes)} -> {megabytes(report.bytes)}",
+        seconds,
+    )
+
+
+def summed(outcomes: Sequence[Outcome]) -> Iterator[tuple[str, ...]]:
+    """One line for all models of a group of the test data that came out alike; a model that raised has its own."""
+    alike: dict[tuple[str, str], list[Outcome]] = {}
+    for outcome in outcomes:
+        if outcome.raised:
+            yield row(outcome)
+            continue
+        kind = QUANTIZED if outcome.report and outcome.quantized else without_counts(outcome.refused)
+        alike.setdefault((outcome.group, kind), []).append(outcome)
+    for (group, _), same in alike.items():
+        yield row(same[0]) if len(same) == 1 else together(group, same)
+
+
+def without_counts(refused: str) -> str:
+    return re.sub(r"\d+ x ", "", refused)
+
+
+def together(group: str, same: Sequence[Outcome]) -> tuple[str, ...]:
+    reports = [o.report for o in same if o.report]
+    scores: list[Fidelity] = [r.fidelity for r in reports if r.fidelity]
+    seconds = f"{sum(o.seconds for o in same):.1f}"
+    model = f"{group}: {len(same)} models"
+    if not reports:
+        return (model, "", "", f"each model: {same[0].said}", "", "", "", "", "", "", seconds)
+    reasons: collections.Counter[str] = collections.Counter()
+    for report in reports:
+        reasons.update(without_names(x.refused) for x in report.layers if x.refused)
+    return (
+        model,
+        str(sum(o.layers for o in same)),
+        str(sum(o.quantized for o in same)),
+        "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common()),
+        spread([s.agreement for s in scores]),
+        spread([s.sqnr_db for s in scores]),
+        "",
+        "",
+        "",
+        f"{megabytes(sum(r.float_bytes for r in reports))} -> {megabytes(sum(r.bytes for r in reports))}",
+        seconds,
+    )
+
+
+def spread(values: Sequence[float]) -> str:
+    """Median, and the least."""
+    return f"{np.median(values):.1f} (least {min(values):.1f})" if values else ""
+
+
+def own_pictures(
+    folder: pathlib.Path | None, models: Sequence[pathlib.Path], chosen: Sequence[pathlib.Path]
+) -> OwnPictures | None:
+    """The pictures of a folder, with the text detector among the models; raises OptionError where there are none."""
+    if folder is None:
+        return None
+    detector = next((file for file in models if known_of(file).head == "text"), None)
+    own = OwnPictures(folder, detector, known_of(detector).preprocess if detector else "")
+    if own.missing():
+        raise OptionError(
+            f"{folder}: holds no {' and no '.join(own.missing())}/; tools/data/fetch_pictures.py fills it"
+        )
+    if detector is None and any(known_of(file).pictures == LINES for file in chosen):
+        print("no text detector among the models, so text readers have no lines to be measured on", file=sys.stderr)
+    return own
+
+
+def show(cells: Sequence[str]) -> None:
+    """Print a line of the table, at once: the whole takes long."""
+    print("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |", flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="*", type=pathlib.Path, help="folders with .onnx files")
+    parser.add_argument("--images", type=pathlib.Path, help="a folder of photographs to compare on, too")
+    parser.add_argument("--pictures", type=pathlib.Path, help="a folder that tools/data/fetch_pictures.py has filled")
+    parser.add_argument("--all", action="store_true", help="a row for every model of the test data")
+    parser.add_argument("--no-backend", action="store_true", help="leave onnx's test data out")
+    parser.add_argument("--only", default="*", help="models whose name fits, such as '*yolo*'")
+    args = parser.parse_args()
+    found = [*([] if args.no_backend else backend_models()), *folder_models(args.folders)]
+    chosen = [(g, f) for g, f in found if fnmatch.fnmatch(f.parent.name if f.stem == "model" else f.name, args.only)]
+    try:
+        given = Pictures(args.images, own_pictures(args.pictures, [f for _, f in found], [f for _, f in chosen]))
+    except UserError as error:
+        parser.error(str(error))
+    outcomes: list[Outcome] = []
+    print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
+    for group, same in itertools.groupby(chosen, key=lambda found: found[0]):
+        alike = []
+        for _, file in same:
+            print(f"{len(outcomes) + 1} of {len(chosen)}: {file.name}", end="\r", file=sys.stderr, flush=True)
+            alike.append(tried(group, file, given))
+            outcomes.append(alike[-1])
+            if args.all or not group:
+                show(row(alike[-1]))
+        if group and not args.all:
+            for line in summed(alike):
+                show(line)
+    raised = sum(o.raised for o in outcomes)
+    refused = sum(o.report is None and not o.raised for o in outcomes)
+    print(
+        f"\n{len(outcomes)} models: {sum(o.quantized > 0 for o in outcomes)} quantized, "
+        f"{sum(o.report is not None and not o.quantized for o in outcomes)} with no layer quantized, "
+        f"{refused} refused, {raised} raised"
+    )
+    return 1 if raised else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
