@@ -29,7 +29,7 @@ from dfmpc_onnx.model.source import ModelSource, Source, load, size_of
 from dfmpc_onnx.model.write import check_target, save
 from dfmpc_onnx.pipeline.instruments import Dump, Progress, Timing
 from dfmpc_onnx.pipeline.manager import Instrument, PassManager
-from dfmpc_onnx.pipeline.recipe import Recipe
+from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE, Recipe
 from dfmpc_onnx.pipeline.settings import LayerOverride, Settings, WeightBits, parse_activations, parse_input_shapes
 from dfmpc_onnx.pipeline.targets import parse_target
 from dfmpc_onnx.pipeline.workspace import Workspace
@@ -38,7 +38,6 @@ from dfmpc_onnx.report.build import make_report
 from dfmpc_onnx.report.schema import Report
 from dfmpc_onnx.runtime.session import Session, require
 
-DEFAULT_RECIPE = "mixed"
 DOUBTFUL_DB = 10.0  # of the settings in the README's table, those below lost 5 points of top-1 and more
 
 

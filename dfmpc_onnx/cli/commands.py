@@ -65,7 +65,7 @@ def quantize(
     json_wanted: bool,
 ) -> None:
     """Write a quantized form of MODEL, then load it in onnxruntime and compare it with MODEL."""
-    from dfmpc_onnx.api.quantize import DEFAULT_RECIPE
+    from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE
     from dfmpc_onnx.report.json_text import report_json
     from dfmpc_onnx.report.text import report_table
 

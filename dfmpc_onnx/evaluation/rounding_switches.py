@@ -16,14 +16,13 @@ import onnx
 
 from dfmpc_onnx.graph.edit import Namer
 from dfmpc_onnx.graph.exchange import to_model
+from dfmpc_onnx.graph.operators import SQUASHES
 from dfmpc_onnx.numerics.output_loss import OutputLoss, is_vector, lost_share
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.runtime.session import Session
 
 REPEATS = 1e-6  # of an output's variance: sums may be taken in another order
 Arrays = list[npt.NDArray[np.generic]]
-# What squeezes scores between 0 and 1 hides from one side of the scale what happens on the other.
-SQUASHES = frozenset({"Sigmoid", "HardSigmoid", "Softmax", "LogSoftmax", "Tanh"})
 
 
 class ToggledRounding:

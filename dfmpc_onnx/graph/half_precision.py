@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +15,24 @@ from dfmpc_onnx.graph.edit import Namer, detached_weights, insert, remove, repla
 from dfmpc_onnx.graph.operators import is_standard, is_weighted
 from dfmpc_onnx.graph.opset import ConversionRefused
 from dfmpc_onnx.graph.query import constant, describe, element_type
-from dfmpc_onnx.pipeline.facts import HalfPrecision
 
 HALF = {"float16": int(onnx.TensorProto.FLOAT16), "bfloat16": int(onnx.TensorProto.BFLOAT16)}
 FLOAT = int(onnx.TensorProto.FLOAT)
 LEAST = 256  # values of a constant below which a Cast would take more bytes than it saves
 TYPED = ("to", "dtype", "output_dtype")  # attributes that name a type
+
+
+@dataclasses.dataclass(frozen=True)
+class HalfPrecision:
+    """What was in half precision in the file, and is float32 until the result is emitted.
+
+    stored: float16 or bfloat16, whichever most constants are of. inputs, outputs: those of the model by name, with
+    the type that each has.
+    """
+
+    stored: str
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
 
 
 def half_type(tensor: gs.Tensor) -> str | None:

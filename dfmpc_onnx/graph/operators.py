@@ -14,6 +14,9 @@ from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
 from dfmpc_onnx.numerics.moments import normal_cdf
 
+# What squeezes scores between 0 and 1 hides from one side of the scale what happens on the other.
+SQUASHES = frozenset({"Sigmoid", "HardSigmoid", "Softmax", "LogSoftmax", "Tanh"})
+
 
 def is_standard(node: gs.Node) -> bool:
     """Whether a node's operator is of the standard domain: one of the same name elsewhere may do anything."""

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from dfmpc_onnx.graph.half_precision import HalfPrecision
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
 from dfmpc_onnx.numerics.moments import ChannelMoments
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
@@ -57,19 +58,6 @@ class Layer:
         for dim in self.shape:
             count *= dim
         return count
-
-
-@dataclasses.dataclass(frozen=True)
-class HalfPrecision:
-    """What was in half precision in the file, and is float32 until the result is emitted.
-
-    stored: float16 or bfloat16, whichever most constants are of. inputs, outputs: those of the model by name, with
-    the type that each has.
-    """
-
-    stored: str
-    inputs: Mapping[str, str]
-    outputs: Mapping[str, str]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,6 +21,8 @@ from dfmpc_onnx.errors import OptionError, RecipeError, shown
 from dfmpc_onnx.pipeline.settings import WeightBits, parse_activations
 from dfmpc_onnx.pipeline.targets import Activations
 
+DEFAULT_RECIPE = "mixed"
+
 
 class Step(msgspec.Struct, frozen=True):
     """One pass of a recipe: its name in the catalogue, and the options that the recipe sets.

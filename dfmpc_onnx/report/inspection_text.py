@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.text import Text
 
-from dfmpc_onnx.api.quantize import DEFAULT_RECIPE
 from dfmpc_onnx.evaluation.kernel_census import Census
+from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE
 from dfmpc_onnx.report.schema import Inspection, QuantizedLayer
 from dfmpc_onnx.report.tables import figures, listing, megabytes, plain, table
 

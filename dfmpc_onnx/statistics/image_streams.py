@@ -17,8 +17,7 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import ModelError, shown
-from dfmpc_onnx.evaluation.rounding_switches import SQUASHES
-from dfmpc_onnx.graph.operators import batch_norm_parameters, is_standard
+from dfmpc_onnx.graph.operators import SQUASHES, batch_norm_parameters, is_standard
 from dfmpc_onnx.graph.query import constant, describe, has_input, producer, reads
 from dfmpc_onnx.numerics.arrays import Float, Float32
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters

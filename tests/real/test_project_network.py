@@ -17,11 +17,11 @@ import pytest
 import dfmpc_onnx
 from dfmpc_onnx import catalog
 from dfmpc_onnx.api.provenance import version
-from dfmpc_onnx.api.quantize import DEFAULT_RECIPE
 from dfmpc_onnx.graph.exchange import to_graph, to_model
 from dfmpc_onnx.inputs.preprocess import Preprocess
 from dfmpc_onnx.model.source import load
 from dfmpc_onnx.pipeline.manager import PassManager
+from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE
 from dfmpc_onnx.pipeline.settings import Settings, WeightBits
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.runtime.session import Session
