@@ -17,7 +17,6 @@ import numpy.typing as npt
 
 Pixels = npt.NDArray[np.uint8]
 SMALLEST, LARGEST = 0.02, 0.55  # radius of a leaf as a share of the picture's shorter side
-EXPONENT = 3.0  # density of radii ~ radius^-3: the scale-invariant choice
 TEXTURE = 9.0  # deviation of the 1/f texture on a leaf, on the 0..255 scale
 # Photographs' colours lie mostly along brightness; what is left is spread over two weaker directions.
 COLOUR_AXES = np.array([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [-0.5, 1.0, -0.5]])

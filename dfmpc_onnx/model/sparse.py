@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 from dfmpc_onnx.errors import ModelError, shown
 
-LARGEST = 2**31  # bytes of one dense tensor: what a few places claim must not exhaust memory
+LARGEST_DENSE_BYTES = 2**31  # bytes of one dense tensor: what a few places claim must not exhaust memory
 
 
 def has_sparse(model: onnx.ModelProto) -> bool:
@@ -48,7 +48,7 @@ def dense(tensor: onnx.SparseTensorProto, where: str) -> npt.NDArray[np.generic]
     except (ValueError, TypeError):
         raise ModelError(f"{name} cannot be read; the file is damaged") from None
     shape = tuple(tensor.dims)
-    if any(size < 0 for size in shape) or math.prod(shape) * values.dtype.itemsize >= LARGEST:
+    if any(size < 0 for size in shape) or math.prod(shape) * values.dtype.itemsize >= LARGEST_DENSE_BYTES:
         raise ModelError(f"{name} would take {math.prod(shape) * values.dtype.itemsize / 1e9:.1f} GB; store it dense")
     if places.ndim == 2 and places.shape[1] == len(shape):
         inside = bool(np.all((places >= 0) & (places < np.array(shape, np.int64))))

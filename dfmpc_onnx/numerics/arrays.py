@@ -8,3 +8,5 @@ import numpy.typing as npt
 Float = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]
 Array = npt.NDArray[np.generic]
+Floating = npt.NDArray[np.floating]
+CodeArray = npt.NDArray[np.int8]  # what quantized weights are stored as, before they are packed

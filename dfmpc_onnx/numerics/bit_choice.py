@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-CANDIDATES: tuple[int, ...] = (2, 3, 4, 6, 8)
+CANDIDATE_WIDTHS: tuple[int, ...] = (2, 3, 4, 6, 8)
 LOOSE = 0.003  # what 4 bits usually lose; below it they are tried last
 STEP = 3.0  # by how much a bit less raises the error, at the very least; for fine grids it is 4
 FALL = 0.75  # of the error goes with one bit more, where it falls by 4
@@ -25,18 +25,18 @@ def choose_bits(lost_at: Callable[[int], float], threshold: float, size: float) 
             lost[bits] = lost_at(bits)
         return lost[bits]
 
-    position = CANDIDATES.index(4 if threshold >= LOOSE else 6)
-    while known(CANDIDATES[position]) > threshold and position + 1 < len(CANDIDATES):
+    position = CANDIDATE_WIDTHS.index(4 if threshold >= LOOSE else 6)
+    while known(CANDIDATE_WIDTHS[position]) > threshold and position + 1 < len(CANDIDATE_WIDTHS):
         position += 1
     while position > 0:
-        narrower = CANDIDATES[position - 1]
-        at_least = STEP ** (CANDIDATES[position] - narrower) * known(CANDIDATES[position])
+        narrower = CANDIDATE_WIDTHS[position - 1]
+        at_least = STEP ** (CANDIDATE_WIDTHS[position] - narrower) * known(CANDIDATE_WIDTHS[position])
         if (narrower not in lost and at_least > threshold) or known(narrower) > threshold:
             break
         position -= 1
-    chosen = CANDIDATES[position]
+    chosen = CANDIDATE_WIDTHS[position]
     price = FALL * threshold * size
-    for wider in CANDIDATES[position + 1 :]:
+    for wider in CANDIDATE_WIDTHS[position + 1 :]:
         cost = price * (wider - chosen)
         if known(chosen) <= cost:
             break

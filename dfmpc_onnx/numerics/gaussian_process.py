@@ -20,7 +20,7 @@ from dfmpc_onnx.numerics.moments import clipped_gaussian, effective_bounds, norm
 ORDER = 6  # of the Hermite series
 SMALL = 128  # entries of a patch in both networks up to which covariances are made positive
 QUADRATURE = 48  # points
-BLOCK = 2**18  # elements of a covariance that an activation works on at a time, to stay in the cache
+ELEMENTS_AT_ONCE = 2**18  # elements of a covariance that an activation works on at a time, to stay in the cache
 
 
 def natural_prior(height: int, width: int, colours: Float) -> Lags:
@@ -105,7 +105,7 @@ def activate(lags: Lags, variance: Float, activation: Activation, twins: int) ->
     flat = lags.reshape(-1, *lags.shape[2:])
     result = np.empty_like(flat)
     half, images = mirrored(size)
-    step = max(1, BLOCK // outer.size)
+    step = max(1, ELEMENTS_AT_ONCE // outer.size)
     for start in range(0, len(half), step):
         block, image = half[start : start + step], images[start : start + step]
         rho = np.clip(flat[block] / outer, -1, 1)

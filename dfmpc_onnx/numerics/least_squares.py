@@ -13,12 +13,11 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from dfmpc_onnx.numerics.arrays import Float, Float32
+from dfmpc_onnx.numerics.arrays import Float, Float32, Floating
 
-Floating = npt.NDArray[np.floating]
 RIDGE = 1.0  # of mean diag H: the moments are those of images that are not the user's, so W is left only for much
 LEDOIT_WOLF_PATCHES = 500
-BLOCK = 100  # summed in float32
+POSITIONS_AT_ONCE = 100  # summed in float32
 NARROW_RIDGE = 0.5  # from here on float32 will do
 
 
@@ -189,8 +188,8 @@ def _average(rows: Float32) -> Float:
     if rows.strides[1] == rows.itemsize:  # then numpy sums in pairs
         summed: Float = np.asarray(rows.sum(axis=1), np.float64) / n
         return summed
-    whole = n - n % BLOCK
-    total = rows[:, :whole].reshape(groups, -1, BLOCK, k).sum(axis=2).sum(axis=1, dtype=np.float64)
+    whole = n - n % POSITIONS_AT_ONCE
+    total = rows[:, :whole].reshape(groups, -1, POSITIONS_AT_ONCE, k).sum(axis=2).sum(axis=1, dtype=np.float64)
     result: Float = (total + rows[:, whole:].sum(axis=1, dtype=np.float64)) / n
     return result
 

@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-Codes = npt.NDArray[np.int8]
+from dfmpc_onnx.numerics.arrays import CodeArray
 
 TRITS = 5  # in a byte: 3 ** 5 = 243
-TRIT_BITS = 8 / TRITS
 
 
-def pack(codes: Codes, bits: int, signed: bool = True) -> bytes:
+def pack(codes: CodeArray, bits: int, signed: bool = True) -> bytes:
     """Codes of 1, 2, 4 or 8 bits as bytes, row-major, the first in the lowest bits, the last byte padded by zeros.
 
     codes: any shape, int8, each within ``-2**(bits-1) .. 2**(bits-1) - 1``, or ``0 .. 2**bits - 1`` where unsigned.
@@ -39,7 +37,7 @@ def pack(codes: Codes, bits: int, signed: bool = True) -> bytes:
     return packed.tobytes()
 
 
-def unpack(packed: bytes, bits: int, shape: tuple[int, ...], signed: bool = True) -> Codes:
+def unpack(packed: bytes, bits: int, shape: tuple[int, ...], signed: bool = True) -> CodeArray:
     """The inverse of `pack`: int8 codes of `shape`."""
     _check(bits)
     raw = np.frombuffer(packed, np.uint8)
@@ -52,7 +50,7 @@ def unpack(packed: bytes, bits: int, shape: tuple[int, ...], signed: bool = True
     return codes.reshape(-1)[: int(np.prod(shape))].reshape(shape)
 
 
-def pack_trits(codes: Codes) -> bytes:
+def pack_trits(codes: CodeArray) -> bytes:
     """Codes -1, 0 and 1, five to a byte: ``sum_i (q_i + 1) 3^i``, row-major, the last byte padded by zeros.
 
     codes: any shape, int8. Raises ValueError for any other code.
@@ -68,12 +66,12 @@ def pack_trits(codes: Codes) -> bytes:
     return packed.tobytes()
 
 
-def unpack_trits(packed: bytes, shape: tuple[int, ...]) -> Codes:
+def unpack_trits(packed: bytes, shape: tuple[int, ...]) -> CodeArray:
     """The inverse of `pack_trits`: int8 codes of `shape`."""
     return trit_table()[np.frombuffer(packed, np.uint8)].reshape(-1)[: int(np.prod(shape))].reshape(shape)
 
 
-def split(codes: Codes, widths: Sequence[int]) -> list[Codes]:
+def split(codes: CodeArray, widths: Sequence[int]) -> list[CodeArray]:
     """Planes of codes of ``sum(widths)`` bits, the highest bits first; the first plane signed, the others not.
 
     codes: any shape, int8. Returns planes of that shape with ``codes = sum_i planes[i] << shifts(widths)[i]``.
@@ -89,13 +87,13 @@ def shifts(widths: Sequence[int]) -> tuple[int, ...]:
     return tuple(sum(widths[i + 1 :]) for i in range(len(widths)))
 
 
-def byte_table(bits: int, shift: int = 0, signed: bool = True) -> Codes:
+def byte_table(bits: int, shift: int = 0, signed: bool = True) -> CodeArray:
     """What each byte holds: ``[256, 8 / bits]`` int8, its fields of `bits` bits, times ``2**shift``."""
     every = np.arange(256, dtype=np.uint8).tobytes()
     return unpack(every, bits, (256, 8 // bits), signed) << np.int8(shift)
 
 
-def trit_table() -> Codes:
+def trit_table() -> CodeArray:
     """What each byte of `pack_trits` holds: ``[243, 5]`` int8 of -1, 0 and 1."""
     digits = np.arange(3**TRITS)[:, None] // 3 ** np.arange(TRITS) % 3
     return (digits - 1).astype(np.int8)

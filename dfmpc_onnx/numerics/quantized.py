@@ -5,11 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import numpy.typing as npt
 
-from dfmpc_onnx.numerics.arrays import Float32
-
-Codes = npt.NDArray[np.int8]
+from dfmpc_onnx.numerics.arrays import CodeArray, Float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +21,7 @@ class QuantizedWeight:
     ternary: whether the codes are -1, 0 and 1 alone.
     """
 
-    codes: Codes
+    codes: CodeArray
     scale: Float32
     zero_point: Float32
     bits: int
@@ -67,7 +64,7 @@ class QuantizedWeight:
         return dataclasses.replace(self, codes=codes, scale=scale, zero_point=zero_point)
 
 
-def quantize(weight: Float32, scale: Float32, zero_point: Float32, bits: int) -> Codes:
+def quantize(weight: Float32, scale: Float32, zero_point: Float32, bits: int) -> CodeArray:
     """Codes of the grid points nearest to a weight, ties to the even code, clipped to `bits`.
 
     weight, scale, zero_point: float32, broadcastable. Returns int8 in the weight's shape.
@@ -80,7 +77,7 @@ def quantize(weight: Float32, scale: Float32, zero_point: Float32, bits: int) ->
     return codes.astype(np.int8)
 
 
-def dequantize(codes: Codes, scale: Float32, zero_point: Float32) -> Float32:
+def dequantize(codes: CodeArray, scale: Float32, zero_point: Float32) -> Float32:
     """``scale * (codes - zero_point)`` in float32, as DequantizeLinear and Cast-Sub-Mul compute it."""
     values = codes.astype(np.float32)
     if np.any(zero_point):

@@ -11,12 +11,11 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from dfmpc_onnx.numerics.arrays import Float, Float32
+from dfmpc_onnx.numerics.arrays import Float, Float32, Floating
 from dfmpc_onnx.numerics.grids import Grid
 
-Floating = npt.NDArray[np.floating]
 DAMPING = 0.05  # of mean diag H: docs/method.md, section 5
-BLOCK = 64
+COLUMNS_AT_ONCE = 64
 WIDE = (1.0, 0.8, 1.25)  # scales tried on grids of few levels, as multiples of the one that suits nearest rounding
 CLOSE = (1.0, 0.92, 1.08)  # and then around the best
 FEW_LEVELS = 3  # bits
@@ -77,8 +76,8 @@ def round_with_feedback(weight: Float32, grid: Grid, order: npt.NDArray[np.intp]
     scale, zero = grid.scale.reshape(groups, out), grid.zero_point.reshape(groups, out)
     work = np.take_along_axis(weight, order[:, None, :], axis=2)
     codes = np.empty_like(work)
-    for start in range(0, k, BLOCK):
-        stop = min(start + BLOCK, k)
+    for start in range(0, k, COLUMNS_AT_ONCE):
+        stop = min(start + COLUMNS_AT_ONCE, k)
         errors = np.empty((groups, out, stop - start), np.float32)
         for column in range(start, stop):
             values = work[:, :, column]

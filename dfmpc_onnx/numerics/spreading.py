@@ -6,11 +6,11 @@ import numpy as np
 
 from dfmpc_onnx.numerics.arrays import Float
 
-LARGEST = 1024.0  # what is a thousand times smaller than its neighbours is as good as constant
+LARGEST_FACTOR = 1024.0  # what is a thousand times smaller than its neighbours is as good as constant
 
 
 def spreading_factors(
-    beta: Float, gamma: Float, low: float, high: float, peak: float, deviations: float, largest: float = LARGEST
+    beta: Float, gamma: Float, low: float, high: float, peak: float, deviations: float, largest: float = LARGEST_FACTOR
 ) -> Float:
     """Factors t >= 1 by which channels ``min(max(u, low), high)``, u of N(beta, gamma^2), still lie within +-peak.
 

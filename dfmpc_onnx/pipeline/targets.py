@@ -30,11 +30,6 @@ class Target:
     newest_opset: int = 25
     highest_opset: int = 26
 
-    @property
-    def computes_in_integers(self) -> bool:
-        """Whether the provider has integer kernels for what this file holds."""
-        return self.activations == "8"
-
 
 TARGETS = {
     target.name: target

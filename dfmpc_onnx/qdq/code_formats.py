@@ -17,8 +17,9 @@ from typing import Literal
 
 import onnx
 
+from dfmpc_onnx.numerics.arrays import CodeArray
 from dfmpc_onnx.numerics.packing import TRITS, byte_table, shifts, trit_table
-from dfmpc_onnx.numerics.quantized import Codes, QuantizedWeight
+from dfmpc_onnx.numerics.quantized import QuantizedWeight
 
 NEWEST = 25  # the opset that has every type
 OLDEST_WITH_TABLES = 13
@@ -74,7 +75,7 @@ class Plane:
         ragged = count % self.per_byte > 0  # the last byte is not full: padding has to be cut off
         return NODE_BYTES * (5 if ragged else 3)
 
-    def table(self) -> Codes:
+    def table(self) -> CodeArray:
         """The codes in each byte, already times ``2**shift``: ``[256 or 243, per_byte]`` int8."""
         return trit_table() if self.encoding == "trits" else byte_table(self.bits, self.shift, self.signed)
 

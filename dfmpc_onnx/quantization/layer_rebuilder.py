@@ -17,7 +17,7 @@ from dfmpc_onnx.graph.edit import Namer
 from dfmpc_onnx.graph.operators import batch_norm_parameters
 from dfmpc_onnx.graph.query import constant, has_input
 from dfmpc_onnx.numerics.arrays import Float, Float32
-from dfmpc_onnx.numerics.bit_choice import CANDIDATES, choose_bits
+from dfmpc_onnx.numerics.bit_choice import CANDIDATE_WIDTHS, choose_bits
 from dfmpc_onnx.numerics.granularity import PerAxis, unrows
 from dfmpc_onnx.numerics.grids import Grid, ternary_grid, uniform_grid
 from dfmpc_onnx.numerics.least_squares import (
@@ -208,7 +208,7 @@ class Rebuilder:
 
     def _nearest(self, node: gs.Node, weight: Float32, layer: Layer, bits: LayerBits, why: str) -> None:
         """Each weight by itself: where second moments of patches would not fit into memory, or patches overlap."""
-        width: BitWidth = CANDIDATES[-1] if bits.role == "auto" or bits.bits == FLOAT else bits.bits
+        width: BitWidth = CANDIDATE_WIDTHS[-1] if bits.role == "auto" or bits.bits == FLOAT else bits.bits
         flat = np.asarray(PerAxis(layer.axis).rows(weight), np.float32)
         grid = _grid(flat, np.ones(flat.shape), self._rounded_at(width))
         codes = grid.codes(flat)
@@ -237,7 +237,7 @@ class Rebuilder:
             width: BitWidth = bits.bits
             return task.rounded(self._rounded_at(width)), width
         if task.moments.count < FEWEST_PATCHES:
-            widest = CANDIDATES[-1]
+            widest = CANDIDATE_WIDTHS[-1]
             self._plan[task.layer.name] = LayerBits(
                 widest, "8-bit", f"too few patches to measure by: {task.moments.count}"
             )

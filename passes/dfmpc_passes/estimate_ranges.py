@@ -8,7 +8,7 @@ import msgspec
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.graph.operators import batch_norm_parameters, is_weighted
-from dfmpc_onnx.numerics.ranges import DEVIATIONS, FARTHEST, REACH, VECTOR_REACH, moment_range, skewed_range
+from dfmpc_onnx.numerics.ranges import DEVIATIONS, LONGEST_REACH, REACH, VECTOR_REACH, moment_range, skewed_range
 from dfmpc_onnx.pipeline.facts import Codes, MeasuredRanges, Ranges
 from dfmpc_onnx.pipeline.manager import Pass, PassResult, Refusal
 from dfmpc_onnx.pipeline.workspace import Workspace
@@ -77,7 +77,7 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
                 low, high = min(derived[0], low), max(derived[1], high)
             elif name in outer:
                 # Behind many layers without BatchNormalization derived moments can be off by any factor.
-                least, most = (FARTHEST * bound for bound in measured[name])
+                least, most = (LONGEST_REACH * bound for bound in measured[name])
                 low, high = min(max(derived[0], least), low), max(min(derived[1], most), high)
             ranges[name] = max(low, float(m.low.min())), min(high, float(m.high.max()))
         for tensor in workspace.graph.inputs:

@@ -2,27 +2,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dfmpc_onnx.numerics.bit_choice import CANDIDATES, choose_bits
+from dfmpc_onnx.numerics.bit_choice import CANDIDATE_WIDTHS, choose_bits
 
 sizes = st.floats(1e-3, 1e3)
 thresholds = st.floats(0, 1)
-measured = st.lists(st.floats(0, 1), min_size=5, max_size=5).map(lambda lost: dict(zip(CANDIDATES, lost, strict=True)))
+measured = st.lists(st.floats(0, 1), min_size=5, max_size=5).map(
+    lambda lost: dict(zip(CANDIDATE_WIDTHS, lost, strict=True))
+)
 falling = st.lists(st.floats(0, 1), min_size=5, max_size=5).map(
-    lambda lost: dict(zip(CANDIDATES, sorted(lost, reverse=True), strict=True))
+    lambda lost: dict(zip(CANDIDATE_WIDTHS, sorted(lost, reverse=True), strict=True))
 )
 # Losses of a grid in its regular range: each bit more leaves a quarter.
-regular = st.floats(-6, 2).map(lambda power: {bits: 10.0**power * 4.0 ** (2 - bits) for bits in CANDIDATES})
+regular = st.floats(-6, 2).map(lambda power: {bits: 10.0**power * 4.0 ** (2 - bits) for bits in CANDIDATE_WIDTHS})
 
 
 def fewest(lost, threshold):
     """The fewest bits under the threshold, 8 where there are none."""
-    return next((bits for bits in CANDIDATES if lost[bits] <= threshold), 8)
+    return next((bits for bits in CANDIDATE_WIDTHS if lost[bits] <= threshold), 8)
 
 
 @given(measured, thresholds, sizes)
 def test_only_eight_bits_may_lose_more_than_the_threshold(lost, threshold, size):
     chosen = choose_bits(lost.__getitem__, threshold, size)
-    assert chosen in CANDIDATES
+    assert chosen in CANDIDATE_WIDTHS
     assert chosen == 8 or lost[chosen] <= threshold
 
 
@@ -45,8 +47,8 @@ def test_never_fewer_bits_than_the_threshold_demands(lost, threshold, size):
 
 @given(regular, st.floats(1e-4, 1), st.floats(1, 100))
 def test_an_average_layer_gets_the_fewest_bits_under_the_threshold_or_one_step_more(lost, threshold, size):
-    least = CANDIDATES.index(fewest(lost, threshold))
-    assert CANDIDATES.index(choose_bits(lost.__getitem__, threshold, size)) - least in (0, 1)
+    least = CANDIDATE_WIDTHS.index(fewest(lost, threshold))
+    assert CANDIDATE_WIDTHS.index(choose_bits(lost.__getitem__, threshold, size)) - least in (0, 1)
 
 
 @given(regular, st.floats(1e-4, 1))
@@ -71,7 +73,7 @@ def test_a_layer_that_loses_nothing_gets_two_bits():
 
 @pytest.mark.parametrize(("size", "bits"), [(100.0, 4), (1.0, 4), (0.3, 6), (0.001, 8)])
 def test_the_smaller_the_layer_the_more_bits(size, bits):
-    lost = {bits: 0.0078 * 4.0 ** (4 - bits) for bits in CANDIDATES}
+    lost = {bits: 0.0078 * 4.0 ** (4 - bits) for bits in CANDIDATE_WIDTHS}
     assert choose_bits(lost.__getitem__, 0.01, size) == bits
 
 

@@ -144,7 +144,7 @@ def test_blocks_of_lags_do_not_show(monkeypatch):
     variance = np.diagonal(lags[0, 0]).astype(np.float64)
     activation = gp.clip_activation(np.zeros(4), variance, 0.0, math.inf)
     want = gp.activate(lags, variance, activation, 2)
-    monkeypatch.setattr(gp, "BLOCK", 1)
+    monkeypatch.setattr(gp, "ELEMENTS_AT_ONCE", 1)
     assert np.array_equal(gp.activate(lags, variance, activation, 2), want)
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from dfmpc_onnx.numerics import rounding
 from dfmpc_onnx.numerics.grids import ternary_grid, uniform_grid
 from dfmpc_onnx.numerics.rounding import (
-    BLOCK,
+    COLUMNS_AT_ONCE,
     DAMPING,
     FEW_LEVELS,
     feedback_factor,
@@ -84,7 +84,7 @@ def test_rounding_is_optimal_brain_quantization_weight_by_weight(bits, seed):
 
 
 def test_blocks_do_not_show():
-    weight, hat = random_layer(28, groups=1, out=2, k=2 * BLOCK + 9)
+    weight, hat = random_layer(28, groups=1, out=2, k=2 * COLUMNS_AT_ONCE + 9)
     grid = grid_of(weight, 4)
     got = round_with_feedback(weight, grid, *feedback_factor(hat))
     for o in range(2):

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from dfmpc_onnx.numerics.spreading import LARGEST, spreading_factors
+from dfmpc_onnx.numerics.spreading import LARGEST_FACTOR, spreading_factors
 
 BETA = np.array([0.0, 2.0, -1.0, 0.5, -9.0, 1e-9, 3.0])
 GAMMA = np.array([1.0, -0.5, 0.5, 0.0, 1.0, 0.0, -2.0])
@@ -17,7 +17,7 @@ def slow(beta, gamma, low, high, peak, deviations):
         furthest = 0.0
         for end in (b - deviations * abs(g), b + deviations * abs(g)):
             furthest = max(furthest, abs(min(max(end, low), high)))
-        factors.append(min(max(peak / furthest, 1.0), LARGEST) if furthest else 1.0)
+        factors.append(min(max(peak / furthest, 1.0), LARGEST_FACTOR) if furthest else 1.0)
     return factors
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dfmpc_onnx.numerics.bit_choice import CANDIDATES
+from dfmpc_onnx.numerics.bit_choice import CANDIDATE_WIDTHS
 from dfmpc_onnx.pipeline.facts import BitPlan, Codes, MeasuredRanges
 from dfmpc_onnx.pipeline.manager import PassManager
 from tests import graphs
@@ -79,7 +79,7 @@ def test_a_grouped_layer_is_not_compensated(compensate):
 
 
 def test_every_width_is_a_candidate_and_the_widest_comes_last():
-    assert CANDIDATES == (2, 3, 4, 6, 8)
+    assert CANDIDATE_WIDTHS == (2, 3, 4, 6, 8)
 
 
 def test_rounding_with_feedback_costs_the_output_less_than_to_the_nearest():
