@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import Unknown
-from dfmpc_onnx.graph.operators import batch_norm_parameters, clip_bounds, is_standard, trained_variance
+from dfmpc_onnx.graph.operators import batch_norm_parameters, clip_bounds, is_standard
 from dfmpc_onnx.graph.query import nodes_by_name, only_consumer, producer
 from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
@@ -68,7 +68,7 @@ class SpreadChannels(Pass[SpreadChannelsOptions]):
             norm, parameters, low, high = found
             peak = max(map(abs, ranges[node.inputs[0].name]))
             factors = spreading_factors(
-                parameters.beta, np.sqrt(trained_variance(norm, parameters)), low, high, peak, self.options.deviations
+                parameters.beta, np.sqrt(parameters.output_variance), low, high, peak, self.options.deviations
             )
             codes[layer.name] = codes[layer.name].scaled(_by_output(1 / factors, layer))
             node.inputs[1].values = codes[layer.name].dequantize()
