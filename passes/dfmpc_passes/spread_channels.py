@@ -52,7 +52,7 @@ class SpreadChannels(Pass[SpreadChannelsOptions]):
         settings = workspace.settings
         if settings.activations == "none":
             return PassResult(self.name, notes=("activations stay in float",))
-        nodes, codes = nodes_by_name(workspace.graph), dict(workspace.get(Codes).weights)
+        nodes, codes = nodes_by_name(workspace.graph), workspace.codes()
         ranges = workspace.get(Ranges).tensors
         rewrites, notes = [], []
         for layer in workspace.get(Layers).all:
@@ -70,14 +70,12 @@ class SpreadChannels(Pass[SpreadChannelsOptions]):
             factors = spreading_factors(
                 parameters.beta, np.sqrt(parameters.output_variance), low, high, peak, self.options.deviations
             )
-            codes[layer.name] = codes[layer.name].scaled(_by_output(1 / factors, layer))
-            node.inputs[1].values = codes[layer.name].dequantize()
+            workspace.set_weight(node, codes[layer.name].scaled(_by_output(1 / factors, layer)))
             for index in (1, 2):
                 old = np.asarray(norm.inputs[index].values, np.float64)
                 norm.inputs[index].values = (old * factors).astype(np.float32)
             figures: dict[str, Figure] = {"median": float(np.median(factors)), "largest": float(factors.max())}
             rewrites.append(Rewrite(layer.name, f"channels of {norm.name} spread over its range", figures))
-        workspace.put(Codes(codes))
         return PassResult(self.name, tuple(rewrites), notes=tuple(notes))
 
 
