@@ -91,8 +91,8 @@ def borne(
         wanted = frozenset(name for name in layers if plan[name].role == "auto")
         streams = Streams(workspace.graph, _few(graph, feeds), wanted, workspace.settings.seed, PATCHES)
         streams.run(Scout(workspace, options, dict(layers), dict(plan)))
-        worst = max(streams.lost(), key=lambda loss: loss.weighed(MAP), default=None)
-        return None if worst is None else Borne(worst.share, options.budget / (1 if worst.vector else MAP))
+        worst = max(streams.lost(), key=lambda loss: loss.share_between_images * loss.strictness(MAP), default=None)
+        return None if worst is None else Borne(worst.share_between_images, options.budget / worst.strictness(MAP))
     finally:
         workspace.graph = graph
 

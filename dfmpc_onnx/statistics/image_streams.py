@@ -17,12 +17,13 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import ModelError, shown
-from dfmpc_onnx.graph.operators import SQUASHES, batch_norm_parameters, is_standard
-from dfmpc_onnx.graph.query import constant, describe, has_input, producer, reads
+from dfmpc_onnx.graph.compared_outputs import compared_tensor
+from dfmpc_onnx.graph.operators import batch_norm_parameters
+from dfmpc_onnx.graph.query import constant, describe, has_input, reads
 from dfmpc_onnx.numerics.arrays import Float, Float32
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
 from dfmpc_onnx.numerics.least_squares import PatchMoments, SampledMoments
-from dfmpc_onnx.numerics.output_loss import OutputLoss, is_vector, lost_share
+from dfmpc_onnx.numerics.output_loss import OutputLoss, output_loss
 from dfmpc_onnx.runtime.node_runner import NodeRunner
 from dfmpc_onnx.statistics.error_at_next_layer import Known, Moments
 from dfmpc_onnx.statistics.patches import gather_patches, sample_patches
@@ -84,20 +85,6 @@ class ChannelStatistics:
             _inner(centred_hat, centred_hat) / count,
             count,
         )
-
-
-def output_loss(both: Both) -> OutputLoss:
-    """What an output loses in the quantized network; of one vector for each of several images, of its variance between
-    them."""
-    vector = is_vector(both.plain.shape)
-    if both.same:
-        return OutputLoss(0.0, vector)
-    if not vector or both.plain.ndim < 2 or len(both.plain) < 2:
-        return OutputLoss(lost_share(both.plain, both.hat), vector)
-    plain, hat = (np.asarray(x, np.float64) for x in (both.plain, both.hat))
-    variance, error = float(plain.var(axis=0).sum()), float(np.square(hat - plain).mean(axis=0).sum())
-    share = min(error / variance, 1.0) if variance > 1e-12 * float(np.square(plain).mean()) else 0.0
-    return OutputLoss(share, vector)
 
 
 def channel_mean(x: npt.NDArray[np.generic]) -> Float:
@@ -163,7 +150,7 @@ class Streams:
         """What the quantized network has lost of each output that holds finite numbers, after `run`."""
         pairs = [self._live[t.name] for t in self._compared if t.name in self._live]
         return [
-            output_loss(both)
+            output_loss(both.plain, both.hat)
             for both in pairs
             if isinstance(both.plain, np.ndarray) and both.plain.dtype.kind == "f" and np.isfinite(both.plain).all()
         ]
@@ -277,15 +264,6 @@ class Streams:
             self._reads[tensor.name] -= 1
             if self._reads[tensor.name] == 0:
                 self._live.pop(tensor.name, None)
-
-
-def compared_tensor(output: gs.Tensor) -> gs.Tensor:
-    """The output of a network to compare: itself, or what stands in front of a function that squeezes scores."""
-    node = producer(output)
-    if node is None or node.op not in SQUASHES or not is_standard(node) or isinstance(node.inputs[0], gs.Constant):
-        return output
-    source: gs.Tensor = node.inputs[0]
-    return source
 
 
 def _bytes(value: object) -> int:
