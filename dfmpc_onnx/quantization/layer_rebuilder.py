@@ -46,7 +46,7 @@ WIDEST = 8192  # entries of a patch: half a gigabyte for one matrix of second mo
 
 
 class ReconstructLayersOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """statistics: from procedural images, or from covariance functions alone. images: how many, 0 to let their size
+    """statistics: from images, from covariance functions alone (gaussian), or what `dfmpc_onnx.statistics.engines` knows. images: how many, 0 to let their size
     decide. compensate: the full least-squares fit, the paper's one factor per input channel, or none. rounding: with
     error feedback, or to the nearest level. recalibrate: whether BatchNormalizations, or biases where there are none,
     take up what the two networks show. ridge: strength of the fit's regularization. threshold: the largest share of
@@ -64,7 +64,10 @@ class ReconstructLayersOptions(msgspec.Struct, frozen=True, forbid_unknown_field
     budget: Annotated[float, msgspec.Meta(gt=0)] = 0.1
 
     def __post_init__(self) -> None:
-        registration(self.statistics)  # ValueError: no engine of that name
+        try:
+            registration(self.statistics)
+        except ValueError as error:
+            raise ValueError(f"{error} - at `$.statistics`") from None  # as msgspec says where its own errors are
 
 
 @dataclasses.dataclass

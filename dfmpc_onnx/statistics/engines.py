@@ -83,6 +83,11 @@ def register(
         raise ValueError(f"there are statistics named '{name}' already")
 
 
+def unregister(name: str) -> None:
+    """Forget statistics that were registered under a name."""
+    del _registered[name]
+
+
 def registration(name: str) -> Registration:
     """Raises ValueError where there is none of that name."""
     if name not in _registered:
