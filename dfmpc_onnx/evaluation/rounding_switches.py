@@ -18,7 +18,7 @@ import onnx_graphsurgeon as gs
 from dfmpc_onnx.graph.compared_outputs import compared_tensor
 from dfmpc_onnx.graph.edit import Namer
 from dfmpc_onnx.graph.exchange import to_model
-from dfmpc_onnx.numerics.output_loss import OutputLoss, lost_share, output_loss
+from dfmpc_onnx.numerics.output_loss import OutputLoss, output_loss
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.runtime.session import Session
 
@@ -53,7 +53,10 @@ class ToggledRounding:
         self._exact = self._run(())
         again = self._run(()) if any(map(_numbers, self._exact)) else self._exact
         # What is drawn at random differs from run to run, whatever is rounded.
-        self._compared = [_numbers(a) and lost_share(a, b) <= REPEATS for a, b in zip(self._exact, again, strict=True)]
+        self._compared = [
+            _numbers(a) and output_loss(a, b).share_of_variance <= REPEATS
+            for a, b in zip(self._exact, again, strict=True)
+        ]
 
     @property
     def comparable(self) -> bool:

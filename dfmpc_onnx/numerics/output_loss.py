@@ -56,7 +56,7 @@ def output_loss(plain: npt.NDArray[np.generic], hat: npt.NDArray[np.generic]) ->
     vector = is_vector(plain.shape)
     if plain is hat:
         return OutputLoss(0.0, 0.0, vector)
-    share = lost_share(plain, hat)
+    share = _share_of_variance(plain, hat)
     several = vector and plain.ndim >= 2 and len(plain) >= 2
     return OutputLoss(share, _share_between(plain, hat) if several else share, vector)
 
@@ -73,7 +73,7 @@ def _share_between(plain: npt.NDArray[np.generic], hat: npt.NDArray[np.generic])
     return min(error / variance, 1.0) if variance > 1e-12 * float(np.square(want).mean()) else 0.0
 
 
-def lost_share(want: npt.NDArray[np.generic], got: npt.NDArray[np.generic]) -> float:
+def _share_of_variance(want: npt.NDArray[np.generic], got: npt.NDArray[np.generic]) -> float:
     """Squared error over variance of an output ``[n, ...]``, 0 to 1.
 
     Of maps and lists the mean over the channels, each at most 1: the second dimension, or the last where that one is
