@@ -47,8 +47,8 @@ WIDEST = 8192  # entries of a patch: half a gigabyte for one matrix of second mo
 
 class ReconstructLayersOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """statistics: from images, from covariance functions alone (gaussian), or what else is registered in
-    `dfmpc_onnx.statistics.engines`. images: how many, 0 to let their size decide. compensate: the full least-squares fit,
-    the paper's one factor per input channel, or none. rounding: with error feedback, or to the nearest level.
+    `dfmpc_onnx.statistics.engines`. images: how many, 0 to let their size decide. compensate: the full least-squares
+    fit, the paper's one factor per input channel, or none. rounding: with error feedback, or to the nearest level.
     recalibrate: whether BatchNormalizations, or biases where there are none, take up what the two networks show. ridge:
     strength of the fit's regularization. threshold: the largest share of what the next layer reads that rounding a
     weight may cost where the recipe chooses the bits. budget: the largest share of what the network's outputs differ by
