@@ -13,11 +13,12 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx_graphsurgeon as gs
 
+from dfmpc_onnx.graph.compared_outputs import compared_tensor
 from dfmpc_onnx.graph.edit import Namer
 from dfmpc_onnx.graph.exchange import to_model
-from dfmpc_onnx.graph.operators import SQUASHES
-from dfmpc_onnx.numerics.output_loss import OutputLoss, is_vector, lost_share
+from dfmpc_onnx.numerics.output_loss import OutputLoss, output_loss
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.runtime.session import Session
 
@@ -46,13 +47,16 @@ class ToggledRounding:
         by_tensor = {name: switch for group, switch in zip(groups, self._switches, strict=True) for name in group}
         switched = {name: names(f"{name}.switched") for name in by_tensor}
         _insert(model, by_tensor, switched, scales, names)
-        self._outputs = _compared(model)
+        self._outputs = _compared(model, workspace.graph, switched)
         _free_shapes(model, feeds)
         self._session = Session(model, label="the network with switched activations")
         self._exact = self._run(())
         again = self._run(()) if any(map(_numbers, self._exact)) else self._exact
         # What is drawn at random differs from run to run, whatever is rounded.
-        self._compared = [_numbers(a) and lost_share(a, b) <= REPEATS for a, b in zip(self._exact, again, strict=True)]
+        self._compared = [
+            _numbers(a) and output_loss(a, b).share_of_variance <= REPEATS
+            for a, b in zip(self._exact, again, strict=True)
+        ]
 
     @property
     def comparable(self) -> bool:
@@ -70,7 +74,7 @@ class ToggledRounding:
         A channel that does not vary counts nothing.
         """
         pairs = zip(self._exact, self._run(groups), self._compared, strict=True)
-        return [OutputLoss(lost_share(a, b), is_vector(a.shape)) for a, b, whether in pairs if whether]
+        return [output_loss(a, b) for a, b, whether in pairs if whether]
 
     def _run(self, groups: Sequence[int]) -> Arrays:
         if not self._outputs:
@@ -139,17 +143,19 @@ def _free_shapes(model: onnx.ModelProto, feeds: Mapping[str, npt.NDArray[np.gene
             dims[0].dim_param = "N"
 
 
-def _compared(model: onnx.ModelProto) -> list[str]:
-    """The tensors to compare: the outputs, or what stands in front of an activation that squeezes them."""
-    made = {name: node for node in model.graph.node for name in node.output}
+def _compared(model: onnx.ModelProto, graph: gs.Graph, switched: Mapping[str, str]) -> list[str]:
+    """The names of the tensors to compare, which become outputs; behind the switch where scores have one."""
+    made = {name for node in model.graph.node for name in node.output}
     listed = {value.name for value in model.graph.output}
+    sequences = {value.name for value in model.graph.output if value.type.HasField("sequence_type")}
     found = []
-    for name in [value.name for value in model.graph.output if not value.type.HasField("sequence_type")]:
-        node = made.get(name)
-        if node is not None and node.op_type in SQUASHES and node.domain in ("", "ai.onnx") and node.input[0] in made:
-            name = node.input[0]
-            if name not in listed:
-                model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
-                listed.add(name)
+    for output in [tensor for tensor in graph.outputs if tensor.name not in sequences]:
+        source = compared_tensor(output)
+        name = output.name if source is output else switched.get(source.name, source.name)
+        if name not in made:
+            name = output.name
+        elif name not in listed:
+            model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
+            listed.add(name)
         found.append(name)
     return list(dict.fromkeys(found))

@@ -39,17 +39,13 @@ def batch_norm_parameters(node: gs.Node) -> BatchNormParameters | None:
     if any(v is None for v in values) or len(values) != 4:
         return None
     gamma, beta, mean, variance = (np.asarray(v, np.float64) for v in values)
-    epsilon = float(node.attrs.get("epsilon", 1e-5))
-    return BatchNormParameters(gamma, beta, mean, np.sqrt(np.maximum(variance, 0.0) + epsilon))
+    epsilon = norm_epsilon(node)
+    return BatchNormParameters(gamma, beta, mean, np.sqrt(np.maximum(variance, 0.0) + epsilon), epsilon)
 
 
-def trained_variance(node: gs.Node, norm: BatchNormParameters) -> Float:
-    """What a BatchNormalization's output varied by in training: ``gamma^2 v / (v + epsilon)``."""
-    # Next to gamma^2 mostly, but a channel that never varied stays constant.
-    epsilon = float(node.attrs.get("epsilon", 1e-5))
-    share = np.maximum(np.square(norm.std) - epsilon, 0.0) / np.square(norm.std)
-    variance: Float = np.square(norm.gamma) * share
-    return variance
+def norm_epsilon(node: gs.Node) -> float:
+    """What a BatchNormalization adds to the variance before it takes the root."""
+    return float(node.attrs.get("epsilon", 1e-5))
 
 
 def clip_bounds(node: gs.Node) -> tuple[float, float]:

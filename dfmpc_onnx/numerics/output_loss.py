@@ -1,4 +1,9 @@
-"""What an output of a network loses: the share of its variance that is error."""
+"""What an output of a network loses: the share of its variance that is error.
+
+Of a vector, as the logits of a classifier, there are two answers, and they differ much: most of what logits vary by
+lies between the classes and is the same for every picture. Procedural images are told apart far less than
+photographs are, so what lies between images is small in them and its share of error is large.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +18,28 @@ BLOCK = 2**22  # values that are compared at a time
 
 @dataclasses.dataclass(frozen=True)
 class OutputLoss:
-    """share: of an output's variance that is lost, 0 to 1. vector: whether it is one, not a map or a list."""
+    """Shares of an output's variance that are error, 0 to 1.
 
-    share: float
+    share_of_variance: of a vector all values together, those of the classes and those of the images. It is what rounded
+    activations may cost (`exempt_activations`): what differs between the classes is about what differs between
+    pictures of things.
+    share_between_images: the same error as a share of what the images alone differ by, so never less. It is what errors
+    of weights may cost (`reconstruct_layers`): at 1 the error is as large as what tells the images apart.
+    Of maps and lists, and of a single image, both are the same.
+    vector: whether the output is one, not a map or a list.
+    """
+
+    share_of_variance: float
+    share_between_images: float
     vector: bool
 
-    def weighed(self, stricter: float) -> float:
-        """The share as a budget for vectors counts it. stricter: how many times stricter maps and lists are taken.
+    def strictness(self, of_maps: float) -> float:
+        """What a share is multiplied by before a budget for vectors is held against it.
 
-        They are used value by value, and of a vector the largest entry.
+        of_maps: how many times stricter maps and lists are taken. They are used value by value, and of a vector the
+        largest entry.
         """
-        return self.share * (1 if self.vector else stricter)
+        return 1.0 if self.vector else of_maps
 
 
 def is_vector(shape: Sequence[int]) -> bool:
@@ -35,13 +51,33 @@ def is_vector(shape: Sequence[int]) -> bool:
     return len(shape) <= 2 or ((len(shape) > 3 or shape[2] == 1) and len(inner) <= 1)
 
 
-def lost_share(want: npt.NDArray[np.generic], got: npt.NDArray[np.generic]) -> float:
+def output_loss(plain: npt.NDArray[np.generic], hat: npt.NDArray[np.generic]) -> OutputLoss:
+    """What an output ``[n, ...]`` of finite numbers loses where it becomes `hat`, of the same shape."""
+    vector = is_vector(plain.shape)
+    if plain is hat:
+        return OutputLoss(0.0, 0.0, vector)
+    share = _share_of_variance(plain, hat)
+    several = vector and plain.ndim >= 2 and len(plain) >= 2
+    return OutputLoss(share, _share_between(plain, hat) if several else share, vector)
+
+
+def _share_between(plain: npt.NDArray[np.generic], hat: npt.NDArray[np.generic]) -> float:
+    """Squared error over the variance between images, both summed over the entries of a vector; 0 to 1."""
+    if not plain.size:
+        return 0.0
+    want = np.asarray(plain, np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is lost
+        square = np.nan_to_num(np.square(np.asarray(hat, np.float64) - want), nan=np.inf)
+        error = float(square.mean(axis=0).sum())
+    variance = float(want.var(axis=0).sum())
+    return min(error / variance, 1.0) if variance > 1e-12 * float(np.square(want).mean()) else 0.0
+
+
+def _share_of_variance(want: npt.NDArray[np.generic], got: npt.NDArray[np.generic]) -> float:
     """Squared error over variance of an output ``[n, ...]``, 0 to 1.
 
     Of maps and lists the mean over the channels, each at most 1: the second dimension, or the last where that one is
-    the shorter and no other follows. Of vectors (`is_vector`) all values together: what differs between the
-    classes is about what differs between pictures of things, while pictures of nothing in particular are hardly told
-    apart.
+    the shorter and no other follows. Of vectors (`is_vector`) all values together.
     """
     if not want.size:
         return 0.0

@@ -34,7 +34,6 @@ def recalibrate(
     norm: BatchNormParameters,
     mean: Float,
     variance: Float,
-    epsilon: float,
 ) -> BatchNormParameters:
     """The normalization with the quantized layer's mean and deviation by one of the readings.
 
@@ -51,7 +50,7 @@ def recalibrate(
         new_mean, new_std = norm.mean * ratio, norm.std * ratio
     elif reading == "analytic":
         new_mean, square = linear_moments(quantized, mean, variance)
-        new_std = np.sqrt(square + epsilon)
+        new_std = np.sqrt(square + norm.epsilon)
     elif reading == "analytic_ratio":
         old_mean, old_square = linear_moments(weight, mean, variance)
         hat_mean, hat_square = linear_moments(quantized, mean, variance)
@@ -68,7 +67,7 @@ def recalibrate(
         new_std = np.sqrt(np.square(a * norm.std) + rest_square)
     else:
         raise ValueError(f"no reading named {reading}; there are {', '.join(sorted(READINGS))}")
-    return BatchNormParameters(norm.gamma, norm.beta, new_mean, new_std)
+    return dataclasses.replace(norm, mean=new_mean, std=new_std)
 
 
 class StreamStatistics(Protocol):

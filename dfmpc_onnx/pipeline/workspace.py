@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import onnx_graphsurgeon as gs
 
+from dfmpc_onnx.numerics.arrays import Float32
+from dfmpc_onnx.numerics.quantized import QuantizedWeight
+from dfmpc_onnx.pipeline.facts import Codes
 from dfmpc_onnx.pipeline.settings import Settings
 
 Fact = TypeVar("Fact")
@@ -38,6 +41,21 @@ class Workspace:
     def find(self, kind: type[Fact]) -> Fact | None:
         """The fact of a type, or None."""
         return self.get(kind) if kind in self._facts else None
+
+    def codes(self) -> Mapping[str, QuantizedWeight]:
+        """The quantized weights so far, by layer name."""
+        found = self.find(Codes)
+        return {} if found is None else found.weights
+
+    def set_weight(self, layer: gs.Node, quantized: QuantizedWeight) -> Float32:
+        """Give a layer a quantized weight: its codes beside the graph, its dequantized values in the graph's constant.
+
+        The only writer of the pair, so that neither can be without the other. Returns the dequantized values.
+        """
+        values = quantized.dequantize()
+        layer.inputs[1].values = values
+        self.put(Codes({**self.codes(), layer.name: quantized}))
+        return values
 
     def discard(self, kind: type[object]) -> None:
         self._facts.pop(kind, None)

@@ -13,10 +13,10 @@ import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import shown
 from dfmpc_onnx.graph.channels import channel_readings, channel_sources, pools_without_zeros
-from dfmpc_onnx.graph.edit import Namer
 from dfmpc_onnx.graph.operators import batch_norm_parameters
 from dfmpc_onnx.graph.query import constant, has_input
 from dfmpc_onnx.numerics.arrays import Float, Float32
+from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
 from dfmpc_onnx.numerics.bit_choice import CANDIDATE_WIDTHS, choose_bits
 from dfmpc_onnx.numerics.granularity import PerAxis, unrows
 from dfmpc_onnx.numerics.grids import Grid, ternary_grid, uniform_grid
@@ -35,23 +35,27 @@ from dfmpc_onnx.pipeline.facts import Layer, LayerBits
 from dfmpc_onnx.pipeline.manager import Figure, Refusal, Rewrite
 from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY, BitWidth
 from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics
+from dfmpc_onnx.statistics.engines import registration
 from dfmpc_onnx.statistics.error_at_next_layer import Known, NextInput, next_input
-from dfmpc_onnx.statistics.image_streams import ChannelStatistics, batch_deviation, measured_range, trained
+from dfmpc_onnx.statistics.image_streams import measured_range
+from dfmpc_onnx.statistics.walk import BatchNormUpdate, bias_of
 
 FEWEST_PATCHES = 16  # that say enough of a layer's input to fit to it, or to choose bits by
 WIDEST = 8192  # entries of a patch: half a gigabyte for one matrix of second moments
 
 
 class ReconstructLayersOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """statistics: from procedural images, or from covariance functions alone. images: how many, 0 to let their size
-    decide. compensate: the full least-squares fit, the paper's one factor per input channel, or none. rounding: with
-    error feedback, or to the nearest level. recalibrate: whether BatchNormalizations, or biases where there are none,
-    take up what the two networks show. ridge: strength of the fit's regularization. threshold: the largest share of
-    what the next layer reads that rounding a weight may cost where the recipe chooses the bits. budget: the largest
-    share of the network's output that errors of that size in every layer may make, a quarter of it where that is no
-    vector; where they make more, all layers get a lower threshold."""
+    """statistics: from images, from covariance functions alone (gaussian), or what else is registered in
+    `dfmpc_onnx.statistics.engines`. images: how many, 0 to let their size decide. compensate: the full least-squares
+    fit, the paper's one factor per input channel, or none. rounding: with error feedback, or to the nearest level.
+    recalibrate: whether BatchNormalizations, or biases where there are none, take up what the two networks show. ridge:
+    strength of the fit's regularization. threshold: the largest share of what the next layer reads that rounding a
+    weight may cost where the recipe chooses the bits. budget: the largest share of what the network's outputs differ by
+    between images that errors of that size in every layer may make, a quarter of it where an output is no vector;
+    where they make more, all layers get a lower threshold."""
 
-    statistics: Literal["images", "gaussian"] = "images"
+    statistics: str = "images"
     images: int = 0
     compensate: Literal["full", "diagonal", "none"] = "full"
     rounding: Literal["feedback", "nearest"] = "feedback"
@@ -59,6 +63,12 @@ class ReconstructLayersOptions(msgspec.Struct, frozen=True, forbid_unknown_field
     ridge: Annotated[float, msgspec.Meta(gt=0)] = RIDGE
     threshold: Annotated[float, msgspec.Meta(ge=0)] = 0.006
     budget: Annotated[float, msgspec.Meta(gt=0)] = 0.1
+
+    def __post_init__(self) -> None:
+        try:
+            registration(self.statistics)
+        except ValueError as error:
+            raise ValueError(f"{error} - at `$.statistics`") from None  # as msgspec says where its own errors are
 
 
 @dataclasses.dataclass
@@ -123,7 +133,7 @@ class _Task:
 
 
 class Rebuilder:
-    """The visitor of the streams."""
+    """The visitor that quantizes: rounds a layer's weight, and corrects the mean and deviation behind it."""
 
     def __init__(
         self,
@@ -136,14 +146,12 @@ class Rebuilder:
         self._layers = layers
         self._plan = plan
         self._graph = workspace.graph
-        self._names = Namer(workspace.graph)
-        self._own_bias: dict[str, Float | None] = {}
+        self._biases: dict[str, tuple[Float | None, Float]] = {}  # those changed: in both networks
         sizes = [layer.size for layer in layers.values() if plan[layer.name].role == "auto"]
         self._rounded_at = workspace.settings.rounded_at
         self._average = sum(sizes) / max(len(sizes), 1)
         self._tell = workspace.tell
         self._seed = workspace.settings.seed
-        self.codes: dict[str, QuantizedWeight] = {}
         self.ranges: dict[str, tuple[float, float]] = {}
         self.rewrites: list[Rewrite] = []
         self.refusals: list[Refusal] = []
@@ -160,18 +168,17 @@ class Rebuilder:
             f"rounding at the bits asked for; the worst, '{shown(worst)}', {100 * over[worst]:.1f} %",
         )
 
-    def layer(self, node: gs.Node, moments_of: Callable[[], PatchMoments], known: Known) -> None:
+    def layer(
+        self, node: gs.Node, moments_of: Callable[[], PatchMoments], known: Known
+    ) -> QuantizedWeight | Float32 | None:
         layer, bits = self._layers[node.name], self._plan[node.name]
         self._tell(node.name)
-        self.keep_bias(node)
         weight = np.asarray(constant(node.inputs[1]), np.float32)
         if layer.op == "ConvTranspose":
-            self._nearest(node, weight, layer, bits, "ConvTranspose")
-            return
+            return self._nearest(node, weight, layer, bits, "ConvTranspose")
         rows = to_rows(weight, layer)
         if rows.shape[2] > WIDEST:
-            self._nearest(node, weight, layer, bits, f"its patches have {rows.shape[2]} entries, over {WIDEST}")
-            return
+            return self._nearest(node, weight, layer, bits, f"its patches have {rows.shape[2]} entries, over {WIDEST}")
         moments = moments_of()
         errors = moments.output_errors(rows)
         measure = self.measure(node, rows, moments, errors.variance, known)
@@ -181,8 +188,6 @@ class Rebuilder:
         feedback = self._options.rounding == "feedback" and moments.count >= FEWEST_PATCHES
         factor = feedback_factor(shrunk.hat) if feedback else None
         chosen, width = self._choose(_Task(target, shrunk, measure, factor, layer), bits)
-        node.inputs[1].values = chosen.quantized.dequantize()
-        self.codes[node.name] = chosen.quantized
         self._lost[node.name] = chosen.lost
         figures: dict[str, Figure] = {
             "bits": chosen.quantized.bits,
@@ -193,10 +198,7 @@ class Rebuilder:
             "patches": moments.count,
         }
         self.rewrites.append(Rewrite(node.name, f"rebuilt at {width} bits", figures))
-
-    def keep_bias(self, node: gs.Node) -> None:
-        """The float network's bias, for the normalization behind."""
-        self._own_bias[node.name] = _bias_of(node)
+        return chosen.quantized
 
     def measure(self, node: gs.Node, rows: Float32, moments: PatchMoments, signal: Float, known: Known) -> Measure:
         """How errors of a layer are measured: at what is read of it next."""
@@ -206,18 +208,17 @@ class Rebuilder:
             mean = mean + bias
         return Measure(signal, next_input(self._graph, node, mean, signal.reshape(-1), known))
 
-    def _nearest(self, node: gs.Node, weight: Float32, layer: Layer, bits: LayerBits, why: str) -> None:
+    def _nearest(self, node: gs.Node, weight: Float32, layer: Layer, bits: LayerBits, why: str) -> QuantizedWeight:
         """Each weight by itself: where second moments of patches would not fit into memory, or patches overlap."""
         width: BitWidth = CANDIDATE_WIDTHS[-1] if bits.role == "auto" or bits.bits == FLOAT else bits.bits
         flat = np.asarray(PerAxis(layer.axis).rows(weight), np.float32)
         grid = _grid(flat, np.ones(flat.shape), self._rounded_at(width))
         codes = grid.codes(flat)
-        self.codes[node.name] = _as_weight(codes, grid, layer)
-        node.inputs[1].values = self.codes[node.name].dequantize()
         self.refusals.append(Refusal(node.name, f"{why}; rounded to the nearest level, not compensated"))
         if bits.role == "auto":
             unmeasured = "rounded to the nearest" if layer.op == "ConvTranspose" else "too wide to measure"
             self._plan[node.name] = LayerBits(width, "8-bit", unmeasured)
+        return _as_weight(codes, grid, layer)
 
     def _target(self, rows: Float32, moments: PatchMoments, weight: Float32, layer: Layer) -> Float32:
         """The weight to round."""
@@ -254,40 +255,35 @@ class Rebuilder:
         self._plan[task.layer.name] = LayerBits(chosen, role, why)
         return found[chosen], chosen
 
-    def after_layer(self, node: gs.Node, shift_of: Callable[[], Float] | None) -> None:
+    def after_layer(self, node: gs.Node, shift_of: Callable[[], Float] | None) -> Float32 | None:
         layer = self._layers[node.name]
         if not self._options.recalibrate or shift_of is None or layer.batch_norm or layer.op == "MatMul":
-            return
+            return None
         if self._normalized(node):
-            return
+            return None
         shift = shift_of()
         old = constant(node.inputs[2]) if has_input(node, 2) else np.zeros(len(shift), np.float32)
         if old is None or old.size != len(shift):
             why = "its bias is not one constant a channel; the mean of its output is not corrected"
             self.refusals.append(Refusal(node.name, why))
-            return
-        fresh = (np.asarray(old, np.float64).reshape(-1) + shift).astype(np.float32)
-        node.inputs = [*node.inputs[:2], gs.Constant(self._names(f"{node.name}.bias"), fresh)]
+            return None
+        fresh: Float32 = (np.asarray(old, np.float64).reshape(-1) + shift).astype(np.float32)
+        self._biases[node.name] = _bias_of(node), fresh.astype(np.float64)
+        return fresh
 
     def batch_norm(
-        self, node: gs.Node, statistics: ChannelStatistics
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        norm = batch_norm_parameters(node)
-        assert norm is not None  # the streams call this for constant parameters only
-        epsilon = float(node.attrs.get("epsilon", 1e-5))
-        old_mean, old_variance = trained(norm, epsilon)
+        self, node: gs.Node, norm: BatchNormParameters, statistics: ChannelStatistics
+    ) -> BatchNormUpdate | None:
+        if not self._options.recalibrate or np.array_equal(statistics.mean, statistics.mean_hat):
+            return None
         # A layer's own bias is a constant in all three means; neither the gain nor the ratio must be applied to it.
         bias, bias_hat = self._biases_before(node, len(norm.mean))
-        fresh = recalibrate_streams(statistics.shifted(-bias, -bias_hat), old_mean - bias, old_variance, epsilon)
-        if self._options.recalibrate and not np.array_equal(statistics.mean, statistics.mean_hat):
-            node.inputs[3].values = (fresh.mean + bias_hat).astype(np.float32)
-            node.inputs[4].values = fresh.variance.astype(np.float32)
-            scale = fresh.scale
-            centre = statistics.mean_hat
-        else:
-            scale, centre = np.ones_like(norm.gamma), statistics.mean
-        factor = norm.gamma * scale / batch_deviation(statistics.variance, epsilon)
-        return factor, norm.beta - factor * centre
+        before = norm.without_bias(bias)
+        found = statistics.shifted(-bias, -bias_hat)
+        fresh = recalibrate_streams(found, before.mean, before.variance, before.epsilon)
+        factor = norm.gamma * fresh.scale / norm.batch_std(statistics.variance)
+        shift = norm.beta - factor * statistics.mean_hat
+        return BatchNormUpdate(factor, shift, fresh.mean + bias_hat, fresh.variance)
 
     def _biases_before(self, batch_norm: gs.Node, channels: int) -> tuple[Float, Float]:
         """Of the layers whose outputs a BatchNormalization reads, their biases in both networks; zeros elsewhere."""
@@ -296,9 +292,8 @@ class Rebuilder:
             layer = self._layers.get(source.name) if source is not None else None
             if source is None or layer is None:
                 continue
-            now = _bias_of(source)
-            own = self._own_bias.get(source.name, now)
-            for total, bias in ((plain, own), (hat, now)):
+            same = _bias_of(source)
+            for total, bias in zip((plain, hat), self._biases.get(source.name, (same, same)), strict=True):
                 if bias is not None and layer.channels in (None, bias.size):
                     total[first : first + bias.size] = bias[: max(channels - first, 0)]
         return plain, hat
@@ -319,7 +314,7 @@ class Rebuilder:
 
 def _bias_of(node: gs.Node) -> Float | None:
     """A layer's constant bias, flat; None where it has none, or a computed one."""
-    bias = constant(node.inputs[2]) if has_input(node, 2) else None
+    bias = bias_of(node)
     return None if bias is None else np.asarray(bias, np.float64).reshape(-1)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.graph.query import constant
@@ -17,17 +17,15 @@ from dfmpc_onnx.pipeline.facts import Layer, LayerBits
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.quantization.layer_rebuilder import WIDEST, Rebuilder, ReconstructLayersOptions, from_rows, to_rows
 from dfmpc_onnx.statistics.error_at_next_layer import Known
-from dfmpc_onnx.statistics.image_streams import Streams
+from dfmpc_onnx.statistics.walk import Engine, walk
 
 MAP = 4  # times less may an output lose that is a map or a list
-PATCHES = 250  # enough for the one number of a layer that is wanted here
-FEWEST = 8  # images
 STEEPER = 1.5  # docs/method.md, section 8
 
 
 @dataclasses.dataclass(frozen=True)
-class Borne:
-    """Of the output that suffers most: the share of its variance that is lost, 0 to 1, and how much of it may be."""
+class OutputCost:
+    """Of the output that suffers most: the share that is lost of what images differ by, 0 to 1, and how much may be."""
 
     cost: float
     budget: float
@@ -48,16 +46,15 @@ class Scout(Rebuilder):
     def _generator(self) -> np.random.Generator:
         return np.random.default_rng(self._seed)
 
-    def layer(self, node: gs.Node, moments_of: Callable[[], PatchMoments], known: Known) -> None:
+    def layer(self, node: gs.Node, moments_of: Callable[[], PatchMoments], known: Known) -> Float32 | None:
         layer = self._layers[node.name]
         self._tell(node.name)
-        self.keep_bias(node)
         weight = np.asarray(constant(node.inputs[1]), np.float32)
         if layer.op == "ConvTranspose":
-            return
+            return None
         rows = to_rows(weight, layer)
         if rows.shape[2] > WIDEST:
-            return
+            return None
         moments = moments_of()
         measure = self.measure(node, rows, moments, moments.output_errors(rows).variance, known)
         noise = self._generator.standard_normal(rows.shape, np.float32)
@@ -66,42 +63,24 @@ class Scout(Rebuilder):
         noise *= size.astype(np.float32)[:, :, None]  # each output is wrong by as much as it varies
         wanted = self._options.threshold
         share = measure.share(wanted * measure.signal)
-        if share > 0:
-            rows = rows + noise * np.float32(wanted / np.sqrt(share))
-            node.inputs[1].values = from_rows(rows, layer)
+        return from_rows(rows + noise * np.float32(wanted / np.sqrt(share)), layer) if share > 0 else None
 
     def measured(self, tensor: str, values: Float32) -> None:
         """Ranges are those of all images."""
 
 
-def borne(
+def output_cost(
     workspace: Workspace,
     options: ReconstructLayersOptions,
     layers: Mapping[str, Layer],
     plan: Mapping[str, LayerBits],
-    feeds: Mapping[str, npt.NDArray[np.generic]],
-) -> Borne | None:
+    probe: Engine[Any],
+) -> OutputCost | None:
     """What errors of the threshold's size in every layer cost the outputs; None where none of them can be compared.
 
     The graph is left as it is. Raises ModelError where it cannot be run.
     """
-    graph = workspace.graph
-    workspace.graph = graph.copy()
-    try:
-        wanted = frozenset(name for name in layers if plan[name].role == "auto")
-        streams = Streams(workspace.graph, _few(graph, feeds), wanted, workspace.settings.seed, PATCHES)
-        streams.run(Scout(workspace, options, dict(layers), dict(plan)))
-        worst = max(streams.lost(), key=lambda loss: loss.weighed(MAP), default=None)
-        return None if worst is None else Borne(worst.share, options.budget / (1 if worst.vector else MAP))
-    finally:
-        workspace.graph = graph
-
-
-def _few(graph: gs.Graph, feeds: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, npt.NDArray[np.generic]]:
-    """Half of the images, at least 8, where a network takes any number of them."""
-    fixed = any(t.shape and isinstance(t.shape[0], int) and t.shape[0] > 1 for t in graph.inputs)
-    counts = {len(x) if x.ndim else 0 for x in feeds.values()}
-    if fixed or len(counts) != 1:
-        return dict(feeds)
-    half = max(FEWEST, counts.pop() // 2)
-    return {name: x[:half] for name, x in feeds.items()}
+    wanted = frozenset(name for name in layers if plan[name].role == "auto")
+    walk(workspace.graph, probe, Scout(workspace, options, dict(layers), dict(plan)), wanted)
+    worst = max(probe.losses(), key=lambda loss: loss.share_between_images * loss.strictness(MAP), default=None)
+    return None if worst is None else OutputCost(worst.share_between_images, options.budget / worst.strictness(MAP))

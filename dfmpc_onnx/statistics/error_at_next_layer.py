@@ -18,10 +18,10 @@ from dfmpc_onnx.graph.operators import activation, batch_norm_parameters, elemen
 from dfmpc_onnx.graph.query import constant, consumers, input_constant, is_output
 from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.numerics.moments import error_through
+from dfmpc_onnx.statistics.channel_statistics import Moments
 
 LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 GATES = frozenset({"Sigmoid", "HardSigmoid"})
-Moments = tuple[Float, Float]  # mean and variance of each channel
 Known = Callable[[gs.Tensor], Moments | None]  # of tensors of the float network that have been computed
 Function = Callable[[Float], Float]
 

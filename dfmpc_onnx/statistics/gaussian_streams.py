@@ -2,58 +2,56 @@
 
 Each tensor has 2 C channels, the float network's and behind them the quantized one's, a mean, a covariance function,
 and covariance functions with the other tensors that still have readers, so that a residual sum knows how its
-operands hang together. Visitors are those of `dfmpc_onnx.activations`; the module there runs images instead.
+operands hang together. It is an engine of `dfmpc_onnx.statistics.walk`, as `image_streams` is, which runs images.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
+from threadpoolctl import threadpool_limits
 
 from dfmpc_onnx.errors import Unknown
-from dfmpc_onnx.graph.channels import channel_readings, joins_channels
-from dfmpc_onnx.graph.conv import map_size, planar, steps_of, taps_seen, within_map
-from dfmpc_onnx.graph.operators import averages_space, batch_norm_parameters, clip_bounds, elementwise, flattens_each
-from dfmpc_onnx.graph.query import constant, has_input, input_constant, reads
+from dfmpc_onnx.graph.channels import joins_channels
+from dfmpc_onnx.graph.conv import map_size, planar, steps_of, within_map
+from dfmpc_onnx.graph.operators import averages_space, clip_bounds, elementwise, flattens_each
+from dfmpc_onnx.graph.query import constant, has_input, input_constant
 from dfmpc_onnx.inputs.batches import DEFAULT_SIDE
 from dfmpc_onnx.inputs.preprocess import Preprocess
 from dfmpc_onnx.numerics import gaussian_process as gp
 from dfmpc_onnx.numerics import lags as lg
-from dfmpc_onnx.numerics.arrays import Float
-from dfmpc_onnx.numerics.least_squares import GivenMoments, PatchMoments
-from dfmpc_onnx.statistics.error_at_next_layer import Moments
+from dfmpc_onnx.numerics.arrays import Float, Float32
+from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
+from dfmpc_onnx.numerics.least_squares import PatchMoments
+from dfmpc_onnx.numerics.output_loss import OutputLoss
+from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics, Moments
 from dfmpc_onnx.statistics.gaussian_field import Cross, Field, Kernels, check_fed, places
-from dfmpc_onnx.statistics.image_streams import ChannelStatistics, Visitor, batch_deviation
+from dfmpc_onnx.statistics.gaussian_layers import anchor_mean, patch_moments
 from dfmpc_onnx.statistics.independent_moments import input_moments
 from dfmpc_onnx.statistics.lag_windows import Windows
+from dfmpc_onnx.statistics.walk import Affine, Array, Live
 
 MOST_NUMBERS = 2**29  # two gigabytes of covariances that are kept at once
-SAMPLES = 10**6  # a derived covariance has no sampling noise
 
 
 class GaussianStreams:
-    """Walks a graph; see the module's text. Raises Unknown where a node has no rule."""
+    """The engine of covariance functions. Raises Unknown where a node has no rule."""
 
-    def __init__(
-        self, graph: gs.Graph, shapes: dict[str, tuple[int, ...]], preprocess: Preprocess, layers: frozenset[str]
-    ) -> None:
+    def __init__(self, graph: gs.Graph, shapes: Mapping[str, tuple[int, ...]], preprocess: Preprocess) -> None:
         self._graph = graph
-        self._layers = layers
         self._windows = Windows(graph)
-        self._live: dict[str, Field] = {}
-        self._left: dict[str, int] = {}
-        for node in graph.nodes:
-            for tensor in reads(node):
-                self._left[tensor.name] = self._left.get(tensor.name, 0) + 1
+        self.live: Live[Field] = Live(graph, lambda field: 4 * field.numbers)
         for node in graph.nodes:
             if node.op == "Conv" and isinstance(node.inputs[1], gs.Constant):
                 # refuse before any work
                 self._windows.side(node.outputs[0].name, (DEFAULT_SIDE, DEFAULT_SIDE), int(node.inputs[1].shape[0]))
         for tensor in graph.inputs:
-            self._live[tensor.name] = self._input(tensor, shapes[tensor.name], preprocess)
+            self.live.put(tensor.name, self._input(tensor, shapes[tensor.name], preprocess))
 
     def _input(self, tensor: gs.Tensor, shape: tuple[int, ...], preprocess: Preprocess) -> Field:
         moments = input_moments(tensor, preprocess)
@@ -67,128 +65,73 @@ class GaussianStreams:
         joint = np.tile(lags, (1, 1, 2, 2))
         return Field(np.tile(moments.mean, 2), joint, size, 1, {})
 
-    def run(self, visitor: Visitor) -> None:
-        """One pass through the graph."""
+    @contextlib.contextmanager
+    def guard(self) -> Iterator[None]:
+        """Numbers that float32 cannot hold are refused. One thread for products: there are thousands of small ones."""
         try:
-            with np.errstate(over="raise", invalid="raise", divide="raise"):
-                self._walk(visitor)
+            # Threads would wait for each other at every one, and far longer on a busy machine.
+            with (
+                threadpool_limits(limits=1, user_api="blas"),
+                np.errstate(over="raise", invalid="raise", divide="raise"),
+            ):
+                yield
         except FloatingPointError as error:
             raise Unknown(f"covariances that are no numbers in float32: {error}") from None
 
-    def _walk(self, visitor: Visitor) -> None:
-        for node in self._graph.nodes:
-            if node.name in self._layers and node.op != "ConvTranspose":
-                result = self._layer(node, visitor)
-            elif node.op == "BatchNormalization":
-                result = self._batch_norm(node, visitor)
-            elif node.op in ("Conv", "Gemm", "MatMul"):
-                result = self._linear(node, self._field(node, 0), None, None)
-            else:
-                result = self._other(node)
-            for tensor in reads(node):
-                self._left[tensor.name] -= 1
-                if self._left[tensor.name] == 0:
-                    self._live.pop(tensor.name, None)
-            name = node.outputs[0].name
-            if self._left.get(name):
-                others = {k: v for k, v in result.others.items() if k in self._live}
-                self._live[name] = dataclasses.replace(result, others=others)
-                if sum(field.numbers for field in self._live.values()) > MOST_NUMBERS:
-                    raise Unknown("covariances between too many maps that are read again later")
+    def advanced(self, node: gs.Node) -> None:
+        """Covariances with what is no longer read are dropped; raises Unknown where too many are left."""
+        name = node.outputs[0].name
+        if name in self.live:
+            field = self.live[name]
+            others = {k: v for k, v in field.others.items() if k in self.live}
+            self.live.put(name, dataclasses.replace(field, others=others))
+            if sum(field.numbers for field in self.live.values()) > MOST_NUMBERS:
+                raise Unknown("covariances between too many maps that are read again later")
+
+    def values(self, output: Field) -> Float32 | None:
+        """None: there are no values, only what they would be like."""
+
+    def losses(self) -> list[OutputLoss]:
+        """Of outputs nothing is known: the last layers' fields say how they err, not by how much."""
+        return []
 
     def _field(self, node: gs.Node, index: int) -> Field:
         name = node.inputs[index].name if index < len(node.inputs) else ""
-        if name not in self._live:
+        if name not in self.live:
             raise Unknown(f"the covariance of '{name}' is not known")
-        return self._live[name]
+        return self.live[name]
 
     # -- layers
 
-    def _layer(self, node: gs.Node, visitor: Visitor) -> Field:
+    def check(self, node: gs.Node) -> None:
         x = self._field(node, 0)
-        old = np.asarray(constant(node.inputs[1]), np.float32)
-        bias = input_constant(node, 2)
-        check_fed(node, x, old)  # before the visitor measures what is not there
-        visitor.layer(node, lambda: self._moments(node, x, old), self._known)
-        fresh = np.asarray(constant(node.inputs[1]), np.float32)
-        result = self._linear(node, self._anchored(node, x, old), old, fresh)
-        half = result.channels
-        shift = result.mean[:half] - result.mean[half:]
-        visitor.after_layer(node, (lambda: shift) if np.any(shift) else None)
-        changed = input_constant(node, 2)
-        if changed is not None and (bias is None or not np.array_equal(bias, changed)):
-            mean = result.mean.copy()
-            mean[half:] += np.asarray(changed, np.float64).reshape(-1)
-            if bias is not None:
-                mean[half:] -= np.asarray(bias, np.float64).reshape(-1)
-            result = dataclasses.replace(result, mean=mean)
-        return result
+        if node.op == "ConvTranspose":
+            raise Unknown(f"no rule for {node.op}")
+        check_fed(node, x, _weight(node))  # before the visitor measures what is not there
 
-    def _known(self, tensor: gs.Tensor) -> Moments | None:
-        """Mean and variance of a tensor's channels in the float network."""
-        field = self._live.get(tensor.name)
+    def layer(self, node: gs.Node, weight: Array, weight_hat: Float32 | None) -> Field:
+        plain = np.asarray(weight, np.float32)
+        hat = plain if weight_hat is None else weight_hat
+        return self._linear(node, anchor_mean(self._graph, node, self._field(node, 0), plain), plain, hat)
+
+    def shortfall(self, output: Field) -> Callable[[], Float] | None:
+        half = output.channels
+        shift = output.mean[:half] - output.mean[half:]
+        return (lambda: shift) if np.any(shift) else None
+
+    def with_bias(self, output: Field, old: Array | None, new: Float32) -> Field:
+        mean = output.mean.copy()
+        mean[output.channels :] += np.asarray(new, np.float64).reshape(-1)
+        if old is not None:
+            mean[output.channels :] -= np.asarray(old, np.float64).reshape(-1)
+        return dataclasses.replace(output, mean=mean)
+
+    def known(self, tensor: gs.Tensor) -> Moments | None:
+        field = self.live.get(tensor.name)
         return None if field is None else (field.mean[: field.channels], field.variance[: field.channels])
 
-    def _moments(self, node: gs.Node, x: Field, weight: npt.NDArray[np.float32]) -> PatchMoments:
-        """Second moments of the patches that a layer reads, corrected by the BatchNormalization behind it."""
-        groups = int(node.attrs.get("group", 1)) if node.op == "Conv" else 1
-        kernel, _, dilations = planar(node)
-        per_group = x.channels // groups
-        measured, seen = self._measured(node), taps_seen(node, x.size) if node.op == "Conv" else np.ones((1, 1), bool)
-        found = []
-        for group in range(groups):
-            own = np.arange(group * per_group, (group + 1) * per_group)
-            both = np.concatenate([own, own + x.channels])
-            covariance = gp.patch_covariance(x.lags[:, :, both[:, None], both], kernel, dilations)
-            mean = np.repeat(x.mean[both], kernel[0] * kernel[1])
-            if not seen.all():
-                reads_map = np.tile(seen.reshape(-1), len(both))
-                covariance, mean = covariance * np.outer(reads_map, reads_map), mean * reads_map
-            if measured is not None:
-                outputs = slice(group * len(weight) // groups, (group + 1) * len(weight) // groups)
-                rows = weight[outputs].reshape(-1, len(mean) // 2).astype(np.float64)
-                if len(rows) < per_group * seen.sum():  # more outputs than inputs cannot all be met
-                    padded = np.concatenate([rows, np.zeros_like(rows)], axis=1)
-                    covariance, mean = gp.measured(covariance, mean, padded, *(v[outputs] for v in measured))
-            found.append((covariance, mean))
-        k = len(found[0][1]) // 2
-        covariances, means = np.stack([c for c, _ in found]), np.stack([m for _, m in found])
-        second = gp.nearest_covariance(covariances) + means[:, :, None] * means[:, None, :]
-        return GivenMoments(
-            second[:, k:, k:],
-            means[:, :k],
-            means[:, k:],
-            np.zeros(groups),
-            SAMPLES,
-            second[:, :k, k:],
-            second[:, :k, :k],
-        )
-
-    def _anchored(self, node: gs.Node, x: Field, weight: npt.NDArray[np.float32]) -> Field:
-        """A layer's input with the mean that its BatchNormalization saw behind it: what rounding shifts hangs on it."""
-        measured = self._measured(node)
-        groups = int(node.attrs.get("group", 1)) if node.op == "Conv" else 1
-        if measured is None or groups != 1 or len(weight) >= x.channels:
-            return x
-        rows = within_map(node, weight, x.size).sum(axis=(2, 3), dtype=np.float64)
-        padded = np.concatenate([rows, np.zeros_like(rows)], axis=1)
-        _, mean = gp.measured(x.lags[0, 0].astype(np.float64), x.mean, padded, *measured)
-        return dataclasses.replace(x, mean=mean)
-
-    def _measured(self, node: gs.Node) -> tuple[Float, Float] | None:
-        """Mean and deviation of a Conv's outputs without its bias, as a BatchNormalization behind it has them.
-
-        Where several read it, through Concats, they have measured the same; the first is taken.
-        """
-        readings = channel_readings(self._graph, node.outputs[0]) if node.op == "Conv" else ""
-        if isinstance(readings, str) or any(reading.node.op != "BatchNormalization" for reading in readings):
-            return None
-        whole = batch_norm_parameters(readings[0].node)
-        if whole is None:
-            return None
-        norm = whole.channels(readings[0].offset, len(node.inputs[1].values))
-        bias = input_constant(node, 2)
-        return (norm.mean if bias is None else norm.mean - np.asarray(bias, np.float64)), norm.std
+    def patch_moments(self, node: gs.Node) -> PatchMoments:
+        return patch_moments(self._graph, node, self._field(node, 0), _weight(node))
 
     def _linear(
         self, node: gs.Node, x: Field, plain: npt.NDArray[np.float32] | None, hat: npt.NDArray[np.float32] | None
@@ -217,27 +160,24 @@ class GaussianStreams:
         for name, cross in self._neighbours(node, x).items():
             left = kernels.left(cross.spectrum, cross.grid, x.stride // cross.step)
             moved = dataclasses.replace(cross, spectrum=left)
-            others[name] = moved.coarser(min(stride, self._live[name].stride))
+            others[name] = moved.coarser(min(stride, self.live[name].stride))
         return Field(mean, own, size, stride, others, x.flat)
 
     # -- normalization and activations
 
-    def _batch_norm(self, node: gs.Node, visitor: Visitor) -> Field:
+    def normalizes(self, node: gs.Node) -> bool:
+        return True
+
+    def channel_statistics(self, node: gs.Node, norm: BatchNormParameters) -> ChannelStatistics:
         x = self._field(node, 0)
-        norm = batch_norm_parameters(node)
-        if norm is None:
-            raise Unknown("a BatchNormalization's parameters are computed")
         half = x.channels
-        statistics = ChannelStatistics(x.mean[:half], x.variance[:half], x.mean[half:], x.variance[half:], SAMPLES)
-        epsilon = float(node.attrs.get("epsilon", 1e-5))
-        scale_hat, shift_hat = visitor.batch_norm(node, statistics)
-        factor = norm.gamma / batch_deviation(statistics.variance, epsilon)
-        return self._scaled(
-            node,
-            x,
-            np.concatenate([factor, scale_hat]),
-            np.concatenate([norm.beta - factor * statistics.mean, shift_hat]),
-        )
+        if len(norm.gamma) != half:
+            raise Unknown("a BatchNormalization does not have as many channels as its input")
+        return ChannelStatistics(x.mean[:half], x.variance[:half], x.mean[half:], x.variance[half:])
+
+    def affine(self, node: gs.Node, plain: Affine, hat: Affine) -> Field:
+        factor, offset = (np.concatenate(parts) for parts in zip(plain, hat, strict=True))
+        return self._scaled(node, self._field(node, 0), factor, offset)
 
     def _even(self, node: gs.Node, x: Field, strides: tuple[int, int]) -> None:
         """Covariances with other tensors have one stride for both directions."""
@@ -253,14 +193,21 @@ class GaussianStreams:
 
     def _neighbours(self, node: gs.Node, x: Field, index: int = 0) -> dict[str, Cross]:
         """The covariances that a node's output inherits: those of its input, and with the input if that lives on."""
-        found = {name: cross for name, cross in x.others.items() if name in self._live}
+        found = {name: cross for name, cross in x.others.items() if name in self.live}
         name = node.inputs[index].name
-        for other, field in self._live.items():
+        for other, field in self.live.items():
             if name in field.others and other not in found:
                 found[other] = field.others[name].transposed()
-        if self._left[name] > 1:
+        if self.live.readers(name) > 1:
             found[name] = Cross(lg.to_spectrum(x.lags), x.grid, x.stride)
         return found
+
+    def other(self, node: gs.Node) -> list[Field]:
+        if node.op == "BatchNormalization":
+            raise Unknown("a BatchNormalization's parameters are computed")
+        if node.op in ("Conv", "Gemm", "MatMul"):
+            return [self._linear(node, self._field(node, 0), None, None)]
+        return [self._other(node)]
 
     def _other(self, node: gs.Node) -> Field:
         if node.op in ("Add", "Sub", "Mul", "Div"):
@@ -318,7 +265,7 @@ class GaussianStreams:
                 step = x.stride // cross.step
                 left = cross.spectrum * lg.depthwise_spectrum(taps, cross.grid, (step, step))[:, :, None]
                 others[name] = dataclasses.replace(cross, spectrum=left)
-        others = {name: c.coarser(min(stride, self._live[name].stride)) for name, c in others.items()}
+        others = {name: c.coarser(min(stride, self.live[name].stride)) for name, c in others.items()}
         side = self._windows.side(node.outputs[0].name, size, x.channels)
         return Field(x.mean, lg.window(lg.decimate(lags, steps), *side), size, stride, others)
 
@@ -375,7 +322,7 @@ class GaussianStreams:
 
     def _between(self, first: str, second: str, side: tuple[int, int]) -> lg.Lags | None:
         """The covariance of one live tensor with another; None where they have nothing in common."""
-        a, b = self._live[first], self._live[second]
+        a, b = self.live[first], self.live[second]
         if first == second:
             return lg.window(a.lags, *side)
         cross = a.others.get(second)
@@ -429,3 +376,7 @@ class GaussianStreams:
         others = {name: cross.among(index, 2 * channels) for name, cross in self._neighbours(node, x).items()}
         side = self._windows.side(node.outputs[0].name, size, channels)
         return Field(mean, lg.window(lags, *side), size, x.stride, others)
+
+
+def _weight(node: gs.Node) -> npt.NDArray[np.float32]:
+    return np.asarray(constant(node.inputs[1]), np.float32)

@@ -22,7 +22,6 @@ from dfmpc_onnx.graph.operators import (
     elementwise,
     flattens_each,
     is_standard,
-    trained_variance,
 )
 from dfmpc_onnx.graph.query import constant, element_type, has_input, input_constant
 from dfmpc_onnx.inputs.preprocess import Preprocess
@@ -191,7 +190,7 @@ def _batch_norm(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> Chann
     norm = batch_norm_parameters(node)
     if norm is None:
         raise Unknown("its parameters are computed")
-    variance = trained_variance(node, norm)
+    variance = norm.output_variance
     x = inputs[0]
     if x is None or len(x.low) != len(norm.gamma):
         return _unbounded(norm.beta, variance)

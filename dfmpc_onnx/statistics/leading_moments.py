@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_graphsurgeon as gs
-from threadpoolctl import threadpool_limits
 
 from dfmpc_onnx.errors import ModelError, Unknown
 from dfmpc_onnx.graph.query import element_type
@@ -17,12 +16,14 @@ from dfmpc_onnx.inputs.preprocess import PIXEL_MEAN, PIXEL_STD, Preprocess
 from dfmpc_onnx.inputs.procedural import dead_leaves
 from dfmpc_onnx.model.leading_norms import FirstNorms
 from dfmpc_onnx.numerics.arrays import Float
+from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
 from dfmpc_onnx.numerics.least_squares import PatchMoments
 from dfmpc_onnx.pipeline.settings import Settings
 from dfmpc_onnx.runtime.session import Session
+from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics, exact_moments
 from dfmpc_onnx.statistics.error_at_next_layer import Known
 from dfmpc_onnx.statistics.gaussian_streams import GaussianStreams
-from dfmpc_onnx.statistics.image_streams import ChannelStatistics
+from dfmpc_onnx.statistics.walk import walk
 
 NEUTRAL = "imagenet"
 SEED = 0  # not the user's: the choice is the network's, the same for quantize and verify
@@ -115,9 +116,7 @@ class _Pictures:
         for output in self._session.run(feeds, self._names):
             if output.ndim < 2:
                 raise ModelError("a BatchNormalization reads no channels")
-            rows = np.moveaxis(np.asarray(output, np.float64), 1, 0).reshape(output.shape[1], -1)
-            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite counts as a bad prediction
-                moments.append((rows.mean(axis=1), rows.var(axis=1)))
+            moments.append(exact_moments(output))  # what is not finite counts as a bad prediction
         return moments
 
 
@@ -145,11 +144,8 @@ class _Watcher:
 
     def after_layer(self, node: gs.Node, shift: Callable[[], Float] | None) -> None: ...
 
-    def batch_norm(self, node: gs.Node, statistics: ChannelStatistics) -> tuple[Float, Float]:
-        if len(node.inputs[1].values) != len(statistics.mean):
-            raise Unknown("it does not have as many channels as its input")
+    def batch_norm(self, node: gs.Node, norm: BatchNormParameters, statistics: ChannelStatistics) -> None:
         self.moments[node.outputs[0].name] = statistics.mean, statistics.variance
-        return np.ones(len(statistics.mean)), np.zeros(len(statistics.mean))
 
     def measured(self, tensor: str, values: npt.NDArray[np.float32]) -> None: ...
 
@@ -161,10 +157,8 @@ def by_covariances(found: FirstNorms, settings: Settings) -> Predictor:
     shapes = {t.name: concrete_shape(t, settings)[0] for t in model_inputs(found.model)}
 
     def predict(preprocess: Preprocess) -> list[Moments]:
-        watcher = _Watcher()
-        with threadpool_limits(limits=1, user_api="blas"):
-            streams = GaussianStreams(gs.import_onnx(found.model), shapes, preprocess, frozenset())
-            streams.run(watcher)
+        watcher, graph = _Watcher(), gs.import_onnx(found.model)
+        walk(graph, GaussianStreams(graph, shapes, preprocess), watcher, frozenset())
         return [watcher.moments[norm.output[0]] for norm in found.norms]
 
     return predict

@@ -125,7 +125,7 @@ def _factors(source: _Source) -> Float:
         part = norm.channels(reading.offset, width)
         means.append(part.mean)
         stds.append(part.std)
-        epsilons.append(float(reading.node.attrs.get("epsilon", 1e-5)))
+        epsilons.append(norm.epsilon)
     return equal_reach(np.array(means), np.array(stds), np.array(epsilons))
 
 
@@ -151,6 +151,6 @@ def _divide_output(node: gs.Node, factors: Float) -> None:
 def _divide_input(node: gs.Node, factors: Float) -> None:
     norm = batch_norm_parameters(node)
     assert norm is not None  # it is read by a source
-    epsilon = float(node.attrs.get("epsilon", 1e-5))
-    node.inputs[3].values = (norm.mean / factors).astype(np.float32)
-    node.inputs[4].values = (np.square(norm.std / factors) - epsilon).astype(np.float32)
+    divided = dataclasses.replace(norm, mean=norm.mean / factors, std=norm.std / factors)
+    node.inputs[3].values = divided.mean.astype(np.float32)
+    node.inputs[4].values = divided.variance.astype(np.float32)

@@ -43,7 +43,7 @@ class BatchNormToConv(Pass[NoOptions]):
         settings = workspace.settings
         if settings.activations == "none" or not settings.target.between or workspace.graph.opset < 13:
             return PassResult(self.name, notes=("nothing between layers computes in integers",))
-        graph, codes = workspace.graph, dict(workspace.get(Codes).weights)
+        graph = workspace.graph
         ranges, layers = workspace.get(Ranges).tensors, workspace.get(Layers)
         chosen = Placer.of(workspace).place().tensors
         names = Namer(graph)
@@ -57,10 +57,8 @@ class BatchNormToConv(Pass[NoOptions]):
             if reason or norm is None:
                 refusals.append(Refusal(node.name, reason or "its parameters are computed"))
                 continue
-            layer, codes[node.name] = _convert(node, norm, names)
-            made.append(layer)
+            made.append(_convert(workspace, node, norm, names))
         workspace.put(Layers((*layers.all, *made), layers.nested))
-        workspace.put(Codes(codes))
         plan = workspace.find(BitPlan)
         if plan is not None:
             eight = LayerBits(8, "8-bit", "BatchNormalization as a depthwise Conv, exact")
@@ -88,7 +86,7 @@ def _obstacle(
     return None
 
 
-def _convert(node: gs.Node, norm: BatchNormParameters, names: Namer) -> tuple[Layer, QuantizedWeight]:
+def _convert(workspace: Workspace, node: gs.Node, norm: BatchNormParameters, names: Namer) -> Layer:
     factor = norm.factor.reshape(-1, 1, 1, 1).astype(np.float32)
     unit = QuantizedWeight(
         np.full(factor.shape, LARGEST, np.int8),
@@ -96,10 +94,10 @@ def _convert(node: gs.Node, norm: BatchNormParameters, names: Namer) -> tuple[La
         np.zeros(factor.shape, np.float32),
         8,
     )
-    weight = unit.scaled(factor)
-    tensor = gs.Constant(names(f"{node.name}.weight"), weight.dequantize())
+    tensor = gs.Constant(names(f"{node.name}.weight"), factor)
     bias = gs.Constant(names(f"{node.name}.bias"), (norm.beta - norm.mean * norm.factor).astype(np.float32))
     node.op, node.inputs = "Conv", [node.inputs[0], tensor, bias]
     node.attrs.clear()
     node.attrs.update({"group": len(factor), "kernel_shape": [1, 1]})
-    return Layer(node.name, "Conv", tensor.name, tuple(factor.shape), 0, groups=len(factor)), weight
+    workspace.set_weight(node, unit.scaled(factor))
+    return Layer(node.name, "Conv", tensor.name, tuple(factor.shape), 0, groups=len(factor))

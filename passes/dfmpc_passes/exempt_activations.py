@@ -85,26 +85,27 @@ class ExemptActivations(Pass[ExemptActivationsOptions]):
         def lost(chosen: Sequence[int]) -> OutputLoss:
             key = frozenset(chosen)
             if key not in known:
-                known[key] = max(network.lost(chosen), key=lambda loss: loss.weighed(MAP))
+                known[key] = max(network.lost(chosen), key=_weighed)
             return known[key]
 
         before = lost(range(len(groups)))
-        found = costliest(lambda chosen: lost(chosen).weighed(MAP), len(groups), self.options.budget, MOST_RUNS)
+        found = costliest(lambda chosen: _weighed(lost(chosen)), len(groups), self.options.budget, MOST_RUNS)
         names, taken = list(groups), set(found.all)
         after = lost([i for i in range(len(groups)) if i not in taken])
         exempt: dict[str, str] = {}
         for index in found.singly:
-            why = f"8 bits of '{shown(names[index])}' cost {100 * lost([index]).share:.2g} % of the output"
+            why = f"8 bits of '{shown(names[index])}' cost {100 * lost([index]).share_of_variance:.2g} % of the output"
             exempt.update(dict.fromkeys(groups[names[index]], why))
         for part in found.together:
-            cost = f"8 bits of {len(part)} activations around it cost {100 * lost(part).share:.2g} % of the output"
+            share = f"{100 * lost(part).share_of_variance:.2g} %"
+            cost = f"8 bits of {len(part)} activations around it cost {share} of the output"
             why = f"{cost}, and the search for those that matter was cut short"
             exempt.update(dict.fromkeys((name for index in part for name in groups[names[index]]), why))
         workspace.put(Exempt(exempt))
         refusals = tuple(Refusal(name, f"stays in float: {why}") for name, why in exempt.items())
-        notes = [f"8-bit activations cost {100 * before.share:.2g} % of the output"]
+        notes = [f"8-bit activations cost {100 * before.share_of_variance:.2g} % of the output"]
         if taken:
-            notes[0] += f", {100 * after.share:.2g} % without {len(taken)} of {len(groups)}"
+            notes[0] += f", {100 * after.share_of_variance:.2g} % without {len(taken)} of {len(groups)}"
         if network.passed_over:
             left = ", ".join(f"'{shown(name)}'" for name in network.passed_over)
             notes.append(f"not compared, since it holds no finite numbers or differs from run to run: {left}")
@@ -118,3 +119,8 @@ class ExemptActivations(Pass[ExemptActivationsOptions]):
         if len(feeds) == 1 and not fixed and batches and min(batches) > self.options.images:
             feeds = {name: x[: self.options.images] for name, x in feeds.items()}
         return feeds
+
+
+def _weighed(loss: OutputLoss) -> float:
+    """What an output loses, as a budget for vectors counts it."""
+    return loss.share_of_variance * loss.strictness(MAP)

@@ -11,7 +11,6 @@ import onnx_graphsurgeon as gs
 from dfmpc_onnx.graph.edit import Namer, remove
 from dfmpc_onnx.graph.operators import batch_norm_parameters
 from dfmpc_onnx.graph.query import constant, has_input, input_constant, nodes_by_name
-from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.pipeline.facts import Codes, FloatStatistics, Folded, Layer, Layers, Pairs, Recalibrated
 from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.pipeline.workspace import Workspace
@@ -41,7 +40,6 @@ class FoldBatchNorm(Pass[NoOptions]):
         graph = workspace.graph
         nodes = nodes_by_name(graph)
         names = Namer(graph)
-        codes = dict(workspace.get(Codes).weights)
         layers, dead, rewrites = [], [], []
         for layer in workspace.get(Layers).all:
             norm = nodes.get(layer.batch_norm) if layer.batch_norm else None
@@ -49,14 +47,13 @@ class FoldBatchNorm(Pass[NoOptions]):
             kinds = ("Conv", "Gemm", "ConvTranspose") if layer.refused is None else ("Conv", "Gemm")
             foldable = norm is not None and layer.op in kinds and constant(nodes[layer.name].inputs[1]) is not None
             if norm is not None and foldable and _scalable(nodes[layer.name], layer):
-                codes.update(_fold(nodes[layer.name], norm, layer, codes.get(layer.name), names))
+                _fold(workspace, nodes[layer.name], norm, layer, names)
                 dead.append(norm)
                 rewrites.append(Rewrite(norm.name, f"folded into {layer.name}"))
                 layer = dataclasses.replace(layer, batch_norm=None)
             layers.append(layer)
         remove(graph, dead)
         workspace.put(Layers(tuple(layers), workspace.get(Layers).nested))
-        workspace.put(Codes(codes))
         workspace.put(Folded(len(dead)))
         left = [node.name for node in graph.nodes if node.op == "BatchNormalization"]
         refusals = tuple(Refusal(name, "no layer stands alone in front of it; it stays a node") for name in left)
@@ -71,23 +68,19 @@ def _scalable(node: gs.Node, layer: Layer) -> bool:
     return plain and known and weight is not None and weight.dtype == np.float32
 
 
-def _fold(
-    node: gs.Node, batch_norm: gs.Node, layer: Layer, quantized: QuantizedWeight | None, names: Namer
-) -> dict[str, QuantizedWeight]:
+def _fold(workspace: Workspace, node: gs.Node, batch_norm: gs.Node, layer: Layer, names: Namer) -> None:
     norm = batch_norm_parameters(batch_norm)
     assert norm is not None  # find_layers names only BatchNormalizations with constant parameters
     shape = tuple(-1 if i == layer.axis else 1 for i in range(len(layer.shape)))
     factor = norm.factor.reshape(shape).astype(np.float32)
-    changed = {}
+    quantized = workspace.codes().get(layer.name)
     if quantized is None:
         node.inputs[1].values = (np.asarray(constant(node.inputs[1])) * factor).astype(np.float32)
     else:
-        changed[layer.name] = quantized.scaled(factor)
-        node.inputs[1].values = changed[layer.name].dequantize()
+        workspace.set_weight(node, quantized.scaled(factor))
     bias = input_constant(node, 2)
     old = 0.0 if bias is None else np.asarray(bias, np.float64).reshape(-1)
     folded = ((old - norm.mean) * norm.factor + norm.beta).astype(np.float32)
     tensor = gs.Constant(names(f"{node.name}.bias"), folded)
     node.inputs = [*node.inputs[:2], tensor]
     node.outputs = list(batch_norm.outputs)
-    return changed

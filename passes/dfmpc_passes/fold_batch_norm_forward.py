@@ -12,7 +12,6 @@ from dfmpc_onnx.graph.operators import batch_norm_parameters, flattens_each, is_
 from dfmpc_onnx.graph.query import consumers, has_input, input_constant, is_output, only_consumer, producer
 from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
-from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.numerics.ranges import skewed_channels
 from dfmpc_onnx.pipeline.facts import Codes, Folded, Layer, Layers, Ranges
 from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
@@ -46,7 +45,7 @@ class FoldBatchNormForward(Pass[NoOptions]):
     provides: ClassVar = (Codes,)
 
     def run(self, workspace: Workspace) -> PassResult:
-        graph, codes = workspace.graph, dict(workspace.get(Codes).weights)
+        graph = workspace.graph
         layers = workspace.get(Layers).by_name()
         known = workspace.find(Ranges)
         ranges = dict(known.tensors) if known is not None else {}
@@ -60,7 +59,7 @@ class FoldBatchNormForward(Pass[NoOptions]):
             if isinstance(chain, str):
                 refusals.append(Refusal(node.name, chain))
                 continue
-            if reason := _scale(node, norm, chain, layers, codes, ranges, names):
+            if reason := _scale(workspace, node, norm, chain, layers, ranges, names):
                 refusals.append(Refusal(node.name, reason))
                 continue
             readers = _readers(graph, node, layers)
@@ -76,7 +75,6 @@ class FoldBatchNormForward(Pass[NoOptions]):
             rewrites.append(Rewrite(node.name, f"folded into {', '.join(n.name for n in (chain[0], *readers))}"))
             _spread(graph, source, ranges)
         remove(graph, dead)
-        workspace.put(Codes(codes))
         if known is not None:
             workspace.put(Ranges(ranges))
         return PassResult(self.name, tuple(rewrites), tuple(refusals))
@@ -118,11 +116,11 @@ def _chain(graph: gs.Graph, norm: gs.Node, layers: dict[str, Layer]) -> list[gs.
 
 
 def _scale(
+    workspace: Workspace,
     node: gs.Node,
     norm: BatchNormParameters,
     chain: list[gs.Node],
     layers: dict[str, Layer],
-    codes: dict[str, QuantizedWeight],
     ranges: dict[str, tuple[float, float]],
     names: Namer,
 ) -> str | None:
@@ -137,12 +135,11 @@ def _scale(
         return "0 lies so far from what its channels give that a range from 0 would cost more than a bit"
     layer = layers[chain[0].name]
     shape = tuple(-1 if i == layer.axis else 1 for i in range(len(layer.shape)))
-    if layer.name in codes:
-        scaled = codes[layer.name].scaled(factor.reshape(shape))
+    if (quantized := workspace.codes().get(layer.name)) is not None:
+        scaled = quantized.scaled(factor.reshape(shape))
         if not np.isfinite(scaled.scale).all():
             return "its scale is too large for float32"
-        codes[layer.name] = scaled
-        chain[0].inputs[1].values = scaled.dequantize()
+        workspace.set_weight(chain[0], scaled)
     else:
         weight = np.asarray(input_constant(chain[0], 1), np.float32) * factor.reshape(shape)
         chain[0].inputs[1] = gs.Constant(names(f"{layer.name}.weight"), weight)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -65,7 +66,6 @@ class InsertQDQ(Pass[NoOptions]):
             workspace.put(Placement(frozenset()))
             why = f"opset {graph.opset} has no DequantizeLinear with an axis; activations stay in float"
             return PassResult(self.name, refusals=(Refusal("model", why),), warnings=(why,))
-        codes = dict(workspace.get(Codes).weights)
         ranges = workspace.get(Ranges).tensors
         layers, target = workspace.get(Layers).by_name(), workspace.settings.target
         spared = workspace.find(Spared)
@@ -77,8 +77,8 @@ class InsertQDQ(Pass[NoOptions]):
             name: given.get(name) or qparams(*ranges[like]) for name, like in sites.tensors.items()
         }
         with_bias = sites.layers if target.int32_bias else frozenset[str]()
-        coarser = _make_room_for_biases(graph, layers, with_bias, codes, parameters)
-        workspace.put(Codes(codes))
+        coarser = _make_room_for_biases(workspace, layers, with_bias, parameters)
+        codes = workspace.codes()
         reduced = workspace.settings.reduce_range
         unfit = frozenset(name for name in sites.layers if not fits_int8(codes[name], reduced))
         biases, float_biases = _quantize_biases(graph, layers, with_bias - unfit, codes, parameters, names)
@@ -253,14 +253,10 @@ def _guard_float_layers(graph: gs.Graph, layers: Layers, integer: frozenset[str]
 
 
 def _make_room_for_biases(
-    graph: gs.Graph,
-    layers: dict[str, Layer],
-    integer: frozenset[str],
-    codes: dict[str, QuantizedWeight],
-    parameters: Parameters,
+    workspace: Workspace, layers: dict[str, Layer], integer: frozenset[str], parameters: Parameters
 ) -> dict[str, int]:
     """Coarser scales for the channels whose bias int32 could not hold; returns how many by layer."""
-    nodes = nodes_by_name(graph)
+    nodes, codes = nodes_by_name(workspace.graph), workspace.codes()
     found = {}
     for name in sorted(integer):
         node, weight = nodes[name], codes[name]
@@ -274,8 +270,7 @@ def _make_room_for_biases(
         if wider is not weight:
             found[name] = int((wider.scale != weight.scale).sum())
         if wider is not codes[name]:
-            codes[name] = wider
-            node.inputs[1].values = wider.dequantize()
+            workspace.set_weight(node, wider)
     return found
 
 
@@ -294,7 +289,7 @@ def _quantize_biases(
     graph: gs.Graph,
     layers: dict[str, Layer],
     integer: frozenset[str],
-    codes: dict[str, QuantizedWeight],
+    codes: Mapping[str, QuantizedWeight],
     parameters: Parameters,
     names: Namer,
 ) -> tuple[dict[int, list[gs.Node]], list[str]]:

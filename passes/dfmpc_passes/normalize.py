@@ -13,7 +13,7 @@ from dfmpc_onnx.errors import AlreadyQuantized, ModelError, shown
 from dfmpc_onnx.graph.constant_folding import GENERATED, QUANTIZED, fold_constants, origin
 from dfmpc_onnx.graph.edit import Namer, detached_weights, insert, remove, remove_unused, replace_reads
 from dfmpc_onnx.graph.half_precision import has_half_layers, widen
-from dfmpc_onnx.graph.operators import is_standard, is_weighted
+from dfmpc_onnx.graph.operators import is_standard, is_weighted, norm_epsilon
 from dfmpc_onnx.graph.opset import OLDEST_RUN, ConversionRefused, convert, inline_functions
 from dfmpc_onnx.graph.query import (
     constant,
@@ -358,7 +358,7 @@ def _check_norm(node: gs.Node, label: str) -> None:
     gamma, variance = input_constant(node, 1), input_constant(node, 4)
     if gamma is None or variance is None or gamma.size != variance.size or not gamma.size:
         return
-    epsilon = float(node.attrs.get("epsilon", 1e-5))
+    epsilon = norm_epsilon(node)
     square = np.asarray(variance, np.float64) + epsilon
     factor = np.abs(np.asarray(gamma, np.float64)).reshape(-1) / np.sqrt(np.maximum(square, 1e-300)).reshape(-1)
     if not np.isfinite(square).all() or square.min() <= 0 or factor.max() > LARGEST_WEIGHT:

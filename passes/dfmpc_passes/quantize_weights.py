@@ -53,25 +53,23 @@ class QuantizeWeights(Pass[QuantizeWeightsOptions]):
         plan = workspace.get(BitPlan).layers
         statistics = workspace.find(FloatStatistics)
         nodes = nodes_by_name(workspace.graph)
-        codes, originals, rewrites = {}, {}, []
+        workspace.put(Codes({}))
+        originals, rewrites = {}, []
         for layer in workspace.get(Layers).all:
             bits = plan[layer.name].bits
             if bits == FLOAT:
                 continue
             if plan[layer.name].role == "auto":
                 raise OptionError("weights 'auto': this recipe measures no error to choose by; give LOW/HIGH or BITS")
-            tensor = nodes[layer.name].inputs[1]
-            weight = np.asarray(constant(tensor), np.float32)
+            weight = np.asarray(constant(nodes[layer.name].inputs[1]), np.float32)
             moment = _second_moment(nodes[layer.name], layer, statistics)
             quantized = self._quantize(weight, workspace.settings.rounded_at(bits), layer.axis, moment)
-            tensor.values = quantized.dequantize()
-            codes[layer.name] = quantized
+            values = workspace.set_weight(nodes[layer.name], quantized)
             if plan[layer.name].role == "low":
                 originals[layer.name] = weight
             rewrites.append(
-                Rewrite(layer.name, "quantized", {"bits": quantized.bits, "sqnr_db": _sqnr(weight, tensor.values)})
+                Rewrite(layer.name, "quantized", {"bits": quantized.bits, "sqnr_db": _sqnr(weight, values)})
             )
-        workspace.put(Codes(codes))
         workspace.put(Originals(originals))
         return PassResult(self.name, tuple(rewrites))
 

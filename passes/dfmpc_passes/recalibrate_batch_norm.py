@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import ClassVar, Literal
 
 import msgspec
@@ -69,10 +70,10 @@ class RecalibrateBatchNorm(Pass[RecalibrateOptions]):
                 norms[pair] = norm
                 continue
             quantized = np.asarray(constant(node.inputs[1]), np.float32)
-            fresh = self._fresh(originals[pair.low], quantized, norm, moments, node, nodes[name])
+            fresh = self._fresh(originals[pair.low], quantized, norm, moments)
             kept = fresh.std < self.options.dead * norm.std
             mean, std = np.where(kept, norm.mean, fresh.mean), np.where(kept, norm.std, fresh.std)
-            norms[pair] = BatchNormParameters(norm.gamma, norm.beta, mean, std)
+            norms[pair] = dataclasses.replace(norm, mean=mean, std=std)
             _write(nodes[name], norms[pair], node, pair.offset)
             ratio = float(np.median(std / norm.std))
             rewrites.append(_row(name, pair, len(mean), statistics, ratio, int(kept.sum())))
@@ -85,17 +86,12 @@ class RecalibrateBatchNorm(Pass[RecalibrateOptions]):
         quantized: np.ndarray,
         norm: BatchNormParameters,
         moments: ChannelMoments | None,
-        node: gs.Node,
-        batch_norm: gs.Node,
     ) -> BatchNormParameters:
         rows = (len(weight), weight.shape[1], -1)
         channels = weight.shape[1] if moments is None else len(moments.mean)
         mean = np.zeros(channels) if moments is None else moments.mean
         variance = np.ones(channels) if moments is None else moments.variance
-        epsilon = float(batch_norm.attrs.get("epsilon", 1e-5))
-        return recalibrate(
-            self.options.reading, weight.reshape(rows), quantized.reshape(rows), norm, mean, variance, epsilon
-        )
+        return recalibrate(self.options.reading, weight.reshape(rows), quantized.reshape(rows), norm, mean, variance)
 
 
 READINGS_WITH_MOMENTS = READINGS - {"unchanged", "norm_ratio"}
@@ -110,9 +106,7 @@ def norm_of(pair: Pair, low: gs.Node, statistics: FloatStatistics) -> BatchNormP
     weight = np.asarray(constant(low.inputs[1]))
     norm = whole.channels(pair.offset, len(weight))
     bias = input_constant(low, 2)
-    if bias is None:
-        return norm
-    return BatchNormParameters(norm.gamma, norm.beta, norm.mean - np.asarray(bias, np.float64), norm.std)
+    return norm if bias is None else norm.without_bias(np.asarray(bias, np.float64))
 
 
 def write_channels(batch_norm: gs.Node, index: int, first: int, values: npt.NDArray[np.float64]) -> None:
@@ -125,9 +119,8 @@ def write_channels(batch_norm: gs.Node, index: int, first: int, values: npt.NDAr
 def _write(batch_norm: gs.Node, norm: BatchNormParameters, node: gs.Node, first: int) -> None:
     bias = input_constant(node, 2)
     mean = norm.mean if bias is None else norm.mean + np.asarray(bias, np.float64)
-    epsilon = float(batch_norm.attrs.get("epsilon", 1e-5))
     write_channels(batch_norm, 3, first, mean)
-    write_channels(batch_norm, 4, first, np.maximum(np.square(norm.std) - epsilon, 0.0))
+    write_channels(batch_norm, 4, first, norm.variance)
 
 
 def _row(name: str, pair: Pair, count: int, statistics: FloatStatistics, ratio: float, kept: int) -> Rewrite:

@@ -6,19 +6,17 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import msgspec
-from threadpoolctl import threadpool_limits
 
 from dfmpc_onnx.errors import Unknown
-from dfmpc_onnx.inputs.batches import concrete_shape
 from dfmpc_onnx.pipeline.facts import BitPlan, Codes, FloatStatistics, Layer, LayerBits, Layers, MeasuredRanges, Pairs
 from dfmpc_onnx.pipeline.manager import Pass, PassResult, Refusal
 from dfmpc_onnx.pipeline.settings import FLOAT
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.quantization.layer_rebuilder import Rebuilder, ReconstructLayersOptions
-from dfmpc_onnx.quantization.output_cost import borne
-from dfmpc_onnx.statistics.batch_axis import statistics_batch
-from dfmpc_onnx.statistics.gaussian_streams import GaussianStreams
-from dfmpc_onnx.statistics.image_streams import Streams
+from dfmpc_onnx.quantization.output_cost import output_cost
+from dfmpc_onnx.quantization.statistics_source import statistics_source
+from dfmpc_onnx.statistics.engines import Source, registration
+from dfmpc_onnx.statistics.walk import GraphWriter, walk
 from dfmpc_passes.compensate import Compensate
 from dfmpc_passes.quantize_weights import QuantizeWeights, QuantizeWeightsOptions
 from dfmpc_passes.recalibrate_batch_norm import RecalibrateBatchNorm, RecalibrateOptions
@@ -57,65 +55,54 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
     provides: ClassVar = (Codes, MeasuredRanges)
 
     def reads_images(self) -> bool:
-        return self.options.statistics == "images"
+        return registration(self.options.statistics).reads_images
 
     def run(self, workspace: Workspace) -> PassResult:
-        given = workspace.get(BitPlan).layers
-        plan = dict(given)
-        layers = workspace.get(Layers).by_name()
-        rebuilder = Rebuilder(workspace, self.options, layers, plan)
+        # A layer may have been rebuilt before the walk came to what it cannot follow.
+        graph = workspace.graph.copy() if registration(self.options.statistics).may_refuse else None
+        try:
+            return self._rebuild(workspace)
+        except Unknown as reason:
+            if graph is None:
+                raise
+            workspace.graph = graph
+            return self._on_independent_pixels(workspace, str(reason))
+
+    def _rebuild(self, workspace: Workspace) -> PassResult:
+        given, layers = workspace.get(BitPlan).layers, workspace.get(Layers).by_name()
+        source = statistics_source(workspace, self.options.statistics, self.options.images)
+        options, notes = self._within_budget(workspace, layers, given, source)
+        plan, engine = dict(given), source.engine()
+        rebuilder = Rebuilder(workspace, options, layers, plan)
+        rebuilder.ranges.update(source.ranges)
+        workspace.put(Codes({}))
         wanted = frozenset(name for name in layers if plan[name].bits != FLOAT)
-        if self.options.statistics == "gaussian":
-            graph = workspace.graph.copy()
-            try:
-                notes, warnings = self._on_covariances(workspace, rebuilder, wanted)
-            except Unknown as reason:
-                # A layer may have been rebuilt before the walk came to what it cannot follow.
-                workspace.graph = graph
-                return self._on_independent_pixels(workspace, str(reason))
-        else:
-            rebuilder, plan, notes, warnings = self._on_images(workspace, layers, given, wanted)
+        walk(workspace.graph, engine, rebuilder, wanted, GraphWriter(workspace.graph, workspace.set_weight))
         workspace.put(BitPlan(plan))
-        workspace.put(Codes(rebuilder.codes))
         workspace.put(MeasuredRanges(rebuilder.ranges))
+        warnings = source.warnings
         if workspace.settings.by_hand:
             warnings = (*warnings, *rebuilder.warnings(self.options.threshold))
+        notes = (*notes, source.note(engine.live.peak))
         return PassResult(self.name, tuple(rebuilder.rewrites), tuple(rebuilder.refusals), notes, warnings)
 
-    def _on_images(
-        self, workspace: Workspace, layers: Mapping[str, Layer], given: Mapping[str, LayerBits], wanted: frozenset[str]
-    ) -> tuple[Rebuilder, dict[str, LayerBits], tuple[str, ...], tuple[str, ...]]:
-        """The rebuilder, the plan as it has come out, notes and warnings."""
-        batch = statistics_batch(workspace.graph, workspace.settings, self.options.images)
-        options, notes = self.options, []
-        if any(bits.role == "auto" for bits in given.values()):
-            found = borne(workspace, options, layers, given, batch.feeds)
-            told = "no output can be compared; what errors in every layer cost is not known"
-            if found is not None:
-                share = f"{100 * options.threshold:.2g} %"
-                told = f"errors of {share} in every layer cost {100 * found.cost:.2g} % of an output"
-                if found.times < 1:
-                    lower = options.threshold * max(found.times, LOWEST)
-                    options = msgspec.structs.replace(options, threshold=lower)
-                    told += f"; so a layer may lose {100 * lower:.2g} %"
-            notes.append(told)
-        plan = dict(given)
-        rebuilder = Rebuilder(workspace, options, dict(layers), plan)
-        for name, x in batch.feeds.items():
-            if x.dtype.kind == "f" and x.size:
-                rebuilder.ranges[name] = float(x.min()), float(x.max())
-        streams = Streams(workspace.graph, batch.feeds, wanted, workspace.settings.seed)
-        streams.run(rebuilder)
-        notes.append(f"statistics from {batch.origin}; live activations at most {streams.peak_bytes / 1e6:.0f} MB")
-        return rebuilder, plan, tuple(notes), batch.warnings
-
-    def _on_covariances(self, workspace: Workspace, rebuilder: Rebuilder, wanted: frozenset[str]) -> Told:
-        settings = workspace.settings
-        shapes = {t.name: concrete_shape(t, settings)[0] for t in workspace.graph.inputs}
-        # Thousands of small products: threads would wait for each other at every one, and far longer on a busy machine.
-        with threadpool_limits(limits=1, user_api="blas"):
-            GaussianStreams(workspace.graph, shapes, settings.preprocess, wanted).run(rebuilder)
-        return ("statistics from covariance functions; no image was made",), ()
+    def _within_budget(
+        self, workspace: Workspace, layers: Mapping[str, Layer], given: Mapping[str, LayerBits], source: Source
+    ) -> tuple[ReconstructLayersOptions, tuple[str, ...]]:
+        """The options with a lower threshold where errors of that size cost an output too much, and what they cost."""
+        options = self.options
+        probe = source.probe() if any(bits.role == "auto" for bits in given.values()) else None
+        if probe is None:
+            return options, ()
+        found = output_cost(workspace, options, layers, given, probe)
+        if found is None:
+            return options, ("no output can be compared; what errors in every layer cost is not known",)
+        note = f"errors of {100 * options.threshold:.2g} % in every layer cost {100 * found.cost:.2g} % of an output"
+        if found.times < 1:
+            lower = options.threshold * max(found.times, LOWEST)
+            options = msgspec.structs.replace(options, threshold=lower)
+            note += f"; so a layer may lose {100 * lower:.2g} %"
+        return options, (note,)
 
     def _on_independent_pixels(self, workspace: Workspace, reason: str) -> PassResult:
         """The simpler closed form, channel by channel, for graphs whose covariances cannot be followed."""
@@ -136,6 +123,3 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
             ("channels and pixels taken as independent",),
             (f"covariances cannot be followed ({reason}); channels and pixels are taken as independent",),
         )
-
-
-Told = tuple[tuple[str, ...], tuple[str, ...]]

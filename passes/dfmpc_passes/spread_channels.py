@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import Unknown
-from dfmpc_onnx.graph.operators import batch_norm_parameters, clip_bounds, is_standard, trained_variance
+from dfmpc_onnx.graph.operators import batch_norm_parameters, clip_bounds, is_standard
 from dfmpc_onnx.graph.query import nodes_by_name, only_consumer, producer
 from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
@@ -52,7 +52,7 @@ class SpreadChannels(Pass[SpreadChannelsOptions]):
         settings = workspace.settings
         if settings.activations == "none":
             return PassResult(self.name, notes=("activations stay in float",))
-        nodes, codes = nodes_by_name(workspace.graph), dict(workspace.get(Codes).weights)
+        nodes, codes = nodes_by_name(workspace.graph), workspace.codes()
         ranges = workspace.get(Ranges).tensors
         rewrites, notes = [], []
         for layer in workspace.get(Layers).all:
@@ -68,16 +68,14 @@ class SpreadChannels(Pass[SpreadChannelsOptions]):
             norm, parameters, low, high = found
             peak = max(map(abs, ranges[node.inputs[0].name]))
             factors = spreading_factors(
-                parameters.beta, np.sqrt(trained_variance(norm, parameters)), low, high, peak, self.options.deviations
+                parameters.beta, np.sqrt(parameters.output_variance), low, high, peak, self.options.deviations
             )
-            codes[layer.name] = codes[layer.name].scaled(_by_output(1 / factors, layer))
-            node.inputs[1].values = codes[layer.name].dequantize()
+            workspace.set_weight(node, codes[layer.name].scaled(_by_output(1 / factors, layer)))
             for index in (1, 2):
                 old = np.asarray(norm.inputs[index].values, np.float64)
                 norm.inputs[index].values = (old * factors).astype(np.float32)
             figures: dict[str, Figure] = {"median": float(np.median(factors)), "largest": float(factors.max())}
             rewrites.append(Rewrite(layer.name, f"channels of {norm.name} spread over its range", figures))
-        workspace.put(Codes(codes))
         return PassResult(self.name, tuple(rewrites), notes=tuple(notes))
 
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dfmpc_onnx.evaluation.rounding_switches import ToggledRounding
-from dfmpc_onnx.numerics.output_loss import is_vector, lost_share
+from dfmpc_onnx.numerics.output_loss import is_vector, output_loss
 from tests import graphs
 
 
@@ -13,6 +13,10 @@ def network(model, groups, scale=0.5):
     feeds = {"x": graphs.input_of(model)}
     scales = {name: np.float32(scale) for group in groups for name in group}
     return ToggledRounding(space, scales, groups, feeds), feeds
+
+
+def lost_share(want, got):
+    return output_loss(want, got).share_of_variance
 
 
 def rounded(x, scale=0.5):
@@ -31,7 +35,7 @@ def test_each_group_is_rounded_only_when_asked():
         (1,): 2 * rounded(np.maximum(feeds["x"], 0)),
     }.items():
         wanted = lost_share(plain, got.astype(np.float64))
-        assert toggled.lost(groups)[0].share == pytest.approx(wanted, rel=1e-4, abs=1e-9)
+        assert toggled.lost(groups)[0].share_of_variance == pytest.approx(wanted, rel=1e-4, abs=1e-9)
     assert toggled.comparable
 
 
@@ -39,7 +43,7 @@ def test_beyond_the_codes_nothing_is_clipped():
     net = graphs.Net()
     model = net.model(net.node("Relu", "x"))
     toggled, _ = network(model, [["x"]], scale=1e-4)
-    assert toggled.lost([0])[0].share < 1e-6
+    assert toggled.lost([0])[0].share_of_variance < 1e-6
 
 
 def test_scores_are_compared_before_they_are_squeezed():
@@ -48,7 +52,7 @@ def test_scores_are_compared_before_they_are_squeezed():
     x = net.node("Sub", x, net.weight("off", np.float32(1000)))
     model = net.model(net.node("Sigmoid", x))
     toggled, _ = network(model, [["x"]])
-    assert toggled.lost([0])[0].share > 0.01  # all scores are 0, whatever is done
+    assert toggled.lost([0])[0].share_of_variance > 0.01  # all scores are 0, whatever is done
 
 
 def test_numbers_that_cannot_be_compared():
@@ -101,7 +105,7 @@ def test_an_output_that_is_no_tensor_is_passed_over():
     parts = graphs.helper.make_tensor_sequence_value_info("parts", graphs.TensorProto.FLOAT, None)
     model.graph.output.append(parts)
     toggled, _ = network(model, [["x"]])
-    assert toggled.comparable and toggled.lost([0])[0].share > 0
+    assert toggled.comparable and toggled.lost([0])[0].share_of_variance > 0
     del model.graph.output[0]
     toggled, _ = network(model, [["x"]])
     assert not toggled.comparable and toggled.lost([0]) == []
@@ -117,7 +121,7 @@ def test_which_outputs_are_one_vector_an_image(shape, vector):
 
 
 def test_each_output_is_compared_by_itself():
-    """A vector beside a map is a vector, whatever the map bears."""
+    """A vector beside a map is a vector, whatever the map may lose."""
     net = graphs.Net()
     x = net.node("Relu", "x")
     y = net.node("GlobalAveragePool", x)
@@ -128,5 +132,5 @@ def test_each_output_is_compared_by_itself():
     shares = lost_share(plain, got), lost_share(pooled, got.mean(axis=(2, 3), keepdims=True))
     found = toggled.lost([0])
     assert [loss.vector for loss in found] == [False, True]
-    assert [loss.share for loss in found] == pytest.approx(shares, rel=1e-3)
-    assert [loss.weighed(3) for loss in found] == pytest.approx([3 * shares[0], shares[1]], rel=1e-3)
+    assert [loss.share_of_variance for loss in found] == pytest.approx(shares, rel=1e-3)
+    assert [loss.strictness(3) for loss in found] == [3, 1]

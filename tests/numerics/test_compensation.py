@@ -20,7 +20,7 @@ def random_norm(rng, channels):
     """Every other gamma is negative."""
     gamma = rng.uniform(0.1, 2, channels) * np.where(np.arange(channels) % 2, -1, 1)
     beta, mean, std = rng.normal(size=channels), rng.normal(size=channels), rng.uniform(0.3, 3, channels)
-    return BatchNormParameters(gamma, beta, mean, std)
+    return BatchNormParameters(gamma, beta, mean, std, 1e-5)
 
 
 def random_layer(seed, channels=4):

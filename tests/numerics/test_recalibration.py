@@ -20,7 +20,7 @@ def random_layer(seed):
     rng = np.random.default_rng(seed)
     weight = rng.standard_normal((OUT, IN, TAPS)).astype(np.float32)
     gamma, beta, mean = rng.normal(size=(3, OUT))
-    norm = BatchNormParameters(gamma, beta, mean, rng.uniform(0.3, 3, OUT))
+    norm = BatchNormParameters(gamma, beta, mean, rng.uniform(0.3, 3, OUT), EPSILON)
     return weight, ternary(weight, PerTensor()).dequantize(), norm, rng.normal(size=IN), rng.uniform(0.1, 2, IN)
 
 
@@ -58,16 +58,16 @@ def assert_same(got, want, rtol=1e-5):
 @pytest.mark.parametrize("seed", range(5))
 def test_each_reading_is_its_loop(reading, seed):
     weight, quantized, norm, mean, variance = random_layer(seed)
-    got = recalibrate(reading, weight, quantized, norm, mean, variance, EPSILON)
+    got = recalibrate(reading, weight, quantized, norm, mean, variance)
     rows = zip(weight.astype(np.float64), quantized.astype(np.float64), norm.mean, norm.std, strict=True)
     want = np.array([slow(reading, *row, mean, variance) for row in rows])
-    assert_same(got, BatchNormParameters(norm.gamma, norm.beta, want[:, 0], want[:, 1]))
+    assert_same(got, dataclasses.replace(norm, mean=want[:, 0], std=want[:, 1]))
 
 
 @pytest.mark.parametrize("reading", sorted(READINGS))
 def test_gamma_and_beta_are_kept(reading):
     weight, quantized, norm, mean, variance = random_layer(14)
-    got = recalibrate(reading, weight, quantized, norm, mean, variance, EPSILON)
+    got = recalibrate(reading, weight, quantized, norm, mean, variance)
     assert np.array_equal(got.gamma, norm.gamma) and np.array_equal(got.beta, norm.beta)
 
 
@@ -75,14 +75,14 @@ def test_gamma_and_beta_are_kept(reading):
 @given(seed=seeds)
 def test_an_unbroken_weight_changes_nothing(reading, seed):
     weight, _, norm, mean, variance = random_layer(seed)
-    assert_same(recalibrate(reading, weight, weight, norm, mean, variance, EPSILON), norm)
+    assert_same(recalibrate(reading, weight, weight, norm, mean, variance), norm)
 
 
 def test_the_absolute_reading_forgets_what_was_measured():
     weight, _, norm, mean, variance = random_layer(15)
-    got = recalibrate("analytic", weight, weight, norm, mean, variance, EPSILON)
+    got = recalibrate("analytic", weight, weight, norm, mean, variance)
     other = dataclasses.replace(norm, mean=norm.mean + 1, std=2 * norm.std)
-    assert_same(recalibrate("analytic", weight, weight, other, mean, variance, EPSILON), got)
+    assert_same(recalibrate("analytic", weight, weight, other, mean, variance), got)
     assert not np.allclose(got.std, norm.std, rtol=0.01) and not np.allclose(got.mean, norm.mean, atol=0.01)
 
 
@@ -90,7 +90,7 @@ def test_the_absolute_reading_forgets_what_was_measured():
 @given(seed=seeds, a=st.floats(0.05, 20))
 def test_a_scaled_weight_scales_what_was_measured(reading, seed, a):
     weight, _, norm, mean, variance = random_layer(seed)
-    got = recalibrate(reading, weight, np.float32(a) * weight, norm, mean, variance, EPSILON)
+    got = recalibrate(reading, weight, np.float32(a) * weight, norm, mean, variance)
     np.testing.assert_allclose(got.mean, a * norm.mean, rtol=1e-4, atol=1e-4 * a)
     np.testing.assert_allclose(got.std, a * norm.std, rtol=1e-5)
 
@@ -99,14 +99,15 @@ def test_a_scaled_weight_scales_what_was_measured(reading, seed, a):
 @given(seed=seeds, a=st.integers(-6, 6).map(lambda k: np.float32(2.0**k)))
 def test_the_deviation_follows_the_scale_of_the_codes(reading, seed, a):
     weight, quantized, norm, mean, variance = random_layer(seed)
-    plain = recalibrate(reading, weight, quantized, norm, mean, variance, 0.0)
-    scaled = recalibrate(reading, weight, a * quantized, norm, mean, variance, 0.0)
+    norm = dataclasses.replace(norm, epsilon=0.0)
+    plain = recalibrate(reading, weight, quantized, norm, mean, variance)
+    scaled = recalibrate(reading, weight, a * quantized, norm, mean, variance)
     np.testing.assert_allclose(scaled.std, a * plain.std, rtol=1e-5)
 
 
 def test_epsilon_is_all_that_a_constant_input_leaves():
     weight, quantized, norm, mean, _ = random_layer(16)
-    got = recalibrate("analytic", weight, quantized, norm, mean, np.zeros(IN), EPSILON)
+    got = recalibrate("analytic", weight, quantized, norm, mean, np.zeros(IN))
     np.testing.assert_allclose(got.std, np.sqrt(EPSILON))
 
 
@@ -116,22 +117,23 @@ def test_analytic_is_what_independent_inputs_give():
     shape, scale = np.array([0.5, 1.0, 4.0]), np.array([2.0, 1.0, 0.25])  # gamma distributions, nothing like normal
     x = rng.gamma(shape[:, None], scale[:, None], (60_000, IN, TAPS))
     y = x.reshape(-1, IN * TAPS) @ quantized.reshape(OUT, -1).T
-    got = recalibrate("analytic", weight, quantized, norm, shape * scale, shape * scale**2, EPSILON)
+    got = recalibrate("analytic", weight, quantized, norm, shape * scale, shape * scale**2)
     np.testing.assert_allclose(got.mean, y.mean(axis=0), atol=0.02 * y.std())
     np.testing.assert_allclose(got.std, y.std(axis=0), rtol=0.02)
 
 
 def test_the_projection_is_what_independent_inputs_give_where_the_norm_was_measured_on_them():
     weight, quantized, norm, mean, variance = random_layer(18)
-    measured = recalibrate("analytic", weight, weight, norm, mean, variance, 0.0)
-    want = recalibrate("analytic", weight, quantized, norm, mean, variance, 0.0)
+    norm = dataclasses.replace(norm, epsilon=0.0)
+    measured = recalibrate("analytic", weight, weight, norm, mean, variance)
+    want = recalibrate("analytic", weight, quantized, norm, mean, variance)
     for reading in ("analytic_ratio", "projection"):
-        assert_same(recalibrate(reading, weight, quantized, measured, mean, variance, 0.0), want)
+        assert_same(recalibrate(reading, weight, quantized, measured, mean, variance), want)
 
 
 def test_a_reading_without_a_name():
     with pytest.raises(ValueError, match="no reading named guess; there are analytic,"):
-        recalibrate("guess", *random_layer(19), EPSILON)
+        recalibrate("guess", *random_layer(19))
 
 
 @dataclasses.dataclass(frozen=True)

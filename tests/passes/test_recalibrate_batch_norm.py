@@ -25,7 +25,7 @@ def test_the_reading_is_written_into_the_graph(reading):
     statistics = space.get(FloatStatistics)
     moments = statistics.tensors["relu1"]
     rows = [w.reshape(8, 8, 9) for w in (space.get(Originals).weights["conv2"], graphs.values(space.graph, "conv2.w"))]
-    want = recalibrate(reading, *rows, statistics.norms["norm2"], moments.mean, moments.variance, 1e-5)
+    want = recalibrate(reading, *rows, statistics.norms["norm2"], moments.mean, moments.variance)
     got = norm_of(space)
     assert np.allclose(got.mean, want.mean, atol=1e-6) and np.allclose(got.std, want.std, rtol=1e-5)
     assert np.allclose(space.get(Recalibrated).norms[space.get(Pairs).pairs[0]].std, want.std)
@@ -107,7 +107,7 @@ def test_every_reader_of_a_dense_layer_takes_up_the_reading_in_its_own_channels(
         moments = statistics.tensors[source]
         weights = space.get(Originals).weights[low], graphs.values(space.graph, f"{low}.w")
         rows = [w.reshape(4, 8, 9) for w in weights]
-        fresh = recalibrate(reading, *rows, want[name].channels(first, 4), moments.mean, moments.variance, 1e-5)
+        fresh = recalibrate(reading, *rows, want[name].channels(first, 4), moments.mean, moments.variance)
         want[name].mean[first : first + 4] = fresh.mean
         want[name].std[first : first + 4] = fresh.std
     for name, norm in want.items():

@@ -4,8 +4,8 @@ import pytest
 from dfmpc_onnx.pipeline.facts import BitPlan, Layers
 from dfmpc_onnx.pipeline.manager import PassManager
 from dfmpc_onnx.quantization.layer_rebuilder import ReconstructLayersOptions
-from dfmpc_onnx.quantization.output_cost import Borne, borne
-from dfmpc_onnx.statistics.batch_axis import statistics_batch
+from dfmpc_onnx.quantization.output_cost import OutputCost, output_cost
+from dfmpc_onnx.quantization.statistics_source import statistics_source
 from tests import graphs
 
 
@@ -20,10 +20,13 @@ def free(model):
     return model
 
 
+def found(space, **options):
+    options, probe = ReconstructLayersOptions(**options), statistics_source(space, "images", 0).probe()
+    return output_cost(space, options, space.get(Layers).by_name(), space.get(BitPlan).layers, probe)
+
+
 def cost(space, threshold=0.006):
-    batch = statistics_batch(space.graph, space.settings, 0)
-    options = ReconstructLayersOptions(threshold=threshold)
-    return borne(space, options, space.get(Layers).by_name(), space.get(BitPlan).layers, batch.feeds).cost
+    return found(space, threshold=threshold).cost
 
 
 @pytest.mark.parametrize("network", sorted(graphs.ALL))
@@ -68,23 +71,16 @@ def test_layers_whose_bits_were_asked_for_are_left_out():
 
 def test_without_recalibration_too():
     space = prepared(free(graphs.chain()))
-    batch = statistics_batch(space.graph, space.settings, 0)
-    options = ReconstructLayersOptions(recalibrate=False)
-    found = borne(space, options, space.get(Layers).by_name(), space.get(BitPlan).layers, batch.feeds)
-    assert np.isfinite(found.cost) and found.cost > 0
+    lost = found(space, recalibrate=False).cost
+    assert np.isfinite(lost) and lost > 0
 
 
 def test_a_map_may_lose_a_quarter_of_what_a_vector_may():
     net = graphs.Net(("n", 3, 8, 8))
-    found = []
-    for model in (net.model(net.conv("x", 6)), free(graphs.chain())):
-        space = prepared(model)
-        batch = statistics_batch(space.graph, space.settings, 0)
-        options = ReconstructLayersOptions()
-        found.append(borne(space, options, space.get(Layers).by_name(), space.get(BitPlan).layers, batch.feeds))
-    assert found[0].budget == found[1].budget / 4 == options.budget / 4
+    of_map, of_vector = (found(prepared(m)).budget for m in (net.model(net.conv("x", 6)), free(graphs.chain())))
+    assert of_map == of_vector / 4 == ReconstructLayersOptions().budget / 4
 
 
 def test_errors_that_cost_less_than_they_may_are_let_be():
-    assert Borne(0.05, 0.1).times == Borne(0.0, 0.1).times == 1
-    assert Borne(0.4, 0.1).times == pytest.approx(0.125)
+    assert OutputCost(0.05, 0.1).times == OutputCost(0.0, 0.1).times == 1
+    assert OutputCost(0.4, 0.1).times == pytest.approx(0.125)

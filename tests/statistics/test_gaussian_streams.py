@@ -15,6 +15,8 @@ from dfmpc_onnx.numerics import gaussian_process as gp
 from dfmpc_onnx.numerics import lags as lg
 from dfmpc_onnx.numerics.least_squares import GivenMoments
 from dfmpc_onnx.statistics.gaussian_streams import GaussianStreams
+from dfmpc_onnx.statistics.walk import BatchNormUpdate
+from dfmpc_onnx.statistics.walk import walk as walked
 from tests import graphs
 
 SIZE, COLOURS = 8, 3
@@ -31,17 +33,15 @@ class Watcher:
 
     def layer(self, node, moments, known):
         self.moments[node.name] = moments()
-        if node.name in self.changed:
-            node.inputs[1].values = self.changed[node.name]
+        return self.changed.get(node.name)
 
     def after_layer(self, node, shift):
         self.shifts[node.name] = None if shift is None else shift()
 
-    def batch_norm(self, node, statistics):
+    def batch_norm(self, node, norm, statistics):
         self.statistics[node.name] = statistics
-        gamma, beta = (node.inputs[i].values.astype(np.float64) for i in (1, 2))
-        scale = gamma / np.sqrt(statistics.variance_hat + node.attrs.get("epsilon", 1e-5))
-        return scale, beta - scale * statistics.mean_hat
+        scale = norm.gamma / norm.batch_std(statistics.variance_hat)
+        return BatchNormUpdate(scale, norm.beta - scale * statistics.mean_hat, norm.mean, norm.variance)
 
     def measured(self, tensor, low, high):
         raise AssertionError("no image was run")
@@ -52,7 +52,7 @@ def walk(model, layers=None, changed=None) -> Watcher:
     graph, watcher = graphs.workspace(model).graph, Watcher(changed)
     names = {n.name for n in graph.nodes if n.op in ("Conv", "Gemm", "MatMul")} if layers is None else set(layers)
     shapes = {t.name: tuple(t.shape) for t in graph.inputs}
-    GaussianStreams(graph, shapes, UNIT, frozenset(names | set(watcher.changed))).run(watcher)
+    walked(graph, GaussianStreams(graph, shapes, UNIT), watcher, frozenset(names | set(watcher.changed)))
     return watcher
 
 
@@ -478,10 +478,11 @@ def test_a_bias_that_is_changed_moves_the_quantized_mean_alone():
 
     def after(node, shift):
         if node.name == "conv1":
-            node.inputs[2].values = node.inputs[2].values + np.float32([1, 2, 3, 4])
+            return node.inputs[2].values + np.float32([1, 2, 3, 4])
+        return None
 
     watcher.after_layer = after
-    GaussianStreams(graph, {"x": (1, 3, 8, 8)}, UNIT, frozenset({"conv1", probe})).run(watcher)
+    walked(graph, GaussianStreams(graph, {"x": (1, 3, 8, 8)}, UNIT), watcher, frozenset({"conv1", probe}))
     found = watcher.moments[probe]
     np.testing.assert_allclose(found.mean_hat - found.mean, np.repeat([[1.0, 2, 3, 4]], 9, axis=1), atol=1e-5)
 

@@ -18,7 +18,6 @@ from collections.abc import Callable
 import numpy as np
 
 from dfmpc_onnx.graph.exchange import to_graph
-from dfmpc_onnx.graph.operators import batch_norm_parameters
 from dfmpc_onnx.graph.query import constant, nodes_by_name
 from dfmpc_onnx.inputs.batches import input_batch
 from dfmpc_onnx.model.source import load
@@ -29,7 +28,8 @@ from dfmpc_onnx.pipeline.facts import Layers, Pairs
 from dfmpc_onnx.pipeline.settings import Settings, WeightBits
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.quantization.layer_rebuilder import to_rows
-from dfmpc_onnx.statistics.image_streams import ChannelStatistics, Streams
+from dfmpc_onnx.statistics.image_streams import ImageStreams
+from dfmpc_onnx.statistics.walk import walk
 from dfmpc_passes.normalize import Normalize
 from dfmpc_passes.pair_convolutions import PairConvolutions
 
@@ -50,10 +50,8 @@ class Recorder:
     def after_layer(self, node: object, shift: object) -> None:
         pass
 
-    def batch_norm(self, node: object, statistics: ChannelStatistics) -> tuple[Array, Array]:
-        norm = batch_norm_parameters(node)  # type: ignore[arg-type]
-        factor = norm.gamma / np.sqrt(statistics.variance + float(node.attrs.get("epsilon", 1e-5)))  # type: ignore
-        return factor, norm.beta - factor * statistics.mean
+    def batch_norm(self, node: object, norm: object, statistics: object) -> None:
+        pass
 
     def measured(self, tensor: str, values: object) -> None:
         pass
@@ -67,7 +65,8 @@ def recorded(model: pathlib.Path, images: str | None) -> tuple[Workspace, dict[s
         step.run(workspace)
     visitor = Recorder()
     names = frozenset(layer.name for layer in workspace.get(Layers).quantizable)
-    Streams(workspace.graph, input_batch(workspace.graph, settings, 0).feeds, names, 0).run(visitor)
+    engine = ImageStreams(workspace.graph, input_batch(workspace.graph, settings, 0).feeds, 0)
+    walk(workspace.graph, engine, visitor, names)
     return workspace, visitor.moments
 
 

@@ -1,0 +1,21 @@
+"""Statistics of a workspace's graph, by the name of the engine that a recipe chose."""
+
+from __future__ import annotations
+
+from dfmpc_onnx.inputs.batches import concrete_shape
+from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.statistics.batch_axis import statistics_batch
+from dfmpc_onnx.statistics.engines import Request, Source, registration
+
+
+def statistics_source(workspace: Workspace, name: str, images: int) -> Source:
+    """images: how many, 0 to let their size decide. Raises ValueError where no engine has that name."""
+    graph, settings = workspace.graph, workspace.settings
+    request = Request(
+        graph,
+        settings.preprocess,
+        settings.seed,
+        lambda: statistics_batch(graph, settings, images),
+        lambda: {t.name: concrete_shape(t, settings)[0] for t in graph.inputs},
+    )
+    return registration(name).prepare(request)

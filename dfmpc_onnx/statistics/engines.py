@@ -1,0 +1,152 @@
+"""Where statistics come from, by name: the engines that a recipe can choose (`reconstruct_layers`, `statistics =`).
+
+To add one, write a source (what is prepared once for a network, and makes engines for walks over it) and register it
+under a name of its own; a recipe can name it from then on::
+
+    class LearnedSource(ImageSource):
+        def __init__(self, request):
+            super().__init__(request, learned_images(request.graph, request.seed))
+
+    register("learned", LearnedSource, reads_images=True)
+
+An engine that is not made of values on inputs implements `dfmpc_onnx.statistics.walk.Engine` itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import onnx_graphsurgeon as gs
+
+from dfmpc_onnx.inputs.batches import Batch
+from dfmpc_onnx.inputs.preprocess import Preprocess
+from dfmpc_onnx.statistics.gaussian_streams import GaussianStreams
+from dfmpc_onnx.statistics.image_streams import ImageStreams
+from dfmpc_onnx.statistics.walk import Engine
+
+PROBE_PATCHES = 250  # of a layer, enough for the one number of it that a probe is for
+FEWEST = 8  # images of a probe
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What statistics are wanted of.
+
+    batch, shapes: the inputs that the user or the program provides, and their shapes by name; made when asked for.
+    """
+
+    graph: gs.Graph
+    preprocess: Preprocess
+    seed: int
+    batch: Callable[[], Batch]
+    shapes: Callable[[], Mapping[str, tuple[int, ...]]]
+
+
+class Source(Protocol):
+    """What is prepared once for a network. warnings: what the user must hear; ranges: of inputs, by name."""
+
+    warnings: tuple[str, ...]
+    ranges: Mapping[str, tuple[float, float]]
+
+    def engine(self) -> Engine[Any]:
+        """A fresh engine for one walk. Raises Unknown where the network cannot be followed."""
+
+    def probe(self) -> Engine[Any] | None:
+        """A cheaper one, to measure what errors cost the outputs; None where that cannot be measured."""
+
+    def note(self, peak: int) -> str:
+        """For the report: what the statistics come from. peak: bytes that were alive at once."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Registration:
+    """reads_images: whether the user's images matter. may_refuse: whether a walk may raise Unknown half way."""
+
+    prepare: Callable[[Request], Source]
+    reads_images: bool
+    may_refuse: bool
+
+
+_registered: dict[str, Registration] = {}
+
+
+def register(
+    name: str, prepare: Callable[[Request], Source], *, reads_images: bool = False, may_refuse: bool = False
+) -> None:
+    """Make statistics known under a name. Raises ValueError where another has it."""
+    given = Registration(prepare, reads_images, may_refuse)
+    if _registered.setdefault(name, given) != given:
+        raise ValueError(f"there are statistics named '{name}' already")
+
+
+def unregister(name: str) -> None:
+    """Forget statistics that were registered under a name."""
+    del _registered[name]
+
+
+def registration(name: str) -> Registration:
+    """Raises ValueError where there is none of that name."""
+    if name not in _registered:
+        raise ValueError(f"no statistics named '{name}'; there are {', '.join(_registered)}")
+    return _registered[name]
+
+
+class ImageSource:
+    """Activations on a batch of inputs: procedural images, the user's, or any other."""
+
+    def __init__(self, request: Request, batch: Batch | None = None) -> None:
+        """batch: in place of the request's."""
+        self._request = request
+        self._batch = request.batch() if batch is None else batch
+        self.warnings = self._batch.warnings
+        self.ranges: Mapping[str, tuple[float, float]] = {
+            name: (float(x.min()), float(x.max()))
+            for name, x in self._batch.feeds.items()
+            if x.dtype.kind == "f" and x.size
+        }
+
+    def engine(self) -> ImageStreams:
+        return ImageStreams(self._request.graph, self._batch.feeds, self._request.seed)
+
+    def probe(self) -> ImageStreams:
+        feeds = half_of(self._request.graph, self._batch.feeds)
+        return ImageStreams(self._request.graph, feeds, self._request.seed, PROBE_PATCHES)
+
+    def note(self, peak: int) -> str:
+        return f"statistics from {self._batch.origin}; live activations at most {peak / 1e6:.0f} MB"
+
+
+class GaussianSource:
+    """Covariance functions of photographs: no input is made."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self.warnings: tuple[str, ...] = ()
+        self.ranges: Mapping[str, tuple[float, float]] = {}
+
+    def engine(self) -> GaussianStreams:
+        return GaussianStreams(self._request.graph, self._request.shapes(), self._request.preprocess)
+
+    def probe(self) -> None:
+        """What errors cost an output is not followed to it."""
+
+    def note(self, peak: int) -> str:
+        return "statistics from covariance functions; no image was made"
+
+
+def half_of(graph: gs.Graph, feeds: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, npt.NDArray[np.generic]]:
+    """Half of the images, at least 8, where a network takes any number of them."""
+    fixed = any(t.shape and isinstance(t.shape[0], int) and t.shape[0] > 1 for t in graph.inputs)
+    counts = {len(x) if x.ndim else 0 for x in feeds.values()}
+    if fixed or len(counts) != 1:
+        return dict(feeds)
+    half = max(FEWEST, counts.pop() // 2)
+    return {name: x[:half] for name, x in feeds.items()}
+
+
+register("images", ImageSource, reads_images=True)
+register("gaussian", GaussianSource, may_refuse=True)
