@@ -7,10 +7,10 @@ import functools
 from collections.abc import Callable, Mapping
 
 import numpy as np
-import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.graph.query import constant
+from dfmpc_onnx.inputs.batches import Batch
 from dfmpc_onnx.numerics.arrays import Float32
 from dfmpc_onnx.numerics.least_squares import PatchMoments
 from dfmpc_onnx.pipeline.facts import Layer, LayerBits
@@ -79,9 +79,11 @@ def borne(
     options: ReconstructLayersOptions,
     layers: Mapping[str, Layer],
     plan: Mapping[str, LayerBits],
-    feeds: Mapping[str, npt.NDArray[np.generic]],
+    batch: Batch,
 ) -> Borne | None:
     """What errors of the threshold's size in every layer cost the outputs; None where none of them can be compared.
+
+    batch: of which half of the images are run, at least 8, where the network takes any number of them.
 
     The graph is left as it is. Raises ModelError where it cannot be run.
     """
@@ -89,19 +91,10 @@ def borne(
     workspace.graph = graph.copy()
     try:
         wanted = frozenset(name for name in layers if plan[name].role == "auto")
-        streams = Streams(workspace.graph, _few(graph, feeds), wanted, workspace.settings.seed, PATCHES)
+        few = batch.first(max(FEWEST, batch.count // 2))
+        streams = Streams(workspace.graph, few.feeds, wanted, workspace.settings.seed, PATCHES)
         streams.run(Scout(workspace, options, dict(layers), dict(plan)))
         worst = max(streams.lost(), key=lambda loss: loss.weighed(MAP), default=None)
         return None if worst is None else Borne(worst.share, options.budget / (1 if worst.vector else MAP))
     finally:
         workspace.graph = graph
-
-
-def _few(graph: gs.Graph, feeds: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, npt.NDArray[np.generic]]:
-    """Half of the images, at least 8, where a network takes any number of them."""
-    fixed = any(t.shape and isinstance(t.shape[0], int) and t.shape[0] > 1 for t in graph.inputs)
-    counts = {len(x) if x.ndim else 0 for x in feeds.values()}
-    if fixed or len(counts) != 1:
-        return dict(feeds)
-    half = max(FEWEST, counts.pop() // 2)
-    return {name: x[:half] for name, x in feeds.items()}

@@ -18,8 +18,7 @@ from dfmpc_onnx.graph.channels import channel_readings, joins_channels
 from dfmpc_onnx.graph.conv import map_size, planar, steps_of, taps_seen, within_map
 from dfmpc_onnx.graph.operators import averages_space, batch_norm_parameters, clip_bounds, elementwise, flattens_each
 from dfmpc_onnx.graph.query import constant, has_input, input_constant, reads
-from dfmpc_onnx.inputs.batches import DEFAULT_SIDE
-from dfmpc_onnx.inputs.preprocess import Preprocess
+from dfmpc_onnx.inputs.spec import DEFAULT_SIDE, InputSpec, InputSpecs
 from dfmpc_onnx.numerics import gaussian_process as gp
 from dfmpc_onnx.numerics import lags as lg
 from dfmpc_onnx.numerics.arrays import Float
@@ -37,9 +36,7 @@ SAMPLES = 10**6  # a derived covariance has no sampling noise
 class GaussianStreams:
     """Walks a graph; see the module's text. Raises Unknown where a node has no rule."""
 
-    def __init__(
-        self, graph: gs.Graph, shapes: dict[str, tuple[int, ...]], preprocess: Preprocess, layers: frozenset[str]
-    ) -> None:
+    def __init__(self, graph: gs.Graph, inputs: InputSpecs, layers: frozenset[str]) -> None:
         self._graph = graph
         self._layers = layers
         self._windows = Windows(graph)
@@ -52,18 +49,18 @@ class GaussianStreams:
             if node.op == "Conv" and isinstance(node.inputs[1], gs.Constant):
                 # refuse before any work
                 self._windows.side(node.outputs[0].name, (DEFAULT_SIDE, DEFAULT_SIDE), int(node.inputs[1].shape[0]))
-        for tensor in graph.inputs:
-            self._live[tensor.name] = self._input(tensor, shapes[tensor.name], preprocess)
+        for spec in inputs:
+            self._live[spec.name] = self._input(spec)
 
-    def _input(self, tensor: gs.Tensor, shape: tuple[int, ...], preprocess: Preprocess) -> Field:
-        moments = input_moments(tensor, preprocess)
+    def _input(self, spec: InputSpec) -> Field:
+        moments, shape = input_moments(spec), spec.shape
         if moments is None or len(shape) != 4:
             raise Unknown("an input is no image")
         channels = len(moments.mean)
         std = np.sqrt(moments.variance)
         colours = 0.8 * np.outer(std, std) + 0.2 * np.diag(moments.variance)
         size = (int(shape[2]), int(shape[3]))
-        lags = lg.window(gp.natural_prior(*size, colours), *self._windows.side(tensor.name, size, channels))
+        lags = lg.window(gp.natural_prior(*size, colours), *self._windows.side(spec.name, size, channels))
         joint = np.tile(lags, (1, 1, 2, 2))
         return Field(np.tile(moments.mean, 2), joint, size, 1, {})
 

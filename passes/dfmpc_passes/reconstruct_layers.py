@@ -9,7 +9,6 @@ import msgspec
 from threadpoolctl import threadpool_limits
 
 from dfmpc_onnx.errors import Unknown
-from dfmpc_onnx.inputs.batches import concrete_shape
 from dfmpc_onnx.pipeline.facts import BitPlan, Codes, FloatStatistics, Layer, LayerBits, Layers, MeasuredRanges, Pairs
 from dfmpc_onnx.pipeline.manager import Pass, PassResult, Refusal
 from dfmpc_onnx.pipeline.settings import FLOAT
@@ -86,10 +85,10 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
         self, workspace: Workspace, layers: Mapping[str, Layer], given: Mapping[str, LayerBits], wanted: frozenset[str]
     ) -> tuple[Rebuilder, dict[str, LayerBits], tuple[str, ...], tuple[str, ...]]:
         """The rebuilder, the plan as it has come out, notes and warnings."""
-        batch = statistics_batch(workspace.graph, workspace.settings, self.options.images)
+        batch = statistics_batch(workspace.graph, workspace.inputs, workspace.settings.seed, self.options.images)
         options, notes = self.options, []
         if any(bits.role == "auto" for bits in given.values()):
-            found = borne(workspace, options, layers, given, batch.feeds)
+            found = borne(workspace, options, layers, given, batch)
             told = "no output can be compared; what errors in every layer cost is not known"
             if found is not None:
                 share = f"{100 * options.threshold:.2g} %"
@@ -110,11 +109,9 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
         return rebuilder, plan, tuple(notes), batch.warnings
 
     def _on_covariances(self, workspace: Workspace, rebuilder: Rebuilder, wanted: frozenset[str]) -> Told:
-        settings = workspace.settings
-        shapes = {t.name: concrete_shape(t, settings)[0] for t in workspace.graph.inputs}
         # Thousands of small products: threads would wait for each other at every one, and far longer on a busy machine.
         with threadpool_limits(limits=1, user_api="blas"):
-            GaussianStreams(workspace.graph, shapes, settings.preprocess, wanted).run(rebuilder)
+            GaussianStreams(workspace.graph, workspace.inputs, wanted).run(rebuilder)
         return ("statistics from covariance functions; no image was made",), ()
 
     def _on_independent_pixels(self, workspace: Workspace, reason: str) -> PassResult:

@@ -21,9 +21,9 @@ def free(model):
 
 
 def cost(space, threshold=0.006):
-    batch = statistics_batch(space.graph, space.settings, 0)
+    batch = statistics_batch(space.graph, space.inputs, 0, 0)
     options = ReconstructLayersOptions(threshold=threshold)
-    return borne(space, options, space.get(Layers).by_name(), space.get(BitPlan).layers, batch.feeds).cost
+    return borne(space, options, space.get(Layers).by_name(), space.get(BitPlan).layers, batch).cost
 
 
 @pytest.mark.parametrize("network", sorted(graphs.ALL))
@@ -68,9 +68,9 @@ def test_layers_whose_bits_were_asked_for_are_left_out():
 
 def test_without_recalibration_too():
     space = prepared(free(graphs.chain()))
-    batch = statistics_batch(space.graph, space.settings, 0)
+    batch = statistics_batch(space.graph, space.inputs, 0, 0)
     options = ReconstructLayersOptions(recalibrate=False)
-    found = borne(space, options, space.get(Layers).by_name(), space.get(BitPlan).layers, batch.feeds)
+    found = borne(space, options, space.get(Layers).by_name(), space.get(BitPlan).layers, batch)
     assert np.isfinite(found.cost) and found.cost > 0
 
 
@@ -79,9 +79,9 @@ def test_a_map_may_lose_a_quarter_of_what_a_vector_may():
     found = []
     for model in (net.model(net.conv("x", 6)), free(graphs.chain())):
         space = prepared(model)
-        batch = statistics_batch(space.graph, space.settings, 0)
+        batch = statistics_batch(space.graph, space.inputs, 0, 0)
         options = ReconstructLayersOptions()
-        found.append(borne(space, options, space.get(Layers).by_name(), space.get(BitPlan).layers, batch.feeds))
+        found.append(borne(space, options, space.get(Layers).by_name(), space.get(BitPlan).layers, batch))
     assert found[0].budget == found[1].budget / 4 == options.budget / 4
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from dfmpc_onnx.errors import Unknown
 from dfmpc_onnx.inputs.preprocess import Preprocess
+from dfmpc_onnx.inputs.spec import resolve
 from dfmpc_onnx.numerics import gaussian_process as gp
 from dfmpc_onnx.numerics import lags as lg
 from dfmpc_onnx.numerics.least_squares import GivenMoments
@@ -51,8 +52,7 @@ def walk(model, layers=None, changed=None) -> Watcher:
     """layers: whom to show the moments of; all by default."""
     graph, watcher = graphs.workspace(model).graph, Watcher(changed)
     names = {n.name for n in graph.nodes if n.op in ("Conv", "Gemm", "MatMul")} if layers is None else set(layers)
-    shapes = {t.name: tuple(t.shape) for t in graph.inputs}
-    GaussianStreams(graph, shapes, UNIT, frozenset(names | set(watcher.changed))).run(watcher)
+    GaussianStreams(graph, resolve(graph, {}, UNIT), frozenset(names | set(watcher.changed))).run(watcher)
     return watcher
 
 
@@ -481,7 +481,7 @@ def test_a_bias_that_is_changed_moves_the_quantized_mean_alone():
             node.inputs[2].values = node.inputs[2].values + np.float32([1, 2, 3, 4])
 
     watcher.after_layer = after
-    GaussianStreams(graph, {"x": (1, 3, 8, 8)}, UNIT, frozenset({"conv1", probe})).run(watcher)
+    GaussianStreams(graph, resolve(graph, {}, UNIT), frozenset({"conv1", probe})).run(watcher)
     found = watcher.moments[probe]
     np.testing.assert_allclose(found.mean_hat - found.mean, np.repeat([[1.0, 2, 3, 4]], 9, axis=1), atol=1e-5)
 

@@ -67,7 +67,7 @@ def recorded(model: pathlib.Path, images: str | None) -> tuple[Workspace, dict[s
         step.run(workspace)
     visitor = Recorder()
     names = frozenset(layer.name for layer in workspace.get(Layers).quantizable)
-    Streams(workspace.graph, input_batch(workspace.graph, settings, 0).feeds, names, 0).run(visitor)
+    Streams(workspace.graph, input_batch(workspace.inputs, 0).feeds, names, 0).run(visitor)
     return workspace, visitor.moments
 
 
