@@ -14,7 +14,7 @@ import onnxruntime
 import pytest
 
 import dfmpc_onnx
-from dfmpc_onnx.inputs import batches as images
+from dfmpc_onnx.inputs import generated
 from dfmpc_onnx.inputs import procedural as procedural
 from dfmpc_onnx.statistics import leading_moments as predicted_moments
 from tests.graphs import chain
@@ -52,7 +52,7 @@ def shared_machine() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnxruntime, "SessionOptions", OneThread)
-        patch.setattr(images, "pictures", _kept(procedural.pictures))
+        patch.setattr(generated, "pictures", _kept(procedural.pictures))
         patch.setattr(predicted_moments, "dead_leaves", _kept(procedural.dead_leaves))
         yield
 

@@ -324,6 +324,15 @@ ALL = {
 }
 
 
+def feeding(**inputs: tuple[int, Sequence[int | str | None] | None]) -> onnx.ModelProto:
+    """A chain whose inputs are stated with other types and shapes."""
+    model = chain()
+    del model.graph.input[:]
+    for name, (dtype, shape) in inputs.items():
+        model.graph.input.append(helper.make_tensor_value_info(name, dtype, shape))
+    return model
+
+
 # Working on them
 
 

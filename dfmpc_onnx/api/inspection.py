@@ -31,10 +31,10 @@ def inspect(model: ModelSource) -> Inspection:
     source = load(model)
     graph = to_graph(source)
     opset, ir_version = graph.opset, source.model.ir_version
-    inputs = tuple(f"{shown(t.name)} {_shape(t.shape)}" for t in graph.inputs)
-    outputs = tuple(f"{shown(t.name)} {_shape(t.shape)}" for t in graph.outputs)
     settings = Settings(WeightBits.parse("2/6"), "8")
     workspace = Workspace(graph, settings, source.label)
+    inputs = tuple(f"{shown(spec.name)} {_shape(spec.stated)}" for spec in workspace.inputs)
+    outputs = tuple(f"{shown(t.name)} {_shape(t.shape)}" for t in graph.outputs)
     finders = [catalog.find_pass(name)() for name in ("normalize", "pair_convolutions")]
     notes: tuple[str, ...] = ()
     forecasts: tuple[RecipeForecast, ...] = ()
@@ -124,7 +124,8 @@ def _inspected(workspace: Workspace) -> tuple[InspectedLayer, ...]:
 
 def _forecast(workspace: Workspace, recipe: Recipe) -> RecipeForecast:
     """The roles and sizes that a recipe's bit plan would give the layers."""
-    planned = Workspace(workspace.graph, Settings(recipe.weight_bits, recipe.activation_bits), workspace.label)
+    settings = Settings(recipe.weight_bits, recipe.activation_bits)
+    planned = Workspace(workspace.graph, settings, workspace.label, workspace.inputs)
     planned.put(workspace.get(Layers))
     planned.put(workspace.get(Pairs))
     plan: Mapping[str, object] = {}

@@ -8,9 +8,9 @@ import msgspec
 import numpy as np
 import onnx
 
-from dfmpc_onnx.inputs.batches import concrete_shape, model_inputs
 from dfmpc_onnx.inputs.files import digest
 from dfmpc_onnx.inputs.normalization import PreprocessChoice
+from dfmpc_onnx.inputs.spec import InputSpecs
 from dfmpc_onnx.model.metadata import metadata_of
 from dfmpc_onnx.model.source import Source
 from dfmpc_onnx.pipeline.recipe import Recipe
@@ -26,12 +26,13 @@ def version() -> str:
         return "unknown (not installed)"
 
 
-def provenance(source: Source, recipe: Recipe, settings: Settings, choice: PreprocessChoice) -> dict[str, str]:
+def provenance(
+    source: Source, recipe: Recipe, settings: Settings, inputs: InputSpecs, choice: PreprocessChoice
+) -> dict[str, str]:
     """What is written into the file: enough to make it again, and for `verify` to feed it rightly.
 
     A value that is a list or a mapping is JSON, since names from a model may hold any character.
     """
-    shapes = {t.name: concrete_shape(t, settings)[0] for t in model_inputs(source.model) if t.shape is not None}
     versions = {"onnx": onnx.__version__, "onnxruntime": runtime_version(), "numpy": np.__version__}
     stated = {
         "version": version(),
@@ -40,18 +41,18 @@ def provenance(source: Source, recipe: Recipe, settings: Settings, choice: Prepr
         "activations": settings.activations,
         "target": settings.target.name,
         "layers": _json([str(item) for item in settings.layers]),
-        "preprocess": settings.preprocess.name,
+        "preprocess": inputs.preprocess.name,
         "preprocess_choice": f"{choice.by}: {choice.reason}",
         "reduce_range": "yes" if settings.reduce_range else "no",
         "seed": str(settings.seed),
-        "statistics": "the user's images" if settings.images else "none of the user's",
+        "statistics": "the user's images" if inputs.images else "none of the user's",
         "source_sha256": source.sha256,
-        "input_shapes": _json(shapes),
+        "input_shapes": _json(inputs.shapes),
         "passes": _json([{step.use: step.options} if step.options else step.use for step in recipe.steps]),
         "versions": _json(versions),
     }
-    if settings.images is not None:
-        stated["images_sha256"] = digest(settings.images)
+    if inputs.images is not None:
+        stated["images_sha256"] = digest(inputs.images)
     return stated
 
 

@@ -16,15 +16,11 @@ from dfmpc_onnx.api.reference import CHECK_IMAGES, CHECK_SEED, check_limits, che
 from dfmpc_onnx.errors import Defect, DfmpcError, ModelError, OptionError, PassError
 from dfmpc_onnx.evaluation.fidelity import Expected, Fidelity, compare, expected
 from dfmpc_onnx.graph.exchange import to_graph, to_model
-from dfmpc_onnx.inputs.batches import (
-    Samples,
-    check_images,
-    check_inputs,
-    model_inputs,
-)
 from dfmpc_onnx.inputs.files import Images
-from dfmpc_onnx.inputs.normalization import as_written, settled
+from dfmpc_onnx.inputs.normalization import as_written, resolve_preprocess
 from dfmpc_onnx.inputs.preprocess import AUTO
+from dfmpc_onnx.inputs.samples import Samples, check_images
+from dfmpc_onnx.inputs.spec import InputSpecs
 from dfmpc_onnx.model.source import ModelSource, Source, load, size_of
 from dfmpc_onnx.model.write import check_target, save
 from dfmpc_onnx.pipeline.instruments import Dump, Progress, Timing
@@ -32,11 +28,12 @@ from dfmpc_onnx.pipeline.manager import Instrument, PassManager
 from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE, Recipe
 from dfmpc_onnx.pipeline.settings import LayerOverride, Settings, WeightBits, parse_activations, parse_input_shapes
 from dfmpc_onnx.pipeline.targets import parse_target
-from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.pipeline.workspace import Workspace, resolve_inputs
 from dfmpc_onnx.qdq import expansion as expansion
 from dfmpc_onnx.report.build import make_report
 from dfmpc_onnx.report.schema import Report
 from dfmpc_onnx.runtime.session import Session, require
+from dfmpc_onnx.statistics.leading_moments import BY_COVARIANCES, BY_PICTURES
 
 DOUBTFUL_DB = 10.0  # of the settings in the README's table, those below lost 5 points of top-1 and more
 
@@ -100,17 +97,19 @@ def quantize(
     source = load(model)
     destination = None if output is None else check_target(output, source)
     graph = to_graph(source)
-    check_inputs(graph.inputs, settings)
-    check_limits(source, settings)
+    inputs = resolve_inputs(source.model, settings)
+    inputs.check_options(settings.input_shapes)
+    check_limits(source, inputs)
     tell("preprocess")
     try:
-        settings, choice = settled(source.model, settings, preprocess, run=sees)
+        prediction = BY_PICTURES if sees else BY_COVARIANCES
+        inputs, choice = resolve_preprocess(source.model, inputs, preprocess, prediction, doubt=sees)
     except (DfmpcError, MemoryError):
         raise
     except Exception:  # a damaged node may trip what follows its numbers
-        check_source(source, settings)
+        check_source(source, settings, inputs)
         raise
-    workspace = Workspace(graph, settings, source.label)
+    workspace = Workspace(graph, settings, source.label, inputs)
     workspace.tell = tell
     timing = Timing()
     watching: list[Instrument] = [timing, Progress(tell), *instruments]
@@ -119,9 +118,9 @@ def quantize(
     try:
         results = PassManager(pipeline, watching, catalog.passes()).run(workspace)
     except PassError:
-        check_source(source, settings)
+        check_source(source, settings, inputs)
         raise
-    result = to_model(workspace.graph, source, provenance(source, chosen, settings, choice))
+    result = to_model(workspace.graph, source, provenance(source, chosen, settings, inputs, choice))
     size = size_of(result)
     fidelity: Fidelity | None = None
     notes: tuple[str, ...] = ()
@@ -130,7 +129,7 @@ def quantize(
         nonlocal fidelity, notes
         if check:
             tell("check")
-            fidelity, notes = _closing_check(source, candidate, settings)
+            fidelity, notes = _closing_check(source, candidate, settings, inputs)
             notes += _doubts(fidelity, settings)
 
     if destination is None:
@@ -190,20 +189,19 @@ def _doubts(fidelity: Fidelity | None, settings: Settings) -> tuple[str, ...]:
 
 
 def _closing_check(
-    source: Source, result: pathlib.Path | onnx.ModelProto, settings: Settings
+    source: Source, result: pathlib.Path | onnx.ModelProto, settings: Settings, inputs: InputSpecs
 ) -> tuple[Fidelity | None, tuple[str, ...]]:
     """Compare the result with the float model; Defect where it does not load or run although that one does.
 
     One session after the other, since each holds its network once or twice.
     """
-    reference, said = reference_session(source, settings)
+    reference, said = reference_session(source, settings, inputs)
     if reference is None:
         return None, (f"not compared: {said}",)
     want: Expected | str
     try:
         # Another seed than the one whose images the statistics came from.
-        unseen = dataclasses.replace(settings, seed=settings.seed + CHECK_SEED)
-        images = check_images(model_inputs(source.model), unseen, CHECK_IMAGES)
+        images = check_images(inputs, settings.seed + CHECK_SEED, CHECK_IMAGES)
         want = expected(reference, images)
     except ModelError as error:
         want = f"not compared: {error}"
@@ -211,7 +209,7 @@ def _closing_check(
     try:
         candidate = Session(result, label="the quantized model")
     except ModelError as error:
-        check_source(source, settings)
+        check_source(source, settings, inputs)
         raise Defect(f"{error}; nothing has been written") from None
     if isinstance(want, str):
         return None, (want,)

@@ -12,24 +12,18 @@ from dfmpc_onnx.api.reference import CHECK_IMAGES, CHECK_SEED, check_limits, ref
 from dfmpc_onnx.errors import ModelError, OptionError
 from dfmpc_onnx.evaluation.fidelity import compare
 from dfmpc_onnx.evaluation.provider_use import provider_use
-from dfmpc_onnx.inputs.batches import (
-    Samples,
-    check_images,
-    check_inputs,
-    concrete_shape,
-    image_input,
-    model_inputs,
-    preprocess_for,
-)
 from dfmpc_onnx.inputs.files import Images, read_images
-from dfmpc_onnx.inputs.normalization import as_written, settled
+from dfmpc_onnx.inputs.normalization import as_written, resolve_preprocess
 from dfmpc_onnx.inputs.preprocess import AUTO
+from dfmpc_onnx.inputs.samples import Samples, check_images
 from dfmpc_onnx.model.metadata import metadata_of
 from dfmpc_onnx.model.source import ModelSource, load
 from dfmpc_onnx.pipeline.settings import Settings, WeightBits, parse_input_shapes
+from dfmpc_onnx.pipeline.workspace import resolve_inputs
 from dfmpc_onnx.qdq import expansion as expansion
 from dfmpc_onnx.report.schema import ProviderFidelity, Verification
 from dfmpc_onnx.runtime.session import CPU, Session
+from dfmpc_onnx.statistics.leading_moments import BY_PICTURES
 
 
 def verify(
@@ -60,26 +54,26 @@ def verify(
         input_shapes=parse_input_shapes(input_shapes),
         seed=seed + CHECK_SEED,
     )
-    inputs = model_inputs(float_source.model)
-    check_inputs(inputs, settings)
-    for given in (float_source, source):
-        check_limits(given, settings)
-    reference, said = reference_session(float_source, settings)
+    inputs = resolve_inputs(float_source.model, settings)
+    inputs.check_options(settings.input_shapes)
+    check_limits(float_source, inputs)
+    check_limits(source, resolve_inputs(source.model, settings))
+    reference, said = reference_session(float_source, settings, inputs)
     if reference is None:
         raise ModelError(said)
     by_file = preprocess is None and stated is not None
-    settings, choice = settled(float_source.model, settings, wanted, run=True, doubt=not by_file)
+    inputs, choice = resolve_preprocess(float_source.model, inputs, wanted, BY_PICTURES, doubt=not by_file)
     if by_file and choice.by == "given":
         choice = msgspec.structs.replace(choice, by="file", reason="as the quantized file says", order_asserted=False)
     batch: Images | Samples
     if images is None:
         try:
-            batch = check_images(inputs, settings, CHECK_IMAGES)
+            batch = check_images(inputs, settings.seed, CHECK_IMAGES)
         except ModelError as error:
             raise ModelError(f"{float_source.label}: {error}") from None
     else:
-        tensor = image_input(inputs)
-        batch = read_images(images, concrete_shape(tensor, settings)[0], preprocess_for(tensor, settings.preprocess))
+        spec = inputs.image_input()
+        batch = read_images(images, spec.shape, spec.preprocess)
     if not providers:
         raise OptionError("no provider given; give at least one, such as CPU")
     rows = []

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dfmpc_onnx.errors import ModelError, OptionError, shown
-from dfmpc_onnx.inputs.batches import Samples
 from dfmpc_onnx.inputs.files import Images
+from dfmpc_onnx.inputs.samples import Samples
 from dfmpc_onnx.runtime.session import Session
 
 BATCH = 50
@@ -93,29 +93,51 @@ def _arrays(session: Session, feeds: Mapping[str, npt.NDArray[np.generic]]) -> P
         raise _no_numbers(session.label) from None
 
 
+@dataclasses.dataclass(frozen=True)
+class SessionInput:
+    """What a loaded network states of its first input; a quantized file need not state what its original does.
+
+    shape: as onnxruntime has it. batch: how many images it wants at once; None for any number.
+    """
+
+    name: str
+    shape: list[int | str | None]
+    dtype: type[np.generic]
+    batch: int | None
+
+    @classmethod
+    def of(cls, session: Session) -> SessionInput:
+        name, shape, kind = session.inputs[0]
+        first = shape[0] if shape else None
+        batch = first if isinstance(first, int) and first > 0 else None
+        return cls(name, shape, INPUT_TYPES.get(kind, np.float32), batch)
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether images ``[n, ...]`` of a shape may be fed to it."""
+        if not self.shape or len(self.shape) != len(shape):
+            return False
+        return not any(isinstance(d, int) and 0 < d != n for d, n in zip(self.shape[1:], shape[1:], strict=True))
+
+    def batches(self, x: npt.NDArray[np.float32]) -> Iterator[tuple[dict[str, npt.NDArray[np.generic]], int]]:
+        """What to feed for images ``[n, ...]``, batch by batch, and how many of a batch are real."""
+        for batch, real in _batches(x, self.batch or BATCH, pad=self.batch is not None):
+            yield {self.name: batch.astype(self.dtype, copy=False)}, real
+
+
 def _pictured(session: Session, x: npt.NDArray[np.float32]) -> Iterator[Part]:
-    name, shape, kind = session.inputs[0]
-    dtype = INPUT_TYPES.get(kind, np.float32)
-    if (
-        not shape
-        or len(shape) != x.ndim
-        or any(isinstance(d, int) and 0 < d != n for d, n in zip(shape[1:], x.shape[1:], strict=True))
-    ):
+    given = SessionInput.of(session)
+    if not given.fits(x.shape):
         raise OptionError(
-            f"images of shape {x.shape[1:]} do not fit the input '{shown(name)}' {shape} of {session.label}"
+            f"images of shape {x.shape[1:]} do not fit the input '{shown(given.name)}' {given.shape} of {session.label}"
         )
-    fixed = shape[0] if isinstance(shape[0], int) and shape[0] > 0 else None
-    for batch, real in _batches(x, fixed or BATCH, pad=fixed is not None):
-        yield [_rows(out, len(batch), real) for out in _arrays(session, {name: batch.astype(dtype, copy=False)})]
+    for feeds, real in given.batches(x):
+        yield [_rows(out, len(feeds[given.name]), real) for out in _arrays(session, feeds)]
 
 
 def first_feeds(session: Session, images: Images | Samples) -> dict[str, npt.NDArray[np.generic]]:
     """What a network is fed first when it is compared."""
     if isinstance(images, Images):
-        name, shape, kind = session.inputs[0]
-        fixed = shape[0] if isinstance(shape[0], int) and shape[0] > 0 else None
-        batch, _ = next(iter(_batches(images.x, fixed or BATCH, pad=fixed is not None)))
-        return {name: batch.astype(INPUT_TYPES.get(kind, np.float32), copy=False)}
+        return next(SessionInput.of(session).batches(images.x))[0]
     return {name: np.asarray(values[0]) for name, values in images.feeds.items()}
 
 

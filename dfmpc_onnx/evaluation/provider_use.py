@@ -13,8 +13,8 @@ from onnx import numpy_helper
 
 from dfmpc_onnx.errors import RuntimeUnavailable
 from dfmpc_onnx.evaluation.fidelity import first_feeds, outputs
-from dfmpc_onnx.inputs.batches import Samples
 from dfmpc_onnx.inputs.files import Images
+from dfmpc_onnx.inputs.samples import Samples
 from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.runtime.session import CPU, Session, Source
 

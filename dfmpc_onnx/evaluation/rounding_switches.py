@@ -18,6 +18,7 @@ import onnx_graphsurgeon as gs
 from dfmpc_onnx.graph.compared_outputs import compared_tensor
 from dfmpc_onnx.graph.edit import Namer
 from dfmpc_onnx.graph.exchange import to_model
+from dfmpc_onnx.inputs.batches import free_batch
 from dfmpc_onnx.numerics.output_loss import OutputLoss, output_loss
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.runtime.session import Session
@@ -48,7 +49,8 @@ class ToggledRounding:
         switched = {name: names(f"{name}.switched") for name in by_tensor}
         _insert(model, by_tensor, switched, scales, names)
         self._outputs = _compared(model, workspace.graph, switched)
-        _free_shapes(model, feeds)
+        stated = {spec.name: spec.batch for spec in workspace.inputs if spec.batch is not None}
+        free_batch(model, {name for name, count in stated.items() if name in feeds and len(feeds[name]) != count})
         self._session = Session(model, label="the network with switched activations")
         self._exact = self._run(())
         again = self._run(()) if any(map(_numbers, self._exact)) else self._exact
@@ -129,18 +131,6 @@ def _insert(
         onnx.helper.make_tensor_value_info(switch, onnx.TensorProto.BOOL, [])
         for switch in dict.fromkeys(by_tensor.values())
     )
-
-
-def _free_shapes(model: onnx.ModelProto, feeds: Mapping[str, npt.NDArray[np.generic]]) -> None:
-    """Let a network that states its batch take the many that it was found to take (`batching`)."""
-    del model.graph.value_info[:]
-    for value in model.graph.output:
-        if value.type.HasField("tensor_type"):
-            value.type.tensor_type.ClearField("shape")
-    for value in model.graph.input:
-        dims = value.type.tensor_type.shape.dim
-        if value.name in feeds and dims and dims[0].dim_value not in (0, len(feeds[value.name])):
-            dims[0].dim_param = "N"
 
 
 def _compared(model: onnx.ModelProto, graph: gs.Graph, switched: Mapping[str, str]) -> list[str]:

@@ -9,20 +9,18 @@ covariance functions where no image is to be made, and each is judged by `numeri
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import ModelError, Unknown, shown
-from dfmpc_onnx.inputs.batches import channels_last, concrete_shape, model_inputs, takes_pictures
 from dfmpc_onnx.inputs.preprocess import AUTO, Preprocess
+from dfmpc_onnx.inputs.spec import InputSpecs
 from dfmpc_onnx.model.leading_norms import FirstNorms, first_norms
+from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.numerics.moment_match import mismatch, shares
-from dfmpc_onnx.pipeline.settings import Settings
-from dfmpc_onnx.statistics.leading_moments import SEED, Moments, Predictor, by_covariances, by_pictures
 
 # keras stands for lite too, which differs from it by under 1 %; imagenet for other data sets' own mean and deviation.
 CANDIDATES = ("imagenet", "keras", "unit", "half", "raw", "caffe")
@@ -33,6 +31,22 @@ UNSURE = 80.0  # percent below which a person should look
 SUREST = 99.9  # percent; to say more would be more than the model of the errors bears
 UNLIKELY = 0.1  # percent, of two, below which what the user gave is doubted
 ORDER_MARGIN = 0.2  # of mean mismatch between RGB and BGR, from which on the order is asserted
+
+
+Moments = tuple[Float, Float]  # mean and variance, [channels] each
+Predictor = Callable[[Preprocess], list[Moments]]  # one for each of the first BatchNormalizations
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """A way to predict what the first BatchNormalizations measure (`statistics.leading_moments` has two).
+
+    by: "images" or "covariances". predictor: for the first BatchNormalizations and the inputs of a model; it raises
+    ModelError or Unknown where it cannot follow the network up to them.
+    """
+
+    by: str
+    predictor: Callable[[FirstNorms, InputSpecs], Predictor]
 
 
 class Fit(msgspec.Struct, frozen=True):
@@ -76,19 +90,18 @@ def as_written(text: str) -> Preprocess:
     return Preprocess.parse(ASSUMED if text.strip() == AUTO else text)
 
 
-def settled(
-    model: onnx.ModelProto, settings: Settings, text: str, *, run: bool, doubt: bool = True
-) -> tuple[Settings, PreprocessChoice]:
-    """The settings with what the user wrote, "auto" found out, and how that came about.
+def resolve_preprocess(
+    model: onnx.ModelProto, inputs: InputSpecs, text: str, prediction: Prediction, *, doubt: bool = True
+) -> tuple[InputSpecs, PreprocessChoice]:
+    """The inputs under the preprocess that the user wrote, "auto" found out, and how that came about.
 
-    run: as `choose_preprocess`. doubt: whether what the user wrote is held against the BatchNormalizations, where the
-    network may be run; a warning tells of what they rule out.
+    doubt: whether what the user wrote is held against the BatchNormalizations; a warning tells of what they rule out.
     """
     if text.strip() != AUTO:
-        warning = ruled_out(model, settings) if run and doubt else None
-        return settings, msgspec.structs.replace(given(settings.preprocess), warning=warning)
-    choice = choose_preprocess(model, settings, run=run)
-    return dataclasses.replace(settings, preprocess=Preprocess.parse(choice.name)), choice
+        warning = ruled_out(model, inputs, prediction) if doubt else None
+        return inputs, msgspec.structs.replace(given(inputs.preprocess), warning=warning)
+    choice = choose_preprocess(model, inputs, prediction)
+    return inputs.with_preprocess(Preprocess.parse(choice.name)), choice
 
 
 def given(preprocess: Preprocess) -> PreprocessChoice:
@@ -96,48 +109,44 @@ def given(preprocess: Preprocess) -> PreprocessChoice:
     return PreprocessChoice(preprocess.name, "given", "as given", _order(preprocess), order_asserted=True)
 
 
-def choose_preprocess(
-    model: onnx.ModelProto, settings: Settings, *, run: bool = True, seed: int = SEED
-) -> PreprocessChoice:
+def choose_preprocess(model: onnx.ModelProto, inputs: InputSpecs, prediction: Prediction) -> PreprocessChoice:
     """The normalization that a model's first BatchNormalizations speak for.
 
-    run: whether procedural images may be made and onnxruntime be used; else covariance functions predict the moments.
-    seed: of the pictures; the same for everybody, so that quantize and verify choose alike. Where nothing can be
-    judged, input of unit variance is assumed, with a warning; a network that takes no pictures gets the inputs that it
-    would get anyway.
+    Where nothing can be judged, input of unit variance is assumed, with a warning; a network that takes no pictures
+    gets the inputs that it would get anyway.
     """
-    tensors = model_inputs(model)
-    if not any(takes_pictures(t, settings) for t in tensors):
-        names = ", ".join(f"'{shown(t.name)}'" for t in tensors) or "none"
+    if not inputs.has_normalized:
+        names = ", ".join(f"'{shown(spec.name)}'" for spec in inputs) or "none"
         reason = f"no input is a picture of 1 or 3 channels ({names}); fed values of unit variance, not normalized"
         return PreprocessChoice(ASSUMED, "no image", reason)
     found = first_norms(model)
     if isinstance(found, str):
         return _assumed(found)
-    if not any(takes_pictures(t, settings) for t in model_inputs(found.model)):
+    leading = _leading(found, inputs)
+    if not leading.has_normalized:
         return _assumed("the first BatchNormalization does not read the picture")
     try:
         with np.errstate(over="raise", invalid="raise", divide="raise"):
-            predict = by_pictures(found, settings, seed) if run else by_covariances(found, settings)
-            return _judged(found, predict, settings, by="images" if run else "covariances")
+            predict = prediction.predictor(found, leading)
+            return _judged(found, predict, leading, prediction.by)
     except FloatingPointError as error:
         return _assumed(f"what the first BatchNormalization reads is no number ({error})")
     except (ModelError, Unknown) as error:
         return _assumed(f"what the first BatchNormalization reads cannot be predicted ({error})")
 
 
-def ruled_out(model: onnx.ModelProto, settings: Settings) -> str | None:
+def ruled_out(model: onnx.ModelProto, inputs: InputSpecs, prediction: Prediction) -> str | None:
     """Why the user's normalization cannot be right: another one fits the first BatchNormalizations, and it does not.
 
     None where it may be, or where nothing can be judged. The order of the channels is not.
     """
     found = first_norms(model)
-    if isinstance(found, str) or not any(takes_pictures(t, settings) for t in model_inputs(found.model)):
+    if isinstance(found, str) or not (leading := _leading(found, inputs)).has_normalized:
         return None
-    names = {**{name: Preprocess.parse(name) for name in CANDIDATES}, "": settings.preprocess}
+    names = {**{name: Preprocess.parse(name) for name in CANDIDATES}, "": inputs.preprocess}
     try:
         with np.errstate(over="raise", invalid="raise", divide="raise"):
-            predict, measured = by_pictures(found, settings, SEED), _measured(found)
+            predict, measured = prediction.predictor(found, leading), _measured(found)
             fits = {name: _either_order(measured, predict, preprocess) for name, preprocess in names.items()}
     except (FloatingPointError, ModelError, Unknown):
         return None
@@ -146,7 +155,12 @@ def ruled_out(model: onnx.ModelProto, settings: Settings) -> str | None:
     least = fits[best][0]
     if not channels or least > NOTHING_FITS or 100 * shares(np.array([least, max(own, least)]), channels)[1] > UNLIKELY:
         return None
-    return f"the first BatchNormalizations fit preprocess {best} and rule {settings.preprocess.name} out"
+    return f"the first BatchNormalizations fit preprocess {best} and rule {inputs.preprocess.name} out"
+
+
+def _leading(found: FirstNorms, inputs: InputSpecs) -> InputSpecs:
+    """The inputs that the first BatchNormalizations depend on."""
+    return inputs.only({value.name for value in found.model.graph.input})
 
 
 def _either_order(measured: Sequence[Moments], predict: Predictor, preprocess: Preprocess) -> tuple[float, int]:
@@ -161,9 +175,9 @@ def _assumed(reason: str, fits: tuple[Fit, ...] = (), norms: tuple[str, ...] = (
     )
 
 
-def _judged(found: FirstNorms, predict: Predictor, settings: Settings, by: str) -> PreprocessChoice:
+def _judged(found: FirstNorms, predict: Predictor, inputs: InputSpecs, by: str) -> PreprocessChoice:
     measured = _measured(found)
-    colours = any(_channels(t, settings) == 3 for t in model_inputs(found.model) if takes_pictures(t, settings))
+    colours = any(spec.channels == 3 for spec in inputs if spec.is_normalized)
     names = tuple(shown(norm.name or norm.output[0]) for norm in found.norms)
     usual, other, orders = {}, {}, {}
     channels = 0
@@ -190,10 +204,10 @@ def _judged(found: FirstNorms, predict: Predictor, settings: Settings, by: str) 
     if margin > ORDER_MARGIN:
         chosen = Preprocess.parse(f"{order[0]}:{'rgb' if chosen.reverse else 'bgr'}")
     asserted = abs(margin) > ORDER_MARGIN
-    return _told(chosen, fits, names, by, colours, asserted)
+    return _in_words(chosen, fits, names, by, colours, asserted)
 
 
-def _told(
+def _in_words(
     chosen: Preprocess, fits: tuple[Fit, ...], norms: tuple[str, ...], by: str, colours: bool, asserted: bool
 ) -> PreprocessChoice:
     """The choice in words."""
@@ -238,8 +252,3 @@ def _measured(found: FirstNorms) -> list[Moments]:
         mean, variance = (np.asarray(onnx.numpy_helper.to_array(values[norm.input[i]]), np.float64) for i in (3, 4))
         pairs.append((mean.reshape(-1), variance.reshape(-1)))
     return pairs
-
-
-def _channels(tensor: gs.Tensor, settings: Settings) -> int:
-    shape, _ = concrete_shape(tensor, settings)
-    return shape[3 if channels_last(shape) else 1]

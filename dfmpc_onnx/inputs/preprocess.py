@@ -17,7 +17,7 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 PIXEL_MEAN = tuple(255 * m for m in _IMAGENET_MEAN)
 PIXEL_STD = tuple(255 * s for s in _IMAGENET_STD)
 NAMES = ("imagenet", "lite", "keras", "unit", "raw", "caffe", "half")
-AUTO = "auto"  # chosen by what a network's first BatchNormalizations measured: `auto_preprocess`
+AUTO = "auto"  # chosen by what a network's first BatchNormalizations measured: `inputs.normalization`
 ORDERS = ("rgb", "bgr")
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
+import onnx
 import onnx_graphsurgeon as gs
 
+from dfmpc_onnx.inputs.spec import InputSpecs, resolve
 from dfmpc_onnx.numerics.arrays import Float32
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.pipeline.facts import Codes
@@ -15,15 +17,25 @@ from dfmpc_onnx.pipeline.settings import Settings
 Fact = TypeVar("Fact")
 
 
+def resolve_inputs(model: onnx.ModelProto | gs.Graph, settings: Settings) -> InputSpecs:
+    """The inputs of a model under the user's settings. Raises OptionError where a given shape does not fit."""
+    return resolve(model, settings.input_shapes, settings.preprocess, settings.images)
+
+
 class Workspace:
     """A graph and the typed facts known of it; a fact is looked up by its type.
 
-    tell: called with the name of the site that a long pass is working on.
+    inputs: what the network is fed, as `resolve_inputs` finds it where it is not given; their types are those of the
+    graph, which a pass that converts it keeps true. tell: called with the name of the site that a long pass is
+    working on.
     """
 
-    def __init__(self, graph: gs.Graph, settings: Settings, label: str = "model") -> None:
+    def __init__(
+        self, graph: gs.Graph, settings: Settings, label: str = "model", inputs: InputSpecs | None = None
+    ) -> None:
         self.graph = graph
         self.settings = settings
+        self.inputs = resolve_inputs(graph, settings) if inputs is None else inputs
         self.label = label
         self.tell: Callable[[str], None] = lambda site: None
         self._facts: dict[type[object], object] = {}

@@ -78,6 +78,8 @@ def output_cost(
 ) -> OutputCost | None:
     """What errors of the threshold's size in every layer cost the outputs; None where none of them can be compared.
 
+    batch: of which half of the images are run, at least 8, where the network takes any number of them.
+
     The graph is left as it is. Raises ModelError where it cannot be run.
     """
     wanted = frozenset(name for name in layers if plan[name].role == "auto")

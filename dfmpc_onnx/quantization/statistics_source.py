@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dfmpc_onnx.inputs.batches import concrete_shape
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.statistics.batch_axis import statistics_batch
 from dfmpc_onnx.statistics.engines import Request, Source, registration
@@ -10,12 +9,6 @@ from dfmpc_onnx.statistics.engines import Request, Source, registration
 
 def statistics_source(workspace: Workspace, name: str, images: int) -> Source:
     """images: how many, 0 to let their size decide. Raises ValueError where no engine has that name."""
-    graph, settings = workspace.graph, workspace.settings
-    request = Request(
-        graph,
-        settings.preprocess,
-        settings.seed,
-        lambda: statistics_batch(graph, settings, images),
-        lambda: {t.name: concrete_shape(t, settings)[0] for t in graph.inputs},
-    )
+    graph, inputs, seed = workspace.graph, workspace.inputs, workspace.settings.seed
+    request = Request(graph, inputs, seed, lambda: statistics_batch(graph, inputs, seed, images))
     return registration(name).prepare(request)

@@ -42,7 +42,7 @@ def make_report(
         weights=str(settings.weights),
         activations=settings.activations,
         target=settings.target.name,
-        preprocess=settings.preprocess.name,
+        preprocess=choice.name,
         preprocess_choice=choice,
         seed=settings.seed,
         opset=workspace.graph.opset,

@@ -2,42 +2,39 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import ModelError
 from dfmpc_onnx.graph.exchange import to_model
-from dfmpc_onnx.inputs.batches import Batch, input_batch
-from dfmpc_onnx.pipeline.settings import Settings
+from dfmpc_onnx.inputs.batches import Batch, free_batch, input_batch
+from dfmpc_onnx.inputs.spec import InputSpecs
 from dfmpc_onnx.runtime.session import Session
 
 TOLERANCE = 1e-3  # of the largest output: kernels may sum in another order
 
 
-def statistics_batch(graph: gs.Graph, settings: Settings, count: int) -> Batch:
+def statistics_batch(graph: gs.Graph, inputs: InputSpecs, seed: int, count: int) -> Batch:
     """Inputs to collect statistics with, as `input_batch`; many images where the batch is fixed in the file alone."""
-    return input_batch(graph, settings, count, free=batch_is_free(graph, settings))
+    return input_batch(inputs, seed, count, free=batch_is_free(graph, inputs, seed))
 
 
-def batch_is_free(graph: gs.Graph, settings: Settings) -> bool:
+def batch_is_free(graph: gs.Graph, inputs: InputSpecs, seed: int) -> bool:
     """Whether inputs state one batch, the others leave it open, and two images at once get what each gets alone.
 
-    A Reshape to a constant batch, or a sum over the batch, tells itself by an error or another result.
+    A Reshape to a constant batch, or a sum over the batch, tells itself by an error or another result. Procedural
+    images are tried, whatever the user's own are.
     """
-    if not all(t.shape and len(t.shape) > 1 for t in graph.inputs):
+    stated = {spec.batch for spec in inputs} - {None}
+    if len(stated) != 1 or not all(spec.has_batch for spec in inputs):
         return False
-    stated = {t.shape[0] for t in graph.inputs if isinstance(t.shape[0], int) and t.shape[0] > 0}
-    if len(stated) != 1:
-        return False
-    pair = input_batch(graph, settings, 2, free=True).feeds if settings.images is None else None
-    if pair is None or any(len(x) != 2 for x in pair.values()):
+    pair = input_batch(dataclasses.replace(inputs, images=None), seed, 2, free=True).feeds
+    if any(len(x) != 2 for x in pair.values()):
         return False
     model = to_model(graph)
-    del model.graph.value_info[:]
-    for value in model.graph.input:
-        value.type.tensor_type.shape.dim[0].dim_param = "N"
-    for value in model.graph.output:
-        value.type.tensor_type.ClearField("shape")
+    free_batch(model, pair)
     try:
         session = Session(model)
         both = session.run(pair)

@@ -18,12 +18,10 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.inputs.batches import Batch
-from dfmpc_onnx.inputs.preprocess import Preprocess
+from dfmpc_onnx.inputs.spec import InputSpecs
 from dfmpc_onnx.statistics.gaussian_streams import GaussianStreams
 from dfmpc_onnx.statistics.image_streams import ImageStreams
 from dfmpc_onnx.statistics.walk import Engine
@@ -36,14 +34,13 @@ FEWEST = 8  # images of a probe
 class Request:
     """What statistics are wanted of.
 
-    batch, shapes: the inputs that the user or the program provides, and their shapes by name; made when asked for.
+    inputs: what the network is fed. batch: samples of it, procedural or the user's; made when asked for.
     """
 
     graph: gs.Graph
-    preprocess: Preprocess
+    inputs: InputSpecs
     seed: int
     batch: Callable[[], Batch]
-    shapes: Callable[[], Mapping[str, tuple[int, ...]]]
 
 
 class Source(Protocol):
@@ -113,8 +110,8 @@ class ImageSource:
         return ImageStreams(self._request.graph, self._batch.feeds, self._request.seed)
 
     def probe(self) -> ImageStreams:
-        feeds = half_of(self._request.graph, self._batch.feeds)
-        return ImageStreams(self._request.graph, feeds, self._request.seed, PROBE_PATCHES)
+        few = self._batch.first(max(FEWEST, self._batch.count // 2))
+        return ImageStreams(self._request.graph, few.feeds, self._request.seed, PROBE_PATCHES)
 
     def note(self, peak: int) -> str:
         return f"statistics from {self._batch.origin}; live activations at most {peak / 1e6:.0f} MB"
@@ -129,23 +126,13 @@ class GaussianSource:
         self.ranges: Mapping[str, tuple[float, float]] = {}
 
     def engine(self) -> GaussianStreams:
-        return GaussianStreams(self._request.graph, self._request.shapes(), self._request.preprocess)
+        return GaussianStreams(self._request.graph, self._request.inputs)
 
     def probe(self) -> None:
         """What errors cost an output is not followed to it."""
 
     def note(self, peak: int) -> str:
         return "statistics from covariance functions; no image was made"
-
-
-def half_of(graph: gs.Graph, feeds: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, npt.NDArray[np.generic]]:
-    """Half of the images, at least 8, where a network takes any number of them."""
-    fixed = any(t.shape and isinstance(t.shape[0], int) and t.shape[0] > 1 for t in graph.inputs)
-    counts = {len(x) if x.ndim else 0 for x in feeds.values()}
-    if fixed or len(counts) != 1:
-        return dict(feeds)
-    half = max(FEWEST, counts.pop() // 2)
-    return {name: x[:half] for name, x in feeds.items()}
 
 
 register("images", ImageSource, reads_images=True)

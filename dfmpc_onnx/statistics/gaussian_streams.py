@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,7 @@ from dfmpc_onnx.graph.channels import joins_channels
 from dfmpc_onnx.graph.conv import map_size, planar, steps_of, within_map
 from dfmpc_onnx.graph.operators import averages_space, clip_bounds, elementwise, flattens_each
 from dfmpc_onnx.graph.query import constant, has_input, input_constant
-from dfmpc_onnx.inputs.batches import DEFAULT_SIDE
-from dfmpc_onnx.inputs.preprocess import Preprocess
+from dfmpc_onnx.inputs.spec import DEFAULT_SIDE, InputSpec, InputSpecs
 from dfmpc_onnx.numerics import gaussian_process as gp
 from dfmpc_onnx.numerics import lags as lg
 from dfmpc_onnx.numerics.arrays import Float, Float32
@@ -42,7 +41,7 @@ MOST_NUMBERS = 2**29  # two gigabytes of covariances that are kept at once
 class GaussianStreams:
     """The engine of covariance functions. Raises Unknown where a node has no rule."""
 
-    def __init__(self, graph: gs.Graph, shapes: Mapping[str, tuple[int, ...]], preprocess: Preprocess) -> None:
+    def __init__(self, graph: gs.Graph, inputs: InputSpecs) -> None:
         self._graph = graph
         self._windows = Windows(graph)
         self.live: Live[Field] = Live(graph, lambda field: 4 * field.numbers)
@@ -50,18 +49,18 @@ class GaussianStreams:
             if node.op == "Conv" and isinstance(node.inputs[1], gs.Constant):
                 # refuse before any work
                 self._windows.side(node.outputs[0].name, (DEFAULT_SIDE, DEFAULT_SIDE), int(node.inputs[1].shape[0]))
-        for tensor in graph.inputs:
-            self.live.put(tensor.name, self._input(tensor, shapes[tensor.name], preprocess))
+        for spec in inputs:
+            self.live.put(spec.name, self._input(spec))
 
-    def _input(self, tensor: gs.Tensor, shape: tuple[int, ...], preprocess: Preprocess) -> Field:
-        moments = input_moments(tensor, preprocess)
-        if moments is None or len(shape) != 4:
+    def _input(self, spec: InputSpec) -> Field:
+        moments = input_moments(spec)
+        if moments is None or len(spec.shape) != 4:
             raise Unknown("an input is no image")
         channels = len(moments.mean)
         std = np.sqrt(moments.variance)
         colours = 0.8 * np.outer(std, std) + 0.2 * np.diag(moments.variance)
-        size = (int(shape[2]), int(shape[3]))
-        lags = lg.window(gp.natural_prior(*size, colours), *self._windows.side(tensor.name, size, channels))
+        size = (spec.shape[2], spec.shape[3])
+        lags = lg.window(gp.natural_prior(*size, colours), *self._windows.side(spec.name, size, channels))
         joint = np.tile(lags, (1, 1, 2, 2))
         return Field(np.tile(moments.mean, 2), joint, size, 1, {})
 

@@ -23,8 +23,8 @@ from dfmpc_onnx.graph.operators import (
     flattens_each,
     is_standard,
 )
-from dfmpc_onnx.graph.query import constant, element_type, has_input, input_constant
-from dfmpc_onnx.inputs.preprocess import Preprocess
+from dfmpc_onnx.graph.query import constant, has_input, input_constant
+from dfmpc_onnx.inputs.spec import InputSpec, InputSpecs
 from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.numerics.moments import (
     ChannelMoments,
@@ -38,29 +38,27 @@ from dfmpc_onnx.statistics.composed_functions import BINARY, Composed, composed,
 NOT_NEEDED = "not needed: the BatchNormalization behind it is exact"
 
 
-def input_moments(tensor: gs.Tensor, preprocess: Preprocess) -> ChannelMoments | None:
+def input_moments(spec: InputSpec) -> ChannelMoments | None:
     """Photographs after the preprocess, for an input of images ``[n, c, h, w]``; None for other inputs."""
-    shape = tensor.shape
-    dtype = element_type(tensor)
-    if dtype is None or dtype.kind != "f" or shape is None or len(shape) < 2:
+    if not spec.is_float or spec.resolved is None or len(spec.resolved) < 2:
         return None
-    channels = shape[1] if isinstance(shape[1], int) and shape[1] > 0 else 1
-    mean, variance = preprocess.moments(channels)
-    low, high = preprocess.bounds(channels)
+    channels = spec.resolved[1]
+    mean, variance = spec.preprocess.moments(channels)
+    low, high = spec.preprocess.bounds(channels)
     return ChannelMoments(mean, variance, low, high)
 
 
-def propagate(graph: gs.Graph, preprocess: Preprocess) -> tuple[dict[str, ChannelMoments], dict[str, str]]:
+def propagate(graph: gs.Graph, inputs: InputSpecs) -> tuple[dict[str, ChannelMoments], dict[str, str]]:
     """Moments by tensor name, and for the tensors whose moments do not follow, the reason."""
     known: dict[str, ChannelMoments] = {}
     unknown: dict[str, str] = {}
     functions: dict[str, Composed] = {}
-    for tensor in graph.inputs:
-        moments = input_moments(tensor, preprocess)
+    for spec in inputs:
+        moments = input_moments(spec)
         if moments is None:
-            unknown[tensor.name] = "an input that is not float [n, channels, ...]"
+            unknown[spec.name] = "an input that is not float [n, channels, ...]"
         else:
-            known[tensor.name] = moments
+            known[spec.name] = moments
     for node in graph.nodes:
         if node.op == "Conv" and all(_pins(n) for n in node.outputs[0].outputs) and node.outputs[0].outputs:
             unknown[node.outputs[0].name] = NOT_NEEDED

@@ -10,15 +10,15 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import ModelError, Unknown
-from dfmpc_onnx.graph.query import element_type
-from dfmpc_onnx.inputs.batches import channels_last, concrete_shape, model_inputs, procedural_images, takes_pictures
+from dfmpc_onnx.inputs.generated import procedural_images
+from dfmpc_onnx.inputs.normalization import Moments, Prediction, Predictor
 from dfmpc_onnx.inputs.preprocess import PIXEL_MEAN, PIXEL_STD, Preprocess
 from dfmpc_onnx.inputs.procedural import dead_leaves
+from dfmpc_onnx.inputs.spec import InputSpecs
 from dfmpc_onnx.model.leading_norms import FirstNorms
 from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
 from dfmpc_onnx.numerics.least_squares import PatchMoments
-from dfmpc_onnx.pipeline.settings import Settings
 from dfmpc_onnx.runtime.session import Session
 from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics, exact_moments
 from dfmpc_onnx.statistics.error_at_next_layer import Known
@@ -32,15 +32,15 @@ FEWEST_PICTURES, MOST_PICTURES, PIXELS = 4, 16, 4 * 224 * 224
 # Of the colours at one pixel, over the training images of CIFAR-10.
 COLOUR_CORRELATION = np.array([[1.0, 0.91, 0.78], [0.91, 1.0, 0.91], [0.78, 0.91, 1.0]])
 
-Moments = tuple[Float, Float]  # mean and variance, [channels] each
-Predictor = Callable[[Preprocess], list[Moments]]  # one for each BatchNormalization
-
 # -- prediction by a few pictures in onnxruntime
 
 
-def by_pictures(found: FirstNorms, settings: Settings, seed: int = SEED) -> Predictor:
-    """Run the part in front on the same few procedural pictures under each normalization. Raises ModelError."""
-    return _Pictures(found, settings, seed).run
+def by_pictures(found: FirstNorms, inputs: InputSpecs, seed: int = SEED) -> Predictor:
+    """Run the part in front on the same few procedural pictures under each normalization. Raises ModelError.
+
+    inputs: those that it depends on.
+    """
+    return _Pictures(found, inputs, seed).run
 
 
 class _Pictures:
@@ -50,12 +50,10 @@ class _Pictures:
     gets one picture of the size it wants.
     """
 
-    def __init__(self, found: FirstNorms, settings: Settings, seed: int) -> None:
+    def __init__(self, found: FirstNorms, inputs: InputSpecs, seed: int) -> None:
         self._seed = seed
         self._names = [norm.input[0] for norm in found.norms]
-        self._inputs = model_inputs(found.model)
-        self._settings = settings
-        self._shapes = {t.name: concrete_shape(t, settings)[0] for t in self._inputs}
+        self._inputs = inputs
         model = onnx.ModelProto()
         model.CopyFrom(found.model)
         kinds = {value.name: value.type.tensor_type.elem_type for value in model.graph.output}
@@ -65,13 +63,12 @@ class _Pictures:
             model.graph.output.append(onnx.helper.make_tensor_value_info(name, kind, None))
         free = onnx.ModelProto()
         free.CopyFrom(model)
-        pictures = {t.name for t in self._inputs if takes_pictures(t, settings)}
+        pictures = {spec.name: spec for spec in inputs if spec.is_normalized}
         for value in free.graph.input:
             if value.name in pictures:
                 shape = value.type.tensor_type.shape
-                last = channels_last(self._shapes[value.name])
                 for index, dim in enumerate(shape.dim):
-                    if index != (3 if last else 1):
+                    if index != pictures[value.name].channel_axis:
                         dim.dim_param = f"free_{index}"
         try:
             self._session = Session(free)
@@ -84,34 +81,28 @@ class _Pictures:
     def _painted(self, *, free_size: bool) -> dict[str, npt.NDArray[np.generic]]:
         """Pixels ``[n, height, width, channels]`` for pictures, and what any other input gets."""
         feeds: dict[str, npt.NDArray[np.generic]] = {}
-        for tensor in self._inputs:
-            shape = self._shapes[tensor.name]
-            if not takes_pictures(tensor, self._settings):
-                kind = element_type(tensor) or np.dtype(np.float32)
-                floats = kind.kind == "f"
-                feeds[tensor.name] = (
-                    procedural_images(shape, Preprocess.parse(NEUTRAL), self._seed).x.astype(kind)
-                    if floats
-                    else np.zeros(shape, kind)
+        for spec in self._inputs:
+            if not spec.is_normalized:
+                feeds[spec.name] = (
+                    procedural_images(spec.shape, Preprocess.parse(NEUTRAL), self._seed).x.astype(spec.dtype)
+                    if spec.is_float
+                    else np.zeros(spec.shape, spec.dtype)
                 )
                 continue
-            last = channels_last(shape)
-            height, width = (shape[1], shape[2]) if last else (shape[2], shape[3])
-            count = shape[0]
+            (height, width), count = spec.side, spec.shape[0]
             if free_size:
                 height, width = min(height, SIDE), min(width, SIDE)
                 count = int(np.clip(PIXELS // (height * width), FEWEST_PICTURES, MOST_PICTURES))
-            feeds[tensor.name] = _pixels(count, height, width, shape[3 if last else 1], self._seed)
+            feeds[spec.name] = _pixels(count, height, width, spec.channels, self._seed)
         return feeds
 
     def run(self, preprocess: Preprocess) -> list[Moments]:
         feeds = dict(self._feeds)
-        for tensor in self._inputs:
-            if takes_pictures(tensor, self._settings):
-                kind = element_type(tensor) or np.dtype(np.float32)
-                x = preprocess(feeds[tensor.name])
-                layout = x if channels_last(self._shapes[tensor.name]) else x.transpose(0, 3, 1, 2)
-                feeds[tensor.name] = np.ascontiguousarray(layout, kind)
+        for spec in self._inputs:
+            if spec.is_normalized:
+                x = preprocess(feeds[spec.name])
+                layout = x if spec.channels_last else x.transpose(0, 3, 1, 2)
+                feeds[spec.name] = np.ascontiguousarray(layout, spec.dtype)
         moments = []
         for output in self._session.run(feeds, self._names):
             if output.ndim < 2:
@@ -150,15 +141,18 @@ class _Watcher:
     def measured(self, tensor: str, values: npt.NDArray[np.float32]) -> None: ...
 
 
-def by_covariances(found: FirstNorms, settings: Settings) -> Predictor:
+def by_covariances(found: FirstNorms, inputs: InputSpecs) -> Predictor:
     """Follow the covariance function of photographs to the BatchNormalizations; no image is made. Raises Unknown."""
     if any(node.op_type == "Clip" and node.attribute for node in found.model.graph.node):
         raise Unknown("a Clip of an old opset")
-    shapes = {t.name: concrete_shape(t, settings)[0] for t in model_inputs(found.model)}
 
     def predict(preprocess: Preprocess) -> list[Moments]:
         watcher, graph = _Watcher(), gs.import_onnx(found.model)
-        walk(graph, GaussianStreams(graph, shapes, preprocess), watcher, frozenset())
+        walk(graph, GaussianStreams(graph, inputs.with_preprocess(preprocess)), watcher, frozenset())
         return [watcher.moments[norm.output[0]] for norm in found.norms]
 
     return predict
+
+
+BY_PICTURES = Prediction("images", by_pictures)
+BY_COVARIANCES = Prediction("covariances", by_covariances)

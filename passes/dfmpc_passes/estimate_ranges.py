@@ -52,14 +52,14 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
         if workspace.settings.activations == "none":
             workspace.put(Ranges({}))
             return PassResult(self.name, notes=("activations stay in float: no ranges needed",))
-        known, unknown = propagate(workspace.graph, workspace.settings.preprocess)
+        known, unknown = propagate(workspace.graph, workspace.inputs)
         measured = found.tensors if (found := workspace.find(MeasuredRanges)) else {}
         pinned, skewed = pinned_tensors(workspace.graph)
         # Scores, and averages over a map of a picture of one thing, are further out than any of the procedural ones.
         outer = tail_tensors(workspace.graph) | {
             t.name for node in workspace.graph.nodes if node.op in AVERAGES for t in node.outputs
         }
-        reach = self.options.reach if workspace.settings.images is None else 1.0
+        reach = self.options.reach if workspace.inputs.images is None else 1.0
         vectors = vector_tensors(workspace.graph) if reach > 1 else set[str]()
         ranges = {}
         for name, (low, high) in measured.items():
@@ -80,18 +80,18 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
                 least, most = (LONGEST_REACH * bound for bound in measured[name])
                 low, high = min(max(derived[0], least), low), max(min(derived[1], most), high)
             ranges[name] = max(low, float(m.low.min())), min(high, float(m.high.max()))
-        for tensor in workspace.graph.inputs:
-            bounds = known.get(tensor.name)
+        for spec in workspace.inputs:
+            bounds = known.get(spec.name)
             if bounds is None:
                 continue
-            seen = measured.get(tensor.name)
-            if seen is not None and not _pictures(tensor):
-                ranges[tensor.name] = seen
+            seen = measured.get(spec.name)
+            if seen is not None and not spec.is_picture:
+                ranges[spec.name] = seen
                 continue
             low, high = float(bounds.low.min()), float(bounds.high.max())
-            if seen is not None and workspace.settings.images is not None:
+            if seen is not None and workspace.inputs.images is not None:
                 low, high = min(low, seen[0]), max(high, seen[1])
-            ranges[tensor.name] = (low, high)
+            ranges[spec.name] = (low, high)
         _widen_averages(workspace.graph, ranges)
         workspace.put(Ranges(ranges))
         refusals = tuple(
@@ -115,12 +115,6 @@ def _widen_averages(graph: gs.Graph, ranges: dict[str, tuple[float, float]]) -> 
         missing = (max(most, 0.0) - min(least, 0.0)) / LEVELS - (high - low)
         if missing > 0:
             ranges[node.outputs[0].name] = low - missing / 2, high + missing / 2
-
-
-def _pictures(tensor: gs.Tensor) -> bool:
-    """Whether an input looks like images of one or three channels."""
-    shape = tensor.shape
-    return shape is not None and len(shape) == 4 and (shape[1] in (1, 3) or shape[3] in (1, 3))
 
 
 def tail_tensors(graph: gs.Graph) -> set[str]:

@@ -31,7 +31,7 @@ class EstimateStatistics(Pass[NoOptions]):
     provides: ClassVar = (FloatStatistics,)
 
     def run(self, workspace: Workspace) -> PassResult:
-        tensors, unknown = propagate(workspace.graph, workspace.settings.preprocess)
+        tensors, unknown = propagate(workspace.graph, workspace.inputs)
         norms = {}
         for node in workspace.graph.nodes:
             if node.op == "BatchNormalization":

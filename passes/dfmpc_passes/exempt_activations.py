@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from dfmpc_onnx.errors import ModelError, shown
 from dfmpc_onnx.evaluation.rounding_switches import ToggledRounding
@@ -73,7 +71,9 @@ class ExemptActivations(Pass[ExemptActivationsOptions]):
         qparams = signed_qparams if settings.target.signed else unsigned_qparams
         scales = {name: qparams(*ranges[like])[0] for name, like in sites.tensors.items()}
         try:
-            network = ToggledRounding(workspace, scales, list(groups.values()), self._feeds(workspace))
+            batch = statistics_batch(graph, workspace.inputs, settings.seed, self.options.images)
+            feeds = batch.first(self.options.images).feeds  # the user's own may be more than asked for
+            network = ToggledRounding(workspace, scales, list(groups.values()), feeds)
         except ModelError as error:
             return PassResult(self.name, refusals=(Refusal("model", f"its outputs cannot be measured: {error}"),))
         if not network.comparable:
@@ -110,15 +110,6 @@ class ExemptActivations(Pass[ExemptActivationsOptions]):
             left = ", ".join(f"'{shown(name)}'" for name in network.passed_over)
             notes.append(f"not compared, since it holds no finite numbers or differs from run to run: {left}")
         return PassResult(self.name, refusals=refusals, notes=tuple(notes))
-
-    def _feeds(self, workspace: Workspace) -> dict[str, npt.NDArray[np.generic]]:
-        feeds = dict(statistics_batch(workspace.graph, workspace.settings, self.options.images).feeds)
-        batches = {len(x) for x in feeds.values() if x.ndim}
-        # Procedural images are as many as asked for already, or as many as the file says; the user's own may be more.
-        fixed = any(t.shape and isinstance(t.shape[0], int) for t in workspace.graph.inputs)
-        if len(feeds) == 1 and not fixed and batches and min(batches) > self.options.images:
-            feeds = {name: x[: self.options.images] for name, x in feeds.items()}
-        return feeds
 
 
 def _weighed(loss: OutputLoss) -> float:

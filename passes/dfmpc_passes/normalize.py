@@ -88,6 +88,7 @@ class Normalize(Pass[NoOptions]):
             try:
                 graph, half = widen(graph)
                 workspace.graph = graph
+                workspace.inputs = workspace.inputs.with_dtype(half.inputs, np.dtype(np.float32))
                 rewrites.append(Rewrite("model", f"{half.stored} to float32"))
                 warnings = (
                     f"the network is {half.stored}: it computes in float32; its inputs and outputs stay as they are",

@@ -53,7 +53,7 @@ class SpareLayers(Pass[SpareLayersOptions]):
         graph, ranges = workspace.graph, workspace.get(Ranges).tensors
         codes = workspace.get(Codes).weights
         nodes = nodes_by_name(graph)
-        known, _ = propagate(graph, settings.preprocess)
+        known, _ = propagate(graph, workspace.inputs)
         gains = noise_gains(graph, known)
         noise = {}
         layers = {layer.name: layer for layer in workspace.get(Layers).all if layer.name in codes}

@@ -8,7 +8,8 @@ from onnx import TensorProto, helper
 from dfmpc_onnx.errors import ModelError
 from dfmpc_onnx.evaluation import fidelity as fidelity
 from dfmpc_onnx.evaluation.fidelity import BATCH, SQNR_CAP, Fidelity, compare, expected, first_feeds, outputs, sqnr
-from dfmpc_onnx.inputs.batches import Images, Samples
+from dfmpc_onnx.inputs.files import Images
+from dfmpc_onnx.inputs.samples import Samples
 from dfmpc_onnx.runtime.session import Session
 from tests import graphs
 

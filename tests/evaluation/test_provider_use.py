@@ -12,7 +12,7 @@ import dfmpc_onnx
 from dfmpc_onnx.errors import RuntimeUnavailable
 from dfmpc_onnx.evaluation import provider_use as providers
 from dfmpc_onnx.evaluation.provider_use import ProviderUse, output_scales, provider_use
-from dfmpc_onnx.inputs.batches import Samples
+from dfmpc_onnx.inputs.samples import Samples
 from dfmpc_onnx.runtime.session import CPU, Session
 from tests import graphs
 from tests.commands import assert_refused, dfmpc

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import pathlib
 
@@ -12,16 +11,26 @@ import pytest
 from onnx import TensorProto, helper
 
 import dfmpc_onnx
-from dfmpc_onnx.inputs.normalization import ASSUMED, CANDIDATES, choose_preprocess, given, ruled_out
+from dfmpc_onnx.inputs import normalization
+from dfmpc_onnx.inputs.normalization import ASSUMED, CANDIDATES, PreprocessChoice, given
 from dfmpc_onnx.inputs.preprocess import Preprocess
-from dfmpc_onnx.pipeline.settings import Settings, WeightBits
+from dfmpc_onnx.inputs.spec import resolve
+from dfmpc_onnx.statistics.leading_moments import BY_COVARIANCES, BY_PICTURES
 from tests import graphs
 from tests.commands import dfmpc
 from tests.graphs import Net, run
 
 MODELS = pathlib.Path(__file__).parents[2] / "models"
 PHOTOGRAPHS = np.load(MODELS / "cifar10_sample.npz")["x"][:200]
-SETTINGS = Settings(WeightBits.parse("8"), "8")
+
+
+def choose_preprocess(model: onnx.ModelProto, *, run: bool = True) -> PreprocessChoice:
+    inputs = resolve(model, {}, Preprocess.parse("imagenet"))
+    return normalization.choose_preprocess(model, inputs, BY_PICTURES if run else BY_COVARIANCES)
+
+
+def ruled_out(model: onnx.ModelProto, preprocess: str) -> str | None:
+    return normalization.ruled_out(model, resolve(model, {}, Preprocess.parse(preprocess)), BY_PICTURES)
 
 
 def trained(preprocess: str, *, relu: bool = False, channels: int = 3, last: bool = False) -> onnx.ModelProto:
@@ -52,7 +61,7 @@ def trained(preprocess: str, *, relu: bool = False, channels: int = 3, last: boo
 @pytest.mark.parametrize("order", ["rgb", "bgr"])
 @pytest.mark.parametrize("name", CANDIDATES)
 def test_what_photographs_went_through_is_found_out(name: str, order: str, relu: bool, images: bool) -> None:
-    found = choose_preprocess(trained(f"{name}:{order}", relu=relu), SETTINGS, run=images)
+    found = choose_preprocess(trained(f"{name}:{order}", relu=relu), run=images)
     assert Preprocess.parse(found.name).divisor == Preprocess.parse(name).divisor
     assert found.name.partition(":")[0] == name
     assert found.by == ("images" if images else "covariances") and found.sure and found.sure > 90
@@ -67,19 +76,19 @@ def test_what_photographs_went_through_is_found_out(name: str, order: str, relu:
 
 
 def test_the_twin_of_keras_is_named() -> None:
-    found = choose_preprocess(trained("lite"), SETTINGS)
+    found = choose_preprocess(trained("lite"))
     assert found.name.partition(":")[0] == "keras" and "lite is its twin" in found.reason
 
 
 @pytest.mark.parametrize("name", ["imagenet", "unit", "raw"])
 @pytest.mark.parametrize("images", [True, False], ids=["images", "covariances"])
 def test_grey_pictures_have_no_order(name: str, images: bool) -> None:
-    found = choose_preprocess(trained(name, channels=1), SETTINGS, run=images)
+    found = choose_preprocess(trained(name, channels=1), run=images)
     assert (found.name, found.order, found.order_asserted) == (name, None, False)
 
 
 def test_channels_may_come_last() -> None:
-    assert choose_preprocess(trained("unit", last=True), SETTINGS).name.partition(":")[0] == "unit"
+    assert choose_preprocess(trained("unit", last=True)).name.partition(":")[0] == "unit"
 
 
 def test_an_order_that_is_clear_is_asserted() -> None:
@@ -96,7 +105,7 @@ def test_an_order_that_is_clear_is_asserted() -> None:
         y += filters @ warm
         name = net.conv("x", 8, 1)
         net.weights[next(k for k in net.weights if k.startswith(name))] = filters[:, :, None, None].astype(np.float32)
-        found[order] = choose_preprocess(net.model(net.norm(name, mean=y.mean(0), variance=y.var(0))), SETTINGS)
+        found[order] = choose_preprocess(net.model(net.norm(name, mean=y.mean(0), variance=y.var(0))))
     assert {order: (c.order, c.order_asserted) for order, c in found.items()} == {
         "rgb": ("RGB", True),
         "bgr": ("BGR", True),
@@ -107,7 +116,7 @@ def test_an_order_that_is_clear_is_asserted() -> None:
 @pytest.mark.parametrize("name", ["resnet20", "mobilenet", "plain"])
 @pytest.mark.parametrize("images", [True, False], ids=["images", "covariances"])
 def test_the_projects_own_networks(name: str, images: bool) -> None:
-    found = choose_preprocess(onnx.load(MODELS / f"{name}_cifar10.onnx"), SETTINGS, run=images)
+    found = choose_preprocess(onnx.load(MODELS / f"{name}_cifar10.onnx"), run=images)
     assert (found.name, found.order_asserted) == ("imagenet", False) and found.sure and found.sure > 95
 
 
@@ -115,14 +124,14 @@ def test_sizes_and_a_batch_that_the_file_fixes_are_no_hindrance() -> None:
     model = trained("raw")
     for dim, size in zip(model.graph.input[0].type.tensor_type.shape.dim, (1, 3, 32, 32), strict=True):
         dim.dim_value = size
-    assert choose_preprocess(model, SETTINGS).name == "raw"
+    assert choose_preprocess(model).name == "raw"
     # A Reshape to the one size: then it gets one picture.
     net = Net((1, 3, 32, 32))
     flat = net.node("Reshape", "x", net.weight("shape", np.array([1, 3, 32, 32], np.int64)))
     net.channels[flat] = 3
     kept = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
     y = net.norm(net.conv(flat, 16), mean=kept["norm1.mean"], variance=kept["norm1.variance"])
-    assert choose_preprocess(net.model(net.tail(y)), SETTINGS).by == "images"
+    assert choose_preprocess(net.model(net.tail(y))).by == "images"
 
 
 def unfit() -> onnx.ModelProto:
@@ -167,7 +176,7 @@ def aside() -> onnx.ModelProto:
 def test_where_nothing_can_be_judged_unit_variance_is_assumed_in_one_line(
     model: onnx.ModelProto, why: str, images: bool
 ) -> None:
-    found = choose_preprocess(model, SETTINGS, run=images)
+    found = choose_preprocess(model, run=images)
     assert (found.name, found.by, found.sure) == (ASSUMED, "assumed", None)
     assert found.warning and why in found.warning and "--preprocess" in found.warning and "\n" not in found.warning
     mean, variance = Preprocess.parse(found.name).moments(3)
@@ -178,15 +187,15 @@ def test_where_nothing_can_be_judged_unit_variance_is_assumed_in_one_line(
 def test_inputs_that_are_no_pictures_are_not_guessed(shape: tuple[int, ...]) -> None:
     model = Net(shape).model("x")
     model.graph.node.append(helper.make_node("Identity", ["x"], ["y"]))
-    found = choose_preprocess(model, SETTINGS)
+    found = choose_preprocess(model)
     assert (found.by, found.sure, found.order, found.warning) == ("no image", None, None, None)
     assert "no input is a picture" in found.reason and "not normalized" in found.reason
 
 
 def test_the_users_seed_does_not_matter_and_every_run_says_the_same() -> None:
     model = trained("keras")
-    first = choose_preprocess(model, SETTINGS)
-    assert first == choose_preprocess(model, dataclasses.replace(SETTINGS, seed=9))
+    first = choose_preprocess(model)
+    assert first == dfmpc_onnx.quantize(model, None, "int8", seed=9, check=False).report.preprocess_choice
 
 
 def test_what_the_user_gives_is_taken() -> None:
@@ -259,7 +268,7 @@ def test_what_the_user_gave_is_doubted_only_where_it_is_ruled_out(trained_as: st
     model = trained(trained_as)
 
     def doubt(name: str) -> str | None:
-        return ruled_out(model, dataclasses.replace(SETTINGS, preprocess=Preprocess.parse(name)))
+        return ruled_out(model, name)
 
     for right in (trained_as, f"{trained_as}:bgr", f"{trained_as}:rgb"):
         assert doubt(right) is None
@@ -269,7 +278,7 @@ def test_what_the_user_gave_is_doubted_only_where_it_is_ruled_out(trained_as: st
 
 def test_what_fits_better_than_all_candidates_is_not_doubted() -> None:
     model = trained("104,117,123/0.25")
-    assert ruled_out(model, dataclasses.replace(SETTINGS, preprocess=Preprocess.parse("104,117,123/0.25"))) is None
+    assert ruled_out(model, "104,117,123/0.25") is None
 
 
 def test_quantize_and_verify_tell_of_a_preprocess_that_is_ruled_out(tmp_path: pathlib.Path) -> None:

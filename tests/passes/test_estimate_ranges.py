@@ -61,7 +61,7 @@ def test_a_sum_adds_means_and_variances():
 def measured(model, images=None, **options):
     """Ranges by recipe mixed, beside what was measured."""
     space = graphs.workspace(model, "8")
-    space.settings = dataclasses.replace(space.settings, images=images)
+    space.inputs = dataclasses.replace(space.inputs, images=images)
     passes = graphs.pipeline("estimate_ranges", "mixed", estimate_ranges=options)
     PassManager(passes).run(space)
     return space.get(Ranges).tensors, space.get(MeasuredRanges).tensors, space

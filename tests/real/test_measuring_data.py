@@ -15,7 +15,9 @@ import onnx
 import pytest
 
 from dfmpc_onnx.inputs.normalization import choose_preprocess
-from dfmpc_onnx.pipeline.settings import Settings, WeightBits
+from dfmpc_onnx.inputs.preprocess import Preprocess
+from dfmpc_onnx.inputs.spec import resolve
+from dfmpc_onnx.statistics.leading_moments import BY_COVARIANCES, BY_PICTURES
 from tests.commands import dfmpc
 from tests.graphs import kernels
 from tests.written import stored_weights, top1
@@ -132,5 +134,6 @@ def test_every_network_becomes_a_valid_smaller_one(name: str, recipe: str, made:
 )
 def test_auto_finds_out_what_a_network_was_trained_with(name: str, preprocess: str, by: str) -> None:
     model = onnx.load(DATA / "models" / f"{name}.onnx")
-    found = choose_preprocess(model, Settings(WeightBits.parse("8"), "8"), run=by == "images")
+    inputs = resolve(model, {}, Preprocess.parse("imagenet"))
+    found = choose_preprocess(model, inputs, BY_PICTURES if by == "images" else BY_COVARIANCES)
     assert (found.name, found.by, found.warning) == (preprocess, by, None)

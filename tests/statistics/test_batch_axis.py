@@ -2,21 +2,24 @@ import numpy as np
 import onnx
 import pytest
 
-from dfmpc_onnx.pipeline.settings import Settings, WeightBits
 from dfmpc_onnx.statistics.batch_axis import batch_is_free, statistics_batch
 from tests import graphs
 
-SETTINGS = Settings(WeightBits.parse("4"), "none")
+
+def is_free(model):
+    space = graphs.workspace(model)
+    return batch_is_free(space.graph, space.inputs, 0)
 
 
-def graph_of(model):
-    return graphs.workspace(model).graph
+def feeds_of(model):
+    space = graphs.workspace(model)
+    return statistics_batch(space.graph, space.inputs, 0, 0).feeds
 
 
 def test_a_batch_of_1_that_the_file_alone_states_is_free():
-    graph = graph_of(graphs.chain())
-    assert batch_is_free(graph, SETTINGS)
-    feeds = statistics_batch(graph, SETTINGS, 0).feeds
+    model = graphs.chain()
+    assert is_free(model)
+    feeds = feeds_of(model)
     assert all(len(x) >= 16 for x in feeds.values())
 
 
@@ -26,16 +29,16 @@ def test_a_reshape_to_a_constant_batch_binds_it(shape, free):
     x = net.node("GlobalAveragePool", net.block("x", 4))
     x = net.node("Reshape", x, net.weight("shape", np.array(shape, np.int64)))
     net.channels[x] = 4 if shape != (4, -1) else 1
-    graph = graph_of(net.model(net.gemm(x, 2)))
-    assert batch_is_free(graph, SETTINGS) == free
-    assert all((len(x) > 1) == free for x in statistics_batch(graph, SETTINGS, 0).feeds.values())
+    model = net.model(net.gemm(x, 2))
+    assert is_free(model) == free
+    assert all((len(x) > 1) == free for x in feeds_of(model).values())
 
 
 def test_a_mean_over_the_batch_binds_it():
     net = graphs.Net((1, 3, 8, 8))
     x = net.node("ReduceMean", net.block("x", 4), axes=[0], keepdims=1)
     net.channels[x] = 4
-    assert not batch_is_free(graph_of(net.model(net.conv(x, 2))), SETTINGS)
+    assert not is_free(net.model(net.conv(x, 2)))
 
 
 def test_flags_for_outputs_are_compared_too():
@@ -44,7 +47,7 @@ def test_flags_for_outputs_are_compared_too():
     net.channels[x] = 4
     model = net.model(x)
     model.graph.output[0].type.tensor_type.elem_type = 9  # bool
-    assert batch_is_free(graph_of(model), SETTINGS)
+    assert is_free(model)
 
 
 @pytest.mark.parametrize(("batch", "free"), [("n", True), (1, True), (2, False)])
@@ -54,19 +57,18 @@ def test_a_second_input_may_leave_its_batch_open(batch, free):
     net.channels["other"] = 2
     model = net.model(net.tail(net.block("x", 4)))
     model.graph.input.append(onnx.helper.make_tensor_value_info("other", onnx.TensorProto.FLOAT, [batch, 2, 8, 8]))
-    graph = graph_of(model)
-    assert batch_is_free(graph, SETTINGS) == free
-    assert all((len(x) > 2) == free for x in statistics_batch(graph, SETTINGS, 0).feeds.values())
+    assert is_free(model) == free
+    assert all((len(x) > 2) == free for x in feeds_of(model).values())
 
 
 def test_batches_that_are_all_open_need_not_be_freed():
     net = graphs.Net(("n", 3, 8, 8))
-    assert not batch_is_free(graph_of(net.model(net.tail("x"))), SETTINGS)
+    assert not is_free(net.model(net.tail("x")))
 
 
 def test_a_fixed_batch_of_more_than_1_is_free_too():
     """Two images would be all that ranges are taken from."""
     net = graphs.Net((2, 3, 8, 8))
-    graph = graph_of(net.model(net.tail(net.block("x", 4))))
-    assert batch_is_free(graph, SETTINGS)
-    assert all(len(x) >= 16 for x in statistics_batch(graph, SETTINGS, 0).feeds.values())
+    model = net.model(net.tail(net.block("x", 4)))
+    assert is_free(model)
+    assert all(len(x) >= 16 for x in feeds_of(model).values())

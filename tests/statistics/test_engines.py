@@ -11,7 +11,7 @@ from dfmpc_onnx.pipeline.facts import Codes, MeasuredRanges
 from dfmpc_onnx.pipeline.manager import PassManager
 from dfmpc_onnx.pipeline.recipe import parse_recipe
 from dfmpc_onnx.quantization.layer_rebuilder import ReconstructLayersOptions
-from dfmpc_onnx.statistics.engines import ImageSource, half_of, register, registration, unregister
+from dfmpc_onnx.statistics.engines import ImageSource, Request, register, registration, unregister
 from tests import graphs
 
 
@@ -77,13 +77,9 @@ def test_a_recipe_is_told_the_line_of_such_a_name():
         catalog.build(recipe, text)
 
 
-@pytest.mark.parametrize(("images", "batch", "left"), [(64, "n", 32), (10, "n", 8), (64, 64, 64)])
-def test_a_probe_runs_on_half_of_the_images(images, batch, left):
-    model = graphs.chain()
-    dim = model.graph.input[0].type.tensor_type.shape.dim[0]
-    if batch == "n":
-        dim.dim_param = "n"
-    else:
-        dim.dim_value = batch
-    graph = graphs.workspace(model).graph
-    assert len(half_of(graph, {"x": np.zeros((images, 3, 8, 8), np.float32)})["x"]) == left
+@pytest.mark.parametrize(("images", "any_number", "left"), [(64, True, 32), (10, True, 8), (64, False, 64)])
+def test_a_probe_runs_on_half_of_the_images(images, any_number, left):
+    space = graphs.workspace(graphs.chain())
+    batch = Batch({"x": np.zeros((images, 3, 8, 8), np.float32)}, "zeros", any_number=any_number)
+    source = ImageSource(Request(space.graph, space.inputs, 0, lambda: batch))
+    assert len(source.probe().live["x"].plain) == left

@@ -11,6 +11,7 @@ import pytest
 
 from dfmpc_onnx.errors import Unknown
 from dfmpc_onnx.inputs.preprocess import Preprocess
+from dfmpc_onnx.inputs.spec import resolve
 from dfmpc_onnx.numerics import gaussian_process as gp
 from dfmpc_onnx.numerics import lags as lg
 from dfmpc_onnx.numerics.least_squares import GivenMoments
@@ -51,8 +52,8 @@ def walk(model, layers=None, changed=None) -> Watcher:
     """layers: whom to show the moments of; all by default."""
     graph, watcher = graphs.workspace(model).graph, Watcher(changed)
     names = {n.name for n in graph.nodes if n.op in ("Conv", "Gemm", "MatMul")} if layers is None else set(layers)
-    shapes = {t.name: tuple(t.shape) for t in graph.inputs}
-    walked(graph, GaussianStreams(graph, shapes, UNIT), watcher, frozenset(names | set(watcher.changed)))
+    inputs = resolve(graph, {}, UNIT)
+    walked(graph, GaussianStreams(graph, inputs), watcher, frozenset(names | set(watcher.changed)))
     return watcher
 
 
@@ -482,7 +483,7 @@ def test_a_bias_that_is_changed_moves_the_quantized_mean_alone():
         return None
 
     watcher.after_layer = after
-    walked(graph, GaussianStreams(graph, {"x": (1, 3, 8, 8)}, UNIT), watcher, frozenset({"conv1", probe}))
+    walked(graph, GaussianStreams(graph, resolve(graph, {}, UNIT)), watcher, frozenset({"conv1", probe}))
     found = watcher.moments[probe]
     np.testing.assert_allclose(found.mean_hat - found.mean, np.repeat([[1.0, 2, 3, 4]], 9, axis=1), atol=1e-5)
 

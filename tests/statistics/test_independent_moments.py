@@ -4,11 +4,16 @@ import numpy as np
 import pytest
 
 from dfmpc_onnx.inputs.preprocess import Preprocess
+from dfmpc_onnx.inputs.spec import resolve
 from dfmpc_onnx.statistics.independent_moments import propagate
 from tests import graphs
 
 CHANNELS, SIZE = 4, 96
 UNIT = Preprocess.parse("127.5/1")
+
+
+def propagated(graph, preprocess=UNIT):
+    return propagate(graph, resolve(graph, {}, preprocess))
 
 
 def gaussian(opset=13):
@@ -22,7 +27,7 @@ def simulated(net, y, axes=(0, 2, 3)):
     """Known moments of y, and those measured."""
     model = net.model(y)
     x = np.random.default_rng(7).standard_normal((1, CHANNELS, SIZE, SIZE)).astype(np.float32)
-    known, unknown = propagate(graphs.workspace(model).graph, UNIT)
+    known, unknown = propagated(graphs.workspace(model).graph)
     assert y not in unknown, unknown[y]
     out = graphs.run(model, x)[0].astype(np.float64)
     return known[y], out.mean(axes), out.var(axes), out.min(), out.max()
@@ -65,7 +70,7 @@ def test_behind_batch_norm_the_bounds_of_its_input_hold():
         mean=mean,
         variance=1,
     )
-    known, _ = propagate(graphs.workspace(net.model(y)).graph, UNIT)
+    known, _ = propagated(graphs.workspace(net.model(y)).graph)
     at_zero = beta - gamma * mean / np.sqrt(1 + 1e-5)
     np.testing.assert_allclose(known[y].low, [at_zero[0], at_zero[1], -np.inf, 2.0])
     np.testing.assert_allclose(known[y].high, [np.inf, np.inf, at_zero[2], 2.0])
@@ -100,7 +105,7 @@ def test_conv_over_independent_channels_and_pixels(group, kernel):
 def test_batch_norm_is_exact_whatever_comes_in():
     net = gaussian()
     x = net.norm(net.node("Erf", "norm1"), gamma=[1, 2, 3, 4], beta=[5, 6, 7, 8])
-    known, unknown = propagate(graphs.workspace(net.model(x)).graph, UNIT)
+    known, unknown = propagated(graphs.workspace(net.model(x)).graph)
     assert "erf1" in unknown
     assert np.allclose(known[x].mean, [5, 6, 7, 8])
     assert np.allclose(known[x].variance, [1, 4, 9, 16], rtol=1e-4)
@@ -109,7 +114,7 @@ def test_batch_norm_is_exact_whatever_comes_in():
 def test_a_channel_that_never_varied_has_no_variance():
     net = gaussian()
     x = net.norm("norm1", gamma=1, variance=[0, 1, 1, 1])
-    known, _ = propagate(graphs.workspace(net.model(x)).graph, UNIT)
+    known, _ = propagated(graphs.workspace(net.model(x)).graph)
     assert known[x].variance[0] == 0 and known[x].variance[1] > 0.99
 
 
@@ -144,7 +149,7 @@ def test_a_constant_operand(op, shape):
 def test_a_constant_that_varies_within_a_channel_is_unknown():
     net = gaussian()
     y = net.node("Add", "norm1", net.weight("k", np.arange(SIZE * 4, dtype=np.float32).reshape(1, 4, 1, SIZE)))
-    assert "varies within a channel" in propagate(graphs.workspace(net.model(y)).graph, UNIT)[1][y]
+    assert "varies within a channel" in propagated(graphs.workspace(net.model(y)).graph)[1][y]
 
 
 @pytest.mark.parametrize("op", ["Add", "Mul", "PRelu"])
@@ -152,11 +157,11 @@ def test_shapes_are_aligned_at_their_ends(op):
     """As many values as channels along the width are none a channel, and a bias of a matrix has one a column."""
     net = graphs.Net((1, 4, 4, 4))
     y = net.node(op, net.norm("x"), net.weight("k", np.arange(4, dtype=np.float32)))
-    assert "varies within a channel" in propagate(graphs.workspace(net.model(y)).graph, UNIT)[1][y]
+    assert "varies within a channel" in propagated(graphs.workspace(net.model(y)).graph)[1][y]
     net = graphs.Net((1, 4))
     rows = net.node("Add", net.matmul("x", 3), net.weight("k", np.array([[5.0, -5.0, 0.0]], np.float32)))
     same = net.node("Add", net.matmul("x", 3), net.weight("l", np.array([5.0, -5.0, 0.0], np.float32)))
-    known, _ = propagate(graphs.workspace(net.model(rows, same)).graph, UNIT)
+    known, _ = propagated(graphs.workspace(net.model(rows, same)).graph)
     bare = known["matmul1"].mean, known["matmul2"].mean
     assert np.allclose(known[rows].mean - bare[0], [5, -5, 0]) and np.allclose(known[same].mean - bare[1], [5, -5, 0])
 
@@ -169,7 +174,7 @@ def test_a_constant_beside_a_tensor_of_unknown_rank_is_unknown_unless_it_is_one_
     for tensor in graph.tensors().values():
         if isinstance(tensor, graphs.gs.Variable) and tensor not in graph.inputs:
             tensor.shape = None
-    known, unknown = propagate(graph, UNIT)
+    known, unknown = propagated(graph)
     assert one in known and "aligned" in unknown[four]
 
 
@@ -191,7 +196,7 @@ def test_flatten_and_gemm():
     model = net.model(y)
     x = np.random.default_rng(7).standard_normal((4096, CHANNELS, 1, 1)).astype(np.float32)
     out = graphs.run(model, x)[0]
-    known = propagate(graphs.workspace(model).graph, UNIT)[0][y]
+    known = propagated(graphs.workspace(model).graph)[0][y]
     assert np.allclose(known.mean, out.mean(0), atol=0.1)
     assert np.allclose(known.variance, out.var(0), rtol=0.15)
 
@@ -201,7 +206,7 @@ def test_a_matrix_along_the_width_of_a_map_or_without_columns_is_unknown():
     wide = net.node("MatMul", "norm1", net.weight("w", np.ones((SIZE, CHANNELS), np.float32)))
     flat = net.node("Flatten", net.node("GlobalAveragePool", "norm1"))
     none = net.node("MatMul", flat, net.weight("none", np.zeros((CHANNELS, 0), np.float32)))
-    unknown = propagate(graphs.workspace(net.model(wide, none)).graph, UNIT)[1]
+    unknown = propagated(graphs.workspace(net.model(wide, none)).graph)[1]
     assert "along the width of a map" in unknown[wide]
     assert "its input's channels are not known" in unknown[none]
 
@@ -209,7 +214,7 @@ def test_a_matrix_along_the_width_of_a_map_or_without_columns_is_unknown():
 def test_a_constant_of_infinity_is_unknown():
     net = gaussian()
     y = net.node("Add", "norm1", net.weight("k", np.array([np.inf, 0, 0, 0], np.float32).reshape(4, 1, 1)))
-    assert "holds NaN or infinity" in propagate(graphs.workspace(net.model(y)).graph, UNIT)[1][y]
+    assert "holds NaN or infinity" in propagated(graphs.workspace(net.model(y)).graph)[1][y]
 
 
 def test_pooling_bounds_hold():
@@ -233,7 +238,7 @@ def test_what_does_not_follow_is_unknown_with_its_reason_and_so_is_what_stands_b
     net = gaussian()
     y = net.node(op, "norm1", *inputs, **attributes)
     z = net.relu(y)
-    known, unknown = propagate(graphs.workspace(net.model(z)).graph, UNIT)
+    known, unknown = propagated(graphs.workspace(net.model(z)).graph)
     assert said in unknown[y]
     assert "the moments of its input are not known" in unknown[z]
     assert y not in known and z not in known
@@ -242,13 +247,13 @@ def test_what_does_not_follow_is_unknown_with_its_reason_and_so_is_what_stands_b
 def test_operators_of_other_domains_have_no_rule():
     net = gaussian()
     y = net.node("Gelu", "norm1", domain="com.microsoft")
-    assert "no rule" in propagate(graphs.workspace(net.model(y)).graph, UNIT)[1][y]
+    assert "no rule" in propagated(graphs.workspace(net.model(y)).graph)[1][y]
 
 
 def test_an_input_has_the_moments_of_photographs_after_the_preprocess():
     net = graphs.Net()
     graph = graphs.workspace(net.model(net.conv("x", 4))).graph
-    known = propagate(graph, Preprocess.parse("imagenet"))[0]["x"]
+    known = propagated(graph, Preprocess.parse("imagenet"))[0]["x"]
     assert np.allclose(known.mean, 0, atol=1e-5) and np.allclose(known.variance, 1, atol=1e-5)
 
 
@@ -286,7 +291,7 @@ def test_functions_of_one_tensor_are_not_taken_as_independent(name):
 def test_the_bounds_of_a_function_of_one_tensor():
     net = gaussian()
     y = silu(net, net.conv("norm1", 3))
-    known, _ = propagate(graphs.workspace(net.model(y)).graph, UNIT)
+    known, _ = propagated(graphs.workspace(net.model(y)).graph)
     assert np.allclose(known[y].low, -0.2785, atol=1e-3) and np.isinf(known[y].high).all()
 
 
@@ -295,5 +300,5 @@ def test_a_product_of_maps_of_other_channels_keeps_its_rule():
     net = gaussian()
     gate = net.node("Sigmoid", net.conv("norm1", 1))
     y = net.node("Mul", "norm1", gate)
-    known, _ = propagate(graphs.workspace(net.model(y)).graph, UNIT)
+    known, _ = propagated(graphs.workspace(net.model(y)).graph)
     assert len(known[y].mean) == CHANNELS

@@ -12,7 +12,7 @@ from tests import graphs
 
 def gains_of(model):
     space: Workspace = graphs.workspace(model, "8")
-    known, _ = propagate(space.graph, space.settings.preprocess)
+    known, _ = propagate(space.graph, space.inputs)
     return noise_gains(space.graph, known), known
 
 

@@ -5,6 +5,7 @@ import contextlib
 import numpy as np
 import pytest
 
+from dfmpc_onnx.inputs.spec import resolve
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.pipeline.facts import Codes
 from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics
@@ -155,7 +156,7 @@ def changes(graph):
 def engines(graph):
     return {
         "images": ImageStreams(graph, {"x": np.random.default_rng(0).random((4, 3, 8, 8), np.float32)}, 0),
-        "gaussian": GaussianStreams(graph, {"x": (1, 3, 8, 8)}, UNIT),
+        "gaussian": GaussianStreams(graph, resolve(graph, {}, UNIT)),
     }
 
 

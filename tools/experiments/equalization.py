@@ -65,7 +65,7 @@ def recorded(model: pathlib.Path, images: str | None) -> tuple[Workspace, dict[s
         step.run(workspace)
     visitor = Recorder()
     names = frozenset(layer.name for layer in workspace.get(Layers).quantizable)
-    engine = ImageStreams(workspace.graph, input_batch(workspace.graph, settings, 0).feeds, 0)
+    engine = ImageStreams(workspace.graph, input_batch(workspace.inputs, 0).feeds, 0)
     walk(workspace.graph, engine, visitor, names)
     return workspace, visitor.moments
 

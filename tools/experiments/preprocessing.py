@@ -12,6 +12,7 @@ folder that DFMPC_DATA names a few more whose preprocess is known.
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import pathlib
 import time
@@ -20,9 +21,10 @@ from collections import Counter
 import numpy as np
 import onnx
 
-from dfmpc_onnx.inputs.normalization import CANDIDATES, TWINS, PreprocessChoice, choose_preprocess
+from dfmpc_onnx.inputs.normalization import CANDIDATES, TWINS, Prediction, PreprocessChoice, choose_preprocess
 from dfmpc_onnx.inputs.preprocess import Preprocess
-from dfmpc_onnx.pipeline.settings import Settings, WeightBits
+from dfmpc_onnx.inputs.spec import resolve
+from dfmpc_onnx.statistics.leading_moments import BY_COVARIANCES, by_pictures
 from tools.experiments.measure import networks
 
 MORE = {  # PaddleOCR reads its pictures as BGR, but gives them the mean and deviation of RGB
@@ -67,7 +69,8 @@ def made_over(model: onnx.ModelProto, trained: Preprocess, wanted: Preprocess) -
 
 
 def chosen(model: onnx.ModelProto, seed: int, run: bool) -> PreprocessChoice:
-    return choose_preprocess(model, Settings(WeightBits.parse("8"), "8"), run=run, seed=seed)
+    predictor = BY_COVARIANCES if not run else Prediction("images", functools.partial(by_pictures, seed=seed))
+    return choose_preprocess(model, resolve(model, {}, Preprocess.parse("imagenet")), predictor)
 
 
 def family(name: str) -> str:

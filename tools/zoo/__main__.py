@@ -33,10 +33,11 @@ import onnx
 import dfmpc_onnx
 from dfmpc_onnx.errors import OptionError, UserError
 from dfmpc_onnx.evaluation.fidelity import Fidelity, outputs, sqnr
-from dfmpc_onnx.inputs.batches import check_images, concrete_shape, model_inputs
 from dfmpc_onnx.inputs.files import Images, read_images
 from dfmpc_onnx.inputs.preprocess import Preprocess
-from dfmpc_onnx.pipeline.settings import Settings, WeightBits, parse_input_shapes
+from dfmpc_onnx.inputs.samples import check_images
+from dfmpc_onnx.inputs.spec import resolve
+from dfmpc_onnx.pipeline.settings import parse_input_shapes
 from dfmpc_onnx.report.schema import Report
 from dfmpc_onnx.runtime.session import Session
 from tools.zoo.ctc import alike
@@ -180,7 +181,8 @@ def tried(group: str, file: pathlib.Path, given: Pictures) -> Outcome:
 
 
 def input_name(file: pathlib.Path) -> str:
-    return str(model_inputs(onnx.load(file, load_external_data=False))[0].name)
+    model = onnx.load(file, load_external_data=False)
+    return resolve(model, {}, Preprocess.parse("raw")).specs[0].name
 
 
 def compared(
@@ -206,25 +208,19 @@ def inputs_of(
     file: pathlib.Path, known: Known, shapes: Sequence[str], given: Pictures
 ) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
     """What a model is compared on, by kind; nothing where it does not take pictures."""
-    settings = Settings(
-        WeightBits.parse("8"),
-        "8",
-        preprocess=Preprocess.parse(known.preprocess),
-        input_shapes=parse_input_shapes(shapes),
-        seed=1_000_000,
-    )
-    inputs = model_inputs(onnx.load(file, load_external_data=False))
-    if len(inputs) != 1 or len(inputs[0].shape or ()) != 4:
+    model, preprocess = onnx.load(file, load_external_data=False), Preprocess.parse(known.preprocess)
+    inputs = resolve(model, parse_input_shapes(shapes), preprocess)
+    if len(inputs) != 1 or len(inputs.specs[0].stated or ()) != 4:
         return
-    shape, _ = concrete_shape(inputs[0], settings)
+    shape = inputs.specs[0].shape
     if known.head in CONFIDENCE:
-        procedural = check_images(inputs, settings, 16)
+        procedural = check_images(inputs, 1_000_000, 16)
         assert isinstance(procedural, Images)  # as for every model with one input
         yield "procedural", procedural.x
     if given.photographs is not None:
-        yield "photographs", read_images(given.photographs, shape, settings.preprocess).x[:PHOTOGRAPHS]
+        yield "photographs", read_images(given.photographs, shape, preprocess).x[:PHOTOGRAPHS]
     if given.own is not None and known.pictures:
-        own = given.own.inputs(known.pictures, shape, settings.preprocess)
+        own = given.own.inputs(known.pictures, shape, preprocess)
         if own is not None:
             yield known.pictures, own
 

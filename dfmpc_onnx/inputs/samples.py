@@ -1,0 +1,54 @@
+"""What two networks are compared on: procedural pictures, or generated runs where one takes more than pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from dfmpc_onnx.errors import ModelError, shown
+from dfmpc_onnx.inputs.files import Images
+from dfmpc_onnx.inputs.generated import procedural_images
+from dfmpc_onnx.inputs.spec import PICTURE_TYPES, InputSpec, InputSpecs
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """Inputs for networks that take more than pictures.
+
+    feeds: by input name, ``[runs, *shape]``, one run after another. origin: what they are, to print.
+    """
+
+    feeds: Mapping[str, npt.NDArray[np.generic]]
+    runs: int
+    origin: str
+
+
+def check_images(inputs: InputSpecs, seed: int, count: int) -> Images | Samples:
+    """Inputs to compare a network with its quantized form on: `count` pictures, or as many generated runs.
+
+    Raises ModelError where the type or shape of an input says too little to generate one.
+    """
+    only = next(iter(inputs)) if len(inputs) == 1 else None
+    if only is not None and only.dtype in PICTURE_TYPES and only.shape and (only.is_picture or only.is_float):
+        return procedural_images((count, *only.shape[1:]), only.preprocess, seed)
+    generator = np.random.default_rng(seed)
+    feeds = {spec.name: _runs(spec, seed, count, generator) for spec in inputs}
+    return Samples(feeds, count, f"{count} generated inputs")
+
+
+def _runs(spec: InputSpec, seed: int, count: int, generator: np.random.Generator) -> npt.NDArray[np.generic]:
+    """``[count, *shape]`` for one input."""
+    if spec.stated is None or spec.kind not in "fiub":
+        raise ModelError(f"nothing can be generated for its input '{shown(spec.name)}' of {spec.type_text}")
+    shape = spec.shape
+    if not spec.is_float:
+        # Indices, lengths and flags: numbers that most networks take.
+        return generator.integers(0, 2, (count, *shape)).astype(spec.dtype)
+    runs = [
+        procedural_images(shape, spec.preprocess, seed + run).x if shape else generator.standard_normal()
+        for run in range(count)
+    ]
+    return np.stack(runs).astype(spec.dtype)

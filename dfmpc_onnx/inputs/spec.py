@@ -1,0 +1,360 @@
+"""What a network is fed, resolved once: shape, type, channels and batch of each input, and what pictures go through.
+
+`resolve` reads the inputs of a model together with what the user asked for (`--input-shape`, `--preprocess`,
+`--images`) when the model is loaded. The result is frozen, travels as `workspace.inputs`, and answers for everybody:
+batches and samples, statistics with and without images, closing check, provenance. It goes by the names of inputs,
+since passes copy and convert the graph. Nobody else reads the inputs of a graph or model to find out a shape, a batch
+or whether an input is a picture; only `evaluation.fidelity` asks a loaded session what it was stated, since that may
+be another file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from dfmpc_onnx.errors import ModelError, OptionError, shown
+from dfmpc_onnx.graph.query import element_type
+from dfmpc_onnx.inputs.preprocess import Preprocess
+from dfmpc_onnx.model.protos import STANDARD_DOMAINS
+
+DEFAULT_SIDE = 224  # of dynamic height and width
+DEFAULT_CHANNELS = 3  # of a dynamic channel dimension that no Conv reads
+PICTURE_TYPES = tuple(np.dtype(kind) for kind in (np.float32, np.float16, np.float64, np.uint8))
+# They leave the second dimension as it is, so a Conv behind them tells how many channels an input has.
+KEEP_CHANNELS = frozenset({"Identity", "Cast", "Sub", "Add", "Mul", "Div", "BatchNormalization", "Pad", "Clip"})
+COPIES = frozenset({"Identity", "Cast", "DequantizeLinear"})  # what they make of a constant has its shape
+
+Dimension = int | str | None
+Shape = tuple[int, ...]
+
+
+def is_picture(shape: Sequence[Dimension]) -> bool:
+    """Whether a shape is that of images of one or three channels, ``[n, c, h, w]`` or channels last."""
+    return len(shape) == 4 and (shape[1] in (1, 3) or shape[3] in (1, 3))
+
+
+def channels_last(shape: Sequence[Dimension]) -> bool:
+    """Whether a picture's shape is ``[n, h, w, channels]``."""
+    return len(shape) == 4 and shape[3] in (1, 3) and shape[1] not in (1, 3)
+
+
+@dataclasses.dataclass(frozen=True)
+class InputSpec:
+    """One input of a network.
+
+    stated: its dimensions as the file has them, numbers or names; None where it states none. given: what the user
+    gave with `--input-shape`. dtype: None where the file states none. resolved: every dimension known; None where
+    nothing says how many there are. size_assumed: whether a height or width had to be. preprocess: what pixels go
+    through on their way in, "raw" where it takes bytes.
+    """
+
+    name: str
+    stated: tuple[Dimension, ...] | None
+    dtype: np.dtype[np.generic] | None
+    preprocess: Preprocess
+    given: Shape | None = None
+    resolved: Shape | None = None
+    size_assumed: bool = False
+    is_sequence: bool = False
+
+    @property
+    def shape(self) -> Shape:
+        """Every dimension, known or assumed. Raises OptionError where there is no shape, ModelError for a sequence."""
+        if self.is_sequence:
+            raise ModelError(f"input '{shown(self.name)}' is a sequence; nothing can be generated for it")
+        if self.resolved is None:
+            raise OptionError(
+                f"input '{shown(self.name)}' has no shape; give --input-shape '{shown(self.name)}:1x3x224x224'"
+            )
+        return self.resolved
+
+    @property
+    def kind(self) -> str:
+        """The kind of number that it holds, as numpy names it; "V" for a type that numpy does not have."""
+        return self.dtype.kind if self.dtype is not None and self.dtype.isbuiltin == 1 else "V"
+
+    @property
+    def type_text(self) -> str:
+        """Its type, to print."""
+        return "unknown type" if self.dtype is None else f"type {self.dtype.name}"
+
+    @property
+    def is_float(self) -> bool:
+        return self.kind == "f"
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether it gets pictures, as floats or bytes: ``[n, 1 or 3, h, w]``, or channels last."""
+        return (self.is_float or self.dtype == np.uint8) and is_picture(self.resolved or ())
+
+    @property
+    def is_normalized(self) -> bool:
+        """Whether it gets pictures in floats, so that a preprocess applies to it."""
+        return self.is_float and self.is_picture
+
+    @property
+    def channels_last(self) -> bool:
+        return channels_last(self.resolved or ())
+
+    @property
+    def channel_axis(self) -> int:
+        """The dimension of its channels, in a shape of rank 2 and more."""
+        return 3 if self.channels_last else 1
+
+    @property
+    def channels(self) -> int:
+        """How many channels it has, in a shape of rank 2 and more."""
+        return self.shape[self.channel_axis]
+
+    @property
+    def side(self) -> tuple[int, int]:
+        """Height and width of a picture."""
+        height, width = self.shape[1:3] if self.channels_last else self.shape[2:4]
+        return height, width
+
+    @property
+    def has_batch(self) -> bool:
+        """Whether its first dimension counts images.
+
+        A vector of a stated length, such as scales or a size, is one thing; of a free length it has a value an image.
+        """
+        dims = self.stated if self.stated is not None else self.resolved or ()
+        return len(dims) > 1 or (len(dims) == 1 and _number(dims[0]) is None)
+
+    @property
+    def batch(self) -> int | None:
+        """How many images the file wants at once; None where it takes any number, or the input counts none."""
+        return _number(self.stated[0]) if self.stated and self.has_batch else None
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        """Whether ``[n, *shape]`` agrees with every number that the user gave, or the file states."""
+        dims = self.given or self.stated or ()
+        return all(_number(d) in (None, n) for d, n in zip(dims[1:], shape, strict=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class InputSpecs:
+    """The inputs of a network, in its own order.
+
+    preprocess: what pixels go through in front of an input of floats. images: the path of the user's own, if any.
+    """
+
+    specs: tuple[InputSpec, ...]
+    preprocess: Preprocess
+    images: str | None = None
+
+    def __iter__(self) -> Iterator[InputSpec]:
+        return iter(self.specs)
+
+    def __len__(self) -> int:
+        return len(self.specs)
+
+    def __getitem__(self, name: str) -> InputSpec:
+        return self._by_name[name]
+
+    def get(self, name: str) -> InputSpec | None:
+        return self._by_name.get(name)
+
+    @functools.cached_property
+    def _by_name(self) -> dict[str, InputSpec]:
+        return {spec.name: spec for spec in self.specs}
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """The shape of each input that has one, by name."""
+        return {spec.name: spec.shape for spec in self.specs if spec.stated is not None and not spec.is_sequence}
+
+    @property
+    def has_normalized(self) -> bool:
+        """Whether any input gets pictures in floats."""
+        return any(spec.is_normalized for spec in self.specs)
+
+    def only(self, names: Collection[str]) -> InputSpecs:
+        """Those of these names, for a part of the network."""
+        return dataclasses.replace(self, specs=tuple(spec for spec in self.specs if spec.name in names))
+
+    def with_preprocess(self, preprocess: Preprocess) -> InputSpecs:
+        """The same inputs, fed through another preprocess."""
+        specs = tuple(dataclasses.replace(s, preprocess=_applied(preprocess, s.dtype)) for s in self.specs)
+        return dataclasses.replace(self, specs=specs, preprocess=preprocess)
+
+    def with_dtype(self, names: Collection[str], dtype: np.dtype[np.generic]) -> InputSpecs:
+        """The same inputs, those of these names of another type."""
+        specs = tuple(dataclasses.replace(s, dtype=dtype) if s.name in names else s for s in self.specs)
+        return dataclasses.replace(self, specs=specs)
+
+    def image_input(self) -> InputSpec:
+        """The one input that takes the user's images; raises OptionError where a model has no such input."""
+        if len(self.specs) != 1:
+            raise OptionError(
+                f"images: the model has {len(self.specs)} inputs; images can be given to a model with one"
+            )
+        (spec,) = self.specs
+        if spec.dtype not in PICTURE_TYPES:
+            raise OptionError(
+                f"images: the model's input '{shown(spec.name)}' is {spec.type_text}; it must be of floats or bytes"
+            )
+        return spec
+
+    def check_options(self, input_shapes: Mapping[str, Shape]) -> None:
+        """Raise OptionError where the user named an input that is not there, or lists of values for other channels."""
+        for name in input_shapes:
+            if name not in self._by_name:
+                listed = ", ".join(map(shown, self._by_name))
+                raise OptionError(f"input shape for '{shown(name)}': no such input; the model has {listed}")
+        wanted = self.preprocess.own_channels
+        maps = [spec for spec in self.specs if spec.is_float and len(spec.stated or ()) == 4]
+        if wanted and maps and not any(wanted in (spec.shape[1], spec.shape[3]) for spec in maps):
+            channels = maps[0].channels
+            raise OptionError(
+                f"preprocess '{shown(self.preprocess.name)}': lists of {wanted} values, but input "
+                f"'{shown(maps[0].name)}' has {channels} channels; give 1 or {channels} values"
+            )
+
+
+def resolve(
+    model: onnx.ModelProto | gs.Graph,
+    input_shapes: Mapping[str, Shape],
+    preprocess: Preprocess,
+    images: str | None = None,
+) -> InputSpecs:
+    """The inputs of a model or graph, initializers left out, under what the user asked for.
+
+    A dynamic channel dimension gets the channels of the first Conv that reads it, else 3 in rank 4; dynamic height
+    and width 224, other dynamic dimensions 1; `input_shapes`, by name, says otherwise. Raises OptionError where a
+    given shape does not fit the stated one.
+    """
+    found = _of_graph(model) if isinstance(model, gs.Graph) else _of_model(model)
+    specs = tuple(_resolved(raw, input_shapes.get(raw.name), _applied(preprocess, raw.dtype)) for raw in found)
+    return InputSpecs(specs, preprocess, images)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Raw:
+    """What a file states of an input. channels: of the first Conv that reads it."""
+
+    name: str
+    stated: tuple[Dimension, ...] | None
+    dtype: np.dtype[np.generic] | None
+    is_sequence: bool
+    channels: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Node:
+    """A node as far as it matters for channels. value: the shape of what a Constant node holds."""
+
+    op: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    group: int = 1
+    value: Shape | None = None
+
+
+def _of_model(model: onnx.ModelProto) -> list[_Raw]:
+    graph = model.graph
+    constants: dict[str, Shape] = {t.name: tuple(t.dims) for t in graph.initializer}
+    constants |= {t.values.name: tuple(t.dims) for t in graph.sparse_initializer}
+    inputs = [value for value in graph.input if value.name not in constants]
+    nodes = [_of_proto(node) for node in graph.node if node.domain in STANDARD_DOMAINS]
+    found = []
+    for value in inputs:
+        kind = value.type.tensor_type
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)) if kind.elem_type else None
+        dims = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in kind.shape.dim)
+        stated = dims if kind.HasField("shape") else None
+        sequence = value.type.WhichOneof("value") == "sequence_type"
+        found.append(_Raw(value.name, stated, dtype, sequence, _first_channels(value.name, nodes, dict(constants))))
+    return found
+
+
+def _of_proto(node: onnx.NodeProto) -> _Node:
+    group = next((a.i for a in node.attribute if a.name == "group"), 1)
+    value = next((tuple(a.t.dims) for a in node.attribute if node.op_type == "Constant" and a.name == "value"), None)
+    return _Node(node.op_type, tuple(node.input), tuple(node.output), group, value)
+
+
+def _of_graph(graph: gs.Graph) -> list[_Raw]:
+    constants: dict[str, Shape] = {}
+    nodes = []
+    for node in graph.nodes:
+        if (node.domain or "") in STANDARD_DOMAINS:
+            constants |= {t.name: tuple(t.shape) for t in node.inputs if isinstance(t, gs.Constant)}
+            value = node.attrs.get("value") if node.op == "Constant" else None
+            shape = tuple(value.shape) if isinstance(value, gs.Constant) else None
+            read, made = ([t.name for t in tensors] for tensors in (node.inputs, node.outputs))
+            nodes.append(_Node(node.op, tuple(read), tuple(made), int(node.attrs.get("group", 1)), shape))
+    found = []
+    for tensor in graph.inputs:
+        sequence = getattr(tensor, "type", "tensor_type") == "sequence_type"
+        stated = None if sequence or tensor.shape is None else tuple(tensor.shape)
+        channels = _first_channels(tensor.name, nodes, dict(constants))
+        found.append(_Raw(tensor.name, stated, element_type(tensor), sequence, channels))
+    return found
+
+
+def _first_channels(name: str, nodes: Sequence[_Node], constants: dict[str, Shape]) -> int | None:
+    """The channels of the first Conv that reads an input, also through what leaves channels as they are.
+
+    constants: the shapes of initializers by name; those of constants that nodes hold or copy are added.
+    """
+    alike = {name}
+    for node in nodes:
+        source = node.inputs[0] if node.inputs else ""
+        if node.value is not None:
+            constants[node.outputs[0]] = node.value
+        elif node.op in COPIES and source in constants:
+            constants[node.outputs[0]] = constants[source]
+        elif source in alike and node.op in ("Conv", "ConvTranspose"):
+            weight = constants.get(node.inputs[1], ()) if len(node.inputs) > 1 else ()
+            if len(weight) > 2:
+                return weight[1] * max(node.group, 1) if node.op == "Conv" else weight[0]
+        elif source in alike and node.op in KEEP_CHANNELS:
+            alike.update(node.outputs[:1])
+    return None
+
+
+def _resolved(raw: _Raw, given: Shape | None, preprocess: Preprocess) -> InputSpec:
+    spec = InputSpec(raw.name, raw.stated, raw.dtype, preprocess, given, given, is_sequence=raw.is_sequence)
+    if raw.stated is None or raw.is_sequence:
+        return spec
+    if given is None:
+        shape, assumed = _filled([_number(d) for d in raw.stated], raw.channels)
+        return dataclasses.replace(spec, resolved=shape, size_assumed=assumed)
+    if len(given) != len(raw.stated):
+        raise OptionError(
+            f"input shape for '{shown(raw.name)}': {len(given)} dimensions given, it has {len(raw.stated)}"
+        )
+    if any(_number(dim) not in (None, size) for dim, size in zip(raw.stated, given, strict=True)):
+        raise OptionError(f"input shape for '{shown(raw.name)}': {given} does not fit the model's {list(raw.stated)}")
+    return spec
+
+
+def _filled(known: Sequence[int | None], channels: int | None) -> tuple[Shape, bool]:
+    """A number for every dimension, and whether a height or width had to be assumed."""
+    rank, channel = len(known), 3 if channels_last(known) else 1
+    if channels is None and rank == 4:
+        channels = DEFAULT_CHANNELS
+    side = DEFAULT_SIDE if rank > 2 else 1
+    assumed = {i: 1 if i == 0 else side for i in range(rank)}
+    if rank > 2 and channels is not None:
+        assumed[channel] = channels
+    spatial = [i for i in range(1, rank) if i != channel]
+    shape = tuple(assumed[i] if d is None else d for i, d in enumerate(known))
+    return shape, rank > 2 and any(known[i] is None for i in spatial)
+
+
+def _number(dimension: Dimension) -> int | None:
+    """A dimension that is known; 0, below, and names are not."""
+    return dimension if isinstance(dimension, int) and dimension > 0 else None
+
+
+def _applied(preprocess: Preprocess, dtype: np.dtype[np.generic] | None) -> Preprocess:
+    """What pixels go through before an input of a type gets them: nothing where it takes bytes."""
+    return Preprocess.parse("raw") if dtype == np.uint8 else preprocess
