@@ -17,6 +17,7 @@ import onnx
 from dfmpc_onnx.graph.edit import Namer
 from dfmpc_onnx.graph.exchange import to_model
 from dfmpc_onnx.graph.operators import SQUASHES
+from dfmpc_onnx.model.protos import makers, op_of, put_in
 from dfmpc_onnx.numerics.output_loss import OutputLoss, is_vector, lost_share
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.runtime.session import Session
@@ -118,9 +119,7 @@ def _insert(
         ordered.append(node)
         for name in node.output:
             ordered += after.get(name, ())
-    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in ordered]
-    del graph.node[:]
-    graph.node.extend(kept)
+    put_in(graph.node, ordered)
     graph.input.extend(
         onnx.helper.make_tensor_value_info(switch, onnx.TensorProto.BOOL, [])
         for switch in dict.fromkeys(by_tensor.values())
@@ -141,12 +140,12 @@ def _free_shapes(model: onnx.ModelProto, feeds: Mapping[str, npt.NDArray[np.gene
 
 def _compared(model: onnx.ModelProto) -> list[str]:
     """The tensors to compare: the outputs, or what stands in front of an activation that squeezes them."""
-    made = {name: node for node in model.graph.node for name in node.output}
+    made = makers(model.graph.node)
     listed = {value.name for value in model.graph.output}
     found = []
     for name in [value.name for value in model.graph.output if not value.type.HasField("sequence_type")]:
         node = made.get(name)
-        if node is not None and node.op_type in SQUASHES and node.domain in ("", "ai.onnx") and node.input[0] in made:
+        if node is not None and op_of(node) in SQUASHES and node.input[0] in made:
             name = node.input[0]
             if name not in listed:
                 model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
