@@ -16,8 +16,8 @@ import onnx
 
 from dfmpc_onnx.graph.edit import Namer
 from dfmpc_onnx.graph.exchange import to_model
-from dfmpc_onnx.graph.operators import SQUASHES
-from dfmpc_onnx.model.protos import makers, op_of, put_in
+from dfmpc_onnx.graph.operators import find
+from dfmpc_onnx.model.protos import makers, put_in
 from dfmpc_onnx.numerics.output_loss import OutputLoss, is_vector, lost_share
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.runtime.session import Session
@@ -145,7 +145,7 @@ def _compared(model: onnx.ModelProto) -> list[str]:
     found = []
     for name in [value.name for value in model.graph.output if not value.type.HasField("sequence_type")]:
         node = made.get(name)
-        if node is not None and op_of(node) in SQUASHES and node.input[0] in made:
+        if node is not None and find(node.domain, node.op_type).squashes and node.input[0] in made:
             name = node.input[0]
             if name not in listed:
                 model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))

@@ -16,7 +16,15 @@ import onnx_graphsurgeon as gs
 from dfmpc_onnx.errors import Unknown
 from dfmpc_onnx.graph.channels import channel_readings, joins_channels
 from dfmpc_onnx.graph.conv import map_size, planar, steps_of, taps_seen, within_map
-from dfmpc_onnx.graph.operators import averages_space, batch_norm_parameters, clip_bounds, elementwise, flattens_each
+from dfmpc_onnx.graph.operators import (
+    averages_space,
+    batch_norm_parameters,
+    clip_bounds,
+    elementwise,
+    flattens_each,
+    is_clip,
+    op_of,
+)
 from dfmpc_onnx.graph.query import constant, has_input, input_constant, reads
 from dfmpc_onnx.inputs.batches import DEFAULT_SIDE
 from dfmpc_onnx.inputs.preprocess import Preprocess
@@ -49,7 +57,7 @@ class GaussianStreams:
             for tensor in reads(node):
                 self._left[tensor.name] = self._left.get(tensor.name, 0) + 1
         for node in graph.nodes:
-            if node.op == "Conv" and isinstance(node.inputs[1], gs.Constant):
+            if op_of(node) == "Conv" and isinstance(node.inputs[1], gs.Constant):
                 # refuse before any work
                 self._windows.side(node.outputs[0].name, (DEFAULT_SIDE, DEFAULT_SIDE), int(node.inputs[1].shape[0]))
         for tensor in graph.inputs:
@@ -77,11 +85,11 @@ class GaussianStreams:
 
     def _walk(self, visitor: Visitor) -> None:
         for node in self._graph.nodes:
-            if node.name in self._layers and node.op != "ConvTranspose":
+            if node.name in self._layers and op_of(node) != "ConvTranspose":
                 result = self._layer(node, visitor)
-            elif node.op == "BatchNormalization":
+            elif op_of(node) == "BatchNormalization":
                 result = self._batch_norm(node, visitor)
-            elif node.op in ("Conv", "Gemm", "MatMul"):
+            elif op_of(node) in ("Conv", "Gemm", "MatMul"):
                 result = self._linear(node, self._field(node, 0), None, None)
             else:
                 result = self._other(node)
@@ -131,10 +139,11 @@ class GaussianStreams:
 
     def _moments(self, node: gs.Node, x: Field, weight: npt.NDArray[np.float32]) -> PatchMoments:
         """Second moments of the patches that a layer reads, corrected by the BatchNormalization behind it."""
-        groups = int(node.attrs.get("group", 1)) if node.op == "Conv" else 1
+        groups = int(node.attrs.get("group", 1)) if op_of(node) == "Conv" else 1
         kernel, _, dilations = planar(node)
         per_group = x.channels // groups
-        measured, seen = self._measured(node), taps_seen(node, x.size) if node.op == "Conv" else np.ones((1, 1), bool)
+        measured = self._measured(node)
+        seen = taps_seen(node, x.size) if op_of(node) == "Conv" else np.ones((1, 1), bool)
         found = []
         for group in range(groups):
             own = np.arange(group * per_group, (group + 1) * per_group)
@@ -167,7 +176,7 @@ class GaussianStreams:
     def _anchored(self, node: gs.Node, x: Field, weight: npt.NDArray[np.float32]) -> Field:
         """A layer's input with the mean that its BatchNormalization saw behind it: what rounding shifts hangs on it."""
         measured = self._measured(node)
-        groups = int(node.attrs.get("group", 1)) if node.op == "Conv" else 1
+        groups = int(node.attrs.get("group", 1)) if op_of(node) == "Conv" else 1
         if measured is None or groups != 1 or len(weight) >= x.channels:
             return x
         rows = within_map(node, weight, x.size).sum(axis=(2, 3), dtype=np.float64)
@@ -180,8 +189,8 @@ class GaussianStreams:
 
         Where several read it, through Concats, they have measured the same; the first is taken.
         """
-        readings = channel_readings(self._graph, node.outputs[0]) if node.op == "Conv" else ""
-        if isinstance(readings, str) or any(reading.node.op != "BatchNormalization" for reading in readings):
+        readings = channel_readings(self._graph, node.outputs[0]) if op_of(node) == "Conv" else ""
+        if isinstance(readings, str) or any(op_of(reading.node) != "BatchNormalization" for reading in readings):
             return None
         whole = batch_norm_parameters(readings[0].node)
         if whole is None:
@@ -263,34 +272,34 @@ class GaussianStreams:
         return found
 
     def _other(self, node: gs.Node) -> Field:
-        if node.op in ("Add", "Sub", "Mul", "Div"):
+        if op_of(node) in ("Add", "Sub", "Mul", "Div"):
             return self._arithmetic(node)
-        if node.op == "Concat":
+        if op_of(node) == "Concat":
             return self._concat(node)
         x = self._field(node, 0)
         function = elementwise(node)
-        if node.op in ("Relu", "Clip"):
+        if is_clip(node):
             return self._activated(node, x, gp.clip_activation(x.mean, x.variance, *clip_bounds(node)))
         if function is not None:
             return self._activated(node, x, gp.function_activation(x.mean, x.variance, function))
-        if node.op == "GlobalAveragePool" or (node.op == "ReduceMean" and averages_space(node)):
-            flat = node.op == "ReduceMean" and not node.attrs.get("keepdims", 1)
+        if op_of(node) == "GlobalAveragePool" or (op_of(node) == "ReduceMean" and averages_space(node)):
+            flat = op_of(node) == "ReduceMean" and not node.attrs.get("keepdims", 1)
             return dataclasses.replace(self._pooled(x), flat=flat)
-        if node.op == "AveragePool" and tuple(node.attrs.get("kernel_shape", ())) == x.size:
+        if op_of(node) == "AveragePool" and tuple(node.attrs.get("kernel_shape", ())) == x.size:
             return self._pooled(x)
-        if node.op in ("MaxPool", "AveragePool", "Slice"):
+        if op_of(node) in ("MaxPool", "AveragePool", "Slice"):
             return self._thinned(node, x)
-        if node.op == "Pad":
+        if op_of(node) == "Pad":
             return self._pad(node)
-        if node.op == "Flatten":
+        if op_of(node) == "Flatten":
             if x.size != (1, 1) or not flattens_each(node):
                 raise Unknown("a map is flattened before it is pooled")
             return dataclasses.replace(x, others={}, flat=True)
-        if node.op in ("Identity", "Dropout"):
+        if op_of(node) in ("Identity", "Dropout"):
             return dataclasses.replace(x, others=self._neighbours(node, x))
-        if node.op in ("Softmax", "Reshape", "Transpose") and not any(n for t in node.outputs for n in t.outputs):
+        if op_of(node) in ("Softmax", "Reshape", "Transpose") and not any(n for t in node.outputs for n in t.outputs):
             return x
-        raise Unknown(f"no rule for {node.op}")
+        raise Unknown(f"no rule for {op_of(node)}")
 
     def _activated(self, node: gs.Node, x: Field, activation: gp.Activation) -> Field:
         lags = gp.activate(x.lags, x.variance, activation, x.channels)
@@ -305,12 +314,13 @@ class GaussianStreams:
     def _thinned(self, node: gs.Node, x: Field) -> Field:
         """Pooling over windows, or every n-th pixel. The largest of a window is taken as any one of it."""
         steps = steps_of(node)
-        if node.op != "Slice":  # one for each direction, as exporters write x[:, :, ::2, ::2]; the second makes it even
+        # A Slice is one for each direction, as exporters write x[:, :, ::2, ::2]; the second makes it even.
+        if op_of(node) != "Slice":
             self._even(node, x, steps)
         size = map_size(node, x.size, steps)
         stride = x.stride * steps[0]
         lags, others = x.lags, self._neighbours(node, x)
-        if node.op == "AveragePool":
+        if op_of(node) == "AveragePool":
             ky, kx = (int(k) for k in node.attrs["kernel_shape"])
             taps = np.full((2 * x.channels, ky, kx), 1 / (ky * kx), np.float32)
             lags = lg.depthwise_both(lags, lg.depthwise_spectrum(taps, x.grid, (1, 1)))
@@ -328,7 +338,7 @@ class GaussianStreams:
             values = input_constant(node, index)
             if values is not None:
                 return self._affine(node, index, np.asarray(values, np.float64))
-        if node.op != "Add":
+        if op_of(node) != "Add":
             raise Unknown(f"no rule for a {node.op} of two maps")
         return self._sum(node)
 
@@ -340,11 +350,11 @@ class GaussianStreams:
             raise Unknown("a constant operand is not one number a channel")
         constant_of = np.broadcast_to(values.reshape(-1), (x.channels,))
         one, zero = np.ones(x.channels), np.zeros(x.channels)
-        if node.op == "Add":
+        if op_of(node) == "Add":
             factor, offset = one, constant_of
-        elif node.op == "Sub":
+        elif op_of(node) == "Sub":
             factor, offset = (one, -constant_of) if index == 1 else (-one, constant_of)
-        elif node.op == "Mul":
+        elif op_of(node) == "Mul":
             factor, offset = constant_of, zero
         elif index == 1 and constant_of.all():
             factor, offset = 1.0 / constant_of, zero

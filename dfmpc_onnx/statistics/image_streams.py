@@ -17,7 +17,7 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import ModelError, shown
-from dfmpc_onnx.graph.operators import SQUASHES, batch_norm_parameters, is_standard
+from dfmpc_onnx.graph.operators import batch_norm_parameters, op_of, squashes
 from dfmpc_onnx.graph.query import constant, describe, has_input, producer, reads
 from dfmpc_onnx.numerics.arrays import Float, Float32
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
@@ -173,7 +173,7 @@ class Streams:
         for node in self._graph.nodes:
             if node.name in self._layers:
                 self._layer(node, visitor)
-            elif node.op == "BatchNormalization" and self._normalizable(node):
+            elif op_of(node) == "BatchNormalization" and self._normalizable(node):
                 self._batch_norm(node, visitor)
             else:
                 outputs = self._both(node)
@@ -282,7 +282,7 @@ class Streams:
 def compared_tensor(output: gs.Tensor) -> gs.Tensor:
     """The output of a network to compare: itself, or what stands in front of a function that squeezes scores."""
     node = producer(output)
-    if node is None or node.op not in SQUASHES or not is_standard(node) or isinstance(node.inputs[0], gs.Constant):
+    if node is None or not squashes(node) or isinstance(node.inputs[0], gs.Constant):
         return output
     source: gs.Tensor = node.inputs[0]
     return source
@@ -318,7 +318,7 @@ def _affine(x: npt.NDArray[np.generic], factor: Float, offset: Float) -> npt.NDA
 
 def patch_moments(inputs: Both, node: gs.Node, generator: np.random.Generator, count: int = POSITIONS) -> PatchMoments:
     """Second moments of a layer's input patches in both streams, at shared positions."""
-    width = int(np.prod(node.inputs[1].shape[1:])) * int(node.attrs.get("group", 1)) if node.op == "Conv" else 1
+    width = int(np.prod(node.inputs[1].shape[1:])) * int(node.attrs.get("group", 1)) if op_of(node) == "Conv" else 1
     count = min(count, max(PATCH_VALUES // width, 1000))
     positions = sample_patches(inputs.plain, node, count, generator)
     plain = gather_patches(inputs.plain, node, positions)
