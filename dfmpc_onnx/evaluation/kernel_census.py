@@ -112,7 +112,7 @@ class _Nodes:
     def before(self, node: onnx.NodeProto) -> str:
         """Why a QuantizeLinear is left: where its numbers come from."""
         name = node.input[0]
-        while name in self._makers and self._makers[name].op_type in MOVES:
+        while name in self._makers and _op(self._makers[name]) in MOVES:
             name = self._makers[name].input[0]
         if name in self._inputs:
             return "the model's input is float"

@@ -169,7 +169,7 @@ class Placer:
         """What the layers give: a Conv always, since it has no integer kernel without; others where it is read."""
         for name in integer:
             output = effective_output(self._graph, self._nodes[name])
-            if self._nodes[name].op == "Conv" or any(
+            if op_of(self._nodes[name]) == "Conv" or any(
                 n.name in integer or keeps_scale(n) or _has_scale(n) or op_of(n) in ("Relu", "Clip")
                 for n in consumers(output)
             ):
