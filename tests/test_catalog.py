@@ -4,6 +4,8 @@ import pytest
 
 from dfmpc_onnx import catalog
 from dfmpc_onnx.errors import RecipeError
+from dfmpc_onnx.graph import operators
+from dfmpc_onnx.pipeline.facts import Ranges
 from dfmpc_onnx.pipeline.manager import Pass, PassManager, PassResult
 from tests import graphs
 
@@ -89,3 +91,34 @@ def test_control_characters_in_a_name_are_not_echoed():
     with pytest.raises(RecipeError) as caught:
         catalog.find_recipe("\x1b[31mred")
     assert "\x1b" not in str(caught.value)
+
+
+SAYS_WHAT_SWISH_IS = """
+import numpy as np
+
+from dfmpc_onnx.graph.operators import Meaning, register
+from tests.test_catalog import RoundScales
+
+__all__ = ["RoundScales"]
+
+
+def swish(node):
+    return lambda x: x / (1 + np.exp(-x))
+
+
+register("strangers.ops", "Swish", 1, Meaning(function=swish, bounds=(-0.3, np.inf)))
+"""
+
+
+def test_a_strangers_package_says_what_its_operators_mean(stranger, tmp_path, monkeypatch):
+    """Its module is imported before the first pass runs."""
+    monkeypatch.setattr(operators, "_registry", dict(operators._registry))
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "strangers_operators.py").write_text(SAYS_WHAT_SWISH_IS)
+    stranger("strangers_operators:RoundScales")
+    net = graphs.Net()
+    x = net.node("Swish", net.norm(net.conv("x", 8)), domain="strangers.ops")
+    net.channels[x] = 8
+    model = net.model(net.tail(net.block(x, 8)))
+    low, high = graphs.prepared(model, "estimate_ranges")[0].get(Ranges).tensors["swish1"]
+    assert low >= -0.3 and high > 1

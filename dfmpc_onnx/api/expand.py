@@ -9,6 +9,7 @@ import onnx
 
 from dfmpc_onnx.errors import ModelError
 from dfmpc_onnx.model.metadata import METADATA_PREFIX, metadata_of
+from dfmpc_onnx.model.protos import standard_opset
 from dfmpc_onnx.model.resource_limits import check_claims
 from dfmpc_onnx.model.source import ModelSource, load, size_of
 from dfmpc_onnx.model.write import check_target, save
@@ -44,7 +45,7 @@ def expand(model: ModelSource, output: str | os.PathLike[str] | None = None) -> 
         {p.key: p.value for p in source.model.metadata_props} | {f"{METADATA_PREFIX}expanded": "yes"},
     )
     size = size_of(done.model) if target is None else save(done.model, target, source.external)
-    opset = next(item.version for item in done.model.opset_import if item.domain in ("", "ai.onnx"))
+    opset = standard_opset(done.model)
     oldest = oldest_runtime([PLAIN], opset)
     report = Expansion(done.layers, source.size, size, opset, done.model.ir_version, oldest)
     return Expanded(done.model, report)

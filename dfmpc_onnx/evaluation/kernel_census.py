@@ -9,6 +9,8 @@ import msgspec
 import onnx
 
 from dfmpc_onnx.errors import shown
+from dfmpc_onnx.model.protos import RUNTIME_DOMAINS, fed_names, makers, op_of, readers
+from dfmpc_onnx.qdq.decode_chains import DecodeChains
 from dfmpc_onnx.runtime.session import Source, optimized
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -48,7 +50,7 @@ class Census(msgspec.Struct, frozen=True):
 
 def is_quantized(model: onnx.ModelProto) -> bool:
     """Whether a model holds QuantizeLinear or DequantizeLinear."""
-    return any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node)
+    return any(_op(node) in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node)
 
 
 def take_census(source: Source, model: onnx.ModelProto, label: str) -> Census:
@@ -57,22 +59,22 @@ def take_census(source: Source, model: onnx.ModelProto, label: str) -> Census:
     Raises ModelError where onnxruntime cannot load it, RuntimeUnavailable where there is no onnxruntime.
     """
     nodes = _Nodes(optimized(source, label).graph)
-    in_file = Counter(node.op_type for node in model.graph.node if node.op_type in (*LAYERS, *INTEGER))
-    integer = Counter(node.op_type for node in nodes.all if node.op_type in INTEGER)
-    between = Counter(n.op_type for n in nodes.all if n.op_type.startswith("QLinear") and n.op_type not in INTEGER)
+    in_file = Counter(_op(node) for node in model.graph.node if _op(node) in (*LAYERS, *INTEGER))
+    integer = Counter(_op(node) for node in nodes.all if _op(node) in INTEGER)
+    between = Counter(_op(n) for n in nodes.all if _op(n).startswith("QLinear") and _op(n) not in INTEGER)
     decoded = _decoded_to_float(model)
     left: dict[str, list[str]] = {}
     for node in nodes.all:
-        if node.op_type in FLOAT:
+        if _op(node) in FLOAT:
             why = nodes.why_float(node)
             why += "; integer weights, float arithmetic" if node.name in decoded else ""
             left.setdefault(why, []).append(node.name)
     quantize, dequantize = Counter[str](), Counter[str]()
     weights = 0
     for node in nodes.all:
-        if node.op_type == "QuantizeLinear":
+        if _op(node) == "QuantizeLinear":
             quantize[nodes.before(node)] += 1
-        elif node.op_type == "DequantizeLinear":
+        elif _op(node) == "DequantizeLinear":
             weights += nodes.is_constant(node.input[0])
             dequantize[nodes.behind(node)] += 1
     return Census(
@@ -83,20 +85,15 @@ def take_census(source: Source, model: onnx.ModelProto, label: str) -> Census:
         dict(quantize),
         dict(dequantize),
         weights,
-        tuple(node.name for node in nodes.all if node.op_type in INTEGER),
+        tuple(node.name for node in nodes.all if _op(node) in INTEGER),
     )
 
 
 def _decoded_to_float(model: onnx.ModelProto) -> set[str]:
     """The layers of the file whose weight is made of integer codes by a product with a scale."""
-    makers = {name: node for node in model.graph.node for name in node.output}
-    scales = {tensor.name for tensor in model.graph.initializer}
-    found = set()
-    for node in model.graph.node:
-        maker = makers.get(node.input[1]) if node.op_type in LAYERS and len(node.input) > 1 else None
-        if maker is not None and maker.op_type == "Mul" and maker.input[1] in scales:
-            found.add(node.name)
-    return found
+    chains = DecodeChains(model.graph)
+    read = ((node.name, chains.of_layer(node)) for node in model.graph.node)
+    return {layer for layer, chain in read if chain is not None and not chain.integer}
 
 
 class _Nodes:
@@ -104,13 +101,9 @@ class _Nodes:
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.all = list(graph.node)
-        self._makers = {name: node for node in self.all for name in node.output}
-        self._readers: dict[str, list[onnx.NodeProto]] = {}
-        for node in self.all:
-            for name in node.input:
-                self._readers.setdefault(name, []).append(node)
+        self._makers, self._readers = makers(self.all), readers(self.all)
         self._constants = {tensor.name for tensor in graph.initializer}
-        self._inputs = {value.name for value in graph.input} - self._constants
+        self._inputs = set(fed_names(graph))
         self._outputs = {value.name for value in graph.output}
 
     def is_constant(self, name: str) -> bool:
@@ -119,14 +112,14 @@ class _Nodes:
     def before(self, node: onnx.NodeProto) -> str:
         """Why a QuantizeLinear is left: where its numbers come from."""
         name = node.input[0]
-        while name in self._makers and self._makers[name].op_type in MOVES:
+        while name in self._makers and _op(self._makers[name]) in MOVES:
             name = self._makers[name].input[0]
         if name in self._inputs:
             return "the model's input is float"
         if name not in self._makers:
             return "a constant is quantized"
         maker = self._makers[name]
-        return RESCALED if maker.op_type == "DequantizeLinear" else f"{_op(maker)} computes in float"
+        return RESCALED if _op(maker) == "DequantizeLinear" else f"{_op(maker)} computes in float"
 
     def behind(self, node: onnx.NodeProto) -> str:
         """Why a DequantizeLinear is left: who reads its numbers."""
@@ -141,24 +134,27 @@ class _Nodes:
 
     def _read(self, name: str) -> Iterable[onnx.NodeProto]:
         """The nodes that read a tensor, looked at through moves."""
-        for reader in self._readers.get(name, ()):
-            if reader.op_type in MOVES:
-                yield from self._read(reader.output[0])
-            else:
-                yield reader
+        waiting = [name]
+        while waiting:
+            for reader in self._readers.get(waiting.pop(), ()):
+                if _op(reader) in MOVES:
+                    waiting.append(reader.output[0])
+                else:
+                    yield reader
 
     def why_float(self, node: onnx.NodeProto) -> str:
         """Why a layer did not become an integer kernel, as far as its neighbours tell."""
         weight = self._makers.get(node.input[1])
-        if weight is not None and weight.op_type == "DequantizeLinear":
+        if weight is not None and _op(weight) == "DequantizeLinear":
             return "its weight is dequantized at every inference"
         maker = self._makers.get(node.input[0])
-        if maker is not None and maker.op_type == "Max" and len(maker.input) == 1:
+        if maker is not None and _op(maker) == "Max" and len(maker.input) == 1:
             return "kept in float"
-        if maker is None or maker.op_type != "DequantizeLinear":
+        if maker is None or _op(maker) != "DequantizeLinear":
             return "its input is float"
         return "its output is float"
 
 
 def _op(node: onnx.NodeProto) -> str:
-    return shown(node.op_type)
+    """An operator of the standard domain or of onnxruntime's own by its name; any other with its domain."""
+    return shown(op_of(node, RUNTIME_DOMAINS))

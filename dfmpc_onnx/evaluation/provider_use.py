@@ -15,6 +15,7 @@ from dfmpc_onnx.errors import RuntimeUnavailable
 from dfmpc_onnx.evaluation.fidelity import first_feeds, outputs
 from dfmpc_onnx.inputs.files import Images
 from dfmpc_onnx.inputs.samples import Samples
+from dfmpc_onnx.model.protos import RUNTIME_DOMAINS, initializers, makers, op_of
 from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.runtime.session import CPU, Session, Source
 
@@ -56,12 +57,12 @@ def provider_use(
 
 def output_scales(model: onnx.ModelProto) -> Sequence[float | None]:
     """The scale of each output that is a dequantized tensor; None for those computed in float."""
-    makers = {name: node for node in model.graph.node for name in node.output}
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    made_by, constants = makers(model.graph.node), initializers(model.graph)
     scales: list[float | None] = []
     for value in model.graph.output:
-        maker = makers.get(value.name)
-        scale = constants.get(maker.input[1]) if maker is not None and maker.op_type == "DequantizeLinear" else None
+        maker = made_by.get(value.name)
+        decoded = maker is not None and op_of(maker, RUNTIME_DOMAINS) == "DequantizeLinear"
+        scale = constants.get(maker.input[1]) if maker is not None and decoded else None
         values = None if scale is None else numpy_helper.to_array(scale)
         scales.append(float(values.reshape(-1)[0]) if values is not None and values.size == 1 else None)
     return scales

@@ -19,6 +19,7 @@ from dfmpc_onnx.graph.compared_outputs import compared_tensor
 from dfmpc_onnx.graph.edit import Namer
 from dfmpc_onnx.graph.exchange import to_model
 from dfmpc_onnx.inputs.batches import free_batch
+from dfmpc_onnx.model.protos import put_in
 from dfmpc_onnx.numerics.output_loss import OutputLoss, output_loss
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.runtime.session import Session
@@ -124,9 +125,7 @@ def _insert(
         ordered.append(node)
         for name in node.output:
             ordered += after.get(name, ())
-    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in ordered]
-    del graph.node[:]
-    graph.node.extend(kept)
+    put_in(graph.node, ordered)
     graph.input.extend(
         onnx.helper.make_tensor_value_info(switch, onnx.TensorProto.BOOL, [])
         for switch in dict.fromkeys(by_tensor.values())

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 import onnx_graphsurgeon as gs
 
+from dfmpc_onnx.graph.operators import op_of
 from dfmpc_onnx.graph.query import describe, only_consumer
 
 
@@ -81,7 +82,7 @@ class Chain:
         """The first step from `position` on that takes the node, passing over optional ones."""
         for index in range(position, len(self.steps)):
             step = self.steps[index]
-            if node.op in step.ops and node.domain in (None, "", "ai.onnx"):
+            if op_of(node) in step.ops:
                 return index
             if not (step.optional or step.repeated):
                 return None

@@ -12,10 +12,9 @@ from collections.abc import Callable
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import shown
-from dfmpc_onnx.graph.operators import is_standard
+from dfmpc_onnx.graph.operators import meaning_of, op_of, pools
 from dfmpc_onnx.graph.query import consumers, describe, input_constant, is_output, producer
 
-POOLS = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"})
 Through = Callable[[gs.Node], bool]
 MOST = 1000  # ways on which a tensor is read, so that Concats of a tensor with itself do not multiply without end
 
@@ -35,7 +34,7 @@ class Reading:
 
 def joins_channels(node: gs.Node) -> bool:
     """Whether a node is a Concat along the second dimension."""
-    if node.op != "Concat" or not is_standard(node):
+    if op_of(node) != "Concat":
         return False
     axis, shape = node.attrs.get("axis"), node.outputs[0].shape
     return axis == 1 or (shape is not None and axis is not None and int(axis) == 1 - len(shape))
@@ -48,7 +47,7 @@ def channel_count(tensor: gs.Tensor) -> int | None:
     if isinstance(size, int) and size > 0:
         return size
     node = producer(tensor)
-    weight = input_constant(node, 1) if node is not None and node.op == "Conv" and is_standard(node) else None
+    weight = input_constant(node, 1) if node is not None and op_of(node) == "Conv" else None
     return None if weight is None else len(weight)
 
 
@@ -117,10 +116,10 @@ def channel_sources(tensor: gs.Tensor, through: Through) -> list[tuple[gs.Node |
 
 def pools_without_zeros(node: gs.Node) -> bool:
     """Whether a node only chooses or averages values of a channel: a constant added to it comes out as it is."""
-    zeros = node.op == "AveragePool" and node.attrs.get("count_include_pad", 0) and any(node.attrs.get("pads", ()))
-    return is_standard(node) and node.op in POOLS and not zeros
+    zeros = op_of(node) == "AveragePool" and node.attrs.get("count_include_pad", 0) and any(node.attrs.get("pads", ()))
+    return pools(node) and not zeros
 
 
 def keeps_factors(node: gs.Node) -> bool:
     """Whether a positive factor a channel in front of a node is the same factor behind it."""
-    return is_standard(node) and (node.op in POOLS or node.op in ("Relu", "LeakyRelu", "PRelu"))
+    return meaning_of(node).homogeneous

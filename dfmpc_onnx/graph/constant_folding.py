@@ -10,7 +10,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.graph.edit import Namer, remove, replace_reads
-from dfmpc_onnx.graph.operators import is_standard
+from dfmpc_onnx.graph.operators import dequantizes, op_of
 from dfmpc_onnx.graph.query import constant, describe, element_type, is_output, producer
 
 # What exporters put between a stored weight and the layer that reads it.
@@ -35,7 +35,7 @@ def fold_constants(graph: gs.Graph) -> list[str]:
     done, dead = [], []
     names = Namer(graph)
     for node in list(graph.nodes):
-        if node.op not in FOLDED or not is_standard(node) or len(node.outputs) != 1:
+        if op_of(node) not in FOLDED or len(node.outputs) != 1:
             continue
         output = node.outputs[0]
         if is_output(graph, output) or not output.outputs or not _foldable(node):
@@ -61,9 +61,9 @@ def _foldable(node: gs.Node) -> bool:
     if kinds[0] is None or not _is_float(kinds[0]):
         return False
     sizes = [int(np.prod(t.shape)) for t in given]
-    if node.op == "Cast":
+    if op_of(node) == "Cast":
         return int(node.attrs.get("to", 0)) == onnx.TensorProto.FLOAT
-    if node.op in ("Add", "Sub", "Mul", "Div", "Pow"):
+    if op_of(node) in ("Add", "Sub", "Mul", "Div", "Pow"):
         broadcast = np.broadcast_shapes(*(tuple(int(d) for d in t.shape) for t in given)) if _fit(given) else None
         return broadcast is not None and int(np.prod(broadcast)) <= max(sizes)
     return sum(sizes) <= LARGEST
@@ -107,9 +107,9 @@ def origin(tensor: gs.Tensor) -> str:
     found = list(_ancestors(tensor))
     if any(isinstance(t, gs.Variable) and not t.inputs and not t.is_empty() for n in found for t in n.inputs):
         return f"its weight is computed by {describe(by)}"
-    if any(n.op == "DequantizeLinear" or (n.op == "Cast" and _holds_codes(n)) for n in found):
+    if any(dequantizes(n) or (op_of(n) == "Cast" and _holds_codes(n)) for n in found):
         return QUANTIZED
-    generator = next((n for n in found if n.op in GENERATORS), None)
+    generator = next((n for n in found if op_of(n) in GENERATORS), None)
     if generator is not None:
         return f"{GENERATED} {generator.op}, not stored"
     return f"its weight is computed by {describe(by)}"

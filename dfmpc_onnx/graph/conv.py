@@ -7,6 +7,7 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import Unknown
+from dfmpc_onnx.graph.operators import op_of
 from dfmpc_onnx.graph.query import input_constant
 
 Extents = tuple[int, ...]
@@ -51,7 +52,7 @@ def conv_pads(size: Extents, node: gs.Node) -> list[tuple[int, int]]:
 
 
 def output_size(x: npt.NDArray[np.generic], node: gs.Node) -> tuple[int, ...]:
-    if node.op != "Conv":
+    if op_of(node) != "Conv":
         return (int(np.prod(x.shape[1:-1])),) if x.ndim > 2 else ()
     (kernel, strides, dilations), pads = conv_geometry(node), conv_pads(x.shape[2:], node)
     return tuple(
@@ -65,7 +66,7 @@ Pair = tuple[int, int]
 
 def planar(node: gs.Node) -> tuple[Pair, Pair, Pair]:
     """Kernel, strides and dilations of a Conv over height and width; ones for a matrix product."""
-    if node.op != "Conv":
+    if op_of(node) != "Conv":
         return (1, 1), (1, 1), (1, 1)
     kernel, strides, dilations = conv_geometry(node)
     if len(kernel) != 2:
@@ -77,7 +78,7 @@ def planar(node: gs.Node) -> tuple[Pair, Pair, Pair]:
 
 def steps_of(node: gs.Node) -> tuple[int, int]:
     """The stride of a pooling or a slice over height and width."""
-    if node.op != "Slice":
+    if op_of(node) != "Slice":
         steps = node.attrs.get("strides", (1, 1))
         return int(steps[0]), int(steps[1])
     axes, step = input_constant(node, 3), input_constant(node, 4)
@@ -97,6 +98,6 @@ def map_size(node: gs.Node, size: tuple[int, int], steps: tuple[int, int]) -> tu
 
 def within_map(node: gs.Node, weight: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.float32]:
     """A weight without the taps that read nothing but padding: on a map of 1x1 a 3x3 kernel has one tap left."""
-    if node.op != "Conv" or weight.ndim != 4 or (seen := taps_seen(node, size)).all():
+    if op_of(node) != "Conv" or weight.ndim != 4 or (seen := taps_seen(node, size)).all():
         return weight
     return weight * seen

@@ -9,8 +9,8 @@ from onnx_graphsurgeon.logger import G_LOGGER
 
 from dfmpc_onnx.errors import ModelError, shown
 from dfmpc_onnx.graph.edit import detached_weights
+from dfmpc_onnx.graph.operators import name_domains
 from dfmpc_onnx.graph.opset import ir_version_for
-from dfmpc_onnx.graph.query import nested_nodes
 from dfmpc_onnx.model.metadata import METADATA_PREFIX
 from dfmpc_onnx.model.protos import STANDARD_DOMAINS
 from dfmpc_onnx.model.source import Source
@@ -54,8 +54,7 @@ def to_graph(source: Source) -> gs.Graph:
     # One name for the standard domain, which has two.
     foreign = [opset for opset in model.opset_import if opset.domain not in STANDARD_DOMAINS]
     graph.import_domains = [*foreign, onnx.helper.make_opsetid("", graph.opset)]
-    for node in (*graph.nodes, *(inner for _, _, inner in nested_nodes(graph))):
-        node.domain = None if node.domain in STANDARD_DOMAINS else node.domain
+    name_domains(graph)
     tensors = graph.tensors()
     for value in source.model.graph.output:
         # What a model states of an output twice, as some exporters leave behind, counts as said of the output.

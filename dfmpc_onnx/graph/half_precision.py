@@ -11,10 +11,11 @@ import onnx
 import onnx.shape_inference
 import onnx_graphsurgeon as gs
 
+from dfmpc_onnx.errors import shown
 from dfmpc_onnx.graph.edit import Namer, detached_weights, insert, remove, replace_reads
-from dfmpc_onnx.graph.operators import is_standard, is_weighted
+from dfmpc_onnx.graph.operators import dequantizes, is_standard, is_weighted, op_of, quantizes
 from dfmpc_onnx.graph.opset import ConversionRefused
-from dfmpc_onnx.graph.query import constant, describe, element_type
+from dfmpc_onnx.graph.query import constant, element_type
 
 HALF = {"float16": int(onnx.TensorProto.FLOAT16), "bfloat16": int(onnx.TensorProto.BFLOAT16)}
 FLOAT = int(onnx.TensorProto.FLOAT)
@@ -55,7 +56,8 @@ def widen(graph: gs.Graph) -> tuple[gs.Graph, HalfPrecision]:
     """
     foreign = next((n for n in graph.nodes if not is_standard(n) and _touches(n)), None)
     if foreign is not None:
-        raise ConversionRefused(f"{describe(foreign)} of domain '{foreign.domain}' may want half precision")
+        named = f"{shown(foreign.op)} '{shown(foreign.name)}' of domain '{shown(foreign.domain)}'"
+        raise ConversionRefused(f"{named} may want half precision")
     bodies = [n for n in graph.nodes if any(isinstance(v, gs.Graph) for v in n.attrs.values())]
     if graph.functions or any(_touches(inner) for outer in bodies for inner in _within(outer)):
         raise ConversionRefused("control flow or functions of the model's own compute in half precision")
@@ -130,7 +132,7 @@ def _narrowed(graph: gs.Graph, stored: str, names: Namer) -> Iterator[gs.Node]:
                 constants[id(tensor)] = tensor
                 readers.setdefault(id(tensor), []).append(node)
     for key, tensor in constants.items():
-        if any(node.op in ("QuantizeLinear", "DequantizeLinear") for node in readers[key]):
+        if any(quantizes(node) or dequantizes(node) for node in readers[key]):
             continue
         values = np.asarray(tensor.values)
         with np.errstate(over="ignore"):
@@ -185,7 +187,7 @@ def _drop_idle_casts(graph: gs.Graph) -> None:
     outputs = {id(t) for t in graph.outputs}
     dead = []
     for node in graph.nodes:
-        if node.op != "Cast" or node.attrs.get("to") != FLOAT or id(node.outputs[0]) in outputs:
+        if op_of(node) != "Cast" or node.attrs.get("to") != FLOAT or id(node.outputs[0]) in outputs:
             continue
         source, output = node.inputs[0], node.outputs[0]
         if element_type(source) == np.float32:

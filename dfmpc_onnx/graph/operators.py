@@ -1,31 +1,139 @@
-"""What an operator does, as far as its attributes and constants tell."""
+"""What an operator means: a registry by domain, name and version, and the questions that passes ask of a node.
+
+An operator is its domain and its name: ``my.ops::Relu`` is not Relu. So nobody compares ``node.op``; `op_of` gives the
+bare name for the standard domain alone, and the questions below look a node's operator up in the registry.
+
+A package with a pass of its own can say what its operators mean, when it is imported::
+
+    from dfmpc_onnx.graph.operators import Meaning, register
+
+    register("my.ops", "Swish", 1, Meaning(function=lambda node: lambda x: x / (1 + np.exp(-x)), bounds=(-0.3, np.inf)))
+
+The module that an entry point ``dfmpc_onnx.passes`` names is imported before the first pass runs, so a call there is
+enough; so is one in the script that calls `quantize`. An operator that nobody has registered may do anything: what
+reads or makes it stays in float, and the reason says so.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Collection
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import Unknown
-from dfmpc_onnx.graph.query import has_input, input_constant
+from dfmpc_onnx.graph.operator_table import NOTHING_KNOWN, STANDARD, Function, Meaning
+from dfmpc_onnx.graph.query import has_input, input_constant, nested_nodes
+from dfmpc_onnx.model.protos import RUNTIME_DOMAINS, STANDARD_DOMAINS, op_name
 from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
-from dfmpc_onnx.numerics.moments import normal_cdf
 
-# What squeezes scores between 0 and 1 hides from one side of the scale what happens on the other.
-SQUASHES = frozenset({"Sigmoid", "HardSigmoid", "Softmax", "LogSoftmax", "Tanh"})
+__all__ = ["Function", "Meaning", "find", "meaning_of", "op_of", "register"]
+
+Versions = dict[int, Meaning]  # by the first opset of each
+
+_registry: dict[tuple[str, str], Versions] = {
+    ("", name): {since: meaning} for name, (since, meaning) in STANDARD.items()
+}
+_writing = threading.Lock()
+
+
+class Domain(str):
+    """The domain of a node, with the opset of it that the node's graph imports.
+
+    Nodes are copied from graph to graph and do not know theirs; their domain comes along.
+    """
+
+    opset: int | None
+
+    def __new__(cls, name: str, opset: int | None) -> Domain:
+        domain = super().__new__(cls, name)
+        domain.opset = opset
+        return domain
+
+
+def register(domain: str, name: str, since: int, meaning: Meaning) -> None:
+    """Say what an operator means from an opset of its domain on, until a later entry takes over.
+
+    Saying the same again changes nothing. Raises ValueError where the entry exists with another meaning, for an opset
+    below 1, and for an operator with a weight outside the standard domain: passes know layers by their names.
+    Threads may register and look up at once.
+    """
+    domain = _key(domain)
+    label = op_name(domain, name)
+    if since < 1:
+        raise ValueError(f"{label}: opsets count from 1, not from {since}")
+    if meaning.weight is not None and domain:
+        raise ValueError(f"{label}: only operators of the standard domain can have weights")
+    with _writing:
+        known = _registry.get((domain, name), {})
+        if known.get(since, meaning) != meaning:
+            raise ValueError(f"{label} has another meaning from opset {since} on already")
+        _registry[domain, name] = {**known, since: meaning}  # a new one, so that who reads sees no half-made one
+
+
+def find(domain: str | None, name: str, opset: int | None = None) -> Meaning:
+    """The meaning of an operator in an opset of its domain; in the newest that is registered where it is None.
+
+    `NOTHING_KNOWN` for what nobody has registered, and for opsets older than the first entry.
+    """
+    versions = _registry.get((_key(domain), name), {})
+    fitting = [since for since in versions if opset is None or since <= opset]
+    return versions[max(fitting)] if fitting else NOTHING_KNOWN
+
+
+def _key(domain: str | None) -> str:
+    return "" if (domain or "") in STANDARD_DOMAINS else str(domain)
+
+
+def meaning_of(node: gs.Node) -> Meaning:
+    """The meaning of a node's operator, in the opset of another domain that its graph imports (`name_domains`)."""
+    return find(node.domain, node.op, getattr(node.domain, "opset", None))
+
+
+def name_domains(graph: gs.Graph) -> None:
+    """Give the standard domain one name, None, in a graph just imported, and every other the opset of its import."""
+    opsets = {item.domain: int(item.version) for item in graph.import_domains or ()}
+    for node in (*graph.nodes, *(inner for _, _, inner in nested_nodes(graph))):
+        domain = node.domain or ""
+        node.domain = None if domain in STANDARD_DOMAINS else Domain(domain, opsets.get(domain))
+
+
+# -- which operator it is
+
+
+def op_of(node: gs.Node, domains: Collection[str] = STANDARD_DOMAINS) -> str:
+    """A node's operator: ``Relu`` where it is of one of the domains, else with its domain, ``my.ops::Relu``."""
+    return op_name(node.domain, node.op, domains)
 
 
 def is_standard(node: gs.Node) -> bool:
     """Whether a node's operator is of the standard domain: one of the same name elsewhere may do anything."""
-    return node.domain in (None, "", "ai.onnx")
+    return (node.domain or "") in STANDARD_DOMAINS
+
+
+def is_known(node: gs.Node) -> bool:
+    """Whether a node's operator is of the standard domain, or registered."""
+    return is_standard(node) or meaning_of(node) is not NOTHING_KNOWN
 
 
 def is_weighted(node: gs.Node) -> bool:
     """Whether a node is of an operator whose second operand is a weight."""
-    return node.op in ("Conv", "ConvTranspose", "Gemm", "MatMul") and is_standard(node)
+    return meaning_of(node).weight == 1
+
+
+def quantizes(node: gs.Node) -> bool:
+    """Whether it is a QuantizeLinear; onnxruntime has one of its own, which does the same."""
+    return op_of(node, RUNTIME_DOMAINS) == "QuantizeLinear"
+
+
+def dequantizes(node: gs.Node) -> bool:
+    """Whether it is a DequantizeLinear; onnxruntime has one of its own, which does the same."""
+    return op_of(node, RUNTIME_DOMAINS) == "DequantizeLinear"
+
+
+# -- BatchNormalization
 
 
 def batch_norm_parameters(node: gs.Node) -> BatchNormParameters | None:
@@ -48,20 +156,61 @@ def norm_epsilon(node: gs.Node) -> float:
     return float(node.attrs.get("epsilon", 1e-5))
 
 
+# -- functions of one value
+
+
+def is_clip(node: gs.Node) -> bool:
+    """Whether a node limits values: a Relu, a Clip, or what is registered as such."""
+    return meaning_of(node).clip is not None
+
+
 def clip_bounds(node: gs.Node) -> tuple[float, float]:
-    """The bounds of a Relu, or of a Clip whose bounds are constants; raises Unknown."""
-    if node.op == "Relu":
-        return 0.0, math.inf
-    bounds = []
-    for index, open_end in ((1, -math.inf), (2, math.inf)):
-        if not has_input(node, index):
-            bounds.append(open_end)
-            continue
-        value = input_constant(node, index)
-        if value is None:
-            raise Unknown("its bounds are computed")
-        bounds.append(float(value.reshape(-1)[0]))
-    return bounds[0], bounds[1]
+    """The bounds of what `is_clip`; raises Unknown where they are computed, and for other operators."""
+    clip = meaning_of(node).clip
+    if clip is None:
+        raise Unknown("it does not clip")
+    return clip(node)
+
+
+def elementwise(node: gs.Node) -> Function | None:
+    """The function of a smooth or piecewise activation on ``[channels, ...]``; None for other operators."""
+    function = meaning_of(node).function
+    return None if function is None else function(node)
+
+
+def activation(node: gs.Node) -> Callable[[Float], Float] | None:
+    """As `elementwise`, and what clips between constant bounds."""
+    if not is_clip(node):
+        return elementwise(node)
+    try:
+        low, high = clip_bounds(node)
+    except Unknown:
+        return None
+    return lambda x: np.clip(x, low, high)
+
+
+def squashes(node: gs.Node) -> bool:
+    """Whether it squeezes scores: Sigmoid, HardSigmoid, Softmax, LogSoftmax, Tanh."""
+    return meaning_of(node).squashes
+
+
+# -- moves and pools
+
+
+def keeps_scale(node: gs.Node) -> bool:
+    """Whether a node only moves, chooses or repeats values, so that its output has its input's scale."""
+    moves = meaning_of(node).moves
+    return moves is not None and moves(node)
+
+
+def pools(node: gs.Node) -> bool:
+    """Whether a node chooses or averages values of each channel."""
+    return meaning_of(node).pools is not None
+
+
+def averages(node: gs.Node) -> bool:
+    """Whether a node averages values of each channel."""
+    return meaning_of(node).pools == "averages"
 
 
 def flattens_each(node: gs.Node) -> bool:
@@ -76,46 +225,3 @@ def averages_space(node: gs.Node) -> bool:
     if axes is None and has_input(node, 1):
         axes = input_constant(node, 1)
     return axes is not None and {int(a) for a in axes} <= {2, 3, 4, -1, -2}
-
-
-def _sigmoid(x: Float) -> Float:
-    return 0.5 * (1.0 + np.tanh(0.5 * x))
-
-
-# Each with the bounds of its values.
-FUNCTIONS: Mapping[str, tuple[Callable[[Float], Float], float, float]] = {
-    "Sigmoid": (_sigmoid, 0.0, 1.0),
-    "Tanh": (np.tanh, -1.0, 1.0),
-    "HardSwish": (lambda x: x * np.clip(x / 6 + 0.5, 0, 1), -0.375, math.inf),
-    "Gelu": (lambda x: x * normal_cdf(x), -0.17, math.inf),
-    "Elu": (lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))), -1.0, math.inf),
-    "Softplus": (lambda x: np.logaddexp(0, x), 0.0, math.inf),
-}
-
-
-def activation(node: gs.Node) -> Callable[[Float], Float] | None:
-    """As `elementwise`, and a Relu or a Clip of constant bounds."""
-    if node.op not in ("Relu", "Clip"):
-        return elementwise(node)
-    try:
-        low, high = clip_bounds(node)
-    except Unknown:
-        return None
-    return lambda x: np.clip(x, low, high)
-
-
-def elementwise(node: gs.Node) -> Callable[[Float], Float] | None:
-    """The function of a smooth or piecewise activation on ``[channels, ...]``; None for other operators."""
-    if not is_standard(node):
-        return None
-    if node.op == "Elu" and node.attrs.get("alpha", 1.0) != 1.0:
-        return None  # the table's is that of alpha 1
-    if node.op in FUNCTIONS:
-        return FUNCTIONS[node.op][0]
-    if node.op == "HardSigmoid":
-        alpha, beta = float(node.attrs.get("alpha", 0.2)), float(node.attrs.get("beta", 0.5))
-        return lambda x: np.clip(alpha * x + beta, 0.0, 1.0)
-    if node.op == "LeakyRelu":
-        slope = float(node.attrs.get("alpha", 0.01))
-        return lambda x: np.where(x > 0, x, slope * x)
-    return None

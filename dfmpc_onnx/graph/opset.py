@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import shown
 from dfmpc_onnx.graph.edit import detached_weights
+from dfmpc_onnx.graph.operators import is_standard, name_domains
 
 
 def ir_version_for(opset: int) -> int:
@@ -32,7 +33,7 @@ def obstacle(graph: gs.Graph) -> str | None:
         return "the model has local functions"
     if any(True for _ in graph.subgraphs(recursive=True)):
         return "the model has control-flow subgraphs, which the converter does not enter"
-    foreign = sorted({node.domain for node in graph.nodes if node.domain not in (None, "", "ai.onnx")})
+    foreign = sorted({node.domain for node in graph.nodes if not is_standard(node)})
     return f"the model has operators of domain '{shown(foreign[0])}'" if foreign else None
 
 
@@ -87,6 +88,7 @@ def _rewritten(graph: gs.Graph, change: Callable[[onnx.ModelProto], onnx.ModelPr
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ConversionRefused(f"{what}: {shown(lines[0])}") from None
     result = gs.import_onnx(changed)
+    name_domains(result)
     weights = graph.tensors()
     inputs = []
     wanted = set(names)

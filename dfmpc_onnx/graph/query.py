@@ -14,11 +14,12 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import shown
+from dfmpc_onnx.model.protos import op_name
 
 
 def describe(node: gs.Node) -> str:
-    """``Conv 'layer1/conv'``: how a message names a node."""
-    return f"{shown(node.op)} '{shown(node.name)}'"
+    """``Conv 'layer1/conv'``, ``my.ops::Relu 'act'``: how a message names a node."""
+    return f"{shown(op_name(node.domain, node.op))} '{shown(node.name)}'"
 
 
 def constant(tensor: gs.Tensor) -> npt.NDArray[np.generic] | None:

@@ -19,9 +19,10 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import ModelError, OptionError, shown
+from dfmpc_onnx.graph.operators import op_of
 from dfmpc_onnx.graph.query import element_type
 from dfmpc_onnx.inputs.preprocess import Preprocess
-from dfmpc_onnx.model.protos import STANDARD_DOMAINS
+from dfmpc_onnx.model.protos import STANDARD_DOMAINS, op_name
 
 DEFAULT_SIDE = 224  # of dynamic height and width
 DEFAULT_CHANNELS = 3  # of a dynamic channel dimension that no Conv reads
@@ -250,7 +251,7 @@ class _Raw:
 class _Node:
     """A node as far as it matters for channels. value: the shape of what a Constant node holds."""
 
-    op: str
+    operator: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     group: int = 1
@@ -276,7 +277,14 @@ def _of_model(model: onnx.ModelProto) -> list[_Raw]:
 
 def _of_proto(node: onnx.NodeProto) -> _Node:
     group = next((a.i for a in node.attribute if a.name == "group"), 1)
-    value = next((tuple(a.t.dims) for a in node.attribute if node.op_type == "Constant" and a.name == "value"), None)
+    value = next(
+        (
+            tuple(a.t.dims)
+            for a in node.attribute
+            if op_name(node.domain, node.op_type) == "Constant" and a.name == "value"
+        ),
+        None,
+    )
     return _Node(node.op_type, tuple(node.input), tuple(node.output), group, value)
 
 
@@ -286,7 +294,7 @@ def _of_graph(graph: gs.Graph) -> list[_Raw]:
     for node in graph.nodes:
         if (node.domain or "") in STANDARD_DOMAINS:
             constants |= {t.name: tuple(t.shape) for t in node.inputs if isinstance(t, gs.Constant)}
-            value = node.attrs.get("value") if node.op == "Constant" else None
+            value = node.attrs.get("value") if op_of(node) == "Constant" else None
             shape = tuple(value.shape) if isinstance(value, gs.Constant) else None
             read, made = ([t.name for t in tensors] for tensors in (node.inputs, node.outputs))
             nodes.append(_Node(node.op, tuple(read), tuple(made), int(node.attrs.get("group", 1)), shape))
@@ -309,13 +317,13 @@ def _first_channels(name: str, nodes: Sequence[_Node], constants: dict[str, Shap
         source = node.inputs[0] if node.inputs else ""
         if node.value is not None:
             constants[node.outputs[0]] = node.value
-        elif node.op in COPIES and source in constants:
+        elif node.operator in COPIES and source in constants:
             constants[node.outputs[0]] = constants[source]
-        elif source in alike and node.op in ("Conv", "ConvTranspose"):
+        elif source in alike and node.operator in ("Conv", "ConvTranspose"):
             weight = constants.get(node.inputs[1], ()) if len(node.inputs) > 1 else ()
             if len(weight) > 2:
-                return weight[1] * max(node.group, 1) if node.op == "Conv" else weight[0]
-        elif source in alike and node.op in KEEP_CHANNELS:
+                return weight[1] * max(node.group, 1) if node.operator == "Conv" else weight[0]
+        elif source in alike and node.operator in KEEP_CHANNELS:
             alike.update(node.outputs[:1])
     return None
 

@@ -6,6 +6,8 @@ import dataclasses
 
 import onnx
 
+from dfmpc_onnx.model.protos import fed_names, initializers, names_read, needed, op_of, put_in, stored_value
+
 LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 FARTHEST = 8  # layers in front of a BatchNormalization beyond which it says little about the input
 MOST = 4  # BatchNormalizations, where several branches begin at the input
@@ -24,20 +26,17 @@ class FirstNorms:
 
 def first_norms(model: onnx.ModelProto) -> FirstNorms | str:
     """The first BatchNormalizations of a model, or the reason why there is none to judge an input by."""
-    given = {t.name for t in model.graph.initializer} | {t.values.name for t in model.graph.sparse_initializer}
-    depth = {value.name: 0 for value in model.graph.input if value.name not in given}
+    depth = dict.fromkeys(fed_names(model.graph), 0)
     behind: set[str] = set()
     found: list[onnx.NodeProto] = []
     nearest = None
-    live = _live(model.graph)
-    for node in model.graph.node:
-        if live.isdisjoint(node.output):
-            continue  # nobody ran it in training either, and no runtime checks it
-        reads = _reads(node)
+    live, _ = needed(model.graph.node, _outputs(model))  # nobody ran the others in training, and no runtime checks them
+    for node in live:
+        reads = set(names_read(node))
         ahead = [depth[name] for name in reads if name in depth]
         if not ahead:
             continue  # computed from constants alone
-        layers = max(ahead) + (node.op_type in LAYERS)
+        layers = max(ahead) + (op_of(node) in LAYERS)
         normalized = not behind.isdisjoint(reads)
         if _holds_statistics(node) and not normalized:
             nearest = layers if nearest is None else min(nearest, layers)
@@ -52,7 +51,7 @@ def first_norms(model: onnx.ModelProto) -> FirstNorms | str:
         return f"the first BatchNormalization stands behind {nearest} layers, too far to judge by"
     cut = _cut(model, found)
     _inline_constants(cut.graph)
-    norms = tuple(n for n in cut.graph.node if n.op_type == "BatchNormalization" and n.output[0] in _outputs(cut))
+    norms = tuple(n for n in cut.graph.node if op_of(n) == "BatchNormalization" and n.output[0] in _outputs(cut))
     values = {t.name for t in cut.graph.initializer}
     if not all(values.issuperset(n.input[1:]) for n in norms):
         return "the parameters of the first BatchNormalization are computed"
@@ -62,31 +61,7 @@ def first_norms(model: onnx.ModelProto) -> FirstNorms | str:
 def _holds_statistics(node: onnx.NodeProto) -> bool:
     """Whether a node is a BatchNormalization that uses what it measured in training."""
     training = any(a.name == "training_mode" and a.i for a in node.attribute)
-    return (
-        node.op_type == "BatchNormalization"
-        and node.domain in ("", "ai.onnx")
-        and len(node.input) == 5
-        and not training
-    )
-
-
-def _live(graph: onnx.GraphProto) -> set[str]:
-    """The tensors that an output depends on."""
-    names = {value.name for value in graph.output}
-    for node in reversed(graph.node):
-        if not names.isdisjoint(node.output):
-            names |= _reads(node)
-    return names
-
-
-def _reads(node: onnx.NodeProto) -> set[str]:
-    """The tensors that a node reads, its subgraphs included."""
-    names = {name for name in node.input if name}
-    for attribute in node.attribute:
-        for body in (attribute.g, *attribute.graphs):
-            for inner in body.node:
-                names |= _reads(inner)
-    return names
+    return op_of(node) == "BatchNormalization" and len(node.input) == 5 and not training
 
 
 def _outputs(model: onnx.ModelProto) -> set[str]:
@@ -95,17 +70,12 @@ def _outputs(model: onnx.ModelProto) -> set[str]:
 
 def _cut(model: onnx.ModelProto, norms: list[onnx.NodeProto]) -> onnx.ModelProto:
     """A model of what the BatchNormalizations depend on; no other weight is copied."""
-    wanted = {norm.output[0] for norm in norms}
-    nodes = []
-    for node in reversed(model.graph.node):
-        if not wanted.isdisjoint(node.output):
-            nodes.append(node)
-            wanted |= _reads(node)
+    nodes, wanted = needed(model.graph.node, (norm.output[0] for norm in norms))
     cut = onnx.ModelProto(ir_version=model.ir_version)
     cut.opset_import.extend(model.opset_import)
     cut.functions.extend(model.functions)
     cut.graph.name = "first_norms"
-    cut.graph.node.extend(reversed(nodes))
+    cut.graph.node.extend(nodes)
     cut.graph.initializer.extend(t for t in model.graph.initializer if t.name in wanted)
     cut.graph.sparse_initializer.extend(t for t in model.graph.sparse_initializer if t.values.name in wanted)
     cut.graph.input.extend(value for value in model.graph.input if value.name in wanted)
@@ -118,14 +88,10 @@ def _cut(model: onnx.ModelProto, norms: list[onnx.NodeProto]) -> onnx.ModelProto
 
 def _inline_constants(graph: onnx.GraphProto) -> None:
     """Make Constant nodes, and Identity of what is constant, initializers of their own."""
-    values = {t.name: t for t in graph.initializer}
+    values = initializers(graph)
     kept = []
     for node in graph.node:
-        source: onnx.TensorProto | None = None
-        if node.op_type == "Constant":
-            source = next((a.t for a in node.attribute if a.name == "value"), None)
-        elif node.op_type == "Identity":
-            source = values.get(node.input[0])
+        source = values.get(node.input[0]) if op_of(node) == "Identity" else stored_value(node)
         if source is None:
             kept.append(node)
             continue
@@ -133,6 +99,4 @@ def _inline_constants(graph: onnx.GraphProto) -> None:
         copy.CopyFrom(source)
         copy.name = node.output[0]
         values[copy.name] = copy
-    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
-    del graph.node[:]
-    graph.node.extend(nodes)
+    put_in(graph.node, kept)

@@ -6,10 +6,9 @@ import onnx
 import onnx.shape_inference
 
 from dfmpc_onnx.errors import ModelError, shown
-from dfmpc_onnx.model.protos import every_node
+from dfmpc_onnx.model.protos import RUNTIME_DOMAINS, STANDARD_DOMAINS, all_nodes, every_node, standard_opset
 
 FLAGS = frozenset({"transA", "transB"})
-OWN_DOMAINS = frozenset({"", "ai.onnx", "com.microsoft"})  # whose operators onnxruntime brings along
 INT32 = range(-(2**31), 2**31)
 COUNTS = frozenset({"group", "strides", "dilations", "kernel_shape", "blocksize"})
 VARIADIC = onnx.defs.OpSchema.FormalParameterOption.Variadic
@@ -21,33 +20,32 @@ def check_windows(model: onnx.ModelProto, where: str) -> None:
 
     onnxruntime divides by the one and is gone; of the other it keeps 32 bits, which may say the opposite.
     """
-    for nodes in (model.graph.node, *(function.node for function in model.functions)):
-        for node in every_node(nodes):
-            for attribute in node.attribute if node.domain in OWN_DOMAINS else ():
-                counts = [attribute.i] if attribute.HasField("i") else attribute.ints
-                if attribute.name in COUNTS and min(counts, default=1) < 1:
-                    raise ModelError(
-                        f"{where}: {shown(node.op_type)} '{shown(node.name)}' has {attribute.name} below 1; the model "
-                        "is damaged"
-                    )
-                if attribute.name in FLAGS and attribute.i not in INT32:
-                    named = f"{shown(node.op_type)} '{shown(node.name)}'"
-                    raise ModelError(f"{where}: {named} has {attribute.name} {attribute.i}; the model is damaged")
+    for node in all_nodes(model):
+        for attribute in node.attribute if node.domain in RUNTIME_DOMAINS else ():
+            counts = [attribute.i] if attribute.HasField("i") else attribute.ints
+            if attribute.name in COUNTS and min(counts, default=1) < 1:
+                raise ModelError(f"{where}: {_named(node)} has {attribute.name} below 1; the model is damaged")
+            if attribute.name in FLAGS and attribute.i not in INT32:
+                why = f"{attribute.name} {attribute.i}"
+                raise ModelError(f"{where}: {_named(node)} has {why}; the model is damaged")
 
 
 def check_variadic(model: onnx.ModelProto, where: str) -> None:
     """Raise ModelError where one of any number of inputs, as of a Max, is left out: onnxruntime crashes on it."""
     for part in (model, *model.functions):
-        opset = next((o.version for o in part.opset_import if o.domain in ("", "ai.onnx")), 1)
+        opset = standard_opset(part)
         for node in every_node(part.graph.node if isinstance(part, onnx.ModelProto) else part.node):
             if "" in node.input and _needs_all(node, opset):
-                named = f"{shown(node.op_type)} '{shown(node.name)}'"
-                raise ModelError(f"{where}: {named} has an input without a name; the model is damaged")
+                raise ModelError(f"{where}: {_named(node)} has an input without a name; the model is damaged")
+
+
+def _named(node: onnx.NodeProto) -> str:
+    return f"{shown(node.op_type)} '{shown(node.name)}'"
 
 
 def _needs_all(node: onnx.NodeProto, opset: int) -> bool:
     """Whether an input that is left out is one of those of which there may be any number."""
-    if node.domain not in ("", "ai.onnx"):
+    if node.domain not in STANDARD_DOMAINS:
         return False
     try:
         wanted = onnx.defs.get_schema(node.op_type, opset, "").inputs

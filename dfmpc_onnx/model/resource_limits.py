@@ -15,7 +15,7 @@ import onnx.shape_inference
 
 from dfmpc_onnx.errors import ModelError, shown
 from dfmpc_onnx.memory import machine_memory
-from dfmpc_onnx.model.protos import LARGE_BYTES, bodies, every_node, names_read
+from dfmpc_onnx.model.protos import LARGE_BYTES, all_nodes, bodies, initializers, names_read, op_of
 from dfmpc_onnx.model.tensor_checks import TYPES, bytes_of
 
 
@@ -40,8 +40,7 @@ def check_claims(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], 
     room = machine_memory()
     skeleton = _skeleton(model, shapes)
     # A Range's values are propagated one by one, which would itself fill the memory.
-    every = (model.graph.node, *(function.node for function in model.functions))
-    propagate = not any(node.op_type == "Range" for nodes in every for node in every_node(nodes))
+    propagate = not any(op_of(node) == "Range" for node in all_nodes(model))
     try:
         inferred = onnx.shape_inference.infer_shapes(skeleton, strict_mode=False, data_prop=propagate)
     except Exception:  # of several kinds; what is wrong with the graph is for the checker and the runtime to say
@@ -61,7 +60,7 @@ def _check_kernels(graph: onnx.GraphProto, outer: Mapping[str, Claim], where: st
     """Raise ModelError where a Conv's window holds nothing: some shapes of it keep onnxruntime busy for ever."""
     sizes = {**outer, **_sizes(graph)}
     for node in graph.node:
-        weight = sizes.get(node.input[1]) if node.op_type in WINDOWED and len(node.input) > 1 else None
+        weight = sizes.get(node.input[1]) if op_of(node) in WINDOWED and len(node.input) > 1 else None
         if weight is not None and 0 in weight.shape:
             raise ModelError(
                 f"{where}: the weight of {node.op_type} '{shown(node.name)}' has shape {list(weight.shape)} and holds "
@@ -98,7 +97,7 @@ def _skeleton(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> 
 
 def _lend(graph: onnx.GraphProto, outer: Mapping[str, onnx.TensorProto]) -> None:
     """Give subgraphs the small constants that they read from outside: inference looks for values in a graph alone."""
-    own = {tensor.name: tensor for tensor in graph.initializer}
+    own = initializers(graph)
     made = {name for node in graph.node for name in node.output} | {value.name for value in graph.input}
     read = {name for node in graph.node for name in names_read(node)}
     for name in sorted((read & outer.keys()) - own.keys() - made):

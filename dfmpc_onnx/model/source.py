@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError, EncodeError
 from dfmpc_onnx.errors import ModelError, shown
 from dfmpc_onnx.model.external_data import external_tensors, read_external
 from dfmpc_onnx.model.malformed import check_functions, check_variadic, check_windows
-from dfmpc_onnx.model.protos import all_tensors, sparse_tensors
+from dfmpc_onnx.model.protos import STANDARD_DOMAINS, all_tensors, sparse_tensors
 from dfmpc_onnx.model.tensor_checks import check_data, check_sparse, check_tensor
 
 ModelSource = str | os.PathLike[str] | bytes | onnx.ModelProto
@@ -103,12 +103,12 @@ def _checked(source: Source) -> Source:
     """Refuse what neither this package nor onnxruntime can work with."""
     where = source.label
     for opset in source.model.opset_import:
-        if opset.domain in ("", "ai.onnx") and opset.version > NEWEST_OPSET:
+        if opset.domain in STANDARD_DOMAINS and opset.version > NEWEST_OPSET:
             raise ModelError(
                 f"{where}: opset {opset.version} is newer than onnxruntime runs ({NEWEST_OPSET}); "
                 f"export it with opset {NEWEST_OPSET} or lower"
             )
-        if opset.domain in ("", "ai.onnx") and opset.version < 1:
+        if opset.domain in STANDARD_DOMAINS and opset.version < 1:
             raise ModelError(f"{where}: opset {opset.version} is none; the file is damaged, or was written wrongly")
     check_functions(source.model, where)
     check_windows(source.model, where)

@@ -10,6 +10,7 @@ import onnx
 from onnx import numpy_helper
 
 from dfmpc_onnx.errors import ModelError, shown
+from dfmpc_onnx.model.protos import op_of
 
 LARGEST_DENSE_BYTES = 2**31  # bytes of one dense tensor: what a few places claim must not exhaust memory
 
@@ -34,7 +35,7 @@ def densified(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
 
 
 def _sparse_attribute(node: onnx.NodeProto) -> bool:
-    return node.op_type == "Constant" and any(a.type == onnx.AttributeProto.SPARSE_TENSOR for a in node.attribute)
+    return op_of(node) == "Constant" and any(a.type == onnx.AttributeProto.SPARSE_TENSOR for a in node.attribute)
 
 
 def dense(tensor: onnx.SparseTensorProto, where: str) -> npt.NDArray[np.generic]:

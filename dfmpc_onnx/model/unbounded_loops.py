@@ -10,13 +10,13 @@ from __future__ import annotations
 import mmap
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import onnx
 from onnx import numpy_helper
 
 from dfmpc_onnx.errors import ModelError, shown
-from dfmpc_onnx.model.protos import bodies, every_node
+from dfmpc_onnx.model.protos import all_nodes, bodies, initializers, names_read, op_of, stored_value
 
 MOST_EMPTY_TURNS = 10**8  # of a body without operators: some seconds
 _FIELD = b'"\x04Loop'  # the operator's name in a NodeProto as it is stored: field 4, four bytes
@@ -29,8 +29,7 @@ def has_loop(model: onnx.ModelProto | bytes | str | os.PathLike[str]) -> bool:
     False for a file that cannot be read: loading it will tell.
     """
     if isinstance(model, onnx.ModelProto):
-        every = (model.graph.node, *(function.node for function in model.functions))
-        return any(node.op_type == "Loop" for nodes in every for node in every_node(nodes))
+        return any(op_of(node) == "Loop" for node in all_nodes(model))
     if isinstance(model, bytes):
         return _FIELD in model
     try:
@@ -42,7 +41,7 @@ def has_loop(model: onnx.ModelProto | bytes | str | os.PathLike[str]) -> bool:
 
 def check_loops(model: onnx.ModelProto, where: str) -> None:
     """Raise ModelError for a Loop of very many turns or without an end that no operator in its body lets be stopped."""
-    _check(model.graph.node, {tensor.name: tensor for tensor in model.graph.initializer}, where)
+    _check(model.graph.node, initializers(model.graph), where)
     for function in model.functions:
         _check(function.node, {}, where)
 
@@ -53,9 +52,9 @@ def _check(nodes: Iterable[onnx.NodeProto], outer: Constants, where: str) -> Non
         for body in bodies(node):
             fed = {value.name for value in body.input}
             inside: dict[str, onnx.TensorProto | None] = {k: v for k, v in constants.items() if k not in fed}
-            inside.update((tensor.name, tensor) for tensor in body.initializer)
+            inside.update(initializers(body))
             _check(body.node, inside, where)
-            if node.op_type == "Loop" and not _ends(node, constants) and not _runs(body, inside):
+            if op_of(node) == "Loop" and not _ends(node, constants) and not _runs(body, inside):
                 raise ModelError(
                     f"{where}: the body of Loop '{shown(node.name)}' computes nothing, so it could not be stopped if "
                     "it never ended; take it out of the model"
@@ -66,20 +65,9 @@ def _made(nodes: Iterable[onnx.NodeProto], outer: Constants) -> dict[str, onnx.T
     """What nodes make out of constants alone, which onnxruntime works out before it runs anything."""
     found: dict[str, onnx.TensorProto | None] = {}
     for node in nodes:
-        if all(not name or name in outer or name in found for name in _reads(node)):
-            found.update(dict.fromkeys(node.output, _stored(node) if node.op_type == "Constant" else None))
+        if all(name in outer or name in found for name in names_read(node)):
+            found.update(dict.fromkeys(node.output, stored_value(node)))
     return found
-
-
-def _stored(node: onnx.NodeProto) -> onnx.TensorProto | None:
-    """The value of a Constant node, where it is a tensor or one integer."""
-    for attribute in node.attribute:
-        if attribute.name == "value":
-            tensor: onnx.TensorProto = attribute.t
-            return tensor
-        if attribute.name == "value_int":
-            return onnx.helper.make_tensor("", onnx.TensorProto.INT64, [], [attribute.i])
-    return None
 
 
 def _ends(node: onnx.NodeProto, constants: Constants) -> bool:
@@ -99,13 +87,3 @@ def _runs(body: onnx.GraphProto, constants: Constants) -> bool:
     made = _made(body.node, constants)
     results = {value.name for value in body.output}
     return any(name in results and name not in made for node in body.node for name in node.output)
-
-
-def _reads(node: onnx.NodeProto) -> Iterator[str]:
-    """What a node reads from around it, its bodies included."""
-    yield from node.input
-    for body in bodies(node):
-        own = {value.name for value in body.input} | {tensor.name for tensor in body.initializer}
-        own.update(name for inner in body.node for name in inner.output)
-        for inner in body.node:
-            yield from (name for name in _reads(inner) if name not in own)

@@ -14,17 +14,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import Unknown, shown
-from dfmpc_onnx.graph.operators import clip_bounds
+from dfmpc_onnx.graph.operators import averages, clip_bounds, keeps_scale, meaning_of, op_of
 from dfmpc_onnx.graph.query import (
     captured,
     constant,
     consumers,
-    has_input,
-    input_constant,
     is_output,
     nodes_by_name,
     only_consumer,
@@ -34,12 +31,6 @@ from dfmpc_onnx.pipeline.facts import Codes, Exempt, Layer, Layers, Ranges, Spar
 from dfmpc_onnx.pipeline.targets import CPU, Target
 from dfmpc_onnx.pipeline.workspace import Workspace
 
-# Operators whose outputs take the scale of their input: they only move, choose or repeat values.
-KEEPS_SCALE = frozenset(
-    {"MaxPool", "Flatten", "Reshape", "Transpose", "Slice", "Split", "Squeeze", "Unsqueeze", "Resize", "Pad"}
-)
-OWN_SCALE = frozenset({"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "Sigmoid", "LeakyRelu"})
-POOLS = frozenset({"AveragePool", "GlobalAveragePool"})
 FUSES_ACTIVATION = frozenset({"Conv", "Add"})
 
 
@@ -59,7 +50,7 @@ class Sites:
 def effective_output(graph: gs.Graph, node: gs.Node) -> gs.Tensor:
     """The output of a node, or of the Relu or Clip from 0 that stands alone behind it and fuses with it."""
     following = only_consumer(graph, node.outputs[0])
-    if isinstance(following, gs.Node) and following.op in ("Relu", "Clip") and node.op in FUSES_ACTIVATION:
+    if isinstance(following, gs.Node) and op_of(following) in ("Relu", "Clip") and op_of(node) in FUSES_ACTIVATION:
         try:
             low, _ = clip_bounds(following)
         except Unknown:
@@ -69,21 +60,8 @@ def effective_output(graph: gs.Graph, node: gs.Node) -> gs.Tensor:
     return node.outputs[0]
 
 
-def pads_with_zeros(node: gs.Node) -> bool:
-    """Whether a Pad adds nothing but zeros."""
-    value = input_constant(node, 2)
-    zero = not has_input(node, 2) or (value is not None and not np.any(value))
-    return bool(node.op == "Pad" and node.attrs.get("mode", "constant") == "constant" and zero)
-
-
-def keeps_scale(node: gs.Node) -> bool:
-    """Whether a node only moves, chooses or repeats values, so that its output has its input's scale."""
-    moves = node.op in KEEPS_SCALE and node.domain in (None, "", "ai.onnx")
-    return moves and (node.op != "Pad" or pads_with_zeros(node))
-
-
 def _has_scale(node: gs.Node) -> bool:
-    return node.op in OWN_SCALE and node.domain in (None, "", "ai.onnx")
+    return meaning_of(node).own_scale
 
 
 def _moved_inside(graph: gs.Graph) -> dict[str, str]:
@@ -191,8 +169,8 @@ class Placer:
         """What the layers give: a Conv always, since it has no integer kernel without; others where it is read."""
         for name in integer:
             output = effective_output(self._graph, self._nodes[name])
-            if self._nodes[name].op == "Conv" or any(
-                n.name in integer or keeps_scale(n) or _has_scale(n) or n.op in ("Relu", "Clip")
+            if op_of(self._nodes[name]) == "Conv" or any(
+                n.name in integer or keeps_scale(n) or _has_scale(n) or op_of(n) in ("Relu", "Clip")
                 for n in consumers(output)
             ):
                 self._chosen.add(output.name)
@@ -215,11 +193,11 @@ class Placer:
             return
         if any(isinstance(t, gs.Constant) for t in slots):
             return
-        outputs = node.outputs if node.op == "Split" else node.outputs[:1] if len(node.outputs) == 1 else []
+        outputs = node.outputs if op_of(node) == "Split" else node.outputs[:1] if len(node.outputs) == 1 else []
         outputs = [effective_output(self._graph, node)] if len(outputs) == 1 else outputs
         # Also for the sake of what stands behind: one QuantizeLinear either way, and the operator is integer.
         if (
-            (moves or node.op in POOLS)
+            (moves or averages(node))
             and any(t.name in self._chosen for t in outputs)
             and self._read_in_integers(variables[0], integer)
         ):
@@ -249,7 +227,7 @@ class Placer:
             for node in consumers(stack.pop()):
                 if node.name in integer:
                     return True
-                if id(node) not in seen and (keeps_scale(node) or _has_scale(node) or node.op in ("Relu", "Clip")):
+                if id(node) not in seen and (keeps_scale(node) or _has_scale(node) or op_of(node) in ("Relu", "Clip")):
                     seen.add(id(node))
                     stack.extend(node.outputs)
         return False
@@ -261,7 +239,7 @@ class Placer:
             here = max((depth.get(t.name, 0) for t in node.inputs), default=0) + (node.name in integer)
             depth.update((t.name, here) for t in node.outputs)
         for node in self._graph.nodes:
-            branches = node.inputs if node.op == "Add" and node.domain in (None, "", "ai.onnx") else []
+            branches = node.inputs if op_of(node) == "Add" else []
             if len(branches) != 2 or any(constant(t) is not None or t.name not in self._ranges for t in branches):
                 continue
             by_conv = [t for t in branches if self._ends_in_conv(t, integer)]
@@ -273,4 +251,4 @@ class Placer:
     def _ends_in_conv(self, tensor: gs.Tensor, integer: set[str]) -> bool:
         by = producer(tensor)
         alone = isinstance(only_consumer(self._graph, tensor), gs.Node)
-        return by is not None and by.op == "Conv" and by.name in integer and alone
+        return by is not None and op_of(by) == "Conv" and by.name in integer and alone

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 
 import onnx
 from onnx import TensorProto, numpy_helper
+
+from dfmpc_onnx.model.protos import RUNTIME_DOMAINS, initializers, makers, op_of, stored_value
+from dfmpc_onnx.qdq.decode_chains import DecodeChains
 
 # Layers, and the input that is their weight: as QDQ files hold them, and as those whose operators take codes.
 WEIGHT_INPUT = {
@@ -40,8 +42,8 @@ WIDTHS: dict[int, int] = {
 }
 FLOATS: tuple[int, ...] = (TensorProto.DOUBLE, TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 # What a weight passes through on its way to the layer, by its first input.
-STEPS = ("Cast", "DequantizeLinear", "Identity", "Reshape", "Slice", "Sub", "Transpose")
-DEEPEST = 100  # steps from a layer to its codes, halved at each Add so that they stay few in any graph
+STEPS = ("Cast", "DequantizeLinear", "Identity", "Reshape", "Transpose")
+DEEPEST = 100  # steps from a layer to what is stored, halved at each product so that they stay few in any graph
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,18 +66,13 @@ class _Stored:
 
 def stored_layers(model: onnx.ModelProto) -> tuple[StoredLayer, ...]:
     """The layers of the main graph with a weight that initializers hold, plain or packed, in graph order."""
-    makers = {name: node for node in model.graph.node for name in node.output}
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type == "Constant":
-            values = [item.t for item in node.attribute if item.name == "value"]
-            constants.update(zip(node.output, values, strict=False))
+    trace = _Trace(model.graph)
     layers = []
     for node in model.graph.node:
-        place = WEIGHT_INPUT.get(node.op_type)
+        place = WEIGHT_INPUT.get(op_of(node, RUNTIME_DOMAINS))
         if place is None or len(node.input) <= place:
             continue
-        stored = _trace(node.input[place], makers, constants, DEEPEST)
+        stored = trace.back(node.input[place], DEEPEST)
         if stored is not None and len(stored.shape) > 1 and (count := math.prod(stored.shape)) > 0:
             bits = round(stored.bits / count, 1)
             layers.append(
@@ -84,39 +81,43 @@ def stored_layers(model: onnx.ModelProto) -> tuple[StoredLayer, ...]:
     return tuple(layers)
 
 
-def _trace(
-    name: str, makers: Mapping[str, onnx.NodeProto], constants: Mapping[str, onnx.TensorProto], left: int
-) -> _Stored | None:
-    """What initializers a weight is decoded from; None where it is computed from something else."""
-    tensor = constants.get(name)
-    if tensor is not None:
-        width = WIDTHS.get(tensor.data_type)
-        shape = tuple(tensor.dims)
-        return None if width is None else _Stored(shape, width * math.prod(shape), tensor.data_type not in FLOATS)
-    node = makers.get(name)
-    if node is None or left == 0:
-        return None
-    if node.op_type == "Gather" and len(node.input) > 1:  # in a table of what each byte holds
-        return _trace(node.input[1], makers, constants, left - 1)
-    if node.op_type == "Add":  # planes; or a plane twice, which is stored once
-        parts = [_trace(part, makers, constants, left // 2) for part in dict.fromkeys(node.input)]
-        found = [part for part in parts if part is not None]
-        if not found or len(found) < len(parts):
+class _Trace:
+    """Follows weights back to what a graph stores: our own chains as `DecodeChains` reads them, others step by step."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self._chains, self._makers = DecodeChains(graph), makers(graph.node)
+        self._constants = initializers(graph)
+        for node in graph.node:
+            if (value := stored_value(node)) is not None:
+                self._constants[node.output[0]] = value
+
+    def back(self, name: str, left: int) -> _Stored | None:
+        """What initializers a weight is decoded from; None where it is computed from something else."""
+        tensor = self._constants.get(name)
+        if tensor is not None:
+            width, shape = WIDTHS.get(tensor.data_type), tuple(tensor.dims)
+            return None if width is None else _Stored(shape, width * math.prod(shape), tensor.data_type not in FLOATS)
+        node, chain = self._makers.get(name), self._chains.read(name)
+        if chain is not None:
+            return _Stored(chain.shape, chain.stored_bits, coded=True)
+        if node is None or left == 0:
             return None
-        return _Stored(found[0].shape, sum(part.bits for part in found), all(part.coded for part in found))
-    if node.op_type == "Mul":  # codes by a scale, in either order
-        parts = [_trace(part, makers, constants, left // 2) for part in node.input]
-        return max((part for part in parts if part is not None), key=lambda part: math.prod(part.shape), default=None)
-    if node.op_type not in STEPS or not node.input:
-        return None
-    stored = _trace(node.input[0], makers, constants, left - 1)
-    if stored is None or node.op_type != "Reshape" or len(node.input) < 2 or node.input[1] not in constants:
-        return stored
-    wanted = constants[node.input[1]]
-    if wanted.data_location == TensorProto.EXTERNAL or math.prod(wanted.dims) > 8:
-        return stored
-    try:
-        shape = tuple(int(size) for size in numpy_helper.to_array(wanted).reshape(-1))
-    except ValueError:  # a damaged constant
-        return None
-    return dataclasses.replace(stored, shape=shape) if min(shape, default=0) > 0 else stored
+        op = op_of(node, RUNTIME_DOMAINS)
+        if op == "Mul":  # numbers by a scale that is another's, in either order
+            parts = [self.back(part, left // 2) for part in node.input]
+            return max((part for part in parts if part is not None), key=lambda p: math.prod(p.shape), default=None)
+        if op not in STEPS or not node.input:
+            return None
+        stored = self.back(node.input[0], left - 1)
+        return self._reshaped(stored, node) if stored is not None and op == "Reshape" else stored
+
+    def _reshaped(self, stored: _Stored, node: onnx.NodeProto) -> _Stored:
+        """The same in the shape that a Reshape gives it, where that is constant and whole."""
+        wanted = self._constants.get(node.input[1]) if len(node.input) > 1 else None
+        if wanted is None or wanted.data_location == TensorProto.EXTERNAL or math.prod(wanted.dims) > 8:
+            return stored
+        try:
+            shape = tuple(int(size) for size in numpy_helper.to_array(wanted).reshape(-1))
+        except ValueError:  # a damaged constant
+            return stored
+        return dataclasses.replace(stored, shape=shape) if min(shape, default=0) > 0 else stored

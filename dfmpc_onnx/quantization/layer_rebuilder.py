@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import shown
 from dfmpc_onnx.graph.channels import channel_readings, channel_sources, pools_without_zeros
-from dfmpc_onnx.graph.operators import batch_norm_parameters
+from dfmpc_onnx.graph.operators import batch_norm_parameters, op_of
 from dfmpc_onnx.graph.query import constant, has_input
 from dfmpc_onnx.numerics.arrays import Float, Float32
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
@@ -302,7 +302,7 @@ class Rebuilder:
         """Whether all that reads a layer's output are BatchNormalizations, which correct its mean themselves."""
         readings = channel_readings(self._graph, node.outputs[0])
         return not isinstance(readings, str) and all(
-            reading.node.op == "BatchNormalization" and batch_norm_parameters(reading.node) is not None
+            op_of(reading.node) == "BatchNormalization" and batch_norm_parameters(reading.node) is not None
             for reading in readings
         )
 

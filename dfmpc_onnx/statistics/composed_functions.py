@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.graph.operators import activation, is_standard
+from dfmpc_onnx.graph.operators import activation, op_of
 from dfmpc_onnx.graph.query import constant
 from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.numerics.moments import ChannelMoments, function_of_gaussian
@@ -31,9 +31,9 @@ class Composed(NamedTuple):
 
 def composed(node: gs.Node, found: Mapping[str, Composed]) -> Composed | None:
     """What a node's output is a function of; None where it is none of one tensor. found: by tensor name, so far."""
-    if not is_standard(node) or len(node.outputs) != 1:
+    if len(node.outputs) != 1:
         return None
-    if node.op in BINARY and len(node.inputs) == 2:
+    if op_of(node) in BINARY and len(node.inputs) == 2:
         return _joined(node, found)
     function = activation(node)
     if function is None:
@@ -67,7 +67,7 @@ def _of(tensor: gs.Tensor, found: Mapping[str, Composed]) -> Composed:
 
 def _joined(node: gs.Node, found: Mapping[str, Composed]) -> Composed | None:
     """A sum, difference or product of two functions of one tensor, or of one and a number."""
-    join = BINARY[node.op]
+    join = BINARY[op_of(node)]
     numbers = [constant(tensor) for tensor in node.inputs]
     if all(values is not None for values in numbers):
         return None

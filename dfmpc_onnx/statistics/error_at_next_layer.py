@@ -14,13 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.graph.operators import activation, batch_norm_parameters, elementwise, is_standard
+from dfmpc_onnx.graph.operators import activation, batch_norm_parameters, elementwise, is_weighted, op_of
 from dfmpc_onnx.graph.query import constant, consumers, input_constant, is_output
 from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.numerics.moments import error_through
 from dfmpc_onnx.statistics.channel_statistics import Moments
 
-LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 GATES = frozenset({"Sigmoid", "HardSigmoid"})
 Known = Callable[[gs.Tensor], Moments | None]  # of tensors of the float network that have been computed
 Function = Callable[[Float], Float]
@@ -66,9 +65,7 @@ def next_input(graph: gs.Graph, node: gs.Node, mean: Float, variance: Float, kno
         if gate is None and len(readers) != 1:
             break
         reader = readers[0] if gate is None else gate[0]
-        if not is_standard(reader):
-            break
-        norm = batch_norm_parameters(reader) if gate is None and reader.op == "BatchNormalization" else None
+        norm = batch_norm_parameters(reader) if gate is None and op_of(reader) == "BatchNormalization" else None
         function = gate[1] if gate is not None else _function(reader, node, len(mean))
         if norm is not None and len(norm.gamma) == len(mean):
             live = variance > 0
@@ -83,7 +80,7 @@ def next_input(graph: gs.Graph, node: gs.Node, mean: Float, variance: Float, kno
             break
         tensor = reader.outputs[0]
     readers = consumers(tensor)
-    return NextInput(error, variance, not is_output(graph, tensor) and any(r.op in LAYERS for r in readers))
+    return NextInput(error, variance, not is_output(graph, tensor) and any(is_weighted(r) for r in readers))
 
 
 def _gated(readers: list[gs.Node], tensor: gs.Tensor) -> tuple[gs.Node, Function] | None:
@@ -91,8 +88,8 @@ def _gated(readers: list[gs.Node], tensor: gs.Tensor) -> tuple[gs.Node, Function
     if len(readers) != 2:
         return None
     for gate, product in (readers, readers[::-1]):
-        function = elementwise(gate) if gate.op in GATES else None
-        if function is not None and product.op == "Mul" and len(consumers(gate.outputs[0])) == 1:
+        function = elementwise(gate) if op_of(gate) in GATES else None
+        if function is not None and op_of(product) == "Mul" and len(consumers(gate.outputs[0])) == 1:
             operands = list(product.inputs)
             if any(t is gate.outputs[0] for t in operands) and any(t is tensor for t in operands):
                 return product, lambda x, of=function: x * of(x)
@@ -101,7 +98,7 @@ def _gated(readers: list[gs.Node], tensor: gs.Tensor) -> tuple[gs.Node, Function
 
 def _function(node: gs.Node, layer: gs.Node, channels: int) -> Function | None:
     """An activation as a function on ``[channels, points]``; None for what is none."""
-    if node.op == "PRelu":
+    if op_of(node) == "PRelu":
         slope = input_constant(node, 1)
         slopes = None if slope is None else _per_channel(slope, layer, channels)
         return None if slopes is None else lambda x: np.where(x > 0, x, slopes[:, None] * x)
@@ -110,12 +107,12 @@ def _function(node: gs.Node, layer: gs.Node, channels: int) -> Function | None:
 
 def _addend(node: gs.Node, tensor: gs.Tensor, known: Known, layer: gs.Node, channels: int) -> Moments | None:
     """Moments of what is added to a tensor, a constant or another tensor; None where they are not known."""
-    others = [t for t in node.inputs if t is not tensor] if node.op == "Add" else []
+    others = [t for t in node.inputs if t is not tensor] if op_of(node) == "Add" else []
     if len(others) != 1:
         return None
     values = constant(others[0])
     if values is None:
-        found = known(others[0]) if layer.op in ("Conv", "ConvTranspose") else None  # their channels come second
+        found = known(others[0]) if op_of(layer) in ("Conv", "ConvTranspose") else None  # their channels come second
         return found if found is not None and len(found[0]) == channels else None
     shift = _per_channel(values, layer, channels)
     return None if shift is None else (shift, np.zeros(channels))
@@ -126,7 +123,7 @@ def _per_channel(values: npt.NDArray[np.generic], layer: gs.Node, channels: int)
     if values.size != 1:
         rank = layer.inputs[1].values.ndim
         shape = (1,) * (rank - values.ndim) + values.shape
-        axis = 1 if layer.op in ("Conv", "ConvTranspose") else len(shape) - 1
+        axis = 1 if op_of(layer) in ("Conv", "ConvTranspose") else len(shape) - 1
         if values.size != channels or len(shape) <= axis or shape[axis] != channels:
             return None
     result: Float = np.broadcast_to(np.asarray(values, np.float64).reshape(-1), (channels,))

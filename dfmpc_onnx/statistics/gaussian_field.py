@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import Unknown
 from dfmpc_onnx.graph.conv import Pair, planar
+from dfmpc_onnx.graph.operators import op_of
 from dfmpc_onnx.numerics import lags as lg
 from dfmpc_onnx.numerics.arrays import Float
 
@@ -100,13 +101,13 @@ class Kernels:
         self, node: gs.Node, plain: npt.NDArray[np.float32], hat: npt.NDArray[np.float32], channels: int
     ) -> None:
         _, _, self._dilations = planar(node)
-        groups = int(node.attrs.get("group", 1)) if node.op == "Conv" else 1
+        groups = int(node.attrs.get("group", 1)) if op_of(node) == "Conv" else 1
         self._taps: lg.Kernels | None = None
-        if node.op == "Conv" and groups == channels == len(plain) and plain.shape[1] == 1:
+        if op_of(node) == "Conv" and groups == channels == len(plain) and plain.shape[1] == 1:
             self._taps = np.concatenate([plain, hat])[:, 0]
             self.out = channels
             return
-        if node.op == "Conv":
+        if op_of(node) == "Conv":
             joined = [_dense(w, groups, channels) for w in (plain, hat)]
         else:
             axis = 0 if node.attrs.get("transB", 0) else 1
@@ -114,7 +115,7 @@ class Kernels:
         if joined[0].shape[1] != channels:
             raise Unknown("its input's channels are not known")
         self._weights = np.stack(joined)
-        self.out = len(plain) if node.op == "Conv" else joined[0].shape[0]
+        self.out = len(plain) if op_of(node) == "Conv" else joined[0].shape[0]
 
     def mean(self, mean: Float) -> Float:
         """Of the output, without the bias."""
@@ -158,9 +159,9 @@ def _dense(weight: npt.NDArray[np.float32], groups: int, channels: int) -> npt.N
 def check_fed(node: gs.Node, x: Field, weight: npt.NDArray[np.float32]) -> None:
     """Raise Unknown where a layer does not read the channels of a field, or is no layer of maps."""
     planar(node)
-    if node.op == "MatMul" and not x.flat:
+    if op_of(node) == "MatMul" and not x.flat:
         raise Unknown("a matrix product along the width of a map")
-    groups = int(node.attrs.get("group", 1)) if node.op == "Conv" else 1
-    rows = node.op == "Conv" or (node.op == "Gemm" and node.attrs.get("transB", 0))
+    groups = int(node.attrs.get("group", 1)) if op_of(node) == "Conv" else 1
+    rows = op_of(node) == "Conv" or (op_of(node) == "Gemm" and node.attrs.get("transB", 0))
     if weight.ndim < 2 or weight.shape[1 if rows else 0] * groups != x.channels:
         raise Unknown("its input's channels are not known")

@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.graph.channels import channel_readings
 from dfmpc_onnx.graph.conv import planar, taps_seen, within_map
-from dfmpc_onnx.graph.operators import batch_norm_parameters
+from dfmpc_onnx.graph.operators import batch_norm_parameters, op_of
 from dfmpc_onnx.graph.query import input_constant
 from dfmpc_onnx.numerics import gaussian_process as gp
 from dfmpc_onnx.numerics.arrays import Float
@@ -22,10 +22,10 @@ SAMPLES = 10**6  # a derived covariance has no sampling noise
 
 def patch_moments(graph: gs.Graph, node: gs.Node, x: Field, weight: npt.NDArray[np.float32]) -> PatchMoments:
     """Second moments of the patches that a layer reads, corrected by the BatchNormalization behind it."""
-    groups = int(node.attrs.get("group", 1)) if node.op == "Conv" else 1
+    groups = int(node.attrs.get("group", 1)) if op_of(node) == "Conv" else 1
     kernel, _, dilations = planar(node)
     per_group = x.channels // groups
-    measured, seen = _measured(graph, node), taps_seen(node, x.size) if node.op == "Conv" else np.ones((1, 1), bool)
+    measured, seen = _measured(graph, node), taps_seen(node, x.size) if op_of(node) == "Conv" else np.ones((1, 1), bool)
     found = []
     for group in range(groups):
         own = np.arange(group * per_group, (group + 1) * per_group)
@@ -59,7 +59,7 @@ def patch_moments(graph: gs.Graph, node: gs.Node, x: Field, weight: npt.NDArray[
 def anchor_mean(graph: gs.Graph, node: gs.Node, x: Field, weight: npt.NDArray[np.float32]) -> Field:
     """A layer's input with the mean that its BatchNormalization saw behind it: what rounding shifts hangs on it."""
     measured = _measured(graph, node)
-    groups = int(node.attrs.get("group", 1)) if node.op == "Conv" else 1
+    groups = int(node.attrs.get("group", 1)) if op_of(node) == "Conv" else 1
     if measured is None or groups != 1 or len(weight) >= x.channels:
         return x
     rows = within_map(node, weight, x.size).sum(axis=(2, 3), dtype=np.float64)
@@ -73,8 +73,8 @@ def _measured(graph: gs.Graph, node: gs.Node) -> tuple[Float, Float] | None:
 
     Where several read it, through Concats, they have measured the same; the first is taken.
     """
-    readings = channel_readings(graph, node.outputs[0]) if node.op == "Conv" else ""
-    if isinstance(readings, str) or any(reading.node.op != "BatchNormalization" for reading in readings):
+    readings = channel_readings(graph, node.outputs[0]) if op_of(node) == "Conv" else ""
+    if isinstance(readings, str) or any(op_of(reading.node) != "BatchNormalization" for reading in readings):
         return None
     whole = batch_norm_parameters(readings[0].node)
     if whole is None:

@@ -19,7 +19,14 @@ from threadpoolctl import threadpool_limits
 from dfmpc_onnx.errors import Unknown
 from dfmpc_onnx.graph.channels import joins_channels
 from dfmpc_onnx.graph.conv import map_size, planar, steps_of, within_map
-from dfmpc_onnx.graph.operators import averages_space, clip_bounds, elementwise, flattens_each
+from dfmpc_onnx.graph.operators import (
+    averages_space,
+    clip_bounds,
+    elementwise,
+    flattens_each,
+    is_clip,
+    op_of,
+)
 from dfmpc_onnx.graph.query import constant, has_input, input_constant
 from dfmpc_onnx.inputs.spec import DEFAULT_SIDE, InputSpec, InputSpecs
 from dfmpc_onnx.numerics import gaussian_process as gp
@@ -46,7 +53,7 @@ class GaussianStreams:
         self._windows = Windows(graph)
         self.live: Live[Field] = Live(graph, lambda field: 4 * field.numbers)
         for node in graph.nodes:
-            if node.op == "Conv" and isinstance(node.inputs[1], gs.Constant):
+            if op_of(node) == "Conv" and isinstance(node.inputs[1], gs.Constant):
                 # refuse before any work
                 self._windows.side(node.outputs[0].name, (DEFAULT_SIDE, DEFAULT_SIDE), int(node.inputs[1].shape[0]))
         for spec in inputs:
@@ -104,7 +111,7 @@ class GaussianStreams:
 
     def check(self, node: gs.Node) -> None:
         x = self._field(node, 0)
-        if node.op == "ConvTranspose":
+        if op_of(node) == "ConvTranspose":
             raise Unknown(f"no rule for {node.op}")
         check_fed(node, x, _weight(node))  # before the visitor measures what is not there
 
@@ -202,41 +209,41 @@ class GaussianStreams:
         return found
 
     def other(self, node: gs.Node) -> list[Field]:
-        if node.op == "BatchNormalization":
+        if op_of(node) == "BatchNormalization":
             raise Unknown("a BatchNormalization's parameters are computed")
-        if node.op in ("Conv", "Gemm", "MatMul"):
+        if op_of(node) in ("Conv", "Gemm", "MatMul"):
             return [self._linear(node, self._field(node, 0), None, None)]
         return [self._other(node)]
 
     def _other(self, node: gs.Node) -> Field:
-        if node.op in ("Add", "Sub", "Mul", "Div"):
+        if op_of(node) in ("Add", "Sub", "Mul", "Div"):
             return self._arithmetic(node)
-        if node.op == "Concat":
+        if op_of(node) == "Concat":
             return self._concat(node)
         x = self._field(node, 0)
         function = elementwise(node)
-        if node.op in ("Relu", "Clip"):
+        if is_clip(node):
             return self._activated(node, x, gp.clip_activation(x.mean, x.variance, *clip_bounds(node)))
         if function is not None:
             return self._activated(node, x, gp.function_activation(x.mean, x.variance, function))
-        if node.op == "GlobalAveragePool" or (node.op == "ReduceMean" and averages_space(node)):
-            flat = node.op == "ReduceMean" and not node.attrs.get("keepdims", 1)
+        if op_of(node) == "GlobalAveragePool" or (op_of(node) == "ReduceMean" and averages_space(node)):
+            flat = op_of(node) == "ReduceMean" and not node.attrs.get("keepdims", 1)
             return dataclasses.replace(self._pooled(x), flat=flat)
-        if node.op == "AveragePool" and tuple(node.attrs.get("kernel_shape", ())) == x.size:
+        if op_of(node) == "AveragePool" and tuple(node.attrs.get("kernel_shape", ())) == x.size:
             return self._pooled(x)
-        if node.op in ("MaxPool", "AveragePool", "Slice"):
+        if op_of(node) in ("MaxPool", "AveragePool", "Slice"):
             return self._thinned(node, x)
-        if node.op == "Pad":
+        if op_of(node) == "Pad":
             return self._pad(node)
-        if node.op == "Flatten":
+        if op_of(node) == "Flatten":
             if x.size != (1, 1) or not flattens_each(node):
                 raise Unknown("a map is flattened before it is pooled")
             return dataclasses.replace(x, others={}, flat=True)
-        if node.op in ("Identity", "Dropout"):
+        if op_of(node) in ("Identity", "Dropout"):
             return dataclasses.replace(x, others=self._neighbours(node, x))
-        if node.op in ("Softmax", "Reshape", "Transpose") and not any(n for t in node.outputs for n in t.outputs):
+        if op_of(node) in ("Softmax", "Reshape", "Transpose") and not any(n for t in node.outputs for n in t.outputs):
             return x
-        raise Unknown(f"no rule for {node.op}")
+        raise Unknown(f"no rule for {op_of(node)}")
 
     def _activated(self, node: gs.Node, x: Field, activation: gp.Activation) -> Field:
         lags = gp.activate(x.lags, x.variance, activation, x.channels)
@@ -251,12 +258,13 @@ class GaussianStreams:
     def _thinned(self, node: gs.Node, x: Field) -> Field:
         """Pooling over windows, or every n-th pixel. The largest of a window is taken as any one of it."""
         steps = steps_of(node)
-        if node.op != "Slice":  # one for each direction, as exporters write x[:, :, ::2, ::2]; the second makes it even
+        # A Slice is one for each direction, as exporters write x[:, :, ::2, ::2]; the second makes it even.
+        if op_of(node) != "Slice":
             self._even(node, x, steps)
         size = map_size(node, x.size, steps)
         stride = x.stride * steps[0]
         lags, others = x.lags, self._neighbours(node, x)
-        if node.op == "AveragePool":
+        if op_of(node) == "AveragePool":
             ky, kx = (int(k) for k in node.attrs["kernel_shape"])
             taps = np.full((2 * x.channels, ky, kx), 1 / (ky * kx), np.float32)
             lags = lg.depthwise_both(lags, lg.depthwise_spectrum(taps, x.grid, (1, 1)))
@@ -274,7 +282,7 @@ class GaussianStreams:
             values = input_constant(node, index)
             if values is not None:
                 return self._affine(node, index, np.asarray(values, np.float64))
-        if node.op != "Add":
+        if op_of(node) != "Add":
             raise Unknown(f"no rule for a {node.op} of two maps")
         return self._sum(node)
 
@@ -286,11 +294,11 @@ class GaussianStreams:
             raise Unknown("a constant operand is not one number a channel")
         constant_of = np.broadcast_to(values.reshape(-1), (x.channels,))
         one, zero = np.ones(x.channels), np.zeros(x.channels)
-        if node.op == "Add":
+        if op_of(node) == "Add":
             factor, offset = one, constant_of
-        elif node.op == "Sub":
+        elif op_of(node) == "Sub":
             factor, offset = (one, -constant_of) if index == 1 else (-one, constant_of)
-        elif node.op == "Mul":
+        elif op_of(node) == "Mul":
             factor, offset = constant_of, zero
         elif index == 1 and constant_of.all():
             factor, offset = 1.0 / constant_of, zero

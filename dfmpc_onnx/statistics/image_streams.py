@@ -17,6 +17,7 @@ import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import ModelError, shown
 from dfmpc_onnx.graph.compared_outputs import compared_tensor
+from dfmpc_onnx.graph.operators import op_of
 from dfmpc_onnx.graph.query import describe, reads
 from dfmpc_onnx.numerics.arrays import Float, Float32
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
@@ -89,7 +90,7 @@ class ImageStreams:
     def patch_moments(self, node: gs.Node) -> PatchMoments:
         """Of patches at positions that both streams share."""
         x = self.live[node.inputs[0].name]
-        width = int(np.prod(node.inputs[1].shape[1:])) * int(node.attrs.get("group", 1)) if node.op == "Conv" else 1
+        width = int(np.prod(node.inputs[1].shape[1:])) * int(node.attrs.get("group", 1)) if op_of(node) == "Conv" else 1
         count = min(self._positions, max(PATCH_VALUES // width, 1000))
         positions = sample_patches(x.plain, node, count, self._generator)
         plain = gather_patches(x.plain, node, positions)

@@ -15,13 +15,14 @@ import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import Unknown
 from dfmpc_onnx.graph.operators import (
-    FUNCTIONS,
     averages_space,
     batch_norm_parameters,
     clip_bounds,
     elementwise,
     flattens_each,
-    is_standard,
+    is_clip,
+    meaning_of,
+    op_of,
 )
 from dfmpc_onnx.graph.query import constant, has_input, input_constant
 from dfmpc_onnx.inputs.spec import InputSpec, InputSpecs
@@ -60,7 +61,7 @@ def propagate(graph: gs.Graph, inputs: InputSpecs) -> tuple[dict[str, ChannelMom
         else:
             known[spec.name] = moments
     for node in graph.nodes:
-        if node.op == "Conv" and all(_pins(n) for n in node.outputs[0].outputs) and node.outputs[0].outputs:
+        if op_of(node) == "Conv" and all(_pins(n) for n in node.outputs[0].outputs) and node.outputs[0].outputs:
             unknown[node.outputs[0].name] = NOT_NEEDED
             continue
         try:
@@ -69,7 +70,7 @@ def propagate(graph: gs.Graph, inputs: InputSpecs) -> tuple[dict[str, ChannelMom
             result = _dependent(node, result, known, functions)
         except Unknown as reason:
             for tensor in node.outputs:
-                unknown[tensor.name] = f"{node.op}: {reason}"
+                unknown[tensor.name] = f"{op_of(node)}: {reason}"
             continue
         for tensor in node.outputs:
             known[tensor.name] = result
@@ -87,7 +88,7 @@ def _dependent(
     if function is None or function.source not in known:
         return result
     functions[node.outputs[0].name] = function
-    if node.op not in BINARY or any(constant(tensor) is not None for tensor in node.inputs):
+    if op_of(node) not in BINARY or any(constant(tensor) is not None for tensor in node.inputs):
         return result
     source = known[function.source]
     exact = moments_of(function.function, source) if len(source.mean) == len(result.mean) else None
@@ -109,17 +110,21 @@ def _check_channels(node: gs.Node, found: ChannelMoments) -> None:
 
 def _pins(node: gs.Node) -> bool:
     """Whether a node's output has known moments whatever its input is."""
-    return node.op == "BatchNormalization" and batch_norm_parameters(node) is not None
+    return op_of(node) == "BatchNormalization" and batch_norm_parameters(node) is not None
 
 
 Rule = Callable[[gs.Node, Sequence[ChannelMoments | None]], ChannelMoments]
 
 
 def _rule(node: gs.Node) -> Rule:
-    rule = _RULES.get(node.op) if is_standard(node) else None
-    if rule is None:
+    rule = _RULES.get(op_of(node))
+    if rule is not None:
+        return rule
+    if is_clip(node):
+        return _clip
+    if meaning_of(node).function is None:
         raise Unknown("no rule for this operator")
-    return rule
+    return _smooth
 
 
 def _first(inputs: Sequence[ChannelMoments | None]) -> ChannelMoments:
@@ -171,7 +176,7 @@ def _gemm(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMome
     if weight is None or weight.ndim != 2 or node.attrs.get("transA", 0):
         raise Unknown("its second operand is not a constant matrix")
     shape = node.inputs[0].shape
-    if node.op == "MatMul" and shape is not None and len(shape) != 2:
+    if op_of(node) == "MatMul" and shape is not None and len(shape) != 2:
         raise Unknown("a matrix product along the width of a map")
     weight = weight if node.attrs.get("transB", 0) else weight.T
     alpha, beta = float(node.attrs.get("alpha", 1.0)), float(node.attrs.get("beta", 1.0))
@@ -180,7 +185,7 @@ def _gemm(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMome
         raise Unknown("its input's channels are not known")
     # A flattened map: each channel stands for a run of `width / channels` columns.
     rows = np.asarray(weight, np.float32).reshape(out, len(x.mean), -1)
-    bias = _bias(node, 2, out) * beta if node.op == "Gemm" else 0.0
+    bias = _bias(node, 2, out) * beta if op_of(node) == "Gemm" else 0.0
     return _unbounded(*linear_moments(np.float32(alpha) * rows, x.mean, x.variance, bias))
 
 
@@ -213,7 +218,7 @@ def _clip(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMome
 def _leaky(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMoments:
     x = _first(inputs)
     slope: Float = np.array(float(node.attrs.get("alpha", 0.01)))
-    if node.op == "PRelu":
+    if op_of(node) == "PRelu":
         values = input_constant(node, 1)
         slope = np.zeros(0) if values is None else _constant_moments(values, _rank(node)).mean
         if slope.size not in (1, len(x.mean)):
@@ -227,9 +232,9 @@ def _leaky(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMom
 
 def _smooth(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMoments:
     x = _first(inputs)
-    if elementwise(node) is None:
-        raise Unknown("its alpha is not 1")
-    function, low, high = FUNCTIONS[node.op]
+    function, (low, high) = elementwise(node), meaning_of(node).bounds
+    if function is None:
+        raise Unknown("its alpha is not 1" if op_of(node) == "Elu" else "its attributes make it an unknown function")
     mean, variance = function_of_gaussian(x.mean, x.variance, function)
     return ChannelMoments(mean, variance, np.full_like(mean, low), np.full_like(mean, high))
 
@@ -344,14 +349,14 @@ def _constant_moments(values: np.ndarray, rank: int | None) -> ChannelMoments:
 
 def _add(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMoments:
     a, b = _operands(node, inputs)
-    if node.op == "Sub":
+    if op_of(node) == "Sub":
         b = ChannelMoments(-b.mean, b.variance, -b.high, -b.low)
     return ChannelMoments(a.mean + b.mean, a.variance + b.variance, a.low + b.low, a.high + b.high)
 
 
 def _mul(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMoments:
     a, b = _operands(node, inputs)
-    if node.op == "Div":
+    if op_of(node) == "Div":
         if b.variance.any() or not b.mean.all():
             raise Unknown("its divisor is not a constant")
         inverse = 1.0 / b.mean
@@ -393,11 +398,8 @@ _RULES: Mapping[str, Rule] = {
     "Gemm": _gemm,
     "MatMul": _gemm,
     "BatchNormalization": _batch_norm,
-    "Relu": _clip,
-    "Clip": _clip,
     "LeakyRelu": _leaky,
     "PRelu": _leaky,
-    **dict.fromkeys(FUNCTIONS, _smooth),
     "HardSigmoid": _hard_sigmoid,
     "Softmax": _softmax,
     "Add": _add,

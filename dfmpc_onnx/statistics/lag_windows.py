@@ -6,6 +6,7 @@ import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import Unknown
 from dfmpc_onnx.graph.conv import conv_geometry
+from dfmpc_onnx.graph.operators import op_of
 
 ELEMENTS = 2**20  # of one covariance function that is kept in any case
 WIDE_ELEMENTS = 2**25  # of one whose readers look so far
@@ -45,17 +46,17 @@ class Windows:
 
 def _reach(node: gs.Node, behind: int) -> int:
     """Up to which lag a node reads its input so that lags up to `behind` of its output are known."""
-    if node.op == "Conv" and isinstance(node.inputs[1], gs.Constant):
+    if op_of(node) == "Conv" and isinstance(node.inputs[1], gs.Constant):
         kernel, strides, dilations = conv_geometry(node)
         own = max(((k - 1) * d for k, d in zip(kernel, dilations, strict=False)), default=0)
         return max(own, behind * max(strides, default=1))
-    if node.op in STRIDED:
+    if op_of(node) in STRIDED:
         kernel, strides = node.attrs.get("kernel_shape", (1,)), node.attrs.get("strides", (1,))
         return max(max(int(k) for k in kernel) - 1, behind * max(int(s) for s in strides))
-    if node.op == "Slice":
+    if op_of(node) == "Slice":
         steps = node.inputs[4] if len(node.inputs) > 4 else None
         largest = max(abs(int(s)) for s in steps.values) if isinstance(steps, gs.Constant) else 1
         return behind * largest
-    if node.op in ("GlobalAveragePool", "ReduceMean"):
+    if op_of(node) in ("GlobalAveragePool", "ReduceMean"):
         return 1
     return behind

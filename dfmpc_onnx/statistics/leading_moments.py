@@ -16,6 +16,7 @@ from dfmpc_onnx.inputs.preprocess import PIXEL_MEAN, PIXEL_STD, Preprocess
 from dfmpc_onnx.inputs.procedural import dead_leaves
 from dfmpc_onnx.inputs.spec import InputSpecs
 from dfmpc_onnx.model.leading_norms import FirstNorms
+from dfmpc_onnx.model.protos import op_of
 from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
 from dfmpc_onnx.numerics.least_squares import PatchMoments
@@ -143,7 +144,7 @@ class _Watcher:
 
 def by_covariances(found: FirstNorms, inputs: InputSpecs) -> Predictor:
     """Follow the covariance function of photographs to the BatchNormalizations; no image is made. Raises Unknown."""
-    if any(node.op_type == "Clip" and node.attribute for node in found.model.graph.node):
+    if any(op_of(node) == "Clip" and node.attribute for node in found.model.graph.node):
         raise Unknown("a Clip of an old opset")
 
     def predict(preprocess: Preprocess) -> list[Moments]:

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import Unknown
-from dfmpc_onnx.graph.operators import batch_norm_parameters, clip_bounds, is_standard
+from dfmpc_onnx.graph.operators import batch_norm_parameters, clip_bounds, is_clip, is_known, op_of
 from dfmpc_onnx.graph.query import input_constant
 from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.numerics.moments import ChannelMoments, normal_cdf
@@ -44,22 +44,22 @@ def noise_gains(graph: gs.Graph, known: Moments) -> dict[str, Float]:
 
 def backward(node: gs.Node, index: int, gain: Float, known: Moments) -> Float:
     """The gain of a node's input through this node, from that of its output."""
-    if not is_standard(node):
+    if not is_known(node):
         return np.array([gain.mean()])
     moments = known.get(node.inputs[index].name)
-    if node.op == "Conv" and (weight := input_constant(node, 1)) is not None:
+    if op_of(node) == "Conv" and (weight := input_constant(node, 1)) is not None:
         return _conv(np.asarray(weight, np.float64), int(node.attrs.get("group", 1)), gain)
-    if node.op in ("Gemm", "MatMul") and (weight := input_constant(node, 1)) is not None and weight.ndim == 2:
+    if op_of(node) in ("Gemm", "MatMul") and (weight := input_constant(node, 1)) is not None and weight.ndim == 2:
         rows = np.asarray(weight if node.attrs.get("transB", 0) else weight.T, np.float64)
         columns: Float = np.square(rows).T @ _wide(gain, len(rows))
         channels = len(columns) if moments is None else len(moments.mean)
         runs = channels and len(columns) % channels == 0
         return columns.reshape(channels, -1).sum(axis=1) if runs else np.array([columns.sum()])
-    if node.op == "BatchNormalization" and (norm := batch_norm_parameters(node)) is not None:
+    if op_of(node) == "BatchNormalization" and (norm := batch_norm_parameters(node)) is not None:
         return _wide(gain, len(norm.gamma)) * np.square(norm.factor)
-    if node.op in ("Relu", "Clip"):
+    if is_clip(node):
         return gain if (share := passing(node, known)) is None else _wide(gain, len(share)) * share
-    if node.op in ("Mul", "Div") and len(node.inputs) == 2:
+    if op_of(node) in ("Mul", "Div") and len(node.inputs) == 2:
         return _product(node, index, gain, known)
     if moments is not None and len(gain) > 1 and len(gain) != len(moments.mean):
         return np.array([gain.mean()])  # what cuts, joins or moves channels
@@ -97,11 +97,11 @@ def _product(node: gs.Node, index: int, gain: Float, known: Moments) -> Float:
     other = input_constant(node, 1 - index)
     if other is not None and other.size == 1 and other.dtype.kind == "f":
         square = float(other.reshape(-1)[0]) ** 2
-        if node.op == "Div":
+        if op_of(node) == "Div":
             square = 1 / square if index == 0 and square > 0 else 1.0
         return gain * square
     moments = known.get(node.inputs[1 - index].name)
-    if moments is None or node.op == "Div":
+    if moments is None or op_of(node) == "Div":
         return gain
     square_of = moments.variance + np.square(moments.mean)
     return gain * (square_of if len(gain) in (1, len(square_of)) else square_of.mean())

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.graph.conv import conv_geometry, conv_pads, output_size
+from dfmpc_onnx.graph.operators import op_of
 from dfmpc_onnx.numerics.arrays import Float32
 
 
@@ -31,7 +32,7 @@ def gather_patches(x: npt.NDArray[np.generic], node: gs.Node, positions: tuple[n
 
     positions: image by image, as `sample_patches` has them.
     """
-    if node.op != "Conv":
+    if op_of(node) != "Conv":
         rows = positions[0] if x.ndim == 2 else np.ravel_multi_index(positions, (x.shape[0], *output_size(x, node)))
         return np.asarray(x, np.float32).reshape(-1, x.shape[-1])[rows][None]
     groups = int(node.attrs.get("group", 1))

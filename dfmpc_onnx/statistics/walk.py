@@ -22,7 +22,7 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.graph.edit import Namer
-from dfmpc_onnx.graph.operators import batch_norm_parameters
+from dfmpc_onnx.graph.operators import batch_norm_parameters, op_of
 from dfmpc_onnx.graph.query import constant, has_input, reads
 from dfmpc_onnx.numerics.arrays import Float, Float32
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
@@ -218,7 +218,7 @@ def walk(
     steps = _Steps(engine, visitor, writer)
     with engine.guard():
         for node in graph.nodes:
-            norm = batch_norm_parameters(node) if node.op == "BatchNormalization" else None
+            norm = batch_norm_parameters(node) if op_of(node) == "BatchNormalization" else None
             if node.name in layers:
                 outputs = [steps.layer(node)]
             elif norm is not None and engine.normalizes(node):

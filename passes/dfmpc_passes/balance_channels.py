@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.graph.channels import Reading, channel_readings, channel_sources, keeps_factors
-from dfmpc_onnx.graph.operators import batch_norm_parameters
+from dfmpc_onnx.graph.operators import batch_norm_parameters, op_of
 from dfmpc_onnx.graph.query import constant, describe, has_input, nodes_by_name
 from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.numerics.ranges import equal_reach
@@ -67,10 +67,10 @@ class BalanceChannels(Pass[NoOptions]):
 
 def _source(graph: gs.Graph, node: gs.Node, layers: dict[str, Layer]) -> _Source | None:
     """A node whose channels can be scaled, if nothing but BatchNormalizations reads them; None elsewhere."""
-    if node.op == "BatchNormalization":
+    if op_of(node) == "BatchNormalization":
         if batch_norm_parameters(node) is None:
             return None
-    elif node.op != "Conv" or node.name not in layers or layers[node.name].batch_norm is not None:
+    elif op_of(node) != "Conv" or node.name not in layers or layers[node.name].batch_norm is not None:
         return None  # a BatchNormalization that stands alone behind a Conv is folded into it
     elif has_input(node, 2) and constant(node.inputs[2]) is None:
         return None
@@ -78,7 +78,7 @@ def _source(graph: gs.Graph, node: gs.Node, layers: dict[str, Layer]) -> _Source
     if isinstance(readings, str):
         return None
     for reading in readings:
-        norm = batch_norm_parameters(reading.node) if reading.node.op == "BatchNormalization" else None
+        norm = batch_norm_parameters(reading.node) if op_of(reading.node) == "BatchNormalization" else None
         if norm is None or len(norm.gamma) < reading.offset + _width(node):
             return None
     return _Source(node, readings)

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.graph.edit import Namer
-from dfmpc_onnx.graph.operators import batch_norm_parameters
+from dfmpc_onnx.graph.operators import batch_norm_parameters, op_of
 from dfmpc_onnx.graph.query import only_consumer
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
@@ -50,7 +50,7 @@ class BatchNormToConv(Pass[NoOptions]):
         made: list[Layer] = []
         refusals = []
         for node in graph.nodes:
-            if node.op != "BatchNormalization":
+            if op_of(node) != "BatchNormalization":
                 continue
             norm = batch_norm_parameters(node)
             reason = _obstacle(graph, node, norm, set(ranges), set(chosen))
@@ -73,7 +73,7 @@ def _obstacle(
     """Why a BatchNormalization stays one; None where it can be a Conv."""
     shape = node.inputs[0].shape
     following = only_consumer(graph, node.outputs[0])
-    behind = following.outputs[0] if isinstance(following, gs.Node) and following.op in ("Relu", "Clip") else None
+    behind = following.outputs[0] if isinstance(following, gs.Node) and op_of(following) in ("Relu", "Clip") else None
     ends = [t.name for t in (node.outputs[0], behind) if t is not None]
     if norm is None:
         return "its parameters are computed"

@@ -7,8 +7,15 @@ from typing import Annotated, ClassVar
 import msgspec
 import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.graph.operators import batch_norm_parameters, is_weighted
-from dfmpc_onnx.numerics.ranges import DEVIATIONS, LONGEST_REACH, REACH, VECTOR_REACH, moment_range, skewed_range
+from dfmpc_onnx.graph.operators import averages, batch_norm_parameters, is_weighted, meaning_of, op_of
+from dfmpc_onnx.numerics.ranges import (
+    DEVIATIONS,
+    LONGEST_REACH,
+    REACH,
+    VECTOR_REACH,
+    moment_range,
+    skewed_range,
+)
 from dfmpc_onnx.pipeline.facts import Codes, MeasuredRanges, Ranges
 from dfmpc_onnx.pipeline.manager import Pass, PassResult, Refusal
 from dfmpc_onnx.pipeline.workspace import Workspace
@@ -57,7 +64,7 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
         pinned, skewed = pinned_tensors(workspace.graph)
         # Scores, and averages over a map of a picture of one thing, are further out than any of the procedural ones.
         outer = tail_tensors(workspace.graph) | {
-            t.name for node in workspace.graph.nodes if node.op in AVERAGES for t in node.outputs
+            t.name for node in workspace.graph.nodes if averages(node) for t in node.outputs
         }
         reach = self.options.reach if workspace.inputs.images is None else 1.0
         vectors = vector_tensors(workspace.graph) if reach > 1 else set[str]()
@@ -109,7 +116,7 @@ def _widen_averages(graph: gs.Graph, ranges: dict[str, tuple[float, float]]) -> 
     onnxruntime's QLinearGlobalAveragePool refuses a ratio of scales from 256 on.
     """
     for node in graph.nodes:
-        if node.op not in AVERAGES or not {node.inputs[0].name, node.outputs[0].name} <= ranges.keys():
+        if not averages(node) or not {node.inputs[0].name, node.outputs[0].name} <= ranges.keys():
             continue
         (low, high), (least, most) = ranges[node.outputs[0].name], ranges[node.inputs[0].name]
         missing = (max(most, 0.0) - min(least, 0.0)) / LEVELS - (high - low)
@@ -137,9 +144,14 @@ def vector_tensors(graph: gs.Graph) -> set[str]:
     """The outputs of Gemms, one vector an image, also through an activation."""
     found: set[str] = set()
     for node in graph.nodes:
-        if node.op == "Gemm" or (node.op in FOLLOWS and node.inputs[0].name in found):
+        if op_of(node) == "Gemm" or (_follows(node) and node.inputs[0].name in found):
             found.update(t.name for t in node.outputs)
     return found
+
+
+def _follows(node: gs.Node) -> bool:
+    """Whether a node keeps the shape of a distribution, or cuts it."""
+    return meaning_of(node).rectifies or op_of(node) in MOVES
 
 
 def pinned_tensors(graph: gs.Graph) -> tuple[set[str], dict[str, tuple[float, float]]]:
@@ -153,21 +165,18 @@ def pinned_tensors(graph: gs.Graph) -> tuple[set[str], dict[str, tuple[float, fl
     for node in graph.nodes:
         names = [t.name for t in node.outputs]
         source = node.inputs[0].name if node.inputs else ""
-        if node.op in RECTIFIERS or (node.op in MOVES and source in cut):
+        if meaning_of(node).rectifies or (op_of(node) in MOVES and source in cut):
             cut.update(names)
-        norm = batch_norm_parameters(node) if node.op == "BatchNormalization" and source in cut else None
+        norm = batch_norm_parameters(node) if op_of(node) == "BatchNormalization" and source in cut else None
         if norm is not None:
             range_ = skewed_range(norm.mean, norm.std, norm.gamma, norm.beta)
             skewed.update(dict.fromkeys(names, range_))
-        elif node.op in FOLLOWS and source in skewed:
+        elif _follows(node) and source in skewed:
             skewed.update(dict.fromkeys(names, skewed[source]))
-        elif node.op == "BatchNormalization" or (node.op in FOLLOWS and source in pinned):
+        elif op_of(node) == "BatchNormalization" or (_follows(node) and source in pinned):
             pinned.update(names)
     return pinned, skewed
 
 
-RECTIFIERS = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu", "HardSwish"})
 MOVES = frozenset({"MaxPool", "Flatten", "Pad", "Slice", "Resize"})
 LEVELS = 255  # steps of 8 bits
-AVERAGES = frozenset({"AveragePool", "GlobalAveragePool"})
-FOLLOWS = RECTIFIERS | MOVES

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from dfmpc_onnx.graph.operators import batch_norm_parameters
+from dfmpc_onnx.graph.operators import batch_norm_parameters, op_of
 from dfmpc_onnx.pipeline.facts import FloatStatistics, Layers
 from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal
 from dfmpc_onnx.pipeline.workspace import Workspace
@@ -34,7 +34,7 @@ class EstimateStatistics(Pass[NoOptions]):
         tensors, unknown = propagate(workspace.graph, workspace.inputs)
         norms = {}
         for node in workspace.graph.nodes:
-            if node.op == "BatchNormalization":
+            if op_of(node) == "BatchNormalization":
                 parameters = batch_norm_parameters(node)
                 if parameters is not None:
                     norms[node.name] = parameters

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.graph.edit import Namer, remove
-from dfmpc_onnx.graph.operators import batch_norm_parameters
+from dfmpc_onnx.graph.operators import batch_norm_parameters, op_of
 from dfmpc_onnx.graph.query import constant, has_input, input_constant, nodes_by_name
 from dfmpc_onnx.pipeline.facts import Codes, FloatStatistics, Folded, Layer, Layers, Pairs, Recalibrated
 from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
@@ -55,7 +55,7 @@ class FoldBatchNorm(Pass[NoOptions]):
         remove(graph, dead)
         workspace.put(Layers(tuple(layers), workspace.get(Layers).nested))
         workspace.put(Folded(len(dead)))
-        left = [node.name for node in graph.nodes if node.op == "BatchNormalization"]
+        left = [node.name for node in graph.nodes if op_of(node) == "BatchNormalization"]
         refusals = tuple(Refusal(name, "no layer stands alone in front of it; it stays a node") for name in left)
         return PassResult(self.name, tuple(rewrites), refusals)
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.graph.edit import Namer, remove, replace_reads
-from dfmpc_onnx.graph.operators import batch_norm_parameters, flattens_each, is_standard
+from dfmpc_onnx.graph.operators import batch_norm_parameters, flattens_each, op_of, pools
 from dfmpc_onnx.graph.query import consumers, has_input, input_constant, is_output, only_consumer, producer
 from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
@@ -18,7 +18,6 @@ from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Re
 from dfmpc_onnx.pipeline.workspace import Workspace
 
 CHOOSES = frozenset({"Relu", "MaxPool", "GlobalMaxPool"})  # f(a x) = a f(x) for a > 0, and no value is new
-POOLS = frozenset({"MaxPool", "GlobalMaxPool", "AveragePool", "GlobalAveragePool"})
 WIDEST = 2.0  # times the range behind the BatchNormalization: a bit of 8
 
 
@@ -52,7 +51,7 @@ class FoldBatchNormForward(Pass[NoOptions]):
         names = Namer(graph)
         dead, rewrites, refusals = [], [], []
         for node in graph.nodes:
-            norm = batch_norm_parameters(node) if node.op == "BatchNormalization" else None
+            norm = batch_norm_parameters(node) if op_of(node) == "BatchNormalization" else None
             if norm is None:
                 continue  # another one is no affine map
             chain = _chain(graph, node, layers)
@@ -97,12 +96,12 @@ def _chain(graph: gs.Graph, norm: gs.Node, layers: dict[str, Layer]) -> list[gs.
         found.insert(0, node)
         if node.name in layers:
             break
-        if not is_standard(node) or node.op not in CHOOSES:
-            return f"{node.op} stands in front of it"
+        if op_of(node) not in CHOOSES:
+            return f"{op_of(node)} stands in front of it"
         tensor = node.inputs[0]
     else:
         return "no layer stands in front of it"
-    if len(found) == 1 or found[1].op != "Relu":
+    if len(found) == 1 or op_of(found[1]) != "Relu":
         return f"no Relu stands behind {found[0].op} in front of it"
     layer, weight, bias = layers[found[0].name], input_constant(found[0], 1), input_constant(found[0], 2)
     plain = all(float(found[0].attrs.get(key, 1.0)) == 1.0 for key in ("alpha", "beta"))
@@ -178,7 +177,7 @@ def _readers(graph: gs.Graph, node: gs.Node, layers: dict[str, Layer]) -> list[g
             elif _passes_shift(reader):
                 stack.extend(reader.outputs)
             else:
-                return f"{reader.op} reads it"
+                return f"{op_of(reader)} reads it"
     return found
 
 
@@ -193,17 +192,17 @@ def _takes_shift(node: gs.Node, layer: Layer, channels: int) -> bool:
     plain = all(float(node.attrs.get(key, 1.0)) == 1.0 for key in ("alpha", "beta"))
     flat = producer(node.inputs[0])
     length = layer.shape[1 - layer.axis]
-    fits = length == channels if flat is None or flat.op != "Flatten" else length % channels == 0
+    fits = length == channels if flat is None or op_of(flat) != "Flatten" else length % channels == 0
     return layer.op == "Gemm" and plain and fits and (bias is None or bias.size == layer.channels)
 
 
 def _passes_shift(node: gs.Node) -> bool:
     """Whether f(x + t) = f(x) + t, with one t a channel."""
-    if not is_standard(node) or len(node.outputs) > 1:
+    if len(node.outputs) > 1:
         return False
     padded = any(node.attrs.get("pads", ())) or node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
-    counts_padding = node.op == "AveragePool" and padded and bool(node.attrs.get("count_include_pad", 0))
-    return (node.op in POOLS and not counts_padding) or (node.op == "Flatten" and flattens_each(node))
+    counts_padding = op_of(node) == "AveragePool" and padded and bool(node.attrs.get("count_include_pad", 0))
+    return (pools(node) and not counts_padding) or (op_of(node) == "Flatten" and flattens_each(node))
 
 
 def _shift(node: gs.Node, layer: Layer, shift: Float, names: Namer) -> None:

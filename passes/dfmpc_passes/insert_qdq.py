@@ -10,6 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.graph.edit import Namer, insert, remove
+from dfmpc_onnx.graph.operators import dequantizes, keeps_scale, op_of, quantizes
 from dfmpc_onnx.graph.query import (
     consumers,
     has_input,
@@ -25,7 +26,7 @@ from dfmpc_onnx.pipeline.facts import Codes, Folded, Layer, Layers, Placement, R
 from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.decoder import fits_int8, integer_scale
-from dfmpc_onnx.qdq.placement import Placer, keeps_scale, pads_with_zeros
+from dfmpc_onnx.qdq.placement import Placer
 
 QParams = tuple[np.float32, np.uint8 | np.int8]  # scale and zero point
 Parameters = dict[str, QParams]
@@ -83,7 +84,7 @@ class InsertQDQ(Pass[NoOptions]):
         unfit = frozenset(name for name in sites.layers if not fits_int8(codes[name], reduced))
         biases, float_biases = _quantize_biases(graph, layers, with_bias - unfit, codes, parameters, names)
         integer = sites.layers - unfit - set(float_biases)
-        own = {id(node) for node in graph.nodes if node.op == "DequantizeLinear"}
+        own = {id(node) for node in graph.nodes if dequantizes(node)}
         _insert(graph, {name: p for name, p in parameters.items() if not _quantized(graph, name, given)}, names)
         insert(graph, before=biases)
         if target.between:
@@ -122,7 +123,7 @@ def quantized_before(graph: gs.Graph) -> Parameters:
     """Scale and zero point of the tensors that a DequantizeLinear of the model's own makes of uint8, one for all."""
     found: Parameters = {}
     for node in graph.nodes:
-        if node.op != "DequantizeLinear" or not has_input(node, 2):
+        if not dequantizes(node) or not has_input(node, 2):
             continue
         scale, zero = input_constant(node, 1), input_constant(node, 2)
         if scale is not None and zero is not None and scale.size == zero.size == 1 and zero.dtype == np.uint8:
@@ -134,7 +135,7 @@ def _quantized(graph: gs.Graph, name: str, given: Parameters) -> bool:
     """Whether a tensor comes from a DequantizeLinear of the model's own, or goes to nothing but a QuantizeLinear."""
     tensor = graph.tensors()[name]
     readers = consumers(tensor)
-    alone = bool(readers) and all(node.op == "QuantizeLinear" for node in readers)
+    alone = bool(readers) and all(quantizes(node) for node in readers)
     return name in given or (alone and not is_output(graph, tensor))
 
 
@@ -186,9 +187,9 @@ def _pad_codes(graph: gs.Graph) -> None:
     dead: list[gs.Node] = []
     for node in graph.nodes:
         before, after = producer(node.inputs[0]) if node.inputs else None, only_consumer(graph, node.outputs[0])
-        if not pads_with_zeros(node) or before is None or before.op != "DequantizeLinear" or isinstance(after, str):
+        if op_of(node) != "Pad" or not keeps_scale(node) or before is None or isinstance(after, str):
             continue
-        if after.op != "QuantizeLinear" or input_constant(before, 1) != input_constant(after, 1):
+        if not (dequantizes(before) and quantizes(after)) or input_constant(before, 1) != input_constant(after, 1):
             continue
         node.inputs = [before.inputs[0], node.inputs[1], after.inputs[2], *node.inputs[3:]]
         node.outputs = list(after.outputs)
@@ -203,7 +204,7 @@ def _read_float(graph: gs.Graph, layers: Layers, integer: frozenset[str]) -> lis
     for layer in layers.all:
         node = nodes[layer.name]
         source = producer(node.inputs[0])
-        if layer.name not in integer and source is not None and source.op == "DequantizeLinear":
+        if layer.name not in integer and source is not None and dequantizes(source):
             quantizer = producer(source.inputs[0])
             assert quantizer is not None  # _insert put it there
             node.inputs[0] = quantizer.inputs[0]
@@ -221,10 +222,10 @@ def _move_float(graph: gs.Graph, own: set[int]) -> None:
     """
     for node in graph.nodes:
         source = producer(node.inputs[0]) if keeps_scale(node) else None
-        if source is None or source.op != "DequantizeLinear" or id(source) in own:
+        if source is None or not dequantizes(source) or id(source) in own:
             continue
         quantizer = producer(source.inputs[0])
-        if quantizer is not None and quantizer.op == "QuantizeLinear":
+        if quantizer is not None and quantizes(quantizer):
             node.inputs[0] = quantizer.inputs[0]
 
 
@@ -240,10 +241,10 @@ def _guard_float_layers(graph: gs.Graph, layers: Layers, integer: frozenset[str]
     for layer in layers.all:
         node = nodes[layer.name]
         source = producer(node.inputs[0])
-        if layer.name in integer or source is None or source.op != "DequantizeLinear":
+        if layer.name in integer or source is None or not dequantizes(source):
             continue
         decoder = producer(node.inputs[1])
-        if decoder is not None and decoder.op == "DequantizeLinear":
+        if decoder is not None and dequantizes(decoder):
             continue  # quantized before it came here: it shall fuse
         same = gs.Variable(names(f"{layer.name}.float_input"))
         before[id(node)] = [gs.Node("Max", names(f"{layer.name}.Max"), {}, [node.inputs[0]], [same])]

@@ -13,7 +13,7 @@ from dfmpc_onnx.errors import AlreadyQuantized, ModelError, shown
 from dfmpc_onnx.graph.constant_folding import GENERATED, QUANTIZED, fold_constants, origin
 from dfmpc_onnx.graph.edit import Namer, detached_weights, insert, remove, remove_unused, replace_reads
 from dfmpc_onnx.graph.half_precision import has_half_layers, widen
-from dfmpc_onnx.graph.operators import is_standard, is_weighted, norm_epsilon
+from dfmpc_onnx.graph.operators import is_standard, is_weighted, norm_epsilon, op_of
 from dfmpc_onnx.graph.opset import OLDEST_RUN, ConversionRefused, convert, inline_functions
 from dfmpc_onnx.graph.query import (
     constant,
@@ -25,6 +25,7 @@ from dfmpc_onnx.graph.query import (
     nested_nodes,
     producer,
 )
+from dfmpc_onnx.model.protos import RUNTIME_DOMAINS
 from dfmpc_onnx.pipeline.facts import Normalized
 from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.pipeline.workspace import Workspace
@@ -124,7 +125,7 @@ def _name_nodes(graph: gs.Graph) -> None:
 def _constants(graph: gs.Graph) -> list[str]:
     sites, dead = [], []
     for node in graph.nodes:
-        if node.op != "Constant" or not is_standard(node) or is_output(graph, node.outputs[0]):
+        if op_of(node) != "Constant" or is_output(graph, node.outputs[0]):
             continue
         values = _constant_value(node)
         if values is not None:
@@ -156,7 +157,7 @@ def _gemm_factors(graph: gs.Graph) -> list[str]:
     done = []
     names = Namer(graph)
     for node in graph.nodes:
-        if node.op != "Gemm" or not is_standard(node):
+        if op_of(node) != "Gemm":
             continue
         for key, index in (("alpha", 1), ("beta", 2)):
             factor = float(node.attrs.get(key, 1.0))
@@ -179,9 +180,7 @@ def _gemm_factors(graph: gs.Graph) -> list[str]:
 def _pass_through(graph: gs.Graph) -> list[str]:
     sites, dead = [], []
     for node in graph.nodes:
-        if not is_standard(node):
-            continue
-        if node.op == "Identity" or (node.op == "Dropout" and _inference_dropout(node)):
+        if op_of(node) == "Identity" or (op_of(node) == "Dropout" and _inference_dropout(node)):
             source, output = node.inputs[0], node.outputs[0]
             if is_output(graph, output) or any(extra.outputs for extra in node.outputs[1:]):
                 continue
@@ -230,7 +229,7 @@ def _pooling(graph: gs.Graph) -> list[str]:
     names = Namer(graph)
     tails: dict[int, list[gs.Node]] = {}
     for node in graph.nodes:
-        if node.op != "ReduceMean" or not is_standard(node):
+        if op_of(node) != "ReduceMean":
             continue
         axes = node.attrs.get("axes")
         if axes is None and has_input(node, 1):
@@ -304,10 +303,10 @@ def _known(shape: list[int | str | None] | None) -> int:
 
 def _check_weights(graph: gs.Graph, label: str) -> None:
     """Raise ModelError where a constant operand of a layer or BatchNormalization is nothing that training leaves."""
-    found = any(node.op in ("Conv", "ConvTranspose") for _, _, node in nested_nodes(graph))
+    found = any(op_of(node) in ("Conv", "ConvTranspose") for _, _, node in nested_nodes(graph))
     for node in graph.nodes:
         if is_weighted(node) or _is_norm(node):
-            found |= node.op in ("Conv", "ConvTranspose")
+            found |= op_of(node) in ("Conv", "ConvTranspose")
             for tensor in node.inputs[1:]:
                 values = constant(tensor)
                 absurd = _absurd(values) if values is not None and values.dtype.kind == "f" else None
@@ -318,7 +317,7 @@ def _check_weights(graph: gs.Graph, label: str) -> None:
                     )
         if _is_norm(node):
             _check_norm(node, label)
-    if not found and any(node.op in INTEGER_LAYERS for node in graph.nodes):
+    if not found and any(op_of(node, RUNTIME_DOMAINS) in INTEGER_LAYERS for node in graph.nodes):
         raise AlreadyQuantized(f"{label}: the model is quantized already; give the float model that it was made from")
     if not found:
         raise ModelError(f"{label}: the model has no Conv; there is nothing that this tool can quantize")
@@ -343,7 +342,7 @@ def _check_origins(graph: gs.Graph, label: str) -> None:
 
 
 def _is_norm(node: gs.Node) -> bool:
-    return node.op == "BatchNormalization" and is_standard(node)
+    return op_of(node) == "BatchNormalization"
 
 
 def _absurd(values: np.ndarray) -> str | None:
@@ -387,25 +386,25 @@ def _fed(node: gs.Node) -> int | str | None:
     """How many channels the input of a layer or BatchNormalization has: by its shape, or by the layer that makes it."""
     shape, by = node.inputs[0].shape, producer(node.inputs[0])
     if shape is not None and len(shape) > 1:
-        size: int | str | None = shape[-1 if node.op == "MatMul" else 0 if node.attrs.get("transA", 0) else 1]
+        size: int | str | None = shape[-1 if op_of(node) == "MatMul" else 0 if node.attrs.get("transA", 0) else 1]
         return size
     if by is None or not is_weighted(by) or not isinstance(by.inputs[1], gs.Constant) or len(by.inputs[1].shape) < 2:
         return None
     weight = by.inputs[1].shape
-    if by.op == "Conv" or by.attrs.get("transB", 0):
+    if op_of(by) == "Conv" or by.attrs.get("transB", 0):
         return int(weight[0])
-    return int(weight[1]) * int(by.attrs.get("group", 1)) if by.op == "ConvTranspose" else int(weight[-1])
+    return int(weight[1]) * int(by.attrs.get("group", 1)) if op_of(by) == "ConvTranspose" else int(weight[-1])
 
 
 def _wanted(node: gs.Node) -> list[int]:
     """The number of channels that each constant of a layer or BatchNormalization is made for."""
-    if node.op == "BatchNormalization":
+    if op_of(node) == "BatchNormalization":
         return [int(v.size) for v in (input_constant(node, i) for i in range(1, 5)) if v is not None]
     weight = node.inputs[1]
     if not isinstance(weight, gs.Constant) or len(weight.shape) < 2:
         return []
-    if node.op == "Conv":
+    if op_of(node) == "Conv":
         return [int(weight.shape[1]) * int(node.attrs.get("group", 1))]
-    if node.op == "MatMul":
+    if op_of(node) == "MatMul":
         return [int(weight.shape[-2])]
-    return [int(weight.shape[1 if node.op == "Gemm" and node.attrs.get("transB", 0) else 0])]
+    return [int(weight.shape[1 if op_of(node) == "Gemm" and node.attrs.get("transB", 0) else 0])]

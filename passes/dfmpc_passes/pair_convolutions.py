@@ -13,7 +13,7 @@ from dfmpc_onnx.graph.chains import Chain, Match, Mismatch, Step
 from dfmpc_onnx.graph.channels import channel_count, channel_readings, joins_channels
 from dfmpc_onnx.graph.constant_folding import origin
 from dfmpc_onnx.graph.edit import Namer
-from dfmpc_onnx.graph.operators import batch_norm_parameters, is_weighted
+from dfmpc_onnx.graph.operators import batch_norm_parameters, is_weighted, op_of
 from dfmpc_onnx.graph.query import (
     constant,
     consumers,
@@ -37,9 +37,9 @@ def _trained_norm(node: gs.Node) -> str | None:
 
 def _contracting(node: gs.Node) -> str | None:
     """Why an activation may enlarge an error; None where it cannot."""
-    if node.op not in ("LeakyRelu", "PRelu"):
+    if op_of(node) not in ("LeakyRelu", "PRelu"):
         return None
-    slope = input_constant(node, 1) if node.op == "PRelu" else np.array(float(node.attrs.get("alpha", 0.01)))
+    slope = input_constant(node, 1) if op_of(node) == "PRelu" else np.array(float(node.attrs.get("alpha", 0.01)))
     if slope is None:
         return "its slope is computed"
     return None if np.abs(slope).max(initial=0.0) <= 1 else "its slope is over 1, so it enlarges errors"
@@ -140,7 +140,7 @@ def _choose(graph: gs.Graph, layers: Layers) -> tuple[dict[str, tuple[Pair, ...]
 def _joins(node: gs.Node) -> bool:
     """Whether a layer's output is read among others': by a Concat, or by several BatchNormalizations."""
     readers = consumers(node.outputs[0])
-    several = len(readers) > 1 and all(reader.op == "BatchNormalization" for reader in readers)
+    several = len(readers) > 1 and all(op_of(reader) == "BatchNormalization" for reader in readers)
     return several or any(joins_channels(reader) for reader in readers)
 
 
@@ -151,7 +151,7 @@ def find_layers(graph: gs.Graph) -> list[Layer]:
         if not is_weighted(node):
             continue
         tensor = node.inputs[1]
-        if node.op == "MatMul" and not isinstance(tensor, gs.Constant):
+        if op_of(node) == "MatMul" and not isinstance(tensor, gs.Constant):
             continue  # a product of two activations has no weight
         found.append(_layer(graph, node, tensor))
     live = [i for i, layer in enumerate(found) if layer.refused is None]
@@ -171,7 +171,7 @@ def nested_layers(graph: gs.Graph) -> list[Layer]:
             continue
         tensor = node.inputs[1]
         shape = _shape(tensor)
-        if node.op == "MatMul" and not shape:
+        if op_of(node) == "MatMul" and not shape:
             continue
         reason = f"it lies in {place}, which is not entered; left in float"
         found.append(Layer(names(path), node.op, tensor.name, shape, 0, refused=reason))
@@ -181,7 +181,7 @@ def nested_layers(graph: gs.Graph) -> list[Layer]:
 def _shape(tensor: gs.Tensor) -> tuple[int, ...]:
     """The shape of a constant, or of what a Constant node makes; empty where a weight is computed or handed in."""
     by = producer(tensor)
-    value = by.attrs.get("value") if by is not None and by.op == "Constant" else tensor
+    value = by.attrs.get("value") if by is not None and op_of(by) == "Constant" else tensor
     return tuple(int(d) for d in value.shape) if isinstance(value, gs.Constant) else ()
 
 
@@ -189,11 +189,12 @@ def _layer(graph: gs.Graph, node: gs.Node, tensor: gs.Tensor) -> Layer:
     groups = int(node.attrs.get("group", 1))
     shape = tuple(int(d) for d in tensor.shape) if isinstance(tensor, gs.Constant) else ()
     # A depthwise ConvTranspose has weights [in, 1, ...]: its output channels are its input channels.
-    first = node.op == "Conv" or bool(node.attrs.get("transB", 0)) or (node.op == "ConvTranspose" and groups > 1)
+    depthwise_up = op_of(node) == "ConvTranspose" and groups > 1
+    first = op_of(node) == "Conv" or bool(node.attrs.get("transB", 0)) or depthwise_up
     axis = 0 if first else 1
     following = only_consumer(graph, node.outputs[0])
     norm = None
-    if isinstance(following, gs.Node) and following.op == "BatchNormalization" and _trained_norm(following) is None:
+    if isinstance(following, gs.Node) and op_of(following) == "BatchNormalization" and _trained_norm(following) is None:
         norm = following.name
     reason = _unquantizable(node, tensor)
     return Layer(node.name, node.op, tensor.name, shape, axis, groups, norm, refused=reason)
@@ -208,11 +209,11 @@ def _unquantizable(node: gs.Node, tensor: gs.Tensor) -> str | None:
         return f"its weight is {np.dtype(tensor.dtype).name}, not float32"
     if len(tensor.shape) < 2 or 0 in tensor.shape:
         return f"its weight has shape {list(tensor.shape)}"
-    if node.op == "ConvTranspose" and int(node.attrs.get("group", 1)) > 1 and int(tensor.shape[1]) != 1:
+    if op_of(node) == "ConvTranspose" and int(node.attrs.get("group", 1)) > 1 and int(tensor.shape[1]) != 1:
         return "a grouped ConvTranspose: its output channels lie along no axis of its weight; left in float"
-    if node.op == "MatMul" and len(tensor.shape) != 2:
+    if op_of(node) == "MatMul" and len(tensor.shape) != 2:
         return f"its weight has {len(tensor.shape)} dimensions; a matrix has 2"
-    if node.op == "Gemm" and node.attrs.get("transA", 0):
+    if op_of(node) == "Gemm" and node.attrs.get("transA", 0):
         return "its input is transposed (transA)"
     return None
 
@@ -269,7 +270,7 @@ def _read_by_several(graph: gs.Graph, node: gs.Node, layer: Layer, layers: dict[
         return readings
     found: list[Pair] = []
     for reading in readings:
-        if reading.node.op != "BatchNormalization":
+        if op_of(reading.node) != "BatchNormalization":
             return f"{describe(reading.node)} reads it, not BatchNormalization"
         match = READER.match(graph, reading.node)
         if isinstance(match, Mismatch):
@@ -293,5 +294,5 @@ def _as_pair(low: str, found: Match, layers: dict[str, Layer]) -> Pair | str:
         return f"the weight of the next layer '{shown(high.name)}' is computed"
     if partner.refused is not None:
         return f"the next layer '{shown(high.name)}' cannot repair it: {partner.refused}"
-    exact = activation is None or activation.op != "Clip"
+    exact = activation is None or op_of(activation) != "Clip"
     return Pair(low, norm.name if norm else None, activation.name if activation else None, high.name, exact)

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from dfmpc_onnx.graph.operators import is_clip
 from dfmpc_onnx.graph.query import nodes_by_name, producer
 from dfmpc_onnx.numerics.ranges import signed_qparams
 from dfmpc_onnx.pipeline.facts import Codes, Layers, Ranges, Spared
@@ -76,7 +77,7 @@ def _noise(node: gs.Node, scale: float, gain: np.ndarray, known: Moments) -> flo
     """What rounding a layer's input adds to the outputs through this layer."""
     through = backward(node, 0, gain, known)
     source = producer(node.inputs[0])
-    share = passing(source, known) if source is not None and source.op in ("Relu", "Clip") else None
+    share = passing(source, known) if source is not None and is_clip(source) else None
     if share is not None and len(share) == len(through):
         through = through * share
     moments = known.get(node.inputs[0].name)

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import Unknown
-from dfmpc_onnx.graph.operators import batch_norm_parameters, clip_bounds, is_standard
+from dfmpc_onnx.graph.operators import batch_norm_parameters, clip_bounds, is_clip, op_of
 from dfmpc_onnx.graph.query import nodes_by_name, only_consumer, producer
 from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
@@ -90,7 +90,7 @@ def _site(graph: gs.Graph, node: gs.Node) -> tuple[gs.Node, BatchNormParameters,
     low, high = -np.inf, np.inf
     tensor = node.inputs[0]
     source = producer(tensor)
-    if source is not None and source.op in ("Relu", "Clip") and is_standard(source):
+    if source is not None and is_clip(source):
         try:
             low, high = clip_bounds(source)
         except Unknown as reason:
@@ -99,7 +99,7 @@ def _site(graph: gs.Graph, node: gs.Node) -> tuple[gs.Node, BatchNormParameters,
             return "what it reads is clipped elsewhere than at 0, or read by others"
         tensor = source.inputs[0]
         source = producer(tensor)
-    norm = batch_norm_parameters(source) if source is not None and source.op == "BatchNormalization" else None
+    norm = batch_norm_parameters(source) if source is not None and op_of(source) == "BatchNormalization" else None
     if source is None or norm is None:
         return "no BatchNormalization in front of it"
     if isinstance(only_consumer(graph, tensor), str):
