@@ -60,13 +60,13 @@ class GaussianStreams:
             self.live.put(spec.name, self._input(spec))
 
     def _input(self, spec: InputSpec) -> Field:
-        moments = input_moments(spec)
-        if moments is None or len(spec.shape) != 4:
+        moments, shape = input_moments(spec), spec.shape
+        if moments is None or len(shape) != 4:
             raise Unknown("an input is no image")
         channels = len(moments.mean)
         std = np.sqrt(moments.variance)
         colours = 0.8 * np.outer(std, std) + 0.2 * np.diag(moments.variance)
-        size = (spec.shape[2], spec.shape[3])
+        size = (shape[2], shape[3])
         lags = lg.window(gp.natural_prior(*size, colours), *self._windows.side(spec.name, size, channels))
         joint = np.tile(lags, (1, 1, 2, 2))
         return Field(np.tile(moments.mean, 2), joint, size, 1, {})

@@ -113,3 +113,13 @@ def test_an_input_that_is_a_vector_of_a_stated_length() -> None:
     model = net.model(net.tail(x))
     model.graph.input.append(onnx.helper.make_tensor_value_info("scales", onnx.TensorProto.FLOAT, [4]))
     assert made(model, "int8")[1] is not None
+
+
+@pytest.mark.parametrize("recipe", ["closed-form", "mixed"])
+def test_a_sequence_beside_the_picture_is_refused_in_one_line(recipe: str) -> None:
+    model = graphs.chain()
+    model.graph.input.append(onnx.helper.make_tensor_sequence_value_info("s", onnx.TensorProto.FLOAT, [1]))
+    model.graph.node.append(onnx.helper.make_node("SequenceLength", ["s"], ["length"]))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("length", onnx.TensorProto.INT64, []))
+    with pytest.raises(dfmpc_onnx.ModelError, match="input 's' is a sequence; nothing can be generated for it"):
+        dfmpc_onnx.quantize(model, None, recipe)

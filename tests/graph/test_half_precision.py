@@ -66,6 +66,14 @@ def test_the_network_is_float32_until_it_is_restored(kind):
     assert (narrow.graph.input[0].name, narrow.graph.output[0].name) == ("x", "gemm1")
 
 
+@pytest.mark.parametrize("kind", TYPES)
+def test_the_workspace_knows_that_its_inputs_are_float32_meanwhile(kind):
+    space = graphs.workspace(narrowed(graphs.residual(), kind))
+    assert space.inputs["x"].dtype == TYPES[kind][0]
+    Normalize().run(space)
+    assert space.inputs["x"].dtype == np.float32 and space.inputs["x"].is_normalized
+
+
 def test_widening_changes_nothing_but_roundings():
     model = narrowed(graphs.chain())
     x = graphs.input_of(model).astype(np.float16)
