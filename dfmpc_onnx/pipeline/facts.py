@@ -193,28 +193,28 @@ class MeasuredRanges:
 
 
 @dataclasses.dataclass(frozen=True)
-class Exempt:
+class FloatActivations:
     """Tensors by name that stay in float although they have a range, each with the reason."""
 
     tensors: Mapping[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
-class Spared:
-    """The layers that shall read floats, by name, although they could compute in integers."""
+class FloatLayers:
+    """The layers, by name, that read floats although they could compute in integers."""
 
     layers: frozenset[str]
 
 
 @dataclasses.dataclass(frozen=True)
-class Folded:
+class FoldedBatchNorms:
     """BatchNormalizations behind a layer have become part of its scales and bias."""
 
     count: int
 
 
 @dataclasses.dataclass(frozen=True)
-class Raised:
+class FinalOpset:
     """The opset is the one that the file will have."""
 
     opset: int

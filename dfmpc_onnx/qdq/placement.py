@@ -30,7 +30,7 @@ from dfmpc_onnx.graph.query import (
     only_consumer,
     producer,
 )
-from dfmpc_onnx.pipeline.facts import Codes, Exempt, Layer, Layers, Ranges, Spared
+from dfmpc_onnx.pipeline.facts import Codes, FloatActivations, FloatLayers, Layer, Layers, Ranges
 from dfmpc_onnx.pipeline.targets import CPU, Target
 from dfmpc_onnx.pipeline.workspace import Workspace
 
@@ -172,7 +172,7 @@ class Placer:
     @classmethod
     def of(cls, workspace: Workspace) -> Placer:
         """For the layers that have codes and are not spared, with the ranges and exempt tensors known so far."""
-        spared, exempt = workspace.find(Spared), workspace.find(Exempt)
+        spared, exempt = workspace.find(FloatLayers), workspace.find(FloatActivations)
         left = spared.layers if spared is not None else frozenset[str]()
         coded = workspace.get(Codes).weights.keys() - left
         return cls(

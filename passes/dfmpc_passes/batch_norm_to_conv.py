@@ -12,7 +12,7 @@ from dfmpc_onnx.graph.operators import batch_norm_parameters
 from dfmpc_onnx.graph.query import only_consumer
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
-from dfmpc_onnx.pipeline.facts import BitPlan, Codes, Folded, Layer, LayerBits, Layers, Ranges
+from dfmpc_onnx.pipeline.facts import BitPlan, Codes, FoldedBatchNorms, Layer, LayerBits, Layers, Ranges
 from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.placement import Placer
@@ -36,7 +36,7 @@ class BatchNormToConv(Pass[NoOptions]):
     """
 
     name = "batch_norm_to_conv"
-    requires: ClassVar = (Ranges, Codes, Layers, Folded)
+    requires: ClassVar = (Ranges, Codes, Layers, FoldedBatchNorms)
     provides: ClassVar = (Codes, Layers)
 
     def run(self, workspace: Workspace) -> PassResult:

@@ -14,7 +14,7 @@ from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.numerics.ranges import skewed_channels
-from dfmpc_onnx.pipeline.facts import Codes, Folded, Layer, Layers, Ranges
+from dfmpc_onnx.pipeline.facts import Codes, FoldedBatchNorms, Layer, Layers, Ranges
 from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.pipeline.workspace import Workspace
 
@@ -42,7 +42,7 @@ class FoldBatchNormForward(Pass[NoOptions]):
     """
 
     name = "fold_batch_norm_forward"
-    requires: ClassVar = (Layers, Codes, Folded)
+    requires: ClassVar = (Layers, Codes, FoldedBatchNorms)
     provides: ClassVar = (Codes,)
 
     def run(self, workspace: Workspace) -> PassResult:

@@ -20,7 +20,7 @@ from dfmpc_onnx.graph.query import (
 )
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.numerics.ranges import signed_qparams, unsigned_qparams
-from dfmpc_onnx.pipeline.facts import Codes, Folded, Layer, Layers, Placement, Raised, Ranges, Spared
+from dfmpc_onnx.pipeline.facts import Codes, FinalOpset, FloatLayers, FoldedBatchNorms, Layer, Layers, Placement, Ranges
 from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.decoder import fits_int8, integer_scale
@@ -53,7 +53,7 @@ class InsertQDQ(Pass[NoOptions]):
     """
 
     name = "insert_qdq"
-    requires: ClassVar = (Ranges, Codes, Layers, Folded, Raised)
+    requires: ClassVar = (Ranges, Codes, Layers, FoldedBatchNorms, FinalOpset)
     provides: ClassVar = (Placement, Codes)
 
     def run(self, workspace: Workspace) -> PassResult:
@@ -68,7 +68,7 @@ class InsertQDQ(Pass[NoOptions]):
         codes = dict(workspace.get(Codes).weights)
         ranges = workspace.get(Ranges).tensors
         layers, target = workspace.get(Layers).by_name(), workspace.settings.target
-        spared = workspace.find(Spared)
+        spared = workspace.find(FloatLayers)
         sites = Placer.of(workspace).place()
         names = Namer(graph)
         qparams = signed_qparams if target.signed else unsigned_qparams
