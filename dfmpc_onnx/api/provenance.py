@@ -8,12 +8,15 @@ import msgspec
 import numpy as np
 import onnx
 
+from dfmpc_onnx import catalog
+from dfmpc_onnx.errors import ModelError
 from dfmpc_onnx.inputs.batches import concrete_shape, model_inputs
 from dfmpc_onnx.inputs.files import digest
 from dfmpc_onnx.inputs.normalization import PreprocessChoice
 from dfmpc_onnx.model.metadata import metadata_of
 from dfmpc_onnx.model.source import Source
-from dfmpc_onnx.pipeline.recipe import Recipe
+from dfmpc_onnx.pipeline.manager import PassResult
+from dfmpc_onnx.pipeline.recipe import Recipe, Step, recorded, recorded_steps
 from dfmpc_onnx.pipeline.settings import Settings
 from dfmpc_onnx.runtime.session import version as runtime_version
 
@@ -26,10 +29,17 @@ def version() -> str:
         return "unknown (not installed)"
 
 
-def provenance(source: Source, recipe: Recipe, settings: Settings, choice: PreprocessChoice) -> dict[str, str]:
+def provenance(
+    source: Source,
+    recipe: Recipe,
+    settings: Settings,
+    choice: PreprocessChoice,
+    results: tuple[PassResult, ...],
+) -> dict[str, str]:
     """What is written into the file: enough to make it again, and for `verify` to feed it rightly.
 
-    A value that is a list or a mapping is JSON, since names from a model may hold any character.
+    A value that is a list or a mapping is JSON, since names from a model may hold any character. `fallbacks`: the
+    passes that could not go on, each with those that ran in its place.
     """
     shapes = {t.name: concrete_shape(t, settings)[0] for t in model_inputs(source.model) if t.shape is not None}
     versions = {"onnx": onnx.__version__, "onnxruntime": runtime_version(), "numpy": np.__version__}
@@ -47,12 +57,38 @@ def provenance(source: Source, recipe: Recipe, settings: Settings, choice: Prepr
         "statistics": "the user's images" if settings.images else "none of the user's",
         "source_sha256": source.sha256,
         "input_shapes": _json(shapes),
-        "passes": _json([{step.use: step.options} if step.options else step.use for step in recipe.steps]),
+        "passes": _json([recorded(step) for step in recipe.steps]),
         "versions": _json(versions),
     }
+    fallen = {result.name: result.fallback for result in results if result.fallback}
+    if fallen:
+        stated["fallbacks"] = _json(fallen)
     if settings.images is not None:
         stated["images_sha256"] = digest(settings.images)
     return stated
+
+
+def recorded_recipe(source: Source) -> Recipe:
+    """The recipe that a quantized file was made with, as its metadata states it, by this version's names.
+
+    Raises ModelError where the file states none.
+    """
+    stated = metadata_of(source.model)
+    try:
+        steps = recorded_steps(stated["passes"])
+        weights, activations = stated["weights"], stated["activations"]
+    except (KeyError, ValueError):
+        raise ModelError(f"{source.label}: states no recipe; it was not written by dfmpc-onnx quantize") from None
+    summary = f"{stated.get('recipe', 'unnamed')}, as {source.label} was made"
+    reduced = stated.get("reduce_range") == "yes"
+    return Recipe(stated.get("recipe", "unnamed"), summary, weights, activations, _renamed(steps), reduced)
+
+
+def _renamed(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    return tuple(
+        msgspec.structs.replace(step, use=catalog.current_name(step.use), fallback=_renamed(step.fallback))
+        for step in steps
+    )
 
 
 def _json(value: object) -> str:

@@ -214,7 +214,8 @@ class Rebuilder:
         codes = grid.codes(flat)
         self.codes[node.name] = _as_weight(codes, grid, layer)
         node.inputs[1].values = self.codes[node.name].dequantize()
-        self.refusals.append(Refusal(node.name, f"{why}; rounded to the nearest level, not compensated"))
+        said = f"{why}; rounded to the nearest level, not compensated"
+        self.refusals.append(Refusal(node.name, said, "rounded-to-nearest"))
         if bits.role == "auto":
             unmeasured = "rounded to the nearest" if layer.op == "ConvTranspose" else "too wide to measure"
             self._plan[node.name] = LayerBits(width, "8-bit", unmeasured)
@@ -264,7 +265,7 @@ class Rebuilder:
         old = constant(node.inputs[2]) if has_input(node, 2) else np.zeros(len(shift), np.float32)
         if old is None or old.size != len(shift):
             why = "its bias is not one constant a channel; the mean of its output is not corrected"
-            self.refusals.append(Refusal(node.name, why))
+            self.refusals.append(Refusal(node.name, why, "bias-not-constant"))
             return
         fresh = (np.asarray(old, np.float64).reshape(-1) + shift).astype(np.float32)
         node.inputs = [*node.inputs[:2], gs.Constant(self._names(f"{node.name}.bias"), fresh)]

@@ -19,6 +19,7 @@ from dfmpc_passes.raise_opset import RaiseOpset
 from dfmpc_passes.recalibrate_batch_norm import RecalibrateBatchNorm
 from dfmpc_passes.reconstruct_layers import ReconstructLayers
 from dfmpc_passes.spread_channels import SpreadChannels
+from dfmpc_passes.take_widest_bits import TakeWidestBits
 
 PASSES = (
     Normalize,
@@ -26,6 +27,7 @@ PASSES = (
     BalanceChannels,
     EstimateStatistics,
     AssignBits,
+    TakeWidestBits,
     QuantizeWeights,
     RecalibrateBatchNorm,
     Compensate,
@@ -41,3 +43,9 @@ PASSES = (
     InsertQDQ,
     PackWeights,
 )
+
+# Names that recipes and files written by earlier versions state.
+FORMER_NAMES = {
+    "exempt_activations": "keep_activations_float",
+    "spare_layers": "keep_layers_float",
+}

@@ -59,7 +59,8 @@ class FoldBatchNorm(Pass[NoOptions]):
         workspace.put(Codes(codes))
         workspace.put(FoldedBatchNorms(len(dead)))
         left = [node.name for node in graph.nodes if node.op == "BatchNormalization"]
-        refusals = tuple(Refusal(name, "no layer stands alone in front of it; it stays a node") for name in left)
+        why = "no layer stands alone in front of it; it stays a node"
+        refusals = tuple(Refusal(name, why, "no-layer-in-front") for name in left)
         return PassResult(self.name, tuple(rewrites), refusals)
 
 

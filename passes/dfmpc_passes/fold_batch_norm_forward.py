@@ -58,10 +58,10 @@ class FoldBatchNormForward(Pass[NoOptions]):
                 continue  # another one is no affine map
             chain = _chain(graph, node, layers)
             if isinstance(chain, str):
-                refusals.append(Refusal(node.name, chain))
+                refusals.append(Refusal(node.name, chain, "scale-cannot-move"))
                 continue
             if reason := _scale(node, norm, chain, layers, codes, ranges, names):
-                refusals.append(Refusal(node.name, reason))
+                refusals.append(Refusal(node.name, reason, "scale-cannot-move"))
                 continue
             readers = _readers(graph, node, layers)
             if isinstance(readers, str):

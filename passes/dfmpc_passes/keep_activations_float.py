@@ -75,11 +75,12 @@ class KeepActivationsFloat(Pass[KeepActivationsFloatOptions]):
         try:
             network = ToggledRounding(workspace, scales, list(groups.values()), self._feeds(workspace))
         except ModelError as error:
-            return PassResult(self.name, refusals=(Refusal("model", f"its outputs cannot be measured: {error}"),))
+            unknown = f"its outputs cannot be measured: {error}"
+            return PassResult(self.name, refusals=(Refusal("model", unknown, "outputs-not-comparable"),))
         if not network.comparable:
             why = "no output holds finite numbers that are the same in every run"
             unknown = f"{why}; what 8-bit activations cost is not known"
-            return PassResult(self.name, refusals=(Refusal("model", unknown),))
+            return PassResult(self.name, refusals=(Refusal("model", unknown, "outputs-not-comparable"),))
         known: dict[frozenset[int], OutputLoss] = {}
 
         def lost(chosen: Sequence[int]) -> OutputLoss:
@@ -101,7 +102,7 @@ class KeepActivationsFloat(Pass[KeepActivationsFloatOptions]):
             why = f"{cost}, and the search for those that matter was cut short"
             kept.update(dict.fromkeys((name for index in part for name in groups[names[index]]), why))
         workspace.put(FloatActivations(kept))
-        refusals = tuple(Refusal(name, f"stays in float: {why}") for name, why in kept.items())
+        refusals = tuple(Refusal(name, f"stays in float: {why}", "costly-activation") for name, why in kept.items())
         notes = [f"8-bit activations cost {100 * before.share:.2g} % of the output"]
         if taken:
             notes[0] += f", {100 * after.share:.2g} % without {len(taken)} of {len(groups)}"

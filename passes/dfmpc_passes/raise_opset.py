@@ -51,7 +51,9 @@ class RaiseOpset(Pass[NoOptions]):
             lost = "narrow weights take 8 bits each" if wide else "tables decode what it has no type for"
             why = f"opset {before} kept, so {lost}: {shown(str(reason))}"
             # Tables hold the codes in as few bits; only what makes the file larger asks for attention.
-            return PassResult(self.name, refusals=(Refusal("model", why),), warnings=(why,) if wide else ())
+            return PassResult(
+                self.name, refusals=(Refusal("model", why, "opset-kept"),), warnings=(why,) if wide else ()
+            )
         workspace.put(FinalOpset(needed))
         return PassResult(self.name, (Rewrite("model", f"opset {before} to {needed}"),))
 
@@ -63,6 +65,6 @@ class RaiseOpset(Pass[NoOptions]):
         except ConversionRefused as reason:
             workspace.put(FinalOpset(before))
             why = f"opset {before} kept, so the oldest runtimes of '{target.name}' do not load it: {shown(str(reason))}"
-            return PassResult(self.name, refusals=(Refusal("model", why),), warnings=(why,))
+            return PassResult(self.name, refusals=(Refusal("model", why, "opset-kept"),), warnings=(why,))
         workspace.put(FinalOpset(wanted))
         return PassResult(self.name, (Rewrite("model", f"opset {before} to {wanted}"),))

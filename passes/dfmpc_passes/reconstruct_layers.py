@@ -10,8 +10,9 @@ from threadpoolctl import threadpool_limits
 
 from dfmpc_onnx.errors import Unknown
 from dfmpc_onnx.inputs.batches import concrete_shape
-from dfmpc_onnx.pipeline.facts import BitPlan, Codes, FloatStatistics, Layer, LayerBits, Layers, MeasuredRanges, Pairs
-from dfmpc_onnx.pipeline.manager import Pass, PassResult, Refusal
+from dfmpc_onnx.pipeline.facts import BitPlan, Codes, Layer, LayerBits, Layers, MeasuredRanges
+from dfmpc_onnx.pipeline.manager import CannotGoOn, Pass, PassResult
+from dfmpc_onnx.pipeline.refusals import Reason
 from dfmpc_onnx.pipeline.settings import FLOAT
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.quantization.layer_rebuilder import Rebuilder, ReconstructLayersOptions
@@ -19,9 +20,6 @@ from dfmpc_onnx.quantization.output_cost import borne
 from dfmpc_onnx.statistics.batch_axis import statistics_batch
 from dfmpc_onnx.statistics.gaussian_streams import GaussianStreams
 from dfmpc_onnx.statistics.image_streams import Streams
-from dfmpc_passes.compensate import Compensate
-from dfmpc_passes.quantize_weights import QuantizeWeights, QuantizeWeightsOptions
-from dfmpc_passes.recalibrate_batch_norm import RecalibrateBatchNorm, RecalibrateOptions
 
 LOWEST = 1 / 16  # of the threshold: two bits more in every layer
 
@@ -43,17 +41,17 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
 
     With statistics = "gaussian" the moments come from covariance functions instead: no image, no run of the network.
 
-    Requires: a bit plan; the pairs and float statistics serve where covariances cannot be followed.
+    Requires: a bit plan.
 
-    Refuses when: covariance functions cannot be followed (an operator without a rule, too many channels): channels
-    and pixels are then taken as independent, as in quantize_weights, recalibrate_batch_norm and compensate.
+    Refuses when: covariance functions cannot be followed (an operator without a rule, too many channels): the passes
+    that the recipe names as its fallback run in its place.
 
     Reference: docs/method.md, sections 3 to 6; Chen et al. 2023, equation 27 (the diagonal form); Frantar et al. 2022.
     """
 
     name = "reconstruct_layers"
     Options = ReconstructLayersOptions
-    requires: ClassVar = (BitPlan, Layers, Pairs, FloatStatistics)
+    requires: ClassVar = (BitPlan, Layers)
     provides: ClassVar = (Codes, MeasuredRanges)
 
     def reads_images(self) -> bool:
@@ -72,7 +70,8 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
             except Unknown as reason:
                 # A layer may have been rebuilt before the walk came to what it cannot follow.
                 workspace.graph = graph
-                return self._on_independent_pixels(workspace, str(reason))
+                why = f"covariances cannot be followed ({reason})"
+                raise CannotGoOn(Reason("covariances-unknown", why)) from None
         else:
             rebuilder, plan, notes, warnings = self._on_images(workspace, layers, given, wanted)
         workspace.put(BitPlan(plan))
@@ -116,26 +115,6 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
         with threadpool_limits(limits=1, user_api="blas"):
             GaussianStreams(workspace.graph, shapes, settings.preprocess, wanted).run(rebuilder)
         return ("statistics from covariance functions; no image was made",), ()
-
-    def _on_independent_pixels(self, workspace: Workspace, reason: str) -> PassResult:
-        """The simpler closed form, channel by channel, for graphs whose covariances cannot be followed."""
-        steps: list[Pass[msgspec.Struct]] = [
-            QuantizeWeights(QuantizeWeightsOptions(ternary="optimal")),
-            RecalibrateBatchNorm(RecalibrateOptions(reading="projection")),
-            Compensate(),
-        ]
-        results = [step.run(workspace) for step in steps]
-        workspace.put(MeasuredRanges({}))
-        plan = workspace.get(BitPlan).layers
-        eight = LayerBits(8, "8-bit", "no error was measured to choose by")
-        workspace.put(BitPlan({name: eight if bits.role == "auto" else bits for name, bits in plan.items()}))
-        return PassResult(
-            self.name,
-            tuple(rewrite for result in results for rewrite in result.rewrites),
-            (Refusal("model", f"covariances cannot be followed ({reason})"), *(r for x in results for r in x.refusals)),
-            ("channels and pixels taken as independent",),
-            (f"covariances cannot be followed ({reason}); channels and pixels are taken as independent",),
-        )
 
 
 Told = tuple[tuple[str, ...], tuple[str, ...]]
