@@ -105,28 +105,32 @@ class PassManager:
 
     def check(self, given: Iterable[type[object]] = ()) -> None:
         """Raise PipelineError where a pass requires a fact that no earlier pass provides, whichever way it goes."""
-        self._known_after(self.passes, frozenset(given), "")
+        self._known_after(self.passes, frozenset(given), (), "")
 
-    def _known_after(self, steps: Steps, given: frozenset[type[object]], place: str) -> frozenset[type[object]]:
+    def _known_after(
+        self, steps: Steps, given: frozenset[type[object]], earlier: Steps, place: str
+    ) -> frozenset[type[object]]:
         """The facts that are known behind the steps; a step with a fallback leaves those that both ways leave.
 
-        place: of what the steps are the fallback, for messages.
+        earlier: what ran in front of the steps; place: of what they are the fallback; both for messages.
         """
         known = given
         for position, step in enumerate(steps):
             for fact in step.requires:
                 if fact not in known:
-                    raise PipelineError(self._missing(steps, position, fact, place))
+                    in_front = (*earlier, *steps[:position])
+                    raise PipelineError(self._missing(steps, position, fact, in_front, place))
             after = (known - set(step.discards)) | set(step.provides)
             if step.fallback:
-                after &= self._known_after(step.fallback, known, f" of the fallback of {step.name}")
+                in_front = (*earlier, *steps[:position])
+                after &= self._known_after(step.fallback, known, in_front, f" of the fallback of {step.name}")
             known = after
         return known
 
-    def _missing(self, steps: Steps, position: int, fact: type[object], place: str) -> str:
+    def _missing(self, steps: Steps, position: int, fact: type[object], in_front: Steps, place: str) -> str:
         step = steps[position]
         where = f"pass {step.name} (number {position + 1}{place}) requires {fact.__name__}"
-        for earlier in reversed(steps[:position]):
+        for earlier in reversed(in_front):
             if fact in earlier.discards:
                 return (
                     f"{where}, which {earlier.name} in front of it has used up; put {step.name} before {earlier.name}"
