@@ -297,7 +297,7 @@ class _Reader:
 
 def explain(error: msgspec.ValidationError, where: str) -> str:
     """msgspec's message in one line, with the place in front and the path in the document put in words."""
-    message = str(error).replace("Object contains unknown field", "unknown key")
+    message = str(error).replace("Object contains unknown field", "unknown key").replace(" | null", "")
     message = message.replace("Object missing required field", "missing key").replace("`", "'")
     head, _, path = message.partition(" - at ")
     keys = re.findall(r"\.(\w+)", path)

@@ -41,7 +41,7 @@ def report_table(report: Report, output: str, console: Console) -> None:
         right=("bits", "stored"),
     )
     for title, refusals, most in _refusals(report):
-        _refusal_list(title, refusals, most, console)
+        refusal_list(title, refusals, most, console)
     counts = ", ".join(
         f"{report.count(role)} {role}" for role in ("low", "high", "8-bit", "float") if report.count(role)
     )
@@ -98,7 +98,7 @@ def _refusals(report: Report) -> Iterable[tuple[str, list[Refusal], int]]:
     yield "other places that a pass left as they were; no layer is refused by that", elsewhere, 3
 
 
-def _refusal_list(title: str, refusals: list[Refusal], most: int, console: Console) -> None:
+def refusal_list(title: str, refusals: list[Refusal], most: int, console: Console) -> None:
     """Reasons of one code and pass are one: the first stands for all."""
     reasons: dict[tuple[str, str, str], list[Refusal]] = {}
     for refusal in refusals:

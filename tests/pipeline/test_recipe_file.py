@@ -126,7 +126,7 @@ def test_bases_may_extend_others_and_ship(extended, tmp_path):
         ('[[insert]]\nuse = "a"\nbefore = "b"\nafter = "c"\n', "mine.toml:2: insert a: say before"),
         ('[[insert]]\nbefore = "normalize"\n', "mine.toml:2: a pass needs its name"),
         ("inserts = []\n", "mine.toml:2: unknown key 'inserts'"),
-        ("weights = 4\n", "mine.toml:2: expected 'str | null', got 'int' at 'weights'"),
+        ("weights = 4\n", "mine.toml:2: expected 'str', got 'int' at 'weights'"),
         ('weights = "9"\n', "mine.toml:2: weights '9': not understood"),
         (
             '[[passes]]\nuse = "normalize"\n',
@@ -151,7 +151,7 @@ def test_a_mistake_is_one_line_with_file_and_line(extended, text, said):
     assert "\n" not in str(caught.value)
 
 
-def test_a_mistake_in_an_option_of_the_base_is_told_where_it_stands(extended, tmp_path):
+def test_a_mistake_in_an_option_of_the_base_names_the_file_of_the_base(extended, tmp_path):
     recipe = extended("")
     (tmp_path / "base.toml").write_text(BASE.replace("edges = 8", "edge = 8"))
     assert recipe.steps[1].options["edges"] == 8
