@@ -147,6 +147,15 @@ def test_a_file_that_states_none_is_a_mistake_in_one_line(tmp_path):
     assert result.exit_code == 2 and "states no recipe" in result.stderr
 
 
+@pytest.mark.parametrize("stated", ["", "[3]", '[{"a": 1}]', "[{}]", '[{"a": {"fallback": 3}}]', '[{"a": ' * 9999])
+def test_a_file_that_states_nonsense_is_one_line_too(file_of_0_1, stated):
+    model = onnx.load(file_of_0_1)
+    next(p for p in model.metadata_props if p.key == "dfmpc_onnx.passes").value = stated
+    onnx.save(model, file_of_0_1)
+    result = dfmpc("recipes", file_of_0_1)
+    assert result.exit_code == 2 and "states no recipe" in result.stderr
+
+
 def test_no_strangers_pass_takes_a_former_name(monkeypatch):
     monkeypatch.setattr("importlib.metadata.entry_points", lambda **query: [Entry()])
     catalog.passes.cache_clear()

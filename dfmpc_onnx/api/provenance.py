@@ -77,7 +77,7 @@ def recorded_recipe(source: Source) -> Recipe:
     try:
         steps = recorded_steps(stated["passes"])
         weights, activations = stated["weights"], stated["activations"]
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, RecursionError):
         raise ModelError(f"{source.label}: states no recipe; it was not written by dfmpc-onnx quantize") from None
     summary = f"{stated.get('recipe', 'unnamed')}, as {source.label} was made"
     reduced = stated.get("reduce_range") == "yes"

@@ -163,6 +163,8 @@ class _Reader:
             said = re.fullmatch(r"(.*) \(at line (\d+), column \d+\)", str(error))
             what, line = (said[1], int(said[2])) if said else (str(error), len(text.splitlines()))
             raise RecipeError(f"{self._lines.at(line)}: not valid TOML: {what}") from None
+        except RecursionError:
+            raise RecipeError(f"{self._source.origin}: lists and tables are nested too deeply") from None
 
     def _full(self, document: _Full) -> Recipe:
         starts = self._lines.tables("passes")

@@ -159,6 +159,11 @@ def test_a_mistake_in_an_option_of_the_base_names_the_file_of_the_base(extended,
         catalog.build(extended("[passes.assign_bits]\nfolded = 'high'\n"))
 
 
+def test_a_text_nested_without_end_is_refused(extended):
+    with pytest.raises(RecipeError, match=r"mine.toml: lists and tables are nested too deeply"):
+        extended(f"without = {'[' * 5000}{']' * 5000}\n")
+
+
 def test_a_pass_that_runs_twice_cannot_be_named(extended):
     twice = inserted(("normalize", "after", "assign_bits"))
     with pytest.raises(RecipeError, match=r"without 'normalize': base runs it 2 times; write the recipe in full"):
