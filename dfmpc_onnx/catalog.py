@@ -12,14 +12,14 @@ import functools
 import importlib.metadata
 import importlib.resources
 import pathlib
-import re
 
 import msgspec
 
-from dfmpc_onnx.errors import RecipeError, shown
+from dfmpc_onnx.errors import RecipeError, printable, shown
 from dfmpc_onnx.pipeline.manager import Pass
-from dfmpc_onnx.pipeline.recipe import Recipe, explain, option_position, parse_recipe, read_recipe
-from dfmpc_passes import PASSES
+from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE, Recipe, Step, as_toml
+from dfmpc_onnx.pipeline.recipe_file import Library, RecipeText, explain, extends_another, named_key, resolve
+from dfmpc_passes import FORMER_NAMES, PASSES
 
 ENTRY_POINT = "dfmpc_onnx.passes"
 PassType = type[Pass[msgspec.Struct]]
@@ -37,18 +37,23 @@ def passes() -> dict[str, PassType]:
             raise RecipeError(f"{origin}: cannot be imported ({type(error).__name__}: {error})") from None
         if not (isinstance(kind, type) and issubclass(kind, Pass)):
             raise RecipeError(f"{origin}: '{entry.value}' is no subclass of dfmpc_onnx.Pass")
-        if kind.name in found:
+        if kind.name in found or kind.name in FORMER_NAMES:
             raise RecipeError(f"{origin}: a pass named {kind.name} exists already; give it another name")
         found[kind.name] = kind
     return found
 
 
 def find_pass(name: str) -> PassType:
-    """A pass by name; raises RecipeError that lists those there are."""
+    """A pass by its present or a former name; raises RecipeError that lists those there are."""
     known = passes()
-    if name not in known:
+    if current_name(name) not in known:
         raise RecipeError(f"pass '{shown(name)}': no such pass; there are {', '.join(sorted(known))}")
-    return known[name]
+    return known[current_name(name)]
+
+
+def current_name(name: str) -> str:
+    """The present name of a pass that had another in an earlier version; any other name as it is."""
+    return FORMER_NAMES.get(name, name)
 
 
 @functools.cache
@@ -60,41 +65,73 @@ def _texts() -> dict[str, str]:
 
 def recipes() -> dict[str, Recipe]:
     """The recipes that ship, by name."""
-    return {name: parse_recipe(text, name, f"{name}.toml") for name, text in _texts().items()}
+    return {name: find_recipe(name) for name in _texts()}
 
 
-def recipe_text(name: str) -> str:
-    """The TOML of a recipe that ships; raises RecipeError."""
+def recipe_text(name: str, beside: pathlib.Path | None = None) -> RecipeText:
+    """A recipe that ships, or a file whose name ends in .toml, as written; raises RecipeError.
+
+    beside: the folder that a relative path starts from; None for the current one.
+    """
+    if name.endswith(".toml"):
+        path = pathlib.Path(name) if beside is None else beside / name
+        if not path.is_file():
+            raise RecipeError(f"recipe '{shown(name)}': no such file")
+        return RecipeText.of(path)
     if name not in _texts():
         raise RecipeError(
             f"recipe '{shown(name)}': no such recipe; there are {', '.join(_texts())}, or give a .toml file"
         )
-    return _texts()[name]
+    return RecipeText(_texts()[name], name, f"{name}.toml")
 
 
-def find_recipe(name: str) -> tuple[Recipe, str]:
-    """A recipe by name, or from a file whose name ends in .toml, with its text; raises RecipeError."""
-    if name.endswith(".toml"):
-        path = pathlib.Path(name)
-        if not path.is_file():
-            raise RecipeError(f"recipe '{shown(name)}': no such file")
-        return read_recipe(path), path.read_text(encoding="utf-8")
-    text = recipe_text(name)
-    return parse_recipe(text, name, f"{name}.toml"), text
+LIBRARY = Library(recipe_text, current_name)
 
 
-def build(recipe: Recipe, text: str | None = None) -> list[Pass[msgspec.Struct]]:
+def find_recipe(name: str) -> Recipe:
+    """A recipe by name, or from a file whose name ends in .toml; raises RecipeError."""
+    return resolve(recipe_text(name), LIBRARY)
+
+
+def recipe_page(name: str) -> str:
+    """A recipe to copy and change: its text; of one that extends another also what it is in full, which loads alone."""
+    source = recipe_text(name)
+    recipe = resolve(source, LIBRARY)
+    text = "".join(f"{printable(line)}\n" for line in source.text.splitlines())
+    if not extends_another(source.text):
+        return text
+    own = "".join(f"#{'    ' if line else ''}{line}\n" for line in text.splitlines())
+    return f"# {printable(source.origin)} says what is different:\n#\n{own}#\n# In full:\n\n{as_toml(recipe)}"
+
+
+def build(recipe: Recipe) -> list[Pass[msgspec.Struct]]:
     """The passes of a recipe with their options; raises RecipeError with the position of the mistake."""
-    built = []
-    for step in recipe.steps:
-        try:
-            kind = find_pass(step.use)
-        except RecipeError as error:
-            raise RecipeError(f"{step.position}: {error}") from None
-        try:
-            built.append(kind(msgspec.convert(step.options, kind.Options)))
-        except msgspec.ValidationError as error:
-            named = re.search(r"unknown field `(\w+)`", str(error)) or re.search(r"at `\$\.(\w+)", str(error))
-            where = option_position(text, step, named[1]) if named else step.position
-            raise RecipeError(explain(error, f"{where}: pass {step.use}")) from None
+    return [_built(step) for step in recipe.steps]
+
+
+def _built(step: Step) -> Pass[msgspec.Struct]:
+    try:
+        kind = find_pass(step.use)
+    except RecipeError as error:
+        raise RecipeError(f"{step.position}: {error}") from None
+    try:
+        options = msgspec.convert(step.options, kind.Options)
+    except msgspec.ValidationError as error:
+        key = named_key(error)
+        where = step.position_of(key) if key else step.position
+        raise RecipeError(explain(error, f"{where}: pass {step.use}")) from None
+    made = kind(options)
+    made.fallback = tuple(_built(part) for part in step.fallback)
+    return made
+
+
+def passes_up_to(*facts: type[object]) -> list[Pass[msgspec.Struct]]:
+    """The first passes of the default recipe, up to where these facts are known."""
+    built: list[Pass[msgspec.Struct]] = []
+    known: set[type[object]] = set()
+    for step in build(find_recipe(DEFAULT_RECIPE)):
+        built.append(step)
+        known.update(step.provides)
+        if known.issuperset(facts):
+            break
     return built

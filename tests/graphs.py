@@ -7,6 +7,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
@@ -347,13 +348,11 @@ def workspace(
 
 def pipeline(upto: str = "", recipe: str = "per-channel", **options: dict[str, object]) -> list[Pass]:
     """The passes of a recipe up to and with the one named; options by pass name replace the recipe's."""
-    built: list[Pass] = []
-    for step in catalog.find_recipe(recipe)[0].steps:
-        kind = catalog.find_pass(step.use)
-        built.append(kind(kind.Options(**{**step.options, **options.get(step.use, {})})))
-        if step.use == upto:
-            break
-    return built
+    found = catalog.find_recipe(recipe)
+    names = [step.use for step in found.steps]
+    kept = found.steps[: names.index(upto) + 1] if upto in names else found.steps
+    steps = [msgspec.structs.replace(s, options={**s.options, **options.get(s.use, {})}) for s in kept]
+    return catalog.build(msgspec.structs.replace(found, steps=tuple(steps)))
 
 
 def prepared(

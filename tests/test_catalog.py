@@ -52,7 +52,7 @@ def test_a_recipe_can_use_it(stranger, tmp_path):
     stranger(f"{__name__}:RoundScales")
     path = tmp_path / "mine.toml"
     path.write_text('summary = "s"\nweights = "8"\n[[passes]]\nuse = "normalize"\n[[passes]]\nuse = "round_scales"\n')
-    results = PassManager(catalog.build(*catalog.find_recipe(str(path)))).run(graphs.workspace(graphs.chain()))
+    results = PassManager(catalog.build(catalog.find_recipe(str(path)))).run(graphs.workspace(graphs.chain()))
     assert [r.name for r in results] == ["normalize", "round_scales"]
 
 
@@ -74,8 +74,7 @@ def test_one_that_cannot_be_used_is_refused_naming_its_entry_point(stranger, val
 def test_every_recipe_that_ships_is_in_an_order_that_can_run():
     assert {"paper", "closed-form", "int8"} <= set(catalog.recipes())
     for name in catalog.recipes():
-        recipe, text = catalog.find_recipe(name)
-        PassManager(catalog.build(recipe, text)).check()
+        PassManager(catalog.build(catalog.find_recipe(name))).check()
 
 
 def test_an_unknown_name_lists_those_there_are():

@@ -40,13 +40,14 @@ def stranger(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     catalog.passes.cache_clear()
     head, sign, tail = dfmpc("recipes", "closed-form").stdout.partition('use = "pair_convolutions"\n')
     (tmp_path / "mine.toml").write_text(f"{head}{sign}\n{FILES['mine.toml']}{tail}")
+    (tmp_path / "shorter.toml").write_text(FILES["shorter.toml"])
     yield tmp_path
     catalog.passes.cache_clear()
     sys.modules.pop("absorb_bias", None)
 
 
-def test_the_guide_shows_four_files() -> None:
-    assert list(FILES) == ["absorb_bias.py", "pyproject.toml", "test_absorb_bias.py", "mine.toml"]
+def test_the_guide_shows_five_files() -> None:
+    assert list(FILES) == ["absorb_bias.py", "pyproject.toml", "test_absorb_bias.py", "mine.toml", "shorter.toml"]
 
 
 def test_the_pass_is_listed_with_every_heading(stranger: pathlib.Path) -> None:
@@ -71,6 +72,19 @@ def test_its_recipe_moves_the_biases_of_a_network(stranger: pathlib.Path) -> Non
     (report,) = (p for p in json.loads(result.stdout)["passes"] if p["name"] == "absorb_bias")
     assert [rewrite["site"] for rewrite in report["result"]["rewrites"]] == ["conv1", "conv2", "conv3"]
     onnx.checker.check_model(stranger / "out.onnx", full_check=True)
+
+
+def test_the_shorter_recipe_is_the_same(stranger: pathlib.Path) -> None:
+    longer, shorter = (catalog.find_recipe(str(stranger / name)) for name in ("mine.toml", "shorter.toml"))
+    assert [(s.use, s.options, s.lines.keys()) for s in longer.steps] == [
+        (s.use, s.options, s.lines.keys()) for s in shorter.steps
+    ]
+    assert (longer.summary, longer.weights, longer.activations) == (
+        shorter.summary,
+        shorter.weights,
+        shorter.activations,
+    )
+    assert 'use = "absorb_bias"' in dfmpc("recipes", stranger / "shorter.toml").stdout
 
 
 def test_its_refusals_are_shown(stranger: pathlib.Path) -> None:

@@ -12,7 +12,7 @@ from dfmpc_onnx.graph.exchange import to_graph
 from dfmpc_onnx.graph.opset import obstacle
 from dfmpc_onnx.model.metadata import metadata_of
 from dfmpc_onnx.model.source import ModelSource, Source, load
-from dfmpc_onnx.pipeline.facts import BitPlan, Layers, Pairs
+from dfmpc_onnx.pipeline.facts import BitPlan, Layers, Originals, Pairs
 from dfmpc_onnx.pipeline.manager import PassManager
 from dfmpc_onnx.pipeline.recipe import Recipe
 from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY, Settings, WeightBits
@@ -35,12 +35,18 @@ def inspect(model: ModelSource) -> Inspection:
     workspace = Workspace(graph, settings, source.label)
     inputs = tuple(f"{shown(spec.name)} {_shape(spec.stated)}" for spec in workspace.inputs)
     outputs = tuple(f"{shown(t.name)} {_shape(t.shape)}" for t in graph.outputs)
-    finders = [catalog.find_pass(name)() for name in ("normalize", "pair_convolutions")]
+    finders = catalog.passes_up_to(Layers, Pairs)
     notes: tuple[str, ...] = ()
     forecasts: tuple[RecipeForecast, ...] = ()
     try:
         results = PassManager(finders).run(workspace)
-        notes = tuple(r.reason for result in results[:1] for r in result.refusals)
+        # What finds the layers refuses them one by one, and each is listed with its reason.
+        notes = tuple(
+            refusal.reason
+            for finder, result in zip(finders, results, strict=True)
+            if Layers not in finder.provides
+            for refusal in result.refusals
+        )
         forecasts = tuple(_forecast(workspace, recipe) for recipe in catalog.recipes().values())
     except AlreadyQuantized:
         pass  # what it holds is listed, and nothing asks for its float model
@@ -114,9 +120,11 @@ def _inspected(workspace: Workspace) -> tuple[InspectedLayer, ...]:
                 layer.size,
                 role,
                 highs[0] if highs else None,
-                layer.refused,
-                not_low,
+                layer.refused.text if layer.refused else None,
+                not_low.text if not_low else None,
                 highs[1:],
+                layer.refused.code if layer.refused else None,
+                not_low.code if not_low else None,
             )
         )
     return tuple(rows)
@@ -133,8 +141,9 @@ def _forecast(workspace: Workspace, recipe: Recipe) -> RecipeForecast:
     for step in steps:
         if BitPlan in step.provides:
             step.run(planned)
-    # The closed form of the paper knows no other 2 bits; the recipes that fit layers choose, so four levels at most.
-    two_is_ternary = any(step.name == "quantize_weights" for step in steps)
+    # The paper's closed form, which keeps the original weights, knows no other 2 bits; the recipes that fit layers
+    # choose, so four levels at most.
+    two_is_ternary = any(Originals in step.provides for step in steps)
     found = planned.find(BitPlan)
     plan = found.layers if found else {}
     roles = {"low": 0, "high": 0, "8-bit": 0, "auto": 0, "float": 0}

@@ -8,12 +8,15 @@ import msgspec
 import numpy as np
 import onnx
 
+from dfmpc_onnx import catalog
+from dfmpc_onnx.errors import ModelError
 from dfmpc_onnx.inputs.files import digest
 from dfmpc_onnx.inputs.normalization import PreprocessChoice
 from dfmpc_onnx.inputs.spec import InputSpecs
 from dfmpc_onnx.model.metadata import metadata_of
 from dfmpc_onnx.model.source import Source
-from dfmpc_onnx.pipeline.recipe import Recipe
+from dfmpc_onnx.pipeline.manager import PassResult
+from dfmpc_onnx.pipeline.recipe import Recipe, Step, recorded, recorded_steps
 from dfmpc_onnx.pipeline.settings import Settings
 from dfmpc_onnx.runtime.session import version as runtime_version
 
@@ -27,11 +30,17 @@ def version() -> str:
 
 
 def provenance(
-    source: Source, recipe: Recipe, settings: Settings, inputs: InputSpecs, choice: PreprocessChoice
+    source: Source,
+    recipe: Recipe,
+    settings: Settings,
+    inputs: InputSpecs,
+    choice: PreprocessChoice,
+    results: tuple[PassResult, ...],
 ) -> dict[str, str]:
     """What is written into the file: enough to make it again, and for `verify` to feed it rightly.
 
-    A value that is a list or a mapping is JSON, since names from a model may hold any character.
+    A value that is a list or a mapping is JSON, since names from a model may hold any character. `fallbacks`: the
+    passes that could not go on, each with those that ran in its place.
     """
     versions = {"onnx": onnx.__version__, "onnxruntime": runtime_version(), "numpy": np.__version__}
     stated = {
@@ -48,12 +57,38 @@ def provenance(
         "statistics": "the user's images" if inputs.images else "none of the user's",
         "source_sha256": source.sha256,
         "input_shapes": _json(inputs.shapes),
-        "passes": _json([{step.use: step.options} if step.options else step.use for step in recipe.steps]),
+        "passes": _json([recorded(step) for step in recipe.steps]),
         "versions": _json(versions),
     }
+    fallen = {result.name: result.fallback for result in results if result.fallback}
+    if fallen:
+        stated["fallbacks"] = _json(fallen)
     if inputs.images is not None:
         stated["images_sha256"] = digest(inputs.images)
     return stated
+
+
+def recorded_recipe(source: Source) -> Recipe:
+    """The recipe that a quantized file was made with, as its metadata states it, by this version's names.
+
+    Raises ModelError where the file states none.
+    """
+    stated = metadata_of(source.model)
+    try:
+        steps = recorded_steps(stated["passes"])
+        weights, activations = stated["weights"], stated["activations"]
+    except (KeyError, ValueError, RecursionError):
+        raise ModelError(f"{source.label}: states no recipe; it was not written by dfmpc-onnx quantize") from None
+    summary = f"{stated.get('recipe', 'unnamed')}, as {source.label} was made"
+    reduced = stated.get("reduce_range") == "yes"
+    return Recipe(stated.get("recipe", "unnamed"), summary, weights, activations, _renamed(steps), reduced)
+
+
+def _renamed(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    return tuple(
+        msgspec.structs.replace(step, use=catalog.current_name(step.use), fallback=_renamed(step.fallback))
+        for step in steps
+    )
 
 
 def _json(value: object) -> str:

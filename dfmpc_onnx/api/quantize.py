@@ -82,8 +82,8 @@ def quantize(
     and Defect for our own mistakes. When it raises, `output` is as it was before: absent, or the earlier file.
     """
     began = time.perf_counter()
-    chosen, text = catalog.find_recipe(recipe) if isinstance(recipe, str) else (recipe, None)
-    pipeline = catalog.build(chosen, text)
+    chosen = catalog.find_recipe(recipe) if isinstance(recipe, str) else recipe
+    pipeline = catalog.build(chosen)
     settings = _settings(
         chosen, weights, activations, layers, preprocess, input_shapes, seed, images, reduce_range, target
     )
@@ -120,7 +120,7 @@ def quantize(
     except PassError:
         check_source(source, settings, inputs)
         raise
-    result = to_model(workspace.graph, source, provenance(source, chosen, settings, inputs, choice))
+    result = to_model(workspace.graph, source, provenance(source, chosen, settings, inputs, choice, results))
     size = size_of(result)
     fidelity: Fidelity | None = None
     notes: tuple[str, ...] = ()

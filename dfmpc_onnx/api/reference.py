@@ -13,6 +13,7 @@ from dfmpc_onnx.inputs.spec import InputSpecs
 from dfmpc_onnx.model.resource_limits import check_claims
 from dfmpc_onnx.model.source import Source
 from dfmpc_onnx.model.unbounded_loops import check_loops
+from dfmpc_onnx.pipeline.facts import Normalized
 from dfmpc_onnx.pipeline.manager import PassManager
 from dfmpc_onnx.pipeline.settings import Settings
 from dfmpc_onnx.pipeline.workspace import Workspace
@@ -67,7 +68,7 @@ def reference_session(source: Source, settings: Settings, inputs: InputSpecs) ->
         said = str(error)
     workspace = Workspace(to_graph(source), settings, source.label, inputs)
     try:
-        PassManager([catalog.find_pass("normalize")()]).run(workspace)
+        PassManager(catalog.passes_up_to(Normalized)).run(workspace)
         return Session(to_model(workspace.graph), label=source.label), said
     except ModelError:
         return None, said

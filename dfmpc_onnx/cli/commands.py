@@ -222,11 +222,18 @@ def passes(name: str | None) -> None:
 @main.command()
 @click.argument("name", required=False)
 def recipes(name: str | None) -> None:
-    """List the recipes, or print one as TOML, to copy and change."""
+    """List the recipes, or print one as TOML, to copy and change: by name, of a .toml file, or that which a quantized
+    .onnx file was made with."""
     from dfmpc_onnx import catalog
     from dfmpc_onnx.report.catalog_text import recipes_table
 
     if name is None:
         recipes_table(list(catalog.recipes().values()), standard_output())
+    elif name.endswith(".onnx"):
+        from dfmpc_onnx.api.provenance import recorded_recipe
+        from dfmpc_onnx.model.source import load
+        from dfmpc_onnx.pipeline.recipe import as_toml
+
+        click.echo(as_toml(recorded_recipe(load(name))), nl=False)
     else:
-        click.echo(catalog.recipe_text(name), nl=False)
+        click.echo(catalog.recipe_page(name), nl=False)

@@ -17,6 +17,7 @@ from dfmpc_onnx.graph.half_precision import HalfPrecision
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
 from dfmpc_onnx.numerics.moments import ChannelMoments
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
+from dfmpc_onnx.pipeline.refusals import Reason
 from dfmpc_onnx.pipeline.settings import BitWidth
 
 Position = Literal["first", "inner", "last"]
@@ -40,7 +41,7 @@ class Layer:
     groups: int = 1
     batch_norm: str | None = None
     position: Position = "inner"
-    refused: str | None = None
+    refused: Reason | None = None
 
     @property
     def depthwise(self) -> bool:
@@ -114,7 +115,7 @@ class Pairs:
     """The pairs to compensate, and for every other layer the reason why it is not the low half of one."""
 
     pairs: tuple[Pair, ...]
-    refused: Mapping[str, str]
+    refused: Mapping[str, Reason]
 
     def by_low(self) -> dict[str, tuple[Pair, ...]]:
         """The pairs of each low layer: one, or one for each BatchNormalization that reads it."""
@@ -142,9 +143,12 @@ class FloatStatistics:
 
 @dataclasses.dataclass(frozen=True)
 class LayerBits:
+    """code: of the refusal, where `why` is one."""
+
     bits: BitWidth | Literal["float"]
     role: Literal["low", "high", "8-bit", "float", "auto"]
     why: str
+    code: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,28 +197,28 @@ class MeasuredRanges:
 
 
 @dataclasses.dataclass(frozen=True)
-class Exempt:
+class FloatActivations:
     """Tensors by name that stay in float although they have a range, each with the reason."""
 
     tensors: Mapping[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
-class Spared:
-    """The layers that shall read floats, by name, although they could compute in integers."""
+class FloatLayers:
+    """The layers, by name, that read floats although they could compute in integers."""
 
     layers: frozenset[str]
 
 
 @dataclasses.dataclass(frozen=True)
-class Folded:
+class FoldedBatchNorms:
     """BatchNormalizations behind a layer have become part of its scales and bias."""
 
     count: int
 
 
 @dataclasses.dataclass(frozen=True)
-class Raised:
+class FinalOpset:
     """The opset is the one that the file will have."""
 
     opset: int

@@ -1,4 +1,4 @@
-"""Recipes: which passes run, in which order, with which options; read from TOML into frozen data.
+"""Recipes: which passes run, in which order, with which options; frozen data, and as TOML that loads again.
 
 summary = "one line"
 weights = "2/6"
@@ -7,17 +7,17 @@ activations = "none"
 [[passes]]
 use = "compensate"
 lambda1 = 0.5
+
+recipe_file.py says how such a text is read, and what one may hold that extends another.
 """
 
 from __future__ import annotations
 
-import pathlib
 import re
-import tomllib
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from dfmpc_onnx.errors import OptionError, RecipeError, shown
 from dfmpc_onnx.pipeline.settings import WeightBits, parse_activations
 from dfmpc_onnx.pipeline.targets import Activations
 
@@ -27,16 +27,26 @@ DEFAULT_RECIPE = "mixed"
 class Step(msgspec.Struct, frozen=True):
     """One pass of a recipe: its name in the catalogue, and the options that the recipe sets.
 
-    position: ``file:line`` of its table, for messages.
+    position: ``file:line`` of its table, for messages. fallback: the passes that run in its place where it cannot go
+    on. lines: ``file:line`` of each option.
     """
 
     use: str
     options: dict[str, object]
     position: str
+    fallback: tuple[Step, ...] = ()
+    lines: dict[str, str] = {}
+
+    def position_of(self, key: str) -> str:
+        """``file:line`` of an option; that of the table where it is not known."""
+        return self.lines.get(key, self.position)
 
 
 class Recipe(msgspec.Struct, frozen=True):
-    """A named pipeline with the weights and activations that it uses unless the user says otherwise."""
+    """A named pipeline with the weights and activations that it uses unless the user says otherwise.
+
+    notes: what its author should know, such as a pass that has another name now.
+    """
 
     name: str
     summary: str
@@ -44,6 +54,7 @@ class Recipe(msgspec.Struct, frozen=True):
     activations: str
     steps: tuple[Step, ...]
     reduce_range: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def weight_bits(self) -> WeightBits:
@@ -54,87 +65,71 @@ class Recipe(msgspec.Struct, frozen=True):
         return parse_activations(self.activations)
 
 
-class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    summary: str
-    weights: str
-    passes: list[dict[str, object]]
-    activations: str | int = "8"
-    reduce_range: bool = False
+def recorded(step: Step) -> object:
+    """A step as JSON in a file's metadata: its name, or a mapping of the name to its options and fallback."""
+    options = {**step.options, **({"fallback": [recorded(s) for s in step.fallback]} if step.fallback else {})}
+    return {step.use: options} if options else step.use
 
 
-def parse_recipe(text: str, name: str, origin: str) -> Recipe:
-    """A recipe from TOML text; raises RecipeError with the line of the first mistake."""
-    try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        said = re.fullmatch(r"(.*) \(at line (\d+), column \d+\)", str(error))
-        what, line = (said[1], int(said[2])) if said else (str(error), len(text.splitlines()))
-        raise RecipeError(f"{origin}:{line}: not valid TOML: {what}") from None
-    try:
-        document = msgspec.convert(tables, _Document)
-    except msgspec.ValidationError as error:
-        raise RecipeError(explain(error, f"{origin}:{_line_of(text, error)}")) from None
-    lines = _table_lines(text)
-    steps = []
-    for index, table in enumerate(document.passes):
-        line = lines[index] if index < len(lines) else 1
-        use = table.get("use")
-        if not isinstance(use, str):
-            raise RecipeError(f'{origin}:{line}: a pass needs its name, as in use = "normalize"')
-        options = {key: value for key, value in table.items() if key != "use"}
-        steps.append(Step(use, options, f"{origin}:{line}"))
-    recipe = Recipe(
-        name, document.summary, document.weights, str(document.activations), tuple(steps), document.reduce_range
-    )
-    for key, check in (("weights", lambda: recipe.weight_bits), ("activations", lambda: recipe.activation_bits)):
-        try:
-            check()
-        except OptionError as error:
-            raise RecipeError(f"{origin}:{_key_line(text, key)}: {error}") from None
-    return recipe
+def recorded_steps(text: str) -> tuple[Step, ...]:
+    """The steps that the metadata entry ``passes`` of a file states; ValueError where it is no such list."""
+    items = msgspec.json.decode(text, type=list[str | dict[str, dict[str, object]]])
+    return tuple(_recorded(item) for item in items)
 
 
-def read_recipe(path: pathlib.Path) -> Recipe:
-    """A recipe from a file; raises RecipeError."""
-    where = shown(str(path))
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RecipeError(f"{where}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise RecipeError(f"{where}: not a text file in UTF-8") from None
-    return parse_recipe(text, path.stem, where)
+def _recorded(item: str | Mapping[str, Mapping[str, object]]) -> Step:
+    ((use, stated),) = item.items() if isinstance(item, Mapping) else ((item, {}),)
+    options = dict(stated)
+    fallback = msgspec.convert(options.pop("fallback", []), list[str | dict[str, dict[str, object]]])
+    return Step(use, options, "metadata", tuple(_recorded(part) for part in fallback))
 
 
-def explain(error: msgspec.ValidationError, where: str) -> str:
-    """msgspec's message in one line, with the place in front and the path in the document put in words."""
-    message = str(error).replace("Object contains unknown field", "unknown key")
-    message = message.replace("Object missing required field", "missing key").replace("`", "'")
-    head, _, path = message.partition(" - at ")
-    keys = re.findall(r"\.(\w+)", path)
-    at = f" at '{keys[-1]}'" if keys and "key" not in head else ""
-    return f"{where}: {head[:1].lower()}{head[1:]}{at}"
+def as_toml(recipe: Recipe) -> str:
+    """The recipe in full as TOML: what it extends is worked in."""
+    head = [f"summary = {_value(recipe.summary)}", f"weights = {_value(recipe.weights)}"]
+    head.append(f"activations = {_value(recipe.activations)}")
+    if recipe.reduce_range:
+        head.append("reduce_range = true")
+    return "\n".join([*head, *(line for step in recipe.steps for line in ("", *_table(step)))]) + "\n"
 
 
-def _line_of(text: str, error: msgspec.ValidationError) -> int:
-    """The line of the key that a validation error speaks of; 1 where none is named."""
-    message = str(error)
-    named = re.search(r"unknown field `(\w+)`", message) or re.search(r"at `\$\.(\w+)", message)
-    return _key_line(text, named[1]) if named else 1
+def _table(step: Step) -> Iterator[str]:
+    yield "[[passes]]"
+    yield f"use = {_value(step.use)}"
+    for key, value in step.options.items():
+        yield f"{_key(key)} = {_value(value)}"
+    if step.fallback:
+        yield "fallback = ["
+        for part in step.fallback:
+            yield f"    {_value(_inline(part))},"
+        yield "]"
 
 
-def _key_line(text: str, key: str, start: int = 1) -> int:
-    for number, line in enumerate(text.splitlines(), 1):
-        if number >= start and re.match(rf"\s*(\[\[?\s*)?[\"']?{re.escape(key)}[\"']?\s*[\]=.]", line):
-            return number
-    return start
+def _inline(step: Step) -> dict[str, object]:
+    below = {"fallback": [_inline(part) for part in step.fallback]} if step.fallback else {}
+    return {"use": step.use, **step.options, **below}
 
 
-def _table_lines(text: str) -> list[int]:
-    return [n for n, line in enumerate(text.splitlines(), 1) if re.match(r"\s*\[\[\s*passes\s*\]\]", line)]
+def _value(value: object) -> str:
+    """A value that came out of TOML, as TOML."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f'"{"".join(c if c.isprintable() and c not in _QUOTED else _escape(c) for c in value)}"'
+    if isinstance(value, list):
+        return f"[{', '.join(_value(item) for item in value)}]"
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{_key(key)} = {_value(item)}' for key, item in value.items())} }}"
+    return str(value)  # numbers and dates read as they print
 
 
-def option_position(recipe_text: str | None, step: Step, key: str) -> str:
-    """``file:line`` of a key within a step's table; the table's own line where the text is not at hand."""
-    origin, _, line = step.position.rpartition(":")
-    return f"{origin}:{_key_line(recipe_text, key, int(line))}" if recipe_text else step.position
+_QUOTED = '"\\'
+
+
+def _escape(character: str) -> str:
+    """What would end a string or steer a terminal, as TOML writes it."""
+    return f"\\{character}" if character in _QUOTED else f"\\U{ord(character):08x}"
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[\w-]+", name, re.ASCII) else _value(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -20,6 +21,14 @@ Fact = TypeVar("Fact")
 def resolve_inputs(model: onnx.ModelProto | gs.Graph, settings: Settings) -> InputSpecs:
     """The inputs of a model under the user's settings. Raises OptionError where a given shape does not fit."""
     return resolve(model, settings.input_shapes, settings.preprocess, settings.images)
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """What a workspace held at a moment: a copy of the graph, and the facts by type."""
+
+    graph: gs.Graph
+    facts: Mapping[type[object], object]
 
 
 class Workspace:
@@ -71,6 +80,14 @@ class Workspace:
 
     def discard(self, kind: type[object]) -> None:
         self._facts.pop(kind, None)
+
+    def snapshot(self) -> Snapshot:
+        """The graph, its constants shared, and the facts as they are now."""
+        return Snapshot(self.graph.copy(), dict(self._facts))
+
+    def restore(self, before: Snapshot) -> None:
+        """Go back to a snapshot, whatever a pass has begun since."""
+        self.graph, self._facts = before.graph, dict(before.facts)
 
     @property
     def known(self) -> frozenset[type[object]]:

@@ -27,10 +27,12 @@ from dfmpc_onnx.graph.query import (
     only_consumer,
     producer,
 )
-from dfmpc_onnx.pipeline.facts import Codes, Exempt, Layer, Layers, Ranges, Spared
+from dfmpc_onnx.pipeline.facts import Codes, FloatActivations, FloatLayers, Layer, Layers, Ranges
+from dfmpc_onnx.pipeline.refusals import Reason
 from dfmpc_onnx.pipeline.targets import CPU, Target
 from dfmpc_onnx.pipeline.workspace import Workspace
 
+IN_FLOAT = "integer weights, float arithmetic"
 FUSES_ACTIVATION = frozenset({"Conv", "Add"})
 
 
@@ -44,7 +46,7 @@ class Sites:
 
     layers: frozenset[str]
     tensors: Mapping[str, str]
-    refused: Mapping[str, str]
+    refused: Mapping[str, Reason]
 
 
 def effective_output(graph: gs.Graph, node: gs.Node) -> gs.Tensor:
@@ -104,7 +106,7 @@ class Placer:
         self._target = target
         self._nodes = nodes_by_name(graph)
         self._chosen: set[str] = set()
-        self._refused: dict[str, str] = {}
+        self._refused: dict[str, Reason] = {}
 
     def place(self) -> Sites:
         integer = {name for name, layer in self._layers.items() if self._fits(layer)}
@@ -128,29 +130,30 @@ class Placer:
         node = self._nodes[layer.name]
         read, made = node.inputs[0].name, effective_output(self._graph, node).name
         exempt = self._exempt.get(read) or (self._exempt.get(made) if self._target.between else None)
-        reason = None
+        reason: Reason | None = None
         if layer.op == "ConvTranspose":
-            reason = "ConvTranspose has no integer kernel in onnxruntime"
+            reason = Reason("no-integer-kernel", "ConvTranspose has no integer kernel in onnxruntime")
         elif exempt is not None:
-            reason = exempt
+            reason = Reason("float-activation", exempt)
         elif read not in self._ranges:
-            reason = "the range of its input is not known"
+            reason = Reason("range-unknown", "the range of its input is not known")
         elif self._target.between and made not in self._ranges:
-            reason = "the range of its output is not known"
+            reason = Reason("range-unknown", "the range of its output is not known")
         elif layer.op == "Conv" and len(layer.shape) != 4:
-            reason = f"a Conv of {len(layer.shape) - 2} spatial dimensions has no fast integer kernel"
+            why = f"a Conv of {len(layer.shape) - 2} spatial dimensions has no fast integer kernel"
+            reason = Reason("no-integer-kernel", why)
         elif float(node.attrs.get("alpha", 1.0)) != 1.0 or float(node.attrs.get("beta", 1.0)) != 1.0:
-            reason = "its alpha or beta is not 1"
+            reason = Reason("scaled-product", "its alpha or beta is not 1")
         elif isinstance(node.inputs[0], gs.Constant):
-            reason = "its input is a constant"
-        if reason:
-            self._refused[layer.name] = f"{reason}; integer weights, float arithmetic"
+            reason = Reason("constant-input", "its input is a constant")
+        if reason is not None:
+            self._refused[layer.name] = Reason(reason.code, f"{reason}; {IN_FLOAT}")
         return reason is None
 
     @classmethod
     def of(cls, workspace: Workspace) -> Placer:
         """For the layers that have codes and are not spared, with the ranges and exempt tensors known so far."""
-        spared, exempt = workspace.find(Spared), workspace.find(Exempt)
+        spared, exempt = workspace.find(FloatLayers), workspace.find(FloatActivations)
         left = spared.layers if spared is not None else frozenset[str]()
         coded = workspace.get(Codes).weights.keys() - left
         return cls(

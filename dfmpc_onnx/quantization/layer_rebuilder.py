@@ -214,7 +214,8 @@ class Rebuilder:
         flat = np.asarray(PerAxis(layer.axis).rows(weight), np.float32)
         grid = _grid(flat, np.ones(flat.shape), self._rounded_at(width))
         codes = grid.codes(flat)
-        self.refusals.append(Refusal(node.name, f"{why}; rounded to the nearest level, not compensated"))
+        said = f"{why}; rounded to the nearest level, not compensated"
+        self.refusals.append(Refusal(node.name, said, "rounded-to-nearest"))
         if bits.role == "auto":
             unmeasured = "rounded to the nearest" if layer.op == "ConvTranspose" else "too wide to measure"
             self._plan[node.name] = LayerBits(width, "8-bit", unmeasured)
@@ -265,7 +266,7 @@ class Rebuilder:
         old = constant(node.inputs[2]) if has_input(node, 2) else np.zeros(len(shift), np.float32)
         if old is None or old.size != len(shift):
             why = "its bias is not one constant a channel; the mean of its output is not corrected"
-            self.refusals.append(Refusal(node.name, why))
+            self.refusals.append(Refusal(node.name, why, "bias-not-constant"))
             return None
         fresh: Float32 = (np.asarray(old, np.float64).reshape(-1) + shift).astype(np.float32)
         self._biases[node.name] = _bias_of(node), fresh.astype(np.float64)

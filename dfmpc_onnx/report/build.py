@@ -10,7 +10,7 @@ from dfmpc_onnx.memory import peak_memory
 from dfmpc_onnx.model.source import Source
 from dfmpc_onnx.pipeline.facts import BitPlan, Codes, Layers, Packed, Placement
 from dfmpc_onnx.pipeline.instruments import Timing
-from dfmpc_onnx.pipeline.manager import PassResult, Refusal
+from dfmpc_onnx.pipeline.manager import PassResult
 from dfmpc_onnx.pipeline.recipe import Recipe
 from dfmpc_onnx.pipeline.settings import FLOAT, Settings
 from dfmpc_onnx.pipeline.workspace import Workspace
@@ -51,8 +51,14 @@ def make_report(
         bytes=size,
         mean_weight_bits=round(stored / weights, 3) if weights else 0.0,
         layers=layers,
-        refusals=tuple(dict.fromkeys(Refusal(r.site, f"{p.name}: {r.reason}") for p in results for r in p.refusals)),
-        warnings=(*choice.warnings, *_advice(settings), *(w for r in results for w in r.warnings), *notes),
+        refusals=tuple(dict.fromkeys(refusal for result in results for refusal in result.refusals)),
+        warnings=(
+            *recipe.notes,
+            *choice.warnings,
+            *_advice(settings),
+            *(warning for result in results for warning in result.warnings),
+            *notes,
+        ),
         fidelity=fidelity,
         seconds=round(time.perf_counter() - began, 3),
         passes=tuple(passes),
@@ -93,6 +99,7 @@ def _layer_reports(workspace: Workspace) -> tuple[LayerReport, ...]:
                 integer=layer.name in integer,
                 weights=layer.size,
                 why=bits.why,
+                refused_code=bits.code if bits.bits == FLOAT else None,
             )
         )
     return tuple(rows)

@@ -17,7 +17,7 @@ class LayerReport(msgspec.Struct, frozen=True):
     bits: width of its codes, 32 for float. stored_bits: what each takes in the file, 1.6 for ternary codes five to
     a byte. role: low, high, 8-bit or float; where the recipe chose the bits by measured error, that of the width it
     chose. refused: why the layer is not quantized; None where it is. integer: whether it computes in integers. why:
-    what decided its bits.
+    what decided its bits. refused_code: the code of `refused`, as in refusals.
     """
 
     name: str
@@ -30,6 +30,7 @@ class LayerReport(msgspec.Struct, frozen=True):
     integer: bool
     weights: int
     why: str
+    refused_code: str | None = None
 
 
 class PassReport(msgspec.Struct, frozen=True):
@@ -107,7 +108,7 @@ class InspectedLayer(msgspec.Struct, frozen=True):
 
     role: its place where layers get two widths (--weights LOW/HIGH, and recipes with such weights). refused: why it
     stays in float; not_low: why it cannot be low. repaired_in: the layer that repairs a low one, the first where
-    several do; also_repaired_in: the others.
+    several do; also_repaired_in: the others. refused_code, not_low_code: the codes of both reasons.
     """
 
     name: str
@@ -119,6 +120,8 @@ class InspectedLayer(msgspec.Struct, frozen=True):
     refused: str | None
     not_low: str | None
     also_repaired_in: tuple[str, ...] = ()
+    refused_code: str | None = None
+    not_low_code: str | None = None
 
 
 class QuantizedLayer(msgspec.Struct, frozen=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 from rich.console import Console
@@ -12,7 +11,7 @@ from rich.text import Text
 from dfmpc_onnx.errors import printable
 from dfmpc_onnx.evaluation.fidelity import Fidelity
 from dfmpc_onnx.inputs.normalization import PreprocessChoice
-from dfmpc_onnx.pipeline.manager import Refusal
+from dfmpc_onnx.pipeline.refusals import NOT_LOW, UNSTATED, Refusal
 from dfmpc_onnx.report.schema import Expansion, LayerReport, Report, Verification
 from dfmpc_onnx.report.tables import GAP, figures, listing, megabytes, plain, table
 
@@ -42,7 +41,7 @@ def report_table(report: Report, output: str, console: Console) -> None:
         right=("bits", "stored"),
     )
     for title, refusals, most in _refusals(report):
-        _refusal_list(title, refusals, most, console)
+        refusal_list(title, refusals, most, console)
     counts = ", ".join(
         f"{report.count(role)} {role}" for role in ("low", "high", "8-bit", "float") if report.count(role)
     )
@@ -70,9 +69,7 @@ def report_table(report: Report, output: str, console: Console) -> None:
     console.print(figures(rows))
 
 
-_NAMES = re.compile("'[^']*'")
 MOST = 12  # reasons that a heading is followed by
-PAIRING = ("pair_convolutions: ", "assign_bits: ")
 
 
 def _refusals(report: Report) -> Iterable[tuple[str, list[Refusal], int]]:
@@ -82,10 +79,14 @@ def _refusals(report: Report) -> Iterable[tuple[str, list[Refusal], int]]:
     """
     kept = {layer.name for layer in report.layers if layer.refused is not None}
     coded = {layer.name for layer in report.layers} - kept
-    in_float = [Refusal(layer.name, layer.refused) for layer in report.layers if layer.refused is not None]
+    in_float = [
+        Refusal(layer.name, layer.refused, layer.refused_code or UNSTATED)
+        for layer in report.layers
+        if layer.refused is not None
+    ]
     yield f"of {len(report.layers)} layers left in float", in_float, MOST
     others = [r for r in report.refusals if r.site not in kept]
-    not_low = [r for r in others if r.site in coded and r.reason.startswith(PAIRING)]
+    not_low = [r for r in others if r.site in coded and r.code in NOT_LOW]
     # Which layers cannot be low matters only where low layers were asked for.
     if "/" in report.weights:
         yield "layers quantized, but not low", not_low, MOST
@@ -93,22 +94,24 @@ def _refusals(report: Report) -> Iterable[tuple[str, list[Refusal], int]]:
     yield "remarks on layers that are quantized", [r for r in rest if r.site in coded], MOST
     elsewhere = [r for r in rest if r.site not in coded]
     # Moments of what computes shapes are missed by nobody.
-    elsewhere.sort(key=lambda refusal: refusal.reason.startswith("estimate_"))
+    elsewhere.sort(key=lambda refusal: refusal.code == "moments-unknown")
     yield "other places that a pass left as they were; no layer is refused by that", elsewhere, 3
 
 
-def _refusal_list(title: str, refusals: list[Refusal], most: int, console: Console) -> None:
-    """Reasons that differ in the names of their neighbours only are one: the first stands for all."""
-    reasons: dict[str, list[Refusal]] = {}
+def refusal_list(title: str, refusals: list[Refusal], most: int, console: Console) -> None:
+    """Reasons of one code and pass are one: the first stands for all."""
+    reasons: dict[tuple[str, str, str], list[Refusal]] = {}
     for refusal in refusals:
-        reasons.setdefault(_NAMES.sub("", refusal.reason), []).append(refusal)
+        said = refusal.reason if refusal.code == UNSTATED else ""
+        reasons.setdefault((refusal.by, refusal.code, said), []).append(refusal)
     if not reasons:
         return
     console.print(Text(f"\n{len(refusals)} {title}:"))
     for alike in list(reasons.values())[:most]:
         more = f" and {len(alike) - 1} more alike" if len(alike) > 1 else ""
-        said = Text(printable(f"{alike[0].site}{more}: {alike[0].reason}"))
-        console.print(Padding(said, (0, 0, 0, GAP), expand=False))
+        by = f"{alike[0].by}: " if alike[0].by else ""
+        line = Text(printable(f"{alike[0].site}{more}: {by}{alike[0].reason}"))
+        console.print(Padding(line, (0, 0, 0, GAP), expand=False))
     if len(reasons) > most:
         console.print(Text(f"  ... and {len(reasons) - most} reasons more, which --json lists"))
 

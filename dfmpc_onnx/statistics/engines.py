@@ -61,21 +61,18 @@ class Source(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Registration:
-    """reads_images: whether the user's images matter. may_refuse: whether a walk may raise Unknown half way."""
+    """reads_images: whether the user's images matter."""
 
     prepare: Callable[[Request], Source]
     reads_images: bool
-    may_refuse: bool
 
 
 _registered: dict[str, Registration] = {}
 
 
-def register(
-    name: str, prepare: Callable[[Request], Source], *, reads_images: bool = False, may_refuse: bool = False
-) -> None:
+def register(name: str, prepare: Callable[[Request], Source], *, reads_images: bool = False) -> None:
     """Make statistics known under a name. Raises ValueError where another has it."""
-    given = Registration(prepare, reads_images, may_refuse)
+    given = Registration(prepare, reads_images)
     if _registered.setdefault(name, given) != given:
         raise ValueError(f"there are statistics named '{name}' already")
 
@@ -136,4 +133,4 @@ class GaussianSource:
 
 
 register("images", ImageSource, reads_images=True)
-register("gaussian", GaussianSource, may_refuse=True)
+register("gaussian", GaussianSource)

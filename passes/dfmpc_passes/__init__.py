@@ -6,10 +6,11 @@ from dfmpc_passes.batch_norm_to_conv import BatchNormToConv
 from dfmpc_passes.compensate import Compensate
 from dfmpc_passes.estimate_ranges import EstimateRanges
 from dfmpc_passes.estimate_statistics import EstimateStatistics
-from dfmpc_passes.exempt_activations import ExemptActivations
 from dfmpc_passes.fold_batch_norm import FoldBatchNorm
 from dfmpc_passes.fold_batch_norm_forward import FoldBatchNormForward
 from dfmpc_passes.insert_qdq import InsertQDQ
+from dfmpc_passes.keep_activations_float import KeepActivationsFloat
+from dfmpc_passes.keep_layers_float import KeepLayersFloat
 from dfmpc_passes.normalize import Normalize
 from dfmpc_passes.pack_weights import PackWeights
 from dfmpc_passes.pair_convolutions import PairConvolutions
@@ -17,8 +18,8 @@ from dfmpc_passes.quantize_weights import QuantizeWeights
 from dfmpc_passes.raise_opset import RaiseOpset
 from dfmpc_passes.recalibrate_batch_norm import RecalibrateBatchNorm
 from dfmpc_passes.reconstruct_layers import ReconstructLayers
-from dfmpc_passes.spare_layers import SpareLayers
 from dfmpc_passes.spread_channels import SpreadChannels
+from dfmpc_passes.take_widest_bits import TakeWidestBits
 
 PASSES = (
     Normalize,
@@ -26,18 +27,25 @@ PASSES = (
     BalanceChannels,
     EstimateStatistics,
     AssignBits,
+    TakeWidestBits,
     QuantizeWeights,
     RecalibrateBatchNorm,
     Compensate,
     ReconstructLayers,
     EstimateRanges,
     SpreadChannels,
-    SpareLayers,
+    KeepLayersFloat,
     FoldBatchNorm,
     FoldBatchNormForward,
     BatchNormToConv,
     RaiseOpset,
-    ExemptActivations,
+    KeepActivationsFloat,
     InsertQDQ,
     PackWeights,
 )
+
+# Names that recipes and files written by earlier versions state.
+FORMER_NAMES = {
+    "exempt_activations": "keep_activations_float",
+    "spare_layers": "keep_layers_float",
+}

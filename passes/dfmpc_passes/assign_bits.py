@@ -71,8 +71,7 @@ class AssignBits(Pass[AssignBitsOptions]):
             for name, bits in plan.items()
             if bits.bits != FLOAT
         )
-        refusals = tuple(Refusal(name, bits.why) for name, bits in plan.items() if bits.bits == FLOAT)
-        refusals += tuple(Refusal(name, FOLDED) for name, bits in plan.items() if bits.why == FOLDED)
+        refusals = tuple(Refusal(name, bits.why, bits.code) for name, bits in plan.items() if bits.code is not None)
         warnings: tuple[str, ...] = ()
         skipped = [item for item in used if all(plan[n].bits == FLOAT for n in plan if item.matches(n))]
         skipped = [item for item in skipped if item.bits != FLOAT]
@@ -91,7 +90,7 @@ class AssignBits(Pass[AssignBitsOptions]):
         low = half == "low"
         if layer.refused is not None:
             used.update(item for item in workspace.settings.layers if item.matches(layer.name))
-            return LayerBits(FLOAT, "float", layer.refused)
+            return LayerBits(FLOAT, "float", layer.refused.text, layer.refused.code)
         chosen = None
         for item in workspace.settings.layers:
             if item.matches(layer.name):
@@ -99,7 +98,7 @@ class AssignBits(Pass[AssignBitsOptions]):
                 chosen = item
         if chosen is not None:
             if chosen.bits == FLOAT:
-                return LayerBits(FLOAT, "float", "as asked with --layer")
+                return LayerBits(FLOAT, "float", "as asked with --layer", "asked-for-float")
             return LayerBits(chosen.bits, "low" if low else _asked(chosen.bits), "as asked with --layer")
         weights = workspace.settings.weights
         if low:
@@ -114,7 +113,7 @@ class AssignBits(Pass[AssignBitsOptions]):
         if half == "small":
             return LayerBits(weights.high, _role(weights.high), "too few weights for low bits to pay")
         if half == "folded":
-            return LayerBits(weights.high, _role(weights.high), FOLDED)
+            return LayerBits(weights.high, _role(weights.high), FOLDED, "no-batch-norm")
         return LayerBits(weights.high, _role(weights.high), "high half or alone" if weights.paired else "uniform")
 
 

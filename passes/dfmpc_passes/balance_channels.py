@@ -112,7 +112,8 @@ def _leave_out_what_is_joined_to_others(found: dict[str, _Source]) -> tuple[Refu
             return tuple(refusals)
         for name, other_name in spoilt.items():
             del found[name]
-            refusals.append(Refusal(name, f"its channels are joined to those of {other_name}, which are not scaled"))
+            why = f"its channels are joined to those of {other_name}, which are not scaled"
+            refusals.append(Refusal(name, why, "joined-to-unscaled"))
 
 
 def _factors(source: _Source) -> Float:

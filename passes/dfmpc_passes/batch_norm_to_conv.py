@@ -12,8 +12,9 @@ from dfmpc_onnx.graph.operators import batch_norm_parameters, op_of
 from dfmpc_onnx.graph.query import only_consumer
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
-from dfmpc_onnx.pipeline.facts import BitPlan, Codes, Folded, Layer, LayerBits, Layers, Ranges
+from dfmpc_onnx.pipeline.facts import BitPlan, Codes, FoldedBatchNorms, Layer, LayerBits, Layers, Ranges
 from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
+from dfmpc_onnx.pipeline.refusals import Reason
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.placement import Placer
 
@@ -36,7 +37,7 @@ class BatchNormToConv(Pass[NoOptions]):
     """
 
     name = "batch_norm_to_conv"
-    requires: ClassVar = (Ranges, Codes, Layers, Folded)
+    requires: ClassVar = (Ranges, Codes, Layers, FoldedBatchNorms)
     provides: ClassVar = (Codes, Layers)
 
     def run(self, workspace: Workspace) -> PassResult:
@@ -55,7 +56,7 @@ class BatchNormToConv(Pass[NoOptions]):
             norm = batch_norm_parameters(node)
             reason = _obstacle(graph, node, norm, set(ranges), set(chosen))
             if reason or norm is None:
-                refusals.append(Refusal(node.name, reason or "its parameters are computed"))
+                refusals.append(Refusal.of(node.name, reason or COMPUTED))
                 continue
             made.append(_convert(workspace, node, norm, names))
         workspace.put(Layers((*layers.all, *made), layers.nested))
@@ -67,22 +68,25 @@ class BatchNormToConv(Pass[NoOptions]):
         return PassResult(self.name, rewrites, tuple(refusals))
 
 
+COMPUTED = Reason("computed-parameters", "its parameters are computed")
+
+
 def _obstacle(
     graph: gs.Graph, node: gs.Node, norm: BatchNormParameters | None, ranges: set[str], chosen: set[str]
-) -> str | None:
+) -> Reason | None:
     """Why a BatchNormalization stays one; None where it can be a Conv."""
     shape = node.inputs[0].shape
     following = only_consumer(graph, node.outputs[0])
     behind = following.outputs[0] if isinstance(following, gs.Node) and op_of(following) in ("Relu", "Clip") else None
     ends = [t.name for t in (node.outputs[0], behind) if t is not None]
     if norm is None:
-        return "its parameters are computed"
+        return COMPUTED
     if shape is None or len(shape) != 4:
-        return "its input is no map of two dimensions"
+        return Reason("not-a-map", "its input is no map of two dimensions")
     if node.inputs[0].name not in ranges or not any(name in ranges for name in ends):
-        return "the range of its input or output is not known"
+        return Reason("range-unknown", "the range of its input or output is not known")
     if not any(name in chosen for name in ends):
-        return "no layer that computes in integers reads it"
+        return Reason("no-integer-reader", "no layer that computes in integers reads it")
     return None
 
 

@@ -13,7 +13,7 @@ from dfmpc_onnx.numerics.compensation import Products
 from dfmpc_onnx.pipeline.facts import FloatStatistics, Originals, Pairs, Recalibrated
 from dfmpc_onnx.pipeline.manager import Figure, Pass, PassResult, Rewrite
 from dfmpc_onnx.pipeline.workspace import Workspace
-from dfmpc_passes.recalibrate_batch_norm import norm_of, write_channels
+from dfmpc_onnx.quantization.pair_norms import norm_of, write_channels
 
 
 class CompensateOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

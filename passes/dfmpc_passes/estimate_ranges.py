@@ -102,7 +102,9 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
         _widen_averages(workspace.graph, ranges)
         workspace.put(Ranges(ranges))
         refusals = tuple(
-            Refusal(name, reason) for name, reason in unknown.items() if name not in ranges and reason != NOT_NEEDED
+            Refusal(name, reason, "moments-unknown")
+            for name, reason in unknown.items()
+            if name not in ranges and reason != NOT_NEEDED
         )
         fixed = len(pinned) + len(skewed)
         notes = (f"{len(ranges)} ranges, {fixed} of them from BatchNormalization, {len(measured)} tensors measured",)

@@ -39,6 +39,8 @@ class EstimateStatistics(Pass[NoOptions]):
                 if parameters is not None:
                     norms[node.name] = parameters
         workspace.put(FloatStatistics(tensors, norms, unknown))
-        refusals = tuple(Refusal(name, reason) for name, reason in unknown.items() if reason != NOT_NEEDED)
+        refusals = tuple(
+            Refusal(name, reason, "moments-unknown") for name, reason in unknown.items() if reason != NOT_NEEDED
+        )
         notes = (f"{len(tensors)} activations described, {len(unknown)} not; {len(norms)} BatchNormalizations",)
         return PassResult(self.name, refusals=refusals, notes=notes)

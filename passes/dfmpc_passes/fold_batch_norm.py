@@ -11,7 +11,15 @@ import onnx_graphsurgeon as gs
 from dfmpc_onnx.graph.edit import Namer, remove
 from dfmpc_onnx.graph.operators import batch_norm_parameters, op_of
 from dfmpc_onnx.graph.query import constant, has_input, input_constant, nodes_by_name
-from dfmpc_onnx.pipeline.facts import Codes, FloatStatistics, Folded, Layer, Layers, Pairs, Recalibrated
+from dfmpc_onnx.pipeline.facts import (
+    Codes,
+    FloatStatistics,
+    FoldedBatchNorms,
+    Layer,
+    Layers,
+    Pairs,
+    Recalibrated,
+)
 from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.pipeline.workspace import Workspace
 
@@ -33,7 +41,7 @@ class FoldBatchNorm(Pass[NoOptions]):
 
     name = "fold_batch_norm"
     requires: ClassVar = (Layers, Codes)
-    provides: ClassVar = (Folded,)
+    provides: ClassVar = (FoldedBatchNorms,)
     discards: ClassVar = (Pairs, Recalibrated, FloatStatistics)
 
     def run(self, workspace: Workspace) -> PassResult:
@@ -54,9 +62,10 @@ class FoldBatchNorm(Pass[NoOptions]):
             layers.append(layer)
         remove(graph, dead)
         workspace.put(Layers(tuple(layers), workspace.get(Layers).nested))
-        workspace.put(Folded(len(dead)))
+        workspace.put(FoldedBatchNorms(len(dead)))
         left = [node.name for node in graph.nodes if op_of(node) == "BatchNormalization"]
-        refusals = tuple(Refusal(name, "no layer stands alone in front of it; it stays a node") for name in left)
+        why = "no layer stands alone in front of it; it stays a node"
+        refusals = tuple(Refusal(name, why, "no-layer-in-front") for name in left)
         return PassResult(self.name, tuple(rewrites), refusals)
 
 

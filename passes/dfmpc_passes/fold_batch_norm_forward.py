@@ -13,7 +13,7 @@ from dfmpc_onnx.graph.query import consumers, has_input, input_constant, is_outp
 from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
 from dfmpc_onnx.numerics.ranges import skewed_channels
-from dfmpc_onnx.pipeline.facts import Codes, Folded, Layer, Layers, Ranges
+from dfmpc_onnx.pipeline.facts import Codes, FoldedBatchNorms, Layer, Layers, Ranges
 from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.pipeline.workspace import Workspace
 
@@ -40,7 +40,7 @@ class FoldBatchNormForward(Pass[NoOptions]):
     """
 
     name = "fold_batch_norm_forward"
-    requires: ClassVar = (Layers, Codes, Folded)
+    requires: ClassVar = (Layers, Codes, FoldedBatchNorms)
     provides: ClassVar = (Codes,)
 
     def run(self, workspace: Workspace) -> PassResult:
@@ -56,10 +56,10 @@ class FoldBatchNormForward(Pass[NoOptions]):
                 continue  # another one is no affine map
             chain = _chain(graph, node, layers)
             if isinstance(chain, str):
-                refusals.append(Refusal(node.name, chain))
+                refusals.append(Refusal(node.name, chain, "scale-cannot-move"))
                 continue
             if reason := _scale(workspace, node, norm, chain, layers, ranges, names):
-                refusals.append(Refusal(node.name, reason))
+                refusals.append(Refusal(node.name, reason, "scale-cannot-move"))
                 continue
             readers = _readers(graph, node, layers)
             if isinstance(readers, str):

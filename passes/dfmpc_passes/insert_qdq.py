@@ -22,11 +22,11 @@ from dfmpc_onnx.graph.query import (
 )
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.numerics.ranges import signed_qparams, unsigned_qparams
-from dfmpc_onnx.pipeline.facts import Codes, Folded, Layer, Layers, Placement, Raised, Ranges, Spared
+from dfmpc_onnx.pipeline.facts import Codes, FinalOpset, FloatLayers, FoldedBatchNorms, Layer, Layers, Placement, Ranges
 from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.decoder import fits_int8, integer_scale
-from dfmpc_onnx.qdq.placement import Placer
+from dfmpc_onnx.qdq.placement import IN_FLOAT, Placer
 
 QParams = tuple[np.float32, np.uint8 | np.int8]  # scale and zero point
 Parameters = dict[str, QParams]
@@ -55,7 +55,7 @@ class InsertQDQ(Pass[NoOptions]):
     """
 
     name = "insert_qdq"
-    requires: ClassVar = (Ranges, Codes, Layers, Folded, Raised)
+    requires: ClassVar = (Ranges, Codes, Layers, FoldedBatchNorms, FinalOpset)
     provides: ClassVar = (Placement, Codes)
 
     def run(self, workspace: Workspace) -> PassResult:
@@ -66,10 +66,10 @@ class InsertQDQ(Pass[NoOptions]):
         if graph.opset < 13:
             workspace.put(Placement(frozenset()))
             why = f"opset {graph.opset} has no DequantizeLinear with an axis; activations stay in float"
-            return PassResult(self.name, refusals=(Refusal("model", why),), warnings=(why,))
+            return PassResult(self.name, refusals=(Refusal("model", why, "opset-too-old"),), warnings=(why,))
         ranges = workspace.get(Ranges).tensors
         layers, target = workspace.get(Layers).by_name(), workspace.settings.target
-        spared = workspace.find(Spared)
+        spared = workspace.find(FloatLayers)
         sites = Placer.of(workspace).place()
         names = Namer(graph)
         qparams = signed_qparams if target.signed else unsigned_qparams
@@ -100,18 +100,18 @@ class InsertQDQ(Pass[NoOptions]):
             for name, (scale, zero) in parameters.items()
         )
         rewrites += tuple(Rewrite(name, f"{n} channels rounded coarser for their bias") for name, n in coarser.items())
-        refusals = [Refusal(name, reason) for name, reason in sites.refused.items()]
+        refusals = [Refusal.of(name, reason) for name, reason in sites.refused.items()]
         refusals += [
-            Refusal(name, "its bias does not fit int32 at the scale of its products; integer weights, float arithmetic")
+            Refusal(name, f"its bias does not fit int32 at the scale of its products; {IN_FLOAT}", "bias-too-large")
             for name in float_biases
         ]
         refusals += [
-            Refusal(name, "rounding its input would make most of the noise; integer weights, float arithmetic")
+            Refusal(name, f"rounding its input would make most of the noise; {IN_FLOAT}", "noisy-input")
             for name in sorted(spared.layers & codes.keys() if spared is not None else ())
         ]
         most = "7 bits, the reduced range" if reduced else "INT8"
         refusals += [
-            Refusal(name, f"its codes less their zero points do not fit {most}; integer weights, float arithmetic")
+            Refusal(name, f"its codes less their zero points do not fit {most}; {IN_FLOAT}", "codes-too-wide")
             for name in sorted(unfit)
         ]
         how = "stays float behind a Max of one input" if target.between else "reads what is not quantized"

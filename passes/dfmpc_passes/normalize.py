@@ -68,7 +68,7 @@ class Normalize(Pass[NoOptions]):
                 graph = workspace.graph = inline_functions(graph)
                 rewrites.append(Rewrite("model", "functions of its own inlined"))
             except ConversionRefused as reason:
-                refusals.append(Refusal("model", f"functions stay calls: {reason}"))
+                refusals.append(Refusal("model", f"functions stay calls: {reason}", "functions-kept"))
         source_opset = graph.opset
         if graph.opset < LOWEST_OPSET:
             try:
@@ -80,7 +80,7 @@ class Normalize(Pass[NoOptions]):
                         f"{workspace.label}: opset {source_opset} is older than onnxruntime runs ({OLDEST_RUN}), and "
                         f"cannot be converted ({reason}); export it with opset {LOWEST_OPSET} or higher"
                     ) from None
-                refusals.append(Refusal("model", f"opset {source_opset} kept: {reason}"))
+                refusals.append(Refusal("model", f"opset {source_opset} kept: {reason}", "opset-kept"))
         _name_nodes(graph)
         rewrites.extend(Rewrite(site, "Constant node to initializer") for site in _constants(graph))
         half = None
@@ -95,7 +95,7 @@ class Normalize(Pass[NoOptions]):
                     f"the network is {half.stored}: it computes in float32; its inputs and outputs stay as they are",
                 )
             except ConversionRefused as reason:
-                refusals.append(Refusal("model", f"half precision kept: {reason}"))
+                refusals.append(Refusal("model", f"half precision kept: {reason}", "half-precision-kept"))
         for action, change in (
             ("Identity or Dropout removed", _pass_through),
             ("computed from constants", fold_constants),

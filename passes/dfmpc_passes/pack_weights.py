@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 from dfmpc_onnx.graph.edit import insert
 from dfmpc_onnx.graph.half_precision import restore
 from dfmpc_onnx.graph.query import nodes_by_name
-from dfmpc_onnx.pipeline.facts import Codes, Layers, Normalized, Packed, Placement, Raised
+from dfmpc_onnx.pipeline.facts import Codes, FinalOpset, Layers, Normalized, Packed, Placement
 from dfmpc_onnx.pipeline.manager import Figure, NoOptions, Pass, PassResult, Rewrite
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.code_formats import Kind, choose_forms, oldest_runtime
@@ -35,7 +35,7 @@ class PackWeights(Pass[NoOptions]):
     """
 
     name = "pack_weights"
-    requires: ClassVar = (Codes, Layers, Placement, Raised)
+    requires: ClassVar = (Codes, Layers, Placement, FinalOpset)
     provides: ClassVar = (Packed,)
 
     def run(self, workspace: Workspace) -> PassResult:

@@ -26,6 +26,7 @@ from dfmpc_onnx.graph.query import (
 )
 from dfmpc_onnx.pipeline.facts import Layer, Layers, Normalized, Pair, Pairs, Position
 from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
+from dfmpc_onnx.pipeline.refusals import Reason
 from dfmpc_onnx.pipeline.workspace import Workspace
 
 
@@ -105,11 +106,11 @@ class PairConvolutions(Pass[NoOptions]):
             for low, (first, *more) in workspace.get(Pairs).by_low().items()
         )
         reasons = {layer.name: layer.refused or refused.get(layer.name) for layer in layers.listed}
-        refusals = tuple(Refusal(name, reason) for name, reason in reasons.items() if reason)
+        refusals = tuple(Refusal.of(name, reason) for name, reason in reasons.items() if reason)
         return PassResult(self.name, rewrites, refusals)
 
 
-def _choose(graph: gs.Graph, layers: Layers) -> tuple[dict[str, tuple[Pair, ...]], dict[str, str]]:
+def _choose(graph: gs.Graph, layers: Layers) -> tuple[dict[str, tuple[Pair, ...]], dict[str, Reason]]:
     """The pairs of each low layer, and for every other layer why it is not low.
 
     First come those that several read, since all of those that repair one must stay high: a chain in front of one
@@ -119,18 +120,20 @@ def _choose(graph: gs.Graph, layers: Layers) -> tuple[dict[str, tuple[Pair, ...]
     nodes = [node for node in reversed(graph.nodes) if node.name in by_name]
     joined = {node.name for node in nodes if _joins(node)}
     pairs: dict[str, tuple[Pair, ...]] = {}
-    refused: dict[str, str] = {}
+    refused: dict[str, Reason] = {}
     repairs: dict[str, str] = {}
     for node in sorted(nodes, key=lambda node: node.name not in joined):
         found = _pairs(graph, node, by_name[node.name], by_name, node.name in joined)
-        if isinstance(found, str):
+        if isinstance(found, Reason):
             refused[node.name] = found
             continue
         low = next((pair.high for pair in found if pair.high in pairs), None)
         if node.name in repairs:
-            refused[node.name] = f"it repairs '{shown(repairs[node.name])}', which is low itself"
+            why = f"it repairs '{shown(repairs[node.name])}', which is low itself"
+            refused[node.name] = Reason("repairs-a-low-layer", why)
         elif low is not None:
-            refused[node.name] = f"the next layer '{shown(low)}' is low itself; this one repairs nothing"
+            why = f"the next layer '{shown(low)}' is low itself; this one repairs nothing"
+            refused[node.name] = Reason("next-layer-is-low", why)
         else:
             pairs[node.name] = found
             repairs = {pair.high: node.name for pair in found} | repairs
@@ -173,7 +176,7 @@ def nested_layers(graph: gs.Graph) -> list[Layer]:
         shape = _shape(tensor)
         if op_of(node) == "MatMul" and not shape:
             continue
-        reason = f"it lies in {place}, which is not entered; left in float"
+        reason = Reason("nested-layer", f"it lies in {place}, which is not entered; left in float")
         found.append(Layer(names(path), node.op, tensor.name, shape, 0, refused=reason))
     return found
 
@@ -200,21 +203,22 @@ def _layer(graph: gs.Graph, node: gs.Node, tensor: gs.Tensor) -> Layer:
     return Layer(node.name, node.op, tensor.name, shape, axis, groups, norm, refused=reason)
 
 
-def _unquantizable(node: gs.Node, tensor: gs.Tensor) -> str | None:
+def _unquantizable(node: gs.Node, tensor: gs.Tensor) -> Reason | None:
     if not isinstance(tensor, gs.Constant):
-        return origin(tensor)
+        return Reason("computed-weight", origin(tensor))
     if isinstance(node.inputs[0], gs.Constant):
-        return "its input is a constant; nothing flows through it"
+        return Reason("constant-input", "its input is a constant; nothing flows through it")
     if tensor.dtype != np.float32:
-        return f"its weight is {np.dtype(tensor.dtype).name}, not float32"
+        return Reason("weight-type", f"its weight is {np.dtype(tensor.dtype).name}, not float32")
     if len(tensor.shape) < 2 or 0 in tensor.shape:
-        return f"its weight has shape {list(tensor.shape)}"
+        return Reason("weight-shape", f"its weight has shape {list(tensor.shape)}")
     if op_of(node) == "ConvTranspose" and int(node.attrs.get("group", 1)) > 1 and int(tensor.shape[1]) != 1:
-        return "a grouped ConvTranspose: its output channels lie along no axis of its weight; left in float"
+        why = "a grouped ConvTranspose: its output channels lie along no axis of its weight; left in float"
+        return Reason("grouped-conv-transpose", why)
     if op_of(node) == "MatMul" and len(tensor.shape) != 2:
-        return f"its weight has {len(tensor.shape)} dimensions; a matrix has 2"
+        return Reason("weight-shape", f"its weight has {len(tensor.shape)} dimensions; a matrix has 2")
     if op_of(node) == "Gemm" and node.attrs.get("transA", 0):
-        return "its input is transposed (transA)"
+        return Reason("transposed-input", "its input is transposed (transA)")
     return None
 
 
@@ -238,61 +242,67 @@ def _classifier(graph: gs.Graph, layers: list[Layer]) -> str | None:
 
 def _pairs(
     graph: gs.Graph, node: gs.Node, layer: Layer, layers: dict[str, Layer], joined: bool
-) -> tuple[Pair, ...] | str:
+) -> tuple[Pair, ...] | Reason:
     """The pairs that a layer is the low half of, or why it cannot be."""
     if layer.refused is not None:
         return layer.refused
     if layer.op != "Conv":
-        return "only a Conv is quantized low"
+        return Reason("not-a-conv", "only a Conv is quantized low")
     if layer.position == "first":
-        return "the first layer is kept high: nothing in front of it is normalized"
+        return Reason("first-layer", "the first layer is kept high: nothing in front of it is normalized")
     if layer.depthwise:
-        return "a depthwise Conv is kept high: its few weights leave nothing to average over"
+        why = "a depthwise Conv is kept high: its few weights leave nothing to average over"
+        return Reason("depthwise-conv", why)
     if layer.groups > 1:
-        return "a grouped Conv is kept high"
+        return Reason("grouped-conv", "a grouped Conv is kept high")
     if has_input(node, 2) and constant(node.inputs[2]) is None:
-        return "its bias is computed, so its statistics without it are not known"
+        return Reason("computed-bias", "its bias is computed, so its statistics without it are not known")
     if joined:
         return _read_by_several(graph, node, layer, layers)
     found = CHAIN.match(graph, node)
     if isinstance(found, Mismatch):
-        return found.reason
+        return Reason("no-chain", found.reason)
     pair = _as_pair(node.name, found, layers)
-    return pair if isinstance(pair, str) else (pair,)
+    return pair if isinstance(pair, Reason) else (pair,)
 
 
-def _read_by_several(graph: gs.Graph, node: gs.Node, layer: Layer, layers: dict[str, Layer]) -> tuple[Pair, ...] | str:
+def _read_by_several(
+    graph: gs.Graph, node: gs.Node, layer: Layer, layers: dict[str, Layer]
+) -> tuple[Pair, ...] | Reason:
     """A pair with each BatchNormalization that reads a layer's output among that of others."""
     if all(size == 1 for size in layer.shape[2:]):
-        return "a 1x1 Conv whose output is joined to others is kept high: it repairs the wider ones in front of it"
+        why = "a 1x1 Conv whose output is joined to others is kept high: it repairs the wider ones in front of it"
+        return Reason("joined-1x1-conv", why)
     readings = channel_readings(graph, node.outputs[0])
     if isinstance(readings, str):
-        return readings
+        return Reason("no-chain", readings)
     found: list[Pair] = []
     for reading in readings:
         if op_of(reading.node) != "BatchNormalization":
-            return f"{describe(reading.node)} reads it, not BatchNormalization"
+            return Reason("no-chain", f"{describe(reading.node)} reads it, not BatchNormalization")
         match = READER.match(graph, reading.node)
         if isinstance(match, Mismatch):
-            return match.reason
+            return Reason("no-chain", match.reason)
         norm = batch_norm_parameters(reading.node)
         size = channel_count(reading.node.inputs[0])
         if norm is None or len(norm.gamma) < reading.offset + layer.shape[0] or size not in (None, len(norm.gamma)):
-            return f"{describe(reading.node)} does not have as many channels as its input"
+            why = f"{describe(reading.node)} does not have as many channels as its input"
+            return Reason("channels-differ", why)
         pair = _as_pair(node.name, match, layers)
-        if isinstance(pair, str):
+        if isinstance(pair, Reason):
             return pair
         found.append(dataclasses.replace(pair, offset=reading.offset))
     return tuple(found)
 
 
-def _as_pair(low: str, found: Match, layers: dict[str, Layer]) -> Pair | str:
+def _as_pair(low: str, found: Match, layers: dict[str, Layer]) -> Pair | Reason:
     norm, activation, high = found.one("batch_norm"), found.one("activation"), found.one("high")
     assert high is not None  # not optional in the chain
     partner = layers.get(high.name)
     if partner is None:
-        return f"the weight of the next layer '{shown(high.name)}' is computed"
+        return Reason("next-layer-unfit", f"the weight of the next layer '{shown(high.name)}' is computed")
     if partner.refused is not None:
-        return f"the next layer '{shown(high.name)}' cannot repair it: {partner.refused}"
+        why = f"the next layer '{shown(high.name)}' cannot repair it: {partner.refused}"
+        return Reason("next-layer-unfit", why)
     exact = activation is None or op_of(activation) != "Clip"
     return Pair(low, norm.name if norm else None, activation.name if activation else None, high.name, exact)

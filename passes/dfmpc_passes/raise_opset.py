@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from dfmpc_onnx.errors import shown
 from dfmpc_onnx.graph.opset import ConversionRefused, convert
-from dfmpc_onnx.pipeline.facts import Codes, Raised
+from dfmpc_onnx.pipeline.facts import Codes, FinalOpset
 from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.pipeline.targets import Target
 from dfmpc_onnx.pipeline.workspace import Workspace
@@ -32,7 +32,7 @@ class RaiseOpset(Pass[NoOptions]):
 
     name = "raise_opset"
     requires: ClassVar = (Codes,)
-    provides: ClassVar = (Raised,)
+    provides: ClassVar = (FinalOpset,)
 
     def run(self, workspace: Workspace) -> PassResult:
         target, before = workspace.settings.target, workspace.graph.opset
@@ -41,18 +41,20 @@ class RaiseOpset(Pass[NoOptions]):
         kinds = {name: Kind.of(weight) for name, weight in workspace.get(Codes).weights.items()}
         needed = opset_for(choose_forms(kinds, target.newest_opset).values())
         if needed <= before or not kinds:
-            workspace.put(Raised(before))
+            workspace.put(FinalOpset(before))
             return PassResult(self.name, notes=(f"opset {before} holds every weight",))
         try:
             workspace.graph = convert(workspace.graph, needed)
         except ConversionRefused as reason:
-            workspace.put(Raised(before))
+            workspace.put(FinalOpset(before))
             wide = before < OLDEST_WITH_TABLES and any(kind.bits < 8 for kind in kinds.values())
             lost = "narrow weights take 8 bits each" if wide else "tables decode what it has no type for"
             why = f"opset {before} kept, so {lost}: {shown(str(reason))}"
             # Tables hold the codes in as few bits; only what makes the file larger asks for attention.
-            return PassResult(self.name, refusals=(Refusal("model", why),), warnings=(why,) if wide else ())
-        workspace.put(Raised(needed))
+            return PassResult(
+                self.name, refusals=(Refusal("model", why, "opset-kept"),), warnings=(why,) if wide else ()
+            )
+        workspace.put(FinalOpset(needed))
         return PassResult(self.name, (Rewrite("model", f"opset {before} to {needed}"),))
 
     def _lowered(self, workspace: Workspace, target: Target) -> PassResult:
@@ -61,8 +63,8 @@ class RaiseOpset(Pass[NoOptions]):
         try:
             workspace.graph = convert(workspace.graph, wanted)
         except ConversionRefused as reason:
-            workspace.put(Raised(before))
+            workspace.put(FinalOpset(before))
             why = f"opset {before} kept, so the oldest runtimes of '{target.name}' do not load it: {shown(str(reason))}"
-            return PassResult(self.name, refusals=(Refusal("model", why),), warnings=(why,))
-        workspace.put(Raised(wanted))
+            return PassResult(self.name, refusals=(Refusal("model", why, "opset-kept"),), warnings=(why,))
+        workspace.put(FinalOpset(wanted))
         return PassResult(self.name, (Rewrite("model", f"opset {before} to {wanted}"),))

@@ -7,7 +7,6 @@ from typing import ClassVar, Literal
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import shown
@@ -18,6 +17,7 @@ from dfmpc_onnx.numerics.recalibration import READINGS, recalibrate
 from dfmpc_onnx.pipeline.facts import Codes, FloatStatistics, Layers, Originals, Pair, Pairs, Recalibrated
 from dfmpc_onnx.pipeline.manager import Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.quantization.pair_norms import norm_of, write_channels
 
 
 class RecalibrateOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,7 +66,7 @@ class RecalibrateBatchNorm(Pass[RecalibrateOptions]):
             moments = statistics.tensors.get(node.inputs[0].name)
             if moments is None and self.options.reading in READINGS_WITH_MOMENTS:
                 why = statistics.unknown.get(node.inputs[0].name, "the moments of its input are not known")
-                refusals.append(Refusal(name, why))
+                refusals.append(Refusal(name, why, "moments-unknown"))
                 norms[pair] = norm
                 continue
             quantized = np.asarray(constant(node.inputs[1]), np.float32)
@@ -95,25 +95,6 @@ class RecalibrateBatchNorm(Pass[RecalibrateOptions]):
 
 
 READINGS_WITH_MOMENTS = READINGS - {"unchanged", "norm_ratio"}
-
-
-def norm_of(pair: Pair, low: gs.Node, statistics: FloatStatistics) -> BatchNormParameters:
-    """The float network's normalization of a low layer's channels, as seen without the layer's bias.
-
-    That of a layer with a bias has the bias taken off its mean.
-    """
-    whole = statistics.norms[pair.batch_norm or ""]
-    weight = np.asarray(constant(low.inputs[1]))
-    norm = whole.channels(pair.offset, len(weight))
-    bias = input_constant(low, 2)
-    return norm if bias is None else norm.without_bias(np.asarray(bias, np.float64))
-
-
-def write_channels(batch_norm: gs.Node, index: int, first: int, values: npt.NDArray[np.float64]) -> None:
-    """Give a run of channels of one of a BatchNormalization's parameters new values."""
-    whole = np.array(input_constant(batch_norm, index), np.float32)
-    whole[first : first + len(values)] = values
-    batch_norm.inputs[index].values = whole
 
 
 def _write(batch_norm: gs.Node, norm: BatchNormParameters, node: gs.Node, first: int) -> None:

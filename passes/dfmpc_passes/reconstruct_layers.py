@@ -8,8 +8,9 @@ from typing import ClassVar
 import msgspec
 
 from dfmpc_onnx.errors import Unknown
-from dfmpc_onnx.pipeline.facts import BitPlan, Codes, FloatStatistics, Layer, LayerBits, Layers, MeasuredRanges, Pairs
-from dfmpc_onnx.pipeline.manager import Pass, PassResult, Refusal
+from dfmpc_onnx.pipeline.facts import BitPlan, Codes, Layer, LayerBits, Layers, MeasuredRanges
+from dfmpc_onnx.pipeline.manager import CannotGoOn, Pass, PassResult
+from dfmpc_onnx.pipeline.refusals import Reason
 from dfmpc_onnx.pipeline.settings import FLOAT
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.quantization.layer_rebuilder import Rebuilder, ReconstructLayersOptions
@@ -17,9 +18,6 @@ from dfmpc_onnx.quantization.output_cost import output_cost
 from dfmpc_onnx.quantization.statistics_source import statistics_source
 from dfmpc_onnx.statistics.engines import Source, registration
 from dfmpc_onnx.statistics.walk import GraphWriter, walk
-from dfmpc_passes.compensate import Compensate
-from dfmpc_passes.quantize_weights import QuantizeWeights, QuantizeWeightsOptions
-from dfmpc_passes.recalibrate_batch_norm import RecalibrateBatchNorm, RecalibrateOptions
 
 LOWEST = 1 / 16  # of the threshold: two bits more in every layer
 
@@ -41,32 +39,28 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
 
     With statistics = "gaussian" the moments come from covariance functions instead: no image, no run of the network.
 
-    Requires: a bit plan; the pairs and float statistics serve where covariances cannot be followed.
+    Requires: a bit plan.
 
-    Refuses when: covariance functions cannot be followed (an operator without a rule, too many channels): channels
-    and pixels are then taken as independent, as in quantize_weights, recalibrate_batch_norm and compensate.
+    Refuses when: covariance functions cannot be followed (an operator without a rule, too many channels): the passes
+    that the recipe names as its fallback run in its place.
 
     Reference: docs/method.md, sections 3 to 6; Chen et al. 2023, equation 27 (the diagonal form); Frantar et al. 2022.
     """
 
     name = "reconstruct_layers"
     Options = ReconstructLayersOptions
-    requires: ClassVar = (BitPlan, Layers, Pairs, FloatStatistics)
+    requires: ClassVar = (BitPlan, Layers)
     provides: ClassVar = (Codes, MeasuredRanges)
 
     def reads_images(self) -> bool:
         return registration(self.options.statistics).reads_images
 
     def run(self, workspace: Workspace) -> PassResult:
-        # A layer may have been rebuilt before the walk came to what it cannot follow.
-        graph = workspace.graph.copy() if registration(self.options.statistics).may_refuse else None
         try:
             return self._rebuild(workspace)
         except Unknown as reason:
-            if graph is None:
-                raise
-            workspace.graph = graph
-            return self._on_independent_pixels(workspace, str(reason))
+            why = f"covariances cannot be followed ({reason})"
+            raise CannotGoOn(Reason("covariances-unknown", why)) from None
 
     def _rebuild(self, workspace: Workspace) -> PassResult:
         given, layers = workspace.get(BitPlan).layers, workspace.get(Layers).by_name()
@@ -103,23 +97,3 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
             options = msgspec.structs.replace(options, threshold=lower)
             note += f"; so a layer may lose {100 * lower:.2g} %"
         return options, (note,)
-
-    def _on_independent_pixels(self, workspace: Workspace, reason: str) -> PassResult:
-        """The simpler closed form, channel by channel, for graphs whose covariances cannot be followed."""
-        steps: list[Pass[msgspec.Struct]] = [
-            QuantizeWeights(QuantizeWeightsOptions(ternary="optimal")),
-            RecalibrateBatchNorm(RecalibrateOptions(reading="projection")),
-            Compensate(),
-        ]
-        results = [step.run(workspace) for step in steps]
-        workspace.put(MeasuredRanges({}))
-        plan = workspace.get(BitPlan).layers
-        eight = LayerBits(8, "8-bit", "no error was measured to choose by")
-        workspace.put(BitPlan({name: eight if bits.role == "auto" else bits for name, bits in plan.items()}))
-        return PassResult(
-            self.name,
-            tuple(rewrite for result in results for rewrite in result.rewrites),
-            (Refusal("model", f"covariances cannot be followed ({reason})"), *(r for x in results for r in x.refusals)),
-            ("channels and pixels taken as independent",),
-            (f"covariances cannot be followed ({reason}); channels and pixels are taken as independent",),
-        )

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 import dfmpc_onnx
-from dfmpc_onnx.pipeline.recipe import parse_recipe
+from dfmpc_onnx.pipeline.recipe_file import parse_recipe
 from tests import graphs
 from tests.commands import assert_refused, dfmpc
 from tests.written import stored_weights

@@ -354,7 +354,7 @@ def test_a_printed_recipe_is_a_recipe_to_copy_and_change(model_file: pathlib.Pat
     for name in catalog.recipes():
         assert name in table
         copy.write_text(dfmpc("recipes", name).stdout)
-        copied, shipped = (catalog.find_recipe(found)[0] for found in (str(copy), name))
+        copied, shipped = (catalog.find_recipe(found) for found in (str(copy), name))
         assert [(step.use, step.options) for step in copied.steps] == [(s.use, s.options) for s in shipped.steps]
         assert (copied.weights, copied.activations) == (shipped.weights, shipped.activations)
         assert (copied.summary, copied.reduce_range) == (shipped.summary, shipped.reduce_range)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dfmpc_onnx.pipeline.facts import Codes, Folded, Layers
+from dfmpc_onnx.pipeline.facts import Codes, FoldedBatchNorms, Layers
 from dfmpc_onnx.pipeline.manager import PassManager
 from tests import graphs
 
@@ -45,7 +45,7 @@ def test_before_and_after():
         "relu2 = Relu(norm3)",
     ]
     assert [(r.site, r.action) for r in result.rewrites][:1] == [("norm1", "folded into conv1")]
-    assert space.get(Folded).count == 3
+    assert space.get(FoldedBatchNorms).count == 3
     assert all(layer.batch_norm is None for layer in space.get(Layers).all)
 
 
@@ -99,7 +99,7 @@ def left_alone(model):
     """The reasons; the norm in question and its weights must not have been touched."""
     space, before, after, result = folded(model)
     assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
-    assert space.get(Folded).count == 0
+    assert space.get(FoldedBatchNorms).count == 0
     return graphs.reasons(result)
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dfmpc_onnx.pipeline.facts import Packed, Raised
+from dfmpc_onnx.pipeline.facts import FinalOpset, Packed
 from dfmpc_onnx.pipeline.manager import PassManager
 from tests import graphs
 
@@ -11,7 +11,7 @@ from tests import graphs
 )
 def test_to_the_lowest_opset_that_holds_the_codes(weights, opset):
     space, result = graphs.prepared(graphs.chain(), "raise_opset", weights)
-    assert space.graph.opset == space.get(Raised).opset == opset
+    assert space.graph.opset == space.get(FinalOpset).opset == opset
     assert [r.action for r in result.rewrites] == ([f"opset 13 to {opset}"] if opset > 13 else [])
 
 
@@ -59,7 +59,7 @@ def test_what_cannot_be_converted_keeps_its_opset_and_stores_wider_codes(opset):
     assert why.startswith(f"opset {opset} kept, so {lost}: ")
     assert "domain 'com.microsoft'" in why
     assert result.warnings == ((why,) if opset < 13 else ())
-    assert space.graph.opset == space.get(Raised).opset == opset
+    assert space.graph.opset == space.get(FinalOpset).opset == opset
     want = graphs.run(space.graph)
     steps = graphs.pipeline("pack_weights")[-2:]
     space.settings = graphs.workspace(model, activations="none").settings

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 
+from dfmpc_onnx.errors import ModelError
 from dfmpc_onnx.numerics.bit_choice import CANDIDATE_WIDTHS
-from dfmpc_onnx.pipeline.facts import BitPlan, Codes, MeasuredRanges
+from dfmpc_onnx.pipeline.facts import BitPlan, Codes, MeasuredRanges, Originals, Recalibrated
+from dfmpc_onnx.pipeline.instruments import Timing
 from dfmpc_onnx.pipeline.manager import PassManager
 from tests import graphs
 
@@ -229,3 +231,54 @@ def test_without_an_output_that_can_be_compared_nothing_is_claimed():
     model = net.model(net.node("Cast", net.conv("x", 4), to=graphs.TensorProto.INT32))
     _, _, result = rebuilt(model, "auto")
     assert any(note.startswith("no output can be compared") for note in result.notes)
+
+
+def not_to_be_followed():
+    """Covariances end at an operator without a rule, behind a layer that has been rebuilt by then."""
+    net = graphs.Net(("n", 3, 8, 8))
+    x = net.node("Erf", net.block("x", 8))
+    return net.model(net.tail(net.block(net.block(x, 8), 8)))
+
+
+def fallen_back(weights="2/6"):
+    """The workspace after closed-form's step, the results of it and of its fallback, and the names timed."""
+    space, timing = graphs.workspace(not_to_be_followed(), weights), Timing()
+    results = PassManager(graphs.pipeline("reconstruct_layers", "closed-form"), [timing]).run(space)
+    names = [result.name for result in results]
+    return space, results[names.index("reconstruct_layers") :], [name for name, _ in timing.seconds]
+
+
+def test_where_covariances_cannot_be_followed_the_recipes_fallback_runs_and_is_seen():
+    _, results, timed = fallen_back()
+    names = ["reconstruct_layers", "take_widest_bits", "quantize_weights", "recalibrate_batch_norm", "compensate"]
+    assert [result.name for result in results] == timed[-5:] == names
+    (refusal,) = results[0].refusals
+    assert (refusal.site, refusal.code, refusal.by) == ("model", "covariances-unknown", "reconstruct_layers")
+    assert refusal.reason == "covariances cannot be followed (no rule for Erf)"
+    assert refusal.reason in results[0].warnings[0] and results[0].fallback == tuple(names[1:])
+
+
+def test_what_the_fallback_uses_up_is_gone():
+    space, _, _ = fallen_back()
+    assert space.find(Originals) is None and space.find(Recalibrated) is not None
+
+
+def test_the_fallback_gives_what_the_same_passes_give_by_themselves():
+    space, _, _ = fallen_back()
+    alone = graphs.workspace(not_to_be_followed())
+    steps = graphs.pipeline("reconstruct_layers", "closed-form")
+    PassManager([*steps[:-1], *steps[-1].fallback]).run(alone)
+    assert graphs.snapshot(space.graph) == graphs.snapshot(alone.graph)
+
+
+def test_the_fallback_takes_the_widest_codes_where_an_error_was_to_choose():
+    space, _, _ = fallen_back("auto")
+    assert {bits.why for bits in space.get(BitPlan).layers.values()} == {"no error was measured to choose by"}
+    assert {weight.bits for weight in space.get(Codes).weights.values()} == {8}
+
+
+def test_without_a_fallback_it_is_an_error():
+    steps = graphs.pipeline("reconstruct_layers", "closed-form")
+    steps[-1].fallback = ()
+    with pytest.raises(ModelError, match=r"pass reconstruct_layers cannot go on: .* \(no rule for Erf\)"):
+        PassManager(steps).run(graphs.workspace(not_to_be_followed()))

@@ -10,7 +10,8 @@ from dfmpc_onnx.errors import DfmpcError, ModelError, PassError, PipelineError
 from dfmpc_onnx.evaluation.instruments import FidelityAfterEachPass
 from dfmpc_onnx.pipeline.facts import Layers
 from dfmpc_onnx.pipeline.instruments import Dump, Progress, Timing
-from dfmpc_onnx.pipeline.manager import Pass, PassManager, PassResult, Rewrite
+from dfmpc_onnx.pipeline.manager import CannotGoOn, Pass, PassManager, PassResult, Refusal, Rewrite
+from dfmpc_onnx.pipeline.refusals import UNSTATED, Reason
 from tests import graphs
 
 
@@ -217,3 +218,122 @@ def test_the_workspace_keeps_one_fact_of_a_type():
     space.put(first)
     space.put(second)
     assert space.get(Layers) is second
+
+
+# Refusals
+
+
+class Shy(Recording):
+    name = "shy"
+
+    def run(self, workspace):
+        return PassResult(self.name, refusals=(Refusal("nest", "it is dark", "too-dark"), Refusal("tree", "no nest")))
+
+
+def test_a_refusal_carries_the_pass_that_the_manager_fills_in():
+    (result,) = run(Shy())
+    assert result.refusals == (
+        Refusal("nest", "it is dark", "too-dark", "shy"),
+        Refusal("tree", "no nest", UNSTATED, "shy"),
+    )
+    assert msgspec.to_builtins(result.refusals[0]) == {
+        "site": "nest",
+        "reason": "it is dark",
+        "code": "too-dark",
+        "pass": "shy",
+    }
+
+
+# A pass that cannot go on, and what its step falls back to
+
+
+class Brood(Recording):
+    """Cannot go on."""
+
+    name = "brood"
+    requires = (Egg,)
+    provides = (Chick,)
+    discards = (Egg,)
+
+    def run(self, workspace):
+        raise CannotGoOn(Reason("cold", "the egg is cold"))
+
+
+class Hollow(Recording):
+    name = "hollow"
+    provides = (Chick,)
+
+    def run(self, workspace):
+        return PassResult(self.name)
+
+
+def falling(kind, *fallback):
+    step = kind()
+    step.fallback = fallback
+    return step
+
+
+def test_the_fallback_runs_in_place_of_a_pass_that_cannot_go_on_and_instruments_see_it():
+    diary = Diary()
+    results = run(Lay(), falling(Brood, Hatch()), Shy(), instruments=[diary])
+    assert [result.name for result in results] == ["lay", "brood", "hatch", "shy"]
+    assert results[1].fallback == ("hatch",)
+    assert results[1].refusals == (Refusal("model", "the egg is cold", "cold", "brood"),)
+    assert results[1].warnings == ("the egg is cold; in place of brood: hatch",)
+    assert diary.lines[2:6] == ["before brood", "after brood", "before hatch", "after hatch"]
+
+
+def test_facts_that_the_fallback_discards_are_gone_and_those_of_the_pass_itself_stay():
+    class Wait(Recording):
+        name = "wait"
+        provides = (Chick,)
+
+    for fallback, known in ((Hatch(), {Chick}), (Wait(), {Egg, Chick})):
+        space = graphs.workspace(graphs.chain())
+        PassManager([Lay(), falling(Brood, fallback)]).run(space)
+        assert space.known == known
+
+
+def test_a_fallback_may_fall_back_itself():
+    assert [r.name for r in run(Lay(), falling(Brood, falling(Brood, Hatch())))] == ["lay", "brood", "brood", "hatch"]
+
+
+def test_a_pass_that_goes_on_needs_no_fallback():
+    assert [result.name for result in run(falling(Lay, Shy()))] == ["lay"]
+
+
+def test_a_promise_that_the_fallback_breaks_is_a_defect():
+    with pytest.raises(PassError, match=r"pass hollow failed .* promises Chick .*passes already run: lay, brood"):
+        run(Lay(), falling(Brood, Hollow()))
+
+
+def test_without_a_fallback_the_reason_is_an_error_in_one_line():
+    with pytest.raises(ModelError, match="pass brood cannot go on: the egg is cold; name other passes as its fallback"):
+        run(Lay(), Brood())
+
+
+class Crow(Recording):
+    name = "crow"
+    requires = (Chick,)
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ((Lay, (Brood, Crow)), r"pass crow \(number 1 of the fallback of brood\) requires Chick, .* no known pass"),
+        (
+            (Lay, (Brood, Fry), Crow),
+            r"pass crow \(number 3\) requires Chick, which brood provides but its fallback",
+        ),
+        ((Lay, (Fry, Hatch), Fry), r"pass fry \(number 3\) requires Egg, which the fallback of fry uses up; put fry"),
+        (
+            (Lay, Hatch, (Shy, Fry)),
+            r"number 1 of the fallback of shy\) requires Egg, which hatch in front of it",
+        ),
+    ],
+)
+def test_the_order_is_checked_for_both_ways(steps, said, ran):
+    built = [falling(step[0], *(kind() for kind in step[1:])) if isinstance(step, tuple) else step() for step in steps]
+    with pytest.raises(PipelineError, match=said):
+        run(*built)
+    assert ran == []

@@ -83,7 +83,7 @@ class Agree:
 @pytest.mark.parametrize("recipe", sorted(catalog.recipes()))
 @pytest.mark.parametrize("network", sorted(graphs.ALL))
 def test_after_every_pass_up_to_insert_qdq_the_graph_holds_what_the_codes_stand_for(network, recipe):
-    found = catalog.find_recipe(recipe)[0]
+    found = catalog.find_recipe(recipe)
     steps = graphs.pipeline("insert_qdq", recipe)
     space, agree = graphs.workspace(graphs.ALL[network](), found.weights, found.activations), Agree()
     PassManager(steps[:-1], (agree,)).run(space)

@@ -21,7 +21,7 @@ from dfmpc_onnx.graph.exchange import to_graph, to_model
 from dfmpc_onnx.inputs.preprocess import Preprocess
 from dfmpc_onnx.model.source import load
 from dfmpc_onnx.pipeline.manager import PassManager
-from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE
+from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE, Step
 from dfmpc_onnx.pipeline.settings import Settings, WeightBits
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.runtime.session import Session
@@ -178,7 +178,15 @@ def test_provenance_stands_in_the_file(made: Made, tmp_path: pathlib.Path) -> No
         assert stated[f"dfmpc_onnx.{key}"] == str(report[key])
     steps = json.loads(stated["dfmpc_onnx.passes"])
     recipe = catalog.recipes()[report["recipe"]]
-    assert steps == [{step.use: step.options} if step.options else step.use for step in recipe.steps]
+
+    def as_stated(step: Step) -> object:
+        options = dict(step.options)
+        if step.fallback:
+            options["fallback"] = [as_stated(part) for part in step.fallback]
+        return {step.use: options} if options else step.use
+
+    assert steps == [as_stated(step) for step in recipe.steps]
+    assert "dfmpc_onnx.fallbacks" not in stated  # covariances of this network can be followed
 
 
 def test_options_stand_in_the_file_and_verify_uses_them(tmp_path: pathlib.Path) -> None:

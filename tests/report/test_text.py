@@ -11,7 +11,10 @@ import onnx
 import pytest
 from rich.console import Console
 
+from dfmpc_onnx import catalog
+from dfmpc_onnx.pipeline.refusals import CODES, Refusal
 from dfmpc_onnx.report.tables import listing
+from dfmpc_onnx.report.text import refusal_list
 from tests.commands import dfmpc, program
 from tests.graphs import Net, chain
 
@@ -101,6 +104,42 @@ def test_a_reason_that_many_layers_share_is_told_once(model_file: pathlib.Path) 
     told = dfmpc("quantize", model_file, "-o", out, "--recipe", "per-channel").stdout
     assert "\n  conv3 and 2 more alike: pair_convolutions: Add 'add1' follows" in told
     assert told.count("follows, not") == 1
+
+
+def test_reasons_are_grouped_by_pass_and_code_whatever_their_words() -> None:
+    console = Console(width=120, file=io.StringIO())
+    refusals = [
+        Refusal("a", "Add 'b: c' follows, not a Conv", "no-chain", "pair"),
+        Refusal("d", "its output 'e' is read twice", "no-chain", "pair"),
+        Refusal("f", "Add 'g' follows", "no-chain", "other"),
+        Refusal("h", "of a stranger's pass", by="theirs"),
+        Refusal("i", "of a stranger's pass, too", by="theirs"),
+    ]
+    refusal_list("of them", refusals, 12, console)
+    assert [line.strip() for line in console.file.getvalue().splitlines()[1:]] == [
+        "5 of them:",
+        "a and 1 more alike: pair: Add 'b: c' follows, not a Conv",
+        "f: other: Add 'g' follows",
+        "h: theirs: of a stranger's pass",
+        "i: theirs: of a stranger's pass, too",
+    ]
+
+
+def test_refusals_in_json_have_pass_site_code_and_reason(model_file: pathlib.Path) -> None:
+    make = ["quantize", model_file, "-o", model_file.with_name("out.onnx"), "--preprocess", "unit", "--json"]
+    report = json.loads(dfmpc(*make, "--recipe", "per-channel", "--layer", "conv3=float").stdout)
+    assert {
+        "site": "conv1",
+        "reason": "the first layer is kept high: nothing in front of it is normalized",
+        "code": "first-layer",
+        "pass": "pair_convolutions",
+    } in report["refusals"]
+    assert all(refusal["pass"] in catalog.passes() and refusal["code"] in CODES for refusal in report["refusals"])
+    codes = {layer["name"]: (layer["refused"], layer["refused_code"]) for layer in report["layers"]}
+    assert codes["conv3"] == ("as asked with --layer", "asked-for-float") and codes["conv2"] == (None, None)
+    layers = json.loads(dfmpc("inspect", model_file, "--json").stdout)["layers"]
+    assert [layer["not_low_code"] for layer in layers] == ["first-layer", None, "no-chain", "not-a-conv"]
+    assert all(layer["refused_code"] is None for layer in layers)
 
 
 def test_layers_that_are_quantized_are_not_told_as_refused(model_file: pathlib.Path) -> None:

@@ -9,7 +9,7 @@ from dfmpc_onnx.errors import RecipeError
 from dfmpc_onnx.inputs.batches import Batch
 from dfmpc_onnx.pipeline.facts import Codes, MeasuredRanges
 from dfmpc_onnx.pipeline.manager import PassManager
-from dfmpc_onnx.pipeline.recipe import parse_recipe
+from dfmpc_onnx.pipeline.recipe_file import parse_recipe
 from dfmpc_onnx.quantization.layer_rebuilder import ReconstructLayersOptions
 from dfmpc_onnx.statistics.engines import ImageSource, Request, register, registration, unregister
 from tests import graphs
@@ -53,8 +53,7 @@ def test_they_are_the_source_of_what_is_measured(noise):
 
 
 def test_the_engines_that_ship():
-    assert registration("images").reads_images and not registration("images").may_refuse
-    assert registration("gaussian").may_refuse and not registration("gaussian").reads_images
+    assert registration("images").reads_images and not registration("gaussian").reads_images
 
 
 @pytest.mark.usefixtures("noise")
@@ -74,7 +73,7 @@ def test_a_recipe_is_told_the_line_of_such_a_name():
     text = f'summary = "mine"\nweights = "8"\nactivations = "8"\n\n{step}'
     recipe = parse_recipe(text, "mine", "mine.toml")
     with pytest.raises(RecipeError, match=r"^mine.toml:7: pass reconstruct_layers: no statistics named 'guess'"):
-        catalog.build(recipe, text)
+        catalog.build(recipe)
 
 
 @pytest.mark.parametrize(("images", "any_number", "left"), [(64, True, 32), (10, True, 8), (64, False, 64)])

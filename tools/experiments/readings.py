@@ -10,9 +10,12 @@ import argparse
 import pathlib
 import tempfile
 
+import msgspec
+
 import dfmpc_onnx
 from dfmpc_onnx import catalog
-from dfmpc_onnx.pipeline.recipe import Recipe, Step
+from dfmpc_onnx.pipeline.recipe import Recipe
+from tools.experiments.ablation import variant
 from tools.experiments.measure import networks
 
 NONE = "no re-calibration, no c"
@@ -23,12 +26,8 @@ def with_reading(base: Recipe, reading: str) -> Recipe:
     """The recipe with another reading, or quantized directly without either of the two passes."""
     if reading == NONE:
         kept = tuple(s for s in base.steps if s.use not in ("recalibrate_batch_norm", "compensate"))
-        return Recipe(base.name, base.summary, base.weights, base.activations, kept)
-    steps = tuple(
-        Step(s.use, {**s.options, "reading": reading}, s.position) if s.use == "recalibrate_batch_norm" else s
-        for s in base.steps
-    )
-    return Recipe(base.name, base.summary, base.weights, base.activations, steps)
+        return msgspec.structs.replace(base, steps=kept)
+    return variant(base, {"reading": reading}, "recalibrate_batch_norm")
 
 
 def main() -> None:
@@ -43,7 +42,7 @@ def main() -> None:
     for reading in READINGS:
         cells = []
         for network, name in columns:
-            recipe = with_reading(catalog.find_recipe(name)[0], reading)
+            recipe = with_reading(catalog.find_recipe(name), reading)
             with tempfile.TemporaryDirectory() as folder:
                 out = pathlib.Path(folder) / "out.onnx"
                 options = {"weights": args.weights, "activations": "none", "preprocess": network.preprocess}

@@ -11,20 +11,20 @@ import onnx_graphsurgeon as gs
 from dfmpc_onnx.graph.operators import is_clip
 from dfmpc_onnx.graph.query import nodes_by_name, producer
 from dfmpc_onnx.numerics.ranges import signed_qparams
-from dfmpc_onnx.pipeline.facts import Codes, Layers, Ranges, Spared
+from dfmpc_onnx.pipeline.facts import Codes, FloatLayers, Layers, Ranges
 from dfmpc_onnx.pipeline.manager import Pass, PassResult, Rewrite
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.statistics.independent_moments import propagate
 from dfmpc_onnx.statistics.noise_gains import Moments, backward, noise_gains, passing
 
 
-class SpareLayersOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """times: how many times the average layer's noise a layer must make to be spared."""
+class KeepLayersFloatOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """times: how many times the average layer's noise a layer must make to stay in float."""
 
     times: Annotated[float, msgspec.Meta(gt=1)] = 4.0
 
 
-class SpareLayers(Pass[SpareLayersOptions]):
+class KeepLayersFloat(Pass[KeepLayersFloatOptions]):
     """Before: x -> depthwise Conv of few weights, near the input
     After: the same graph; the layer is known as one that shall read x in float
 
@@ -32,24 +32,24 @@ class SpareLayers(Pass[SpareLayersOptions]):
     value. What it adds to the outputs follows backward from the squares of weights and factors of BatchNormalizations.
     In MobileNets one or two layers of a hundred weights, whose channels stand far from 0 and vary little, make more
     noise than all others together. A layer with at most an average layer's weights that makes more than four times the
-    average layer's noise is spared.
+    average layer's noise stays in float.
 
     Requires: ranges, codes, and BatchNormalizations not yet folded.
 
-    Refuses when: nothing is refused; where activations are unsigned no layer is spared.
+    Refuses when: nothing is refused; where activations are unsigned no layer is chosen.
 
     Reference: Dong et al. 2019 (bits by sensitivity), here of activations and in closed form.
     """
 
-    name = "spare_layers"
-    Options = SpareLayersOptions
+    name = "keep_layers_float"
+    Options = KeepLayersFloatOptions
     requires: ClassVar = (Ranges, Codes, Layers)
-    provides: ClassVar = (Spared,)
+    provides: ClassVar = (FloatLayers,)
 
     def run(self, workspace: Workspace) -> PassResult:
         settings = workspace.settings
         if settings.activations == "none" or not settings.target.signed:
-            workspace.put(Spared(frozenset()))
+            workspace.put(FloatLayers(frozenset()))
             return PassResult(self.name, notes=("only where activations are signed",))
         graph, ranges = workspace.graph, workspace.get(Ranges).tensors
         codes = workspace.get(Codes).weights
@@ -65,10 +65,10 @@ class SpareLayers(Pass[SpareLayersOptions]):
                 noise[name] = _noise(node, scale, gains[node.outputs[0].name], known)
         average = sum(noise.values()) / max(len(noise), 1)
         size = sum(layer.size for layer in layers.values()) / max(len(layers), 1)
-        spared = [n for n, made in noise.items() if made > self.options.times * average and layers[n].size <= size]
-        workspace.put(Spared(frozenset(spared)))
+        chosen = [n for n, made in noise.items() if made > self.options.times * average and layers[n].size <= size]
+        workspace.put(FloatLayers(frozenset(chosen)))
         rewrites = tuple(
-            Rewrite(name, "reads floats", {"noise_of_average": round(noise[name] / average, 2)}) for name in spared
+            Rewrite(name, "reads floats", {"noise_of_average": round(noise[name] / average, 2)}) for name in chosen
         )
         return PassResult(self.name, rewrites)
 

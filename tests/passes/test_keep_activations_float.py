@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from dfmpc_onnx.pipeline.facts import Exempt, Placement
+from dfmpc_onnx.pipeline.facts import FloatActivations, Placement
 from dfmpc_onnx.pipeline.manager import PassManager
 from tests import graphs
 
-NAME = "exempt_activations"
+NAME = "keep_activations_float"
 
 
 def prepared(model, upto=NAME, **options):
@@ -27,7 +27,7 @@ def wide():
 
 def test_before_and_after():
     space, result = prepared(wide())
-    assert set(space.get(Exempt).tensors) == {"conv2"}
+    assert set(space.get(FloatActivations).tensors) == {"conv2"}
     assert set(graphs.reasons(result)) == {"conv2"}
     assert "stays in float: 8 bits of 'conv2' cost" in graphs.reasons(result)["conv2"]
     assert "1 of" in result.notes[0]
@@ -48,7 +48,7 @@ def test_the_layers_it_touches_say_why_they_compute_in_float():
 @pytest.mark.parametrize("network", ["chain", "residual", "depthwise", "activation_first", "gemm_tail"])
 def test_a_network_that_bears_it_is_left_as_it_is(network):
     space, result = prepared(graphs.ALL[network]())
-    assert space.get(Exempt).tensors == {} and result.refusals == ()
+    assert space.get(FloatActivations).tensors == {} and result.refusals == ()
     assert "cost" in result.notes[0]
 
 
@@ -62,12 +62,12 @@ def test_a_tensor_that_is_moved_takes_what_it_becomes_along():
     weight[:, 0] = 0
     model = net.model(net.conv(net.block(net.conv(x, 8, weight=weight), 8), 4))
     space, _ = prepared(model)
-    assert set(space.get(Exempt).tensors) == {"relu2", "maxpool1"}
+    assert set(space.get(FloatActivations).tensors) == {"relu2", "maxpool1"}
 
 
 def test_nothing_to_do_in_float():
     space, result = prepared(graphs.chain(), activations="none")
-    assert space.get(Exempt).tensors == {} and result.notes == ("activations stay in float",)
+    assert space.get(FloatActivations).tensors == {} and result.notes == ("activations stay in float",)
 
 
 def test_refused_where_nothing_can_be_compared():
@@ -82,9 +82,9 @@ def test_refused_where_nothing_can_be_compared():
 
 
 def test_a_search_cut_short_takes_whole_groups(monkeypatch):
-    monkeypatch.setattr("dfmpc_passes.exempt_activations.MOST_RUNS", 1)
+    monkeypatch.setattr("dfmpc_passes.keep_activations_float.MOST_RUNS", 1)
     space, result = prepared(wide())
-    assert "conv2" in space.get(Exempt).tensors
+    assert "conv2" in space.get(FloatActivations).tensors
     assert "activations around it" in graphs.reasons(result)["conv2"]
     assert all("cut short" in why for why in graphs.reasons(result).values())
 
@@ -95,8 +95,8 @@ def test_a_map_may_lose_half_of_what_a_vector_may():
     _, result = prepared(model)
     cost = float(result.notes[0].split()[3]) / 100
     for budget, left in ((2.5 * cost, True), (1.5 * cost, False)):
-        space, _ = prepared(model, exempt_activations={"budget": budget})
-        assert (space.get(Exempt).tensors == {}) == left
+        space, _ = prepared(model, keep_activations_float={"budget": budget})
+        assert (space.get(FloatActivations).tensors == {}) == left
 
 
 def test_what_is_drawn_at_random_is_not_compared():
@@ -105,7 +105,11 @@ def test_what_is_drawn_at_random_is_not_compared():
     noise = net.node("RandomNormalLike", x)
     y = net.conv(net.block(x, 8), 4)
     space, result = prepared(net.model(y, net.node("Add", x, noise)))
-    assert space.get(Exempt).tensors == {} and "not compared" in result.notes[1] and "'add" in result.notes[1].lower()
+    assert (
+        space.get(FloatActivations).tensors == {}
+        and "not compared" in result.notes[1]
+        and "'add" in result.notes[1].lower()
+    )
     space, result = prepared(net.model(net.node("Add", x, noise)))
-    assert space.get(Exempt).tensors == {}
+    assert space.get(FloatActivations).tensors == {}
     assert "the same in every run" in graphs.reasons(result)["model"]

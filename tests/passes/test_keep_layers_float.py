@@ -1,7 +1,7 @@
 import pytest
 
 import dfmpc_onnx
-from dfmpc_onnx.pipeline.facts import Spared
+from dfmpc_onnx.pipeline.facts import FloatLayers
 from dfmpc_onnx.pipeline.manager import PassManager
 from dfmpc_onnx.pipeline.settings import Settings, WeightBits
 from dfmpc_onnx.pipeline.targets import parse_target
@@ -22,8 +22,8 @@ def network():
 def spared(model, target="tensorrt", **options):
     space = graphs.workspace(model, "8")
     space.settings = Settings(WeightBits.parse("8"), "8", target=parse_target(target))
-    result = PassManager(graphs.pipeline("spare_layers", **{"spare_layers": options} if options else {})).run(space)[-1]
-    return space.get(Spared).layers, result
+    result = PassManager(graphs.pipeline("keep_layers_float", keep_layers_float=options)).run(space)[-1]
+    return space.get(FloatLayers).layers, result
 
 
 def test_a_small_layer_that_makes_most_of_the_noise_is_spared_and_no_other():

@@ -12,7 +12,7 @@ from dfmpc_onnx.evaluation.rounding_switches import ToggledRounding
 from dfmpc_onnx.numerics.group_search import costliest
 from dfmpc_onnx.numerics.output_loss import OutputLoss
 from dfmpc_onnx.numerics.ranges import signed_qparams, unsigned_qparams
-from dfmpc_onnx.pipeline.facts import Codes, Exempt, Folded, Layers, Raised, Ranges
+from dfmpc_onnx.pipeline.facts import Codes, FinalOpset, FloatActivations, FoldedBatchNorms, Layers, Ranges
 from dfmpc_onnx.pipeline.manager import Pass, PassResult, Refusal
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.placement import Placer
@@ -23,7 +23,7 @@ MAP = 2  # times less may an output lose that is a map or a list
 MOST_RUNS = 240  # before the search ends with whole groups
 
 
-class ExemptActivationsOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class KeepActivationsFloatOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """budget: the largest share of a vector's variance that 8-bit activations may cost at the output, of maps and lists
     half of that; images: how many to measure it on."""
 
@@ -31,7 +31,7 @@ class ExemptActivationsOptions(msgspec.Struct, frozen=True, forbid_unknown_field
     images: Annotated[int, msgspec.Meta(ge=1)] = IMAGES
 
 
-class ExemptActivations(Pass[ExemptActivationsOptions]):
+class KeepActivationsFloat(Pass[KeepActivationsFloatOptions]):
     """Before: every activation between layers with a range, to be quantized
     After: the same graph; those that cost the output most are marked to stay in float, with the layers they touch
 
@@ -48,16 +48,16 @@ class ExemptActivations(Pass[ExemptActivationsOptions]):
     Reference: docs/method.md, section 7; Dorfman 1943 (group testing).
     """
 
-    name = "exempt_activations"
-    Options = ExemptActivationsOptions
-    requires: ClassVar = (Ranges, Codes, Layers, Folded, Raised)
-    provides: ClassVar = (Exempt,)
+    name = "keep_activations_float"
+    Options = KeepActivationsFloatOptions
+    requires: ClassVar = (Ranges, Codes, Layers, FoldedBatchNorms, FinalOpset)
+    provides: ClassVar = (FloatActivations,)
 
     def reads_images(self) -> bool:
         return True
 
     def run(self, workspace: Workspace) -> PassResult:
-        workspace.put(Exempt({}))
+        workspace.put(FloatActivations({}))
         settings, graph = workspace.settings, workspace.graph
         if settings.activations == "none" or graph.opset < 13:
             return PassResult(self.name, notes=("activations stay in float",))
@@ -75,11 +75,12 @@ class ExemptActivations(Pass[ExemptActivationsOptions]):
             feeds = batch.first(self.options.images).feeds  # the user's own may be more than asked for
             network = ToggledRounding(workspace, scales, list(groups.values()), feeds)
         except ModelError as error:
-            return PassResult(self.name, refusals=(Refusal("model", f"its outputs cannot be measured: {error}"),))
+            unknown = f"its outputs cannot be measured: {error}"
+            return PassResult(self.name, refusals=(Refusal("model", unknown, "outputs-not-comparable"),))
         if not network.comparable:
             why = "no output holds finite numbers that are the same in every run"
             unknown = f"{why}; what 8-bit activations cost is not known"
-            return PassResult(self.name, refusals=(Refusal("model", unknown),))
+            return PassResult(self.name, refusals=(Refusal("model", unknown, "outputs-not-comparable"),))
         known: dict[frozenset[int], OutputLoss] = {}
 
         def lost(chosen: Sequence[int]) -> OutputLoss:
@@ -92,17 +93,17 @@ class ExemptActivations(Pass[ExemptActivationsOptions]):
         found = costliest(lambda chosen: _weighed(lost(chosen)), len(groups), self.options.budget, MOST_RUNS)
         names, taken = list(groups), set(found.all)
         after = lost([i for i in range(len(groups)) if i not in taken])
-        exempt: dict[str, str] = {}
+        kept: dict[str, str] = {}
         for index in found.singly:
             why = f"8 bits of '{shown(names[index])}' cost {100 * lost([index]).share_of_variance:.2g} % of the output"
-            exempt.update(dict.fromkeys(groups[names[index]], why))
+            kept.update(dict.fromkeys(groups[names[index]], why))
         for part in found.together:
             share = f"{100 * lost(part).share_of_variance:.2g} %"
             cost = f"8 bits of {len(part)} activations around it cost {share} of the output"
             why = f"{cost}, and the search for those that matter was cut short"
-            exempt.update(dict.fromkeys((name for index in part for name in groups[names[index]]), why))
-        workspace.put(Exempt(exempt))
-        refusals = tuple(Refusal(name, f"stays in float: {why}") for name, why in exempt.items())
+            kept.update(dict.fromkeys((name for index in part for name in groups[names[index]]), why))
+        workspace.put(FloatActivations(kept))
+        refusals = tuple(Refusal(name, f"stays in float: {why}", "costly-activation") for name, why in kept.items())
         notes = [f"8-bit activations cost {100 * before.share_of_variance:.2g} % of the output"]
         if taken:
             notes[0] += f", {100 * after.share_of_variance:.2g} % without {len(taken)} of {len(groups)}"
