@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_graphsurgeon as gs
-from threadpoolctl import threadpool_limits
 
 from dfmpc_onnx.errors import ModelError, Unknown
 from dfmpc_onnx.graph.query import element_type
@@ -20,6 +19,7 @@ from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.numerics.least_squares import PatchMoments
 from dfmpc_onnx.pipeline.settings import Settings
 from dfmpc_onnx.runtime.session import Session
+from dfmpc_onnx.runtime.threads import blas_limited
 from dfmpc_onnx.statistics.error_at_next_layer import Known
 from dfmpc_onnx.statistics.gaussian_streams import GaussianStreams
 from dfmpc_onnx.statistics.image_streams import ChannelStatistics
@@ -162,7 +162,7 @@ def by_covariances(found: FirstNorms, settings: Settings) -> Predictor:
 
     def predict(preprocess: Preprocess) -> list[Moments]:
         watcher = _Watcher()
-        with threadpool_limits(limits=1, user_api="blas"):
+        with blas_limited(1):
             streams = GaussianStreams(gs.import_onnx(found.model), shapes, preprocess, frozenset())
             streams.run(watcher)
         return [watcher.moments[norm.output[0]] for norm in found.norms]

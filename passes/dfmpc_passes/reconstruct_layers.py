@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import msgspec
-from threadpoolctl import threadpool_limits
 
 from dfmpc_onnx.errors import Unknown
 from dfmpc_onnx.inputs.batches import concrete_shape
@@ -16,6 +15,7 @@ from dfmpc_onnx.pipeline.settings import FLOAT
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.quantization.layer_rebuilder import Rebuilder, ReconstructLayersOptions
 from dfmpc_onnx.quantization.output_cost import borne
+from dfmpc_onnx.runtime.threads import blas_limited
 from dfmpc_onnx.statistics.batch_axis import statistics_batch
 from dfmpc_onnx.statistics.gaussian_streams import GaussianStreams
 from dfmpc_onnx.statistics.image_streams import Streams
@@ -113,7 +113,7 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
         settings = workspace.settings
         shapes = {t.name: concrete_shape(t, settings)[0] for t in workspace.graph.inputs}
         # Thousands of small products: threads would wait for each other at every one, and far longer on a busy machine.
-        with threadpool_limits(limits=1, user_api="blas"):
+        with blas_limited(1):
             GaussianStreams(workspace.graph, shapes, settings.preprocess, wanted).run(rebuilder)
         return ("statistics from covariance functions; no image was made",), ()
 
