@@ -66,8 +66,8 @@ class Session:
         profile: pathlib.Path | None = None,
         threads: int | None = None,
     ) -> None:
-        """profile: where to write a profile of the runs to, for `profiled`. threads: of one operator at most; None takes
-        what the call around asks for (`runtime.threads`), or as many as the machine has.
+        """profile: where to write a profile of the runs to, for `profiled`. threads: how many it may take; None:
+        as many as the call around asks for (`runtime.threads`), or as the machine has.
         """
         onnxruntime = require()
         name = provider if provider.endswith("ExecutionProvider") else f"{provider}ExecutionProvider"

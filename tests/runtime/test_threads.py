@@ -17,6 +17,7 @@ import dfmpc_onnx
 from dfmpc_onnx.errors import OptionError
 from dfmpc_onnx.graph import constant_folding
 from dfmpc_onnx.graph.exchange import to_graph
+from dfmpc_onnx.model import write
 from dfmpc_onnx.model.source import load
 from dfmpc_onnx.runtime import session as runtime
 from dfmpc_onnx.runtime.session import Session
@@ -198,7 +199,8 @@ def test_one_model_is_read_by_two_threads():
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no umask there")
-def test_the_umask_holds_for_files_of_two_threads(tmp_path, external_file):
+def test_the_umask_holds_for_files_of_two_threads(tmp_path, external_file, monkeypatch):
+    monkeypatch.setattr(write, "DATA_THRESHOLD", 16)
     before = os.umask(0o027)
     try:
         with cf.ThreadPoolExecutor(2) as pool:
