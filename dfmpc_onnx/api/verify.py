@@ -49,10 +49,9 @@ def verify(
 
     images: an .npz with x (and y) or a folder of image files; None takes 16 procedural images, or generated inputs
     where the model takes others than images. preprocess: None takes what the quantized file says it was made with;
-    "auto", and a file that says nothing, find it out from the float model. On a provider other than the CPU's, it also
-    counts the nodes that ran there, and compares the outputs with those of the CPU provider. threads: how many
-    onnxruntime and BLAS may take; None and 0: as many as the machine has. Raises UserError; RuntimeUnavailable where a
-    provider was not really used.
+    "auto", and a file that says nothing, find it out from the float model. threads: as for `quantize`. On a provider
+    other than the CPU's, it also counts the nodes that ran there, and compares the outputs with those of the CPU
+    provider. Raises UserError; RuntimeUnavailable where a provider was not really used.
     """
     float_source, source = load(model), load(quantized)
     stated = metadata_of(source.model).get("preprocess")
