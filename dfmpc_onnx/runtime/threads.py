@@ -6,8 +6,7 @@ that run side by side do not see each other's. A thread that is started within a
 onnxruntime takes its number session by session. The pools of BLAS belong to the process, so there one rule holds for
 all: as long as somebody asks for a limit, the smallest of those asked for is set; when the last one leaves, the pools
 get back the sizes that they had before the first. Who asks for nothing computes within the limits of others, which
-changes how sums are rounded as another seed does. Calls that all ask for the same number get the bytes that each gets
-alone, where that number is 1 in any case.
+changes how sums are rounded as another seed does. Calls that all ask for one thread get the bytes that each gets alone.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
+import os
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, TypeVar
@@ -25,7 +25,8 @@ from dfmpc_onnx.errors import OptionError
 
 P = ParamSpec("P")
 R = TypeVar("R")
-MOST = 512  # no network gains by more, and onnxruntime ends the process where it cannot start them
+# More than the processors gain nothing, and onnxruntime waits for ever for a thread that the system does not start.
+MOST = max(64, os.cpu_count() or 1)
 
 _ASKED: contextvars.ContextVar[int | None] = contextvars.ContextVar("dfmpc_onnx.threads", default=None)
 

@@ -67,7 +67,7 @@ def test_a_call_and_those_within_it_take_so_many_threads(three):
 
 @pytest.mark.parametrize("wrong", [-1, 100_000, 1.5, "2", True])
 def test_what_is_no_number_of_threads_is_refused(wrong):
-    with pytest.raises(OptionError, match=rf"threads '{wrong}': not understood; give 1 to 512, or 0 for as many"):
+    with pytest.raises(OptionError, match=rf"threads '{wrong}': not understood; give 1 to \d+, or 0 for as many"):
         dfmpc_onnx.quantize(graphs.chain(), threads=wrong)
     with pytest.raises(OptionError, match="threads"):
         dfmpc_onnx.verify(graphs.chain(), graphs.chain(), threads=wrong)
@@ -127,7 +127,7 @@ def test_the_command_line_takes_threads(options, model_file, tmp_path):
     assert dfmpc("verify", model_file, out, "--threads", 2).exit_code == 0
     assert {o.intra_op_num_threads for o in options} == {2}
     assert_refused(dfmpc("verify", model_file, out, "--threads", -1), "--threads")
-    assert_refused(dfmpc("verify", model_file, out, "--threads", 1000), "threads '1000': not understood")
+    assert_refused(dfmpc("verify", model_file, out, "--threads", 100_000), "threads '100000': not understood")
 
 
 def test_threads_leave_no_trace_in_the_file():
