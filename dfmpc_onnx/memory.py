@@ -39,6 +39,9 @@ def bounded() -> Iterator[None]:
 
     An allocation beyond the bound raises MemoryError, or ModelError where it was onnxruntime's. Does nothing on
     systems without such bounds. Data of the process alone is counted, not files or addresses without memory.
+
+    The bound is the process's, whatever thread sets it: it is for a program that does one thing at a time, as the
+    command line does. What other programs call never sets it.
     """
     try:
         import resource

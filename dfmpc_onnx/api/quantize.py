@@ -33,6 +33,7 @@ from dfmpc_onnx.qdq import expansion as expansion
 from dfmpc_onnx.report.build import make_report
 from dfmpc_onnx.report.schema import Report
 from dfmpc_onnx.runtime.session import Session, require
+from dfmpc_onnx.runtime.threads import takes_threads
 from dfmpc_onnx.statistics.leading_moments import BY_COVARIANCES, BY_PICTURES
 
 DOUBTFUL_DB = 10.0  # of the settings in the README's table, those below lost 5 points of top-1 and more
@@ -46,6 +47,7 @@ class Quantized:
     report: Report
 
 
+@takes_threads
 def quantize(
     model: ModelSource,
     output: str | os.PathLike[str] | None = None,
@@ -64,6 +66,7 @@ def quantize(
     dump: str | os.PathLike[str] | None = None,
     instruments: Sequence[Instrument] = (),
     progress: Callable[[str], None] | None = None,
+    threads: int | None = None,
 ) -> Quantized:
     """Quantize a float model without data.
 
@@ -76,7 +79,9 @@ def quantize(
     `activations` says otherwise. preprocess: as the network expects its input; "auto" finds it out. images: a few
     unlabelled images of the user's own in place of procedural ones (.npz or folder), for recipes that run the
     network. check: load the result in onnxruntime and compare it with the model on 16 procedural images before it
-    takes its name. dump: a folder for the graph after each pass, as a float model that runs.
+    takes its name. dump: a folder for the graph after each pass, as a float model that runs. threads: how many
+    onnxruntime and BLAS may take; None and 0: as many as the machine has. Another number rounds sums in another
+    order, which changes the result as another seed does. Several threads of a program may quantize at once.
 
     Raises UserError (ModelError, OptionError, RecipeError, RuntimeUnavailable, RunTooLong) for what the caller can mend
     and Defect for our own mistakes. When it raises, `output` is as it was before: absent, or the earlier file.

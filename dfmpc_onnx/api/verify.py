@@ -23,9 +23,11 @@ from dfmpc_onnx.pipeline.workspace import resolve_inputs
 from dfmpc_onnx.qdq import expansion as expansion
 from dfmpc_onnx.report.schema import ProviderFidelity, Verification
 from dfmpc_onnx.runtime.session import CPU, Session
+from dfmpc_onnx.runtime.threads import takes_threads
 from dfmpc_onnx.statistics.leading_moments import BY_PICTURES
 
 
+@takes_threads
 def verify(
     model: ModelSource,
     quantized: ModelSource,
@@ -35,14 +37,15 @@ def verify(
     providers: Sequence[str] = ("CPU",),
     input_shapes: Sequence[str] = (),
     seed: int = 0,
+    threads: int | None = None,
 ) -> Verification:
     """Run a float model on CPU and its quantized form on each provider, and compare them.
 
     images: an .npz with x (and y) or a folder of image files; None takes 16 procedural images, or generated inputs
     where the model takes others than images. preprocess: None takes what the quantized file says it was made with;
-    "auto", and a file that says nothing, find it out from the float model. On a provider other than the CPU's, it also
-    counts the nodes that ran there, and compares the outputs with those of the CPU provider. Raises UserError;
-    RuntimeUnavailable where a provider was not really used.
+    "auto", and a file that says nothing, find it out from the float model. threads: as for `quantize`. On a provider
+    other than the CPU's, it also counts the nodes that ran there, and compares the outputs with those of the CPU
+    provider. Raises UserError; RuntimeUnavailable where a provider was not really used.
     """
     float_source, source = load(model), load(quantized)
     stated = metadata_of(source.model).get("preprocess")

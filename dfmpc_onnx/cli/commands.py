@@ -16,6 +16,14 @@ from dfmpc_onnx.memory import bounded
 MODEL = click.argument("model", type=click.Path())
 PREPROCESS = "auto, imagenet, lite, keras, unit, raw, caffe, half, or MEAN/STD on the 0..255 scale; with :rgb or :bgr"
 
+THREADS = click.option(
+    "--threads",
+    default=0,
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="how many onnxruntime and BLAS may take  [default: as many as the machine has]",
+)
+
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="dfmpc-onnx", prog_name="dfmpc-onnx")
@@ -46,6 +54,7 @@ def main() -> None:
 @click.option(
     "--images", type=click.Path(), help="unlabelled images of yours in place of procedural ones (.npz or folder)"
 )
+@THREADS
 @click.option("--dump", type=click.Path(), metavar="DIR", help="write the graph after each pass into this folder")
 @click.option("--json", "json_wanted", is_flag=True, help="one JSON object on standard output, and nothing else")
 def quantize(
@@ -61,6 +70,7 @@ def quantize(
     shapes: tuple[str, ...],
     seed: int,
     images: str | None,
+    threads: int,
     dump: str | None,
     json_wanted: bool,
 ) -> None:
@@ -85,6 +95,7 @@ def quantize(
             images=images,
             seed=seed,
             dump=dump,
+            threads=threads,
             progress=tell,
         )
     for warning in result.report.warnings:
@@ -144,6 +155,7 @@ def expand(model: str, output: str, json_wanted: bool) -> None:
     help="exit 1 where a provider's outputs are further from the CPU provider's, in steps of the output's scale",
 )
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="of the images without --images")
+@THREADS
 @click.option("--json", "json_wanted", is_flag=True, help="one JSON object on standard output, and nothing else")
 def verify(
     float_model: str,
@@ -156,6 +168,7 @@ def verify(
     min_sqnr: float | None,
     max_steps: float | None,
     seed: int,
+    threads: int,
     json_wanted: bool,
 ) -> None:
     """Run FLOAT and QUANTIZED on the same images and compare their outputs."""
@@ -171,6 +184,7 @@ def verify(
             providers=providers or ("CPU",),
             input_shapes=shapes,
             seed=seed,
+            threads=threads,
         )
     for warning in found.warnings:
         click.echo(f"warning: {printable(warning)}", err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -81,6 +82,10 @@ def _is_float(kind: np.dtype[np.generic]) -> bool:
     return kind.kind == "f" or kind.name == "bfloat16"
 
 
+# onnx's reference of Pow and Sqrt changes the filters of warnings and sets them back, and those are the process's.
+_EVALUATING = threading.Lock()
+
+
 def _value(graph: gs.Graph, node: gs.Node) -> npt.NDArray[np.generic] | None:
     """What a node of constants computes, by onnx's own reference; None where that fails, as a runtime then will."""
     from onnx.reference import ReferenceEvaluator  # late: it takes a fifth of a second
@@ -93,7 +98,8 @@ def _value(graph: gs.Graph, node: gs.Node) -> npt.NDArray[np.generic] | None:
     alone = gs.Graph([copy], outputs=[output], opset=graph.opset)
     try:
         model = gs.export_onnx(alone, do_type_check=False, ir_version=graph.ir_version)
-        (result,) = ReferenceEvaluator(model).run(None, {})
+        with _EVALUATING:
+            (result,) = ReferenceEvaluator(model).run(None, {})
     except Exception:  # whatever is wrong with the node is for the checker or the runtime to say
         return None
     return np.ascontiguousarray(result) if isinstance(result, np.ndarray) else None

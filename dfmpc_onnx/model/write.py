@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pathlib
+import stat
 import tempfile
 from collections.abc import Callable
 
@@ -65,6 +66,8 @@ def save(
                 stream.write(model.SerializeToString(deterministic=True))
                 stream.flush()
                 os.fsync(stream.fileno())
+            # The kernel applied the umask as it made this file; to ask for the umask is to change it, for all threads.
+            mode = stat.S_IMODE(staged.stat().st_mode)
             check(staged)
             # The weights first: the model that names them appears last, and with it the whole.
             renames.append((staged, path))
@@ -72,7 +75,7 @@ def save(
             written = sum(source.stat().st_size for source, _ in renames)
             try:
                 for source, target in renames:
-                    source.chmod(0o666 & ~_umask())
+                    source.chmod(mode)
                     source.replace(target)
             except OSError:
                 for target in fresh:
@@ -104,9 +107,3 @@ def _stage_external(
 
 
 DATA_THRESHOLD = 1024
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -21,6 +22,7 @@ from dfmpc_onnx.errors import ModelError, RuntimeUnavailable, RunTooLong, shown
 from dfmpc_onnx.model.source import EXTERNAL_LIMIT, size_of
 from dfmpc_onnx.model.unbounded_loops import has_loop
 from dfmpc_onnx.model.write import save
+from dfmpc_onnx.runtime.threads import thread_count
 
 CPU = "CPUExecutionProvider"
 LOOP_SECONDS = 600.0  # for one run of a model that holds a Loop; what holds none ends by itself and has no limit
@@ -62,18 +64,19 @@ class Session:
         provider: str = CPU,
         label: str = "the model",
         profile: pathlib.Path | None = None,
+        threads: int | None = None,
     ) -> None:
-        """profile: where to write a profile of the runs to, for `profiled`."""
+        """profile: where to write a profile of the runs to, for `profiled`. threads: how many it may take; None:
+        as many as the call around asks for (`runtime.threads`), or as the machine has.
+        """
         onnxruntime = require()
-        onnxruntime.set_default_logger_severity(4)
         name = provider if provider.endswith("ExecutionProvider") else f"{provider}ExecutionProvider"
         known = {p.lower(): p for p in onnxruntime.get_available_providers()}
         if name.lower() not in known:
             listed = ", ".join(p.removesuffix("ExecutionProvider") for p in known.values())
             raise RuntimeUnavailable(f"provider '{shown(provider)}' is not in this onnxruntime; it has {listed}")
         self.provider = known[name.lower()]
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
+        options = _options(onnxruntime, threads)
         if profile is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile)
@@ -147,6 +150,27 @@ def _stopped_after(seconds: float, options: Any) -> Iterator[None]:
         timer.cancel()
 
 
+def _options(onnxruntime: ModuleType, threads: int | None = None) -> Any:
+    """Options of a session of its own: silent, and with so many threads."""
+    _silence(onnxruntime)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    count = threads or thread_count()
+    if count is not None:
+        options.intra_op_num_threads = count
+        options.inter_op_num_threads = 1  # nodes run one after the other in any case
+    return options
+
+
+@functools.cache
+def _silence(onnxruntime: ModuleType) -> None:
+    """Silence what onnxruntime says before a session has a logger of its own.
+
+    That logger is the process's, so it is set once: what a program sets for itself afterwards stays.
+    """
+    onnxruntime.set_default_logger_severity(4)
+
+
 def _with_helpers(provider: str, known: Mapping[str, str]) -> list[str]:
     """A provider, and for TensorRT the one that takes on the GPU what TensorRT leaves."""
     helper = "CUDAExecutionProvider"
@@ -161,8 +185,7 @@ def optimized(model: Source, label: str = "the model") -> onnx.ModelProto:
     onnxruntime = require()
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "optimized.onnx"
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
+        options = _options(onnxruntime)
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.optimized_model_filepath = str(path)
         try:

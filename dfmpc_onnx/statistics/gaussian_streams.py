@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
-from threadpoolctl import threadpool_limits
 
 from dfmpc_onnx.errors import Unknown
 from dfmpc_onnx.graph.channels import joins_channels
@@ -35,6 +34,7 @@ from dfmpc_onnx.numerics.arrays import Float, Float32
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
 from dfmpc_onnx.numerics.least_squares import PatchMoments
 from dfmpc_onnx.numerics.output_loss import OutputLoss
+from dfmpc_onnx.runtime.threads import blas_limited
 from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics, Moments
 from dfmpc_onnx.statistics.gaussian_field import Cross, Field, Kernels, check_fed, places
 from dfmpc_onnx.statistics.gaussian_layers import anchor_mean, patch_moments
@@ -77,7 +77,7 @@ class GaussianStreams:
         try:
             # Threads would wait for each other at every one, and far longer on a busy machine.
             with (
-                threadpool_limits(limits=1, user_api="blas"),
+                blas_limited(1),
                 np.errstate(over="raise", invalid="raise", divide="raise"),
             ):
                 yield
