@@ -22,7 +22,7 @@ from dfmpc_onnx.pipeline.settings import Settings, WeightBits, parse_input_shape
 from dfmpc_onnx.pipeline.workspace import resolve_inputs
 from dfmpc_onnx.qdq import expansion as expansion
 from dfmpc_onnx.report.schema import ProviderFidelity, Verification
-from dfmpc_onnx.runtime.session import CPU, Session
+from dfmpc_onnx.runtime.session import CPU_PROVIDER, Session
 from dfmpc_onnx.runtime.threads import takes_threads
 from dfmpc_onnx.statistics.leading_moments import BY_PICTURES
 
@@ -83,7 +83,7 @@ def verify(
     for provider in providers:
         session = Session(source.path or source.model, provider, source.label)
         use = None
-        if session.provider != CPU:
+        if session.provider != CPU_PROVIDER:
             use = provider_use(source.path or source.model, source.model, session.provider, source.label, batch)
         rows.append(ProviderFidelity(session.provider, compare(reference, session, batch), use))
     warnings = (*origin_warnings(float_source, source, choice.name), *choice.warnings)

@@ -21,7 +21,7 @@ INPUT_TYPES: Mapping[str, type[np.generic]] = {
     "tensor(uint8)": np.uint8,
 }
 MOST_KEPT = 2**28  # bytes of outputs that are kept while another network runs
-BLOCK = 2**20  # numbers that are compared at a time
+VALUES_COMPARED_AT_ONCE = 2**20  # numbers that are compared at a time
 SQNR_CAP = 200.0  # dB; identical outputs have no noise to divide by
 
 
@@ -220,9 +220,9 @@ class _Difference:
 
     def measure(self, want: npt.NDArray[np.generic], got: npt.NDArray[np.generic]) -> None:
         """Flat values, in blocks: in double precision, with their difference and squares, large ones would swell."""
-        for start in range(0, want.size, BLOCK):
+        for start in range(0, want.size, VALUES_COMPARED_AT_ONCE):
             try:
-                a, b = (values[start : start + BLOCK].astype(np.float64) for values in (want, got))
+                a, b = (values[start : start + VALUES_COMPARED_AT_ONCE].astype(np.float64) for values in (want, got))
             except (ValueError, TypeError):
                 raise _no_numbers(self._reference) from None
             with np.errstate(invalid="ignore", over="ignore"):  # outputs may be infinite; then so is the noise, or NaN

@@ -9,12 +9,11 @@ import msgspec
 import onnx
 
 from dfmpc_onnx.errors import shown
-from dfmpc_onnx.model.protos import RUNTIME_DOMAINS, fed_names, makers, op_of, readers
+from dfmpc_onnx.model.protos import RUNTIME_DOMAINS, WEIGHTED_OPERATORS, fed_names, makers, op_of, readers
 from dfmpc_onnx.qdq.decode_chains import DecodeChains
-from dfmpc_onnx.runtime.session import Source, optimized
+from dfmpc_onnx.runtime.session import Loadable, optimized
 
-LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-INTEGER = (
+INTEGER_KERNELS = (
     "QLinearConv",
     "ConvInteger",
     "QGemm",
@@ -23,10 +22,10 @@ INTEGER = (
     "MatMulIntegerToFloat",
     "DynamicQuantizeMatMul",
 )
-FLOAT = (*LAYERS, "FusedConv", "NhwcFusedConv", "FusedGemm", "FusedMatMul")
+FLOAT_KERNELS = (*WEIGHTED_OPERATORS, "FusedConv", "NhwcFusedConv", "FusedGemm", "FusedMatMul")
 RESCALED = "the scale changes"
 # What passes numbers on as they are; the reason lies with who reads them in the end.
-MOVES = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")
+DATA_MOVES = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")
 
 
 class Census(msgspec.Struct, frozen=True):
@@ -53,19 +52,19 @@ def is_quantized(model: onnx.ModelProto) -> bool:
     return any(_op(node) in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node)
 
 
-def take_census(source: Source, model: onnx.ModelProto, label: str) -> Census:
+def take_census(source: Loadable, model: onnx.ModelProto, label: str) -> Census:
     """Count what onnxruntime turns a model into. source: what it loads; model: the same, as read.
 
     Raises ModelError where onnxruntime cannot load it, RuntimeUnavailable where there is no onnxruntime.
     """
     nodes = _Nodes(optimized(source, label).graph)
-    in_file = Counter(_op(node) for node in model.graph.node if _op(node) in (*LAYERS, *INTEGER))
-    integer = Counter(_op(node) for node in nodes.all if _op(node) in INTEGER)
-    between = Counter(_op(n) for n in nodes.all if _op(n).startswith("QLinear") and _op(n) not in INTEGER)
+    in_file = Counter(_op(node) for node in model.graph.node if _op(node) in (*WEIGHTED_OPERATORS, *INTEGER_KERNELS))
+    integer = Counter(_op(node) for node in nodes.all if _op(node) in INTEGER_KERNELS)
+    between = Counter(_op(n) for n in nodes.all if _op(n).startswith("QLinear") and _op(n) not in INTEGER_KERNELS)
     decoded = _decoded_to_float(model)
     left: dict[str, list[str]] = {}
     for node in nodes.all:
-        if _op(node) in FLOAT:
+        if _op(node) in FLOAT_KERNELS:
             why = nodes.why_float(node)
             why += "; integer weights, float arithmetic" if node.name in decoded else ""
             left.setdefault(why, []).append(node.name)
@@ -85,7 +84,7 @@ def take_census(source: Source, model: onnx.ModelProto, label: str) -> Census:
         dict(quantize),
         dict(dequantize),
         weights,
-        tuple(node.name for node in nodes.all if _op(node) in INTEGER),
+        tuple(node.name for node in nodes.all if _op(node) in INTEGER_KERNELS),
     )
 
 
@@ -112,7 +111,7 @@ class _Nodes:
     def before(self, node: onnx.NodeProto) -> str:
         """Why a QuantizeLinear is left: where its numbers come from."""
         name = node.input[0]
-        while name in self._makers and _op(self._makers[name]) in MOVES:
+        while name in self._makers and _op(self._makers[name]) in DATA_MOVES:
             name = self._makers[name].input[0]
         if name in self._inputs:
             return "the model's input is float"
@@ -137,7 +136,7 @@ class _Nodes:
         waiting = [name]
         while waiting:
             for reader in self._readers.get(waiting.pop(), ()):
-                if _op(reader) in MOVES:
+                if _op(reader) in DATA_MOVES:
                     waiting.append(reader.output[0])
                 else:
                     yield reader

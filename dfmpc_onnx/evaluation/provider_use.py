@@ -17,9 +17,8 @@ from dfmpc_onnx.inputs.files import Images
 from dfmpc_onnx.inputs.samples import Samples
 from dfmpc_onnx.model.protos import RUNTIME_DOMAINS, initializers, makers, op_of
 from dfmpc_onnx.numerics.arrays import Float
-from dfmpc_onnx.runtime.session import CPU, Session, Source
-
-LEVELS = 255  # steps that 8 bits divide a range into
+from dfmpc_onnx.numerics.ranges import LEVELS
+from dfmpc_onnx.runtime.session import CPU_PROVIDER, Loadable, Session
 
 
 class ProviderUse(msgspec.Struct, frozen=True):
@@ -32,7 +31,7 @@ class ProviderUse(msgspec.Struct, frozen=True):
 
 
 def provider_use(
-    source: Source, model: onnx.ModelProto, provider: str, label: str, images: Images | Samples
+    source: Loadable, model: onnx.ModelProto, provider: str, label: str, images: Images | Samples
 ) -> ProviderUse:
     """Run a file on a provider and on the CPU's.
 
@@ -48,7 +47,7 @@ def provider_use(
         where = ", ".join(name.removesuffix("ExecutionProvider") for name in nodes) or "no provider"
         raise RuntimeUnavailable(f"{label}: provider '{short}' ran none of its nodes, {where} ran them all")
     x = images.x if isinstance(images, Images) else images.feeds
-    want, got = outputs(Session(source, CPU, label), x), outputs(Session(source, provider, label), x)
+    want, got = outputs(Session(source, CPU_PROVIDER, label), x), outputs(Session(source, provider, label), x)
     steps = [_in_steps(a, b, scale) for a, b, scale in zip(want, got, output_scales(model), strict=True)]
     each = np.concatenate(steps) if steps else np.zeros(0)
     worst, mean = float(each.max(initial=0.0)), float(each.mean()) if each.size else 0.0

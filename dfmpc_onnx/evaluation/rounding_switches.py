@@ -25,7 +25,7 @@ from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.runtime.session import Session
 
 REPEATS = 1e-6  # of an output's variance: sums may be taken in another order
-Arrays = list[npt.NDArray[np.generic]]
+Outputs = list[npt.NDArray[np.generic]]
 
 
 class ToggledRounding:
@@ -79,7 +79,7 @@ class ToggledRounding:
         pairs = zip(self._exact, self._run(groups), self._compared, strict=True)
         return [output_loss(a, b) for a, b, whether in pairs if whether]
 
-    def _run(self, groups: Sequence[int]) -> Arrays:
+    def _run(self, groups: Sequence[int]) -> Outputs:
         if not self._outputs:
             return []
         chosen = set(groups)

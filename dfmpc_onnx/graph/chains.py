@@ -16,7 +16,7 @@ from dfmpc_onnx.graph.query import describe, only_consumer
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
+class Link:
     """One place in a chain.
 
     ops: the operators accepted. optional: it may be absent; repeated: any number of times, none included.
@@ -53,7 +53,7 @@ class Mismatch:
 class Chain:
     """A pattern of steps."""
 
-    steps: tuple[Step, ...]
+    steps: tuple[Link, ...]
 
     def match(self, graph: gs.Graph, start: gs.Node) -> Match | Mismatch:
         """Match the chain with `start` as its first node."""

@@ -16,7 +16,7 @@ from dfmpc_onnx.graph.operators import meaning_of, op_of, pools
 from dfmpc_onnx.graph.query import consumers, describe, input_constant, is_output, producer
 
 Through = Callable[[gs.Node], bool]
-MOST = 1000  # ways on which a tensor is read, so that Concats of a tensor with itself do not multiply without end
+MOST_PATHS = 1000  # ways on which a tensor is read, so that Concats of a tensor with itself do not multiply without end
 
 
 def nothing(node: gs.Node) -> bool:
@@ -88,8 +88,8 @@ def channel_readings(graph: gs.Graph, tensor: gs.Tensor, through: Through = noth
                 ahead.append((node.outputs[0], offset))
             else:
                 found.append(Reading(node, offset))
-        if len(found) + len(ahead) > MOST:
-            return f"it is read in more than {MOST} ways"
+        if len(found) + len(ahead) > MOST_PATHS:
+            return f"it is read in more than {MOST_PATHS} ways"
     return found
 
 
@@ -101,7 +101,7 @@ def channel_sources(tensor: gs.Tensor, through: Through) -> list[tuple[gs.Node |
     """
     found: list[tuple[gs.Node | None, int]] = []
     ahead = [(tensor, 0)]
-    while ahead and len(found) + len(ahead) <= MOST:
+    while ahead and len(found) + len(ahead) <= MOST_PATHS:
         here, offset = ahead.pop(0)
         node = producer(here)
         starts = offsets(node) if node is not None and joins_channels(node) else None

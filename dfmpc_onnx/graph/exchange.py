@@ -15,7 +15,7 @@ from dfmpc_onnx.model.metadata import METADATA_PREFIX
 from dfmpc_onnx.model.protos import STANDARD_DOMAINS
 from dfmpc_onnx.model.source import Source
 from dfmpc_onnx.model.sparse import densified, has_sparse
-from dfmpc_onnx.model.tensor_checks import TYPES, UNKNOWN_TYPE
+from dfmpc_onnx.model.tensor_checks import ELEMENT_TYPES, UNKNOWN_TYPE
 
 NEWEST_IR = 13
 
@@ -35,7 +35,7 @@ def to_graph(source: Source) -> gs.Graph:
     """
     where = source.label
     for value in (*source.model.graph.input, *source.model.graph.output):
-        if value.type.tensor_type.elem_type not in TYPES | {onnx.TensorProto.UNDEFINED}:
+        if value.type.tensor_type.elem_type not in ELEMENT_TYPES | {onnx.TensorProto.UNDEFINED}:
             raise ModelError(f"{where}: '{shown(value.name)}' is of a type that {UNKNOWN_TYPE}")
         kind = value.type.WhichOneof("value")
         if kind in ("optional_type", "map_type", "sparse_tensor_type"):

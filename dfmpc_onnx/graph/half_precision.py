@@ -18,7 +18,7 @@ from dfmpc_onnx.graph.opset import ConversionRefused
 from dfmpc_onnx.graph.query import constant, element_type
 
 HALF = {"float16": int(onnx.TensorProto.FLOAT16), "bfloat16": int(onnx.TensorProto.BFLOAT16)}
-FLOAT = int(onnx.TensorProto.FLOAT)
+FLOAT_TYPE = int(onnx.TensorProto.FLOAT)
 LEAST = 256  # values of a constant below which a Cast would take more bytes than it saves
 TYPED = ("to", "dtype", "output_dtype")  # attributes that name a type
 
@@ -81,7 +81,7 @@ def widen(graph: gs.Graph) -> tuple[gs.Graph, HalfPrecision]:
     for node in result.nodes:
         for key in TYPED:
             if node.attrs.get(key) in HALF.values():
-                node.attrs[key] = FLOAT
+                node.attrs[key] = FLOAT_TYPE
         value = node.attrs.get("value")
         if isinstance(value, gs.Constant) and half_type(value):
             node.attrs["value"] = gs.Constant(value.name, np.asarray(constant(value)).astype(np.float32))
@@ -100,7 +100,7 @@ def restore(graph: gs.Graph, half: HalfPrecision) -> None:
             given = gs.Variable(tensor.name, _dtype(half.inputs[tensor.name]), tensor.shape)
             tensor.name = names(f"{tensor.name}.float32")
             graph.inputs[index] = given
-            first.append(_cast(given, tensor, FLOAT, names))
+            first.append(_cast(given, tensor, FLOAT_TYPE, names))
     for index, tensor in enumerate(graph.outputs):
         name = tensor.name
         kind = half.outputs.get(name) or (half.inputs.get(name.removesuffix(".float32")) if not tensor.inputs else None)
@@ -143,7 +143,7 @@ def _narrowed(graph: gs.Graph, stored: str, names: Namer) -> Iterator[gs.Node]:
         narrow = gs.Constant(names(f"{tensor.name}.half"), _exportable(small))
         for node in readers[key]:
             node.inputs = [wide if t is tensor else t for t in node.inputs]
-        yield _cast(narrow, wide, FLOAT, names)
+        yield _cast(narrow, wide, FLOAT_TYPE, names)
 
 
 def _exportable(values: npt.NDArray[np.generic]) -> object:
@@ -187,7 +187,7 @@ def _drop_idle_casts(graph: gs.Graph) -> None:
     outputs = {id(t) for t in graph.outputs}
     dead = []
     for node in graph.nodes:
-        if op_of(node) != "Cast" or node.attrs.get("to") != FLOAT or id(node.outputs[0]) in outputs:
+        if op_of(node) != "Cast" or node.attrs.get("to") != FLOAT_TYPE or id(node.outputs[0]) in outputs:
             continue
         source, output = node.inputs[0], node.outputs[0]
         if element_type(source) == np.float32:

@@ -19,8 +19,8 @@ from dfmpc_onnx.errors import ModelError, Unknown, shown
 from dfmpc_onnx.inputs.preprocess import AUTO, Preprocess
 from dfmpc_onnx.inputs.spec import InputSpecs
 from dfmpc_onnx.model.leading_norms import FirstNorms, first_norms
-from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.numerics.moment_match import mismatch, shares
+from dfmpc_onnx.numerics.moments import MeanVariance
 
 # keras stands for lite too, which differs from it by under 1 %; imagenet for other data sets' own mean and deviation.
 CANDIDATES = ("imagenet", "keras", "unit", "half", "raw", "caffe")
@@ -33,8 +33,7 @@ UNLIKELY = 0.1  # percent, of two, below which what the user gave is doubted
 ORDER_MARGIN = 0.2  # of mean mismatch between RGB and BGR, from which on the order is asserted
 
 
-Moments = tuple[Float, Float]  # mean and variance, [channels] each
-Predictor = Callable[[Preprocess], list[Moments]]  # one for each of the first BatchNormalizations
+Predictor = Callable[[Preprocess], list[MeanVariance]]  # one for each of the first BatchNormalizations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +162,7 @@ def _leading(found: FirstNorms, inputs: InputSpecs) -> InputSpecs:
     return inputs.only({value.name for value in found.model.graph.input})
 
 
-def _either_order(measured: Sequence[Moments], predict: Predictor, preprocess: Preprocess) -> tuple[float, int]:
+def _either_order(measured: Sequence[MeanVariance], predict: Predictor, preprocess: Preprocess) -> tuple[float, int]:
     turned = dataclasses.replace(preprocess, reverse=not preprocess.reverse)
     return min(_mean_mismatch(measured, predict(order)) for order in (preprocess, turned))
 
@@ -235,7 +234,7 @@ def _order(preprocess: Preprocess) -> str:
     return "BGR" if preprocess.reverse else "RGB"
 
 
-def _mean_mismatch(measured: Sequence[Moments], predicted: Sequence[Moments]) -> tuple[float, int]:
+def _mean_mismatch(measured: Sequence[MeanVariance], predicted: Sequence[MeanVariance]) -> tuple[float, int]:
     """Over the live channels of all BatchNormalizations, and how many there are."""
     if any(len({v.shape for v in (*m, *p)}) > 1 for m, p in zip(measured, predicted, strict=True)):
         raise ModelError("it does not have as many channels as its input")
@@ -245,7 +244,7 @@ def _mean_mismatch(measured: Sequence[Moments], predicted: Sequence[Moments]) ->
     return (float(joined.mean()) if joined.size else 0.0), joined.size
 
 
-def _measured(found: FirstNorms) -> list[Moments]:
+def _measured(found: FirstNorms) -> list[MeanVariance]:
     values = {t.name: t for t in found.model.graph.initializer}
     pairs = []
     for norm in found.norms:

@@ -6,11 +6,19 @@ import dataclasses
 
 import onnx
 
-from dfmpc_onnx.model.protos import fed_names, initializers, names_read, needed, op_of, put_in, stored_value
+from dfmpc_onnx.model.protos import (
+    WEIGHTED_OPERATORS,
+    fed_names,
+    initializers,
+    names_read,
+    needed,
+    op_of,
+    put_in,
+    stored_value,
+)
 
-LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-FARTHEST = 8  # layers in front of a BatchNormalization beyond which it says little about the input
-MOST = 4  # BatchNormalizations, where several branches begin at the input
+MOST_LAYERS_AHEAD = 8  # layers in front of a BatchNormalization beyond which it says little about the input
+MOST_NORMS = 4  # BatchNormalizations, where several branches begin at the input
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +44,11 @@ def first_norms(model: onnx.ModelProto) -> FirstNorms | str:
         ahead = [depth[name] for name in reads if name in depth]
         if not ahead:
             continue  # computed from constants alone
-        layers = max(ahead) + (op_of(node) in LAYERS)
+        layers = max(ahead) + (op_of(node) in WEIGHTED_OPERATORS)
         normalized = not behind.isdisjoint(reads)
         if _holds_statistics(node) and not normalized:
             nearest = layers if nearest is None else min(nearest, layers)
-            if layers <= FARTHEST and len(found) < MOST:
+            if layers <= MOST_LAYERS_AHEAD and len(found) < MOST_NORMS:
                 found.append(node)
         if normalized or _holds_statistics(node):
             behind.update(node.output)

@@ -17,6 +17,9 @@ from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 from onnx import numpy_helper
 
 STANDARD_DOMAINS = ("", "ai.onnx")
+WEIGHTED_OPERATORS = frozenset(
+    {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+)  # of the standard domain; their weight is input 1
 # Whose operators onnxruntime brings along. The last is that of layers that it moves to another memory layout.
 RUNTIME_DOMAINS = (*STANDARD_DOMAINS, "com.microsoft", "com.ms.internal.nhwc")
 

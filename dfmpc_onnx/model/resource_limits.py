@@ -16,7 +16,7 @@ import onnx.shape_inference
 from dfmpc_onnx.errors import ModelError, shown
 from dfmpc_onnx.memory import machine_memory
 from dfmpc_onnx.model.protos import LARGE_BYTES, all_nodes, bodies, initializers, names_read, op_of
-from dfmpc_onnx.model.tensor_checks import TYPES, bytes_of
+from dfmpc_onnx.model.tensor_checks import ELEMENT_TYPES, bytes_of
 
 
 class Claim(NamedTuple):
@@ -138,7 +138,7 @@ def _sizes(graph: onnx.GraphProto) -> dict[str, Claim]:
     sizes: dict[str, Claim] = {}
     for value in (*graph.input, *graph.value_info, *graph.output):
         kind = value.type.tensor_type
-        if kind.elem_type in TYPES and kind.HasField("shape"):
+        if kind.elem_type in ELEMENT_TYPES and kind.HasField("shape"):
             shape = tuple(max(d.dim_value, 0) if d.HasField("dim_value") else 1 for d in kind.shape.dim)
             sizes[value.name] = Claim(value.name, shape, bytes_of(shape, kind.elem_type))
     for tensor in graph.initializer:

@@ -12,8 +12,8 @@ from dfmpc_onnx.memory import machine_memory
 UNKNOWN_TYPE = (
     f"ONNX {onnx.__version__} does not know; the file is damaged, or a newer onnx has to be installed to read it"
 )
-TYPES = frozenset(onnx.TensorProto.DataType.values()) - {onnx.TensorProto.UNDEFINED}
-LARGEST = 2**31 - 2**20  # bytes of one tensor that protobuf can write
+ELEMENT_TYPES = frozenset(onnx.TensorProto.DataType.values()) - {onnx.TensorProto.UNDEFINED}
+LARGEST_TENSOR_BYTES = 2**31 - 2**20  # bytes of one tensor that protobuf can write
 _COMPLEX = {onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128}
 # Bits of an element of the types that share bytes.
 _PACKED = {
@@ -36,7 +36,7 @@ def check_tensor(tensor: onnx.TensorProto, where: str) -> None:
 
     A shape that holds nothing because one dimension is 0 may still claim others that no memory has room for.
     """
-    if tensor.data_type not in TYPES:
+    if tensor.data_type not in ELEMENT_TYPES:
         raise ModelError(f"{where}: '{shown(tensor.name)}' is of type {tensor.data_type}, which {UNKNOWN_TYPE}")
     if any(dim < 0 for dim in tensor.dims):
         raise ModelError(f"{where}: '{shown(tensor.name)}' has a negative dimension; the file is damaged")
@@ -45,7 +45,7 @@ def check_tensor(tensor: onnx.TensorProto, where: str) -> None:
 
 def check_data(tensor: onnx.TensorProto, where: str) -> None:
     """Raise ModelError where a tensor holds fewer or more bytes than its shape wants, or more than protobuf can."""
-    if len(tensor.raw_data) >= LARGEST:
+    if len(tensor.raw_data) >= LARGEST_TENSOR_BYTES:
         held = f"holds {len(tensor.raw_data) / 1e9:.2f} GB"
         raise ModelError(f"{where}: '{shown(tensor.name)}' {held}; a single tensor may hold 2 GiB, so split it")
     if tensor.HasField("raw_data"):
@@ -68,7 +68,7 @@ def check_sparse(tensor: onnx.SparseTensorProto, where: str) -> None:
         raise ModelError(f"{where}: sparse tensor '{shown(name)}' lies in another file; store it in the model")
     if any(dim < 0 for dim in tensor.dims):
         raise ModelError(f"{where}: '{shown(name)}' has a negative dimension; the file is damaged")
-    if tensor.values.data_type in TYPES:
+    if tensor.values.data_type in ELEMENT_TYPES:
         _check_room(name, tuple(tensor.dims), tensor.values.data_type, where)
 
 

@@ -24,6 +24,8 @@ _DENSITY /= _DENSITY.sum()
 
 FAR = 40.0  # deviations, beyond which a density in double precision is 0
 
+MeanVariance = tuple[Float, Float]  # mean and variance, [channels] each
+
 
 def normal_cdf(z: Float) -> Float:
     """Phi(z), exact to rounding in both tails; infinities allowed. float64 in the shape of z."""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-BLOCK = 2**22  # values that are compared at a time
+VALUES_AT_ONCE = 2**22  # values that are compared at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,7 @@ def _share_of_variance(want: npt.NDArray[np.generic], got: npt.NDArray[np.generi
         want, got = want.reshape(1, -1), got.reshape(1, -1)
     axes = tuple(axis for axis in range(want.ndim) if axis != channel)
     # Some channels at a time: in double precision, with their difference and its square, large outputs would swell.
-    many = max(BLOCK // (want.size // want.shape[channel]), 1)
+    many = max(VALUES_AT_ONCE // (want.size // want.shape[channel]), 1)
     variances, errors = [], []
     for start in range(0, want.shape[channel], many):
         part = (slice(None),) * channel + (slice(start, start + many),)

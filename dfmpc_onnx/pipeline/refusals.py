@@ -6,7 +6,7 @@ import dataclasses
 
 import msgspec
 
-CODES = {
+REFUSAL_CODES = {
     # of a layer that stays in float
     "computed-weight": "the weight is computed by nodes, handed in by the caller, or quantized already",
     "constant-input": "the input of the layer is a constant, so nothing flows through it",
@@ -79,7 +79,7 @@ UNSTATED = "unstated"  # of passes that give none
 
 @dataclasses.dataclass(frozen=True)
 class Reason:
-    """code: one of CODES, or of a stranger's pass. text: the sentence, with the names of the case."""
+    """code: one of REFUSAL_CODES, or of a stranger's pass. text: the sentence, with the names of the case."""
 
     code: str
     text: str

@@ -10,7 +10,7 @@ from typing import Literal
 
 from dfmpc_onnx.errors import OptionError
 from dfmpc_onnx.inputs.preprocess import Preprocess
-from dfmpc_onnx.pipeline.targets import CPU, Activations, Target
+from dfmpc_onnx.pipeline.targets import CPU_TARGET, Activations, Target
 
 TERNARY: Literal["ternary"] = "ternary"
 FLOAT: Literal["float"] = "float"
@@ -114,7 +114,7 @@ class Settings:
     images: str | None = None
     by_hand: bool = False
     reduce_range: bool = False
-    target: Target = CPU
+    target: Target = CPU_TARGET
 
     def rounded_at(self, bits: BitWidth) -> BitWidth:
         """The width that a weight planned at `bits` is rounded to."""

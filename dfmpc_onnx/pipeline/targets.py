@@ -53,7 +53,7 @@ TARGETS = {
         ),
     )
 }
-CPU = TARGETS["cpu"]
+CPU_TARGET = TARGETS["cpu"]
 
 
 def parse_target(name: str) -> Target:

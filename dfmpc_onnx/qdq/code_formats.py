@@ -26,7 +26,7 @@ OLDEST_WITH_TABLES = 13
 # Only onnxruntime 1.24 and later load this opset, and they add and multiply INT8; 1.20 does not.
 FIRST_WITH_INT8_ARITHMETIC = 25
 # Of a plane of so many bits with or without a sign: ONNX type, first opset that has it.
-TYPES = {
+STORAGE_TYPES = {
     (8, True): (onnx.TensorProto.INT8, 13),
     (4, True): (onnx.TensorProto.INT4, 21),
     (2, True): (onnx.TensorProto.INT2, 25),
@@ -62,7 +62,7 @@ class Plane:
     @property
     def opset(self) -> int:
         """The first opset that can decode it."""
-        return TYPES[self.bits, self.signed][1] if self.encoding == "type" else OLDEST_WITH_TABLES
+        return STORAGE_TYPES[self.bits, self.signed][1] if self.encoding == "type" else OLDEST_WITH_TABLES
 
     def bytes(self, count: int) -> int:
         """Bytes of so many codes."""
@@ -157,7 +157,7 @@ def _encoded(widths: tuple[int, ...]) -> list[Form]:
     choices: list[list[Plane]] = []
     for i, (bits, shift) in enumerate(zip(widths, shifts(widths), strict=True)):
         signed = i == 0
-        typed = [Plane(bits, shift, signed)] if (bits, signed) in TYPES else []
+        typed = [Plane(bits, shift, signed)] if (bits, signed) in STORAGE_TYPES else []
         choices.append([*typed, Plane(bits, shift, signed, "table")])
     return [Form(planes) for planes in itertools.product(*choices)]
 

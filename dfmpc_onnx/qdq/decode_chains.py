@@ -21,12 +21,11 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from dfmpc_onnx.model.protos import initializers, makers, op_of
+from dfmpc_onnx.model.protos import WEIGHTED_OPERATORS, initializers, makers, op_of
 from dfmpc_onnx.numerics.arrays import Array
 
-LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 NARROW: dict[int, int] = {TensorProto.INT8: 8, TensorProto.INT4: 4, TensorProto.INT2: 2, TensorProto.UINT2: 2}
-NUMBERS: frozenset[int] = frozenset({TensorProto.FLOAT, TensorProto.INT32, TensorProto.INT8})
+NUMBER_TYPES: frozenset[int] = frozenset({TensorProto.FLOAT, TensorProto.INT32, TensorProto.INT8})
 HALVES: frozenset[int] = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 BYTES_OF_TABLE = (256, 243)  # fields of 1, 2 or 4 bits; trits
 MOST_PLANES = 8  # a code has no more bits
@@ -126,7 +125,7 @@ class DecodeChains:
 
     def of_layer(self, node: onnx.NodeProto) -> DecodeChain | None:
         """The chain of a layer's weight; None where the weight is none of ours, and for what is no layer."""
-        return self.read(node.input[1]) if op_of(node) in LAYERS and len(node.input) > 1 else None
+        return self.read(node.input[1]) if op_of(node) in WEIGHTED_OPERATORS and len(node.input) > 1 else None
 
     def read(self, weight: str) -> DecodeChain | None:
         """The chain that makes a tensor; None where it is none of ours."""
@@ -221,7 +220,7 @@ class _Reading:
                 raise _NotOurs
             shift = int(factor).bit_length() - 1
         if self._peek(name, "Cast") is not None:
-            name = self._cast(name, NUMBERS)
+            name = self._cast(name, NUMBER_TYPES)
         if name in self._constants:
             tensor = self._constant(name)
             if tensor.data_type not in NARROW:

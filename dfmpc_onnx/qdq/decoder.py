@@ -19,7 +19,7 @@ from dfmpc_onnx.graph.edit import Namer
 from dfmpc_onnx.numerics.arrays import Array
 from dfmpc_onnx.numerics.packing import pack, pack_trits, split
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
-from dfmpc_onnx.qdq.code_formats import FIRST_WITH_INT8_ARITHMETIC, TYPES, Form, Plane
+from dfmpc_onnx.qdq.code_formats import FIRST_WITH_INT8_ARITHMETIC, STORAGE_TYPES, Form, Plane
 
 NUMBERS = {
     np.float32: int(onnx.TensorProto.FLOAT),
@@ -164,7 +164,7 @@ def _narrow(name: str, codes: npt.NDArray[np.int8], plane: Plane) -> gs.Constant
     if plane.bits == 8:
         return gs.Constant(name, codes)
     raw = pack(codes, plane.bits, plane.signed)
-    proto = onnx.helper.make_tensor(name, TYPES[plane.bits, plane.signed][0], codes.shape, raw, raw=True)
+    proto = onnx.helper.make_tensor(name, STORAGE_TYPES[plane.bits, plane.signed][0], codes.shape, raw, raw=True)
     return gs.Constant(name, LazyValues(proto))
 
 

@@ -22,14 +22,14 @@ from dfmpc_onnx.qdq.decode_chains import DecodeChain, DecodeChains
 
 
 @dataclasses.dataclass(frozen=True)
-class Expanded:
+class Unpacked:
     """The plain model, and the layers whose weights were packed before."""
 
     model: onnx.ModelProto
     layers: tuple[str, ...]
 
 
-def expand(model: onnx.ModelProto, label: str) -> Expanded:
+def expand(model: onnx.ModelProto, label: str) -> Unpacked:
     """A copy of the model in which every packed weight is ``DequantizeLinear(INT8 codes, scale, 0)``, bit for bit.
 
     Opset and IR version are the lowest that onnx converts what is left to. Raises ModelError where nothing is packed.
@@ -55,7 +55,7 @@ def expand(model: onnx.ModelProto, label: str) -> Expanded:
             "file is damaged"
         ) from None
     _drop_unread(graph)
-    return Expanded(_lowered(result), tuple(layer for layer, _ in packed))
+    return Unpacked(_lowered(result), tuple(layer for layer, _ in packed))
 
 
 class _Fresh:

@@ -29,7 +29,7 @@ from dfmpc_onnx.graph.query import (
 )
 from dfmpc_onnx.pipeline.facts import Codes, FloatActivations, FloatLayers, Layer, Layers, Ranges
 from dfmpc_onnx.pipeline.refusals import Reason
-from dfmpc_onnx.pipeline.targets import CPU, Target
+from dfmpc_onnx.pipeline.targets import CPU_TARGET, Target
 from dfmpc_onnx.pipeline.workspace import Workspace
 
 IN_FLOAT = "integer weights, float arithmetic"
@@ -95,7 +95,7 @@ class Placer:
         graph: gs.Graph,
         layers: Mapping[str, Layer],
         ranges: Mapping[str, tuple[float, float]],
-        target: Target = CPU,
+        target: Target = CPU_TARGET,
         exempt: Mapping[str, str] | None = None,
     ) -> None:
         """exempt: tensors that are not to be quantized, each with the reason."""

@@ -42,7 +42,7 @@ from dfmpc_onnx.statistics.image_streams import measured_range
 from dfmpc_onnx.statistics.walk import BatchNormUpdate, bias_of
 
 FEWEST_PATCHES = 16  # that say enough of a layer's input to fit to it, or to choose bits by
-WIDEST = 8192  # entries of a patch: half a gigabyte for one matrix of second moments
+WIDEST_PATCH = 8192  # entries of a patch: half a gigabyte for one matrix of second moments
 
 
 class ReconstructLayersOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -177,8 +177,10 @@ class Rebuilder:
         if layer.op == "ConvTranspose":
             return self._nearest(node, weight, layer, bits, "ConvTranspose")
         rows = to_rows(weight, layer)
-        if rows.shape[2] > WIDEST:
-            return self._nearest(node, weight, layer, bits, f"its patches have {rows.shape[2]} entries, over {WIDEST}")
+        if rows.shape[2] > WIDEST_PATCH:
+            return self._nearest(
+                node, weight, layer, bits, f"its patches have {rows.shape[2]} entries, over {WIDEST_PATCH}"
+            )
         moments = moments_of()
         errors = moments.output_errors(rows)
         measure = self.measure(node, rows, moments, errors.variance, known)

@@ -15,11 +15,17 @@ from dfmpc_onnx.numerics.arrays import Float32
 from dfmpc_onnx.numerics.least_squares import PatchMoments
 from dfmpc_onnx.pipeline.facts import Layer, LayerBits
 from dfmpc_onnx.pipeline.workspace import Workspace
-from dfmpc_onnx.quantization.layer_rebuilder import WIDEST, Rebuilder, ReconstructLayersOptions, from_rows, to_rows
+from dfmpc_onnx.quantization.layer_rebuilder import (
+    WIDEST_PATCH,
+    Rebuilder,
+    ReconstructLayersOptions,
+    from_rows,
+    to_rows,
+)
 from dfmpc_onnx.statistics.error_at_next_layer import Known
 from dfmpc_onnx.statistics.walk import Engine, walk
 
-MAP = 4  # times less may an output lose that is a map or a list
+MAP_STRICTNESS = 4  # times less may an output lose that is a map or a list
 STEEPER = 1.5  # docs/method.md, section 8
 
 
@@ -53,7 +59,7 @@ class Scout(Rebuilder):
         if layer.op == "ConvTranspose":
             return None
         rows = to_rows(weight, layer)
-        if rows.shape[2] > WIDEST:
+        if rows.shape[2] > WIDEST_PATCH:
             return None
         moments = moments_of()
         measure = self.measure(node, rows, moments, moments.output_errors(rows).variance, known)
@@ -84,5 +90,11 @@ def output_cost(
     """
     wanted = frozenset(name for name in layers if plan[name].role == "auto")
     walk(workspace.graph, probe, Scout(workspace, options, dict(layers), dict(plan)), wanted)
-    worst = max(probe.losses(), key=lambda loss: loss.share_between_images * loss.strictness(MAP), default=None)
-    return None if worst is None else OutputCost(worst.share_between_images, options.budget / worst.strictness(MAP))
+    worst = max(
+        probe.losses(), key=lambda loss: loss.share_between_images * loss.strictness(MAP_STRICTNESS), default=None
+    )
+    return (
+        None
+        if worst is None
+        else OutputCost(worst.share_between_images, options.budget / worst.strictness(MAP_STRICTNESS))
+    )

@@ -16,8 +16,10 @@ ROLES = f"""\
 layers; role and remark are for two widths alone (--weights LOW/HIGH, and recipes with such weights). By default
 ({DEFAULT_RECIPE}) the measured error of a layer decides its bits, whatever its role:
 """
-CODES = "codes: bytes of the weights alone; scales, biases and the graph come to them, mostly 1.5 to 3 kB a layer"
-AUTO = "auto: the recipe chooses the bits of each layer by its measured error, while it runs"
+CODES_LEGEND = (
+    "codes: bytes of the weights alone; scales, biases and the graph come to them, mostly 1.5 to 3 kB a layer"
+)
+AUTO_LEGEND = "auto: the recipe chooses the bits of each layer by its measured error, while it runs"
 
 
 def inspection_table(found: Inspection, console: Console) -> None:
@@ -138,9 +140,9 @@ def _forecasts(found: Inspection, console: Console) -> None:
             )
         )
     console.print(forecast)
-    console.print(Text(f"\n{CODES}"))
+    console.print(Text(f"\n{CODES_LEGEND}"))
     if any(row.auto for row in found.recipes):
-        console.print(Text(AUTO))
+        console.print(Text(AUTO_LEGEND))
     alike: dict[tuple[str, ...], list[str]] = {}
     for layer in found.layers:
         if all(layer.name in row.bits for row in found.recipes):

@@ -69,7 +69,7 @@ def report_table(report: Report, output: str, console: Console) -> None:
     console.print(figures(rows))
 
 
-MOST = 12  # reasons that a heading is followed by
+MOST_REASONS = 12  # reasons that a heading is followed by
 
 
 def _refusals(report: Report) -> Iterable[tuple[str, list[Refusal], int]]:
@@ -84,14 +84,14 @@ def _refusals(report: Report) -> Iterable[tuple[str, list[Refusal], int]]:
         for layer in report.layers
         if layer.refused is not None
     ]
-    yield f"of {len(report.layers)} layers left in float", in_float, MOST
+    yield f"of {len(report.layers)} layers left in float", in_float, MOST_REASONS
     others = [r for r in report.refusals if r.site not in kept]
     not_low = [r for r in others if r.site in coded and r.code in NOT_LOW]
     # Which layers cannot be low matters only where low layers were asked for.
     if "/" in report.weights:
-        yield "layers quantized, but not low", not_low, MOST
+        yield "layers quantized, but not low", not_low, MOST_REASONS
     rest = [r for r in others if r not in not_low]
-    yield "remarks on layers that are quantized", [r for r in rest if r.site in coded], MOST
+    yield "remarks on layers that are quantized", [r for r in rest if r.site in coded], MOST_REASONS
     elsewhere = [r for r in rest if r.site not in coded]
     # Moments of what computes shapes are missed by nobody.
     elsewhere.sort(key=lambda refusal: refusal.code == "moments-unknown")

@@ -24,10 +24,10 @@ from dfmpc_onnx.model.unbounded_loops import has_loop
 from dfmpc_onnx.model.write import save
 from dfmpc_onnx.runtime.threads import thread_count
 
-CPU = "CPUExecutionProvider"
+CPU_PROVIDER = "CPUExecutionProvider"
 LOOP_SECONDS = 600.0  # for one run of a model that holds a Loop; what holds none ends by itself and has no limit
-Source = onnx.ModelProto | bytes | str | os.PathLike[str]
-Arrays = Mapping[str, npt.NDArray[np.generic]]
+Loadable = onnx.ModelProto | bytes | str | os.PathLike[str]
+Feeds = Mapping[str, npt.NDArray[np.generic]]
 
 
 def require() -> ModuleType:
@@ -60,8 +60,8 @@ class Session:
 
     def __init__(
         self,
-        model: Source,
-        provider: str = CPU,
+        model: Loadable,
+        provider: str = CPU_PROVIDER,
         label: str = "the model",
         profile: pathlib.Path | None = None,
         threads: int | None = None,
@@ -105,7 +105,7 @@ class Session:
     def outputs(self) -> list[str]:
         return [o.name for o in self._session.get_outputs()]
 
-    def run(self, feeds: Arrays, names: Sequence[str] | None = None) -> list[npt.NDArray[np.generic]]:
+    def run(self, feeds: Feeds, names: Sequence[str] | None = None) -> list[npt.NDArray[np.generic]]:
         """The outputs for one batch of inputs; raises ModelError where onnxruntime cannot compute it.
 
         Raises RunTooLong where a model with a Loop takes more than LOOP_SECONDS.
@@ -177,7 +177,7 @@ def _with_helpers(provider: str, known: Mapping[str, str]) -> list[str]:
     return [provider, helper] if provider.startswith("Tensorrt") and helper in known.values() else [provider]
 
 
-def optimized(model: Source, label: str = "the model") -> onnx.ModelProto:
+def optimized(model: Loadable, label: str = "the model") -> onnx.ModelProto:
     """The model as onnxruntime rewrites it for its CPU provider before it lays tensors out for this very processor.
 
     Raises ModelError where it cannot be loaded, or is too large for onnxruntime to write.
@@ -191,7 +191,7 @@ def optimized(model: Source, label: str = "the model") -> onnx.ModelProto:
         try:
             with contextlib.ExitStack() as stack:
                 source = _loadable(model, stack)
-                onnxruntime.InferenceSession(source, options, providers=[CPU], enable_fallback=0)
+                onnxruntime.InferenceSession(source, options, providers=[CPU_PROVIDER], enable_fallback=0)
             return onnx.load(path)
         except Exception as error:  # onnxruntime's exceptions have no common public base
             raise ModelError(
@@ -199,7 +199,7 @@ def optimized(model: Source, label: str = "the model") -> onnx.ModelProto:
             ) from None
 
 
-def _loadable(model: Source, stack: contextlib.ExitStack) -> Any:
+def _loadable(model: Loadable, stack: contextlib.ExitStack) -> Any:
     """A model as onnxruntime takes it."""
     if isinstance(model, onnx.ModelProto):
         return _serialized(model, stack)

@@ -26,16 +26,18 @@ from dfmpc_onnx.errors import OptionError
 P = ParamSpec("P")
 R = TypeVar("R")
 # More than the processors gain nothing, and onnxruntime waits for ever for a thread that the system does not start.
-MOST = max(64, os.cpu_count() or 1)
+MOST_THREADS = max(64, os.cpu_count() or 1)
 
 _ASKED: contextvars.ContextVar[int | None] = contextvars.ContextVar("dfmpc_onnx.threads", default=None)
 
 
 def check_threads(threads: int | None) -> int | None:
     """The number as given; raises OptionError where it is no number of threads."""
-    if threads is None or (isinstance(threads, int) and not isinstance(threads, bool) and 0 <= threads <= MOST):
+    if threads is None or (isinstance(threads, int) and not isinstance(threads, bool) and 0 <= threads <= MOST_THREADS):
         return threads
-    raise OptionError(f"threads '{threads}': not understood; give 1 to {MOST}, or 0 for as many as the machine has")
+    raise OptionError(
+        f"threads '{threads}': not understood; give 1 to {MOST_THREADS}, or 0 for as many as the machine has"
+    )
 
 
 def thread_count() -> int | None:

@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dfmpc_onnx.numerics.arrays import Float, Float32
-
-Moments = tuple[Float, Float]  # mean and variance, [channels] each
+from dfmpc_onnx.numerics.moments import MeanVariance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +36,7 @@ class ChannelStatistics:
         return cls(mean, variance, *channel_moments(hat))
 
 
-def channel_moments(x: npt.NDArray[np.generic]) -> Moments:
+def channel_moments(x: npt.NDArray[np.generic]) -> MeanVariance:
     """Mean and variance of each channel, the second dimension, over all others: ``[channels]`` each.
 
     Products are float32, as the maps are, and summed in float64 over the batch.
@@ -54,7 +53,7 @@ def channel_mean(x: npt.NDArray[np.generic]) -> Float:
     return result
 
 
-def exact_moments(x: npt.NDArray[np.generic]) -> Moments:
+def exact_moments(x: npt.NDArray[np.generic]) -> MeanVariance:
     """As `channel_moments`, in float64 throughout, for a few small maps; not finite where a value is not."""
     rows = np.moveaxis(np.asarray(x, np.float64), 1, 0).reshape(x.shape[1], -1)
     with np.errstate(over="ignore", invalid="ignore"):

@@ -27,7 +27,7 @@ from dfmpc_onnx.statistics.image_streams import ImageStreams
 from dfmpc_onnx.statistics.walk import Engine
 
 PROBE_PATCHES = 250  # of a layer, enough for the one number of it that a probe is for
-FEWEST = 8  # images of a probe
+FEWEST_IMAGES_OF_PROBE = 8  # images of a probe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Request:
     batch: Callable[[], Batch]
 
 
-class Source(Protocol):
+class StatisticsSource(Protocol):
     """What is prepared once for a network. warnings: what the user must hear; ranges: of inputs, by name."""
 
     warnings: tuple[str, ...]
@@ -63,14 +63,14 @@ class Source(Protocol):
 class Registration:
     """reads_images: whether the user's images matter."""
 
-    prepare: Callable[[Request], Source]
+    prepare: Callable[[Request], StatisticsSource]
     reads_images: bool
 
 
 _registered: dict[str, Registration] = {}
 
 
-def register(name: str, prepare: Callable[[Request], Source], *, reads_images: bool = False) -> None:
+def register(name: str, prepare: Callable[[Request], StatisticsSource], *, reads_images: bool = False) -> None:
     """Make statistics known under a name. Raises ValueError where another has it."""
     given = Registration(prepare, reads_images)
     if _registered.setdefault(name, given) != given:
@@ -107,7 +107,7 @@ class ImageSource:
         return ImageStreams(self._request.graph, self._batch.feeds, self._request.seed)
 
     def probe(self) -> ImageStreams:
-        few = self._batch.first(max(FEWEST, self._batch.count // 2))
+        few = self._batch.first(max(FEWEST_IMAGES_OF_PROBE, self._batch.count // 2))
         return ImageStreams(self._request.graph, few.feeds, self._request.seed, PROBE_PATCHES)
 
     def note(self, peak: int) -> str:

@@ -14,15 +14,14 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
+from dfmpc_onnx.graph.operator_table import Function
 from dfmpc_onnx.graph.operators import activation, batch_norm_parameters, elementwise, is_weighted, op_of
 from dfmpc_onnx.graph.query import constant, consumers, input_constant, is_output
 from dfmpc_onnx.numerics.arrays import Float
-from dfmpc_onnx.numerics.moments import error_through
-from dfmpc_onnx.statistics.channel_statistics import Moments
+from dfmpc_onnx.numerics.moments import MeanVariance, error_through
 
 GATES = frozenset({"Sigmoid", "HardSigmoid"})
-Known = Callable[[gs.Tensor], Moments | None]  # of tensors of the float network that have been computed
-Function = Callable[[Float], Float]
+Known = Callable[[gs.Tensor], MeanVariance | None]  # of tensors of the float network that have been computed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +104,7 @@ def _function(node: gs.Node, layer: gs.Node, channels: int) -> Function | None:
     return activation(node)
 
 
-def _addend(node: gs.Node, tensor: gs.Tensor, known: Known, layer: gs.Node, channels: int) -> Moments | None:
+def _addend(node: gs.Node, tensor: gs.Tensor, known: Known, layer: gs.Node, channels: int) -> MeanVariance | None:
     """Moments of what is added to a tensor, a constant or another tensor; None where they are not known."""
     others = [t for t in node.inputs if t is not tensor] if op_of(node) == "Add" else []
     if len(others) != 1:

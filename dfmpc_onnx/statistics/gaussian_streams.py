@@ -30,17 +30,18 @@ from dfmpc_onnx.graph.query import constant, has_input, input_constant
 from dfmpc_onnx.inputs.spec import DEFAULT_SIDE, InputSpec, InputSpecs
 from dfmpc_onnx.numerics import gaussian_process as gp
 from dfmpc_onnx.numerics import lags as lg
-from dfmpc_onnx.numerics.arrays import Float, Float32
+from dfmpc_onnx.numerics.arrays import Array, Float, Float32
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
 from dfmpc_onnx.numerics.least_squares import PatchMoments
+from dfmpc_onnx.numerics.moments import MeanVariance
 from dfmpc_onnx.numerics.output_loss import OutputLoss
 from dfmpc_onnx.runtime.threads import blas_limited
-from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics, Moments
+from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics
 from dfmpc_onnx.statistics.gaussian_field import Cross, Field, Kernels, check_fed, places
 from dfmpc_onnx.statistics.gaussian_layers import anchor_mean, patch_moments
 from dfmpc_onnx.statistics.independent_moments import input_moments
 from dfmpc_onnx.statistics.lag_windows import Windows
-from dfmpc_onnx.statistics.walk import Affine, Array, Live
+from dfmpc_onnx.statistics.walk import Affine, Live
 
 MOST_NUMBERS = 2**29  # two gigabytes of covariances that are kept at once
 
@@ -132,7 +133,7 @@ class GaussianStreams:
             mean[output.channels :] -= np.asarray(old, np.float64).reshape(-1)
         return dataclasses.replace(output, mean=mean)
 
-    def known(self, tensor: gs.Tensor) -> Moments | None:
+    def known(self, tensor: gs.Tensor) -> MeanVariance | None:
         field = self.live.get(tensor.name)
         return None if field is None else (field.mean[: field.channels], field.variance[: field.channels])
 

@@ -19,19 +19,20 @@ from dfmpc_onnx.errors import ModelError, shown
 from dfmpc_onnx.graph.compared_outputs import compared_tensor
 from dfmpc_onnx.graph.operators import op_of
 from dfmpc_onnx.graph.query import describe, reads
-from dfmpc_onnx.numerics.arrays import Float, Float32
+from dfmpc_onnx.numerics.arrays import Array, Float, Float32
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
 from dfmpc_onnx.numerics.least_squares import PatchMoments, SampledMoments
+from dfmpc_onnx.numerics.moments import MeanVariance
 from dfmpc_onnx.numerics.output_loss import OutputLoss, output_loss
 from dfmpc_onnx.runtime.node_runner import NodeRunner
-from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics, Moments, channel_mean, channel_moments
+from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics, channel_mean, channel_moments
 from dfmpc_onnx.statistics.patches import gather_patches, sample_patches
-from dfmpc_onnx.statistics.walk import Affine, Array, Live
+from dfmpc_onnx.statistics.walk import Affine, Live
 
 POSITIONS = 4000  # sampled patches a layer: docs/method.md, section 4
 PATCH_VALUES = 2**25  # of one stream's sampled patches, to bound memory; at least 1,000 patches
-LARGEST = 1e8  # of a value that is measured: its fourth power still fits into float32
-FEWEST = 64  # values a channel below which a batch's own statistics are too rough to use
+LARGEST_VALUE = 1e8  # of a value that is measured: its fourth power still fits into float32
+FEWEST_VALUES = 64  # values a channel below which a batch's own statistics are too rough to use
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +81,7 @@ class ImageStreams:
         x = self._read(node, node.inputs[0].name)
         for stream in (x.plain,) if x.same else (x.plain, x.hat):
             largest = max(float(stream.max(initial=0)), -float(stream.min(initial=0)))  # NaN if one value is
-            if not largest <= LARGEST:
+            if not largest <= LARGEST_VALUE:
                 found = f"values up to {largest:.2g}" if np.isfinite(largest) else "NaN or infinity"
                 raise ModelError(
                     f"{describe(node)}: its input holds {found} on the images that statistics are taken from; "
@@ -96,7 +97,7 @@ class ImageStreams:
         plain = gather_patches(x.plain, node, positions)
         return SampledMoments.of(plain, plain if x.same else gather_patches(x.hat, node, positions))
 
-    def known(self, tensor: gs.Tensor) -> Moments | None:
+    def known(self, tensor: gs.Tensor) -> MeanVariance | None:
         both = self.live.get(tensor.name)
         if both is None or not isinstance(both.plain, np.ndarray) or both.plain.ndim < 2 or not both.plain.size:
             return None
@@ -127,7 +128,7 @@ class ImageStreams:
         if isinstance(node.inputs[0], gs.Constant):
             return False
         x = self._read(node, node.inputs[0].name).plain
-        return x.ndim >= 2 and x.size // x.shape[1] >= FEWEST
+        return x.ndim >= 2 and x.size // x.shape[1] >= FEWEST_VALUES
 
     def channel_statistics(self, node: gs.Node, norm: BatchNormParameters) -> ChannelStatistics:
         self.check(node)

@@ -12,7 +12,7 @@ ELEMENTS = 2**20  # of one covariance function that is kept in any case
 WIDE_ELEMENTS = 2**25  # of one whose readers look so far
 MOST_ELEMENTS = 2**27  # half a gigabyte: beyond it, not even the lags of one patch are kept
 LARGEST_WINDOW = 25  # beyond twelve pixels of a map correlations change little
-FARTHEST = 64  # pixels that a reader far down may look, of those in front of many strides
+FARTHEST_LAG = 64  # pixels that a reader far down may look, of those in front of many strides
 STRIDED = frozenset({"MaxPool", "AveragePool"})
 
 
@@ -23,7 +23,7 @@ class Windows:
         self._reach: dict[str, int] = {}
         for node in reversed(graph.nodes):
             behind = max((self._reach.get(t.name, 0) for t in node.outputs), default=0)
-            reach = min(_reach(node, behind), FARTHEST)
+            reach = min(_reach(node, behind), FARTHEST_LAG)
             for tensor in node.inputs:
                 if isinstance(tensor, gs.Variable):
                     self._reach[tensor.name] = max(self._reach.get(tensor.name, 0), reach)

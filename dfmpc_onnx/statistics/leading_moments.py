@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import ModelError, Unknown
 from dfmpc_onnx.inputs.generated import procedural_images
-from dfmpc_onnx.inputs.normalization import Moments, Prediction, Predictor
+from dfmpc_onnx.inputs.normalization import Prediction, Predictor
 from dfmpc_onnx.inputs.preprocess import PIXEL_MEAN, PIXEL_STD, Preprocess
 from dfmpc_onnx.inputs.procedural import dead_leaves
 from dfmpc_onnx.inputs.spec import InputSpecs
@@ -20,6 +20,7 @@ from dfmpc_onnx.model.protos import op_of
 from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
 from dfmpc_onnx.numerics.least_squares import PatchMoments
+from dfmpc_onnx.numerics.moments import MeanVariance
 from dfmpc_onnx.runtime.session import Session
 from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics, exact_moments
 from dfmpc_onnx.statistics.error_at_next_layer import Known
@@ -97,7 +98,7 @@ class _Pictures:
             feeds[spec.name] = _pixels(count, height, width, spec.channels, self._seed)
         return feeds
 
-    def run(self, preprocess: Preprocess) -> list[Moments]:
+    def run(self, preprocess: Preprocess) -> list[MeanVariance]:
         feeds = dict(self._feeds)
         for spec in self._inputs:
             if spec.is_normalized:
@@ -130,7 +131,7 @@ class _Watcher:
     """Notes the moments in front of each BatchNormalization, and changes nothing."""
 
     def __init__(self) -> None:
-        self.moments: dict[str, Moments] = {}
+        self.moments: dict[str, MeanVariance] = {}
 
     def layer(self, node: gs.Node, moments: Callable[[], PatchMoments], known: Known) -> None: ...
 
@@ -147,7 +148,7 @@ def by_covariances(found: FirstNorms, inputs: InputSpecs) -> Predictor:
     if any(op_of(node) == "Clip" and node.attribute for node in found.model.graph.node):
         raise Unknown("a Clip of an old opset")
 
-    def predict(preprocess: Preprocess) -> list[Moments]:
+    def predict(preprocess: Preprocess) -> list[MeanVariance]:
         watcher, graph = _Watcher(), gs.import_onnx(found.model)
         walk(graph, GaussianStreams(graph, inputs.with_preprocess(preprocess)), watcher, frozenset())
         return [watcher.moments[norm.output[0]] for norm in found.norms]

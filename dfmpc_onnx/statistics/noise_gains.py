@@ -19,10 +19,10 @@ from dfmpc_onnx.graph.query import input_constant
 from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.numerics.moments import ChannelMoments, normal_cdf
 
-Moments = Mapping[str, ChannelMoments]
+MomentsByTensor = Mapping[str, ChannelMoments]
 
 
-def noise_gains(graph: gs.Graph, known: Moments) -> dict[str, Float]:
+def noise_gains(graph: gs.Graph, known: MomentsByTensor) -> dict[str, Float]:
     """By tensor, for each channel (or one for all): the noise that noise of variance 1 in all its values adds."""
     gains: dict[str, Float] = {}
     for tensor in graph.outputs:
@@ -42,7 +42,7 @@ def noise_gains(graph: gs.Graph, known: Moments) -> dict[str, Float]:
     return gains
 
 
-def backward(node: gs.Node, index: int, gain: Float, known: Moments) -> Float:
+def backward(node: gs.Node, index: int, gain: Float, known: MomentsByTensor) -> Float:
     """The gain of a node's input through this node, from that of its output."""
     if not is_known(node):
         return np.array([gain.mean()])
@@ -66,7 +66,7 @@ def backward(node: gs.Node, index: int, gain: Float, known: Moments) -> Float:
     return gain
 
 
-def passing(node: gs.Node, known: Moments) -> Float | None:
+def passing(node: gs.Node, known: MomentsByTensor) -> Float | None:
     """How often each channel of a Relu's or Clip's input lies between its bounds; None where nothing is known of it."""
     moments = known.get(node.inputs[0].name)
     try:
@@ -92,7 +92,7 @@ def _conv(weight: Float, groups: int, gain: Float) -> Float:
     return made
 
 
-def _product(node: gs.Node, index: int, gain: Float, known: Moments) -> Float:
+def _product(node: gs.Node, index: int, gain: Float, known: MomentsByTensor) -> Float:
     """Through a product: the mean square of the other operand; of a divisor, its inverse."""
     other = input_constant(node, 1 - index)
     if other is not None and other.size == 1 and other.dtype.kind == "f":

@@ -18,22 +18,21 @@ from contextlib import AbstractContextManager
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.graph.edit import Namer
 from dfmpc_onnx.graph.operators import batch_norm_parameters, op_of
 from dfmpc_onnx.graph.query import constant, has_input, reads
-from dfmpc_onnx.numerics.arrays import Float, Float32
+from dfmpc_onnx.numerics.arrays import Array, Float, Float32
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
 from dfmpc_onnx.numerics.least_squares import PatchMoments
+from dfmpc_onnx.numerics.moments import MeanVariance
 from dfmpc_onnx.numerics.output_loss import OutputLoss
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
-from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics, Moments
+from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics
 from dfmpc_onnx.statistics.error_at_next_layer import Known
 
 Value = TypeVar("Value")  # what a tensor is in both networks
-Array = npt.NDArray[np.generic]
 Affine = tuple[Float, Float]  # x -> factor x + offset, one of each a channel
 
 
@@ -144,7 +143,7 @@ class Engine(Protocol[Value]):
     def patch_moments(self, node: gs.Node) -> PatchMoments:
         """Second moments of the patches that a layer reads, in both networks."""
 
-    def known(self, tensor: gs.Tensor) -> Moments | None:
+    def known(self, tensor: gs.Tensor) -> MeanVariance | None:
         """Mean and variance of each channel of a tensor that lives, in the float network; None where not known."""
 
     def layer(self, node: gs.Node, weight: Array, weight_hat: Float32 | None) -> Value:

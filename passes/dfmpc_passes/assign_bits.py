@@ -82,7 +82,7 @@ class AssignBits(Pass[AssignBitsOptions]):
             listed = ", ".join(str(item) for item in sorted(skipped, key=str))
             warnings = (f"layer {shown(listed)}: what it names cannot be quantized and stays float",)
         elif workspace.settings.weights.paired and not low:
-            why = FOLDED if folded else "no chain of two Convs fits"
+            why = NO_STATISTICS if folded else "no chain of two Convs fits"
             warnings = (f"no layer can be low, all get {workspace.settings.weights.high} bits: {why}",)
         return PassResult(self.name, rewrites, refusals, warnings=warnings)
 
@@ -113,12 +113,12 @@ class AssignBits(Pass[AssignBitsOptions]):
         if half == "small":
             return LayerBits(weights.high, _role(weights.high), "too few weights for low bits to pay")
         if half == "folded":
-            return LayerBits(weights.high, _role(weights.high), FOLDED, "no-batch-norm")
+            return LayerBits(weights.high, _role(weights.high), NO_STATISTICS, "no-batch-norm")
         return LayerBits(weights.high, _role(weights.high), "high half or alone" if weights.paired else "uniform")
 
 
 Half = Literal["low", "small", "folded", "other"]
-FOLDED = "no BatchNormalization behind it to tell its statistics, and this recipe measures none"
+NO_STATISTICS = "no BatchNormalization behind it to tell its statistics, and this recipe measures none"
 
 
 def _half(name: str, low: set[str], small: set[str], folded: set[str]) -> Half:

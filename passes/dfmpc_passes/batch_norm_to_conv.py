@@ -18,7 +18,7 @@ from dfmpc_onnx.pipeline.refusals import Reason
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.placement import Placer
 
-LARGEST = 63  # a code that also the reduced range has
+LARGEST_CODE = 63  # a code that also the reduced range has
 
 
 class BatchNormToConv(Pass[NoOptions]):
@@ -93,8 +93,8 @@ def _obstacle(
 def _convert(workspace: Workspace, node: gs.Node, norm: BatchNormParameters, names: Namer) -> Layer:
     factor = norm.factor.reshape(-1, 1, 1, 1).astype(np.float32)
     unit = QuantizedWeight(
-        np.full(factor.shape, LARGEST, np.int8),
-        np.full(factor.shape, np.float32(1 / LARGEST)),
+        np.full(factor.shape, LARGEST_CODE, np.int8),
+        np.full(factor.shape, np.float32(1 / LARGEST_CODE)),
         np.zeros(factor.shape, np.float32),
         8,
     )

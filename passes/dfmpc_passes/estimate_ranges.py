@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 from dfmpc_onnx.graph.operators import averages, batch_norm_parameters, is_weighted, meaning_of, op_of
 from dfmpc_onnx.numerics.ranges import (
     DEVIATIONS,
+    LEVELS,
     LONGEST_REACH,
     REACH,
     VECTOR_REACH,
@@ -153,7 +154,7 @@ def vector_tensors(graph: gs.Graph) -> set[str]:
 
 def _follows(node: gs.Node) -> bool:
     """Whether a node keeps the shape of a distribution, or cuts it."""
-    return meaning_of(node).rectifies or op_of(node) in MOVES
+    return meaning_of(node).rectifies or op_of(node) in KEEPS_RANGE
 
 
 def pinned_tensors(graph: gs.Graph) -> tuple[set[str], dict[str, tuple[float, float]]]:
@@ -167,7 +168,7 @@ def pinned_tensors(graph: gs.Graph) -> tuple[set[str], dict[str, tuple[float, fl
     for node in graph.nodes:
         names = [t.name for t in node.outputs]
         source = node.inputs[0].name if node.inputs else ""
-        if meaning_of(node).rectifies or (op_of(node) in MOVES and source in cut):
+        if meaning_of(node).rectifies or (op_of(node) in KEEPS_RANGE and source in cut):
             cut.update(names)
         norm = batch_norm_parameters(node) if op_of(node) == "BatchNormalization" and source in cut else None
         if norm is not None:
@@ -180,5 +181,4 @@ def pinned_tensors(graph: gs.Graph) -> tuple[set[str], dict[str, tuple[float, fl
     return pinned, skewed
 
 
-MOVES = frozenset({"MaxPool", "Flatten", "Pad", "Slice", "Resize"})
-LEVELS = 255  # steps of 8 bits
+KEEPS_RANGE = frozenset({"MaxPool", "Flatten", "Pad", "Slice", "Resize"})

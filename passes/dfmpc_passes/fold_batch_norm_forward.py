@@ -18,7 +18,7 @@ from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Re
 from dfmpc_onnx.pipeline.workspace import Workspace
 
 CHOOSES = frozenset({"Relu", "MaxPool", "GlobalMaxPool"})  # f(a x) = a f(x) for a > 0, and no value is new
-WIDEST = 2.0  # times the range behind the BatchNormalization: a bit of 8
+WIDEST_RANGE = 2.0  # times the range behind the BatchNormalization: a bit of 8
 
 
 class FoldBatchNormForward(Pass[NoOptions]):
@@ -130,7 +130,7 @@ def _scale(
     _, far = skewed_channels(norm.mean, norm.std, norm.gamma, norm.beta)
     top = float(np.max(np.abs(far - shift)))
     behind = ranges.get(node.outputs[0].name)
-    if behind is not None and top > WIDEST * (behind[1] - behind[0]):
+    if behind is not None and top > WIDEST_RANGE * (behind[1] - behind[0]):
         return "0 lies so far from what its channels give that a range from 0 would cost more than a bit"
     layer = layers[chain[0].name]
     shape = tuple(-1 if i == layer.axis else 1 for i in range(len(layer.shape)))

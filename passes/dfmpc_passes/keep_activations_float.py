@@ -19,7 +19,7 @@ from dfmpc_onnx.qdq.placement import Placer
 from dfmpc_onnx.statistics.batch_axis import statistics_batch
 
 IMAGES = 4
-MAP = 2  # times less may an output lose that is a map or a list
+MAP_STRICTNESS_8_BITS = 2  # times less may an output lose that is a map or a list
 MOST_RUNS = 240  # before the search ends with whole groups
 
 
@@ -115,4 +115,4 @@ class KeepActivationsFloat(Pass[KeepActivationsFloatOptions]):
 
 def _weighed(loss: OutputLoss) -> float:
     """What an output loses, as a budget for vectors counts it."""
-    return loss.share_of_variance * loss.strictness(MAP)
+    return loss.share_of_variance * loss.strictness(MAP_STRICTNESS_8_BITS)

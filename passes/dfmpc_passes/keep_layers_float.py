@@ -15,7 +15,7 @@ from dfmpc_onnx.pipeline.facts import Codes, FloatLayers, Layers, Ranges
 from dfmpc_onnx.pipeline.manager import Pass, PassResult, Rewrite
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.statistics.independent_moments import propagate
-from dfmpc_onnx.statistics.noise_gains import Moments, backward, noise_gains, passing
+from dfmpc_onnx.statistics.noise_gains import MomentsByTensor, backward, noise_gains, passing
 
 
 class KeepLayersFloatOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -73,7 +73,7 @@ class KeepLayersFloat(Pass[KeepLayersFloatOptions]):
         return PassResult(self.name, rewrites)
 
 
-def _noise(node: gs.Node, scale: float, gain: np.ndarray, known: Moments) -> float:
+def _noise(node: gs.Node, scale: float, gain: np.ndarray, known: MomentsByTensor) -> float:
     """What rounding a layer's input adds to the outputs through this layer."""
     through = backward(node, 0, gain, known)
     source = producer(node.inputs[0])

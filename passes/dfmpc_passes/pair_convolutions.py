@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import shown
-from dfmpc_onnx.graph.chains import Chain, Match, Mismatch, Step
+from dfmpc_onnx.graph.chains import Chain, Link, Match, Mismatch
 from dfmpc_onnx.graph.channels import channel_count, channel_readings, joins_channels
 from dfmpc_onnx.graph.constant_folding import origin
 from dfmpc_onnx.graph.edit import Namer
@@ -46,24 +46,24 @@ def _contracting(node: gs.Node) -> str | None:
     return None if np.abs(slope).max(initial=0.0) <= 1 else "its slope is over 1, so it enlarges errors"
 
 
-ACTIVATION = Step("activation", frozenset({"Relu", "LeakyRelu", "PRelu", "Clip"}), optional=True, check=_contracting)
+ACTIVATION = Link("activation", frozenset({"Relu", "LeakyRelu", "PRelu", "Clip"}), optional=True, check=_contracting)
 CHAIN = Chain(
     (
-        Step("low", frozenset({"Conv"})),
-        Step("batch_norm", frozenset({"BatchNormalization"}), optional=True, check=_trained_norm),
+        Link("low", frozenset({"Conv"})),
+        Link("batch_norm", frozenset({"BatchNormalization"}), optional=True, check=_trained_norm),
         ACTIVATION,
-        Step("pool", frozenset({"MaxPool", "AveragePool"}), repeated=True),
-        Step("high", frozenset({"Conv"})),
+        Link("pool", frozenset({"MaxPool", "AveragePool"}), repeated=True),
+        Link("high", frozenset({"Conv"})),
     )
 )
 # What reads a low layer among others. The last one of a DenseNet is the classifier.
 READER = Chain(
     (
-        Step("batch_norm", frozenset({"BatchNormalization"}), check=_trained_norm),
+        Link("batch_norm", frozenset({"BatchNormalization"}), check=_trained_norm),
         ACTIVATION,
-        Step("pool", frozenset({"MaxPool", "AveragePool", "GlobalAveragePool"}), repeated=True),
-        Step("flat", frozenset({"Flatten", "Reshape"}), repeated=True),
-        Step("high", frozenset({"Conv", "Gemm", "MatMul"})),
+        Link("pool", frozenset({"MaxPool", "AveragePool", "GlobalAveragePool"}), repeated=True),
+        Link("flat", frozenset({"Flatten", "Reshape"}), repeated=True),
+        Link("high", frozenset({"Conv", "Gemm", "MatMul"})),
     )
 )
 

@@ -16,7 +16,7 @@ from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.quantization.layer_rebuilder import Rebuilder, ReconstructLayersOptions
 from dfmpc_onnx.quantization.output_cost import output_cost
 from dfmpc_onnx.quantization.statistics_source import statistics_source
-from dfmpc_onnx.statistics.engines import Source, registration
+from dfmpc_onnx.statistics.engines import StatisticsSource, registration
 from dfmpc_onnx.statistics.walk import GraphWriter, walk
 
 LOWEST = 1 / 16  # of the threshold: two bits more in every layer
@@ -81,7 +81,11 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
         return PassResult(self.name, tuple(rebuilder.rewrites), tuple(rebuilder.refusals), notes, warnings)
 
     def _within_budget(
-        self, workspace: Workspace, layers: Mapping[str, Layer], given: Mapping[str, LayerBits], source: Source
+        self,
+        workspace: Workspace,
+        layers: Mapping[str, Layer],
+        given: Mapping[str, LayerBits],
+        source: StatisticsSource,
     ) -> tuple[ReconstructLayersOptions, tuple[str, ...]]:
         """The options with a lower threshold where errors of that size cost an output too much, and what they cost."""
         options = self.options

@@ -10,7 +10,7 @@ from dfmpc_onnx.pipeline.facts import BitPlan, LayerBits
 from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Rewrite
 from dfmpc_onnx.pipeline.workspace import Workspace
 
-WIDEST = LayerBits(CANDIDATE_WIDTHS[-1], "8-bit", "no error was measured to choose by")
+WIDEST_BITS = LayerBits(CANDIDATE_WIDTHS[-1], "8-bit", "no error was measured to choose by")
 
 
 class TakeWidestBits(Pass[NoOptions]):
@@ -34,5 +34,5 @@ class TakeWidestBits(Pass[NoOptions]):
     def run(self, workspace: Workspace) -> PassResult:
         plan = workspace.get(BitPlan)
         unmeasured = [name for name, bits in plan.layers.items() if bits.role == "auto"]
-        workspace.put(dataclasses.replace(plan, layers={**plan.layers, **dict.fromkeys(unmeasured, WIDEST)}))
-        return PassResult(self.name, tuple(Rewrite(name, f"{WIDEST.bits} bits") for name in unmeasured))
+        workspace.put(dataclasses.replace(plan, layers={**plan.layers, **dict.fromkeys(unmeasured, WIDEST_BITS)}))
+        return PassResult(self.name, tuple(Rewrite(name, f"{WIDEST_BITS.bits} bits") for name in unmeasured))

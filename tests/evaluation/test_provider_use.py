@@ -13,7 +13,7 @@ from dfmpc_onnx.errors import RuntimeUnavailable
 from dfmpc_onnx.evaluation import provider_use as providers
 from dfmpc_onnx.evaluation.provider_use import ProviderUse, output_scales, provider_use
 from dfmpc_onnx.inputs.samples import Samples
-from dfmpc_onnx.runtime.session import CPU, Session
+from dfmpc_onnx.runtime.session import CPU_PROVIDER, Session
 from tests import graphs
 from tests.commands import assert_refused, dfmpc
 
@@ -24,19 +24,19 @@ def test_a_profile_counts_the_nodes_that_ran_on_each_provider(tmp_path: pathlib.
     session = Session(graphs.chain(), profile=tmp_path / "profile")
     session.run({"x": graphs.input_of(graphs.chain())})
     ran = session.profiled()
-    assert set(ran) == {CPU} and ran[CPU] >= 4
+    assert set(ran) == {CPU_PROVIDER} and ran[CPU_PROVIDER] >= 4
 
 
 def test_the_same_provider_is_no_step_away() -> None:
     model = graphs.chain()
-    use = provider_use(model, model, CPU, "it", FEEDS)
-    assert (use.steps, use.mean_steps) == (0.0, 0.0) and use.nodes[CPU] >= 4
+    use = provider_use(model, model, CPU_PROVIDER, "it", FEEDS)
+    assert (use.steps, use.mean_steps) == (0.0, 0.0) and use.nodes[CPU_PROVIDER] >= 4
 
 
 def test_a_provider_that_ran_no_node_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Session, "profiled", lambda self: {"OtherExecutionProvider": 7})
     with pytest.raises(RuntimeUnavailable, match="it: provider 'CPU' ran none of its nodes, Other ran them all"):
-        provider_use(graphs.chain(), graphs.chain(), CPU, "it", FEEDS)
+        provider_use(graphs.chain(), graphs.chain(), CPU_PROVIDER, "it", FEEDS)
 
 
 def test_steps_are_of_the_outputs_own_scale_or_of_its_range() -> None:
@@ -59,7 +59,7 @@ def test_verify_prints_where_nodes_ran_and_exits_1_beyond_max_steps(
     quantized: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The CPU provider in the role of another: the only one that is there everywhere."""
-    use = ProviderUse({"GpuExecutionProvider": 9, CPU: 1}, 2.5, 0.25)
+    use = ProviderUse({"GpuExecutionProvider": 9, CPU_PROVIDER: 1}, 2.5, 0.25)
     monkeypatch.setattr("dfmpc_onnx.api.verify.provider_use", lambda *args: use)
     monkeypatch.setattr("dfmpc_onnx.api.verify.CPU", "AnotherExecutionProvider")
     command = ("verify", quantized.with_name("model.onnx"), quantized)

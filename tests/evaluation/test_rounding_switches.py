@@ -89,7 +89,7 @@ def test_channels_are_compared_a_few_at_a_time(monkeypatch, shape):
     rng = np.random.default_rng(0)
     want, noise = rng.standard_normal(shape), 0.1 * rng.standard_normal(shape)
     share = lost_share(want, want + noise)
-    monkeypatch.setattr("dfmpc_onnx.numerics.output_loss.BLOCK", 50)
+    monkeypatch.setattr("dfmpc_onnx.numerics.output_loss.VALUES_AT_ONCE", 50)
     assert lost_share(want, want + noise) == pytest.approx(share)
 
 

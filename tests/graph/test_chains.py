@@ -1,14 +1,14 @@
 import pytest
 
-from dfmpc_onnx.graph.chains import Chain, Match, Mismatch, Step
+from dfmpc_onnx.graph.chains import Chain, Link, Match, Mismatch
 from tests import graphs
 
 CHAIN = Chain(
     (
-        Step("conv", frozenset({"Conv"})),
-        Step("act", frozenset({"Relu", "Clip"}), optional=True),
-        Step("pool", frozenset({"MaxPool"}), repeated=True),
-        Step("end", frozenset({"Flatten"})),
+        Link("conv", frozenset({"Conv"})),
+        Link("act", frozenset({"Relu", "Clip"}), optional=True),
+        Link("pool", frozenset({"MaxPool"}), repeated=True),
+        Link("end", frozenset({"Flatten"})),
     )
 )
 
@@ -55,13 +55,13 @@ def test_a_mismatch_says_where_and_why_and_how_far_it_came(operators, mismatch):
 
 
 def test_the_first_node_must_fit():
-    chain = Chain((Step("gemm", frozenset({"Gemm"})),))
+    chain = Chain((Link("gemm", frozenset({"Gemm"})),))
     assert matched("Relu", chain=chain) == Mismatch("Conv 'conv1' is not Gemm", 0)
 
 
 def test_a_check_refuses_with_its_own_reason():
     chain = Chain(
-        (Step("conv", frozenset({"Conv"})), Step("act", frozenset({"Relu"}), check=lambda n: "it is on holiday"))
+        (Link("conv", frozenset({"Conv"})), Link("act", frozenset({"Relu"}), check=lambda n: "it is on holiday"))
     )
     assert matched("Relu", chain=chain) == Mismatch("Relu 'relu1': it is on holiday", 1)
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from dfmpc_onnx.graph.channels import (
-    MOST,
+    MOST_PATHS,
     channel_count,
     channel_readings,
     channel_sources,
@@ -115,8 +115,8 @@ def test_doubling_without_end_is_refused():
         y = net.node("Concat", y, y, axis=1)
     graph = graphs.to_graph(graphs.load(net.model(y)))
     graph.outputs = []
-    assert readings(graph, "conv1") == f"it is read in more than {MOST} ways"
-    assert len(channel_sources(graph.tensors()[y], nothing)) <= MOST
+    assert readings(graph, "conv1") == f"it is read in more than {MOST_PATHS} ways"
+    assert len(channel_sources(graph.tensors()[y], nothing)) <= MOST_PATHS
 
 
 @pytest.mark.parametrize(

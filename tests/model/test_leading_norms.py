@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from dfmpc_onnx.model.leading_norms import FARTHEST, FirstNorms, first_norms
+from dfmpc_onnx.model.leading_norms import MOST_LAYERS_AHEAD, FirstNorms, first_norms
 from dfmpc_onnx.runtime.session import Session
 from tests import graphs
 from tests.graphs import Net
@@ -76,7 +76,7 @@ def test_the_model_given_is_not_changed() -> None:
 def far() -> onnx.ModelProto:
     net = Net()
     x = "x"
-    for _ in range(FARTHEST + 1):
+    for _ in range(MOST_LAYERS_AHEAD + 1):
         x = net.relu(net.conv(x, 4))
     return net.model(net.norm(x))
 
@@ -93,7 +93,7 @@ def computed() -> onnx.ModelProto:
     ("model", "why"),
     [
         (graphs.folded(), "no BatchNormalization is left to judge by"),
-        (far(), f"stands behind {FARTHEST + 1} layers, too far"),
+        (far(), f"stands behind {MOST_LAYERS_AHEAD + 1} layers, too far"),
         (computed(), "the parameters of the first BatchNormalization are computed"),
     ],
 )

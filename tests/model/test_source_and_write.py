@@ -264,7 +264,7 @@ def test_the_size_of_a_model_that_cannot_be_serialized_is_that_of_its_weights(mo
 
 
 def test_a_single_tensor_larger_than_protobuf_holds_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("dfmpc_onnx.model.tensor_checks.LARGEST", 2000)
+    monkeypatch.setattr("dfmpc_onnx.model.tensor_checks.LARGEST_TENSOR_BYTES", 2000)
     assert "'conv2.w' holds 0.00 GB; a single tensor may hold 2 GiB, so split it" in refused(graphs.chain())
 
 

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from dfmpc_onnx import catalog
-from dfmpc_onnx.pipeline.refusals import CODES, Refusal
+from dfmpc_onnx.pipeline.refusals import REFUSAL_CODES, Refusal
 from dfmpc_onnx.report.tables import listing
 from dfmpc_onnx.report.text import refusal_list
 from tests.commands import dfmpc, program
@@ -134,7 +134,9 @@ def test_refusals_in_json_have_pass_site_code_and_reason(model_file: pathlib.Pat
         "code": "first-layer",
         "pass": "pair_convolutions",
     } in report["refusals"]
-    assert all(refusal["pass"] in catalog.passes() and refusal["code"] in CODES for refusal in report["refusals"])
+    assert all(
+        refusal["pass"] in catalog.passes() and refusal["code"] in REFUSAL_CODES for refusal in report["refusals"]
+    )
     codes = {layer["name"]: (layer["refused"], layer["refused_code"]) for layer in report["layers"]}
     assert codes["conv3"] == ("as asked with --layer", "asked-for-float") and codes["conv2"] == (None, None)
     layers = json.loads(dfmpc("inspect", model_file, "--json").stdout)["layers"]

@@ -1,7 +1,7 @@
 import pytest
 
 from dfmpc_onnx.errors import Unknown
-from dfmpc_onnx.statistics.lag_windows import FARTHEST, LARGEST_WINDOW, MOST_ELEMENTS, Windows
+from dfmpc_onnx.statistics.lag_windows import FARTHEST_LAG, LARGEST_WINDOW, MOST_ELEMENTS, Windows
 from tests import graphs
 
 BIG = (512, 512)
@@ -67,7 +67,7 @@ def test_readers_far_down_are_cut_off():
             x = strided(net, x, 1, 2)
         return net.conv(x, 4)
 
-    assert windows(build).side("x", BIG, 4) == (2 * FARTHEST + 1,) * 2
+    assert windows(build).side("x", BIG, 4) == (2 * FARTHEST_LAG + 1,) * 2
 
 
 def test_few_channels_are_kept_farther_than_they_are_read():
