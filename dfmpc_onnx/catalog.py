@@ -106,10 +106,10 @@ def recipe_page(name: str) -> str:
 
 def build(recipe: Recipe) -> list[Pass[msgspec.Struct]]:
     """The passes of a recipe with their options; raises RecipeError with the position of the mistake."""
-    return [_built(step) for step in recipe.steps]
+    return [_build_step(step) for step in recipe.steps]
 
 
-def _built(step: Step) -> Pass[msgspec.Struct]:
+def _build_step(step: Step) -> Pass[msgspec.Struct]:
     try:
         kind = find_pass(step.use)
     except RecipeError as error:
@@ -121,7 +121,7 @@ def _built(step: Step) -> Pass[msgspec.Struct]:
         where = step.position_of(key) if key else step.position
         raise RecipeError(explain(error, f"{where}: pass {step.use}")) from None
     made = kind(options)
-    made.fallback = tuple(_built(part) for part in step.fallback)
+    made.fallback = tuple(_build_step(part) for part in step.fallback)
     return made
 
 

@@ -34,7 +34,7 @@ def free_memory() -> int:
 
 
 @contextlib.contextmanager
-def bounded() -> Iterator[None]:
+def limit_memory() -> Iterator[None]:
     """Within the block this process is refused more memory than there is, in place of being killed for it.
 
     An allocation beyond the bound raises MemoryError, or ModelError where it was onnxruntime's. Does nothing on

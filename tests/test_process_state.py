@@ -18,7 +18,7 @@ OWNERS = {
     "threadpoolctl": "dfmpc_onnx/runtime/threads.py",
     "onnxruntime.set_default_logger_severity": "dfmpc_onnx/runtime/session.py",
     "resource.setrlimit": "dfmpc_onnx/memory.py",
-    "memory.bounded": "dfmpc_onnx/cli/commands.py",
+    "memory.limit_memory": "dfmpc_onnx/cli/commands.py",
     "signal": None,
     "locale": None,
     "warnings.catch_warnings": None,

@@ -64,15 +64,15 @@ def inspect(model: ModelSource) -> Inspection:
         inputs=inputs,
         outputs=outputs,
         metadata={shown(k): shown(v) for k, v in metadata_of(source.model).items()},
-        layers=_inspected(workspace),
+        layers=_inspect_layers(workspace),
         notes=(*notes, *unknown),
         recipes=forecasts,
         census=census,
-        quantized_layers=_quantized(stored, census) if coded else (),
+        quantized_layers=_inspect_quantized(stored, census) if coded else (),
     )
 
 
-def _quantized(stored: Sequence[StoredLayer], census: Census | None) -> tuple[QuantizedLayer, ...]:
+def _inspect_quantized(stored: Sequence[StoredLayer], census: Census | None) -> tuple[QuantizedLayer, ...]:
     """The layers of a file that holds codes for some of them."""
     integer = frozenset(census.integer_layers) if census is not None else frozenset()
     return tuple(
@@ -101,13 +101,13 @@ def _shape(shape: Sequence[object] | None) -> str:
     return "[" + ", ".join("?" if d in (None, "") else shown(str(d)) for d in shape) + "]" if shape is not None else "?"
 
 
-def _inspected(workspace: Workspace) -> tuple[InspectedLayer, ...]:
+def _inspect_layers(workspace: Workspace) -> tuple[InspectedLayer, ...]:
     layers, pairs = workspace.find(Layers), workspace.find(Pairs)
     if layers is None or pairs is None:
         return ()
     low = pairs.by_low()
     rows = []
-    for layer in layers.listed:
+    for layer in layers.with_nested:
         highs = tuple(dict.fromkeys(pair.high for pair in low.get(layer.name, ())))
         place = {"first": "first layer", "last": "classifier"}.get(layer.position, "high")
         role = "float" if layer.refused else "low" if highs else "depthwise" if layer.depthwise else place
@@ -148,7 +148,7 @@ def _forecast(workspace: Workspace, recipe: Recipe) -> RecipeForecast:
     plan = found.layers if found else {}
     roles = {"low": 0, "high": 0, "8-bit": 0, "auto": 0, "float": 0}
     size, kinds, shown_bits = 0, {}, {}
-    for layer in workspace.get(Layers).listed:
+    for layer in workspace.get(Layers).with_nested:
         bits = found.layers[layer.name] if found and layer.name in plan else None
         if bits is None:
             continue

@@ -16,7 +16,7 @@ from dfmpc_onnx.inputs.spec import InputSpecs
 from dfmpc_onnx.model.metadata import metadata_of
 from dfmpc_onnx.model.source import Source
 from dfmpc_onnx.pipeline.manager import PassResult
-from dfmpc_onnx.pipeline.recipe import Recipe, Step, recorded, recorded_steps
+from dfmpc_onnx.pipeline.recipe import Recipe, Step, recorded_steps, to_record
 from dfmpc_onnx.pipeline.settings import Settings
 from dfmpc_onnx.runtime.session import version as runtime_version
 
@@ -57,7 +57,7 @@ def provenance(
         "statistics": "the user's images" if inputs.images else "none of the user's",
         "source_sha256": source.sha256,
         "input_shapes": _json(inputs.shapes),
-        "passes": _json([recorded(step) for step in recipe.steps]),
+        "passes": _json([to_record(step) for step in recipe.steps]),
         "versions": _json(versions),
     }
     fallen = {result.name: result.fallback for result in results if result.fallback}
@@ -81,12 +81,12 @@ def recorded_recipe(source: Source) -> Recipe:
         raise ModelError(f"{source.label}: states no recipe; it was not written by dfmpc-onnx quantize") from None
     summary = f"{stated.get('recipe', 'unnamed')}, as {source.label} was made"
     reduced = stated.get("reduce_range") == "yes"
-    return Recipe(stated.get("recipe", "unnamed"), summary, weights, activations, _renamed(steps), reduced)
+    return Recipe(stated.get("recipe", "unnamed"), summary, weights, activations, _with_current_names(steps), reduced)
 
 
-def _renamed(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+def _with_current_names(steps: tuple[Step, ...]) -> tuple[Step, ...]:
     return tuple(
-        msgspec.structs.replace(step, use=catalog.current_name(step.use), fallback=_renamed(step.fallback))
+        msgspec.structs.replace(step, use=catalog.current_name(step.use), fallback=_with_current_names(step.fallback))
         for step in steps
     )
 

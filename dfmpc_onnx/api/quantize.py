@@ -14,10 +14,10 @@ from dfmpc_onnx import catalog
 from dfmpc_onnx.api.provenance import provenance
 from dfmpc_onnx.api.reference import CHECK_IMAGES, CHECK_SEED, check_limits, check_source, reference_session
 from dfmpc_onnx.errors import Defect, DfmpcError, ModelError, OptionError, PassError
-from dfmpc_onnx.evaluation.fidelity import Expected, Fidelity, compare, expected
+from dfmpc_onnx.evaluation.fidelity import Expected, Fidelity, compare, expected_outputs
 from dfmpc_onnx.graph.exchange import to_graph, to_model
 from dfmpc_onnx.inputs.files import Images
-from dfmpc_onnx.inputs.normalization import as_written, resolve_preprocess
+from dfmpc_onnx.inputs.normalization import parse_or_assume, resolve_preprocess
 from dfmpc_onnx.inputs.preprocess import AUTO
 from dfmpc_onnx.inputs.samples import Samples, check_images
 from dfmpc_onnx.inputs.spec import InputSpecs
@@ -168,7 +168,7 @@ def _settings(
         weights=recipe.weight_bits if weights is None else WeightBits.parse(weights),
         activations=numbers,
         layers=tuple(LayerOverride.parse(item) for item in layers),
-        preprocess=as_written(preprocess),
+        preprocess=parse_or_assume(preprocess),
         input_shapes=parse_input_shapes(input_shapes),
         seed=seed,
         images=None if images is None else str(images),
@@ -207,7 +207,7 @@ def _closing_check(
     try:
         # Another seed than the one whose images the statistics came from.
         images = check_images(inputs, settings.seed + CHECK_SEED, CHECK_IMAGES)
-        want = expected(reference, images)
+        want = expected_outputs(reference, images)
     except ModelError as error:
         want = f"not compared: {error}"
     del reference
@@ -230,7 +230,7 @@ def _closing_check(
 
 def _runs(session: Session, images: Images | Samples) -> bool:
     try:
-        expected(session, images)
+        expected_outputs(session, images)
     except ModelError:
         return False
     return True

@@ -13,7 +13,7 @@ from dfmpc_onnx.errors import ModelError, OptionError
 from dfmpc_onnx.evaluation.fidelity import compare
 from dfmpc_onnx.evaluation.provider_use import provider_use
 from dfmpc_onnx.inputs.files import Images, read_images
-from dfmpc_onnx.inputs.normalization import as_written, resolve_preprocess
+from dfmpc_onnx.inputs.normalization import parse_or_assume, resolve_preprocess
 from dfmpc_onnx.inputs.preprocess import AUTO
 from dfmpc_onnx.inputs.samples import Samples, check_images
 from dfmpc_onnx.model.metadata import metadata_of
@@ -53,7 +53,7 @@ def verify(
     settings = Settings(
         WeightBits.parse("8"),
         "8",
-        preprocess=as_written(wanted),
+        preprocess=parse_or_assume(wanted),
         input_shapes=parse_input_shapes(input_shapes),
         seed=seed + CHECK_SEED,
     )

@@ -11,7 +11,7 @@ import dfmpc_onnx
 from dfmpc_onnx.cli.console import progress, standard_output
 from dfmpc_onnx.cli.usage_errors import Group
 from dfmpc_onnx.errors import printable
-from dfmpc_onnx.memory import bounded
+from dfmpc_onnx.memory import limit_memory
 
 MODEL = click.argument("model", type=click.Path())
 PREPROCESS = "auto, imagenet, lite, keras, unit, raw, caffe, half, or MEAN/STD on the 0..255 scale; with :rgb or :bgr"
@@ -80,7 +80,7 @@ def quantize(
     from dfmpc_onnx.report.text import report_table
 
     name = recipe or DEFAULT_RECIPE
-    with bounded(), progress(quiet=json_wanted) as tell:
+    with limit_memory(), progress(quiet=json_wanted) as tell:
         result = dfmpc_onnx.quantize(
             model,
             output,
@@ -114,7 +114,7 @@ def inspect(model: str, json_wanted: bool) -> None:
     from dfmpc_onnx.report.inspection_text import inspection_table
     from dfmpc_onnx.report.json_text import as_json
 
-    with bounded():
+    with limit_memory():
         inspection = dfmpc_onnx.inspect(model)
     if json_wanted:
         click.echo(as_json(inspection))
@@ -131,7 +131,7 @@ def expand(model: str, output: str, json_wanted: bool) -> None:
     from dfmpc_onnx.report.json_text import as_json
     from dfmpc_onnx.report.text import expansion_table
 
-    with bounded():
+    with limit_memory():
         report = dfmpc_onnx.expand(model, output).report
     if json_wanted:
         click.echo(as_json(report))
@@ -175,7 +175,7 @@ def verify(
     from dfmpc_onnx.report.json_text import as_json
     from dfmpc_onnx.report.text import verification_table
 
-    with bounded():
+    with limit_memory():
         found = dfmpc_onnx.verify(
             float_model,
             quantized,

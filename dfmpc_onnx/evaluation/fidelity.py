@@ -72,10 +72,10 @@ Part = list[npt.NDArray[np.generic]]  # every output of one run, rows of images 
 
 
 def _parts(session: Session, x: npt.NDArray[np.float32] | Mapping[str, npt.NDArray[np.generic]]) -> Iterator[Part]:
-    return _sampled(session, x) if isinstance(x, Mapping) else _pictured(session, x)
+    return _sample_parts(session, x) if isinstance(x, Mapping) else _image_parts(session, x)
 
 
-def _sampled(session: Session, feeds: Mapping[str, npt.NDArray[np.generic]]) -> Iterator[Part]:
+def _sample_parts(session: Session, feeds: Mapping[str, npt.NDArray[np.generic]]) -> Iterator[Part]:
     names = {name for name, _, _ in session.inputs}
     if names != set(feeds):
         listed = ", ".join(sorted(map(shown, names)))
@@ -124,7 +124,7 @@ class SessionInput:
             yield {self.name: batch.astype(self.dtype, copy=False)}, real
 
 
-def _pictured(session: Session, x: npt.NDArray[np.float32]) -> Iterator[Part]:
+def _image_parts(session: Session, x: npt.NDArray[np.float32]) -> Iterator[Part]:
     given = SessionInput.of(session)
     if not given.fits(x.shape):
         raise OptionError(
@@ -171,13 +171,13 @@ class Expected:
         if self.parts is not None:
             return iter(self.parts)
         assert self.session is not None  # one or the other is there
-        return _parts(self.session, _fed(images))
+        return _parts(self.session, _feeds_of(images))
 
 
-def expected(reference: Session, images: Images | Samples) -> Expected:
+def expected_outputs(reference: Session, images: Images | Samples) -> Expected:
     """Run the network that another is compared with."""
     parts, kept = [], 0
-    for part in _parts(reference, _fed(images)):
+    for part in _parts(reference, _feeds_of(images)):
         parts.append(part)
         kept += sum(out.nbytes for out in part)
         if kept > MOST_KEPT:
@@ -185,7 +185,7 @@ def expected(reference: Session, images: Images | Samples) -> Expected:
     return Expected(reference.label, parts)
 
 
-def _fed(images: Images | Samples) -> npt.NDArray[np.float32] | Mapping[str, npt.NDArray[np.generic]]:
+def _feeds_of(images: Images | Samples) -> npt.NDArray[np.float32] | Mapping[str, npt.NDArray[np.generic]]:
     return images.x if isinstance(images, Images) else images.feeds
 
 
@@ -259,7 +259,7 @@ def compare(reference: Session | Expected, candidate: Session, images: Images | 
     count = len(images.x) if isinstance(images, Images) else images.runs
     known = reference if isinstance(reference, Expected) else Expected(reference.label, None, reference)
     found = _Difference(known.label, candidate.label)
-    for want, got in _in_step(known.again(images), _parts(candidate, _fed(images)), found.shapes_differ):
+    for want, got in _in_step(known.again(images), _parts(candidate, _feeds_of(images)), found.shapes_differ):
         found.add(want, got)
     if not found.chosen[0]:
         raise ModelError(f"{known.label}: its first output is empty on these images; there is nothing to compare")

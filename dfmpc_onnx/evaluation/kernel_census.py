@@ -11,7 +11,7 @@ import onnx
 from dfmpc_onnx.errors import shown
 from dfmpc_onnx.model.protos import RUNTIME_DOMAINS, WEIGHTED_OPERATORS, fed_names, makers, op_of, readers
 from dfmpc_onnx.qdq.decode_chains import DecodeChains
-from dfmpc_onnx.runtime.session import Loadable, optimized
+from dfmpc_onnx.runtime.session import Loadable, optimized_model
 
 INTEGER_KERNELS = (
     "QLinearConv",
@@ -57,7 +57,7 @@ def take_census(source: Loadable, model: onnx.ModelProto, label: str) -> Census:
 
     Raises ModelError where onnxruntime cannot load it, RuntimeUnavailable where there is no onnxruntime.
     """
-    nodes = _Nodes(optimized(source, label).graph)
+    nodes = _Nodes(optimized_model(source, label).graph)
     in_file = Counter(_op(node) for node in model.graph.node if _op(node) in (*WEIGHTED_OPERATORS, *INTEGER_KERNELS))
     integer = Counter(_op(node) for node in nodes.all if _op(node) in INTEGER_KERNELS)
     between = Counter(_op(n) for n in nodes.all if _op(n).startswith("QLinear") and _op(n) not in INTEGER_KERNELS)

@@ -41,7 +41,7 @@ def provider_use(
     with tempfile.TemporaryDirectory() as folder:
         watched = Session(source, provider, label, profile=pathlib.Path(folder) / "profile")
         watched.run(first_feeds(watched, images))
-        nodes = watched.profiled()
+        nodes = watched.profile_counts()
     if not nodes.get(watched.provider):
         short = watched.provider.removesuffix("ExecutionProvider")
         where = ", ".join(name.removesuffix("ExecutionProvider") for name in nodes) or "no provider"

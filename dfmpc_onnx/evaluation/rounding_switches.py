@@ -49,7 +49,7 @@ class ToggledRounding:
         by_tensor = {name: switch for group, switch in zip(groups, self._switches, strict=True) for name in group}
         switched = {name: names(f"{name}.switched") for name in by_tensor}
         _insert(model, by_tensor, switched, scales, names)
-        self._outputs = _compared(model, workspace.graph, switched)
+        self._outputs = _add_compared_outputs(model, workspace.graph, switched)
         stated = {spec.name: spec.batch for spec in workspace.inputs if spec.batch is not None}
         free_batch(model, {name for name, count in stated.items() if name in feeds and len(feeds[name]) != count})
         self._session = Session(model, label="the network with switched activations")
@@ -71,7 +71,7 @@ class ToggledRounding:
         """The outputs that cannot be compared."""
         return tuple(name for name, whether in zip(self._outputs, self._compared, strict=True) if not whether)
 
-    def lost(self, groups: Sequence[int]) -> list[OutputLoss]:
+    def losses(self, groups: Sequence[int]) -> list[OutputLoss]:
         """What each output that can be compared loses where the groups of these numbers are rounded.
 
         A channel that does not vary counts nothing.
@@ -132,7 +132,7 @@ def _insert(
     )
 
 
-def _compared(model: onnx.ModelProto, graph: gs.Graph, switched: Mapping[str, str]) -> list[str]:
+def _add_compared_outputs(model: onnx.ModelProto, graph: gs.Graph, switched: Mapping[str, str]) -> list[str]:
     """The names of the tensors to compare, which become outputs; behind the switch where scores have one."""
     made = {name for node in model.graph.node for name in node.output}
     listed = {value.name for value in model.graph.output}

@@ -63,7 +63,7 @@ class Chain:
         while True:
             step = self._accepting(position, node)
             if step is None:
-                return Mismatch(self._expected(position, node, count), count)
+                return Mismatch(self._mismatch(position, node, count), count)
             chosen = self.steps[step]
             reason = chosen.check(node) if chosen.check else None
             if reason is not None:
@@ -88,7 +88,7 @@ class Chain:
                 return None
         return None
 
-    def _expected(self, position: int, node: gs.Node, count: int) -> str:
+    def _mismatch(self, position: int, node: gs.Node, count: int) -> str:
         wanted: list[str] = []
         for step in self.steps[position:]:
             wanted.extend(sorted(step.ops))

@@ -114,11 +114,11 @@ def restore(graph: gs.Graph, half: HalfPrecision) -> None:
             after.setdefault(id(tensor.inputs[0]), []).append(node)
         else:
             first.append(node)
-    first.extend(_narrowed(graph, half.stored, names))
+    first.extend(_narrow(graph, half.stored, names))
     insert(graph, first=first, after=after)
 
 
-def _narrowed(graph: gs.Graph, stored: str, names: Namer) -> Iterator[gs.Node]:
+def _narrow(graph: gs.Graph, stored: str, names: Namer) -> Iterator[gs.Node]:
     """Casts for the constants that half precision holds exactly: runtimes fold them at load."""
     readers: dict[int, list[gs.Node]] = {}
     constants: dict[int, gs.Constant] = {}

@@ -62,7 +62,7 @@ def pads_with_zeros(node: gs.Node) -> bool:
     return bool(node.attrs.get("mode", "constant") == "constant" and zero)
 
 
-def _fixed(function: Function) -> Callable[[gs.Node], Function]:
+def _for_every_node(function: Function) -> Callable[[gs.Node], Function]:
     """The same function for every node."""
     return lambda node: function
 
@@ -116,18 +116,22 @@ STANDARD: Mapping[str, tuple[int, Meaning]] = {
     "Clip": (11, Meaning(clip=_clip_bounds, rectifies=True)),
     "LeakyRelu": (6, Meaning(function=_leaky, rectifies=True, homogeneous=True, own_scale=True)),
     "PRelu": (7, Meaning(rectifies=True, homogeneous=True)),
-    "Sigmoid": (6, Meaning(function=_fixed(_sigmoid), bounds=(0.0, 1.0), own_scale=True, squashes=True)),
+    "Sigmoid": (6, Meaning(function=_for_every_node(_sigmoid), bounds=(0.0, 1.0), own_scale=True, squashes=True)),
     "HardSigmoid": (6, Meaning(function=_hard_sigmoid, bounds=(0.0, 1.0), squashes=True)),
-    "Tanh": (6, Meaning(function=_fixed(np.tanh), bounds=(-1.0, 1.0), squashes=True)),
+    "Tanh": (6, Meaning(function=_for_every_node(np.tanh), bounds=(-1.0, 1.0), squashes=True)),
     "Softmax": (1, Meaning(squashes=True)),
     "LogSoftmax": (1, Meaning(squashes=True)),
     "HardSwish": (
         14,
-        Meaning(function=_fixed(lambda x: x * np.clip(x / 6 + 0.5, 0, 1)), bounds=(-0.375, math.inf), rectifies=True),
+        Meaning(
+            function=_for_every_node(lambda x: x * np.clip(x / 6 + 0.5, 0, 1)),
+            bounds=(-0.375, math.inf),
+            rectifies=True,
+        ),
     ),
-    "Gelu": (20, Meaning(function=_fixed(lambda x: x * normal_cdf(x)), bounds=(-0.17, math.inf))),
+    "Gelu": (20, Meaning(function=_for_every_node(lambda x: x * normal_cdf(x)), bounds=(-0.17, math.inf))),
     "Elu": (6, Meaning(function=_elu, bounds=(-1.0, math.inf))),
-    "Softplus": (1, Meaning(function=_fixed(lambda x: np.logaddexp(0, x)), bounds=(0.0, math.inf))),
+    "Softplus": (1, Meaning(function=_for_every_node(lambda x: np.logaddexp(0, x)), bounds=(0.0, math.inf))),
     "MaxPool": (1, Meaning(moves=always, pools="chooses", homogeneous=True)),
     "GlobalMaxPool": (1, Meaning(pools="chooses", homogeneous=True)),
     "AveragePool": (7, Meaning(own_scale=True, pools="averages", homogeneous=True)),

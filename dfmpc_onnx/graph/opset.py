@@ -47,7 +47,7 @@ def convert(graph: gs.Graph, version: int) -> gs.Graph:
     reason = obstacle(graph)
     if reason:
         raise ConversionRefused(reason)
-    result = _rewritten(
+    result = _rewrite(
         graph,
         lambda skeleton: onnx.version_converter.convert_version(skeleton, version),
         f"from opset {graph.opset} to {version}",
@@ -62,14 +62,14 @@ def inline_functions(graph: gs.Graph) -> gs.Graph:
     The graph must be valid: then every operator means the same in a function's opset as in the model's, should the two
     differ. Raises ConversionRefused.
     """
-    result = _rewritten(graph, _inlined, "its functions cannot be inlined")
+    result = _rewrite(graph, _inline, "its functions cannot be inlined")
     if result.functions:
         raise ConversionRefused(f"its function '{shown(result.functions[0].name)}' cannot be inlined")
     result.ir_version = graph.ir_version
     return result
 
 
-def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+def _inline(model: onnx.ModelProto) -> onnx.ModelProto:
     versions = {opset.domain: opset.version for opset in model.opset_import}
     for function in model.functions:
         for opset in function.opset_import:  # onnx leaves calls across opsets alone
@@ -78,7 +78,7 @@ def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
     return inlined
 
 
-def _rewritten(graph: gs.Graph, change: Callable[[onnx.ModelProto], onnx.ModelProto], what: str) -> gs.Graph:
+def _rewrite(graph: gs.Graph, change: Callable[[onnx.ModelProto], onnx.ModelProto], what: str) -> gs.Graph:
     """What a change of the exported model makes of a graph; weights are handed over, not copied."""
     with detached_weights(graph) as names:
         skeleton = gs.export_onnx(graph, ir_version=max(graph.ir_version or 0, ir_version_for(graph.opset)))

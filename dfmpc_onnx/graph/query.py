@@ -111,14 +111,14 @@ def tensor_names(graph: gs.Graph) -> set[str]:
 def reads(node: gs.Node) -> Iterator[gs.Tensor]:
     """The computed tensors that a node reads, those of its subgraphs from outside included, each once."""
     seen: set[str] = set()
-    inside = [t for value in node.attrs.values() if isinstance(value, gs.Graph) for t in captured(value)]
+    inside = [t for value in node.attrs.values() if isinstance(value, gs.Graph) for t in captured_tensors(value)]
     for tensor in (*node.inputs, *inside):
         if isinstance(tensor, gs.Variable) and not tensor.is_empty() and tensor.name not in seen:
             seen.add(tensor.name)
             yield tensor
 
 
-def captured(graph: gs.Graph) -> Iterator[gs.Tensor]:
+def captured_tensors(graph: gs.Graph) -> Iterator[gs.Tensor]:
     """What the nodes of a subgraph read from outside."""
     own = {t.name for t in graph.inputs} | {t.name for node in graph.nodes for t in node.outputs}
     for node in graph.nodes:

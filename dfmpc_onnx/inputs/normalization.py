@@ -84,7 +84,7 @@ class PreprocessChoice(msgspec.Struct, frozen=True):
         return (self.warning,) if self.warning else ()
 
 
-def as_written(text: str) -> Preprocess:
+def parse_or_assume(text: str) -> Preprocess:
     """What the user wrote; for "auto", until it is found out, input of unit variance. Raises OptionError."""
     return Preprocess.parse(ASSUMED if text.strip() == AUTO else text)
 
@@ -98,12 +98,12 @@ def resolve_preprocess(
     """
     if text.strip() != AUTO:
         warning = ruled_out(model, inputs, prediction) if doubt else None
-        return inputs, msgspec.structs.replace(given(inputs.preprocess), warning=warning)
+        return inputs, msgspec.structs.replace(user_choice(inputs.preprocess), warning=warning)
     choice = choose_preprocess(model, inputs, prediction)
     return inputs.with_preprocess(Preprocess.parse(choice.name)), choice
 
 
-def given(preprocess: Preprocess) -> PreprocessChoice:
+def user_choice(preprocess: Preprocess) -> PreprocessChoice:
     """What the user chose."""
     return PreprocessChoice(preprocess.name, "given", "as given", _order(preprocess), order_asserted=True)
 
@@ -120,18 +120,18 @@ def choose_preprocess(model: onnx.ModelProto, inputs: InputSpecs, prediction: Pr
         return PreprocessChoice(ASSUMED, "no image", reason)
     found = first_norms(model)
     if isinstance(found, str):
-        return _assumed(found)
+        return _assumption(found)
     leading = _leading(found, inputs)
     if not leading.has_normalized:
-        return _assumed("the first BatchNormalization does not read the picture")
+        return _assumption("the first BatchNormalization does not read the picture")
     try:
         with np.errstate(over="raise", invalid="raise", divide="raise"):
             predict = prediction.predictor(found, leading)
-            return _judged(found, predict, leading, prediction.by)
+            return _judge(found, predict, leading, prediction.by)
     except FloatingPointError as error:
-        return _assumed(f"what the first BatchNormalization reads is no number ({error})")
+        return _assumption(f"what the first BatchNormalization reads is no number ({error})")
     except (ModelError, Unknown) as error:
-        return _assumed(f"what the first BatchNormalization reads cannot be predicted ({error})")
+        return _assumption(f"what the first BatchNormalization reads cannot be predicted ({error})")
 
 
 def ruled_out(model: onnx.ModelProto, inputs: InputSpecs, prediction: Prediction) -> str | None:
@@ -145,7 +145,7 @@ def ruled_out(model: onnx.ModelProto, inputs: InputSpecs, prediction: Prediction
     names = {**{name: Preprocess.parse(name) for name in CANDIDATES}, "": inputs.preprocess}
     try:
         with np.errstate(over="raise", invalid="raise", divide="raise"):
-            predict, measured = prediction.predictor(found, leading), _measured(found)
+            predict, measured = prediction.predictor(found, leading), _norm_moments(found)
             fits = {name: _either_order(measured, predict, preprocess) for name, preprocess in names.items()}
     except (FloatingPointError, ModelError, Unknown):
         return None
@@ -167,15 +167,15 @@ def _either_order(measured: Sequence[MeanVariance], predict: Predictor, preproce
     return min(_mean_mismatch(measured, predict(order)) for order in (preprocess, turned))
 
 
-def _assumed(reason: str, fits: tuple[Fit, ...] = (), norms: tuple[str, ...] = ()) -> PreprocessChoice:
+def _assumption(reason: str, fits: tuple[Fit, ...] = (), norms: tuple[str, ...] = ()) -> PreprocessChoice:
     warning = f"preprocess {ASSUMED} assumed (input of unit variance): {reason}; give --preprocess if it is another"
     return PreprocessChoice(
         ASSUMED, "assumed", f"input of unit variance assumed: {reason}", "RGB", norms=norms, fits=fits, warning=warning
     )
 
 
-def _judged(found: FirstNorms, predict: Predictor, inputs: InputSpecs, by: str) -> PreprocessChoice:
-    measured = _measured(found)
+def _judge(found: FirstNorms, predict: Predictor, inputs: InputSpecs, by: str) -> PreprocessChoice:
+    measured = _norm_moments(found)
     colours = any(spec.channels == 3 for spec in inputs if spec.is_normalized)
     names = tuple(shown(norm.name or norm.output[0]) for norm in found.norms)
     usual, other, orders = {}, {}, {}
@@ -184,7 +184,7 @@ def _judged(found: FirstNorms, predict: Predictor, inputs: InputSpecs, by: str) 
         preprocess = Preprocess.parse(name)
         usual[name], channels = _mean_mismatch(measured, predict(preprocess))
         if not channels:
-            return _assumed("the first BatchNormalization measured no signal", norms=names)
+            return _assumption("the first BatchNormalization measured no signal", norms=names)
         orders[name] = preprocess
         if colours:
             orders[name] = dataclasses.replace(preprocess, reverse=not preprocess.reverse)
@@ -197,7 +197,7 @@ def _judged(found: FirstNorms, predict: Predictor, inputs: InputSpecs, by: str) 
         for name, share in zip(order, probable, strict=True)
     )
     if best[order[0]] > NOTHING_FITS:
-        return _assumed("no usual normalization fits what the first BatchNormalization measured", fits, names)
+        return _assumption("no usual normalization fits what the first BatchNormalization measured", fits, names)
     chosen = Preprocess.parse(order[0])
     margin = usual[order[0]] - other.get(order[0], usual[order[0]])
     if margin > ORDER_MARGIN:
@@ -244,7 +244,7 @@ def _mean_mismatch(measured: Sequence[MeanVariance], predicted: Sequence[MeanVar
     return (float(joined.mean()) if joined.size else 0.0), joined.size
 
 
-def _measured(found: FirstNorms) -> list[MeanVariance]:
+def _norm_moments(found: FirstNorms) -> list[MeanVariance]:
     values = {t.name: t for t in found.model.graph.initializer}
     pairs = []
     for norm in found.norms:

@@ -104,14 +104,16 @@ class Preprocess:
         pixel_mean = _spread(PIXEL_MEAN, channels)
         pixel_std = _spread(PIXEL_STD, channels)
         mean, std = (v.astype(np.float64) for v in self._channels(channels))
-        return self._ordered((pixel_mean / self.divisor - mean) / std, np.square(pixel_std / self.divisor / std))
+        return self._in_channel_order(
+            (pixel_mean / self.divisor - mean) / std, np.square(pixel_std / self.divisor / std)
+        )
 
     def bounds(self, channels: int) -> tuple[Float, Float]:
         """What the byte values 0 and 255 become: two ``[channels]``."""
         mean, std = (v.astype(np.float64) for v in self._channels(channels))
-        return self._ordered((0.0 - mean) / std, (255.0 / self.divisor - mean) / std)
+        return self._in_channel_order((0.0 - mean) / std, (255.0 / self.divisor - mean) / std)
 
-    def _ordered(self, a: Float, b: Float) -> tuple[Float, Float]:
+    def _in_channel_order(self, a: Float, b: Float) -> tuple[Float, Float]:
         return (a[::-1], b[::-1]) if self.reverse else (a, b)
 
     def _channels(self, channels: int) -> tuple[Float32, Float32]:

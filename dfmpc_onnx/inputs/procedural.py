@@ -74,12 +74,12 @@ def _series(count: int, height: int, width: int, seed: int, written: int) -> Pix
     """Pictures; every so many-th with writing, none for 0."""
     result = np.empty((count, height, width, 3), np.uint8)
     for index in range(count):
-        result[index] = _numbered(index, height, width, seed, bool(written) and index % written == written - 1)
+        result[index] = _picture_of_series(index, height, width, seed, bool(written) and index % written == written - 1)
     return result
 
 
 @functools.lru_cache(KEPT)
-def _numbered(index: int, height: int, width: int, seed: int, written: bool) -> Pixels:
+def _picture_of_series(index: int, height: int, width: int, seed: int, written: bool) -> Pixels:
     """One picture of a series."""
     # A camera's pixel averages what falls on it, so pictures are painted finer and averaged down.
     finer = 4 if min(height, width) <= 96 else 2

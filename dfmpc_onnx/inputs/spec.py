@@ -182,7 +182,7 @@ class InputSpecs:
 
     def with_preprocess(self, preprocess: Preprocess) -> InputSpecs:
         """The same inputs, fed through another preprocess."""
-        specs = tuple(dataclasses.replace(s, preprocess=_applied(preprocess, s.dtype)) for s in self.specs)
+        specs = tuple(dataclasses.replace(s, preprocess=_preprocess_of(preprocess, s.dtype)) for s in self.specs)
         return dataclasses.replace(self, specs=specs, preprocess=preprocess)
 
     def with_dtype(self, names: Collection[str], dtype: np.dtype[np.generic]) -> InputSpecs:
@@ -232,7 +232,9 @@ def resolve(
     given shape does not fit the stated one.
     """
     found = _of_graph(model) if isinstance(model, gs.Graph) else _of_model(model)
-    specs = tuple(_resolved(raw, input_shapes.get(raw.name), _applied(preprocess, raw.dtype)) for raw in found)
+    specs = tuple(
+        _resolve_input(raw, input_shapes.get(raw.name), _preprocess_of(preprocess, raw.dtype)) for raw in found
+    )
     return InputSpecs(specs, preprocess, images)
 
 
@@ -328,12 +330,12 @@ def _first_channels(name: str, nodes: Sequence[_Node], constants: dict[str, Shap
     return None
 
 
-def _resolved(raw: _Raw, given: Shape | None, preprocess: Preprocess) -> InputSpec:
+def _resolve_input(raw: _Raw, given: Shape | None, preprocess: Preprocess) -> InputSpec:
     spec = InputSpec(raw.name, raw.stated, raw.dtype, preprocess, given, given, is_sequence=raw.is_sequence)
     if raw.stated is None or raw.is_sequence:
         return spec
     if given is None:
-        shape, assumed = _filled([_number(d) for d in raw.stated], raw.channels)
+        shape, assumed = _fill_dimensions([_number(d) for d in raw.stated], raw.channels)
         return dataclasses.replace(spec, resolved=shape, size_assumed=assumed)
     if len(given) != len(raw.stated):
         raise OptionError(
@@ -344,7 +346,7 @@ def _resolved(raw: _Raw, given: Shape | None, preprocess: Preprocess) -> InputSp
     return spec
 
 
-def _filled(known: Sequence[int | None], channels: int | None) -> tuple[Shape, bool]:
+def _fill_dimensions(known: Sequence[int | None], channels: int | None) -> tuple[Shape, bool]:
     """A number for every dimension, and whether a height or width had to be assumed."""
     rank, channel = len(known), 3 if channels_last(known) else 1
     if channels is None and rank == 4:
@@ -363,6 +365,6 @@ def _number(dimension: Dimension) -> int | None:
     return dimension if isinstance(dimension, int) and dimension > 0 else None
 
 
-def _applied(preprocess: Preprocess, dtype: np.dtype[np.generic] | None) -> Preprocess:
+def _preprocess_of(preprocess: Preprocess, dtype: np.dtype[np.generic] | None) -> Preprocess:
     """What pixels go through before an input of a type gets them: nothing where it takes bytes."""
     return Preprocess.parse("raw") if dtype == np.uint8 else preprocess

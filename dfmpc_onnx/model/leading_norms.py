@@ -11,7 +11,7 @@ from dfmpc_onnx.model.protos import (
     fed_names,
     initializers,
     names_read,
-    needed,
+    nodes_behind,
     op_of,
     put_in,
     stored_value,
@@ -38,7 +38,9 @@ def first_norms(model: onnx.ModelProto) -> FirstNorms | str:
     behind: set[str] = set()
     found: list[onnx.NodeProto] = []
     nearest = None
-    live, _ = needed(model.graph.node, _outputs(model))  # nobody ran the others in training, and no runtime checks them
+    live, _ = nodes_behind(
+        model.graph.node, _outputs(model)
+    )  # nobody ran the others in training, and no runtime checks them
     for node in live:
         reads = set(names_read(node))
         ahead = [depth[name] for name in reads if name in depth]
@@ -57,7 +59,7 @@ def first_norms(model: onnx.ModelProto) -> FirstNorms | str:
         return "no BatchNormalization is left to judge by"
     if not found:
         return f"the first BatchNormalization stands behind {nearest} layers, too far to judge by"
-    cut = _cut(model, found)
+    cut = _extract(model, found)
     _inline_constants(cut.graph)
     norms = tuple(n for n in cut.graph.node if op_of(n) == "BatchNormalization" and n.output[0] in _outputs(cut))
     values = {t.name for t in cut.graph.initializer}
@@ -76,9 +78,9 @@ def _outputs(model: onnx.ModelProto) -> set[str]:
     return {value.name for value in model.graph.output}
 
 
-def _cut(model: onnx.ModelProto, norms: list[onnx.NodeProto]) -> onnx.ModelProto:
+def _extract(model: onnx.ModelProto, norms: list[onnx.NodeProto]) -> onnx.ModelProto:
     """A model of what the BatchNormalizations depend on; no other weight is copied."""
-    nodes, wanted = needed(model.graph.node, (norm.output[0] for norm in norms))
+    nodes, wanted = nodes_behind(model.graph.node, (norm.output[0] for norm in norms))
     cut = onnx.ModelProto(ir_version=model.ir_version)
     cut.opset_import.extend(model.opset_import)
     cut.functions.extend(model.functions)

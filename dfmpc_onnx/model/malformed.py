@@ -24,10 +24,10 @@ def check_windows(model: onnx.ModelProto, where: str) -> None:
         for attribute in node.attribute if node.domain in RUNTIME_DOMAINS else ():
             counts = [attribute.i] if attribute.HasField("i") else attribute.ints
             if attribute.name in COUNTS and min(counts, default=1) < 1:
-                raise ModelError(f"{where}: {_named(node)} has {attribute.name} below 1; the model is damaged")
+                raise ModelError(f"{where}: {_describe(node)} has {attribute.name} below 1; the model is damaged")
             if attribute.name in FLAGS and attribute.i not in INT32:
                 why = f"{attribute.name} {attribute.i}"
-                raise ModelError(f"{where}: {_named(node)} has {why}; the model is damaged")
+                raise ModelError(f"{where}: {_describe(node)} has {why}; the model is damaged")
 
 
 def check_variadic(model: onnx.ModelProto, where: str) -> None:
@@ -36,10 +36,10 @@ def check_variadic(model: onnx.ModelProto, where: str) -> None:
         opset = standard_opset(part)
         for node in every_node(part.graph.node if isinstance(part, onnx.ModelProto) else part.node):
             if "" in node.input and _needs_all(node, opset):
-                raise ModelError(f"{where}: {_named(node)} has an input without a name; the model is damaged")
+                raise ModelError(f"{where}: {_describe(node)} has an input without a name; the model is damaged")
 
 
-def _named(node: onnx.NodeProto) -> str:
+def _describe(node: onnx.NodeProto) -> str:
     return f"{shown(node.op_type)} '{shown(node.name)}'"
 
 

@@ -63,10 +63,10 @@ def standard_opset(part: ImportsOpsets, default: int = 1) -> int:
 def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     """The graphs that a control-flow node holds."""
     for attribute in node.attribute:
-        yield from _held(attribute)
+        yield from _graphs_of(attribute)
 
 
-def _held(attribute: onnx.AttributeProto) -> Iterator[onnx.GraphProto]:
+def _graphs_of(attribute: onnx.AttributeProto) -> Iterator[onnx.GraphProto]:
     if attribute.HasField("g"):
         yield attribute.g
     yield from attribute.graphs
@@ -92,10 +92,10 @@ def names_read(node: onnx.NodeProto) -> Iterator[str]:
         if name:
             yield name
     for body in bodies(node):
-        yield from captured(body)
+        yield from captured_names(body)
 
 
-def captured(body: onnx.GraphProto) -> Iterator[str]:
+def captured_names(body: onnx.GraphProto) -> Iterator[str]:
     """The tensors that a body reads from outside, its own outputs among them where it hands one through."""
     own = {value.name for value in body.input} | {tensor.name for tensor in body.initializer}
     own.update(tensor.values.name for tensor in body.sparse_initializer)
@@ -119,7 +119,7 @@ def readers(nodes: Iterable[onnx.NodeProto]) -> dict[str, list[onnx.NodeProto]]:
     return found
 
 
-def needed(nodes: Iterable[onnx.NodeProto], names: Iterable[str]) -> tuple[list[onnx.NodeProto], set[str]]:
+def nodes_behind(nodes: Iterable[onnx.NodeProto], names: Iterable[str]) -> tuple[list[onnx.NodeProto], set[str]]:
     """Of nodes in topological order those that tensors depend on, in that order; and all names these read."""
     wanted = set(names)
     kept = []
@@ -170,7 +170,7 @@ def _of_nodes(nodes: Iterable[onnx.NodeProto]) -> Tensors:
             if attribute.HasField("sparse_tensor"):
                 yield attribute.sparse_tensor
             yield from itertools.chain(attribute.tensors, attribute.sparse_tensors)
-            for body in _held(attribute):
+            for body in _graphs_of(attribute):
                 yield from _of_graph(body)
 
 

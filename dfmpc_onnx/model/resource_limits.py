@@ -35,7 +35,7 @@ def check_claims(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], 
     """Raise ModelError where the tensors that live at one time take more than the machine's memory.
 
     shapes: of the inputs, with every dimension known. Only shapes are computed. What depends on values that are not
-    constant is not seen here (`memory.bounded`). Constants, and what follows from them alone, live throughout.
+    constant is not seen here (`memory.limit_memory`). Constants, and what follows from them alone, live throughout.
     """
     room = machine_memory()
     skeleton = _skeleton(model, shapes)

@@ -51,13 +51,13 @@ def load(source: ModelSource) -> Source:
         size = size_of(source)
         content = source.SerializeToString(deterministic=True) if size < EXTERNAL_LIMIT else b""
         digest = hashlib.sha256(content).hexdigest() if content else ""
-        return _checked(Source(source, None, size, digest, external=False))
+        return _check(Source(source, None, size, digest, external=False))
     if isinstance(source, (bytes, bytearray, memoryview)):
         data = bytes(source)
         model = _parse(data, "the given bytes")
         if external_tensors(model):
             raise ModelError("the given bytes: weights lie in external files; give the model's path instead")
-        return _checked(Source(model, None, len(data), hashlib.sha256(data).hexdigest(), external=False))
+        return _check(Source(model, None, len(data), hashlib.sha256(data).hexdigest(), external=False))
     path = pathlib.Path(source)
     where = shown(str(path))
     try:
@@ -77,7 +77,7 @@ def load(source: ModelSource) -> Source:
     external = external_tensors(model)
     files = read_external(model, external, path.parent, where, hasher) if external else ()
     size = len(data) + sum(file.stat().st_size for file in files)
-    return _checked(Source(model, path, size, hasher.hexdigest(), bool(external), files))
+    return _check(Source(model, path, size, hasher.hexdigest(), bool(external), files))
 
 
 def size_of(model: onnx.ModelProto) -> int:
@@ -99,7 +99,7 @@ def _parse(data: bytes, where: str) -> onnx.ModelProto:
     return model
 
 
-def _checked(source: Source) -> Source:
+def _check(source: Source) -> Source:
     """Refuse what neither this package nor onnxruntime can work with."""
     where = source.label
     for opset in source.model.opset_import:

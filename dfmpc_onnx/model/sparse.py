@@ -20,7 +20,7 @@ def has_sparse(model: onnx.ModelProto) -> bool:
     return bool(model.graph.sparse_initializer) or any(_sparse_attribute(node) for node in model.graph.node)
 
 
-def densified(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
+def densify(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
     """A copy of a model with its sparse tensors dense. Raises ModelError where one is malformed, or too large."""
     result = onnx.ModelProto()
     result.CopyFrom(model)

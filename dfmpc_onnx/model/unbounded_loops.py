@@ -47,7 +47,7 @@ def check_loops(model: onnx.ModelProto, where: str) -> None:
 
 
 def _check(nodes: Iterable[onnx.NodeProto], outer: Constants, where: str) -> None:
-    constants = {**outer, **_made(nodes, outer)}
+    constants = {**outer, **_constant_outputs(nodes, outer)}
     for node in nodes:
         for body in bodies(node):
             fed = {value.name for value in body.input}
@@ -61,7 +61,7 @@ def _check(nodes: Iterable[onnx.NodeProto], outer: Constants, where: str) -> Non
                 )
 
 
-def _made(nodes: Iterable[onnx.NodeProto], outer: Constants) -> dict[str, onnx.TensorProto | None]:
+def _constant_outputs(nodes: Iterable[onnx.NodeProto], outer: Constants) -> dict[str, onnx.TensorProto | None]:
     """What nodes make out of constants alone, which onnxruntime works out before it runs anything."""
     found: dict[str, onnx.TensorProto | None] = {}
     for node in nodes:
@@ -84,6 +84,6 @@ def _ends(node: onnx.NodeProto, constants: Constants) -> bool:
 
 def _runs(body: onnx.GraphProto, constants: Constants) -> bool:
     """Whether an output of a body is computed by a node that is not constant, and so is left to run."""
-    made = _made(body.node, constants)
+    made = _constant_outputs(body.node, constants)
     results = {value.name for value in body.output}
     return any(name in results and name not in made for node in body.node for name in node.output)

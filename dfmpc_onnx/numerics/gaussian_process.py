@@ -160,7 +160,9 @@ def nearest_covariance(covariances: Float) -> Float:
     return result
 
 
-def measured(covariance: Float, mean: Float, rows: Float, true_mean: Float, true_std: Float) -> tuple[Float, Float]:
+def condition_on_measurements(
+    covariance: Float, mean: Float, rows: Float, true_mean: Float, true_std: Float
+) -> tuple[Float, Float]:
     """A patch's covariance and mean corrected by what a BatchNormalization measured along the rows of a weight.
 
     With Y = W S W' and D the ratio of the measured to the derived deviation, ``S += K (D Y D - Y) K'`` and

@@ -29,39 +29,39 @@ def costliest(cost: Callable[[Sequence[int]], float], count: int, budget: float,
     """
     calls = 0
 
-    def measured(indices: Sequence[int]) -> float:
+    def cost_of(indices: Sequence[int]) -> float:
         nonlocal calls
         calls += 1
         return cost(indices)
 
     found: list[int] = []
-    parts = [(-measured(range(count)), 0, count)] if count else []
+    parts = [(-cost_of(range(count)), 0, count)] if count else []
     if not parts or -parts[0][0] <= budget:
         return Costliest(found, [])
     while parts and calls < most:
         _, low, high = heapq.heappop(parts)
         if high - low == 1:
             found.append(low)
-            if measured(_others(found, count)) <= budget:
+            if cost_of(_others(found, count)) <= budget:
                 return Costliest(found, [])
             continue
         middle = (low + high) // 2
         for a, b in ((low, middle), (middle, high)):
-            heapq.heappush(parts, (-measured(range(a, b)), a, b))
+            heapq.heappush(parts, (-cost_of(range(a, b)), a, b))
     parts.sort(key=lambda part: part[0] / (part[2] - part[1]))
     ordered = [list(range(low, high)) for _, low, high in parts]
 
-    def taken(first: int) -> Costliest:
+    def candidate(first: int) -> Costliest:
         return Costliest(found, ordered[:first])
 
     few, enough = 0, len(ordered)
     while few < enough:
         middle = (few + enough) // 2
-        if cost(_others(taken(middle).all, count)) <= budget:
+        if cost(_others(candidate(middle).all, count)) <= budget:
             enough = middle
         else:
             few = middle + 1
-    return taken(enough)
+    return candidate(enough)
 
 
 def _others(taken: Sequence[int], count: int) -> list[int]:

@@ -43,7 +43,7 @@ class PatchMoments(abc.ABC):
         """Whether both networks see the same inputs."""
 
     @abc.abstractmethod
-    def crossed(self, weight: Float32) -> Floating:
+    def cross_product(self, weight: Float32) -> Floating:
         """``W C`` with ``C = E[x x^']``: ``[groups, out/group, k]``."""
 
     @abc.abstractmethod
@@ -95,7 +95,7 @@ class SampledMoments(PatchMoments):
     def same(self) -> bool:
         return self.patches is self.patches_hat
 
-    def crossed(self, weight: Float32) -> Floating:
+    def cross_product(self, weight: Float32) -> Floating:
         outputs = self.patches @ weight.transpose(0, 2, 1)
         crossed: Floating = outputs.transpose(0, 2, 1) @ self.patches_hat
         return crossed / np.float32(self.patches.shape[1])
@@ -136,7 +136,7 @@ class GivenMoments(PatchMoments):
     def same(self) -> bool:
         return self.cross is self.hat
 
-    def crossed(self, weight: Float32) -> Floating:
+    def cross_product(self, weight: Float32) -> Floating:
         return weight.astype(np.float64) @ self.cross
 
     def cross_blocks(self, taps: int) -> Float:
@@ -230,7 +230,7 @@ def least_squares(weight: Float32, moments: PatchMoments, ridge: float = RIDGE) 
     # correction can be had in float32: its error is then a small part of the correction, not of W.
     precision: npt.DTypeLike = np.float32 if strength >= NARROW_RIDGE else np.float64
     held: Floating = moments.hat.astype(precision)
-    right: Floating = moments.crossed(weight).astype(precision) - weight.astype(precision) @ held
+    right: Floating = moments.cross_product(weight).astype(precision) - weight.astype(precision) @ held
     index = np.arange(k)
     held[:, index, index] += r.astype(precision)[:, None]
     correction = np.linalg.solve(held, right.transpose(0, 2, 1)).transpose(0, 2, 1)

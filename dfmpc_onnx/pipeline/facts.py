@@ -84,7 +84,7 @@ class Layers:
         return {layer.name: layer for layer in self.all}
 
     @property
-    def listed(self) -> tuple[Layer, ...]:
+    def with_nested(self) -> tuple[Layer, ...]:
         """What a user is shown: all, and the nested ones behind them."""
         return self.all + self.nested
 
@@ -124,7 +124,7 @@ class Pairs:
             found[pair.low] = (*found.get(pair.low, ()), pair)
         return found
 
-    def normalized(self) -> tuple[tuple[Pair, str], ...]:
+    def with_batch_norm(self) -> tuple[tuple[Pair, str], ...]:
         """The pairs with a BatchNormalization, and its name."""
         return tuple((pair, pair.batch_norm) for pair in self.pairs if pair.batch_norm is not None)
 

@@ -65,23 +65,23 @@ class Recipe(msgspec.Struct, frozen=True):
         return parse_activations(self.activations)
 
 
-def recorded(step: Step) -> object:
+def to_record(step: Step) -> object:
     """A step as JSON in a file's metadata: its name, or a mapping of the name to its options and fallback."""
-    options = {**step.options, **({"fallback": [recorded(s) for s in step.fallback]} if step.fallback else {})}
+    options = {**step.options, **({"fallback": [to_record(s) for s in step.fallback]} if step.fallback else {})}
     return {step.use: options} if options else step.use
 
 
 def recorded_steps(text: str) -> tuple[Step, ...]:
     """The steps that the metadata entry ``passes`` of a file states; ValueError where it is no such list."""
     items = msgspec.json.decode(text, type=list[str | dict[str, dict[str, object]]])
-    return tuple(_recorded(item) for item in items)
+    return tuple(_step_of_record(item) for item in items)
 
 
-def _recorded(item: str | Mapping[str, Mapping[str, object]]) -> Step:
+def _step_of_record(item: str | Mapping[str, Mapping[str, object]]) -> Step:
     ((use, stated),) = item.items() if isinstance(item, Mapping) else ((item, {}),)
     options = dict(stated)
     fallback = msgspec.convert(options.pop("fallback", []), list[str | dict[str, dict[str, object]]])
-    return Step(use, options, "metadata", tuple(_recorded(part) for part in fallback))
+    return Step(use, options, "metadata", tuple(_step_of_record(part) for part in fallback))
 
 
 def as_toml(recipe: Recipe) -> str:

@@ -147,7 +147,7 @@ class _Reader:
         except msgspec.ValidationError as error:
             key = named_key(error)
             raise RecipeError(explain(error, self._lines.key(key) if key else self._lines.at(1))) from None
-        found = self._extended(document) if isinstance(document, _Extension) else self._full(document)
+        found = self._extend(document) if isinstance(document, _Extension) else self._full(document)
         for key, check in (("weights", lambda: found.weight_bits), ("activations", lambda: found.activation_bits)):
             try:
                 check()
@@ -217,7 +217,7 @@ class _Reader:
             self._notes.append(f"{where}: pass {name} is called {current} now")
         return current
 
-    def _extended(self, document: _Extension) -> Recipe:
+    def _extend(self, document: _Extension) -> Recipe:
         base = self._base(document.extends)
         steps = list(base.steps)
         for name, options in document.passes.items():

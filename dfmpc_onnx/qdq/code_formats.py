@@ -148,11 +148,11 @@ def forms(kind: Kind, opset: int = NEWEST) -> tuple[Form, ...]:
             found.append(Form((Plane(2, encoding="trits"),)))
         for widths in SPLITS:
             if sum(widths) >= kind.bits:
-                found.extend(_encoded(widths))
+                found.extend(_encode(widths))
     return tuple(form for form in found if form == PLAIN or form.opset <= opset)
 
 
-def _encoded(widths: tuple[int, ...]) -> list[Form]:
+def _encode(widths: tuple[int, ...]) -> list[Form]:
     """The forms of one split: each plane by type, where there is one, or by table."""
     choices: list[list[Plane]] = []
     for i, (bits, shift) in enumerate(zip(widths, shifts(widths), strict=True)):

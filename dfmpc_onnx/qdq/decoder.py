@@ -57,7 +57,7 @@ class Decoder:
         if np.any(weight.zero_point):
             tensor = chain.add("Sub", np.float32, tensor, self._constant(f"{stem}.zero", weight.zero_point))
         chain.add("Mul", np.float32, tensor, self._constant(f"{stem}.scale", weight.scale))
-        return chain.emitted(form.bytes(weight.codes.size))
+        return chain.emit(form.bytes(weight.codes.size))
 
     def integer_form(self, weight: QuantizedWeight, form: Form, stem: str, axis: int) -> Emitted:
         """``codes in INT8, less their zero point -> DequantizeLinear(scale, 0)``; fuses to an integer kernel.
@@ -91,7 +91,7 @@ class Decoder:
             self._once("zp", np.zeros(flat.shape, np.int8)),
             attrs={"axis": axis} if per_axis else {},
         )
-        return chain.emitted(form.bytes(weight.codes.size))
+        return chain.emit(form.bytes(weight.codes.size))
 
     def _codes(self, chain: _Chain, weight: QuantizedWeight, form: Form, stem: str, kind: Number) -> gs.Tensor:
         """The codes as numbers of a kind: the sum of their planes."""
@@ -152,7 +152,7 @@ class _Chain:
     def cast(self, tensor: gs.Tensor, kind: Number) -> gs.Tensor:
         return tensor if tensor.dtype == kind else self.add("Cast", kind, tensor, attrs={"to": NUMBERS[kind]})
 
-    def emitted(self, size: int) -> Emitted:
+    def emit(self, size: int) -> Emitted:
         """The nodes and the tensor that the last of them makes."""
         for node in self.nodes[:-1]:
             node.outputs[0].dtype = None  # a declared type is a value_info: bytes for what inference finds anyhow

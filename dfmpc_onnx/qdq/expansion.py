@@ -15,7 +15,7 @@ from onnx import numpy_helper
 
 from dfmpc_onnx.errors import ModelError, shown
 from dfmpc_onnx.graph.exchange import lowest_ir_version
-from dfmpc_onnx.model.protos import every_node, needed, put_in, standard_opset
+from dfmpc_onnx.model.protos import every_node, nodes_behind, put_in, standard_opset
 from dfmpc_onnx.numerics.arrays import Array
 from dfmpc_onnx.qdq.code_formats import OLDEST_WITH_TABLES
 from dfmpc_onnx.qdq.decode_chains import DecodeChain, DecodeChains
@@ -55,7 +55,7 @@ def expand(model: onnx.ModelProto, label: str) -> Unpacked:
             "file is damaged"
         ) from None
     _drop_unread(graph)
-    return Unpacked(_lowered(result), tuple(layer for layer, _ in packed))
+    return Unpacked(_lower_opset(result), tuple(layer for layer, _ in packed))
 
 
 class _Fresh:
@@ -116,14 +116,14 @@ def _unpack(layer: str, chain: DecodeChain, fresh: _Fresh) -> None:
 
 def _drop_unread(graph: onnx.GraphProto) -> None:
     """Take off the nodes, initializers and shapes that no output depends on any more."""
-    nodes, read = needed(graph.node, (value.name for value in graph.output))
+    nodes, read = nodes_behind(graph.node, (value.name for value in graph.output))
     made = {name for node in nodes for name in node.output}
     put_in(graph.node, nodes)
     put_in(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in read])
     put_in(graph.value_info, [info for info in graph.value_info if info.name in made])
 
 
-def _lowered(model: onnx.ModelProto) -> onnx.ModelProto:
+def _lower_opset(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model in the lowest opset from 13 on that onnx converts it to, and the lowest IR version for that."""
     own = standard_opset(model)
     result = model

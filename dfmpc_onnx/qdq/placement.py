@@ -19,7 +19,7 @@ import onnx_graphsurgeon as gs
 from dfmpc_onnx.errors import Unknown, shown
 from dfmpc_onnx.graph.operators import averages, clip_bounds, keeps_scale, meaning_of, op_of
 from dfmpc_onnx.graph.query import (
-    captured,
+    captured_tensors,
     constant,
     consumers,
     is_output,
@@ -75,7 +75,7 @@ def _moved_inside(graph: gs.Graph) -> dict[str, str]:
     inside: dict[str, str] = {}
     for node in graph.nodes:
         bodies = [value for value in node.attrs.values() if isinstance(value, gs.Graph)]
-        inside.update((tensor.name, node.name) for body in bodies for tensor in captured(body))
+        inside.update((tensor.name, node.name) for body in bodies for tensor in captured_tensors(body))
     found: dict[str, str] = {}
     for node in reversed(graph.nodes) if inside else ():
         if not keeps_scale(node):

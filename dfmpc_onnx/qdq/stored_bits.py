@@ -109,9 +109,9 @@ class _Trace:
         if op not in STEPS or not node.input:
             return None
         stored = self.back(node.input[0], left - 1)
-        return self._reshaped(stored, node) if stored is not None and op == "Reshape" else stored
+        return self._reshape(stored, node) if stored is not None and op == "Reshape" else stored
 
-    def _reshaped(self, stored: _Stored, node: onnx.NodeProto) -> _Stored:
+    def _reshape(self, stored: _Stored, node: onnx.NodeProto) -> _Stored:
         """The same in the shape that a Reshape gives it, where that is constant and whole."""
         wanted = self._constants.get(node.input[1]) if len(node.input) > 1 else None
         if wanted is None or wanted.data_location == TensorProto.EXTERNAL or math.prod(wanted.dims) > 8:

@@ -262,7 +262,7 @@ class Rebuilder:
         layer = self._layers[node.name]
         if not self._options.recalibrate or shift_of is None or layer.batch_norm or layer.op == "MatMul":
             return None
-        if self._normalized(node):
+        if self._only_norms_read(node):
             return None
         shift = shift_of()
         old = constant(node.inputs[2]) if has_input(node, 2) else np.zeros(len(shift), np.float32)
@@ -301,7 +301,7 @@ class Rebuilder:
                     total[first : first + bias.size] = bias[: max(channels - first, 0)]
         return plain, hat
 
-    def _normalized(self, node: gs.Node) -> bool:
+    def _only_norms_read(self, node: gs.Node) -> bool:
         """Whether all that reads a layer's output are BatchNormalizations, which correct its mean themselves."""
         readings = channel_readings(self._graph, node.outputs[0])
         return not isinstance(readings, str) and all(
@@ -309,7 +309,7 @@ class Rebuilder:
             for reading in readings
         )
 
-    def measured(self, tensor: str, values: Float32) -> None:
+    def observe(self, tensor: str, values: Float32) -> None:
         low, high = measured_range(values)
         if np.isfinite(low) and np.isfinite(high):
             self.ranges[tensor] = (low, high)

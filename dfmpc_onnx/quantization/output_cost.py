@@ -71,7 +71,7 @@ class Scout(Rebuilder):
         share = measure.share(wanted * measure.signal)
         return from_rows(rows + noise * np.float32(wanted / np.sqrt(share)), layer) if share > 0 else None
 
-    def measured(self, tensor: str, values: Float32) -> None:
+    def observe(self, tensor: str, values: Float32) -> None:
         """Ranges are those of all images."""
 
 

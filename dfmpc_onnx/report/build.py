@@ -84,7 +84,7 @@ def _layer_reports(workspace: Workspace) -> tuple[LayerReport, ...]:
     packed = widths.bits if (widths := workspace.find(Packed)) else {}
     integer = placed.integer if (placed := workspace.find(Placement)) else frozenset()
     rows = []
-    for layer in layers.listed:
+    for layer in layers.with_nested:
         bits = plan.layers[layer.name]
         weight = codes.get(layer.name)
         rows.append(

@@ -33,7 +33,7 @@ def inspection_table(found: Inspection, console: Console) -> None:
     console.print(*plain(f"inputs {'; '.join(found.inputs)}"))
     console.print(*plain(f"outputs {'; '.join(found.outputs)}"), end="\n\n")
     if found.quantized_layers:
-        _quantized(found, console)
+        _quantized_table(found, console)
     elif found.layers:
         _forecasts(found, console)
         _layers(found, console)
@@ -44,9 +44,9 @@ def inspection_table(found: Inspection, console: Console) -> None:
         console.print(figures(list(_census_rows(found.census))))
 
 
-def _quantized(found: Inspection, console: Console) -> None:
+def _quantized_table(found: Inspection, console: Console) -> None:
     """How a quantized file was made, and its layers."""
-    made = list(_made(found.metadata))
+    made = list(_origin_rows(found.metadata))
     if made:
         console.print(figures(made))
         console.print(Text("(--json has the seed, the versions and the sha256 of the float model, too)\n"))
@@ -58,7 +58,8 @@ def _quantized(found: Inspection, console: Console) -> None:
         counts += f"; {sum(layer.integer is True for layer in layers)} layers compute in integers"
     console.print(*plain(counts), end="\n\n")
     rows = [
-        (layer.name, layer.op, "x".join(map(str, layer.shape)), _stored(layer), _computes(layer)) for layer in layers
+        (layer.name, layer.op, "x".join(map(str, layer.shape)), _stored_text(layer), _computes(layer))
+        for layer in layers
     ]
     listing(console, ("layer", "op", "weight", "stored bits", "computes in"), rows, right=("stored bits",))
     left = sum(layer.refused is None for layer in found.layers)
@@ -66,7 +67,7 @@ def _quantized(found: Inspection, console: Console) -> None:
         console.print(Text(f"\n{left} layers are float and can be quantized; what is quantized would stay as it is"))
 
 
-def _made(metadata: dict[str, str]) -> Iterator[tuple[str, str]]:
+def _origin_rows(metadata: dict[str, str]) -> Iterator[tuple[str, str]]:
     """What `quantize` wrote into the file, in words, but for what only serves to make it again."""
     stated = ", ".join(
         f"{word}{metadata[key]}"
@@ -93,7 +94,7 @@ def _made(metadata: dict[str, str]) -> Iterator[tuple[str, str]]:
         yield "expanded", "yes: plain int8 weights"
 
 
-def _stored(layer: QuantizedLayer) -> str:
+def _stored_text(layer: QuantizedLayer) -> str:
     return f"{layer.stored_bits:g}" if layer.coded else "float"
 
 

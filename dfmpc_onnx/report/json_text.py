@@ -18,14 +18,14 @@ def as_json(data: msgspec.Struct, **extra: object) -> str:
     """
     fields: dict[str, Any] = msgspec.to_builtins(data)
     text = msgspec.json.format(msgspec.json.encode({**fields, **extra}), indent=2).decode()
-    return _UNUSUAL.sub(lambda found: "".join(_escaped(c) for c in found[0]), text)
+    return _UNUSUAL.sub(lambda found: "".join(_escape(c) for c in found[0]), text)
 
 
 # What JSON lets stand as it is: line breaks appear between fields only, where they are meant.
 _UNUSUAL = re.compile(r"[^\n -~]+")
 
 
-def _escaped(character: str) -> str:
+def _escape(character: str) -> str:
     units = character.encode("utf-16-be")
     return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
 

@@ -47,13 +47,13 @@ class NodeRunner:
     def _load(self, feeds: dict[str, npt.NDArray[np.generic]]) -> Session:
         model = to_model(self._graph)
         for name, value in feeds.items():
-            model.graph.input.append(_described(name, value))
+            model.graph.input.append(_value_info(name, value))
         for name in self._outputs:
             model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
         return Session(model, label=describe(self._node))
 
 
-def _described(name: str, value: object) -> onnx.ValueInfoProto:
+def _value_info(name: str, value: object) -> onnx.ValueInfoProto:
     """An input that a value can be fed to: a tensor, a sequence of tensors, or an optional one that is not there."""
     if isinstance(value, np.ndarray):
         kind = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)

@@ -66,7 +66,7 @@ class Session:
         profile: pathlib.Path | None = None,
         threads: int | None = None,
     ) -> None:
-        """profile: where to write a profile of the runs to, for `profiled`. threads: how many it may take; None:
+        """profile: where to write a profile of the runs to, for `profile_counts`. threads: how many it may take; None:
         as many as the call around asks for (`runtime.threads`), or as the machine has.
         """
         onnxruntime = require()
@@ -123,7 +123,7 @@ class Session:
             raise ModelError(f"{self.label}: onnxruntime cannot run it ({_cause(error)})") from None
         return results
 
-    def profiled(self) -> dict[str, int]:
+    def profile_counts(self) -> dict[str, int]:
         """How many nodes each provider has run since the session was made with a profile, by provider; once."""
         events = json.loads(pathlib.Path(self._session.end_profiling()).read_text())
         ran = {(e["name"], e["args"]["provider"]) for e in events if e.get("args", {}).get("provider")}
@@ -177,7 +177,7 @@ def _with_helpers(provider: str, known: Mapping[str, str]) -> list[str]:
     return [provider, helper] if provider.startswith("Tensorrt") and helper in known.values() else [provider]
 
 
-def optimized(model: Loadable, label: str = "the model") -> onnx.ModelProto:
+def optimized_model(model: Loadable, label: str = "the model") -> onnx.ModelProto:
     """The model as onnxruntime rewrites it for its CPU provider before it lays tensors out for this very processor.
 
     Raises ModelError where it cannot be loaded, or is too large for onnxruntime to write.
@@ -202,11 +202,11 @@ def optimized(model: Loadable, label: str = "the model") -> onnx.ModelProto:
 def _loadable(model: Loadable, stack: contextlib.ExitStack) -> Any:
     """A model as onnxruntime takes it."""
     if isinstance(model, onnx.ModelProto):
-        return _serialized(model, stack)
+        return _serialize(model, stack)
     return str(pathlib.Path(model)) if isinstance(model, os.PathLike) else model
 
 
-def _serialized(model: onnx.ModelProto, stack: contextlib.ExitStack) -> bytes | str:
+def _serialize(model: onnx.ModelProto, stack: contextlib.ExitStack) -> bytes | str:
     """What a session can be made of: the model's bytes, or where protobuf cannot hold them the path of a file."""
     if size_of(model) < EXTERNAL_LIMIT:
         content: bytes = model.SerializeToString()

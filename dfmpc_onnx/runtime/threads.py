@@ -46,7 +46,7 @@ def thread_count() -> int | None:
 
 
 @contextlib.contextmanager
-def limited(threads: int | None) -> Iterator[None]:
+def limit_threads(threads: int | None) -> Iterator[None]:
     """Within the block sessions and BLAS take so many threads; 0: as many as the machine has; None: as around it."""
     threads = check_threads(threads)
     if threads is None:
@@ -54,7 +54,7 @@ def limited(threads: int | None) -> Iterator[None]:
         return
     token = _ASKED.set(threads)
     try:
-        with blas_limited(threads) if threads else contextlib.nullcontext():
+        with limit_blas(threads) if threads else contextlib.nullcontext():
             yield
     finally:
         _ASKED.reset(token)
@@ -66,7 +66,7 @@ def takes_threads(call: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(call)
     def within(*args: P.args, **kwargs: P.kwargs) -> R:
         threads: Any = kwargs.get("threads")
-        with limited(threads):
+        with limit_threads(threads):
             return call(*args, **kwargs)
 
     return within
@@ -105,7 +105,7 @@ _POOLS = _Pools()
 
 
 @contextlib.contextmanager
-def blas_limited(limit: int) -> Iterator[None]:
+def limit_blas(limit: int) -> Iterator[None]:
     """Within the block BLAS takes at most so many threads, in the whole process; the smallest of such limits holds."""
     _POOLS.enter(limit)
     try:

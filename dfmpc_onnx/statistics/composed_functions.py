@@ -29,12 +29,12 @@ class Composed(NamedTuple):
     function: Callable[[Float], Float]
 
 
-def composed(node: gs.Node, found: Mapping[str, Composed]) -> Composed | None:
+def compose(node: gs.Node, found: Mapping[str, Composed]) -> Composed | None:
     """What a node's output is a function of; None where it is none of one tensor. found: by tensor name, so far."""
     if len(node.outputs) != 1:
         return None
     if op_of(node) in BINARY and len(node.inputs) == 2:
-        return _joined(node, found)
+        return _join(node, found)
     function = activation(node)
     if function is None:
         return None
@@ -65,7 +65,7 @@ def _of(tensor: gs.Tensor, found: Mapping[str, Composed]) -> Composed:
     return found.get(tensor.name, Composed(tensor.name, lambda x: x))
 
 
-def _joined(node: gs.Node, found: Mapping[str, Composed]) -> Composed | None:
+def _join(node: gs.Node, found: Mapping[str, Composed]) -> Composed | None:
     """A sum, difference or product of two functions of one tensor, or of one and a number."""
     join = BINARY[op_of(node)]
     numbers = [constant(tensor) for tensor in node.inputs]

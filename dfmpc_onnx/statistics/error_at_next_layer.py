@@ -60,7 +60,7 @@ def next_input(graph: gs.Graph, node: gs.Node, mean: Float, variance: Float, kno
     tensor, error = node.outputs[0], variance.copy()
     while not is_output(graph, tensor):
         readers = consumers(tensor)
-        gate = _gated(readers, tensor)
+        gate = _gate_function(readers, tensor)
         if gate is None and len(readers) != 1:
             break
         reader = readers[0] if gate is None else gate[0]
@@ -82,7 +82,7 @@ def next_input(graph: gs.Graph, node: gs.Node, mean: Float, variance: Float, kno
     return NextInput(error, variance, not is_output(graph, tensor) and any(is_weighted(r) for r in readers))
 
 
-def _gated(readers: list[gs.Node], tensor: gs.Tensor) -> tuple[gs.Node, Function] | None:
+def _gate_function(readers: list[gs.Node], tensor: gs.Tensor) -> tuple[gs.Node, Function] | None:
     """The Mul of ``x * gate(x)`` and that function, where nothing else reads x."""
     if len(readers) != 2:
         return None

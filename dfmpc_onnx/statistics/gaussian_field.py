@@ -136,7 +136,7 @@ class Kernels:
         mapped = lg.apply_both(lg.to_spectrum(lags), lg.kernel_spectrum(self._weights, grid, self._dilations))
         return lg.decimate(lg.to_lags(mapped, grid), strides)
 
-    def left(self, spectrum: lg.Spectrum, grid: Pair, step: int) -> lg.Spectrum:
+    def left_product(self, spectrum: lg.Spectrum, grid: Pair, step: int) -> lg.Spectrum:
         """The covariance of the output with another tensor, whose grid is finer by `step`."""
         spread = (self._dilations[0] * step, self._dilations[1] * step)
         if self._taps is not None:
@@ -156,7 +156,7 @@ def _dense(weight: npt.NDArray[np.float32], groups: int, channels: int) -> npt.N
     return dense
 
 
-def check_fed(node: gs.Node, x: Field, weight: npt.NDArray[np.float32]) -> None:
+def check_input_channels(node: gs.Node, x: Field, weight: npt.NDArray[np.float32]) -> None:
     """Raise Unknown where a layer does not read the channels of a field, or is no layer of maps."""
     planar(node)
     if op_of(node) == "MatMul" and not x.flat:

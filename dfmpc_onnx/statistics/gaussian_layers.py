@@ -25,7 +25,10 @@ def patch_moments(graph: gs.Graph, node: gs.Node, x: Field, weight: npt.NDArray[
     groups = int(node.attrs.get("group", 1)) if op_of(node) == "Conv" else 1
     kernel, _, dilations = planar(node)
     per_group = x.channels // groups
-    measured, seen = _measured(graph, node), taps_seen(node, x.size) if op_of(node) == "Conv" else np.ones((1, 1), bool)
+    measured, seen = (
+        _norm_measurement(graph, node),
+        taps_seen(node, x.size) if op_of(node) == "Conv" else np.ones((1, 1), bool),
+    )
     found = []
     for group in range(groups):
         own = np.arange(group * per_group, (group + 1) * per_group)
@@ -40,7 +43,9 @@ def patch_moments(graph: gs.Graph, node: gs.Node, x: Field, weight: npt.NDArray[
             rows = weight[outputs].reshape(-1, len(mean) // 2).astype(np.float64)
             if len(rows) < per_group * seen.sum():  # more outputs than inputs cannot all be met
                 padded = np.concatenate([rows, np.zeros_like(rows)], axis=1)
-                covariance, mean = gp.measured(covariance, mean, padded, *(v[outputs] for v in measured))
+                covariance, mean = gp.condition_on_measurements(
+                    covariance, mean, padded, *(v[outputs] for v in measured)
+                )
         found.append((covariance, mean))
     k = len(found[0][1]) // 2
     covariances, means = np.stack([c for c, _ in found]), np.stack([m for _, m in found])
@@ -58,17 +63,17 @@ def patch_moments(graph: gs.Graph, node: gs.Node, x: Field, weight: npt.NDArray[
 
 def anchor_mean(graph: gs.Graph, node: gs.Node, x: Field, weight: npt.NDArray[np.float32]) -> Field:
     """A layer's input with the mean that its BatchNormalization saw behind it: what rounding shifts hangs on it."""
-    measured = _measured(graph, node)
+    measured = _norm_measurement(graph, node)
     groups = int(node.attrs.get("group", 1)) if op_of(node) == "Conv" else 1
     if measured is None or groups != 1 or len(weight) >= x.channels:
         return x
     rows = within_map(node, weight, x.size).sum(axis=(2, 3), dtype=np.float64)
     padded = np.concatenate([rows, np.zeros_like(rows)], axis=1)
-    _, mean = gp.measured(x.lags[0, 0].astype(np.float64), x.mean, padded, *measured)
+    _, mean = gp.condition_on_measurements(x.lags[0, 0].astype(np.float64), x.mean, padded, *measured)
     return dataclasses.replace(x, mean=mean)
 
 
-def _measured(graph: gs.Graph, node: gs.Node) -> tuple[Float, Float] | None:
+def _norm_measurement(graph: gs.Graph, node: gs.Node) -> tuple[Float, Float] | None:
     """Mean and deviation of a Conv's outputs without its bias, as a BatchNormalization behind it has them.
 
     Where several read it, through Concats, they have measured the same; the first is taken.

@@ -35,9 +35,9 @@ from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
 from dfmpc_onnx.numerics.least_squares import PatchMoments
 from dfmpc_onnx.numerics.moments import MeanVariance
 from dfmpc_onnx.numerics.output_loss import OutputLoss
-from dfmpc_onnx.runtime.threads import blas_limited
+from dfmpc_onnx.runtime.threads import limit_blas
 from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics
-from dfmpc_onnx.statistics.gaussian_field import Cross, Field, Kernels, check_fed, places
+from dfmpc_onnx.statistics.gaussian_field import Cross, Field, Kernels, check_input_channels, places
 from dfmpc_onnx.statistics.gaussian_layers import anchor_mean, patch_moments
 from dfmpc_onnx.statistics.independent_moments import input_moments
 from dfmpc_onnx.statistics.lag_windows import Windows
@@ -78,14 +78,14 @@ class GaussianStreams:
         try:
             # Threads would wait for each other at every one, and far longer on a busy machine.
             with (
-                blas_limited(1),
+                limit_blas(1),
                 np.errstate(over="raise", invalid="raise", divide="raise"),
             ):
                 yield
         except FloatingPointError as error:
             raise Unknown(f"covariances that are no numbers in float32: {error}") from None
 
-    def advanced(self, node: gs.Node) -> None:
+    def advance(self, node: gs.Node) -> None:
         """Covariances with what is no longer read are dropped; raises Unknown where too many are left."""
         name = node.outputs[0].name
         if name in self.live:
@@ -114,7 +114,7 @@ class GaussianStreams:
         x = self._field(node, 0)
         if op_of(node) == "ConvTranspose":
             raise Unknown(f"no rule for {node.op}")
-        check_fed(node, x, _weight(node))  # before the visitor measures what is not there
+        check_input_channels(node, x, _weight(node))  # before the visitor measures what is not there
 
     def layer(self, node: gs.Node, weight: Array, weight_hat: Float32 | None) -> Field:
         plain = np.asarray(weight, np.float32)
@@ -148,7 +148,7 @@ class GaussianStreams:
         if values is None:
             raise Unknown("its weight is computed")
         weight = np.asarray(values, np.float32)
-        check_fed(node, x, weight)
+        check_input_channels(node, x, weight)
         plain, hat = (within_map(node, weight if given is None else given, x.size) for given in (plain, hat))
         kernels = Kernels(node, plain, hat, x.channels)
         mean = kernels.mean(x.mean)
@@ -165,7 +165,7 @@ class GaussianStreams:
         stride = x.stride * strides[0]
         others = {}
         for name, cross in self._neighbours(node, x).items():
-            left = kernels.left(cross.spectrum, cross.grid, x.stride // cross.step)
+            left = kernels.left_product(cross.spectrum, cross.grid, x.stride // cross.step)
             moved = dataclasses.replace(cross, spectrum=left)
             others[name] = moved.coarser(min(stride, self.live[name].stride))
         return Field(mean, own, size, stride, others, x.flat)
@@ -184,14 +184,14 @@ class GaussianStreams:
 
     def affine(self, node: gs.Node, plain: Affine, hat: Affine) -> Field:
         factor, offset = (np.concatenate(parts) for parts in zip(plain, hat, strict=True))
-        return self._scaled(node, self._field(node, 0), factor, offset)
+        return self._scale(node, self._field(node, 0), factor, offset)
 
     def _even(self, node: gs.Node, x: Field, strides: tuple[int, int]) -> None:
         """Covariances with other tensors have one stride for both directions."""
         if strides[0] != strides[1] and self._neighbours(node, x):
             raise Unknown("beside branches, a stride that differs along height and width")
 
-    def _scaled(self, node: gs.Node, x: Field, factor: Float, offset: Float, index: int = 0) -> Field:
+    def _scale(self, node: gs.Node, x: Field, factor: Float, offset: Float, index: int = 0) -> Field:
         gain = factor.astype(np.float32)
         others = {name: cross.scaled(gain) for name, cross in self._neighbours(node, x, index).items()}
         return dataclasses.replace(
@@ -224,16 +224,16 @@ class GaussianStreams:
         x = self._field(node, 0)
         function = elementwise(node)
         if is_clip(node):
-            return self._activated(node, x, gp.clip_activation(x.mean, x.variance, *clip_bounds(node)))
+            return self._activation(node, x, gp.clip_activation(x.mean, x.variance, *clip_bounds(node)))
         if function is not None:
-            return self._activated(node, x, gp.function_activation(x.mean, x.variance, function))
+            return self._activation(node, x, gp.function_activation(x.mean, x.variance, function))
         if op_of(node) == "GlobalAveragePool" or (op_of(node) == "ReduceMean" and averages_space(node)):
             flat = op_of(node) == "ReduceMean" and not node.attrs.get("keepdims", 1)
-            return dataclasses.replace(self._pooled(x), flat=flat)
+            return dataclasses.replace(self._average_over_map(x), flat=flat)
         if op_of(node) == "AveragePool" and tuple(node.attrs.get("kernel_shape", ())) == x.size:
-            return self._pooled(x)
+            return self._average_over_map(x)
         if op_of(node) in ("MaxPool", "AveragePool", "Slice"):
-            return self._thinned(node, x)
+            return self._decimate(node, x)
         if op_of(node) == "Pad":
             return self._pad(node)
         if op_of(node) == "Flatten":
@@ -246,17 +246,17 @@ class GaussianStreams:
             return x
         raise Unknown(f"no rule for {op_of(node)}")
 
-    def _activated(self, node: gs.Node, x: Field, activation: gp.Activation) -> Field:
+    def _activation(self, node: gs.Node, x: Field, activation: gp.Activation) -> Field:
         lags = gp.activate(x.lags, x.variance, activation, x.channels)
         gain = activation.gain.astype(np.float32)
         others = {name: cross.scaled(gain) for name, cross in self._neighbours(node, x).items()}
         return dataclasses.replace(x, mean=activation.mean, lags=lags, others=others)
 
     @staticmethod
-    def _pooled(x: Field) -> Field:
+    def _average_over_map(x: Field) -> Field:
         return Field(x.mean, lg.spatial_mean(x.lags, x.size)[None, None], (1, 1), x.stride, {})
 
-    def _thinned(self, node: gs.Node, x: Field) -> Field:
+    def _decimate(self, node: gs.Node, x: Field) -> Field:
         """Pooling over windows, or every n-th pixel. The largest of a window is taken as any one of it."""
         steps = steps_of(node)
         # A Slice is one for each direction, as exporters write x[:, :, ::2, ::2]; the second makes it even.
@@ -305,7 +305,7 @@ class GaussianStreams:
             factor, offset = 1.0 / constant_of, zero
         else:
             raise Unknown("a division by what is not constant")
-        return self._scaled(node, x, np.tile(factor, 2), np.tile(offset, 2), 1 - index)
+        return self._scale(node, x, np.tile(factor, 2), np.tile(offset, 2), 1 - index)
 
     def _sum(self, node: gs.Node) -> Field:
         a, b = self._field(node, 0), self._field(node, 1)
@@ -315,7 +315,7 @@ class GaussianStreams:
         if a.size == (1, 1) and second not in a.others and first not in b.others:
             raise Unknown("a sum of averages, whose covariance is not followed")
         if first == second:
-            return self._scaled(node, a, np.full(2 * a.channels, 2.0), np.zeros(2 * a.channels))
+            return self._scale(node, a, np.full(2 * a.channels, 2.0), np.zeros(2 * a.channels))
         side = self._windows.side(node.outputs[0].name, a.size, a.channels)
         lags = lg.window(a.lags, *side) + lg.window(b.lags, *side)
         between = self._between(first, second, side)

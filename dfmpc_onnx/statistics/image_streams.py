@@ -158,7 +158,7 @@ class ImageStreams:
         floats = isinstance(x, np.ndarray) and x.dtype == np.float32 and x.size
         return np.asarray(x, np.float32) if floats else None
 
-    def advanced(self, node: gs.Node) -> None: ...
+    def advance(self, node: gs.Node) -> None: ...
 
     def losses(self) -> list[OutputLoss]:
         """What the quantized network has lost of each output that holds finite numbers."""

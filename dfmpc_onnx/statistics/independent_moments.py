@@ -34,7 +34,7 @@ from dfmpc_onnx.numerics.moments import (
     leaky_gaussian,
     linear_moments,
 )
-from dfmpc_onnx.statistics.composed_functions import BINARY, Composed, composed, moments_of
+from dfmpc_onnx.statistics.composed_functions import BINARY, Composed, compose, moments_of
 
 NOT_NEEDED = "not needed: the BatchNormalization behind it is exact"
 
@@ -84,7 +84,7 @@ def _dependent(
 
     result: by the node's rule, which takes operands as independent, and whose bounds hold.
     """
-    function = composed(node, functions)
+    function = compose(node, functions)
     if function is None or function.source not in known:
         return result
     functions[node.outputs[0].name] = function
@@ -133,7 +133,7 @@ def _first(inputs: Sequence[ChannelMoments | None]) -> ChannelMoments:
     return inputs[0]
 
 
-def _unbounded(mean: Float, variance: Float) -> ChannelMoments:
+def _without_bounds(mean: Float, variance: Float) -> ChannelMoments:
     return ChannelMoments(mean, variance, np.full_like(mean, -np.inf), np.full_like(mean, np.inf))
 
 
@@ -167,7 +167,7 @@ def conv_moments(weight: np.ndarray, groups: int, x: ChannelMoments, bias: Float
     if groups > 1:
         index = np.arange(out)[:, None] // (out // groups) * per_group + np.arange(per_group)
         mean, variance = mean[index], variance[index]
-    return _unbounded(*linear_moments(rows, mean, variance, bias))
+    return _without_bounds(*linear_moments(rows, mean, variance, bias))
 
 
 def _gemm(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMoments:
@@ -186,7 +186,7 @@ def _gemm(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMome
     # A flattened map: each channel stands for a run of `width / channels` columns.
     rows = np.asarray(weight, np.float32).reshape(out, len(x.mean), -1)
     bias = _bias(node, 2, out) * beta if op_of(node) == "Gemm" else 0.0
-    return _unbounded(*linear_moments(np.float32(alpha) * rows, x.mean, x.variance, bias))
+    return _without_bounds(*linear_moments(np.float32(alpha) * rows, x.mean, x.variance, bias))
 
 
 def _batch_norm(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMoments:
@@ -196,7 +196,7 @@ def _batch_norm(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> Chann
     variance = norm.output_variance
     x = inputs[0]
     if x is None or len(x.low) != len(norm.gamma):
-        return _unbounded(norm.beta, variance)
+        return _without_bounds(norm.beta, variance)
     with np.errstate(invalid="ignore"):  # a gamma of 0 by an infinite bound
         ends = np.stack([norm.factor * bound + norm.beta - norm.factor * norm.mean for bound in (x.low, x.high)])
     dead = norm.factor == 0
@@ -272,10 +272,12 @@ def _pad(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMomen
     low = np.minimum(x.low, fill) if spatial else x.low
     high = np.maximum(x.high, fill) if spatial else x.high
 
-    def padded(values: Float, filler: float) -> Float:
+    def pad_values(values: Float, filler: float) -> Float:
         return np.concatenate([np.full(before, filler), values, np.full(after, filler)])
 
-    return ChannelMoments(padded(x.mean, fill), padded(x.variance, 0.0), padded(low, fill), padded(high, fill))
+    return ChannelMoments(
+        pad_values(x.mean, fill), pad_values(x.variance, 0.0), pad_values(low, fill), pad_values(high, fill)
+    )
 
 
 def _slice(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMoments:

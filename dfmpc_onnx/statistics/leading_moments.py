@@ -74,13 +74,13 @@ class _Pictures:
                         dim.dim_param = f"free_{index}"
         try:
             self._session = Session(free)
-            self._feeds = self._painted(free_size=True)
+            self._feeds = self._paint_pixels(free_size=True)
             self.run(Preprocess.parse(NEUTRAL))
         except ModelError:
             self._session = Session(model)
-            self._feeds = self._painted(free_size=False)
+            self._feeds = self._paint_pixels(free_size=False)
 
-    def _painted(self, *, free_size: bool) -> dict[str, npt.NDArray[np.generic]]:
+    def _paint_pixels(self, *, free_size: bool) -> dict[str, npt.NDArray[np.generic]]:
         """Pixels ``[n, height, width, channels]`` for pictures, and what any other input gets."""
         feeds: dict[str, npt.NDArray[np.generic]] = {}
         for spec in self._inputs:
@@ -140,7 +140,7 @@ class _Watcher:
     def batch_norm(self, node: gs.Node, norm: BatchNormParameters, statistics: ChannelStatistics) -> None:
         self.moments[node.outputs[0].name] = statistics.mean, statistics.variance
 
-    def measured(self, tensor: str, values: npt.NDArray[np.float32]) -> None: ...
+    def observe(self, tensor: str, values: npt.NDArray[np.float32]) -> None: ...
 
 
 def by_covariances(found: FirstNorms, inputs: InputSpecs) -> Predictor:

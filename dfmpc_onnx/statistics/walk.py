@@ -74,7 +74,7 @@ class Visitor(Protocol):
     ) -> BatchNormUpdate | None:
         """What the quantized network continues with behind a BatchNormalization of these parameters."""
 
-    def measured(self, tensor: str, values: Float32) -> None:
+    def observe(self, tensor: str, values: Float32) -> None:
         """The values of a tensor in the float network, from an engine that has values."""
 
 
@@ -170,7 +170,7 @@ class Engine(Protocol[Value]):
     def values(self, output: Value) -> Float32 | None:
         """A tensor's values in the float network, to be measured; None where there are none."""
 
-    def advanced(self, node: gs.Node) -> None:
+    def advance(self, node: gs.Node) -> None:
         """A node has run, and what it was the last to read is forgotten."""
 
     def losses(self) -> list[OutputLoss]:
@@ -226,7 +226,7 @@ def walk(
                 outputs = steps.other(node)
             engine.live.keep(node, outputs)
             engine.live.forget(node)
-            engine.advanced(node)
+            engine.advance(node)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,7 +278,7 @@ class _Steps(Generic[Value]):
     def _measure(self, node: gs.Node, output: Value) -> None:
         values = self.engine.values(output)
         if values is not None:
-            self.visitor.measured(outputs_of(node)[0].name, values)
+            self.visitor.observe(outputs_of(node)[0].name, values)
 
 
 def outputs_of(node: gs.Node) -> list[gs.Tensor]:

@@ -52,18 +52,18 @@ class AssignBits(Pass[AssignBitsOptions]):
         if not workspace.settings.weights.auto and workspace.settings.weights.paired:
             sizes = {layer.name: layer.size for layer in layers.quantizable}
             least = self.options.least * sum(sizes.values()) / max(len(sizes), 1)
-            fit = set(pairs.by_low() if self.options.folded == "low" else (p.low for p, _ in pairs.normalized()))
+            fit = set(pairs.by_low() if self.options.folded == "low" else (p.low for p, _ in pairs.with_batch_norm()))
             low = {name for name in fit if sizes.get(name, 0) >= least}
             # One huge classifier makes every Conv small; then the share says nothing, and all pairs are low.
             low = low or {name for name in fit if name in sizes}
             small, folded = fit - low, set(pairs.by_low()) - fit
         plan: dict[str, LayerBits] = {}
         used: set[LayerOverride] = set()
-        for layer in layers.listed:
+        for layer in layers.with_nested:
             plan[layer.name] = self._bits(workspace, layer, _half(layer.name, low, small, folded), used)
         unused = [item for item in workspace.settings.layers if item not in used]
         if unused:
-            names = ", ".join(shown(layer.name) for layer in layers.listed[:3])
+            names = ", ".join(shown(layer.name) for layer in layers.with_nested[:3])
             raise OptionError(f"layer '{shown(str(unused[0]))}': no layer has such a name; the first are {names}")
         workspace.put(BitPlan(plan))
         rewrites = tuple(
@@ -76,7 +76,7 @@ class AssignBits(Pass[AssignBitsOptions]):
         skipped = [item for item in used if all(plan[n].bits == FLOAT for n in plan if item.matches(n))]
         skipped = [item for item in skipped if item.bits != FLOAT]
         if not layers.quantizable:
-            why = layers.listed[0].refused if layers.listed else "there is no layer"
+            why = layers.with_nested[0].refused if layers.with_nested else "there is no layer"
             warnings = (f"nothing is quantized: {why}",)
         elif skipped:
             listed = ", ".join(str(item) for item in sorted(skipped, key=str))
@@ -99,7 +99,7 @@ class AssignBits(Pass[AssignBitsOptions]):
         if chosen is not None:
             if chosen.bits == FLOAT:
                 return LayerBits(FLOAT, "float", "as asked with --layer", "asked-for-float")
-            return LayerBits(chosen.bits, "low" if low else _asked(chosen.bits), "as asked with --layer")
+            return LayerBits(chosen.bits, "low" if low else _role_of_override(chosen.bits), "as asked with --layer")
         weights = workspace.settings.weights
         if low:
             return LayerBits(weights.low, "low", "low half of a pair")
@@ -129,7 +129,7 @@ def _role(bits: BitWidth) -> Literal["high", "8-bit"]:
     return "8-bit" if bits == 8 else "high"
 
 
-def _asked(bits: BitWidth) -> Literal["low", "high", "8-bit"]:
+def _role_of_override(bits: BitWidth) -> Literal["low", "high", "8-bit"]:
     """What a layer of a width of its own is called: low up to 3 bits, as where a recipe chooses; then it is repaired
     where it can be. One width for all layers makes none of them low."""
     return "low" if bits == TERNARY or int(bits) <= 3 else _role(bits)

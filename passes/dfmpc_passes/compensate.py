@@ -53,7 +53,7 @@ class Compensate(Pass[CompensateOptions]):
         rewrites = []
         by_low = workspace.get(Pairs).by_low()
         products: dict[str, Products] = {}
-        for pair, name in workspace.get(Pairs).normalized():
+        for pair, name in workspace.get(Pairs).with_batch_norm():
             if pair.low not in originals:
                 continue
             low, batch_norm = nodes[pair.low], nodes[name]

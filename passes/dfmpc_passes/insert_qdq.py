@@ -85,7 +85,9 @@ class InsertQDQ(Pass[NoOptions]):
         biases, float_biases = _quantize_biases(graph, layers, with_bias - unfit, codes, parameters, names)
         integer = sites.layers - unfit - set(float_biases)
         own = {id(node) for node in graph.nodes if dequantizes(node)}
-        _insert(graph, {name: p for name, p in parameters.items() if not _quantized(graph, name, given)}, names)
+        _insert(
+            graph, {name: p for name, p in parameters.items() if not _is_quantized_outside(graph, name, given)}, names
+        )
         insert(graph, before=biases)
         if target.between:
             _pad_codes(graph)
@@ -131,7 +133,7 @@ def quantized_before(graph: gs.Graph) -> Parameters:
     return found
 
 
-def _quantized(graph: gs.Graph, name: str, given: Parameters) -> bool:
+def _is_quantized_outside(graph: gs.Graph, name: str, given: Parameters) -> bool:
     """Whether a tensor comes from a DequantizeLinear of the model's own, or goes to nothing but a QuantizeLinear."""
     tensor = graph.tensors()[name]
     readers = consumers(tensor)

@@ -83,22 +83,24 @@ class KeepActivationsFloat(Pass[KeepActivationsFloatOptions]):
             return PassResult(self.name, refusals=(Refusal("model", unknown, "outputs-not-comparable"),))
         known: dict[frozenset[int], OutputLoss] = {}
 
-        def lost(chosen: Sequence[int]) -> OutputLoss:
+        def loss_of(chosen: Sequence[int]) -> OutputLoss:
             key = frozenset(chosen)
             if key not in known:
-                known[key] = max(network.lost(chosen), key=_weighed)
+                known[key] = max(network.losses(chosen), key=_budget_share)
             return known[key]
 
-        before = lost(range(len(groups)))
-        found = costliest(lambda chosen: _weighed(lost(chosen)), len(groups), self.options.budget, MOST_RUNS)
+        before = loss_of(range(len(groups)))
+        found = costliest(lambda chosen: _budget_share(loss_of(chosen)), len(groups), self.options.budget, MOST_RUNS)
         names, taken = list(groups), set(found.all)
-        after = lost([i for i in range(len(groups)) if i not in taken])
+        after = loss_of([i for i in range(len(groups)) if i not in taken])
         kept: dict[str, str] = {}
         for index in found.singly:
-            why = f"8 bits of '{shown(names[index])}' cost {100 * lost([index]).share_of_variance:.2g} % of the output"
+            why = (
+                f"8 bits of '{shown(names[index])}' cost {100 * loss_of([index]).share_of_variance:.2g} % of the output"
+            )
             kept.update(dict.fromkeys(groups[names[index]], why))
         for part in found.together:
-            share = f"{100 * lost(part).share_of_variance:.2g} %"
+            share = f"{100 * loss_of(part).share_of_variance:.2g} %"
             cost = f"8 bits of {len(part)} activations around it cost {share} of the output"
             why = f"{cost}, and the search for those that matter was cut short"
             kept.update(dict.fromkeys((name for index in part for name in groups[names[index]]), why))
@@ -113,6 +115,6 @@ class KeepActivationsFloat(Pass[KeepActivationsFloatOptions]):
         return PassResult(self.name, refusals=refusals, notes=tuple(notes))
 
 
-def _weighed(loss: OutputLoss) -> float:
+def _budget_share(loss: OutputLoss) -> float:
     """What an output loses, as a budget for vectors counts it."""
     return loss.share_of_variance * loss.strictness(MAP_STRICTNESS_8_BITS)

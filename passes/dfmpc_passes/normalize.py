@@ -373,8 +373,8 @@ def _check_sizes(graph: gs.Graph, label: str) -> None:
     for node in graph.nodes:
         if not (is_weighted(node) or _is_norm(node)):
             continue
-        fed = _fed(node)
-        size = next((size for size in _wanted(node) if size != fed), fed)
+        fed = _input_channels(node)
+        size = next((size for size in _channels_of_constants(node) if size != fed), fed)
         if isinstance(fed, int) and size != fed:
             raise ModelError(
                 f"{label}: {describe(node)} is made for {size} channels, but '{shown(node.inputs[0].name)}' has {fed}; "
@@ -382,7 +382,7 @@ def _check_sizes(graph: gs.Graph, label: str) -> None:
             )
 
 
-def _fed(node: gs.Node) -> int | str | None:
+def _input_channels(node: gs.Node) -> int | str | None:
     """How many channels the input of a layer or BatchNormalization has: by its shape, or by the layer that makes it."""
     shape, by = node.inputs[0].shape, producer(node.inputs[0])
     if shape is not None and len(shape) > 1:
@@ -396,7 +396,7 @@ def _fed(node: gs.Node) -> int | str | None:
     return int(weight[1]) * int(by.attrs.get("group", 1)) if op_of(by) == "ConvTranspose" else int(weight[-1])
 
 
-def _wanted(node: gs.Node) -> list[int]:
+def _channels_of_constants(node: gs.Node) -> list[int]:
     """The number of channels that each constant of a layer or BatchNormalization is made for."""
     if op_of(node) == "BatchNormalization":
         return [int(v.size) for v in (input_constant(node, i) for i in range(1, 5)) if v is not None]

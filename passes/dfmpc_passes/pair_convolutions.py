@@ -105,7 +105,7 @@ class PairConvolutions(Pass[NoOptions]):
             Rewrite(low, f"low; repaired in '{shown(first.high)}'" + (f" and {len(more)} more" if more else ""))
             for low, (first, *more) in workspace.get(Pairs).by_low().items()
         )
-        reasons = {layer.name: layer.refused or refused.get(layer.name) for layer in layers.listed}
+        reasons = {layer.name: layer.refused or refused.get(layer.name) for layer in layers.with_nested}
         refusals = tuple(Refusal.of(name, reason) for name, reason in reasons.items() if reason)
         return PassResult(self.name, rewrites, refusals)
 

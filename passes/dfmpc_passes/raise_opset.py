@@ -37,7 +37,7 @@ class RaiseOpset(Pass[NoOptions]):
     def run(self, workspace: Workspace) -> PassResult:
         target, before = workspace.settings.target, workspace.graph.opset
         if before > target.highest_opset:
-            return self._lowered(workspace, target)
+            return self._lower(workspace, target)
         kinds = {name: Kind.of(weight) for name, weight in workspace.get(Codes).weights.items()}
         needed = opset_for(choose_forms(kinds, target.newest_opset).values())
         if needed <= before or not kinds:
@@ -57,7 +57,7 @@ class RaiseOpset(Pass[NoOptions]):
         workspace.put(FinalOpset(needed))
         return PassResult(self.name, (Rewrite("model", f"opset {before} to {needed}"),))
 
-    def _lowered(self, workspace: Workspace, target: Target) -> PassResult:
+    def _lower(self, workspace: Workspace, target: Target) -> PassResult:
         """For runtimes that are older than the model's opset."""
         before, wanted = workspace.graph.opset, target.highest_opset
         try:

@@ -58,7 +58,7 @@ class RecalibrateBatchNorm(Pass[RecalibrateOptions]):
         originals = workspace.get(Originals).weights
         norms: dict[Pair, BatchNormParameters] = {}
         rewrites, refusals = [], []
-        for pair, name in workspace.get(Pairs).normalized():
+        for pair, name in workspace.get(Pairs).with_batch_norm():
             if pair.low not in originals:
                 continue
             node = nodes[pair.low]

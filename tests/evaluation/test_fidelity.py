@@ -7,7 +7,16 @@ from onnx import TensorProto, helper
 
 from dfmpc_onnx.errors import ModelError
 from dfmpc_onnx.evaluation import fidelity as fidelity
-from dfmpc_onnx.evaluation.fidelity import BATCH, SQNR_CAP, Fidelity, compare, expected, first_feeds, outputs, sqnr
+from dfmpc_onnx.evaluation.fidelity import (
+    BATCH,
+    SQNR_CAP,
+    Fidelity,
+    compare,
+    expected_outputs,
+    first_feeds,
+    outputs,
+    sqnr,
+)
 from dfmpc_onnx.inputs.files import Images
 from dfmpc_onnx.inputs.samples import Samples
 from dfmpc_onnx.runtime.session import Session
@@ -66,9 +75,9 @@ def test_networks_that_take_batches_of_different_size_are_compared_row_by_row(ba
 
 def test_what_is_too_large_to_keep_is_computed_again(monkeypatch):
     images = Images(X, None, "")
-    kept = expected(linear(WEIGHT), images)
+    kept = expected_outputs(linear(WEIGHT), images)
     monkeypatch.setattr(fidelity, "MOST_KEPT", 100)
-    again = expected(linear(WEIGHT), images)
+    again = expected_outputs(linear(WEIGHT), images)
     assert (kept.parts is None, again.parts is None) == (False, True)
     assert compare(kept, linear(NOISY), images) == compare(again, linear(NOISY), images)
 
@@ -77,12 +86,12 @@ def test_what_is_too_large_to_keep_is_computed_again(monkeypatch):
 def test_large_outputs_are_not_held_all_at_once(monkeypatch, session_lives):
     """Sixteen runs were kept of both networks, in double precision, with their difference and its square."""
     monkeypatch.setattr(fidelity, "MOST_KEPT", 0)
-    monkeypatch.setattr(fidelity, "BLOCK", 1000)
+    monkeypatch.setattr(fidelity, "VALUES_COMPARED_AT_ONCE", 1000)
     net = graphs.Net((1, 4))
     wide = Session(net.model(net.node("Expand", "x", net.weight("shape", np.array([1, 50_000, 4])))))
     images = Samples({"x": RANDOM.standard_normal((16, 1, 4)).astype(np.float32)}, 16, "")
     tracemalloc.start()
-    compare(wide if session_lives else expected(wide, images), wide, images)
+    compare(wide if session_lives else expected_outputs(wide, images), wide, images)
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert most < 6 * 200_000 * 4

@@ -23,7 +23,7 @@ FEEDS = Samples({"x": graphs.input_of(graphs.chain())[None]}, 1, "seeded numbers
 def test_a_profile_counts_the_nodes_that_ran_on_each_provider(tmp_path: pathlib.Path) -> None:
     session = Session(graphs.chain(), profile=tmp_path / "profile")
     session.run({"x": graphs.input_of(graphs.chain())})
-    ran = session.profiled()
+    ran = session.profile_counts()
     assert set(ran) == {CPU_PROVIDER} and ran[CPU_PROVIDER] >= 4
 
 
@@ -34,7 +34,7 @@ def test_the_same_provider_is_no_step_away() -> None:
 
 
 def test_a_provider_that_ran_no_node_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Session, "profiled", lambda self: {"OtherExecutionProvider": 7})
+    monkeypatch.setattr(Session, "profile_counts", lambda self: {"OtherExecutionProvider": 7})
     with pytest.raises(RuntimeUnavailable, match="it: provider 'CPU' ran none of its nodes, Other ran them all"):
         provider_use(graphs.chain(), graphs.chain(), CPU_PROVIDER, "it", FEEDS)
 
@@ -61,7 +61,7 @@ def test_verify_prints_where_nodes_ran_and_exits_1_beyond_max_steps(
     """The CPU provider in the role of another: the only one that is there everywhere."""
     use = ProviderUse({"GpuExecutionProvider": 9, CPU_PROVIDER: 1}, 2.5, 0.25)
     monkeypatch.setattr("dfmpc_onnx.api.verify.provider_use", lambda *args: use)
-    monkeypatch.setattr("dfmpc_onnx.api.verify.CPU", "AnotherExecutionProvider")
+    monkeypatch.setattr("dfmpc_onnx.api.verify.CPU_PROVIDER", "AnotherExecutionProvider")
     command = ("verify", quantized.with_name("model.onnx"), quantized)
     result = dfmpc(*command)
     assert (

@@ -35,7 +35,7 @@ def test_each_group_is_rounded_only_when_asked():
         (1,): 2 * rounded(np.maximum(feeds["x"], 0)),
     }.items():
         wanted = lost_share(plain, got.astype(np.float64))
-        assert toggled.lost(groups)[0].share_of_variance == pytest.approx(wanted, rel=1e-4, abs=1e-9)
+        assert toggled.losses(groups)[0].share_of_variance == pytest.approx(wanted, rel=1e-4, abs=1e-9)
     assert toggled.comparable
 
 
@@ -43,7 +43,7 @@ def test_beyond_the_codes_nothing_is_clipped():
     net = graphs.Net()
     model = net.model(net.node("Relu", "x"))
     toggled, _ = network(model, [["x"]], scale=1e-4)
-    assert toggled.lost([0])[0].share_of_variance < 1e-6
+    assert toggled.losses([0])[0].share_of_variance < 1e-6
 
 
 def test_scores_are_compared_before_they_are_squeezed():
@@ -52,7 +52,7 @@ def test_scores_are_compared_before_they_are_squeezed():
     x = net.node("Sub", x, net.weight("off", np.float32(1000)))
     model = net.model(net.node("Sigmoid", x))
     toggled, _ = network(model, [["x"]])
-    assert toggled.lost([0])[0].share_of_variance > 0.01  # all scores are 0, whatever is done
+    assert toggled.losses([0])[0].share_of_variance > 0.01  # all scores are 0, whatever is done
 
 
 def test_numbers_that_cannot_be_compared():
@@ -60,7 +60,7 @@ def test_numbers_that_cannot_be_compared():
     model = net.model(net.node("ArgMax", "x", axis=1))
     model.graph.output[0].type.tensor_type.elem_type = graphs.TensorProto.INT64
     toggled, _ = network(model, [["x"]])
-    assert not toggled.comparable and toggled.lost([0]) == []
+    assert not toggled.comparable and toggled.losses([0]) == []
 
 
 @given(st.integers(0, 2**31), st.sampled_from([(4, 7), (2, 5, 3), (2, 3, 5), (2, 3, 4, 4)]))
@@ -105,10 +105,10 @@ def test_an_output_that_is_no_tensor_is_passed_over():
     parts = graphs.helper.make_tensor_sequence_value_info("parts", graphs.TensorProto.FLOAT, None)
     model.graph.output.append(parts)
     toggled, _ = network(model, [["x"]])
-    assert toggled.comparable and toggled.lost([0])[0].share_of_variance > 0
+    assert toggled.comparable and toggled.losses([0])[0].share_of_variance > 0
     del model.graph.output[0]
     toggled, _ = network(model, [["x"]])
-    assert not toggled.comparable and toggled.lost([0]) == []
+    assert not toggled.comparable and toggled.losses([0]) == []
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_each_output_is_compared_by_itself():
     pooled = plain.mean(axis=(2, 3), keepdims=True)
     got = np.maximum(rounded(feeds["x"]), 0)
     shares = lost_share(plain, got), lost_share(pooled, got.mean(axis=(2, 3), keepdims=True))
-    found = toggled.lost([0])
+    found = toggled.losses([0])
     assert [loss.vector for loss in found] == [False, True]
     assert [loss.share_of_variance for loss in found] == pytest.approx(shares, rel=1e-3)
     assert [loss.strictness(3) for loss in found] == [3, 1]

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 import dfmpc_onnx
 from dfmpc_onnx.inputs import normalization
-from dfmpc_onnx.inputs.normalization import ASSUMED, CANDIDATES, PreprocessChoice, given
+from dfmpc_onnx.inputs.normalization import ASSUMED, CANDIDATES, PreprocessChoice, user_choice
 from dfmpc_onnx.inputs.preprocess import Preprocess
 from dfmpc_onnx.inputs.spec import resolve
 from dfmpc_onnx.statistics.leading_moments import BY_COVARIANCES, BY_PICTURES
@@ -199,7 +199,7 @@ def test_the_users_seed_does_not_matter_and_every_run_says_the_same() -> None:
 
 
 def test_what_the_user_gives_is_taken() -> None:
-    found = given(Preprocess.parse("unit:bgr"))
+    found = user_choice(Preprocess.parse("unit:bgr"))
     assert (found.name, found.by, found.order, found.order_asserted) == ("unit:bgr", "given", "BGR", True)
 
 

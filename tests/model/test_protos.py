@@ -79,7 +79,7 @@ def test_what_an_outer_name_hides_is_no_capture() -> None:
         [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])],
         [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])],
     )
-    assert not list(protos.captured(body))
+    assert not list(protos.captured_names(body))
 
 
 def test_an_input_that_is_left_out_is_not_read() -> None:
@@ -88,14 +88,14 @@ def test_an_input_that_is_left_out_is_not_read() -> None:
 
 def test_needed_keeps_order_and_leaves_out_what_nothing_depends_on(nested: onnx.ModelProto) -> None:
     nested.graph.node.insert(1, helper.make_node("Exp", ["x"], ["unread"]))
-    kept, names = protos.needed(nested.graph.node, ["y"])
+    kept, names = protos.nodes_behind(nested.graph.node, ["y"])
     assert [node.op_type for node in kept] == ["Neg", "If"]
     assert names == {"y", "flag", "near", "outside", "x"}
 
 
 def test_a_chain_as_long_as_a_file_is_no_matter_of_depth() -> None:
     nodes = [helper.make_node("Neg", [f"t{i}"], [f"t{i + 1}"]) for i in range(20_000)]
-    kept, _ = protos.needed(nodes, ["t20000"])
+    kept, _ = protos.nodes_behind(nodes, ["t20000"])
     assert len(kept) == 20_000 and protos.makers(nodes)["t7"] is nodes[6]
 
 

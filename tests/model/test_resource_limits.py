@@ -173,7 +173,7 @@ def test_within_the_bound_an_allocation_fails_and_the_process_lives():
         "import numpy as np\n"
         "from dfmpc_onnx import memory\n"
         "memory.free_memory = lambda: 1 << 29\n"
-        "with memory.bounded():\n"
+        "with memory.limit_memory():\n"
         "    try:\n"
         "        np.ones(1 << 28)\n"
         "    except MemoryError:\n"

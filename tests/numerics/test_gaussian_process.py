@@ -234,7 +234,7 @@ def deviations_of(covariance, rows):
 def test_fewer_rows_than_entries_have_what_was_measured_afterwards(seed):
     covariance, mean, rows, true_mean = measurable(seed)
     true_std = deviations_of(covariance, rows) * np.random.default_rng(seed).uniform(0.5, 2, 3)
-    got, centre = gp.measured(covariance, mean, rows, true_mean, true_std)
+    got, centre = gp.condition_on_measurements(covariance, mean, rows, true_mean, true_std)
     np.testing.assert_allclose(deviations_of(got, rows), true_std, rtol=0.05)
     np.testing.assert_allclose(rows @ centre, true_mean, atol=0.05 * np.abs(true_mean - rows @ mean).max() + 1e-9)
     np.testing.assert_allclose(got, got.T, atol=1e-9)
@@ -244,7 +244,7 @@ def test_fewer_rows_than_entries_have_what_was_measured_afterwards(seed):
 @given(seeds)
 def test_what_was_derived_right_is_left_alone(seed):
     covariance, mean, rows, _ = measurable(seed)
-    got, centre = gp.measured(covariance, mean, rows, rows @ mean, deviations_of(covariance, rows))
+    got, centre = gp.condition_on_measurements(covariance, mean, rows, rows @ mean, deviations_of(covariance, rows))
     np.testing.assert_allclose(got, covariance, atol=1e-8)
     np.testing.assert_allclose(centre, mean, atol=1e-8)
 
@@ -253,7 +253,7 @@ def test_entries_that_no_row_sees_are_left_alone():
     covariance, mean, rows, true_mean = measurable(10)
     covariance[:4, 4:] = covariance[4:, :4] = 0
     rows[:, 4:] = 0
-    got, centre = gp.measured(covariance, mean, rows, true_mean, 1.5 * deviations_of(covariance, rows))
+    got, centre = gp.condition_on_measurements(covariance, mean, rows, true_mean, 1.5 * deviations_of(covariance, rows))
     np.testing.assert_allclose(got[4:], covariance[4:], atol=1e-12)
     np.testing.assert_allclose(centre[4:], mean[4:])
 
@@ -262,11 +262,11 @@ def test_the_correction_is_bounded():
     covariance, mean, rows, true_mean = measurable(11)
     derived = deviations_of(covariance, rows)
     for far, most in ((1e6, 5.0), (0.0, 0.2)):
-        got, _ = gp.measured(covariance, mean, rows, true_mean, far * derived)
+        got, _ = gp.condition_on_measurements(covariance, mean, rows, true_mean, far * derived)
         np.testing.assert_allclose(deviations_of(got, rows), most * derived, rtol=0.05)
 
 
 def test_an_input_without_variance_is_no_trouble():
     _, mean, rows, true_mean = measurable(12)
-    got, centre = gp.measured(np.zeros((8, 8)), mean, rows, true_mean, np.ones(3))
+    got, centre = gp.condition_on_measurements(np.zeros((8, 8)), mean, rows, true_mean, np.ones(3))
     assert not got.any() and np.array_equal(centre, mean)

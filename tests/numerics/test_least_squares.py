@@ -59,7 +59,7 @@ def test_a_sample_answers_as_the_matrices_of_its_moments_do(seed):
     hat = np.einsum("gni,gnj->gij", y, y, dtype=np.float64) / N
     given_ = GivenMoments(hat, sampled.mean, sampled.mean_hat, sampled.shrinkage, N, cross, original)
     scale = np.abs(hat).max()
-    np.testing.assert_allclose(sampled.crossed(weight), given_.crossed(weight), atol=1e-4 * scale)
+    np.testing.assert_allclose(sampled.cross_product(weight), given_.cross_product(weight), atol=1e-4 * scale)
     np.testing.assert_allclose(sampled.cross_blocks(TAPS), given_.cross_blocks(TAPS), atol=1e-5 * scale)
     np.testing.assert_allclose(sampled.shrunk().hat, given_.shrunk().hat, atol=1e-5 * scale)
     errors, expected = sampled.output_errors(weight), given_.output_errors(weight)

@@ -209,7 +209,7 @@ def test_a_folded_batch_norm_leaves_a_pair_without_one():
     space, _ = graphs.prepared(graphs.folded(), "pair_convolutions")
     pairs = space.get(Pairs)
     assert pairs.pairs == (Pair("conv2", None, "relu2", "conv3", exact=True),)
-    assert pairs.normalized() == ()
+    assert pairs.with_batch_norm() == ()
 
 
 def test_refused_where_a_slope_enlarges_errors():

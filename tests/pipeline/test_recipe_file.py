@@ -5,7 +5,7 @@ import pytest
 
 from dfmpc_onnx import catalog
 from dfmpc_onnx.errors import RecipeError
-from dfmpc_onnx.pipeline.recipe import as_toml, recorded, recorded_steps
+from dfmpc_onnx.pipeline.recipe import as_toml, recorded_steps, to_record
 from dfmpc_onnx.pipeline.recipe_file import parse_recipe
 
 BASE = """\
@@ -211,7 +211,7 @@ def test_in_full_a_recipe_reads_as_itself_with_nothing_around(name):
     recipe = catalog.find_recipe(name)
     again = parse_recipe(as_toml(recipe), name, "again.toml")
     assert as_toml(again) == as_toml(recipe)
-    assert [recorded(step) for step in again.steps] == [recorded(step) for step in recipe.steps]
+    assert [to_record(step) for step in again.steps] == [to_record(step) for step in recipe.steps]
 
 
 def test_values_of_every_kind_are_written_as_toml():
@@ -238,7 +238,7 @@ def test_only_what_is_different_stands_in_the_recipes_that_ship():
 
 def test_recorded_steps_read_as_what_was_recorded():
     steps = catalog.find_recipe("closed-form").steps
-    text = msgspec.json.encode([recorded(step) for step in steps]).decode()
-    assert [recorded(step) for step in recorded_steps(text)] == [recorded(step) for step in steps]
+    text = msgspec.json.encode([to_record(step) for step in steps]).decode()
+    assert [to_record(step) for step in recorded_steps(text)] == [to_record(step) for step in steps]
     with pytest.raises(ValueError, match="Expected"):
         recorded_steps('[{"a": 3}]')

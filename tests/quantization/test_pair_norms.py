@@ -10,7 +10,7 @@ from tests import graphs
 def test_the_norm_of_a_layer_with_a_bias_is_that_of_its_products_alone():
     space = graphs.workspace(graphs.own_bias())
     PassManager(graphs.pipeline("estimate_statistics")).run(space)
-    pair, name = space.get(Pairs).normalized()[0]
+    pair, name = space.get(Pairs).with_batch_norm()[0]
     whole = space.get(FloatStatistics).norms[name]
     found = norm_of(pair, nodes_by_name(space.graph)[pair.low], space.get(FloatStatistics))
     np.testing.assert_allclose(found.mean, whole.mean - graphs.values(space.graph, f"{pair.low}.b"))

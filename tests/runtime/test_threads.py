@@ -21,7 +21,7 @@ from dfmpc_onnx.model import write
 from dfmpc_onnx.model.source import load
 from dfmpc_onnx.runtime import session as runtime
 from dfmpc_onnx.runtime.session import Session
-from dfmpc_onnx.runtime.threads import blas_limited, limited, takes_threads, thread_count
+from dfmpc_onnx.runtime.threads import limit_blas, limit_threads, takes_threads, thread_count
 from tests import graphs
 from tests.commands import assert_refused, dfmpc
 
@@ -53,13 +53,13 @@ def options(monkeypatch):
 
 def test_a_call_and_those_within_it_take_so_many_threads(three):
     assert thread_count() is None
-    with limited(2):
+    with limit_threads(2):
         assert thread_count() == 2 and set(blas()) == {2}
-        with limited(None):
+        with limit_threads(None):
             assert thread_count() == 2
-        with limited(0):
+        with limit_threads(0):
             assert thread_count() is None
-        with limited(1):
+        with limit_threads(1):
             assert thread_count() == 1 and set(blas()) == {1}
         assert thread_count() == 2 and set(blas()) == {2}
     assert thread_count() is None and set(blas()) == {3}
@@ -74,7 +74,7 @@ def test_what_is_no_number_of_threads_is_refused(wrong):
 
 
 def test_a_thread_has_a_number_of_its_own():
-    with limited(2), cf.ThreadPoolExecutor(1) as pool:
+    with limit_threads(2), cf.ThreadPoolExecutor(1) as pool:
         assert pool.submit(thread_count).result() is None
         assert pool.submit(contextvars.copy_context().run, thread_count).result() == 2
 
@@ -89,7 +89,7 @@ def test_a_function_that_takes_threads_holds_them_while_it_runs():
 
 def test_the_smallest_limit_on_blas_holds_and_the_last_to_leave_restores(three):
     """Also where the first to come is the first to go, as in two threads: each alone would restore the other's."""
-    first, second = blas_limited(2), blas_limited(1)
+    first, second = limit_blas(2), limit_blas(1)
     first.__enter__()
     second.__enter__()
     assert set(blas()) == {1}
@@ -115,7 +115,7 @@ def test_every_session_takes_the_threads_of_the_call(options, model_file, tmp_pa
 
 
 def test_a_session_takes_its_own_number_before_that_of_the_call(options):
-    with limited(3):
+    with limit_threads(3):
         Session(graphs.chain(), threads=2)
     Session(graphs.chain())
     assert [o.intra_op_num_threads for o in options] == [2, 1]  # tests run with 1 where nothing asks for another

@@ -44,7 +44,7 @@ class Watcher:
         scale = norm.gamma / norm.batch_std(statistics.variance_hat)
         return BatchNormUpdate(scale, norm.beta - scale * statistics.mean_hat, norm.mean, norm.variance)
 
-    def measured(self, tensor, low, high):
+    def observe(self, tensor, low, high):
         raise AssertionError("no image was run")
 
 

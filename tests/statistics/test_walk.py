@@ -67,7 +67,7 @@ class Names:
     def values(self, output):
         return None
 
-    def advanced(self, node): ...
+    def advance(self, node): ...
 
     def losses(self):
         return []
@@ -90,7 +90,7 @@ class Changes:
     def batch_norm(self, node, norm, statistics):
         return self.norms.get(node.name)
 
-    def measured(self, tensor, values): ...
+    def observe(self, tensor, values): ...
 
 
 def codes(shape):

@@ -42,7 +42,7 @@ def within_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def judge(case: Case) -> None:
-    with memory.bounded():  # as the command line does: a damaged model may ask for all there is
+    with memory.limit_memory():  # as the command line does: a damaged model may ask for all there is
         found = tried(case)
     assert found.outcome in GOOD, f"{found.place}: {found.detail}"
 

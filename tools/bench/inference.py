@@ -33,7 +33,7 @@ import dfmpc_onnx
 from dfmpc_onnx.evaluation.kernel_census import take_census
 from dfmpc_onnx.inputs.files import read_images
 from dfmpc_onnx.inputs.preprocess import Preprocess
-from dfmpc_onnx.runtime.session import optimized
+from dfmpc_onnx.runtime.session import optimized_model
 from tools.bench.networks import resnet
 from tools.bench.peers import Reader
 from tools.experiments.measure import networks
@@ -138,7 +138,7 @@ def ratio(seconds: np.ndarray, of: np.ndarray) -> float:
 
 def kernels(file: pathlib.Path) -> list[tuple[object, ...]]:
     """What onnxruntime runs: operators and the shapes of their constants, in order."""
-    graph = optimized(file, "a quantized file").graph
+    graph = optimized_model(file, "a quantized file").graph
     shapes = {t.name: (t.data_type, *t.dims) for t in graph.initializer}
     return [(n.domain, n.op_type, *(shapes.get(name) for name in n.input)) for n in graph.node]
 

@@ -53,7 +53,7 @@ class Recorder:
     def batch_norm(self, node: object, norm: object, statistics: object) -> None:
         pass
 
-    def measured(self, tensor: str, values: object) -> None:
+    def observe(self, tensor: str, values: object) -> None:
         pass
 
 
