@@ -26,6 +26,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 DOCUMENT = pathlib.Path("docs/architecture.md")
 PACKAGES = {"dfmpc_onnx": pathlib.Path("dfmpc_onnx"), "dfmpc_passes": pathlib.Path("passes/dfmpc_passes")}
 START, ENTRY, RECIPE = "dfmpc_onnx.api.quantize", "quantize", "passes/dfmpc_passes/recipes/mixed.toml"
+FOLLOWED = ("dfmpc_onnx.api.intake", "dfmpc_onnx.api.closing_check")  # parts of quantize() in files of their own
 LONG = 60  # lines of a function
 # The call with which each part of the path begins.
 PHASES = {"": "What is asked for", "load": "From the file to the first pass", "PassManager": "The passes of the recipe"}
@@ -210,7 +211,8 @@ def calls_of(
 ) -> Iterator[tuple[str, str]]:
     """The project's functions and classes that a function calls, in the order in which they stand; each once.
 
-    Functions of its own module are followed, methods and what runs after an error are not.
+    Functions of its own module, and of those that it is cut into, are followed; methods and what runs after an error
+    are not.
     """
     known = {here: (target, what) for target, what, here in imported(module.tree, modules)}
     done: set[tuple[str, str]] = set()
@@ -218,6 +220,9 @@ def calls_of(
         head, *rest = called.split(".")
         if isinstance(definition(module.tree, head), Function) and head not in seen and head != name:
             found = list(calls_of(module, head, modules, seen | {name, head}))
+        elif head in known and known[head][0] in FOLLOWED:
+            target, what = known[head]
+            found = list(calls_of(modules[target], what, modules, seen | {name, head}))
         elif head in known:
             target, what = known[head]
             found = [(target, ".".join([what, *rest] if what else rest))]

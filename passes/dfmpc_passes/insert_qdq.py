@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -24,6 +24,7 @@ from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.numerics.ranges import signed_qparams, unsigned_qparams
 from dfmpc_onnx.pipeline.facts import Codes, FinalOpset, FloatLayers, FoldedBatchNorms, Layer, Layers, Placement, Ranges
 from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
+from dfmpc_onnx.pipeline.refusals import Reason
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.decoder import fits_int8, integer_scale
 from dfmpc_onnx.qdq.placement import IN_FLOAT, Placer
@@ -102,23 +103,36 @@ class InsertQDQ(Pass[NoOptions]):
             for name, (scale, zero) in parameters.items()
         )
         rewrites += tuple(Rewrite(name, f"{n} channels rounded coarser for their bias") for name, n in coarser.items())
-        refusals = [Refusal.of(name, reason) for name, reason in sites.refused.items()]
-        refusals += [
-            Refusal(name, f"its bias does not fit int32 at the scale of its products; {IN_FLOAT}", "bias-too-large")
-            for name in float_biases
-        ]
-        refusals += [
-            Refusal(name, f"rounding its input would make most of the noise; {IN_FLOAT}", "noisy-input")
-            for name in sorted(spared.layers & codes.keys() if spared is not None else ())
-        ]
-        most = "7 bits, the reduced range" if reduced else "INT8"
-        refusals += [
-            Refusal(name, f"its codes less their zero points do not fit {most}; {IN_FLOAT}", "codes-too-wide")
-            for name in sorted(unfit)
-        ]
+        noisy = spared.layers & codes.keys() if spared is not None else ()
+        refusals = _refusals(sites.refused, float_biases, noisy, unfit, reduced)
         how = "stays float behind a Max of one input" if target.between else "reads what is not quantized"
         notes = tuple(f"{name} {how}" for name in kept)
-        return PassResult(self.name, rewrites, tuple(refusals), notes)
+        return PassResult(self.name, rewrites, refusals, notes)
+
+
+def _refusals(
+    refused: Mapping[str, Reason],
+    float_biases: Collection[str],
+    noisy: Collection[str],
+    unfit: Collection[str],
+    reduced: bool,
+) -> tuple[Refusal, ...]:
+    """The layers that compute in float although their activations could be quantized, each with the reason."""
+    refusals = [Refusal.of(name, reason) for name, reason in refused.items()]
+    refusals += [
+        Refusal(name, f"its bias does not fit int32 at the scale of its products; {IN_FLOAT}", "bias-too-large")
+        for name in float_biases
+    ]
+    refusals += [
+        Refusal(name, f"rounding its input would make most of the noise; {IN_FLOAT}", "noisy-input")
+        for name in sorted(noisy)
+    ]
+    most = "7 bits, the reduced range" if reduced else "INT8"
+    refusals += [
+        Refusal(name, f"its codes less their zero points do not fit {most}; {IN_FLOAT}", "codes-too-wide")
+        for name in sorted(unfit)
+    ]
+    return tuple(refusals)
 
 
 def quantized_before(graph: gs.Graph) -> Parameters:

@@ -1,0 +1,113 @@
+"""From what the user asks for to the first pass: options parsed, the file read and checked, its inputs resolved."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from dfmpc_onnx.api.reference import check_limits, check_source
+from dfmpc_onnx.errors import DfmpcError, OptionError
+from dfmpc_onnx.graph.exchange import to_graph
+from dfmpc_onnx.inputs.normalization import PreprocessChoice, parse_or_assume, resolve_preprocess
+from dfmpc_onnx.model.source import ModelSource, Source, load
+from dfmpc_onnx.model.write import check_target
+from dfmpc_onnx.pipeline.manager import Pass
+from dfmpc_onnx.pipeline.recipe import Recipe
+from dfmpc_onnx.pipeline.settings import LayerOverride, Settings, WeightBits, parse_activations, parse_input_shapes
+from dfmpc_onnx.pipeline.targets import parse_target
+from dfmpc_onnx.pipeline.workspace import Workspace, resolve_inputs
+from dfmpc_onnx.qdq import expansion as expansion
+from dfmpc_onnx.statistics.leading_moments import BY_COVARIANCES, BY_PICTURES
+
+Tell = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Intake:
+    """What is known before the first pass.
+
+    recipe, pipeline: the recipe and its passes. source: the model as read. destination: where the result goes; None
+    for memory only. workspace: the graph, the settings and the specification of the inputs. choice: how the preprocess
+    came about.
+    """
+
+    recipe: Recipe
+    pipeline: Sequence[Pass[msgspec.Struct]]
+    source: Source
+    destination: pathlib.Path | None
+    workspace: Workspace
+    choice: PreprocessChoice
+
+
+def take_in(
+    model: ModelSource,
+    output: str | os.PathLike[str] | None,
+    recipe: Recipe,
+    pipeline: Sequence[Pass[msgspec.Struct]],
+    settings: Settings,
+    preprocess: str,
+    tell: Tell,
+) -> Intake:
+    """Read a model and find out what it is fed. Raises UserError where the file, or an option for it, is unusable.
+
+    preprocess: as the user wrote it, "auto" included. tell: called with the name of each step.
+    """
+    runs = any(step.reads_images() for step in pipeline)
+    if settings.images is not None and not runs:
+        raise OptionError(f"images: recipe {recipe.name} runs no network, so it cannot use them; leave them out")
+    tell("load")
+    source = load(model)
+    destination = None if output is None else check_target(output, source)
+    graph = to_graph(source)
+    inputs = resolve_inputs(source.model, settings)
+    inputs.check_options(settings.input_shapes)
+    check_limits(source, inputs)
+    tell("preprocess")
+    prediction = BY_PICTURES if runs else BY_COVARIANCES
+    try:
+        inputs, choice = resolve_preprocess(source.model, inputs, preprocess, prediction, doubt=runs)
+    except (DfmpcError, MemoryError):
+        raise
+    except Exception:  # a damaged node may trip what follows its numbers
+        check_source(source, settings, inputs)
+        raise
+    workspace = Workspace(graph, settings, source.label, inputs)
+    workspace.tell = tell
+    return Intake(recipe, pipeline, source, destination, workspace, choice)
+
+
+def parse_settings(
+    recipe: Recipe,
+    weights: str | None,
+    activations: str | int | None,
+    layers: Sequence[str],
+    preprocess: str,
+    input_shapes: Sequence[str],
+    seed: int,
+    images: str | os.PathLike[str] | None,
+    reduce_range: bool | None,
+    target: str,
+) -> Settings:
+    """What the user asked for, as one value; the recipe says the rest. Raises OptionError."""
+    provider = parse_target(target)
+    numbers = recipe.activation_bits if activations is None else parse_activations(activations)
+    if activations is None and provider.activations == "none":
+        numbers = provider.activations
+    if reduce_range and numbers == "none":
+        raise OptionError("reduce-range: activations stay in float, so no sum of products can overflow; leave it out")
+    return Settings(
+        weights=recipe.weight_bits if weights is None else WeightBits.parse(weights),
+        activations=numbers,
+        layers=tuple(LayerOverride.parse(item) for item in layers),
+        preprocess=parse_or_assume(preprocess),
+        input_shapes=parse_input_shapes(input_shapes),
+        seed=seed,
+        images=None if images is None else str(images),
+        by_hand=weights is not None or bool(layers),
+        reduce_range=recipe.reduce_range if reduce_range is None else reduce_range,
+        target=provider,
+    )
