@@ -1,7 +1,7 @@
 """Every error that this package raises on purpose.
 
     DfmpcError
-    +-- UserError               the caller can mend it; exit status 2, one line, no traceback
+    +-- UserError               the caller can correct it; exit status 2, one line, no traceback
     |   +-- ModelError          the model cannot be read, or cannot be quantized
     |   |   +-- AlreadyQuantized  the model is quantized in full
     |   +-- OptionError         an option, a path or an image file is unusable
@@ -39,7 +39,7 @@ class DfmpcError(Exception):
 
 
 class UserError(DfmpcError):
-    """A mistake that the caller can mend."""
+    """A mistake that the caller can correct."""
 
 
 class ModelError(UserError):

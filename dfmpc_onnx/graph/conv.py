@@ -61,10 +61,10 @@ def output_size(x: npt.NDArray[np.generic], node: gs.Node) -> tuple[int, ...]:
     )
 
 
-Pair = tuple[int, int]
+HeightWidth = tuple[int, int]
 
 
-def planar(node: gs.Node) -> tuple[Pair, Pair, Pair]:
+def planar(node: gs.Node) -> tuple[HeightWidth, HeightWidth, HeightWidth]:
     """Kernel, strides and dilations of a Conv over height and width; ones for a matrix product."""
     if op_of(node) != "Conv":
         return (1, 1), (1, 1), (1, 1)

@@ -61,7 +61,7 @@ def to_graph(source: Source) -> gs.Graph:
         stated = value.type.tensor_type.elem_type
         if stated and value.name in tensors and not isinstance(tensors[value.name], gs.Constant):
             tensors[value.name].dtype = onnx.helper.tensor_dtype_to_np_dtype(stated)
-    # graphsurgeon exports this number whatever it is told; IR version 3 wants initializers listed as inputs.
+    # graphsurgeon exports this number whatever it is given; IR version 3 wants initializers listed as inputs.
     graph.ir_version = min(max(graph.ir_version or 0, ir_version_for(graph.opset), 4), NEWEST_IR)
     for tensor in (*graph.inputs, *graph.outputs):
         untyped = tensor.dtype == 0 or (tensor.dtype is None and tensor.shape is None)

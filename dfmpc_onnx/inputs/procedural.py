@@ -5,7 +5,7 @@ follow a power law, so the picture looks alike at every scale, edges occlude as 
 1/f. (Lee, Mumford and Huang 2001, "Occlusion models for natural images".)
 
 Half of the pictures carry rows of strokes, arcs and straight ones, thin, of one colour and about one size, as writing
-does: networks that look for text, signs or thin structures hardly answer to leaves alone.
+does: networks that look for text, signs or thin structures are barely active on leaves alone.
 """
 
 from __future__ import annotations

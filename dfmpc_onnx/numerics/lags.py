@@ -16,7 +16,7 @@ from dfmpc_onnx.numerics.arrays import Float
 
 Lags = npt.NDArray[np.float32]
 Spectrum = npt.NDArray[np.complex64]
-Kernels = npt.NDArray[np.float32]
+KernelArray = npt.NDArray[np.float32]
 SMALL_WINDOW = 256  # lags up to which a product with the transform's matrix beats the fast algorithm
 CHUNK = 2**22  # elements of a spectrum that a depthwise layer makes at a time
 
@@ -78,7 +78,7 @@ def spatial_mean(lags: Lags, size: tuple[int, int]) -> npt.NDArray[np.float32]:
     return both.astype(np.float32)
 
 
-def kernel_spectrum(weights: Kernels, size: tuple[int, int], dilations: tuple[int, int]) -> Spectrum:
+def kernel_spectrum(weights: KernelArray, size: tuple[int, int], dilations: tuple[int, int]) -> Spectrum:
     """The transforms of two kernels over a window of lags: ``[2, frequencies, out, in]``.
 
     weights: of the float and of the quantized network, ``[2, out, in, ky, kx]``. A kernel's middle is its origin, as
@@ -96,7 +96,7 @@ def kernel_spectrum(weights: Kernels, size: tuple[int, int], dilations: tuple[in
     return spectra.reshape(two, -1, out, inputs)
 
 
-def depthwise_spectrum(taps: Kernels, size: tuple[int, int], dilations: tuple[int, int]) -> Spectrum:
+def depthwise_spectrum(taps: KernelArray, size: tuple[int, int], dilations: tuple[int, int]) -> Spectrum:
     """The transforms of one kernel a channel: ``[frequencies, channels]``. taps: ``[channels, ky, kx]``."""
     fields = kernel_spectrum(taps[None, :, None], size, dilations)
     return np.ascontiguousarray(fields[0, :, :, 0])
@@ -120,7 +120,7 @@ def apply_both(spectrum: Spectrum, kernel: Spectrum) -> Spectrum:
     return np.concatenate([left[:, :, :half] @ back[0], left[:, :, half:] @ back[1]], axis=2)
 
 
-def pointwise_both(lags: Lags, weights: Kernels) -> Lags:
+def pointwise_both(lags: Lags, weights: KernelArray) -> Lags:
     """A 1x1 layer on both arguments of ``[ny, nx, 2 in, 2 in]``, each half by its own weight ``[2, out, in]``."""
     size = (lags.shape[0], lags.shape[1])
     _, out, inputs = weights.shape

@@ -14,7 +14,7 @@ PARENT_DEVIATIONS = 4.0
 _PARENTS = np.linspace(-1.0, 8.0, 901)
 LONGEST_REACH = 3.0  # scores of photographs reach 2.7 to 3.2 times as far as those of procedural images
 VECTOR_REACH = 2.0  # averages over the map reach 1.7 to 2 times as far, and so what is computed from them
-SHORTEST = 1 / 16  # of the median reach: a channel that hardly moved in training may do anything elsewhere
+SHORTEST = 1 / 16  # of the median reach: a channel that barely moved in training may do anything elsewhere
 REACH = 1.5  # docs/method.md, section 7: half a bit of 8 is cheaper than clipping what procedural images miss
 
 

@@ -102,7 +102,7 @@ def recalibrate_streams(found: StreamStatistics, mean: Float, variance: Float, e
     The gain ``s = sqrt(v0 / v1)``, within 0.2 and 5, restores the deviation. Least squares, ``cov / v1``, would shrink
     what is noisy, layer after layer, and most of all where real images have more signal than those of the streams.
     With r the ratio of the trained deviation to the stream's,
-    ``mean' = m1 r + (mu - m0 r) / s`` and ``var' = (sd / s)^2 - epsilon``. Where the stream hardly moves a channel
+    ``mean' = m1 r + (mu - m0 r) / s`` and ``var' = (sd / s)^2 - epsilon``. Where the stream barely moves a channel
     its deviation says nothing, and r is 1.
 
     mean, variance: mu and sd^2 - epsilon of the float network. All ``[channels]`` float64.

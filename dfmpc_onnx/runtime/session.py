@@ -118,7 +118,7 @@ class Session:
             if options is not None and options.terminate:
                 raise RunTooLong(
                     f"{self.label}: a run did not end within {LOOP_SECONDS:g} s; a Loop in it may never end: give it a "
-                    "trip count, mend its condition, or take it out of the model"
+                    "trip count, correct its condition, or take it out of the model"
                 ) from None
             raise ModelError(f"{self.label}: onnxruntime cannot run it ({_cause(error)})") from None
         return results

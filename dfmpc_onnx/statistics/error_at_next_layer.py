@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.graph.operator_table import Function
-from dfmpc_onnx.graph.operators import activation, batch_norm_parameters, elementwise, is_weighted, op_of
+from dfmpc_onnx.graph.operators import Function, activation, batch_norm_parameters, elementwise, is_weighted, op_of
 from dfmpc_onnx.graph.query import constant, consumers, input_constant, is_output
 from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.numerics.moments import MeanVariance, error_through

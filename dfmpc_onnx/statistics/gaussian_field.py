@@ -9,7 +9,7 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import Unknown
-from dfmpc_onnx.graph.conv import Pair, planar
+from dfmpc_onnx.graph.conv import HeightWidth, planar
 from dfmpc_onnx.graph.operators import op_of
 from dfmpc_onnx.numerics import lags as lg
 from dfmpc_onnx.numerics.arrays import Float
@@ -102,7 +102,7 @@ class Kernels:
     ) -> None:
         _, _, self._dilations = planar(node)
         groups = int(node.attrs.get("group", 1)) if op_of(node) == "Conv" else 1
-        self._taps: lg.Kernels | None = None
+        self._taps: lg.KernelArray | None = None
         if op_of(node) == "Conv" and groups == channels == len(plain) and plain.shape[1] == 1:
             self._taps = np.concatenate([plain, hat])[:, 0]
             self.out = channels
@@ -125,7 +125,7 @@ class Kernels:
         half = len(mean) // 2
         return np.concatenate([sums[0] @ mean[:half], sums[1] @ mean[half:]])
 
-    def both(self, lags: lg.Lags, strides: Pair) -> lg.Lags:
+    def both(self, lags: lg.Lags, strides: HeightWidth) -> lg.Lags:
         """The covariance of the output."""
         grid = (lags.shape[0], lags.shape[1])
         if self._taps is not None:
@@ -136,7 +136,7 @@ class Kernels:
         mapped = lg.apply_both(lg.to_spectrum(lags), lg.kernel_spectrum(self._weights, grid, self._dilations))
         return lg.decimate(lg.to_lags(mapped, grid), strides)
 
-    def left_product(self, spectrum: lg.Spectrum, grid: Pair, step: int) -> lg.Spectrum:
+    def left_product(self, spectrum: lg.Spectrum, grid: HeightWidth, step: int) -> lg.Spectrum:
         """The covariance of the output with another tensor, whose grid is finer by `step`."""
         spread = (self._dilations[0] * step, self._dilations[1] * step)
         if self._taps is not None:

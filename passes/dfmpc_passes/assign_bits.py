@@ -29,7 +29,7 @@ class AssignBits(Pass[AssignBitsOptions]):
 
     Why: a low layer is one whose error the next layer repairs; every other one keeps the high width. The first
     layer and the classifier hold few weights and no later layer repairs them; a depthwise Conv has so few weights an
-    output that their errors do not average out, and hardly any bytes.
+    output that their errors do not average out, and few bytes.
 
     Requires: the layers and the pairs.
 

@@ -234,7 +234,7 @@ def _move_float(graph: gs.Graph, own: set[int]) -> None:
     own: the DequantizeLinear, by ``id``, that the model had before; what they give stays. What is quantized behind
     takes the same scale, so for layers no number changes; others read floats. onnxruntime 1.32 quantizes again behind
     such an operator, in opsets from 21 on as if zero points were uint8, and then refuses the int8 ones. May go when
-    that is mended (onnxruntime issue 25526).
+    that is fixed (onnxruntime issue 25526).
     """
     for node in graph.nodes:
         source = producer(node.inputs[0]) if keeps_scale(node) else None

@@ -160,7 +160,7 @@ def _gemm_factors(graph: gs.Graph) -> list[str]:
             if factor == 1.0 or values is None or values.dtype != np.float32:
                 continue
             if not np.isfinite(values).all():
-                continue  # told of where layers are looked for
+                continue  # reported where layers are looked for
             with np.errstate(over="ignore", invalid="ignore"):
                 scaled = np.asarray(factor * values.astype(np.float64), np.float32)
             if not np.isfinite(scaled).all():
