@@ -9,7 +9,7 @@ import sys
 
 from click.testing import CliRunner, Result
 
-from dfmpc_onnx.cli.commands import main
+from dfmpc_onnx.cli import main
 
 ROOT = pathlib.Path(__file__).parents[1]
 

@@ -63,7 +63,7 @@ def test_the_wheel_holds_both_packages_with_types_and_recipes_and_nothing_else(u
 def test_the_wheel_carries_its_licence_and_its_command(unpacked: pathlib.Path) -> None:
     (info,) = unpacked.glob("*.dist-info")
     assert (info / "licenses" / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
-    assert "dfmpc-onnx = dfmpc_onnx.cli.commands:main" in (info / "entry_points.txt").read_text()
+    assert "dfmpc-onnx = dfmpc_onnx.cli:main" in (info / "entry_points.txt").read_text()
     assert "License-Expression: Apache-2.0" in (info / "METADATA").read_text()
 
 

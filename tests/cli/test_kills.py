@@ -122,7 +122,7 @@ def test_a_whole_run_killed_as_it_writes_leaves_input_and_output(tmp_path: pathl
         "    if event == 'os.rename' and str(args[1]).endswith('out.onnx'):\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "sys.addaudithook(hook)\n"
-        "from dfmpc_onnx.cli.commands import main\n"
+        "from dfmpc_onnx.cli import main\n"
         "main(sys.argv[1:])\n"
     )
     command = [sys.executable, "-c", program, "quantize", str(source), "-o", str(out), "--recipe", "per-channel"]
