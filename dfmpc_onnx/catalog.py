@@ -12,11 +12,12 @@ import functools
 import importlib.metadata
 import importlib.resources
 import pathlib
+from typing import Literal, get_args, get_origin
 
 import msgspec
 
 from dfmpc_onnx.errors import RecipeError, printable, shown
-from dfmpc_onnx.pipeline.manager import Pass
+from dfmpc_onnx.pipeline.manager import Pass, PassManager
 from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE, Recipe, Step, as_toml
 from dfmpc_onnx.pipeline.recipe_file import Library, RecipeText, explain, extends_another, named_key, resolve
 from dfmpc_passes import FORMER_NAMES, PASSES
@@ -94,9 +95,13 @@ def find_recipe(name: str) -> Recipe:
 
 
 def recipe_page(name: str) -> str:
-    """A recipe to copy and change: its text; of one that extends another also what it is in full, which loads alone."""
+    """A recipe to copy and change: its text; of one that extends another also what it is in full, which loads alone.
+
+    Raises RecipeError where its passes, options or their order cannot work.
+    """
     source = recipe_text(name)
     recipe = resolve(source, LIBRARY)
+    PassManager(build(recipe), known=passes()).check()
     text = "".join(f"{printable(line)}\n" for line in source.text.splitlines())
     if not extends_another(source.text):
         return text
@@ -119,10 +124,25 @@ def _build_step(step: Step) -> Pass[msgspec.Struct]:
     except msgspec.ValidationError as error:
         key = named_key(error)
         where = step.position_of(key) if key else step.position
-        raise RecipeError(explain(error, f"{where}: pass {step.use}")) from None
+        message = explain(error, f"{where}: pass {step.use}")
+        raise RecipeError(f"{message}; {_choices(kind.Options, key)}") from None
     made = kind(options)
     made.fallback = tuple(_build_step(part) for part in step.fallback)
     return made
+
+
+def _choices(options: type[msgspec.Struct], key: str | None) -> str:
+    """What a recipe may set: the values of an option that has a list of them, else the options that there are."""
+    for field in msgspec.structs.fields(options):
+        if field.name == key and (values := choices_of(field.type)):
+            return f"give one of {', '.join(values)}"
+    listed = ", ".join(field.name for field in msgspec.structs.fields(options))
+    return f"it has {listed}" if listed else "it has no options"
+
+
+def choices_of(kind: object) -> tuple[str, ...]:
+    """The words that an option of a ``Literal`` type may have; none for other types."""
+    return tuple(map(str, get_args(kind))) if get_origin(kind) is Literal else ()
 
 
 def passes_up_to(*facts: type[object]) -> list[Pass[msgspec.Struct]]:

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import zipfile
 from collections.abc import Iterator
 
 import onnx
@@ -39,15 +40,28 @@ def stranger(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda **query: points.select(**query))
     catalog.passes.cache_clear()
     head, sign, tail = dfmpc("recipes", "closed-form").stdout.partition('use = "pair_convolutions"\n')
-    (tmp_path / "mine.toml").write_text(f"{head}{sign}\n{FILES['mine.toml']}{tail}")
-    (tmp_path / "shorter.toml").write_text(FILES["shorter.toml"])
+    (tmp_path / "full.toml").write_text(f'{head}{sign}\n[[passes]]\nuse = "absorb_bias"\n{tail}')
+    (tmp_path / "mine.toml").write_text(FILES["mine.toml"])
     yield tmp_path
     catalog.passes.cache_clear()
     sys.modules.pop("absorb_bias", None)
 
 
-def test_the_guide_shows_five_files() -> None:
-    assert list(FILES) == ["absorb_bias.py", "pyproject.toml", "test_absorb_bias.py", "mine.toml", "shorter.toml"]
+def test_the_guide_shows_four_files() -> None:
+    assert list(FILES) == ["absorb_bias.py", "pyproject.toml", "test_absorb_bias.py", "mine.toml"]
+
+
+def test_its_package_can_be_built(tmp_path: pathlib.Path) -> None:
+    for name in ("absorb_bias.py", "pyproject.toml"):
+        (tmp_path / name).write_text(FILES[name])
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--skip-dependency-check", str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as content:
+        assert "absorb_bias.py" in content.namelist()
+        points = next(content.read(name).decode() for name in content.namelist() if name.endswith("entry_points.txt"))
+    assert points.split() == ["[dfmpc_onnx.passes]", "absorb_bias", "=", "absorb_bias:AbsorbBias"]
 
 
 def test_the_pass_is_listed_with_every_heading(stranger: pathlib.Path) -> None:
@@ -74,8 +88,8 @@ def test_its_recipe_moves_the_biases_of_a_network(stranger: pathlib.Path) -> Non
     onnx.checker.check_model(stranger / "out.onnx", full_check=True)
 
 
-def test_the_shorter_recipe_is_the_same(stranger: pathlib.Path) -> None:
-    longer, shorter = (catalog.find_recipe(str(stranger / name)) for name in ("mine.toml", "shorter.toml"))
+def test_in_full_the_recipe_is_the_same(stranger: pathlib.Path) -> None:
+    longer, shorter = (catalog.find_recipe(str(stranger / name)) for name in ("full.toml", "mine.toml"))
     assert [(s.use, s.options, s.lines.keys()) for s in longer.steps] == [
         (s.use, s.options, s.lines.keys()) for s in shorter.steps
     ]
@@ -84,7 +98,7 @@ def test_the_shorter_recipe_is_the_same(stranger: pathlib.Path) -> None:
         shorter.weights,
         shorter.activations,
     )
-    assert 'use = "absorb_bias"' in dfmpc("recipes", stranger / "shorter.toml").stdout
+    assert 'use = "absorb_bias"' in dfmpc("recipes", stranger / "mine.toml").stdout
 
 
 def test_its_refusals_are_shown(stranger: pathlib.Path) -> None:

@@ -88,7 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def generated(root: pathlib.Path) -> dict[str, str]:
     """Each generated part by name, as Markdown that ends in a line break."""
     modules = read_modules(root)
-    parts = {"wings": wing_diagram(modules, read_floors(root)), "figures": figures(modules)}
+    floors = read_floors(root)
+    parts = {"wings": wing_diagram(modules, floors), "floors": floor_list(floors), "figures": figures(modules)}
     parts |= {"path": path_diagram(modules), "passes": recipe_passes(root, modules)}
     for wing in sorted({module.wing for module in modules.values() if module.inside_a_wing}):
         parts[f"modules {wing}"] = module_table([m for m in modules.values() if m.inside_a_wing and m.wing == wing])
@@ -165,6 +166,14 @@ def wing_diagram(modules: Mapping[str, Module], floors: Mapping[str, int]) -> st
     lines += [f"    {a} --> {b}" for a, b in sorted(reduced(down), key=lambda pair: (floors.get(pair[0], 0), pair))]
     lines += [f"    {a} -.-> {b}" for a, b in sorted(arrows - down)]
     return "\n".join([*lines, "```", ""])
+
+
+def floor_list(floors: Mapping[str, int]) -> str:
+    """The layers of the import contract, from the top, one line each."""
+    grouped = itertools.groupby(sorted(floors, key=lambda wing: floors[wing]), key=lambda wing: floors[wing])
+    return "".join(
+        f"{number}. {', '.join(f'`{wing}`' for wing in wings)}\n" for number, (_, wings) in enumerate(grouped, 1)
+    )
 
 
 def module_table(modules: Sequence[Module]) -> str:

@@ -12,6 +12,7 @@ from dfmpc_onnx.cli.console import progress, standard_output
 from dfmpc_onnx.cli.usage_errors import Group
 from dfmpc_onnx.errors import printable
 from dfmpc_onnx.memory import limit_memory
+from dfmpc_onnx.pipeline.targets import TARGETS
 
 MODEL = click.argument("model", type=click.Path())
 PREPROCESS = "auto, imagenet, lite, keras, unit, raw, caffe, half, or MEAN/STD on the 0..255 scale; with :rgb or :bgr"
@@ -42,7 +43,7 @@ def main() -> None:
     "--target",
     default="cpu",
     show_default=True,
-    metavar="cpu|tensorrt|cuda|openvino|webgpu|portable",
+    metavar="|".join(TARGETS),
     help="the execution provider that the file is for",
 )
 @click.option("--reduce-range", is_flag=True, default=None, help="7 bits in place of 8, for processors that lack VNNI")

@@ -1,4 +1,8 @@
-"""Editing a graph: fresh names, insertion, removal; over onnx-graphsurgeon."""
+"""Editing a graph: fresh names, insertion, removal; over onnx-graphsurgeon.
+
+The node list of a graph stays in topological order throughout: nodes are inserted beside the node that needs
+them and never sorted again, so the order of the source file survives into the result.
+"""
 
 from __future__ import annotations
 

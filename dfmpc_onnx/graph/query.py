@@ -1,8 +1,4 @@
-"""Reading and editing a graph: constants, consumers, insertion; over onnx-graphsurgeon.
-
-The node list of a graph stays in topological order throughout: nodes are inserted beside the node that needs
-them and never sorted again, so the order of the source file survives into the result.
-"""
+"""Reading a graph: constants, producers, consumers, nested nodes; over onnx-graphsurgeon."""
 
 from __future__ import annotations
 

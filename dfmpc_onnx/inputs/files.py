@@ -1,4 +1,4 @@
-"""The user's own images, read from an .npz or a folder; and the sheet that shows the procedural ones."""
+"""The user's own images, read from an .npz or a folder."""
 
 from __future__ import annotations
 

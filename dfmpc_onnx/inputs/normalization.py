@@ -216,7 +216,7 @@ def _in_words(
     words = [
         f"{min(first.share, SUREST):g} % sure by {count}, next {second.name}",
         *([f"{twin} is its twin"] if twin else []),
-        *([f"{_order(chosen)} {'asserted' if asserted else 'by custom, not asserted'}"] if colours else []),
+        *([f"{_order(chosen)} {'asserted' if asserted else 'assumed'}"] if colours else []),
     ]
     warning = None
     if first.share < UNSURE:

@@ -1,4 +1,4 @@
-"""Models in and out: read from a path, bytes or a ModelProto; written whole or not at all."""
+"""Models read from a path, bytes or a ModelProto, and refused where nothing can work with them."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ class PassManager:
             if any(fact in part.discards for part in earlier.fallback):
                 return f"{where}, which the fallback of {earlier.name} uses up; put {step.name} before {earlier.name}"
         for later in steps[position + 1 :]:
-            if fact in later.provides:
+            if fact in later.provides and fact not in later.requires:
                 return f"{where}, which {later.name} provides only behind it; put {later.name} first"
         # A pass that itself needs the fact, and changes it, does not help.
         providers = [n for n, kind in self.known.items() if fact in kind.provides and fact not in kind.requires]

@@ -78,6 +78,7 @@ class LayerOverride:
 
 
 def parse_activations(text: str | int) -> Activations:
+    """Bits of the activations, 8 or "none"; raises OptionError for anything else."""
     if str(text) == "8":
         return "8"
     if str(text) == "none":

@@ -30,6 +30,7 @@ def make_report(
     notes: tuple[str, ...],
     began: float,
 ) -> Report:
+    """All that a run did, as frozen data. size: bytes of the result; began: by the performance counter."""
     layers = _layer_reports(workspace)
     weights = sum(layer.weights for layer in layers)
     packed = workspace.find(Packed)

@@ -1,4 +1,4 @@
-"""Tables for people and JSON for programs, from the same data. Names from a model are data, never markup."""
+"""Reports as tables for people. Names from a model are data, never markup."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _refusals(report: Report) -> Iterable[tuple[str, list[Refusal], int]]:
     elsewhere = [r for r in rest if r.site not in coded]
     # Moments of what computes shapes are missed by nobody.
     elsewhere.sort(key=lambda refusal: refusal.code == "moments-unknown")
-    yield "other places that a pass left as they were; no layer is refused by that", elsewhere, 3
+    yield "left as they were elsewhere; the layers are quantized all the same", elsewhere, 3
 
 
 def refusal_list(title: str, refusals: list[Refusal], most: int, console: Console) -> None:

@@ -61,7 +61,7 @@ def limit_threads(threads: int | None) -> Iterator[None]:
 
 
 def takes_threads(call: Callable[P, R]) -> Callable[P, R]:
-    """A function whose keyword `threads` holds for all that it does, as `limited` says."""
+    """A function whose keyword `threads` holds for all that it does, as `limit_threads` says."""
 
     @functools.wraps(call)
     def within(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -72,7 +72,7 @@ def test_what_photographs_went_through_is_found_out(name: str, order: str, relu:
     assert not found.order_asserted or found.order == order.upper()
     if not found.order_asserted:
         assert found.order == ("BGR" if name == "caffe" else "RGB")
-        assert "by custom, not asserted" in found.reason
+        assert f"{found.order} assumed" in found.reason
 
 
 def test_the_twin_of_keras_is_named() -> None:

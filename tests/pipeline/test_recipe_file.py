@@ -1,5 +1,7 @@
 """Recipes that extend another: what may be different, and what a mistake says."""
 
+import re
+
 import msgspec
 import pytest
 
@@ -223,12 +225,30 @@ def test_values_of_every_kind_are_written_as_toml():
     assert "\u202e" not in written
 
 
-def test_the_printed_page_shows_what_is_different_and_loads_alone(extended, tmp_path):
-    extended("# a remark\n[passes.assign_bits]\nedges = 0\n")
-    page = catalog.recipe_page(str(tmp_path / "mine.toml"))
+def test_the_printed_page_shows_what_is_different_and_loads_alone(tmp_path):
+    mine = tmp_path / "mine.toml"
+    mine.write_text('extends = "closed-form"\n# a remark\n[passes.assign_bits]\nedges = 0\n')
+    page = catalog.recipe_page(str(mine))
     assert "#    # a remark\n" in page and "#    edges = 0\n" in page
-    assert parse_recipe(page, "mine", "m.toml").steps[1].options == {"edges": 0, "folded": "low"}
-    assert catalog.recipe_page(str(tmp_path / "base.toml")) == BASE
+    (assign_bits,) = (s for s in parse_recipe(page, "mine", "m.toml").steps if s.use == "assign_bits")
+    assert assign_bits.options == {"edges": 0, "folded": "high"}
+    assert catalog.recipe_page("mixed") == catalog.recipe_text("mixed").text
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[[insert]]\nuse = "absent"\nafter = "normalize"\n', "no such pass; there are"),
+        ("[passes.assign_bits]\nedge = 0\n", "unknown key 'edge'; it has edges, least, folded"),
+        ('[passes.assign_bits]\nfolded = "lo"\n', "at 'folded'; give one of low, high"),
+        ('without = ["pair_convolutions"]\n', "add pair_convolutions before it"),
+    ],
+)
+def test_a_page_is_printed_only_of_a_recipe_that_can_work(text, said, tmp_path):
+    mine = tmp_path / "mine.toml"
+    mine.write_text(f'extends = "mixed"\n{text}')
+    with pytest.raises(RecipeError, match=re.escape(said)):
+        catalog.recipe_page(str(mine))
 
 
 def test_only_what_is_different_stands_in_the_recipes_that_ship():
