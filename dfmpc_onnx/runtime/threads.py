@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, TypeVar
 
-from threadpoolctl import ThreadpoolController
+import threadpoolctl
 
 from dfmpc_onnx.errors import OptionError
 
@@ -84,7 +84,8 @@ class _Pools:
     def enter(self, limit: int) -> None:
         with self._lock:
             if not self._limits:
-                self._controller = ThreadpoolController()
+                self._controller = threadpoolctl.ThreadpoolController()
+                _take_control()
                 self._restore = self._controller.limit(limits=limit, user_api="blas").restore_original_limits
             self._limits.append(limit)
             self._set()
@@ -95,10 +96,20 @@ class _Pools:
             if self._limits:
                 self._set()
             else:
+                _take_control()
                 self._restore()
+                _take_control()  # and leave it to whoever comes next
 
     def _set(self) -> None:
+        _take_control()
         self._controller.limit(limits=min(self._limits), user_api="blas")
+
+
+def _take_control() -> None:
+    """Let this thread set the threads of OpenBLAS: threadpoolctl (3.7 and newer) ignores all threads but the first."""
+    clear = getattr(getattr(threadpoolctl, "OpenBLASController", None), "clear_controlling_thread", None)
+    if clear is not None:
+        clear(force=True)
 
 
 _POOLS = _Pools()

@@ -99,6 +99,36 @@ def test_the_smallest_limit_on_blas_holds_and_the_last_to_leave_restores(three):
     assert set(blas()) == {3}
 
 
+def test_a_limit_holds_in_a_thread_that_is_not_the_first_to_set_one(three):
+    """The threads of a pool outlive a call, and the main thread has set a limit of its own before."""
+
+    def within(limit):
+        with limit_blas(limit):
+            return set(blas())
+
+    with limit_blas(2):
+        pass
+    with cf.ThreadPoolExecutor(2) as pool:
+        for limit in (1, 2, 1):
+            assert pool.submit(within, limit).result() == {limit}
+            assert set(blas()) == {3}
+    barrier = threading.Barrier(2)
+
+    def overlapping(limit):
+        with limit_blas(limit):
+            barrier.wait(10)
+            seen = set(blas())
+            barrier.wait(10)
+        return seen
+
+    with cf.ThreadPoolExecutor(2) as pool:
+        for _ in range(3):
+            assert list(pool.map(overlapping, (2, 1))) == [{1}, {1}]
+            assert set(blas()) == {3}
+    with limit_blas(2):
+        assert set(blas()) == {2}
+
+
 def test_closed_form_statistics_of_two_threads_leave_blas_as_it_was(three):
     with cf.ThreadPoolExecutor(2) as pool:
         made = [pool.submit(dfmpc_onnx.quantize, graphs.residual(), None, "closed-form", check=False) for _ in range(4)]
