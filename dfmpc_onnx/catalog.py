@@ -126,6 +126,10 @@ def _build_step(step: Step) -> Pass[msgspec.Struct]:
         where = step.position_of(key) if key else step.position
         message = explain(error, f"{where}: pass {step.use}")
         raise RecipeError(f"{message}; {_choices(kind.Options, key)}") from None
+    if step.fallback and not kind.may_stop:
+        raise RecipeError(
+            f"{step.position}: pass {step.use} never stops half way, so it takes no fallback; leave it out"
+        )
     made = kind(options)
     made.fallback = tuple(_build_step(part) for part in step.fallback)
     return made

@@ -48,7 +48,7 @@ def _kept(
 def shared_machine() -> Iterator[None]:
     """Tests run side by side, each on one thread; and the same few pictures are not painted again for every test.
 
-    Painting them is nine tenths of quantizing a small network. `tests/test_procedural.py` tests the painting itself.
+    Painting them is nine tenths of quantizing a small network. `tests/inputs/test_procedural.py` tests it.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnxruntime, "SessionOptions", OneThread)

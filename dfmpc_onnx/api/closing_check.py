@@ -7,14 +7,13 @@ import pathlib
 import onnx
 
 from dfmpc_onnx.api.reference import CHECK_IMAGES, CHECK_SEED, check_source, reference_session
-from dfmpc_onnx.errors import Defect, ModelError
+from dfmpc_onnx.errors import Defect, ModelError, TooLittleMemory
 from dfmpc_onnx.evaluation.fidelity import Expected, Fidelity, compare, expected_outputs
 from dfmpc_onnx.inputs.files import Images
 from dfmpc_onnx.inputs.samples import Samples, check_images
 from dfmpc_onnx.inputs.spec import InputSpecs
 from dfmpc_onnx.model.source import Source
 from dfmpc_onnx.pipeline.settings import Settings, WeightBits
-from dfmpc_onnx.qdq import expansion as expansion
 from dfmpc_onnx.runtime.session import Session
 
 DOUBTFUL_DB = 10.0  # of the settings in the README's table, those below lost 5 points of top-1 and more
@@ -51,7 +50,7 @@ def closing_check(
         return fidelity, (*notes, *_doubts(fidelity, settings))
     except ModelError as error:
         # What lacks memory is no fault of the result's.
-        if "alloc" not in str(error) and not _runs(candidate, images):
+        if not isinstance(error, TooLittleMemory) and not _runs(candidate, images):
             raise Defect(f"{error}; nothing has been written") from None
         return None, (f"not compared: {error}",)
 

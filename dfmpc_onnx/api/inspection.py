@@ -41,12 +41,8 @@ def inspect(model: ModelSource) -> Inspection:
     try:
         results = PassManager(finders).run(workspace)
         # What finds the layers refuses them one by one, and each is listed with its reason.
-        notes = tuple(
-            refusal.reason
-            for finder, result in zip(finders, results, strict=True)
-            if Layers not in finder.provides
-            for refusal in result.refusals
-        )
+        listed = {finder.name for finder in finders if Layers in finder.provides}
+        notes = tuple(refusal.reason for result in results if result.name not in listed for refusal in result.refusals)
         forecasts = tuple(_forecast(workspace, recipe) for recipe in catalog.recipes().values())
     except AlreadyQuantized:
         pass  # what it holds is listed, and nothing asks for its float model
@@ -139,8 +135,8 @@ def _forecast(workspace: Workspace, recipe: Recipe) -> RecipeForecast:
     plan: Mapping[str, object] = {}
     steps = catalog.build(recipe)
     for step in steps:
-        if BitPlan in step.provides:
-            step.run(planned)
+        if BitPlan in step.provides and planned.known.issuperset(step.requires):
+            PassManager([step]).run(planned)
     # The paper's closed form, which keeps the original weights, knows no other 2 bits; the recipes that fit layers
     # choose, so four levels at most.
     two_is_ternary = any(Originals in step.provides for step in steps)

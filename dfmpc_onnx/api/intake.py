@@ -20,7 +20,6 @@ from dfmpc_onnx.pipeline.recipe import Recipe
 from dfmpc_onnx.pipeline.settings import LayerOverride, Settings, WeightBits, parse_activations, parse_input_shapes
 from dfmpc_onnx.pipeline.targets import parse_target
 from dfmpc_onnx.pipeline.workspace import Workspace, resolve_inputs
-from dfmpc_onnx.qdq import expansion as expansion
 from dfmpc_onnx.statistics.leading_moments import BY_COVARIANCES, BY_PICTURES
 
 Tell = Callable[[str], None]
@@ -56,7 +55,7 @@ def take_in(
 
     preprocess: as the user wrote it, "auto" included. tell: called with the name of each step.
     """
-    runs = any(step.reads_images() for step in pipeline)
+    runs = any(step.may_read_images for step in pipeline)
     if settings.images is not None and not runs:
         raise OptionError(f"images: recipe {recipe.name} runs no network, so it cannot use them; leave them out")
     tell("load")

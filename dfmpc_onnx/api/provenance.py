@@ -60,7 +60,7 @@ def provenance(
         "passes": _json([to_record(step) for step in recipe.steps]),
         "versions": _json(versions),
     }
-    fallen = {result.name: result.fallback for result in results if result.fallback}
+    fallen = [{result.name: result.fallback} for result in results if result.fallback]
     if fallen:
         stated["fallbacks"] = _json(fallen)
     if inputs.images is not None:

@@ -24,7 +24,6 @@ from dfmpc_onnx.model.write import save
 from dfmpc_onnx.pipeline.instruments import Dump, Progress, Timing
 from dfmpc_onnx.pipeline.manager import Instrument, PassManager, PassResult
 from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE, Recipe
-from dfmpc_onnx.qdq import expansion as expansion
 from dfmpc_onnx.report.build import make_report
 from dfmpc_onnx.report.schema import Report
 from dfmpc_onnx.runtime.session import require

@@ -6,7 +6,6 @@ import numpy as np
 
 from dfmpc_onnx import catalog
 from dfmpc_onnx.errors import ModelError, RuntimeUnavailable
-from dfmpc_onnx.evaluation.fidelity import SessionInput
 from dfmpc_onnx.graph.exchange import to_graph, to_model
 from dfmpc_onnx.inputs.samples import Samples, check_images
 from dfmpc_onnx.inputs.spec import InputSpecs
@@ -17,7 +16,6 @@ from dfmpc_onnx.pipeline.facts import Normalized
 from dfmpc_onnx.pipeline.manager import PassManager
 from dfmpc_onnx.pipeline.settings import Settings
 from dfmpc_onnx.pipeline.workspace import Workspace
-from dfmpc_onnx.qdq import expansion as expansion
 from dfmpc_onnx.runtime.session import Session
 
 CHECK_IMAGES = 16
@@ -45,12 +43,12 @@ def check_source(source: Source, settings: Settings, inputs: InputSpecs) -> None
     if isinstance(found, Samples):
         session.run({name: np.asarray(values[0]) for name, values in found.feeds.items()})
         return
-    given = SessionInput.of(session)
-    x = found.x.astype(given.dtype)
-    session.run({given.name: np.repeat(x, given.batch or 1, axis=0)})
-    if given.batch is None:
+    (spec,) = inputs
+    x = found.x.astype(spec.dtype or np.float32)
+    session.run({spec.name: np.repeat(x, spec.batch or 1, axis=0)})
+    if spec.batch is None:
         try:
-            session.run({given.name: np.repeat(x, 2, axis=0)})
+            session.run({spec.name: np.repeat(x, 2, axis=0)})
         except ModelError as error:
             raise ModelError(
                 f"{error}: two images at once, which its input allows; export it for one at a time"

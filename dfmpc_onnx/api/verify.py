@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -17,14 +18,29 @@ from dfmpc_onnx.inputs.normalization import parse_or_assume, resolve_preprocess
 from dfmpc_onnx.inputs.preprocess import AUTO
 from dfmpc_onnx.inputs.samples import Samples, check_images
 from dfmpc_onnx.model.metadata import metadata_of
-from dfmpc_onnx.model.source import ModelSource, load
+from dfmpc_onnx.model.source import ModelSource, Source, load
 from dfmpc_onnx.pipeline.settings import Settings, WeightBits, parse_input_shapes
 from dfmpc_onnx.pipeline.workspace import resolve_inputs
-from dfmpc_onnx.qdq import expansion as expansion
 from dfmpc_onnx.report.schema import ProviderFidelity, Verification
 from dfmpc_onnx.runtime.session import CPU_PROVIDER, Session
 from dfmpc_onnx.runtime.threads import takes_threads
 from dfmpc_onnx.statistics.leading_moments import BY_PICTURES
+
+
+def _recorded_shapes(
+    float_source: Source, metadata: Mapping[str, str], settings: Settings
+) -> Mapping[str, tuple[int, ...]]:
+    """The shapes that a quantized file was made with, of inputs that would get others; none from a file of others."""
+    try:
+        recorded = msgspec.json.decode(metadata.get("input_shapes", "{}"), type=dict[str, tuple[int, ...]])
+    except msgspec.DecodeError:
+        return {}
+    usual = resolve_inputs(float_source.model, settings)
+    return {
+        spec.name: recorded[spec.name]
+        for spec in usual
+        if spec.name in recorded and spec.takes(recorded[spec.name]) and recorded[spec.name] != spec.resolved
+    }
 
 
 @takes_threads
@@ -48,7 +64,8 @@ def verify(
     provider. Raises UserError; RuntimeUnavailable where a provider was not really used.
     """
     float_source, source = load(model), load(quantized)
-    stated = metadata_of(source.model).get("preprocess")
+    metadata = metadata_of(source.model)
+    stated = metadata.get("preprocess")
     wanted = preprocess or stated or AUTO
     settings = Settings(
         WeightBits.parse("8"),
@@ -57,6 +74,8 @@ def verify(
         input_shapes=parse_input_shapes(input_shapes),
         seed=seed + CHECK_SEED,
     )
+    if images is None and not input_shapes:
+        settings = dataclasses.replace(settings, input_shapes=_recorded_shapes(float_source, metadata, settings))
     inputs = resolve_inputs(float_source.model, settings)
     inputs.check_options(settings.input_shapes)
     check_limits(float_source, inputs)
@@ -79,12 +98,14 @@ def verify(
         batch = read_images(images, spec.shape, spec.preprocess)
     if not providers:
         raise OptionError("no provider given; give at least one, such as CPU")
-    rows = []
-    for provider in providers:
-        session = Session(source.path or source.model, provider, source.label)
-        use = None
-        if session.provider != CPU_PROVIDER:
-            use = provider_use(source.path or source.model, source.model, session.provider, source.label, batch)
-        rows.append(ProviderFidelity(session.provider, compare(reference, session, batch), use))
+    rows = tuple(_on_provider(provider, source, reference, batch) for provider in providers)
     warnings = (*origin_warnings(float_source, source, choice.name), *choice.warnings)
-    return Verification(float_source.size, source.size, choice.name, choice, warnings, tuple(rows))
+    return Verification(float_source.size, source.size, choice.name, choice, warnings, rows)
+
+
+def _on_provider(provider: str, source: Source, reference: Session, batch: Images | Samples) -> ProviderFidelity:
+    session = Session(source.path or source.model, provider, source.label)
+    use = None
+    if session.provider != CPU_PROVIDER:
+        use = provider_use(source.path or source.model, source.model, session.provider, source.label, batch)
+    return ProviderFidelity(session.provider, compare(reference, session, batch), use)

@@ -26,10 +26,11 @@ from dfmpc_onnx.errors import Unknown
 from dfmpc_onnx.graph.operator_table import NOTHING_KNOWN, STANDARD, Function, Meaning
 from dfmpc_onnx.graph.query import has_input, input_constant, nested_nodes
 from dfmpc_onnx.model.protos import RUNTIME_DOMAINS, STANDARD_DOMAINS, op_name
+from dfmpc_onnx.model.source import NEWEST_OPSET
 from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
 
-__all__ = ["Function", "Meaning", "find", "meaning_of", "op_of", "register"]
+__all__ = ["Function", "Meaning", "find", "meaning_of", "op_of", "register", "unregister"]
 
 Versions = dict[int, Meaning]  # by the first opset of each
 
@@ -37,6 +38,7 @@ _registry: dict[tuple[str, str], Versions] = {
     ("", name): {since: meaning} for name, (since, meaning) in STANDARD.items()
 }
 _writing = threading.Lock()
+SETTLED_OPSET = 13  # no entry of the table changes its meaning later
 
 
 class Domain(str):
@@ -52,13 +54,18 @@ class Domain(str):
         domain.opset = opset
         return domain
 
+    def __getnewargs__(self) -> tuple[str, int | None]:  # type: ignore[override]
+        """What a copy, shallow or deep, is made of."""
+        return str(self), self.opset
 
-def register(domain: str, name: str, since: int, meaning: Meaning) -> None:
+
+def register(domain: str, name: str, since: int, meaning: Meaning, *, replace: bool = False) -> None:
     """Say what an operator means from an opset of its domain on, until a later entry takes over.
 
-    Saying the same again changes nothing. Raises ValueError where the entry exists with another meaning, for an opset
-    below 1, and for an operator with a weight outside the standard domain: passes know layers by their names.
-    Threads may register and look up at once.
+    Saying the same again changes nothing; functions are the same only where they are one object, so a module that may
+    be loaded twice says replace. Raises ValueError where the entry exists with another meaning, for an opset below 1,
+    and for an operator with a weight outside the standard domain: passes know layers by their names. Threads may
+    register and look up at once.
     """
     domain = _key(domain)
     label = op_name(domain, name)
@@ -68,9 +75,16 @@ def register(domain: str, name: str, since: int, meaning: Meaning) -> None:
         raise ValueError(f"{label}: only operators of the standard domain can have weights")
     with _writing:
         known = _registry.get((domain, name), {})
-        if known.get(since, meaning) != meaning:
+        if known.get(since, meaning) != meaning and not replace:
             raise ValueError(f"{label} has another meaning from opset {since} on already")
         _registry[domain, name] = {**known, since: meaning}  # a new one, so that who reads sees no half-made one
+
+
+def unregister(domain: str, name: str) -> None:
+    """Forget what was registered for an operator outside the standard domain; nothing where nothing was."""
+    if _key(domain):
+        with _writing:
+            _registry.pop((domain, name), None)
 
 
 def find(domain: str | None, name: str, opset: int | None = None) -> Meaning:
@@ -88,16 +102,26 @@ def _key(domain: str | None) -> str:
 
 
 def meaning_of(node: gs.Node) -> Meaning:
-    """The meaning of a node's operator, in the opset of another domain that its graph imports (`name_domains`)."""
-    return find(node.domain, node.op, getattr(node.domain, "opset", None))
+    """The meaning of a node's operator in the opset of its domain that its graph imports (`name_domains`).
+
+    A node that a pass has made is of the newest opset that onnxruntime runs.
+    """
+    newest = NEWEST_OPSET if is_standard(node) else None
+    return find(node.domain, node.op, getattr(node.domain, "opset", newest))
 
 
 def name_domains(graph: gs.Graph) -> None:
-    """Give the standard domain one name, None, in a graph just imported, and every other the opset of its import."""
+    """Give the domains of nodes the opsets that a graph just imported states; the standard one has one name, "".
+
+    From opset 13 on the standard operators mean what they mean today; there its nodes have None.
+    """
     opsets = {item.domain: int(item.version) for item in graph.import_domains or ()}
     for node in (*graph.nodes, *(inner for _, _, inner in nested_nodes(graph))):
         domain = node.domain or ""
-        node.domain = None if domain in STANDARD_DOMAINS else Domain(domain, opsets.get(domain))
+        if domain not in STANDARD_DOMAINS:
+            node.domain = Domain(domain, opsets.get(domain))
+        else:
+            node.domain = Domain("", graph.opset) if graph.opset < SETTLED_OPSET else None
 
 
 # -- which operator it is

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import AlreadyQuantized, ModelError, shown
-from dfmpc_onnx.graph.constant_folding import GENERATED, QUANTIZED, origin
+from dfmpc_onnx.graph.constant_folding import origin
 from dfmpc_onnx.graph.operators import is_weighted, norm_epsilon, op_of
 from dfmpc_onnx.graph.query import (
     constant,
@@ -51,13 +51,12 @@ def check_origins(graph: gs.Graph, label: str) -> None:
     stored = len(layers) - len(made) + sum(1 for _ in nested_nodes(graph))
     if stored or not made:
         return
-    if all(reason == QUANTIZED for reason in made):
+    if all(found.kind == "quantized" for found in made):
         raise AlreadyQuantized(f"{label}: the model is quantized already; give the float model that it was made from")
-    if all(reason.startswith(GENERATED) for reason in made):
-        operator = made[0].removeprefix(GENERATED).split(",")[0].strip()
+    if all(found.kind == "generated" for found in made):
         raise ModelError(
-            f"{label}: its weights are generated ({operator}), not stored; there is nothing to quantize: export the "
-            "model with its trained weights"
+            f"{label}: its weights are generated ({made[0].generator}), not stored; there is nothing to quantize: "
+            "export the model with its trained weights"
         )
 
 

@@ -28,7 +28,7 @@ TWINS: Mapping[str, str] = {"keras": "lite"}
 ASSUMED = "imagenet"  # what it makes of photographs has mean 0 and variance 1
 NOTHING_FITS = 2.0  # mean mismatch; the variance is off fivefold in every channel, or mean and variance thrice
 UNSURE = 80.0  # percent below which a person should look
-SUREST = 99.9  # percent; to say more would be more than the model of the errors bears
+SUREST = 99.9  # percent; to say more would be more than the model of the errors supports
 UNLIKELY = 0.1  # percent, of two, below which what the user gave is doubted
 ORDER_MARGIN = 0.2  # of mean mismatch between RGB and BGR, from which on the order is asserted
 

@@ -133,6 +133,11 @@ class InputSpec:
         """How many images the file wants at once; None where it takes any number, or the input counts none."""
         return _number(self.stated[0]) if self.stated and self.has_batch else None
 
+    def takes(self, shape: Sequence[int]) -> bool:
+        """Whether a whole shape agrees with every number that the file states."""
+        dims = self.stated or ()
+        return len(dims) == len(shape) and all(_number(d) in (None, n) for d, n in zip(dims, shape, strict=True))
+
     def fits(self, shape: Sequence[int]) -> bool:
         """Whether ``[n, *shape]`` agrees with every number that the user gave, or the file states."""
         dims = self.given or self.stated or ()

@@ -21,10 +21,10 @@ class OutputLoss:
     """Shares of an output's variance that are error, 0 to 1.
 
     share_of_variance: of a vector all values together, those of the classes and those of the images. It is what rounded
-    activations may cost (`exempt_activations`): what differs between the classes is about what differs between
+    activations may cost: what differs between the classes is about what differs between
     pictures of things.
     share_between_images: the same error as a share of what the images alone differ by, so never less. It is what errors
-    of weights may cost (`reconstruct_layers`): at 1 the error is as large as what tells the images apart.
+    of weights may cost: at 1 the error is as large as what tells the images apart.
     Of maps and lists, and of a single image, both are the same.
     vector: whether the output is one, not a map or a list.
     """

@@ -63,7 +63,7 @@ class Pass(ABC, Generic[OptionsT]):
     untrue), and its `Options`, whose fields are the keys that a recipe may give. Its docstring has the headings
     Before, After, Why, Requires, Refuses when, Reference.
 
-    fallback: what runs in its place where it raises CannotGoOn; a recipe gives it.
+    may_stop: whether it may raise CannotGoOn. fallback: what then runs in its place; a recipe gives it.
     """
 
     name: ClassVar[str]
@@ -71,6 +71,7 @@ class Pass(ABC, Generic[OptionsT]):
     provides: ClassVar[tuple[type[object], ...]] = ()
     discards: ClassVar[tuple[type[object], ...]] = ()
     Options: ClassVar[type[msgspec.Struct]] = NoOptions
+    may_stop: ClassVar[bool] = False
     fallback: tuple[Pass[msgspec.Struct], ...] = ()
 
     def __init__(self, options: OptionsT | None = None) -> None:
@@ -79,6 +80,11 @@ class Pass(ABC, Generic[OptionsT]):
     def reads_images(self) -> bool:
         """Whether images that the user gives make a difference to this pass."""
         return False
+
+    @property
+    def may_read_images(self) -> bool:
+        """Whether they make a difference to this pass, or to one that may run in its place."""
+        return self.reads_images() or any(part.may_read_images for part in self.fallback)
 
     @abstractmethod
     def run(self, workspace: Workspace) -> PassResult:

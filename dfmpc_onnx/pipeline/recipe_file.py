@@ -266,7 +266,7 @@ class _Reader:
 
     def _insert(self, steps: list[Step], tables: Sequence[Mapping[str, object]], base: Recipe) -> None:
         starts = self._lines.tables("insert")
-        behind = Counter[str]()  # how many stand behind an anchor already
+        last: dict[str, Step] = {}  # what was put behind an anchor last; the next goes behind that
         for index, table in enumerate(tables):
             line = starts[index] if index < len(starts) else int(self._lines.key("insert").rpartition(":")[2])
             step = self._step(table, line, ("before", "after"))
@@ -279,8 +279,9 @@ class _Reader:
             where = self._lines.key(sides[0], line)
             at = self._find(steps, anchor, where, f"{sides[0]} '{shown(anchor)}'", base)
             if sides[0] == "after":
-                behind[steps[at].use] += 1
-                at += behind[steps[at].use]
+                use = steps[at].use
+                at = next((n for n, other in enumerate(steps) if other is last.get(use)), at) + 1
+                last[use] = step
             steps.insert(at, step)
 
     def _find(self, steps: Sequence[Step], name: str, where: str, what: str, base: Recipe) -> int:

@@ -25,9 +25,10 @@ def resolve_inputs(model: onnx.ModelProto | gs.Graph, settings: Settings) -> Inp
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """What a workspace held at a moment: a copy of the graph, and the facts by type."""
+    """What a workspace held at a moment: a copy of the graph, the inputs, and the facts by type."""
 
     graph: gs.Graph
+    inputs: InputSpecs
     facts: Mapping[type[object], object]
 
 
@@ -82,12 +83,12 @@ class Workspace:
         self._facts.pop(kind, None)
 
     def snapshot(self) -> Snapshot:
-        """The graph, its constants shared, and the facts as they are now."""
-        return Snapshot(self.graph.copy(), dict(self._facts))
+        """The graph, its constants shared, the inputs and the facts as they are now."""
+        return Snapshot(self.graph.copy(), self.inputs, dict(self._facts))
 
     def restore(self, before: Snapshot) -> None:
         """Go back to a snapshot, whatever a pass has begun since."""
-        self.graph, self._facts = before.graph, dict(before.facts)
+        self.graph, self.inputs, self._facts = before.graph, before.inputs, dict(before.facts)
 
     @property
     def known(self) -> frozenset[type[object]]:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from dfmpc_onnx.errors import ModelError, RuntimeUnavailable, RunTooLong, shown
+from dfmpc_onnx.errors import ModelError, RuntimeUnavailable, RunTooLong, TooLittleMemory, shown
 from dfmpc_onnx.model.source import EXTERNAL_LIMIT, size_of
 from dfmpc_onnx.model.unbounded_loops import has_loop
 from dfmpc_onnx.model.write import save
@@ -88,7 +88,7 @@ class Session:
                     source, options, providers=_with_helpers(self.provider, known), enable_fallback=0
                 )
             except Exception as error:  # onnxruntime's exceptions have no common public base
-                raise ModelError(
+                raise _kind_of(error)(
                     f"{label}: onnxruntime {onnxruntime.__version__} cannot load it ({_cause(error)})"
                 ) from None
         if self.provider not in self._session.get_providers():
@@ -120,7 +120,7 @@ class Session:
                     f"{self.label}: a run did not end within {LOOP_SECONDS:g} s; a Loop in it may never end: give it a "
                     "trip count, correct its condition, or take it out of the model"
                 ) from None
-            raise ModelError(f"{self.label}: onnxruntime cannot run it ({_cause(error)})") from None
+            raise _kind_of(error)(f"{self.label}: onnxruntime cannot run it ({_cause(error)})") from None
         return results
 
     def profile_counts(self) -> dict[str, int]:
@@ -218,9 +218,15 @@ def _serialize(model: onnx.ModelProto, stack: contextlib.ExitStack) -> bytes | s
     return str(path)
 
 
+def _kind_of(error: Exception) -> type[ModelError]:
+    """What an error of onnxruntime's is for a caller, who cannot tell by its class."""
+    lacks_memory = "bfc_arena" in str(error) or "Failed to allocate memory" in str(error)
+    return TooLittleMemory if lacks_memory else ModelError
+
+
 def _cause(error: Exception) -> str:
     """The line of an error of onnxruntime's that says what is wrong."""
-    if "bfc_arena" in str(error) or "Failed to allocate memory" in str(error):
+    if _kind_of(error) is TooLittleMemory:
         return "it could not allocate the memory for it"  # which stands at the end of a line too long to print
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return shown(lines[0][:200] if lines else type(error).__name__)

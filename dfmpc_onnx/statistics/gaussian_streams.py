@@ -64,10 +64,12 @@ class GaussianStreams:
         moments, shape = input_moments(spec), spec.shape
         if moments is None or len(shape) != 4:
             raise Unknown("an input is no image")
+        if spec.channels_last:
+            raise Unknown("an input has its channels last")
         channels = len(moments.mean)
         std = np.sqrt(moments.variance)
         colours = 0.8 * np.outer(std, std) + 0.2 * np.diag(moments.variance)
-        size = (shape[2], shape[3])
+        size = spec.side
         lags = lg.window(gp.natural_prior(*size, colours), *self._windows.side(spec.name, size, channels))
         joint = np.tile(lags, (1, 1, 2, 2))
         return Field(np.tile(moments.mean, 2), joint, size, 1, {})

@@ -30,13 +30,20 @@ NOT_NEEDED = "not needed: the BatchNormalization behind it is exact"
 
 
 def input_moments(spec: InputSpec) -> ChannelMoments | None:
-    """Photographs after the preprocess, for an input of images ``[n, c, h, w]``; None for other inputs."""
+    """Photographs after the preprocess, by the second dimension; None for what has none, or holds no floats.
+
+    Where the channels are last, the second dimension is that of the rows, each of which has all the colours.
+    """
     if not spec.is_float or spec.resolved is None or len(spec.resolved) < 2:
         return None
-    channels = spec.resolved[1]
-    mean, variance = spec.preprocess.moments(channels)
-    low, high = spec.preprocess.bounds(channels)
-    return ChannelMoments(mean, variance, low, high)
+    mean, variance = spec.preprocess.moments(spec.channels)
+    low, high = spec.preprocess.bounds(spec.channels)
+    if not spec.channels_last:
+        return ChannelMoments(mean, variance, low, high)
+    rows = spec.resolved[1]
+    mixed = float(variance.mean() + mean.var())
+    row = (float(mean.mean()), mixed, float(low.min()), float(high.max()))
+    return ChannelMoments(*(np.full(rows, value) for value in row))
 
 
 def propagate(graph: gs.Graph, inputs: InputSpecs) -> tuple[dict[str, ChannelMoments], dict[str, str]]:

@@ -9,14 +9,14 @@ import numpy.typing as npt
 import onnx
 import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.errors import ModelError, Unknown
+from dfmpc_onnx.errors import ModelError
+from dfmpc_onnx.graph.operators import name_domains
 from dfmpc_onnx.inputs.generated import procedural_images
 from dfmpc_onnx.inputs.normalization import Prediction, Predictor
 from dfmpc_onnx.inputs.preprocess import PIXEL_MEAN, PIXEL_STD, Preprocess
 from dfmpc_onnx.inputs.procedural import dead_leaves
 from dfmpc_onnx.inputs.spec import InputSpecs
 from dfmpc_onnx.model.leading_norms import FirstNorms
-from dfmpc_onnx.model.protos import op_of
 from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
 from dfmpc_onnx.numerics.least_squares import PatchMoments
@@ -48,7 +48,7 @@ def by_pictures(found: FirstNorms, inputs: InputSpecs, seed: int = SEED) -> Pred
 class _Pictures:
     """Feeds the part in front of the BatchNormalizations. Raises ModelError where onnxruntime cannot run it.
 
-    Sizes that the file fixes are freed, so that a few small pictures suffice; where a model does not bear that, it
+    Sizes that the file fixes are freed, so that a few small pictures suffice; where a model does not run on them, it
     gets one picture of the size it wants.
     """
 
@@ -145,11 +145,10 @@ class _Watcher:
 
 def by_covariances(found: FirstNorms, inputs: InputSpecs) -> Predictor:
     """Follow the covariance function of photographs to the BatchNormalizations; no image is made. Raises Unknown."""
-    if any(op_of(node) == "Clip" and node.attribute for node in found.model.graph.node):
-        raise Unknown("a Clip of an old opset")
 
     def predict(preprocess: Preprocess) -> list[MeanVariance]:
         watcher, graph = _Watcher(), gs.import_onnx(found.model)
+        name_domains(graph)
         walk(graph, GaussianStreams(graph, inputs.with_preprocess(preprocess)), watcher, frozenset())
         return [watcher.moments[norm.output[0]] for norm in found.norms]
 

