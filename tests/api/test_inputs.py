@@ -12,7 +12,7 @@ import pytest
 import dfmpc_onnx
 from tests import graphs
 
-MEASURE = ("reconstruct_layers", "exempt_activations")  # what runs the network
+MEASURE = ("reconstruct_layers", "keep_activations_float")  # what runs the network
 MODELS = pathlib.Path(__file__).parents[2] / "models"
 
 
@@ -123,3 +123,14 @@ def test_a_sequence_beside_the_picture_is_refused_in_one_line(recipe: str) -> No
     model.graph.output.append(onnx.helper.make_tensor_value_info("length", onnx.TensorProto.INT64, []))
     with pytest.raises(dfmpc_onnx.ModelError, match="input 's' is a sequence; nothing can be generated for it"):
         dfmpc_onnx.quantize(model, None, recipe)
+
+
+def test_verify_feeds_what_the_file_was_made_with() -> None:
+    model = restated(graphs.chain(), h="h", w="w")
+    sizes = ["x:1x3x8x8"]
+    quantized = dfmpc_onnx.quantize(model, None, "per-channel", input_shapes=sizes, preprocess="unit").model
+    stated, given = (dfmpc_onnx.verify(model, quantized, input_shapes=shapes) for shapes in ([], sizes))
+    assert stated.providers[0].fidelity == given.providers[0].fidelity
+    assert "of 8x8" in stated.providers[0].fidelity.origin
+    other = dfmpc_onnx.verify(model, quantized, input_shapes=["x:1x3x16x16"])
+    assert "of 16x16" in other.providers[0].fidelity.origin

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import pathlib
 import threading
 from collections.abc import Iterator
@@ -270,3 +271,25 @@ def test_nobody_compares_the_bare_name_of_an_operator() -> None:
     files = [path for at in (dfmpc_onnx, dfmpc_passes) for path in pathlib.Path(at.__path__[0]).rglob("*.py")]
     found = [line for path in files if path.name not in owners for line in raw_comparisons(path)]
     assert len(files) > 100 and not found
+
+
+def test_an_old_opset_has_the_meanings_of_its_time() -> None:
+    clip = graphs.workspace(graphs.ALL["old"]()).graph.nodes[2]
+    assert clip.op == "Clip" and not operators.is_clip(clip)  # its bounds are attributes, of which nothing is known
+    register("", "Relu", 99, Meaning())
+    assert operators.is_clip(node("Relu"))  # no runtime has that opset
+
+
+def test_a_node_of_another_domain_can_be_copied() -> None:
+    copied = copy.deepcopy(operators.Domain("my.ops", 2))
+    assert (str(copied), copied.opset) == ("my.ops", 2)
+
+
+def test_an_entry_can_be_replaced_and_forgotten() -> None:
+    register("my.ops", "Act", 1, Meaning(function=lambda node: np.tanh))
+    with pytest.raises(ValueError, match="another meaning"):
+        register("my.ops", "Act", 1, Meaning(function=lambda node: np.tanh))
+    register("my.ops", "Act", 1, Meaning(function=lambda node: np.tanh), replace=True)
+    operators.unregister("my.ops", "Act")
+    operators.unregister("", "Relu")  # the standard ones stay
+    assert operators.find("my.ops", "Act") is operators.NOTHING_KNOWN and operators.is_clip(node("Relu"))

@@ -262,3 +262,39 @@ def test_recorded_steps_read_as_what_was_recorded():
     assert [to_record(step) for step in recorded_steps(text)] == [to_record(step) for step in steps]
     with pytest.raises(ValueError, match="Expected"):
         recorded_steps('[{"a": 3}]')
+
+
+ORDER = """
+[[insert]]
+use = "take_widest_bits"
+after = "assign_bits"
+
+[[insert]]
+use = "quantize_weights"
+before = "take_widest_bits"
+
+[[insert]]
+use = "compensate"
+after = "assign_bits"
+"""
+
+
+def test_inserts_behind_one_pass_stand_in_the_order_in_which_they_are_written(extended):
+    uses = [step.use for step in extended(ORDER).steps]
+    assert uses[1:5] == ["assign_bits", "quantize_weights", "take_widest_bits", "compensate"]
+
+
+def test_a_fallback_is_refused_where_a_pass_never_stops(tmp_path):
+    mine = tmp_path / "mine.toml"
+    mine.write_text('extends = "mixed"\n[passes.normalize]\nfallback = [{ use = "raise_opset" }]\n')
+    with pytest.raises(RecipeError, match="pass normalize never stops half way, so it takes no fallback; leave it out"):
+        catalog.build(catalog.find_recipe(str(mine)))
+
+
+def test_a_fallback_that_reads_images_takes_those_of_the_user(tmp_path):
+    mine = tmp_path / "mine.toml"
+    mine.write_text(
+        'extends = "closed-form"\n[passes.reconstruct_layers]\nfallback = [{ use = "reconstruct_layers" }]\n'
+    )
+    steps = catalog.build(catalog.find_recipe(str(mine)))
+    assert any(step.may_read_images for step in steps) and not any(step.reads_images() for step in steps)

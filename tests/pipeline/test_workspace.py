@@ -88,3 +88,14 @@ def test_after_every_pass_up_to_insert_qdq_the_graph_holds_what_the_codes_stand_
     space, agree = graphs.workspace(graphs.ALL[network](), found.weights, found.activations), Agree()
     PassManager(steps[:-1], (agree,)).run(space)
     assert steps[-1].name == "insert_qdq" and agree.checked
+
+
+def test_a_snapshot_brings_back_graph_inputs_and_facts():
+    space = graphs.workspace(graphs.chain())
+    space.put(Codes({}))
+    before, inputs, names = space.snapshot(), space.inputs, [node.name for node in space.graph.nodes]
+    del space.graph.nodes[0]
+    space.inputs = space.inputs.with_dtype({"x"}, np.dtype(np.float16))
+    space.discard(Codes)
+    space.restore(before)
+    assert [node.name for node in space.graph.nodes] == names and space.inputs == inputs and space.find(Codes)

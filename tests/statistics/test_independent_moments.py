@@ -5,7 +5,7 @@ import pytest
 
 from dfmpc_onnx.inputs.preprocess import Preprocess
 from dfmpc_onnx.inputs.spec import resolve
-from dfmpc_onnx.statistics.independent_moments import propagate
+from dfmpc_onnx.statistics.independent_moments import input_moments, propagate
 from tests import graphs
 
 CHANNELS, SIZE = 4, 96
@@ -302,3 +302,15 @@ def test_a_product_of_maps_of_other_channels_keeps_its_rule():
     y = net.node("Mul", "norm1", gate)
     known, _ = propagated(graphs.workspace(net.model(y)).graph)
     assert len(known[y].mean) == CHANNELS
+
+
+def test_rows_of_an_input_with_channels_last_have_all_colours():
+    """The second dimension of ``[n, rows, columns, 3]`` is the rows, and each has what the colours have."""
+    net = graphs.Net((1, 8, 8, 3))
+    spec = resolve(net.model(net.relu("x")), {}, Preprocess.parse("imagenet"))["x"]
+    found = input_moments(spec)
+    mean, variance = spec.preprocess.moments(3)
+    low, high = spec.preprocess.bounds(3)
+    assert found.mean.shape == (8,) and set(found.low) == {low.min()} and set(found.high) == {high.max()}
+    np.testing.assert_allclose(found.mean, mean.mean())
+    np.testing.assert_allclose(found.variance, np.mean(variance + mean**2) - mean.mean() ** 2)
