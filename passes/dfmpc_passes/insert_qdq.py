@@ -292,11 +292,11 @@ def _make_room_for_biases(
 
 
 def _with_live_scales(weight: QuantizedWeight, axis: int) -> QuantizedWeight:
-    """Dead channels, whose codes are all zero, with the smallest scale of the others: their bias is counted in it."""
+    """Dead channels, whose codes all stand for 0, with the smallest scale of the others: their bias is counted in it."""
     if weight.scale.size != weight.codes.shape[axis]:
         return weight  # one scale for all: it is the others' already
-    rows = np.moveaxis(weight.codes, axis, 0).reshape(weight.codes.shape[axis], -1)
-    dead = ~rows.any(axis=1).reshape(weight.scale.shape) & (weight.zero_point == 0)
+    others = tuple(i for i in range(weight.codes.ndim) if i != axis)
+    dead = (weight.codes == weight.zero_point).all(axis=others).reshape(weight.scale.shape)
     if not dead.any() or dead.all():
         return weight
     return dataclasses.replace(weight, scale=np.where(dead, weight.scale[~dead].min(), weight.scale).astype(np.float32))
