@@ -38,17 +38,19 @@ def expand(model: onnx.ModelProto, label: str) -> Unpacked:
     result.CopyFrom(model)
     graph = result.graph
     chains = DecodeChains(graph)
-    read = [(node.name, chain) for node in graph.node if (chain := chains.of_layer(node)) is not None]
-    packed = [(layer, chain) for layer, chain in read if not chain.plain]
+    read = [(node, chain) for node in graph.node if (chain := chains.of_layer(node)) is not None]
+    packed = [(node.name, chain) for node, chain in read if not chain.plain]
+    products = {chain.weight for node, chain in read if op_of(node) in PRODUCTS and not chain.integer}
     if not packed:
         raise ModelError(f"{label}: none of its weights is packed; it is in the plain form already")
-    fresh = _Fresh(graph)
-    done: set[str] = set()
+    fresh, result_of = _Fresh(graph), DecodedWeights(model)
+    first = {chain.weight: (layer, chain) for layer, chain in reversed(packed)}  # layers may share a weight
     try:
-        for layer, chain in packed:
-            if chain.weight not in done:  # layers may share a weight
-                _unpack(layer, chain, fresh)
-            done.add(chain.weight)
+        for layer, chain in reversed(first.values()):
+            expected = result_of.chain(chain)
+            _unpack(layer, chain, fresh)
+            if not _same_bits(expected, result_of.node(chain.end, graph)):
+                raise ModelError(f"{label}: '{shown(layer)}' would not decode to the same weight; nothing is expanded")
     except (ValueError, IndexError, TypeError) as error:
         raise ModelError(
             f"{label}: what decodes its weights cannot be worked out ({shown(str(error).partition(chr(10))[0])}); the "
