@@ -61,8 +61,9 @@ def expand(model: onnx.ModelProto, label: str) -> Unpacked:
             f"{label}: what decodes its weights cannot be worked out ({shown(str(error).partition(chr(10))[0])}); the "
             "file is damaged"
         ) from None
-    if lost:
-        raise ModelError(f"{label}: '{shown(lost[0])}' would not be the same weight, bit for bit; it stays packed")
+    for layer, chain in packed.items():
+        if chain.weight in lost:
+            raise ModelError(f"{label}: '{shown(layer)}' would not read the same weight, bit for bit; it stays packed")
     return Unpacked(result, tuple(packed))
 
 

@@ -21,6 +21,7 @@ from dfmpc_onnx.graph.query import (
     only_consumer,
     producer,
 )
+from dfmpc_onnx.numerics.arrays import Float32
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.numerics.ranges import signed_qparams, unsigned_qparams
 from dfmpc_onnx.pipeline.facts import Codes, FinalOpset, FloatLayers, FoldedBatchNorms, Layer, Layers, Placement, Ranges
@@ -308,8 +309,9 @@ def _make_room_for_biases(
             continue
         # Twice over, since the half-step grid dequantizes with half its scale.
         least = 2 * np.abs(bias.astype(np.float64)) / (BIAS_LIMIT * float(parameters[node.inputs[0].name][0]))
-        weight = _with_live_scales(weight, layers[name].axis)
-        wider = weight.widened(least.reshape(weight.scale.shape).astype(np.float32))
+        least = least.reshape(weight.scale.shape).astype(np.float32)
+        weight = _with_live_scales(weight, layers[name].axis, least)
+        wider = weight.widened(least)
         if wider is not weight:
             found[name] = int((wider.scale != weight.scale).sum())
         if wider is not codes[name]:
@@ -317,15 +319,19 @@ def _make_room_for_biases(
     return found
 
 
-def _with_live_scales(weight: QuantizedWeight, axis: int) -> QuantizedWeight:
-    """Dead channels, whose codes all stand for 0, with the smallest scale of the others: their bias is counted in it."""
+def _with_live_scales(weight: QuantizedWeight, axis: int, least: Float32) -> QuantizedWeight:
+    """Dead channels, whose codes all stand for 0, with the smallest scale of the others: their bias is counted in it.
+
+    least: what scales must be for biases to fit, shaped like scale. Where all are dead the largest of these serves.
+    """
     if weight.scale.size != weight.codes.shape[axis]:
         return weight  # one scale for all: it is the others' already
     others = tuple(i for i in range(weight.codes.ndim) if i != axis)
     dead = (weight.codes == weight.zero_point).all(axis=others).reshape(weight.scale.shape)
-    if not dead.any() or dead.all():
+    if not dead.any() or (dead.all() and not least.any()):
         return weight
-    return dataclasses.replace(weight, scale=np.where(dead, weight.scale[~dead].min(), weight.scale).astype(np.float32))
+    smallest = least.max() if dead.all() else weight.scale[~dead].min()
+    return dataclasses.replace(weight, scale=np.where(dead, smallest, weight.scale).astype(np.float32))
 
 
 def _quantize_biases(
