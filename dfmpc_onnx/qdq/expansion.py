@@ -68,7 +68,7 @@ def expand(model: onnx.ModelProto, label: str) -> Unpacked:
 
 
 def _is_plain_product(node: onnx.NodeProto) -> bool:
-    """Whether onnxruntime makes MatMulNBits of a layer behind a DequantizeLinear: MatMul, or Gemm as its weight lies."""
+    """Whether onnxruntime makes MatMulNBits of a layer behind a DequantizeLinear: of MatMul, of Gemm without transB."""
     transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
     return op_of(node) == "MatMul" or (op_of(node) == "Gemm" and not transposed)
 

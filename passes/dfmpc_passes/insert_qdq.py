@@ -308,8 +308,8 @@ def _make_room_for_biases(
         if bias is None or bias.size != weight.scale.size:
             continue
         # Twice over, since the half-step grid dequantizes with half its scale.
-        least = 2 * np.abs(bias.astype(np.float64)) / (BIAS_LIMIT * float(parameters[node.inputs[0].name][0]))
-        least = least.reshape(weight.scale.shape).astype(np.float32)
+        room = BIAS_LIMIT * float(parameters[node.inputs[0].name][0])
+        least = (2 * np.abs(bias.astype(np.float64)) / room).reshape(weight.scale.shape).astype(np.float32)
         weight = _with_live_scales(weight, layers[name].axis, least)
         wider = weight.widened(least)
         if wider is not weight:
