@@ -32,14 +32,19 @@ class QuantizedWeight:
         return dequantize(self.codes, self.scale, self.zero_point)
 
     def widened(self, least: Float32) -> QuantizedWeight:
-        """With scales of at least `least`, shaped like scale: finer slices are rounded to that step, around 0."""
+        """With scales of at least `least`, shaped like scale: finer slices are rounded to that step, ties to even.
+
+        A whole zero point stays, so a new code lies between the old one and the zero point, and fits as they do.
+        Half-step grids, which have no zero, are rounded around 0: little is left of what is far finer than a step.
+        """
         coarse = np.broadcast_to(self.scale < least, np.broadcast_shapes(self.scale.shape, least.shape))
         if not coarse.any():
             return self
         scale = np.where(coarse, least, self.scale).astype(np.float32)
-        codes = np.where(coarse, np.rint(self.dequantize() / scale), self.codes).astype(np.int8)
-        zero_point = np.where(coarse, np.float32(0), self.zero_point).astype(np.float32)
-        return dataclasses.replace(self, codes=codes, scale=scale, zero_point=zero_point)
+        whole = self.zero_point == np.rint(self.zero_point)
+        zero_point = np.where(coarse & ~whole, np.float32(0), self.zero_point).astype(np.float32)
+        fresh = quantize(self.dequantize(), scale, zero_point, self.bits)
+        return dataclasses.replace(self, codes=np.where(coarse, fresh, self.codes), scale=scale, zero_point=zero_point)
 
     def scaled(self, factor: Float32) -> QuantizedWeight:
         """The same codes under ``scale * factor``, factor broadcastable like scale, made safe to emit.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import numpy.typing as npt
 
-from dfmpc_onnx.numerics.granularity import Granularity
+from dfmpc_onnx.numerics.granularity import Granularity, PerAxis
 from dfmpc_onnx.numerics.quantized import QuantizedWeight, quantize
 
 MIN_BITS, MAX_BITS = 2, 8
+PRUNED = 1e-3  # of a step: a channel whose weights are all smaller was pruned, or has decayed
 
 
 def dorefa(weight: npt.NDArray[np.float32], bits: int, granularity: Granularity) -> QuantizedWeight:
@@ -30,6 +33,26 @@ def dorefa(weight: npt.NDArray[np.float32], bits: int, granularity: Granularity)
     scale = np.where(live, scale, np.float32(1)).astype(np.float32)
     zero_point = np.where(live, np.float32(-0.5), np.float32(0)).astype(np.float32)
     return QuantizedWeight(quantize(weight, scale, zero_point, bits), scale, zero_point, bits)
+
+
+def with_zero_channels(quantized: QuantizedWeight, weight: npt.NDArray[np.float32], axis: int) -> QuantizedWeight:
+    """A half-step grid, with codes and zero point 0 for the channels whose weights are next to nothing beside a step.
+
+    Where one scale serves the tensor, pruned filters would else get half a step of it everywhere, which a
+    BatchNormalization of variance 0 multiplies by ``1 / sqrt(epsilon)``. Other grids hold 0, and come back unchanged.
+    weight: what was quantized, float32. axis: that of its channels; scale and zero point get one value for each.
+    """
+    if not np.any(quantized.zero_point != np.rint(quantized.zero_point)):
+        return quantized
+    per_channel = PerAxis(axis)
+    peak = np.abs(per_channel.rows(weight)).max(axis=1).reshape(per_channel.scale_shape(weight.shape))
+    small = peak < quantized.scale * np.float32(PRUNED)
+    if not small.any():
+        return quantized
+    codes = np.where(small, np.int8(0), quantized.codes)
+    zero_point = np.where(small, np.float32(0), quantized.zero_point)
+    scale = np.broadcast_to(quantized.scale, zero_point.shape).copy()
+    return dataclasses.replace(quantized, codes=codes, scale=scale, zero_point=zero_point)
 
 
 def symmetric(weight: npt.NDArray[np.float32], bits: int, granularity: Granularity) -> QuantizedWeight:

@@ -124,8 +124,15 @@ class DecodeChains:
         self._makers, self._constants = makers(graph.node), initializers(graph)
 
     def of_layer(self, node: onnx.NodeProto) -> DecodeChain | None:
-        """The chain of a layer's weight; None where the weight is none of ours, and for what is no layer."""
-        return self.read(node.input[1]) if op_of(node) in WEIGHTED_OPERATORS and len(node.input) > 1 else None
+        """The chain of a layer's weight; None where the weight is none of ours, and for what is no layer.
+
+        A Max of one input, which `expansion` puts in front of a MatMul, is looked through.
+        """
+        if op_of(node) not in WEIGHTED_OPERATORS or len(node.input) < 2:
+            return None
+        by = self._makers.get(node.input[1])
+        same = by is not None and op_of(by) == "Max" and len(by.input) == 1
+        return self.read(by.input[0] if by is not None and same else node.input[1])
 
     def read(self, weight: str) -> DecodeChain | None:
         """The chain that makes a tensor; None where it is none of ours."""

@@ -15,10 +15,11 @@ from onnx import numpy_helper
 
 from dfmpc_onnx.errors import ModelError, shown
 from dfmpc_onnx.graph.exchange import lowest_ir_version
-from dfmpc_onnx.model.protos import every_node, nodes_behind, put_in, standard_opset
+from dfmpc_onnx.model.protos import every_node, nodes_behind, op_of, put_in, standard_opset
 from dfmpc_onnx.numerics.arrays import Array
 from dfmpc_onnx.qdq.code_formats import OLDEST_WITH_TABLES
 from dfmpc_onnx.qdq.decode_chains import DecodeChain, DecodeChains
+from dfmpc_onnx.qdq.decoded_weights import weights_that_differ
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,30 +33,61 @@ class Unpacked:
 def expand(model: onnx.ModelProto, label: str) -> Unpacked:
     """A copy of the model in which every packed weight is ``DequantizeLinear(INT8 codes, scale, 0)``, bit for bit.
 
-    Opset and IR version are the lowest that onnx converts what is left to. Raises ModelError where nothing is packed.
+    Opset and IR version are the lowest that onnx converts what is left to. Raises ModelError where nothing is packed,
+    and where a layer would not read the same weight, bit for bit.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph
     chains = DecodeChains(graph)
-    read = [(node.name, chain) for node in graph.node if (chain := chains.of_layer(node)) is not None]
-    packed = [(layer, chain) for layer, chain in read if not chain.plain]
+    read = [(node, chain) for node in graph.node if (chain := chains.of_layer(node)) is not None]
+    packed = {node.name: chain for node, chain in read if not chain.plain}
     if not packed:
         raise ModelError(f"{label}: none of its weights is packed; it is in the plain form already")
+    products = {chain.weight for node, chain in read if not chain.integer and _is_plain_product(node)}
     fresh = _Fresh(graph)
     done: set[str] = set()
     try:
-        for layer, chain in packed:
+        for layer, chain in packed.items():
             if chain.weight not in done:  # layers may share a weight
                 _unpack(layer, chain, fresh)
             done.add(chain.weight)
+        _keep_float(graph, done & products, fresh)
+        _drop_unread(graph)
+        result = _lower_opset(result)
+        lost = weights_that_differ(model, result, done)
     except (ValueError, IndexError, TypeError) as error:
         raise ModelError(
             f"{label}: what decodes its weights cannot be worked out ({shown(str(error).partition(chr(10))[0])}); the "
             "file is damaged"
         ) from None
-    _drop_unread(graph)
-    return Unpacked(_lower_opset(result), tuple(layer for layer, _ in packed))
+    for layer, chain in packed.items():
+        if chain.weight in lost:
+            raise ModelError(f"{label}: '{shown(layer)}' would not read the same weight, bit for bit; it stays packed")
+    return Unpacked(result, tuple(packed))
+
+
+def _is_plain_product(node: onnx.NodeProto) -> bool:
+    """Whether onnxruntime makes MatMulNBits of a layer behind a DequantizeLinear: of MatMul, of Gemm without transB."""
+    transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+    return op_of(node) == "MatMul" or (op_of(node) == "Gemm" and not transposed)
+
+
+def _keep_float(graph: onnx.GraphProto, weights: set[str], fresh: _Fresh) -> None:
+    """Put a Max of one input between each of these weights and its layers.
+
+    onnxruntime (seen in 1.32) makes MatMulNBits of DequantizeLinear and MatMul, and rounds activations that are to be
+    float to 8 bits in it. A Max of one input changes no value and is not optimized away.
+    """
+    nodes = []
+    for node in graph.node:
+        nodes.append(node)
+        if weights.isdisjoint(node.output):
+            continue
+        weight = node.output[0]
+        node.output[0] = fresh.name(f"{weight}.decoded")
+        nodes.append(onnx.helper.make_node("Max", [node.output[0]], [weight], fresh.name(f"{weight}.Max")))
+    put_in(graph.node, nodes)
 
 
 class _Fresh:
@@ -67,12 +99,17 @@ class _Fresh:
         self._taken.update(tensor.name for tensor in graph.initializer)
         self._zeros: dict[tuple[int, ...], str] = {}
 
-    def add(self, stem: str, values: Array) -> str:
-        """A new initializer; returns its name."""
+    def name(self, stem: str) -> str:
+        """A new name."""
         name, count = stem, 1
         while name in self._taken:
             name, count = f"{stem}_{count}", count + 1
         self._taken.add(name)
+        return name
+
+    def add(self, stem: str, values: Array) -> str:
+        """A new initializer; returns its name."""
+        name = self.name(stem)
         self._graph.initializer.append(numpy_helper.from_array(values, name))
         return name
 

@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 from dfmpc_onnx.graph.edit import Namer, insert, remove
 from dfmpc_onnx.graph.operators import dequantizes, keeps_scale, op_of, quantizes
 from dfmpc_onnx.graph.query import (
+    constant,
     consumers,
     has_input,
     input_constant,
@@ -20,6 +21,7 @@ from dfmpc_onnx.graph.query import (
     only_consumer,
     producer,
 )
+from dfmpc_onnx.numerics.arrays import Float32
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.numerics.ranges import signed_qparams, unsigned_qparams
 from dfmpc_onnx.pipeline.facts import Codes, FinalOpset, FloatLayers, FoldedBatchNorms, Layer, Layers, Placement, Ranges
@@ -74,7 +76,7 @@ class InsertQDQ(Pass[NoOptions]):
         sites = Placer.of(workspace).place()
         names = Namer(graph)
         qparams = signed_qparams if target.signed else unsigned_qparams
-        given = quantized_before(graph)
+        given = quantized_before(graph, target.signed)
         parameters: Parameters = {
             name: given.get(name) or qparams(*ranges[like]) for name, like in sites.tensors.items()
         }
@@ -94,8 +96,9 @@ class InsertQDQ(Pass[NoOptions]):
             _pad_codes(graph)
             kept = _guard_float_layers(graph, workspace.get(Layers), integer, names)
         else:
-            kept = _read_float(graph, workspace.get(Layers), integer)
+            kept = _read_float(graph, workspace.get(Layers), integer, own)
             _move_float(graph, own)
+            _keep_from_gemm(graph, integer, names)
         workspace.put(Placement(integer))
         kind = "int8" if target.signed else "uint8"
         rewrites = tuple(
@@ -135,15 +138,19 @@ def _refusals(
     return tuple(refusals)
 
 
-def quantized_before(graph: gs.Graph) -> Parameters:
-    """Scale and zero point of the tensors that a DequantizeLinear of the model's own makes of uint8, one for all."""
+def quantized_before(graph: gs.Graph, signed: bool) -> Parameters:
+    """Scale and zero point of the tensors that a DequantizeLinear of the model's own makes, one for all.
+
+    signed: whether of int8, else of uint8: of the type that the target wants.
+    """
+    kind: type[np.int8] | type[np.uint8] = np.int8 if signed else np.uint8
     found: Parameters = {}
     for node in graph.nodes:
         if not dequantizes(node) or not has_input(node, 2):
             continue
         scale, zero = input_constant(node, 1), input_constant(node, 2)
-        if scale is not None and zero is not None and scale.size == zero.size == 1 and zero.dtype == np.uint8:
-            found[node.outputs[0].name] = np.float32(scale.reshape(())), np.uint8(zero.reshape(()))
+        if scale is not None and zero is not None and scale.size == zero.size == 1 and zero.dtype == kind:
+            found[node.outputs[0].name] = np.float32(scale.reshape(())), kind(zero.reshape(()))
     return found
 
 
@@ -213,14 +220,17 @@ def _pad_codes(graph: gs.Graph) -> None:
     remove(graph, dead)
 
 
-def _read_float(graph: gs.Graph, layers: Layers, integer: frozenset[str]) -> list[str]:
-    """Let float layers read what was quantized for others before it was; returns which."""
+def _read_float(graph: gs.Graph, layers: Layers, integer: frozenset[str], own: set[int]) -> list[str]:
+    """Let float layers read what was quantized for others before it was; returns which.
+
+    own: the DequantizeLinear, by ``id``, that the model had before; what reads them was trained to.
+    """
     nodes = nodes_by_name(graph)
     found = []
     for layer in layers.all:
         node = nodes[layer.name]
         source = producer(node.inputs[0])
-        if layer.name not in integer and source is not None and dequantizes(source):
+        if layer.name not in integer and source is not None and dequantizes(source) and id(source) not in own:
             quantizer = producer(source.inputs[0])
             assert quantizer is not None  # _insert put it there
             node.inputs[0] = quantizer.inputs[0]
@@ -243,6 +253,23 @@ def _move_float(graph: gs.Graph, own: set[int]) -> None:
         quantizer = producer(source.inputs[0])
         if quantizer is not None and quantizes(quantizer):
             node.inputs[0] = quantizer.inputs[0]
+
+
+def _keep_from_gemm(graph: gs.Graph, integer: frozenset[str], names: Namer) -> None:
+    """Give the biases behind integer MatMuls a second dimension, ``[channels]`` to ``[1, channels]``.
+
+    Of MatMul and Add onnxruntime makes a Gemm between two Reshapes where the bias has one dimension, and quantizes
+    again behind the first as if zero points were uint8, as in `_move_float`.
+    """
+    for node in graph.nodes:
+        if node.name not in integer or op_of(node) != "MatMul":
+            continue
+        flat = node.outputs[0].shape is not None and len(node.outputs[0].shape) < 3  # becomes a Gemm without Reshapes
+        for reader in () if flat else consumers(node.outputs[0]):
+            for index, tensor in enumerate(reader.inputs):
+                bias = constant(tensor) if op_of(reader) == "Add" else None
+                if bias is not None and bias.ndim == 1:
+                    reader.inputs[index] = gs.Constant(names(f"{node.name}.bias"), bias[np.newaxis])
 
 
 def _guard_float_layers(graph: gs.Graph, layers: Layers, integer: frozenset[str], names: Namer) -> list[str]:
@@ -281,9 +308,10 @@ def _make_room_for_biases(
         if bias is None or bias.size != weight.scale.size:
             continue
         # Twice over, since the half-step grid dequantizes with half its scale.
-        least = 2 * np.abs(bias.astype(np.float64)) / (BIAS_LIMIT * float(parameters[node.inputs[0].name][0]))
-        weight = _with_live_scales(weight, layers[name].axis)
-        wider = weight.widened(least.reshape(weight.scale.shape).astype(np.float32))
+        room = BIAS_LIMIT * float(parameters[node.inputs[0].name][0])
+        least = (2 * np.abs(bias.astype(np.float64)) / room).reshape(weight.scale.shape).astype(np.float32)
+        weight = _with_live_scales(weight, layers[name].axis, least)
+        wider = weight.widened(least)
         if wider is not weight:
             found[name] = int((wider.scale != weight.scale).sum())
         if wider is not codes[name]:
@@ -291,15 +319,19 @@ def _make_room_for_biases(
     return found
 
 
-def _with_live_scales(weight: QuantizedWeight, axis: int) -> QuantizedWeight:
-    """Dead channels, whose codes are all zero, with the smallest scale of the others: their bias is counted in it."""
+def _with_live_scales(weight: QuantizedWeight, axis: int, least: Float32) -> QuantizedWeight:
+    """Dead channels, whose codes all stand for 0, with the smallest scale of the others: their bias is counted in it.
+
+    least: what scales must be for biases to fit, shaped like scale. Where all are dead the largest of these serves.
+    """
     if weight.scale.size != weight.codes.shape[axis]:
         return weight  # one scale for all: it is the others' already
-    rows = np.moveaxis(weight.codes, axis, 0).reshape(weight.codes.shape[axis], -1)
-    dead = ~rows.any(axis=1).reshape(weight.scale.shape) & (weight.zero_point == 0)
-    if not dead.any() or dead.all():
+    others = tuple(i for i in range(weight.codes.ndim) if i != axis)
+    dead = (weight.codes == weight.zero_point).all(axis=others).reshape(weight.scale.shape)
+    if not dead.any() or (dead.all() and not least.any()):
         return weight
-    return dataclasses.replace(weight, scale=np.where(dead, weight.scale[~dead].min(), weight.scale).astype(np.float32))
+    smallest = least.max() if dead.all() else weight.scale[~dead].min()
+    return dataclasses.replace(weight, scale=np.where(dead, smallest, weight.scale).astype(np.float32))
 
 
 def _quantize_biases(

@@ -13,7 +13,7 @@ from dfmpc_onnx.graph.query import constant, nodes_by_name
 from dfmpc_onnx.numerics.granularity import Granularity, PerAxis, PerTensor
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.numerics.ternary import ternary, ternary_optimal
-from dfmpc_onnx.numerics.uniform import dorefa, symmetric
+from dfmpc_onnx.numerics.uniform import dorefa, symmetric, with_zero_channels
 from dfmpc_onnx.pipeline.facts import BitPlan, Codes, FloatStatistics, Layer, Layers, Originals
 from dfmpc_onnx.pipeline.manager import Pass, PassResult, Rewrite
 from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY
@@ -80,7 +80,9 @@ class QuantizeWeights(Pass[QuantizeWeightsOptions]):
             if self.options.ternary == "optimal":
                 return ternary_optimal(weight, second_moment, granularity)
             return ternary(weight, granularity)
-        return (dorefa if self.options.uniform == "dorefa" else symmetric)(weight, int(bits), granularity)
+        if self.options.uniform == "dorefa":
+            return with_zero_channels(dorefa(weight, int(bits), granularity), weight, axis)
+        return symmetric(weight, int(bits), granularity)
 
 
 def _second_moment(node: gs.Node, layer: Layer, statistics: FloatStatistics | None) -> np.ndarray:

@@ -143,3 +143,44 @@ def test_scaled_by_one_is_the_same_weight(seed):
     got = weight.scaled(np.ones((1, 1), np.float32))
     assert np.array_equal(got.codes, weight.codes) and np.array_equal(got.scale, weight.scale)
     assert np.array_equal(got.zero_point, weight.zero_point)
+
+
+least_scales = hnp.arrays(np.float32, (3, 1, 1), elements=st.one_of(st.just(0.0), st.floats(2.0**-10, 64.0, width=32)))
+
+
+@given(quantized_weights(), least_scales)
+def test_widened_has_scales_of_at_least_what_is_asked_for_and_codes_of_its_width(weight, least):
+    got = weight.widened(least)
+    lowest, highest = limits(weight.bits)
+    assert (got.scale >= least).all() and (got.bits, got.ternary) == (weight.bits, weight.ternary)
+    assert got.codes.dtype == np.int8 and got.codes.min() >= lowest and got.codes.max() <= highest
+    assert got.zero_point.min() >= lowest and got.zero_point.max() <= highest
+    assert not weight.ternary or np.abs(got.codes).max() <= 1
+
+
+@given(quantized_weights(), least_scales)
+def test_widening_costs_at_most_half_a_step_and_only_where_the_scale_was_finer(weight, least):
+    got, old = weight.widened(least), weight.dequantize()
+    error, finer = np.abs(got.dequantize() - old), np.broadcast_to(weight.scale < least, old.shape)
+    assert (error <= np.float32(0.5 + 1e-5) * got.scale).all()
+    assert not error[~finer].any()
+
+
+@given(quantized_weights(["integer", "full range", "symmetric", "ternary"]), least_scales)
+def test_widening_keeps_a_whole_zero_point(weight, least):
+    got = weight.widened(least)
+    assert np.array_equal(got.zero_point, np.broadcast_to(weight.zero_point, got.zero_point.shape))
+
+
+@given(quantized_weights(), per_channel_factors, least_scales)
+def test_what_was_scaled_and_mirrored_can_be_widened(weight, factor, least):
+    got = weight.scaled(factor).widened(least)
+    lowest, highest = limits(weight.bits)
+    assert got.codes.min() >= lowest and got.codes.max() <= highest
+    assert (np.abs(got.dequantize() - weight.scaled(factor).dequantize()) <= np.float32(0.5 + 1e-5) * got.scale).all()
+
+
+def test_a_channel_that_is_far_finer_than_the_step_becomes_zero_on_every_grid():
+    for zero in (0, -8, 3, -0.5):
+        weight = QuantizedWeight(np.int8([[-8, 7, 0]]), np.float32([[1e-6]]), np.float32([[zero]]), 4)
+        assert not weight.widened(np.float32([[1]])).dequantize().any()

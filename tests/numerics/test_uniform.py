@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dfmpc_onnx.numerics.granularity import PerAxis, PerTensor
-from dfmpc_onnx.numerics.uniform import dorefa, symmetric
+from dfmpc_onnx.numerics.uniform import dorefa, symmetric, with_zero_channels
 from tests.numerics.strategies import powers_of_two, sliced_weights, widths
 
 GRANULARITIES = [PerTensor(), PerAxis(0), PerAxis(1)]
@@ -132,3 +132,22 @@ def test_weights_too_small_for_a_step_become_zero():
     tiny = np.float32([1e-45, 0, -1e-45])
     got = symmetric(tiny, 8, PerTensor())
     assert got.scale == 1 and not got.codes.any()
+
+
+def test_pruned_channels_are_zero_on_a_half_step_grid_that_serves_the_whole_tensor():
+    weight = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
+    weight[1], weight[2] = 0, 1e-9
+    plain = dorefa(weight, 6, PerTensor())
+    got = with_zero_channels(plain, weight, 0)
+    assert not got.dequantize()[1:3].any()
+    assert np.array_equal(got.dequantize()[[0, 3]], plain.dequantize()[[0, 3]])
+    assert got.scale.shape == got.zero_point.shape == (4, 1, 1, 1) and len(set(got.scale.reshape(-1))) == 1
+
+
+def test_grids_that_hold_zero_and_tensors_without_pruned_channels_are_left_alone():
+    weight = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+    for quantized in (dorefa(weight, 4, PerTensor()), symmetric(weight, 4, PerTensor())):
+        assert with_zero_channels(quantized, weight, 0) is quantized
+    weight[1] = 0
+    of_integers = symmetric(weight, 4, PerTensor())
+    assert with_zero_channels(of_integers, weight, 0) is of_integers

@@ -276,3 +276,60 @@ def test_8_bit_codes_with_a_zero_point_that_int8_cannot_hold_the_difference_of_c
     assert "conv2" not in space.get(Placement).integer and len(space.get(Placement).integer) == 3
     pack.run(space)
     assert graphs.relative(graphs.run(space.graph), want) < 0.05
+
+
+def quantized_by_training(kind):
+    """A Conv whose input and weight carry scales of training, and a block behind it; kind: of the input's codes."""
+    net = graphs.Net()
+    scale, zero = net.weight("sx", np.float32(0.02)), net.weight("zx", kind(0))
+    x = net.node("DequantizeLinear", net.node("QuantizeLinear", "x", scale, zero), scale, zero)
+    codes = net.random.integers(-127, 128, (8, 3, 3, 3)).astype(np.int8)
+    scales = net.weight("sw", np.full(8, 0.002, np.float32))
+    weight = net.node(
+        "DequantizeLinear", net.weight("wq", codes), scales, net.weight("zw", np.zeros(8, np.int8)), axis=0
+    )
+    x = net.node("Conv", x, weight, pads=[1] * 4)
+    net.channels[x] = 8
+    return net.model(net.conv(net.relu(x), 4))
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8])
+@pytest.mark.parametrize("target", ["cpu", "tensorrt"])
+def test_what_training_quantized_stays_quantized(kind, target):
+    model = quantized_by_training(kind)
+    made = dfmpc_onnx.quantize(model, None, "int8", target=target, check=False).model
+    makers = {name: n for n in made.graph.node for name in n.output}
+    (conv,) = (n for n in made.graph.node if n.name == "conv1")
+    assert [makers[name].op_type for name in conv.input] == ["DequantizeLinear"] * 2
+    x = graphs.input_of(model)
+    assert graphs.relative(graphs.run(made, x), graphs.run(model, x)) < 0.05
+
+
+def test_a_layer_takes_the_int8_codes_that_training_gave_its_input_for_tensorrt():
+    net = graphs.Net()
+    scale, zero = net.weight("sx", np.float32(0.02)), net.weight("zx", np.int8(0))
+    x = net.node("DequantizeLinear", net.node("QuantizeLinear", "x", scale, zero), scale, zero)
+    net.channels[x] = 3
+    made = dfmpc_onnx.quantize(net.model(net.conv(x, 4)), None, "int8", target="tensorrt", check=False).model
+    assert [n.op_type for n in made.graph.node].count("QuantizeLinear") == 1
+
+
+@pytest.mark.parametrize("first", ["product", "bias"])
+@pytest.mark.parametrize("opset", [17, 21])
+@pytest.mark.parametrize("weights", ["2", "4", "7", "8"])
+def test_a_matmul_with_a_bias_of_rank_3_loads_for_tensorrt(first, opset, weights):
+    net = graphs.Net(opset=opset)
+    x = net.node("Transpose", net.conv("x", 16), perm=[0, 2, 3, 1])
+    x = net.node("Reshape", x, net.weight("tokens", np.array([1, 64, 16])))
+    net.channels[x] = 16
+    for size in (32, 16):
+        bias = net.weight(f"bias{size}", net.random.standard_normal(size).astype(np.float32))
+        product = net.matmul(x, size)
+        x = net.relu(net.node("Add", *((product, bias) if first == "product" else (bias, product))))
+        net.channels[x] = size
+    model = net.model(net.matmul(x, 5))
+    made = dfmpc_onnx.quantize(model, None, "int8", weights=weights, target="tensorrt").model
+    biases = {t.name: tuple(t.dims) for t in made.graph.initializer}
+    adds = [n for n in made.graph.node if n.op_type == "Add"]
+    assert sorted(biases[name] for n in adds for name in n.input if name in biases) == [(1, 16), (1, 32)]
+    assert graphs.run(made)[0].shape == graphs.run(model)[0].shape

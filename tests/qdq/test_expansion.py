@@ -11,6 +11,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import dfmpc_onnx
+from dfmpc_onnx.errors import ModelError
+from dfmpc_onnx.qdq.decode_chains import DecodeChains
 from tests import graphs
 from tests.commands import assert_refused, dfmpc, held
 
@@ -137,3 +139,55 @@ def test_refused_what_quantize_did_not_write_and_the_input_as_output(tmp_path: p
     assert_refused(dfmpc("expand", model, "-o", tmp_path / "out.onnx"), "was not written by dfmpc-onnx quantize")
     assert_refused(dfmpc("expand", model, "-o", model), "is the input itself")
     assert held(tmp_path) == before
+
+
+def tokens() -> onnx.ModelProto:
+    """A Conv, and behind it MatMul with and without a bias and Gemm both ways round."""
+    net = graphs.Net()
+    x = net.node("Flatten", net.node("GlobalAveragePool", net.block("x", 128)))
+    net.channels[x] = 128
+    x = net.matmul(x, 128)
+    x = net.relu(net.node("Add", x, net.weight("bias", net.random.standard_normal(128).astype(np.float32))))
+    net.channels[x] = 128
+    return net.model(net.gemm(net.gemm(net.matmul(x, 128), 128, trans_b=0), 128, trans_b=1))
+
+
+@pytest.mark.parametrize("target", ["cpu", "tensorrt", "portable", "cuda", "openvino", "webgpu"])
+@pytest.mark.parametrize(("recipe", "weights"), [("int8", "2/6"), ("int8", "3"), ("per-channel", "4"), ("paper", None)])
+def test_the_plain_form_of_every_target_gives_the_outputs_of_the_packed_one(
+    target: str, recipe: str, weights: str | None
+) -> None:
+    model = tokens()
+    for activations in ("8", "none") if target in ("cpu", "tensorrt", "portable") else ("none",):
+        packed = dfmpc_onnx.quantize(
+            model, None, recipe, weights=weights, activations=activations, target=target, check=False
+        ).model
+        plain = dfmpc_onnx.expand(packed).model
+        x = graphs.input_of(model, 4)
+        want, got = graphs.run(packed, x)[0], graphs.run(plain, x)[0]
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
+        assert "MatMulNBits" not in graphs.kernels(plain)
+
+
+def test_what_keeps_a_product_in_float_is_looked_through_when_the_plain_form_is_read() -> None:
+    packed = dfmpc_onnx.quantize(tokens(), None, "int8", weights="3", activations="none", check=False).model
+    plain = dfmpc_onnx.expand(packed).model
+    assert [node.op_type for node in plain.graph.node].count("Max") == 3
+    chains = DecodeChains(plain.graph)
+    layers = [node for node in plain.graph.node if node.op_type in ("Conv", "MatMul", "Gemm")]
+    assert all((chain := chains.of_layer(node)) is not None and chain.plain for node in layers)
+    with pytest.raises(ModelError, match="none of its weights is packed"):
+        dfmpc_onnx.expand(plain)
+
+
+def test_refused_where_the_plain_form_would_not_be_the_same_bit_for_bit() -> None:
+    """Half a step of the smallest scale there is underflows to 0."""
+    codes = np.random.default_rng(0).integers(-8, 8, (4, 3, 3, 3)).astype(np.int8)
+    scale, zero = np.full((4, 1, 1, 1), 1.4e-45, np.float32), np.full((4, 1, 1, 1), -0.5, np.float32)
+    net = graphs.Net()
+    x = net.node("Cast", net.weight("codes", codes), to=TensorProto.FLOAT)
+    x = net.node("Mul", net.node("Sub", x, net.weight("zero", zero)), net.weight("scale", scale))
+    model = net.model(net.node("Conv", "x", x))
+    onnx.helper.set_model_props(model, {"dfmpc_onnx.version": "0"})
+    with pytest.raises(ModelError, match="'conv1' would not read the same weight, bit for bit; it stays packed"):
+        dfmpc_onnx.expand(model)
