@@ -4,6 +4,7 @@
     +-- UserError               the caller can correct it; exit status 2, one line, no traceback
     |   +-- ModelError          the model cannot be read, or cannot be quantized
     |   |   +-- AlreadyQuantized  the model is quantized in full
+    |   |   +-- CannotRun       onnxruntime loads the model, but cannot run it on what it is fed
     |   +-- OptionError         an option, a path or an image file is unusable
     |   +-- RecipeError         a recipe is unknown or malformed
     |   |   +-- PipelineError   the passes of a recipe stand in an order that cannot work
@@ -48,6 +49,10 @@ class ModelError(UserError):
 
 class AlreadyQuantized(ModelError):
     """The model is quantized in full."""
+
+
+class CannotRun(ModelError):
+    """onnxruntime has loaded the model, or a node of it, but cannot run it on what it is fed."""
 
 
 class OptionError(UserError):

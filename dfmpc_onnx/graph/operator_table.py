@@ -63,7 +63,7 @@ def pads_with_zeros(node: gs.Node) -> bool:
 
 
 def stays_within(node: gs.Node) -> bool:
-    """Whether a Resize makes nothing beyond the values that it reads: a cubic one overshoots, a fill may be anything."""
+    """Whether a Resize makes nothing beyond what it reads: a cubic one overshoots, a fill may be anything."""
     fills = node.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize"
     return node.attrs.get("mode") != "cubic" and not (fills and node.attrs.get("extrapolation_value", 0.0))
 

@@ -139,8 +139,8 @@ def dequantizes(node: gs.Node) -> bool:
 def batch_norm_parameters(node: gs.Node) -> BatchNormParameters | None:
     """Gamma, beta, mean and standard deviation of a BatchNormalization; None where they are not constants.
 
-    None too in training mode, where it does not use them, for doubles, which passes would replace by float32, and for an
-    operator of that name in another domain.
+    None too in training mode, where it does not use them, for doubles, which passes would replace by float32, and for
+    an operator of that name in another domain.
     """
     if node.attrs.get("training_mode", 0) or len(node.outputs) > 1 or not is_standard(node):
         return None

@@ -44,8 +44,8 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
     vectors: a picture of a thing excites what has learnt it more than one of nothing does, the more the deeper. Where
     nothing was measured, propagated moments count: a sum adds means and variances. Behind the last layers, and for
     averages over a map, the wider of the two counts, up to three times what was measured. An input of pictures has the
-    range of the bytes 0 to 255 after the preprocess, any other that of what it was fed. A cubic Resize overshoots what it
-    reads: its negative weights are 3/16 along an axis, 0.445 of a map's range at most.
+    range of the bytes 0 to 255 after the preprocess, any other that of what it was fed. A cubic Resize overshoots
+    what it reads by at most 0.445 of its range, which is what its kernel's negative weights add up to.
 
     Requires: codes (the quantized network's BatchNormalizations count, not the float one's), and BN not yet folded.
 
