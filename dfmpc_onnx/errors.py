@@ -5,6 +5,7 @@
     |   +-- ModelError          the model cannot be read, or cannot be quantized
     |   |   +-- AlreadyQuantized  the model is quantized in full
     |   |   +-- TooLittleMemory   onnxruntime could not allocate what it needs
+    |   |   +-- CannotRun       onnxruntime loads the model, but cannot run it on what it is fed
     |   +-- OptionError         an option, a path or an image file is unusable
     |   +-- RecipeError         a recipe is unknown or malformed
     |   |   +-- PipelineError   the passes of a recipe stand in an order that cannot work
@@ -53,6 +54,10 @@ class AlreadyQuantized(ModelError):
 
 class TooLittleMemory(ModelError):
     """onnxruntime could not allocate the memory that it needs."""
+
+
+class CannotRun(ModelError):
+    """onnxruntime has loaded the model, or a node of it, but cannot run it on what it is fed."""
 
 
 class OptionError(UserError):

@@ -6,7 +6,7 @@ import pathlib
 
 import onnx
 
-from dfmpc_onnx.api.reference import CHECK_IMAGES, CHECK_SEED, check_source, reference_session
+from dfmpc_onnx.api.reference import CHECK_IMAGES, CHECK_SEED, assumptions_named, check_source, reference_session
 from dfmpc_onnx.errors import Defect, ModelError, TooLittleMemory
 from dfmpc_onnx.evaluation.fidelity import Expected, Fidelity, compare, expected_outputs
 from dfmpc_onnx.inputs.files import Images
@@ -33,7 +33,8 @@ def closing_check(
     try:
         # Another seed than the one whose images the statistics came from.
         images = check_images(inputs, settings.seed + CHECK_SEED, CHECK_IMAGES)
-        want = expected_outputs(reference, images)
+        with assumptions_named(source, inputs):
+            want = expected_outputs(reference, images)
     except ModelError as error:
         want = f"not compared: {error}"
     del reference

@@ -15,7 +15,7 @@ from dfmpc_onnx.api.closing_check import closing_check
 from dfmpc_onnx.api.intake import Intake, parse_settings, take_in
 from dfmpc_onnx.api.provenance import provenance
 from dfmpc_onnx.api.reference import check_source
-from dfmpc_onnx.errors import PassError
+from dfmpc_onnx.errors import CannotRun, PassError
 from dfmpc_onnx.evaluation.fidelity import Fidelity
 from dfmpc_onnx.graph.exchange import to_model
 from dfmpc_onnx.inputs.preprocess import AUTO
@@ -96,7 +96,7 @@ def _run_passes(
         watching.append(Dump(dump, taken.source))
     try:
         return PassManager(taken.pipeline, watching, catalog.passes()).run(taken.workspace)
-    except PassError:
+    except (PassError, CannotRun):  # of which the float model, or the size that its inputs were taken as, may be guilty
         check_source(taken.source, taken.workspace.settings, taken.workspace.inputs)
         raise
 

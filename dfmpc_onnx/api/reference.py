@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 
 from dfmpc_onnx import catalog
-from dfmpc_onnx.errors import ModelError, RuntimeUnavailable
+from dfmpc_onnx.errors import CannotRun, ModelError, RuntimeUnavailable, shown
 from dfmpc_onnx.graph.exchange import to_graph, to_model
 from dfmpc_onnx.inputs.samples import Samples, check_images
-from dfmpc_onnx.inputs.spec import InputSpecs
+from dfmpc_onnx.inputs.spec import InputSpec, InputSpecs
 from dfmpc_onnx.model.resource_limits import check_claims
 from dfmpc_onnx.model.source import Source
 from dfmpc_onnx.model.unbounded_loops import check_loops
@@ -41,11 +44,13 @@ def check_source(source: Source, settings: Settings, inputs: InputSpecs) -> None
     except ModelError:
         return  # nothing to ask with
     if isinstance(found, Samples):
-        session.run({name: np.asarray(values[0]) for name, values in found.feeds.items()})
+        with assumptions_named(source, inputs):
+            session.run({name: np.asarray(values[0]) for name, values in found.feeds.items()})
         return
     (spec,) = inputs
     x = found.x.astype(spec.dtype or np.float32)
-    session.run({spec.name: np.repeat(x, spec.batch or 1, axis=0)})
+    with assumptions_named(source, inputs):
+        session.run({spec.name: np.repeat(x, spec.batch or 1, axis=0)})
     if spec.batch is None:
         try:
             session.run({spec.name: np.repeat(x, 2, axis=0)})
@@ -53,6 +58,31 @@ def check_source(source: Source, settings: Settings, inputs: InputSpecs) -> None
             raise ModelError(
                 f"{error}: two images at once, which its input allows; export it for one at a time"
             ) from None
+
+
+@contextlib.contextmanager
+def assumptions_named(source: Source, inputs: InputSpecs) -> Iterator[None]:
+    """Where the float model does not run within the block, its CannotRun says which sizes were assumed, if any."""
+    try:
+        yield
+    except CannotRun as error:
+        assumed = [spec for spec in inputs if spec.is_assumed]
+        if not assumed:
+            raise
+        taken = ", ".join(f"input '{shown(s.name)}' {_stated(s)} taken as {_by(s.shape)}" for s in assumed)
+        options = " ".join(f"--input-shape '{shown(s.name)}:{_by(s.example)}'" for s in assumed)
+        cause = str(error).removeprefix(f"{source.label}: ")
+        raise CannotRun(
+            f"{source.label}: it does not run with {taken}; give a real size, such as {options} ({cause})"
+        ) from None
+
+
+def _stated(spec: InputSpec) -> str:
+    return f"[{', '.join('?' if d is None else shown(str(d)) for d in spec.stated or ())}]"
+
+
+def _by(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
 
 
 def reference_session(source: Source, settings: Settings, inputs: InputSpecs) -> tuple[Session | None, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx
 import onnx.external_data_helper
 import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.importers.onnx_importer import get_onnx_tensor_shape
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from dfmpc_onnx.errors import ModelError, shown
@@ -61,6 +62,11 @@ def to_graph(source: Source) -> gs.Graph:
         stated = value.type.tensor_type.elem_type
         if stated and value.name in tensors and not isinstance(tensors[value.name], gs.Constant):
             tensors[value.name].dtype = onnx.helper.tensor_dtype_to_np_dtype(stated)
+    said_again = {value.name for value in source.model.graph.value_info}
+    for value in source.model.graph.input:
+        if value.name in said_again and value.type.HasField("tensor_type") and value.name in tensors:
+            # What stands among the inner tensors may be stale; runtimes go by the input itself.
+            tensors[value.name].shape = get_onnx_tensor_shape(value)
     # graphsurgeon exports this number whatever it is given; IR version 3 wants initializers listed as inputs.
     graph.ir_version = min(max(graph.ir_version or 0, ir_version_for(graph.opset), 4), NEWEST_IR)
     for tensor in (*graph.inputs, *graph.outputs):

@@ -62,6 +62,12 @@ def pads_with_zeros(node: gs.Node) -> bool:
     return bool(node.attrs.get("mode", "constant") == "constant" and zero)
 
 
+def stays_within(node: gs.Node) -> bool:
+    """Whether a Resize makes nothing beyond what it reads: a cubic one overshoots, a fill may be anything."""
+    fills = node.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize"
+    return node.attrs.get("mode") != "cubic" and not (fills and node.attrs.get("extrapolation_value", 0.0))
+
+
 def _for_every_node(function: Function) -> Callable[[gs.Node], Function]:
     """The same function for every node."""
     return lambda node: function
@@ -146,6 +152,6 @@ STANDARD: Mapping[str, tuple[int, Meaning]] = {
     "Split": (1, _MOVES),
     "Squeeze": (1, _MOVES),
     "Unsqueeze": (1, _MOVES),
-    "Resize": (10, _MOVES),
+    "Resize": (10, Meaning(moves=stays_within)),
     "Pad": (11, Meaning(moves=pads_with_zeros)),
 }

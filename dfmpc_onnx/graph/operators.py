@@ -163,12 +163,13 @@ def dequantizes(node: gs.Node) -> bool:
 def batch_norm_parameters(node: gs.Node) -> BatchNormParameters | None:
     """Gamma, beta, mean and standard deviation of a BatchNormalization; None where they are not constants.
 
-    None too in training mode, where it does not use them, and for an operator of that name in another domain.
+    None too in training mode, where it does not use them, for doubles, which passes would replace by float32, and for
+    an operator of that name in another domain.
     """
     if node.attrs.get("training_mode", 0) or len(node.outputs) > 1 or not is_standard(node):
         return None
     values = [input_constant(node, i) for i in range(1, 5)]
-    if any(v is None for v in values) or len(values) != 4:
+    if any(v is None or v.dtype == np.float64 for v in values) or len(values) != 4:
         return None
     gamma, beta, mean, variance = (np.asarray(v, np.float64) for v in values)
     epsilon = norm_epsilon(node)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -18,6 +20,12 @@ from dfmpc_onnx.graph.query import (
 from dfmpc_onnx.model.protos import RUNTIME_DOMAINS
 
 INTEGER_LAYERS = frozenset({"QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger"})
+# What onnxruntime's optimizer makes of layers; no exporter writes them. The domains are those of memory layouts.
+LAYOUT_DOMAINS = frozenset({"com.microsoft.nchwc", "com.ms.internal.nhwc"})
+FUSED_LAYERS = frozenset(
+    f"com.microsoft::{name}"
+    for name in ("FusedConv", "FusedGemm", "FusedMatMul", "TransposeMatMul", "NhwcConv", "NhwcFusedConv")
+)
 LARGEST_WEIGHT = 1e12  # products of a few of them and their squares still fit into float32
 
 
@@ -42,6 +50,16 @@ def check_weights(graph: gs.Graph, label: str) -> None:
     if not found:
         raise ModelError(f"{label}: the model has no Conv; there is nothing that this tool can quantize")
     check_origins(graph, label)
+
+
+def check_unoptimized(graph: gs.Graph, label: str) -> None:
+    """Raise ModelError where onnxruntime's optimizer has put operators of its own in place of layers."""
+    for node in itertools.chain(graph.nodes, (inner for _, _, inner in nested_nodes(graph))):
+        if (node.domain or "") in LAYOUT_DOMAINS or op_of(node) in FUSED_LAYERS:
+            raise ModelError(
+                f"{label}: optimized by onnxruntime already ({shown(op_of(node))} is an operator of its own); give the "
+                "model before that"
+            )
 
 
 def check_origins(graph: gs.Graph, label: str) -> None:
@@ -89,16 +107,24 @@ def _check_norm(node: gs.Node, label: str) -> None:
 
 def check_sizes(graph: gs.Graph, label: str) -> None:
     """Raise ModelError where a layer's constants do not fit what it is fed, as far as that is known."""
+    for node, size, fed in misfits(graph):
+        raise ModelError(
+            f"{label}: {describe(node)} is made for {size} channels, but '{shown(node.inputs[0].name)}' has {fed}; "
+            "the model is damaged, or was edited wrongly"
+        )
+
+
+def misfits(graph: gs.Graph) -> list[tuple[gs.Node, int, int]]:
+    """Layers and BatchNormalizations with the channels that they are made for, and other ones that they are fed."""
+    found = []
     for node in graph.nodes:
         if not (is_weighted(node) or is_norm(node)):
             continue
         fed = _input_channels(node)
-        size = next((size for size in _channels_of_constants(node) if size != fed), fed)
-        if isinstance(fed, int) and size != fed:
-            raise ModelError(
-                f"{label}: {describe(node)} is made for {size} channels, but '{shown(node.inputs[0].name)}' has {fed}; "
-                "the model is damaged, or was edited wrongly"
-            )
+        size = next((size for size in _channels_of_constants(node) if size != fed), None)
+        if isinstance(fed, int) and size is not None:
+            found.append((node, size, fed))
+    return found
 
 
 def _input_channels(node: gs.Node) -> int | str | None:

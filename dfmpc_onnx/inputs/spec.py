@@ -25,6 +25,7 @@ from dfmpc_onnx.inputs.preprocess import Preprocess
 from dfmpc_onnx.model.protos import STANDARD_DOMAINS, op_name
 
 DEFAULT_SIDE = 224  # of dynamic height and width
+EXAMPLE_SIDE, EXAMPLE_LENGTH = 640, 16000  # of a map and of a sound in a message
 DEFAULT_CHANNELS = 3  # of a dynamic channel dimension that no Conv reads
 PICTURE_TYPES = tuple(np.dtype(kind) for kind in (np.float32, np.float16, np.float64, np.uint8))
 # They leave the second dimension as it is, so a Conv behind them tells how many channels an input has.
@@ -51,8 +52,8 @@ class InputSpec:
 
     stated: its dimensions as the file has them, numbers or names; None where it states none. given: what the user
     gave with `--input-shape`. dtype: None where the file states none. resolved: every dimension known; None where
-    nothing says how many there are. size_assumed: whether a height or width had to be. preprocess: what pixels go
-    through on their way in, "raw" where it takes bytes.
+    nothing says how many there are. size_assumed: whether a height, width or length had to be. preprocess: what pixels
+    go through on their way in, "raw" where it takes bytes.
     """
 
     name: str
@@ -137,6 +138,21 @@ class InputSpec:
         """Whether a whole shape agrees with every number that the file states."""
         dims = self.stated or ()
         return len(dims) == len(shape) and all(_number(d) in (None, n) for d, n in zip(dims, shape, strict=True))
+
+    @property
+    def is_assumed(self) -> bool:
+        """Whether a dimension behind the batch is neither stated nor given."""
+        return self.given is None and any(_number(d) is None for d in (self.stated or ())[int(self.has_batch) :])
+
+    @property
+    def example(self) -> Shape:
+        """A shape of the size that such inputs often have: a second of sound, or a map of 640 by 640."""
+        unknown = [i for i, d in enumerate(self.stated or ()) if _number(d) is None and i >= int(self.has_batch)]
+        if len(self.shape) > 3:
+            sizes = {i: EXAMPLE_SIDE for i in unknown if i != self.channel_axis}
+        else:
+            sizes = dict.fromkeys(unknown[-1:], EXAMPLE_LENGTH)
+        return tuple(sizes.get(i, d) for i, d in enumerate(self.shape))
 
     def fits(self, shape: Sequence[int]) -> bool:
         """Whether ``[n, *shape]`` agrees with every number that the user gave, or the file states."""
@@ -352,7 +368,7 @@ def _resolve_input(raw: _Raw, given: Shape | None, preprocess: Preprocess) -> In
 
 
 def _fill_dimensions(known: Sequence[int | None], channels: int | None) -> tuple[Shape, bool]:
-    """A number for every dimension, and whether a height or width had to be assumed."""
+    """A number for every dimension, and whether a height, width or length had to be assumed."""
     rank, channel = len(known), 3 if channels_last(known) else 1
     if channels is None and rank == 4:
         channels = DEFAULT_CHANNELS
@@ -362,7 +378,7 @@ def _fill_dimensions(known: Sequence[int | None], channels: int | None) -> tuple
         assumed[channel] = channels
     spatial = [i for i in range(1, rank) if i != channel]
     shape = tuple(assumed[i] if d is None else d for i, d in enumerate(known))
-    return shape, rank > 2 and any(known[i] is None for i in spatial)
+    return shape, any(known[i] is None for i in (spatial if rank > 2 else range(1, rank)))
 
 
 def _number(dimension: Dimension) -> int | None:

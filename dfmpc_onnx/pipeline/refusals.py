@@ -45,6 +45,7 @@ REFUSAL_CODES = {
     "no-layer-in-front": "no layer stands alone in front of the BatchNormalization",
     "scale-cannot-move": "the layer in front of the BatchNormalization cannot take its scale",
     "not-a-map": "the input of the BatchNormalization is no map of two dimensions",
+    "input-type": "the input of the BatchNormalization is of another type than float32",
     "no-integer-reader": "no layer that computes in integers reads the BatchNormalization",
     "joined-to-unscaled": "the channels are joined to others that are not scaled",
     # of a tensor

@@ -38,10 +38,12 @@ class NodeRunner:
         self._graph.ir_version = graph.ir_version
         self._inner = copy
         self._session: Session | None = None
+        self._stated: dict[str, list[int | None]] = {}  # the shapes that the session was made for
 
     def __call__(self, feeds: dict[str, npt.NDArray[np.generic]]) -> list[npt.NDArray[np.generic]]:
-        if self._session is None:
-            self._session = self._load(feeds)
+        stated = {name: _stated_shape(x) for name, x in feeds.items() if isinstance(x, np.ndarray)}
+        if self._session is None or stated != self._stated:  # as where one network selects more than the other
+            self._session, self._stated = self._load(feeds), stated
         return self._session.run(feeds, self._outputs)
 
     def _load(self, feeds: dict[str, npt.NDArray[np.generic]]) -> Session:
@@ -57,8 +59,17 @@ def _value_info(name: str, value: object) -> onnx.ValueInfoProto:
     """An input that a value can be fed to: a tensor, a sequence of tensors, or an optional one that is not there."""
     if isinstance(value, np.ndarray):
         kind = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
-        return onnx.helper.make_tensor_value_info(name, kind, [None] * value.ndim)
+        return onnx.helper.make_tensor_value_info(name, kind, _stated_shape(value))
     if isinstance(value, list) and value and isinstance(value[0], np.ndarray):
         kind = onnx.helper.np_dtype_to_tensor_dtype(value[0].dtype)
         return onnx.helper.make_tensor_sequence_value_info(name, kind, None)
     raise ModelError(f"'{shown(name)}' is neither a tensor nor a sequence of tensors, so it cannot be followed")
+
+
+def _stated_shape(value: npt.NDArray[np.generic]) -> list[int | None]:
+    """What an input says of its shape: the length of a vector, else no more than its rank.
+
+    Shape inference wants to know of sizes, scales and pads how many they are, and of an optional vector that it is
+    empty.
+    """
+    return [len(value)] if value.ndim == 1 else [None] * value.ndim

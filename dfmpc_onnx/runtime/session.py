@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from dfmpc_onnx.errors import ModelError, RuntimeUnavailable, RunTooLong, TooLittleMemory, shown
+from dfmpc_onnx.errors import CannotRun, ModelError, RuntimeUnavailable, RunTooLong, TooLittleMemory, shown
 from dfmpc_onnx.model.source import EXTERNAL_LIMIT, size_of
 from dfmpc_onnx.model.unbounded_loops import has_loop
 from dfmpc_onnx.model.write import save
@@ -106,7 +106,7 @@ class Session:
         return [o.name for o in self._session.get_outputs()]
 
     def run(self, feeds: Feeds, names: Sequence[str] | None = None) -> list[npt.NDArray[np.generic]]:
-        """The outputs for one batch of inputs; raises ModelError where onnxruntime cannot compute it.
+        """The outputs for one batch of inputs; raises CannotRun where onnxruntime cannot compute it.
 
         Raises RunTooLong where a model with a Loop takes more than LOOP_SECONDS.
         """
@@ -120,7 +120,7 @@ class Session:
                     f"{self.label}: a run did not end within {LOOP_SECONDS:g} s; a Loop in it may never end: give it a "
                     "trip count, correct its condition, or take it out of the model"
                 ) from None
-            raise _kind_of(error)(f"{self.label}: onnxruntime cannot run it ({_cause(error)})") from None
+            raise _kind_of(error, CannotRun)(f"{self.label}: onnxruntime cannot run it ({_cause(error)})") from None
         return results
 
     def profile_counts(self) -> dict[str, int]:
@@ -218,10 +218,10 @@ def _serialize(model: onnx.ModelProto, stack: contextlib.ExitStack) -> bytes | s
     return str(path)
 
 
-def _kind_of(error: Exception) -> type[ModelError]:
-    """What an error of onnxruntime's is for a caller, who cannot tell by its class."""
+def _kind_of(error: Exception, usual: type[ModelError] = ModelError) -> type[ModelError]:
+    """What an error of onnxruntime's is for a caller, who cannot tell by its class. usual: where memory was enough."""
     lacks_memory = "bfc_arena" in str(error) or "Failed to allocate memory" in str(error)
-    return TooLittleMemory if lacks_memory else ModelError
+    return TooLittleMemory if lacks_memory else usual
 
 
 def _cause(error: Exception) -> str:

@@ -20,6 +20,7 @@ from dfmpc_onnx.graph.operators import (
 )
 from dfmpc_onnx.graph.query import constant, has_input, input_constant
 from dfmpc_onnx.numerics.arrays import Float
+from dfmpc_onnx.numerics.interpolation import CUBIC_COEFFICIENT, overshot
 from dfmpc_onnx.numerics.moments import (
     ChannelMoments,
     clipped_gaussian,
@@ -212,6 +213,18 @@ def _slice(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMom
     return ChannelMoments(x.mean[cut], x.variance[cut], x.low[cut], x.high[cut])
 
 
+def _resize(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> ChannelMoments:
+    """As its input, but for the bounds: a cubic kernel overshoots them, what lies outside of a map may be filled."""
+    x = _first(inputs)
+    low, high = x.low, x.high
+    if node.attrs.get("mode") == "cubic":
+        low, high = overshot(low, high, float(node.attrs.get("cubic_coeff_a", CUBIC_COEFFICIENT)))
+    if node.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize":
+        fill = float(node.attrs.get("extrapolation_value", 0.0))
+        low, high = np.minimum(low, fill), np.maximum(high, fill)
+    return ChannelMoments(x.mean, x.variance, low, high)
+
+
 def _operands(node: gs.Node, inputs: Sequence[ChannelMoments | None]) -> tuple[ChannelMoments, ChannelMoments]:
     """The two operands of an elementwise node, a constant one as moments without variance, broadcast to each other."""
     found: list[ChannelMoments] = []
@@ -329,8 +342,9 @@ _RULES: Mapping[str, Rule] = {
     "Pad": _pad,
     "Slice": _slice,
     "ReduceMean": _spatial_mean,
+    "Resize": _resize,
     **dict.fromkeys(
-        ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Identity", "Dropout", "Resize"),
+        ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Identity", "Dropout"),
         _same,
     ),
 }

@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.graph.edit import Namer
 from dfmpc_onnx.graph.operators import batch_norm_parameters, op_of
-from dfmpc_onnx.graph.query import only_consumer
+from dfmpc_onnx.graph.query import element_type, only_consumer
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.pipeline.facts import BitPlan, Codes, FoldedBatchNorms, Layer, LayerBits, Layers, Ranges
@@ -81,6 +81,8 @@ def _obstacle(
     ends = [t.name for t in (node.outputs[0], behind) if t is not None]
     if norm is None:
         return COMPUTED
+    if element_type(node.inputs[0]) not in (None, np.dtype(np.float32)):
+        return Reason("input-type", "its input is not float32")
     if shape is None or len(shape) != 4:
         return Reason("not-a-map", "its input is no map of two dimensions")
     if node.inputs[0].name not in ranges or not any(name in ranges for name in ends):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import msgspec
 import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.graph.operators import averages, batch_norm_parameters, is_weighted, meaning_of, op_of
+from dfmpc_onnx.graph.operators import averages, batch_norm_parameters, is_weighted, keeps_scale, meaning_of, op_of
+from dfmpc_onnx.numerics.interpolation import CUBIC_COEFFICIENT, cubic_overshoot
 from dfmpc_onnx.numerics.ranges import (
     DEVIATIONS,
     LEVELS,
@@ -42,7 +44,8 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
     vectors: a picture of a thing excites what has learnt it more than one of nothing does, the more the deeper. Where
     nothing was measured, propagated moments count: a sum adds means and variances. Behind the last layers, and for
     averages over a map, the wider of the two counts, up to three times what was measured. An input of pictures has the
-    range of the bytes 0 to 255 after the preprocess, any other that of what it was fed.
+    range of the bytes 0 to 255 after the preprocess, any other that of what it was fed. A cubic Resize overshoots
+    what it reads by at most 0.445 of its range, which is what its kernel's negative weights add up to.
 
     Requires: codes (the quantized network's BatchNormalizations count, not the float one's), and BN not yet folded.
 
@@ -100,6 +103,7 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
             if seen is not None and workspace.inputs.images is not None:
                 low, high = min(low, seen[0]), max(high, seen[1])
             ranges[spec.name] = (low, high)
+        _overshoot(workspace.graph, ranges, measured, reach)
         _widen_averages(workspace.graph, ranges)
         workspace.put(Ranges(ranges))
         refusals = tuple(
@@ -110,6 +114,31 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
         fixed = len(pinned) + len(skewed)
         notes = (f"{len(ranges)} ranges, {fixed} of them from BatchNormalization, {len(measured)} tensors measured",)
         return PassResult(self.name, refusals=refusals, notes=notes)
+
+
+def _overshoot(
+    graph: gs.Graph,
+    ranges: dict[str, tuple[float, float]],
+    measured: Mapping[str, tuple[float, float]],
+    reach: float,
+) -> None:
+    """Give what a cubic Resize makes the range of what it reads, and what it overshoots that by.
+
+    That is the part of the range that it overshot on images, times their reach, and at most what its kernel can give.
+    Where nothing was measured it is all that the kernel can give.
+    """
+    for node in graph.nodes:
+        if op_of(node) != "Resize" or node.attrs.get("mode") != "cubic" or node.inputs[0].name not in ranges:
+            continue
+        read, made = node.inputs[0].name, node.outputs[0].name
+        most = cubic_overshoot(float(node.attrs.get("cubic_coeff_a", CUBIC_COEFFICIENT)))
+        below = above = most
+        if read in measured and made in measured and measured[read][1] > measured[read][0]:
+            (least, greatest), (bottom, top) = measured[read], measured[made]
+            width = greatest - least
+            below, above = (min(most, reach * max(d, 0.0) / width) for d in (least - bottom, top - greatest))
+        low, high = ranges[read]
+        ranges[made] = low - below * (high - low), high + above * (high - low)
 
 
 def _widen_averages(graph: gs.Graph, ranges: dict[str, tuple[float, float]]) -> None:
@@ -154,7 +183,12 @@ def vector_tensors(graph: gs.Graph) -> set[str]:
 
 def _follows(node: gs.Node) -> bool:
     """Whether a node keeps the shape of a distribution, or cuts it."""
-    return meaning_of(node).rectifies or op_of(node) in KEEPS_RANGE
+    return meaning_of(node).rectifies or _keeps_range(node)
+
+
+def _keeps_range(node: gs.Node) -> bool:
+    """Whether a node gives nothing beyond the range of what it reads, and zeros."""
+    return op_of(node) in KEEPS_RANGE and (op_of(node) != "Resize" or keeps_scale(node))
 
 
 def pinned_tensors(graph: gs.Graph) -> tuple[set[str], dict[str, tuple[float, float]]]:
@@ -168,7 +202,7 @@ def pinned_tensors(graph: gs.Graph) -> tuple[set[str], dict[str, tuple[float, fl
     for node in graph.nodes:
         names = [t.name for t in node.outputs]
         source = node.inputs[0].name if node.inputs else ""
-        if meaning_of(node).rectifies or (op_of(node) in KEEPS_RANGE and source in cut):
+        if meaning_of(node).rectifies or (_keeps_range(node) and source in cut):
             cut.update(names)
         norm = batch_norm_parameters(node) if op_of(node) == "BatchNormalization" and source in cut else None
         if norm is not None:

@@ -18,15 +18,17 @@ from dfmpc_onnx.graph.opset import OLDEST_RUN, ConversionRefused, convert, inlin
 from dfmpc_onnx.graph.query import (
     constant,
     consumers,
+    element_type,
     has_input,
     input_constant,
     is_output,
 )
-from dfmpc_onnx.graph.weight_checks import check_sizes, check_weights, is_norm
+from dfmpc_onnx.graph.weight_checks import check_sizes, check_unoptimized, check_weights, is_norm, misfits
 from dfmpc_onnx.pipeline.facts import Normalized
 from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.pipeline.workspace import Workspace
 
+POOLED_TYPES = (np.dtype(np.float32), np.dtype(np.float16))
 LOWEST_OPSET = 13  # the first whose DequantizeLinear takes an axis
 
 
@@ -55,6 +57,7 @@ class Normalize(Pass[NoOptions]):
 
     def run(self, workspace: Workspace) -> PassResult:
         graph = workspace.graph
+        check_unoptimized(graph, workspace.label)
         rewrites: list[Rewrite] = []
         refusals: list[Refusal] = []
         warnings: tuple[str, ...] = ()
@@ -77,6 +80,7 @@ class Normalize(Pass[NoOptions]):
                     ) from None
                 refusals.append(Refusal("model", f"opset {source_opset} kept: {reason}", "opset-kept"))
         _name_nodes(graph)
+        rewrites.extend(Rewrite(site, "computed scales beside sizes left out") for site in _needless_scales(graph))
         rewrites.extend(Rewrite(site, "Constant node to initializer") for site in _constants(graph))
         half = None
         if has_half_layers(graph):
@@ -100,6 +104,9 @@ class Normalize(Pass[NoOptions]):
         rewrites.extend(Rewrite(site, "alpha and beta folded into weight and bias") for site in _gemm_factors(graph))
         remove_unused(graph)
         _infer_shapes(graph, workspace.label)
+        if wrong := misfits(graph):
+            _forget_shapes(graph, {id(node.inputs[0]) for node, _, _ in wrong})
+            _infer_shapes(graph, workspace.label)
         rewrites.extend(Rewrite(site, "ReduceMean to GlobalAveragePool") for site in _pooling(graph))
         check_weights(graph, workspace.label)
         check_sizes(graph, workspace.label)
@@ -145,6 +152,20 @@ def _constant_value(node: gs.Node) -> np.ndarray | None:
         if key in node.attrs:
             return np.array(node.attrs[key], dtype)
     return None
+
+
+def _needless_scales(graph: gs.Graph) -> list[str]:
+    """A Resize to sizes loses scales that a node computes: they must be empty, and opset 13 allows no such pair."""
+    sites = []
+    for node in graph.nodes:
+        given = op_of(node) == "Resize" and has_input(node, 2) and has_input(node, 3)
+        if not given or isinstance(node.inputs[2], gs.Constant):
+            continue
+        sizes = input_constant(node, 3)
+        if sizes is None or sizes.size:
+            node.inputs[2] = gs.Variable.empty()
+            sites.append(node.name)
+    return sites
 
 
 def _gemm_factors(graph: gs.Graph) -> list[str]:
@@ -220,11 +241,12 @@ def _unshare(graph: gs.Graph) -> list[str]:
 
 
 def _pooling(graph: gs.Graph) -> list[str]:
+    """Means over height and width of floats; GlobalAveragePool knows no integers, and runtimes have no double one."""
     sites = []
     names = Namer(graph)
     tails: dict[int, list[gs.Node]] = {}
     for node in graph.nodes:
-        if op_of(node) != "ReduceMean":
+        if op_of(node) != "ReduceMean" or element_type(node.inputs[0]) not in POOLED_TYPES:
             continue
         axes = node.attrs.get("axes")
         if axes is None and has_input(node, 1):
@@ -279,8 +301,19 @@ def _infer_shapes(graph: gs.Graph, label: str) -> None:
                 tensor.dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
             if kind.HasField("shape") and tensor.dtype is not None:  # a shape without a type cannot be written
                 shape = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in kind.shape.dim]
-                if _known(shape) >= _known(tensor.shape):
+                if _known(shape) >= _known(tensor.shape) or _contradicts(tensor.shape, kind.shape.dim):
                     tensor.shape = shape
+
+
+def _forget_shapes(graph: gs.Graph, wrong: set[int]) -> None:
+    """Take off what the model states of inner tensors: some of it is another than the weights are made for.
+
+    wrong: ids of tensors that lose their shape even where they are outputs.
+    """
+    kept = {id(t) for t in graph.inputs} | ({id(t) for t in graph.outputs} - wrong)
+    for tensor in graph.tensors().values():
+        if isinstance(tensor, gs.Variable) and id(tensor) not in kept:
+            tensor.shape = None
 
 
 def _contradicts(stated: list[int | str | None], inferred: Sequence[onnx.TensorShapeProto.Dimension]) -> bool:

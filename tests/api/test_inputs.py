@@ -10,6 +10,7 @@ import onnx
 import pytest
 
 import dfmpc_onnx
+from dfmpc_onnx.errors import UserError
 from tests import graphs
 
 MEASURE = ("reconstruct_layers", "keep_activations_float")  # what runs the network
@@ -134,3 +135,41 @@ def test_verify_feeds_what_the_file_was_made_with() -> None:
     assert "of 8x8" in stated.providers[0].fidelity.origin
     other = dfmpc_onnx.verify(model, quantized, input_shapes=["x:1x3x16x16"])
     assert "of 16x16" in other.providers[0].fidelity.origin
+
+
+def sound(batch: int | str, time: int | str, weight: float | None = None) -> onnx.ModelProto:
+    """A network of sound ``[batch, time]`` that wants at least 10 samples. weight: of all taps; random where None."""
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["": 13]> net (float[{batch},{time}] x) => (float[{batch},6] y)'
+        "<int64[1] one = {1}> "
+        "{ u = Unsqueeze(x, one) a = Conv(u, w) b = Relu(a) y = ReduceMean<axes=[2], keepdims=0>(b) }"
+    )
+    taps = np.random.default_rng(1).standard_normal((6, 1, 10)) if weight is None else np.full((6, 1, 10), weight)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(taps.astype(np.float32), "w"))
+    return model
+
+
+@pytest.mark.parametrize("recipe", ["int8", "int4", "mixed"])
+def test_a_size_that_was_assumed_and_does_not_run_is_named_with_the_option(recipe: str) -> None:
+    said = r"input 'x' \[b, t\] taken as 1x1; give a real size, such as --input-shape 'x:1x16000'"
+    with pytest.raises(UserError, match=said):
+        dfmpc_onnx.quantize(sound("b", "t"), recipe=recipe)
+    assert made(sound("b", "t"), recipe, input_shapes=["x:1x400"])[1] is not None
+
+
+@pytest.mark.parametrize("recipe", ["closed-form", "per-channel"])
+def test_a_recipe_that_runs_nothing_says_so_where_it_would_have_compared(recipe: str) -> None:
+    report = dfmpc_onnx.quantize(sound("b", "t"), recipe=recipe).report
+    assert report.fidelity is None
+    assert any("--input-shape 'x:1x16000'" in warning for warning in report.warnings)
+
+
+def test_a_size_that_is_stated_is_not_blamed() -> None:
+    with pytest.raises(UserError) as caught:
+        dfmpc_onnx.quantize(sound("b", 5), recipe="int8")
+    assert "--input-shape" not in str(caught.value)
+
+
+def test_another_mistake_is_not_put_down_to_an_assumed_size() -> None:
+    with pytest.raises(UserError, match="holds NaN or infinity"):
+        dfmpc_onnx.quantize(sound("b", "t", weight=np.nan), recipe="int8")

@@ -112,6 +112,13 @@ def test_what_moves_keeps_its_scale_and_a_pad_of_zeros_alone() -> None:
     assert operators.keeps_scale(node("Pad")) and not operators.keeps_scale(node("Pad", mode="reflect"))
 
 
+def test_a_resize_keeps_its_scale_where_it_does_not_overshoot_or_fill() -> None:
+    crop = {"coordinate_transformation_mode": "tf_crop_and_resize"}
+    assert operators.keeps_scale(node("Resize", mode="linear")) and operators.keeps_scale(node("Resize", **crop))
+    assert not operators.keeps_scale(node("Resize", mode="cubic"))
+    assert not operators.keeps_scale(node("Resize", extrapolation_value=9.0, **crop))
+
+
 def test_pools_choose_or_average() -> None:
     assert {name for name in STANDARD if operators.pools(node(name))} == {
         "MaxPool",

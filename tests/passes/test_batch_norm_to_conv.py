@@ -1,6 +1,8 @@
 import numpy as np
+import onnx
 import pytest
 
+import dfmpc_onnx
 from dfmpc_onnx.pipeline.facts import Codes, Layers
 from dfmpc_onnx.pipeline.manager import PassManager
 from dfmpc_onnx.pipeline.settings import Settings, WeightBits
@@ -85,3 +87,22 @@ def test_refused_for_other_than_two_spatial_dimensions():
     x = net.node("Flatten", net.node("GlobalAveragePool", net.block("x", 8)))
     x = net.norm(x)
     assert refusals(net.model(net.gemm(x, 4)))["norm2"] == "its input is no map of two dimensions"
+
+
+def test_a_norm_of_doubles_stays_as_it_is():
+    net = graphs.Net()
+    doubles = net.node("Cast", net.relu(net.conv("x", 4)), to=11)
+    net.channels[doubles] = 4
+    x = net.node("Cast", net.norm(doubles), to=1)
+    net.channels[x] = 4
+    model = net.model(net.tail(net.conv(x, 4)))
+    for tensor in model.graph.initializer:
+        if tensor.name.startswith("norm1."):
+            wide = onnx.numpy_helper.to_array(tensor).astype(np.float64)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(wide, tensor.name))
+    x = graphs.input_of(model)
+    whole = converted(model, "pack_weights")[0]
+    assert "BatchNormalization" in graphs.ops(whole.graph)
+    assert graphs.relative(graphs.run(whole.graph, x), graphs.run(model, x)) < 0.06
+    made = dfmpc_onnx.quantize(model, recipe="int8")  # loaded and run before it is given back
+    assert made.report.fidelity is not None

@@ -8,6 +8,7 @@ from dfmpc_onnx.graph.operators import batch_norm_parameters
 from dfmpc_onnx.numerics.ranges import skewed_range
 from dfmpc_onnx.pipeline.facts import MeasuredRanges, Ranges
 from dfmpc_onnx.pipeline.manager import PassManager
+from dfmpc_passes import EstimateRanges
 from tests import graphs
 
 
@@ -122,3 +123,32 @@ def test_an_empty_tensor_has_no_range():
     ends = [net.weight(name, np.array([value])) for name, value in (("from", 0), ("to", 0), ("axis", 1))]
     _, found, _ = ranges(net.model(net.relu(z), net.node("Slice", z, *ends)))
     assert "relu1" in found and "slice1" not in found
+
+
+def enlarged(mode, **attributes):
+    net = graphs.Net()
+    x = net.relu(net.conv("x", 8))
+    big = net.node("Resize", x, "", net.weight("scales", np.float32([1, 1, 2, 2])), mode=mode, **attributes)
+    net.channels[big] = 8
+    return net.model(net.tail(net.conv(big, 4)))
+
+
+def test_behind_a_cubic_resize_lies_all_that_its_kernel_can_give():
+    _, found, _ = ranges(enlarged("cubic"))
+    low, high = found["relu1"]
+    assert low == 0
+    assert found["resize1"] == pytest.approx((-0.4453125 * high, 1.4453125 * high))
+    _, gentle, _ = ranges(enlarged("cubic", cubic_coeff_a=-0.5))
+    assert gentle["resize1"] == pytest.approx((-0.28125 * high, 1.28125 * high))
+    _, linear, _ = ranges(enlarged("linear"))
+    assert linear["resize1"] == linear["relu1"]
+
+
+def test_what_was_measured_of_the_overshoot_counts_times_its_reach_but_covers_the_input():
+    space = graphs.workspace(enlarged("cubic"), "8")
+    PassManager(graphs.pipeline("quantize_weights")).run(space)
+    space.put(MeasuredRanges({"relu1": (0.0, 10.0), "resize1": (-1.0, 9.0)}))
+    EstimateRanges().run(space)
+    found = space.get(Ranges).tensors
+    high = found["relu1"][1]
+    assert found["resize1"] == pytest.approx((-0.15 * high, high))

@@ -113,6 +113,18 @@ def test_a_mean_keeps_the_type_of_its_input():
     assert space.graph.nodes[2].outputs[0].dtype == np.float64
 
 
+@pytest.mark.parametrize(("number", "kind"), [(11, "double"), (6, "int32"), (7, "int64")])
+def test_a_mean_of_what_has_no_pooling_kernel_stays(number, kind):
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["": 13]> net (float[1,2,4,4] x) => ({kind}[1,2] y) '
+        "<float[2,2,1,1] w = {1, 2, 3, 4}> "
+        f"{{ a = Conv(x, w) b = Cast<to={number}>(a) y = ReduceMean<axes=[2,3], keepdims=0>(b) }}"
+    )
+    space, _ = normalized(model)
+    assert graphs.ops(space.graph) == ["Conv", "Cast", "ReduceMean"]
+    assert graphs.relative(graphs.run(space.graph), graphs.run(model)) < 1e-6
+
+
 def test_a_mean_over_channels_stays():
     space, _ = normalized(parsed(f"{WEIGHT} {{ a = Conv(x, w) b = ReduceMean<axes=[1]>(a) y = Add(a, b) }}"))
     assert "ReduceMean" in graphs.ops(space.graph)
@@ -216,6 +228,72 @@ def test_what_does_not_follow_stays_as_the_model_states_it():
     model.graph.value_info.append(graphs.helper.make_tensor_value_info("gelu1", 1, [1, 4, 8, 8]))
     tensors = normalized(model)[0].graph.tensors()
     assert tensors["gelu1"].shape == tensors["relu1"].shape == [1, 4, 8, 8]
+
+
+def stale(body, *stated, opset=13):
+    """A network of that body with an initializer ``v [2, 2, 1, 1]``, and what it states of inner tensors."""
+    model = parsed(f"<float[2,2,1,1] v = {{1, 2, 3, 4}}, int64[4] zero = {{0, 0, 0, 0}}> {body}", opset)
+    model.opset_import.append(onnx.helper.make_opsetid("foreign", 1))
+    for name, shape in stated:
+        model.graph.value_info.append(onnx.helper.make_tensor_value_info(name, 1, shape))
+    return model
+
+
+RESHAPED = "{ a = Conv(x, v) s = Shape(a) t = Add(s, zero) d = Reshape(a, t) e = Relu(d) y = Conv(e, v) }"
+
+
+@pytest.mark.parametrize(
+    ("body", "stated"),
+    [
+        ("{ a = Conv(x, v) d = Neg(a) y = Conv(d, v) }", [("d", [1, 72, 40, 40])]),
+        ("{ a = Conv(x, v) d = Neg(a) y = Conv(d, v) }", [("d", [1, 72])]),
+        ("{ a = Conv(x, v) d = Neg(a) y = Conv(d, v) }", [("x", [1, 5, 4, 4]), ("v", [9, 9]), ("nobody", [3])]),
+        (RESHAPED, [("d", [1, 72, 40, 40]), ("e", [1, 72, 40, 40])]),
+        ("{ d = foreign.Blur(x) e = Relu(d) y = Conv(e, v) }", [("d", [1, 72, 4, 4]), ("e", [1, 72, 4, 4])]),
+    ],
+)
+def test_a_stale_shape_is_dropped_rather_than_called_damage(body, stated):
+    space, _ = normalized(stale(body, *stated))
+    for node in space.graph.nodes:
+        assert node.outputs[0].shape in ([1, 2, 4, 4], [4], None)
+    assert space.graph.inputs[0].shape == [1, 2, 4, 4]
+
+
+def test_where_a_stale_shape_hides_a_weight_that_does_not_fit_the_weight_is_named():
+    model = stale("{ a = Conv(x, v) d = Neg(a) y = Conv(d, u) }", ("d", [1, 72, 4, 4]))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((2, 3, 1, 1), np.float32), "u"))
+    with pytest.raises(ModelError, match="made for 3 channels, but 'd' has 2; the model is damaged"):
+        normalized(model)
+
+
+@pytest.mark.parametrize("opset", [11, 12])
+def test_a_resize_to_sizes_loses_empty_scales_that_are_computed(opset):
+    body = (
+        "<int64[1] nought = {0}, float[2,2,1,1] w = {1, 2, 3, 4}> { a = Conv(x, w) none = ConstantOfShape(nought) "
+        "s = Shape(x) y = Resize(a, none, none, s) }"
+    )
+    model = parsed(body, opset)
+    space, result = normalized(model)
+    assert "computed scales beside sizes left out" in [rewrite.action for rewrite in result.rewrites]
+    assert graphs.relative(graphs.run(space.graph), graphs.run(model)) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("domain", "op"),
+    [
+        ("com.microsoft", "FusedConv"),
+        ("com.microsoft", "FusedMatMul"),
+        ("com.microsoft", "NhwcFusedConv"),
+        ("com.microsoft.nchwc", "Conv"),
+        ("com.ms.internal.nhwc", "Conv"),
+    ],
+)
+def test_a_model_that_onnxruntime_has_optimized_is_refused_as_such(domain, op):
+    model = parsed(f"{WEIGHT} {{ a = Conv(x, w) y = {op}(a, w) }}")
+    model.graph.node[1].domain = domain
+    model.opset_import.append(onnx.helper.make_opsetid(domain, 1))
+    with pytest.raises(ModelError, match=f"optimized by onnxruntime already .*{domain}::{op}.*; give the model before"):
+        normalized(model)
 
 
 def test_the_factors_of_a_gemm_become_part_of_its_weight_and_bias():

@@ -1,0 +1,108 @@
+"""One node alone, fed what it needs to know of its inputs' shapes."""
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import pytest
+
+from dfmpc_onnx.runtime.node_runner import NodeRunner
+
+MAP = np.arange(16, dtype=np.float32).reshape(1, 1, 4, 4)
+NONE = np.zeros(0, np.float32)
+
+
+def int64(*values):
+    return np.array(values, np.int64)
+
+
+def runner_of(opset, op, feeds, attributes=None, domain="", fixed=()):
+    """A runner of one node that reads every array of `feeds` by its key; None stands for an input left out."""
+    inputs = [
+        gs.Variable.empty() if x is None else gs.Constant(name, x) if name in fixed else gs.Variable(name)
+        for name, x in feeds.items()
+    ]
+    node = gs.Node(op, "node", attributes or {}, inputs, [gs.Variable("y", np.float32)], domain or None)
+    graph = gs.Graph([node], [t for t in inputs if isinstance(t, gs.Variable) and not t.is_empty()], node.outputs)
+    graph.opset, graph.import_domains = opset, [onnx.helper.make_opsetid("", opset)]
+    graph.ir_version = 8
+    return NodeRunner(graph, node), {n: x for n, x in feeds.items() if x is not None and n not in fixed}
+
+
+def result(*args, **kwargs):
+    runner, feeds = runner_of(*args, **kwargs)
+    (y,) = runner(feeds)
+    return y
+
+
+LINEAR = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+SIZES, SCALES = int64(1, 1, 8, 8), np.float32([1, 1, 2, 2])
+
+
+@pytest.mark.parametrize("opset", [11, 12, 13, 17, 18, 19])
+def test_a_resize_takes_sizes_that_are_computed(opset):
+    feeds = {"x": MAP, "roi": NONE, "scales": NONE, "sizes": SIZES}
+    assert result(opset, "Resize", feeds, LINEAR, fixed=("roi", "scales")).shape == (1, 1, 8, 8)
+    if opset < 13:  # from then on scales that are no constant may not stand beside sizes
+        assert result(opset, "Resize", feeds, LINEAR).shape == (1, 1, 8, 8)
+    else:
+        assert result(opset, "Resize", {**feeds, "roi": None, "scales": None}, LINEAR).shape == (1, 1, 8, 8)
+
+
+@pytest.mark.parametrize("opset", [10, 11, 13, 18])
+def test_a_resize_takes_scales_that_are_computed(opset):
+    feeds = {"x": MAP, "scales": SCALES} if opset == 10 else {"x": MAP, "roi": NONE, "scales": SCALES}
+    assert result(opset, "Resize", feeds, {"mode": "linear"}).shape == (1, 1, 8, 8)
+
+
+def test_one_empty_tensor_stands_for_roi_and_scales():
+    x, none, sizes = gs.Variable("x"), gs.Constant("none", NONE), gs.Variable("sizes")
+    node = gs.Node("Resize", "node", dict(LINEAR), [x, none, none, sizes], [gs.Variable("y", np.float32)])
+    graph = gs.Graph([node], [x, sizes], node.outputs, opset=11)
+    graph.ir_version = 8
+    (y,) = NodeRunner(graph, node)({"x": MAP, "sizes": SIZES})
+    assert y.shape == (1, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("op", "feeds", "attributes", "shape"),
+    [
+        ("Reshape", {"x": MAP, "shape": int64(1, 16)}, {}, (1, 16)),
+        ("Expand", {"x": MAP, "shape": int64(2, 3, 1, 1)}, {}, (2, 3, 4, 4)),
+        ("Tile", {"x": MAP, "repeats": int64(1, 2, 1, 1)}, {}, (1, 2, 4, 4)),
+        ("Slice", {"x": MAP, "starts": int64(1), "ends": int64(3), "axes": int64(2)}, {}, (1, 1, 2, 4)),
+        ("Slice", {"x": MAP, "s": int64(0), "e": int64(4), "a": int64(3), "t": int64(2)}, {}, (1, 1, 4, 2)),
+        ("Pad", {"x": MAP, "pads": int64(0, 0, 1, 1, 0, 0, 1, 1), "v": np.array(2, np.float32)}, {}, (1, 1, 6, 6)),
+        ("Pad", {"x": MAP, "pads": int64(1, 1), "v": None, "axes": int64(2)}, {}, (1, 1, 6, 4)),
+        ("ConstantOfShape", {"shape": int64(2, 3)}, {}, (2, 3)),
+        ("ConstantOfShape", {"shape": int64()}, {}, ()),
+        ("Range", {"start": np.array(0), "limit": np.array(5), "delta": np.array(2)}, {}, (3,)),
+        ("Unsqueeze", {"x": MAP, "axes": int64(0)}, {}, (1, 1, 1, 4, 4)),
+        ("Squeeze", {"x": MAP, "axes": int64(0, 1)}, {}, (4, 4)),
+        ("ReduceSum", {"x": MAP, "axes": int64(2, 3)}, {"keepdims": 0}, (1, 1)),
+        ("ReduceMean", {"x": MAP, "axes": int64(2, 3)}, {"keepdims": 0}, (1, 1)),
+        ("Split", {"x": MAP, "split": int64(4)}, {"axis": 2}, (1, 1, 4, 4)),
+        ("OneHot", {"i": int64(1, 2), "depth": int64(4), "values": np.float32([0, 1])}, {}, (2, 4)),
+        ("CenterCropPad", {"x": MAP, "shape": int64(2, 2)}, {"axes": [2, 3]}, (1, 1, 2, 2)),
+        ("AffineGrid", {"theta": np.zeros((1, 2, 3), np.float32), "size": int64(1, 1, 2, 2)}, {}, (1, 2, 2, 2)),
+        ("Gather", {"x": MAP, "indices": int64(0, 2)}, {"axis": 3}, (1, 1, 4, 2)),
+        ("ScatterND", {"x": np.float32([1, 2, 3]), "i": int64(1).reshape(1, 1), "u": np.float32([9])}, {}, (3,)),
+        ("GatherND", {"x": np.float32([1, 2, 3]), "i": int64(1, 2).reshape(2, 1)}, {}, (2,)),
+    ],
+)
+def test_a_node_takes_the_sizes_that_another_computes(op, feeds, attributes, shape):
+    assert result(20, op, feeds, attributes).shape == shape
+
+
+def test_one_session_serves_both_networks_while_shapes_agree(monkeypatch):
+    runner, feeds = runner_of(13, "Resize", {"x": MAP, "roi": None, "scales": None, "sizes": SIZES}, LINEAR)
+    loads, load = [], NodeRunner._load
+    monkeypatch.setattr(NodeRunner, "_load", lambda self, fed: loads.append(1) or load(self, fed))
+    assert runner(feeds)[0].shape == (1, 1, 8, 8)
+    assert runner({**feeds, "sizes": int64(1, 1, 2, 2)})[0].shape == (1, 1, 2, 2)
+    assert loads == [1]
+
+
+def test_a_selection_may_have_another_length_in_the_other_network():
+    runner, feeds = runner_of(13, "Gather", {"x": MAP, "indices": int64(0, 2)}, {"axis": 3})
+    assert runner(feeds)[0].shape == (1, 1, 4, 2)
+    assert runner({**feeds, "indices": int64(1)})[0].shape == (1, 1, 4, 1)
