@@ -86,5 +86,6 @@ def verify(
         if session.provider != CPU_PROVIDER:
             use = provider_use(source.path or source.model, source.model, session.provider, source.label, batch)
         rows.append(ProviderFidelity(session.provider, compare(reference, session, batch), use))
-    warnings = (*origin_warnings(float_source, source, choice.name), *choice.warnings)
+    left_out = dict.fromkeys(note for row in rows for note in row.fidelity.notes)
+    warnings = (*origin_warnings(float_source, source, choice.name), *choice.warnings, *left_out)
     return Verification(float_source.size, source.size, choice.name, choice, warnings, tuple(rows))
