@@ -23,7 +23,7 @@ MEASURES_SHAPE = frozenset({"Shape", "Size"})
 
 @dataclasses.dataclass(frozen=True)
 class ComparedTensors:
-    """tensors: those to compare, each once. replaced: the outputs that others stand for, in front of a choice or list."""
+    """tensors: those to compare, each once. replaced: the outputs that others stand for."""
 
     tensors: tuple[gs.Tensor, ...]
     replaced: tuple[str, ...]

@@ -26,6 +26,17 @@ class Namer:
         return name
 
 
+def copy_graph(graph: gs.Graph) -> gs.Graph:
+    """A copy whose sequences are sequences: graphsurgeon makes a tensor of each that it copies."""
+    copied = graph.copy()
+    tensors = copied.tensors()
+    for name, tensor in graph.tensors().items():
+        kind = getattr(tensor, "type", None)
+        if kind not in (None, "tensor_type") and isinstance(tensors.get(name), gs.Variable):
+            tensors[name].type = kind
+    return copied
+
+
 def insert(
     graph: gs.Graph,
     before: Mapping[int, Iterable[gs.Node]] | None = None,
