@@ -48,7 +48,7 @@ def closing_check(
     notes = (f"compared with the model as normalized: {said}",) if said else ()
     try:
         fidelity = compare(want, candidate, images)
-        return fidelity, (*notes, *_doubts(fidelity, settings))
+        return fidelity, (*notes, *fidelity.notes, *_doubts(fidelity, settings))
     except ModelError as error:
         # What lacks memory is no fault of the result's.
         if not isinstance(error, TooLittleMemory) and not _runs(candidate, images):

@@ -17,6 +17,7 @@ from dfmpc_onnx.inputs.files import Images, read_images
 from dfmpc_onnx.inputs.normalization import parse_or_assume, resolve_preprocess
 from dfmpc_onnx.inputs.preprocess import AUTO
 from dfmpc_onnx.inputs.samples import Samples, check_images
+from dfmpc_onnx.inputs.spec import InputSpecs
 from dfmpc_onnx.model.metadata import metadata_of
 from dfmpc_onnx.model.source import ModelSource, Source, load
 from dfmpc_onnx.pipeline.settings import Settings, WeightBits, parse_input_shapes
@@ -87,19 +88,12 @@ def verify(
     inputs, choice = resolve_preprocess(float_source.model, inputs, wanted, BY_PICTURES, doubt=not by_file)
     if by_file and choice.by == "given":
         choice = msgspec.structs.replace(choice, by="file", reason="as the quantized file says", order_asserted=False)
-    batch: Images | Samples
-    if images is None:
-        try:
-            batch = check_images(inputs, settings.seed, CHECK_IMAGES)
-        except ModelError as error:
-            raise ModelError(f"{float_source.label}: {error}") from None
-    else:
-        spec = inputs.image_input()
-        batch = read_images(images, spec.shape, spec.preprocess)
+    batch = _images(images, inputs, settings.seed, float_source.label)
     if not providers:
         raise OptionError("no provider given; give at least one, such as CPU")
     rows = tuple(_on_provider(provider, source, reference, batch) for provider in providers)
-    warnings = (*origin_warnings(float_source, source, choice.name), *choice.warnings)
+    left_out = dict.fromkeys(note for row in rows for note in row.fidelity.notes)
+    warnings = (*origin_warnings(float_source, source, choice.name), *choice.warnings, *left_out)
     return Verification(float_source.size, source.size, choice.name, choice, warnings, rows)
 
 
@@ -109,3 +103,14 @@ def _on_provider(provider: str, source: Source, reference: Session, batch: Image
     if session.provider != CPU_PROVIDER:
         use = provider_use(source.path or source.model, source.model, session.provider, source.label, batch)
     return ProviderFidelity(session.provider, compare(reference, session, batch), use)
+
+
+def _images(given: str | os.PathLike[str] | None, inputs: InputSpecs, seed: int, label: str) -> Images | Samples:
+    """What the networks are compared on."""
+    if given is None:
+        try:
+            return check_images(inputs, seed, CHECK_IMAGES)
+        except ModelError as error:
+            raise ModelError(f"{label}: {error}") from None
+    spec = inputs.image_input()
+    return read_images(given, spec.shape, spec.preprocess)

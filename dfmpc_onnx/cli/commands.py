@@ -10,7 +10,7 @@ import click
 import dfmpc_onnx
 from dfmpc_onnx.cli.console import progress, standard_output
 from dfmpc_onnx.cli.usage_errors import Group
-from dfmpc_onnx.errors import printable
+from dfmpc_onnx.errors import printable, shown
 from dfmpc_onnx.memory import limit_memory
 from dfmpc_onnx.pipeline.targets import TARGETS
 
@@ -195,7 +195,8 @@ def verify(
             reached = f"{row.fidelity.agreement} % ({row.fidelity.agreeing} of {row.fidelity.rows})"
             below.append(f"{row.provider}: agreement {reached} is below {min_agreement} %")
         if min_sqnr is not None and row.fidelity.sqnr_db < min_sqnr:
-            below.append(f"{row.provider}: SQNR {row.fidelity.sqnr_db} dB is below {min_sqnr} dB")
+            of = f" of output '{shown(row.fidelity.worst.name)}'" if row.fidelity.worst is not None else ""
+            below.append(f"{row.provider}: SQNR {row.fidelity.sqnr_db} dB{of} is below {min_sqnr} dB")
         if max_steps is not None and row.use is not None and row.use.steps > max_steps:
             below.append(f"{row.provider}: {row.use.steps} steps from the CPU provider are more than {max_steps:g}")
     if json_wanted:

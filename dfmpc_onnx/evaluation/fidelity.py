@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dfmpc_onnx.errors import ModelError, OptionError, shown
+from dfmpc_onnx.evaluation.output_differences import NetworkDifference, OutputFidelity, Part, StatedOutput
 from dfmpc_onnx.inputs.files import Images
 from dfmpc_onnx.inputs.samples import Samples
 from dfmpc_onnx.runtime.session import Session
@@ -21,16 +22,16 @@ INPUT_TYPES: Mapping[str, type[np.generic]] = {
     "tensor(uint8)": np.uint8,
 }
 MOST_KEPT = 2**28  # bytes of outputs that are kept while another network runs
-VALUES_COMPARED_AT_ONCE = 2**20  # numbers that are compared at a time
-SQNR_CAP = 200.0  # dB; identical outputs have no noise to divide by
 
 
 class Fidelity(msgspec.Struct, frozen=True):
     """Two networks on the same images.
 
     agreement: per cent of rows whose largest output is the same, agreeing of rows: a row is an image, or a run where
-    the first output does not run along the batch. sqnr_db: 10 log10 of signal over noise, all outputs.
-    top1, float_top1: per cent correct where labels are known, else None. max_error: largest absolute difference.
+    the first output does not run along the batch. sqnr_db: 10 log10 of signal over noise, of the worst output; outputs
+    of whole numbers, such as labels, count only where there is no other. max_error: largest absolute difference.
+    outputs: each by itself, and which are not compared. The first output is the first of those that are.
+    top1, float_top1: per cent correct where labels are known, else None.
     """
 
     images: int
@@ -42,6 +43,7 @@ class Fidelity(msgspec.Struct, frozen=True):
     float_top1: float | None = None
     agreeing: int = 0
     rows: int = 0
+    outputs: tuple[OutputFidelity, ...] = ()
 
     @property
     def drop(self) -> float | None:
@@ -49,6 +51,21 @@ class Fidelity(msgspec.Struct, frozen=True):
         if self.top1 is None or self.float_top1 is None:
             return None
         return round(self.float_top1 - self.top1, 2)
+
+    @property
+    def worst(self) -> OutputFidelity | None:
+        """The output that `sqnr_db` is of, where others are compared beside it."""
+        compared = [output for output in self.outputs if output.sqnr_db is not None]
+        return next((o for o in compared if o.sqnr_db == self.sqnr_db), None) if len(compared) > 1 else None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Which outputs are not compared, by reason."""
+        by_reason: dict[str, list[str]] = {}
+        for output in self.outputs:
+            if output.sqnr_db is None:
+                by_reason.setdefault(output.why_not, []).append(f"'{shown(output.name)}'")
+        return tuple(f"not compared: output {', '.join(names)}: {why}" for why, names in by_reason.items())
 
 
 def outputs(
@@ -68,9 +85,6 @@ def _no_numbers(label: str) -> ModelError:
     return ModelError(f"{label}: its outputs are not numbers of one size; nothing to compare")
 
 
-Part = list[npt.NDArray[np.generic]]  # every output of one run, rows of images first
-
-
 def _parts(session: Session, x: npt.NDArray[np.float32] | Mapping[str, npt.NDArray[np.generic]]) -> Iterator[Part]:
     return _sample_parts(session, x) if isinstance(x, Mapping) else _image_parts(session, x)
 
@@ -87,10 +101,20 @@ def _sample_parts(session: Session, feeds: Mapping[str, npt.NDArray[np.generic]]
 
 
 def _arrays(session: Session, feeds: Mapping[str, npt.NDArray[np.generic]]) -> Part:
+    return [_array(out) for out in session.run(feeds)]
+
+
+def _array(output: object) -> npt.NDArray[np.generic]:
+    """An output as one array: a row of each map, where they have the same keys, as ZipMap makes them; else objects."""
+    values = output
+    if isinstance(output, list) and output and all(isinstance(entry, dict) for entry in output):
+        keys = sorted(output[0])
+        if all(entry.keys() == output[0].keys() for entry in output):
+            values = [[entry[key] for key in keys] for entry in output]
     try:
-        return [np.asarray(out) for out in session.run(feeds)]
+        return np.asarray(values)
     except ValueError:  # a sequence of tensors of several sizes
-        raise _no_numbers(session.label) from None
+        return np.empty(1, object)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,11 +183,12 @@ def _rows(out: npt.NDArray[np.generic], batch: int, real: int) -> npt.NDArray[np
 class Expected:
     """What a network makes of the images that another is compared with it on.
 
-    parts: its outputs run by run, kept when its session may go; None where they are too large for that, and the
-    session runs once more.
+    stated: its outputs. parts: their values run by run, kept when its session may go; None where they are too large for
+    that, and the session runs once more.
     """
 
     label: str
+    stated: tuple[StatedOutput, ...]
     parts: list[Part] | None
     session: Session | None = None
 
@@ -181,54 +206,16 @@ def expected_outputs(reference: Session, images: Images | Samples) -> Expected:
         parts.append(part)
         kept += sum(out.nbytes for out in part)
         if kept > MOST_KEPT:
-            return Expected(reference.label, None, reference)
-    return Expected(reference.label, parts)
+            return Expected(reference.label, _stated(reference), None, reference)
+    return Expected(reference.label, _stated(reference), parts)
+
+
+def _stated(session: Session) -> tuple[StatedOutput, ...]:
+    return tuple(StatedOutput(name, shape) for name, shape in session.output_shapes)
 
 
 def _feeds_of(images: Images | Samples) -> npt.NDArray[np.float32] | Mapping[str, npt.NDArray[np.generic]]:
     return images.x if isinstance(images, Images) else images.feeds
-
-
-class _Difference:
-    """What two networks' outputs, run by run, come to."""
-
-    def __init__(self, reference: str, candidate: str) -> None:
-        self._reference, self._candidate = reference, candidate
-        self._sizes: list[tuple[int, ...]] = []
-        self.chosen: list[list[npt.NDArray[np.intp]]] = [[], []]  # the largest of each row of the first output
-        self.classes = 0
-        self.signal = self.noise = self.worst = 0.0
-
-    def add(self, want: Part, got: Part) -> None:
-        """The same rows of both networks' outputs."""
-        if [out.shape[1:] for out in want] != [out.shape[1:] for out in got]:
-            raise self.shapes_differ()
-        sizes = [out.shape[1:] for out in want]
-        self._sizes = self._sizes or sizes
-        if sizes != self._sizes:
-            raise _no_numbers(self._reference)
-        for a, b in zip(want, got, strict=True):
-            self.measure(a.reshape(-1), b.reshape(-1))
-        if want and want[0].size:
-            for chosen, out in zip(self.chosen, (want[0], got[0]), strict=True):
-                rows = out.reshape(len(out), -1)
-                chosen.append(rows.argmax(1))
-                self.classes = rows.shape[1]
-
-    def shapes_differ(self) -> ModelError:
-        return ModelError(f"{self._candidate}: its outputs have other shapes than those of {self._reference}")
-
-    def measure(self, want: npt.NDArray[np.generic], got: npt.NDArray[np.generic]) -> None:
-        """Flat values, in blocks: in double precision, with their difference and squares, large ones would swell."""
-        for start in range(0, want.size, VALUES_COMPARED_AT_ONCE):
-            try:
-                a, b = (values[start : start + VALUES_COMPARED_AT_ONCE].astype(np.float64) for values in (want, got))
-            except (ValueError, TypeError):
-                raise _no_numbers(self._reference) from None
-            with np.errstate(invalid="ignore", over="ignore"):  # outputs may be infinite; then so is the noise, or NaN
-                self.signal += float(np.square(a).sum())
-                self.noise += float(np.square(a - b).sum())
-                self.worst = float(np.maximum(self.worst, np.abs(a - b).max()))
 
 
 def _in_step(
@@ -254,20 +241,27 @@ def _in_step(
 
 
 def compare(reference: Session | Expected, candidate: Session, images: Images | Samples) -> Fidelity:
-    """Run networks on the images; raises ModelError where their outputs do not have the same shapes."""
+    """Run networks on the images; each output is judged by itself.
+
+    What is no number, and what differs in size because the size depends on values, is left out. Raises ModelError where
+    outputs have other shapes for another reason, or none is left.
+    """
     y = images.y if isinstance(images, Images) else None
     count = len(images.x) if isinstance(images, Images) else images.runs
-    known = reference if isinstance(reference, Expected) else Expected(reference.label, None, reference)
-    found = _Difference(known.label, candidate.label)
+    known = reference
+    if isinstance(known, Session):
+        known = Expected(known.label, _stated(known), None, known)
+    found = NetworkDifference(known.label, candidate.label, known.stated, _stated(candidate))
     for want, got in _in_step(known.again(images), _parts(candidate, _feeds_of(images)), found.shapes_differ):
         found.add(want, got)
-    if not found.chosen[0]:
-        raise ModelError(f"{known.label}: its first output is empty on these images; there is nothing to compare")
-    first_want, first_got = (np.concatenate(chosen) for chosen in found.chosen)
+    if not found.compared:
+        raise found.nothing_compared()
+    first = found.compared[0]
+    first_want, first_got = (np.concatenate(chosen) for chosen in first.largest)
     scores: list[float | None] = [None, None]
     if y is not None:
         lowest, highest = int(y.min()), int(y.max())
-        if len(first_want) != len(y) or lowest < 0 or highest >= found.classes:
+        if len(first_want) != len(y) or lowest < 0 or highest >= first.classes:
             raise ModelError(
                 f"{known.label}: its first output is no table of class scores for labels from {lowest} to {highest}"
             )
@@ -277,24 +271,11 @@ def compare(reference: Session | Expected, candidate: Session, images: Images | 
         images=count,
         origin=images.origin,
         agreement=round(100 * float(same.mean()), 2),
-        sqnr_db=round(decibels(found.signal, found.noise), 2),
-        max_error=found.worst,
+        sqnr_db=round(min(output.sqnr_db for output in found.judged), 2),
+        max_error=float(np.max([output.worst for output in found.compared])),
         top1=scores[0],
         float_top1=scores[1],
         agreeing=int(same.sum()),
         rows=len(same),
+        outputs=tuple(output.result() for output in found.each),
     )
-
-
-def sqnr(want: list[npt.NDArray[np.float64]], got: list[npt.NDArray[np.float64]]) -> float:
-    """Signal to quantization noise in dB over all outputs together; at most 200."""
-    found = _Difference("", "")
-    for a, b in zip(want, got, strict=True):
-        found.measure(a.reshape(-1), b.reshape(-1))
-    return decibels(found.signal, found.noise)
-
-
-def decibels(signal: float, noise: float) -> float:
-    if noise == 0 or not np.isfinite(noise):
-        return SQNR_CAP if noise == 0 else -SQNR_CAP
-    return float(np.clip(10 * np.log10(max(signal, 1e-300) / noise), -SQNR_CAP, SQNR_CAP))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from dfmpc_onnx.evaluation.fidelity import outputs, sqnr
+from dfmpc_onnx.evaluation.fidelity import outputs
+from dfmpc_onnx.evaluation.output_differences import sqnr
 from dfmpc_onnx.graph.exchange import to_model
 from dfmpc_onnx.pipeline.manager import PassResult
 from dfmpc_onnx.pipeline.workspace import Workspace

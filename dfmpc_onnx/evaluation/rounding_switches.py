@@ -13,9 +13,8 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.graph.compared_outputs import compared_tensor
+from dfmpc_onnx.graph.compared_outputs import ComparedTensors, compared_tensors
 from dfmpc_onnx.graph.edit import Namer
 from dfmpc_onnx.graph.exchange import to_model
 from dfmpc_onnx.inputs.batches import free_batch
@@ -49,7 +48,9 @@ class ToggledRounding:
         by_tensor = {name: switch for group, switch in zip(groups, self._switches, strict=True) for name in group}
         switched = {name: names(f"{name}.switched") for name in by_tensor}
         _insert(model, by_tensor, switched, scales, names)
-        self._outputs = _add_compared_outputs(model, workspace.graph, switched)
+        found = compared_tensors(workspace.graph)
+        self.notes = found.notes
+        self._outputs = _add_compared_outputs(model, found, switched)
         stated = {spec.name: spec.batch for spec in workspace.inputs if spec.batch is not None}
         free_batch(model, {name for name, count in stated.items() if name in feeds and len(feeds[name]) != count})
         self._session = Session(model, label="the network with switched activations")
@@ -57,7 +58,7 @@ class ToggledRounding:
         again = self._run(()) if any(map(_numbers, self._exact)) else self._exact
         # What is drawn at random differs from run to run, whatever is rounded.
         self._compared = [
-            _numbers(a) and output_loss(a, b).share_of_variance <= REPEATS
+            _numbers(a) and a.shape == b.shape and output_loss(a, b).share_of_variance <= REPEATS
             for a, b in zip(self._exact, again, strict=True)
         ]
 
@@ -74,9 +75,14 @@ class ToggledRounding:
     def losses(self, groups: Sequence[int]) -> list[OutputLoss]:
         """What each output that can be compared loses where the groups of these numbers are rounded.
 
-        A channel that does not vary counts nothing.
+        A channel that does not vary counts nothing. An output whose size depends on values is not compared from the
+        first time on that its size changes.
         """
-        pairs = zip(self._exact, self._run(groups), self._compared, strict=True)
+        rounded = self._run(groups)
+        self._compared = [
+            whether and a.shape == b.shape for a, b, whether in zip(self._exact, rounded, self._compared, strict=True)
+        ]
+        pairs = zip(self._exact, rounded, self._compared, strict=True)
         return [output_loss(a, b) for a, b, whether in pairs if whether]
 
     def _run(self, groups: Sequence[int]) -> Outputs:
@@ -132,18 +138,16 @@ def _insert(
     )
 
 
-def _add_compared_outputs(model: onnx.ModelProto, graph: gs.Graph, switched: Mapping[str, str]) -> list[str]:
-    """The names of the tensors to compare, which become outputs; behind the switch where scores have one."""
+def _add_compared_outputs(model: onnx.ModelProto, compared: ComparedTensors, switched: Mapping[str, str]) -> list[str]:
+    """The names of the tensors to compare, which become outputs; behind the switch where they have one."""
     made = {name for node in model.graph.node for name in node.output}
     listed = {value.name for value in model.graph.output}
-    sequences = {value.name for value in model.graph.output if value.type.HasField("sequence_type")}
     found = []
-    for output in [tensor for tensor in graph.outputs if tensor.name not in sequences]:
-        source = compared_tensor(output)
-        name = output.name if source is output else switched.get(source.name, source.name)
-        if name not in made:
-            name = output.name
-        elif name not in listed:
+    for tensor in compared.tensors:
+        name = tensor.name if tensor.name in listed else switched.get(tensor.name, tensor.name)
+        if name not in made and name not in listed:
+            continue
+        if name not in listed:
             model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
             listed.add(name)
         found.append(name)

@@ -30,6 +30,25 @@ class Namer:
         return name
 
 
+def copy_graph(graph: gs.Graph) -> gs.Graph:
+    """A copy whose sequences are sequences: graphsurgeon makes a tensor of each that it copies."""
+    copied: gs.Graph = graph.copy()
+    _copy_kinds(graph, copied)
+    return copied
+
+
+def _copy_kinds(graph: gs.Graph, copied: gs.Graph) -> None:
+    pairs = [*zip(graph.inputs, copied.inputs, strict=True), *zip(graph.outputs, copied.outputs, strict=True)]
+    for node, twin in zip(graph.nodes, copied.nodes, strict=True):
+        pairs += [*zip(node.inputs, twin.inputs, strict=True), *zip(node.outputs, twin.outputs, strict=True)]
+        for key, body in node.attrs.items():
+            if isinstance(body, gs.Graph):
+                _copy_kinds(body, twin.attrs[key])
+    for tensor, other in pairs:
+        if isinstance(tensor, gs.Variable) and tensor.type not in (None, "tensor_type"):
+            other.type = tensor.type
+
+
 def insert(
     graph: gs.Graph,
     before: Mapping[int, Iterable[gs.Node]] | None = None,

@@ -105,6 +105,7 @@ def check(graph: gs.Graph, where: str) -> None:
 def to_model(graph: gs.Graph, source: Source | None = None, metadata: dict[str, str] | None = None) -> onnx.ModelProto:
     """The graph as a ModelProto with the lowest IR version that its opset allows, and the source's properties."""
     model: onnx.ModelProto = gs.export_onnx(graph, ir_version=NEWEST_IR)
+    _restate_types(model, source)
     model.ir_version = lowest_ir_version(model)
     properties: dict[str, str] = {}
     if source is not None:
@@ -115,6 +116,17 @@ def to_model(graph: gs.Graph, source: Source | None = None, metadata: dict[str, 
     if properties:
         onnx.helper.set_model_props(model, properties)
     return model
+
+
+def _restate_types(model: onnx.ModelProto, source: Source | None) -> None:
+    """Give outputs whose type graphsurgeon does not know, as a sequence of maps, that of the source; else none."""
+    stated = {} if source is None else {value.name: value.type for value in source.model.graph.output}
+    for value in model.graph.output:
+        held = value.type.sequence_type.elem_type
+        if value.type.HasField("sequence_type") and not held.tensor_type.elem_type:
+            value.ClearField("type")
+            if value.name in stated:
+                value.type.CopyFrom(stated[value.name])
 
 
 def lowest_ir_version(model: onnx.ModelProto) -> int:

@@ -12,7 +12,7 @@ import onnx.shape_inference
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import shown
-from dfmpc_onnx.graph.edit import Namer, detached_weights, insert, remove, replace_reads
+from dfmpc_onnx.graph.edit import Namer, copy_graph, detached_weights, insert, remove, replace_reads
 from dfmpc_onnx.graph.operators import dequantizes, is_standard, is_weighted, op_of, quantizes
 from dfmpc_onnx.graph.opset import ConversionRefused
 from dfmpc_onnx.graph.query import constant, element_type
@@ -68,7 +68,7 @@ def widen(graph: gs.Graph) -> tuple[gs.Graph, HalfPrecision]:
         {t.name: kind for t in graph.inputs if (kind := half_type(t))},
         {t.name: kind for t in graph.outputs if (kind := half_type(t))},
     )
-    result = graph.copy()
+    result = copy_graph(graph)
     for tensor in _tensors(result):
         if half_type(tensor) is None:
             continue

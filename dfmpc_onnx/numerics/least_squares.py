@@ -83,8 +83,13 @@ class SampledMoments(PatchMoments):
 
     @classmethod
     def of(cls, patches: Float32, patches_hat: Float32) -> SampledMoments:
-        """patches_hat is `patches` itself where both networks see the same."""
+        """patches_hat is `patches` itself where both networks see the same. Of no patch all moments are 0."""
         n = patches.shape[1]
+        if n == 0:
+            groups, _, k = patches.shape
+            mean = np.zeros((groups, k))
+            none = np.zeros((groups, k, k), np.float32)
+            return cls(none, mean, mean, np.ones(groups), 0, patches, patches_hat)
         hat = patches_hat.transpose(0, 2, 1) @ patches_hat
         hat /= np.float32(n)
         mean_hat = _average(patches_hat)

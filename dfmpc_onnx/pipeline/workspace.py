@@ -9,6 +9,7 @@ from typing import TypeVar
 import onnx
 import onnx_graphsurgeon as gs
 
+from dfmpc_onnx.graph.edit import copy_graph
 from dfmpc_onnx.inputs.spec import InputSpecs, resolve
 from dfmpc_onnx.numerics.arrays import Float32
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
@@ -84,7 +85,7 @@ class Workspace:
 
     def snapshot(self) -> Snapshot:
         """The graph, its constants shared, the inputs and the facts as they are now."""
-        return Snapshot(self.graph.copy(), self.inputs, dict(self._facts))
+        return Snapshot(copy_graph(self.graph), self.inputs, dict(self._facts))
 
     def restore(self, before: Snapshot) -> None:
         """Go back to a snapshot, whatever a pass has begun since."""

@@ -182,6 +182,8 @@ class Rebuilder:
                 node, weight, layer, bits, f"its patches have {rows.shape[2]} entries, over {WIDEST_PATCH}"
             )
         moments = moments_of()
+        if not moments.count:
+            return self._nearest(node, weight, layer, bits, "nothing reaches it on the images of the statistics")
         errors = moments.output_errors(rows)
         measure = self.measure(node, rows, moments, errors.variance, known)
         target = self._target(rows, moments, weight, layer)
@@ -211,7 +213,8 @@ class Rebuilder:
         return Measure(signal, next_input(self._graph, node, mean, signal.reshape(-1), known))
 
     def _nearest(self, node: gs.Node, weight: Float32, layer: Layer, bits: LayerBits, why: str) -> QuantizedWeight:
-        """Each weight by itself: where second moments of patches would not fit into memory, or patches overlap."""
+        """Each weight by itself: where second moments of patches would not fit into memory, or patches overlap, or
+        there is none."""
         width: BitWidth = CANDIDATE_WIDTHS[-1] if bits.role == "auto" or bits.bits == FLOAT else bits.bits
         flat = np.asarray(PerAxis(layer.axis).rows(weight), np.float32)
         grid = _grid(flat, np.ones(flat.shape), self._rounded_at(width))
@@ -219,8 +222,7 @@ class Rebuilder:
         said = f"{why}; rounded to the nearest level, not compensated"
         self.refusals.append(Refusal(node.name, said, "rounded-to-nearest"))
         if bits.role == "auto":
-            unmeasured = "rounded to the nearest" if layer.op == "ConvTranspose" else "too wide to measure"
-            self._plan[node.name] = LayerBits(width, "8-bit", unmeasured)
+            self._plan[node.name] = LayerBits(width, "8-bit", f"not measured: {why}")
         return _as_weight(codes, grid, layer)
 
     def _target(self, rows: Float32, moments: PatchMoments, weight: Float32, layer: Layer) -> Float32:

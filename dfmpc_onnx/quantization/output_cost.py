@@ -62,6 +62,8 @@ class Scout(Rebuilder):
         if rows.shape[2] > WIDEST_PATCH:
             return None
         moments = moments_of()
+        if not moments.count:
+            return None
         measure = self.measure(node, rows, moments, moments.output_errors(rows).variance, known)
         noise = self._generator.standard_normal(rows.shape, np.float32)
         error = moments.power(noise)  # random as it is, no sample can be overfitted by it

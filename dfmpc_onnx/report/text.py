@@ -8,12 +8,14 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from dfmpc_onnx.errors import printable
+from dfmpc_onnx.errors import printable, shown
 from dfmpc_onnx.evaluation.fidelity import Fidelity
 from dfmpc_onnx.inputs.normalization import PreprocessChoice
 from dfmpc_onnx.pipeline.refusals import NOT_LOW, UNSTATED, Refusal
 from dfmpc_onnx.report.schema import Expansion, LayerReport, Report, Verification
 from dfmpc_onnx.report.tables import GAP, figures, listing, megabytes, plain, table
+
+MOST_OUTPUTS = 8  # that the terminal lists
 
 
 def _preprocess(choice: PreprocessChoice) -> str:
@@ -125,10 +127,21 @@ def _compute(layer: LayerReport) -> str:
 
 
 def _fidelity(found: Fidelity) -> str:
-    text = f"SQNR {found.sqnr_db} dB on {found.origin}, the largest output is the same in {_agreeing(found)}"
+    compared = sum(output.sqnr_db is not None for output in found.outputs)
+    of = f" ('{shown(found.worst.name)}', the worst of {compared} outputs)" if found.worst is not None else ""
+    text = f"SQNR {found.sqnr_db} dB{of} on {found.origin}, the largest output is the same in {_agreeing(found)}"
     if found.top1 is not None:
         text += f"; top-1 {found.top1} % (float {found.float_top1} %, drop {found.drop})"
     return text
+
+
+def _by_output(found: Fidelity) -> str:
+    """The SQNR of the outputs, the worst first; `--json` has them all."""
+    each = sorted((o.sqnr_db, o.name) for o in found.outputs if o.sqnr_db is not None)
+    more = f", and {len(each) - MOST_OUTPUTS} more" if len(each) > MOST_OUTPUTS else ""
+    return (
+        "SQNR by output: " + ", ".join(f"'{shown(name)}' {value:.2f} dB" for value, name in each[:MOST_OUTPUTS]) + more
+    )
 
 
 def _agreeing(found: Fidelity) -> str:
@@ -170,6 +183,10 @@ def verification_table(found: Verification, console: Console) -> None:
         )
     console.print(rows)
     for row in found.providers:
+        if row.fidelity.worst is not None:
+            console.print(
+                Text(printable(f"{row.provider.removesuffix('ExecutionProvider')}: {_by_output(row.fidelity)}"))
+            )
         if row.use is not None:
             counts = row.use.nodes.items()
             ran = ", ".join(f"{n} nodes on {name.removesuffix('ExecutionProvider')}" for name, n in counts)

@@ -63,6 +63,8 @@ def _value_info(name: str, value: object) -> onnx.ValueInfoProto:
     if isinstance(value, list) and value and isinstance(value[0], np.ndarray):
         kind = onnx.helper.np_dtype_to_tensor_dtype(value[0].dtype)
         return onnx.helper.make_tensor_sequence_value_info(name, kind, None)
+    if isinstance(value, list) and not value:  # an empty one has no type; SequenceEmpty makes one of floats
+        return onnx.helper.make_tensor_sequence_value_info(name, onnx.TensorProto.FLOAT, None)
     raise ModelError(f"'{shown(name)}' is neither a tensor nor a sequence of tensors, so it cannot be followed")
 
 

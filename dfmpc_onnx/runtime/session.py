@@ -105,6 +105,11 @@ class Session:
     def outputs(self) -> list[str]:
         return [o.name for o in self._session.get_outputs()]
 
+    @property
+    def output_shapes(self) -> list[tuple[str, list[int | str | None]]]:
+        """Name and shape of each output (dynamic dimensions as names or None); empty for what is no tensor."""
+        return [(o.name, list(o.shape or ())) for o in self._session.get_outputs()]
+
     def run(self, feeds: Feeds, names: Sequence[str] | None = None) -> list[npt.NDArray[np.generic]]:
         """The outputs for one batch of inputs; raises CannotRun where onnxruntime cannot compute it.
 

@@ -42,8 +42,10 @@ def batch_is_free(graph: gs.Graph, inputs: InputSpecs, seed: int) -> bool:
     except ModelError:
         return False
     for index, found in enumerate(both):
+        if not isinstance(found, np.ndarray):  # a list or a map says nothing of batches
+            return False
         wanted = [np.asarray(a[index]) for a in alone]
-        if np.asarray(found).shape[:1] != (2,) or any(w.shape[:1] != (1,) for w in wanted):
+        if found.shape[:1] != (2,) or any(w.shape[:1] != (1,) for w in wanted):
             return False
         joined = np.concatenate(wanted)
         if joined.shape != found.shape or joined.dtype.kind not in "fiub":

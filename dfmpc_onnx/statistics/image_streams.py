@@ -16,7 +16,7 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import ModelError, shown
-from dfmpc_onnx.graph.compared_outputs import compared_tensor
+from dfmpc_onnx.graph.compared_outputs import compared_tensors, selects
 from dfmpc_onnx.graph.operators import op_of
 from dfmpc_onnx.graph.query import describe, reads
 from dfmpc_onnx.numerics.arrays import Array, Float, Float32
@@ -66,7 +66,7 @@ class ImageStreams:
         self._positions = positions
         self._generator = np.random.default_rng(seed)
         # What the outputs lose is asked for at the end: until then they live.
-        self._compared = [compared_tensor(t) for t in graph.outputs]
+        self._compared = compared_tensors(graph).tensors
         self.live: Live[Both] = Live(graph, lambda both: both.bytes, self._compared)
         for name, x in feeds.items():
             self.live.put(name, Both(x, x))
@@ -113,7 +113,9 @@ class ImageStreams:
         return Both(plain[0], hat[0])
 
     def shortfall(self, output: Both) -> Callable[[], Float] | None:
-        return None if output.same else lambda: channel_mean(output.plain) - channel_mean(output.hat)
+        if output.same or not output.plain.size:
+            return None
+        return lambda: channel_mean(output.plain) - channel_mean(output.hat)
 
     def with_bias(self, output: Both, old: Array | None, new: Float32) -> Both:
         shift = np.asarray(new, np.float32)
@@ -128,7 +130,7 @@ class ImageStreams:
         if isinstance(node.inputs[0], gs.Constant):
             return False
         x = self._read(node, node.inputs[0].name).plain
-        return x.ndim >= 2 and x.size // x.shape[1] >= FEWEST_VALUES
+        return x.ndim >= 2 and x.size > 0 and x.size // x.shape[1] >= FEWEST_VALUES
 
     def channel_statistics(self, node: gs.Node, norm: BatchNormParameters) -> ChannelStatistics:
         self.check(node)
@@ -144,14 +146,20 @@ class ImageStreams:
     # -- other nodes
 
     def other(self, node: gs.Node) -> list[Both]:
-        """Run once where the inputs are the same in both streams."""
+        """Run once where the inputs are the same in both streams.
+
+        What the float network chooses by values is chosen in both, so that what lies behind can be held side by side.
+        """
         runner = NodeRunner(self._graph, node)
         inputs = {t.name: self._read(node, t.name) for t in reads(node)}
         plain = runner({name: both.plain for name, both in inputs.items()})
         if all(both.same for both in inputs.values()):
             return [Both(x, x) for x in plain]
         hat = runner({name: both.hat for name, both in inputs.items()})
-        return [Both(x, y) for x, y in zip(plain, hat, strict=True)]
+        chooses = selects(node)
+        return [
+            Both(x, x if not _alike(x, y) or (chooses and _is_index(x)) else y) for x, y in zip(plain, hat, strict=True)
+        ]
 
     def values(self, output: Both) -> Float32 | None:
         x = output.plain
@@ -166,13 +174,25 @@ class ImageStreams:
         return [
             output_loss(both.plain, both.hat)
             for both in pairs
-            if isinstance(both.plain, np.ndarray) and both.plain.dtype.kind == "f" and np.isfinite(both.plain).all()
+            if isinstance(both.plain, np.ndarray) and both.plain.dtype.kind == "f" and both.plain.size
+            if np.isfinite(both.plain).all()
         ]
 
     def _read(self, node: gs.Node, name: str) -> Both:
         if name not in self.live:
             raise ModelError(f"{describe(node)}: its input '{shown(name)}' cannot be followed")
         return self.live[name]
+
+
+def _alike(a: object, b: object) -> bool:
+    """Whether tensors, or lists of them, have the same shapes."""
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_alike, a, b))
+    return np.shape(a) == np.shape(b) if isinstance(a, np.ndarray) and isinstance(b, np.ndarray) else a is b
+
+
+def _is_index(x: object) -> bool:
+    return isinstance(x, np.ndarray) and x.dtype.kind in "iu"
 
 
 def _bytes(value: object) -> int:

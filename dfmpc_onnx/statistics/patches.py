@@ -22,6 +22,9 @@ def sample_patches(
     All of them where there are fewer than `count`.
     """
     size = output_size(x, node)
+    if not x.size:  # as of a head on regions where there is none
+        none = np.zeros(0, np.intp)
+        return (none,) * (1 + len(size))
     total = int(x.shape[0] * np.prod(size))
     flat = np.arange(total) if total <= count else np.sort(generator.choice(total, count, replace=False))
     return np.unravel_index(flat, (x.shape[0], *size))
@@ -34,7 +37,7 @@ def gather_patches(x: npt.NDArray[np.generic], node: gs.Node, positions: tuple[n
     """
     if op_of(node) != "Conv":
         rows = positions[0] if x.ndim == 2 else np.ravel_multi_index(positions, (x.shape[0], *output_size(x, node)))
-        return np.asarray(x, np.float32).reshape(-1, x.shape[-1])[rows][None]
+        return np.asarray(x, np.float32).reshape(math.prod(x.shape[:-1]), x.shape[-1])[rows][None]
     groups = int(node.attrs.get("group", 1))
     (kernel, strides, dilations), pads = conv_geometry(node), conv_pads(x.shape[2:], node)
     padded = np.asarray(x, np.float32)
@@ -51,4 +54,4 @@ def gather_patches(x: npt.NDArray[np.generic], node: gs.Node, positions: tuple[n
             if last > first:
                 plane = padded[image].reshape(channels, -1)
                 patches[:, tap, first:last] = np.take(plane, flat[first:last], axis=1)
-    return patches.reshape(groups, -1, len(images)).transpose(0, 2, 1)
+    return patches.reshape(groups, channels // groups * math.prod(kernel), len(images)).transpose(0, 2, 1)

@@ -86,7 +86,7 @@ class KeepActivationsFloat(Pass[KeepActivationsFloatOptions]):
         def loss_of(chosen: Sequence[int]) -> OutputLoss:
             key = frozenset(chosen)
             if key not in known:
-                known[key] = max(network.losses(chosen), key=_budget_share)
+                known[key] = max(network.losses(chosen), key=_budget_share, default=OutputLoss(0.0, 0.0, True))
             return known[key]
 
         before = loss_of(range(len(groups)))
@@ -109,6 +109,7 @@ class KeepActivationsFloat(Pass[KeepActivationsFloatOptions]):
         notes = [f"8-bit activations cost {100 * before.share_of_variance:.2g} % of the output"]
         if taken:
             notes[0] += f", {100 * after.share_of_variance:.2g} % without {len(taken)} of {len(groups)}"
+        notes += network.notes
         if network.passed_over:
             left = ", ".join(f"'{shown(name)}'" for name in network.passed_over)
             notes.append(f"not compared, since it holds no finite numbers or differs from run to run: {left}")

@@ -8,6 +8,7 @@ from typing import ClassVar
 import msgspec
 
 from dfmpc_onnx.errors import Unknown
+from dfmpc_onnx.graph.compared_outputs import compared_tensors
 from dfmpc_onnx.pipeline.facts import BitPlan, Codes, Layer, LayerBits, Layers, MeasuredRanges
 from dfmpc_onnx.pipeline.manager import CannotGoOn, Pass, PassResult
 from dfmpc_onnx.pipeline.refusals import Reason
@@ -93,12 +94,13 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
         probe = source.probe() if any(bits.role == "auto" for bits in given.values()) else None
         if probe is None:
             return options, ()
-        found = output_cost(workspace, options, layers, given, probe)
+        found, compared = output_cost(workspace, options, layers, given, probe), compared_tensors(workspace.graph)
         if found is None:
-            return options, ("no output can be compared; what errors in every layer cost is not known",)
+            unknown = "no output can be compared; what errors in every layer cost is not known"
+            return options, (unknown, *compared.notes)
         note = f"errors of {100 * options.threshold:.2g} % in every layer cost {100 * found.cost:.2g} % of an output"
         if found.times < 1:
             lower = options.threshold * max(found.times, LOWEST)
             options = msgspec.structs.replace(options, threshold=lower)
             note += f"; so a layer may lose {100 * lower:.2g} %"
-        return options, (note,)
+        return options, (note, *compared.notes)

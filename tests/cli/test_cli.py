@@ -285,6 +285,19 @@ def test_verify_of_a_model_with_itself_agrees_wholly(model_file: pathlib.Path) -
     assert (fidelity["agreement"], fidelity["max_error"]) == (100.0, 0.0)
 
 
+def test_the_worst_output_is_shown_and_held_against_the_threshold(tmp_path: pathlib.Path) -> None:
+    """A large exact output beside hides nothing: pooled, these have 86 dB."""
+    files = []
+    for factor in (1.0, 0.5):
+        net = Net()
+        large, small = (net.node("Mul", "x", net.weight(f"w{i}", np.float32(f))) for i, f in enumerate((1e4, factor)))
+        files.append(tmp_path / f"{factor}.onnx")
+        onnx.save(net.model(large, small), files[-1])
+    result = dfmpc("verify", *files, "--min-sqnr", 20)
+    assert result.exit_code == 1 and "SQNR 6.02 dB of output 'mul2' is below 20.0 dB" in result.stderr
+    assert "SQNR by output: 'mul2' 6.02 dB, 'mul1' 200.00 dB" in " ".join(result.stdout.split())
+
+
 @pytest.mark.parametrize("threshold", ["--min-agreement", "--min-sqnr"])
 def test_verify_below_a_threshold_ends_with_1_and_says_so(
     model_file: pathlib.Path, quantized: pathlib.Path, threshold: str

@@ -9,14 +9,13 @@ from dfmpc_onnx.errors import ModelError
 from dfmpc_onnx.evaluation import fidelity as fidelity
 from dfmpc_onnx.evaluation.fidelity import (
     BATCH,
-    SQNR_CAP,
     Fidelity,
     compare,
     expected_outputs,
     first_feeds,
     outputs,
-    sqnr,
 )
+from dfmpc_onnx.evaluation.output_differences import SQNR_CAP, OutputFidelity, StatedOutput, sqnr
 from dfmpc_onnx.inputs.files import Images
 from dfmpc_onnx.inputs.samples import Samples
 from dfmpc_onnx.runtime.session import Session
@@ -86,7 +85,7 @@ def test_what_is_too_large_to_keep_is_computed_again(monkeypatch):
 def test_large_outputs_are_not_held_all_at_once(monkeypatch, session_lives):
     """Sixteen runs were kept of both networks, in double precision, with their difference and its square."""
     monkeypatch.setattr(fidelity, "MOST_KEPT", 0)
-    monkeypatch.setattr(fidelity, "VALUES_COMPARED_AT_ONCE", 1000)
+    monkeypatch.setattr("dfmpc_onnx.evaluation.output_differences.VALUES_COMPARED_AT_ONCE", 1000)
     net = graphs.Net((1, 4))
     wide = Session(net.model(net.node("Expand", "x", net.weight("shape", np.array([1, 50_000, 4])))))
     images = Samples({"x": RANDOM.standard_normal((16, 1, 4)).astype(np.float32)}, 16, "")
@@ -148,3 +147,77 @@ def test_networks_with_other_inputs_cannot_be_compared():
 def test_labels_need_a_table_of_scores():
     with pytest.raises(ModelError, match="no table of class scores"):
         compare(linear(WEIGHT), linear(NOISY), Images(X, np.full(len(X), 3), ""))
+
+
+def several(*outputs):
+    """A network of [n, 4] whose outputs are made by functions of a Net."""
+    net = graphs.Net(("n", 4))
+    model = net.model(*(make(net) for make in outputs))
+    return Session(model)
+
+
+def times(factor, op="Mul"):
+    return lambda net: net.node(op, "x", net.weight(f"w{len(net.weights)}", np.float32(factor)))
+
+
+def test_each_output_is_judged_and_the_worst_counts():
+    """A large exact output must not hide a small one that is wrong: pooled, these have 80 dB."""
+    images = Images(X, None, "")
+    found = compare(several(times(1e4), times(1)), several(times(1e4), times(0.5)), images)
+    assert found.sqnr_db == pytest.approx(20 * np.log10(2), abs=0.01)
+    assert [(o.name, o.sqnr_db) for o in found.outputs] == [("mul1", SQNR_CAP), ("mul2", found.sqnr_db)]
+    assert found.worst == OutputFidelity("mul2", found.sqnr_db)
+
+
+def test_an_output_of_labels_does_not_count_beside_scores():
+    def net(factor):
+        return lambda n: n.node("ArgMax", times(factor)(n), axis=1, keepdims=0)
+
+    model = [several(times(1), net(factor)) for factor in (1, -1)]
+    found = compare(*model, Images(X, None, ""))
+    assert found.sqnr_db == SQNR_CAP and found.outputs[1].sqnr_db < 10
+    alone = compare(several(net(1)), several(net(-1)), Images(X, None, ""))
+    assert alone.sqnr_db == found.outputs[1].sqnr_db
+
+
+def positive(shift):
+    """Where the values above a threshold are: as many as there are."""
+
+    def make(net):
+        above = net.node("Greater", "x", net.weight(f"t{len(net.weights)}", np.float32(shift)))
+        return net.node("NonZero", above)
+
+    return make
+
+
+def unsized(*makers):
+    session = several(*makers)
+    assert all(not all(isinstance(d, int) for d in shape) for _, shape in session.output_shapes)
+    return session
+
+
+def test_what_differs_in_size_by_its_values_is_left_out_and_named():
+    found = compare(unsized(positive(0), times(1)), unsized(positive(0.1), times(0.9)), Images(X, None, ""))
+    assert [(o.name, o.sqnr_db is None) for o in found.outputs] == [("nonzero1", True), ("mul1", False)]
+    assert found.sqnr_db == pytest.approx(20.0, abs=0.01) and found.rows == len(X)
+    assert found.notes == (f"not compared: output 'nonzero1': {found.outputs[0].why_not}",)
+    with pytest.raises(ModelError, match=r"no output can be compared \('nonzero1': its size depends on values"):
+        compare(unsized(positive(0)), unsized(positive(0.1)), Images(X, None, ""))
+
+
+def test_an_output_that_is_empty_is_left_out():
+    images = Images(X, None, "")
+    found = compare(several(positive(1e9), times(1)), several(positive(1e9), times(1)), images)
+    assert found.outputs[0].why_not == "it is empty on these inputs" and found.sqnr_db == SQNR_CAP
+    with pytest.raises(ModelError, match="'nonzero1': it is empty"):
+        compare(several(positive(1e9)), several(positive(1e9)), images)
+
+
+@pytest.mark.parametrize(
+    ("stated", "a", "b", "may"),
+    [((1, "k", 4), (1, 80, 4), (1, 67, 4), True), (("k", 4), (1, 80, 4), (1, 67, 4), True),
+     (("k", 4), (1, 4), (1, 7, 4), True), ((), (1, 3), (1, 4), True), (("n", 3), (5, 3), (5, 2), False),
+     ((1, "k", 4), (1, 80, 4), (1, 67, 5), False), ((2, 3), (2, 3), (1, 2, 3), False)],
+)  # fmt: skip
+def test_sizes_that_a_network_states_do_not_depend_on_values(stated, a, b, may):
+    assert StatedOutput("y", stated).may_become(a, b) == may

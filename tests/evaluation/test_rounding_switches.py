@@ -134,3 +134,23 @@ def test_each_output_is_compared_by_itself():
     assert [loss.vector for loss in found] == [False, True]
     assert [loss.share_of_variance for loss in found] == pytest.approx(shares, rel=1e-3)
     assert [loss.strictness(3) for loss in found] == [3, 1]
+
+
+def test_an_output_whose_size_changes_is_no_longer_compared():
+    net = graphs.Net()
+    net.channels["x"] = 3
+    high = net.node("NonZero", net.node("Relu", "x"))
+    model = net.model(net.node("Cast", high, to=1), net.node("Neg", "x"))
+    toggled, _ = network(model, [["x"], ["relu1"]], scale=2.0)
+    assert toggled.passed_over == ()
+    assert len(toggled.losses([0])) == 1 and toggled.passed_over == ("cast1",)
+
+
+def test_in_front_of_a_choice_the_scores_are_compared():
+    net = graphs.Net()
+    scores = net.conv("x", 4)
+    model = net.model(net.node("NonZero", net.node("Relu", scores)))
+    model.graph.output[0].type.tensor_type.elem_type = graphs.TensorProto.INT64
+    toggled, _ = network(model, [["x"]])
+    assert toggled.comparable and toggled.losses([0])[0].share_of_variance > 0
+    assert "nonzero1" in toggled.notes[0]

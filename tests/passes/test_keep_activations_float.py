@@ -70,15 +70,24 @@ def test_nothing_to_do_in_float():
     assert space.get(FloatActivations).tensors == {} and result.notes == ("activations stay in float",)
 
 
-def test_refused_where_nothing_can_be_compared():
+def whole_numbers(op, **attributes):
+    """A network of one output of whole numbers."""
     model = graphs.chain()
-    model.graph.node.append(
-        graphs.helper.make_node("ArgMax", [model.graph.output[0].name], ["best"], name="best", axis=1)
-    )
+    scores = model.graph.output[0].name
+    model.graph.node.append(graphs.helper.make_node(op, [scores], ["best"], name="best", **attributes))
     del model.graph.output[:]
     model.graph.output.append(graphs.helper.make_tensor_value_info("best", graphs.TensorProto.INT64, None))
-    _, result = prepared(model)
+    return model
+
+
+def test_refused_where_nothing_can_be_compared():
+    _, result = prepared(whole_numbers("Cast", to=graphs.TensorProto.INT64))
     assert "no output holds finite numbers" in graphs.reasons(result)["model"]
+
+
+def test_of_a_label_the_scores_are_compared():
+    _, result = prepared(whole_numbers("ArgMax", axis=1))
+    assert result.notes[0].startswith("8-bit activations cost ") and "'best'" in result.notes[1]
 
 
 def test_a_search_cut_short_takes_whole_groups(monkeypatch):

@@ -3,6 +3,7 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from dfmpc_onnx.graph.conv import taps_seen
+from dfmpc_onnx.numerics.least_squares import SampledMoments
 from dfmpc_onnx.statistics.patches import gather_patches, sample_patches
 
 
@@ -33,3 +34,13 @@ def test_the_taps_that_see_a_map_are_those_that_read_more_than_padding(size, ker
 
 def test_enormous_pads_take_no_time():
     assert taps_seen(conv((3, 3), pads=[1 << 40] * 4), (4, 4)).all()
+
+
+@pytest.mark.parametrize(("node", "shape"), [(conv((3, 3)), (0, 4, 5, 5)), (gs.Node("Gemm"), (0, 4))])
+def test_of_an_empty_input_there_is_no_patch(node, shape):
+    x = np.zeros(shape, np.float32)
+    positions = sample_patches(x, node, 10, np.random.default_rng(0))
+    patches = gather_patches(x, node, positions)
+    assert patches.shape[1] == 0 and patches.shape[2] == (36 if len(shape) == 4 else 4)
+    moments = SampledMoments.of(patches, patches)
+    assert moments.count == 0 and not moments.hat.any() and not moments.mean.any()

@@ -32,7 +32,8 @@ import onnx
 
 import dfmpc_onnx
 from dfmpc_onnx.errors import OptionError, UserError
-from dfmpc_onnx.evaluation.fidelity import Fidelity, outputs, sqnr
+from dfmpc_onnx.evaluation.fidelity import Fidelity, outputs
+from dfmpc_onnx.evaluation.output_differences import sqnr
 from dfmpc_onnx.inputs.files import Images, read_images
 from dfmpc_onnx.inputs.preprocess import Preprocess
 from dfmpc_onnx.inputs.samples import check_images
