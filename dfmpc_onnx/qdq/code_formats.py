@@ -189,7 +189,8 @@ def choose_forms(kinds: Mapping[str, Kind], opset: int = NEWEST) -> dict[str, Fo
     while True:
         used = list(dict.fromkeys(p for form in chosen.values() for p in form.planes if p in form.tables))
         together = [form.tables for form in chosen.values() if len(form.tables) > 1]
-        trials = dict.fromkeys([*(frozenset({plane}) for plane in used), *together, frozenset(used)])
+        # All at once, too: without the tables in use, weights may take others that are no better than none.
+        trials = dict.fromkeys([*(frozenset({plane}) for plane in used), *together, frozenset(used), allowed])
         fewer = min((allowed - trial for trial in trials), key=lambda tables: total(cheapest(tables)))
         if total(cheapest(fewer)) >= total(chosen):
             return {name: chosen[kind] for name, kind in kinds.items()}
