@@ -156,7 +156,7 @@ def _forecast(workspace: Workspace, recipe: Recipe) -> RecipeForecast:
             ternary = bits.bits == TERNARY or (bits.bits == 2 and two_is_ternary)
             kinds[layer.name] = Kind(layer.size, 2 if ternary else int(bits.bits), ternary)
             shown_bits[layer.name] = "auto" if bits.role == "auto" else "ternary" if ternary else str(bits.bits)
-    opset = workspace.graph.opset if obstacle(workspace.graph) else max(NEWEST, workspace.graph.opset)
+    opset = workspace.graph.opset if obstacle(workspace.graph, NEWEST) else max(NEWEST, workspace.graph.opset)
     size += sum(form.bytes(kinds[name].size) for name, form in choose_forms(kinds, opset).items())
     return RecipeForecast(
         recipe.name,

@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import shown
 from dfmpc_onnx.graph.edit import detached_weights
-from dfmpc_onnx.graph.operators import is_standard, name_domains
+from dfmpc_onnx.graph.operators import is_standard, name_domains, op_of
 
 
 def ir_version_for(opset: int) -> int:
@@ -27,8 +27,16 @@ class ConversionRefused(Exception):
     """The graph cannot be moved to the wanted opset; says why."""
 
 
-def obstacle(graph: gs.Graph) -> str | None:
-    """Why a graph stays in its opset whatever the wanted one is; None where conversion may be tried."""
+# The first opset whose form of an operator onnxruntime 1.32 has no kernel for, although it loads the opset.
+WITHOUT_KERNEL = {"RoiAlign": 22}
+
+
+def obstacle(graph: gs.Graph, version: int) -> str | None:
+    """Why a graph cannot get to an opset, before it is tried; None where conversion may be tried."""
+    for node in graph.nodes:
+        first = WITHOUT_KERNEL.get(op_of(node), version + 1)
+        if graph.opset < first <= version:
+            return f"onnxruntime has no {node.op} of opset {first}"
     if graph.functions:
         return "the model has local functions"
     if any(True for _ in graph.subgraphs(recursive=True)):
@@ -44,7 +52,7 @@ def convert(graph: gs.Graph, version: int) -> gs.Graph:
     """
     if graph.opset == version:
         return graph
-    reason = obstacle(graph)
+    reason = obstacle(graph, version)
     if reason:
         raise ConversionRefused(reason)
     result = _rewrite(

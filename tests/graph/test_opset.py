@@ -74,3 +74,17 @@ def test_local_functions_are_refused():
 
 def test_what_the_converter_cannot_do_is_refused_with_its_reason():
     assert refused(graphs.chain(opset=21), 12).startswith("from opset 21 to 12: ")
+
+
+def test_an_operator_whose_newer_form_has_no_kernel_keeps_the_graph_below_it():
+    """onnxruntime 1.32 runs RoiAlign of opset 16, and loads opset 22 without having the one that came with it."""
+    net = graphs.Net(opset=16)
+    rois = net.weight("rois", np.float32([[0, 0, 4, 4]]))
+    x = net.node(
+        "RoiAlign", net.conv("x", 4), rois, net.weight("batch", np.int64([0])), output_height=2, output_width=2
+    )
+    net.channels[x] = 4
+    graph = graphs.workspace(net.model(net.conv(x, 4))).graph
+    assert convert(graph, 21).opset == 21
+    with pytest.raises(ConversionRefused, match="onnxruntime has no RoiAlign of opset 22"):
+        convert(graph, 25)
