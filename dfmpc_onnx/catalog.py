@@ -1,4 +1,4 @@
-"""Which passes and recipes exist: ours by import, strangers' passes by the entry point ``dfmpc_onnx.passes``.
+"""Which passes and recipes exist: ours by import, those of other packages by the entry point ``dfmpc_onnx.passes``.
 
 An entry point names a Pass class::
 
@@ -28,7 +28,7 @@ PassType = type[Pass[msgspec.Struct]]
 
 @functools.cache
 def passes() -> dict[str, PassType]:
-    """Every pass by name; raises RecipeError where a stranger's pass cannot be loaded or takes a name of ours."""
+    """Every pass by name; raises RecipeError where another package's pass cannot be loaded or takes a name of ours."""
     found: dict[str, PassType] = {kind.name: kind for kind in PASSES}
     for entry in importlib.metadata.entry_points(group=ENTRY_POINT):
         origin = f"entry point {entry.name} of {entry.dist.name if entry.dist else 'an unknown distribution'}"

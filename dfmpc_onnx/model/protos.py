@@ -8,7 +8,7 @@ questions for the editable graph.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -26,7 +26,6 @@ RUNTIME_DOMAINS = (*STANDARD_DOMAINS, "com.microsoft", "com.ms.internal.nhwc")
 LARGE_BYTES = 4096
 
 Tensors = Iterator[onnx.TensorProto | onnx.SparseTensorProto]
-Makers = Mapping[str, onnx.NodeProto]
 
 
 class ImportsOpsets(Protocol):

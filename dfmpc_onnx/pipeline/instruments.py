@@ -64,6 +64,6 @@ class Dump:
 
     def after(self, name: str, workspace: Workspace, result: PassResult) -> None:
         self._count += 1
-        plain = re.sub(r"[^\w.-]", "_", name)  # a stranger's pass may be called anything
+        plain = re.sub(r"[^\w.-]", "_", name)  # another package's pass may be called anything
         path = check_target(self._folder / f"{self._count:02d}_{plain}.onnx", self._source)
         save(to_model(workspace.graph), path, external=False)

@@ -80,7 +80,7 @@ UNSTATED = "unstated"  # of passes that give none
 
 @dataclasses.dataclass(frozen=True)
 class Reason:
-    """code: one of REFUSAL_CODES, or of a stranger's pass. text: the sentence, with the names of the case."""
+    """code: one of REFUSAL_CODES, or of another package's pass. text: the sentence, with the names of the case."""
 
     code: str
     text: str
