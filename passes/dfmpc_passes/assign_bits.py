@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
@@ -10,7 +11,11 @@ from dfmpc_onnx.errors import OptionError, shown
 from dfmpc_onnx.pipeline.facts import BitPlan, Layer, LayerBits, Layers, Pairs
 from dfmpc_onnx.pipeline.manager import Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY, BitWidth, LayerOverride
+from dfmpc_onnx.pipeline.shared_weights import layers_of_one_weight
 from dfmpc_onnx.pipeline.workspace import Workspace
+
+ASKED = "as asked with --layer"
+WIDTH_ORDER: tuple[BitWidth | str, ...] = (TERNARY, *range(2, 9), FLOAT)
 
 
 class AssignBitsOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -29,7 +34,8 @@ class AssignBits(Pass[AssignBitsOptions]):
 
     Why: a low layer is one whose error the next layer repairs; every other one keeps the high width. The first
     layer and the classifier hold few weights and no later layer repairs them; a depthwise Conv has so few weights an
-    output that their errors do not average out, and few bytes.
+    output that their errors do not average out, and few bytes. Layers that read one weight get the widest width of
+    them all, so that one set of codes serves them; only a width that the user asked for sets one apart.
 
     Requires: the layers and the pairs.
 
@@ -61,6 +67,7 @@ class AssignBits(Pass[AssignBitsOptions]):
         used: set[LayerOverride] = set()
         for layer in layers.with_nested:
             plan[layer.name] = self._bits(workspace, layer, _half(layer.name, low, small, folded), used)
+        one_width_for_each_shared_weight(workspace, plan)
         unused = [item for item in workspace.settings.layers if item not in used]
         if unused:
             names = ", ".join(shown(layer.name) for layer in layers.with_nested[:3])
@@ -98,8 +105,8 @@ class AssignBits(Pass[AssignBitsOptions]):
                 chosen = item
         if chosen is not None:
             if chosen.bits == FLOAT:
-                return LayerBits(FLOAT, "float", "as asked with --layer", "asked-for-float")
-            return LayerBits(chosen.bits, "low" if low else _role_of_override(chosen.bits), "as asked with --layer")
+                return LayerBits(FLOAT, "float", ASKED, "asked-for-float")
+            return LayerBits(chosen.bits, "low" if low else _role_of_override(chosen.bits), ASKED)
         weights = workspace.settings.weights
         if low:
             return LayerBits(weights.low, "low", "low half of a pair")
@@ -115,6 +122,22 @@ class AssignBits(Pass[AssignBitsOptions]):
         if half == "folded":
             return LayerBits(weights.high, _role(weights.high), NO_STATISTICS, "no-batch-norm")
         return LayerBits(weights.high, _role(weights.high), "high half or alone" if weights.paired else "uniform")
+
+
+def one_width_for_each_shared_weight(workspace: Workspace, plan: dict[str, LayerBits]) -> None:
+    """Give all layers that read one weight the widest of their widths: a second set of codes would cost more.
+
+    Those that the user gave a width of their own keep it.
+    """
+    for group in layers_of_one_weight(workspace):
+        free = [layer.name for layer in group if plan[layer.name].why != ASKED]
+        widest = max((plan[name] for name in free), key=lambda bits: WIDTH_ORDER.index(bits.bits), default=None)
+        if widest is not None:
+            plan.update(
+                (name, dataclasses.replace(widest, why=f"{widest.why}, for all who share its weight"))
+                for name in free
+                if plan[name].bits != widest.bits
+            )
 
 
 Half = Literal["low", "small", "folded", "other"]
