@@ -68,9 +68,8 @@ class QuantizeWeights(Pass[QuantizeWeightsOptions]):
             weight = np.asarray(constant(nodes[layer.name].inputs[1]), np.float32)
             users, width = groups.get(layer.name, (layer,)), workspace.settings.rounded_at(bits)
             if (users[0].name, width) not in made:
-                moments = [_second_moment(nodes[user.name], user, statistics) for user in users]
-                pooled = np.mean(moments, axis=0) if len(users) > 1 else moments[0]
-                made[users[0].name, width] = self._quantize(weight, width, layer.axis, np.asarray(pooled, np.float32))
+                pooled = _pooled([_second_moment(nodes[user.name], user, statistics) for user in users])
+                made[users[0].name, width] = self._quantize(weight, width, layer.axis, pooled)
             quantized = made[users[0].name, width]
             values = workspace.set_weight(nodes[layer.name], quantized)
             if plan[layer.name].role == "low":
@@ -101,6 +100,14 @@ def _second_moment(node: gs.Node, layer: Layer, statistics: FloatStatistics | No
         return ones
     second = moments.variance + np.square(moments.mean)
     return np.minimum(second, np.finfo(np.float32).max).astype(np.float32).reshape(1, -1, *ones.shape[2:])
+
+
+def _pooled(moments: list[np.ndarray]) -> np.ndarray:
+    """The mean of those that are known, of one mean each; where none is, ones."""
+    if len(moments) == 1:
+        return moments[0]
+    known = [moment / moment.mean(dtype=np.float64) for moment in moments if moment.size > 1 and moment.any()]
+    return np.asarray(np.mean(known, axis=0) if known else np.ones_like(moments[0]), np.float32)
 
 
 def _sqnr(weight: np.ndarray, dequantized: np.ndarray) -> float:
