@@ -43,8 +43,8 @@ class AssignBits(Pass[AssignBitsOptions]):
     Requires: the layers and the pairs.
 
     Refuses when: a weight cannot be quantized, or its codes with their scales and nodes would take more bytes than its
-    floats, in a network of which that holds as a whole; the layer stays in float. A pair whose BatchNormalization was folded, in
-    recipes that measure nothing: its first half stays high.
+    floats, in a network of which that holds as a whole; the layer stays in float. A pair whose BatchNormalization was
+    folded, in recipes that measure nothing: its first half stays high.
 
     Reference: Chen et al. 2023, figure 2.
     """
