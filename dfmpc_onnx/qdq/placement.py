@@ -41,8 +41,8 @@ class Sites:
     """Where to quantize.
 
     layers: names of the layers that compute in integers. tensors: the activations to quantize, in graph order, each
-    with the tensor whose scale it takes (itself, mostly). refused: the layers that cannot, with the reason. pools: names
-    of the MaxPools that read floats, whatever becomes of what they read.
+    with the tensor whose scale it takes (itself, mostly). refused: the layers that cannot, with the reason. pools: the
+    names of the MaxPools that read floats, whatever becomes of what they read.
     """
 
     layers: frozenset[str]
@@ -90,7 +90,7 @@ def _moved_inside(graph: gs.Graph) -> dict[str, str]:
 
 
 def _pools_of_floats(graph: gs.Graph, integer: set[str]) -> frozenset[str]:
-    """The MaxPools of what floats were computed into: onnxruntime's kernel for codes is fast only behind an integer one.
+    """The MaxPools of what was computed in float: onnxruntime's kernel for codes is fast only behind an integer one.
 
     Between integer kernels the channels come last. With channels first the kernel for codes takes ten times as long as
     that for floats, more than the layers around it save (1.32); behind the pool there are fewer values to quantize, and
