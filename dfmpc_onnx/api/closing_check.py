@@ -9,6 +9,7 @@ import onnx
 from dfmpc_onnx.api.reference import CHECK_IMAGES, CHECK_SEED, assumptions_named, check_source, reference_session
 from dfmpc_onnx.errors import Defect, ModelError, TooLittleMemory
 from dfmpc_onnx.evaluation.fidelity import Expected, Fidelity, compare, expected_outputs
+from dfmpc_onnx.evaluation.run_time import fastest_run, slower
 from dfmpc_onnx.inputs.files import Images
 from dfmpc_onnx.inputs.samples import Samples, check_images
 from dfmpc_onnx.inputs.spec import InputSpecs
@@ -30,11 +31,14 @@ def closing_check(
     if reference is None:
         return None, (f"not compared: {said}",)
     want: Expected | str
+    # Other targets' files are not made for the provider that the check runs on; float activations change no kernel.
+    timed = settings.target.between and settings.activations != "none"
     try:
         # Another seed than the one whose images the statistics came from.
         images = check_images(inputs, settings.seed + CHECK_SEED, CHECK_IMAGES)
         with assumptions_named(source, inputs):
             want = expected_outputs(reference, images)
+        plain = fastest_run(reference, images) if timed else 0.0
     except ModelError as error:
         want = f"not compared: {error}"
     del reference
@@ -48,7 +52,8 @@ def closing_check(
     notes = (f"compared with the model as normalized: {said}",) if said else ()
     try:
         fidelity = compare(want, candidate, images)
-        return fidelity, (*notes, *fidelity.notes, *_doubts(fidelity, settings))
+        late = slower(plain, fastest_run(candidate, images)) if timed else ()
+        return fidelity, (*notes, *fidelity.notes, *_doubts(fidelity, settings), *late)
     except ModelError as error:
         # What lacks memory is no fault of the result's.
         if not isinstance(error, TooLittleMemory) and not _runs(candidate, images):

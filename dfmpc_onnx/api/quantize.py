@@ -12,6 +12,7 @@ import onnx
 
 from dfmpc_onnx import catalog
 from dfmpc_onnx.api.closing_check import closing_check
+from dfmpc_onnx.api.file_size import larger_than_its_source
 from dfmpc_onnx.api.intake import Intake, parse_settings, take_in
 from dfmpc_onnx.api.provenance import provenance
 from dfmpc_onnx.api.reference import check_source
@@ -122,5 +123,6 @@ def _finish(taken: Intake, results: tuple[PassResult, ...], timing: Timing, chec
     else:
         workspace.tell("write")
         size = save(result, taken.destination, source.external, closing)
+    notes = (*larger_than_its_source(source, result, size, settings), *notes)
     report = make_report(workspace, taken.recipe, source, size, results, timing, fidelity, taken.choice, notes, began)
     return Quantized(result, report)

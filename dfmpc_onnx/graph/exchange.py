@@ -12,6 +12,7 @@ from dfmpc_onnx.errors import ModelError, shown
 from dfmpc_onnx.graph.edit import detached_weights
 from dfmpc_onnx.graph.operators import name_domains
 from dfmpc_onnx.graph.opset import ir_version_for
+from dfmpc_onnx.graph.outer_constants import hoist
 from dfmpc_onnx.model.metadata import METADATA_PREFIX
 from dfmpc_onnx.model.protos import STANDARD_DOMAINS
 from dfmpc_onnx.model.source import Source
@@ -105,6 +106,7 @@ def check(graph: gs.Graph, where: str) -> None:
 def to_model(graph: gs.Graph, source: Source | None = None, metadata: dict[str, str] | None = None) -> onnx.ModelProto:
     """The graph as a ModelProto with the lowest IR version that its opset allows, and the source's properties."""
     model: onnx.ModelProto = gs.export_onnx(graph, ir_version=NEWEST_IR)
+    hoist(model)
     _restate_types(model, source)
     model.ir_version = lowest_ir_version(model)
     properties: dict[str, str] = {}

@@ -132,10 +132,10 @@ class SampledMoments(PatchMoments):
 
 @dataclasses.dataclass(frozen=True)
 class GivenMoments(PatchMoments):
-    """Known without a sample. cross: ``E[x x^']``, original: ``E[x x']``, ``[groups, k, k]`` float64."""
+    """Known without a sample. cross: ``E[x x^']``, original: ``E[x x']``, ``[groups, k, k]`` float64, or as `hat`."""
 
-    cross: Float
-    original: Float
+    cross: Floating
+    original: Floating
 
     @property
     def same(self) -> bool:
@@ -165,6 +165,23 @@ class GivenMoments(PatchMoments):
 
         variance = power - np.square(np.einsum("goi,gi->go", w, self.mean))
         return OutputErrors(_beyond_rounding(variance, power), error_of)
+
+
+def pooled_moments(before: PatchMoments | None, count: int, other: PatchMoments, factor: float) -> PatchMoments:
+    """The mean of `count` moments, `before`, and of one more times a factor: of the float network in both places.
+
+    What a weight is used for in several places asks of it ``sum_u f_u H_u``. Sums are kept, no patches.
+    """
+    hat = other.hat * other.hat.dtype.type(factor)
+    mean = other.mean * np.sqrt(factor)
+    if before is None:
+        return GivenMoments(hat, mean, mean, other.shrinkage, other.count, hat, hat)
+    share = 1 / (count + 1)
+    hat *= hat.dtype.type(share)
+    hat += before.hat * before.hat.dtype.type(1 - share)
+    mean = (1 - share) * before.mean + share * mean
+    shrinkage = (1 - share) * before.shrinkage + share * other.shrinkage
+    return GivenMoments(hat, mean, mean, shrinkage, before.count + other.count, hat, hat)
 
 
 @dataclasses.dataclass(frozen=True)

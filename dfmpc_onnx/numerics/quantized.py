@@ -9,9 +9,9 @@ import numpy as np
 from dfmpc_onnx.numerics.arrays import CodeArray, Float32
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class QuantizedWeight:
-    """``weight = scale * (codes - zero_point)``.
+    """``weight = scale * (codes - zero_point)``. Equal to itself alone; layers that share a weight may share its codes.
 
     codes: the weight's shape, int8, between ``-2**(bits-1)`` and ``2**(bits-1) - 1``.
     scale: float32, the weight's rank, length 1 where shared. Positive, unless a fold has given it a sign.

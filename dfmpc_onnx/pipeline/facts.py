@@ -63,10 +63,14 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Normalized:
-    """The graph is in the one form that the other passes expect. half: None where the file holds float32 alone."""
+    """The graph is in the one form that the other passes expect. half: None where the file holds float32 alone.
+
+    shared: by the name of a node that reads its weight with others, that weight's name in the model.
+    """
 
     opset: int
     half: HalfPrecision | None = None
+    shared: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,7 @@ REFUSAL_CODES = {
     "transposed-input": "a Gemm that transposes its input",
     "nested-layer": "the layer lies within control flow or a function, which no pass enters",
     "asked-for-float": "the user asked for it with --layer",
+    "codes-cost-more": "codes, scales and the nodes that decode them take more bytes than the floats",
     # of a layer that is quantized, but cannot be low
     "not-a-conv": "only a Conv is quantized low",
     "first-layer": "nothing in front of the first layer is normalized",
@@ -39,6 +40,7 @@ REFUSAL_CODES = {
     "codes-too-wide": "the codes less their zero points do not fit the integer type",
     # of a layer that was quantized in a simpler way
     "rounded-to-nearest": "each weight was rounded by itself; the layer repairs nothing",
+    "codes-stored-again": "its weight is in the file in another form too: other codes, or as floats",
     "bias-not-constant": "the bias is not one constant a channel, so the mean of the output is not corrected",
     # of a BatchNormalization
     "computed-parameters": "the parameters of the BatchNormalization are computed",

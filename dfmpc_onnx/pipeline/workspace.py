@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -50,6 +51,7 @@ class Workspace:
         self.label = label
         self.tell: Callable[[str], None] = lambda site: None
         self._facts: dict[type[object], object] = {}
+        self._decoded = weakref.WeakKeyDictionary[QuantizedWeight, weakref.ref[Float32]]()
 
     def put(self, fact: object) -> None:
         """Store a fact in place of an earlier one of its type."""
@@ -75,7 +77,11 @@ class Workspace:
 
         The only writer of the pair, so that neither can be without the other. Returns the dequantized values.
         """
-        values = quantized.dequantize()
+        made = self._decoded.get(quantized)
+        values = None if made is None else made()
+        if values is None:  # layers that share codes share the values too
+            values = quantized.dequantize()
+            self._decoded[quantized] = weakref.ref(values)
         layer.inputs[1].values = values
         self.put(Codes({**self.codes(), layer.name: quantized}))
         return values

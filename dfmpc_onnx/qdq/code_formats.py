@@ -41,6 +41,9 @@ SPLITS = ((2,), (2, 1), (4,), (4, 1), (4, 2), (4, 2, 1))
 # files, good to some bytes. Constants that layers share, as their shape, count where tables are weighed, if at all.
 NODE_BYTES = 42
 CONSTANT_BYTES = 24
+# What stands in the file around the 8-bit codes of a weight beside its scales: a DequantizeLinear, or Cast and Mul.
+INTEGER_FORM_BYTES = 110
+FLOAT_FORM_BYTES = 200
 # Tables are worked through at load, types need one Cast: a table has to save this share of the bytes.
 TABLE_HANDICAP = 0.01
 

@@ -49,37 +49,42 @@ class Decoder:
         self._names, self._opset = Namer(graph), int(graph.opset)
         self._shared: dict[tuple[str, tuple[int, ...], bytes], gs.Constant] = {}
         self._count = 0
+        self._numbers: dict[tuple[str, Number], gs.Tensor] = {}  # codes less their zero points, by holder
+        self._stored: dict[str, list[gs.Constant]] = {}  # the constants of codes, by holder
 
-    def float_form(self, weight: QuantizedWeight, form: Form, stem: str) -> Emitted:
-        """``codes in FLOAT [-> Sub(zero point)] -> Mul(scale)``; equal to dequantize() bit for bit."""
+    def float_form(self, weight: QuantizedWeight, form: Form, stem: str, holder: str | None = None) -> Emitted:
+        """``codes in FLOAT [-> Sub(zero point)] -> Mul(scale)``; equal to dequantize() bit for bit.
+
+        holder: what stands for these codes and zero points where several weights share them, each under its own scale;
+        the nodes up to the scale are made for the first of them.
+        """
         chain = self._chain()
-        tensor = self._codes(chain, weight, form, stem, np.float32)
-        if np.any(weight.zero_point):
-            tensor = chain.add("Sub", np.float32, tensor, self._constant(f"{stem}.zero", weight.zero_point))
-        chain.add("Mul", np.float32, tensor, self._constant(f"{stem}.scale", weight.scale))
-        return chain.emit(form.bytes(weight.codes.size))
+        tensor = self._numbers.get((holder, np.float32)) if holder is not None else None
+        size = 0 if holder in self._stored else form.bytes(weight.codes.size)
+        if tensor is None:
+            tensor = self._codes(chain, weight, form, stem, np.float32, holder)
+            if np.any(weight.zero_point):
+                tensor = chain.add("Sub", np.float32, tensor, self._constant(f"{stem}.zero", weight.zero_point))
+            self._remember(holder, np.float32, tensor)
+        chain.add("Mul", np.float32, tensor, self._scale(stem, weight.scale, holder))
+        return chain.emit(size)
 
-    def integer_form(self, weight: QuantizedWeight, form: Form, stem: str, axis: int) -> Emitted:
+    def integer_form(
+        self, weight: QuantizedWeight, form: Form, stem: str, axis: int, holder: str | None = None
+    ) -> Emitted:
         """``codes in INT8, less their zero point -> DequantizeLinear(scale, 0)``; fuses to an integer kernel.
 
         The half-step zero point of the mid-rise grid is taken out by doubling: ``s (q + 1/2) = (s / 2) (2 q + 1)``.
-        Raises ValueError for a weight that `fits_int8` refuses.
+        holder: as in `float_form`. Raises ValueError for a weight that `fits_int8` refuses.
         """
         if not fits_int8(weight):
             raise ValueError(f"{stem}: codes less their zero points do not fit into INT8")
         chain = self._chain()
-        doubled, zero = _half_steps(weight), _whole_zero(weight)
-        arithmetic = len(form.planes) > 1 or bool(np.any(zero))
-        # Steps of 8-bit codes fit INT8, but not what they are computed from.
-        wide = self._opset < FIRST_WITH_INT8_ARITHMETIC or weight.bits == 8 or bool(np.any(np.abs(zero) > 127))
-        kind: Number = np.int32 if arithmetic and wide else np.int8
-        tensor = self._codes(chain, weight, form, stem, kind)
-        if doubled:
-            tensor = chain.add("Add", kind, tensor, tensor)
-        if np.any(zero):
-            tensor = chain.add("Sub", kind, tensor, self._constant(f"{stem}.zero", zero.astype(kind)))
-        if kind is np.int32:
-            tensor = chain.cast(tensor, np.int8)
+        tensor = self._numbers.get((holder, np.int8)) if holder is not None else None
+        size = 0 if holder in self._stored else form.bytes(weight.codes.size)
+        if tensor is None:
+            tensor = self._steps(chain, weight, form, stem, holder)
+            self._remember(holder, np.int8, tensor)
         scale = integer_scale(weight)
         per_axis = weight.scale.size > 1
         flat = scale if per_axis else scale.reshape(())
@@ -87,33 +92,69 @@ class Decoder:
             "DequantizeLinear",
             np.float32,
             tensor,
-            self._constant(f"{stem}.scale", flat),
+            self._scale(stem, flat, holder),
             self._once("zp", np.zeros(flat.shape, np.int8)),
             attrs={"axis": axis} if per_axis else {},
         )
-        return chain.emit(form.bytes(weight.codes.size))
+        return chain.emit(size)
 
-    def _codes(self, chain: _Chain, weight: QuantizedWeight, form: Form, stem: str, kind: Number) -> gs.Tensor:
-        """The codes as numbers of a kind: the sum of their planes."""
+    def _steps(self, chain: _Chain, weight: QuantizedWeight, form: Form, stem: str, holder: str | None) -> gs.Tensor:
+        """The codes less their zero points in INT8, twice where those are halves."""
+        doubled, zero = _half_steps(weight), _whole_zero(weight)
+        arithmetic = len(form.planes) > 1 or bool(np.any(zero))
+        # Steps of 8-bit codes fit INT8, but not what they are computed from.
+        wide = self._opset < FIRST_WITH_INT8_ARITHMETIC or weight.bits == 8 or bool(np.any(np.abs(zero) > 127))
+        kind: Number = np.int32 if arithmetic and wide else np.int8
+        tensor = self._codes(chain, weight, form, stem, kind, holder)
+        if doubled:
+            tensor = chain.add("Add", kind, tensor, tensor)
+        if np.any(zero):
+            tensor = chain.add("Sub", kind, tensor, self._constant(f"{stem}.zero", zero.astype(kind)))
+        return chain.cast(tensor, np.int8) if kind is np.int32 else tensor
+
+    def _remember(self, holder: str | None, kind: Number, tensor: gs.Tensor) -> None:
+        if holder is not None:
+            self._numbers[holder, kind] = tensor
+
+    def _scale(self, stem: str, values: Array, holder: str | None) -> gs.Constant:
+        name = f"{stem}.scale"
+        return self._constant(name, values) if holder is None else self._once(name, values)
+
+    def _codes(
+        self, chain: _Chain, weight: QuantizedWeight, form: Form, stem: str, kind: Number, holder: str | None
+    ) -> gs.Tensor:
+        """The codes as numbers of a kind: the sum of their planes, stored once for each holder."""
+        stored = self._stored.get(holder, []) if holder is not None else []
+        found = list(stored)
         total: gs.Tensor | None = None
         planes = split(weight.codes, form.widths) if len(form.planes) > 1 else [weight.codes]
         for plane, codes in zip(form.planes, planes, strict=True):
             name = f"{stem}.codes" if total is None else f"{chain.stem}.low"
+            if not stored:
+                found.append(self._plane(name, codes, plane))
+            source = found.pop(0) if stored else found[-1]
             if plane.encoding == "type":
-                tensor = chain.cast(_narrow(self._names(name), codes, plane), kind)
+                tensor = chain.cast(source, kind)
                 if plane.shift:
                     factor = self._once("times", np.array(2**plane.shift, kind))
                     tensor = chain.add("Mul", kind, tensor, factor)
             else:
-                tensor = chain.cast(self._looked_up(chain, name, codes, plane), kind)
+                tensor = chain.cast(self._looked_up(chain, source, codes, plane), kind)
             total = tensor if total is None else chain.add("Add", kind, total, tensor)
+        if holder is not None and not stored:
+            self._stored[holder] = found
         return total
 
-    def _looked_up(self, chain: _Chain, name: str, codes: npt.NDArray[np.int8], plane: Plane) -> gs.Tensor:
-        """Codes by a table: ``bytes -> Cast(INT32) -> Gather`` gives ``[bytes, per byte]``, then cut and shaped."""
+    def _plane(self, name: str, codes: npt.NDArray[np.int8], plane: Plane) -> gs.Constant:
+        """A plane of codes as it is stored."""
+        if plane.encoding == "type":
+            return _narrow(self._names(name), codes, plane)
         packed = pack_trits(codes) if plane.encoding == "trits" else pack(codes, plane.bits, plane.signed)
-        # Gather takes no 8-bit indices.
-        source = chain.cast(self._constant(name, np.frombuffer(packed, np.uint8)), np.int32)
+        return self._constant(name, np.frombuffer(packed, np.uint8))
+
+    def _looked_up(self, chain: _Chain, stored: gs.Constant, codes: npt.NDArray[np.int8], plane: Plane) -> gs.Tensor:
+        """Codes by a table: ``bytes -> Cast(INT32) -> Gather`` gives ``[bytes, per byte]``, then cut and shaped."""
+        source = chain.cast(stored, np.int32)  # Gather takes no 8-bit indices
         tensor = chain.add("Gather", np.int8, self._once("table", plane.table()), source)
         if codes.size % plane.per_byte:
             tensor = chain.add("Reshape", np.int8, tensor, self._once("flat", np.array([-1])))

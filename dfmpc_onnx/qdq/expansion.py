@@ -7,6 +7,7 @@ know neither the narrow types nor what such nodes are for; for them the decoding
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 
 import numpy as np
 import onnx
@@ -98,6 +99,7 @@ class _Fresh:
         self._taken = {name for node in every_node(graph.node) for name in (*node.input, *node.output)}
         self._taken.update(tensor.name for tensor in graph.initializer)
         self._zeros: dict[tuple[int, ...], str] = {}
+        self._codes: dict[tuple[tuple[int, ...], bytes], str] = {}
 
     def name(self, stem: str) -> str:
         """A new name."""
@@ -112,6 +114,13 @@ class _Fresh:
         name = self.name(stem)
         self._graph.initializer.append(numpy_helper.from_array(values, name))
         return name
+
+    def codes(self, stem: str, values: Array) -> str:
+        """An initializer of codes, a new one unless the same are there: layers may share them."""
+        key = values.shape, hashlib.sha256(np.ascontiguousarray(values).data).digest()
+        if key not in self._codes:
+            self._codes[key] = self.add(stem, values)
+        return self._codes[key]
 
     def zero(self, shape: tuple[int, ...]) -> str:
         """The zero point 0 for a scale of this shape: layers share it."""
@@ -128,7 +137,7 @@ def _unpack(layer: str, chain: DecodeChain, fresh: _Fresh) -> None:
     end, codes = chain.end, chain.codes()
     if chain.integer:
         steps = (codes - chain.zero().astype(np.int32)).astype(np.int8)
-        end.input[0] = fresh.add(f"{layer}.codes", steps)
+        end.input[0] = fresh.codes(f"{layer}.codes", steps)
         return
     scale, numbers = chain.scale(), codes.astype(np.float32)
     zero = np.broadcast_to(chain.zero(), scale.shape)
@@ -141,7 +150,7 @@ def _unpack(layer: str, chain: DecodeChain, fresh: _Fresh) -> None:
     flat = scale.reshape(-1) if axis is not None else scale.reshape(())
     whole = zero.astype(np.int8).reshape(flat.shape)
     inputs = [
-        fresh.add(f"{layer}.codes", numbers.astype(np.int8)),
+        fresh.codes(f"{layer}.codes", numbers.astype(np.int8)),
         fresh.add(f"{layer}.scale", flat),
         fresh.add(f"{layer}.zero_point", whole) if whole.any() else fresh.zero(flat.shape),
     ]

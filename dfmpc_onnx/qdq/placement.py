@@ -41,12 +41,14 @@ class Sites:
     """Where to quantize.
 
     layers: names of the layers that compute in integers. tensors: the activations to quantize, in graph order, each
-    with the tensor whose scale it takes (itself, mostly). refused: the layers that cannot, with the reason.
+    with the tensor whose scale it takes (itself, mostly). refused: the layers that cannot, with the reason. pools: the
+    names of the MaxPools that read floats, whatever becomes of what they read.
     """
 
     layers: frozenset[str]
     tensors: Mapping[str, str]
     refused: Mapping[str, Reason]
+    pools: frozenset[str] = frozenset()
 
 
 def effective_output(graph: gs.Graph, node: gs.Node) -> gs.Tensor:
@@ -87,6 +89,25 @@ def _moved_inside(graph: gs.Graph) -> dict[str, str]:
     return found
 
 
+def _pools_of_floats(graph: gs.Graph, integer: set[str]) -> frozenset[str]:
+    """The MaxPools of what was computed in float: onnxruntime's kernel for codes is fast only behind an integer one.
+
+    Between integer kernels the channels come last. With channels first the kernel for codes takes ten times as long as
+    that for floats, more than the layers around it save (1.32); behind the pool there are fewer values to quantize, and
+    the codes are the same, since rounding keeps the order.
+    """
+    made: set[str] = set()
+    found: set[str] = set()
+    for node in graph.nodes:
+        given = [tensor.name in made for tensor in node.inputs if isinstance(tensor, gs.Variable)]
+        passes = keeps_scale(node) or _has_scale(node) or op_of(node) in ("Relu", "Clip")
+        if node.name in integer or (passes and given and all(given)):
+            made.update(tensor.name for tensor in node.outputs)
+        elif op_of(node) == "MaxPool":
+            found.add(node.name)
+    return frozenset(found)
+
+
 class Placer:
     """Decides which layers and tensors are quantized."""
 
@@ -107,9 +128,11 @@ class Placer:
         self._nodes = nodes_by_name(graph)
         self._chosen: set[str] = set()
         self._refused: dict[str, Reason] = {}
+        self._float_pools: frozenset[str] = frozenset()
 
     def place(self) -> Sites:
         integer = {name for name, layer in self._layers.items() if self._fits(layer)}
+        self._float_pools = _pools_of_floats(self._graph, integer) if self._target.between else frozenset()
         self._in_front_of(integer)
         if self._target.between:
             self._behind(integer)
@@ -124,7 +147,7 @@ class Placer:
         order = {t.name: t for t in self._graph.inputs}
         order.update({t.name: t for node in self._graph.nodes for t in node.outputs})
         tensors = {name: self._source_of_scale(t) for name, t in order.items() if name in self._chosen}
-        return Sites(frozenset(integer), tensors, self._refused)
+        return Sites(frozenset(integer), tensors, self._refused, self._float_pools)
 
     def _fits(self, layer: Layer) -> bool:
         node = self._nodes[layer.name]
@@ -181,6 +204,8 @@ class Placer:
     def _source_of_scale(self, tensor: gs.Tensor) -> str:
         """The tensor whose range a quantized tensor takes: itself, or what was moved to make it."""
         while (node := producer(tensor)) is not None and keeps_scale(node) and node.inputs[0].name in self._chosen:
+            if node.name in self._float_pools:
+                break
             tensor = node.inputs[0]
         name: str = tensor.name
         return name
@@ -188,7 +213,7 @@ class Placer:
     def _between(self, node: gs.Node, integer: set[str]) -> None:
         """An operator between layers: quantized where its inputs are, or can be, and somebody reads the result."""
         moves = keeps_scale(node)
-        if not (moves or _has_scale(node)):
+        if not (moves or _has_scale(node)) or node.name in self._float_pools:
             return
         slots = node.inputs[:1] if moves else node.inputs
         variables = [t for t in slots if isinstance(t, gs.Variable) and not t.is_empty()]

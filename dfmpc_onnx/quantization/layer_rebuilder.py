@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Literal
 
 import msgspec
@@ -34,6 +34,7 @@ from dfmpc_onnx.numerics.ternary import ternary_optimal
 from dfmpc_onnx.pipeline.facts import Layer, LayerBits
 from dfmpc_onnx.pipeline.manager import Figure, Refusal, Rewrite
 from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY, BitWidth
+from dfmpc_onnx.pipeline.shared_weights import layers_of_one_weight
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics
 from dfmpc_onnx.statistics.engines import registration
@@ -100,12 +101,28 @@ class Measure:
 
 
 @dataclasses.dataclass(frozen=True)
+class PooledUses:
+    """What the layers that share a weight read together, and how errors are measured at those looked at.
+
+    moments: those of each, of mean square 1, averaged. uses: how many layers there are.
+    """
+
+    moments: PatchMoments
+    measures: tuple[Measure, ...]
+    uses: int
+
+    def share(self, error: Float) -> float:
+        """That of the layer where it is largest."""
+        return max(measure.share(error) for measure in self.measures)
+
+
+@dataclasses.dataclass(frozen=True)
 class _Task:
     """A weight to round. factor: of the feedback, None for the nearest code."""
 
     target: Float32
     moments: PatchMoments
-    measure: Measure
+    measure: Measure | PooledUses
     factor: tuple[npt.NDArray[np.intp], Float32] | None
     layer: Layer
 
@@ -156,6 +173,14 @@ class Rebuilder:
         self.rewrites: list[Rewrite] = []
         self.refusals: list[Refusal] = []
         self._lost: dict[str, float] = {}
+        self.pooled: Mapping[str, PooledUses] = {}  # by the first of the layers that share a weight
+        self.first = {  # of those by layer; two widths are two sets of codes
+            layer.name: next(other.name for other in group if plan[other.name].bits == plan[layer.name].bits)
+            for group in layers_of_one_weight(workspace)
+            for layer in group
+            if plan[layer.name].bits != FLOAT
+        }
+        self._shared: dict[str, QuantizedWeight] = {}
 
     def warnings(self, threshold: float) -> tuple[str, ...]:
         """What the bits that the user asked for cost, where it is more than would have been chosen."""
@@ -171,6 +196,21 @@ class Rebuilder:
     def layer(
         self, node: gs.Node, moments_of: Callable[[], PatchMoments], known: Known
     ) -> QuantizedWeight | Float32 | None:
+        first = self.first.get(node.name)
+        if first is None:
+            return self._rebuilt(node, moments_of, known, None)
+        if first not in self._shared:
+            pooled = self.pooled.get(first)
+            moments = moments_of if pooled is None else lambda: pooled.moments
+            self._shared[first] = self._rebuilt(node, moments, known, pooled)
+        else:
+            self._plan[node.name] = self._plan[first]
+            self.rewrites.append(Rewrite(node.name, f"shares its weight and codes with {shown(first)}"))
+        return self._shared[first]
+
+    def _rebuilt(
+        self, node: gs.Node, moments_of: Callable[[], PatchMoments], known: Known, pooled: PooledUses | None
+    ) -> QuantizedWeight:
         layer, bits = self._layers[node.name], self._plan[node.name]
         self._tell(node.name)
         weight = np.asarray(constant(node.inputs[1]), np.float32)
@@ -185,7 +225,7 @@ class Rebuilder:
         if not moments.count:
             return self._nearest(node, weight, layer, bits, "nothing reaches it on the images of the statistics")
         errors = moments.output_errors(rows)
-        measure = self.measure(node, rows, moments, errors.variance, known)
+        measure = pooled or self.measure(node, rows, moments, errors.variance, known)
         target = self._target(rows, moments, weight, layer)
         gain = 0.0 if target is rows else measure.share(errors.of(rows)) - measure.share(errors.of(target))
         shrunk = moments.shrunk()
@@ -201,6 +241,8 @@ class Rebuilder:
             "fit_gain": round(gain, 6),
             "patches": moments.count,
         }
+        if pooled is not None:
+            figures["uses"] = pooled.uses
         self.rewrites.append(Rewrite(node.name, f"rebuilt at {width} bits", figures))
         return chosen.quantized
 

@@ -53,6 +53,18 @@ class Scout(Rebuilder):
         return np.random.default_rng(self._seed)
 
     def layer(self, node: gs.Node, moments_of: Callable[[], PatchMoments], known: Known) -> Float32 | None:
+        first = self.first.get(node.name)
+        if first is None:
+            return self._disturbed(node, moments_of, known)
+        if first not in self._made:  # layers that share a weight have the same errors
+            self._made[first] = self._disturbed(node, moments_of, known)
+        return self._made[first]
+
+    @functools.cached_property
+    def _made(self) -> dict[str, Float32 | None]:
+        return {}
+
+    def _disturbed(self, node: gs.Node, moments_of: Callable[[], PatchMoments], known: Known) -> Float32 | None:
         layer = self._layers[node.name]
         self._tell(node.name)
         weight = np.asarray(constant(node.inputs[1]), np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
@@ -10,7 +11,14 @@ from dfmpc_onnx.errors import OptionError, shown
 from dfmpc_onnx.pipeline.facts import BitPlan, Layer, LayerBits, Layers, Pairs
 from dfmpc_onnx.pipeline.manager import Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY, BitWidth, LayerOverride
+from dfmpc_onnx.pipeline.shared_weights import layers_of_one_weight
 from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.qdq.code_formats import FLOAT_FORM_BYTES, INTEGER_FORM_BYTES
+
+ASKED = "as asked with --layer"
+LEAST_LOSS = 2**12  # bytes: a file that is larger by less is not worth what integer kernels save
+LEAST_WIDTH = 2  # of those that a measured error chooses from
+WIDTH_ORDER: tuple[BitWidth | str, ...] = (TERNARY, *range(2, 9), FLOAT)
 
 
 class AssignBitsOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -29,12 +37,14 @@ class AssignBits(Pass[AssignBitsOptions]):
 
     Why: a low layer is one whose error the next layer repairs; every other one keeps the high width. The first
     layer and the classifier hold few weights and no later layer repairs them; a depthwise Conv has so few weights an
-    output that their errors do not average out, and few bytes.
+    output that their errors do not average out, and few bytes. Layers that read one weight get the widest width of
+    them all, so that one set of codes serves them; only a width that the user asked for sets one apart.
 
     Requires: the layers and the pairs.
 
-    Refuses when: a weight cannot be quantized; the layer stays in float. A pair whose BatchNormalization was folded, in
-    recipes that measure nothing: its first half stays high.
+    Refuses when: a weight cannot be quantized, or its codes with their scales and nodes would take more bytes than its
+    floats, in a network of which that holds as a whole; the layer stays in float. A pair whose BatchNormalization was
+    folded, in recipes that measure nothing: its first half stays high.
 
     Reference: Chen et al. 2023, figure 2.
     """
@@ -61,6 +71,8 @@ class AssignBits(Pass[AssignBitsOptions]):
         used: set[LayerOverride] = set()
         for layer in layers.with_nested:
             plan[layer.name] = self._bits(workspace, layer, _half(layer.name, low, small, folded), used)
+        _one_width_for_each_shared_weight(workspace, plan)
+        _leave_out_what_does_not_pay(workspace, plan)
         unused = [item for item in workspace.settings.layers if item not in used]
         if unused:
             names = ", ".join(shown(layer.name) for layer in layers.with_nested[:3])
@@ -75,7 +87,9 @@ class AssignBits(Pass[AssignBitsOptions]):
         warnings: tuple[str, ...] = ()
         skipped = [item for item in used if all(plan[n].bits == FLOAT for n in plan if item.matches(n))]
         skipped = [item for item in skipped if item.bits != FLOAT]
-        if not layers.quantizable:
+        if layers.quantizable and all(bits.code == "codes-cost-more" for bits in plan.values()):
+            warnings = ("nothing is quantized: codes with their scales and nodes take more bytes than the weights",)
+        elif not layers.quantizable:
             why = layers.with_nested[0].refused if layers.with_nested else "there is no layer"
             warnings = (f"nothing is quantized: {why}",)
         elif skipped:
@@ -98,8 +112,8 @@ class AssignBits(Pass[AssignBitsOptions]):
                 chosen = item
         if chosen is not None:
             if chosen.bits == FLOAT:
-                return LayerBits(FLOAT, "float", "as asked with --layer", "asked-for-float")
-            return LayerBits(chosen.bits, "low" if low else _role_of_override(chosen.bits), "as asked with --layer")
+                return LayerBits(FLOAT, "float", ASKED, "asked-for-float")
+            return LayerBits(chosen.bits, "low" if low else _role_of_override(chosen.bits), ASKED)
         weights = workspace.settings.weights
         if low:
             return LayerBits(weights.low, "low", "low half of a pair")
@@ -115,6 +129,46 @@ class AssignBits(Pass[AssignBitsOptions]):
         if half == "folded":
             return LayerBits(weights.high, _role(weights.high), NO_STATISTICS, "no-batch-norm")
         return LayerBits(weights.high, _role(weights.high), "high half or alone" if weights.paired else "uniform")
+
+
+def _one_width_for_each_shared_weight(workspace: Workspace, plan: dict[str, LayerBits]) -> None:
+    """Give all layers that read one weight the widest of their widths: a second set of codes would cost more.
+
+    Those that the user gave a width of their own keep it.
+    """
+    for group in layers_of_one_weight(workspace):
+        free = [layer.name for layer in group if plan[layer.name].why != ASKED]
+        widest = max((plan[name] for name in free), key=lambda bits: WIDTH_ORDER.index(bits.bits), default=None)
+        if widest is not None:
+            plan.update(
+                (name, dataclasses.replace(widest, why=f"{widest.why}, for all who share its weight"))
+                for name in free
+                if plan[name].bits != widest.bits
+            )
+
+
+def _leave_out_what_does_not_pay(workspace: Workspace, plan: dict[str, LayerBits]) -> None:
+    """Leave layers in float whose codes cost more bytes than they save, where all together would cost some kilobytes.
+
+    Layers that share a weight stay together.
+    """
+    in_float = FLOAT_FORM_BYTES if workspace.settings.activations == "none" else INTEGER_FORM_BYTES
+    groups = layers_of_one_weight(workspace)
+    grouped = {layer.name for group in groups for layer in group}
+    alone = ((layer,) for layer in workspace.get(Layers).quantizable if layer.name not in grouped)
+    found: list[tuple[tuple[Layer, ...], int, int]] = []
+    for group in (*groups, *alone):
+        bits = plan[group[0].name]
+        if bits.bits != FLOAT and not any(plan[layer.name].why == ASKED for layer in group):
+            width = LEAST_WIDTH if bits.role == "auto" or bits.bits == TERNARY else int(bits.bits)
+            cost = sum(in_float + 4 * (layer.channels or 1) for layer in group)
+            found.append((group, group[0].size * (32 - width) // 8, cost))
+    if sum(cost - saved for _, saved, cost in found) < LEAST_LOSS:
+        return
+    for group, saved, cost in found:
+        if cost > saved:
+            why = f"its codes would save {saved} bytes, scales and nodes cost {cost}"
+            plan.update((layer.name, LayerBits(FLOAT, "float", why, "codes-cost-more")) for layer in group)
 
 
 Half = Literal["low", "small", "folded", "other"]

@@ -15,6 +15,7 @@ from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.numerics.ranges import equal_reach
 from dfmpc_onnx.pipeline.facts import Codes, FloatStatistics, Layer, Layers, MeasuredRanges, Originals, Ranges
 from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
+from dfmpc_onnx.pipeline.shared_weights import layers_of_one_weight
 from dfmpc_onnx.pipeline.workspace import Workspace
 
 
@@ -37,7 +38,8 @@ class BalanceChannels(Pass[NoOptions]):
 
     Requires: the layers.
 
-    Refuses when: something that cannot be scaled is joined to the channels. With activations in float nothing is done.
+    Refuses when: something that cannot be scaled is joined to the channels, as a layer that shares its weight. With
+    activations in float nothing is done.
 
     Reference: Nagel et al. 2019, section 4.1 (equalization between two layers; here the statistics are those of
     training).
@@ -51,7 +53,9 @@ class BalanceChannels(Pass[NoOptions]):
         if workspace.settings.activations == "none":
             return PassResult(self.name, notes=("activations stay in float: their channels need no common scale",))
         graph = workspace.graph
-        layers = {layer.name: layer for layer in workspace.get(Layers).quantizable}
+        # Of a weight that others read too, other values here would be a second set of codes.
+        shared = {layer.name for group in layers_of_one_weight(workspace) for layer in group}
+        layers = {layer.name: layer for layer in workspace.get(Layers).quantizable if layer.name not in shared}
         found = {node.name: source for node in graph.nodes if (source := _source(graph, node, layers))}
         refusals = _leave_out_what_is_joined_to_others(found)
         factors = {name: _factors(source) for name, source in found.items()}

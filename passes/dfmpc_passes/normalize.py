@@ -13,7 +13,7 @@ from dfmpc_onnx.errors import ModelError, shown
 from dfmpc_onnx.graph.constant_folding import fold_constants
 from dfmpc_onnx.graph.edit import Namer, detached_weights, insert, remove, remove_unused, replace_reads
 from dfmpc_onnx.graph.half_precision import has_half_layers, widen
-from dfmpc_onnx.graph.operators import is_standard, is_weighted, op_of
+from dfmpc_onnx.graph.operators import is_standard, op_of
 from dfmpc_onnx.graph.opset import OLDEST_RUN, ConversionRefused, convert, inline_functions
 from dfmpc_onnx.graph.query import (
     constant,
@@ -23,7 +23,8 @@ from dfmpc_onnx.graph.query import (
     input_constant,
     is_output,
 )
-from dfmpc_onnx.graph.weight_checks import check_sizes, check_unoptimized, check_weights, is_norm, misfits
+from dfmpc_onnx.graph.shared_constants import unshare
+from dfmpc_onnx.graph.weight_checks import check_sizes, check_unoptimized, check_weights, misfits
 from dfmpc_onnx.pipeline.facts import Normalized
 from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.pipeline.workspace import Workspace
@@ -37,7 +38,8 @@ class Normalize(Pass[NoOptions]):
     After: Conv(x, w) with w a float32 initializer of its own; opset 13 or higher; every node named once
 
     Why: the passes behind read weights as initializers and name sites by their node. A weight that several nodes
-    share is given to each of them, since each gets its own scales. What nodes make of constants alone is worked out.
+    share is given to each of them, since each has a BatchNormalization and scales of its own; which share one is
+    remembered, so that they get one set of codes. What nodes make of constants alone is worked out.
     A network in half precision is computed in float32, which changes nothing but that it no longer rounds; its inputs
     and outputs get their types back when weights are packed. A mean over height and width becomes GlobalAveragePool,
     which runtimes have integer kernels for.
@@ -98,9 +100,10 @@ class Normalize(Pass[NoOptions]):
         for action, change in (
             ("Identity or Dropout removed", _pass_through),
             ("computed from constants", fold_constants),
-            ("shared weight copied", _unshare),
         ):
             rewrites.extend(Rewrite(site, action) for site in change(graph))
+        copied, shared = unshare(graph)
+        rewrites.extend(Rewrite(site, "shared weight copied") for site in copied)
         rewrites.extend(Rewrite(site, "alpha and beta folded into weight and bias") for site in _gemm_factors(graph))
         remove_unused(graph)
         _infer_shapes(graph, workspace.label)
@@ -110,7 +113,7 @@ class Normalize(Pass[NoOptions]):
         rewrites.extend(Rewrite(site, "ReduceMean to GlobalAveragePool") for site in _pooling(graph))
         check_weights(graph, workspace.label)
         check_sizes(graph, workspace.label)
-        workspace.put(Normalized(graph.opset, half))
+        workspace.put(Normalized(graph.opset, half, shared))
         return PassResult(self.name, tuple(rewrites), tuple(refusals), warnings=warnings)
 
 
@@ -172,6 +175,7 @@ def _gemm_factors(graph: gs.Graph) -> list[str]:
     """Gemm(x, w, c) with alpha and beta 1, where what they scale is constant."""
     done = []
     names = Namer(graph)
+    made: dict[tuple[int, float], np.ndarray] = {}  # copies of one weight stay one array
     for node in graph.nodes:
         if op_of(node) != "Gemm":
             continue
@@ -182,8 +186,10 @@ def _gemm_factors(graph: gs.Graph) -> list[str]:
                 continue
             if not np.isfinite(values).all():
                 continue  # reported where layers are looked for
-            with np.errstate(over="ignore", invalid="ignore"):
-                scaled = np.asarray(factor * values.astype(np.float64), np.float32)
+            if (id(values), factor) not in made:
+                with np.errstate(over="ignore", invalid="ignore"):
+                    made[id(values), factor] = np.asarray(factor * values.astype(np.float64), np.float32)
+            scaled = made[id(values), factor]
             if not np.isfinite(scaled).all():
                 of = f"{key} {factor:.3g} of Gemm '{shown(node.name)}'"
                 raise ModelError(f"{of} makes NaN or infinity of what it scales; the model is damaged")
@@ -216,28 +222,6 @@ def _inference_dropout(node: gs.Node) -> bool:
         return True
     training = input_constant(node, 2)
     return training is not None and not training.any()
-
-
-def _unshare(graph: gs.Graph) -> list[str]:
-    """A copy of a weight for every reader but the first."""
-    sites = []
-    names = Namer(graph)
-    taken: set[str] = set()
-    for node in graph.nodes:
-        slots = (1, 2) if is_weighted(node) else (1, 2, 3, 4) if is_norm(node) else ()
-        for slot in slots:
-            if slot >= len(node.inputs) or not isinstance(node.inputs[slot], gs.Constant):
-                continue
-            tensor = node.inputs[slot]
-            if len(consumers(tensor)) > 1 or tensor.name in taken or is_output(graph, tensor):
-                values = constant(tensor)
-                assert values is not None  # it is a Constant
-                node.inputs[slot] = gs.Constant(names(f"{tensor.name}_copy"), values)
-                if slot == 1 and is_weighted(node):
-                    sites.append(node.name)
-            else:
-                taken.add(tensor.name)
-    return sites
 
 
 def _pooling(graph: gs.Graph) -> list[str]:

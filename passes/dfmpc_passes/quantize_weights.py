@@ -17,6 +17,7 @@ from dfmpc_onnx.numerics.uniform import dorefa, symmetric, with_zero_channels
 from dfmpc_onnx.pipeline.facts import BitPlan, Codes, FloatStatistics, Layer, Layers, Originals
 from dfmpc_onnx.pipeline.manager import Pass, PassResult, Rewrite
 from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY
+from dfmpc_onnx.pipeline.shared_weights import layers_of_one_weight
 from dfmpc_onnx.pipeline.workspace import Workspace
 
 
@@ -35,7 +36,8 @@ class QuantizeWeights(Pass[QuantizeWeightsOptions]):
     After: Conv(x, scale * (codes - zero_point)); codes, scale and zero point known beside the graph
 
     Why: ternary codes are +1, 0, -1 by W > D, |W| <= D, W < -D with D = 0.7 mean |W| (DF-MPC, equations 3 and 4);
-    k bits are rounded to max|W| (2 q / (2^k - 1) - 1) (equation 6) or to integer multiples of a scale.
+    k bits are rounded to max|W| (2 q / (2^k - 1) - 1) (equation 6) or to integer multiples of a scale. Layers that read
+    one weight get one set of codes.
 
     Requires: a bit plan.
 
@@ -55,6 +57,8 @@ class QuantizeWeights(Pass[QuantizeWeightsOptions]):
         nodes = nodes_by_name(workspace.graph)
         workspace.put(Codes({}))
         originals, rewrites = {}, []
+        groups = {layer.name: group for group in layers_of_one_weight(workspace) for layer in group}
+        made: dict[tuple[str, int | str], QuantizedWeight] = {}  # of the first of those that share a weight
         for layer in workspace.get(Layers).all:
             bits = plan[layer.name].bits
             if bits == FLOAT:
@@ -62,8 +66,11 @@ class QuantizeWeights(Pass[QuantizeWeightsOptions]):
             if plan[layer.name].role == "auto":
                 raise OptionError("weights 'auto': this recipe measures no error to choose by; give LOW/HIGH or BITS")
             weight = np.asarray(constant(nodes[layer.name].inputs[1]), np.float32)
-            moment = _second_moment(nodes[layer.name], layer, statistics)
-            quantized = self._quantize(weight, workspace.settings.rounded_at(bits), layer.axis, moment)
+            users, width = groups.get(layer.name, (layer,)), workspace.settings.rounded_at(bits)
+            if (users[0].name, width) not in made:
+                pooled = _pooled([_second_moment(nodes[user.name], user, statistics) for user in users])
+                made[users[0].name, width] = self._quantize(weight, width, layer.axis, pooled)
+            quantized = made[users[0].name, width]
             values = workspace.set_weight(nodes[layer.name], quantized)
             if plan[layer.name].role == "low":
                 originals[layer.name] = weight
@@ -93,6 +100,14 @@ def _second_moment(node: gs.Node, layer: Layer, statistics: FloatStatistics | No
         return ones
     second = moments.variance + np.square(moments.mean)
     return np.minimum(second, np.finfo(np.float32).max).astype(np.float32).reshape(1, -1, *ones.shape[2:])
+
+
+def _pooled(moments: list[np.ndarray]) -> np.ndarray:
+    """The mean of those that are known, of one mean each; where none is, ones."""
+    if len(moments) == 1:
+        return moments[0]
+    known = [moment / moment.mean(dtype=np.float64) for moment in moments if moment.size > 1 and moment.any()]
+    return np.asarray(np.mean(known, axis=0) if known else np.ones_like(moments[0]), np.float32)
 
 
 def _sqnr(weight: np.ndarray, dequantized: np.ndarray) -> float:

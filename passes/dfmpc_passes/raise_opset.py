@@ -8,6 +8,7 @@ from dfmpc_onnx.errors import shown
 from dfmpc_onnx.graph.opset import ConversionRefused, convert
 from dfmpc_onnx.pipeline.facts import Codes, FinalOpset
 from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
+from dfmpc_onnx.pipeline.shared_weights import holders_of_codes
 from dfmpc_onnx.pipeline.targets import Target
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.code_formats import OLDEST_WITH_TABLES, Kind, choose_forms, opset_for
@@ -38,7 +39,8 @@ class RaiseOpset(Pass[NoOptions]):
         target, before = workspace.settings.target, workspace.graph.opset
         if before > target.highest_opset:
             return self._lower(workspace, target)
-        kinds = {name: Kind.of(weight) for name, weight in workspace.get(Codes).weights.items()}
+        holders = holders_of_codes(workspace)
+        kinds = {name: Kind.of(weight) for name, weight in workspace.codes().items() if holders[name] == name}
         needed = opset_for(choose_forms(kinds, target.newest_opset).values())
         if needed <= before or not kinds:
             workspace.put(FinalOpset(before))

@@ -16,6 +16,7 @@ from dfmpc_onnx.pipeline.settings import FLOAT
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.quantization.layer_rebuilder import Rebuilder, ReconstructLayersOptions
 from dfmpc_onnx.quantization.output_cost import output_cost
+from dfmpc_onnx.quantization.pooled_uses import pool_uses
 from dfmpc_onnx.quantization.statistics_source import statistics_source
 from dfmpc_onnx.statistics.engines import StatisticsSource, registration
 from dfmpc_onnx.statistics.walk import GraphWriter, walk
@@ -37,6 +38,10 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
     much a network makes of that is measured first, with random errors of that size in every layer: where it is more
     than a tenth of an output (a fortieth of a map or list, which is used value by value), the threshold of all its
     layers is lower, down to a sixteenth.
+
+    Layers that read one weight get one set of codes, rounded once: H is the mean of theirs in the float network, each
+    scaled to a mean square of 1. W stays as it is there, since what undoes the error in front of one use would be an
+    error in another; biases and BatchNormalizations are corrected for each use.
 
     With statistics = "gaussian" the moments come from covariance functions instead: no image, no run of the network.
 
@@ -71,6 +76,7 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
         plan, engine = dict(given), source.engine()
         rebuilder = Rebuilder(workspace, options, layers, plan)
         rebuilder.ranges.update(source.ranges)
+        rebuilder.pooled = pool_uses(workspace, options, layers, given, source.engine)
         workspace.put(Codes({}))
         wanted = frozenset(name for name in layers if plan[name].bits != FLOAT)
         walk(workspace.graph, engine, rebuilder, wanted, GraphWriter(workspace.graph, workspace.set_weight))

@@ -12,6 +12,7 @@ from dfmpc_onnx.numerics.least_squares import (
     diagonal_factors,
     least_squares,
     ledoit_wolf,
+    pooled_moments,
     rounding_error,
 )
 from tests.numerics.strategies import seeds
@@ -196,3 +197,17 @@ def test_the_power_of_outputs_is_that_of_samples_and_of_moments():
     second = sampled.hat.astype(np.float64)
     given = GivenMoments(second, sampled.mean, sampled.mean_hat, sampled.shrinkage, 50, second, second)
     np.testing.assert_allclose(given.power(w), np.square(y).mean(axis=1), rtol=1e-5)
+
+
+@given(seeds)
+def test_pooled_moments_are_the_mean_of_the_scaled_moments_of_each(seed):
+    uses = [random_streams(seed + i)[1] for i in range(3)]
+    factors = [0.5, 2.0, 3.0]
+    pooled = None
+    for count, (patches, factor) in enumerate(zip(uses, factors, strict=True)):
+        pooled = pooled_moments(pooled, count, SampledMoments.of(patches, patches), factor)
+    want = sum(f * np.einsum("gni,gnj->gij", x, x) / N for x, f in zip(uses, factors, strict=True)) / 3
+    assert np.allclose(pooled.hat, want, rtol=1e-4, atol=1e-4)
+    mean = sum(np.sqrt(f) * x.mean(axis=1) for x, f in zip(uses, factors, strict=True)) / 3
+    assert np.allclose(pooled.mean, mean, atol=1e-5)
+    assert pooled.count == 3 * N and pooled.same

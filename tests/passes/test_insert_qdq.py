@@ -333,3 +333,20 @@ def test_a_matmul_with_a_bias_of_rank_3_loads_for_tensorrt(first, opset, weights
     adds = [n for n in made.graph.node if n.op_type == "Add"]
     assert sorted(biases[name] for n in adds for name in n.input if name in biases) == [(1, 16), (1, 32)]
     assert graphs.run(made)[0].shape == graphs.run(model)[0].shape
+
+
+def test_a_max_pool_behind_float_arithmetic_pools_floats_and_one_between_integers_codes():
+    """onnxruntime's pool of codes with channels first takes ten times as long as that of floats."""
+    net = graphs.Net(shape=(1, 3, 16, 16))
+    x = net.relu(net.conv("x", 8))
+    x = net.conv(net.node("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2]), 8)
+    x = net.conv(net.node("MaxPool", net.relu(x), kernel_shape=[2, 2], strides=[2, 2]), 8)
+    model = net.model(net.conv(x, 4))
+    made = dfmpc_onnx.quantize(model, recipe="int8", layers=["conv1=float"], preprocess="imagenet").model
+    rewritten = graphs.optimized(made)
+    reads = {node.name: node.input[0] for node in rewritten.graph.node if node.op_type == "MaxPool"}
+    makers = {name: node.op_type for node in rewritten.graph.node for name in node.output}
+    assert makers[reads["maxpool1"]] in ("Conv", "FusedConv", "Relu")
+    assert makers[reads["maxpool2"]] == "QLinearConv"
+    x = graphs.input_of(model)
+    assert graphs.relative(graphs.run(made, x), graphs.run(model, x)) < 0.05
