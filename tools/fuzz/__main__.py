@@ -99,7 +99,8 @@ def main() -> int:
         if options.add is not None:
             print(corpus.keep(case, options.add, options.why))
         return one(case)
-    once = many(0, range(len(corpus.names())), options.workers, options.keep, options.errors, CORPUS)
+    kept = range(len(corpus.names()))
+    once = many(0, kept, options.workers, options.keep, options.errors, CORPUS)
     if options.corpus:
         return once
     numbers = range(options.first, options.first + options.cases)
