@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from tools.fuzz import backbones, detectors, sequences
 from tools.fuzz.builder import OPSETS, Builder
@@ -71,7 +71,11 @@ def trained(kind: str, rng: random.Random) -> tuple[Builder, onnx.ModelProto]:
         _fold(build, model)
     for node in model.graph.node:
         node.ClearField("doc_string")
-    return build, with_types(model)
+    model = with_types(model)
+    for value in model.graph.output:
+        if not value.type.tensor_type.HasField("shape") and (shape := build.shapes[value.name]):
+            value.type.CopyFrom(helper.make_tensor_value_info("", TensorProto.FLOAT, [None] * len(shape)).type)
+    return build, model
 
 
 def _scale(build: Builder, model: onnx.ModelProto, rng: random.Random) -> None:

@@ -32,6 +32,10 @@ class Export:
     input_shapes: list[str] = dataclasses.field(default_factory=list)
     ordinary: bool = True
     floats: int = TensorProto.FLOAT  # type of the tensors inside
+    shapes: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)  # of inner tensors, by their names now
+
+    def __post_init__(self) -> None:
+        self.shapes = dict(self.build.shapes)
 
     @property
     def graph(self) -> onnx.GraphProto:
@@ -73,7 +77,7 @@ def _rename(export: Export, old: str, new: str, from_node: int = 0) -> None:
 
 def stale_shapes(export: Export) -> bool:
     """Shapes of inner tensors from before the model was changed."""
-    shapes = {n: s for n, s in export.build.shapes.items() if len(s) > 1}
+    shapes = {n: s for n, s in export.shapes.items() if len(s) > 1}
     stated = {value.name for value in export.graph.output}
     made = [n for node in export.graph.node for n in node.output if n in shapes and n not in stated]
     for name in export.rng.sample(made, min(len(made), export.rng.choice([1, 3, 100]))):
@@ -116,7 +120,7 @@ def odd_tensor_names(export: Export) -> None:
         node.output[:] = [names.get(n, n) for n in node.output]
     for value in export.graph.value_info:
         value.name = names.get(value.name, value.name)
-    export.build.shapes = {names.get(n, n): s for n, s in export.build.shapes.items()}
+    export.shapes = {names.get(n, n): s for n, s in export.shapes.items()}
 
 
 def initializers_as_inputs(export: Export) -> None:
@@ -214,7 +218,7 @@ def unused_nodes(export: Export) -> None:
     rank = len(export.graph.input[0].type.tensor_type.shape.dim)
     kind = export.rng.choice(["Shape", "Relu", "Conv", "initializer"])
     if kind == "Conv" and rank == 4 and export.weights():
-        layers = [n for n in export.graph.node if n.op_type == "Conv" and n.input[0] in export.build.shapes]
+        layers = [n for n in export.graph.node if n.op_type == "Conv" and n.input[0] in export.shapes]
         if layers:
             copy = export.graph.node.add()
             copy.CopyFrom(export.rng.choice(layers))
@@ -228,15 +232,13 @@ def unused_nodes(export: Export) -> None:
 
 def more_outputs(export: Export) -> bool:
     """An inner tensor as an output, too."""
-    known = [
-        n for node in export.graph.node for n in node.output if n in export.build.shapes and node.op_type == "Conv"
-    ]
+    known = [n for node in export.graph.node for n in node.output if n in export.shapes and node.op_type == "Conv"]
     stated = {v.name for v in export.graph.output}
     known = [n for n in known if n not in stated]
     if not known or export.build.varying:
         return False
     name = export.rng.choice(known)
-    dims = [None] * len(export.build.shapes[name]) if export.rng.random() < 0.8 else None
+    dims = [None] * len(export.shapes[name]) if export.rng.random() < 0.8 else None
     export.graph.output.append(helper.make_tensor_value_info(name, export.floats, dims))
     return True
 
@@ -252,7 +254,7 @@ def identities(export: Export) -> None:
         for _ in range(export.rng.choice([1, 1, 3])):
             export.build.count += 1
             name = f"same_{export.build.count}"
-            floats = source in export.build.shapes and len(export.build.shapes[source]) > 1
+            floats = source in export.shapes and len(export.shapes[source]) > 1
             dropped = floats and export.rng.random() < 0.4 and not export.build.varying
             _insert(export, at, helper.make_node("Dropout" if dropped else "Identity", [source], [name], name=name))
             at, source = at + 1, name
