@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import random
 
@@ -14,15 +15,16 @@ from onnx import numpy_helper
 from dfmpc_onnx import memory
 from dfmpc_onnx.pipeline.targets import TARGETS
 from tests.graphs import Net
-from tools.fuzz import export_habits
+from tools.fuzz import architectures, export_habits, stored_numbers
 from tools.fuzz.architectures import ARCHITECTURES, drawn_architecture, trained
-from tools.fuzz.export_habits import Export, exported
+from tools.fuzz.export import Export
+from tools.fuzz.export_habits import exported
 from tools.fuzz.options import options_for
 from tools.fuzz.training import Traits, measured, run
 from tools.fuzz.trial import GOOD, tried
 
 # onnxruntime refuses names twice, and some stale shapes; half precision rounds
-CHANGING = {"names_twice", "stale_shapes", "half_precision", "more_outputs", "bytes_input"}
+CHANGING = {"names_twice", "stale_shapes", "half_precision", "more_outputs", "bytes_input", "quantized_before"}
 
 
 def outputs(model: onnx.ModelProto, folder: pathlib.Path, batch: int = 1) -> list[np.ndarray]:
@@ -115,7 +117,7 @@ def test_half_precision_runs_and_is_near():
         build, model = trained("resnet", random.Random(seed))
         export = Export(model, build, random.Random(seed))
         want = run(model)
-        assert export_habits.half_precision(export)
+        assert stored_numbers.half_precision(export)
         assert any(t.data_type == onnx.TensorProto.FLOAT16 for t in model.graph.initializer)
         if model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT:
             assert run(model)[0].shape == want[0].shape
@@ -126,10 +128,10 @@ def test_weights_lie_beside_the_model(tmp_path):
     want = outputs(model, tmp_path)
     export = Export(model, build, random.Random(1))
     weights = [numpy_helper.to_array(tensor) for tensor in model.graph.initializer]
-    export_habits.external_data(export)
+    stored_numbers.external_data(export)
     for name, data in export.beside.items():
         (tmp_path / name).write_bytes(data)
-    assert len(export.beside[export_habits.DATA]) > 0.9 * sum(map(np.size, weights)) * 4
+    assert len(export.beside[stored_numbers.DATA]) > 0.9 * sum(map(np.size, weights)) * 4
     np.testing.assert_array_equal(outputs(model, tmp_path)[0], want[0])
 
 
@@ -169,3 +171,24 @@ def test_every_option_and_every_habit_is_drawn():
     keys = {"recipe", "weights", "activations", "target", "reduce_range", "layers", "preprocess", "seed", "threads"}
     assert {key for drawn in options for key in drawn} == keys | {"check", "images", "input_shapes"}
     assert {drawn["target"] for drawn in options if "target" in drawn} == set(TARGETS)
+
+
+def test_scales_that_cancel_change_no_output(monkeypatch):
+    """Between a layer and its normalization, and between two layers with a Relu between them."""
+    plain = Traits(0.0, 0.0, 0.0, False, False, 1.0, 1e-12)
+    spread = 0.0
+    for kind in ("resnet", "two-stage", "stn", "fpn"):
+        for seed in range(3):
+            found = []
+            for scaled in (False, True):
+                traits = dataclasses.replace(plain, scaled=scaled)
+                monkeypatch.setattr(Traits, "drawn", classmethod(lambda cls, rng, traits=traits: traits))
+                monkeypatch.setattr(architectures, "folds", lambda rng, seed=seed: seed == 0)
+                build, model = trained(kind, random.Random(seed))
+                found.append(run(model))
+            weights = [numpy_helper.to_array(t) for t in model.graph.initializer if len(t.dims) == 4]
+            spread = max(spread, *(np.ptp(np.log(np.abs(w).max(axis=(1, 2, 3)) + 1e-30)) for w in weights))
+            for index, (a, b) in enumerate(zip(*found, strict=True)):
+                if index not in build.varying:
+                    np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-2 * np.abs(a).max())
+    assert spread > 5

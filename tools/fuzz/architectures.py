@@ -67,8 +67,10 @@ def trained(kind: str, rng: random.Random) -> tuple[Builder, onnx.ModelProto]:
     model = build.model(found)
     if build.traits.scaled:
         _scale(build, model, rng)
-    if rng.random() < 0.4:
+    if folds(rng):
         _fold(build, model)
+    if build.traits.scaled:
+        _cancel(build, model, rng)
     for node in model.graph.node:
         node.ClearField("doc_string")
     model = with_types(model)
@@ -76,6 +78,11 @@ def trained(kind: str, rng: random.Random) -> tuple[Builder, onnx.ModelProto]:
         if not value.type.tensor_type.HasField("shape") and (shape := build.shapes[value.name]):
             value.type.CopyFrom(helper.make_tensor_value_info("", TensorProto.FLOAT, [None] * len(shape)).type)
     return build, model
+
+
+def folds(rng: random.Random) -> bool:
+    """Whether normalizations are exported as part of the layers in front of them."""
+    return rng.random() < 0.4
 
 
 def _scale(build: Builder, model: onnx.ModelProto, rng: random.Random) -> None:
@@ -121,10 +128,37 @@ def _fold(build: Builder, model: onnx.ModelProto) -> None:
     model.graph.initializer.extend(kept)
 
 
-def _times(model: onnx.ModelProto, name: str, factors: np.ndarray) -> None:
-    """A tensor times a factor for each entry of its first axis."""
+def _cancel(build: Builder, model: onnx.ModelProto, rng: random.Random) -> None:
+    """Scales of many sizes in a layer that the next one, behind a Relu, takes back: no normalization shows them."""
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    for first in model.graph.node:
+        chain = [first]
+        for op in ("Relu", "Conv"):
+            found = readers.get(chain[-1].output[0], [])
+            if len(found) != 1 or found[0].op_type != op:
+                break
+            chain.append(found[0])
+        if (
+            len(chain) < 3
+            or first.op_type != "Conv"
+            or any(len(readers[n]) > 1 for n in (*first.input[1:], chain[2].input[1]))
+        ):
+            continue
+        if next(a.i for a in chain[2].attribute if a.name == "group") != 1 or rng.random() < 0.3:
+            continue
+        factors = np.exp(build.values.normal(0, rng.choice([1.0, 4.0]), build.shapes[first.input[1]][0]))
+        for name in first.input[1:]:
+            _times(model, name, factors)
+        _times(model, chain[2].input[1], 1 / factors, axis=1)
+
+
+def _times(model: onnx.ModelProto, name: str, factors: np.ndarray, axis: int = 0) -> None:
+    """A tensor times a factor for each entry of an axis."""
     for tensor in model.graph.initializer:
         if tensor.name == name:
             value = numpy_helper.to_array(tensor)
-            column = factors.reshape(-1, *(1,) * (value.ndim - 1))
+            column = factors.reshape(-1, *(1,) * (value.ndim - 1 - axis))
             tensor.CopyFrom(numpy_helper.from_array((value * column).astype(np.float32), name))

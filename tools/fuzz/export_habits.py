@@ -1,11 +1,10 @@
-"""What real exports have beside the network: stale shapes, names twice or empty, chains, half precision, functions.
+"""What real exports have beside the network: stale shapes, names twice or empty, chains, functions, open sizes.
 
-Each habit leaves a network of the same outputs, half precision apart.
+Each habit leaves a network of the same outputs.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from collections.abc import Callable
 
@@ -14,37 +13,17 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from tools.fuzz.builder import Builder
+from tools.fuzz.export import Export
+from tools.fuzz.stored_numbers import (
+    computed_weights,
+    constants,
+    external_data,
+    half_precision,
+    quantized_before,
+    typed_fields,
+)
 
-DATA = "model.onnx.data"
 DIMS = ("N", "batch_size", "unk__12", "None", "floor(h/2)", "é", "batch size", "?")
-FLOATS_ONLY = {"NonMaxSuppression", "RoiAlign", "GridSample", "NonZero", "TopK", "LSTM", "GRU"}
-
-
-@dataclasses.dataclass
-class Export:
-    """A model as it is written. beside: further files by name; ordinary: whether it must be near its 8-bit form."""
-
-    model: onnx.ModelProto
-    build: Builder
-    rng: random.Random
-    habits: list[str] = dataclasses.field(default_factory=list)
-    beside: dict[str, bytes] = dataclasses.field(default_factory=dict)
-    input_shapes: list[str] = dataclasses.field(default_factory=list)
-    ordinary: bool = True
-    floats: int = TensorProto.FLOAT  # type of the tensors inside
-    shapes: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)  # of inner tensors, by their names now
-
-    def __post_init__(self) -> None:
-        self.shapes = dict(self.build.shapes)
-
-    @property
-    def graph(self) -> onnx.GraphProto:
-        return self.model.graph
-
-    def weights(self) -> list[onnx.TensorProto]:
-        """Initializers that layers read as their weight."""
-        names = {n.input[1] for n in self.graph.node if n.op_type in ("Conv", "Gemm", "MatMul", "ConvTranspose")}
-        return [t for t in self.graph.initializer if t.name in names]
 
 
 def exported(model: onnx.ModelProto, build: Builder, rng: random.Random) -> Export:
@@ -58,21 +37,6 @@ def exported(model: onnx.ModelProto, build: Builder, rng: random.Random) -> Expo
         external_data(export)
         export.habits.append("external_data")
     return export
-
-
-def _insert(export: Export, at: int, node: onnx.NodeProto) -> None:
-    """Put a node into its place: protobuf's own insert is quadratic, and a case is small."""
-    nodes = list(export.graph.node)
-    nodes.insert(at, node)
-    copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
-    del export.graph.node[:]
-    export.graph.node.extend(copies)
-
-
-def _rename(export: Export, old: str, new: str, from_node: int = 0) -> None:
-    """In the inputs of nodes, from one on."""
-    for node in list(export.graph.node)[from_node:]:
-        node.input[:] = [new if name == old else name for name in node.input]
 
 
 def stale_shapes(export: Export) -> bool:
@@ -152,62 +116,14 @@ def local_function(export: Export) -> bool:
     return True
 
 
-def half_precision(export: Export) -> bool:
-    """float16 inside; its ends in float32 by Casts, or in float16 as well."""
-    nodes = export.graph.node
-    if any(n.op_type in {*FLOATS_ONLY, "Cast"} or n.domain for n in nodes) or export.model.functions:
-        return False
-    if any(v.type.tensor_type.elem_type != TensorProto.FLOAT for v in export.graph.input):
-        return False
-    kept = {name for n in nodes if n.op_type in ("Resize", "Upsample") for name in n.input[1:]}
-    for tensor in export.graph.initializer:
-        if tensor.name not in kept:
-            _halve(tensor)
-    for node in nodes:
-        for attribute in node.attribute:
-            if node.op_type == "Constant" and attribute.name == "value" and node.output[0] not in kept:
-                _halve(attribute.t)
-    del export.graph.value_info[:]
-    inputs = [v for v in export.graph.input if not any(t.name == v.name for t in export.graph.initializer)]
-    mixed = export.rng.random() < 0.6
-    export.ordinary, export.floats = False, TensorProto.FLOAT16
-    for value in (*export.graph.input, *export.graph.output):
-        floats = value.type.tensor_type.elem_type == TensorProto.FLOAT
-        if floats and value.name not in kept and not (mixed and (value in inputs or value in export.graph.output)):
-            value.type.tensor_type.elem_type = TensorProto.FLOAT16
-    if mixed:
-        for value in inputs:
-            _rename(export, value.name, f"{value.name}_half")
-            _insert(export, 0, helper.make_node("Cast", [value.name], [f"{value.name}_half"], to=TensorProto.FLOAT16))
-        for value in export.graph.output:
-            if value.type.tensor_type.elem_type == TensorProto.FLOAT:
-                _renamed_output(export, value.name, f"{value.name}_half")
-                nodes.append(helper.make_node("Cast", [f"{value.name}_half"], [value.name], to=TensorProto.FLOAT))
-    return True
-
-
-def _halve(tensor: onnx.TensorProto) -> None:
-    if tensor.data_type == TensorProto.FLOAT:
-        with np.errstate(over="ignore", under="ignore"):
-            half = numpy_helper.to_array(tensor).astype(np.float16)
-        tensor.CopyFrom(numpy_helper.from_array(half, tensor.name))
-
-
-def _renamed_output(export: Export, old: str, new: str) -> None:
-    """Of the node that makes it, and wherever it is read."""
-    for node in export.graph.node:
-        node.output[:] = [new if name == old else name for name in node.output]
-        node.input[:] = [new if name == old else name for name in node.input]
-
-
 def bytes_input(export: Export) -> bool:
     """Pixels as uint8, cast within the graph."""
     value = export.graph.input[0]
     if value.type.tensor_type.elem_type != TensorProto.FLOAT or len(value.type.tensor_type.shape.dim) != 4:
         return False
     value.type.tensor_type.elem_type = TensorProto.UINT8
-    _rename(export, value.name, f"{value.name}_float")
-    _insert(export, 0, helper.make_node("Cast", [value.name], [f"{value.name}_float"], to=TensorProto.FLOAT))
+    export.reads(value.name, f"{value.name}_float")
+    export.insert(0, helper.make_node("Cast", [value.name], [f"{value.name}_float"], to=TensorProto.FLOAT))
     export.ordinary = False
     return True
 
@@ -256,53 +172,9 @@ def identities(export: Export) -> None:
             name = f"same_{export.build.count}"
             floats = source in export.shapes and len(export.shapes[source]) > 1
             dropped = floats and export.rng.random() < 0.4 and not export.build.varying
-            _insert(export, at, helper.make_node("Dropout" if dropped else "Identity", [source], [name], name=name))
+            export.insert(at, helper.make_node("Dropout" if dropped else "Identity", [source], [name], name=name))
             at, source = at + 1, name
         export.graph.node[at].input[0] = source
-
-
-def constants(export: Export) -> None:
-    """Constants in place of initializers."""
-    stated = {value.name for value in export.graph.input}
-    for tensor in list(export.graph.initializer):
-        if export.rng.random() < 0.7 and tensor.name not in stated:
-            node = helper.make_node("Constant", [], [tensor.name], value=tensor)
-            export.graph.initializer.remove(tensor)
-            _insert(export, 0, node)
-
-
-def computed_weights(export: Export) -> bool:
-    """Weights behind Transpose, Reshape, Cast, Identity or a product with a constant."""
-    stated = {value.name for value in export.graph.input}
-    found = [t for t in export.weights() if t.name not in stated and t.data_type == TensorProto.FLOAT]
-    for tensor in found:
-        if export.rng.random() < 0.5:
-            _behind(export, tensor, export.rng.choice(["Transpose", "Reshape", "Cast", "Identity", "Mul", "Unsqueeze"]))
-    return bool(found)
-
-
-def _behind(export: Export, tensor: onnx.TensorProto, kind: str) -> None:
-    name, value = tensor.name, numpy_helper.to_array(tensor)
-    source, extra, attrs = f"{name}_source", [], {}
-    if kind == "Transpose":
-        perm = list(range(value.ndim))[::-1]
-        stored, attrs = np.ascontiguousarray(value.transpose(perm)), {"perm": perm}
-    elif kind == "Reshape":
-        stored, extra = value.reshape(-1), [numpy_helper.from_array(np.array(value.shape), f"{name}_shape")]
-    elif kind == "Cast":
-        with np.errstate(over="ignore"):
-            stored, attrs = value.astype(export.rng.choice([np.float16, np.float64])), {"to": TensorProto.FLOAT}
-    elif kind == "Mul":
-        stored, extra = value / 2, [numpy_helper.from_array(np.array(2, np.float32), f"{name}_factor")]
-    elif kind == "Unsqueeze" and export.build.opset < 13:
-        stored, attrs = value.reshape(value.shape[1:] if value.shape[0] == 1 else value.shape), {"axes": [0]}
-        if value.shape[0] != 1:
-            kind, attrs = "Identity", {}
-    else:
-        stored, kind = value, "Identity"
-    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(stored), source))
-    export.graph.initializer.extend(extra)
-    _insert(export, 0, helper.make_node(kind, [source, *(t.name for t in extra)], [name], name=source, **attrs))
 
 
 def texts(export: Export) -> None:
@@ -343,14 +215,6 @@ def open_dims(export: Export) -> None:
     del export.graph.value_info[:]
 
 
-def typed_fields(export: Export) -> None:
-    """Numbers in float_data and int64_data, as converters wrote them before raw bytes."""
-    for tensor in export.graph.initializer:
-        value = numpy_helper.to_array(tensor)
-        if tensor.data_type == TensorProto.FLOAT and value.size:
-            tensor.CopyFrom(helper.make_tensor(tensor.name, TensorProto.FLOAT, value.shape, value.reshape(-1).tolist()))
-
-
 def empty_inputs(export: Export) -> None:
     """Optional inputs that are left out, said so."""
     for node in export.graph.node:
@@ -361,30 +225,13 @@ def empty_inputs(export: Export) -> None:
 def aliased_output(export: Export) -> None:
     """The output is an Identity of what is known by another name inside."""
     name = export.graph.output[0].name
-    _renamed_output(export, name, f"{name}_inside")
+    export.renames(name, f"{name}_inside")
     export.graph.node.append(helper.make_node("Identity", [f"{name}_inside"], [name], name="the_output"))
-
-
-def external_data(export: Export) -> None:
-    """Weights in a file beside the model."""
-    data = bytearray()
-    for tensor in export.graph.initializer:
-        raw = numpy_helper.to_array(tensor).tobytes()
-        if len(raw) < 64 or tensor.data_type not in (TensorProto.FLOAT, TensorProto.FLOAT16):
-            continue
-        offset = len(data)
-        data += raw
-        name, kind, dims = tensor.name, tensor.data_type, list(tensor.dims)
-        tensor.Clear()
-        tensor.name, tensor.data_type, tensor.data_location = name, kind, TensorProto.EXTERNAL
-        tensor.dims.extend(dims)
-        for key, value in (("location", DATA), ("offset", offset), ("length", len(raw))):
-            tensor.external_data.add(key=key, value=str(value))
-    export.beside[DATA] = bytes(data)
 
 
 HABITS: list[Callable[[Export], bool | None]] = [
     *(stale_shapes, true_shapes, names_twice, names_empty, odd_tensor_names, initializers_as_inputs, local_function),
     *(half_precision, half_precision, bytes_input, unused_nodes, more_outputs, identities, constants),
     *(computed_weights, texts, unused_imports, open_dims, open_dims, typed_fields, empty_inputs, aliased_output),
+    quantized_before,
 ]

@@ -43,7 +43,8 @@ def options_for(
         options["threads"] = rng.choice([0, 2])
     if rng.random() < 0.05:
         options["check"] = False
-    images = _images(model, input_shapes, rng) if rng.random() < 0.15 else None
+    runs = options["recipe"] in ("mixed", "int8", "int4") or rng.random() < 0.1  # the others take no images
+    images = _images(model, input_shapes, rng) if runs and rng.random() < 0.2 else None
     if images is not None:
         options["images"] = IMAGES
     return options, _least(options), images
