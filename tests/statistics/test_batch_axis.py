@@ -75,7 +75,7 @@ def test_a_fixed_batch_of_more_than_1_is_free_too():
 
 
 def test_images_that_leave_outputs_of_unlike_size_bind_the_batch():
-    """As boxes that NonMaxSuppression chose, with the batch in front: [1, 6, 4] for one image, [1, 7, 4] for the next."""
+    """As boxes that NonMaxSuppression chose, the batch in front: [1, 6, 4] for one image, [1, 7, 4] for the next."""
     net = graphs.Net((1, 3, 8, 8))
     y = net.conv("x", 4)
     line = net.node("ReduceMean", y, axes=[0, 1, 2], keepdims=0)
