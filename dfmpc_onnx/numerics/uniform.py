@@ -11,7 +11,7 @@ from dfmpc_onnx.numerics.granularity import Granularity, PerAxis
 from dfmpc_onnx.numerics.quantized import QuantizedWeight, quantize
 
 MIN_BITS, MAX_BITS = 2, 8
-PRUNED = 1e-3  # of a step: a channel whose weights are all smaller was pruned, or has decayed
+PRUNED = 1e-2  # of a step: half a step would make such a channel fifty times as large; it was pruned, or has decayed
 
 
 def dorefa(weight: npt.NDArray[np.float32], bits: int, granularity: Granularity) -> QuantizedWeight:

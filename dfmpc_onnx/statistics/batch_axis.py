@@ -45,10 +45,10 @@ def batch_is_free(graph: gs.Graph, inputs: InputSpecs, seed: int) -> bool:
         if not isinstance(found, np.ndarray):  # a list or a map says nothing of batches
             return False
         wanted = [np.asarray(a[index]) for a in alone]
-        if found.shape[:1] != (2,) or any(w.shape[:1] != (1,) for w in wanted):
-            return False
+        if found.shape[:1] != (2,) or any(w.shape != (1, *found.shape[1:]) for w in wanted):
+            return False  # sizes behind the batch differ where an image decides how many boxes come out
         joined = np.concatenate(wanted)
-        if joined.shape != found.shape or joined.dtype.kind not in "fiub":
+        if joined.dtype.kind not in "fiub":
             return False
         a, b = found.astype(np.float64), joined.astype(np.float64)
         finite = np.isfinite(a) & np.isfinite(b)

@@ -8,7 +8,16 @@ from typing import Annotated, ClassVar
 import msgspec
 import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.graph.operators import averages, batch_norm_parameters, is_weighted, keeps_scale, meaning_of, op_of
+from dfmpc_onnx.errors import Unknown
+from dfmpc_onnx.graph.operators import (
+    averages,
+    batch_norm_parameters,
+    clip_bounds,
+    is_weighted,
+    keeps_scale,
+    meaning_of,
+    op_of,
+)
 from dfmpc_onnx.numerics.interpolation import CUBIC_COEFFICIENT, cubic_overshoot
 from dfmpc_onnx.numerics.ranges import (
     DEVIATIONS,
@@ -103,6 +112,7 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
             if seen is not None and workspace.inputs.images is not None:
                 low, high = min(low, seen[0]), max(high, seen[1])
             ranges[spec.name] = (low, high)
+        _within_clips(workspace.graph, ranges)
         _overshoot(workspace.graph, ranges, measured, reach)
         _widen_averages(workspace.graph, ranges)
         workspace.put(Ranges(ranges))
@@ -114,6 +124,28 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
         fixed = len(pinned) + len(skewed)
         notes = (f"{len(ranges)} ranges, {fixed} of them from BatchNormalization, {len(measured)} tensors measured",)
         return PassResult(self.name, refusals=refusals, notes=notes)
+
+
+def _within_clips(graph: gs.Graph, ranges: dict[str, tuple[float, float]]) -> None:
+    """Cut the range of what a Clip gives to its bounds, also behind pooling and moves.
+
+    Measured ranges reach beyond what was seen. onnxruntime takes a layer and its Clip for one integer kernel only where
+    the range lies within the bounds.
+    """
+    bounds: dict[str, tuple[float, float]] = {}
+    for node in graph.nodes:
+        if not node.inputs or not node.outputs:
+            continue
+        made, read = node.outputs[0].name, node.inputs[0].name
+        try:
+            bounds[made] = clip_bounds(node)
+        except Unknown:
+            if not _keeps_range(node) or read not in bounds:
+                continue
+            bounds[made] = min(bounds[read][0], 0.0), max(bounds[read][1], 0.0)
+        if made in ranges:
+            low, high = (min(max(end, bounds[made][0]), bounds[made][1]) for end in ranges[made])
+            ranges[made] = low, high
 
 
 def _overshoot(

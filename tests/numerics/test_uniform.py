@@ -151,3 +151,12 @@ def test_grids_that_hold_zero_and_tensors_without_pruned_channels_are_left_alone
     weight[1] = 0
     of_integers = symmetric(weight, 4, PerTensor())
     assert with_zero_channels(of_integers, weight, 0) is of_integers
+
+
+def test_channels_that_decayed_are_zero_as_pruned_ones_are():
+    """Half a step is a hundred times as large as such a weight, and a small running variance would show it."""
+    weight = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
+    step = float(dorefa(weight, 7, PerTensor()).scale.item())
+    weight[1] *= 5e-3 * step / np.abs(weight[1]).max()
+    got = with_zero_channels(dorefa(weight, 7, PerTensor()), weight, 0).dequantize()
+    assert not got[1].any() and got[[0, 2, 3]].all()

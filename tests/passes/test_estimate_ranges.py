@@ -152,3 +152,16 @@ def test_what_was_measured_of_the_overshoot_counts_times_its_reach_but_covers_th
     found = space.get(Ranges).tensors
     high = found["relu1"][1]
     assert found["resize1"] == pytest.approx((-0.15 * high, high))
+
+
+def test_what_was_measured_reaches_no_further_than_a_clip_also_behind_a_pool():
+    """onnxruntime computes a Conv and its Clip in integers only where the range lies within the Clip's bounds."""
+    net = graphs.Net()
+    y = net.clip(net.conv(net.node("CumSum", net.conv("x", 4), net.weight("axis", np.array(3))), 4))  # no moments
+    pooled = net.node("MaxPool", y, kernel_shape=[2, 2], strides=[2, 2])
+    space = graphs.workspace(net.model(net.conv(pooled, 4)), "8")
+    PassManager(graphs.pipeline("quantize_weights")).run(space)
+    space.put(MeasuredRanges({"clip1": (0.0, 5.9), "maxpool1": (0.5, 6.0), "conv3": (-4.0, 7.0)}))
+    EstimateRanges().run(space)
+    got = space.get(Ranges).tensors
+    assert got["clip1"] == (0.0, 6.0) and got["maxpool1"] == (0.75, 6.0)

@@ -72,3 +72,12 @@ def test_a_fixed_batch_of_more_than_1_is_free_too():
     model = net.model(net.tail(net.block("x", 4)))
     assert is_free(model)
     assert all(len(x) >= 16 for x in feeds_of(model).values())
+
+
+def test_images_that_leave_outputs_of_unlike_size_bind_the_batch():
+    """As boxes that NonMaxSuppression chose, the batch in front: [1, 6, 4] for one image, [1, 7, 4] for the next."""
+    net = graphs.Net((1, 3, 8, 8))
+    y = net.conv("x", 4)
+    line = net.node("ReduceMean", y, axes=[0, 1, 2], keepdims=0)
+    chosen = net.node("Greater", line, net.weight("limit", np.float32(0)))
+    assert not is_free(net.model(net.node("Compress", y, chosen, axis=3)))

@@ -1,7 +1,12 @@
 """Throw random and damaged models at `quantize` and count what comes of them.
 
-python -m tools.fuzz --cases 10000 --seed 1 [--workers 2] [--keep FOLDER]
+python -m tools.fuzz --cases 10000 --seed 1 [--grammar architectures] [--workers 2] [--keep FOLDER]
 python -m tools.fuzz --seed 1 --case 4711        one case, in this process, with its traceback
+python -m tools.fuzz --seed 1 --case 4711 --add NAME --why "what is wrong"    into the corpus of what once failed
+python -m tools.fuzz --corpus                    that corpus alone; every other run begins with it
+
+Two grammars: `graphs` draws operators at random and damages models, `architectures` draws whole networks with weights
+as training leaves them, in the form that exporters give them.
 
 Each case runs in a worker process under a limit of time and memory, so a crash, a hang and a swelling are seen, too.
 Exit status 1 where anything came out but a quantized network that agrees, refused layers, or a clear error.
@@ -12,19 +17,19 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import functools
 import os
 import pathlib
 import sys
 import time
 
-from tools.fuzz import pool
-from tools.fuzz.trial import ERROR, GOOD, drawn, files, tried
+from tools.fuzz import corpus, pool
+from tools.fuzz.grammars import CORPUS, GRAMMARS, GRAPHS, drawer
+from tools.fuzz.trial import ERROR, GOOD, Case, tried
 
 
-def one(seed: int, number: int, keep: pathlib.Path | None) -> int:
+def one(case: Case) -> int:
     """Run one case and say all of it."""
-    case = drawn(seed, number, files())
-    _keep(keep, f"{seed}_{number}", case.model)
     outcome = tried(case)
     print(f"{case.kind} of {case.source}, {len(case.model)} bytes, {case.options}\n{outcome.detail}")
     print(f"{outcome.outcome}: {outcome.place}")
@@ -37,15 +42,17 @@ def _keep(folder: pathlib.Path | None, name: str, model: bytes) -> None:
         (folder / f"{name}.onnx").write_bytes(model)
 
 
-def many(seed: int, numbers: range, workers: int, keep: pathlib.Path | None, sentences: bool) -> int:
+def many(
+    seed: int, numbers: range, workers: int, keep: pathlib.Path | None, sentences: bool, grammar: str = GRAPHS
+) -> int:
     """Run cases, print each defect of a new kind as it is found, and the table in the end."""
-    began = time.monotonic()
+    began, work = time.monotonic(), functools.partial(pool.work, grammar=grammar)
     table: collections.Counter[tuple[str, str]] = collections.Counter()
     said: collections.Counter[str] = collections.Counter()
     defects: dict[str, list[int]] = {}
     done = 0
     with contextlib.suppress(KeyboardInterrupt):  # what has been tried until then is told
-        for done, (number, case, outcome) in enumerate(pool.results(seed, numbers, workers), 1):
+        for done, (number, case, outcome) in enumerate(pool.results(seed, numbers, workers, work), 1):
             table[case.kind, outcome.outcome] += 1
             if outcome.outcome == ERROR:
                 said[outcome.place] += 1
@@ -53,7 +60,7 @@ def many(seed: int, numbers: range, workers: int, keep: pathlib.Path | None, sen
                 found = defects.setdefault(outcome.place, [])
                 found.append(number)
                 if len(found) == 1:
-                    print(f"case {number}, {case.kind}, {case.options}", flush=True)
+                    print(f"case {number}, {case.kind} of {case.source}, {case.options}", flush=True)
                     print(f"{outcome.place}: {outcome.detail.strip()[-1500:]}\n", flush=True)
                 if len(found) <= 3:
                     _keep(keep, f"{seed}_{number}", case.model)
@@ -68,24 +75,36 @@ def many(seed: int, numbers: range, workers: int, keep: pathlib.Path | None, sen
         print(f"{len(cases)} x {place}: cases {', '.join(map(str, cases[:8]))}")
     for sentence, count in said.most_common(60) if sentences else ():
         print(f"{count} x {sentence}")
-    print(f"{done} cases, seed {seed}, {time.monotonic() - began:.0f} s")
+    print(f"{done} cases of {grammar}, seed {seed}, {time.monotonic() - began:.0f} s")
     return 1 if defects else 0
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.fuzz", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--grammar", choices=GRAMMARS, default=GRAPHS)
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--keep", type=pathlib.Path, help="a folder for the models of defects")
     parser.add_argument("--case", type=int, help="run this one alone, and say all of it")
+    parser.add_argument("--add", metavar="NAME", help="with --case: put it into the corpus of what once failed")
+    parser.add_argument("--why", default="", help="with --add: what was wrong, in a sentence")
+    parser.add_argument("--corpus", action="store_true", help="run what once failed, and nothing else")
     parser.add_argument("--errors", action="store_true", help="count the sentences of clear errors, too")
     options = parser.parse_args()
     if options.case is not None:
-        return one(options.seed, options.case, options.keep)
+        case = drawer(options.grammar)(options.seed, options.case)
+        _keep(options.keep, f"{options.seed}_{options.case}", case.model)
+        if options.add is not None:
+            print(corpus.keep(case, options.add, options.why))
+        return one(case)
+    kept = range(len(corpus.names()))
+    once = many(0, kept, options.workers, options.keep, options.errors, CORPUS)
+    if options.corpus:
+        return once
     numbers = range(options.first, options.first + options.cases)
-    return many(options.seed, numbers, options.workers, options.keep, options.errors)
+    return many(options.seed, numbers, options.workers, options.keep, options.errors, options.grammar) or once
 
 
 if __name__ == "__main__":

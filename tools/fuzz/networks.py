@@ -113,10 +113,10 @@ def finished(draw: Drawing) -> onnx.ModelProto:
     graph = helper.make_graph(draw.nodes, "random", inputs, values, tensors)
     ids = [helper.make_opsetid("", draw.opset), *(helper.make_opsetid(d, 1) for d in sorted(draw.domains))]
     model = helper.make_model(graph, opset_imports=ids, ir_version=min(helper.find_min_ir_version_for(ids[:1]), 13))
-    return _with_types(model)
+    return with_types(model)
 
 
-def _with_types(model: onnx.ModelProto) -> onnx.ModelProto:
+def with_types(model: onnx.ModelProto) -> onnx.ModelProto:
     """Outputs with the type and shape that inference finds, float of any shape where it finds none."""
     try:
         inferred = onnx.shape_inference.infer_shapes(model)

@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 
-from tools.fuzz.trial import Case, Outcome, drawn, files, tried
+from tools.fuzz.grammars import GRAPHS, drawer
+from tools.fuzz.trial import Case, Outcome, tried
 
 SECONDS = 60.0  # of processor time for a case
 PATIENCE = 10.0  # times as long by the clock: on a busy machine a process waits
@@ -23,16 +24,16 @@ MEGABYTES = 3000  # of data a worker may hold; a process with its libraries begi
 MOST_GROWTH = 2000
 
 
-def work(seed: int, pipe: Connection) -> None:
+def work(seed: int, pipe: Connection, grammar: str = GRAPHS) -> None:
     """Run the cases whose numbers come in until None does; each is sent back as it begins, its outcome as it ends."""
     resource.setrlimit(resource.RLIMIT_DATA, (MEGABYTES << 20, MEGABYTES << 20))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     silence = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):  # what libraries print is not judged
         os.dup2(silence, stream)
-    sources = files()
+    draw = drawer(grammar)
     while (number := pipe.recv()) is not None:
-        case = drawn(seed, number, sources)
+        case = draw(seed, number)
         pipe.send(case)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         outcome = tried(case)

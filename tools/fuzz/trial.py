@@ -11,7 +11,7 @@ import tempfile
 import threading
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -63,13 +63,19 @@ CLOSED = tuple(item for item in SETTINGS if item[0]["recipe"] in ("paper", "per-
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What is tried: the bytes of a model, the options, and how near the result has to be."""
+    """What is tried: the bytes of a model, the options, and how near the result has to be.
+
+    beside: files next to the model by name; an option `images` names one of them. varying: outputs whose size depends
+    on values, by index.
+    """
 
     kind: str
     source: str
     model: bytes
     options: dict[str, object]
     least_sqnr: float | None
+    beside: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+    varying: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,14 +141,19 @@ def tried(case: Case) -> Outcome:
         warnings.simplefilter("error")
         source, target = pathlib.Path(folder) / "model.onnx", pathlib.Path(folder) / "out.onnx"
         source.write_bytes(case.model)
+        for name, data in case.beside.items():
+            (source.parent / name).write_bytes(data)
+        options = dict(case.options)
+        if "images" in options:
+            options["images"] = source.parent / str(options["images"])
         try:
-            made = dfmpc_onnx.quantize(source, target, **case.options)  # type: ignore[arg-type]
+            made = dfmpc_onnx.quantize(source, target, **options)  # type: ignore[arg-type]
         except UserError as error:
             line = str(error)
             left = sorted(p.name for p in pathlib.Path(folder).iterdir())
             if line != printable(line) or len(line) > 1000:
                 return Outcome("defect", "message", f"not one clean line: {line[:300]!r}")
-            if left != ["model.onnx"]:
+            if left != sorted(["model.onnx", *case.beside]):
                 return Outcome("defect", "files", f"left behind: {left}")
             return Outcome(ERROR, _without_names(line), line)
         except MemoryError as error:
@@ -189,7 +200,7 @@ def _judged(case: Case, source: pathlib.Path, target: pathlib.Path, refused: boo
         got = [_run(candidate, fed) for fed in feeds]
     except Exception as error:
         return Outcome("defect", "the result does not run", str(error))
-    found = _sqnr(want, got)
+    found = _sqnr(want, got, case.varying)
     if isinstance(found, str):
         return Outcome("defect", found, "")
     if case.least_sqnr is not None and found < case.least_sqnr:
@@ -199,7 +210,7 @@ def _judged(case: Case, source: pathlib.Path, target: pathlib.Path, refused: boo
             want, got = ([_run(session, fed) for fed in feeds] for session in (reference, candidate))
         except Exception as error:
             return Outcome("defect", "the result does not run", str(error))
-        found = _sqnr(want, got)
+        found = _sqnr(want, got, case.varying)
         if isinstance(found, str):
             return Outcome("defect", found, "")
     least = UNTOUCHED if refused and case.options.get("activations") == "none" else case.least_sqnr
@@ -268,10 +279,14 @@ def _feeds(session: onnxruntime.InferenceSession, case: Case, seed: int) -> dict
     return feeds
 
 
-def _sqnr(want: list[list[np.ndarray]], got: list[list[np.ndarray]]) -> float | str:
-    """Of all outputs together in dB, or what is wrong with them."""
+def _sqnr(want: list[list[np.ndarray]], got: list[list[np.ndarray]], varying: Sequence[int] = ()) -> float | str:
+    """Of all outputs together in dB, or what is wrong with them. varying: outputs whose size depends on values."""
     signal = noise = 0.0
-    for a, b in zip(_flat(want), _flat(got), strict=True):
+    for index, (a, b) in enumerate(zip(_flat(want), _flat(got), strict=True)):
+        if index % len(want[0]) in varying:
+            if a.ndim != b.ndim or a.dtype != b.dtype:
+                return "outputs of another rank or type"
+            continue
         if a.shape != b.shape or a.dtype != b.dtype:
             return "outputs of another shape or type"
         if a.dtype.kind != "f":
