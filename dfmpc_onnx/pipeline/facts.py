@@ -205,9 +205,9 @@ class FloatActivations:
 
 @dataclasses.dataclass(frozen=True)
 class FloatLayers:
-    """The layers, by name, that read floats although they could compute in integers."""
+    """The layers, by name, that read floats although they could compute in integers, each with the reason."""
 
-    layers: frozenset[str]
+    layers: Mapping[str, Reason]
 
 
 @dataclasses.dataclass(frozen=True)

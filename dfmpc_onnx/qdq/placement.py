@@ -154,7 +154,7 @@ class Placer:
     def of(cls, workspace: Workspace) -> Placer:
         """For the layers that have codes and are not spared, with the ranges and exempt tensors known so far."""
         spared, exempt = workspace.find(FloatLayers), workspace.find(FloatActivations)
-        left = spared.layers if spared is not None else frozenset[str]()
+        left = spared.layers.keys() if spared is not None else frozenset[str]()
         coded = workspace.get(Codes).weights.keys() - left
         return cls(
             workspace.graph,

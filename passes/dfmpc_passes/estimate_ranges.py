@@ -8,7 +8,8 @@ from typing import Annotated, ClassVar
 import msgspec
 import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.graph.operators import averages, batch_norm_parameters, is_weighted, keeps_scale, meaning_of, op_of
+from dfmpc_onnx.graph.operators import averages, batch_norm_parameters, keeps_scale, meaning_of, op_of
+from dfmpc_onnx.graph.output_layers import tail_tensors
 from dfmpc_onnx.numerics.interpolation import CUBIC_COEFFICIENT, cubic_overshoot
 from dfmpc_onnx.numerics.ranges import (
     DEVIATIONS,
@@ -154,22 +155,6 @@ def _widen_averages(graph: gs.Graph, ranges: dict[str, tuple[float, float]]) -> 
         missing = (max(most, 0.0) - min(least, 0.0)) / LEVELS - (high - low)
         if missing > 0:
             ranges[node.outputs[0].name] = low - missing / 2, high + missing / 2
-
-
-def tail_tensors(graph: gs.Graph) -> set[str]:
-    """The tensors behind which no layer follows: scores and boxes.
-
-    On images of nothing in particular no score is as high as on an image of the thing, so what was measured there
-    is too narrow.
-    """
-    leads: set[str] = set()
-    tail: set[str] = set()
-    for node in reversed(graph.nodes):
-        reaches = any(t.name in leads for t in node.outputs)
-        tail.update(t.name for t in node.outputs if t.name not in leads)
-        if reaches or is_weighted(node):
-            leads.update(t.name for t in node.inputs)
-    return tail
 
 
 def vector_tensors(graph: gs.Graph) -> set[str]:
