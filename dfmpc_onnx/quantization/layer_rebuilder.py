@@ -35,6 +35,7 @@ from dfmpc_onnx.pipeline.facts import Layer, LayerBits
 from dfmpc_onnx.pipeline.manager import Figure, Refusal, Rewrite
 from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY, BitWidth
 from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.quantization.layer_reach import LayerReach
 from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics
 from dfmpc_onnx.statistics.engines import registration
 from dfmpc_onnx.statistics.error_at_next_layer import Known, NextInput, next_input
@@ -153,6 +154,7 @@ class Rebuilder:
         self._tell = workspace.tell
         self._seed = workspace.settings.seed
         self.ranges: dict[str, tuple[float, float]] = {}
+        self.reach = LayerReach(workspace.graph, layers)
         self.rewrites: list[Rewrite] = []
         self.refusals: list[Refusal] = []
         self._lost: dict[str, float] = {}
@@ -184,6 +186,7 @@ class Rebuilder:
         moments = moments_of()
         if not moments.count:
             return self._nearest(node, weight, layer, bits, "nothing reaches it on the images of the statistics")
+        self.reach.layer(node, rows, moments, _bias_of(node))
         errors = moments.output_errors(rows)
         measure = self.measure(node, rows, moments, errors.variance, known)
         target = self._target(rows, moments, weight, layer)
@@ -315,6 +318,7 @@ class Rebuilder:
         low, high = measured_range(values)
         if np.isfinite(low) and np.isfinite(high):
             self.ranges[tensor] = (low, high)
+            self.reach.observe(tensor, values)
 
 
 def _bias_of(node: gs.Node) -> Float | None:

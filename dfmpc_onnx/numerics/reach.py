@@ -1,0 +1,72 @@
+"""How far the channels of a layer's output may reach, from moments and weights: docs/method.md, section 7.
+
+What excites a detector is not among the procedural images, so the extremes of a sample say too little: of a score
+they show one end of its scale. Moments say more. A channel is taken to reach eight deviations to both sides.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from dfmpc_onnx.numerics.arrays import Float, Float32
+from dfmpc_onnx.numerics.ranges import DEVIATIONS
+
+STILL = 0.1  # of what its weights allow: a channel that reaches less on the sample stands still there
+
+
+@dataclasses.dataclass(frozen=True)
+class Reach:
+    """Mean, and least and greatest value, of each channel: three ``[channels]`` float64."""
+
+    mean: Float
+    low: Float
+    high: Float
+
+    @classmethod
+    def of_moments(cls, mean: Float, variance: Float) -> Reach:
+        """Eight deviations to both sides. mean, variance: ``[channels]``."""
+        far = DEVIATIONS * np.sqrt(np.maximum(variance, 0.0))
+        return cls(mean, mean - far, mean + far)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Of the tensor: the least of all channels, and the greatest."""
+        return float(self.low.min()), float(self.high.max())
+
+    def with_(self, other: Reach) -> Reach:
+        """As far as either reaches, around the mean of this one."""
+        return Reach(self.mean, np.minimum(self.low, other.low), np.maximum(self.high, other.high))
+
+    def roused(self, allowed: Reach) -> Reach:
+        """The channels that stand still on the sample as far as their weights allow; others as they are."""
+        still = self.high - self.low < STILL * (allowed.high - allowed.low)
+        wide = self.with_(allowed)
+        return Reach(self.mean, np.where(still, wide.low, self.low), np.where(still, wide.high, self.high))
+
+
+def independent_reach(rows: Float32, mean: Float, variance: Float, bias: Float | float = 0.0) -> Reach:
+    """Of a layer's outputs when the entries of its patches are independent, as in patterns finer than any photograph.
+
+    rows: ``[groups, out/group, k]``; mean, variance: of the patch's entries, ``[groups, k]``; bias: ``[out]``.
+    """
+    squares = np.square(rows, dtype=np.float64)
+    centre = np.einsum("goi,gi->go", rows, mean, dtype=np.float64).reshape(-1) + bias
+    spread = np.einsum("goi,gi->go", squares, np.maximum(variance, 0.0)).reshape(-1)
+    return Reach.of_moments(centre, spread)
+
+
+def pushed_reach(rows: Float32, entries: Reach, bias: Float | float = 0.0) -> Reach:
+    """Of a layer's outputs when the entries of its patches are pushed up, or down, along its weights.
+
+    Each entry goes from its mean towards the end of its reach that its weight's sign asks for; independent entries do
+    not do so at once, so that what they add counts by the root of its squares. rows: ``[groups, out/group, k]``;
+    entries: three ``[groups, k]``; bias: ``[out]``.
+    """
+    up, down = np.square(entries.high - entries.mean), np.square(entries.mean - entries.low)
+    positive, negative = (np.square(np.maximum(side * rows, 0.0), dtype=np.float64) for side in (1.0, -1.0))
+    centre = np.einsum("goi,gi->go", rows, entries.mean, dtype=np.float64).reshape(-1) + bias
+    above = np.einsum("goi,gi->go", positive, up) + np.einsum("goi,gi->go", negative, down)
+    below = np.einsum("goi,gi->go", positive, down) + np.einsum("goi,gi->go", negative, up)
+    return Reach(centre, centre - np.sqrt(below.reshape(-1)), centre + np.sqrt(above.reshape(-1)))
