@@ -68,8 +68,10 @@ def output_layers(graph: gs.Graph, names: Collection[str]) -> dict[str, bool]:
 def _read_by_head(graph: gs.Graph, tensor: gs.Tensor, linear: set[str], head: Mapping[str, bool]) -> bool:
     """Whether layers of the head alone read a tensor, through what is linear."""
     readers = consumers(tensor)
-    return bool(readers) and not is_output(graph, tensor) and all(
-        node.name in head or all(t.name in linear for t in node.outputs) for node in readers
+    return (
+        bool(readers)
+        and not is_output(graph, tensor)
+        and all(node.name in head or all(t.name in linear for t in node.outputs) for node in readers)
     )
 
 
@@ -104,4 +106,4 @@ def _cost(node: gs.Node, made: list[int]) -> int:
     if not made or weight is None or not all(isinstance(d, int) for d in weight):
         return 0
     positions = made[2:] if op_of(node) in ("Conv", "ConvTranspose") else made[:-1]
-    return math.prod(weight) * math.prod(positions)
+    return int(math.prod(weight) * math.prod(positions))

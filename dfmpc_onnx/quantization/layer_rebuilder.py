@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import shown
 from dfmpc_onnx.graph.channels import channel_readings, channel_sources, pools_without_zeros
+from dfmpc_onnx.graph.known_scale import tensors_of_known_scale
 from dfmpc_onnx.graph.operators import batch_norm_parameters, op_of
 from dfmpc_onnx.graph.query import constant, has_input
 from dfmpc_onnx.numerics.arrays import Float, Float32
@@ -155,6 +156,9 @@ class Rebuilder:
         self._seed = workspace.settings.seed
         self.ranges: dict[str, tuple[float, float]] = {}
         self.reach = LayerReach(workspace.graph, layers)
+        inputs = workspace.inputs
+        scaled = {spec.name for spec in inputs if spec.is_picture or not spec.is_float or inputs.images is not None}
+        self._scaled = tensors_of_known_scale(workspace.graph, scaled)
         self.rewrites: list[Rewrite] = []
         self.refusals: list[Refusal] = []
         self._lost: dict[str, float] = {}
@@ -269,6 +273,8 @@ class Rebuilder:
             return None
         if self._only_norms_read(node):
             return None
+        if node.inputs[0].name not in self._scaled:
+            return None  # a shift of the sample's scale is noise on what is quieter
         shift = shift_of()
         old = constant(node.inputs[2]) if has_input(node, 2) else np.zeros(len(shift), np.float32)
         if old is None or old.size != len(shift):

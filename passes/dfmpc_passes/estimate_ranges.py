@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import msgspec
-import numpy as np
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.graph.operators import averages, batch_norm_parameters, keeps_scale, meaning_of, op_of
 from dfmpc_onnx.graph.output_layers import tail_tensors
 from dfmpc_onnx.numerics.interpolation import CUBIC_COEFFICIENT, cubic_overshoot
-from dfmpc_onnx.numerics.moments import ChannelMoments
 from dfmpc_onnx.numerics.ranges import (
     DEVIATIONS,
     LEVELS,
@@ -25,8 +23,8 @@ from dfmpc_onnx.numerics.ranges import (
 from dfmpc_onnx.pipeline.facts import Codes, MeasuredRanges, Ranges
 from dfmpc_onnx.pipeline.manager import Pass, PassResult, Refusal
 from dfmpc_onnx.pipeline.workspace import Workspace
-from dfmpc_onnx.statistics.composed_functions import Composed, compose
 from dfmpc_onnx.statistics.independent_moments import NOT_NEEDED, propagate
+from dfmpc_onnx.statistics.reach_followers import widened
 
 
 class EstimateRangesOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -97,8 +95,8 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
                 low, high = min(max(derived[0], least), low), max(min(derived[1], most), high)
             ranges[name] = max(low, float(m.low.min())), min(high, float(m.high.max()))
         if workspace.inputs.images is None:
-            fixed = pinned | skewed.keys() | {spec.name for spec in workspace.inputs}
-            _follow(workspace.graph, ranges, found.reach, known, fixed)
+            told = pinned | skewed.keys()
+            ranges.update(widened(workspace.graph, ranges, found.reach, known, told))
         for spec in workspace.inputs:
             bounds = known.get(spec.name)
             if bounds is None:
@@ -122,54 +120,6 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
         fixed = len(pinned) + len(skewed)
         notes = (f"{len(ranges)} ranges, {fixed} of them from BatchNormalization, {len(measured)} tensors measured",)
         return PassResult(self.name, refusals=refusals, notes=notes)
-
-
-def _follow(
-    graph: gs.Graph,
-    ranges: dict[str, tuple[float, float]],
-    reach: Mapping[str, tuple[float, float]],
-    known: Mapping[str, ChannelMoments],
-    fixed: Collection[str],
-) -> None:
-    """Widen what layers give to their reach, and what follows of it, through activations, moves and sums.
-
-    reach: of layers' outputs. fixed: tensors whose range is known otherwise.
-    """
-    wide: dict[str, tuple[float, float]] = {}
-    functions: dict[str, Composed] = {}
-    for node in graph.nodes:
-        function = compose(node, functions)
-        if function is not None:
-            functions[node.outputs[0].name] = function
-        for tensor in node.outputs:
-            name = tensor.name
-            bounds = reach.get(name) or _carried(node, wide, function)
-            if bounds is None or name in fixed or name not in ranges:
-                continue
-            low, high = (min(bounds[0], ranges[name][0]), max(bounds[1], ranges[name][1]))
-            if name in known and known[name].mean.size:
-                low, high = max(low, float(known[name].low.min())), min(high, float(known[name].high.max()))
-            wide[name] = ranges[name] = (low, high)
-
-
-def _carried(
-    node: gs.Node, wide: Mapping[str, tuple[float, float]], function: Composed | None
-) -> tuple[float, float] | None:
-    """How far a node's output reaches where it is a function, a move or a sum of what reaches far; else None."""
-    if function is not None and function.source in wide:
-        ends = function.function(np.array([wide[function.source]]))[0]
-        return (float(ends.min()), float(ends.max())) if np.isfinite(ends).all() else None
-    parts = [wide.get(t.name) for t in node.inputs[: 1 if _moves(node) else None]]
-    if not any(parts) or not (_moves(node) or op_of(node) in ("Add", "Concat")):
-        return None
-    lows, highs = zip(*(part for part in parts if part is not None), strict=True)
-    if op_of(node) == "Add":  # of independent parts
-        return -float(np.hypot.reduce(np.minimum(lows, 0.0))), float(np.hypot.reduce(np.maximum(highs, 0.0)))
-    return min(lows), max(highs)
-
-
-def _moves(node: gs.Node) -> bool:
-    return keeps_scale(node) or _keeps_range(node)
 
 
 def _overshoot(

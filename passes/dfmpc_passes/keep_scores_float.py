@@ -27,9 +27,9 @@ class KeepScoresFloat(Pass[KeepScoresFloatOptions]):
     After: the same graph; the Conv is known as one that shall read x in float and give floats
 
     Why: on inputs without what a detector looks for every logit lies below 0, so no range that is measured on them
-    holds the score of the thing. An integer Conv needs a range for its output, a float one does not. Layers behind which
-    no other follows are a few percent of a network's work: where they are at most 3 %, scores first, and of these the
-    cheapest, they compute in float. A Gemm or MatMul at the end gives floats as it is, and stays integer.
+    holds the score of the thing. An integer Conv needs a range for its output, a float one does not. Layers behind
+    which no other follows are a few percent of a network's work: where they are at most 3 %, scores first, and of
+    these the cheapest, they compute in float. A Gemm or MatMul at the end gives floats as it is, and stays integer.
 
     Requires: codes, and the layers as they will be in the file.
 
