@@ -13,7 +13,7 @@ import numpy as np
 from dfmpc_onnx.numerics.arrays import Float, Float32
 from dfmpc_onnx.numerics.ranges import DEVIATIONS
 
-STILL = 0.1  # of what its weights allow: a channel that reaches less on the sample stands still there
+SELDOM = 0.25  # of what the layer in front allows: a channel that reaches less on the sample is seldom active there
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,21 +40,19 @@ class Reach:
         return Reach(self.mean, np.minimum(self.low, other.low), np.maximum(self.high, other.high))
 
     def roused(self, allowed: Reach) -> Reach:
-        """The channels that stand still on the sample as far as their weights allow; others as they are."""
-        still = self.high - self.low < STILL * (allowed.high - allowed.low)
-        wide = self.with_(allowed)
-        return Reach(self.mean, np.where(still, wide.low, self.low), np.where(still, wide.high, self.high))
+        """The channels that are seldom active on the sample as far as they are allowed to go; others as they are.
 
+        Of a Gaussian that a Relu cuts eight deviations are 0.6 of what it can reach; a quarter, where its mean lies 1.2
+        deviations below 0. What is cut further down says little of what will excite it.
+        """
+        up = self.high - self.mean < SELDOM * (allowed.high - self.mean)
+        down = self.mean - self.low < SELDOM * (self.mean - allowed.low)
+        return Reach(self.mean, np.where(down, allowed.low, self.low), np.where(up, allowed.high, self.high))
 
-def independent_reach(rows: Float32, mean: Float, variance: Float, bias: Float | float = 0.0) -> Reach:
-    """Of a layer's outputs when the entries of its patches are independent, as in patterns finer than any photograph.
-
-    rows: ``[groups, out/group, k]``; mean, variance: of the patch's entries, ``[groups, k]``; bias: ``[out]``.
-    """
-    squares = np.square(rows, dtype=np.float64)
-    centre = np.einsum("goi,gi->go", rows, mean, dtype=np.float64).reshape(-1) + bias
-    spread = np.einsum("goi,gi->go", squares, np.maximum(variance, 0.0)).reshape(-1)
-    return Reach.of_moments(centre, spread)
+    def unseen(self, variance: Float) -> Float:
+        """What variance there may be beyond that of a sample: of what is roused, else 0. Shaped like mean."""
+        allowed = np.square(np.maximum(self.high - self.mean, self.mean - self.low) / DEVIATIONS)
+        return np.where(variance < np.square(SELDOM) * allowed, allowed, 0.0)
 
 
 def pushed_reach(rows: Float32, entries: Reach, bias: Float | float = 0.0) -> Reach:

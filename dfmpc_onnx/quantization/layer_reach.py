@@ -12,20 +12,20 @@ from dfmpc_onnx.graph.output_layers import output_layers
 from dfmpc_onnx.graph.query import consumers, producer
 from dfmpc_onnx.numerics.arrays import Float, Float32
 from dfmpc_onnx.numerics.least_squares import PatchMoments
-from dfmpc_onnx.numerics.reach import Reach, independent_reach, pushed_reach
+from dfmpc_onnx.numerics.reach import Reach, pushed_reach
 from dfmpc_onnx.pipeline.facts import Layer
 from dfmpc_onnx.statistics.channel_statistics import channel_moments
 
-SAMPLES = 4096  # of a channel, that say enough of its moments
+CHANNEL_SAMPLES = 4096  # of a channel, that say enough of its moments
 CHANNELWISE = frozenset({"MaxPool", "Resize", "Pad"})
 
 
 class LayerReach:
     """The reach of each layer's output behind which no BatchNormalization tells it, by tensor name.
 
-    It is the widest of eight deviations as measured, of eight deviations that the weights make of independent entries,
-    and, of layers whose values go to the outputs, of entries pushed up on purpose. So is a channel that stands still on
-    the sample, as what waits for a pattern does.
+    It is the wider of eight deviations as measured and of eight deviations that the weights make of independent
+    entries. Of an entry that is seldom active, as what waits for a pattern is, not its deviation counts, but what the
+    layer in front lets it reach; so of every entry that scores and boxes are made of.
     """
 
     def __init__(self, graph: gs.Graph, layers: Mapping[str, Layer]) -> None:
@@ -41,16 +41,22 @@ class LayerReach:
         found = {name: reach.bounds for name, reach in self._channels.items() if reach.mean.size}
         return {name: bounds for name, bounds in found.items() if np.isfinite(bounds).all()}
 
-    def layer(self, node: gs.Node, rows: Float32, moments: PatchMoments, bias: Float | None) -> None:
-        """A layer is about to run. rows: its float weight, ``[groups, out/group, k]``."""
-        if node.outputs[0].name not in self._tensors:
-            return
+    def layer(self, node: gs.Node, rows: Float32, moments: PatchMoments, bias: Float | None) -> Float:
+        """A layer is about to run. rows: its float weight, ``[groups, out/group, k]``.
+
+        Returns the variance, ``[groups, k]``, that entries of its patches may have which are seldom active.
+        """
         out = rows.shape[0] * rows.shape[1]
         offset = bias if bias is not None and bias.size == out else 0.0
-        mean, variance = moments.mean_hat, moments.diagonal - np.square(moments.mean_hat)
-        reach = independent_reach(rows, mean, variance, offset)
-        pushed = pushed_reach(rows, self._entries(node, mean, variance), offset)
-        self._channels[node.outputs[0].name] = reach.with_(pushed) if node.name in self._head else reach.roused(pushed)
+        mean, variance = moments.mean_hat, np.maximum(moments.diagonal - np.square(moments.mean_hat), 0.0)
+        measured, allowed = Reach.of_moments(mean, variance), self._allowed(node, mean)
+        entries = measured if allowed is None else measured.roused(allowed)
+        if node.outputs[0].name in self._tensors:
+            pushed = pushed_reach(rows, entries, offset)
+            if allowed is not None and node.name in self._head:
+                pushed = pushed.with_(pushed_reach(rows, allowed, offset))
+            self._channels[node.outputs[0].name] = pushed
+        return entries.unseen(variance)
 
     def observe(self, tensor: str, values: Float32) -> None:
         """The values of a tensor in the float network."""
@@ -59,22 +65,21 @@ class LayerReach:
             return
         x = values if op_of(node) in ("Conv", "ConvTranspose") else values.reshape(-1, values.shape[-1])
         x = x.reshape(*x.shape[:2], -1)
-        step = max(1, x.shape[0] * x.shape[2] // SAMPLES)
+        step = max(1, x.shape[0] * x.shape[2] // CHANNEL_SAMPLES)
         step += step % 2 == 0  # an odd step visits every column of an even-sized map
         measured = Reach.of_moments(*channel_moments(x[:, :, ::step]))
         before = self._channels.get(tensor)
         alike = before is not None and before.mean.shape == measured.mean.shape
         self._channels[tensor] = measured.with_(before) if before is not None and alike else measured
 
-    def _entries(self, node: gs.Node, mean: Float, variance: Float) -> Reach:
-        """The reach of each entry of a layer's patches ``[groups, k]``: by moments, and by the layers in front."""
-        entries = Reach.of_moments(mean, variance)
+    def _allowed(self, node: gs.Node, mean: Float) -> Reach | None:
+        """How far the layers in front let each entry of a layer's patches go, ``[groups, k]``; None where not known."""
         source = _through(node.inputs[0], self._channels)
         if source is None or mean.size % source.mean.size:
-            return entries
+            return None
         taps = mean.size // source.mean.size  # channels come group by group, each with its taps
-        spread = Reach(mean, *(np.repeat(v, taps).reshape(mean.shape) for v in (source.low, source.high)))
-        return Reach(mean, np.minimum(mean, spread.low), np.maximum(mean, spread.high))
+        low, high = (np.repeat(v, taps).reshape(mean.shape) for v in (source.low, source.high))
+        return Reach(mean, np.minimum(mean, low), np.maximum(mean, high))
 
 
 def _normalized(node: gs.Node) -> bool:

@@ -190,12 +190,12 @@ class Rebuilder:
         moments = moments_of()
         if not moments.count:
             return self._nearest(node, weight, layer, bits, "nothing reaches it on the images of the statistics")
-        self.reach.layer(node, rows, moments, _bias_of(node))
+        unseen = self.reach.layer(node, rows, moments, _bias_of(node))
         errors = moments.output_errors(rows)
         measure = self.measure(node, rows, moments, errors.variance, known)
         target = self._target(rows, moments, weight, layer)
         gain = 0.0 if target is rows else measure.share(errors.of(rows)) - measure.share(errors.of(target))
-        shrunk = moments.shrunk()
+        shrunk = moments.shrunk().varying(unseen)
         feedback = self._options.rounding == "feedback" and moments.count >= FEWEST_PATCHES
         factor = feedback_factor(shrunk.hat) if feedback else None
         chosen, width = self._choose(_Task(target, shrunk, measure, factor, layer), bits)

@@ -12,7 +12,8 @@ from dfmpc_onnx.numerics.moments import ChannelMoments
 from dfmpc_onnx.statistics.composed_functions import Composed, compose
 
 Range = tuple[float, float]
-CHOOSES = frozenset({"MaxPool", "Flatten", "Pad", "Slice"})  # nothing beyond what they read, and zeros
+SHUT = 0.25  # of what its factors' ranges allow: a product that reaches less was never let through
+NOTHING_BEYOND = frozenset({"MaxPool", "Flatten", "Pad", "Slice"})  # nothing beyond what they read, and zeros
 
 
 def widened(
@@ -28,18 +29,19 @@ def widened(
     """
     wide: dict[str, Range] = {}
     functions: dict[str, Composed] = {}
+    so_far = dict(ranges)
     for node in graph.nodes:
         function = compose(node, functions)
         if function is not None:
             functions[node.outputs[0].name] = function
         for name in (tensor.name for tensor in node.outputs):
-            bounds = reach.get(name) or _carried(node, wide, function)
+            bounds = reach.get(name) or _carried(node, wide, function) or _let_through(node, so_far)
             if bounds is None or name in fixed or name not in ranges:
                 continue
             low, high = min(bounds[0], ranges[name][0]), max(bounds[1], ranges[name][1])
             if name in known and known[name].mean.size:
                 low, high = max(low, float(known[name].low.min())), min(high, float(known[name].high.max()))
-            wide[name] = low, high
+            wide[name] = so_far[name] = low, high
     return wide
 
 
@@ -48,7 +50,7 @@ def _carried(node: gs.Node, wide: Mapping[str, Range], function: Composed | None
     if function is not None and function.source in wide:
         ends = function.function(np.array([wide[function.source]]))[0]
         return (float(ends.min()), float(ends.max())) if np.isfinite(ends).all() else None
-    moves = keeps_scale(node) or op_of(node) in CHOOSES
+    moves = keeps_scale(node) or op_of(node) in NOTHING_BEYOND
     found = [wide[t.name] for t in node.inputs[: 1 if moves else None] if t.name in wide]
     if not found or not (moves or op_of(node) in ("Add", "Concat")):
         return None
@@ -56,3 +58,14 @@ def _carried(node: gs.Node, wide: Mapping[str, Range], function: Composed | None
     if op_of(node) == "Add":  # of independent parts
         return -float(np.hypot.reduce(np.minimum(lows, 0.0))), float(np.hypot.reduce(np.maximum(highs, 0.0)))
     return float(lows.min()), float(highs.max())
+
+
+def _let_through(node: gs.Node, ranges: Mapping[str, Range]) -> Range | None:
+    """What a product may become whose gate stood shut: where it reached less than a quarter of its factors' product."""
+    names = [tensor.name for tensor in (*node.inputs, *node.outputs)]
+    if op_of(node) != "Mul" or len(names) != 3 or not all(name in ranges for name in names):
+        return None
+    corners = np.multiply.outer(ranges[names[0]], ranges[names[1]])
+    low, high = float(corners.min()), float(corners.max())
+    seen = ranges[names[2]]
+    return (low, high) if seen[1] - seen[0] < SHUT * (high - low) else None
