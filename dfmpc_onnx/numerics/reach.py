@@ -62,9 +62,13 @@ def pushed_reach(rows: Float32, entries: Reach, bias: Float | float = 0.0) -> Re
     not do so at once, so that what they add counts by the root of its squares. rows: ``[groups, out/group, k]``;
     entries: three ``[groups, k]``; bias: ``[out]``.
     """
-    up, down = np.square(entries.high - entries.mean), np.square(entries.mean - entries.low)
-    positive, negative = (np.square(np.maximum(side * rows, 0.0), dtype=np.float64) for side in (1.0, -1.0))
-    centre = np.einsum("goi,gi->go", rows, entries.mean, dtype=np.float64).reshape(-1) + bias
-    above = np.einsum("goi,gi->go", positive, up) + np.einsum("goi,gi->go", negative, down)
-    below = np.einsum("goi,gi->go", positive, down) + np.einsum("goi,gi->go", negative, up)
-    return Reach(centre, centre - np.sqrt(below.reshape(-1)), centre + np.sqrt(above.reshape(-1)))
+    up, down = (np.square(side)[:, :, None] for side in (entries.high - entries.mean, entries.mean - entries.low))
+    squares = np.square(rows)
+    rising = np.where(rows > 0, squares, np.float32(0))
+    squares -= rising  # of the weights that fall
+    centre = (rows @ entries.mean[:, :, None].astype(np.float32)).reshape(-1).astype(np.float64) + bias
+    above, below = (
+        np.sqrt((rising @ a.astype(np.float32) + squares @ b.astype(np.float32)).reshape(-1).astype(np.float64))
+        for a, b in ((up, down), (down, up))
+    )
+    return Reach(centre, centre - below, centre + above)

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.graph.operators import activation, is_clip, keeps_scale, meaning_of, op_of
+from dfmpc_onnx.graph.operators import activation, is_clip, keeps_scale, meaning_of, op_of, squashes
 from dfmpc_onnx.graph.output_layers import output_layers
-from dfmpc_onnx.graph.query import consumers, producer
+from dfmpc_onnx.graph.query import consumers, has_input, input_constant, producer
 from dfmpc_onnx.numerics.arrays import Float, Float32
-from dfmpc_onnx.numerics.least_squares import PatchMoments
+from dfmpc_onnx.numerics.moments import ChannelMoments
 from dfmpc_onnx.numerics.reach import Reach, pushed_reach
 from dfmpc_onnx.pipeline.facts import Layer
 from dfmpc_onnx.statistics.channel_statistics import channel_moments
@@ -29,7 +29,8 @@ class LayerReach:
     """
 
     def __init__(self, graph: gs.Graph, layers: Mapping[str, Layer]) -> None:
-        self._head = output_layers(graph, layers)
+        head = output_layers(graph, layers)
+        self._scores = {n.outputs[0].name for n in graph.nodes if n.name in layers and (n.name in head or _gates(n))}
         self._channels: dict[str, Reach] = {}
         self._tensors = {
             node.outputs[0].name: node for node in graph.nodes if node.name in layers and not _normalized(node)
@@ -41,19 +42,19 @@ class LayerReach:
         found = {name: reach.bounds for name, reach in self._channels.items() if reach.mean.size}
         return {name: bounds for name, bounds in found.items() if np.isfinite(bounds).all()}
 
-    def layer(self, node: gs.Node, rows: Float32, moments: PatchMoments, bias: Float | None) -> Float:
-        """A layer is about to run. rows: its float weight, ``[groups, out/group, k]``.
+    def layer(self, node: gs.Node, rows: Float32, mean: Float, variance: Float, bias: Float | None) -> Float:
+        """A layer is about to run. rows: its float weight, ``[groups, out/group, k]``; mean, variance: of the entries
+        of its patches, ``[groups, k]``.
 
         Returns the variance, ``[groups, k]``, that entries of its patches may have which are seldom active.
         """
         out = rows.shape[0] * rows.shape[1]
         offset = bias if bias is not None and bias.size == out else 0.0
-        mean, variance = moments.mean_hat, np.maximum(moments.diagonal - np.square(moments.mean_hat), 0.0)
         measured, allowed = Reach.of_moments(mean, variance), self._allowed(node, mean)
         entries = measured if allowed is None else measured.roused(allowed)
         if node.outputs[0].name in self._tensors:
             pushed = pushed_reach(rows, entries, offset)
-            if allowed is not None and node.name in self._head:
+            if allowed is not None and node.outputs[0].name in self._scores:
                 pushed = pushed.with_(pushed_reach(rows, allowed, offset))
             self._channels[node.outputs[0].name] = pushed
         return entries.unseen(variance)
@@ -80,6 +81,45 @@ class LayerReach:
         taps = mean.size // source.mean.size  # channels come group by group, each with its taps
         low, high = (np.repeat(v, taps).reshape(mean.shape) for v in (source.low, source.high))
         return Reach(mean, np.minimum(mean, low), np.maximum(mean, high))
+
+
+def reach_by_moments(
+    graph: gs.Graph, layers: Mapping[str, Layer], known: Mapping[str, ChannelMoments]
+) -> dict[str, tuple[float, float]]:
+    """The range of each layer's output, as `LayerReach` has them, where nothing was measured.
+
+    known: moments of tensors by name.
+    """
+    found = LayerReach(graph, layers)
+    for node in graph.nodes:
+        layer, moments = layers.get(node.name), known.get(node.inputs[0].name) if node.inputs else None
+        weight = input_constant(node, 1)
+        if layer is None or moments is None or weight is None or layer.op == "ConvTranspose":
+            continue
+        rows = to_rows(np.asarray(weight, np.float32), layer)
+        entries = rows.shape[0] * rows.shape[2]
+        if not moments.mean.size or entries % moments.mean.size:
+            continue
+        mean, variance = (
+            np.repeat(v, entries // moments.mean.size).reshape(rows.shape[0], -1)
+            for v in (moments.mean, moments.variance)
+        )
+        bias = input_constant(node, 2) if has_input(node, 2) else None
+        found.layer(node, rows, mean, variance, None if bias is None else np.asarray(bias, np.float64).reshape(-1))
+    return found.bounds
+
+
+def to_rows(weight: Float32, layer: Layer) -> Float32:
+    """A weight as ``[groups, out/group, k]``."""
+    if layer.op == "Conv":
+        return weight.reshape(layer.groups, weight.shape[0] // layer.groups, -1)
+    return np.ascontiguousarray(weight if layer.axis == 0 else weight.T)[None]
+
+
+def _gates(node: gs.Node) -> bool:
+    """Whether a squashing function alone reads what a layer gives."""
+    readers = consumers(node.outputs[0])
+    return bool(readers) and all(squashes(reader) for reader in readers)
 
 
 def _normalized(node: gs.Node) -> bool:

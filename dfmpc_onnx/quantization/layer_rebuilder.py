@@ -36,7 +36,7 @@ from dfmpc_onnx.pipeline.facts import Layer, LayerBits
 from dfmpc_onnx.pipeline.manager import Figure, Refusal, Rewrite
 from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY, BitWidth
 from dfmpc_onnx.pipeline.workspace import Workspace
-from dfmpc_onnx.quantization.layer_reach import LayerReach
+from dfmpc_onnx.quantization.layer_reach import LayerReach, to_rows
 from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics
 from dfmpc_onnx.statistics.engines import registration
 from dfmpc_onnx.statistics.error_at_next_layer import Known, NextInput, next_input
@@ -190,7 +190,8 @@ class Rebuilder:
         moments = moments_of()
         if not moments.count:
             return self._nearest(node, weight, layer, bits, "nothing reaches it on the images of the statistics")
-        unseen = self.reach.layer(node, rows, moments, _bias_of(node))
+        variance = np.maximum(moments.diagonal - np.square(moments.mean_hat), 0.0)
+        unseen = self.reach.layer(node, rows, moments.mean_hat, variance, _bias_of(node))
         errors = moments.output_errors(rows)
         measure = self.measure(node, rows, moments, errors.variance, known)
         target = self._target(rows, moments, weight, layer)
@@ -331,13 +332,6 @@ def _bias_of(node: gs.Node) -> Float | None:
     """A layer's constant bias, flat; None where it has none, or a computed one."""
     bias = bias_of(node)
     return None if bias is None else np.asarray(bias, np.float64).reshape(-1)
-
-
-def to_rows(weight: Float32, layer: Layer) -> Float32:
-    """A weight as ``[groups, out/group, k]``."""
-    if layer.op == "Conv":
-        return weight.reshape(layer.groups, weight.shape[0] // layer.groups, -1)
-    return np.ascontiguousarray(weight if layer.axis == 0 else weight.T)[None]
 
 
 def from_rows(rows: Float32, layer: Layer) -> Float32:

@@ -20,9 +20,10 @@ from dfmpc_onnx.numerics.ranges import (
     moment_range,
     skewed_range,
 )
-from dfmpc_onnx.pipeline.facts import Codes, MeasuredRanges, Ranges
+from dfmpc_onnx.pipeline.facts import Codes, Layers, MeasuredRanges, Ranges
 from dfmpc_onnx.pipeline.manager import Pass, PassResult, Refusal
 from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.quantization.layer_reach import reach_by_moments
 from dfmpc_onnx.statistics.independent_moments import NOT_NEEDED, propagate
 from dfmpc_onnx.statistics.reach_followers import widened
 
@@ -58,7 +59,7 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
 
     name = "estimate_ranges"
     Options = EstimateRangesOptions
-    requires: ClassVar = (Codes,)
+    requires: ClassVar = (Codes, Layers)
     provides: ClassVar = (Ranges,)
 
     def run(self, workspace: Workspace) -> PassResult:
@@ -96,7 +97,8 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
             ranges[name] = max(low, float(m.low.min())), min(high, float(m.high.max()))
         if workspace.inputs.images is None:
             told = pinned | skewed.keys()
-            ranges.update(widened(workspace.graph, ranges, found.reach, known, told))
+            reach_of = found.reach or reach_by_moments(workspace.graph, workspace.get(Layers).by_name(), known)
+            ranges.update(widened(workspace.graph, ranges, reach_of, known, told))
         for spec in workspace.inputs:
             bounds = known.get(spec.name)
             if bounds is None:
