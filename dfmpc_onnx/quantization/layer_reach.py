@@ -7,7 +7,16 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.graph.operators import activation, is_clip, keeps_scale, meaning_of, op_of, squashes
+from dfmpc_onnx.graph.channels import channel_readings
+from dfmpc_onnx.graph.operators import (
+    activation,
+    batch_norm_parameters,
+    is_clip,
+    keeps_scale,
+    meaning_of,
+    op_of,
+    squashes,
+)
 from dfmpc_onnx.graph.output_layers import output_layers
 from dfmpc_onnx.graph.query import consumers, has_input, input_constant, producer
 from dfmpc_onnx.numerics.arrays import Float, Float32
@@ -32,9 +41,8 @@ class LayerReach:
         head = output_layers(graph, layers)
         self._scores = {n.outputs[0].name for n in graph.nodes if n.name in layers and (n.name in head or _gates(n))}
         self._channels: dict[str, Reach] = {}
-        self._tensors = {
-            node.outputs[0].name: node for node in graph.nodes if node.name in layers and not _normalized(node)
-        }
+        outputs = {node.outputs[0].name: node for node in graph.nodes if node.name in layers}
+        self._tensors = {name: node for name, node in outputs.items() if not only_norms_read(graph, node.outputs[0])}
 
     @property
     def bounds(self) -> dict[str, tuple[float, float]]:
@@ -122,9 +130,13 @@ def _gates(node: gs.Node) -> bool:
     return bool(readers) and all(squashes(reader) for reader in readers)
 
 
-def _normalized(node: gs.Node) -> bool:
-    readers = consumers(node.outputs[0])
-    return bool(readers) and all(op_of(reader) == "BatchNormalization" for reader in readers)
+def only_norms_read(graph: gs.Graph, tensor: gs.Tensor) -> bool:
+    """Whether all that reads a layer's output, through Concats too, are BatchNormalizations of known parameters."""
+    readings = channel_readings(graph, tensor)
+    return not isinstance(readings, str) and all(
+        op_of(reading.node) == "BatchNormalization" and batch_norm_parameters(reading.node) is not None
+        for reading in readings
+    )
 
 
 def _through(tensor: gs.Tensor, known: Mapping[str, Reach]) -> Reach | None:

@@ -12,9 +12,8 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import shown
-from dfmpc_onnx.graph.channels import channel_readings, channel_sources, pools_without_zeros
+from dfmpc_onnx.graph.channels import channel_sources, pools_without_zeros
 from dfmpc_onnx.graph.known_scale import tensors_of_known_scale
-from dfmpc_onnx.graph.operators import batch_norm_parameters, op_of
 from dfmpc_onnx.graph.query import constant, has_input
 from dfmpc_onnx.numerics.arrays import Float, Float32
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
@@ -36,7 +35,7 @@ from dfmpc_onnx.pipeline.facts import Layer, LayerBits
 from dfmpc_onnx.pipeline.manager import Figure, Refusal, Rewrite
 from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY, BitWidth
 from dfmpc_onnx.pipeline.workspace import Workspace
-from dfmpc_onnx.quantization.layer_reach import LayerReach, to_rows
+from dfmpc_onnx.quantization.layer_reach import LayerReach, only_norms_read, to_rows
 from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics
 from dfmpc_onnx.statistics.engines import registration
 from dfmpc_onnx.statistics.error_at_next_layer import Known, NextInput, next_input
@@ -272,7 +271,7 @@ class Rebuilder:
         layer = self._layers[node.name]
         if not self._options.recalibrate or shift_of is None or layer.batch_norm or layer.op == "MatMul":
             return None
-        if self._only_norms_read(node):
+        if only_norms_read(self._graph, node.outputs[0]):
             return None
         if node.inputs[0].name not in self._scaled:
             return None  # a shift of the sample's scale is noise on what is quieter
@@ -312,14 +311,6 @@ class Rebuilder:
                 if bias is not None and layer.channels in (None, bias.size):
                     total[first : first + bias.size] = bias[: max(channels - first, 0)]
         return plain, hat
-
-    def _only_norms_read(self, node: gs.Node) -> bool:
-        """Whether all that reads a layer's output are BatchNormalizations, which correct its mean themselves."""
-        readings = channel_readings(self._graph, node.outputs[0])
-        return not isinstance(readings, str) and all(
-            op_of(reading.node) == "BatchNormalization" and batch_norm_parameters(reading.node) is not None
-            for reading in readings
-        )
 
     def observe(self, tensor: str, values: Float32) -> None:
         low, high = measured_range(values)
