@@ -1,6 +1,7 @@
 """Corrections of biases and means: only what independent samples vouch for, and never at a scale that nobody knows."""
 
 import numpy as np
+import onnx
 import pytest
 
 import dfmpc_onnx
@@ -8,6 +9,8 @@ from dfmpc_onnx.numerics.recalibration import shrunk_mean
 from dfmpc_onnx.runtime.session import Session
 from dfmpc_onnx.statistics.channel_statistics import mean_shift
 from tests import graphs
+
+STATE = np.zeros((2, 1, 4), np.float32)
 
 
 def test_a_mean_is_shrunk_by_its_standard_error():
@@ -40,7 +43,7 @@ def test_positions_that_agree_because_they_overlap_do_not_vouch_for_each_other()
 
 
 def streaming():
-    """1-D Convs over a moment of sound: each sees few places, the last a single one."""
+    """1-D Convs over a moment of sound, with a state beside it: each sees few places, the last a single one."""
     net = graphs.Net((1, 1, 640))
     x = "x"
     for index, (width, kernel, step) in enumerate(((32, 256, 128), (32, 3, 2), (32, 3, 2), (4, 1, 1))):
@@ -51,7 +54,12 @@ def streaming():
         x = net.node("Conv", x, *names, strides=[step], pads=[kernel // 2 if kernel == 3 else 0] * 2)
         net.channels[x] = width
         x = net.relu(x) if index < 3 else x
-    return net.model(x)
+    model = net.model(x)
+    state = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2, 1, 4]) for name in ("state", "next")]
+    model.graph.node.append(onnx.helper.make_node("Tanh", ["state"], ["next"], name="tanh"))
+    model.graph.input.append(state[0])
+    model.graph.output.append(state[1])
+    return model
 
 
 @pytest.mark.parametrize("deviation", [0.05, 1.0])
@@ -62,6 +70,6 @@ def test_sound_that_is_quieter_than_the_sample_keeps_its_fidelity(deviation):
     signal = noise = 0.0
     for _ in range(50):
         x = deviation * random.standard_normal((1, 1, 640)).astype(np.float32)
-        want, got = (Session(m).run({"x": x})[0] for m in (model, made))
+        want, got = (Session(m).run({"x": x, "state": STATE})[0] for m in (model, made))
         signal, noise = signal + float(np.square(want).sum()), noise + float(np.square(want - got).sum())
     assert 10 * np.log10(signal / noise) > 35
