@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -139,21 +139,43 @@ def only_norms_read(graph: gs.Graph, tensor: gs.Tensor) -> bool:
     )
 
 
-def _through(tensor: gs.Tensor, known: Mapping[str, Reach]) -> Reach | None:
-    """The reach of a tensor's channels by that of the layer in front of it; None where more than a function of one
-    value stands between."""
+def _through(tensor: gs.Tensor, known: Mapping[str, Reach], sums: bool = True) -> Reach | None:
+    """The reach of a tensor's channels by that of the layers in front of it; None where more than functions of one
+    value, and one sum of two, stand between."""
     functions: list[Callable[[Float], Float]] = []
     while tensor.name not in known:
         node = producer(tensor)
         if node is None:
             return None
+        if sums and op_of(node) == "Add":
+            parts = [_through(part, known, sums=False) for part in node.inputs]
+            return _followed(_sum(parts), functions)
         function = activation(node)
         if function is not None and (is_clip(node) or meaning_of(node).rectifies or meaning_of(node).squashes):
             functions.append(function)
         elif not (op_of(node) in CHANNELWISE and keeps_scale(node)):
             return None
         tensor = node.inputs[0]
-    reach = known[tensor.name]
+    return _followed(known[tensor.name], functions)
+
+
+def _sum(parts: Sequence[Reach | None]) -> Reach | None:
+    """Of independent tensors, whose ways from their means add up by their squares."""
+    found = [part for part in parts if part is not None]
+    if len(found) != len(parts) or len({part.mean.shape for part in found}) != 1:
+        return None
+    mean = np.sum([part.mean for part in found], axis=0)
+    above, below = (
+        np.sqrt(np.sum([np.square(far) for far in ways], axis=0))
+        for ways in ([p.high - p.mean for p in found], [p.mean - p.low for p in found])
+    )
+    return Reach(mean, mean - below, mean + above)
+
+
+def _followed(reach: Reach | None, functions: Sequence[Callable[[Float], Float]]) -> Reach | None:
+    """Through functions of one value, the last first."""
+    if reach is None:
+        return None
     mean, low, high = reach.mean, reach.low, reach.high
     for function in reversed(functions):
         mean, low, high = (function(v[:, None])[:, 0] for v in (mean, low, high))

@@ -8,7 +8,6 @@ from dfmpc_onnx.runtime.session import Session
 from tests import graphs
 
 CHECKER = np.array([[1, -1, 1], [-1, 1, -1], [1, -1, 1]], np.float32) / 9
-RISING = np.arange(-2, 3, dtype=np.float32)
 
 
 def _filters(net, out, channels, pattern, size=0.1):
@@ -87,6 +86,26 @@ def gated():
     return net.model(net.node("Sigmoid", y))
 
 
+def levels():
+    """Score times objectness on two levels, joined: as dense face detectors have them."""
+    net = graphs.Net((1, 3, 32, 32))
+    first = net.relu(_conv(net, "x", _filters(net, 8, 3, CHECKER)))
+    parts = []
+    for x in (first, net.node("MaxPool", first, kernel_shape=[2, 2], strides=[2, 2])):
+        scores = [net.node("Sigmoid", _conv(net, x, _reads_first(net, 1, 8, gain), [-5.6])) for gain in (2.5, 3.0)]
+        flat = net.node("Transpose", net.node("Mul", *scores), perm=[0, 2, 3, 1])
+        parts.append(net.node("Reshape", flat, net.weight(f"list{len(parts)}", np.array([0, -1, 1]))))
+    return net.model(net.node("Concat", *parts, axis=1))
+
+
+def sum_of_branches():
+    """Two branches that wait for the pattern, added in front of a further layer."""
+    net = graphs.Net((1, 3, 32, 32))
+    x = net.relu(_conv(net, "x", _filters(net, 8, 3, CHECKER), [-1.5, *[0.0] * 7]))
+    branch = net.relu(_conv(net, x, _reads_first(net, 8, 8, 1.0), np.full(8, -1.0)))
+    return net.model(net.node("Sigmoid", _conv(net, net.node("Add", x, branch), _reads_first(net, 1, 8, 3.0), [-5.6])))
+
+
 def checkered():
     """A quarter of the picture is a fine checkerboard, of the amplitude of a picture's own contrast."""
     y, x = np.mgrid[:32, :32]
@@ -111,8 +130,10 @@ def best(model, x):
         linear_chain,
         background_class,
         gated,
+        levels,
+        sum_of_branches,
     ],
-    ids=["integer", "float", "thresholded", "twice", "linear", "background", "gated"],
+    ids=["integer", "float", "thresholded", "twice", "linear", "background", "gated", "levels", "sum"],
 )
 def test_a_score_reaches_what_the_float_network_gives_it(network, recipe):
     model = network()
