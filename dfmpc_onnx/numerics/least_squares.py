@@ -67,6 +67,14 @@ class PatchMoments(abc.ABC):
         hat[:, index, index] = self.diagonal
         return dataclasses.replace(self, hat=hat)
 
+    def varying(self, variance: Float) -> PatchMoments:
+        """With entries that vary more than they did, each by itself. variance: what to add, ``[groups, k]``."""
+        if not variance.any():
+            return self
+        hat, index = self.hat.copy(), np.arange(self.hat.shape[1])
+        hat[:, index, index] += variance.astype(hat.dtype)
+        return dataclasses.replace(self, hat=hat)
+
     @property
     def diagonal(self) -> Float:
         """``E[x^_i^2]``: ``[groups, k]`` float64."""

@@ -70,6 +70,26 @@ def recalibrate(
     return dataclasses.replace(norm, mean=new_mean, std=new_std)
 
 
+FEWEST_SAMPLES = 8  # independent ones, below which a mean difference is not known
+
+
+def shrunk_mean(samples: Float) -> Float:
+    """The mean of independent samples, shrunk by its own standard error: ``[channels]`` of ``[n, channels]``.
+
+    ``d max(0, 1 - e^2 / d^2)`` with d the mean and e its standard error, channel by channel, as James and Stein (1961)
+    shrink: what the sample may have made by chance is not corrected. 0 where samples are few.
+    """
+    count = len(samples)
+    if count < FEWEST_SAMPLES:
+        return np.zeros(samples.shape[1])
+    mean = samples.mean(axis=0)
+    error = samples.var(axis=0, ddof=1) / count
+    square = np.square(mean)
+    share = np.divide(error, square, out=np.ones_like(square), where=square > 0)
+    result: Float = mean * np.maximum(1.0 - share, 0.0)
+    return result
+
+
 class StreamStatistics(Protocol):
     """Mean and variance of a tensor in the float and the quantized stream: ``[channels]`` each."""
 

@@ -195,9 +195,13 @@ class Ranges:
 
 @dataclasses.dataclass(frozen=True)
 class MeasuredRanges:
-    """The 0.01 and 99.99 percentile of tensors of the float network on the images it was run on, by name."""
+    """The 0.01 and 99.99 percentile of tensors of the float network on the images it was run on, by name.
+
+    reach: of the outputs of layers behind which no BatchNormalization stands, how far moments and weights let them go.
+    """
 
     tensors: Mapping[str, tuple[float, float]]
+    reach: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,9 +213,9 @@ class FloatActivations:
 
 @dataclasses.dataclass(frozen=True)
 class FloatLayers:
-    """The layers, by name, that read floats although they could compute in integers."""
+    """The layers, by name, that read floats although they could compute in integers, each with the reason."""
 
-    layers: frozenset[str]
+    layers: Mapping[str, Reason]
 
 
 @dataclasses.dataclass(frozen=True)

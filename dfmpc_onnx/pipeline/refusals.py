@@ -37,6 +37,7 @@ REFUSAL_CODES = {
     "scaled-product": "a Gemm whose alpha or beta is not 1",
     "bias-too-large": "the bias does not fit int32 at the scale of the products",
     "noisy-input": "rounding its input would make most of the noise",
+    "output-layer": "the values of the layer go to the outputs, no sample bounds them, and float costs next to nothing",
     "codes-too-wide": "the codes less their zero points do not fit the integer type",
     # of a layer that was quantized in a simpler way
     "rounded-to-nearest": "each weight was rounded by itself; the layer repairs nothing",

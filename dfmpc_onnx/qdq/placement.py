@@ -177,7 +177,7 @@ class Placer:
     def of(cls, workspace: Workspace) -> Placer:
         """For the layers that have codes and are not spared, with the ranges and exempt tensors known so far."""
         spared, exempt = workspace.find(FloatLayers), workspace.find(FloatActivations)
-        left = spared.layers if spared is not None else frozenset[str]()
+        left = spared.layers.keys() if spared is not None else frozenset[str]()
         coded = workspace.get(Codes).weights.keys() - left
         return cls(
             workspace.graph,
@@ -192,13 +192,18 @@ class Placer:
         self._chosen.update(self._nodes[name].inputs[0].name for name in integer)
 
     def _behind(self, integer: set[str]) -> None:
-        """What the layers give: a Conv always, since it has no integer kernel without; others where it is read."""
+        """What the layers give: a Conv always, since it has no integer kernel without; others where it is read.
+
+        A Gemm gives floats where no integer layer follows: scores need no range.
+        """
         for name in integer:
             output = effective_output(self._graph, self._nodes[name])
-            if op_of(self._nodes[name]) == "Conv" or any(
+            kind = op_of(self._nodes[name])
+            read = any(
                 n.name in integer or keeps_scale(n) or _has_scale(n) or op_of(n) in ("Relu", "Clip")
                 for n in consumers(output)
-            ):
+            )
+            if kind == "Conv" or (read and (kind != "Gemm" or self._leads_to_layer(output, integer))):
                 self._chosen.add(output.name)
 
     def _source_of_scale(self, tensor: gs.Tensor) -> str:

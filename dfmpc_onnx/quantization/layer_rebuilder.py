@@ -12,8 +12,8 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import shown
-from dfmpc_onnx.graph.channels import channel_readings, channel_sources, pools_without_zeros
-from dfmpc_onnx.graph.operators import batch_norm_parameters, op_of
+from dfmpc_onnx.graph.channels import channel_sources, pools_without_zeros
+from dfmpc_onnx.graph.known_scale import tensors_of_known_scale
 from dfmpc_onnx.graph.query import constant, has_input
 from dfmpc_onnx.numerics.arrays import Float, Float32
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
@@ -36,6 +36,7 @@ from dfmpc_onnx.pipeline.manager import Figure, Refusal, Rewrite
 from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY, BitWidth
 from dfmpc_onnx.pipeline.shared_weights import layers_of_one_weight
 from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.quantization.layer_reach import LayerReach, only_norms_read, to_rows
 from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics
 from dfmpc_onnx.statistics.engines import registration
 from dfmpc_onnx.statistics.error_at_next_layer import Known, NextInput, next_input
@@ -170,6 +171,10 @@ class Rebuilder:
         self._tell = workspace.tell
         self._seed = workspace.settings.seed
         self.ranges: dict[str, tuple[float, float]] = {}
+        self.reach = LayerReach(workspace.graph, layers)
+        inputs = workspace.inputs
+        scaled = {spec.name for spec in inputs if spec.is_picture or not spec.is_float or inputs.images is not None}
+        self._scaled = tensors_of_known_scale(workspace.graph, scaled)
         self.rewrites: list[Rewrite] = []
         self.refusals: list[Refusal] = []
         self._lost: dict[str, float] = {}
@@ -224,11 +229,13 @@ class Rebuilder:
         moments = moments_of()
         if not moments.count:
             return self._nearest(node, weight, layer, bits, "nothing reaches it on the images of the statistics")
+        variance = np.maximum(moments.diagonal - np.square(moments.mean_hat), 0.0)
+        unseen = self.reach.layer(node, rows, moments.mean_hat, variance, _bias_of(node))
         errors = moments.output_errors(rows)
         measure = pooled or self.measure(node, rows, moments, errors.variance, known)
         target = self._target(rows, moments, weight, layer)
         gain = 0.0 if target is rows else measure.share(errors.of(rows)) - measure.share(errors.of(target))
-        shrunk = moments.shrunk()
+        shrunk = moments.shrunk().varying(unseen)
         feedback = self._options.rounding == "feedback" and moments.count >= FEWEST_PATCHES
         factor = feedback_factor(shrunk.hat) if feedback else None
         chosen, width = self._choose(_Task(target, shrunk, measure, factor, layer), bits)
@@ -306,8 +313,10 @@ class Rebuilder:
         layer = self._layers[node.name]
         if not self._options.recalibrate or shift_of is None or layer.batch_norm or layer.op == "MatMul":
             return None
-        if self._only_norms_read(node):
+        if only_norms_read(self._graph, node.outputs[0]):
             return None
+        if node.inputs[0].name not in self._scaled:
+            return None  # a shift of the sample's scale is noise on what is quieter
         shift = shift_of()
         old = constant(node.inputs[2]) if has_input(node, 2) else np.zeros(len(shift), np.float32)
         if old is None or old.size != len(shift):
@@ -345,31 +354,17 @@ class Rebuilder:
                     total[first : first + bias.size] = bias[: max(channels - first, 0)]
         return plain, hat
 
-    def _only_norms_read(self, node: gs.Node) -> bool:
-        """Whether all that reads a layer's output are BatchNormalizations, which correct its mean themselves."""
-        readings = channel_readings(self._graph, node.outputs[0])
-        return not isinstance(readings, str) and all(
-            op_of(reading.node) == "BatchNormalization" and batch_norm_parameters(reading.node) is not None
-            for reading in readings
-        )
-
     def observe(self, tensor: str, values: Float32) -> None:
         low, high = measured_range(values)
         if np.isfinite(low) and np.isfinite(high):
             self.ranges[tensor] = (low, high)
+            self.reach.observe(tensor, values)
 
 
 def _bias_of(node: gs.Node) -> Float | None:
     """A layer's constant bias, flat; None where it has none, or a computed one."""
     bias = bias_of(node)
     return None if bias is None else np.asarray(bias, np.float64).reshape(-1)
-
-
-def to_rows(weight: Float32, layer: Layer) -> Float32:
-    """A weight as ``[groups, out/group, k]``."""
-    if layer.op == "Conv":
-        return weight.reshape(layer.groups, weight.shape[0] // layer.groups, -1)
-    return np.ascontiguousarray(weight if layer.axis == 0 else weight.T)[None]
 
 
 def from_rows(rows: Float32, layer: Layer) -> Float32:

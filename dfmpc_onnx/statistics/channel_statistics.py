@@ -9,6 +9,10 @@ import numpy.typing as npt
 
 from dfmpc_onnx.numerics.arrays import Float, Float32
 from dfmpc_onnx.numerics.moments import MeanVariance
+from dfmpc_onnx.numerics.recalibration import shrunk_mean
+
+ENOUGH_RUNS = 16  # of positions, to judge a mean by; as many images are enough by themselves
+SHORTEST_RUN = 16  # positions, so that neighbours in it may see the same
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +30,10 @@ class ChannelStatistics:
     def shifted(self, by: Float, by_hat: Float) -> ChannelStatistics:
         """With a constant a channel added to the tensor in each network."""
         return dataclasses.replace(self, mean=self.mean + by, mean_hat=self.mean_hat + by_hat)
+
+    def vouched(self, shift: Float) -> ChannelStatistics:
+        """With the mean of the quantized network this far below the float one's: as far as the sample vouches for."""
+        return dataclasses.replace(self, mean_hat=self.mean - shift)
 
     @classmethod
     def of(cls, plain: npt.NDArray[np.generic], hat: npt.NDArray[np.generic]) -> ChannelStatistics:
@@ -51,6 +59,25 @@ def channel_mean(x: npt.NDArray[np.generic]) -> Float:
     """Mean of each channel, the second dimension, over all others: ``[channels]``, summed in float64 over the batch."""
     result: Float = _rows(x).mean(axis=2).mean(axis=0, dtype=np.float64)
     return result
+
+
+def mean_shift(plain: npt.NDArray[np.generic], hat: npt.NDArray[np.generic]) -> Float:
+    """By how much the mean of each channel falls short, ``[channels]``, as far as independent samples vouch for it.
+
+    Positions of one map overlap in what they see, so the means of whole images count, or of long runs of positions
+    where there are few images. plain, hat: ``[n, channels, ...]`` of one shape.
+    """
+    return shrunk_mean(_run_means(_rows(plain)) - _run_means(_rows(hat)))
+
+
+def _run_means(rows: Float32) -> Float:
+    """Means of the images, or of as many runs of their positions as make `ENOUGH_RUNS`: ``[runs, channels]``."""
+    images, channels, positions = rows.shape
+    wanted = -(-ENOUGH_RUNS // max(images, 1))
+    runs = max(min(wanted, positions // SHORTEST_RUN), 1)
+    length = positions // runs
+    means = rows[:, :, : runs * length].reshape(images, channels, runs, length).mean(axis=3)
+    return np.asarray(means.transpose(0, 2, 1).reshape(-1, channels), np.float64)
 
 
 def exact_moments(x: npt.NDArray[np.generic]) -> MeanVariance:

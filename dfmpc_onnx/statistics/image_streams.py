@@ -25,7 +25,7 @@ from dfmpc_onnx.numerics.least_squares import PatchMoments, SampledMoments
 from dfmpc_onnx.numerics.moments import MeanVariance
 from dfmpc_onnx.numerics.output_loss import OutputLoss, output_loss
 from dfmpc_onnx.runtime.node_runner import NodeRunner
-from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics, channel_mean, channel_moments
+from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics, channel_moments, mean_shift
 from dfmpc_onnx.statistics.patches import gather_patches, sample_patches
 from dfmpc_onnx.statistics.walk import Affine, Live
 
@@ -115,7 +115,7 @@ class ImageStreams:
     def shortfall(self, output: Both) -> Callable[[], Float] | None:
         if output.same or not output.plain.size:
             return None
-        return lambda: channel_mean(output.plain) - channel_mean(output.hat)
+        return lambda: mean_shift(output.plain, output.hat)
 
     def with_bias(self, output: Both, old: Array | None, new: Float32) -> Both:
         shift = np.asarray(new, np.float32)
@@ -135,7 +135,8 @@ class ImageStreams:
     def channel_statistics(self, node: gs.Node, norm: BatchNormParameters) -> ChannelStatistics:
         self.check(node)
         x = self.live[node.inputs[0].name]
-        return ChannelStatistics.of(x.plain, x.hat)
+        found = ChannelStatistics.of(x.plain, x.hat)
+        return found if x.same else found.vouched(mean_shift(x.plain, x.hat))
 
     def affine(self, node: gs.Node, plain: Affine, hat: Affine) -> Both:
         x = self.live[node.inputs[0].name]

@@ -11,6 +11,7 @@ from dfmpc_passes.fold_batch_norm_forward import FoldBatchNormForward
 from dfmpc_passes.insert_qdq import InsertQDQ
 from dfmpc_passes.keep_activations_float import KeepActivationsFloat
 from dfmpc_passes.keep_layers_float import KeepLayersFloat
+from dfmpc_passes.keep_scores_float import KeepScoresFloat
 from dfmpc_passes.normalize import Normalize
 from dfmpc_passes.pack_weights import PackWeights
 from dfmpc_passes.pair_convolutions import PairConvolutions
@@ -39,6 +40,7 @@ PASSES = (
     FoldBatchNormForward,
     BatchNormToConv,
     RaiseOpset,
+    KeepScoresFloat,
     KeepActivationsFloat,
     InsertQDQ,
     PackWeights,

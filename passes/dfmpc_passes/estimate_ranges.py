@@ -13,11 +13,11 @@ from dfmpc_onnx.graph.operators import (
     averages,
     batch_norm_parameters,
     clip_bounds,
-    is_weighted,
     keeps_scale,
     meaning_of,
     op_of,
 )
+from dfmpc_onnx.graph.output_layers import tail_tensors
 from dfmpc_onnx.numerics.interpolation import CUBIC_COEFFICIENT, cubic_overshoot
 from dfmpc_onnx.numerics.ranges import (
     DEVIATIONS,
@@ -28,10 +28,12 @@ from dfmpc_onnx.numerics.ranges import (
     moment_range,
     skewed_range,
 )
-from dfmpc_onnx.pipeline.facts import Codes, MeasuredRanges, Ranges
+from dfmpc_onnx.pipeline.facts import Codes, Layers, MeasuredRanges, Ranges
 from dfmpc_onnx.pipeline.manager import Pass, PassResult, Refusal
 from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.quantization.layer_reach import reach_by_moments
 from dfmpc_onnx.statistics.independent_moments import NOT_NEEDED, propagate
+from dfmpc_onnx.statistics.reach_followers import widened
 
 
 class EstimateRangesOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,7 +67,7 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
 
     name = "estimate_ranges"
     Options = EstimateRangesOptions
-    requires: ClassVar = (Codes,)
+    requires: ClassVar = (Codes, Layers)
     provides: ClassVar = (Ranges,)
 
     def run(self, workspace: Workspace) -> PassResult:
@@ -73,7 +75,8 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
             workspace.put(Ranges({}))
             return PassResult(self.name, notes=("activations stay in float: no ranges needed",))
         known, unknown = propagate(workspace.graph, workspace.inputs)
-        measured = found.tensors if (found := workspace.find(MeasuredRanges)) else {}
+        found = workspace.find(MeasuredRanges) or MeasuredRanges({})
+        measured = found.tensors
         pinned, skewed = pinned_tensors(workspace.graph)
         # Scores, and averages over a map of a picture of one thing, are further out than any of the procedural ones.
         outer = tail_tensors(workspace.graph) | {
@@ -100,6 +103,10 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
                 least, most = (LONGEST_REACH * bound for bound in measured[name])
                 low, high = min(max(derived[0], least), low), max(min(derived[1], most), high)
             ranges[name] = max(low, float(m.low.min())), min(high, float(m.high.max()))
+        if workspace.inputs.images is None:
+            told = pinned | skewed.keys()
+            reach_of = found.reach or reach_by_moments(workspace.graph, workspace.get(Layers).by_name(), known)
+            ranges.update(widened(workspace.graph, ranges, reach_of, known, told))
         for spec in workspace.inputs:
             bounds = known.get(spec.name)
             if bounds is None:
@@ -186,22 +193,6 @@ def _widen_averages(graph: gs.Graph, ranges: dict[str, tuple[float, float]]) -> 
         missing = (max(most, 0.0) - min(least, 0.0)) / LEVELS - (high - low)
         if missing > 0:
             ranges[node.outputs[0].name] = low - missing / 2, high + missing / 2
-
-
-def tail_tensors(graph: gs.Graph) -> set[str]:
-    """The tensors behind which no layer follows: scores and boxes.
-
-    On images of nothing in particular no score is as high as on an image of the thing, so what was measured there
-    is too narrow.
-    """
-    leads: set[str] = set()
-    tail: set[str] = set()
-    for node in reversed(graph.nodes):
-        reaches = any(t.name in leads for t in node.outputs)
-        tail.update(t.name for t in node.outputs if t.name not in leads)
-        if reaches or is_weighted(node):
-            leads.update(t.name for t in node.inputs)
-    return tail
 
 
 def vector_tensors(graph: gs.Graph) -> set[str]:

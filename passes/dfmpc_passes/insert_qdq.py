@@ -107,8 +107,8 @@ class InsertQDQ(Pass[NoOptions]):
             for name, (scale, zero) in parameters.items()
         )
         rewrites += tuple(Rewrite(name, f"{n} channels rounded coarser for their bias") for name, n in coarser.items())
-        noisy = spared.layers & codes.keys() if spared is not None else ()
-        refusals = _refusals(sites.refused, float_biases, noisy, unfit, reduced)
+        left = {n: why for n, why in spared.layers.items() if n in codes} if spared is not None else {}
+        refusals = _refusals(sites.refused, float_biases, left, unfit, reduced)
         how = "stays float behind a Max of one input" if target.between else "reads what is not quantized"
         notes = tuple(f"{name} {how}" for name in kept)
         return PassResult(self.name, rewrites, refusals, notes)
@@ -117,7 +117,7 @@ class InsertQDQ(Pass[NoOptions]):
 def _refusals(
     refused: Mapping[str, Reason],
     float_biases: Collection[str],
-    noisy: Collection[str],
+    spared: Mapping[str, Reason],
     unfit: Collection[str],
     reduced: bool,
 ) -> tuple[Refusal, ...]:
@@ -127,10 +127,7 @@ def _refusals(
         Refusal(name, f"its bias does not fit int32 at the scale of its products; {IN_FLOAT}", "bias-too-large")
         for name in float_biases
     ]
-    refusals += [
-        Refusal(name, f"rounding its input would make most of the noise; {IN_FLOAT}", "noisy-input")
-        for name in sorted(noisy)
-    ]
+    refusals += [Refusal(name, f"{why}; {IN_FLOAT}", why.code) for name, why in sorted(spared.items())]
     most = "7 bits, the reduced range" if reduced else "INT8"
     refusals += [
         Refusal(name, f"its codes less their zero points do not fit {most}; {IN_FLOAT}", "codes-too-wide")

@@ -13,9 +13,12 @@ from dfmpc_onnx.graph.query import nodes_by_name, producer
 from dfmpc_onnx.numerics.ranges import signed_qparams
 from dfmpc_onnx.pipeline.facts import Codes, FloatLayers, Layers, Ranges
 from dfmpc_onnx.pipeline.manager import Pass, PassResult, Rewrite
+from dfmpc_onnx.pipeline.refusals import Reason
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.statistics.independent_moments import propagate
 from dfmpc_onnx.statistics.noise_gains import MomentsByTensor, backward, noise_gains, passing
+
+NOISY = Reason("noisy-input", "rounding its input would make most of the noise")
 
 
 class KeepLayersFloatOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -49,7 +52,7 @@ class KeepLayersFloat(Pass[KeepLayersFloatOptions]):
     def run(self, workspace: Workspace) -> PassResult:
         settings = workspace.settings
         if settings.activations == "none" or not settings.target.signed:
-            workspace.put(FloatLayers(frozenset()))
+            workspace.put(FloatLayers({}))
             return PassResult(self.name, notes=("only where activations are signed",))
         graph, ranges = workspace.graph, workspace.get(Ranges).tensors
         codes = workspace.get(Codes).weights
@@ -66,7 +69,7 @@ class KeepLayersFloat(Pass[KeepLayersFloatOptions]):
         average = sum(noise.values()) / max(len(noise), 1)
         size = sum(layer.size for layer in layers.values()) / max(len(layers), 1)
         chosen = [n for n, made in noise.items() if made > self.options.times * average and layers[n].size <= size]
-        workspace.put(FloatLayers(frozenset(chosen)))
+        workspace.put(FloatLayers(dict.fromkeys(chosen, NOISY)))
         rewrites = tuple(
             Rewrite(name, "reads floats", {"noise_of_average": round(noise[name] / average, 2)}) for name in chosen
         )

@@ -81,7 +81,7 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
         wanted = frozenset(name for name in layers if plan[name].bits != FLOAT)
         walk(workspace.graph, engine, rebuilder, wanted, GraphWriter(workspace.graph, workspace.set_weight))
         workspace.put(BitPlan(plan))
-        workspace.put(MeasuredRanges(rebuilder.ranges))
+        workspace.put(MeasuredRanges(rebuilder.ranges, rebuilder.reach.bounds))
         warnings = source.warnings
         if workspace.settings.by_hand:
             warnings = (*warnings, *rebuilder.warnings(self.options.threshold))

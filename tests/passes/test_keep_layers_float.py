@@ -28,7 +28,7 @@ def spared(model, target="tensorrt", **options):
 
 def test_a_small_layer_that_makes_most_of_the_noise_is_spared_and_no_other():
     layers, result = spared(network())
-    assert layers == {"conv3"} and [r.site for r in result.rewrites] == ["conv3"]
+    assert layers.keys() == {"conv3"} and [r.site for r in result.rewrites] == ["conv3"]
     assert 4 < result.rewrites[0].figures["noise_of_average"] <= 10
 
 
@@ -39,17 +39,17 @@ def test_a_layer_of_more_weights_than_the_average_is_not():
     x = net.relu(net.norm(net.conv(x, 8), variance=0.02**2))
     for _ in range(6):
         x = net.block(x, 8, 1)
-    assert spared(net.model(net.tail(x)))[0] == set()
+    assert not spared(net.model(net.tail(x)))[0]
 
 
 def test_how_much_is_too_much_can_be_said():
-    assert spared(network(), times=100)[0] == set()
+    assert not spared(network(), times=100)[0]
 
 
 @pytest.mark.parametrize("target", ["cpu", "openvino", "portable"])
 def test_where_activations_are_unsigned_none_is(target):
     layers, result = spared(network(), target)
-    assert layers == set() and result.notes == ("only where activations are signed",)
+    assert not layers and result.notes == ("only where activations are signed",)
 
 
 def test_the_written_file_reads_floats_there_and_says_so():

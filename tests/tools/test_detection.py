@@ -54,6 +54,12 @@ def test_heads():
     (found,) = detections("ssd", [scores, corners])
     assert (found.corners.tolist(), found.classes.tolist()) == ([[0.1, 0.1, 0.2, 0.2]], [0])
 
+    heads = [np.zeros((1, n * n, k)) for k in (1, 1, 4) for n in (4, 2, 1)]  # a picture of 32x32
+    heads[1][0, 3], heads[4][0, 3] = 0.9, 0.4  # the last cell of stride 16
+    heads[7][0, 3] = [0.5, 0.5, 0.0, np.log(2)]
+    (found,) = detections("yunet", heads)
+    assert found.corners == pytest.approx(np.array([[16, 8, 32, 40]])) and found.scores == pytest.approx([0.6])
+
     page = np.zeros((1, 1, 20, 20))
     page[0, 0, 2:6, 3:13] = 0.9
     page[0, 0, 10:12, 0:2] = 0.9  # too small to be a word

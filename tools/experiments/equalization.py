@@ -27,7 +27,7 @@ from dfmpc_onnx.numerics.rounding import feedback_factor, round_on_best_grid
 from dfmpc_onnx.pipeline.facts import Layers, Pairs
 from dfmpc_onnx.pipeline.settings import Settings, WeightBits
 from dfmpc_onnx.pipeline.workspace import Workspace
-from dfmpc_onnx.quantization.layer_rebuilder import to_rows
+from dfmpc_onnx.quantization.layer_reach import to_rows
 from dfmpc_onnx.statistics.image_streams import ImageStreams
 from dfmpc_onnx.statistics.walk import walk
 from dfmpc_passes.normalize import Normalize

@@ -76,6 +76,7 @@ KNOWN = {
     "ch_PP-OCRv4_rec_infer.onnx": Known("keras", "1x3x48x320", "ctc", LINES),
     "ch_ppocr_mobile_v2.0_cls_infer.onnx": Known("keras", "1x3x48x192", pictures=LINES),
     "linzaer_*.onnx": Known("lite", head="ssd", pictures="faces"),
+    "yunet_*.onnx": Known("raw:bgr", head="yunet", pictures="faces"),
     "imagenet_mobilenet_v1_025.onnx": Known("keras"),
     "cifar10_vgglike_relubn.onnx": Known("raw"),
 }

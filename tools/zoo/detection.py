@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 Float = npt.NDArray[np.float64]
-CONFIDENCE = {"yolo": 0.25, "ssd": 0.7, "text": 0.3}  # what each head's own authors take, or near it
+CONFIDENCE = {"yolo": 0.25, "ssd": 0.7, "text": 0.3, "yunet": 0.6}  # what each head's own authors take, or near it
 OVERLAP = 0.45  # above which the weaker of two boxes of one class is dropped
 
 
@@ -64,6 +65,24 @@ def ssd(scores: Float, corners: Float) -> Boxes:
     return suppressed(Boxes(corners[sure], best[sure], scores[sure, 1:].argmax(axis=1)))
 
 
+def yunet(scores: Sequence[Float], objectness: Sequence[Float], deltas: Sequence[Float]) -> Boxes:
+    """YuNet's heads, one of each for the strides 8, 16 and 32: ``[anchors, 1]``, ``[anchors, 1]``, ``[anchors, 4]``.
+
+    A square map has an anchor a cell; delta is the centre's way from its corner, and the logarithm of the size.
+    """
+    corners, sure = [], []
+    for stride, score, thing, delta in zip((8, 16, 32), scores, objectness, deltas, strict=True):
+        side = math.isqrt(len(delta))
+        down, across = np.divmod(np.arange(len(delta)), side)
+        centre = (np.stack([across, down], axis=1) + delta[:, :2]) * stride
+        half = np.exp(delta[:, 2:]) * stride / 2
+        corners.append(np.hstack([centre - half, centre + half]))
+        sure.append(np.sqrt(score[:, 0] * thing[:, 0]))
+    found, best = np.concatenate(corners), np.concatenate(sure)
+    kept = best >= CONFIDENCE["yunet"]
+    return suppressed(Boxes(found[kept], best[kept], np.zeros(int(kept.sum()), np.int64)))
+
+
 def text(probability: Float) -> Boxes:
     """A map of how likely each pixel is text, ``[height, width]``: a box around each patch of at least ten pixels."""
     from scipy import ndimage
@@ -80,8 +99,12 @@ def text(probability: Float) -> Boxes:
 
 
 def detections(head: str, outputs: Sequence[npt.NDArray[np.generic]]) -> list[Boxes]:
-    """The boxes on each image. head: yolo, ssd or text; outputs: those of the network, batch first."""
+    """The boxes on each image. head: yolo, ssd, yunet or text; outputs: those of the network, batch first."""
     first = np.asarray(outputs[0], np.float64)
+    if head == "yunet":
+        parts = [np.asarray(output, np.float64) for output in outputs[:9]]
+        each = [[part[image] for part in parts] for image in range(len(first))]
+        return [yunet(heads[:3], heads[3:6], heads[6:]) for heads in each]
     if head == "ssd":
         return [ssd(s, c) for s, c in zip(first, np.asarray(outputs[1], np.float64), strict=True)]
     if head == "yolo":

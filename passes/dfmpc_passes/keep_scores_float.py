@@ -1,0 +1,72 @@
+"""Leave the layers that scores and boxes come from in float, where that costs next to nothing."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import msgspec
+
+from dfmpc_onnx.errors import shown
+from dfmpc_onnx.graph.operators import op_of
+from dfmpc_onnx.graph.output_layers import multiply_adds, output_layers
+from dfmpc_onnx.graph.query import nodes_by_name
+from dfmpc_onnx.pipeline.facts import Codes, FinalOpset, FloatLayers, FoldedBatchNorms, Layers
+from dfmpc_onnx.pipeline.manager import Pass, PassResult, Rewrite
+from dfmpc_onnx.pipeline.refusals import Reason
+from dfmpc_onnx.pipeline.workspace import Workspace
+
+
+class KeepScoresFloatOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """share: the largest part of the network's multiply-adds that may compute in float for it."""
+
+    share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.03
+
+
+class KeepScoresFloat(Pass[KeepScoresFloatOptions]):
+    """Before: x -> Conv -> Transpose -> Reshape -> Sigmoid, an output
+    After: the same graph; the Conv is known as one that shall read x in float and give floats
+
+    Why: on inputs without what a detector looks for every logit lies below 0, so no range that is measured on them
+    holds the score of the thing. An integer Conv needs a range for its output, a float one does not. Layers behind
+    which no other follows are a few percent of a network's work: where they are at most 3 %, scores first, and of
+    these the cheapest, they compute in float. A Gemm or MatMul at the end gives floats as it is, and stays integer.
+
+    Requires: codes, and the layers as they will be in the file.
+
+    Refuses when: activations stay in float; a head costs more. Its output then gets a range by its weights
+    (`estimate_ranges`).
+
+    Reference: docs/method.md, section 7.
+    """
+
+    name = "keep_scores_float"
+    Options = KeepScoresFloatOptions
+    requires: ClassVar = (Codes, Layers, FoldedBatchNorms, FinalOpset)
+    provides: ClassVar = (FloatLayers,)
+
+    def run(self, workspace: Workspace) -> PassResult:
+        graph = workspace.graph
+        if workspace.settings.activations == "none" or graph.opset < 13:
+            workspace.put(FloatLayers({}))
+            return PassResult(self.name, notes=("activations stay in float",))
+        spared, nodes = workspace.find(FloatLayers), nodes_by_name(graph)
+        before = spared.layers if spared is not None else {}
+        coded = workspace.get(Codes).weights.keys() - before.keys()
+        heads = {name: scores for name, scores in output_layers(graph, coded).items() if op_of(nodes[name]) == "Conv"}
+        if not heads:
+            workspace.put(FloatLayers(before))
+            return PassResult(self.name, notes=("no Conv of the network is one that its outputs come from",))
+        costs = multiply_adds(graph, workspace.inputs.shapes)
+        total = max(sum(costs.values()), 1)
+        left, kept, rewrites = self.options.share * total, dict(before), []
+        for name in sorted(heads, key=lambda head: (not heads[head], costs[head])):
+            if not 0 < costs[name] <= left:
+                continue
+            left -= costs[name]
+            what = "scores" if heads[name] else "values"
+            kept[name] = Reason("output-layer", f"its {what} go to the outputs, and no sample bounds them")
+            rewrites.append(Rewrite(name, "stays in float", {"share_of_work": round(costs[name] / total, 5)}))
+        workspace.put(FloatLayers(kept))
+        dear = [name for name in heads if name not in kept]
+        notes = (f"stay integer for their cost: {', '.join(map(shown, dear))}",) if dear else ()
+        return PassResult(self.name, tuple(rewrites), notes=notes)
