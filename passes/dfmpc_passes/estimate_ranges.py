@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -18,7 +18,9 @@ from dfmpc_onnx.graph.operators import (
     op_of,
 )
 from dfmpc_onnx.graph.output_layers import tail_tensors
+from dfmpc_onnx.inputs.spec import InputSpecs
 from dfmpc_onnx.numerics.interpolation import CUBIC_COEFFICIENT, cubic_overshoot
+from dfmpc_onnx.numerics.moments import ChannelMoments
 from dfmpc_onnx.numerics.ranges import (
     DEVIATIONS,
     LEVELS,
@@ -76,14 +78,42 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
             return PassResult(self.name, notes=("activations stay in float: no ranges needed",))
         known, unknown = propagate(workspace.graph, workspace.inputs)
         found = workspace.find(MeasuredRanges) or MeasuredRanges({})
-        measured = found.tensors
         pinned, skewed = pinned_tensors(workspace.graph)
-        # Scores, and averages over a map of a picture of one thing, are further out than any of the procedural ones.
-        outer = tail_tensors(workspace.graph) | {
-            t.name for node in workspace.graph.nodes if averages(node) for t in node.outputs
-        }
         reach = self.options.reach if workspace.inputs.images is None else 1.0
-        vectors = vector_tensors(workspace.graph) if reach > 1 else set[str]()
+        ranges = self._joined(workspace.graph, known, found.tensors, reach, pinned, skewed)
+        if workspace.inputs.images is None:
+            fixed = pinned | skewed.keys()
+            reach_of = found.reach or reach_by_moments(workspace.graph, workspace.get(Layers).by_name(), known)
+            ranges.update(widened(workspace.graph, ranges, reach_of, known, fixed))
+        ranges.update(_of_inputs(workspace.inputs, known, found.tensors))
+        _within_clips(workspace.graph, ranges)
+        _overshoot(workspace.graph, ranges, found.tensors, reach)
+        _widen_averages(workspace.graph, ranges)
+        workspace.put(Ranges(ranges))
+        refusals = tuple(
+            Refusal(name, reason, "moments-unknown")
+            for name, reason in unknown.items()
+            if name not in ranges and reason != NOT_NEEDED
+        )
+        by_norms = len(pinned) + len(skewed)
+        notes = (
+            f"{len(ranges)} ranges, {told} of them from BatchNormalization, {len(found.tensors)} tensors measured",
+        )
+        return PassResult(self.name, refusals=refusals, notes=notes)
+
+    def _joined(
+        self,
+        graph: gs.Graph,
+        known: Mapping[str, ChannelMoments],
+        measured: Mapping[str, tuple[float, float]],
+        reach: float,
+        pinned: Collection[str],
+        skewed: Mapping[str, tuple[float, float]],
+    ) -> dict[str, tuple[float, float]]:
+        """The range of each tensor by its moments, by what was measured, or by both. reach: of what was measured."""
+        # Scores, and averages over a map of a picture of one thing, are further out than any of the procedural ones.
+        outer = tail_tensors(graph) | {t.name for node in graph.nodes if averages(node) for t in node.outputs}
+        vectors = vector_tensors(graph) if reach > 1 else set[str]()
         ranges = {}
         for name, (low, high) in measured.items():
             factor = max(reach, VECTOR_REACH) if name in vectors else reach
@@ -103,34 +133,26 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
                 least, most = (LONGEST_REACH * bound for bound in measured[name])
                 low, high = min(max(derived[0], least), low), max(min(derived[1], most), high)
             ranges[name] = max(low, float(m.low.min())), min(high, float(m.high.max()))
-        if workspace.inputs.images is None:
-            told = pinned | skewed.keys()
-            reach_of = found.reach or reach_by_moments(workspace.graph, workspace.get(Layers).by_name(), known)
-            ranges.update(widened(workspace.graph, ranges, reach_of, known, told))
-        for spec in workspace.inputs:
-            bounds = known.get(spec.name)
-            if bounds is None:
-                continue
-            seen = measured.get(spec.name)
-            if seen is not None and not spec.is_picture:
-                ranges[spec.name] = seen
-                continue
-            low, high = float(bounds.low.min()), float(bounds.high.max())
-            if seen is not None and workspace.inputs.images is not None:
-                low, high = min(low, seen[0]), max(high, seen[1])
-            ranges[spec.name] = (low, high)
-        _within_clips(workspace.graph, ranges)
-        _overshoot(workspace.graph, ranges, measured, reach)
-        _widen_averages(workspace.graph, ranges)
-        workspace.put(Ranges(ranges))
-        refusals = tuple(
-            Refusal(name, reason, "moments-unknown")
-            for name, reason in unknown.items()
-            if name not in ranges and reason != NOT_NEEDED
-        )
-        fixed = len(pinned) + len(skewed)
-        notes = (f"{len(ranges)} ranges, {fixed} of them from BatchNormalization, {len(measured)} tensors measured",)
-        return PassResult(self.name, refusals=refusals, notes=notes)
+        return ranges
+
+
+def _of_inputs(
+    inputs: InputSpecs, known: Mapping[str, ChannelMoments], measured: Mapping[str, tuple[float, float]]
+) -> dict[str, tuple[float, float]]:
+    """The ranges of a network's inputs."""
+    ranges = {}
+    for spec in inputs:
+        bounds, seen = known.get(spec.name), measured.get(spec.name)
+        if bounds is None:
+            continue
+        if seen is not None and not spec.is_picture:
+            ranges[spec.name] = seen
+            continue
+        low, high = float(bounds.low.min()), float(bounds.high.max())
+        if seen is not None and inputs.images is not None:
+            low, high = min(low, seen[0]), max(high, seen[1])
+        ranges[spec.name] = (low, high)
+    return ranges
 
 
 def _within_clips(graph: gs.Graph, ranges: dict[str, tuple[float, float]]) -> None:
