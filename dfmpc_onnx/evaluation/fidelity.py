@@ -28,8 +28,9 @@ class Fidelity(msgspec.Struct, frozen=True):
     """Two networks on the same images.
 
     agreement: per cent of rows whose largest output is the same, agreeing of rows: a row is an image, or a run where
-    the first output does not run along the batch. sqnr_db: 10 log10 of signal over noise, of the worst output; outputs
-    of whole numbers, such as labels, count only where there is no other. max_error: largest absolute difference.
+    the first output does not run along the batch. sqnr_db: 10 log10 of signal over noise, of the worst output and in it
+    of the worst channels where they are of unlike scale; outputs of whole numbers, such as labels, count only where
+    there is no other. max_error: largest absolute difference.
     outputs: each by itself, and which are not compared. The first output is the first of those that are.
     top1, float_top1: per cent correct where labels are known, else None.
     """
@@ -53,10 +54,15 @@ class Fidelity(msgspec.Struct, frozen=True):
         return round(self.float_top1 - self.top1, 2)
 
     @property
+    def judged_by(self) -> OutputFidelity | None:
+        """The output that `sqnr_db` is of."""
+        return next((output for output in self.outputs if output.sqnr_db == self.sqnr_db), None)
+
+    @property
     def worst(self) -> OutputFidelity | None:
-        """The output that `sqnr_db` is of, where others are compared beside it."""
+        """The same, where others are compared beside it."""
         compared = [output for output in self.outputs if output.sqnr_db is not None]
-        return next((o for o in compared if o.sqnr_db == self.sqnr_db), None) if len(compared) > 1 else None
+        return self.judged_by if len(compared) > 1 else None
 
     @property
     def notes(self) -> tuple[str, ...]:
