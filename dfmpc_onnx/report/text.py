@@ -64,7 +64,7 @@ def report_table(report: Report, output: str, console: Console) -> None:
         ("needs", f"onnxruntime {report.oldest_onnxruntime} or newer (opset {report.opset})"),
     ]
     if report.fidelity is not None:
-        rows.append(("against the float model", _fidelity(report.fidelity)))
+        rows.append(("against the float model", fidelity_line(report.fidelity)))
     rows.append(("seconds", f"{report.seconds}"))
     if report.peak_bytes is not None:
         rows.append(("memory", f"{megabytes(report.peak_bytes)} at most"))
@@ -128,7 +128,7 @@ def _compute(layer: LayerReport) -> str:
     return "integers" if layer.integer else "float"
 
 
-def _fidelity(found: Fidelity) -> str:
+def fidelity_line(found: Fidelity) -> str:
     compared = sum(output.sqnr_db is not None for output in found.outputs)
     worst = found.judged_by
     of = ""
@@ -142,7 +142,7 @@ def _fidelity(found: Fidelity) -> str:
     return text
 
 
-def _by_output(found: Fidelity) -> str:
+def by_output(found: Fidelity) -> str:
     """The SQNR of the outputs, the worst first; `--json` has them all."""
     each = sorted((o.sqnr_db, o.name, _groups(o)) for o in found.outputs if o.sqnr_db is not None)
     more = f", and {len(each) - MOST_OUTPUTS} more" if len(each) > MOST_OUTPUTS else ""
@@ -213,7 +213,7 @@ def verification_table(found: Verification, console: Console) -> None:
     for row in found.providers:
         if row.fidelity.worst is not None or any(output.groups for output in row.fidelity.outputs):
             console.print(
-                Text(printable(f"{row.provider.removesuffix('ExecutionProvider')}: {_by_output(row.fidelity)}"))
+                Text(printable(f"{row.provider.removesuffix('ExecutionProvider')}: {by_output(row.fidelity)}"))
             )
         if row.use is not None:
             counts = row.use.nodes.items()
