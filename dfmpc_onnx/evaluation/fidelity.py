@@ -164,6 +164,11 @@ def _image_parts(session: Session, x: npt.NDArray[np.float32]) -> Iterator[Part]
         yield [_rows(out, len(feeds[given.name]), real) for out in _arrays(session, feeds)]
 
 
+def output_parts(session: Session, images: Images | Samples) -> Iterator[Part]:
+    """Every output of a network, run by run, rows of images first."""
+    return _parts(session, _feeds_of(images))
+
+
 def first_feeds(session: Session, images: Images | Samples) -> dict[str, npt.NDArray[np.generic]]:
     """What a network is fed first when it is compared."""
     if isinstance(images, Images):
@@ -202,13 +207,13 @@ class Expected:
         if self.parts is not None:
             return iter(self.parts)
         assert self.session is not None  # one or the other is there
-        return _parts(self.session, _feeds_of(images))
+        return output_parts(self.session, images)
 
 
 def expected_outputs(reference: Session, images: Images | Samples) -> Expected:
     """Run the network that another is compared with."""
     parts, kept = [], 0
-    for part in _parts(reference, _feeds_of(images)):
+    for part in output_parts(reference, images):
         parts.append(part)
         kept += sum(out.nbytes for out in part)
         if kept > MOST_KEPT:
@@ -258,7 +263,7 @@ def compare(reference: Session | Expected, candidate: Session, images: Images | 
     if isinstance(known, Session):
         known = Expected(known.label, _stated(known), None, known)
     found = NetworkDifference(known.label, candidate.label, known.stated, _stated(candidate))
-    for want, got in _in_step(known.again(images), _parts(candidate, _feeds_of(images)), found.shapes_differ):
+    for want, got in _in_step(known.again(images), output_parts(candidate, images), found.shapes_differ):
         found.add(want, got)
     if not found.compared:
         raise found.nothing_compared()

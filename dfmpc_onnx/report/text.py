@@ -219,7 +219,8 @@ def verification_table(found: Verification, console: Console) -> None:
             counts = row.use.nodes.items()
             ran = ", ".join(f"{n} nodes on {name.removesuffix('ExecutionProvider')}" for name, n in counts)
             apart = f"at most {row.use.steps:g} steps from the CPU provider, {row.use.mean_steps:g} on average"
-            console.print(Text(printable(f"{row.provider}: {ran}; {apart}")))
+            left = f"; not compared: {', '.join(row.use.not_compared)}" if row.use.not_compared else ""
+            console.print(Text(printable(f"{row.provider}: {ran}; {apart}{left}")))
     origin = found.providers[0].fidelity.origin
     console.print(
         *plain(

@@ -139,9 +139,9 @@ def verify_agrees(written: Written) -> str | None:
 def expanded_is_equal(written: Written) -> str | None:
     """The plain form of a file gives the same outputs; or `expand` refuses in one line.
 
-    The weights are the same bit for bit, which `expand` checks itself. onnxruntime folds a BatchNormalization into packed
-    weights, which are constants to it, and not into plain ones, so sums are rounded otherwise in the last bit, and
-    an activation in 8 bits may be of the next code.
+    The weights are the same bit for bit, which `expand` checks itself. onnxruntime folds a BatchNormalization into
+    packed weights, which are constants to it, and not into plain ones, so sums are rounded otherwise in the last bit,
+    and an activation in 8 bits may be of the next code.
     """
     path = written.target.with_name("expanded.onnx")
     try:
