@@ -60,7 +60,8 @@ def test_steps_are_of_the_outputs_own_scale_or_of_its_range() -> None:
 def test_outputs_of_any_size_are_survived_and_those_without_numbers_named() -> None:
     """As many values as are positive, and a list of tensors."""
     net = graphs.Net((1, 6))
-    parts = graphs.helper.make_node("SplitToSequence", ["x"], ["parts"], name="parts", axis=1)
+    sizes = net.weight("sizes", np.array([4, 2]))
+    parts = graphs.helper.make_node("SplitToSequence", ["x", sizes], ["parts"], name="parts", axis=1)
     model = net.model(net.node("NonZero", net.node("Relu", "x")), net.node("Relu", "x"))
     model.graph.output[0].type.tensor_type.elem_type = graphs.TensorProto.INT64
     model.graph.node.append(parts)
