@@ -16,7 +16,7 @@ import numpy.typing as npt
 from dfmpc_onnx.numerics.arrays import Float
 
 APART = 8.0  # times as large as the next channel is the smallest of a group
-FEWEST_VALUES = 4  # of a channel; of fewer it is chance how large they are
+FEWEST_OF_CHANNEL = 4  # of a channel; of fewer it is chance how large they are
 LEAST_SHARE = (
     1 / 16
 )  # of the channels must be smaller than the rest to be a group: no lone channel that is barely active
@@ -53,7 +53,7 @@ class ChannelSums:
 
         lowest, highest: of all values. Probabilities, which lie from 0 to 1, are of one kind however small some are.
         """
-        if self.count < FEWEST_VALUES or (lowest >= -BESIDE and highest <= 1 + BESIDE):
+        if self.count < FEWEST_OF_CHANNEL or (lowest >= -BESIDE and highest <= 1 + BESIDE):
             return None
         square = self.squares / self.count
         if not np.isfinite(square).all():
