@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import msgspec
 import numpy as np
@@ -251,9 +251,15 @@ def _in_step(
         a, b = ([x[n:] for x, n in zip(part, counts, strict=True)] for part in (a, b))
 
 
-def compare(reference: Session | Expected, candidate: Session, images: Images | Samples) -> Fidelity:
+def compare(
+    reference: Session | Expected,
+    candidate: Session,
+    images: Images | Samples,
+    chosen: Collection[str] = (),
+) -> Fidelity:
     """Run networks on the images; each output is judged by itself.
 
+    chosen: outputs of the reference whose rows are chosen by values (`chosen_outputs`), and come in any order.
     What is no number, and what differs in size because the size depends on values, is left out. Raises ModelError where
     outputs have other shapes for another reason, or none is left.
     """
@@ -262,7 +268,8 @@ def compare(reference: Session | Expected, candidate: Session, images: Images | 
     known = reference
     if isinstance(known, Session):
         known = Expected(known.label, _stated(known), None, known)
-    found = NetworkDifference(known.label, candidate.label, known.stated, _stated(candidate))
+    stated = [dataclasses.replace(output, chosen=output.name in chosen) for output in known.stated]
+    found = NetworkDifference(known.label, candidate.label, stated, _stated(candidate))
     for want, got in _in_step(known.again(images), output_parts(candidate, images), found.shapes_differ):
         found.add(want, got)
     if not found.compared:

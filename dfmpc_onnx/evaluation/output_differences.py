@@ -13,6 +13,7 @@ import numpy.typing as npt
 from dfmpc_onnx.errors import ModelError, shown
 from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.numerics.channel_groups import ChannelGroups, ChannelSums, channel_axes, spread
+from dfmpc_onnx.numerics.row_matching import MOST_ROWS, matched_rows
 
 VALUES_COMPARED_AT_ONCE = 2**20  # numbers that are compared at a time
 SQNR_CAP = 200.0  # dB; identical outputs have no noise to divide by
@@ -40,12 +41,14 @@ class GroupFidelity(msgspec.Struct, frozen=True):
 class OutputFidelity(msgspec.Struct, frozen=True):
     """One output in both networks. sqnr_db: 10 log10 of signal over noise, None where it is not compared; of the worst
     group where channels are of unlike scale. why_not: the reason why not. groups: the largest scale first; none where
-    all channels are of one scale."""
+    all channels are of one scale. rows_matched: whether rows are chosen by values, so that each was held against the
+    nearest of the other network."""
 
     name: str
     sqnr_db: float | None
     why_not: str = ""
     groups: tuple[GroupFidelity, ...] = ()
+    rows_matched: bool = False
 
     @property
     def worst(self) -> GroupFidelity | None:
@@ -55,10 +58,13 @@ class OutputFidelity(msgspec.Struct, frozen=True):
 
 @dataclasses.dataclass(frozen=True)
 class StatedOutput:
-    """An output as its network states it. shape: as onnxruntime has it, empty for a scalar and for what is unknown."""
+    """An output as its network states it. shape: as onnxruntime has it, empty for a scalar and for what is unknown.
+    chosen: whether its rows are chosen by values; where it states how many there are, they are compared as they stand.
+    """
 
     name: str
     shape: StatedShape
+    chosen: bool = False
 
     def may_become(self, a: tuple[int, ...], b: tuple[int, ...]) -> bool:
         """Whether values may have both shapes, rows first: whether the network states no size where they differ."""
@@ -81,6 +87,7 @@ class OutputDifference:
         self.classes = 0
         self.signal = self.noise = self.worst = 0.0
         self._rank = len(stated.shape)
+        self._chosen = stated.chosen and not (len(stated.shape) > 1 and isinstance(stated.shape[-2], int))
         self._channels = _ChannelDifferences()
 
     @property
@@ -98,7 +105,12 @@ class OutputDifference:
     def result(self) -> OutputFidelity:
         if not self.compared:
             return OutputFidelity(self.name, None, self.why_not)
-        return OutputFidelity(self.name, round(self.sqnr_db, 2), "", self.groups())
+        return OutputFidelity(self.name, round(self.sqnr_db, 2), "", self.groups(), self._chosen)
+
+    def can_match(self, want: npt.NDArray[np.generic], got: npt.NDArray[np.generic]) -> bool:
+        """Whether rows of a run can be held against the nearest of the other network, where that has another number."""
+        alike = want.ndim == got.ndim == 3 and want.shape[::2] == got.shape[::2] and want.size > 0 < got.size
+        return self._chosen and alike and want.shape[1] <= MOST_ROWS >= got.shape[1]
 
     def leave_out(self, why: str) -> None:
         """From now on; what was compared before counts no longer."""
@@ -114,6 +126,9 @@ class OutputDifference:
             return
         if not want.size:
             return
+        if self._chosen and want.ndim == 3:  # behind the axis of the runs
+            matched = [matched_rows(a, b) for a, b in zip(want, got, strict=True)]
+            want, got = (np.stack(rows) for rows in zip(*matched, strict=True))
         try:
             self._measure(want, got)
         except (ValueError, TypeError):
@@ -244,7 +259,7 @@ class NetworkDifference:
     def add(self, want: Part, got: Part) -> None:
         """The same rows of both networks' outputs."""
         for output, stated, a, b in zip(self.each, self._stated, want, got, strict=True):
-            if a.shape[1:] == b.shape[1:]:
+            if a.shape[1:] == b.shape[1:] or output.can_match(a, b):
                 output.add(a, b)
             elif all(network.may_become(a.shape, b.shape) for network in stated):
                 output.leave_out(OTHER_SIZE)

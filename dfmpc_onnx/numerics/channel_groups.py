@@ -24,7 +24,7 @@ MOST_CHANNELS = 2**16  # an axis that is longer holds positions
 FEW_POSITIONS = 128  # of the longer of two axes: it may be the channels as well
 FAINTEST = 2.0**-16  # of the largest channel's root mean square: what is fainter is judged as if it were that large
 BESIDE = 1e-6  # 0 and 1 a probability may lie
-ROWS_AT_ONCE = 2**20  # values that are summed at a time
+VALUES_SUMMED_AT_ONCE = 2**20  # values that are summed at a time
 CONSTANT = 1e-9  # share of the mean square that is variance, below which sums in double precision cannot tell
 
 
@@ -124,7 +124,7 @@ def spread(sums: ChannelSums, groups: ChannelGroups) -> float:
 def _sums(plain: npt.NDArray[np.generic], axis: int) -> ChannelSums:
     channels = plain.shape[axis]
     values, squares = np.zeros(channels), np.zeros(channels)
-    rows = max(ROWS_AT_ONCE // max(plain[:1].size, 1), 1)
+    rows = max(VALUES_SUMMED_AT_ONCE // max(plain[:1].size, 1), 1)
     for start in range(0, len(plain), rows):  # in double precision a whole output would swell
         x = np.moveaxis(plain[start : start + rows], axis, 0).reshape(channels, -1).astype(np.float64)
         values += x.sum(axis=1)

@@ -15,7 +15,14 @@ from dfmpc_onnx.evaluation.fidelity import (
     first_feeds,
     outputs,
 )
-from dfmpc_onnx.evaluation.output_differences import SQNR_CAP, OutputFidelity, StatedOutput, sqnr
+from dfmpc_onnx.evaluation.output_differences import (
+    SQNR_CAP,
+    NetworkDifference,
+    OutputDifference,
+    OutputFidelity,
+    StatedOutput,
+    sqnr,
+)
 from dfmpc_onnx.inputs.files import Images
 from dfmpc_onnx.inputs.samples import Samples
 from dfmpc_onnx.runtime.session import Session
@@ -273,3 +280,29 @@ def test_axes_are_counted_as_the_network_states_them():
     session = Session(net.model(y))
     found = compare(session, session, Samples({"x": RANDOM.standard_normal((4, 1, 12, 8)).astype(np.float32)}, 4, ""))
     assert [(group.axis, group.channels) for group in found.outputs[0].groups] == [(0, ((0, 3),)), (0, ((4, 11),))]
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_chosen_rows_in_another_order_or_number_are_held_against_the_nearest(chosen):
+    """Boxes whose scores lie near each other change places after the smallest error."""
+    boxes = RANDOM.uniform(0, 640, (5, 6, 2)).astype(np.float32)
+    stated = StatedOutput("boxes", ("k", 2), chosen)
+    found = NetworkDifference("a", "b", [stated], [stated])
+    for run in boxes:
+        found.add([run[None]], [run[None, ::-1] + 1])
+    if not chosen:
+        assert found.each[0].sqnr_db < 10
+        return
+    assert found.each[0].sqnr_db > 40 and found.each[0].result().rows_matched
+    found.add([boxes[:1]], [boxes[:1, :4]])
+    assert found.each[0].compared and 10 < found.each[0].sqnr_db < 40
+    found.add([boxes[:1]], [boxes[:1, :0]])
+    assert not found.each[0].compared
+
+
+def test_rows_whose_number_is_stated_are_compared_as_they_stand():
+    assert not OutputDifference(StatedOutput("y", (1, 3, 2), True)).result().rows_matched
+    found = OutputDifference(StatedOutput("y", (1, 3, 2), True))
+    rows = np.array([[[1.0, 0], [2, 0], [3, 0]]])
+    found.add(rows, rows[:, ::-1])
+    assert found.sqnr_db < 10

@@ -82,7 +82,7 @@ def test_of_three_dimensions_the_shorter_holds_the_channels():
 def test_a_few_rows_are_summed_at_a_time(monkeypatch):
     plain = detections(5)
     whole = array_groups(plain)
-    monkeypatch.setattr(channel_groups, "ROWS_AT_ONCE", 1)
+    monkeypatch.setattr(channel_groups, "VALUES_SUMMED_AT_ONCE", 1)
     parts = array_groups(plain)
     assert whole.floor == pytest.approx(parts.floor) and parts.axis == whole.axis
 
