@@ -258,16 +258,17 @@ def _by_hand(session: onnxruntime.InferenceSession, images: np.ndarray) -> Itera
 
 def _decibels(want: list[np.ndarray], got: list[np.ndarray], group: GroupFidelity | None) -> float:
     """Signal over noise in dB, of all values or of a group's channels."""
-    signal = noise = 0.0
+    signal = noise = least = 0.0
     with np.errstate(all="ignore"):
         for a, b in zip(want, got, strict=True):
             if group is not None:
+                largest = max(np.square(x).sum() for x in np.moveaxis(a, group.axis, 0))
                 index = np.concatenate([np.arange(first, last + 1) for first, last in group.channels])
-                largest = max(np.square(x).mean() for x in np.moveaxis(a, group.axis, 0))
                 a, b = a.take(index, group.axis), b.take(index, group.axis)
-                signal += FAINT**2 * largest * a.size if np.square(a).mean() < FAINT**2 * largest else 0.0
+                least += FAINT**2 * largest * len(index)
             signal += float(np.square(a).sum())
             noise += float(np.square(a - b).sum())
         if noise == 0 or not np.isfinite(noise):
             return MOST_DB if noise == 0 else -MOST_DB
-        return float(np.clip(10 * np.log10(max(signal, 1e-300) / noise), -MOST_DB, MOST_DB))
+        ratio = max(signal, least, 1e-300) / noise
+        return float(np.clip(10 * np.log10(ratio), -MOST_DB, MOST_DB))
