@@ -65,7 +65,7 @@ def test_each_law_notices_what_breaks_it(tmp_path):
     assert "integers" in (laws.layers_agree(with_layer(found, integer=False)) or "")
     assert "no such layer" in (laws.layers_agree(with_layer(found, name="other")) or "")
     assert "codes" in (laws.layers_agree(with_layer(found, bits=32)) or "")
-    assert "mean bits" in (laws.layers_agree(changed(found, mean_weight_bits=3.0)) or "")
+    assert "mean bits" in (laws.layers_agree(changed(found, mean_weight_bits=30.0)) or "")
     assert "closing check" in (laws.verify_agrees(changed(found, fidelity=worse)) or "")
     assert all(law(found) is None for law in LAWS)
 
