@@ -10,6 +10,7 @@ from dfmpc_onnx.api.reference import CHECK_IMAGES, CHECK_SEED, assumptions_named
 from dfmpc_onnx.errors import Defect, ModelError, TooLittleMemory
 from dfmpc_onnx.evaluation.fidelity import Expected, Fidelity, compare, expected_outputs
 from dfmpc_onnx.evaluation.run_time import fastest_run, slower
+from dfmpc_onnx.graph.compared_outputs import chosen_outputs
 from dfmpc_onnx.inputs.files import Images
 from dfmpc_onnx.inputs.samples import Samples, check_images
 from dfmpc_onnx.inputs.spec import InputSpecs
@@ -51,7 +52,7 @@ def closing_check(
         return None, (want,)
     notes = (f"compared with the model as normalized: {said}",) if said else ()
     try:
-        fidelity = compare(want, candidate, images)
+        fidelity = compare(want, candidate, images, chosen_outputs(source.model))
         late = slower(plain, fastest_run(candidate, images)) if timed else ()
         return fidelity, (*notes, *fidelity.notes, *_doubts(fidelity, settings), *late)
     except ModelError as error:

@@ -73,7 +73,7 @@ def _inspect_quantized(stored: Sequence[StoredLayer], census: Census | None) -> 
     integer = frozenset(census.integer_layers) if census is not None else frozenset()
     return tuple(
         QuantizedLayer(
-            shown(layer.name),
+            layer.name,
             shown(layer.op),
             layer.shape,
             math.prod(layer.shape),

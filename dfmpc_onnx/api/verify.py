@@ -13,6 +13,7 @@ from dfmpc_onnx.api.reference import CHECK_IMAGES, CHECK_SEED, check_limits, ref
 from dfmpc_onnx.errors import ModelError, OptionError
 from dfmpc_onnx.evaluation.fidelity import compare
 from dfmpc_onnx.evaluation.provider_use import provider_use
+from dfmpc_onnx.graph.compared_outputs import chosen_outputs
 from dfmpc_onnx.inputs.files import Images, read_images
 from dfmpc_onnx.inputs.normalization import parse_or_assume, resolve_preprocess
 from dfmpc_onnx.inputs.preprocess import AUTO
@@ -91,18 +92,21 @@ def verify(
     batch = _images(images, inputs, settings.seed, float_source.label)
     if not providers:
         raise OptionError("no provider given; give at least one, such as CPU")
-    rows = tuple(_on_provider(provider, source, reference, batch) for provider in providers)
+    chosen = chosen_outputs(float_source.model)
+    rows = tuple(_on_provider(provider, source, reference, batch, chosen) for provider in providers)
     left_out = dict.fromkeys(note for row in rows for note in row.fidelity.notes)
     warnings = (*origin_warnings(float_source, source, choice.name), *choice.warnings, *left_out)
     return Verification(float_source.size, source.size, choice.name, choice, warnings, rows)
 
 
-def _on_provider(provider: str, source: Source, reference: Session, batch: Images | Samples) -> ProviderFidelity:
+def _on_provider(
+    provider: str, source: Source, reference: Session, batch: Images | Samples, chosen: frozenset[str]
+) -> ProviderFidelity:
     session = Session(source.path or source.model, provider, source.label)
     use = None
     if session.provider != CPU_PROVIDER:
         use = provider_use(source.path or source.model, source.model, session.provider, source.label, batch)
-    return ProviderFidelity(session.provider, compare(reference, session, batch), use)
+    return ProviderFidelity(session.provider, compare(reference, session, batch, chosen), use)
 
 
 def _images(given: str | os.PathLike[str] | None, inputs: InputSpecs, seed: int, label: str) -> Images | Samples:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import msgspec
 import numpy as np
@@ -28,8 +28,9 @@ class Fidelity(msgspec.Struct, frozen=True):
     """Two networks on the same images.
 
     agreement: per cent of rows whose largest output is the same, agreeing of rows: a row is an image, or a run where
-    the first output does not run along the batch. sqnr_db: 10 log10 of signal over noise, of the worst output; outputs
-    of whole numbers, such as labels, count only where there is no other. max_error: largest absolute difference.
+    the first output does not run along the batch. sqnr_db: 10 log10 of signal over noise, of the worst output and in it
+    of the worst channels where they are of unlike scale; outputs of whole numbers, such as labels, count only where
+    there is no other. max_error: largest absolute difference.
     outputs: each by itself, and which are not compared. The first output is the first of those that are.
     top1, float_top1: per cent correct where labels are known, else None.
     """
@@ -53,10 +54,15 @@ class Fidelity(msgspec.Struct, frozen=True):
         return round(self.float_top1 - self.top1, 2)
 
     @property
+    def judged_by(self) -> OutputFidelity | None:
+        """The output that `sqnr_db` is of."""
+        return next((output for output in self.outputs if output.sqnr_db == self.sqnr_db), None)
+
+    @property
     def worst(self) -> OutputFidelity | None:
-        """The output that `sqnr_db` is of, where others are compared beside it."""
+        """The same, where others are compared beside it."""
         compared = [output for output in self.outputs if output.sqnr_db is not None]
-        return next((o for o in compared if o.sqnr_db == self.sqnr_db), None) if len(compared) > 1 else None
+        return self.judged_by if len(compared) > 1 else None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -158,6 +164,11 @@ def _image_parts(session: Session, x: npt.NDArray[np.float32]) -> Iterator[Part]
         yield [_rows(out, len(feeds[given.name]), real) for out in _arrays(session, feeds)]
 
 
+def output_parts(session: Session, images: Images | Samples) -> Iterator[Part]:
+    """Every output of a network, run by run, rows of images first."""
+    return _parts(session, _feeds_of(images))
+
+
 def first_feeds(session: Session, images: Images | Samples) -> dict[str, npt.NDArray[np.generic]]:
     """What a network is fed first when it is compared."""
     if isinstance(images, Images):
@@ -196,13 +207,13 @@ class Expected:
         if self.parts is not None:
             return iter(self.parts)
         assert self.session is not None  # one or the other is there
-        return _parts(self.session, _feeds_of(images))
+        return output_parts(self.session, images)
 
 
 def expected_outputs(reference: Session, images: Images | Samples) -> Expected:
     """Run the network that another is compared with."""
     parts, kept = [], 0
-    for part in _parts(reference, _feeds_of(images)):
+    for part in output_parts(reference, images):
         parts.append(part)
         kept += sum(out.nbytes for out in part)
         if kept > MOST_KEPT:
@@ -240,9 +251,15 @@ def _in_step(
         a, b = ([x[n:] for x, n in zip(part, counts, strict=True)] for part in (a, b))
 
 
-def compare(reference: Session | Expected, candidate: Session, images: Images | Samples) -> Fidelity:
+def compare(
+    reference: Session | Expected,
+    candidate: Session,
+    images: Images | Samples,
+    chosen: Collection[str] = (),
+) -> Fidelity:
     """Run networks on the images; each output is judged by itself.
 
+    chosen: outputs of the reference whose rows are chosen by values (`chosen_outputs`), and come in any order.
     What is no number, and what differs in size because the size depends on values, is left out. Raises ModelError where
     outputs have other shapes for another reason, or none is left.
     """
@@ -251,8 +268,9 @@ def compare(reference: Session | Expected, candidate: Session, images: Images | 
     known = reference
     if isinstance(known, Session):
         known = Expected(known.label, _stated(known), None, known)
-    found = NetworkDifference(known.label, candidate.label, known.stated, _stated(candidate))
-    for want, got in _in_step(known.again(images), _parts(candidate, _feeds_of(images)), found.shapes_differ):
+    stated = [dataclasses.replace(output, chosen=output.name in chosen) for output in known.stated]
+    found = NetworkDifference(known.label, candidate.label, stated, _stated(candidate))
+    for want, got in _in_step(known.again(images), output_parts(candidate, images), found.shapes_differ):
         found.add(want, got)
     if not found.compared:
         raise found.nothing_compared()

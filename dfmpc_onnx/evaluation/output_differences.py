@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import msgspec
@@ -10,6 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dfmpc_onnx.errors import ModelError, shown
+from dfmpc_onnx.numerics.arrays import Float
+from dfmpc_onnx.numerics.channel_groups import ChannelGroups, ChannelSums, channel_axes, spread
+from dfmpc_onnx.numerics.row_matching import MOST_ROWS, matched_rows
 
 VALUES_COMPARED_AT_ONCE = 2**20  # numbers that are compared at a time
 SQNR_CAP = 200.0  # dB; identical outputs have no noise to divide by
@@ -21,21 +25,46 @@ OTHER_SIZE = "its size depends on values, and is another in each network on the 
 EMPTY = "it is empty on these inputs"
 
 
+class GroupFidelity(msgspec.Struct, frozen=True):
+    """Channels of one scale in an output where others are of another.
+
+    axis: of the output, from 0. channels: the first and the last of each run of them. rms: root mean square of the
+    float network's values. sqnr_db: as of an output.
+    """
+
+    axis: int
+    channels: tuple[tuple[int, int], ...]
+    rms: float
+    sqnr_db: float
+
+
 class OutputFidelity(msgspec.Struct, frozen=True):
-    """One output in both networks. sqnr_db: 10 log10 of signal over noise, None where it is not compared.
-    why_not: the reason for that."""
+    """One output in both networks. sqnr_db: 10 log10 of signal over noise, None where it is not compared; of the worst
+    group where channels are of unlike scale. why_not: the reason why not. groups: the largest scale first; none where
+    all channels are of one scale. rows_matched: whether rows are chosen by values, so that each was held against the
+    nearest of the other network."""
 
     name: str
     sqnr_db: float | None
     why_not: str = ""
+    groups: tuple[GroupFidelity, ...] = ()
+    rows_matched: bool = False
+
+    @property
+    def worst(self) -> GroupFidelity | None:
+        """The group that `sqnr_db` is of, if there are groups."""
+        return min(self.groups, key=lambda group: group.sqnr_db, default=None)
 
 
 @dataclasses.dataclass(frozen=True)
 class StatedOutput:
-    """An output as its network states it. shape: as onnxruntime has it, empty for a scalar and for what is unknown."""
+    """An output as its network states it. shape: as onnxruntime has it, empty for a scalar and for what is unknown.
+    chosen: whether its rows are chosen by values; where it states how many there are, they are compared as they stand.
+    """
 
     name: str
     shape: StatedShape
+    chosen: bool = False
 
     def may_become(self, a: tuple[int, ...], b: tuple[int, ...]) -> bool:
         """Whether values may have both shapes, rows first: whether the network states no size where they differ."""
@@ -50,13 +79,16 @@ class StatedOutput:
 class OutputDifference:
     """What one output comes to, run by run."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, stated: StatedOutput) -> None:
+        self.name = stated.name
         self.why_not = EMPTY
         self.floats = False
         self.largest: tuple[list[npt.NDArray[np.intp]], list[npt.NDArray[np.intp]]] = ([], [])  # of each row
         self.classes = 0
         self.signal = self.noise = self.worst = 0.0
+        self._rank = len(stated.shape)
+        self._chosen = stated.chosen and not (len(stated.shape) > 1 and isinstance(stated.shape[-2], int))
+        self._channels = _ChannelDifferences()
 
     @property
     def compared(self) -> bool:
@@ -64,10 +96,21 @@ class OutputDifference:
 
     @property
     def sqnr_db(self) -> float:
-        return decibels(self.signal, self.noise)
+        return min((group.sqnr_db for group in self.groups()), default=decibels(self.signal, self.noise))
+
+    def groups(self) -> tuple[GroupFidelity, ...]:
+        """Channels of like scale and what they come to, where those of the output are of unlike scale."""
+        return self._channels.groups(self._rank) if self.floats else ()
 
     def result(self) -> OutputFidelity:
-        return OutputFidelity(self.name, round(self.sqnr_db, 2) if self.compared else None, self.why_not)
+        if not self.compared:
+            return OutputFidelity(self.name, None, self.why_not)
+        return OutputFidelity(self.name, round(self.sqnr_db, 2), "", self.groups(), self._chosen)
+
+    def can_match(self, want: npt.NDArray[np.generic], got: npt.NDArray[np.generic]) -> bool:
+        """Whether rows of a run can be held against the nearest of the other network, where that has another number."""
+        alike = want.ndim == got.ndim == 3 and want.shape[::2] == got.shape[::2] and want.size > 0 < got.size
+        return self._chosen and alike and want.shape[1] <= MOST_ROWS >= got.shape[1]
 
     def leave_out(self, why: str) -> None:
         """From now on; what was compared before counts no longer."""
@@ -83,8 +126,11 @@ class OutputDifference:
             return
         if not want.size:
             return
+        if self._chosen and want.ndim == 3:  # behind the axis of the runs
+            matched = [matched_rows(a, b) for a, b in zip(want, got, strict=True)]
+            want, got = (np.stack(rows) for rows in zip(*matched, strict=True))
         try:
-            self._measure(want.reshape(-1), got.reshape(-1))
+            self._measure(want, got)
         except (ValueError, TypeError):
             self.leave_out(NO_NUMBERS)
             return
@@ -96,13 +142,89 @@ class OutputDifference:
             self.classes = rows.shape[1]
 
     def _measure(self, want: npt.NDArray[np.generic], got: npt.NDArray[np.generic]) -> None:
-        """Flat values, in blocks: in double precision, with their difference and squares, large ones would swell."""
+        """In blocks of flat values: in double precision, with their difference and squares, large ones would swell."""
+        self._channels.take_shape(want.shape)
+        flat, flat_got = want.reshape(-1), got.reshape(-1)
         for start in range(0, want.size, VALUES_COMPARED_AT_ONCE):
-            a, b = (values[start : start + VALUES_COMPARED_AT_ONCE].astype(np.float64) for values in (want, got))
+            a, b = (out[start : start + VALUES_COMPARED_AT_ONCE].astype(np.float64) for out in (flat, flat_got))
             with np.errstate(invalid="ignore", over="ignore"):  # outputs may be infinite; then so is the noise, or NaN
-                self.signal += float(np.square(a).sum())
-                self.noise += float(np.square(a - b).sum())
+                square, error = np.square(a), np.square(a - b)
+                self.signal += float(square.sum())
+                self.noise += float(error.sum())
                 self.worst = float(np.maximum(self.worst, np.abs(a - b).max()))
+                self._channels.add(start, a, square, error)
+
+
+class _ChannelDifferences:
+    """Sums of an output's values, their squares and their squared errors, by each axis that may be its channels."""
+
+    def __init__(self) -> None:
+        self._shape: tuple[int, ...] | None = None
+        self._sums: dict[int, Float] = {}
+        self._count = 0
+        self._lowest, self._highest = np.inf, -np.inf
+
+    def take_shape(self, shape: tuple[int, ...]) -> None:
+        """Of the values that follow, rows first. An axis that is no longer as long as it was holds no channels."""
+        before, self._shape = self._shape, shape
+        if before is None:
+            self._sums = {axis: np.zeros((3, shape[axis])) for axis in channel_axes(shape)}
+        elif len(before) != len(shape):
+            self._sums = {}
+        else:
+            self._sums = {axis: sums for axis, sums in self._sums.items() if sums.shape[1] == shape[axis]}
+
+    def add(self, start: int, values: Float, square: Float, error: Float) -> None:
+        """Flat values that begin at an index of the whole."""
+        self._count += len(values)
+        self._lowest = min(self._lowest, float(values.min()))
+        self._highest = max(self._highest, float(values.max()))
+        for axis, sums in self._sums.items():
+            assert self._shape is not None  # it comes first
+            inner = math.prod(self._shape[axis + 1 :])
+            for total, part in zip(sums, (values, square, error), strict=True):
+                total += _by_channel(part, start, sums.shape[1], inner)
+
+    def groups(self, rank: int) -> tuple[GroupFidelity, ...]:
+        """rank: how many dimensions the network states, so that axes are counted as it does; 0 if that is not known."""
+        found: tuple[float, ChannelSums, Float, ChannelGroups] | None = None
+        for axis, (values, squares, errors) in self._sums.items():
+            sums = ChannelSums(values, squares, self._count // len(values))
+            groups = sums.groups(axis, self._lowest, self._highest)
+            if groups is not None and (found is None or spread(sums, groups) > found[0]):
+                found = spread(sums, groups), sums, errors, groups
+        if found is None or self._shape is None:
+            return ()
+        _, sums, errors, groups = found
+        axis = groups.axis - (len(self._shape) - rank if rank else 0)
+        return tuple(_group(axis, index, sums, errors, groups.floor) for index in groups.groups)
+
+
+def _group(axis: int, index: npt.NDArray[np.intp], sums: ChannelSums, errors: Float, floor: float) -> GroupFidelity:
+    signal, noise = float(sums.squares[index].sum()), float(errors[index].sum())
+    least = floor * sums.count * len(index)
+    runs = np.split(index, np.flatnonzero(np.diff(index) > 1) + 1)
+    return GroupFidelity(
+        axis,
+        tuple((int(run[0]), int(run[-1])) for run in runs),
+        float(f"{math.sqrt(signal / (sums.count * len(index))):.4g}"),
+        round(decibels(max(signal, least), noise), 2),
+    )
+
+
+def _by_channel(values: Float, start: int, channels: int, inner: int) -> Float:
+    """Sums ``[channels]`` of flat values whose first has the index `start`; inner: how many follow each channel's."""
+    if inner == 1:
+        ahead = start % channels
+        whole = -(ahead + len(values)) % channels
+        padded = np.concatenate([np.zeros(ahead), values, np.zeros(whole)]) if ahead or whole else values
+        total: Float = padded.reshape(-1, channels).sum(axis=0)
+        return total
+    first = -start % inner
+    starts = np.concatenate([[0], np.arange(first, len(values), inner)]) if first else np.arange(0, len(values), inner)
+    summed = np.add.reduceat(values, starts)
+    counted = np.bincount((start + starts) // inner % channels, weights=summed, minlength=channels)
+    return counted.astype(np.float64, copy=False)
 
 
 class NetworkDifference:
@@ -113,7 +235,7 @@ class NetworkDifference:
     ) -> None:
         self._reference, self._candidate = reference, candidate
         self._stated = [*zip(stated, others, strict=False)]
-        self.each = [OutputDifference(output.name) for output in stated]
+        self.each = [OutputDifference(output) for output in stated]
         if len(stated) != len(others):
             raise self.shapes_differ()
 
@@ -137,7 +259,7 @@ class NetworkDifference:
     def add(self, want: Part, got: Part) -> None:
         """The same rows of both networks' outputs."""
         for output, stated, a, b in zip(self.each, self._stated, want, got, strict=True):
-            if a.shape[1:] == b.shape[1:]:
+            if a.shape[1:] == b.shape[1:] or output.can_match(a, b):
                 output.add(a, b)
             elif all(network.may_become(a.shape, b.shape) for network in stated):
                 output.leave_out(OTHER_SIZE)
@@ -149,7 +271,7 @@ def sqnr(want: list[npt.NDArray[np.float64]], got: list[npt.NDArray[np.float64]]
     """Signal to quantization noise in dB of the worst output; at most 200."""
     found = []
     for a, b in zip(want, got, strict=True):
-        found.append(OutputDifference(""))
+        found.append(OutputDifference(StatedOutput("", ())))
         found[-1].add(np.atleast_1d(a), np.atleast_1d(b))
     return min((output.sqnr_db for output in found if output.compared), default=SQNR_CAP)
 

@@ -19,6 +19,7 @@ from dfmpc_onnx.graph.edit import Namer
 from dfmpc_onnx.graph.exchange import to_model
 from dfmpc_onnx.inputs.batches import free_batch
 from dfmpc_onnx.model.protos import put_in
+from dfmpc_onnx.numerics.channel_groups import array_groups
 from dfmpc_onnx.numerics.output_loss import OutputLoss, output_loss
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.runtime.session import Session
@@ -61,6 +62,9 @@ class ToggledRounding:
             _numbers(a) and a.shape == b.shape and output_loss(a, b).share_of_variance <= REPEATS
             for a, b in zip(self._exact, again, strict=True)
         ]
+        self._groups = [
+            array_groups(out) if whether else None for out, whether in zip(self._exact, self._compared, strict=True)
+        ]
 
     @property
     def comparable(self) -> bool:
@@ -82,8 +86,8 @@ class ToggledRounding:
         self._compared = [
             whether and a.shape == b.shape for a, b, whether in zip(self._exact, rounded, self._compared, strict=True)
         ]
-        pairs = zip(self._exact, rounded, self._compared, strict=True)
-        return [output_loss(a, b) for a, b, whether in pairs if whether]
+        pairs = zip(self._exact, rounded, self._groups, self._compared, strict=True)
+        return [output_loss(a, b, groups) for a, b, groups, whether in pairs if whether]
 
     def _run(self, groups: Sequence[int]) -> Outputs:
         if not self._outputs:

@@ -9,11 +9,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+import onnx
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import shown
 from dfmpc_onnx.graph.operators import is_weighted, op_of, squashes
 from dfmpc_onnx.graph.query import producer, reads
+from dfmpc_onnx.model import protos
+from dfmpc_onnx.model.protos import every_node, fed_names
 
 SELECTIONS = frozenset({"NonMaxSuppression", "NonZero", "TopK", "Compress", "Unique"})
 LABELS = frozenset({"ArgMax", "ArgMin"})  # indices of entries; those behind which layers follow are left alone
@@ -82,6 +85,24 @@ def selects(node: gs.Node) -> bool:
         return True
     bodies = [value for value in node.attrs.values() if isinstance(value, gs.Graph)]
     return any(selects(inner) for body in bodies for inner in body.nodes)
+
+
+def chosen_outputs(model: onnx.ModelProto) -> frozenset[str]:
+    """The outputs of a model whose rows are chosen by values, so that their order depends on the smallest error.
+
+    A choice among constants, as exporters write index tables, and among sizes is always the same.
+    """
+    data, chosen = set(fed_names(model.graph)), set[str]()
+    for node in model.graph.node:
+        inner = [*every_node([node])]
+        read = {name for each in inner for name in each.input}
+        if not data.isdisjoint(read) and protos.op_of(node) not in MEASURES_SHAPE:
+            data.update(node.output)
+            if any(protos.op_of(each) in SELECTIONS for each in inner):
+                chosen.update(node.output)
+        if not chosen.isdisjoint(read):
+            chosen.update(node.output)
+    return frozenset(value.name for value in model.graph.output if value.name in chosen)
 
 
 def _reached(

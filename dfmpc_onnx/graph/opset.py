@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import onnx
 import onnx.inliner
 import onnx.version_converter
@@ -12,6 +13,7 @@ import onnx_graphsurgeon as gs
 from dfmpc_onnx.errors import shown
 from dfmpc_onnx.graph.edit import detached_weights
 from dfmpc_onnx.graph.operators import is_standard, name_domains, op_of
+from dfmpc_onnx.graph.query import constant, has_input
 
 
 def ir_version_for(opset: int) -> int:
@@ -20,6 +22,7 @@ def ir_version_for(opset: int) -> int:
     return version
 
 
+RESIZE_BY_MODES = 11  # the opset whose Resize states where it reads
 OLDEST_RUN = 7  # the oldest opset of the standard domain that onnxruntime promises to run
 
 
@@ -60,8 +63,26 @@ def convert(graph: gs.Graph, version: int) -> gs.Graph:
         lambda skeleton: onnx.version_converter.convert_version(skeleton, version),
         f"from opset {graph.opset} to {version}",
     )
+    if graph.opset < RESIZE_BY_MODES <= version:
+        _keep_sampling(result)
     result.ir_version = ir_version_for(version)
     return result
+
+
+def _keep_sampling(graph: gs.Graph) -> None:
+    """Let every Resize read where Upsample and Resize did before opset 11, as onnxruntime runs these.
+
+    onnx's converter (seen in 1.23) leaves the modes to their defaults, which read half a pixel beside. The nearest of
+    two was the lower one where a map grows and the higher one where it shrinks.
+    """
+    for node in graph.nodes:
+        if op_of(node) != "Resize" or "coordinate_transformation_mode" in node.attrs:
+            continue
+        node.attrs["coordinate_transformation_mode"] = "asymmetric"
+        if node.attrs.get("mode", "nearest") == "nearest":
+            scales = constant(node.inputs[2]) if has_input(node, 2) else None
+            shrinks = scales is not None and bool((np.asarray(scales, np.float32) < 1).any())
+            node.attrs["nearest_mode"] = "ceil" if shrinks else "floor"
 
 
 def inline_functions(graph: gs.Graph) -> gs.Graph:

@@ -26,6 +26,8 @@ FUSED_LAYERS = frozenset(
     f"com.microsoft::{name}"
     for name in ("FusedConv", "FusedGemm", "FusedMatMul", "TransposeMatMul", "NhwcConv", "NhwcFusedConv")
 )
+# Exporters of transformers write these as well, beside ordinary Convs.
+FUSED_PRODUCTS = frozenset(f"com.microsoft::{name}" for name in ("FusedGemm", "FusedMatMul", "TransposeMatMul"))
 LARGEST_WEIGHT = 1e12  # products of a few of them and their squares still fit into float32
 
 
@@ -53,9 +55,15 @@ def check_weights(graph: gs.Graph, label: str) -> None:
 
 
 def check_unoptimized(graph: gs.Graph, label: str) -> None:
-    """Raise ModelError where onnxruntime's optimizer has put operators of its own in place of layers."""
-    for node in itertools.chain(graph.nodes, (inner for _, _, inner in nested_nodes(graph))):
-        if (node.domain or "") in LAYOUT_DOMAINS or op_of(node) in FUSED_LAYERS:
+    """Raise ModelError where onnxruntime's optimizer has put operators of its own in place of layers.
+
+    Products that are fused stay as they are where Convs are left to quantize.
+    """
+    nodes = [*itertools.chain(graph.nodes, (inner for _, _, inner in nested_nodes(graph)))]
+    ordinary = any(op_of(node) in ("Conv", "ConvTranspose") for node in nodes)
+    fused = FUSED_LAYERS - FUSED_PRODUCTS if ordinary else FUSED_LAYERS
+    for node in nodes:
+        if (node.domain or "") in LAYOUT_DOMAINS or op_of(node) in fused:
             raise ModelError(
                 f"{label}: optimized by onnxruntime already ({shown(op_of(node))} is an operator of its own); give the "
                 "model before that"

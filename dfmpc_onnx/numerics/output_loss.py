@@ -3,6 +3,9 @@
 Of a vector, as the logits of a classifier, there are two answers, and they differ much: most of what logits vary by
 lies between the classes and is the same for every picture. Procedural images are told apart far less than
 photographs are, so what lies between images is small in them and its share of error is large.
+
+Where channels are of unlike scale (`channel_groups`), each group of like scale loses a share of its own, and the worst
+counts.
 """
 
 from __future__ import annotations
@@ -12,6 +15,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+
+from dfmpc_onnx.numerics.arrays import Float
+from dfmpc_onnx.numerics.channel_groups import ChannelGroups, array_groups
 
 VALUES_AT_ONCE = 2**22  # values that are compared at a time
 
@@ -51,17 +57,35 @@ def is_vector(shape: Sequence[int]) -> bool:
     return len(shape) <= 2 or ((len(shape) > 3 or shape[2] == 1) and len(inner) <= 1)
 
 
-def output_loss(plain: npt.NDArray[np.generic], hat: npt.NDArray[np.generic]) -> OutputLoss:
-    """What an output ``[n, ...]`` of finite numbers loses where it becomes `hat`, of the same shape."""
+def output_loss(
+    plain: npt.NDArray[np.generic], hat: npt.NDArray[np.generic], groups: ChannelGroups | None = None
+) -> OutputLoss:
+    """What an output ``[n, ...]`` of finite numbers loses where it becomes `hat`, of the same shape.
+
+    groups: those of `plain` (`array_groups`), where they are known already; else they are found.
+    """
     vector = is_vector(plain.shape)
     if plain is hat:
         return OutputLoss(0.0, 0.0, vector)
-    share = _share_of_variance(plain, hat)
-    several = vector and plain.ndim >= 2 and len(plain) >= 2
-    return OutputLoss(share, _share_between(plain, hat) if several else share, vector)
+    found = groups or array_groups(plain)
+    if not vector:
+        share = _share_of_channels(plain, hat, found)
+        return OutputLoss(share, share, vector)
+    losses = [_vector_loss(plain, hat, 0.0)]
+    if found is not None:
+        parts = ((plain.take(index, found.axis), hat.take(index, found.axis)) for index in found.groups)
+        losses = [_vector_loss(want, got, found.floor) for want, got in parts]
+    return OutputLoss(max(loss[0] for loss in losses), max(loss[1] for loss in losses), vector)
 
 
-def _share_between(plain: npt.NDArray[np.generic], hat: npt.NDArray[np.generic]) -> float:
+def _vector_loss(plain: npt.NDArray[np.generic], hat: npt.NDArray[np.generic], floor: float) -> tuple[float, float]:
+    """The share of all variance and that of what lies between the images; floor: least variance of an entry."""
+    share = _share_of_channels(plain.reshape(1, -1), hat.reshape(1, -1), None, floor)
+    several = plain.ndim >= 2 and len(plain) >= 2
+    return share, _share_between(plain, hat, floor) if several else share
+
+
+def _share_between(plain: npt.NDArray[np.generic], hat: npt.NDArray[np.generic], floor: float) -> float:
     """Squared error over the variance between images, both summed over the entries of a vector; 0 to 1."""
     if not plain.size:
         return 0.0
@@ -69,23 +93,39 @@ def _share_between(plain: npt.NDArray[np.generic], hat: npt.NDArray[np.generic])
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is lost
         square = np.nan_to_num(np.square(np.asarray(hat, np.float64) - want), nan=np.inf)
         error = float(square.mean(axis=0).sum())
-    variance = float(want.var(axis=0).sum())
+    variance = max(float(want.var(axis=0).sum()), floor * want[0].size)
     return min(error / variance, 1.0) if variance > 1e-12 * float(np.square(want).mean()) else 0.0
 
 
-def _share_of_variance(want: npt.NDArray[np.generic], got: npt.NDArray[np.generic]) -> float:
-    """Squared error over variance of an output ``[n, ...]``, 0 to 1.
+def _share_of_channels(
+    want: npt.NDArray[np.generic],
+    got: npt.NDArray[np.generic],
+    groups: ChannelGroups | None,
+    floor: float = 0.0,
+) -> float:
+    """Squared error over variance of an output ``[n, ...]``, 0 to 1: the mean over its channels, each at most 1.
 
-    Of maps and lists the mean over the channels, each at most 1: the second dimension, or the last where that one is
-    the shorter and no other follows. Of vectors (`is_vector`) all values together.
+    Channels are along the axis of the groups, of which the worst counts; else along the second dimension, or the last
+    where that one is the shorter and no other follows. A vector ``[1, k]`` is one channel. floor: least variance.
     """
     if not want.size:
         return 0.0
-    channel = 0
-    if not is_vector(want.shape):
-        channel = 2 if want.ndim == 3 and want.shape[2] < want.shape[1] else 1
+    if groups is None:
+        channel = 2 if want.ndim == 3 and want.shape[2] < want.shape[1] else 1 if want.ndim > 2 else 0
+        parts: tuple[npt.NDArray[np.intp], ...] = (np.arange(want.shape[channel]),)
     else:
-        want, got = want.reshape(1, -1), got.reshape(1, -1)
+        channel, parts, floor = groups.axis, groups.groups, groups.floor
+    variance, error = _by_channel(want, got, channel)
+    share = np.minimum(error / np.maximum(np.maximum(variance, floor), 1e-300), 1.0)
+    losses = []
+    for part in parts:
+        live = part[variance[part] > 1e-12 * max(float(variance[part].max(initial=0.0)), 1e-300)]
+        losses += [float(share[live].mean())] if live.size else []
+    return max(losses, default=0.0)
+
+
+def _by_channel(want: npt.NDArray[np.generic], got: npt.NDArray[np.generic], channel: int) -> tuple[Float, Float]:
+    """Variance and mean squared error of each index along an axis, float64 ``[channels]``."""
     axes = tuple(axis for axis in range(want.ndim) if axis != channel)
     # Some channels at a time: in double precision, with their difference and its square, large outputs would swell.
     many = max(VALUES_AT_ONCE // (want.size // want.shape[channel]), 1)
@@ -96,8 +136,4 @@ def _share_of_variance(want: npt.NDArray[np.generic], got: npt.NDArray[np.generi
         variances.append(x.var(axis=axes))
         with np.errstate(over="ignore", invalid="ignore"):
             errors.append(np.nan_to_num(np.square(got[part].astype(np.float64) - x).mean(axis=axes), nan=np.inf))
-    variance, error = np.concatenate(variances), np.concatenate(errors)
-    live = variance > 1e-12 * max(float(variance.max(initial=0.0)), 1e-300)
-    if not live.any():
-        return 0.0
-    return float(np.minimum(error[live] / variance[live], 1.0).mean())
+    return np.concatenate(variances), np.concatenate(errors)

@@ -22,6 +22,8 @@ from dfmpc_onnx.qdq.code_formats import OLDEST_WITH_TABLES
 from dfmpc_onnx.qdq.decode_chains import DecodeChain, DecodeChains
 from dfmpc_onnx.qdq.decoded_weights import weights_that_differ
 
+OLDEST_BY_CHANNEL = 13  # opset whose DequantizeLinear has an axis
+
 
 @dataclasses.dataclass(frozen=True)
 class Unpacked:
@@ -35,7 +37,7 @@ def expand(model: onnx.ModelProto, label: str) -> Unpacked:
     """A copy of the model in which every packed weight is ``DequantizeLinear(INT8 codes, scale, 0)``, bit for bit.
 
     Opset and IR version are the lowest that onnx converts what is left to. Raises ModelError where nothing is packed,
-    and where a layer would not read the same weight, bit for bit.
+    where the opset has no DequantizeLinear by channel, and where a layer would not read the same weight, bit for bit.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
@@ -45,6 +47,12 @@ def expand(model: onnx.ModelProto, label: str) -> Unpacked:
     packed = {node.name: chain for node, chain in read if not chain.plain}
     if not packed:
         raise ModelError(f"{label}: none of its weights is packed; it is in the plain form already")
+    own = standard_opset(result)
+    if own < OLDEST_BY_CHANNEL:  # as where a body keeps the model from being raised
+        raise ModelError(
+            f"{label}: DequantizeLinear of its opset {own} takes no scale by channel (from {OLDEST_BY_CHANNEL} on it "
+            "does); its weights stay packed"
+        )
     products = {chain.weight for node, chain in read if not chain.integer and _is_plain_product(node)}
     fresh = _Fresh(graph)
     done: set[str] = set()

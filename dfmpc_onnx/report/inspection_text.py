@@ -19,6 +19,7 @@ layers; role and remark are for two widths alone (--weights LOW/HIGH, and recipe
 CODES_LEGEND = (
     "codes: bytes of the weights alone; scales, biases and the graph come to them, mostly 1.5 to 3 kB a layer"
 )
+STORED_LEGEND = "(bits are those of codes; scales, biases, the graph and what no layer holds make the rest of the file)"
 AUTO_LEGEND = "auto: the recipe chooses the bits of each layer by its measured error, while it runs"
 
 
@@ -56,7 +57,8 @@ def _quantized_table(found: Inspection, console: Console) -> None:
     counts = f"{len(layers)} layers, {weights:,} weights of {bits:.2f} bits each in the file"
     if found.census is not None:
         counts += f"; {sum(layer.integer is True for layer in layers)} layers compute in integers"
-    console.print(*plain(counts), end="\n\n")
+    console.print(*plain(counts))
+    console.print(*plain(STORED_LEGEND), end="\n\n")
     rows = [
         (layer.name, layer.op, "x".join(map(str, layer.shape)), _stored_text(layer), _computes(layer))
         for layer in layers

@@ -10,12 +10,14 @@ from rich.text import Text
 
 from dfmpc_onnx.errors import printable, shown
 from dfmpc_onnx.evaluation.fidelity import Fidelity
+from dfmpc_onnx.evaluation.output_differences import GroupFidelity, OutputFidelity
 from dfmpc_onnx.inputs.normalization import PreprocessChoice
 from dfmpc_onnx.pipeline.refusals import NOT_LOW, UNSTATED, Refusal
 from dfmpc_onnx.report.schema import Expansion, LayerReport, Report, Verification
 from dfmpc_onnx.report.tables import GAP, figures, listing, megabytes, plain, table
 
 MOST_OUTPUTS = 8  # that the terminal lists
+MOST_CHANNEL_RUNS = 4  # of channels, likewise
 
 
 def _preprocess(choice: PreprocessChoice) -> str:
@@ -62,7 +64,7 @@ def report_table(report: Report, output: str, console: Console) -> None:
         ("needs", f"onnxruntime {report.oldest_onnxruntime} or newer (opset {report.opset})"),
     ]
     if report.fidelity is not None:
-        rows.append(("against the float model", _fidelity(report.fidelity)))
+        rows.append(("against the float model", fidelity_line(report.fidelity)))
     rows.append(("seconds", f"{report.seconds}"))
     if report.peak_bytes is not None:
         rows.append(("memory", f"{megabytes(report.peak_bytes)} at most"))
@@ -126,22 +128,48 @@ def _compute(layer: LayerReport) -> str:
     return "integers" if layer.integer else "float"
 
 
-def _fidelity(found: Fidelity) -> str:
+def fidelity_line(found: Fidelity) -> str:
     compared = sum(output.sqnr_db is not None for output in found.outputs)
-    of = f" ('{shown(found.worst.name)}', the worst of {compared} outputs)" if found.worst is not None else ""
+    worst = found.judged_by
+    of = ""
+    if found.worst is not None:
+        of = f" ('{shown(found.worst.name)}', the worst of {compared} outputs{_of_group(worst)})"
+    elif worst is not None and worst.groups:
+        of = f" ({_of_group(worst).removeprefix(', ')})"
     text = f"SQNR {found.sqnr_db} dB{of} on {found.origin}, the largest output is the same in {_agreeing(found)}"
     if found.top1 is not None:
         text += f"; top-1 {found.top1} % (float {found.float_top1} %, drop {found.drop})"
     return text
 
 
-def _by_output(found: Fidelity) -> str:
+def by_output(found: Fidelity) -> str:
     """The SQNR of the outputs, the worst first; `--json` has them all."""
-    each = sorted((o.sqnr_db, o.name) for o in found.outputs if o.sqnr_db is not None)
+    each = sorted((o.sqnr_db, o.name, _groups(o)) for o in found.outputs if o.sqnr_db is not None)
     more = f", and {len(each) - MOST_OUTPUTS} more" if len(each) > MOST_OUTPUTS else ""
-    return (
-        "SQNR by output: " + ", ".join(f"'{shown(name)}' {value:.2f} dB" for value, name in each[:MOST_OUTPUTS]) + more
-    )
+    listed = (f"'{shown(name)}' {value:.2f} dB{groups}" for value, name, groups in each[:MOST_OUTPUTS])
+    return "SQNR by output: " + ", ".join(listed) + more
+
+
+def _of_group(output: OutputFidelity | None) -> str:
+    """Which channels the figure of an output is of, where it has groups of unlike scale."""
+    group = output.worst if output is not None else None
+    return f", of channels {_channels(group)}, which are of another scale than the rest" if group is not None else ""
+
+
+def _groups(output: OutputFidelity) -> str:
+    """Each group of channels of an output and its SQNR."""
+    if not output.groups:
+        return ""
+    each = (f"channels {_channels(group)} {group.sqnr_db:.2f}" for group in output.groups[:MOST_OUTPUTS])
+    more = f", {len(output.groups) - MOST_OUTPUTS} groups more" if len(output.groups) > MOST_OUTPUTS else ""
+    return f" ({', '.join(each)}{more})"
+
+
+def _channels(group: GroupFidelity) -> str:
+    """Runs of channels such as 0..3, and the axis."""
+    runs = [str(first) if first == last else f"{first}..{last}" for first, last in group.channels[:MOST_CHANNEL_RUNS]]
+    more = " and more" if len(group.channels) > MOST_CHANNEL_RUNS else ""
+    return f"{' '.join(runs)}{more} of axis {group.axis}"
 
 
 def _agreeing(found: Fidelity) -> str:
@@ -183,15 +211,16 @@ def verification_table(found: Verification, console: Console) -> None:
         )
     console.print(rows)
     for row in found.providers:
-        if row.fidelity.worst is not None:
+        if row.fidelity.worst is not None or any(output.groups for output in row.fidelity.outputs):
             console.print(
-                Text(printable(f"{row.provider.removesuffix('ExecutionProvider')}: {_by_output(row.fidelity)}"))
+                Text(printable(f"{row.provider.removesuffix('ExecutionProvider')}: {by_output(row.fidelity)}"))
             )
         if row.use is not None:
             counts = row.use.nodes.items()
             ran = ", ".join(f"{n} nodes on {name.removesuffix('ExecutionProvider')}" for name, n in counts)
             apart = f"at most {row.use.steps:g} steps from the CPU provider, {row.use.mean_steps:g} on average"
-            console.print(Text(printable(f"{row.provider}: {ran}; {apart}")))
+            left = f"; not compared: {', '.join(row.use.not_compared)}" if row.use.not_compared else ""
+            console.print(Text(printable(f"{row.provider}: {ran}; {apart}{left}")))
     origin = found.providers[0].fidelity.origin
     console.print(
         *plain(

@@ -96,9 +96,7 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
             if name not in ranges and reason != NOT_NEEDED
         )
         by_norms = len(pinned) + len(skewed)
-        notes = (
-            f"{len(ranges)} ranges, {told} of them from BatchNormalization, {len(found.tensors)} tensors measured",
-        )
+        notes = (f"{len(ranges)} ranges, {by_norms} by BatchNormalization, {len(found.tensors)} tensors measured",)
         return PassResult(self.name, refusals=refusals, notes=notes)
 
     def _joined(

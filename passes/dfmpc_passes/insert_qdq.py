@@ -294,16 +294,15 @@ def _keep_from_gemm(graph: gs.Graph, integer: frozenset[str], names: Namer) -> N
 def _guard_float_layers(graph: gs.Graph, layers: Layers, integer: frozenset[str], names: Namer) -> list[str]:
     """Keep float layers float: onnxruntime quantizes the float weight of a layer between QDQ nodes by itself.
 
-    It looks for a DequantizeLinear right in front of the layer (WeightBiasQuantization, seen in 1.31). A Max of
-    one input changes no value and is not optimized away, so the layer no longer fits. May go when onnxruntime
-    leaves such layers alone.
+    It looks for a DequantizeLinear right in front of the layer (WeightBiasQuantization, seen in 1.31), having moved it
+    behind what only moves values, such as Reshape (QDQPropagation). A Max of one input changes no value and is not
+    optimized away, so the layer no longer fits. May go when onnxruntime leaves such layers alone.
     """
     nodes = nodes_by_name(graph)
     before: dict[int, list[gs.Node]] = {}
     for layer in layers.all:
         node = nodes[layer.name]
-        source = producer(node.inputs[0])
-        if layer.name in integer or source is None or not dequantizes(source):
+        if layer.name in integer or not _is_dequantized(node.inputs[0]):
             continue
         decoder = producer(node.inputs[1])
         if decoder is not None and dequantizes(decoder):
@@ -313,6 +312,14 @@ def _guard_float_layers(graph: gs.Graph, layers: Layers, integer: frozenset[str]
         node.inputs[0] = same
     insert(graph, before=before)
     return [layer.name for layer in layers.all if id(nodes[layer.name]) in before]
+
+
+def _is_dequantized(tensor: gs.Tensor) -> bool:
+    """Whether a DequantizeLinear makes a tensor, or what it is moved from."""
+    source = producer(tensor)
+    while source is not None and keeps_scale(source):
+        source = producer(source.inputs[0])
+    return source is not None and dequantizes(source)
 
 
 def _make_room_for_biases(

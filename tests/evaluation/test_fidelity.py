@@ -15,7 +15,14 @@ from dfmpc_onnx.evaluation.fidelity import (
     first_feeds,
     outputs,
 )
-from dfmpc_onnx.evaluation.output_differences import SQNR_CAP, OutputFidelity, StatedOutput, sqnr
+from dfmpc_onnx.evaluation.output_differences import (
+    SQNR_CAP,
+    NetworkDifference,
+    OutputDifference,
+    OutputFidelity,
+    StatedOutput,
+    sqnr,
+)
 from dfmpc_onnx.inputs.files import Images
 from dfmpc_onnx.inputs.samples import Samples
 from dfmpc_onnx.runtime.session import Session
@@ -221,3 +228,81 @@ def test_an_output_that_is_empty_is_left_out():
 )  # fmt: skip
 def test_sizes_that_a_network_states_do_not_depend_on_values(stated, a, b, may):
     assert StatedOutput("y", stated).may_become(a, b) == may
+
+
+def detector(error=0.0, channels_last=False):
+    """Boxes of hundreds of pixels beside scores, ``[n, 12, 8]`` of x ``[n, 4]``; the scores are wrong by `error`."""
+    net = graphs.Net(("n", 4))
+    generator = np.random.default_rng(1)
+    parts = [300 * generator.standard_normal((4, 4 * 8)), generator.standard_normal((4, 8 * 8))]
+    parts[1] = parts[1] + error * generator.standard_normal(parts[1].shape)
+    halves = [net.node("MatMul", "x", net.weight(f"w{i}", w.astype(np.float32))) for i, w in enumerate(parts)]
+    y = net.node("Reshape", net.node("Concat", *halves, axis=1), net.weight("shape", np.array([0, 12, 8])))
+    return Session(net.model(net.node("Transpose", y, perm=[0, 2, 1]) if channels_last else y))
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_channels_of_unlike_scale_are_judged_by_themselves(channels_last):
+    """Pooled, the scores' error of a third is 60 dB below the boxes."""
+    images = Images(X, None, "")
+    pair = detector(0, channels_last), detector(0.3, channels_last)
+    found = compare(*pair, images)
+    (want,), (got,) = (outputs(session, X) for session in pair)
+    if channels_last:
+        want, got = want.transpose(0, 2, 1), got.transpose(0, 2, 1)
+    scores = sqnr([want[:, 4:]], [got[:, 4:]])
+    assert scores < 12 and found.sqnr_db == pytest.approx(scores, abs=0.01)
+    (output,) = found.outputs
+    assert [group.channels for group in output.groups] == [((0, 3),), ((4, 11),)]
+    assert [group.sqnr_db for group in output.groups] == [SQNR_CAP, found.sqnr_db]
+    assert {group.axis for group in output.groups} == {2 if channels_last else 1}
+    assert output.worst is output.groups[1] and found.judged_by is output
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 100, 2**20])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_sums_by_channel_do_not_depend_on_the_blocks(monkeypatch, at_once, channels_last):
+    pair = detector(0, channels_last), detector(0.3, channels_last)
+    images = Images(X[:9], None, "")
+    wanted = compare(*pair, images)
+    monkeypatch.setattr("dfmpc_onnx.evaluation.output_differences.VALUES_COMPARED_AT_ONCE", at_once)
+    found = compare(*pair, images)
+    assert [(g.channels, g.sqnr_db) for g in found.outputs[0].groups] == [
+        (g.channels, g.sqnr_db) for g in wanted.outputs[0].groups
+    ]
+
+
+def test_axes_are_counted_as_the_network_states_them():
+    """An output [12, 8] without a batch becomes one row [1, 12, 8] here."""
+    net = graphs.Net((1, 12, 8))
+    factor = np.repeat([300.0, 1], [4, 8]).astype(np.float32)[:, None]
+    y = net.node("Reshape", net.node("Mul", "x", net.weight("w", factor)), net.weight("shape", np.array([12, 8])))
+    session = Session(net.model(y))
+    found = compare(session, session, Samples({"x": RANDOM.standard_normal((4, 1, 12, 8)).astype(np.float32)}, 4, ""))
+    assert [(group.axis, group.channels) for group in found.outputs[0].groups] == [(0, ((0, 3),)), (0, ((4, 11),))]
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_chosen_rows_in_another_order_or_number_are_held_against_the_nearest(chosen):
+    """Boxes whose scores lie near each other change places after the smallest error."""
+    boxes = RANDOM.uniform(0, 640, (5, 6, 2)).astype(np.float32)
+    stated = StatedOutput("boxes", ("k", 2), chosen)
+    found = NetworkDifference("a", "b", [stated], [stated])
+    for run in boxes:
+        found.add([run[None]], [run[None, ::-1] + 1])
+    if not chosen:
+        assert found.each[0].sqnr_db < 10
+        return
+    assert found.each[0].sqnr_db > 40 and found.each[0].result().rows_matched
+    found.add([boxes[:1]], [boxes[:1, :4]])
+    assert found.each[0].compared and 10 < found.each[0].sqnr_db < 40
+    found.add([boxes[:1]], [boxes[:1, :0]])
+    assert not found.each[0].compared
+
+
+def test_rows_whose_number_is_stated_are_compared_as_they_stand():
+    assert not OutputDifference(StatedOutput("y", (1, 3, 2), True)).result().rows_matched
+    found = OutputDifference(StatedOutput("y", (1, 3, 2), True))
+    rows = np.array([[[1.0, 0], [2, 0], [3, 0]]])
+    found.add(rows, rows[:, ::-1])
+    assert found.sqnr_db < 10

@@ -10,8 +10,7 @@ import pytest
 
 import dfmpc_onnx
 from dfmpc_onnx.errors import RuntimeUnavailable
-from dfmpc_onnx.evaluation import provider_use as providers
-from dfmpc_onnx.evaluation.provider_use import ProviderUse, output_scales, provider_use
+from dfmpc_onnx.evaluation.provider_use import ProviderUse, StepDifference, output_scales, provider_use
 from dfmpc_onnx.inputs.samples import Samples
 from dfmpc_onnx.runtime.session import CPU_PROVIDER, Session
 from tests import graphs
@@ -39,11 +38,37 @@ def test_a_provider_that_ran_no_node_is_refused(monkeypatch: pytest.MonkeyPatch)
         provider_use(graphs.chain(), graphs.chain(), CPU_PROVIDER, "it", FEEDS)
 
 
+def steps(scale: float | None, *pairs: tuple[np.ndarray, np.ndarray]) -> tuple[float, float]:
+    found = StepDifference(scale)
+    for want, got in pairs:
+        found.add(want, got)
+    return found.worst / found.step, found.total / found.step / found.count
+
+
 def test_steps_are_of_the_outputs_own_scale_or_of_its_range() -> None:
     want = np.array([[0.0, 5.1]])
-    assert providers._in_steps(want, want + 0.04, 0.02).tolist() == [pytest.approx(2.0)] * 2
-    assert providers._in_steps(want, want + 0.04, None).tolist() == [pytest.approx(2.0)] * 2
-    assert providers._in_steps(np.zeros((1, 2)), np.ones((1, 2)), None).tolist() == [1, 1]
+    assert steps(0.02, (want, want + 0.04)) == (pytest.approx(2.0), pytest.approx(2.0))
+    assert steps(None, (want, want + 0.04)) == (pytest.approx(2.0), pytest.approx(2.0))
+    assert steps(None, (want[:, :1], want[:, :1] + 0.04), (want[:, 1:], want[:, 1:])) == (
+        pytest.approx(2.0),
+        pytest.approx(1.0),
+    )
+    assert steps(None, (np.zeros((1, 2)), np.ones((1, 2)))) == (1, 1)
+    assert np.isnan(steps(1.0, (want, want * np.nan))[0])
+
+
+def test_outputs_of_any_size_are_survived_and_those_without_numbers_named() -> None:
+    """As many values as are positive, and a list of tensors."""
+    net = graphs.Net((1, 6))
+    sizes = net.weight("sizes", np.array([4, 2]))
+    parts = graphs.helper.make_node("SplitToSequence", ["x", sizes], ["parts"], name="parts", axis=1)
+    model = net.model(net.node("NonZero", net.node("Relu", "x")), net.node("Relu", "x"))
+    model.graph.output[0].type.tensor_type.elem_type = graphs.TensorProto.INT64
+    model.graph.node.append(parts)
+    model.graph.output.append(graphs.helper.make_tensor_sequence_value_info("parts", graphs.TensorProto.FLOAT, None))
+    runs = np.random.default_rng(0).standard_normal((5, 1, 6)).astype(np.float32)
+    use = provider_use(model, model, CPU_PROVIDER, "it", Samples({"x": runs}, 5, ""))
+    assert (use.steps, use.mean_steps, use.not_compared) == (0.0, 0.0, ("parts",))
 
 
 def test_the_scale_of_a_dequantized_output_is_known() -> None:

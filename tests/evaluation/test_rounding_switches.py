@@ -154,3 +154,15 @@ def test_in_front_of_a_choice_the_scores_are_compared():
     toggled, _ = network(model, [["x"]])
     assert toggled.comparable and toggled.losses([0])[0].share_of_variance > 0
     assert "nonzero1" in toggled.notes[0]
+
+
+@pytest.mark.parametrize("perm", [[0, 1, 2, 3], [0, 2, 3, 1]])
+def test_channels_of_unlike_scale_are_judged_by_themselves(perm):
+    """Six exact channels of hundreds beside three that are rounded: a third of what these lose, were all averaged."""
+    net = graphs.Net((2, 3, 8, 8))
+    far = net.node("Mul", "x", net.weight("far", np.float32(300)))
+    both = net.node("Concat", far, net.node("Neg", far), net.node("Relu", "x"), axis=1)
+    toggled, feeds = network(net.model(net.node("Transpose", both, perm=perm)), [["relu1"]])
+    plain = np.maximum(feeds["x"], 0).astype(np.float64)
+    (loss,) = toggled.losses([0])
+    assert loss.share_of_variance == pytest.approx(lost_share(plain, rounded(plain)), rel=1e-3)

@@ -1,8 +1,9 @@
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
 
-from dfmpc_onnx.graph.compared_outputs import compared_tensor, compared_tensors
+from dfmpc_onnx.graph.compared_outputs import chosen_outputs, compared_tensor, compared_tensors
 from tests import graphs
 
 
@@ -60,3 +61,14 @@ def test_each_output_beside_a_choice_stands_for_itself_once():
     model.graph.output.extend(graphs.helper.make_empty_tensor_value_info(name) for name in ("y", "r"))
     compared = compared_tensors(gs.import_onnx(model))
     assert [tensor.name for tensor in compared.tensors] == ["r", "y"] and compared.replaced == ("out",)
+
+
+def test_outputs_whose_rows_are_chosen_by_values():
+    """By those of the input, not by its size or by constants."""
+    net = graphs.Net()
+    x = net.node("Relu", "x")
+    chosen = net.node("Transpose", net.node("NonZero", x), perm=[1, 0])
+    size = net.node("NonZero", net.node("Shape", x))
+    table = net.node("NonZero", net.weight("table", np.array([0, 1], np.int64)))
+    model = net.model(x, chosen, size, table)
+    assert chosen_outputs(model) == {chosen}

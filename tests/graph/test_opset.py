@@ -88,3 +88,17 @@ def test_an_operator_whose_newer_form_has_no_kernel_keeps_the_graph_below_it():
     assert convert(graph, 21).opset == 21
     with pytest.raises(ConversionRefused, match="onnxruntime has no RoiAlign of opset 22"):
         convert(graph, 25)
+
+
+@pytest.mark.parametrize("factors", [(2, 2), (1.5, 3), (0.5, 0.6)])
+@pytest.mark.parametrize("mode", ["linear", "nearest"])
+@pytest.mark.parametrize(("op", "opset"), [("Upsample", 9), ("Resize", 10)])
+def test_what_is_resized_reads_where_it_did_before_opset_11(op, opset, mode, factors):
+    """onnx's converter leaves the modes to their defaults, which read half a pixel beside."""
+    if op == "Upsample" and min(factors) < 1:
+        pytest.skip("Upsample only enlarges")
+    net = graphs.Net((1, 3, 10, 10), opset=opset)
+    model = net.model(net.node(op, "x", net.weight("scales", np.float32([1, 1, *factors])), mode=mode))
+    after = convert(graphs.workspace(model).graph, 13)
+    assert "Resize" in graphs.ops(after)
+    assert graphs.relative(graphs.run(after), graphs.run(model)) < 1e-6

@@ -221,6 +221,15 @@ def test_a_layer_that_shall_be_float_is_float_in_what_onnxruntime_runs(layer):
     assert ops.count("QLinearConv") + ops.count("QGemm") == 3
 
 
+def test_a_float_layer_behind_what_only_moves_is_float_as_well():
+    """onnxruntime moves the DequantizeLinear behind the Transpose, and then quantizes the weight behind it."""
+    net = graphs.Net()
+    x = net.node("Transpose", net.block("x", 4), perm=[0, 1, 3, 2])
+    model = net.model(net.block(net.block(x, 4), 4))
+    ops = graphs.kernels(whole(model, layers=["conv2=float"]))
+    assert ops["QLinearConv"] == 2 and ops["Conv"] + ops["FusedConv"] == 1
+
+
 def test_float_activations_leave_the_graph_as_it_is():
     space, _ = graphs.prepared(graphs.chain(), "raise_opset", activations="none")
     before = graphs.snapshot(space.graph)

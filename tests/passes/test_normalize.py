@@ -282,7 +282,6 @@ def test_a_resize_to_sizes_loses_empty_scales_that_are_computed(opset):
     ("domain", "op"),
     [
         ("com.microsoft", "FusedConv"),
-        ("com.microsoft", "FusedMatMul"),
         ("com.microsoft", "NhwcFusedConv"),
         ("com.microsoft.nchwc", "Conv"),
         ("com.ms.internal.nhwc", "Conv"),
@@ -293,6 +292,20 @@ def test_a_model_that_onnxruntime_has_optimized_is_refused_as_such(domain, op):
     model.graph.node[1].domain = domain
     model.opset_import.append(onnx.helper.make_opsetid(domain, 1))
     with pytest.raises(ModelError, match=f"optimized by onnxruntime already .*{domain}::{op}.*; give the model before"):
+        normalized(model)
+
+
+@pytest.mark.parametrize("first", ["Conv", "Relu"])
+def test_fused_products_are_left_alone_beside_ordinary_convs(first):
+    """Exporters of transformers write FusedMatMul; where no Conv is left, onnxruntime has fused the layers."""
+    inputs = "x, w" if first == "Conv" else "x"
+    model = parsed(f"{WEIGHT} {{ a = {first}({inputs}) y = FusedMatMul(a, a) }}")
+    model.graph.node[1].domain = "com.microsoft"
+    model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    if first == "Conv":
+        assert "FusedMatMul" in graphs.ops(normalized(model)[0].graph)
+        return
+    with pytest.raises(ModelError, match=r"optimized by onnxruntime already .*FusedMatMul"):
         normalized(model)
 
 

@@ -6,15 +6,18 @@ import io
 import json
 import pathlib
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
 from rich.console import Console
 
 from dfmpc_onnx import catalog
+from dfmpc_onnx.evaluation.fidelity import Fidelity
+from dfmpc_onnx.evaluation.output_differences import GroupFidelity, OutputFidelity
 from dfmpc_onnx.pipeline.refusals import REFUSAL_CODES, Refusal
 from dfmpc_onnx.report.tables import listing
-from dfmpc_onnx.report.text import refusal_list
+from dfmpc_onnx.report.text import by_output, fidelity_line, refusal_list
 from tests.commands import dfmpc, program
 from tests.graphs import Net, chain
 
@@ -181,3 +184,20 @@ def test_rows_that_are_no_images_are_called_rows(model_file: pathlib.Path) -> No
     made = dfmpc("quantize", model_file, "-o", model_file.with_name("out.onnx"), "--recipe", "per-channel")
     assert made.exit_code == 0, made.stderr
     assert " of 1 rows\n" in made.stdout
+
+
+def test_the_channels_that_a_figure_is_of_are_shown() -> None:
+    groups = (
+        GroupFidelity(1, ((0, 3),), 300.0, 30.0),
+        GroupFidelity(1, tuple((n, n) for n in range(4, 80, 2)), 0.1, 12.5),
+    )
+    output = OutputFidelity("boxes", 12.5, "", groups)
+    found = Fidelity(1, "made up", 100.0, 12.5, 1.0, agreeing=1, rows=1, outputs=(output,))
+    assert fidelity_line(found).startswith(
+        "SQNR 12.5 dB (of channels 4 6 8 10 and more of axis 1, which are of another scale than the rest)"
+    )
+    assert by_output(found) == (
+        "SQNR by output: 'boxes' 12.50 dB (channels 0..3 of axis 1 30.00, channels 4 6 8 10 and more of axis 1 12.50)"
+    )
+    beside = msgspec.structs.replace(found, outputs=(output, OutputFidelity("other", 40.0)))
+    assert "('boxes', the worst of 2 outputs, of channels 4 6 8 10 and more" in fidelity_line(beside)

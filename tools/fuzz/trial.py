@@ -20,6 +20,7 @@ import onnxruntime
 import dfmpc_onnx
 from dfmpc_onnx.errors import Defect, UserError, printable
 from dfmpc_onnx.runtime import session as runtime
+from tools.fuzz import laws
 from tools.fuzz.mutations import mutated
 from tools.fuzz.networks import Network, network
 from tools.fuzz.rounding import rounded
@@ -162,7 +163,13 @@ def tried(case: Case) -> Outcome:
             return Outcome("defect", _place(error), traceback.format_exc())
         if source.read_bytes() != case.model:
             return Outcome("defect", "input", "the input was written to")
-        return _judged(case, source, target, all(layer.refused for layer in made.report.layers))
+        outcome = _judged(case, source, target, all(layer.refused for layer in made.report.layers))
+        if outcome.outcome in (AGREEING, REFUSED):
+            shapes = case.options.get("input_shapes", ())
+            broken = laws.check(source, target, made.report, shapes)  # type: ignore[arg-type]
+            if broken is not None:
+                return Outcome("defect", broken.partition(":")[0], broken)
+        return outcome
 
 
 def _plainly_rounded(source: pathlib.Path, want: list[list[np.ndarray]], feeds: list[dict[str, np.ndarray]]) -> float:

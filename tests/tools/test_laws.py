@@ -1,0 +1,95 @@
+"""The laws that written files obey, and that each of them notices when it is broken."""
+
+import pathlib
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+
+import dfmpc_onnx
+from dfmpc_onnx.report.schema import LayerReport
+from tests.graphs import ALL, Net, chain
+from tools.fuzz import laws
+from tools.fuzz.laws import LAWS, Written, check
+
+
+def written(folder: pathlib.Path, model: onnx.ModelProto, recipe: str = "int8", **options: object) -> Written:
+    source, target = folder / "model.onnx", folder / "out.onnx"
+    onnx.save(model, source)
+    made = dfmpc_onnx.quantize(source, target, recipe, **options)  # type: ignore[arg-type]
+    return Written(source, target, made.report)
+
+
+@pytest.mark.parametrize("recipe", ["int8", "mixed", "per-channel"])
+@pytest.mark.parametrize("name", sorted(ALL)[:6])
+def test_files_of_ordinary_networks_obey_all_laws(tmp_path, name, recipe):
+    found = written(tmp_path, ALL[name](), recipe)
+    assert check(found.source, found.target, found.report) is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "out.onnx"]
+
+
+def detector() -> onnx.ModelProto:
+    """Boxes in pixels beside scores in one output, ``[1, 12, 256]``."""
+    net = Net((1, 3, 16, 16))
+    x = net.node("Relu", net.conv("x", 8))
+    boxes = net.node("Mul", net.node("Relu", net.conv(x, 4)), net.weight("pixels", np.float32(300)))
+    both = net.node("Concat", boxes, net.node("Sigmoid", net.conv(x, 8)), axis=1)
+    return net.model(net.node("Reshape", both, net.weight("shape", np.array([1, 12, -1]))))
+
+
+@pytest.mark.parametrize("recipe", ["int8", "per-channel"])
+def test_a_detector_obeys_them_group_by_group(tmp_path, recipe):
+    found = written(tmp_path, detector(), recipe)
+    (output,) = found.report.fidelity.outputs
+    assert [group.channels for group in output.groups] == [((0, 3),), ((4, 11),)]
+    assert check(found.source, found.target, found.report) is None
+
+
+def changed(found: Written, **fields: object) -> Written:
+    return Written(found.source, found.target, msgspec.structs.replace(found.report, **fields))
+
+
+def with_layer(found: Written, **fields: object) -> Written:
+    first, *rest = found.report.layers
+    assert isinstance(first, LayerReport)
+    return changed(found, layers=(msgspec.structs.replace(first, **fields), *rest))
+
+
+def test_each_law_notices_what_breaks_it(tmp_path):
+    found = written(tmp_path, chain())
+    worse = msgspec.structs.replace(found.report.fidelity, sqnr_db=found.report.fidelity.sqnr_db + 1)
+    assert "bytes" in (laws.sizes_agree(changed(found, bytes=7)) or "")
+    assert "float model" in (laws.sizes_agree(changed(found, float_bytes=7)) or "")
+    assert "bits stored" in (laws.layers_agree(with_layer(found, stored_bits=4.0)) or "")
+    assert "integers" in (laws.layers_agree(with_layer(found, integer=False)) or "")
+    assert "no such layer" in (laws.layers_agree(with_layer(found, name="other")) or "")
+    assert "codes" in (laws.layers_agree(with_layer(found, bits=32)) or "")
+    assert "mean bits" in (laws.layers_agree(changed(found, mean_weight_bits=30.0)) or "")
+    assert "closing check" in (laws.verify_agrees(changed(found, fidelity=worse)) or "")
+    assert all(law(found) is None for law in LAWS)
+
+
+def test_a_comparison_by_hand_notices_a_verify_that_is_wrong(tmp_path, monkeypatch):
+    found = written(tmp_path, chain())
+    monkeypatch.setattr("dfmpc_onnx.evaluation.output_differences.decibels", lambda signal, noise: 33.0)
+    assert "33.0 dB by verify" in (laws.verify_is_right(found) or "")
+
+
+def test_an_expanded_file_that_computes_something_else_is_noticed(tmp_path, monkeypatch):
+    found = written(tmp_path, chain(), "mixed")
+    assert laws.expanded_is_equal(found) is None
+    monkeypatch.setattr(dfmpc_onnx, "expand", lambda target, path: onnx.save(other, path))
+    other = chain()
+    bias = next(tensor for tensor in other.graph.initializer if tensor.name == "gemm1.b")
+    bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + 10, bias.name))
+    assert "differs" in (laws.expanded_is_equal(found) or "")
+
+
+def test_a_result_that_is_larger_needs_a_line_that_gives_the_size(tmp_path):
+    found = written(tmp_path, chain())
+    assert laws.not_larger(found) is None
+    swapped = Written(found.target, found.source, msgspec.structs.replace(found.report, warnings=()))
+    assert "no warning says so" in (laws.not_larger(swapped) or "")
+    line = f"the file takes {found.source.stat().st_size} bytes, more than the float model"
+    assert laws.not_larger(changed(swapped, warnings=(line,))) is None
