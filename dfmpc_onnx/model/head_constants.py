@@ -72,7 +72,9 @@ class HeadConstants:
 def _worked_out(node: onnx.NodeProto, values: Sequence[Value]) -> Value | None:
     op, attributes = op_of(node), {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     if op == "Constant":
-        return next((np.asarray(v) for k, v in attributes.items() if k in ("value_float", "value_floats", "value_ints")), None)
+        return next(
+            (np.asarray(v) for k, v in attributes.items() if k in ("value_float", "value_floats", "value_ints")), None
+        )
     if op in MADE:
         made = [np.asarray(value, np.float64) for value in values]
         return np.asarray(MADE[op](*made))

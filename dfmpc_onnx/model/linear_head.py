@@ -115,16 +115,14 @@ def linear_head(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> 
             pass
         if result is not None:
             known[node.output[0]] = result
-        if not isinstance(result, Arithmetic):
+        if not isinstance(result, Arithmetic) and op_of(node) not in ("Shape", "Size"):
             for state in read:
                 if isinstance(state, Arithmetic):
                     ends.setdefault(state.source, []).append(state)
     return Head({name: tuple(found) for name, found in ends.items()}, tuple(norms), constants)
 
 
-def _follow(
-    node: onnx.NodeProto, known: Mapping[str, Followed], constants: HeadConstants
-) -> Followed:
+def _follow(node: onnx.NodeProto, known: Mapping[str, Followed], constants: HeadConstants) -> Followed:
     op, attributes = op_of(node), {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     if op in ("Add", "Sub", "Mul", "Div"):
         return _arithmetic(node, op, known, constants)
@@ -146,9 +144,7 @@ def _follow(
 # -- arithmetic
 
 
-def _arithmetic(
-    node: onnx.NodeProto, op: str, known: Mapping[str, Followed], constants: HeadConstants
-) -> Followed:
+def _arithmetic(node: onnx.NodeProto, op: str, known: Mapping[str, Followed], constants: HeadConstants) -> Followed:
     first, second = (known.get(name) for name in node.input)
     if first is not None and second is not None:
         if op == "Mul" or op == "Div":
@@ -272,9 +268,7 @@ def _reshaped(x: Arithmetic, wanted: npt.NDArray[np.generic] | None) -> list[int
         if place and size not in (0, -1, x.sizes[source]):
             raise NotLinear
         order.append(source)
-    if rest or any(
-        x.factor.shape[i] != 1 or x.offset.shape[i] != 1 for i in range(len(x.axes)) if i not in order
-    ):
+    if rest or any(x.factor.shape[i] != 1 or x.offset.shape[i] != 1 for i in range(len(x.axes)) if i not in order):
         raise NotLinear
     return order
 
@@ -304,8 +298,10 @@ def _picked(
     if not axis or not index.size:
         raise NotLinear
     before = x.picked[axis]
-    picked = [index if i == axis and before is None else before[index] if i == axis and before is not None else p
-              for i, p in enumerate(x.picked)]
+    picked = [
+        index if i == axis and before is None else before[index] if i == axis and before is not None else p
+        for i, p in enumerate(x.picked)
+    ]
     factor, offset = (v if v.shape[axis] == 1 else v.take(index, axis) for v in (x.factor, x.offset))
     sizes = tuple(len(index) if i == axis else size for i, size in enumerate(x.sizes))
     return dataclasses.replace(x, factor=factor, offset=offset, sizes=sizes, picked=tuple(picked))
@@ -317,8 +313,14 @@ def _concat(states: Sequence[Followed | None], axis: int) -> Followed:
         raise NotLinear
     first = states[0]
     rank = len(first.axes) if isinstance(first, Arithmetic) else -1
-    alike = [s for s in states if isinstance(s, Arithmetic) and isinstance(first, Arithmetic)
-             and s.source == first.source and s.axes == first.axes]
+    alike = [
+        s
+        for s in states
+        if isinstance(s, Arithmetic)
+        and isinstance(first, Arithmetic)
+        and s.source == first.source
+        and s.axes == first.axes
+    ]
     if isinstance(first, Arithmetic) and len(alike) == len(states) and axis % rank:
         return _joined(alike, axis % rank)
     if axis != 1:

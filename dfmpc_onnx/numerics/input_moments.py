@@ -269,7 +269,9 @@ def _fit(
     error, slope = residual(theta)
     loss, damping = float(error @ error + theta @ ridge @ theta), 1e-3
     for _ in range(STEPS):
-        system = slope.T @ slope + ridge + damping * np.eye(len(theta)) * max(np.trace(slope.T @ slope) / len(theta), 1e-9)
+        system = (
+            slope.T @ slope + ridge + damping * np.eye(len(theta)) * max(np.trace(slope.T @ slope) / len(theta), 1e-9)
+        )
         step = np.clip(np.linalg.solve(system, slope.T @ error + ridge @ theta), -1.5, 1.5)
         new_error, new_slope = residual(theta - step)
         new_loss = float(new_error @ new_error + (theta - step) @ ridge @ (theta - step))

@@ -44,7 +44,8 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
     vectors: a picture of a thing excites what has learnt it more than one of nothing does, the more the deeper. Where
     nothing was measured, propagated moments count: a sum adds means and variances. Behind the last layers, and for
     averages over a map, the wider of the two counts, up to three times what was measured. An input of pictures has the
-    range of the bytes 0 to 255 after the preprocess, any other that of what it was fed. A cubic Resize overshoots
+    range of the bytes 0 to 255 after the preprocess, any other that which the user gave, or that of what it was fed. Where
+    only its moments are known it has none, up to the first layer, which then computes in float. A cubic Resize overshoots
     what it reads by at most 0.445 of its range, which is what its kernel's negative weights add up to.
 
     Requires: codes (the quantized network's BatchNormalizations count, not the float one's), and BN not yet folded.
@@ -96,6 +97,9 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
             if bounds is None:
                 continue
             seen = measured.get(spec.name)
+            if spec.range is not None and not spec.is_picture:
+                ranges[spec.name] = spec.range
+                continue
             if seen is not None and not spec.is_picture:
                 ranges[spec.name] = seen
                 continue
@@ -103,6 +107,8 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
             if seen is not None and workspace.inputs.images is not None:
                 low, high = min(low, seen[0]), max(high, seen[1])
             ranges[spec.name] = (low, high)
+        for name in unscaled_tensors(workspace.graph, {s.name for s in workspace.inputs if s.moments is not None}):
+            ranges.pop(name, None)
         _overshoot(workspace.graph, ranges, measured, reach)
         _widen_averages(workspace.graph, ranges)
         workspace.put(Ranges(ranges))
@@ -154,6 +160,19 @@ def _widen_averages(graph: gs.Graph, ranges: dict[str, tuple[float, float]]) -> 
         missing = (max(most, 0.0) - min(least, 0.0)) / LEVELS - (high - low)
         if missing > 0:
             ranges[node.outputs[0].name] = low - missing / 2, high + missing / 2
+
+
+def unscaled_tensors(graph: gs.Graph, inputs: set[str]) -> set[str]:
+    """Inputs of which moments alone are known, and what is made of them in front of layers and BatchNormalizations.
+
+    How far they reach nobody knows: a sound is ten times as loud as its deviation, or a tenth of it for a minute.
+    """
+    found = set(inputs)
+    for node in graph.nodes:
+        if not is_weighted(node) and op_of(node) != "BatchNormalization":
+            if any(t.name in found for t in node.inputs):
+                found.update(t.name for t in node.outputs)
+    return found
 
 
 def tail_tensors(graph: gs.Graph) -> set[str]:
