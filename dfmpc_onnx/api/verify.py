@@ -14,8 +14,8 @@ from dfmpc_onnx.errors import ModelError, OptionError
 from dfmpc_onnx.evaluation.fidelity import compare
 from dfmpc_onnx.evaluation.provider_use import provider_use
 from dfmpc_onnx.inputs.files import Images, read_images
-from dfmpc_onnx.inputs.normalization import PreprocessChoice, parse_or_assume
 from dfmpc_onnx.inputs.knowledge import find_out, unknown_inputs_warning
+from dfmpc_onnx.inputs.normalization import PreprocessChoice, parse_or_assume
 from dfmpc_onnx.inputs.preprocess import AUTO
 from dfmpc_onnx.inputs.samples import Samples, check_images
 from dfmpc_onnx.inputs.spec import InputSpecs
@@ -53,10 +53,8 @@ def _recorded_ranges(
         recorded = msgspec.json.decode(metadata.get("input_ranges", "{}"), type=dict[str, tuple[float, float]])
     except msgspec.DecodeError:
         return {}
-    usual = resolve_inputs(float_source.model, settings)
-    return {
-        name: (low, high) for name, (low, high) in recorded.items() if name in usual.names_of_numbers and low < high
-    }
+    usual = {spec.name for spec in resolve_inputs(float_source.model, settings) if spec.kind in "fiu"}
+    return {name: (low, high) for name, (low, high) in recorded.items() if name in usual and low < high}
 
 
 def _without_trust(

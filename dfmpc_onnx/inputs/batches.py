@@ -10,8 +10,8 @@ import numpy.typing as npt
 import onnx
 
 from dfmpc_onnx.errors import OptionError, shown
-from dfmpc_onnx.inputs.files import read_images
 from dfmpc_onnx.inputs.feeds import whole_in_range
+from dfmpc_onnx.inputs.files import read_images
 from dfmpc_onnx.inputs.generated import generate
 from dfmpc_onnx.inputs.spec import InputSpec, InputSpecs
 
@@ -47,11 +47,11 @@ class Batch:
 def input_batch(inputs: InputSpecs, seed: int, count: int = 0, *, free: bool = False) -> Batch:
     """Procedural inputs for every input of a network.
 
-    Pictures of fallen shapes for ``[n, 1 or 3, h, w]`` (or channels last), 1/f fields for any other float input of
-    rank 3 and more, Gaussian vectors below, zeros for integers; what `spec.moments` or `spec.range` say goes first. count: how many; 0 takes 16, and up to 64 of small
-    pictures. A batch that the file states decides by itself, unless it is free (see `statistics.batch_axis`). Where
-    `inputs.images` names the user's own, the one input of the network gets those. Raises OptionError where images
-    cannot be read or do not fit.
+    Pictures of fallen shapes for ``[n, 1 or 3, h, w]`` (or channels last), 1/f fields for any other float input of rank
+    3 and more, Gaussian vectors below, zeros for integers; what `spec.moments` or `spec.range` say goes first. count:
+    how many; 0 takes 16, and up to 64 of small pictures. A batch that the file states decides by itself, unless it is
+    free (see `statistics.batch_axis`). Where `inputs.images` names the user's own, the one input of the network gets
+    those. Raises OptionError where images cannot be read or do not fit.
     """
     if inputs.images is not None:
         return _own_images(inputs, inputs.images, free)

@@ -13,8 +13,8 @@ from dfmpc_onnx.inputs.preprocess import Preprocess
 from dfmpc_onnx.inputs.procedural import noise_fields
 from dfmpc_onnx.numerics.arrays import Float
 
-DEVIATIONS = 3.0  # from the middle of a range to its ends
-FEWEST_VALUES = 1024  # of a channel, from which on it gets exactly the moments that it is to have
+HALF_RANGE = 3.0  # from the middle of a range to its ends
+FEWEST_TO_MATCH = 1024  # of a channel, from which on it gets exactly the moments that it is to have
 Range = tuple[float, float]
 
 
@@ -39,7 +39,7 @@ class InputMoments:
             shape[0], channels, tuple(others) or (1,), seed, exponent=self.exponent, correlation=self.correlation
         )
         axes = tuple(i for i in range(fields.ndim) if i != 1)
-        if math.prod(shape) // max(channels, 1) >= FEWEST_VALUES:
+        if math.prod(shape) // max(channels, 1) >= FEWEST_TO_MATCH:
             fields -= fields.mean(axis=axes, keepdims=True)
             fields /= np.maximum(fields.std(axis=axes, keepdims=True), 1e-12)
         fields = fields.reshape(shape[0], channels, *others)
@@ -55,7 +55,7 @@ def in_range(shape: tuple[int, ...], bounds: Range, seed: int) -> Float:
         x = noise_fields(shape[0], shape[1], shape[2:], seed)
     else:
         x = np.asarray(np.random.default_rng(seed).standard_normal(shape))
-    result: Float = np.clip((low + high) / 2 + x * ((high - low) / 2 / DEVIATIONS), low, high)
+    result: Float = np.clip((low + high) / 2 + x * ((high - low) / 2 / HALF_RANGE), low, high)
     return result
 
 

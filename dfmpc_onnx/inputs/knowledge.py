@@ -28,7 +28,8 @@ from dfmpc_onnx.inputs.normalization import (
 )
 from dfmpc_onnx.inputs.preprocess import Preprocess
 from dfmpc_onnx.inputs.spec import InputSpec, InputSpecs
-from dfmpc_onnx.model.linear_head import Arithmetic, Filters, Head, linear_head
+from dfmpc_onnx.model.linear_head import Head, linear_head
+from dfmpc_onnx.model.linear_maps import Arithmetic, Filters
 from dfmpc_onnx.model.protos import WEIGHTED_OPERATORS, every_node, names_read, op_of
 from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.numerics.input_moments import FilterBank, Observation, solve_inputs
@@ -75,7 +76,8 @@ def find_out(
     inputs, choice = resolve_preprocess(model, inputs, text, prediction, doubt=doubt)
     if inputs.images is not None:
         return inputs, choice
-    head = linear_head(model, {s.name: s.shape for s in inputs if s.is_float and s.resolved and not s.is_sequence})
+    with np.errstate(all="ignore"):  # what is damaged is reported by others
+        head = linear_head(model, {s.name: s.shape for s in inputs if s.is_float and s.resolved and not s.is_sequence})
     guessed = (choice.by if recorded_by is None else recorded_by) in (*NOT_GUESSED, BY_HEAD, BY_NORMS)
     found: dict[str, InputSpec] = {}
     how: dict[str, str] = {}
@@ -193,15 +195,16 @@ def _alike(made: tuple[Float, Float], usual: Preprocess, channels: int) -> bool:
 def _moments(head: Head, wanted: Sequence[InputSpec]) -> list[tuple[InputSpec, InputMoments, str]]:
     """Moments of the inputs for which BatchNormalizations or a standardization at the head tell them."""
     by_norms = _moments_by_norms(head, wanted)
-    result = []
+    result: list[tuple[InputSpec, InputMoments, str]] = []
     for spec in wanted:
         if spec.name in by_norms:
             result.append((spec, *by_norms[spec.name]))
             continue
         each = [_standardized(end) for end in head.ends.get(spec.name, ())]
-        if each and all(m is not None and m == each[0] for m in each):
-            result.append((spec, each[0], "the arithmetic at its head"))
-    return [(spec, moments, by) for spec, moments, by in result if moments is not None]
+        first = each[0] if each else None
+        if first is not None and all(moments == first for moments in each):
+            result.append((spec, first, "the arithmetic at its head"))
+    return result
 
 
 def _standardized(end: Arithmetic) -> InputMoments | None:
@@ -224,7 +227,8 @@ def _standardized(end: Arithmetic) -> InputMoments | None:
 
 def _moments_by_norms(head: Head, wanted: Sequence[InputSpec]) -> dict[str, tuple[InputMoments, str]]:
     specs = {spec.name: spec for spec in wanted}
-    observations, axes, names = [], {}, []
+    observations, names = [], []
+    axes: dict[str, int] = {}
     for node, filters in head.norms:
         mean, variance = (head.constants.get(name) for name in node.input[3:5])
         if mean is None or variance is None or not specs.keys() >= filters.parts.keys():
@@ -236,7 +240,8 @@ def _moments_by_norms(head: Head, wanted: Sequence[InputSpec]) -> dict[str, tupl
             continue
         observations.append(Observation(_banks(filters, specs), filters.offset, measured[0], measured[1]))
         names.append(shown(node.name or node.output[0]))
-    solved = solve_inputs(observations) if observations else None
+    with np.errstate(all="ignore"):
+        solved = solve_inputs(observations) if observations else None
     if solved is None:
         return {}
     apart = np.concatenate(

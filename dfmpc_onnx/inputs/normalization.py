@@ -70,11 +70,11 @@ class UnknownInput(msgspec.Struct, frozen=True):
 class PreprocessChoice(msgspec.Struct, frozen=True):
     """How the preprocess came about.
 
-    name: as `--preprocess` takes it. by: "given", "file" (what a quantized file says), "images", "covariances",
-    "head" (arithmetic at the model's head), "norms" (moments that the first BatchNormalizations hold), "assumed", or
-    "no image" where the network takes none. unknown: inputs of which nothing is known. reason: in words. order: "RGB" or "BGR"; None where there
-    are no colours. order_asserted: whether the BatchNormalizations tell it, or the user. sure: percent; None where
-    nothing was judged. norms: by which BatchNormalizations. fits: all candidates, best first.
+    name: as `--preprocess` takes it. by: "given", "file" (what a quantized file says), "images", "covariances", "head"
+    (arithmetic at the model's head), "norms" (moments that the first BatchNormalizations hold), "assumed", or "no
+    image" where the network takes none. unknown: inputs of which nothing is known. reason: in words. order: "RGB" or
+    "BGR"; None where there are no colours. order_asserted: whether the BatchNormalizations tell it, or the user. sure:
+    percent; None where nothing was judged. norms: by which BatchNormalizations. fits: all candidates, best first.
     """
 
     name: str

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dfmpc_onnx.errors import ModelError, shown
-from dfmpc_onnx.inputs.files import Images
 from dfmpc_onnx.inputs.feeds import whole_in_range
+from dfmpc_onnx.inputs.files import Images
 from dfmpc_onnx.inputs.generated import generate
 from dfmpc_onnx.inputs.spec import PICTURE_TYPES, InputSpec, InputSpecs
 

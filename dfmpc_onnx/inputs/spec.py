@@ -198,10 +198,6 @@ class InputSpecs:
         return {spec.name: spec.shape for spec in self.specs if spec.stated is not None and not spec.is_sequence}
 
     @property
-    def names_of_numbers(self) -> set[str]:
-        return {spec.name for spec in self.specs if spec.kind in "fiu"}
-
-    @property
     def has_normalized(self) -> bool:
         """Whether any input gets pictures in floats."""
         return any(spec.is_normalized for spec in self.specs)

@@ -12,8 +12,8 @@ from onnx import numpy_helper
 
 from dfmpc_onnx.model.protos import initializers, op_of, stored_value
 
-MOST_NUMBERS = 2**22  # of a constant that is read
-DEEPEST = 8  # nodes from a constant that is stored to one that is made of it
+LARGEST_CONSTANT = 2**22  # of a constant that is read
+LONGEST_MAKING = 8  # nodes from a constant that is stored to one that is made of it
 Value = npt.NDArray[np.generic]
 
 MADE: Mapping[str, Callable[..., Value]] = {
@@ -54,11 +54,11 @@ class HeadConstants:
         if name in self._stored:
             tensor = self._stored[name]
             outside = tensor.data_location == onnx.TensorProto.EXTERNAL
-            if outside or math.prod(tensor.dims) > MOST_NUMBERS or tensor.data_type == onnx.TensorProto.STRING:
+            if outside or math.prod(tensor.dims) > LARGEST_CONSTANT or tensor.data_type == onnx.TensorProto.STRING:
                 return None
             return np.asarray(numpy_helper.to_array(tensor))
         node = self._nodes.get(name)
-        if node is None or depth > DEEPEST:
+        if node is None or depth > LONGEST_MAKING:
             return None
         given = [self.get(read, depth + 1) for read in node.input]
         values = [value for value in given if value is not None]

@@ -20,7 +20,7 @@ from dfmpc_onnx.model.protos import (
 )
 
 MOST_LAYERS_AHEAD = 8  # layers in front of a BatchNormalization beyond which it says little about the input
-HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+HALF_KINDS = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 MOST_NORMS = 4  # BatchNormalizations, where several branches begin at the input
 
 
@@ -103,16 +103,16 @@ def _extract(model: onnx.ModelProto, norms: list[onnx.NodeProto]) -> onnx.ModelP
 def _widen(graph: onnx.GraphProto) -> None:
     """Half precision to single, which not every operator of a runtime takes and which says the same."""
     for tensor in graph.initializer:
-        if tensor.data_type in HALF and tensor.data_location != onnx.TensorProto.EXTERNAL:
+        if tensor.data_type in HALF_KINDS and tensor.data_location != onnx.TensorProto.EXTERNAL:
             _widen_tensor(tensor)
     for value in graph.input:
-        if value.type.tensor_type.elem_type in HALF:
+        if value.type.tensor_type.elem_type in HALF_KINDS:
             value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
     for node in every_node(graph.node):
         for attribute in node.attribute:
-            if op_of(node) == "Cast" and attribute.name == "to" and attribute.i in HALF:
+            if op_of(node) == "Cast" and attribute.name == "to" and attribute.i in HALF_KINDS:
                 attribute.i = onnx.TensorProto.FLOAT
-            elif attribute.type == onnx.AttributeProto.TENSOR and attribute.t.data_type in HALF:
+            elif attribute.type == onnx.AttributeProto.TENSOR and attribute.t.data_type in HALF_KINDS:
                 _widen_tensor(attribute.t)
 
 

@@ -14,7 +14,7 @@ map filters see zeros: a part of v_k is what the mean alone makes there.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -25,7 +25,7 @@ EXPONENTS = (1.0, 0.0, 0.5, 1.5, 2.0)  # of the amplitude 1 / f^a; the first is 
 CORRELATIONS = (0.8, 0.0)  # of channels; the first is that of photographs' colours
 MEAN_RIDGE, VARIANCE_RIDGE = 1e-3, 1e-2
 CLEARLY_BETTER = 0.02  # of the mean squared logarithm, by which another spectrum must fit better than an earlier one
-STEPS = 30
+NEWTON_STEPS = 30
 LEAST_SHARE = 0.05  # of a measured variance that the input must have made
 MOST_TAPS, MOST_CHANNELS = 1024, 1024
 GRIDS = {1: 4096, 2: 128, 3: 32}  # points along each dimension, at most
@@ -46,8 +46,10 @@ class FilterBank:
     def responses(self) -> Float:
         """To a constant: ``[places, outputs, channels]``."""
         if not self.places:
-            return self.weight.sum(axis=2)[None]
-        return np.stack([self.weight @ mask for _, mask in self.places])
+            whole: Float = self.weight.sum(axis=2)
+            return whole[None]
+        found: Float = np.stack([self.weight @ mask for _, mask in self.places])
+        return found
 
     def shares(self) -> Float:
         return np.array([share for share, _ in self.places]) if self.places else np.ones(1)
@@ -98,7 +100,7 @@ def solve_inputs(observations: Sequence[Observation]) -> Solution | None:
         np.maximum(o.variance - b, LEAST_SHARE * o.variance)[mask]
         for o, b, mask in zip(observations, between, alive, strict=True)
     ]
-    best: tuple[float, Float, Callable[[Float], tuple[list[Float], Float]], float, float] | None = None
+    best: tuple[float, Float, _Variances, float, float] | None = None
     taps = any(bank.weight.shape[2] > 1 for o in observations for bank in o.banks.values())
     joined = any(size > 1 for size in sizes.values())
     for exponent in EXPONENTS if taps else EXPONENTS[:1]:
@@ -268,7 +270,7 @@ def _fit(
     theta -= np.median(residual(theta)[0])
     error, slope = residual(theta)
     loss, damping = float(error @ error + theta @ ridge @ theta), 1e-3
-    for _ in range(STEPS):
+    for _ in range(NEWTON_STEPS):
         system = (
             slope.T @ slope + ridge + damping * np.eye(len(theta)) * max(np.trace(slope.T @ slope) / len(theta), 1e-9)
         )

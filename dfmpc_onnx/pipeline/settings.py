@@ -123,10 +123,10 @@ def parse_input_ranges(items: Sequence[str]) -> dict[str, tuple[float, float]]:
 class Settings:
     """The options of one run that passes read.
 
-    preprocess, input_shapes, input_ranges and images are what was asked for; what came of them is in `Workspace.inputs`.
-    by_hand: whether the user, and not the recipe, chose the weights or a layer's; activations_given: the same of the
-    activations. reduce_range: whether 8-bit weights
-    take 7 bits between quantized activations, whose products processors without VNNI add up in 16 bits, two by two.
+    preprocess, input_shapes, input_ranges and images are what was asked for; what came of them is in
+    `Workspace.inputs`. by_hand: whether the user, and not the recipe, chose the weights or a layer's;
+    activations_given: the same of the activations. reduce_range: whether 8-bit weights take 7 bits between quantized
+    activations, whose products processors without VNNI add up in 16 bits, two by two.
     """
 
     weights: WeightBits

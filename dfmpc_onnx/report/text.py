@@ -130,7 +130,8 @@ def _compute(layer: LayerReport) -> str:
 
 def _not_known(unknown: Sequence[UnknownInput]) -> str:
     """The verdict where inputs were made up: what was measured on them says nothing of real ones."""
-    return f"not known: nothing tells the scale of {', '.join(f"'{shown(entry.name)}'" for entry in unknown)}"
+    names = ", ".join(f"'{shown(entry.name)}'" for entry in unknown)
+    return f"not known: nothing tells the scale of {names}"
 
 
 def _fidelity(found: Fidelity) -> str:

@@ -19,7 +19,7 @@ from dfmpc_onnx.graph.operators import (
     op_of,
 )
 from dfmpc_onnx.graph.query import constant
-from dfmpc_onnx.inputs.feeds import DEVIATIONS
+from dfmpc_onnx.inputs.feeds import HALF_RANGE
 from dfmpc_onnx.inputs.spec import InputSpec, InputSpecs
 from dfmpc_onnx.numerics.moments import (
     ChannelMoments,
@@ -32,8 +32,9 @@ NOT_NEEDED = "not needed: the BatchNormalization behind it is exact"
 
 
 def input_moments(spec: InputSpec) -> ChannelMoments | None:
-    """Photographs after the preprocess, or what `spec.moments` or `spec.range` say, by the second dimension; None for what has none, or holds no floats.
+    """Photographs after the preprocess, or what `spec.moments` or `spec.range` say, by the second dimension.
 
+    None for what has no such dimension, or holds no floats.
     Where the channels are last, the second dimension is that of the rows, each of which has all the colours.
     """
     if not spec.is_float or spec.resolved is None or len(spec.resolved) < 2:
@@ -46,7 +47,7 @@ def input_moments(spec: InputSpec) -> ChannelMoments | None:
         last = spec.moments.axis != 1
     elif spec.range is not None and not spec.is_picture:
         low, high = (np.full(spec.channels, bound) for bound in spec.range)
-        mean, variance = (low + high) / 2, np.square((high - low) / 2 / DEVIATIONS)
+        mean, variance = (low + high) / 2, np.square((high - low) / 2 / HALF_RANGE)
     else:
         mean, variance = spec.preprocess.moments(spec.channels)
         low, high = spec.preprocess.bounds(spec.channels)

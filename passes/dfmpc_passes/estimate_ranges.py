@@ -37,16 +37,16 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
     """Before: BatchNormalization -> Relu with unknown range
     After: the same graph; the range is [0, max(beta + 8 |gamma|)] over the channels
 
-    Why: behind a BatchNormalization a channel is N(beta, gamma^2) up to its shape, so mean +- 8 deviations, through
-    the activation, holds all but rare outliers. Where it normalizes what a Relu has cut the tail is longer: 4
-    deviations of the Gaussian that had these moments when it was cut.
-    Elsewhere 1.5 times the 0.01 and 99.99 percentile on procedural images count where they were measured, twice for
-    vectors: a picture of a thing excites what has learnt it more than one of nothing does, the more the deeper. Where
-    nothing was measured, propagated moments count: a sum adds means and variances. Behind the last layers, and for
-    averages over a map, the wider of the two counts, up to three times what was measured. An input of pictures has the
-    range of the bytes 0 to 255 after the preprocess, any other that which the user gave, or that of what it was fed. Where
-    only its moments are known it has none, up to the first layer, which then computes in float. A cubic Resize overshoots
-    what it reads by at most 0.445 of its range, which is what its kernel's negative weights add up to.
+    Why: behind a BatchNormalization a channel is N(beta, gamma^2) up to its shape, so mean +- 8 deviations, through the
+    activation, holds all but rare outliers. Where it normalizes what a Relu has cut the tail is longer: 4 deviations of
+    the Gaussian that had these moments when it was cut. Elsewhere 1.5 times the 0.01 and 99.99 percentile on procedural
+    images count where they were measured, twice for vectors: a picture of a thing excites what has learnt it more than
+    one of nothing does, the more the deeper. Where nothing was measured, propagated moments count: a sum adds means and
+    variances. Behind the last layers, and for averages over a map, the wider of the two counts, up to three times what
+    was measured. An input of pictures has the range of the bytes 0 to 255 after the preprocess, any other that which
+    the user gave, or that of what it was fed. Where only its moments are known it has none, up to the first layer,
+    which then computes in float. A cubic Resize overshoots what it reads by at most 0.445 of its range, which is what
+    its kernel's negative weights add up to.
 
     Requires: codes (the quantized network's BatchNormalizations count, not the float one's), and BN not yet folded.
 
@@ -169,9 +169,9 @@ def unscaled_tensors(graph: gs.Graph, inputs: set[str]) -> set[str]:
     """
     found = set(inputs)
     for node in graph.nodes:
-        if not is_weighted(node) and op_of(node) != "BatchNormalization":
-            if any(t.name in found for t in node.inputs):
-                found.update(t.name for t in node.outputs)
+        measures = is_weighted(node) or op_of(node) == "BatchNormalization"
+        if not measures and any(t.name in found for t in node.inputs):
+            found.update(t.name for t in node.outputs)
     return found
 
 
