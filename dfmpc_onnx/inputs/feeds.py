@@ -55,13 +55,13 @@ def in_range(shape: tuple[int, ...], bounds: Range, seed: int) -> Float:
         x = noise_fields(shape[0], shape[1], shape[2:], seed)
     else:
         x = np.asarray(np.random.default_rng(seed).standard_normal(shape))
-    result: Float = np.clip((low + high) / 2 + x * ((high - low) / 2 / HALF_RANGE), low, high)
+    result: Float = np.asarray(np.clip((low + high) / 2 + x * ((high - low) / 2 / HALF_RANGE), low, high))
     return result
 
 
 def whole_in_range(shape: tuple[int, ...], bounds: Range, generator: np.random.Generator) -> np.ndarray:
     """Whole numbers from LOW to HIGH, both included."""
-    return generator.integers(math.ceil(bounds[0]), math.floor(bounds[1]), shape, endpoint=True)
+    return np.asarray(generator.integers(math.ceil(bounds[0]), math.floor(bounds[1]), shape, endpoint=True))
 
 
 def preprocess_of(bounds: Range) -> Preprocess:

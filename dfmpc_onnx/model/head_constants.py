@@ -14,9 +14,9 @@ from dfmpc_onnx.model.protos import initializers, op_of, stored_value
 
 LARGEST_CONSTANT = 2**22  # of a constant that is read
 LONGEST_MAKING = 8  # nodes from a constant that is stored to one that is made of it
-Value = npt.NDArray[np.generic]
+HeadValue = npt.NDArray[np.generic]
 
-MADE: Mapping[str, Callable[..., Value]] = {
+MADE: Mapping[str, Callable[..., HeadValue]] = {
     "Identity": lambda x: x,
     "Cast": lambda x: x,  # read in double precision anyway
     "Neg": np.negative,
@@ -36,7 +36,7 @@ class HeadConstants:
     def __init__(self, graph: onnx.GraphProto) -> None:
         self._stored = initializers(graph)
         self._nodes: dict[str, onnx.NodeProto] = {}
-        self._values: dict[str, Value | None] = {}
+        self._values: dict[str, HeadValue | None] = {}
         for node in graph.node:
             stored = stored_value(node)
             if stored is not None:
@@ -44,13 +44,13 @@ class HeadConstants:
             elif op_of(node) == "Constant" or op_of(node) in MADE or op_of(node) in MOVES:
                 self._nodes[node.output[0]] = node
 
-    def get(self, name: str, depth: int = 0) -> Value | None:
+    def get(self, name: str, depth: int = 0) -> HeadValue | None:
         """The value of a tensor; None where it is not constant, too large, or made in another way."""
         if name not in self._values:
             self._values[name] = self._find(name, depth)
         return self._values[name]
 
-    def _find(self, name: str, depth: int) -> Value | None:
+    def _find(self, name: str, depth: int) -> HeadValue | None:
         if name in self._stored:
             tensor = self._stored[name]
             outside = tensor.data_location == onnx.TensorProto.EXTERNAL
@@ -69,7 +69,7 @@ class HeadConstants:
             return None  # the file is damaged, which others report
 
 
-def _worked_out(node: onnx.NodeProto, values: Sequence[Value]) -> Value | None:
+def _worked_out(node: onnx.NodeProto, values: Sequence[HeadValue]) -> HeadValue | None:
     op, attributes = op_of(node), {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     if op == "Constant":
         return next(
@@ -81,7 +81,7 @@ def _worked_out(node: onnx.NodeProto, values: Sequence[Value]) -> Value | None:
     return MOVES[op](values[0], [int(i) for i in _axes(attributes, values)])
 
 
-def _axes(attributes: Mapping[str, Sequence[int]], values: Sequence[Value]) -> Sequence[int]:
+def _axes(attributes: Mapping[str, Sequence[int]], values: Sequence[HeadValue]) -> Sequence[int]:
     """Of a Transpose, Squeeze or Unsqueeze, as an attribute or an input."""
     stated = attributes.get("axes", attributes.get("perm"))
     if stated is not None:
@@ -89,7 +89,7 @@ def _axes(attributes: Mapping[str, Sequence[int]], values: Sequence[Value]) -> S
     return [int(i) for i in values[1].reshape(-1)] if len(values) > 1 else []
 
 
-MOVES: Mapping[str, Callable[[Value, list[int]], Value]] = {
+MOVES: Mapping[str, Callable[[HeadValue, list[int]], HeadValue]] = {
     "Transpose": lambda x, axes: x.transpose(axes or None),
     "Squeeze": lambda x, axes: x.squeeze(tuple(axes) if axes else None),
     "Unsqueeze": lambda x, axes: np.expand_dims(x, tuple(axes)),
