@@ -20,12 +20,12 @@ Range = tuple[float, float]
 
 @dataclasses.dataclass(frozen=True)
 class InputMoments:
-    """Moments of an input's channels, which stand in dimension `axis`.
+    """Moments of an input's channels, which stand in dimension `axis`; None where all of it is one channel.
 
     mean, deviation: one a channel. exponent: a of the spectrum's amplitude 1/f^a. correlation: between channels.
     """
 
-    axis: int
+    axis: int | None
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
     exponent: float = 1.0
@@ -34,7 +34,7 @@ class InputMoments:
     def make(self, shape: tuple[int, ...], seed: int) -> Float:
         """Seeded inputs of a shape, batch first."""
         others = [n for i, n in enumerate(shape) if i not in (0, self.axis)]
-        channels = shape[self.axis]
+        channels = 1 if self.axis is None else shape[self.axis]
         fields = noise_fields(
             shape[0], channels, tuple(others) or (1,), seed, exponent=self.exponent, correlation=self.correlation
         )
@@ -45,7 +45,8 @@ class InputMoments:
         fields = fields.reshape(shape[0], channels, *others)
         per_channel = (1, channels, *(1,) * len(others))
         mean, deviation = (np.resize(v, channels).reshape(per_channel) for v in (self.mean, self.deviation))
-        return np.moveaxis(fields * deviation + mean, 1, self.axis)
+        x: Float = fields * deviation + mean
+        return x[:, 0] if self.axis is None else np.moveaxis(x, 1, self.axis)
 
 
 def in_range(shape: tuple[int, ...], bounds: Range, seed: int) -> Float:

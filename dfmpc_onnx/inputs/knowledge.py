@@ -3,8 +3,9 @@
 A picture under a preprocess is known: as the user wrote it, as the first BatchNormalizations speak for it, or as the
 arithmetic at the model's head shows it, which makes a usual normalized picture of bytes or of 0 to 1 only. Any other
 input is known by the range that the user gave, by the moments that the first BatchNormalizations hold, or by
-arithmetic that takes a mean away and divides by a deviation. What is left is fed values of unit variance and named: no
-range or figure that comes of it may be trusted.
+arithmetic that takes a mean away and divides by a deviation; where these lie about 0, as those of sound, they say
+nothing of its tails. What is left is fed values of unit variance. Both are named: no range or figure that comes of them
+may be trusted.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ ALIKE = 0.5  # of a deviation, and of a natural logarithm of it, within which tw
 NO_CHANGE = 0.01  # of factor and offset, below which arithmetic leaves a picture as it is
 LEAST_OFFSET = 0.05  # of a normalized value: a smaller one is an epsilon, no mean
 NOT_GUESSED = ("assumed", "no image")  # how a preprocess came about that says nothing of the input
+FAR_FROM_ZERO = 1.0  # deviations, from which on an input is a level that varies and no signal about 0
+NOTHING_TELLS = "no BatchNormalization and no arithmetic tells it"
+MAY_REACH_FAR = "what lies about 0, as sound does, may be loud or quiet"
 BY_HEAD, BY_NORMS = "head", "norms"
 
 
@@ -98,10 +102,11 @@ def find_out(
     reaching = _reach_layers(model, [spec.name for spec in wanted if spec.name not in found])
     why = choice.reason.partition(": ")[2] if choice.by == "assumed" else ""
     unknown = tuple(
-        UnknownInput(
-            name, why if why and inputs[name].is_picture else "no BatchNormalization and no arithmetic tells it"
-        )
-        for name in reaching
+        UnknownInput(name, why if why and inputs[name].is_picture else NOTHING_TELLS) for name in reaching
+    ) + tuple(
+        UnknownInput(spec.name, f"{_moments_in_words(spec.moments)}, but {MAY_REACH_FAR}")
+        for spec in found.values()
+        if spec.moments is not None and _may_reach_far(spec.moments)
     )
     if found:
         specs = tuple(found.get(spec.name, spec) for spec in inputs)
@@ -220,15 +225,14 @@ def _standardized(end: Arithmetic) -> InputMoments | None:
     if np.any(factor == 0) or np.all(np.abs(factor - 1) < NO_CHANGE) or np.all(np.abs(offset) < LEAST_OFFSET):
         return None
     mean, deviation = -offset / factor, 1 / np.abs(factor)
-    axis = end.axes[dimension]
-    assert axis is not None
+    axis = end.axes[dimension] if along or len(end.axes) > 2 else None  # a rank of 2 may well be sound, of one channel
     return InputMoments(axis, tuple(map(float, mean)), tuple(map(float, deviation)))
 
 
 def _moments_by_norms(head: Head, wanted: Sequence[InputSpec]) -> dict[str, tuple[InputMoments, str]]:
     specs = {spec.name: spec for spec in wanted}
     observations, names = [], []
-    axes: dict[str, int] = {}
+    axes: dict[str, int | None] = {}
     for node, filters in head.norms:
         mean, variance = (head.constants.get(name) for name in node.input[3:5])
         if mean is None or variance is None or not specs.keys() >= filters.parts.keys():
@@ -275,6 +279,11 @@ def _banks(filters: Filters, specs: Mapping[str, InputSpec]) -> dict[str, Filter
         places = tuple((share, mask.reshape(-1)) for share, mask in part.places)
         banks[name] = FilterBank(weight, kernel, tuple(size[: len(kernel)]), places)
     return banks
+
+
+def _may_reach_far(moments: InputMoments) -> bool:
+    """Whether an input lies about 0, as what is loud and quiet does, and magnitudes do: its tails are then anything."""
+    return float(np.median(np.abs(moments.mean) / np.maximum(moments.deviation, 1e-30))) < FAR_FROM_ZERO
 
 
 def _moments_in_words(moments: InputMoments) -> str:

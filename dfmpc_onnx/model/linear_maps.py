@@ -46,12 +46,13 @@ class Arithmetic:
 class FilterPart:
     """Filters over one input.
 
-    axis: the input's dimension of channels. weight: ``[outputs, channels, *kernel]``, dilation written out. spacing: of
-    outputs, in the input's pixels. places: which taps lie on the map, ``[places, *kernel]`` of 0 and 1, beside the
-    share of the outputs that see them so; empty where there is no padding, or it is not known.
+    axis: the input's dimension of channels; None where all of it is one channel. weight: ``[outputs, channels,
+    *kernel]``, dilation written out. spacing: of outputs, in the input's pixels. places: which taps lie on the map,
+    ``[places, *kernel]`` of 0 and 1, beside the share of the outputs that see them so; empty where there is no padding,
+    or it is not known.
     """
 
-    axis: int
+    axis: int | None
     weight: Float
     spacing: tuple[int, ...]
     places: tuple[tuple[float, Float], ...] = ()
@@ -111,10 +112,10 @@ def as_filters(x: Followed) -> Filters:
     """Element by element as filters of one tap, the second dimension being that of the channels."""
     if isinstance(x, Filters):
         return x
-    axis = x.axes[1] if len(x.axes) > 1 else None
-    if axis is None or x.sizes[1] is None:
+    size = x.sizes[1] if len(x.axes) > 1 else None
+    if size is None:
         raise NotLinear
-    size = x.sizes[1]
+    axis = x.axes[1]
     _check_size(size * size)
     factor, offset = (np.broadcast_to(v, size) for v in x.along(1))
     index = x.picked[1]

@@ -41,10 +41,10 @@ def input_moments(spec: InputSpec) -> ChannelMoments | None:
         return None
     last = spec.channels_last
     if spec.moments is not None:
-        channels = spec.shape[spec.moments.axis]
+        channels = spec.shape[1 if spec.moments.axis is None else spec.moments.axis]
         mean, deviation = (np.resize(v, channels) for v in (spec.moments.mean, spec.moments.deviation))
         variance, low, high = np.square(deviation), mean - FARTHEST * deviation, mean + FARTHEST * deviation
-        last = spec.moments.axis != 1
+        last = spec.moments.axis not in (1, None)
     elif spec.range is not None and not spec.is_picture:
         low, high = (np.full(spec.channels, bound) for bound in spec.range)
         mean, variance = (low + high) / 2, np.square((high - low) / 2 / HALF_RANGE)
