@@ -55,7 +55,8 @@ def in_range(shape: tuple[int, ...], bounds: Range, seed: int) -> Float:
     if len(shape) >= 3:
         x = noise_fields(shape[0], shape[1], shape[2:], seed)
     else:
-        x = np.asarray(np.random.default_rng(seed).standard_normal(shape))
+        generator = np.random.default_rng(seed)
+        x = np.asarray(generator.standard_normal(shape))
     result: Float = np.asarray(np.clip((low + high) / 2 + x * ((high - low) / 2 / HALF_RANGE), low, high))
     return result
 

@@ -26,6 +26,8 @@ MADE: Mapping[str, Callable[..., HeadValue]] = {
     "Sub": np.subtract,
     "Mul": np.multiply,
     "Div": np.true_divide,
+    "Max": np.maximum,
+    "Pow": np.power,
     "Reshape": lambda x, shape: x.reshape([int(n) for n in shape]),
 }
 

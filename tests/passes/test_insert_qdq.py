@@ -328,7 +328,7 @@ def test_a_matmul_with_a_bias_of_rank_3_loads_for_tensorrt(first, opset, weights
         x = net.relu(net.node("Add", *((product, bias) if first == "product" else (bias, product))))
         net.channels[x] = size
     model = net.model(net.matmul(x, 5))
-    made = dfmpc_onnx.quantize(model, None, "int8", weights=weights, target="tensorrt").model
+    made = dfmpc_onnx.quantize(model, None, "int8", weights=weights, target="tensorrt", preprocess="imagenet").model
     biases = {t.name: tuple(t.dims) for t in made.graph.initializer}
     adds = [n for n in made.graph.node if n.op_type == "Add"]
     assert sorted(biases[name] for n in adds for name in n.input if name in biases) == [(1, 16), (1, 32)]
