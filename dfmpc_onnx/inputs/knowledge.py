@@ -42,6 +42,7 @@ USUAL_SCALES = ("imagenet", "keras", "unit", "half", "raw", "caffe")
 ALIKE = 0.5  # of a deviation, and of a natural logarithm of it, within which two scales of pictures are one
 NO_CHANGE = 0.01  # of factor and offset, below which arithmetic leaves a picture as it is
 LEAST_OFFSET = 0.05  # of a normalized value: a smaller one is an epsilon, no mean
+MOST_FOLLOWED = 64  # inputs of which nothing is known that are followed to the layers that they reach
 NOT_GUESSED = ("assumed", "no image")  # how a preprocess came about that says nothing of the input
 FAR_FROM_ZERO = 1.0  # deviations, from which on an input is a level that varies and no signal about 0
 NOTHING_TELLS = "no BatchNormalization and no arithmetic tells it"
@@ -144,6 +145,8 @@ def _in_words(choice: PreprocessChoice, pictures: set[str], how: Mapping[str, st
 
 def _reach_layers(model: onnx.ModelProto, names: Sequence[str]) -> list[str]:
     """Which inputs a layer depends on: of the others no activation is quantized."""
+    if len(names) > MOST_FOLLOWED:
+        return list(names)
     sources: dict[str, set[str]] = {name: {name} for name in names}
     reached: set[str] = set()
     for node in model.graph.node:
@@ -244,9 +247,12 @@ def _moments_by_norms(head: Head, wanted: Sequence[InputSpec]) -> dict[str, tupl
             continue
         observations.append(Observation(_banks(filters, specs), filters.offset, measured[0], measured[1]))
         names.append(shown(node.name or node.output[0]))
-    with np.errstate(all="ignore"):
-        solved = solve_inputs(observations) if observations else None
-    if solved is None:
+    try:
+        with np.errstate(all="ignore"):
+            solved = solve_inputs(observations) if observations else None
+    except np.linalg.LinAlgError:  # of numbers that are none
+        solved = None
+    if solved is None or not all(np.isfinite([*i.mean, *i.variance]).all() for i in solved.inputs.values()):
         return {}
     apart = np.concatenate(
         [mismatch(o.mean, o.variance, *p) for o, p in zip(observations, solved.predicted, strict=True)]

@@ -31,6 +31,9 @@ from dfmpc_onnx.model.protos import bodies, captured_names, fed_names, op_of
 from dfmpc_onnx.numerics.arrays import Float
 
 SAME = frozenset({"Identity", "Cast", "Dropout", "Clip"})  # Clip: to the bounds that pixels have anyway
+MOST_KEPT_NUMBERS = 2**25  # of all that is followed
+# A node that is damaged is reported by those who run it.
+NOT_FOLLOWED = (NotLinear, LookupError, TypeError, ValueError, ArithmeticError)
 RESIZED = frozenset({"Resize", "Upsample", "Pad"})  # channels stay what they are, sizes do not
 
 
@@ -55,18 +58,20 @@ def linear_head(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> 
             known[name] = Arithmetic(name, tuple(range(rank)), tuple(shapes[name]), (None,) * rank, *start)
     ends: dict[str, list[Arithmetic]] = {}
     norms = []
+    kept = 0
     for node in model.graph.node:
         read = [known[name] for name in node.input if name in known]
         read += [known[name] for body in bodies(node) for name in captured_names(body) if name in known]
         if not read:
             continue
         if op_of(node) == "BatchNormalization" and node.input[0] in known and len(node.input) == 5:
-            with contextlib.suppress(NotLinear):
+            with contextlib.suppress(*NOT_FOLLOWED):
                 norms.append((node, as_filters(known[node.input[0]])))
         result: Followed | None = None
-        with contextlib.suppress(NotLinear):
+        with contextlib.suppress(*NOT_FOLLOWED):
             result = _follow(node, known, constants)
-        if result is not None:
+            kept += result.numbers
+        if result is not None and kept <= MOST_KEPT_NUMBERS:
             known[node.output[0]] = result
         if not isinstance(result, Arithmetic) and op_of(node) not in ("Shape", "Size"):
             for state in read:

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from dfmpc_onnx.numerics.arrays import Float
 
-LARGEST_FILTERS = 2**24  # numbers of all filters in front of one normalization
+LARGEST_FILTERS = 2**22  # numbers of all filters in front of one normalization
+MOST_PRODUCTS = 2**31  # of filters behind filters
 Index = npt.NDArray[np.int64]
 
 
@@ -35,6 +36,11 @@ class Arithmetic:
     picked: tuple[Index | None, ...]
     factor: Float
     offset: Float
+
+    @property
+    def numbers(self) -> int:
+        """How many it keeps."""
+        return self.factor.size + self.offset.size
 
     def along(self, dimension: int) -> tuple[Float, Float]:
         """Factor and offset of each channel, `dimension` being that of the channels: two ``[channels]``, or ``[1]``."""
@@ -64,6 +70,11 @@ class Filters:
 
     parts: Mapping[str, FilterPart]
     offset: Float
+
+    @property
+    def numbers(self) -> int:
+        """How many it keeps."""
+        return sum(part.weight.size for part in self.parts.values())
 
 
 Followed = Arithmetic | Filters
@@ -168,6 +179,8 @@ def _convolved(
         size = [k + (n - 1) * s for k, n, s in zip(part.weight.shape[2:], weight.shape[2:], steps, strict=True)]
         channels = part.weight.shape[1]
         _check_size(len(weight) * channels * math.prod(size))
+        if weight.size * math.prod(part.weight.shape[1:]) > MOST_PRODUCTS:
+            raise NotLinear
         whole = np.zeros((len(weight), channels, *size))
         rows, columns = len(weight) // group, weight.shape[1]
         for g, tap in itertools.product(range(group), np.ndindex(*weight.shape[2:])):

@@ -27,7 +27,7 @@ MEAN_RIDGE, VARIANCE_RIDGE = 1e-3, 1e-2
 CLEARLY_BETTER = 0.02  # of the mean squared logarithm, by which another spectrum must fit better than an earlier one
 NEWTON_STEPS = 30
 LEAST_SHARE = 0.05  # of a measured variance that the input must have made
-MOST_TAPS, MOST_CHANNELS = 1024, 1024
+MOST_TAPS, MOST_CHANNELS, MOST_WORK = 1024, 256, 2**30
 GRIDS = {1: 4096, 2: 128, 3: 32}  # points along each dimension, at most
 
 
@@ -89,7 +89,8 @@ def solve_inputs(observations: Sequence[Observation]) -> Solution | None:
     for observation in observations:
         for name, bank in observation.banks.items():
             sizes[name] = max(sizes.get(name, 0), bank.weight.shape[1])
-            if bank.weight.shape[2] > MOST_TAPS or len(bank.kernel) not in (0, *GRIDS):
+            taps = bank.weight.shape[2]
+            if taps > MOST_TAPS or bank.weight.size * taps > MOST_WORK or len(bank.kernel) not in (0, *GRIDS):
                 return None
     alive = [o.variance > LIVE * max(float(np.quantile(o.variance, 0.75)), 0.0) for o in observations]
     if not sizes or sum(sizes.values()) > MOST_CHANNELS or not any(mask.any() for mask in alive):
@@ -101,9 +102,9 @@ def solve_inputs(observations: Sequence[Observation]) -> Solution | None:
         for o, b, mask in zip(observations, between, alive, strict=True)
     ]
     best: tuple[float, Float, _Variances, float, float] | None = None
-    taps = any(bank.weight.shape[2] > 1 for o in observations for bank in o.banks.values())
+    filtered = any(bank.weight.shape[2] > 1 for o in observations for bank in o.banks.values())
     joined = any(size > 1 for size in sizes.values())
-    for exponent in EXPONENTS if taps else EXPONENTS[:1]:
+    for exponent in EXPONENTS if filtered else EXPONENTS[:1]:
         grams = [{n: _correlation(b, exponent) for n, b in o.banks.items()} for o in observations]
         for correlation in CORRELATIONS if joined else CORRELATIONS[:1]:
             predict = _Variances(observations, grams, sizes, correlation)
@@ -113,7 +114,8 @@ def solve_inputs(observations: Sequence[Observation]) -> Solution | None:
     assert best is not None  # there is at least one spectrum
     _, theta, predict, exponent, correlation = best
     variances, _ = predict(theta)
-    inputs, begin = {}, 0
+    inputs: dict[str, SolvedInput] = {}
+    begin = 0
     for name, size in sizes.items():
         variance = np.exp(theta[begin : begin + size])
         inputs[name] = SolvedInput(mean[name], variance, exponent, correlation)
