@@ -23,7 +23,7 @@ from dfmpc_onnx.numerics.moment_match import LIVE
 
 EXPONENTS = (1.0, 0.0, 0.5, 1.5, 2.0)  # of the amplitude 1 / f^a; the first is that of photographs
 CORRELATIONS = (0.8, 0.0)  # of channels; the first is that of photographs' colours
-MEAN_RIDGE, VARIANCE_RIDGE = 1e-3, 1e-2
+MEAN_RIDGE, VARIANCE_RIDGE = 1e-3, 1e-3
 CLEARLY_BETTER = 0.02  # of the mean squared logarithm, by which another spectrum must fit better than an earlier one
 NEWTON_STEPS = 30
 LEAST_SHARE = 0.05  # of a measured variance that the input must have made
