@@ -12,12 +12,20 @@ import msgspec
 from dfmpc_onnx.api.reference import check_limits, check_source
 from dfmpc_onnx.errors import DfmpcError, OptionError
 from dfmpc_onnx.graph.exchange import to_graph
-from dfmpc_onnx.inputs.normalization import PreprocessChoice, parse_or_assume, resolve_preprocess
+from dfmpc_onnx.inputs.knowledge import find_out, unknown_inputs_warning
+from dfmpc_onnx.inputs.normalization import PreprocessChoice, parse_or_assume
 from dfmpc_onnx.model.source import ModelSource, Source, load
 from dfmpc_onnx.model.write import check_target
 from dfmpc_onnx.pipeline.manager import Pass
 from dfmpc_onnx.pipeline.recipe import Recipe
-from dfmpc_onnx.pipeline.settings import LayerOverride, Settings, WeightBits, parse_activations, parse_input_shapes
+from dfmpc_onnx.pipeline.settings import (
+    LayerOverride,
+    Settings,
+    WeightBits,
+    parse_activations,
+    parse_input_ranges,
+    parse_input_shapes,
+)
 from dfmpc_onnx.pipeline.targets import parse_target
 from dfmpc_onnx.pipeline.workspace import Workspace, resolve_inputs
 from dfmpc_onnx.statistics.leading_moments import BY_COVARIANCES, BY_PICTURES
@@ -68,15 +76,32 @@ def take_in(
     tell("preprocess")
     prediction = BY_PICTURES if runs else BY_COVARIANCES
     try:
-        inputs, choice = resolve_preprocess(source.model, inputs, preprocess, prediction, doubt=runs)
+        inputs, choice = find_out(source.model, inputs, preprocess, prediction, doubt=runs)
     except (DfmpcError, MemoryError):
         raise
     except Exception:  # a damaged node may trip what follows its numbers
         check_source(source, settings, inputs)
         raise
+    if choice.unknown:
+        settings, choice = _without_trust(settings, choice, may_give_images=runs and len(inputs) == 1)
     workspace = Workspace(graph, settings, source.label, inputs)
     workspace.tell = tell
     return Intake(recipe, pipeline, source, destination, workspace, choice)
+
+
+def _without_trust(
+    settings: Settings, choice: PreprocessChoice, *, may_give_images: bool
+) -> tuple[Settings, PreprocessChoice]:
+    """Settings and choice where nothing is known of an input: unless the user wants 8 bits, activations stay in float.
+
+    A wrong scale then costs speed, and no accuracy.
+    """
+    quantized = settings.activations == "8"
+    if quantized and not settings.activations_given:
+        settings = dataclasses.replace(settings, activations="none")
+    kept = "activations stay in float, and " if quantized and settings.activations == "none" else ""
+    warning = unknown_inputs_warning(choice, f"{kept}what the result loses is not known", may_give_images)
+    return settings, msgspec.structs.replace(choice, warning=warning)
 
 
 def parse_settings(
@@ -86,6 +111,7 @@ def parse_settings(
     layers: Sequence[str],
     preprocess: str,
     input_shapes: Sequence[str],
+    input_ranges: Sequence[str],
     seed: int,
     images: str | os.PathLike[str] | None,
     reduce_range: bool | None,
@@ -104,9 +130,11 @@ def parse_settings(
         layers=tuple(LayerOverride.parse(item) for item in layers),
         preprocess=parse_or_assume(preprocess),
         input_shapes=parse_input_shapes(input_shapes),
+        input_ranges=parse_input_ranges(input_ranges),
         seed=seed,
         images=None if images is None else str(images),
         by_hand=weights is not None or bool(layers),
+        activations_given=activations is not None,
         reduce_range=recipe.reduce_range if reduce_range is None else reduce_range,
         target=provider,
     )

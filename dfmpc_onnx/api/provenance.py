@@ -60,6 +60,10 @@ def provenance(
         "passes": _json([to_record(step) for step in recipe.steps]),
         "versions": _json(versions),
     }
+    if settings.input_ranges:
+        stated["input_ranges"] = _json(settings.input_ranges)
+    if choice.unknown:
+        stated["unknown_inputs"] = _json([entry.name for entry in choice.unknown])
     fallen = [{result.name: result.fallback} for result in results if result.fallback]
     if fallen:
         stated["fallbacks"] = _json(fallen)

@@ -52,6 +52,7 @@ def quantize(
     target: str = "cpu",
     preprocess: str = AUTO,
     input_shapes: Sequence[str] = (),
+    input_ranges: Sequence[str] = (),
     images: str | os.PathLike[str] | None = None,
     seed: int = 0,
     check: bool = True,
@@ -62,15 +63,16 @@ def quantize(
 ) -> Quantized:
     """Quantize a float model without data.
 
-    model: a path, the bytes of a file, or a ModelProto; never changed. output: where to write the result, whole or
-    not at all; None to get it in memory only. recipe: a name, a ``.toml`` path, or a Recipe. weights, activations,
-    layers: ``LOW/HIGH``, ``BITS`` or ``ternary/HIGH``; 8 or "none"; overrides such as ``"layer1/*=8"``; the recipe's
-    where None. reduce_range: 7 bits in place of 8 between quantized activations, for processors without VNNI. target:
-    the provider that the file is for (`pipeline.targets`). preprocess: as the network expects its input; "auto" finds
-    it out. images: a few unlabelled images of the user's own in place of procedural ones (.npz or folder). check:
-    compare the result with the model on 16 procedural images before it takes its name. dump: a folder for the graph
-    after each pass. threads: how many onnxruntime and BLAS may take; None and 0: as many as the machine has (another
-    number rounds sums in another order). Several threads of a program may quantize at once.
+    model: a path, the bytes of a file, or a ModelProto; never changed. output: where to write the result, whole or not
+    at all; None to get it in memory only. recipe: a name, a ``.toml`` path, or a Recipe. weights, activations, layers:
+    ``LOW/HIGH``, ``BITS`` or ``ternary/HIGH``; 8 or "none"; overrides such as ``"layer1/*=8"``; the recipe's where
+    None. reduce_range: 7 bits in place of 8 between quantized activations, for processors without VNNI. target: the
+    provider that the file is for (`pipeline.targets`). preprocess: as the network expects its input; "auto" finds it
+    out. input_ranges: ``NAME=LOW:HIGH``, what lies in an input. images: a few unlabelled images of the user's own in
+    place of procedural ones (.npz or folder). check: compare the result with the model on 16 procedural images before
+    it takes its name. dump: a folder for the graph after each pass. threads: how many onnxruntime and BLAS may take;
+    None and 0: as many as the machine has (another number rounds sums in another order). Several threads of a program
+    may quantize at once.
 
     Raises UserError for what the caller can correct, Defect for our own mistakes. When it raises, `output` is as it
     was before: absent, or the earlier file.
@@ -79,7 +81,7 @@ def quantize(
     chosen = catalog.find_recipe(recipe) if isinstance(recipe, str) else recipe
     pipeline = catalog.build(chosen)
     settings = parse_settings(
-        chosen, weights, activations, layers, preprocess, input_shapes, seed, images, reduce_range, target
+        chosen, weights, activations, layers, preprocess, input_shapes, input_ranges, seed, images, reduce_range, target
     )
     if check:
         require()

@@ -15,13 +15,14 @@ from dfmpc_onnx.evaluation.fidelity import compare
 from dfmpc_onnx.evaluation.provider_use import provider_use
 from dfmpc_onnx.graph.compared_outputs import chosen_outputs
 from dfmpc_onnx.inputs.files import Images, read_images
-from dfmpc_onnx.inputs.normalization import parse_or_assume, resolve_preprocess
+from dfmpc_onnx.inputs.knowledge import find_out, unknown_inputs_warning
+from dfmpc_onnx.inputs.normalization import PreprocessChoice, parse_or_assume
 from dfmpc_onnx.inputs.preprocess import AUTO
 from dfmpc_onnx.inputs.samples import Samples, check_images
 from dfmpc_onnx.inputs.spec import InputSpecs
 from dfmpc_onnx.model.metadata import metadata_of
 from dfmpc_onnx.model.source import ModelSource, Source, load
-from dfmpc_onnx.pipeline.settings import Settings, WeightBits, parse_input_shapes
+from dfmpc_onnx.pipeline.settings import Settings, WeightBits, parse_input_ranges, parse_input_shapes
 from dfmpc_onnx.pipeline.workspace import resolve_inputs
 from dfmpc_onnx.report.schema import ProviderFidelity, Verification
 from dfmpc_onnx.runtime.session import CPU_PROVIDER, Session
@@ -45,6 +46,30 @@ def _recorded_shapes(
     }
 
 
+def _recorded_ranges(
+    float_source: Source, metadata: Mapping[str, str], settings: Settings
+) -> Mapping[str, tuple[float, float]]:
+    """The ranges that a quantized file was made with, of inputs that there are; none from a file of others."""
+    try:
+        recorded = msgspec.json.decode(metadata.get("input_ranges", "{}"), type=dict[str, tuple[float, float]])
+    except msgspec.DecodeError:
+        return {}
+    usual = {spec.name for spec in resolve_inputs(float_source.model, settings) if spec.kind in "fiu"}
+    return {name: (low, high) for name, (low, high) in recorded.items() if name in usual and low < high}
+
+
+def _without_trust(
+    choice: PreprocessChoice, *, images_given: bool, warn: bool, may_give_images: bool
+) -> PreprocessChoice:
+    """The choice with the inputs of which nothing is known: none where the user gives images."""
+    if images_given:
+        return msgspec.structs.replace(choice, unknown=())
+    if not choice.unknown or not warn:
+        return choice
+    warning = unknown_inputs_warning(choice, "what the quantized model loses is not known", may_give_images)
+    return msgspec.structs.replace(choice, warning=warning)
+
+
 @takes_threads
 def verify(
     model: ModelSource,
@@ -54,6 +79,7 @@ def verify(
     preprocess: str | None = None,
     providers: Sequence[str] = ("CPU",),
     input_shapes: Sequence[str] = (),
+    input_ranges: Sequence[str] = (),
     seed: int = 0,
     threads: int | None = None,
 ) -> Verification:
@@ -61,7 +87,8 @@ def verify(
 
     images: an .npz with x (and y) or a folder of image files; None takes 16 procedural images, or generated inputs
     where the model takes others than images. preprocess: None takes what the quantized file says it was made with;
-    "auto", and a file that says nothing, find it out from the float model. threads: as for `quantize`. On a provider
+    "auto", and a file that says nothing, find it out from the float model. input_ranges: as for `quantize`; none takes
+    those that the file states. threads: as for `quantize`. On a provider
     other than the CPU's, it also counts the nodes that ran there, and compares the outputs with those of the CPU
     provider. Raises UserError; RuntimeUnavailable where a provider was not really used.
     """
@@ -74,10 +101,13 @@ def verify(
         "8",
         preprocess=parse_or_assume(wanted),
         input_shapes=parse_input_shapes(input_shapes),
+        input_ranges=parse_input_ranges(input_ranges),
         seed=seed + CHECK_SEED,
     )
     if images is None and not input_shapes:
         settings = dataclasses.replace(settings, input_shapes=_recorded_shapes(float_source, metadata, settings))
+    if not input_ranges:
+        settings = dataclasses.replace(settings, input_ranges=_recorded_ranges(float_source, metadata, settings))
     inputs = resolve_inputs(float_source.model, settings)
     inputs.check_options(settings.input_shapes)
     check_limits(float_source, inputs)
@@ -86,9 +116,13 @@ def verify(
     if reference is None:
         raise ModelError(said)
     by_file = preprocess is None and stated is not None
-    inputs, choice = resolve_preprocess(float_source.model, inputs, wanted, BY_PICTURES, doubt=not by_file)
+    recorded_by = metadata.get("preprocess_choice", "").partition(":")[0] if by_file else None
+    inputs, choice = find_out(
+        float_source.model, inputs, wanted, BY_PICTURES, doubt=not by_file, recorded_by=recorded_by
+    )
     if by_file and choice.by == "given":
         choice = msgspec.structs.replace(choice, by="file", reason="as the quantized file says", order_asserted=False)
+    choice = _without_trust(choice, images_given=images is not None, warn=not by_file, may_give_images=len(inputs) == 1)
     batch = _images(images, inputs, settings.seed, float_source.label)
     if not providers:
         raise OptionError("no provider given; give at least one, such as CPU")

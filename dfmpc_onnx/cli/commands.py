@@ -17,6 +17,9 @@ from dfmpc_onnx.pipeline.targets import TARGETS
 MODEL = click.argument("model", type=click.Path())
 PREPROCESS = "auto, imagenet, lite, keras, unit, raw, caffe, half, or MEAN/STD on the 0..255 scale; with :rgb or :bgr"
 
+RANGES = click.option(
+    "--input-range", "ranges", multiple=True, metavar="NAME=LOW:HIGH", help="what lies in an input, where nothing tells"
+)
 THREADS = click.option(
     "--threads",
     default=0,
@@ -49,6 +52,7 @@ def main() -> None:
 @click.option("--reduce-range", is_flag=True, default=None, help="7 bits in place of 8, for processors that lack VNNI")
 @click.option("--preprocess", default="auto", show_default=True, metavar="NAME|MEAN/STD", help=PREPROCESS)
 @click.option("--input-shape", "shapes", multiple=True, metavar="NAME:1x3x224x224", help="for dynamic inputs")
+@RANGES
 @click.option(
     "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="of procedural images and samples"
 )
@@ -69,6 +73,7 @@ def quantize(
     reduce_range: bool | None,
     preprocess: str,
     shapes: tuple[str, ...],
+    ranges: tuple[str, ...],
     seed: int,
     images: str | None,
     threads: int,
@@ -93,6 +98,7 @@ def quantize(
             target=target,
             preprocess=preprocess,
             input_shapes=shapes,
+            input_ranges=ranges,
             images=images,
             seed=seed,
             dump=dump,
@@ -147,6 +153,7 @@ def expand(model: str, output: str, json_wanted: bool) -> None:
 @click.option("--preprocess", default=None, metavar="NAME|MEAN/STD", help="as QUANTIZED states if not given")
 @click.option("--provider", "providers", multiple=True, metavar="NAME", help="such as CPU; may be repeated")
 @click.option("--input-shape", "shapes", multiple=True, metavar="NAME:1x3x224x224", help="for dynamic inputs")
+@RANGES
 @click.option("--min-agreement", type=click.FloatRange(0, 100), metavar="PERCENT", help="exit 1 below this agreement")
 @click.option("--min-sqnr", type=float, metavar="DB", help="exit 1 below this signal-to-noise ratio")
 @click.option(
@@ -165,6 +172,7 @@ def verify(
     preprocess: str | None,
     providers: tuple[str, ...],
     shapes: tuple[str, ...],
+    ranges: tuple[str, ...],
     min_agreement: float | None,
     min_sqnr: float | None,
     max_steps: float | None,
@@ -184,6 +192,7 @@ def verify(
             preprocess=preprocess,
             providers=providers or ("CPU",),
             input_shapes=shapes,
+            input_ranges=ranges,
             seed=seed,
             threads=threads,
         )

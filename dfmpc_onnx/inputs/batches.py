@@ -10,8 +10,9 @@ import numpy.typing as npt
 import onnx
 
 from dfmpc_onnx.errors import OptionError, shown
+from dfmpc_onnx.inputs.feeds import whole_in_range
 from dfmpc_onnx.inputs.files import read_images
-from dfmpc_onnx.inputs.generated import procedural_images
+from dfmpc_onnx.inputs.generated import generate
 from dfmpc_onnx.inputs.spec import InputSpec, InputSpecs
 
 FEWEST_IMAGES, MOST_IMAGES = 16, 64
@@ -46,11 +47,11 @@ class Batch:
 def input_batch(inputs: InputSpecs, seed: int, count: int = 0, *, free: bool = False) -> Batch:
     """Procedural inputs for every input of a network.
 
-    Pictures of fallen shapes for ``[n, 1 or 3, h, w]`` (or channels last), 1/f fields for any other float input of
-    rank 3 and more, Gaussian vectors below, zeros for integers. count: how many; 0 takes 16, and up to 64 of small
-    pictures. A batch that the file states decides by itself, unless it is free (see `statistics.batch_axis`). Where
-    `inputs.images` names the user's own, the one input of the network gets those. Raises OptionError where images
-    cannot be read or do not fit.
+    Pictures of fallen shapes for ``[n, 1 or 3, h, w]`` (or channels last), 1/f fields for any other float input of rank
+    3 and more, Gaussian vectors below, zeros for integers; what `spec.moments` or `spec.range` say goes first. count:
+    how many; 0 takes 16, and up to 64 of small pictures. A batch that the file states decides by itself, unless it is
+    free (see `statistics.batch_axis`). Where `inputs.images` names the user's own, the one input of the network gets
+    those. Raises OptionError where images cannot be read or do not fit.
     """
     if inputs.images is not None:
         return _own_images(inputs, inputs.images, free)
@@ -103,8 +104,11 @@ def _own_images(inputs: InputSpecs, path: str, free: bool) -> Batch:
 
 def _procedural(spec: InputSpec, shape: tuple[int, ...], seed: int) -> tuple[npt.NDArray[np.generic], str]:
     if not spec.is_float and not spec.is_picture:
+        if spec.range is not None:
+            whole = whole_in_range(shape, spec.range, np.random.default_rng(seed))
+            return whole.astype(spec.dtype), f"whole numbers for '{shown(spec.name)}'"
         return np.zeros(shape, spec.dtype), f"zeros for '{shown(spec.name)}'"
-    images = procedural_images(shape, spec.preprocess, seed)
+    images = generate(spec, shape, seed)
     return images.x.astype(spec.dtype), images.origin
 
 

@@ -7,13 +7,31 @@ import math
 import numpy as np
 
 from dfmpc_onnx.errors import ModelError
+from dfmpc_onnx.inputs.feeds import in_range
 from dfmpc_onnx.inputs.files import Images
 from dfmpc_onnx.inputs.preprocess import Preprocess
 from dfmpc_onnx.inputs.procedural import noise_fields, pictures
-from dfmpc_onnx.inputs.spec import channels_last, is_picture
+from dfmpc_onnx.inputs.spec import InputSpec, channels_last, is_picture
 from dfmpc_onnx.memory import machine_memory
 
 BYTES_TO_MAKE = 24  # for each value of an input: a spectrum and the field, in double precision
+
+
+def generate(spec: InputSpec, shape: tuple[int, ...], seed: int) -> Images:
+    """Seeded inputs for an input of floats, or of bytes that are a picture, batch first.
+
+    Of the moments that were found out, or in the range that the user gave; else as `procedural_images`.
+    """
+    if spec.moments is not None:
+        _check_room(shape)
+        x = spec.moments.make(shape, seed)
+        return Images(x.astype(np.float32), None, f"{shape[0]} inputs of the moments that normalizations hold")
+    if spec.range is not None and not spec.is_picture:
+        _check_room(shape)
+        low, high = spec.range
+        x = in_range(shape, spec.range, seed)
+        return Images(x.astype(np.float32), None, f"{shape[0] if shape else 1} inputs from {low:g} to {high:g}")
+    return procedural_images(shape, spec.preprocess, seed)
 
 
 def procedural_images(shape: tuple[int, ...], preprocess: Preprocess, seed: int) -> Images:

@@ -60,13 +60,21 @@ class Fit(msgspec.Struct, frozen=True):
     share: float
 
 
+class UnknownInput(msgspec.Struct, frozen=True):
+    """An input of whose scale nothing is known, and why."""
+
+    name: str
+    why: str
+
+
 class PreprocessChoice(msgspec.Struct, frozen=True):
     """How the preprocess came about.
 
-    name: as `--preprocess` takes it. by: "given", "file" (what a quantized file says), "images", "covariances",
-    "assumed", or "no image" where the network takes none. reason: in words. order: "RGB" or "BGR"; None where there
-    are no colours. order_asserted: whether the BatchNormalizations tell it, or the user. sure: percent; None where
-    nothing was judged. norms: by which BatchNormalizations. fits: all candidates, best first.
+    name: as `--preprocess` takes it. by: "given", "file" (what a quantized file says), "images", "covariances", "head"
+    (arithmetic at the model's head), "norms" (moments that the first BatchNormalizations hold), "assumed", or "no
+    image" where the network takes none. unknown: inputs of which nothing is known. reason: in words. order: "RGB" or
+    "BGR"; None where there are no colours. order_asserted: whether the BatchNormalizations tell it, or the user. sure:
+    percent; None where nothing was judged. norms: by which BatchNormalizations. fits: all candidates, best first.
     """
 
     name: str
@@ -78,6 +86,7 @@ class PreprocessChoice(msgspec.Struct, frozen=True):
     norms: tuple[str, ...] = ()
     fits: tuple[Fit, ...] = ()
     warning: str | None = None
+    unknown: tuple[UnknownInput, ...] = ()
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -158,8 +167,10 @@ def ruled_out(model: onnx.ModelProto, inputs: InputSpecs, prediction: Prediction
 
 
 def _leading(found: FirstNorms, inputs: InputSpecs) -> InputSpecs:
-    """The inputs that the first BatchNormalizations depend on."""
-    return inputs.only({value.name for value in found.model.graph.input})
+    """The inputs that the first BatchNormalizations depend on, in single precision."""
+    leading = inputs.only({value.name for value in found.model.graph.input})
+    half = {spec.name for spec in leading if spec.dtype == np.float16}
+    return leading.with_dtype(half, np.dtype(np.float32))  # as first_norms leaves them
 
 
 def _either_order(measured: Sequence[MeanVariance], predict: Predictor, preprocess: Preprocess) -> tuple[float, int]:

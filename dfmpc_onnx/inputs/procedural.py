@@ -30,26 +30,36 @@ KEPT = 16  # of the pictures made last: as many as statistics come from where pi
 
 
 def noise_fields(
-    count: int, channels: int, shape: tuple[int, ...], seed: int, *, standardize: bool = False
+    count: int,
+    channels: int,
+    shape: tuple[int, ...],
+    seed: int,
+    *,
+    standardize: bool = False,
+    exponent: float = 1.0,
+    correlation: float = 0.8,
 ) -> npt.NDArray[np.float64]:
-    """Random fields with amplitude 1/f, the spectrum of photographs: ``[count, channels, *shape]``.
+    """Random fields with amplitude 1/f^exponent, 1/f as photographs: ``[count, channels, *shape]``.
 
     Over all fields mean 0 and deviation 1; each has a mean of its own, as one photograph is darker than another, or
-    what averages a map would see nothing; `standardize` gives each mean 0 and deviation 1. Four fifths of the variance
-    is shared by the channels, as brightness is by the colours of a photograph.
+    what averages a map would see nothing; `standardize` gives each mean 0 and deviation 1. Of the variance the channels
+    share `correlation`; four fifths, as brightness is shared by the colours of a photograph.
     """
     generator = np.random.default_rng(seed)
     axes = tuple(range(2, 2 + len(shape)))
     frequency = np.sqrt(sum(np.square(f) for f in np.meshgrid(*(np.fft.fftfreq(n) for n in shape), indexing="ij")))
     lowest = 1.0 / max(shape)
     amplitude = 1.0 / np.maximum(frequency, lowest)
+    if exponent != 1.0:
+        amplitude = amplitude**exponent
     if standardize:
         amplitude.reshape(-1)[0] = 0.0
     white = generator.standard_normal((count, channels + 1, *shape))
     fields = np.fft.ifftn(np.fft.fftn(white, axes=axes) * amplitude, axes=axes).real
     deviation = fields.std(axis=axes, keepdims=True) if standardize else np.sqrt(np.square(amplitude).mean())
     fields /= np.maximum(deviation, 1e-12)
-    result: npt.NDArray[np.float64] = np.sqrt(0.8) * fields[:, :1] + np.sqrt(0.2) * fields[:, 1:]
+    own = round(1 - correlation, 6)  # 0.2, which 1 - 0.8 is not quite
+    result: npt.NDArray[np.float64] = np.sqrt(correlation) * fields[:, :1] + np.sqrt(own) * fields[:, 1:]
     return result
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dfmpc_onnx.errors import ModelError, shown
+from dfmpc_onnx.inputs.feeds import whole_in_range
 from dfmpc_onnx.inputs.files import Images
-from dfmpc_onnx.inputs.generated import procedural_images
+from dfmpc_onnx.inputs.generated import generate
 from dfmpc_onnx.inputs.spec import PICTURE_TYPES, InputSpec, InputSpecs
 
 
@@ -33,7 +34,7 @@ def check_images(inputs: InputSpecs, seed: int, count: int) -> Images | Samples:
     """
     only = next(iter(inputs)) if len(inputs) == 1 else None
     if only is not None and only.dtype in PICTURE_TYPES and only.shape and (only.is_picture or only.is_float):
-        return procedural_images((count, *only.shape[1:]), only.preprocess, seed)
+        return generate(only, (count, *only.shape[1:]), seed)
     generator = np.random.default_rng(seed)
     feeds = {spec.name: _runs(spec, seed, count, generator) for spec in inputs}
     return Samples(feeds, count, f"{count} generated inputs")
@@ -45,10 +46,12 @@ def _runs(spec: InputSpec, seed: int, count: int, generator: np.random.Generator
         raise ModelError(f"nothing can be generated for its input '{shown(spec.name)}' of {spec.type_text}")
     shape = spec.shape
     if not spec.is_float:
+        if spec.range is not None:
+            return whole_in_range((count, *shape), spec.range, generator).astype(spec.dtype)
         # Indices, lengths and flags: numbers that most networks take.
         return generator.integers(0, 2, (count, *shape)).astype(spec.dtype)
     runs = [
-        procedural_images(shape, spec.preprocess, seed + run).x if shape else generator.standard_normal()
+        generate(spec, shape, seed + run).x if shape or spec.range else generator.standard_normal()
         for run in range(count)
     ]
     return np.stack(runs).astype(spec.dtype)

@@ -21,6 +21,7 @@ import onnx_graphsurgeon as gs
 from dfmpc_onnx.errors import ModelError, OptionError, shown
 from dfmpc_onnx.graph.operators import op_of
 from dfmpc_onnx.graph.query import element_type
+from dfmpc_onnx.inputs.feeds import InputMoments, Range
 from dfmpc_onnx.inputs.preprocess import Preprocess
 from dfmpc_onnx.model.protos import STANDARD_DOMAINS, op_name
 
@@ -53,7 +54,8 @@ class InputSpec:
     stated: its dimensions as the file has them, numbers or names; None where it states none. given: what the user
     gave with `--input-shape`. dtype: None where the file states none. resolved: every dimension known; None where
     nothing says how many there are. size_assumed: whether a height, width or length had to be. preprocess: what pixels
-    go through on their way in, "raw" where it takes bytes.
+    go through on their way in, "raw" where it takes bytes. range: as the user gave it. moments: where it is no picture
+    under a preprocess, those that were found out.
     """
 
     name: str
@@ -64,6 +66,8 @@ class InputSpec:
     resolved: Shape | None = None
     size_assumed: bool = False
     is_sequence: bool = False
+    range: Range | None = None
+    moments: InputMoments | None = None
 
     @property
     def shape(self) -> Shape:
@@ -93,12 +97,13 @@ class InputSpec:
     @property
     def is_picture(self) -> bool:
         """Whether it gets pictures, as floats or bytes: ``[n, 1 or 3, h, w]``, or channels last."""
-        return (self.is_float or self.dtype == np.uint8) and is_picture(self.resolved or ())
+        taken = self.is_float or self.dtype == np.uint8
+        return taken and self.moments is None and is_picture(self.resolved or ())
 
     @property
     def is_normalized(self) -> bool:
         """Whether it gets pictures in floats, so that a preprocess applies to it."""
-        return self.is_float and self.is_picture
+        return self.is_float and self.range is None and self.is_picture
 
     @property
     def channels_last(self) -> bool:
@@ -165,11 +170,13 @@ class InputSpecs:
     """The inputs of a network, in its own order.
 
     preprocess: what pixels go through in front of an input of floats. images: the path of the user's own, if any.
+    unknown: names of those whose scale nothing tells.
     """
 
     specs: tuple[InputSpec, ...]
     preprocess: Preprocess
     images: str | None = None
+    unknown: frozenset[str] = frozenset()
 
     def __iter__(self) -> Iterator[InputSpec]:
         return iter(self.specs)
@@ -203,7 +210,9 @@ class InputSpecs:
 
     def with_preprocess(self, preprocess: Preprocess) -> InputSpecs:
         """The same inputs, fed through another preprocess."""
-        specs = tuple(dataclasses.replace(s, preprocess=_preprocess_of(preprocess, s.dtype)) for s in self.specs)
+        specs = tuple(
+            s if s.range else dataclasses.replace(s, preprocess=_preprocess_of(preprocess, s.dtype)) for s in self.specs
+        )
         return dataclasses.replace(self, specs=specs, preprocess=preprocess)
 
     def with_dtype(self, names: Collection[str], dtype: np.dtype[np.generic]) -> InputSpecs:

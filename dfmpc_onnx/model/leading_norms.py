@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import onnx
 
 from dfmpc_onnx.model.protos import (
     WEIGHTED_OPERATORS,
+    every_node,
     fed_names,
     initializers,
     names_read,
@@ -18,6 +20,7 @@ from dfmpc_onnx.model.protos import (
 )
 
 MOST_LAYERS_AHEAD = 8  # layers in front of a BatchNormalization beyond which it says little about the input
+HALF_KINDS = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 MOST_NORMS = 4  # BatchNormalizations, where several branches begin at the input
 
 
@@ -25,7 +28,7 @@ MOST_NORMS = 4  # BatchNormalizations, where several branches begin at the input
 class FirstNorms:
     """model: its outputs are those of the BatchNormalizations; norms: these nodes, each behind no other.
 
-    Constants stand in it as initializers.
+    Constants stand in it as initializers; what was half precision is single.
     """
 
     model: onnx.ModelProto
@@ -89,11 +92,33 @@ def _extract(model: onnx.ModelProto, norms: list[onnx.NodeProto]) -> onnx.ModelP
     cut.graph.initializer.extend(t for t in model.graph.initializer if t.name in wanted)
     cut.graph.sparse_initializer.extend(t for t in model.graph.sparse_initializer if t.values.name in wanted)
     cut.graph.input.extend(value for value in model.graph.input if value.name in wanted)
-    kinds = [v.type.tensor_type.elem_type for v in cut.graph.input if v.type.tensor_type.elem_type]
+    _widen(cut.graph)
+    kinds = {tensor.name: tensor.data_type for tensor in cut.graph.initializer}
     for norm in norms:
-        kind = kinds[0] if kinds else onnx.TensorProto.FLOAT
+        kind = kinds.get(norm.input[1], onnx.TensorProto.FLOAT)
         cut.graph.output.append(onnx.helper.make_tensor_value_info(norm.output[0], kind, None))
     return cut
+
+
+def _widen(graph: onnx.GraphProto) -> None:
+    """Half precision to single, which not every operator of a runtime takes and which says the same."""
+    for tensor in graph.initializer:
+        if tensor.data_type in HALF_KINDS and tensor.data_location != onnx.TensorProto.EXTERNAL:
+            _widen_tensor(tensor)
+    for value in graph.input:
+        if value.type.tensor_type.elem_type in HALF_KINDS:
+            value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    for node in every_node(graph.node):
+        for attribute in node.attribute:
+            if op_of(node) == "Cast" and attribute.name == "to" and attribute.i in HALF_KINDS:
+                attribute.i = onnx.TensorProto.FLOAT
+            elif attribute.type == onnx.AttributeProto.TENSOR and attribute.t.data_type in HALF_KINDS:
+                _widen_tensor(attribute.t)
+
+
+def _widen_tensor(tensor: onnx.TensorProto) -> None:
+    values = np.asarray(onnx.numpy_helper.to_array(tensor), np.float32)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
 
 
 def _inline_constants(graph: onnx.GraphProto) -> None:

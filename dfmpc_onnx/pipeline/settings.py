@@ -15,6 +15,7 @@ from dfmpc_onnx.pipeline.targets import CPU_TARGET, Activations, Target
 TERNARY: Literal["ternary"] = "ternary"
 FLOAT: Literal["float"] = "float"
 BitWidth = int | Literal["ternary"]
+LARGEST_BOUND = 1e8  # of an input: statistics measure nothing larger
 REDUCED_BITS = 7  # 2 * 255 * 64 fits into 16 bits, 2 * 255 * 128 does not
 
 
@@ -97,13 +98,35 @@ def parse_input_shapes(items: Sequence[str]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def parse_input_ranges(items: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """``NAME=LOW:HIGH`` items as a mapping; raises OptionError."""
+    ranges = {}
+    for item in items:
+        name, sign, bounds = item.rpartition("=")
+        try:
+            low, high = map(float, bounds.split(":"))
+        except ValueError:
+            name = ""
+        if not sign or not name:
+            raise OptionError(f"input range '{item}': not understood; give NAME=LOW:HIGH such as x=0:255")
+        if not (low < high and abs(low) <= LARGEST_BOUND and abs(high) <= LARGEST_BOUND):
+            raise OptionError(
+                f"input range '{item}': LOW must be below HIGH, and both at most {LARGEST_BOUND:g} away from 0"
+            )
+        if name in ranges:
+            raise OptionError(f"input range '{item}': a second one for that input")
+        ranges[name] = low, high
+    return ranges
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """The options of one run that passes read.
 
-    preprocess, input_shapes and images are what was asked for; what came of them is in `Workspace.inputs`.
-    by_hand: whether the user, and not the recipe, chose the weights or a layer's. reduce_range: whether 8-bit weights
-    take 7 bits between quantized activations, whose products processors without VNNI add up in 16 bits, two by two.
+    preprocess, input_shapes, input_ranges and images are what was asked for; what came of them is in
+    `Workspace.inputs`. by_hand: whether the user, and not the recipe, chose the weights or a layer's;
+    activations_given: the same of the activations. reduce_range: whether 8-bit weights take 7 bits between quantized
+    activations, whose products processors without VNNI add up in 16 bits, two by two.
     """
 
     weights: WeightBits
@@ -111,9 +134,11 @@ class Settings:
     layers: tuple[LayerOverride, ...] = ()
     preprocess: Preprocess = dataclasses.field(default_factory=lambda: Preprocess.parse("imagenet"))
     input_shapes: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    input_ranges: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     seed: int = 0
     images: str | None = None
     by_hand: bool = False
+    activations_given: bool = False
     reduce_range: bool = False
     target: Target = CPU_TARGET
 

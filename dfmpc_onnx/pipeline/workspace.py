@@ -11,6 +11,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.graph.edit import copy_graph
+from dfmpc_onnx.inputs.knowledge import with_ranges
 from dfmpc_onnx.inputs.spec import InputSpecs, resolve
 from dfmpc_onnx.numerics.arrays import Float32
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
@@ -21,8 +22,12 @@ Fact = TypeVar("Fact")
 
 
 def resolve_inputs(model: onnx.ModelProto | gs.Graph, settings: Settings) -> InputSpecs:
-    """The inputs of a model under the user's settings. Raises OptionError where a given shape does not fit."""
-    return resolve(model, settings.input_shapes, settings.preprocess, settings.images)
+    """The inputs of a model under the user's settings.
+
+    Raises OptionError where a given shape does not fit, or a range is given for what is no input of numbers.
+    """
+    inputs = resolve(model, settings.input_shapes, settings.preprocess, settings.images)
+    return with_ranges(inputs, settings.input_ranges)
 
 
 @dataclasses.dataclass(frozen=True)

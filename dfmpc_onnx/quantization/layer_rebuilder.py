@@ -173,7 +173,7 @@ class Rebuilder:
         self.ranges: dict[str, tuple[float, float]] = {}
         self.reach = LayerReach(workspace.graph, layers)
         inputs = workspace.inputs
-        scaled = {spec.name for spec in inputs if spec.is_picture or not spec.is_float or inputs.images is not None}
+        scaled = {spec.name for spec in inputs if spec.name not in inputs.unknown}
         self._scaled = tensors_of_known_scale(workspace.graph, scaled)
         self.rewrites: list[Rewrite] = []
         self.refusals: list[Refusal] = []

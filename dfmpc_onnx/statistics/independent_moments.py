@@ -19,6 +19,7 @@ from dfmpc_onnx.graph.operators import (
     op_of,
 )
 from dfmpc_onnx.graph.query import constant
+from dfmpc_onnx.inputs.feeds import HALF_RANGE
 from dfmpc_onnx.inputs.spec import InputSpec, InputSpecs
 from dfmpc_onnx.numerics.moments import (
     ChannelMoments,
@@ -26,19 +27,31 @@ from dfmpc_onnx.numerics.moments import (
 from dfmpc_onnx.statistics.composed_functions import BINARY, Composed, compose, moments_of
 from dfmpc_onnx.statistics.moment_rules import rule_of
 
+FARTHEST = 12.0  # deviations of an input whose moments alone are known: sound reaches far beyond its own
 NOT_NEEDED = "not needed: the BatchNormalization behind it is exact"
 
 
 def input_moments(spec: InputSpec) -> ChannelMoments | None:
-    """Photographs after the preprocess, by the second dimension; None for what has none, or holds no floats.
+    """Photographs after the preprocess, or what `spec.moments` or `spec.range` say, by the second dimension.
 
+    None for what has no such dimension, or holds no floats.
     Where the channels are last, the second dimension is that of the rows, each of which has all the colours.
     """
     if not spec.is_float or spec.resolved is None or len(spec.resolved) < 2:
         return None
-    mean, variance = spec.preprocess.moments(spec.channels)
-    low, high = spec.preprocess.bounds(spec.channels)
-    if not spec.channels_last:
+    last = spec.channels_last
+    if spec.moments is not None:
+        channels = spec.shape[1 if spec.moments.axis is None else spec.moments.axis]
+        mean, deviation = (np.resize(v, channels) for v in (spec.moments.mean, spec.moments.deviation))
+        variance, low, high = np.square(deviation), mean - FARTHEST * deviation, mean + FARTHEST * deviation
+        last = spec.moments.axis not in (1, None)
+    elif spec.range is not None and not spec.is_picture:
+        low, high = (np.full(spec.channels, bound) for bound in spec.range)
+        mean, variance = (low + high) / 2, np.square((high - low) / 2 / HALF_RANGE)
+    else:
+        mean, variance = spec.preprocess.moments(spec.channels)
+        low, high = spec.preprocess.bounds(spec.channels)
+    if not last:
         return ChannelMoments(mean, variance, low, high)
     rows = spec.resolved[1]
     mixed = float(variance.mean() + mean.var())

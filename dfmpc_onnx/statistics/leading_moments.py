@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import ModelError
 from dfmpc_onnx.graph.operators import name_domains
-from dfmpc_onnx.inputs.generated import procedural_images
+from dfmpc_onnx.inputs.generated import generate
 from dfmpc_onnx.inputs.normalization import Prediction, Predictor
 from dfmpc_onnx.inputs.preprocess import PIXEL_MEAN, PIXEL_STD, Preprocess
 from dfmpc_onnx.inputs.procedural import dead_leaves
@@ -86,7 +86,7 @@ class _Pictures:
         for spec in self._inputs:
             if not spec.is_normalized:
                 feeds[spec.name] = (
-                    procedural_images(spec.shape, Preprocess.parse(NEUTRAL), self._seed).x.astype(spec.dtype)
+                    generate(spec, spec.shape, self._seed).x.astype(spec.dtype)
                     if spec.is_float
                     else np.zeros(spec.shape, spec.dtype)
                 )

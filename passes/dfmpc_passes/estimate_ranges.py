@@ -13,6 +13,7 @@ from dfmpc_onnx.graph.operators import (
     averages,
     batch_norm_parameters,
     clip_bounds,
+    is_weighted,
     keeps_scale,
     meaning_of,
     op_of,
@@ -50,15 +51,16 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
     """Before: BatchNormalization -> Relu with unknown range
     After: the same graph; the range is [0, max(beta + 8 |gamma|)] over the channels
 
-    Why: behind a BatchNormalization a channel is N(beta, gamma^2) up to its shape, so mean +- 8 deviations, through
-    the activation, holds all but rare outliers. Where it normalizes what a Relu has cut the tail is longer: 4
-    deviations of the Gaussian that had these moments when it was cut.
-    Elsewhere 1.5 times the 0.01 and 99.99 percentile on procedural images count where they were measured, twice for
-    vectors: a picture of a thing excites what has learnt it more than one of nothing does, the more the deeper. Where
-    nothing was measured, propagated moments count: a sum adds means and variances. Behind the last layers, and for
-    averages over a map, the wider of the two counts, up to three times what was measured. An input of pictures has the
-    range of the bytes 0 to 255 after the preprocess, any other that of what it was fed. A cubic Resize overshoots
-    what it reads by at most 0.445 of its range, which is what its kernel's negative weights add up to.
+    Why: behind a BatchNormalization a channel is N(beta, gamma^2) up to its shape, so mean +- 8 deviations, through the
+    activation, holds all but rare outliers. Where it normalizes what a Relu has cut the tail is longer: 4 deviations of
+    the Gaussian that had these moments when it was cut. Elsewhere 1.5 times the 0.01 and 99.99 percentile on procedural
+    images count where they were measured, twice for vectors: a picture of a thing excites what has learnt it more than
+    one of nothing does, the more the deeper. Where nothing was measured, propagated moments count: a sum adds means and
+    variances. Behind the last layers, and for averages over a map, the wider of the two counts, up to three times what
+    was measured. An input of pictures has the range of the bytes 0 to 255 after the preprocess, any other that which
+    the user gave, or that of what it was fed. Where only its moments are known it has none, up to the first layer,
+    which then computes in float. A cubic Resize overshoots what it reads by at most 0.445 of its range, which is what
+    its kernel's negative weights add up to.
 
     Requires: codes (the quantized network's BatchNormalizations count, not the float one's), and BN not yet folded.
 
@@ -86,6 +88,8 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
             reach_of = found.reach or reach_by_moments(workspace.graph, workspace.get(Layers).by_name(), known)
             ranges.update(widened(workspace.graph, ranges, reach_of, known, fixed))
         ranges.update(_of_inputs(workspace.inputs, known, found.tensors))
+        for name in _unscaled_tensors(workspace.graph, workspace.inputs):
+            ranges.pop(name, None)
         _within_clips(workspace.graph, ranges)
         _overshoot(workspace.graph, ranges, found.tensors, reach)
         _widen_averages(workspace.graph, ranges)
@@ -143,8 +147,9 @@ def _of_inputs(
         bounds, seen = known.get(spec.name), measured.get(spec.name)
         if bounds is None:
             continue
-        if seen is not None and not spec.is_picture:
-            ranges[spec.name] = seen
+        known_range = seen if spec.range is None else spec.range
+        if known_range is not None and not spec.is_picture:
+            ranges[spec.name] = known_range
             continue
         low, high = float(bounds.low.min()), float(bounds.high.max())
         if seen is not None and inputs.images is not None:
@@ -213,6 +218,19 @@ def _widen_averages(graph: gs.Graph, ranges: dict[str, tuple[float, float]]) -> 
         missing = (max(most, 0.0) - min(least, 0.0)) / LEVELS - (high - low)
         if missing > 0:
             ranges[node.outputs[0].name] = low - missing / 2, high + missing / 2
+
+
+def _unscaled_tensors(graph: gs.Graph, inputs: InputSpecs) -> set[str]:
+    """Inputs of which moments alone are known, and what is made of them in front of layers and BatchNormalizations.
+
+    How far they reach nobody knows: a sound is ten times as loud as its deviation, or a tenth of it for a minute.
+    """
+    found = {spec.name for spec in inputs if spec.moments is not None}
+    for node in graph.nodes:
+        measures = is_weighted(node) or op_of(node) == "BatchNormalization"
+        if not measures and any(t.name in found for t in node.inputs):
+            found.update(t.name for t in node.outputs)
+    return found
 
 
 def vector_tensors(graph: gs.Graph) -> set[str]:

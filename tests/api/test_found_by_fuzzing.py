@@ -92,7 +92,7 @@ def test_covariances_that_overflow(recipe, preprocess):
         x = net.conv(x, 4, weight=np.full((4, net.channels[x], 3, 3), 9e11, np.float32))
     y = net.norm(net.conv(x, 4), variance=9e11, mean=0.0)
     model = net.model(y)
-    if recipe == "closed-form":
+    if (recipe, preprocess) == ("closed-form", "imagenet"):  # else it is fed what the BatchNormalization measured
         found = dfmpc_onnx.quantize(model, recipe=recipe, preprocess=preprocess)
         assert any("covariances that are no numbers in float32" in said for said in found.report.warnings)
     else:

@@ -147,7 +147,7 @@ def a_label(net):
 def test_detectors_whose_outputs_are_chosen_are_quantized(tail, recipe):
     net = Detector()
     tail(net)
-    made = dfmpc_onnx.quantize(net.model(), recipe=recipe)
+    made = dfmpc_onnx.quantize(net.model(), recipe=recipe, preprocess="imagenet")
     assert all(layer.refused is None for layer in made.report.layers)
     graphs.run(made.model, np.random.default_rng(1).standard_normal((1, 3, 32, 32)).astype(np.float32))
     if recipe == "int8":
@@ -163,7 +163,7 @@ def test_detectors_whose_outputs_are_chosen_are_quantized(tail, recipe):
 def test_a_head_on_regions_is_quantized_whether_there_are_any_or_not(least, recipe):
     net = Detector()
     net.heads(least)
-    made = dfmpc_onnx.quantize(net.model(), recipe=recipe)
+    made = dfmpc_onnx.quantize(net.model(), recipe=recipe, preprocess="imagenet")
     assert all(layer.refused is None for layer in made.report.layers)
     unseen = {r.site for r in made.report.refusals if "nothing reaches it" in r.reason}
     assert len(unseen) == (2 if least and recipe in ("mixed", "int8") else 0)
@@ -194,7 +194,7 @@ def zipmap(listed, keys):
 )
 def test_a_classifier_behind_a_zipmap_is_quantized_and_its_maps_are_compared(keys, listed, recipe, tmp_path):
     model = zipmap(listed, keys)
-    made = dfmpc_onnx.quantize(model, tmp_path / "q.onnx", recipe=recipe)
+    made = dfmpc_onnx.quantize(model, tmp_path / "q.onnx", recipe=recipe, preprocess="imagenet")
     assert made.model.graph.output[-1] == model.graph.output[-1]
     assert made.report.fidelity is not None, made.report.warnings
     assert {o.name: o.sqnr_db is not None for o in made.report.fidelity.outputs}["found"]
@@ -209,7 +209,7 @@ def test_verify_names_what_it_leaves_out_and_refuses_what_has_nothing_in_common(
     suppressed(net)
     net.output("scores", [1, 1, 256])
     model = net.model()
-    made = dfmpc_onnx.quantize(model, tmp_path / "q.onnx", recipe="int8", weights="4")
+    made = dfmpc_onnx.quantize(model, tmp_path / "q.onnx", recipe="int8", weights="4", preprocess="imagenet")
     found = dfmpc_onnx.verify(model, tmp_path / "q.onnx")
     left_out = [w for w in found.warnings if w.startswith("not compared: output 'found': its size depends on values")]
     assert len(left_out) == 1 and left_out[0] in made.report.warnings

@@ -339,7 +339,9 @@ def test_a_matmul_with_a_bias_of_rank_3_loads_for_tensorrt(first, opset, weights
     model = net.model(net.matmul(x, 5))
     recipe = tmp_path / "all.toml"  # no activation is too dear, so that all three are quantized
     recipe.write_text('extends = "int8"\n[passes.keep_activations_float]\nbudget = 0.1\n')
-    made = dfmpc_onnx.quantize(model, None, str(recipe), weights=weights, target="tensorrt").model
+    made = dfmpc_onnx.quantize(
+        model, None, str(recipe), weights=weights, target="tensorrt", preprocess="imagenet"
+    ).model
     biases = {t.name: tuple(t.dims) for t in made.graph.initializer}
     adds = [n for n in made.graph.node if n.op_type == "Add"]
     assert sorted(biases[name] for n in adds for name in n.input if name in biases) == [(1, 16), (1, 32)]

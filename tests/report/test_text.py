@@ -181,7 +181,16 @@ def test_rows_that_are_no_images_are_called_rows(model_file: pathlib.Path) -> No
     net = Net(("n", 3, 8, 8))
     net.node("Reshape", net.conv("x", 5), net.weight("shape", np.array([5, -1])))
     onnx.save(net.model("reshape1"), model_file)
-    made = dfmpc("quantize", model_file, "-o", model_file.with_name("out.onnx"), "--recipe", "per-channel")
+    made = dfmpc(
+        "quantize",
+        model_file,
+        "-o",
+        model_file.with_name("out.onnx"),
+        "--recipe",
+        "per-channel",
+        "--preprocess",
+        "unit",
+    )
     assert made.exit_code == 0, made.stderr
     assert " of 1 rows\n" in made.stdout
 
