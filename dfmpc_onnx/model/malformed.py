@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import onnx
-import onnx.shape_inference
 
 from dfmpc_onnx.errors import ModelError, shown
 from dfmpc_onnx.model.protos import RUNTIME_DOMAINS, STANDARD_DOMAINS, all_nodes, every_node, standard_opset
@@ -12,7 +13,11 @@ FLAGS = frozenset({"transA", "transB"})
 INT32 = range(-(2**31), 2**31)
 COUNTS = frozenset({"group", "strides", "dilations", "kernel_shape", "blocksize"})
 VARIADIC = onnx.defs.OpSchema.FormalParameterOption.Variadic
-MOST_NODES = 1_000_000  # of a model with its functions written out
+# Of a model with its functions written out, where the file itself does not hold a tenth as many: a handful of functions
+# that call each other twice would keep a machine busy for hours.
+MOST_NODES = 50_000
+MOST_UNFOLDED_BYTES = 2**29
+LONGEST_UNFOLDING = 10
 
 
 def check_windows(model: onnx.ModelProto, where: str) -> None:
@@ -55,25 +60,43 @@ def _needs_all(node: onnx.NodeProto, opset: int) -> bool:
 
 
 def check_functions(model: onnx.ModelProto, where: str) -> None:
-    """Raise ModelError where the model's own functions call themselves, or unfold to more nodes than any network has.
+    """Raise ModelError where the model's own functions call themselves, or unfold to more than any network has.
 
-    A runtime writes each call out, and functions that call each other twice double the nodes at every step.
+    A runtime writes each call out, and functions that call each other twice double the nodes, and the constants in
+    them, at every step. Nothing is unfolded here.
     """
-    calls = {(f.domain, f.name): [(node.domain, node.op_type) for node in every_node(f.node)] for f in model.functions}
-    unfolded: dict[tuple[str, str], int] = {}
+    if not model.functions:
+        return
+    parts = {(f.domain, f.name): f.node for f in model.functions}
+    calls = {name: [(n.domain, n.op_type) for n in every_node(nodes)] for name, nodes in parts.items()}
+    own = {name: (len(calls[name]), sum(n.ByteSize() for n in nodes)) for name, nodes in parts.items()}
+    unfolded: dict[tuple[str, str], tuple[int, int]] = {}
     waiting = list(calls)
     inside: set[tuple[str, str]] = set()
     while waiting:  # not by recursion: each function may call the next, and Python's stack is short
         name = waiting[-1]
         missing = [called for called in calls[name] if called in calls and called not in unfolded]
         if name in unfolded or not missing:
-            unfolded.setdefault(name, sum(1 + unfolded.get(called, 0) for called in calls[name]))
+            unfolded.setdefault(name, _sums(own[name], (unfolded.get(called) for called in calls[name])))
             inside.discard(waiting.pop())
         elif name in inside and any(called in inside for called in missing):
             raise ModelError(f"{where}: its function '{shown(name[1])}' calls itself; no runtime can run that")
         else:
             inside.add(name)
             waiting.extend(dict.fromkeys(missing))
-    nodes = sum(1 + unfolded.get((node.domain, node.op_type), 0) for node in every_node(model.graph.node))
-    if nodes > MOST_NODES:
-        raise ModelError(f"{where}: its functions unfold to more than {MOST_NODES:,} nodes; the file is damaged")
+    called = [(node.domain, node.op_type) for node in every_node(model.graph.node)]
+    stated = len(called) + sum(count for count, _ in own.values())
+    nodes, size = _sums((len(called), 0), map(unfolded.get, called))
+    most = max(MOST_NODES, LONGEST_UNFOLDING * stated)
+    if nodes > most or size > MOST_UNFOLDED_BYTES:
+        what = f"{most:,} nodes" if nodes > most else f"{MOST_UNFOLDED_BYTES // 2**20} MiB"
+        raise ModelError(f"{where}: its functions unfold to more than {what}; the file is damaged")
+
+
+def _sums(own: tuple[int, int], called: Iterable[tuple[int, int] | None]) -> tuple[int, int]:
+    """Nodes and bytes of a function or graph, with those of what it calls."""
+    nodes, size = own
+    for part in called:
+        if part is not None:
+            nodes, size = nodes + part[0], size + part[1]
+    return nodes, size

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError, EncodeError
 from dfmpc_onnx.errors import ModelError, shown
 from dfmpc_onnx.model.external_data import external_tensors, read_external
 from dfmpc_onnx.model.malformed import check_functions, check_variadic, check_windows
+from dfmpc_onnx.model.plain_files import why_unreadable
 from dfmpc_onnx.model.protos import STANDARD_DOMAINS, all_tensors, sparse_tensors
 from dfmpc_onnx.model.tensor_checks import check_data, check_sparse, check_tensor
 
@@ -25,7 +26,10 @@ NEWEST_OPSET = 26  # of the standard domain, that onnxruntime 1.31 runs
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A model as read, with what is known of where it came from."""
+    """A model as read, with what is known of where it came from.
+
+    size: bytes of the file and of what its tensors take in the files beside it.
+    """
 
     model: onnx.ModelProto
     path: pathlib.Path | None
@@ -60,24 +64,21 @@ def load(source: ModelSource) -> Source:
         return _check(Source(model, None, len(data), hashlib.sha256(data).hexdigest(), external=False))
     path = pathlib.Path(source)
     where = shown(str(path))
+    reason = why_unreadable(path)
+    if reason is not None:
+        wanted = "; give the path of an .onnx file" if reason.startswith("is a") else ""
+        raise ModelError(f"{where}: {reason}{wanted}")
     try:
         if path.stat().st_size >= PROTOBUF_LIMIT:
             raise ModelError(f"{where}: no ONNX file is larger than 2 GiB; keep the weights in a file beside it")
         data = path.read_bytes()
-    except FileNotFoundError:
-        raise ModelError(f"{where}: no such file") from None
-    except IsADirectoryError:
-        raise ModelError(f"{where}: is a folder; give the path of an .onnx file") from None
-    except ValueError:
-        raise ModelError(f"{where}: no file has such a name") from None
     except OSError as error:
         raise ModelError(f"{where}: cannot be read ({error.strerror})") from None
     model = _parse(data, where)
     hasher = hashlib.sha256(data)
     external = external_tensors(model)
-    files = read_external(model, external, path.parent, where, hasher) if external else ()
-    size = len(data) + sum(file.stat().st_size for file in files)
-    return _check(Source(model, path, size, hasher.hexdigest(), bool(external), files))
+    files, read = read_external(model, external, path.parent, where, hasher) if external else ((), 0)
+    return _check(Source(model, path, len(data) + read, hasher.hexdigest(), bool(external), files))
 
 
 def size_of(model: onnx.ModelProto) -> int:

@@ -43,8 +43,12 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from dfmpc_onnx.errors import OptionError, RecipeError, shown
+from dfmpc_onnx.model.plain_files import why_unreadable
 from dfmpc_onnx.pipeline.recipe import Recipe, Step
 from dfmpc_onnx.pipeline.recipe_lines import Lines
+
+MOST_RECIPE_BYTES = 2**20  # of a recipe: those that ship have two thousand
+MOST_BASES = 20  # recipes that extend each other in a row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +64,9 @@ class RecipeText:
     def of(cls, path: pathlib.Path) -> RecipeText:
         """What a file holds; raises RecipeError."""
         where = shown(str(path))
+        reason = why_unreadable(path, MOST_RECIPE_BYTES)
+        if reason is not None:
+            raise RecipeError(f"{where}: {reason}")
         try:
             return cls(path.read_text(encoding="utf-8"), path.stem, where, path.resolve())
         except OSError as error:
@@ -165,6 +172,8 @@ class _Reader:
             raise RecipeError(f"{self._lines.at(line)}: not valid TOML: {what}") from None
         except RecursionError:
             raise RecipeError(f"{self._source.origin}: lists and tables are nested too deeply") from None
+        except ValueError:  # Python's own, of an integer of more than 4,300 digits, or a day that no month has
+            raise RecipeError(f"{self._source.origin}: a number or date in it cannot be read") from None
 
     def _full(self, document: _Full) -> Recipe:
         starts = self._lines.tables("passes")
@@ -245,6 +254,8 @@ class _Reader:
         if (found.path, found.name) in known:
             circle = [item.origin for item in self._chain[known.index((found.path, found.name)) :]]
             raise RecipeError(f"{where}: extends goes round in a circle: {' -> '.join([*circle, found.origin])}")
+        if len(known) > MOST_BASES:
+            raise RecipeError(f"{where}: more than {MOST_BASES} recipes extend each other in a row; write one in full")
         return _Reader(found, self._library, self._chain).recipe()
 
     def _override(self, steps: list[Step], name: str, table: Mapping[str, object], base: Recipe) -> None:

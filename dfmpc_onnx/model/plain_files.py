@@ -1,0 +1,28 @@
+"""Whether a path names a file that can be read to its end: a pipe may never come to one, nor a device."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+
+def why_unreadable(path: str | os.PathLike[str], most: int | None = None) -> str | None:
+    """Why a path is no plain file, in words that follow its name; None where it is one.
+
+    most: bytes that it may hold. Nothing is opened, which could wait for ever.
+    """
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return "no such file"
+    except ValueError:  # a name with NUL in it
+        return "no file has such a name"
+    except OSError as error:  # a name that is too long, links in a circle
+        return f"cannot be read ({error.strerror})"
+    if stat.S_ISDIR(found.st_mode):
+        return "is a folder"
+    if not stat.S_ISREG(found.st_mode):
+        return "is a device or a pipe"
+    if most is not None and found.st_size > most:
+        return f"is larger than {most // 2**20} MiB"
+    return None
