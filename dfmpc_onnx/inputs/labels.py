@@ -25,6 +25,7 @@ def read_labels(folder: pathlib.Path, where: str) -> dict[str, int] | None:
         return None
     reason = why_unreadable(table, MOST_TABLE_BYTES)
     if reason is not None:
+        reason = "is a link to nothing" if reason == "no such file" else reason
         raise OptionError(f"{where}: {TABLE} {reason}; it must be a table of file,label")
     try:
         text = table.read_bytes().decode("utf-8-sig")

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import onnx
 
 from dfmpc_onnx.errors import ModelError, shown
-from dfmpc_onnx.model.protos import RUNTIME_DOMAINS, STANDARD_DOMAINS, all_nodes, every_node, standard_opset
+from dfmpc_onnx.model.protos import RUNTIME_DOMAINS, STANDARD_DOMAINS, all_nodes, bodies, every_node, standard_opset
 
 FLAGS = frozenset({"transA", "transB"})
 INT32 = range(-(2**31), 2**31)
@@ -18,6 +18,32 @@ VARIADIC = onnx.defs.OpSchema.FormalParameterOption.Variadic
 MOST_NODES = 50_000
 MOST_UNFOLDED_BYTES = 2**29
 LONGEST_UNFOLDING = 10
+
+DEEPEST_BODIES = 20  # protobuf reads 100 levels, of which each body takes three, and is set into other messages later
+DEEPEST_TYPES = 8
+
+
+def check_depth(model: onnx.ModelProto, where: str) -> None:
+    """Raise ModelError where bodies, or sequences of sequences, stand in each other more deeply than in any network."""
+    nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    values = [*model.graph.input, *model.graph.output, *model.graph.value_info]
+    for _ in range(DEEPEST_BODIES + 1):
+        inner = [body for node in nodes for body in bodies(node)]
+        nodes = [node for body in inner for node in body.node]
+        values += [value for body in inner for part in (body.input, body.output, body.value_info) for value in part]
+    if nodes:
+        raise ModelError(f"{where}: bodies of control flow stand more than {DEEPEST_BODIES} deep in each other; refused")
+    if any(_depth(value.type) > DEEPEST_TYPES for value in values):
+        raise ModelError(f"{where}: a type is nested more than {DEEPEST_TYPES} deep; the file is damaged")
+
+
+def _depth(kind: onnx.TypeProto) -> int:
+    """How many sequences, maps and optionals stand around a tensor's type."""
+    count = 0
+    while (field := kind.WhichOneof("value")) in ("sequence_type", "optional_type", "map_type"):
+        inner = getattr(kind, field)
+        kind, count = inner.value_type if field == "map_type" else inner.elem_type, count + 1
+    return count
 
 
 def check_windows(model: onnx.ModelProto, where: str) -> None:

@@ -26,3 +26,12 @@ def why_unreadable(path: str | os.PathLike[str], most: int | None = None) -> str
     if most is not None and found.st_size > most:
         return f"is larger than {most // 2**20} MiB"
     return None
+
+
+def is_utf8(path: str | os.PathLike[str]) -> bool:
+    """Whether a path can be handed to onnxruntime, which takes text in UTF-8; file systems take any bytes."""
+    try:
+        os.fspath(path).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

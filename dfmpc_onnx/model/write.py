@@ -13,7 +13,7 @@ import onnx.external_data_helper
 
 from dfmpc_onnx.errors import OptionError, shown
 from dfmpc_onnx.model.external_data import external_tensors
-from dfmpc_onnx.model.plain_files import why_unreadable
+from dfmpc_onnx.model.plain_files import is_utf8, why_unreadable
 from dfmpc_onnx.model.source import EXTERNAL_LIMIT, Source, size_of
 from dfmpc_onnx.model.staging import data_name, publishing, remove_orphans, staging_folder
 
@@ -24,6 +24,8 @@ def check_target(output: str | os.PathLike[str], source: Source | None) -> pathl
     where = shown(str(path))
     if "\0" in str(path):
         raise OptionError(f"{where}: no file has such a name")
+    if not is_utf8(path):
+        raise OptionError(f"{where}: its name is not UTF-8, which onnxruntime cannot open; choose another")
     reason = why_unreadable(path)
     if reason == "is a folder":
         raise OptionError(f"{where}: is a folder; give a file name")
