@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"}
-FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "WEBP", "PPM", "GIF", "TIFF")  # for others Pillow may start programs
+FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "PPM", "GIF", "TIFF")  # for others Pillow may start programs
 MOST_PIXELS = 2**27  # of one image, as it is and as it is resized
 
 
@@ -76,8 +76,9 @@ def _read_image(file: pathlib.Path, height: int, width: int, grey: bool) -> npt.
     reason = why_unreadable(file)
     if reason is not None:
         raise OptionError(f"{name}: {reason}, not an image; take it out of the folder")
+    Image.init()  # which formats there are depends on how Pillow was built
     try:
-        with Image.open(file, formats=FORMATS) as image:
+        with Image.open(file, formats=[kind for kind in FORMATS if kind in Image.OPEN]) as image:
             size = _resized(image.size, height, width)
             if max(image.width * image.height, size[0] * size[1]) <= MOST_PIXELS:
                 return _crop(_eight_bits(image, grey), size, height, width)

@@ -31,7 +31,7 @@ def read_arrays(path: str, where: str) -> dict[str, npt.NDArray[np.generic]]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = {name.removesuffix(".npy"): name for name in archive.namelist()}
-            found = {}
+            found: dict[str, npt.NDArray[np.generic]] = {}
             for name in ("x", "y"):
                 if name in members:
                     info = archive.getinfo(members[name])

@@ -32,7 +32,9 @@ def check_depth(model: onnx.ModelProto, where: str) -> None:
         nodes = [node for body in inner for node in body.node]
         values += [value for body in inner for part in (body.input, body.output, body.value_info) for value in part]
     if nodes:
-        raise ModelError(f"{where}: bodies of control flow stand more than {DEEPEST_BODIES} deep in each other; refused")
+        raise ModelError(
+            f"{where}: bodies of control flow stand more than {DEEPEST_BODIES} deep in each other; refused"
+        )
     if any(_depth(value.type) > DEEPEST_TYPES for value in values):
         raise ModelError(f"{where}: a type is nested more than {DEEPEST_TYPES} deep; the file is damaged")
 

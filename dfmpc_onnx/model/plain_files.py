@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import stat
 
 
@@ -12,7 +13,7 @@ def why_unreadable(path: str | os.PathLike[str], most: int | None = None) -> str
     most: bytes that it may hold. Nothing is opened, which could wait for ever.
     """
     try:
-        found = os.stat(path)
+        found = pathlib.Path(path).stat()
     except FileNotFoundError:
         return "no such file"
     except ValueError:  # a name with NUL in it
@@ -26,6 +27,11 @@ def why_unreadable(path: str | os.PathLike[str], most: int | None = None) -> str
     if most is not None and found.st_size > most:
         return f"is larger than {most // 2**20} MiB"
     return None
+
+
+def is_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder stands at a path; `Path.is_dir` raises where a name is too long."""
+    return why_unreadable(path) == "is a folder"
 
 
 def is_utf8(path: str | os.PathLike[str]) -> bool:

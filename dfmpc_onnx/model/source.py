@@ -105,7 +105,7 @@ def _parse(data: bytes, where: str) -> onnx.ModelProto:
 
 
 def _check_text(model: onnx.ModelProto, where: str) -> None:
-    """Raise ModelError where what a model says of itself is not UTF-8: protobuf gives bytes, and writes them nowhere."""
+    """Raise ModelError where what a model says of itself is not UTF-8: protobuf gives bytes, but takes none."""
     try:
         texts: list[object] = [model.domain, model.producer_name, model.producer_version, model.doc_string]
         texts += [text for entry in model.metadata_props for text in (entry.key, entry.value)]

@@ -13,7 +13,7 @@ import onnx.external_data_helper
 
 from dfmpc_onnx.errors import OptionError, shown
 from dfmpc_onnx.model.external_data import external_tensors
-from dfmpc_onnx.model.plain_files import is_utf8, why_unreadable
+from dfmpc_onnx.model.plain_files import is_folder, is_utf8, why_unreadable
 from dfmpc_onnx.model.source import EXTERNAL_LIMIT, Source, size_of
 from dfmpc_onnx.model.staging import data_name, publishing, remove_orphans, staging_folder
 
@@ -31,9 +31,9 @@ def check_target(output: str | os.PathLike[str], source: Source | None) -> pathl
         raise OptionError(f"{where}: is a folder; give a file name")
     if reason == "is a device or a pipe":  # a rename would put a file in its place
         raise OptionError(f"{where}: is a device or a pipe; give the name of a file")
-    if not os.path.isdir(path.parent):  # pathlib's raises where the name is too long
+    if not is_folder(path.parent):
         raise OptionError(f"{where}: folder '{shown(str(path.parent))}' does not exist; make it first")
-    if reason not in (None, "no such file") and not os.path.islink(path):  # such as a name that is too long
+    if reason not in (None, "no such file") and not path.is_symlink():  # such as a name that is too long
         raise OptionError(f"{where}: {reason}")
     if (
         source is not None

@@ -48,6 +48,7 @@ from dfmpc_onnx.pipeline.recipe import Recipe, Step
 from dfmpc_onnx.pipeline.recipe_lines import Lines
 
 MOST_RECIPE_BYTES = 2**20  # of a recipe: those that ship have two thousand
+MOST_STEPS = 200  # passes of one recipe
 MOST_BASES = 20  # recipes that extend each other in a row
 
 
@@ -164,8 +165,9 @@ class _Reader:
 
     def _tables(self) -> dict[str, object]:
         text = self._source.text
+        unreadable = RecipeError(f"{self._source.origin}: a number or date in it cannot be read")
         try:
-            return tomllib.loads(text)
+            tables = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             said = re.fullmatch(r"(.*) \(at line (\d+), column \d+\)", str(error))
             what, line = (said[1], int(said[2])) if said else (str(error), len(text.splitlines()))
@@ -173,9 +175,13 @@ class _Reader:
         except RecursionError:
             raise RecipeError(f"{self._source.origin}: lists and tables are nested too deeply") from None
         except ValueError:  # Python's own, of an integer of more than 4,300 digits, or a day that no month has
-            raise RecipeError(f"{self._source.origin}: a number or date in it cannot be read") from None
+            raise unreadable from None
+        if not _numbers_fit(tables):  # as in hexadecimal, which has no such limit until it is printed
+            raise unreadable
+        return tables
 
     def _full(self, document: _Full) -> Recipe:
+        self._check_count(document.passes)
         starts = self._lines.tables("passes")
         steps = [
             self._step(table, starts[index] if index < len(starts) else 1)
@@ -192,6 +198,10 @@ class _Reader:
             reduced,
             tuple(self._notes),
         )
+
+    def _check_count(self, steps: Sequence[object]) -> None:
+        if len(steps) > MOST_STEPS:
+            raise RecipeError(f"{self._source.origin}: more than {MOST_STEPS} passes; no recipe needs as many")
 
     def _step(self, table: Mapping[str, object], line: int, ignored: Sequence[str] = ()) -> Step:
         """A pass of a table that stands at a line."""
@@ -276,6 +286,7 @@ class _Reader:
         )
 
     def _insert(self, steps: list[Step], tables: Sequence[Mapping[str, object]], base: Recipe) -> None:
+        self._check_count(tables)
         starts = self._lines.tables("insert")
         last: dict[str, Step] = {}  # what was put behind an anchor last; the next goes behind that
         for index, table in enumerate(tables):
@@ -307,6 +318,17 @@ class _Reader:
                 f"{where}: {what}: {base.name} runs it {len(found)} times; write the recipe in full to say which"
             )
         return found[0]
+
+
+def _numbers_fit(tables: object) -> bool:
+    """Whether all integers in a document have 64 bits, which TOML promises."""
+    waiting = [tables]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, int) and not -(2**63) <= item < 2**63:
+            return False
+        waiting.extend(item.values() if isinstance(item, dict) else item if isinstance(item, list) else ())
+    return True
 
 
 def explain(error: msgspec.ValidationError, where: str) -> str:

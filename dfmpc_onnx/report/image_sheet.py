@@ -9,6 +9,7 @@ import numpy as np
 
 from dfmpc_onnx.errors import OptionError, shown
 from dfmpc_onnx.inputs.procedural import pictures
+from dfmpc_onnx.model.plain_files import is_folder
 from dfmpc_onnx.model.staging import staging_folder
 from dfmpc_onnx.model.write import check_target
 
@@ -20,7 +21,7 @@ def write_sheet(path: str | os.PathLike[str], size: int, count: int, seed: int) 
     except ImportError:
         raise OptionError("writing a picture needs Pillow; pip install Pillow") from None
     where = shown(str(pathlib.Path(path)))
-    if pathlib.Path(path).suffix.lower() != ".png" or not os.path.isdir(pathlib.Path(path).parent):
+    if pathlib.Path(path).suffix.lower() != ".png" or not is_folder(pathlib.Path(path).parent):
         raise OptionError(f"{where}: give a .png file in a folder that exists")
     target = check_target(path, None)
     made = pictures(count, size, size, seed)

@@ -185,7 +185,8 @@ def _with_helpers(provider: str, known: Mapping[str, str]) -> list[str]:
 def optimized_model(model: Loadable, label: str = "the model") -> onnx.ModelProto:
     """The model as onnxruntime rewrites it for its CPU provider before it lays tensors out for this very processor.
 
-    Weights that lie in a file beside the model are left there: what is rewritten names them, without their values. Raises ModelError where it cannot be loaded, or is too large for onnxruntime to write.
+    Weights that lie in a file beside the model are left there: what is rewritten names them, without their values.
+    Raises ModelError where it cannot be loaded, or is too large for onnxruntime to write.
     """
     onnxruntime = require()
     with tempfile.TemporaryDirectory() as folder:
