@@ -12,7 +12,7 @@ from dfmpc_onnx.model.plain_files import why_unreadable
 
 TABLE = "labels.csv"
 MOST_TABLE_BYTES = 2**26  # a million rows and more
-LABELS = range(-(2**63), 2**63)
+INT64 = range(-(2**63), 2**63)
 
 
 def read_labels(folder: pathlib.Path, where: str) -> dict[str, int] | None:
@@ -39,7 +39,7 @@ def read_labels(folder: pathlib.Path, where: str) -> dict[str, int] | None:
         rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
         rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]
         labels = {row["file"]: int(row["label"]) for row in rows}
-        if not all(label in LABELS for label in labels.values()):
+        if not all(label in INT64 for label in labels.values()):
             raise ValueError
     except (KeyError, ValueError, TypeError, csv.Error):
         raise OptionError(f"{where}: {TABLE} must have the columns file and label (a whole number)") from None

@@ -19,9 +19,9 @@ from dfmpc_onnx.memory import free_memory
 
 MAGIC = b"\x93NUMPY"
 LONGEST_HEADER = 10_000  # bytes, as in numpy
-KINDS = re.compile(r"'descr': *'([<>|=]?[biufcmMSUV]\d{0,9}(?:\[\w+\])?)'")
-ORDER = re.compile(r"'fortran_order': *(True|False)")
-SHAPE = re.compile(r"'shape': *\(([\dL, ]*)\)")
+STATED_TYPE = re.compile(r"'descr': *'([<>|=]?[biufcmMSUV]\d{0,9}(?:\[\w+\])?)'")
+STATED_ORDER = re.compile(r"'fortran_order': *(True|False)")
+STATED_SHAPE = re.compile(r"'shape': *\(([\dL, ]*)\)")
 ENCRYPTED = 1  # a bit of a member's flags
 
 
@@ -59,7 +59,7 @@ def _read_array(stream: IO[bytes], size: int, where: str) -> npt.NDArray[np.gene
     if header > LONGEST_HEADER:
         raise ValueError("a header that is too long")
     text = stream.read(header).decode("utf-8")
-    kind, order, dims = (pattern.search(text) for pattern in (KINDS, ORDER, SHAPE))
+    kind, order, dims = (pattern.search(text) for pattern in (STATED_TYPE, STATED_ORDER, STATED_SHAPE))
     if kind is None or order is None or dims is None:
         raise ValueError("no plain array")
     shape = tuple(int(word.rstrip("L")) for word in dims[1].replace(" ", "").split(",") if word)

@@ -14,7 +14,7 @@ from dfmpc_onnx.memory import machine_memory
 from dfmpc_onnx.model.protos import all_tensors, sparse_tensors
 from dfmpc_onnx.model.tensor_checks import bytes_of, check_sparse, check_tensor
 
-GAP = 2**16  # bytes between two tensors that writers leave to align them: they are read as part of the file
+LARGEST_GAP = 2**16  # bytes between two tensors that writers leave to align them: they are read as part of the file
 MARKER = "_ORT_MEM_ADDR_"  # onnxruntime takes such a location for an address in its own memory
 
 
@@ -100,12 +100,12 @@ def _digest(file: pathlib.Path, spans: list[tuple[int, int]], digest: hashlib._H
     merged: list[tuple[int, int]] = []
     for begin, end in sorted(spans):
         last = merged[-1] if merged else (0, 0)
-        if begin <= last[1] + GAP:
+        if begin <= last[1] + LARGEST_GAP:
             merged[-1:] = [(last[0], max(last[1], end))]
         else:
             merged.append((begin, end))
     size = file.stat().st_size
-    if merged and size <= merged[-1][1] + GAP:
+    if merged and size <= merged[-1][1] + LARGEST_GAP:
         merged[-1] = (merged[-1][0], size)
     with file.open("rb") as stream:
         for begin, end in merged:

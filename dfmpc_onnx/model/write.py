@@ -33,7 +33,7 @@ def check_target(output: str | os.PathLike[str], source: Source | None) -> pathl
         raise OptionError(f"{where}: is a device or a pipe; give the name of a file")
     if not is_folder(path.parent):
         raise OptionError(f"{where}: folder '{shown(str(path.parent))}' does not exist; make it first")
-    if reason not in (None, "no such file") and not path.is_symlink():  # such as a name that is too long
+    if reason not in (None, "no such file"):  # such as a name that is too long
         raise OptionError(f"{where}: {reason}")
     if (
         source is not None
