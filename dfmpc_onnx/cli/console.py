@@ -50,7 +50,7 @@ def give_up(handle: int) -> None:
 
 
 def prepare_streams() -> None:
-    """Make the standard streams safe to write to, and keep what other packages warn of off standard error.
+    """Make the standard streams safe to write to.
 
     A stream that the caller has closed leaves its number to the next file that is opened, such as a model, and what
     onnxruntime prints would go there.
@@ -64,6 +64,13 @@ def prepare_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name may hold what the terminal's encoding does not
             stream.reconfigure(errors="backslashreplace")
+
+
+def silence_warnings() -> None:
+    """Keep what numpy and Pillow warn of off standard error, for a process that is this command line and no more.
+
+    What the user asks of Python itself (``-W``) stays.
+    """
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
 

@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import click
 
-from dfmpc_onnx.cli.console import give_up, prepare_streams, say
+from dfmpc_onnx.cli.console import give_up, prepare_streams, say, silence_warnings
 from dfmpc_onnx.errors import REPORT_TO, Defect, UserError, printable, shown
 
 # Raised where nothing was typed, with the help for its message; releases of click before 8.2 print that themselves.
@@ -46,6 +46,8 @@ class Group(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         prepare_streams()
+        if not args and "args" not in kwargs:  # the words are those of the process, so it is ours alone
+            silence_warnings()
         try:
             return super().main(*args, **kwargs)
         finally:
