@@ -17,6 +17,7 @@ from typing import Literal, get_args, get_origin
 import msgspec
 
 from dfmpc_onnx.errors import RecipeError, printable, shown
+from dfmpc_onnx.model.plain_files import why_unreadable
 from dfmpc_onnx.pipeline.manager import Pass, PassManager
 from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE, Recipe, Step, as_toml
 from dfmpc_onnx.pipeline.recipe_file import Library, RecipeText, explain, extends_another, named_key, resolve
@@ -76,8 +77,9 @@ def recipe_text(name: str, beside: pathlib.Path | None = None) -> RecipeText:
     """
     if name.endswith(".toml"):
         path = pathlib.Path(name) if beside is None else beside / name
-        if not path.is_file():
-            raise RecipeError(f"recipe '{shown(name)}': no such file")
+        reason = why_unreadable(path)
+        if reason is not None:
+            raise RecipeError(f"recipe '{shown(name)}': {reason}")
         return RecipeText.of(path)
     if name not in _texts():
         raise RecipeError(

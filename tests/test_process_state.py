@@ -22,7 +22,7 @@ OWNERS = {
     "signal": None,
     "locale": None,
     "warnings.catch_warnings": None,
-    "warnings.simplefilter": None,
+    "warnings.simplefilter": "dfmpc_onnx/cli/console.py",  # where the process is the command line alone
     "warnings.filterwarnings": None,
     "np.seterr": None,
     "np.set_printoptions": None,

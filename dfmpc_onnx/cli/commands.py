@@ -8,7 +8,7 @@ from __future__ import annotations
 import click
 
 import dfmpc_onnx
-from dfmpc_onnx.cli.console import progress, standard_output
+from dfmpc_onnx.cli.console import progress, say, standard_output
 from dfmpc_onnx.cli.usage_errors import Group
 from dfmpc_onnx.errors import printable, shown
 from dfmpc_onnx.memory import limit_memory
@@ -106,7 +106,7 @@ def quantize(
             progress=tell,
         )
     for warning in result.report.warnings:
-        click.echo(f"warning: {printable(warning)}", err=True)
+        say(f"warning: {printable(warning)}")
     if json_wanted:
         click.echo(report_json(result.report))
     else:
@@ -197,7 +197,7 @@ def verify(
             threads=threads,
         )
     for warning in found.warnings:
-        click.echo(f"warning: {printable(warning)}", err=True)
+        say(f"warning: {printable(warning)}")
     below = []
     for row in found.providers:
         if min_agreement is not None and row.fidelity.agreement < min_agreement:
@@ -213,7 +213,7 @@ def verify(
     else:
         verification_table(found, standard_output())
     for line in below:
-        click.echo(f"failed: {line}", err=True)
+        say(f"failed: {line}")
     if below:
         click.get_current_context().exit(1)
 

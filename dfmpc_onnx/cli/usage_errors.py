@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import sys
 import traceback
 from collections.abc import Iterator
@@ -11,7 +10,8 @@ from typing import IO, Any
 
 import click
 
-from dfmpc_onnx.errors import REPORT_TO, Defect, UserError, printable
+from dfmpc_onnx.cli.console import give_up, prepare_streams, say, silence_warnings
+from dfmpc_onnx.errors import REPORT_TO, Defect, UserError, printable, shown
 
 # Raised where nothing was typed, with the help for its message; releases of click before 8.2 print that themselves.
 HELP: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())
@@ -23,7 +23,7 @@ class Mistake(click.ClickException):
     exit_code = 2
 
     def show(self, file: IO[Any] | None = None) -> None:
-        click.echo(f"error: {self.message}", err=True)
+        say(f"error: {self.message}")
 
 
 @contextlib.contextmanager
@@ -44,38 +44,62 @@ def one_line() -> Iterator[None]:
 class Group(click.Group):
     """Turns our errors into one line and an exit status, for every command."""
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        prepare_streams()
+        if not args and "args" not in kwargs:  # the words are those of the process, so it is ours alone
+            silence_warnings()
+        try:
+            return super().main(*args, **kwargs)
+        finally:
+            with contextlib.suppress(OSError):  # what could not be written has been reported where it was
+                if sys.stdout is not None:
+                    sys.stdout.flush()
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        with one_line():
+        with one_line(), written(ctx):  # --help and --version print from here
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):  # a name may hold what the terminal's encoding does not
-                stream.reconfigure(errors="backslashreplace")
         try:
-            with one_line():
+            with one_line(), written(ctx):
                 return super().invoke(ctx)
         except UserError as error:
-            click.echo(f"error: {error}", err=True)
+            say(f"error: {error}")
             ctx.exit(2)
         except (click.exceptions.Exit, click.Abort, click.ClickException):
             raise
         except KeyboardInterrupt:  # click would end with 1, which means something else here
-            click.echo("interrupted", err=True)
+            say("interrupted")
             ctx.exit(130)
-        except BrokenPipeError:
-            # The reader of our output went away; there is nobody left to tell.
-            sys.stderr.close()
-            ctx.exit(0)
         except Defect as error:
-            click.echo(f"defect: {error}\nThis is our mistake. Please report it to {REPORT_TO}.", err=True)
+            say(f"defect: {error}\nThis is our mistake. Please report it to {REPORT_TO}.")
             ctx.exit(3)
         except MemoryError:
-            click.echo("error: not enough memory for this model; use a machine with more", err=True)
+            say("error: not enough memory for this model; use a machine with more")
             ctx.exit(2)
         except Exception as error:
             where = traceback.extract_tb(error.__traceback__)[-1]
             place = f"{where.filename.rpartition('/')[2]}:{where.lineno}"
             line = printable(f"defect: {type(error).__name__} at {place}: {error}")
-            click.echo(f"{line}\nThis is our mistake. Please report it to {REPORT_TO}.", err=True)
+            say(f"{line}\nThis is our mistake. Please report it to {REPORT_TO}.")
             ctx.exit(3)
+
+
+@contextlib.contextmanager
+def written(ctx: click.Context) -> Iterator[None]:
+    """Within the block what the system refuses, such as a full disk behind standard output, is no defect of ours."""
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of our output went away; there is nobody left to tell.
+        give_up(1)
+        ctx.exit(0)
+    except OSError as error:
+        give_up(1)
+        where = "standard output" if error.filename is None else shown(str(error.filename))
+        say(f"error: {where}: cannot be read or written ({error.strerror or type(error).__name__})")
+        ctx.exit(2)

@@ -48,7 +48,7 @@ def fold_constants(graph: gs.Graph) -> list[str]:
         if op_of(node) not in FOLDABLE or len(node.outputs) != 1:
             continue
         output = node.outputs[0]
-        if is_output(graph, output) or not output.outputs or not _foldable(node):
+        if not output.outputs or not _foldable(node) or is_output(graph, output):
             continue
         values = _value(graph, node)
         if values is None:

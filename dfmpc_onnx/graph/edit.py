@@ -21,12 +21,14 @@ class Namer:
 
     def __init__(self, graph: gs.Graph) -> None:
         self._taken = tensor_names(graph) | {node.name for node in graph.nodes}
+        self._next: dict[str, int] = {}  # numbers below are taken: counting from 1 each time would be quadratic
 
     def __call__(self, wanted: str) -> str:
-        name, n = wanted, 1
+        name, n = wanted, self._next.get(wanted, 1)
         while name in self._taken:
             name, n = f"{wanted}_{n}", n + 1
         self._taken.add(name)
+        self._next[wanted] = n
         return name
 
 

@@ -39,6 +39,10 @@ def check_weights(graph: gs.Graph, label: str) -> None:
             found |= op_of(node) in ("Conv", "ConvTranspose")
             for tensor in node.inputs[1:]:
                 values = constant(tensor)
+                if values is not None and values.dtype.kind in "OSU":
+                    raise ModelError(
+                        f"{label}: '{shown(tensor.name)}' of {describe(node)} holds text; the model is damaged"
+                    )
                 absurd = _absurd(values) if values is not None and values.dtype.kind == "f" else None
                 if absurd:
                     raise ModelError(

@@ -14,6 +14,7 @@ from dfmpc_onnx.memory import machine_memory
 from dfmpc_onnx.model.protos import all_tensors, sparse_tensors
 from dfmpc_onnx.model.tensor_checks import bytes_of, check_sparse, check_tensor
 
+LARGEST_GAP = 2**16  # bytes between two tensors that writers leave to align them: they are read as part of the file
 MARKER = "_ORT_MEM_ADDR_"  # onnxruntime takes such a location for an address in its own memory
 
 
@@ -46,8 +47,11 @@ def external_tensors(model: onnx.ModelProto) -> list[onnx.TensorProto]:
 
 def read_external(
     model: onnx.ModelProto, tensors: list[onnx.TensorProto], folder: pathlib.Path, where: str, digest: hashlib._Hash
-) -> tuple[pathlib.Path, ...]:
-    """Read external weights into the model; returns their files, whose contents go into the digest by name.
+) -> tuple[tuple[pathlib.Path, ...], int]:
+    """Read external weights into the model; returns their files and how many bytes of them were read.
+
+    What the tensors claim goes into the digest, file by file in the order of their names. What nobody claims is not
+    read: a file may be far larger.
 
     Raises ModelError before anything is read where a file is missing or lies outside the folder, where a tensor's
     place is not wholly in its file, or where all together are more than the machine has memory for.
@@ -55,6 +59,7 @@ def read_external(
     for sparse in sparse_tensors(model):
         check_sparse(sparse, where)
     files: dict[str, pathlib.Path] = {}
+    spans: dict[str, list[tuple[int, int]]] = {}
     claimed = 0
     for tensor in tensors:
         check_tensor(tensor, where)
@@ -62,6 +67,7 @@ def read_external(
         file = files.setdefault(extent.location, _inside(folder, extent.location, where))
         size = bytes_of(tuple(tensor.dims), tensor.data_type)
         claimed += size
+        spans.setdefault(extent.location, []).append((extent.offset, extent.offset + size))
         if extent.length not in (None, size):
             raise ModelError(
                 f"{where}: external data of '{shown(tensor.name)}' is said to be {extent.length} bytes long, its shape "
@@ -79,15 +85,35 @@ def read_external(
             f"{where}: its external data takes {claimed / 1e9:.3g} GB, this machine has {machine_memory() / 1e9:.3g}; "
             "use a machine with more"
         )
+    read = 0
     for name in sorted(files):
         try:
-            with files[name].open("rb") as stream:
-                while chunk := stream.read(1 << 24):
-                    digest.update(chunk)
+            read += _digest(files[name], spans[name], digest)
         except OSError as error:
             raise ModelError(f"{where}: external data file '{shown(name)}' cannot be read ({error.strerror})") from None
     _read(tensors, folder, where)
-    return tuple(files.values())
+    return tuple(files.values()), read
+
+
+def _digest(file: pathlib.Path, spans: list[tuple[int, int]], digest: hashlib._Hash) -> int:
+    """Put the parts of a file that tensors claim into a digest, each byte once; returns how many bytes these are."""
+    merged: list[tuple[int, int]] = []
+    for begin, end in sorted(spans):
+        last = merged[-1] if merged else (0, 0)
+        if begin <= last[1] + LARGEST_GAP:
+            merged[-1:] = [(last[0], max(last[1], end))]
+        else:
+            merged.append((begin, end))
+    size = file.stat().st_size
+    if merged and size <= merged[-1][1] + LARGEST_GAP:
+        merged[-1] = (merged[-1][0], size)
+    with file.open("rb") as stream:
+        for begin, end in merged:
+            stream.seek(begin)
+            while begin < end and (chunk := stream.read(min(end - begin, 1 << 24))):
+                digest.update(chunk)
+                begin += len(chunk)
+    return sum(end - begin for begin, end in merged)
 
 
 def _inside(folder: pathlib.Path, location: str, where: str) -> pathlib.Path:

@@ -2,17 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import onnx
-import onnx.shape_inference
 
 from dfmpc_onnx.errors import ModelError, shown
-from dfmpc_onnx.model.protos import RUNTIME_DOMAINS, STANDARD_DOMAINS, all_nodes, every_node, standard_opset
+from dfmpc_onnx.model.protos import RUNTIME_DOMAINS, STANDARD_DOMAINS, all_nodes, bodies, every_node, standard_opset
 
 FLAGS = frozenset({"transA", "transB"})
 INT32 = range(-(2**31), 2**31)
 COUNTS = frozenset({"group", "strides", "dilations", "kernel_shape", "blocksize"})
 VARIADIC = onnx.defs.OpSchema.FormalParameterOption.Variadic
-MOST_NODES = 1_000_000  # of a model with its functions written out
+# Of a model with its functions written out, where the file itself does not hold a tenth as many: a handful of functions
+# that call each other twice would keep a machine busy for hours.
+MOST_NODES = 50_000
+MOST_UNFOLDED_BYTES = 2**29
+LONGEST_UNFOLDING = 10
+
+DEEPEST_BODIES = 20  # protobuf reads 100 levels, of which each body takes three, and is set into other messages later
+DEEPEST_TYPES = 8
+
+
+def check_depth(model: onnx.ModelProto, where: str) -> None:
+    """Raise ModelError where bodies, or sequences of sequences, stand in each other more deeply than in any network."""
+    nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    values = [*model.graph.input, *model.graph.output, *model.graph.value_info]
+    for _ in range(DEEPEST_BODIES + 1):
+        inner = [body for node in nodes for body in bodies(node)]
+        nodes = [node for body in inner for node in body.node]
+        values += [value for body in inner for part in (body.input, body.output, body.value_info) for value in part]
+    if nodes:
+        raise ModelError(
+            f"{where}: bodies of control flow stand more than {DEEPEST_BODIES} deep in each other; refused"
+        )
+    if any(_depth(value.type) > DEEPEST_TYPES for value in values):
+        raise ModelError(f"{where}: a type is nested more than {DEEPEST_TYPES} deep; the file is damaged")
+
+
+def _depth(kind: onnx.TypeProto) -> int:
+    """How many sequences, maps and optionals stand around a tensor's type."""
+    count = 0
+    while (field := kind.WhichOneof("value")) in ("sequence_type", "optional_type", "map_type"):
+        inner = getattr(kind, field)
+        kind, count = inner.value_type if field == "map_type" else inner.elem_type, count + 1
+    return count
 
 
 def check_windows(model: onnx.ModelProto, where: str) -> None:
@@ -55,25 +88,43 @@ def _needs_all(node: onnx.NodeProto, opset: int) -> bool:
 
 
 def check_functions(model: onnx.ModelProto, where: str) -> None:
-    """Raise ModelError where the model's own functions call themselves, or unfold to more nodes than any network has.
+    """Raise ModelError where the model's own functions call themselves, or unfold to more than any network has.
 
-    A runtime writes each call out, and functions that call each other twice double the nodes at every step.
+    A runtime writes each call out, and functions that call each other twice double the nodes, and the constants in
+    them, at every step. Nothing is unfolded here.
     """
-    calls = {(f.domain, f.name): [(node.domain, node.op_type) for node in every_node(f.node)] for f in model.functions}
-    unfolded: dict[tuple[str, str], int] = {}
+    if not model.functions:
+        return
+    parts = {(f.domain, f.name): f.node for f in model.functions}
+    calls = {name: [(n.domain, n.op_type) for n in every_node(nodes)] for name, nodes in parts.items()}
+    own = {name: (len(calls[name]), sum(n.ByteSize() for n in nodes)) for name, nodes in parts.items()}
+    unfolded: dict[tuple[str, str], tuple[int, int]] = {}
     waiting = list(calls)
     inside: set[tuple[str, str]] = set()
     while waiting:  # not by recursion: each function may call the next, and Python's stack is short
         name = waiting[-1]
         missing = [called for called in calls[name] if called in calls and called not in unfolded]
         if name in unfolded or not missing:
-            unfolded.setdefault(name, sum(1 + unfolded.get(called, 0) for called in calls[name]))
+            unfolded.setdefault(name, _sums(own[name], (unfolded.get(called) for called in calls[name])))
             inside.discard(waiting.pop())
         elif name in inside and any(called in inside for called in missing):
             raise ModelError(f"{where}: its function '{shown(name[1])}' calls itself; no runtime can run that")
         else:
             inside.add(name)
             waiting.extend(dict.fromkeys(missing))
-    nodes = sum(1 + unfolded.get((node.domain, node.op_type), 0) for node in every_node(model.graph.node))
-    if nodes > MOST_NODES:
-        raise ModelError(f"{where}: its functions unfold to more than {MOST_NODES:,} nodes; the file is damaged")
+    called = [(node.domain, node.op_type) for node in every_node(model.graph.node)]
+    stated = len(called) + sum(count for count, _ in own.values())
+    nodes, size = _sums((len(called), 0), map(unfolded.get, called))
+    most = max(MOST_NODES, LONGEST_UNFOLDING * stated)
+    if nodes > most or size > MOST_UNFOLDED_BYTES:
+        what = f"{most:,} nodes" if nodes > most else f"{MOST_UNFOLDED_BYTES // 2**20} MiB"
+        raise ModelError(f"{where}: its functions unfold to more than {what}; the file is damaged")
+
+
+def _sums(own: tuple[int, int], called: Iterable[tuple[int, int] | None]) -> tuple[int, int]:
+    """Nodes and bytes of a function or graph, with those of what it calls."""
+    nodes, size = own
+    for part in called:
+        if part is not None:
+            nodes, size = nodes + part[0], size + part[1]
+    return nodes, size

@@ -13,7 +13,8 @@ from google.protobuf.message import DecodeError, EncodeError
 
 from dfmpc_onnx.errors import ModelError, shown
 from dfmpc_onnx.model.external_data import external_tensors, read_external
-from dfmpc_onnx.model.malformed import check_functions, check_variadic, check_windows
+from dfmpc_onnx.model.malformed import check_depth, check_functions, check_variadic, check_windows
+from dfmpc_onnx.model.plain_files import is_utf8, why_unreadable
 from dfmpc_onnx.model.protos import STANDARD_DOMAINS, all_tensors, sparse_tensors
 from dfmpc_onnx.model.tensor_checks import check_data, check_sparse, check_tensor
 
@@ -25,7 +26,10 @@ NEWEST_OPSET = 26  # of the standard domain, that onnxruntime 1.31 runs
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A model as read, with what is known of where it came from."""
+    """A model as read, with what is known of where it came from.
+
+    size: bytes of the file and of what its tensors take in the files beside it.
+    """
 
     model: onnx.ModelProto
     path: pathlib.Path | None
@@ -60,24 +64,23 @@ def load(source: ModelSource) -> Source:
         return _check(Source(model, None, len(data), hashlib.sha256(data).hexdigest(), external=False))
     path = pathlib.Path(source)
     where = shown(str(path))
+    reason = why_unreadable(path)
+    if reason is not None:
+        wanted = "; give the path of an .onnx file" if reason.startswith("is a") else ""
+        raise ModelError(f"{where}: {reason}{wanted}")
+    if not is_utf8(path):
+        raise ModelError(f"{where}: its name is not UTF-8, which onnxruntime cannot open; rename it")
     try:
         if path.stat().st_size >= PROTOBUF_LIMIT:
             raise ModelError(f"{where}: no ONNX file is larger than 2 GiB; keep the weights in a file beside it")
         data = path.read_bytes()
-    except FileNotFoundError:
-        raise ModelError(f"{where}: no such file") from None
-    except IsADirectoryError:
-        raise ModelError(f"{where}: is a folder; give the path of an .onnx file") from None
-    except ValueError:
-        raise ModelError(f"{where}: no file has such a name") from None
     except OSError as error:
         raise ModelError(f"{where}: cannot be read ({error.strerror})") from None
     model = _parse(data, where)
     hasher = hashlib.sha256(data)
     external = external_tensors(model)
-    files = read_external(model, external, path.parent, where, hasher) if external else ()
-    size = len(data) + sum(file.stat().st_size for file in files)
-    return _check(Source(model, path, size, hasher.hexdigest(), bool(external), files))
+    files, read = read_external(model, external, path.parent, where, hasher) if external else ((), 0)
+    return _check(Source(model, path, len(data) + read, hasher.hexdigest(), bool(external), files))
 
 
 def size_of(model: onnx.ModelProto) -> int:
@@ -92,16 +95,31 @@ def _parse(data: bytes, where: str) -> onnx.ModelProto:
     model = onnx.ModelProto()
     try:
         model.ParseFromString(data)
-    except DecodeError:
+    except DecodeError as error:
+        if "MaxDepth" in str(error):
+            raise ModelError(f"{where}: nested more deeply than protobuf reads (100 levels); refused") from None
         raise ModelError(f"{where}: not an ONNX model, or cut short; export or copy it again") from None
     if not model.HasField("graph") or not model.opset_import:
         raise ModelError(f"{where}: not an ONNX model (it declares no graph or no opset)")
     return model
 
 
+def _check_text(model: onnx.ModelProto, where: str) -> None:
+    """Raise ModelError where what a model says of itself is not UTF-8: protobuf gives bytes, but takes none."""
+    try:
+        texts: list[object] = [model.domain, model.producer_name, model.producer_version, model.doc_string]
+        texts += [text for entry in model.metadata_props for text in (entry.key, entry.value)]
+        texts += [opset.domain for opset in model.opset_import]
+    except UnicodeDecodeError:
+        texts = [None]
+    if not all(isinstance(text, str) for text in texts):
+        raise ModelError(f"{where}: not a valid ONNX model (a name or text in it is not UTF-8)")
+
+
 def _check(source: Source) -> Source:
     """Refuse what neither this package nor onnxruntime can work with."""
     where = source.label
+    _check_text(source.model, where)
     for opset in source.model.opset_import:
         if opset.domain in STANDARD_DOMAINS and opset.version > NEWEST_OPSET:
             raise ModelError(
@@ -110,6 +128,7 @@ def _check(source: Source) -> Source:
             )
         if opset.domain in STANDARD_DOMAINS and opset.version < 1:
             raise ModelError(f"{where}: opset {opset.version} is none; the file is damaged, or was written wrongly")
+    check_depth(source.model, where)
     check_functions(source.model, where)
     check_windows(source.model, where)
     check_variadic(source.model, where)

@@ -40,6 +40,8 @@ def check_tensor(tensor: onnx.TensorProto, where: str) -> None:
         raise ModelError(f"{where}: '{shown(tensor.name)}' is of type {tensor.data_type}, which {UNKNOWN_TYPE}")
     if any(dim < 0 for dim in tensor.dims):
         raise ModelError(f"{where}: '{shown(tensor.name)}' has a negative dimension; the file is damaged")
+    if tensor.HasField("segment"):
+        raise ModelError(f"{where}: '{shown(tensor.name)}' is stored in segments, which no runtime reads")
     _check_room(tensor.name, tuple(tensor.dims), tensor.data_type, where)
 
 

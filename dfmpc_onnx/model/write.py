@@ -6,7 +6,6 @@ import hashlib
 import os
 import pathlib
 import stat
-import tempfile
 from collections.abc import Callable
 
 import onnx
@@ -14,7 +13,9 @@ import onnx.external_data_helper
 
 from dfmpc_onnx.errors import OptionError, shown
 from dfmpc_onnx.model.external_data import external_tensors
+from dfmpc_onnx.model.plain_files import is_folder, is_utf8, why_unreadable
 from dfmpc_onnx.model.source import EXTERNAL_LIMIT, Source, size_of
+from dfmpc_onnx.model.staging import data_name, publishing, remove_orphans, staging_folder
 
 
 def check_target(output: str | os.PathLike[str], source: Source | None) -> pathlib.Path:
@@ -23,12 +24,17 @@ def check_target(output: str | os.PathLike[str], source: Source | None) -> pathl
     where = shown(str(path))
     if "\0" in str(path):
         raise OptionError(f"{where}: no file has such a name")
-    if path.is_dir():
+    if not is_utf8(path):
+        raise OptionError(f"{where}: its name is not UTF-8, which onnxruntime cannot open; choose another")
+    reason = why_unreadable(path)
+    if reason == "is a folder":
         raise OptionError(f"{where}: is a folder; give a file name")
-    if path.exists() and not path.is_file():  # a rename would put a file in its place
+    if reason == "is a device or a pipe":  # a rename would put a file in its place
         raise OptionError(f"{where}: is a device or a pipe; give the name of a file")
-    if not path.parent.is_dir():
+    if not is_folder(path.parent):
         raise OptionError(f"{where}: folder '{shown(str(path.parent))}' does not exist; make it first")
+    if reason not in (None, "no such file"):  # such as a name that is too long
+        raise OptionError(f"{where}: {reason}")
     if (
         source is not None
         and source.path is not None
@@ -50,16 +56,16 @@ def save(
     """Write a model under its name at once, by a temporary file in the same folder and a rename.
 
     external: whether weights go to a file of their own beside it. That file's name carries a digest of its
-    content, so that a model that stands under the old name keeps the weights it was written with. check: called
+    content, so that a model that stands under the old name keeps the weights it was written with. What runs that were
+    killed have left of this output, and the weights of the model that it replaces, are removed. check: called
     with the temporary file, which can be loaded from where it is; where it raises, the folder stays as it was.
     Returns the bytes written. Raises OptionError where the disk refuses.
     """
     external = external or size_of(model) >= EXTERNAL_LIMIT
     renames: list[tuple[pathlib.Path, pathlib.Path]] = []
-    written = 0
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name[:40]}.", dir=path.parent) as scratch:
-            staged = pathlib.Path(scratch) / path.name
+        with staging_folder(path) as scratch:
+            staged = scratch / path.name
             if external:
                 renames.extend(_stage_external(model, staged, path))
             with staged.open("wb") as stream:
@@ -69,23 +75,30 @@ def save(
             # The kernel applied the umask as it made this file; to ask for the umask is to change it, for all threads.
             mode = stat.S_IMODE(staged.stat().st_mode)
             check(staged)
+            if external:  # from here, since another run may replace the output as soon as it stands there
+                onnx.load_external_data_for_model(model, str(scratch))
             # The weights first: the model that names them appears last, and with it the whole.
             renames.append((staged, path))
-            fresh = [target for _, target in renames[:-1] if not target.exists()]
             written = sum(source.stat().st_size for source, _ in renames)
-            try:
-                for source, target in renames:
-                    source.chmod(mode)
-                    source.replace(target)
-            except OSError:
-                for target in fresh:
-                    target.unlink(missing_ok=True)
-                raise
+            _publish(renames, mode, path)
     except OSError as error:
         raise OptionError(f"{shown(str(path))}: cannot be written ({error.strerror})") from None
-    if external:
-        onnx.load_external_data_for_model(model, str(path.parent))
     return written
+
+
+def _publish(renames: list[tuple[pathlib.Path, pathlib.Path]], mode: int, path: pathlib.Path) -> None:
+    """Give staged files their names, all or none."""
+    with publishing(path.parent):
+        fresh = [target for _, target in renames[:-1] if not target.exists()]
+        try:
+            for source, target in renames:
+                source.chmod(mode)
+                source.replace(target)
+        except OSError:
+            for target in fresh:
+                target.unlink(missing_ok=True)
+            raise
+        remove_orphans(path, [target.name for _, target in renames])
 
 
 def _stage_external(
@@ -98,9 +111,9 @@ def _stage_external(
     if not data.exists():
         return []
     with data.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()[:12]
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
         os.fsync(stream.fileno())
-    name = f"{path.name}.{digest}.data"
+    name = data_name(path, digest)
     for tensor in external_tensors(model):
         next(entry for entry in tensor.external_data if entry.key == "location").value = name
     return [(data.rename(data.with_name(name)), path.parent / name)]

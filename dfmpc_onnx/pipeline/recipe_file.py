@@ -43,8 +43,13 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from dfmpc_onnx.errors import OptionError, RecipeError, shown
+from dfmpc_onnx.model.plain_files import why_unreadable
 from dfmpc_onnx.pipeline.recipe import Recipe, Step
 from dfmpc_onnx.pipeline.recipe_lines import Lines
+
+MOST_RECIPE_BYTES = 2**20  # of a recipe: those that ship have two thousand
+MOST_STEPS = 200  # passes of one recipe
+MOST_BASES = 20  # recipes that extend each other in a row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +65,9 @@ class RecipeText:
     def of(cls, path: pathlib.Path) -> RecipeText:
         """What a file holds; raises RecipeError."""
         where = shown(str(path))
+        reason = why_unreadable(path, MOST_RECIPE_BYTES)
+        if reason is not None:
+            raise RecipeError(f"{where}: {reason}")
         try:
             return cls(path.read_text(encoding="utf-8"), path.stem, where, path.resolve())
         except OSError as error:
@@ -157,16 +165,23 @@ class _Reader:
 
     def _tables(self) -> dict[str, object]:
         text = self._source.text
+        unreadable = RecipeError(f"{self._source.origin}: a number or date in it cannot be read")
         try:
-            return tomllib.loads(text)
+            tables = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             said = re.fullmatch(r"(.*) \(at line (\d+), column \d+\)", str(error))
             what, line = (said[1], int(said[2])) if said else (str(error), len(text.splitlines()))
             raise RecipeError(f"{self._lines.at(line)}: not valid TOML: {what}") from None
         except RecursionError:
             raise RecipeError(f"{self._source.origin}: lists and tables are nested too deeply") from None
+        except ValueError:  # Python's own, of an integer of more than 4,300 digits, or a day that no month has
+            raise unreadable from None
+        if not _numbers_fit(tables):  # as in hexadecimal, which has no such limit until it is printed
+            raise unreadable
+        return tables
 
     def _full(self, document: _Full) -> Recipe:
+        self._check_count(document.passes)
         starts = self._lines.tables("passes")
         steps = [
             self._step(table, starts[index] if index < len(starts) else 1)
@@ -183,6 +198,10 @@ class _Reader:
             reduced,
             tuple(self._notes),
         )
+
+    def _check_count(self, steps: Sequence[object]) -> None:
+        if len(steps) > MOST_STEPS:
+            raise RecipeError(f"{self._source.origin}: more than {MOST_STEPS} passes; no recipe needs as many")
 
     def _step(self, table: Mapping[str, object], line: int, ignored: Sequence[str] = ()) -> Step:
         """A pass of a table that stands at a line."""
@@ -245,6 +264,8 @@ class _Reader:
         if (found.path, found.name) in known:
             circle = [item.origin for item in self._chain[known.index((found.path, found.name)) :]]
             raise RecipeError(f"{where}: extends goes round in a circle: {' -> '.join([*circle, found.origin])}")
+        if len(known) > MOST_BASES:
+            raise RecipeError(f"{where}: more than {MOST_BASES} recipes extend each other in a row; write one in full")
         return _Reader(found, self._library, self._chain).recipe()
 
     def _override(self, steps: list[Step], name: str, table: Mapping[str, object], base: Recipe) -> None:
@@ -265,6 +286,7 @@ class _Reader:
         )
 
     def _insert(self, steps: list[Step], tables: Sequence[Mapping[str, object]], base: Recipe) -> None:
+        self._check_count(tables)
         starts = self._lines.tables("insert")
         last: dict[str, Step] = {}  # what was put behind an anchor last; the next goes behind that
         for index, table in enumerate(tables):
@@ -296,6 +318,17 @@ class _Reader:
                 f"{where}: {what}: {base.name} runs it {len(found)} times; write the recipe in full to say which"
             )
         return found[0]
+
+
+def _numbers_fit(tables: object) -> bool:
+    """Whether all integers in a document have 64 bits, which TOML promises."""
+    waiting = [tables]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, int) and not -(2**63) <= item < 2**63:
+            return False
+        waiting.extend(item.values() if isinstance(item, dict) else item if isinstance(item, list) else ())
+    return True
 
 
 def explain(error: msgspec.ValidationError, where: str) -> str:

@@ -92,7 +92,7 @@ def parse_input_shapes(items: Sequence[str]) -> dict[str, tuple[int, ...]]:
     shapes = {}
     for item in items:
         name, sign, dims = item.rpartition(":")
-        if not sign or not name or not re.fullmatch(r"[1-9][0-9]*(x[1-9][0-9]*)*", dims):
+        if not sign or not name or not re.fullmatch(r"[1-9][0-9]{0,17}(x[1-9][0-9]{0,17})*", dims):
             raise OptionError(f"input shape '{item}': not understood; give NAME:1x3x224x224")
         shapes[name] = tuple(int(d) for d in dims.split("x"))
     return shapes

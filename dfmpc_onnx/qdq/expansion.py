@@ -106,15 +106,17 @@ class _Fresh:
         self._graph = graph
         self._taken = {name for node in every_node(graph.node) for name in (*node.input, *node.output)}
         self._taken.update(tensor.name for tensor in graph.initializer)
+        self._next: dict[str, int] = {}
         self._zeros: dict[tuple[int, ...], str] = {}
         self._codes: dict[tuple[tuple[int, ...], bytes], str] = {}
 
     def name(self, stem: str) -> str:
         """A new name."""
-        name, count = stem, 1
+        name, count = stem, self._next.get(stem, 1)
         while name in self._taken:
             name, count = f"{stem}_{count}", count + 1
         self._taken.add(name)
+        self._next[stem] = count
         return name
 
     def add(self, stem: str, values: Array) -> str:

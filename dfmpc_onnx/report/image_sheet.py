@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import pathlib
-import tempfile
 
 import numpy as np
 
 from dfmpc_onnx.errors import OptionError, shown
 from dfmpc_onnx.inputs.procedural import pictures
+from dfmpc_onnx.model.plain_files import is_folder
+from dfmpc_onnx.model.staging import staging_folder
+from dfmpc_onnx.model.write import check_target
 
 
 def write_sheet(path: str | os.PathLike[str], size: int, count: int, seed: int) -> None:
@@ -18,10 +20,10 @@ def write_sheet(path: str | os.PathLike[str], size: int, count: int, seed: int) 
         from PIL import Image
     except ImportError:
         raise OptionError("writing a picture needs Pillow; pip install Pillow") from None
-    target = pathlib.Path(path)
-    where = shown(str(target))
-    if target.suffix.lower() != ".png" or not target.parent.is_dir():
+    where = shown(str(pathlib.Path(path)))
+    if pathlib.Path(path).suffix.lower() != ".png" or not is_folder(pathlib.Path(path).parent):
         raise OptionError(f"{where}: give a .png file in a folder that exists")
+    target = check_target(path, None)
     made = pictures(count, size, size, seed)
     across = int(np.ceil(np.sqrt(count)))
     down = -(-count // across)
@@ -30,8 +32,8 @@ def write_sheet(path: str | os.PathLike[str], size: int, count: int, seed: int) 
         top, left = index // across * size, index % across * size
         sheet[top : top + size, left : left + size] = picture
     try:
-        with tempfile.TemporaryDirectory(prefix=".dfmpc.", dir=target.parent) as scratch:
-            whole = pathlib.Path(scratch) / "sheet.png"
+        with staging_folder(target) as scratch:
+            whole = scratch / "sheet.png"
             Image.fromarray(sheet).save(whole)
             whole.replace(target)
     except OSError as error:

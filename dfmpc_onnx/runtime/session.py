@@ -185,6 +185,7 @@ def _with_helpers(provider: str, known: Mapping[str, str]) -> list[str]:
 def optimized_model(model: Loadable, label: str = "the model") -> onnx.ModelProto:
     """The model as onnxruntime rewrites it for its CPU provider before it lays tensors out for this very processor.
 
+    Weights that lie in a file beside the model are left there: what is rewritten names them, without their values.
     Raises ModelError where it cannot be loaded, or is too large for onnxruntime to write.
     """
     onnxruntime = require()
@@ -197,7 +198,7 @@ def optimized_model(model: Loadable, label: str = "the model") -> onnx.ModelProt
             with contextlib.ExitStack() as stack:
                 source = _loadable(model, stack)
                 onnxruntime.InferenceSession(source, options, providers=[CPU_PROVIDER], enable_fallback=0)
-            return onnx.load(path)
+            return onnx.load(path, load_external_data=False)
         except Exception as error:  # onnxruntime's exceptions have no common public base
             raise ModelError(
                 f"{label}: onnxruntime {onnxruntime.__version__} cannot load and rewrite it ({_cause(error)})"

@@ -94,7 +94,7 @@ class GaussianStreams:
             field = self.live[name]
             others = {k: v for k, v in field.others.items() if k in self.live}
             self.live.put(name, dataclasses.replace(field, others=others))
-            if sum(field.numbers for field in self.live.values()) > MOST_NUMBERS:
+            if self.live.bytes > 4 * MOST_NUMBERS:
                 raise Unknown("covariances between too many maps that are read again later")
 
     def values(self, output: Field) -> Float32 | None:

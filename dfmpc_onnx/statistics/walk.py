@@ -79,16 +79,20 @@ class Visitor(Protocol):
 
 
 class Live(Mapping[str, Value]):
-    """The tensors that are still to be read, by name; a tensor is forgotten when its last reader has run."""
+    """The tensors that are still to be read, by name; a tensor is forgotten when its last reader has run.
+
+    bytes: what they take now, counted as they come and go: a sum at each node would be quadratic. peak: at most.
+    """
 
     def __init__(self, graph: gs.Graph, size: Callable[[Value], int], kept: Iterable[gs.Tensor] = ()) -> None:
         """size: bytes of a value. kept: tensors that live until the end."""
         self._size = size
         self._values: dict[str, Value] = {}
+        self._sizes: dict[str, int] = {}
         self._left: dict[str, int] = {}
         for tensor in [*(t for node in graph.nodes for t in reads(node)), *kept]:
             self._left[tensor.name] = self._left.get(tensor.name, 0) + 1
-        self.peak = 0  # bytes
+        self.bytes = self.peak = 0
 
     def __getitem__(self, name: str) -> Value:
         return self._values[name]
@@ -103,13 +107,17 @@ class Live(Mapping[str, Value]):
         """How many readers of a tensor have not run yet."""
         return self._left.get(name, 0)
 
-    @property
-    def bytes(self) -> int:
-        return sum(map(self._size, self._values.values()))
-
     def put(self, name: str, value: Value) -> None:
         """A tensor's value, in place of an earlier one."""
         self._values[name] = value
+        self.bytes -= self._sizes.get(name, 0)
+        self._sizes[name] = self._size(value)
+        self.bytes += self._sizes[name]
+
+    def drop(self, name: str) -> None:
+        """Forget a tensor, whoever may still read it."""
+        self._values.pop(name, None)
+        self.bytes -= self._sizes.pop(name, 0)
 
     def keep(self, node: gs.Node, outputs: list[Value]) -> None:
         """The outputs of a node that are read; an engine may follow no more than the first."""
@@ -123,7 +131,7 @@ class Live(Mapping[str, Value]):
         for tensor in reads(node):
             self._left[tensor.name] -= 1
             if self._left[tensor.name] == 0:
-                self._values.pop(tensor.name, None)
+                self.drop(tensor.name)
 
 
 class Engine(Protocol[Value]):

@@ -228,8 +228,10 @@ def _pad_codes(graph: gs.Graph) -> None:
     """Let every Pad with zeros between tensors of one scale work on the codes: onnxruntime fuses none."""
     dead: list[gs.Node] = []
     for node in graph.nodes:
+        if op_of(node) != "Pad" or not keeps_scale(node):
+            continue
         before, after = producer(node.inputs[0]) if node.inputs else None, only_consumer(graph, node.outputs[0])
-        if op_of(node) != "Pad" or not keeps_scale(node) or before is None or isinstance(after, str):
+        if before is None or isinstance(after, str):
             continue
         if not (dequantizes(before) and quantizes(after)) or input_constant(before, 1) != input_constant(after, 1):
             continue

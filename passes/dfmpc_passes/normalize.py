@@ -21,7 +21,6 @@ from dfmpc_onnx.graph.query import (
     element_type,
     has_input,
     input_constant,
-    is_output,
 )
 from dfmpc_onnx.graph.shared_constants import unshare
 from dfmpc_onnx.graph.weight_checks import check_sizes, check_unoptimized, check_weights, misfits
@@ -129,8 +128,9 @@ def _name_nodes(graph: gs.Graph) -> None:
 
 def _constants(graph: gs.Graph) -> list[str]:
     sites, dead = [], []
+    outputs = {id(t) for t in graph.outputs}  # asked once: there may be as many as nodes
     for node in graph.nodes:
-        if op_of(node) != "Constant" or is_output(graph, node.outputs[0]):
+        if op_of(node) != "Constant" or id(node.outputs[0]) in outputs:
             continue
         values = _constant_value(node)
         if values is not None:
@@ -201,12 +201,11 @@ def _gemm_factors(graph: gs.Graph) -> list[str]:
 
 def _pass_through(graph: gs.Graph) -> list[str]:
     sites, dead = [], []
+    outputs = {id(t) for t in graph.outputs}
     for node in graph.nodes:
         if op_of(node) == "Identity" or (op_of(node) == "Dropout" and _inference_dropout(node)):
             source, output = node.inputs[0], node.outputs[0]
-            if is_output(graph, output) or any(extra.outputs for extra in node.outputs[1:]):
-                continue
-            if any(is_output(graph, extra) for extra in node.outputs[1:]):
+            if any(extra.outputs for extra in node.outputs[1:]) or any(id(t) in outputs for t in node.outputs):
                 continue
             replace_reads(output, source)
             if consumers(output):

@@ -130,3 +130,11 @@ def test_without_onnxruntime_inspect_says_why_it_does_not_count(
     assert found.census is None
     assert found.notes[-1] == "not counted: onnxruntime is not installed"
     assert {layer.integer for layer in found.quantized_layers} == {None}
+
+
+def test_a_file_with_its_weights_beside_it_is_counted_as_one_without(tmp_path: pathlib.Path) -> None:
+    made = dfmpc_onnx.quantize(graphs.chain(), None, "int8", check=False).model
+    onnx.save(made, tmp_path / "one.onnx")
+    onnx.save(made, tmp_path / "two.onnx", save_as_external_data=True, location="two.data", size_threshold=0)
+    one, two = (dfmpc_onnx.inspect(tmp_path / f"{name}.onnx") for name in ("one", "two"))
+    assert two.census is not None and two.census == one.census

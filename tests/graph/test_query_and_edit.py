@@ -152,3 +152,17 @@ def test_detached_weights_come_back_after_an_error():
 @pytest.mark.parametrize(("opset", "ir"), [(9, 4), (13, 7), (21, 10), (25, 13)])
 def test_the_ir_version_that_goes_with_an_opset(opset, ir):
     assert ir_version_for(opset) == ir
+
+
+def test_many_nodes_of_one_name_are_numbered_without_counting_anew():
+    class Taken(set):
+        asked = 0
+
+        def __contains__(self, name):
+            Taken.asked += 1
+            return super().__contains__(name)
+
+    names = Namer(gs.Graph())
+    names._taken = Taken()
+    assert [names("a") for _ in range(100)] == ["a", *(f"a_{n}" for n in range(1, 100))]
+    assert Taken.asked <= 300

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import pathlib
+import sys
 
 import onnx
 import pytest
 
 import dfmpc_onnx
 from dfmpc_onnx.errors import ModelError
+from dfmpc_onnx.model.external_data import external_tensors, read_external
 from dfmpc_onnx.model.source import load
 from tests import graphs
 
@@ -142,3 +144,33 @@ def test_an_input_that_may_only_be_read_is_enough(folder, tmp_path):
     finally:
         folder.chmod(0o755)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs files with holes")
+def test_what_no_tensor_claims_is_not_read(folder):
+    """A tensor at the end of a file of 40 GB, nearly all of which nobody claims."""
+    before = load(folder / "model.onnx")
+    model = onnx.load(folder / "model.onnx", load_external_data=False)
+    data = next(p for p in folder.iterdir() if p.suffix != ".onnx")
+    content, far = data.read_bytes(), 30 << 30
+    with data.open("wb") as stream:
+        stream.truncate(40 << 30)
+        stream.seek(far)
+        stream.write(content)
+    for tensor in model.graph.initializer:
+        stated = {entry.key: entry for entry in tensor.external_data}
+        if "offset" not in stated:
+            stated["offset"] = tensor.external_data.add(key="offset", value="0")
+        stated["offset"].value = str(far + int(stated["offset"].value))
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+
+    class Counting:
+        read = 0
+
+        def update(self, chunk):
+            Counting.read += len(chunk)
+
+    files, size = read_external(model, external_tensors(model), folder, "model", Counting())
+    assert files == (data,)
+    assert 0 < Counting.read == size <= len(content)
+    assert load(folder / "model.onnx").size < before.size + 200  # of longer numbers

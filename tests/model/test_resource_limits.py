@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from dfmpc_onnx import memory
 from dfmpc_onnx.errors import ModelError
 from dfmpc_onnx.model.resource_limits import check_claims
+from dfmpc_onnx.model.source import load
 from tests.commands import assert_refused, dfmpc, environment, held
 
 MANY = 1 << 40
@@ -145,10 +146,10 @@ def calling(depth: int, last: str) -> onnx.ModelProto:
 
 def test_functions_that_double_at_every_step_are_refused(tmp_path):
     for name, model, said in (
-        ("many", calling(60, "c = Relu (a)"), "its functions unfold to more than 1,000,000 nodes"),
+        ("many", calling(60, "c = Relu (a)"), "its functions unfold to more than 50,000 nodes"),
         ("circle", calling(2, "c = own.f0 (a)"), "calls itself; no runtime can run that"),
         ("itself", calling(0, "c = own.f0 (a)"), "its function 'f0' calls itself"),
-        ("long", calling(3000, "c = Relu (a)"), "its functions unfold to more than 1,000,000 nodes"),
+        ("long", calling(3000, "c = Relu (a)"), "its functions unfold to more than 60,030 nodes"),
     ):
         onnx.save(model, tmp_path / f"{name}.onnx")
         for command in (["inspect"], ["quantize", "-o", tmp_path / "out.onnx"]):
@@ -220,3 +221,63 @@ def test_a_container_may_have_less_than_the_machine(tmp_path, monkeypatch):
     (tmp_path / "unlimited").write_text("max\n")
     monkeypatch.setattr(memory, "CGROUPS", (str(tmp_path / "memory.max"), str(tmp_path / "unlimited")))
     assert memory.machine_memory() == memory.free_memory() == 1 << 20
+
+
+def test_functions_are_counted_and_not_written_out(tmp_path, monkeypatch):
+    """Seventeen doublings: few bytes, 131,072 nodes."""
+    monkeypatch.setattr("onnx.inliner.inline_local_functions", lambda *args: pytest.fail("they were written out"))
+    onnx.save(calling(17, "c = Relu (a)"), tmp_path / "model.onnx")
+    assert (tmp_path / "model.onnx").stat().st_size < 5000
+    assert_refused(dfmpc("inspect", tmp_path / "model.onnx"), "its functions unfold to more than 50,000 nodes")
+
+
+def test_constants_in_functions_are_counted_too():
+    model = calling(10, "k = Constant <value = float[1] {1}> () c = Add (a, k)")
+    last = model.functions[-1].node[0].attribute[0].t
+    last.CopyFrom(numpy_helper.from_array(np.zeros(2**20, np.float32)))
+    with pytest.raises(ModelError, match="its functions unfold to more than 512 MiB"):
+        load(model)
+
+
+def nested_bodies(depth: int) -> onnx.ModelProto:
+    text = "y = Relu (c)"
+    for level in range(depth):
+        then = f"then{level} () => (float t{level}) {{ {text.replace('y =', f't{level} =')} }}"
+        other = f"else{level} () => (float e{level}) {{ e{level} = Relu (c) }}"
+        text = f"y = If (o) <then_branch = {then}, else_branch = {other}>"
+    return network(text, constants=", bool o = {1}")
+
+
+def test_bodies_that_stand_too_deep_in_each_other_are_refused(tmp_path):
+    onnx.save(nested_bodies(5), tmp_path / "few.onnx")
+    onnx.save(nested_bodies(25), tmp_path / "many.onnx")
+    assert dfmpc("inspect", tmp_path / "few.onnx").exit_code == 0
+    assert_refused(dfmpc("inspect", tmp_path / "many.onnx"), "stand more than 20 deep in each other")
+
+
+def test_what_protobuf_does_not_read_is_not_called_damaged(tmp_path):
+    field = b""
+    for _ in range(50):
+        for key in (0x32, 0x2A, 0x0A):  # a graph in an attribute in a node in a graph
+            field = message(key, field)
+    (tmp_path / "model.onnx").write_bytes(message(0x3A, field))
+    assert_refused(dfmpc("inspect", tmp_path / "model.onnx"), "nested more deeply than protobuf reads")
+
+
+def message(key: int, content: bytes) -> bytes:
+    """A field of a message that holds another one."""
+    length, size = bytearray(), len(content)
+    while size > 127:
+        length.append(size & 127 | 128)
+        size >>= 7
+    return bytes([key, *length, size]) + content
+
+
+def test_a_type_of_many_sequences_is_refused():
+    model = network("y = ReduceMax (c)")
+    kind = helper.make_tensor_type_proto(TensorProto.FLOAT, [1])
+    for _ in range(12):
+        kind = helper.make_sequence_type_proto(kind)
+    model.graph.value_info.append(helper.make_value_info("s", kind))
+    with pytest.raises(ModelError, match="a type is nested more than 8 deep"):
+        load(model)

@@ -300,3 +300,52 @@ def test_what_is_said_of_an_output_counts_more_than_what_is_said_of_it_elsewhere
     model = graphs.chain()
     model.graph.value_info.append(onnx.helper.make_tensor_value_info("gemm1", onnx.TensorProto.FLOAT16, [1, 5]))
     assert to_graph(load(model)).outputs[0].dtype == np.float32
+
+
+# What is stored in a way that nothing reads
+
+
+def test_a_tensor_in_segments_is_refused():
+    model = graphs.chain()
+    model.graph.initializer[0].segment.begin = 1
+    assert refused(model).endswith("is stored in segments, which no runtime reads")
+
+
+def test_a_weight_of_text_is_refused():
+    model = graphs.chain()
+    weight = next(t for t in model.graph.initializer if t.name == "conv2.w")
+    values = [b"1"] * int(np.prod(weight.dims))
+    weight.CopyFrom(onnx.helper.make_tensor(weight.name, onnx.TensorProto.STRING, weight.dims, values))
+    with pytest.raises(ModelError, match=r"'conv2\.w' of Conv 'conv2' holds text"):
+        dfmpc_onnx.quantize(model, recipe="int8")
+
+
+@pytest.mark.parametrize("place", ["domain", "producer_name", "metadata"])
+def test_what_a_model_says_of_itself_must_be_utf_8(place):
+    model = graphs.chain()
+    if place == "metadata":
+        onnx.helper.set_model_props(model, {"author": "somebody"})
+    else:
+        setattr(model, place, "somebody")
+    assert "not UTF-8" in refused(model.SerializeToString().replace(b"somebody", b"some\xffody"))
+
+
+def test_a_name_that_onnxruntime_cannot_open_is_refused(file, tmp_path):
+    odd = tmp_path / os.fsdecode(b"n\xffme.onnx")
+    with pytest.raises(OptionError, match="its name is not UTF-8"):
+        check_target(odd, load(file))
+    file.rename(odd)
+    assert "its name is not UTF-8" in refused(odd)
+
+
+def test_a_name_that_is_too_long_is_refused(file, tmp_path):
+    with pytest.raises(OptionError, match="File name too long"):
+        check_target(tmp_path / ("n" * 256), load(file))
+    with pytest.raises(OptionError, match="does not exist"):
+        check_target(tmp_path / ("n" * 256) / "out.onnx", load(file))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_pipe_is_no_model(tmp_path):
+    os.mkfifo(tmp_path / "pipe.onnx")
+    assert "is a device or a pipe; give the path of an .onnx file" in refused(tmp_path / "pipe.onnx")

@@ -298,3 +298,34 @@ def test_a_fallback_that_reads_images_takes_those_of_the_user(tmp_path):
     )
     steps = catalog.build(catalog.find_recipe(str(mine)))
     assert any(step.may_read_images for step in steps) and not any(step.reads_images() for step in steps)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x = " + "[" * 5000 + "]" * 5000, "nested too deeply"),
+        ("x = " + "9" * 5000, "a number or date in it cannot be read"),
+        ("x = 0x" + "f" * 5000, "a number or date in it cannot be read"),
+        ("x = 2020-02-30", "not valid TOML|cannot be read"),
+        ('summary = "a"\nweights = "8"\n' + '[[passes]]\nuse = "normalize"\n' * 300, "more than 200 passes"),
+    ],
+)
+def test_what_no_recipe_holds_is_one_line(text, said):
+    with pytest.raises(RecipeError, match=said):
+        parse_recipe(text, "mine", "mine.toml")
+
+
+def test_recipes_that_extend_each_other_without_end_are_refused(tmp_path):
+    for number in range(40):
+        (tmp_path / f"{number}.toml").write_text(f'extends = "{number + 1}.toml"\n')
+    with pytest.raises(RecipeError, match="more than 20 recipes extend each other"):
+        catalog.find_recipe(str(tmp_path / "0.toml"))
+
+
+def test_a_recipe_that_is_no_plain_file_or_far_too_large_is_refused(tmp_path):
+    (tmp_path / "a.toml").symlink_to("a.toml")
+    (tmp_path / "b.toml").mkdir()
+    (tmp_path / "c.toml").write_bytes(b"#" * 2**21)
+    for name, said in (("a", "cannot be read"), ("b", "is a folder"), ("c", "larger than 1 MiB"), ("n" * 300, "long")):
+        with pytest.raises(RecipeError, match=said):
+            catalog.find_recipe(str(tmp_path / f"{name}.toml"))

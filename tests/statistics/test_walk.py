@@ -3,6 +3,7 @@
 import contextlib
 
 import numpy as np
+import onnx_graphsurgeon as gs
 import pytest
 
 from dfmpc_onnx.inputs.spec import resolve
@@ -196,3 +197,19 @@ def test_the_writer_puts_codes_bias_and_normalization_into_the_workspace():
     assert node.inputs[2].name == "conv2.bias" and node.inputs[2].values.tolist() == list(range(8))
     assert (graphs.values(space.graph, "norm2.mean") == 0.25).all()
     assert (graphs.values(space.graph, "norm2.variance") == 3).all()
+
+
+def test_what_lives_is_counted_once_and_not_summed_at_every_node():
+    """A sum of all that lives at every node would be quadratic where many tensors live to the end."""
+    outputs = [gs.Variable(f"y{i}", np.float32, (1, 2)) for i in range(50)]
+    x = gs.Variable("x", np.float32, (1, 2))
+    nodes = [gs.Node("Relu", f"relu{i}", {}, [x], [y]) for i, y in enumerate(outputs)]
+    asked = []
+    live = Live(gs.Graph(nodes, [x], outputs), size=lambda name: asked.append(name) or len(name), kept=outputs)
+    for node in nodes:
+        live.keep(node, [node.outputs[0].name])
+        live.forget(node)
+    assert asked == [y.name for y in outputs]
+    assert live.bytes == live.peak == sum(len(y.name) for y in outputs)
+    live.drop("y0")
+    assert live.bytes == live.peak - 2

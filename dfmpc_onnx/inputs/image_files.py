@@ -1,0 +1,121 @@
+"""A folder of image files, as pixels of one size."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from dfmpc_onnx.errors import OptionError, shown
+from dfmpc_onnx.inputs.labels import TABLE, read_labels
+from dfmpc_onnx.model.plain_files import why_unreadable
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"}
+FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "PPM", "GIF", "TIFF")  # for others Pillow may start programs
+MOST_PIXELS = 2**27  # of one image, as it is and as it is resized
+
+
+def image_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The files whose names end as an image's, sorted. Raises OptionError where the folder cannot be read."""
+    try:
+        return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+    except OSError as error:
+        raise OptionError(f"{shown(str(folder))}: cannot be read ({error.strerror})") from None
+
+
+def read_folder(
+    folder: pathlib.Path, shape: tuple[int, ...]
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64] | None]:
+    """Pixels ``[n, height, width, channels]`` of all images, and labels ``[n]`` where there is a table of them.
+
+    shape: the network's input. Raises OptionError.
+    """
+    try:
+        import PIL.Image  # noqa: F401
+    except ImportError:
+        raise OptionError("reading image files needs Pillow; pip install Pillow") from None
+    where = shown(str(folder))
+    files = image_files(folder)
+    if not files:
+        raise OptionError(f"{where}: holds no image files ({', '.join(sorted(SUFFIXES))})")
+    if len(shape) != 4:
+        raise OptionError(f"{where}: the model's input {shape} is not an image; give an .npz")
+    last = shape[1] not in (1, 3)
+    height, width = (shape[1], shape[2]) if last else (shape[2], shape[3])
+    grey = (shape[3] if last else shape[1]) == 1
+    labels = read_labels(folder, where)
+    rows, y = [], []
+    for file in files:
+        rows.append(_read_image(file, height, width, grey))
+        if labels is not None:
+            if file.name not in labels:
+                raise OptionError(f"{where}: {TABLE} has no row for '{shown(file.name)}'")
+            y.append(labels[file.name])
+    pixels = np.stack(rows)
+    return pixels[..., None] if pixels.ndim == 3 else pixels, None if labels is None else np.array(y, np.int64)
+
+
+def to_layout(x: npt.NDArray[np.float32], shape: tuple[int, ...], where: str) -> npt.NDArray[np.float32]:
+    """NHWC as read to the network's layout."""
+    if x.ndim != 4:
+        raise OptionError(f"{where}: uint8 images must be [n, height, width, channels], not {list(x.shape)}")
+    if len(shape) == 4 and shape[1] != x.shape[-1] and shape[-1] == x.shape[-1]:
+        return x
+    return np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+
+
+def _read_image(file: pathlib.Path, height: int, width: int, grey: bool) -> npt.NDArray[np.uint8]:
+    from PIL import Image
+
+    name = shown(str(file))
+    reason = why_unreadable(file)
+    if reason is not None:
+        raise OptionError(f"{name}: {reason}, not an image; take it out of the folder")
+    Image.init()  # which formats there are depends on how Pillow was built
+    try:
+        with Image.open(file, formats=[kind for kind in FORMATS if kind in Image.OPEN]) as image:
+            size = _resized(image.size, height, width)
+            if max(image.width * image.height, size[0] * size[1]) <= MOST_PIXELS:
+                return _crop(_eight_bits(image, grey), size, height, width)
+            stated = f"{image.width}x{image.height}"
+    # Pillow's decoders raise whatever they trip over, from struct.error to SyntaxError; its warning of a bomb is an
+    # error where a program says so.
+    except Exception:
+        raise OptionError(f"{name}: not an image that can be read; take it out of the folder") from None
+    raise OptionError(f"{name}: {stated} pixels are too many, or too long for their width; take it out of the folder")
+
+
+def _eight_bits(image: Image.Image, grey: bool) -> Image.Image:
+    """An image in grey or RGB; Pillow would clip 16 bits a pixel at 255, and warn of transparent palettes."""
+    from PIL import Image
+
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    elif image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("L" if grey else "RGB")
+
+
+def _resized(size: tuple[int, int], height: int, width: int) -> tuple[int, int]:
+    """Width and height of an image once its shorter side is 256/224 of the input's; as it is where that fits."""
+    if size == (width, height):
+        return size
+    scale = max(round(height * 256 / 224) / size[1], round(width * 256 / 224) / size[0])
+    return max(round(size[0] * scale), width), max(round(size[1] * scale), height)
+
+
+def _crop(image: Image.Image, size: tuple[int, int], height: int, width: int) -> npt.NDArray[np.uint8]:
+    """The centre of an image, resized before where its size is another."""
+    from PIL import Image
+
+    if size != image.size:
+        image = image.resize(size, Image.Resampling.BILINEAR)
+    if image.size != (width, height):
+        left, top = (image.width - width) // 2, (image.height - height) // 2
+        image = image.crop((left, top, left + width, top + height))
+    return np.asarray(image)
