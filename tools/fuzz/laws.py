@@ -217,6 +217,7 @@ LAWS: tuple[Callable[[Written], str | None], ...] = (
     verify_agrees,
     expanded_is_equal,
     verify_is_right,
+    not_larger,
 )
 
 
