@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import Unknown, shown
@@ -60,6 +61,13 @@ def effective_output(graph: gs.Graph, node: gs.Node) -> gs.Tensor:
         if low == 0.0:
             return following.outputs[0]
     return node.outputs[0]
+
+
+def adds_number(node: gs.Node) -> bool:
+    """Whether a node adds one number to a tensor: codes hold the number exactly, at a scale of its own."""
+    numbers = [values for t in node.inputs if (values := constant(t)) is not None]
+    plain = op_of(node) == "Add" and len(node.inputs) == 2 and len(numbers) == 1
+    return plain and numbers[0].size == 1 and numbers[0].dtype == np.float32
 
 
 def _has_scale(node: gs.Node) -> bool:
@@ -194,7 +202,7 @@ class Placer:
         variables = [t for t in slots if isinstance(t, gs.Variable) and not t.is_empty()]
         if not variables or any(t.name not in self._ranges for t in variables):
             return
-        if any(isinstance(t, gs.Constant) for t in slots):
+        if any(isinstance(t, gs.Constant) for t in slots) and not adds_number(node):
             return
         outputs = node.outputs if op_of(node) == "Split" else node.outputs[:1] if len(node.outputs) == 1 else []
         outputs = [effective_output(self._graph, node)] if len(outputs) == 1 else outputs
