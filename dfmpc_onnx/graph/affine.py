@@ -28,19 +28,31 @@ def channel_values(tensor: gs.Tensor, channels: int | None, rank: int | None) ->
 
 
 def takes_affine(node: gs.Node | None) -> bool:
-    """Whether a node's output channels can be scaled and shifted: a Conv or BatchNormalization of known parameters."""
+    """Whether a node's output channels can be scaled and shifted: a Conv, Gemm or BatchNormalization
+    of known parameters."""
     if node is None:
         return False
     if op_of(node) == "BatchNormalization":
         return batch_norm_parameters(node) is not None and all(
             np.asarray(node.inputs[index].values).dtype == np.float32 for index in (1, 2)
         )
-    return op_of(node) == "Conv" and _is_float(input_constant(node, 1)) and _has_plain_bias(node)
+    if op_of(node) == "Gemm":
+        weight, bias = input_constant(node, 1), input_constant(node, 2)
+        plain = all(float(node.attrs.get(key, 1.0)) == 1.0 for key in ("alpha", "beta"))
+        fits = not has_input(node, 2) or (
+            bias is not None and weight is not None and bias.size == output_channels(node)
+        )
+        return plain and fits and weight is not None and weight.dtype == np.float32 and _has_plain_bias(node)
+    return op_of(node) == "Conv" and _is_map_weight(input_constant(node, 1)) and _has_plain_bias(node)
 
 
 def output_channels(node: gs.Node) -> int:
     """How many channels a node that `takes_affine` puts out."""
-    return len(node.inputs[1].values)
+    return int(node.inputs[1].values.shape[_output_axis(node)])
+
+
+def _output_axis(node: gs.Node) -> int:
+    return 1 if op_of(node) == "Gemm" and not node.attrs.get("transB", 0) else 0
 
 
 def apply_behind(node: gs.Node, factor: Float, shift: Float, names: Namer) -> None:
@@ -48,8 +60,8 @@ def apply_behind(node: gs.Node, factor: Float, shift: Float, names: Namer) -> No
     channels = output_channels(node)
     factor, shift = np.broadcast_to(factor, channels), np.broadcast_to(shift, channels)
     weight = np.asarray(node.inputs[1].values, np.float64)
-    bias = np.asarray(node.inputs[2].values, np.float64) if has_input(node, 2) else np.zeros(channels)
-    scaled = weight * factor.reshape(-1, *(1,) * (weight.ndim - 1))
+    bias = np.asarray(node.inputs[2].values, np.float64).reshape(-1) if has_input(node, 2) else np.zeros(channels)
+    scaled = weight * factor.reshape(tuple(-1 if i == _output_axis(node) else 1 for i in range(weight.ndim)))
     parameters = [(1, scaled)]
     if has_input(node, 2) or shift.any():
         parameters.append((2, bias * factor + shift))
@@ -58,7 +70,7 @@ def apply_behind(node: gs.Node, factor: Float, shift: Float, names: Namer) -> No
 
 def takes_input_factor(node: gs.Node) -> bool:
     """Whether a Conv's input channels can be scaled in its weight."""
-    return op_of(node) == "Conv" and _is_float(input_constant(node, 1)) and _has_plain_bias(node)
+    return op_of(node) == "Conv" and _is_map_weight(input_constant(node, 1)) and _has_plain_bias(node)
 
 
 def takes_input_shift(node: gs.Node) -> bool:
@@ -92,7 +104,7 @@ def is_moderate(factor: Float) -> bool:
     return bool((size > SMALLEST).all() and (size < LARGEST).all())
 
 
-def _is_float(values: np.ndarray | None) -> bool:
+def _is_map_weight(values: np.ndarray | None) -> bool:
     return values is not None and values.dtype == np.float32 and values.ndim > 2
 
 

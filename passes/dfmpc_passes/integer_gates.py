@@ -47,8 +47,8 @@ class IntegerGates(Pass[NoOptions]):
 
     Requires: a normalized graph.
 
-    Refuses when: no Conv or BatchNormalization stands in front that could take the factor; others read what the gate
-    reads. With activations in float, or for a target without integer kernels between layers, nothing is done.
+    Refuses when: no Conv, Gemm or BatchNormalization stands in front that could take the factor; others read what the
+    gate reads. With activations in float, or for a target without integer kernels between layers, nothing is done.
 
     Reference: docs/method.md, section 7; Howard et al. 2019, section 5.2 (ReLU6 for the sake of fixed point).
     """

@@ -192,7 +192,14 @@ class GatedBlock(nn.Module):
     """1x1 -> act -> depthwise -> act -> squeeze-and-excitation if asked for -> 1x1; BatchNorm after each Conv."""
 
     def __init__(
-        self, inputs: int, outputs: int, stride: int, expansion: int, kernel: int, act: type[nn.Module], se: nn.Module | None
+        self,
+        inputs: int,
+        outputs: int,
+        stride: int,
+        expansion: int,
+        kernel: int,
+        act: type[nn.Module],
+        se: nn.Module | None,
     ) -> None:
         super().__init__()
         inner = inputs * expansion
@@ -216,7 +223,12 @@ class EfficientNet(nn.Module):
         super().__init__()
         layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.SiLU()]
         channels = 16
-        for width, expansion, kernel, blocks, first in ((16, 1, 3, 1, 1), (24, 4, 3, 2, 2), (40, 4, 5, 2, 1), (64, 4, 5, 2, 2)):
+        for width, expansion, kernel, blocks, first in (
+            (16, 1, 3, 1, 1),
+            (24, 4, 3, 2, 2),
+            (40, 4, 5, 2, 1),
+            (64, 4, 5, 2, 2),
+        ):
             for block in range(blocks):
                 se = SqueezeExcitation(channels * expansion, max(channels // 4, 8), nn.SiLU, nn.Sigmoid)
                 layers.append(GatedBlock(channels, width, 1 if block else first, expansion, kernel, nn.SiLU, se))
@@ -380,7 +392,7 @@ NAMES = {
     "mobilenet": "inverted residuals with ReLU6 (Sandler et al. 2018) for 32x32 pixels, float32, opset 13",
     "plain": "plain chain of 7 Convs with BatchNorm and max pooling (after VGG), float32, opset 13",
     "densenet": "DenseNet-BC-28 of growth 16 (Huang et al. 2017), BatchNorm before each Conv, float32, opset 13",
-    "efficientnet": "like EfficientNet-B0 (Tan and Le 2019) for 32x32 pixels: SiLU, SE in all blocks, float32, opset 13",
+    "efficientnet": "like EfficientNet-B0 (Tan and Le 2019) for 32x32 pixels: SiLU, SE, float32, opset 13",
     "mobilenetv3": "like MobileNetV3 (Howard et al. 2019) for 32x32 pixels: HardSwish, SE, float32, opset 13",
 }
 
