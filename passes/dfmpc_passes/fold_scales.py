@@ -32,9 +32,9 @@ class FoldScales(Pass[NoOptions]):
     """Before: Conv(x, W, b) -> Mul(k) -> Add(t) -> y; z -> Mul(k) -> Add(t) -> Conv(W, b)
     After: Conv(x, k W, k b + t) -> y; z -> Conv(k W, b + W t)
 
-    Why: k (W x + b) + t = (k W) x + (k b + t), and W (k z + t) + b = (k W) z + (b + W t). Learned scales and biases that
-    an exporter leaves as nodes have no integer kernel: the layers on both sides would leave integers for them. Where
-    zeros are padded in front of the Conv behind, the shift cannot move; there k z + t = k (z + t / k), and k alone does.
+    Why: k (W x + b) + t = (k W) x + (k b + t), and W (k z + t) + b = (k W) z + (b + W t). Learned scales and biases
+    that an exporter leaves as nodes have no integer kernel: the layers on both sides would leave integers for them.
+    Where zeros are padded in front of the Conv behind, k alone moves, since k z + t = k (z + t / k).
 
     Requires: a normalized graph.
 
@@ -136,10 +136,10 @@ def _fold_past_sum(
         factor_shaped = factor.reshape(())
     else:
         return None
-    moved = np.asarray(number.values, np.float64) / factor_shaped
-    if not np.isfinite(moved.astype(np.float32)).all():
+    moved = np.asarray(np.asarray(number.values, np.float64) / factor_shaped, np.float32)
+    if not np.isfinite(moved).all():
         return None
     apply_in_front(reader, factor, ZERO, names)
-    sum_.inputs = [x if i != index else gs.Constant(names(number.name), moved.astype(np.float32)) for i in (0, 1)]
+    sum_.inputs = [x if i != index else gs.Constant(names(number.name), moved) for i in (0, 1)]
     remove(graph, [node])
     return str(reader.name)
