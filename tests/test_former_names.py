@@ -80,8 +80,11 @@ PASSES = (
 METADATA = {"version": "0.1.0", "recipe": "int4", "weights": "4", "activations": "8", "passes": PASSES}
 
 
+SINCE_THEN = ("fold_scales", "integer_gates")
+
+
 def as_made(recipe):
-    return [(step.use, step.options) for step in recipe.steps]
+    return [(step.use, step.options) for step in recipe.steps if step.use not in SINCE_THEN]
 
 
 def test_a_recipe_of_0_1_is_the_recipe_of_today_with_a_note(tmp_path):

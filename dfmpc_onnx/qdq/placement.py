@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import Unknown, shown
@@ -32,9 +31,9 @@ from dfmpc_onnx.pipeline.facts import Codes, FloatActivations, FloatLayers, Laye
 from dfmpc_onnx.pipeline.refusals import Reason
 from dfmpc_onnx.pipeline.targets import CPU_TARGET, Target
 from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.qdq.added_numbers import adds_number, effective_output
 
 IN_FLOAT = "integer weights, float arithmetic"
-FUSES_ACTIVATION = frozenset({"Conv", "Add"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,26 +47,6 @@ class Sites:
     layers: frozenset[str]
     tensors: Mapping[str, str]
     refused: Mapping[str, Reason]
-
-
-def effective_output(graph: gs.Graph, node: gs.Node) -> gs.Tensor:
-    """The output of a node, or of the Relu or Clip from 0 that stands alone behind it and fuses with it."""
-    following = only_consumer(graph, node.outputs[0])
-    if isinstance(following, gs.Node) and op_of(following) in ("Relu", "Clip") and op_of(node) in FUSES_ACTIVATION:
-        try:
-            low, _ = clip_bounds(following)
-        except Unknown:
-            return node.outputs[0]
-        if low == 0.0:
-            return following.outputs[0]
-    return node.outputs[0]
-
-
-def adds_number(node: gs.Node) -> bool:
-    """Whether a node adds one number to a tensor: codes hold the number exactly, at a scale of its own."""
-    numbers = [values for t in node.inputs if (values := constant(t)) is not None]
-    plain = op_of(node) == "Add" and len(node.inputs) == 2 and len(numbers) == 1
-    return plain and numbers[0].size == 1 and numbers[0].dtype == np.float32
 
 
 def _has_scale(node: gs.Node) -> bool:

@@ -28,8 +28,9 @@ from dfmpc_onnx.pipeline.facts import Codes, FinalOpset, FloatLayers, FoldedBatc
 from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.pipeline.refusals import Reason
 from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.qdq.added_numbers import quantize_numbers
 from dfmpc_onnx.qdq.decoder import fits_int8, integer_scale
-from dfmpc_onnx.qdq.placement import IN_FLOAT, Placer, adds_number, effective_output
+from dfmpc_onnx.qdq.placement import IN_FLOAT, Placer
 
 QParams = tuple[np.float32, np.uint8 | np.int8]  # scale and zero point
 Parameters = dict[str, QParams]
@@ -93,7 +94,7 @@ class InsertQDQ(Pass[NoOptions]):
         )
         insert(graph, before=biases)
         if target.between:
-            _quantize_numbers(graph, names)
+            quantize_numbers(graph, names)
             _pad_codes(graph)
             kept = _guard_float_layers(graph, workspace.get(Layers), integer, names)
         else:
@@ -204,31 +205,6 @@ def _insert(graph: gs.Graph, parameters: Parameters, names: Namer) -> None:
         else:
             after.setdefault(id(source), []).extend(nodes)
     insert(graph, after=after, first=first)
-
-
-def _quantize_numbers(graph: gs.Graph, names: Namer) -> None:
-    """Give the number that is added to a dequantized tensor a code, so that the sum is one of integers.
-
-    A number c is code 255 at the scale c / 255, or code 0 with the zero point 255 where it is negative.
-    """
-    before: dict[int, list[gs.Node]] = {}
-    for node in graph.nodes:
-        after = only_consumer(graph, effective_output(graph, node)) if adds_number(node) else ""
-        if isinstance(after, str) or not quantizes(after):
-            continue
-        index = next(i for i, t in enumerate(node.inputs) if constant(t) is not None)
-        source = producer(node.inputs[1 - index])
-        value = np.asarray(constant(node.inputs[index]), np.float32)
-        if source is None or not dequantizes(source) or not np.isfinite(value).all():
-            continue
-        scale, zero = unsigned_qparams(*sorted((0.0, float(value.reshape(-1)[0]))))
-        code = np.full(value.shape, 0 if zero else 255, np.uint8)
-        stem, decoded = names(f"{node.name}.number"), gs.Variable(names(f"{node.name}.number.decoded"))
-        constants = [gs.Constant(f"{stem}.q", code), gs.Constant(f"{stem}.scale", np.array(scale, np.float32))]
-        constants.append(gs.Constant(f"{stem}.zp", np.array(zero, np.uint8)))
-        before[id(node)] = [gs.Node("DequantizeLinear", stem, {}, constants, [decoded])]
-        node.inputs[index] = decoded
-    insert(graph, before=before)
 
 
 def _pad_codes(graph: gs.Graph) -> None:
