@@ -16,8 +16,8 @@ from collections.abc import Mapping
 
 import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.errors import Unknown, shown
-from dfmpc_onnx.graph.operators import averages, clip_bounds, keeps_scale, meaning_of, op_of
+from dfmpc_onnx.errors import shown
+from dfmpc_onnx.graph.operators import averages, keeps_scale, meaning_of, op_of
 from dfmpc_onnx.graph.query import (
     captured_tensors,
     constant,
