@@ -22,7 +22,7 @@ from dfmpc_onnx.numerics.ranges import (
 from dfmpc_onnx.pipeline.facts import Codes, MeasuredRanges, Ranges
 from dfmpc_onnx.pipeline.manager import Pass, PassResult, Refusal
 from dfmpc_onnx.pipeline.workspace import Workspace
-from dfmpc_onnx.statistics.gated_ranges import widen_gated
+from dfmpc_onnx.statistics.gated_ranges import cap_gated
 from dfmpc_onnx.statistics.independent_moments import NOT_NEEDED, propagate
 
 
@@ -105,7 +105,7 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
                 low, high = min(low, seen[0]), max(high, seen[1])
             ranges[spec.name] = (low, high)
         _overshoot(workspace.graph, ranges, measured, reach)
-        widen_gated(workspace.graph, ranges, measured)
+        cap_gated(workspace.graph, ranges)
         _widen_averages(workspace.graph, ranges)
         workspace.put(Ranges(ranges))
         refusals = tuple(
