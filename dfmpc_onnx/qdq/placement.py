@@ -16,8 +16,8 @@ from collections.abc import Mapping
 
 import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.errors import Unknown, shown
-from dfmpc_onnx.graph.operators import averages, clip_bounds, keeps_scale, meaning_of, op_of
+from dfmpc_onnx.errors import shown
+from dfmpc_onnx.graph.operators import averages, keeps_scale, meaning_of, op_of
 from dfmpc_onnx.graph.query import (
     captured_tensors,
     constant,
@@ -31,9 +31,9 @@ from dfmpc_onnx.pipeline.facts import Codes, FloatActivations, FloatLayers, Laye
 from dfmpc_onnx.pipeline.refusals import Reason
 from dfmpc_onnx.pipeline.targets import CPU_TARGET, Target
 from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.qdq.added_numbers import adds_number, effective_output
 
 IN_FLOAT = "integer weights, float arithmetic"
-FUSES_ACTIVATION = frozenset({"Conv", "Add"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,19 +49,6 @@ class Sites:
     tensors: Mapping[str, str]
     refused: Mapping[str, Reason]
     pools: frozenset[str] = frozenset()
-
-
-def effective_output(graph: gs.Graph, node: gs.Node) -> gs.Tensor:
-    """The output of a node, or of the Relu or Clip from 0 that stands alone behind it and fuses with it."""
-    following = only_consumer(graph, node.outputs[0])
-    if isinstance(following, gs.Node) and op_of(following) in ("Relu", "Clip") and op_of(node) in FUSES_ACTIVATION:
-        try:
-            low, _ = clip_bounds(following)
-        except Unknown:
-            return node.outputs[0]
-        if low == 0.0:
-            return following.outputs[0]
-    return node.outputs[0]
 
 
 def _has_scale(node: gs.Node) -> bool:
@@ -224,7 +211,7 @@ class Placer:
         variables = [t for t in slots if isinstance(t, gs.Variable) and not t.is_empty()]
         if not variables or any(t.name not in self._ranges for t in variables):
             return
-        if any(isinstance(t, gs.Constant) for t in slots):
+        if any(isinstance(t, gs.Constant) for t in slots) and not adds_number(node):
             return
         outputs = node.outputs if op_of(node) == "Split" else node.outputs[:1] if len(node.outputs) == 1 else []
         outputs = [effective_output(self._graph, node)] if len(outputs) == 1 else outputs

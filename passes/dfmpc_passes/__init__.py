@@ -8,7 +8,9 @@ from dfmpc_passes.estimate_ranges import EstimateRanges
 from dfmpc_passes.estimate_statistics import EstimateStatistics
 from dfmpc_passes.fold_batch_norm import FoldBatchNorm
 from dfmpc_passes.fold_batch_norm_forward import FoldBatchNormForward
+from dfmpc_passes.fold_scales import FoldScales
 from dfmpc_passes.insert_qdq import InsertQDQ
+from dfmpc_passes.integer_gates import IntegerGates
 from dfmpc_passes.keep_activations_float import KeepActivationsFloat
 from dfmpc_passes.keep_layers_float import KeepLayersFloat
 from dfmpc_passes.keep_scores_float import KeepScoresFloat
@@ -24,6 +26,8 @@ from dfmpc_passes.take_widest_bits import TakeWidestBits
 
 PASSES = (
     Normalize,
+    FoldScales,
+    IntegerGates,
     PairConvolutions,
     BalanceChannels,
     EstimateStatistics,

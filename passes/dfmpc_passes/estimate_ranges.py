@@ -35,6 +35,7 @@ from dfmpc_onnx.pipeline.facts import Codes, Layers, MeasuredRanges, Ranges
 from dfmpc_onnx.pipeline.manager import Pass, PassResult, Refusal
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.quantization.layer_reach import reach_by_moments
+from dfmpc_onnx.statistics.gated_ranges import cap_gated
 from dfmpc_onnx.statistics.independent_moments import NOT_NEEDED, propagate
 from dfmpc_onnx.statistics.reach_followers import widened
 
@@ -92,6 +93,7 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
             ranges.pop(name, None)
         _within_clips(workspace.graph, ranges)
         _overshoot(workspace.graph, ranges, found.tensors, reach)
+        cap_gated(workspace.graph, ranges)
         _widen_averages(workspace.graph, ranges)
         workspace.put(Ranges(ranges))
         refusals = tuple(

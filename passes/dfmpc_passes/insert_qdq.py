@@ -25,6 +25,7 @@ from dfmpc_onnx.pipeline.facts import Codes, FinalOpset, FloatLayers, FoldedBatc
 from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.pipeline.refusals import Reason
 from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.qdq.added_numbers import quantize_numbers
 from dfmpc_onnx.qdq.beside_integers import (
     guard_float_layers,
     keep_from_gemm,
@@ -98,6 +99,7 @@ class InsertQDQ(Pass[NoOptions]):
         )
         insert(graph, before=biases)
         if target.between:
+            quantize_numbers(graph, names)
             pool_floats(graph, sites.pools, own, names)
             pad_codes(graph)
             kept = guard_float_layers(graph, workspace.get(Layers), integer, names)

@@ -1,0 +1,59 @@
+"""Sums with one number between layers: its code, so that the sum is one of integers, and what fuses behind it."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from dfmpc_onnx.errors import Unknown
+from dfmpc_onnx.graph.edit import Namer, insert
+from dfmpc_onnx.graph.operators import clip_bounds, dequantizes, op_of, quantizes
+from dfmpc_onnx.graph.query import constant, only_consumer, producer
+from dfmpc_onnx.numerics.ranges import unsigned_qparams
+
+FUSES_ACTIVATION = frozenset({"Conv", "Add"})
+
+
+def effective_output(graph: gs.Graph, node: gs.Node) -> gs.Tensor:
+    """The output of a node, or of the Relu or Clip from 0 that stands alone behind it and fuses with it."""
+    following = only_consumer(graph, node.outputs[0])
+    if isinstance(following, gs.Node) and op_of(following) in ("Relu", "Clip") and op_of(node) in FUSES_ACTIVATION:
+        try:
+            low, _ = clip_bounds(following)
+        except Unknown:
+            return node.outputs[0]
+        if low == 0.0:
+            return following.outputs[0]
+    return node.outputs[0]
+
+
+def adds_number(node: gs.Node) -> bool:
+    """Whether a node adds one number to a tensor: codes hold the number exactly, at a scale of its own."""
+    numbers = [values for t in node.inputs if (values := constant(t)) is not None]
+    plain = op_of(node) == "Add" and len(node.inputs) == 2 and len(numbers) == 1
+    return plain and numbers[0].size == 1 and numbers[0].dtype == np.float32
+
+
+def quantize_numbers(graph: gs.Graph, names: Namer) -> None:
+    """Give the number that is added to a dequantized tensor a code, so that the sum is one of integers.
+
+    A number c is code 255 at the scale c / 255, or code 0 with the zero point 255 where it is negative.
+    """
+    before: dict[int, list[gs.Node]] = {}
+    for node in graph.nodes:
+        after = only_consumer(graph, effective_output(graph, node)) if adds_number(node) else ""
+        if isinstance(after, str) or not quantizes(after):
+            continue
+        index = next(i for i, t in enumerate(node.inputs) if constant(t) is not None)
+        source = producer(node.inputs[1 - index])
+        value = np.asarray(constant(node.inputs[index]), np.float32)
+        if source is None or not dequantizes(source) or not np.isfinite(value).all():
+            continue
+        scale, zero = unsigned_qparams(*sorted((0.0, float(value.reshape(-1)[0]))))
+        code = np.full(value.shape, 0 if zero else 255, np.uint8)
+        stem, decoded = names(f"{node.name}.number"), gs.Variable(names(f"{node.name}.number.decoded"))
+        constants = [gs.Constant(f"{stem}.q", code), gs.Constant(f"{stem}.scale", np.array(scale, np.float32))]
+        constants.append(gs.Constant(f"{stem}.zp", np.array(zero, np.uint8)))
+        before[id(node)] = [gs.Node("DequantizeLinear", stem, {}, constants, [decoded])]
+        node.inputs[index] = decoded
+    insert(graph, before=before)
