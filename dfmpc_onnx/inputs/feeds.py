@@ -12,10 +12,10 @@ from dfmpc_onnx.errors import OptionError, shown
 from dfmpc_onnx.inputs.preprocess import Preprocess
 from dfmpc_onnx.inputs.procedural import noise_fields
 from dfmpc_onnx.numerics.arrays import Float
+from dfmpc_onnx.numerics.ranges import Range
 
 HALF_RANGE = 3.0  # from the middle of a range to its ends
 FEWEST_TO_MATCH = 1024  # of a channel, from which on it gets exactly the moments that it is to have
-Range = tuple[float, float]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 
 from dfmpc_onnx.errors import shown
-from dfmpc_onnx.inputs.feeds import InputMoments, Range, check_names, preprocess_of
+from dfmpc_onnx.inputs.feeds import InputMoments, check_names, preprocess_of
 from dfmpc_onnx.inputs.normalization import (
     ASSUMED,
     NOTHING_FITS,
@@ -35,6 +35,7 @@ from dfmpc_onnx.model.protos import WEIGHTED_OPERATORS, every_node, names_read, 
 from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.numerics.input_moments import FilterBank, Observation, solve_inputs
 from dfmpc_onnx.numerics.moment_match import mismatch
+from dfmpc_onnx.numerics.ranges import Range
 
 # What pixels are in front of the arithmetic, and what they are behind it, where both are usual.
 RAW_SCALES = ("raw", "unit", "keras")

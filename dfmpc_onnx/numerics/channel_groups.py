@@ -17,9 +17,8 @@ from dfmpc_onnx.numerics.arrays import Float
 
 APART = 8.0  # times as large as the next channel is the smallest of a group
 FEWEST_OF_CHANNEL = 4  # of a channel; of fewer it is chance how large they are
-LEAST_SHARE = (
-    1 / 16
-)  # of the channels must be smaller than the rest to be a group: no lone channel that is barely active
+# Of the channels must be smaller than the rest to be a group: no lone channel that is barely active.
+FEWEST_CHANNELS = 1 / 16
 MOST_CHANNELS = 2**16  # an axis that is longer holds positions
 FEW_POSITIONS = 128  # of the longer of two axes: it may be the channels as well
 FAINTEST = 2.0**-16  # of the largest channel's root mean square: what is fainter is judged as if it were that large
@@ -93,7 +92,7 @@ def groups_of_scales(scales: Float, live: npt.NDArray[np.bool_]) -> tuple[npt.ND
     sorted_scales = scales[order]
     cuts = np.flatnonzero(sorted_scales[:-1] >= APART * sorted_scales[1:]) + 1
     parts = np.split(order, cuts)
-    while len(parts) > 1 and len(parts[-1]) < LEAST_SHARE * len(scales):
+    while len(parts) > 1 and len(parts[-1]) < FEWEST_CHANNELS * len(scales):
         last = parts.pop()
         parts[-1] = np.concatenate([parts[-1], last])
     rest = np.setdiff1d(np.arange(len(scales)), order)

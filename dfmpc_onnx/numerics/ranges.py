@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from dfmpc_onnx.numerics.moments import clipped_gaussian
 
+Range = tuple[float, float]  # the least and the greatest value of a tensor
 LEVELS = 255  # steps that 8 bits divide a range into
 SIGNED_LEVELS = 127
 DEVIATIONS = 8.0  # docs/method.md, section 7: what lies beyond is cheaper to clip than to make room for

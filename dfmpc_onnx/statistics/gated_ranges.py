@@ -11,9 +11,9 @@ import onnx_graphsurgeon as gs
 from dfmpc_onnx.errors import Unknown
 from dfmpc_onnx.graph.operators import clip_bounds, is_clip, meaning_of, op_of
 from dfmpc_onnx.graph.query import constant, producer
+from dfmpc_onnx.numerics.ranges import Range
 from dfmpc_onnx.statistics.composed_functions import Composed, compose
 
-Range = tuple[float, float]
 POINTS = 4097  # of a range, among which the bounds of a function are looked for
 
 

@@ -9,9 +9,9 @@ import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.graph.operators import keeps_scale, op_of
 from dfmpc_onnx.numerics.moments import ChannelMoments
+from dfmpc_onnx.numerics.ranges import Range
 from dfmpc_onnx.statistics.composed_functions import Composed, compose
 
-Range = tuple[float, float]
 SHUT = 0.25  # of what its factors' ranges allow: a product that reaches less was never let through
 NOTHING_BEYOND = frozenset({"MaxPool", "Flatten", "Pad", "Slice"})  # nothing beyond what they read, and zeros
 
