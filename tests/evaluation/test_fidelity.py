@@ -306,3 +306,17 @@ def test_rows_whose_number_is_stated_are_compared_as_they_stand():
     rows = np.array([[[1.0, 0], [2, 0], [3, 0]]])
     found.add(rows, rows[:, ::-1])
     assert found.sqnr_db < 10
+
+
+def test_images_of_a_batch_whose_rows_pair_off_in_unlike_numbers_are_each_measured():
+    """Of one image all rows of the float network have a nearest, of the other those of the candidate are more."""
+    want = np.array([[[0.0, 0], [100, 0], [200, 0]], [[0, 0], [1, 0], [2, 0]]])
+    got = np.array([[[1.0, 0], [101, 0]], [[0, 0], [300, 0]]])
+    stated = StatedOutput("boxes", (2, "k", 2), True)
+    found = NetworkDifference("a", "b", [stated], [stated])
+    found.add([want], [got])
+    by_image = [NetworkDifference("a", "b", [stated], [stated]) for _ in want]
+    for image, a, b in zip(by_image, want, got, strict=True):
+        image.add([a[None]], [b[None]])
+    assert found.each[0].compared
+    assert found.each[0].noise == sum(image.each[0].noise for image in by_image) > 0
