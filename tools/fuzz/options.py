@@ -27,15 +27,15 @@ def options_for(
     options: dict[str, object] = {"recipe": rng.choice(RECIPES), "input_shapes": tuple(input_shapes), "threads": 1}
     if rng.random() < 0.4:
         options["weights"] = rng.choice(WEIGHTS)
-    if rng.random() < 0.35:
-        options["activations"] = rng.choice(["none", "none", "8"])
+    if rng.random() < 0.65:  # else they stay in float where nothing says what an input holds
+        options["activations"] = rng.choice(["none", "8", "8", "8"])
     if rng.random() < 0.4:
         options["target"] = rng.choice(sorted(TARGETS))
     if rng.random() < 0.2:
         options["reduce_range"] = rng.choice([True, True, False])
     if rng.random() < 0.25:
         options["layers"] = _layers(model, rng)
-    if rng.random() < 0.3:
+    if rng.random() < 0.4:
         options["preprocess"] = rng.choice(PREPROCESSES)
     if rng.random() < 0.2:
         options["seed"] = rng.randrange(1, 5)
