@@ -94,9 +94,11 @@ class Case:
     def least_checked(self) -> float | None:
         """The least SQNR in dB by the closing check, whose inputs are such as the statistics come from.
 
-        There 8 bits of activations promise something, too: what they cost beyond 20 dB stays in float.
+        There 8 bits of activations promise something, too: what they cost beyond 20 dB stays in float. A preprocess
+        that is given may be none that the normalizations were measured under.
         """
-        plain = self.options.get("weights", "8") == "8" and not self.options.keys() & {"layers", "images"}
+        others = self.options.keys() & {"layers", "images", "preprocess"}
+        plain = self.options.get("weights", "8") == "8" and not others
         return LEAST_CHECKED if self.ordinary and plain and self.options["recipe"] == "int8" else None
 
 
