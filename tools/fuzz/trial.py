@@ -94,10 +94,10 @@ class Case:
     def least_checked(self) -> float | None:
         """The least SQNR in dB by the closing check, whose inputs are such as the statistics come from.
 
-        There 8 bits of activations promise something, too: what they cost beyond 20 dB stays in float. A preprocess
-        that is given may be none that the normalizations were measured under.
+        There 8 bits of activations promise something, too: what they cost beyond 20 dB stays in float. Not where
+        normalizations were measured on other inputs, or a preprocess is given: ranges then hold for those.
         """
-        others = self.options.keys() & {"layers", "images", "preprocess"}
+        others = self.options.keys() & {"layers", "images", "preprocess"} or b"BatchNormalization" in self.model
         plain = self.options.get("weights", "8") == "8" and not others
         return LEAST_CHECKED if self.ordinary and plain and self.options["recipe"] == "int8" else None
 
