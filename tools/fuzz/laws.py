@@ -181,7 +181,8 @@ def verify_is_right(written: Written) -> str | None:
     try:
         found = dfmpc_onnx.verify(written.source, written.target, images=path, input_shapes=written.input_shapes)
     except UserError as error:
-        return f"verify on images: {error}" if written.report.fidelity is not None else None
+        refused = written.report.fidelity is not None and not _all_empty(written, images)
+        return f"verify on images: {error}" if refused else None
     finally:
         path.unlink()
     if not _repeats(written):
@@ -271,6 +272,12 @@ def _by_hand(session: onnxruntime.InferenceSession, images: np.ndarray) -> Itera
     for values in zip(*(session.run(None, {given.name: x}) for x in fed), strict=True):
         numbers = all(isinstance(value, np.ndarray) and value.dtype.kind in "fiub" for value in values)
         yield [np.asarray(value, np.float64) for value in values] if numbers else None
+
+
+def _all_empty(written: Written, images: np.ndarray) -> bool:
+    """Whether nothing comes out of one of both networks: no box is chosen on these images."""
+    both = [_by_hand(session, images) for session in (written.float_session, written.session)]
+    return any(all(not any(v.size for v in values) for values in found if values is not None) for found in both)
 
 
 def _decibels(want: list[np.ndarray], got: list[np.ndarray], group: GroupFidelity | None) -> float:

@@ -14,6 +14,7 @@ from dfmpc_onnx.pipeline.targets import TARGETS
 RECIPES = ("mixed", "mixed", "int8", "int8", "int4", "closed-form", "per-channel", "paper")
 WEIGHTS = ("8", "8", "7", "6", "5", "4", "3", "2", "2/6", "2/8", "4/8", "3/5", "ternary/6", "ternary/8", "auto")
 PREPROCESSES = ("imagenet", "lite", "keras", "unit", "raw", "caffe", "half", "half:bgr", "127.5/127.5", "0/1")
+FAR = ("raw", "caffe", "0/1")  # of pixels that are a hundred times as large as what cases are judged on
 IMAGES = "images.npz"
 
 
@@ -78,6 +79,8 @@ def _least(options: dict[str, object]) -> float | None:
     """What 8 bits of weights promise; ranges of activations depend on what the procedural inputs hold."""
     usual = {"int8": "8", "per-channel": "", "closed-form": ""}
     if options.get("weights", usual.get(str(options["recipe"]), "")) != "8" or "layers" in options:
+        return None
+    if options.get("preprocess") in FAR:  # then corrections of biases are as large as errors on such inputs
         return None
     if options.get("activations") == "none" and not options.get("reduce_range"):
         return 20.0
