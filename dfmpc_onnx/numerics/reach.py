@@ -62,6 +62,11 @@ def pushed_reach(rows: Float32, entries: Reach, bias: Float | float = 0.0) -> Re
     not do so at once, so that what they add counts by the root of its squares. rows: ``[groups, out/group, k]``;
     entries: three ``[groups, k]``; bias: ``[out]``.
     """
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is no bound
+        return _pushed(rows, entries, bias)
+
+
+def _pushed(rows: Float32, entries: Reach, bias: Float | float) -> Reach:
     up, down = (np.square(side)[:, :, None] for side in (entries.high - entries.mean, entries.mean - entries.low))
     squares = np.square(rows)
     rising = np.where(rows > 0, squares, np.float32(0))

@@ -12,7 +12,8 @@ from dfmpc_onnx.numerics.moments import ChannelMoments
 from dfmpc_onnx.numerics.ranges import Range
 from dfmpc_onnx.statistics.composed_functions import Composed, compose
 
-SHUT = 0.25  # of what its factors' ranges allow: a product that reaches less was never let through
+SHUT = 0.25  # of what its factors' ranges allow: a gated tensor that reaches less was never let through
+FASTER = 3.0  # times as large is what grows faster than linearly, where its argument is twice as large
 NOTHING_BEYOND = frozenset({"MaxPool", "Flatten", "Pad", "Slice"})  # nothing beyond what they read, and zeros
 
 
@@ -35,7 +36,7 @@ def widened(
         if function is not None:
             functions[node.outputs[0].name] = function
         for name in (tensor.name for tensor in node.outputs):
-            bounds = reach.get(name) or _carried(node, wide, function) or _let_through(node, so_far)
+            bounds = reach.get(name) or _carried(node, wide, function) or _let_through(node, so_far, known)
             if bounds is None or name in fixed or name not in ranges:
                 continue
             low, high = min(bounds[0], ranges[name][0]), max(bounds[1], ranges[name][1])
@@ -48,7 +49,11 @@ def widened(
 def _carried(node: gs.Node, wide: Mapping[str, Range], function: Composed | None) -> Range | None:
     """How far a node's output reaches where it is a function, a move or a sum of what reaches far; else None."""
     if function is not None and function.source in wide:
-        ends = function.function(np.array([wide[function.source]]))[0]
+        ends, twice = (function.function(factor * np.array([wide[function.source]]))[0] for factor in (1.0, 2.0))
+        if np.any(
+            (ends != 0) & (np.abs(twice) > FASTER * np.abs(ends))
+        ):  # eight deviations of a cube are nothing like their cube
+            return None
         return (float(ends.min()), float(ends.max())) if np.isfinite(ends).all() else None
     moves = keeps_scale(node) or op_of(node) in NOTHING_BEYOND
     found = [wide[t.name] for t in node.inputs[: 1 if moves else None] if t.name in wide]
@@ -60,12 +65,22 @@ def _carried(node: gs.Node, wide: Mapping[str, Range], function: Composed | None
     return float(lows.min()), float(highs.max())
 
 
-def _let_through(node: gs.Node, ranges: Mapping[str, Range]) -> Range | None:
-    """What a product may become whose gate stood shut: where it reached less than a quarter of its factors' product."""
+def _let_through(node: gs.Node, ranges: Mapping[str, Range], known: Mapping[str, ChannelMoments]) -> Range | None:
+    """What a product may become whose gate stood shut: where it reached less than a quarter of its factors' product.
+
+    A gate is a factor with bounds of its own, as a Sigmoid has.
+    """
     names = [tensor.name for tensor in (*node.inputs, *node.outputs)]
     if op_of(node) != "Mul" or len(names) != 3 or not all(name in ranges for name in names):
+        return None
+    if not any(_bounded(known.get(name)) for name in names[:2]):
         return None
     corners = np.multiply.outer(ranges[names[0]], ranges[names[1]])
     low, high = float(corners.min()), float(corners.max())
     seen = ranges[names[2]]
     return (low, high) if seen[1] - seen[0] < SHUT * (high - low) else None
+
+
+def _bounded(moments: ChannelMoments | None) -> bool:
+    """Whether every channel has bounds, whatever the network is fed."""
+    return moments is not None and bool(np.isfinite(moments.low).all() and np.isfinite(moments.high).all())

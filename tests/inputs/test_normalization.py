@@ -288,4 +288,5 @@ def test_quantize_and_verify_tell_of_a_preprocess_that_is_ruled_out(tmp_path: pa
     assert said in dfmpc("quantize", model, "-o", out, "--recipe", "int8", "--preprocess", "raw").stderr
     assert said not in dfmpc("verify", model, out).stderr  # as the file says: told when it was made
     assert said in dfmpc("verify", model, out, "--preprocess", "raw").stderr
-    assert dfmpc("quantize", model, "-o", out, "--recipe", "int8", "--preprocess", "imagenet").stderr == ""
+    right = dfmpc("quantize", model, "-o", out, "--recipe", "int8", "--preprocess", "imagenet").stderr
+    assert "BatchNormalization" not in right

@@ -27,12 +27,12 @@ def pruned(variance: float = 0.0, size: float = 0.0) -> onnx.ModelProto:
 
 
 def folded_biases(model: onnx.ModelProto) -> list[np.ndarray]:
-    """The biases of the three Convs as they are decoded, in order."""
+    """The biases of the Convs that have one, as they are decoded, in order."""
     stored = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
     makers = {name: node for node in model.graph.node for name in node.output}
     found = []
     for node in model.graph.node:
-        if node.op_type == "Conv":
+        if node.op_type == "Conv" and len(node.input) > 2:
             by = makers.get(node.input[2])
             parts = [stored[node.input[2]]] if by is None else [stored[name] for name in by.input[:2]]
             found.append(np.prod([part.astype(np.float64) for part in parts], axis=0))
