@@ -102,14 +102,14 @@ def keep_from_gemm(graph: gs.Graph, integer: frozenset[str], names: Namer) -> No
 
 
 def keep_from_relu(graph: gs.Graph, integer: frozenset[str], names: Namer) -> None:
-    """Keep integer Gemms that give floats from the Relu behind them: onnxruntime makes one float kernel of both.
+    """Keep integer Gemms that give floats from the Relu or Clip behind them: onnxruntime computes both in float.
 
-    Seen in 1.32 where nothing quantizes behind the Relu. A Max of one input changes no value and is not optimized away.
+    Seen in 1.32 where nothing quantizes behind the Relu or Clip. A Max of one input changes no value and is not optimized away.
     """
     before: dict[int, list[gs.Node]] = {}
     for node in graph.nodes:
         relu = only_consumer(graph, node.outputs[0]) if node.name in integer and op_of(node) == "Gemm" else ""
-        if isinstance(relu, str) or op_of(relu) != "Relu":
+        if isinstance(relu, str) or op_of(relu) not in ("Relu", "Clip"):
             continue
         reader = only_consumer(graph, relu.outputs[0])
         if isinstance(reader, str) or not quantizes(reader):

@@ -366,13 +366,15 @@ def test_a_max_pool_behind_float_arithmetic_pools_floats_and_one_between_integer
     assert graphs.relative(graphs.run(made, x), graphs.run(model, x)) < 0.05
 
 
+@pytest.mark.parametrize("bound", ["Relu", "Clip"])
 @pytest.mark.parametrize("behind", ["Sigmoid", "output"])
-def test_a_gemm_with_a_relu_that_no_integer_layer_reads_computes_in_integers(behind, tmp_path):
-    """Of such a pair onnxruntime makes one float kernel, where nothing stands between."""
+def test_a_gemm_with_a_relu_that_no_integer_layer_reads_computes_in_integers(bound, behind, tmp_path):
+    """onnxruntime computes such a pair in float, where nothing stands between."""
     net = graphs.Net()
     pooled = net.node("Flatten", net.node("GlobalAveragePool", net.relu(net.conv("x", 8))))
     net.channels[pooled] = 8
-    y = net.relu(net.gemm(pooled, 6))
+    y = net.gemm(pooled, 6)
+    y = net.relu(y) if bound == "Relu" else net.clip(y)
     model = net.model(net.node("Sigmoid", y) if behind == "Sigmoid" else y)
     report = dfmpc_onnx.quantize(model, tmp_path / "q.onnx", "per-channel", weights="8", activations="8").report
     found = {layer.name: layer.integer for layer in dfmpc_onnx.inspect(tmp_path / "q.onnx").quantized_layers}

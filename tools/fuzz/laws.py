@@ -182,7 +182,7 @@ def verify_is_right(written: Written) -> str | None:
     try:
         found = dfmpc_onnx.verify(written.source, written.target, images=path, input_shapes=written.input_shapes)
     except UserError as error:
-        refused = written.report.fidelity is not None and not _all_empty(written, images)
+        refused = written.report.fidelity is not None and not _nothing_in_common(written, images)
         return f"verify on images: {error}" if refused else None
     finally:
         path.unlink()
@@ -275,10 +275,14 @@ def _by_hand(session: onnxruntime.InferenceSession, images: np.ndarray) -> Itera
         yield [np.asarray(value, np.float64) for value in values] if numbers else None
 
 
-def _all_empty(written: Written, images: np.ndarray) -> bool:
-    """Whether nothing comes out of one of both networks: no box is chosen on these images."""
-    both = [_by_hand(session, images) for session in (written.float_session, written.session)]
-    return any(all(not any(v.size for v in values) for values in found if values is not None) for found in both)
+def _nothing_in_common(written: Written, images: np.ndarray) -> bool:
+    """Whether no output holds the same number of values, and any, in both networks: other boxes are chosen, or none."""
+    both = (_by_hand(session, images) for session in (written.float_session, written.session))
+    pairs = [(want, got) for want, got in zip(*both, strict=True) if want is not None and got is not None]
+    return not any(
+        any(a.size for a in want) and all(a.shape == b.shape for a, b in zip(want, got, strict=True))
+        for want, got in pairs
+    )
 
 
 def _decibels(want: list[np.ndarray], got: list[np.ndarray], group: GroupFidelity | None) -> float:
