@@ -104,7 +104,8 @@ def keep_from_gemm(graph: gs.Graph, integer: frozenset[str], names: Namer) -> No
 def keep_from_relu(graph: gs.Graph, integer: frozenset[str], names: Namer) -> None:
     """Keep integer Gemms that give floats from the Relu or Clip behind them: onnxruntime computes both in float.
 
-    Seen in 1.32 where nothing quantizes behind the Relu or Clip. A Max of one input changes no value and is not optimized away.
+    Seen in 1.32 where nothing quantizes behind the Relu or Clip. A Max of one input changes no value and is not
+    optimized away.
     """
     before: dict[int, list[gs.Node]] = {}
     for node in graph.nodes:
