@@ -9,6 +9,7 @@ import numpy as np
 
 from dfmpc_onnx import catalog
 from dfmpc_onnx.errors import CannotRun, ModelError, RuntimeUnavailable, shown
+from dfmpc_onnx.evaluation.fidelity import SessionInput, first_feeds
 from dfmpc_onnx.graph.exchange import to_graph, to_model
 from dfmpc_onnx.inputs.samples import Samples, check_images
 from dfmpc_onnx.inputs.spec import InputSpec, InputSpecs
@@ -45,10 +46,10 @@ def check_source(source: Source, settings: Settings, inputs: InputSpecs) -> None
         return  # nothing to ask with
     if isinstance(found, Samples):
         with assumptions_named(source, inputs):
-            session.run({name: np.asarray(values[0]) for name, values in found.feeds.items()})
+            session.run(first_feeds(session, found))
         return
     (spec,) = inputs
-    x = found.x.astype(spec.dtype or np.float32)
+    x = found.x.astype(SessionInput.of(session).dtype)
     with assumptions_named(source, inputs):
         session.run({spec.name: np.repeat(x, spec.batch or 1, axis=0)})
     if spec.batch is None:

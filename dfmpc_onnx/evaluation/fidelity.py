@@ -16,11 +16,12 @@ from dfmpc_onnx.inputs.samples import Samples
 from dfmpc_onnx.runtime.session import Session
 
 BATCH = 50
-INPUT_TYPES: Mapping[str, type[np.generic]] = {
+FLOAT_TYPES: Mapping[str, type[np.generic]] = {
     "tensor(float16)": np.float16,
+    "tensor(float)": np.float32,
     "tensor(double)": np.float64,
-    "tensor(uint8)": np.uint8,
 }
+INPUT_TYPES: Mapping[str, type[np.generic]] = {**FLOAT_TYPES, "tensor(uint8)": np.uint8}
 MOST_KEPT = 2**28  # bytes of outputs that are kept while another network runs
 
 
@@ -101,7 +102,7 @@ def _sample_parts(session: Session, feeds: Mapping[str, npt.NDArray[np.generic]]
         listed = ", ".join(sorted(map(shown, names)))
         raise ModelError(f"{session.label}: its inputs are {listed}; they differ from the other network's")
     for values in zip(*feeds.values(), strict=True):
-        fed = {name: np.asarray(value) for name, value in zip(feeds, values, strict=True)}
+        fed = as_taken(session, dict(zip(feeds, values, strict=True)))
         batches = {len(value) for value in fed.values() if value.ndim}
         yield [out if out.ndim and len(out) in batches else out[None] for out in _arrays(session, fed)]
 
@@ -173,7 +174,17 @@ def first_feeds(session: Session, images: Images | Samples) -> dict[str, npt.NDA
     """What a network is fed first when it is compared."""
     if isinstance(images, Images):
         return next(SessionInput.of(session).batches(images.x))[0]
-    return {name: np.asarray(values[0]) for name, values in images.feeds.items()}
+    return as_taken(session, {name: values[0] for name, values in images.feeds.items()})
+
+
+def as_taken(session: Session, feeds: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, npt.NDArray[np.generic]]:
+    """Inputs by name, those of floats in the precision that a network takes: of two networks one may be normalized."""
+    types = {name: FLOAT_TYPES.get(kind) for name, _, kind in session.inputs}
+    fed = {name: np.asarray(value) for name, value in feeds.items()}
+    return {
+        name: value if value.dtype.kind != "f" else value.astype(types.get(name) or value.dtype, copy=False)
+        for name, value in fed.items()
+    }
 
 
 def _batches(x: npt.NDArray[np.float32], size: int, pad: bool) -> Iterator[tuple[npt.NDArray[np.float32], int]]:

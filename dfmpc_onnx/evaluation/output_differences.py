@@ -126,20 +126,23 @@ class OutputDifference:
             return
         if not want.size:
             return
-        if self._chosen and want.ndim == 3:  # behind the axis of the runs
+        parts = [(want, got)]
+        if self._chosen and want.ndim == 3:  # behind the axis of the runs; images have their own numbers of pairs
             matched = [matched_rows(a, b) for a, b in zip(want, got, strict=True)]
-            want, got = (np.stack(rows) for rows in zip(*matched, strict=True))
+            parts = [(a[None], b[None]) for a, b in matched]
         try:
-            self._measure(want, got)
+            for part in parts:
+                self._measure(*part)
         except (ValueError, TypeError):
             self.leave_out(NO_NUMBERS)
             return
         self.why_not = ""
         self.floats = want.dtype.kind not in "biu"
-        for chosen, out in zip(self.largest, (want, got), strict=True):
-            rows = out.reshape(len(out), -1)
-            chosen.append(rows.argmax(1))
-            self.classes = rows.shape[1]
+        for part in parts:
+            for chosen, out in zip(self.largest, part, strict=True):
+                rows = out.reshape(len(out), -1)
+                chosen.append(rows.argmax(1))
+                self.classes = rows.shape[1]
 
     def _measure(self, want: npt.NDArray[np.generic], got: npt.NDArray[np.generic]) -> None:
         """In blocks of flat values: in double precision, with their difference and squares, large ones would swell."""

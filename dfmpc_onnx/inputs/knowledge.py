@@ -77,11 +77,11 @@ def find_out(
 ) -> tuple[InputSpecs, PreprocessChoice]:
     """The inputs under all that is known of them, and how that came about; `choice.unknown` names the others.
 
+    Where the user gives images, no input is unknown.
+
     text, doubt: as for `resolve_preprocess`. recorded_by: how the preprocess came about that a quantized file states.
     """
     inputs, choice = resolve_preprocess(model, inputs, text, prediction, doubt=doubt)
-    if inputs.images is not None:
-        return inputs, choice
     with np.errstate(all="ignore"):  # what is damaged is reported by others
         head = linear_head(model, {s.name: s.shape for s in inputs if s.is_float and s.resolved and not s.is_sequence})
     guessed = (choice.by if recorded_by is None else recorded_by) in (*NOT_GUESSED, BY_HEAD, BY_NORMS)
@@ -117,6 +117,8 @@ def find_out(
         if len(pictures) == 1:
             inputs = dataclasses.replace(inputs, preprocess=next(iter(found.values())).preprocess)
         choice = _in_words(choice, pictures, how)
+    if inputs.images is not None:  # they show what an input holds; what is made beside them, for checks, is as found
+        return inputs, choice
     inputs = dataclasses.replace(inputs, unknown=frozenset(entry.name for entry in unknown))
     return inputs, msgspec.structs.replace(choice, unknown=unknown)
 

@@ -27,6 +27,8 @@ ROWS, GLYPHS = 6, (3, 14)
 GLYPH_SIZE, THICKNESS = (0.04, 0.25), (0.05, 0.11)
 CONTRAST = 1.5  # deviation of its colour over that of a leaf's: writing is made to be seen
 KEPT = 16  # of the pictures made last: as many as statistics come from where pictures are large
+# Small ones are painted four times as fine, so they take longest beside what they hold: 3 kB each at most are kept.
+SMALL_PIXELS, SMALL_KEPT = 32 * 32, 4096
 
 
 def noise_fields(
@@ -83,12 +85,12 @@ def dead_leaves(count: int, height: int, width: int, seed: int) -> Pixels:
 def _series(count: int, height: int, width: int, seed: int, written: int) -> Pixels:
     """Pictures; every so many-th with writing, none for 0."""
     result = np.empty((count, height, width, 3), np.uint8)
+    picture = _small_picture if height * width <= SMALL_PIXELS else _large_picture
     for index in range(count):
-        result[index] = _picture_of_series(index, height, width, seed, bool(written) and index % written == written - 1)
+        result[index] = picture(index, height, width, seed, bool(written) and index % written == written - 1)
     return result
 
 
-@functools.lru_cache(KEPT)
 def _picture_of_series(index: int, height: int, width: int, seed: int, written: bool) -> Pixels:
     """One picture of a series."""
     # A camera's pixel averages what falls on it, so pictures are painted finer and averaged down.
@@ -102,6 +104,10 @@ def _picture_of_series(index: int, height: int, width: int, seed: int, written: 
     picture: Pixels = np.clip(np.rint(blocks.mean(axis=(1, 3))), 0, 255).astype(np.uint8)
     picture.flags.writeable = False  # it is handed out again
     return picture
+
+
+_small_picture = functools.lru_cache(SMALL_KEPT)(_picture_of_series)
+_large_picture = functools.lru_cache(KEPT)(_picture_of_series)
 
 
 def _picture(height: int, width: int, generator: np.random.Generator) -> npt.NDArray[np.float32]:

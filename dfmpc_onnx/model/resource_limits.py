@@ -2,7 +2,8 @@
 
 A file of a few hundred bytes can ask for a constant or a map of terabytes (ConstantOfShape, Expand, Tile, Range, Pad,
 Resize, ConvTranspose, a giant input), and a runtime works constants out while it loads the file. Others ask it to
-divide by 0, to read an input that is not there, or to write out functions without an end.
+divide by 0, to read an input that is not there, or to write out functions without an end. A Conv whose own padding is
+a million columns wide has room in memory, but no end of time.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Claim(NamedTuple):
 
 NOTHING = Claim("", (), 0)
 WINDOWED = frozenset({"Conv", "ConvTranspose"})
+MOST_PADDING = 2**16  # positions by which a Conv's padding may be wider than its window
 
 
 def check_claims(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
@@ -57,7 +59,11 @@ def check_claims(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], 
 
 
 def _check_kernels(graph: onnx.GraphProto, outer: Mapping[str, Claim], where: str) -> None:
-    """Raise ModelError where a Conv's window holds nothing: some shapes of it keep onnxruntime busy for ever."""
+    """Raise ModelError where a Conv's window holds nothing, or most windows hold nothing but padding.
+
+    Some shapes of the first keep onnxruntime busy for ever, the second for minutes. What a Pad adds is not bounded
+    here: a waveform is filled up to half a minute.
+    """
     sizes = {**outer, **_sizes(graph)}
     for node in graph.node:
         weight = sizes.get(node.input[1]) if op_of(node) in WINDOWED and len(node.input) > 1 else None
@@ -66,8 +72,23 @@ def _check_kernels(graph: onnx.GraphProto, outer: Mapping[str, Claim], where: st
                 f"{where}: the weight of {node.op_type} '{shown(node.name)}' has shape {list(weight.shape)} and holds "
                 "nothing; the model is damaged"
             )
+        if weight is not None and op_of(node) == "Conv" and (padded := _excess_padding(node, weight)) > MOST_PADDING:
+            raise ModelError(
+                f"{where}: Conv '{shown(node.name)}' pads its input by {padded} positions more than its window has; "
+                "the model is damaged"
+            )
         for body in bodies(node):
             _check_kernels(body, sizes, where)
+
+
+def _excess_padding(node: onnx.NodeProto, weight: Claim) -> int:
+    """By how much the widest padding of a Conv is wider than the window along that axis: such windows hold zeros."""
+    stated = {attribute.name: attribute.ints for attribute in node.attribute}
+    kernel, pads, dilations = weight.shape[2:], stated.get("pads", ()), stated.get("dilations", ())
+    if len(pads) != 2 * len(kernel) or len(dilations or kernel) != len(kernel):
+        return 0  # for the checker and the runtime to say
+    extents = [(size - 1) * step + 1 for size, step in zip(kernel, dilations or [1] * len(kernel), strict=True)]
+    return max((pad - extent for pad, extent in zip(pads, [*extents, *extents], strict=True)), default=0)
 
 
 def _skeleton(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> onnx.ModelProto:

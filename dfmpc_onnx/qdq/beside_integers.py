@@ -101,6 +101,25 @@ def keep_from_gemm(graph: gs.Graph, integer: frozenset[str], names: Namer) -> No
                     reader.inputs[index] = gs.Constant(names(f"{node.name}.bias"), bias[np.newaxis])
 
 
+def keep_from_relu(graph: gs.Graph, integer: frozenset[str], names: Namer) -> None:
+    """Keep integer Gemms that give floats from the Relu or Clip behind them: onnxruntime computes both in float.
+
+    Seen in 1.32 where nothing quantizes behind the Relu or Clip. A Max of one input changes no value and is not
+    optimized away.
+    """
+    before: dict[int, list[gs.Node]] = {}
+    for node in graph.nodes:
+        relu = only_consumer(graph, node.outputs[0]) if node.name in integer and op_of(node) == "Gemm" else ""
+        if isinstance(relu, str) or op_of(relu) not in ("Relu", "Clip"):
+            continue
+        reader = only_consumer(graph, relu.outputs[0])
+        if isinstance(reader, str) or not quantizes(reader):
+            same = gs.Variable(names(f"{node.name}.float"))
+            before[id(relu)] = [gs.Node("Max", same.name, {}, [relu.inputs[0]], [same])]
+            relu.inputs[0] = same
+    insert(graph, before=before)
+
+
 def guard_float_layers(graph: gs.Graph, layers: Layers, integer: frozenset[str], names: Namer) -> list[str]:
     """Keep float layers float: onnxruntime quantizes the float weight of a layer between QDQ nodes by itself.
 

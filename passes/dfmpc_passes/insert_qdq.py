@@ -29,6 +29,7 @@ from dfmpc_onnx.qdq.added_numbers import quantize_numbers
 from dfmpc_onnx.qdq.beside_integers import (
     guard_float_layers,
     keep_from_gemm,
+    keep_from_relu,
     move_float,
     pad_codes,
     pool_floats,
@@ -94,23 +95,23 @@ class InsertQDQ(Pass[NoOptions]):
         biases, float_biases = _quantize_biases(graph, layers, with_bias - unfit, codes, parameters, names)
         integer = sites.layers - unfit - set(float_biases)
         own = {id(node) for node in graph.nodes if dequantizes(node)}
-        _insert(
-            graph, {name: p for name, p in parameters.items() if not _is_quantized_outside(graph, name, given)}, names
-        )
+        kind = np.dtype(np.int8 if target.signed else np.uint8)
+        new = {name: p for name, p in parameters.items() if not _is_quantized_outside(graph, name, given, kind)}
+        _insert(graph, new, names)
         insert(graph, before=biases)
         if target.between:
             quantize_numbers(graph, names)
             pool_floats(graph, sites.pools, own, names)
             pad_codes(graph)
+            keep_from_relu(graph, integer, names)
             kept = guard_float_layers(graph, workspace.get(Layers), integer, names)
         else:
             kept = read_float(graph, workspace.get(Layers), integer, own)
             move_float(graph, own)
             keep_from_gemm(graph, integer, names)
         workspace.put(Placement(integer))
-        kind = "int8" if target.signed else "uint8"
         rewrites = tuple(
-            Rewrite(name, f"quantized to {kind}", {"scale": float(scale), "zero_point": int(zero)})
+            Rewrite(name, f"quantized to {kind.name}", {"scale": float(scale), "zero_point": int(zero)})
             for name, (scale, zero) in parameters.items()
         )
         rewrites += tuple(Rewrite(name, f"{n} channels rounded coarser for their bias") for name, n in coarser.items())
@@ -159,11 +160,21 @@ def quantized_before(graph: gs.Graph, signed: bool) -> Parameters:
     return found
 
 
-def _is_quantized_outside(graph: gs.Graph, name: str, given: Parameters) -> bool:
-    """Whether a tensor comes from a DequantizeLinear of the model's own, or goes to nothing but a QuantizeLinear."""
+def _codes_of(node: gs.Node) -> np.dtype[np.generic]:
+    """The type that a QuantizeLinear rounds to: that of its zero point, uint8 where it has none."""
+    zero = input_constant(node, 2) if has_input(node, 2) else None
+    return zero.dtype if zero is not None else np.dtype(np.uint8)
+
+
+def _is_quantized_outside(graph: gs.Graph, name: str, given: Parameters, kind: np.dtype[np.generic]) -> bool:
+    """Whether a tensor comes from a DequantizeLinear of the model's own, or goes to nothing but a QuantizeLinear.
+
+    kind: of the codes that the target wants; a layer does not fuse with a QuantizeLinear to another type than its
+    input's, and gets one in front of that.
+    """
     tensor = graph.tensors()[name]
     readers = consumers(tensor)
-    alone = bool(readers) and all(quantizes(node) for node in readers)
+    alone = bool(readers) and all(quantizes(node) and _codes_of(node) == kind for node in readers)
     return name in given or (alone and not is_output(graph, tensor))
 
 

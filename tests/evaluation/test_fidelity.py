@@ -2,6 +2,7 @@ import math
 import tracemalloc
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper
 
@@ -306,3 +307,30 @@ def test_rows_whose_number_is_stated_are_compared_as_they_stand():
     rows = np.array([[[1.0, 0], [2, 0], [3, 0]]])
     found.add(rows, rows[:, ::-1])
     assert found.sqnr_db < 10
+
+
+def test_images_of_a_batch_whose_rows_pair_off_in_unlike_numbers_are_each_measured():
+    """Of one image all rows of the float network have a nearest, of the other those of the candidate are more."""
+    want = np.array([[[0.0, 0], [100, 0], [200, 0]], [[0, 0], [1, 0], [2, 0]]])
+    got = np.array([[[1.0, 0], [101, 0]], [[0, 0], [300, 0]]])
+    stated = StatedOutput("boxes", (2, "k", 2), True)
+    found = NetworkDifference("a", "b", [stated], [stated])
+    found.add([want], [got])
+    by_image = [NetworkDifference("a", "b", [stated], [stated]) for _ in want]
+    for image, a, b in zip(by_image, want, got, strict=True):
+        image.add([a[None]], [b[None]])
+    assert found.each[0].compared
+    assert found.each[0].noise == sum(image.each[0].noise for image in by_image) > 0
+
+
+def test_networks_of_two_inputs_are_fed_in_the_precision_that_each_takes():
+    """Of a model in half precision that runs only once it is normalized, the reference computes in single precision."""
+
+    def added(kind: int) -> onnx.ModelProto:
+        ends = [helper.make_tensor_value_info(name, kind, [1, 4]) for name in ("a", "b", "y")]
+        graph = helper.make_graph([helper.make_node("Add", ["a", "b"], ["y"])], "g", ends[:2], ends[2:])
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+    single, half = (Session(added(kind)) for kind in (TensorProto.FLOAT, TensorProto.FLOAT16))
+    feeds = {name: RANDOM.standard_normal((3, 1, 4)).astype(np.float32) for name in "ab"}
+    assert compare(single, half, Samples(feeds, 3, "")).sqnr_db > 60

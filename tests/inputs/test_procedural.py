@@ -1,5 +1,7 @@
 import numpy as np
+import pytest
 
+from dfmpc_onnx.inputs import procedural
 from dfmpc_onnx.inputs.procedural import dead_leaves, noise_fields, pictures
 
 
@@ -47,3 +49,10 @@ def test_every_second_picture_carries_writing_in_a_colour_of_its_own():
 def test_the_smallest_pictures_can_be_written_on():
     assert pictures(4, 1, 1, 0).shape == (4, 1, 1, 3)
     assert pictures(4, 2, 40, 0).shape == (4, 2, 40, 3)
+
+
+def test_small_pictures_are_painted_once(monkeypatch):
+    """A network of 32 x 32 reads some hundred, each for statistics, ranges and checks."""
+    first = pictures(64, 7, 9, 11)
+    monkeypatch.setattr(procedural, "_picture", lambda *arguments: pytest.fail("painted again"))
+    assert np.array_equal(pictures(64, 7, 9, 11), first)

@@ -100,6 +100,23 @@ def test_an_open_dimension_is_what_the_user_says(monkeypatch):
         check_claims(model, {"x": (1, 3, 300, 300)}, "model")
 
 
+@pytest.mark.parametrize("pads", [[0, 0, 0, 1 << 20], [1 << 20, 0, 0, 0]])
+def test_a_conv_that_reads_a_million_columns_of_its_own_padding_is_refused(tmp_path, pads):
+    """Of one case that the fuzzers drew: 0.3 kB, a few maps of 0.1 GB, and minutes for each recipe."""
+    source = tmp_path / "model.onnx"
+    onnx.save(network(f"y = Conv <pads = {pads}> (c, v)", constants=", float[1, 4, 1, 1] v = {1, 2, 3, 4}"), source)
+    result = dfmpc("quantize", source, "-o", tmp_path / "out.onnx", "--recipe", "per-channel")
+    assert_refused(result, "pads its input by 1048575 positions more than its window has", "the model is damaged")
+
+
+def test_a_causal_conv_may_pad_as_widely_as_its_window_reaches():
+    wide = network(
+        "y = Conv <pads = [0, 100000, 0, 0], dilations = [1, 100000]> (c, v)",
+        constants=", float[1, 4, 1, 2] v = {1, 2, 3, 4, 5, 6, 7, 8}",
+    )
+    check_claims(wide, {"x": (1, 3, 8, 8)}, "model")
+
+
 def sparse(dims: list[int]) -> onnx.SparseTensorProto:
     values = numpy_helper.from_array(np.ones(1, np.float32), "s")
     return helper.make_sparse_tensor(values, numpy_helper.from_array(np.array([0]), "i"), dims)

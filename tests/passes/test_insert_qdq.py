@@ -364,3 +364,32 @@ def test_a_max_pool_behind_float_arithmetic_pools_floats_and_one_between_integer
     assert makers[reads["maxpool2"]] == "QLinearConv"
     x = graphs.input_of(model)
     assert graphs.relative(graphs.run(made, x), graphs.run(model, x)) < 0.05
+
+
+@pytest.mark.parametrize("bound", ["Relu", "Clip"])
+@pytest.mark.parametrize("behind", ["Sigmoid", "output"])
+def test_a_gemm_with_a_relu_that_no_integer_layer_reads_computes_in_integers(bound, behind, tmp_path):
+    """onnxruntime computes such a pair in float, where nothing stands between."""
+    net = graphs.Net()
+    pooled = net.node("Flatten", net.node("GlobalAveragePool", net.relu(net.conv("x", 8))))
+    net.channels[pooled] = 8
+    y = net.gemm(pooled, 6)
+    y = net.relu(y) if bound == "Relu" else net.clip(y)
+    model = net.model(net.node("Sigmoid", y) if behind == "Sigmoid" else y)
+    report = dfmpc_onnx.quantize(model, tmp_path / "q.onnx", "per-channel", weights="8", activations="8").report
+    found = {layer.name: layer.integer for layer in dfmpc_onnx.inspect(tmp_path / "q.onnx").quantized_layers}
+    assert found == {layer.name: layer.integer for layer in report.layers} == {"conv1": True, "gemm1": True}
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8])
+def test_a_layer_in_front_of_codes_of_another_type_computes_in_integers(kind, tmp_path):
+    """As where half of a network was trained for another target."""
+    net = graphs.Net()
+    scale, zero = net.weight("sx", np.float32(0.02)), net.weight("zx", kind(0))
+    x = net.relu(net.conv("x", 4))
+    y = net.node("DequantizeLinear", net.node("QuantizeLinear", x, scale, zero), scale, zero)
+    net.channels[y] = 4
+    report = dfmpc_onnx.quantize(net.model(net.conv(y, 4)), tmp_path / "q.onnx", "int8", activations="8").report
+    found = {layer.name: layer.integer for layer in dfmpc_onnx.inspect(tmp_path / "q.onnx").quantized_layers}
+    assert found == {layer.name: layer.integer for layer in report.layers}
+    assert found["conv1"]

@@ -202,6 +202,22 @@ def looping(seed: int, pipe: Connection) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals and limits of memory")
+@pytest.mark.parametrize("strict", [False, True])
+def test_what_8_bit_activations_lose_on_inputs_that_they_were_made_for_is_judged(monkeypatch, strict):
+    if strict:
+        monkeypatch.setattr(trial, "LEAST_CHECKED", 120.0)
+        monkeypatch.setattr(trial, "LEEWAY", 0.0)
+    options = {"recipe": "int8", "activations": "8"}
+    net = Net()
+    model = net.model(net.conv(net.relu(net.conv("x", 8, bias=True)), 4)).SerializeToString()
+    found = tried(Case("network", "network", model, options, None, ordinary=True))
+    assert found.outcome == ("defect" if strict else AGREEING), found.detail
+    assert not strict or (found.place == "activations" and "with float activations" in found.detail)
+    assert tried(Case("network", "network", model, options, None)).outcome == AGREEING
+    measured_on_others = ALL["chain"]().SerializeToString()
+    assert Case("network", "network", measured_on_others, options, None, ordinary=True).least_checked is None
+
+
 def test_a_case_that_never_ends_is_told_and_the_others_go_on(monkeypatch):
     from tools.fuzz import pool
 

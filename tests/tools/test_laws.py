@@ -8,6 +8,7 @@ import onnx
 import pytest
 
 import dfmpc_onnx
+from dfmpc_onnx.errors import UserError
 from dfmpc_onnx.report.schema import LayerReport
 from tests.graphs import ALL, Net, chain
 from tools.fuzz import laws
@@ -93,3 +94,17 @@ def test_a_result_that_is_larger_needs_a_line_that_gives_the_size(tmp_path):
     assert "no warning says so" in (laws.not_larger(swapped) or "")
     line = f"the file takes {found.source.stat().st_size} bytes, more than the float model"
     assert laws.not_larger(changed(swapped, warnings=(line,))) is None
+
+
+def test_a_verify_that_refuses_is_wrong_unless_the_networks_choose_other_rows_or_none(tmp_path, monkeypatch):
+    found = written(tmp_path, chain())
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise UserError("no output can be compared")
+
+    monkeypatch.setattr(dfmpc_onnx, "verify", refuse)
+    assert "no output" in (laws.verify_is_right(found) or "")
+    rows = iter([0, 0, 3, 5])
+    monkeypatch.setattr(laws, "_by_hand", lambda session, images: iter([[np.zeros((next(rows), 4))]]))
+    assert laws.verify_is_right(found) is None  # none in both
+    assert laws.verify_is_right(found) is None  # 3 and 5

@@ -50,7 +50,8 @@ def drawn_architecture(seed: int, number: int) -> Case:
     beside = {**written.beside, **({} if images is None else {IMAGES: images})}
     source = f"opset {build.opset}, {', '.join(written.habits) or 'plain'}"
     model = written.model.SerializeToString()
-    return Case(kind, source, model, options, least if ordinary else None, beside, tuple(build.varying))
+    least = least if ordinary else None
+    return Case(kind, source, model, options, least, beside, tuple(build.varying), ordinary)
 
 
 def trained(kind: str, rng: random.Random) -> tuple[Builder, onnx.ModelProto]:

@@ -10,7 +10,7 @@ from tools.fuzz.trial import Case
 
 FOLDER = pathlib.Path(__file__).parent / "corpus"
 LARGEST = 20_000  # bytes of a model: the corpus is read by everyone who clones the project
-FIELDS = {"why", "kind", "options", "least_sqnr", "varying"}
+FIELDS = {"why", "kind", "options", "least_sqnr", "varying", "ordinary"}
 
 
 def names(folder: pathlib.Path = FOLDER) -> list[str]:
@@ -27,7 +27,7 @@ def read(name: str, folder: pathlib.Path = FOLDER) -> Case:
     del beside["json"]
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in held["options"].items()}
     kind, varying = held.get("kind", "corpus"), tuple(held.get("varying", ()))
-    return Case(kind, name, model, options, held.get("least_sqnr"), beside, varying)
+    return Case(kind, name, model, options, held.get("least_sqnr"), beside, varying, held.get("ordinary", False))
 
 
 def keep(case: Case, name: str, why: str, folder: pathlib.Path = FOLDER) -> pathlib.Path:
@@ -42,6 +42,6 @@ def keep(case: Case, name: str, why: str, folder: pathlib.Path = FOLDER) -> path
     path.write_bytes(case.model)
     for file, data in case.beside.items():
         (folder / f"{name}.{file}").write_bytes(data)
-    text = json.dumps({**held, "varying": case.varying}, indent=2, ensure_ascii=False)
+    text = json.dumps({**held, "varying": case.varying, "ordinary": case.ordinary}, indent=2, ensure_ascii=False)
     path.with_suffix(".json").write_text(f"{text}\n", encoding="utf-8")
     return path
