@@ -7,7 +7,7 @@ import signal
 from collections.abc import Iterator
 from types import FrameType
 
-NAMES = ("SIGTERM", "SIGHUP")  # SIGINT is an exception of Python's own
+ENDING = ("SIGTERM", "SIGHUP")  # SIGINT is an exception of Python's own
 
 
 class Ended(KeyboardInterrupt):
@@ -24,7 +24,7 @@ def raised() -> Iterator[None]:
 
     Behind it there is nothing left to clean up, and the interpreter's own end would print where it stood.
     """
-    numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+    numbers = [getattr(signal, name) for name in ENDING if hasattr(signal, name)]
     taken = [n for n in numbers if signal.getsignal(n) is signal.SIG_DFL]
     try:
         for number in taken:

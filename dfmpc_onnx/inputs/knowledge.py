@@ -48,7 +48,9 @@ NOT_GUESSED = ("assumed", "no image")  # how a preprocess came about that says n
 FAR_FROM_ZERO = 1.0  # deviations, from which on an input is a level that varies and no signal about 0
 NOTHING_TELLS = "no BatchNormalization and no arithmetic tells it"
 MAY_REACH_FAR = "what lies about 0, as sound does, may be loud or quiet"
-MAY_BE_NO_PICTURE = "one channel about 0, in the scale of {} pictures, may be a spectrogram or a scan that reaches further"
+MAY_BE_NO_PICTURE = (
+    "one channel about 0, in the scale of {} pictures, may be a spectrogram or a scan that reaches further"
+)
 BY_HEAD, BY_NORMS = "head", "norms"
 BY_JUDGEMENT = ("images", "covariances")  # the first BatchNormalizations fit pictures under a usual preprocess
 

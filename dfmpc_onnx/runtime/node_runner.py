@@ -14,10 +14,9 @@ from dfmpc_onnx.graph.exchange import to_model
 from dfmpc_onnx.graph.query import describe
 from dfmpc_onnx.runtime.session import Session
 
-
 MOST_SESSIONS = 64  # that are kept
 MOST_FED = 2**20  # bytes from which on a run takes longer than a session, whose memory stays as long as it is kept
-LARGEST_CONSTANT = 256  # bytes of a constant of a node that may do the same as another
+LARGEST_SAME = 256  # bytes of a constant of a node that may do the same as another
 WITH_A_STATE = ("Random", "Bernoulli", "Multinomial", "Dropout")  # how names begin of what another run may change
 
 
@@ -66,7 +65,7 @@ def _behaviour(node: gs.Node, feeds: dict[str, npt.NDArray[np.generic]]) -> Hash
     numbers: dict[str, int] = {}
     for tensor in node.inputs:
         if isinstance(tensor, gs.Constant):
-            values = tensor.values if tensor._values.nbytes <= LARGEST_CONSTANT else None
+            values = tensor.values if tensor._values.nbytes <= LARGEST_SAME else None
             if values is None or values.dtype.hasobject:
                 return None
             words.append((values.dtype.str, values.shape, values.tobytes()))

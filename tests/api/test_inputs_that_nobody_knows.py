@@ -246,7 +246,7 @@ def each_of_deviation_one(x: np.ndarray) -> np.ndarray:
 
 
 def spectrogram() -> tuple[onnx.ModelProto, Feeds]:
-    """Harmonics for a while over a floor of noise in decibels, each of mean 0 and deviation 1: no picture of one channel."""
+    """Harmonics for a while over a floor of noise in decibels, each of mean 0 and deviation 1."""
     random, x = np.random.default_rng(6), -60 + 5 * fields(32, 1, 64, 96, power=0.5)
     for sound in x:
         begin, pitch = random.integers(0, 60), random.integers(4, 16)

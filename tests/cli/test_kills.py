@@ -161,7 +161,8 @@ def asked(number: str, event: str, name: str, source: pathlib.Path, out: pathlib
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs signals")
 @pytest.mark.parametrize(("number", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 @pytest.mark.parametrize(
-    ("event", "name"), [("open", "model.onnx"), ("os.mkdir", ".writing"), ("open", "out.onnx"), ("os.chmod", "out.onnx")]
+    ("event", "name"),
+    [("open", "model.onnx"), ("os.mkdir", ".writing"), ("open", "out.onnx"), ("os.chmod", "out.onnx")],
 )
 def test_a_run_that_is_asked_to_end_cleans_up_and_says_so(
     tmp_path: pathlib.Path, number: str, status: int, event: str, name: str
