@@ -194,3 +194,10 @@ def test_a_signal_that_the_process_was_started_to_ignore_stays_ignored(tmp_path:
     command = ["bash", "-c", f"{line} --recipe per-channel", ASKED]
     ended = subprocess.run(command, capture_output=True, check=False, env=environment(), cwd=tmp_path)
     assert ended.returncode == 0 and (tmp_path / "out.onnx").exists()
+
+
+def test_a_run_that_is_interrupted_as_it_starts_shows_no_traceback(tmp_path: pathlib.Path) -> None:
+    words = ["quantize", "none.onnx", "-o", "out.onnx"]
+    command = [sys.executable, "-c", ASKED, "SIGINT", "open", "usage_errors", *words]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment(), cwd=tmp_path)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
