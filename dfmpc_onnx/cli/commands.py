@@ -1,6 +1,6 @@
 """The command line: parse, call, print. Exit status 0 done, 1 below a threshold, 2 the user's mistake, 3 a defect.
 
-130 where it was interrupted.
+130 where it was interrupted (SIGINT), 143 where it was asked to end (SIGTERM).
 """
 
 from __future__ import annotations

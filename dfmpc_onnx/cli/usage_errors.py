@@ -6,10 +6,11 @@ import contextlib
 import sys
 import traceback
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 import click
 
+from dfmpc_onnx.cli import signals
 from dfmpc_onnx.cli.console import give_up, prepare_streams, say, silence_warnings
 from dfmpc_onnx.errors import REPORT_TO, Defect, UserError, printable, shown
 
@@ -46,18 +47,23 @@ class Group(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         prepare_streams()
-        if not args and "args" not in kwargs:  # the words are those of the process, so it is ours alone
-            silence_warnings()
-        try:
-            return super().main(*args, **kwargs)
-        finally:
-            with contextlib.suppress(OSError):  # what could not be written has been reported where it was
-                if sys.stdout is not None:
-                    sys.stdout.flush()
+        with contextlib.ExitStack() as stack:
+            if not args and "args" not in kwargs:  # the words are those of the process, so it is ours alone
+                silence_warnings()
+                stack.enter_context(signals.raised())
+            try:
+                return super().main(*args, **kwargs)
+            finally:
+                with contextlib.suppress(OSError):  # what could not be written has been reported where it was
+                    if sys.stdout is not None:
+                        sys.stdout.flush()
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        with one_line(), written(ctx):  # --help and --version print from here
-            return super().parse_args(ctx, args)
+        try:
+            with one_line(), written(ctx):  # --help and --version print from here
+                return super().parse_args(ctx, args)
+        except KeyboardInterrupt as error:
+            interrupted(ctx, error)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -68,9 +74,8 @@ class Group(click.Group):
             ctx.exit(2)
         except (click.exceptions.Exit, click.Abort, click.ClickException):
             raise
-        except KeyboardInterrupt:  # click would end with 1, which means something else here
-            say("interrupted")
-            ctx.exit(130)
+        except KeyboardInterrupt as error:
+            interrupted(ctx, error)
         except Defect as error:
             say(f"defect: {error}\nThis is our mistake. Please report it to {REPORT_TO}.")
             ctx.exit(3)
@@ -83,6 +88,12 @@ class Group(click.Group):
             line = printable(f"defect: {type(error).__name__} at {place}: {error}")
             say(f"{line}\nThis is our mistake. Please report it to {REPORT_TO}.")
             ctx.exit(3)
+
+
+def interrupted(ctx: click.Context, error: KeyboardInterrupt) -> NoReturn:
+    """End as somebody asked; click would end with 1, which means something else here."""
+    say("interrupted")
+    ctx.exit(signals.status(error))
 
 
 @contextlib.contextmanager

@@ -296,15 +296,17 @@ def compare(
             )
         scores = [round(100 * float((chosen == y).mean()), 2) for chosen in (first_got, first_want)]
     same = first_want == first_got
+    results = {id(output): output.result() for output in found.each}
+    judged = [results[id(output)].sqnr_db for output in found.judged]
     return Fidelity(
         images=count,
         origin=images.origin,
         agreement=round(100 * float(same.mean()), 2),
-        sqnr_db=round(min(output.sqnr_db for output in found.judged), 2),
+        sqnr_db=min(value for value in judged if value is not None),
         max_error=float(np.max([output.worst for output in found.compared])),
         top1=scores[0],
         float_top1=scores[1],
         agreeing=int(same.sum()),
         rows=len(same),
-        outputs=tuple(output.result() for output in found.each),
+        outputs=tuple(results.values()),
     )

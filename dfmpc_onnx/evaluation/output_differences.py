@@ -96,7 +96,10 @@ class OutputDifference:
 
     @property
     def sqnr_db(self) -> float:
-        return min((group.sqnr_db for group in self.groups()), default=decibels(self.signal, self.noise))
+        return self._worst_of(self.groups())
+
+    def _worst_of(self, groups: tuple[GroupFidelity, ...]) -> float:
+        return min((group.sqnr_db for group in groups), default=decibels(self.signal, self.noise))
 
     def groups(self) -> tuple[GroupFidelity, ...]:
         """Channels of like scale and what they come to, where those of the output are of unlike scale."""
@@ -105,7 +108,8 @@ class OutputDifference:
     def result(self) -> OutputFidelity:
         if not self.compared:
             return OutputFidelity(self.name, None, self.why_not)
-        return OutputFidelity(self.name, round(self.sqnr_db, 2), "", self.groups(), self._chosen)
+        groups = self.groups()
+        return OutputFidelity(self.name, round(self._worst_of(groups), 2), "", groups, self._chosen)
 
     def can_match(self, want: npt.NDArray[np.generic], got: npt.NDArray[np.generic]) -> bool:
         """Whether rows of a run can be held against the nearest of the other network, where that has another number."""

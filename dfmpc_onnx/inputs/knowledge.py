@@ -48,7 +48,11 @@ NOT_GUESSED = ("assumed", "no image")  # how a preprocess came about that says n
 FAR_FROM_ZERO = 1.0  # deviations, from which on an input is a level that varies and no signal about 0
 NOTHING_TELLS = "no BatchNormalization and no arithmetic tells it"
 MAY_REACH_FAR = "what lies about 0, as sound does, may be loud or quiet"
+MAY_BE_NO_PICTURE = (
+    "one channel about 0, in the scale of {} pictures, may be a spectrogram or a scan that reaches further"
+)
 BY_HEAD, BY_NORMS = "head", "norms"
+BY_JUDGEMENT = ("images", "covariances")  # the first BatchNormalizations fit pictures under a usual preprocess
 
 
 def with_ranges(inputs: InputSpecs, ranges: Mapping[str, Range]) -> InputSpecs:
@@ -85,6 +89,7 @@ def find_out(
     with np.errstate(all="ignore"):  # what is damaged is reported by others
         head = linear_head(model, {s.name: s.shape for s in inputs if s.is_float and s.resolved and not s.is_sequence})
     guessed = (choice.by if recorded_by is None else recorded_by) in (*NOT_GUESSED, BY_HEAD, BY_NORMS)
+    judged = (choice.by if recorded_by is None else recorded_by) in BY_JUDGEMENT
     found: dict[str, InputSpec] = {}
     how: dict[str, str] = {}
     if guessed:
@@ -110,6 +115,11 @@ def find_out(
         for spec in found.values()
         if spec.moments is not None and _may_reach_far(spec.moments)
     )
+    unknown += tuple(
+        UnknownInput(spec.name, MAY_BE_NO_PICTURE.format(spec.preprocess.name))
+        for spec in inputs
+        if judged and spec.range is None and _may_be_no_picture(spec)
+    )
     if found:
         specs = tuple(found.get(spec.name, spec) for spec in inputs)
         inputs = dataclasses.replace(inputs, specs=specs)
@@ -131,7 +141,7 @@ def unknown_inputs_warning(choice: PreprocessChoice, so: str, may_give_images: b
         begin = begin.replace(": ", "): ", 1)
     else:
         begin = f"the scale of input {names} is not known: {choice.unknown[0].why}"
-    options = ["--preprocess"] if choice.by == "assumed" else []
+    options = ["--preprocess"] if choice.by in ("assumed", *BY_JUDGEMENT) else []
     options.append(f"--input-range '{shown(choice.unknown[0].name)}=LOW:HIGH'")
     options += ["--images"] if may_give_images else []
     return f"{begin}; {so}: give {' or '.join(options)}"
@@ -294,6 +304,17 @@ def _banks(filters: Filters, specs: Mapping[str, InputSpec]) -> dict[str, Filter
 def _may_reach_far(moments: InputMoments) -> bool:
     """Whether an input lies about 0, as what is loud and quiet does, and magnitudes do: its tails are then anything."""
     return float(np.median(np.abs(moments.mean) / np.maximum(moments.deviation, 1e-30))) < FAR_FROM_ZERO
+
+
+def _may_be_no_picture(spec: InputSpec) -> bool:
+    """Whether an input that fits pictures in mean and variance may be something else: without colours, and about 0.
+
+    Between 0 and 1, or 0 and 255, it ends where pictures do.
+    """
+    if not spec.is_normalized or spec.channels != 1:
+        return False
+    mean, variance = spec.preprocess.moments(1)
+    return bool(np.all(np.abs(mean) < FAR_FROM_ZERO * np.sqrt(variance)))
 
 
 def _moments_in_words(moments: InputMoments) -> str:

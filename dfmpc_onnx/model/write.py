@@ -94,9 +94,10 @@ def _publish(renames: list[tuple[pathlib.Path, pathlib.Path]], mode: int, path: 
             for source, target in renames:
                 source.chmod(mode)
                 source.replace(target)
-        except OSError:
-            for target in fresh:
-                target.unlink(missing_ok=True)
+        except BaseException:  # a signal too, which may come once the model has its name
+            if renames[-1][0].exists():
+                for target in fresh:
+                    target.unlink(missing_ok=True)
             raise
         remove_orphans(path, [target.name for _, target in renames])
 

@@ -56,16 +56,20 @@ class Workspace:
         self.label = label
         self.tell: Callable[[str], None] = lambda site: None
         self._facts: dict[type[object], object] = {}
+        self._unread: dict[str, QuantizedWeight] | None = None  # of the codes, as long as nobody has seen them
         self._decoded = weakref.WeakKeyDictionary[QuantizedWeight, weakref.ref[Float32]]()
 
     def put(self, fact: object) -> None:
         """Store a fact in place of an earlier one of its type."""
         self._facts[type(fact)] = fact
+        self._unread = None
 
     def get(self, kind: type[Fact]) -> Fact:
         """The fact of a type; KeyError where no pass has put one."""
         fact = self._facts[kind]
         assert isinstance(fact, kind)  # put() keys by type
+        if kind is Codes:
+            self._unread = None
         return fact
 
     def find(self, kind: type[Fact]) -> Fact | None:
@@ -88,19 +92,26 @@ class Workspace:
             values = quantized.dequantize()
             self._decoded[quantized] = weakref.ref(values)
         layer.inputs[1].values = values
-        self.put(Codes({**self.codes(), layer.name: quantized}))
+        if self._unread is None:  # what somebody has seen stays as it was; a copy for each layer would be quadratic
+            made_so_far = dict(self.codes())
+            self.put(Codes(made_so_far))
+            self._unread = made_so_far
+        self._unread[layer.name] = quantized
         return values
 
     def discard(self, kind: type[object]) -> None:
         self._facts.pop(kind, None)
+        self._unread = None
 
     def snapshot(self) -> Snapshot:
         """The graph, its constants shared, the inputs and the facts as they are now."""
+        self._unread = None
         return Snapshot(copy_graph(self.graph), self.inputs, dict(self._facts))
 
     def restore(self, before: Snapshot) -> None:
         """Go back to a snapshot, whatever a pass has begun since."""
         self.graph, self.inputs, self._facts = before.graph, before.inputs, dict(before.facts)
+        self._unread = None
 
     @property
     def known(self) -> frozenset[type[object]]:

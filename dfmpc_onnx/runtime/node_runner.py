@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -11,6 +13,71 @@ from dfmpc_onnx.errors import ModelError, shown
 from dfmpc_onnx.graph.exchange import to_model
 from dfmpc_onnx.graph.query import describe
 from dfmpc_onnx.runtime.session import Session
+
+MOST_SESSIONS = 64  # that are kept
+MOST_FED = 2**20  # bytes from which on a run takes longer than a session, whose memory stays as long as it is kept
+LARGEST_SAME = 256  # bytes of a constant of a node that may do the same as another
+WITH_A_STATE = ("Random", "Bernoulli", "Multinomial", "Dropout")  # how names begin of what another run may change
+
+
+class NodeSessions:
+    """Sessions of nodes without weights, by what they do: a large graph holds thousands of nodes of a few kinds."""
+
+    def __init__(self) -> None:
+        self._last: tuple[gs.Node, NodeRunner] | None = None
+        self._made: dict[Hashable, tuple[Session, list[str], list[str]]] = {}
+
+    def run(
+        self, graph: gs.Graph, node: gs.Node, feeds: dict[str, npt.NDArray[np.generic]]
+    ) -> list[npt.NDArray[np.generic]]:
+        """The outputs of a node of a graph, of which all calls give the same one."""
+        key = _behaviour(node, feeds)
+        if key is None:
+            if self._last is None or self._last[0] is not node:
+                self._last = node, NodeRunner(graph, node)
+            return self._last[1](feeds)
+        names = list(dict.fromkeys(t.name for t in node.inputs if t.name in feeds))
+        found = self._made.get(key)
+        if found is None:
+            runner = NodeRunner(graph, node)
+            results = runner(feeds)
+            if len(self._made) >= MOST_SESSIONS:
+                self._made.clear()
+            self._made[key] = runner.session, names, [t.name for t in node.outputs if not t.is_empty()]
+            return results
+        session, own_names, outputs = found
+        session.label = describe(node)
+        return session.run({own: feeds[name] for own, name in zip(own_names, names, strict=True)}, outputs)
+
+
+def _behaviour(node: gs.Node, feeds: dict[str, npt.NDArray[np.generic]]) -> Hashable | None:
+    """What a node does with tensors such as these; None where that is not said in a few words."""
+    fed = sum(x.nbytes for x in feeds.values() if isinstance(x, np.ndarray))
+    if node.domain not in (None, "", "ai.onnx") or node.op.startswith(WITH_A_STATE) or fed > MOST_FED:
+        return None
+    plain = (int, float, str, bytes)
+    words: list[Hashable] = [node.op]
+    for name, value in sorted(node.attrs.items()):
+        several = isinstance(value, list | tuple)
+        if not all(isinstance(v, plain) for v in (value if several else [value])):
+            return None
+        words.append((name, tuple(value) if several else value))
+    numbers: dict[str, int] = {}
+    for tensor in node.inputs:
+        if isinstance(tensor, gs.Constant):
+            values = tensor.values if tensor._values.nbytes <= LARGEST_SAME else None
+            if values is None or values.dtype.hasobject:
+                return None
+            words.append((values.dtype.str, values.shape, values.tobytes()))
+        elif tensor.is_empty():
+            words.append("")
+        else:
+            x = feeds.get(tensor.name)
+            if not isinstance(x, np.ndarray):
+                return None
+            words.append((numbers.setdefault(tensor.name, len(numbers)), x.dtype.str, tuple(_stated_shape(x))))
+    words.append(tuple(tensor.is_empty() for tensor in node.outputs))
+    return tuple(words) if len(numbers) == len(feeds) else None
 
 
 class NodeRunner:
@@ -45,6 +112,12 @@ class NodeRunner:
         if self._session is None or stated != self._stated:  # as where one network selects more than the other
             self._session, self._stated = self._load(feeds), stated
         return self._session.run(feeds, self._outputs)
+
+    @property
+    def session(self) -> Session:
+        """The session of the last call."""
+        assert self._session is not None  # there was one
+        return self._session
 
     def _load(self, feeds: dict[str, npt.NDArray[np.generic]]) -> Session:
         model = to_model(self._graph)

@@ -24,7 +24,7 @@ from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
 from dfmpc_onnx.numerics.least_squares import PatchMoments, SampledMoments
 from dfmpc_onnx.numerics.moments import MeanVariance
 from dfmpc_onnx.numerics.output_loss import OutputLoss, output_loss
-from dfmpc_onnx.runtime.node_runner import NodeRunner
+from dfmpc_onnx.runtime.node_runner import NodeRunner, NodeSessions
 from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics, channel_moments, mean_shift
 from dfmpc_onnx.statistics.patches import gather_patches, sample_patches
 from dfmpc_onnx.statistics.walk import Affine, Live
@@ -67,6 +67,7 @@ class ImageStreams:
         self._generator = np.random.default_rng(seed)
         # What the outputs lose is asked for at the end: until then they live.
         self._compared = compared_tensors(graph).tensors
+        self._sessions = NodeSessions()
         self.live: Live[Both] = Live(graph, lambda both: both.bytes, self._compared)
         for name, x in feeds.items():
             self.live.put(name, Both(x, x))
@@ -151,12 +152,11 @@ class ImageStreams:
 
         What the float network chooses by values is chosen in both, so that what lies behind can be held side by side.
         """
-        runner = NodeRunner(self._graph, node)
         inputs = {t.name: self._read(node, t.name) for t in reads(node)}
-        plain = runner({name: both.plain for name, both in inputs.items()})
+        plain = self._sessions.run(self._graph, node, {name: both.plain for name, both in inputs.items()})
         if all(both.same for both in inputs.values()):
             return [Both(x, x) for x in plain]
-        hat = runner({name: both.hat for name, both in inputs.items()})
+        hat = self._sessions.run(self._graph, node, {name: both.hat for name, both in inputs.items()})
         chooses = selects(node)
         return [
             Both(x, x if not _alike(x, y) or (chooses and _is_index(x)) else y) for x, y in zip(plain, hat, strict=True)

@@ -235,6 +235,31 @@ def standardized() -> tuple[onnx.ModelProto, Feeds]:
 # -- networks whose input may be anything: (model, realistic inputs)
 
 
+def one_channel(x: np.ndarray) -> tuple[onnx.ModelProto, Feeds]:
+    net, feeds = Trained(x=("n", 1, *x.shape[2:])), {"x": x.astype(np.float32)}
+    y = net.block(net.block("x", 1, 16, 3, 3, stride=2), 16, 24, 3, 3, stride=2)
+    return net.model(net.tail(net.block(y, 24, 24, 3, 3), 24), feeds), feeds
+
+
+def each_of_deviation_one(x: np.ndarray) -> np.ndarray:
+    return (x - x.mean((1, 2, 3), keepdims=True)) / x.std((1, 2, 3), keepdims=True)
+
+
+def spectrogram() -> tuple[onnx.ModelProto, Feeds]:
+    """Harmonics for a while over a floor of noise in decibels, each of mean 0 and deviation 1."""
+    random, x = np.random.default_rng(6), -60 + 5 * fields(32, 1, 64, 96, power=0.5)
+    for sound in x:
+        begin, pitch = random.integers(0, 60), random.integers(4, 16)
+        sound[0, pitch::pitch, begin : begin + random.integers(8, 36)] = random.normal(-12, 5)
+    return one_channel(each_of_deviation_one(x))
+
+
+def scan() -> tuple[onnx.ModelProto, Feeds]:
+    """A body in front of nothing, as of magnetic resonance, each of mean 0 and deviation 1."""
+    x = fields(32, 1, 64, 64, power=1.3)
+    return one_channel(each_of_deviation_one(np.where(x > 0.8, 1 + x, 0)))
+
+
 def folded_bands() -> tuple[onnx.ModelProto, Feeds]:
     net = Trained(x=("n", 8, 48, 48))
     feeds = {"x": (1800 + 500 * fields(16, 8, 48, 48)).astype(np.float32)}
@@ -282,7 +307,7 @@ KNOWN = (
     two_inputs,
     standardized,
 )
-UNKNOWN = (folded_bands, folded_picture, one_known_of_two, scaled_sound, waveform, volume)
+UNKNOWN = (folded_bands, folded_picture, one_known_of_two, scaled_sound, waveform, volume, spectrogram, scan)
 HEADS = {keras_head: "raw", around_zero: "raw", unit_head: "unit", turned_colours: "raw", padded_and_resized: "raw"}
 
 
@@ -321,7 +346,7 @@ def test_where_nothing_tells_activations_stay_in_float_and_nothing_is_claimed(
     (warning,) = report.warnings
     assert "activations stay in float, and what the result loses is not known" in warning and "\n" not in warning
     assert f"--input-range '{unknown.name}=LOW:HIGH'" in warning
-    assert ("--preprocess" in warning) == (kind is folded_picture)
+    assert ("--preprocess" in warning) == (kind in (folded_picture, spectrogram, scan))
     assert ("--images" in warning) == (len(feeds) == 1)
     assert sqnr(model, made.model, feeds) > 25
 

@@ -130,3 +130,74 @@ def test_a_whole_run_killed_as_it_writes_leaves_input_and_output(tmp_path: pathl
     assert ended.returncode == -signal.SIGKILL
     after = held(tmp_path)
     assert {name: after[name] for name in before} == before
+
+
+# The command line, which sends itself a signal as a file or folder of the output's is opened, renamed or removed.
+ASKED = """
+import os, signal, sys
+number, event, name = getattr(signal, sys.argv[1]), sys.argv[2], sys.argv[3]
+sent = []
+
+def hook(seen, args):
+    if seen == event and name in " ".join(map(str, args)) and not sent:
+        sent.append(event)
+        os.kill(os.getpid(), number)
+
+sys.addaudithook(hook)
+sys.argv[1:] = sys.argv[4:]
+from dfmpc_onnx.cli import main
+main()
+"""
+
+
+def asked(number: str, event: str, name: str, source: pathlib.Path, out: pathlib.Path) -> tuple[int, str, str]:
+    """Exit status and streams of a run that is asked to end in front of an event."""
+    words = ["quantize", str(source), "-o", str(out), "--recipe", "per-channel"]
+    command = [sys.executable, "-c", ASKED, number, event, name, *words]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
+    return ended.returncode, ended.stdout, ended.stderr
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs signals")
+@pytest.mark.parametrize(("number", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+@pytest.mark.parametrize(
+    ("event", "name"),
+    [("open", "model.onnx"), ("os.mkdir", ".writing"), ("open", "out.onnx"), ("os.chmod", "out.onnx")],
+)
+def test_a_run_that_is_asked_to_end_cleans_up_and_says_so(
+    tmp_path: pathlib.Path, number: str, status: int, event: str, name: str
+) -> None:
+    source, out = tmp_path / "model.onnx", tmp_path / "out.onnx"
+    onnx.save(chain(), source)
+    out.write_bytes(b"the old one")
+    before = held(tmp_path)
+    assert asked(number, event, name, source, out) == (status, "", "interrupted\n")
+    assert held(tmp_path) == before
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGTERM"), reason="needs signals")
+def test_weights_whose_model_was_not_published_do_not_stay(tmp_path: pathlib.Path) -> None:
+    """Asked to end between the two renames."""
+    source, out = tmp_path / "model.onnx", tmp_path / "out" / "out.onnx"
+    out.parent.mkdir()
+    onnx.save(chain(), source, save_as_external_data=True, location="model.bin", size_threshold=0)
+    assert asked("SIGTERM", "os.chmod", "out/.out.onnx", source, out)[0] == 143
+    assert held(out.parent) == {}
+    assert asked("SIGTERM", "os.rename", "writing/out.onnx", source, out)[0] == 143
+    assert held(out.parent) == {}
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGTERM"), reason="needs signals")
+def test_a_signal_that_the_process_was_started_to_ignore_stays_ignored(tmp_path: pathlib.Path) -> None:
+    onnx.save(chain(), tmp_path / "model.onnx")
+    line = f"trap '' TERM; exec {sys.executable} -c \"$0\" SIGTERM open out.onnx quantize model.onnx -o out.onnx"
+    command = ["bash", "-c", f"{line} --recipe per-channel", ASKED]
+    ended = subprocess.run(command, capture_output=True, check=False, env=environment(), cwd=tmp_path)
+    assert ended.returncode == 0 and (tmp_path / "out.onnx").exists()
+
+
+def test_a_run_that_is_interrupted_as_it_starts_shows_no_traceback(tmp_path: pathlib.Path) -> None:
+    words = ["quantize", "none.onnx", "-o", "out.onnx"]
+    command = [sys.executable, "-c", ASKED, "SIGINT", "open", "usage_errors", *words]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment(), cwd=tmp_path)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")

@@ -99,3 +99,23 @@ def test_a_snapshot_brings_back_graph_inputs_and_facts():
     space.discard(Codes)
     space.restore(before)
     assert [node.name for node in space.graph.nodes] == names and space.inputs == inputs and space.find(Codes)
+
+
+def test_codes_that_somebody_has_seen_stay_as_they_were_and_others_are_not_copied():
+    """A copy for each layer would take time in proportion to the square of the layers."""
+    space = graphs.workspace(graphs.chain())
+    layers = {node.name: node for node in space.graph.nodes}
+    first, second = (ternary(layers[name].inputs[1].shape) for name in ("conv1", "conv2"))
+    space.set_weight(layers["conv1"], first)
+    seen = space.get(Codes)
+    space.set_weight(layers["conv2"], second)
+    assert list(seen.weights) == ["conv1"]
+    unseen = space._facts[Codes].weights
+    space.set_weight(layers["conv1"], second)
+    assert space._facts[Codes].weights is unseen
+    before = space.snapshot()
+    assert space.codes() == {"conv1": second, "conv2": second}
+    space.set_weight(layers["conv1"], first)
+    assert before.facts[Codes].weights["conv1"] is second and space.codes()["conv1"] is first
+    space.restore(before)
+    assert space.codes()["conv1"] is second

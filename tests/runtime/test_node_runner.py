@@ -5,7 +5,8 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 
-from dfmpc_onnx.runtime.node_runner import NodeRunner
+from dfmpc_onnx.errors import UserError
+from dfmpc_onnx.runtime.node_runner import NodeRunner, NodeSessions
 
 MAP = np.arange(16, dtype=np.float32).reshape(1, 1, 4, 4)
 NONE = np.zeros(0, np.float32)
@@ -106,3 +107,57 @@ def test_a_selection_may_have_another_length_in_the_other_network():
     runner, feeds = runner_of(13, "Gather", {"x": MAP, "indices": int64(0, 2)}, {"axis": 3})
     assert runner(feeds)[0].shape == (1, 1, 4, 2)
     assert runner({**feeds, "indices": int64(1)})[0].shape == (1, 1, 4, 1)
+
+
+def same_nodes(count, op="Relu", **attributes):
+    """As many nodes in a chain that do the same."""
+    tensors = [gs.Variable(f"t{k}", np.float32) for k in range(count + 1)]
+    nodes = [gs.Node(op, f"n{k}", dict(attributes), [tensors[k]], [tensors[k + 1]]) for k in range(count)]
+    graph = gs.Graph(nodes, tensors[:1], tensors[-1:], opset=17)
+    graph.ir_version = 8
+    return graph
+
+
+def loads_of(graph, monkeypatch, x=MAP):
+    loads, load = [], NodeRunner._load
+    monkeypatch.setattr(NodeRunner, "_load", lambda self, fed: loads.append(1) or load(self, fed))
+    sessions = NodeSessions()
+    for node in graph.nodes:
+        (x,) = sessions.run(graph, node, {node.inputs[0].name: x})
+    return len(loads), x
+
+
+def test_nodes_that_do_the_same_share_a_session(monkeypatch):
+    loads, y = loads_of(same_nodes(50), monkeypatch)
+    assert loads == 1
+    np.testing.assert_array_equal(y, MAP)
+
+
+def test_nodes_of_other_attributes_do_not(monkeypatch):
+    graph = same_nodes(6, "LeakyRelu", alpha=0.5)
+    for node, alpha in zip(graph.nodes, (0.5, 0.5, 0.25, 0.5, 0.25, 1.0), strict=True):
+        node.attrs["alpha"] = alpha
+    loads, y = loads_of(graph, monkeypatch, -np.ones_like(MAP))
+    assert loads == 3
+    np.testing.assert_allclose(y, -(0.5**3) * 0.25**2 * np.ones_like(MAP))
+
+
+@pytest.mark.parametrize("op", ["RandomNormalLike", "Bernoulli"])
+def test_what_a_run_changes_is_made_anew(monkeypatch, op):
+    assert loads_of(same_nodes(3, op, seed=1.0), monkeypatch, np.full_like(MAP, 0.5))[0] == 3
+
+
+def test_a_session_of_large_tensors_is_not_kept(monkeypatch):
+    assert loads_of(same_nodes(3), monkeypatch, np.zeros((1, 1, 1024, 512), np.float32))[0] == 3
+
+
+def test_an_error_names_the_node_that_was_run():
+    graph = same_nodes(2, "Squeeze")
+    sessions = NodeSessions()
+    sessions.run(graph, graph.nodes[0], {"t0": MAP})
+    graph = same_nodes(2, "Reshape")
+    for node in graph.nodes:
+        node.inputs.append(gs.Constant("shape", int64(4, 4)))
+    sessions.run(graph, graph.nodes[0], {"t0": MAP})
+    with pytest.raises(UserError, match="'n1'"):
+        sessions.run(graph, graph.nodes[1], {"t1": MAP[:, :, :3]})
