@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 from dfmpc_onnx.graph.operators import op_of
 
 FLOAT_PRODUCTS = 100.0  # multiplications a nanosecond
-FLOAT_DEPTHWISE = 50.0
+FLOAT_DEPTHWISE = 40.0
 INTEGER_PRODUCTS = 480.0
 INTEGER_TAP = 1.2  # for each tap of each output pixel
 INTEGER_VALUE = 0.024  # for each output value, to round it

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -99,16 +99,16 @@ class _Times:
             sides.costs((name,), integer, in_float)
         for tensor, maker, readers in self._crossings():
             size = self._values.get(tensor.name, 0)
-            here = FLOAT if maker is None else (maker,)
+            here: Hashable = FLOAT if maker is None else (maker,)
             if maker is not None and self._fused(tensor):
-                there = (consumers(tensor)[0].name,)
-                sides.parted(here, there, math.inf)
-                sides.parted(there, here, math.inf)
+                behind = (consumers(tensor)[0].name,)
+                sides.parted(here, behind, math.inf)
+                sides.parted(behind, here, math.inf)
                 continue
             sides.parted(here, ("floats", tensor.name), DEQUANTIZE * size)
             sides.parted(("codes", tensor.name), here, QUANTIZE * size)
             for reader in readers:
-                there = FLOAT if reader is None else (reader,)
+                there: Hashable = FLOAT if reader is None else (reader,)
                 sides.parted(("floats", tensor.name), there, math.inf)
                 sides.parted(there, ("codes", tensor.name), math.inf)
         return {str(thing[0]) for thing in sides.cheapest() if isinstance(thing, tuple) and len(thing) == 1}

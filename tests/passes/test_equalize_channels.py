@@ -15,7 +15,9 @@ def unlike(spread=100.0):
     x = net.relu(net.conv("x", 16, bias=True))
     wide = net.random.standard_normal((16, 16, 1, 1)) / 4 * factors[:, None, None, None]
     x = net.conv(x, 16, 1, weight=wide)
-    x = net.relu(net.conv(x, 16, group=16, weight=net.random.standard_normal((16, 1, 3, 3)) / factors[:, None, None, None]))
+    x = net.relu(
+        net.conv(x, 16, group=16, weight=net.random.standard_normal((16, 1, 3, 3)) / factors[:, None, None, None])
+    )
     return net.model(net.tail(net.relu(net.conv(x, 16, 1))))
 
 
