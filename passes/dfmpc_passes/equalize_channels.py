@@ -25,14 +25,14 @@ from dfmpc_onnx.statistics.batch_axis import statistics_batch
 from dfmpc_onnx.statistics.image_streams import ImageStreams
 from dfmpc_onnx.statistics.walk import walk
 
-IMAGES = 4
+IMAGES_OF_REACH = 4
 PATCHES = 250  # of a layer, whose moments say how far its weights let its output reach
 
 
 class EqualizeChannelsOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """images: how many tell how far channels reach."""
 
-    images: Annotated[int, msgspec.Meta(ge=1)] = IMAGES
+    images: Annotated[int, msgspec.Meta(ge=1)] = IMAGES_OF_REACH
 
 
 class EqualizeChannels(Pass[EqualizeChannelsOptions]):

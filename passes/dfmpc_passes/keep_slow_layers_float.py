@@ -21,7 +21,7 @@ from dfmpc_onnx.qdq.kernel_times import DEQUANTIZE, QUANTIZE, between_times, con
 from dfmpc_onnx.qdq.placement import Placer, Sites
 
 LEAST_GAIN = 1e5  # nanoseconds: what is faster than that is timed by the calls around it more than by kernels
-FLOAT = "float"  # what stands for all that computes in float anyway
+FLOAT_SIDE = "float"  # what stands for all that computes in float anyway
 
 
 class KeepSlowLayersFloatOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,12 +94,12 @@ class _Times:
     def cheapest(self) -> set[str]:
         """The names of the nodes that are integer where the network is fastest."""
         sides = TwoSides()
-        sides.costs(FLOAT, math.inf, 0.0)
+        sides.costs(FLOAT_SIDE, math.inf, 0.0)
         for name, (integer, in_float) in self._costs.items():
             sides.costs((name,), integer, in_float)
         for tensor, maker, readers in self._crossings():
             size = self._values.get(tensor.name, 0)
-            here: Hashable = FLOAT if maker is None else (maker,)
+            here: Hashable = FLOAT_SIDE if maker is None else (maker,)
             if maker is not None and self._fused(tensor):
                 behind = (consumers(tensor)[0].name,)
                 sides.parted(here, behind, math.inf)
@@ -108,7 +108,7 @@ class _Times:
             sides.parted(here, ("floats", tensor.name), DEQUANTIZE * size)
             sides.parted(("codes", tensor.name), here, QUANTIZE * size)
             for reader in readers:
-                there: Hashable = FLOAT if reader is None else (reader,)
+                there: Hashable = FLOAT_SIDE if reader is None else (reader,)
                 sides.parted(("floats", tensor.name), there, math.inf)
                 sides.parted(there, ("codes", tensor.name), math.inf)
         return {str(thing[0]) for thing in sides.cheapest() if isinstance(thing, tuple) and len(thing) == 1}
