@@ -80,6 +80,15 @@ def multiply_adds(graph: gs.Graph, shapes: Mapping[str, tuple[int, ...]]) -> dic
 
     shapes: of the inputs, with every dimension known.
     """
+    sizes = inferred_shapes(graph, shapes)
+    return {node.name: _cost(node, sizes.get(node.outputs[0].name, [])) for node in graph.nodes if is_weighted(node)}
+
+
+def inferred_shapes(graph: gs.Graph, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, list[int]]:
+    """The shapes of tensors by name, 0 for what is not known; those that cannot be inferred are left out.
+
+    shapes: of the inputs, with every dimension known.
+    """
     with detached_weights(graph):
         skeleton = gs.export_onnx(graph, ir_version=graph.ir_version)
     del skeleton.graph.value_info[:]
@@ -92,12 +101,11 @@ def multiply_adds(graph: gs.Graph, shapes: Mapping[str, tuple[int, ...]]) -> dic
     try:
         inferred = onnx.shape_inference.infer_shapes(skeleton, strict_mode=False, data_prop=True).graph
     except Exception:  # of several kinds, of C++ origin
-        return {node.name: 0 for node in graph.nodes if is_weighted(node)}
-    sizes = {
+        return {}
+    return {
         value.name: [d.dim_value for d in value.type.tensor_type.shape.dim]
-        for value in (*inferred.value_info, *inferred.output)
+        for value in (*inferred.input, *inferred.value_info, *inferred.output)
     }
-    return {node.name: _cost(node, sizes.get(node.outputs[0].name, [])) for node in graph.nodes if is_weighted(node)}
 
 
 def _cost(node: gs.Node, made: list[int]) -> int:

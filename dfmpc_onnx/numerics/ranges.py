@@ -115,3 +115,13 @@ def equal_reach(
         most = (std / (2.0 * np.sqrt(epsilon))[:, None]).min(axis=0)
     factors = np.minimum(wide, most)
     return np.where(np.isfinite(factors) & (factors > 1e-6), factors, 1.0)
+
+
+def reach_factors(reach: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """What to divide channels by so that all reach as far as the widest: at most 1, ``[channels]``.
+
+    reach: of each channel, ``[channels]``. One that reaches less than a sixteenth of the median is taken to reach as
+    far as that: what barely moved on a sample may do anything elsewhere.
+    """
+    wide = np.maximum(reach, SHORTEST * np.median(reach))
+    return wide / wide.max() if wide.max() > 0 else np.ones_like(reach)

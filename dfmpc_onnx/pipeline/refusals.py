@@ -39,6 +39,7 @@ REFUSAL_CODES = {
     "bias-too-large": "the bias does not fit int32 at the scale of the products",
     "noisy-input": "rounding its input would make most of the noise",
     "output-layer": "the values of the layer go to the outputs, no sample bounds them, and float costs next to nothing",
+    "slower-in-integers": "integers, and the steps to and from them, would make the layer slower; it stays in float",
     "codes-too-wide": "the codes less their zero points do not fit the integer type",
     # of a layer that was quantized in a simpler way
     "rounded-to-nearest": "each weight was rounded by itself; the layer repairs nothing",

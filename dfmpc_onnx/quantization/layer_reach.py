@@ -18,12 +18,16 @@ from dfmpc_onnx.graph.operators import (
     squashes,
 )
 from dfmpc_onnx.graph.output_layers import output_layers
-from dfmpc_onnx.graph.query import consumers, has_input, input_constant, producer
+from dfmpc_onnx.graph.query import constant, consumers, has_input, input_constant, producer
 from dfmpc_onnx.numerics.arrays import Float, Float32
+from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
+from dfmpc_onnx.numerics.least_squares import PatchMoments
 from dfmpc_onnx.numerics.moments import ChannelMoments
 from dfmpc_onnx.numerics.reach import Reach, pushed_reach
 from dfmpc_onnx.pipeline.facts import Layer
-from dfmpc_onnx.statistics.channel_statistics import channel_moments
+from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics, channel_moments
+from dfmpc_onnx.statistics.error_at_next_layer import Known
+from dfmpc_onnx.statistics.walk import bias_of
 
 CHANNEL_SAMPLES = 4096  # of a channel, that say enough of its moments
 CHANNELWISE = frozenset({"MaxPool", "Resize", "Pad"})
@@ -49,6 +53,10 @@ class LayerReach:
         """The range of each tensor that has one."""
         found = {name: reach.bounds for name, reach in self._channels.items() if reach.mean.size}
         return {name: bounds for name, bounds in found.items() if np.isfinite(bounds).all()}
+
+    def of(self, tensor: gs.Tensor) -> Reach | None:
+        """The channels of a tensor, by those of the layers in front of it; None where that is not known."""
+        return _through(tensor, self._channels)
 
     def layer(self, node: gs.Node, rows: Float32, mean: Float, variance: Float, bias: Float | None) -> Float:
         """A layer is about to run. rows: its float weight, ``[groups, out/group, k]``; mean, variance: of the entries
@@ -89,6 +97,33 @@ class LayerReach:
         taps = mean.size // source.mean.size  # channels come group by group, each with its taps
         low, high = (np.repeat(v, taps).reshape(mean.shape) for v in (source.low, source.high))
         return Reach(mean, np.minimum(mean, low), np.maximum(mean, high))
+
+
+class ReachOfLayers:
+    """The visitor that changes nothing and collects how far layers reach."""
+
+    def __init__(self, reach: LayerReach, layers: Mapping[str, Layer]) -> None:
+        self._reach = reach
+        self._layers = layers
+
+    def layer(self, node: gs.Node, moments: Callable[[], PatchMoments], known: Known) -> None:
+        layer, bias = self._layers[node.name], bias_of(node)
+        if layer.op == "ConvTranspose":
+            return
+        rows, found = to_rows(np.asarray(constant(node.inputs[1]), np.float32), layer), moments()
+        if found.count:
+            variance = np.maximum(found.diagonal - np.square(found.mean_hat), 0.0)
+            offset = None if bias is None else np.asarray(bias, np.float64).reshape(-1)
+            self._reach.layer(node, rows, found.mean_hat, variance, offset)
+
+    def after_layer(self, node: gs.Node, shift: Callable[[], Float] | None) -> None:
+        """Biases stay."""
+
+    def batch_norm(self, node: gs.Node, norm: BatchNormParameters, statistics: ChannelStatistics) -> None:
+        """Normalizations stay."""
+
+    def observe(self, tensor: str, values: Float32) -> None:
+        self._reach.observe(tensor, values)
 
 
 def reach_by_moments(

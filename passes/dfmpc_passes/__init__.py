@@ -4,6 +4,7 @@ from dfmpc_passes.assign_bits import AssignBits
 from dfmpc_passes.balance_channels import BalanceChannels
 from dfmpc_passes.batch_norm_to_conv import BatchNormToConv
 from dfmpc_passes.compensate import Compensate
+from dfmpc_passes.equalize_channels import EqualizeChannels
 from dfmpc_passes.estimate_ranges import EstimateRanges
 from dfmpc_passes.estimate_statistics import EstimateStatistics
 from dfmpc_passes.fold_batch_norm import FoldBatchNorm
@@ -14,6 +15,7 @@ from dfmpc_passes.integer_gates import IntegerGates
 from dfmpc_passes.keep_activations_float import KeepActivationsFloat
 from dfmpc_passes.keep_layers_float import KeepLayersFloat
 from dfmpc_passes.keep_scores_float import KeepScoresFloat
+from dfmpc_passes.keep_slow_layers_float import KeepSlowLayersFloat
 from dfmpc_passes.normalize import Normalize
 from dfmpc_passes.pack_weights import PackWeights
 from dfmpc_passes.pair_convolutions import PairConvolutions
@@ -30,6 +32,7 @@ PASSES = (
     IntegerGates,
     PairConvolutions,
     BalanceChannels,
+    EqualizeChannels,
     EstimateStatistics,
     AssignBits,
     TakeWidestBits,
@@ -45,6 +48,7 @@ PASSES = (
     BatchNormToConv,
     RaiseOpset,
     KeepScoresFloat,
+    KeepSlowLayersFloat,
     KeepActivationsFloat,
     InsertQDQ,
     PackWeights,

@@ -9,8 +9,10 @@ NAME = "keep_activations_float"
 
 
 def prepared(model, upto=NAME, **options):
+    """Without the pass that gives channels the same reach: what stays unlike is looked at here."""
     space = graphs.workspace(model, "8", options.pop("activations", "8"))
-    return space, PassManager(graphs.pipeline(upto, "int8", **options)).run(space)[-1]
+    steps = [step for step in graphs.pipeline(upto, "int8", **options) if step.name != "equalize_channels"]
+    return space, PassManager(steps).run(space)[-1]
 
 
 def wide():
@@ -98,12 +100,12 @@ def test_a_search_cut_short_takes_whole_groups(monkeypatch):
     assert all("cut short" in why for why in graphs.reasons(result).values())
 
 
-def test_a_map_may_lose_half_of_what_a_vector_may():
+def test_a_map_may_lose_a_little_less_than_a_vector_may():
     net = graphs.Net()
     model = net.model(net.conv(net.block("x", 8), 4))
     _, result = prepared(model)
     cost = float(result.notes[0].split()[3]) / 100
-    for budget, left in ((2.5 * cost, True), (1.5 * cost, False)):
+    for budget, left in ((1.3 * cost, True), (1.02 * cost, False)):
         space, _ = prepared(model, keep_activations_float={"budget": budget})
         assert (space.get(FloatActivations).tensors == {}) == left
 
