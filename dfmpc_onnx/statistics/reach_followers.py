@@ -48,7 +48,7 @@ def widened(
 def _carried(node: gs.Node, wide: Mapping[str, Range], function: Composed | None) -> Range | None:
     """How far a node's output reaches where it is a function, a move or a sum of what reaches far; else None."""
     if function is not None and function.source in wide:
-        ends = function.function(np.array([wide[function.source]]))[0]
+        ends = function.function(np.array([wide[function.source]]))
         return (float(ends.min()), float(ends.max())) if np.isfinite(ends).all() else None
     moves = keeps_scale(node) or op_of(node) in NOTHING_BEYOND
     found = [wide[t.name] for t in node.inputs[: 1 if moves else None] if t.name in wide]
