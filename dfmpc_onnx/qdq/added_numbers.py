@@ -1,4 +1,4 @@
-"""Sums with one number between layers: its code, so that the sum is one of integers, and what fuses behind it."""
+"""Constants of sums and products between layers: codes that hold them exactly, so that integers are computed."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def quantize_numbers(graph: gs.Graph, names: Namer) -> None:
         if source is None or not dequantizes(source) or not np.isfinite(value).all():
             continue
         scale, zero = unsigned_qparams(*sorted((0.0, float(value.max()))))
-        code = np.rint(np.asarray(value, np.float64) / scale + zero).astype(np.uint8)
-        stem, decoded = names(f"{node.name}.number"), gs.Variable(names(f"{node.name}.number.decoded"))
+        code = np.asarray(np.rint(value.astype(np.float64) / scale + zero), np.uint8)
+        stem, decoded = names("number"), gs.Variable(names("number.decoded"))  # short: they are stored several times
         constants = [gs.Constant(f"{stem}.q", code), gs.Constant(f"{stem}.scale", np.array(scale, np.float32))]
         constants.append(gs.Constant(f"{stem}.zp", np.array(zero, np.uint8)))
         before[id(node)] = [gs.Node("DequantizeLinear", stem, {}, constants, [decoded])]

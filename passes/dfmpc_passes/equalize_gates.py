@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Sequence
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -17,13 +17,15 @@ from dfmpc_onnx.graph.query import consumers, describe, is_output, producer
 from dfmpc_onnx.graph.scaled_channels import Absorber, absorbers
 from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.numerics.equalization import gate_codes
-from dfmpc_onnx.numerics.moments import ChannelMoments
 from dfmpc_onnx.numerics.ranges import DEVIATIONS, LEVELS
 from dfmpc_onnx.pipeline.facts import Normalized
 from dfmpc_onnx.pipeline.manager import Pass, PassResult, Refusal, Rewrite
+from dfmpc_onnx.pipeline.refusals import Reason
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.statistics.composed_functions import Composed, compose
-from dfmpc_onnx.statistics.independent_moments import propagate
+
+
+NO_NORM = Reason("moments-unknown", "no BatchNormalization says how far the channels of its argument reach")
 
 
 class EqualizeGatesOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -42,20 +44,21 @@ class _Gate:
 
 
 class EqualizeGates(Pass[EqualizeGatesOptions]):
-    """Before: Conv(x, W, b) -> u; u Sigmoid(u) -> Conv(y, V)
-    After: Conv(x, s W, s b) -> v; v Sigmoid(v / s) -> Conv(y, V / s), s one a channel
+    """Before: BN(gamma, beta) -> u; u Sigmoid(u) -> Conv(y, V)
+    After: BN(s gamma, s beta) -> v; v Sigmoid(v / s) -> Conv(y, V / s), s one a channel
 
     Why: with v = s u, v g(v / s) = s u g(u): what stands behind the gate is s times as large, which the input channels
-    of the layers behind take back. s = max(r) / r with r = |m| + 8 d, of mean and deviation of u's channels, so that
-    all of them use the whole scale, of u as of what the gate gives. 1 / s is a whole number of 255ths, so that the
-    product with it is one of integers, and exact. It goes through squeeze-and-excitation: the factor of a map stays,
-    and the layer that reads its averages takes it back as well.
+    of the layers behind take back. s = max(r) / r with r = |beta| + 8 |gamma|, so that all channels use the whole
+    scale, of u as of what the gate gives. 1 / s is a whole number of 255ths, so that the product with it is one of
+    integers, and exact. It goes through squeeze-and-excitation: the factor of a map stays, and the layer that reads its
+    averages takes it back as well.
 
     Requires: a normalized graph.
 
     Refuses when: others read the argument, or what is behind the gate cannot take the factor back, as a sum; a weight
-    is shared; the moments of the argument are not known. Left as it is: a gate whose channels reach so alike that more
-    than `remains` of the noise would remain. With activations in float, or for a target without integer kernels between
+    that takes it is shared; no BatchNormalization stands in front: on procedural images alone channels reach otherwise
+    than on photographs. Left as it is: a gate whose channels reach so alike that more than `remains` of the noise would
+    remain. With activations in float, or for a target without integer kernels between
     layers, nothing is done.
 
     Reference: docs/method.md, section 7; Nagel et al. 2019, section 4.1 (equalization through a Relu).
@@ -70,46 +73,23 @@ class EqualizeGates(Pass[EqualizeGatesOptions]):
             return PassResult(self.name, notes=("nothing between layers computes in integers",))
         graph, names = workspace.graph, Namer(workspace.graph)
         shared = workspace.get(Normalized).shared
-        moments = _Moments(workspace)
         rewrites, refusals = [], []
         for gate in _gates(graph):
             behind = _obstacle(graph, gate, shared) or absorbers(graph, gate.product.outputs[0], shared)
             if isinstance(behind, str):
                 refusals.append(Refusal(gate.product.name, behind, "gate-not-equalized"))
                 continue
-            found = moments.of(gate)
-            if isinstance(found, str):
-                why = f"the moments of its argument are not known: {found}"
-                refusals.append(Refusal(gate.product.name, why, "moments-unknown"))
+            norm = batch_norm_parameters(gate.source) if op_of(gate.source) == "BatchNormalization" else None
+            if norm is None:
+                refusals.append(Refusal.of(gate.product.name, NO_NORM))
                 continue
-            mean, deviation = found
-            codes = gate_codes(np.abs(mean) + DEVIATIONS * deviation)
+            codes = gate_codes(np.abs(norm.beta) + DEVIATIONS * np.sqrt(norm.output_variance))
             left = float(np.mean(np.square(codes / LEVELS)))
             if left <= self.options.remains:
                 _equalize(graph, gate, behind, codes / LEVELS, names)
                 figures = {"spread": round(LEVELS / float(codes.min()), 2), "noise_left": round(left, 3)}
                 rewrites.append(Rewrite(gate.product.name, "channels of its argument equalized", figures))
         return PassResult(self.name, tuple(rewrites), tuple(refusals))
-
-
-class _Moments:
-    """Mean and deviation of the arguments of gates: those of a BatchNormalization, else as they propagate."""
-
-    def __init__(self, workspace: Workspace) -> None:
-        self._workspace = workspace
-        self._propagated: tuple[Mapping[str, ChannelMoments], Mapping[str, str]] | None = None
-
-    def of(self, gate: _Gate) -> tuple[Float, Float] | str:
-        """Two ``[channels]``, or why they are not known."""
-        norm = batch_norm_parameters(gate.source) if op_of(gate.source) == "BatchNormalization" else None
-        if norm is not None:
-            return norm.beta, np.sqrt(norm.output_variance)
-        if self._propagated is None:  # once: equalized gates leave the function of the network as it is
-            self._propagated = propagate(self._workspace.graph, self._workspace.inputs)
-        known, unknown = self._propagated
-        if gate.u.name not in known:
-            return unknown.get(gate.u.name, "no rule gives them")
-        return known[gate.u.name].mean, np.sqrt(known[gate.u.name].variance)
 
 
 def _gates(graph: gs.Graph) -> list[_Gate]:
@@ -145,7 +125,7 @@ def _equalize(graph: gs.Graph, gate: _Gate, behind: Sequence[Absorber], back: Fl
         absorber.multiply(back, names)
     u, reader = gate.u, next(node for node in consumers(gate.u) if node is not gate.product)
     shape = (-1, *(1,) * (len(u.shape) - 2))
-    argument = gs.Variable(names(f"{reader.name}.argument"), u.dtype, u.shape)
-    factor = gs.Constant(names(f"{reader.name}.equal"), back.astype(np.float32).reshape(shape))
+    argument = gs.Variable(names("equal"), u.dtype, u.shape)  # short: names are stored several times
+    factor = gs.Constant(names(f"{argument.name}.back"), back.astype(np.float32).reshape(shape))
     reader.inputs = [argument if t is u else t for t in reader.inputs]
-    insert(graph, before={id(reader): [gs.Node("Mul", names(f"{reader.name}.Mul"), {}, [u, factor], [argument])]})
+    insert(graph, before={id(reader): [gs.Node("Mul", names(f"{argument.name}.Mul"), {}, [u, factor], [argument])]})
