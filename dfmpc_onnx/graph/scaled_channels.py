@@ -24,7 +24,7 @@ from dfmpc_onnx.numerics.arrays import Float
 
 @dataclasses.dataclass(frozen=True)
 class Absorber:
-    """A Conv or Gemm that reads channels. offset: the first of them among its own; channels: how many it reads in all."""
+    """A Conv or Gemm that reads channels. offset: where they begin among its own; channels: how many it reads in all."""
 
     node: gs.Node
     offset: int

@@ -7,14 +7,14 @@ import numpy as np
 from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.numerics.ranges import LEVELS
 
-WIDEST_SPREAD = 16.0  # times what a channel reaches: more would amplify what is not known of it
+WIDEST_SPREAD = 8.0  # times what a channel reaches: of its noise a 64th is left, and more would leave it no tail
 
 
 def gate_codes(reach: Float) -> Float:
     """Whole 255ths k / 255 of the widest channel's reach that each channel's is enlarged to, rounded up.
 
     Times 255 / k no channel reaches further than the widest. reach: ``[channels]``, at least 0. Returns whole numbers
-    of 255 / 16 to 255, ``[channels]`` float64; 255 for all where nothing reaches anywhere.
+    of 255 / 8 to 255, ``[channels]`` float64; 255 for all where nothing reaches anywhere.
     """
     widest = float(np.max(reach, initial=0.0))
     if not widest > 0:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -17,8 +19,11 @@ from dfmpc_onnx.statistics.composed_functions import Composed, compose
 POINTS = 4097  # of a range, among which the bounds of a function are looked for
 
 
-def cap_gated(graph: gs.Graph, ranges: dict[str, Range]) -> None:
-    """Limit, in place, the range of what gates make to what their argument's range allows."""
+def cap_gated(graph: gs.Graph, ranges: dict[str, Range], pinned: Collection[str], reach: float) -> None:
+    """Limit, in place, the range of what gates make to what their argument's range allows.
+
+    pinned: the tensors whose range a BatchNormalization fixes; of others `reach` times what they allow is left.
+    """
     functions: dict[str, Composed] = {}
     for node in graph.nodes:
         found = compose(node, functions)
@@ -27,7 +32,8 @@ def cap_gated(graph: gs.Graph, ranges: dict[str, Range]) -> None:
         made = node.outputs[0].name
         functions[made] = found
         if made in ranges and found.source in ranges and _is_gated(node):
-            low, high = image(found, ranges[found.source])
+            slack = 1.0 if found.source in pinned else reach
+            low, high = (slack * end for end in image(found, ranges[found.source]))
             ranges[made] = max(ranges[made][0], low), min(ranges[made][1], high)
 
 

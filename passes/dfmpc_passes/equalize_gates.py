@@ -24,7 +24,6 @@ from dfmpc_onnx.pipeline.refusals import Reason
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.statistics.composed_functions import Composed, compose
 
-
 NO_NORM = Reason("moments-unknown", "no BatchNormalization says how far the channels of its argument reach")
 
 

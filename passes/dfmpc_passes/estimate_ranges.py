@@ -94,7 +94,7 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
             ranges.pop(name, None)
         _within_clips(workspace.graph, ranges)
         _overshoot(workspace.graph, ranges, found.tensors, reach)
-        cap_gated(workspace.graph, ranges)
+        cap_gated(workspace.graph, ranges, pinned, reach)
         _widen_averages(workspace.graph, ranges)
         workspace.put(Ranges(ranges))
         refusals = tuple(

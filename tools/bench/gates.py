@@ -3,9 +3,9 @@
 
     python -m tools.bench.gates [--channels 64] [--size 56] [--rounds 200]
 
-The same network, random weights, channels whose deviations are up to 16 times apart, 8/8, quantized with and without the
-passes `integer_gates` and `equalize_gates`, and with Relu in place of the gate; one thread, timed in turns: median and
-least microseconds of each, and what the gate adds to Relu.
+The same network, random weights, channels whose deviations are up to 16 times apart, 8/8, quantized with and without
+the passes `integer_gates` and `equalize_gates`, and with Relu in place of the gate; one thread, timed in turns: median
+and least microseconds of each, and what the gate adds to Relu.
 """
 
 from __future__ import annotations
