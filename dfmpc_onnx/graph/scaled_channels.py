@@ -24,7 +24,7 @@ from dfmpc_onnx.numerics.arrays import Float
 
 @dataclasses.dataclass(frozen=True)
 class Absorber:
-    """A Conv or Gemm that reads channels. offset: where they begin among its own; channels: how many it reads in all."""
+    """A Conv or Gemm that reads channels. offset: where they begin among its own; channels: how many it reads."""
 
     node: gs.Node
     offset: int
@@ -101,10 +101,10 @@ def _onward(node: gs.Node, here: _Here) -> list[_Here] | str:
 def _keeps_shape(node: gs.Node, here: gs.Tensor) -> bool:
     """Whether a product has the channels of one of its operands, in the second dimension."""
     other = next((t for t in node.inputs if t is not here), here)
-    ranks = [None if t.shape is None else len(t.shape) for t in (here, other)]
     channels = channel_count(here)
-    known = len(node.inputs) == 2 and ranks[0] is not None and ranks[1] is not None
-    return known and ranks[1] <= ranks[0] and channels is not None and channels > 1
+    if len(node.inputs) != 2 or here.shape is None or other.shape is None or channels is None:
+        return False
+    return len(other.shape) <= len(here.shape) and channels > 1
 
 
 def _channels_read(node: gs.Node, here: _Here) -> int | None:

@@ -37,6 +37,22 @@ def cap_gated(graph: gs.Graph, ranges: dict[str, Range], pinned: Collection[str]
             ranges[made] = max(ranges[made][0], low), min(ranges[made][1], high)
 
 
+def own_gates(graph: gs.Graph) -> list[tuple[gs.Tensor, gs.Node]]:
+    """The tensors that are multiplied by a function of themselves, each with the product, in graph order."""
+    functions: dict[str, Composed] = {}
+    found = []
+    for node in graph.nodes:
+        function = compose(node, functions)
+        if op_of(node) == "Mul" and len(node.inputs) == 2:
+            pairs = (node.inputs, node.inputs[::-1])
+            found += [
+                (u, node) for u, gate in pairs if gate.name in functions and functions[gate.name].source == u.name
+            ]
+        if function is not None:
+            functions[node.outputs[0].name] = function
+    return found
+
+
 def image(function: Composed, range_: Range) -> Range:
     """The least and the greatest value of a function on a range."""
     with np.errstate(over="ignore", invalid="ignore"):

@@ -19,10 +19,10 @@ from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.numerics.equalization import gate_codes
 from dfmpc_onnx.numerics.ranges import DEVIATIONS, LEVELS
 from dfmpc_onnx.pipeline.facts import Normalized
-from dfmpc_onnx.pipeline.manager import Pass, PassResult, Refusal, Rewrite
+from dfmpc_onnx.pipeline.manager import Figure, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.pipeline.refusals import Reason
 from dfmpc_onnx.pipeline.workspace import Workspace
-from dfmpc_onnx.statistics.composed_functions import Composed, compose
+from dfmpc_onnx.statistics.gated_ranges import own_gates
 
 NO_NORM = Reason("moments-unknown", "no BatchNormalization says how far the channels of its argument reach")
 
@@ -86,25 +86,18 @@ class EqualizeGates(Pass[EqualizeGatesOptions]):
             left = float(np.mean(np.square(codes / LEVELS)))
             if left <= self.options.remains:
                 _equalize(graph, gate, behind, codes / LEVELS, names)
-                figures = {"spread": round(LEVELS / float(codes.min()), 2), "noise_left": round(left, 3)}
+                figures: dict[str, Figure] = {
+                    "spread": round(LEVELS / float(codes.min()), 2),
+                    "noise_left": round(left, 3),
+                }
                 rewrites.append(Rewrite(gate.product.name, "channels of its argument equalized", figures))
         return PassResult(self.name, tuple(rewrites), tuple(refusals))
 
 
 def _gates(graph: gs.Graph) -> list[_Gate]:
     """The products of a tensor with a function of it alone, of which a node takes factors in front of the tensor."""
-    functions: dict[str, Composed] = {}
-    found = []
-    for node in graph.nodes:
-        function = compose(node, functions)
-        if op_of(node) == "Mul" and len(node.inputs) == 2:
-            for u, other in (node.inputs, node.inputs[::-1]):
-                source, gate = producer(u), functions.get(other.name)
-                if source is not None and takes_affine(source) and gate is not None and gate.source == u.name:
-                    found.append(_Gate(source, u, node))
-        if function is not None:
-            functions[node.outputs[0].name] = function
-    return found
+    sources = [(producer(u), u, product) for u, product in own_gates(graph)]
+    return [_Gate(source, u, product) for source, u, product in sources if source is not None and takes_affine(source)]
 
 
 def _obstacle(graph: gs.Graph, gate: _Gate, shared: Container[str]) -> str | None:
