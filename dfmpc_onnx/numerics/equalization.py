@@ -19,4 +19,5 @@ def gate_codes(reach: Float) -> Float:
     widest = float(np.max(reach, initial=0.0))
     if not widest > 0:
         return np.full(len(reach), float(LEVELS))
-    return np.ceil(LEVELS * np.maximum(reach / widest, 1.0 / WIDEST_SPREAD))
+    codes: Float = np.ceil(LEVELS * np.maximum(reach / widest, 1.0 / WIDEST_SPREAD))
+    return codes

@@ -42,9 +42,10 @@ def multiplies_by_codes(node: gs.Node) -> bool:
     values = constant(node.inputs[1])
     if constant(node.inputs[0]) is not None or values is None or values.size < 2 or values.dtype != np.float32:
         return False
-    if not (np.isfinite(values).all() and (values > 0).all()):
+    factors = values.astype(np.float64)
+    if not (np.isfinite(factors).all() and (factors > 0).all()):
         return False
-    steps = LEVELS * values.astype(np.float64) / float(values.max())
+    steps = LEVELS * factors / float(factors.max())
     return bool((np.abs(steps - np.rint(steps)) < EXACT * steps).all())
 
 

@@ -44,10 +44,9 @@ def own_gates(graph: gs.Graph) -> list[tuple[gs.Tensor, gs.Node]]:
     for node in graph.nodes:
         function = compose(node, functions)
         if op_of(node) == "Mul" and len(node.inputs) == 2:
-            pairs = (node.inputs, node.inputs[::-1])
-            found += [
-                (u, node) for u, gate in pairs if gate.name in functions and functions[gate.name].source == u.name
-            ]
+            for u, gate in (node.inputs, node.inputs[::-1]):
+                if gate.name in functions and functions[gate.name].source == u.name:
+                    found.append((u, node))
         if function is not None:
             functions[node.outputs[0].name] = function
     return found

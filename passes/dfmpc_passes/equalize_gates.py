@@ -86,10 +86,8 @@ class EqualizeGates(Pass[EqualizeGatesOptions]):
             left = float(np.mean(np.square(codes / LEVELS)))
             if left <= self.options.remains:
                 _equalize(graph, gate, behind, codes / LEVELS, names)
-                figures: dict[str, Figure] = {
-                    "spread": round(LEVELS / float(codes.min()), 2),
-                    "noise_left": round(left, 3),
-                }
+                spread = round(LEVELS / float(codes.min()), 2)
+                figures: dict[str, Figure] = {"spread": spread, "noise_left": round(left, 3)}
                 rewrites.append(Rewrite(gate.product.name, "channels of its argument equalized", figures))
         return PassResult(self.name, tuple(rewrites), tuple(refusals))
 
