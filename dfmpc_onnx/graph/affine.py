@@ -68,6 +68,24 @@ def apply_behind(node: gs.Node, factor: Float, shift: Float, names: Namer) -> No
     _set(node, parameters, names)
 
 
+def takes_column_factor(node: gs.Node) -> bool:
+    """Whether the columns of a Gemm that reads vectors can be scaled in its weight."""
+    weight = input_constant(node, 1)
+    plain = op_of(node) == "Gemm" and not node.attrs.get("transA", 0)
+    return plain and weight is not None and weight.ndim == 2 and weight.dtype == np.float32
+
+
+def columns_of(node: gs.Node) -> int:
+    """How many numbers a Gemm that `takes_column_factor` reads of each image."""
+    return int(node.inputs[1].values.shape[1 if node.attrs.get("transB", 0) else 0])
+
+
+def apply_to_columns(node: gs.Node, factor: Float, names: Namer) -> None:
+    """Make a Gemm that `takes_column_factor` give for x what it gave for ``factor x``, ``[columns]``."""
+    weight = np.asarray(node.inputs[1].values, np.float64)
+    _set(node, [(1, weight * (factor if node.attrs.get("transB", 0) else factor[:, None]))], names)
+
+
 def takes_input_factor(node: gs.Node) -> bool:
     """Whether a Conv's input channels can be scaled in its weight."""
     return op_of(node) == "Conv" and _is_map_weight(input_constant(node, 1)) and _has_plain_bias(node)

@@ -13,6 +13,7 @@ REFUSAL_CODES = {
     "weight-type": "the weight is of a type other than float32",
     "weight-shape": "the weight has too few or too many dimensions, or an empty one",
     "gate-cannot-move": "a hard gate with nothing in front that takes its factor, or whose argument others read",
+    "gate-not-equalized": "a gate whose argument others read, or behind which not all can take a factor a channel back",
     "grouped-conv-transpose": "the output channels of a grouped ConvTranspose lie along no axis of its weight",
     "transposed-input": "a Gemm that transposes its input",
     "nested-layer": "the layer lies within control flow or a function, which no pass enters",

@@ -1,4 +1,4 @@
-"""Sums with one number between layers: its code, so that the sum is one of integers, and what fuses behind it."""
+"""Constants of sums and products between layers: codes that hold them exactly, so that integers are computed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from dfmpc_onnx.errors import Unknown
 from dfmpc_onnx.graph.edit import Namer, insert
 from dfmpc_onnx.graph.operators import clip_bounds, dequantizes, op_of, quantizes
 from dfmpc_onnx.graph.query import constant, only_consumer, producer
-from dfmpc_onnx.numerics.ranges import unsigned_qparams
+from dfmpc_onnx.numerics.ranges import LEVELS, unsigned_qparams
 
 FUSES_ACTIVATION = frozenset({"Conv", "Add"})
+EXACT = 1e-5  # of a constant, by which its code may differ from it
 
 
 def effective_output(graph: gs.Graph, node: gs.Node) -> gs.Tensor:
@@ -34,14 +35,33 @@ def adds_number(node: gs.Node) -> bool:
     return plain and numbers[0].size == 1 and numbers[0].dtype == np.float32
 
 
+def multiplies_by_codes(node: gs.Node) -> bool:
+    """Whether a node multiplies channels by constants that codes hold exactly: whole 255ths of the largest of them."""
+    if op_of(node) != "Mul" or len(node.inputs) != 2:
+        return False
+    values = constant(node.inputs[1])
+    if constant(node.inputs[0]) is not None or values is None or values.size < 2 or values.dtype != np.float32:
+        return False
+    factors = values.astype(np.float64)
+    if not (np.isfinite(factors).all() and (factors > 0).all()):
+        return False
+    steps = LEVELS * factors / float(factors.max())
+    return bool((np.abs(steps - np.rint(steps)) < EXACT * steps).all())
+
+
+def codes_fit(node: gs.Node) -> bool:
+    """Whether codes hold the constant of a sum or product between layers exactly."""
+    return adds_number(node) or multiplies_by_codes(node)
+
+
 def quantize_numbers(graph: gs.Graph, names: Namer) -> None:
-    """Give the number that is added to a dequantized tensor a code, so that the sum is one of integers.
+    """Give the constant that is added to a dequantized tensor, or multiplies it, codes: it is computed in integers.
 
     A number c is code 255 at the scale c / 255, or code 0 with the zero point 255 where it is negative.
     """
     before: dict[int, list[gs.Node]] = {}
     for node in graph.nodes:
-        after = only_consumer(graph, effective_output(graph, node)) if adds_number(node) else ""
+        after = only_consumer(graph, effective_output(graph, node)) if codes_fit(node) else ""
         if isinstance(after, str) or not quantizes(after):
             continue
         index = next(i for i, t in enumerate(node.inputs) if constant(t) is not None)
@@ -49,9 +69,9 @@ def quantize_numbers(graph: gs.Graph, names: Namer) -> None:
         value = np.asarray(constant(node.inputs[index]), np.float32)
         if source is None or not dequantizes(source) or not np.isfinite(value).all():
             continue
-        scale, zero = unsigned_qparams(*sorted((0.0, float(value.reshape(-1)[0]))))
-        code = np.full(value.shape, 0 if zero else 255, np.uint8)
-        stem, decoded = names(f"{node.name}.number"), gs.Variable(names(f"{node.name}.number.decoded"))
+        scale, zero = unsigned_qparams(*sorted((0.0, float(value.max()))))
+        code = np.asarray(np.rint(value.astype(np.float64) / scale + zero), np.uint8)
+        stem, decoded = names("number"), gs.Variable(names("number.decoded"))  # short: they are stored several times
         constants = [gs.Constant(f"{stem}.q", code), gs.Constant(f"{stem}.scale", np.array(scale, np.float32))]
         constants.append(gs.Constant(f"{stem}.zp", np.array(zero, np.uint8)))
         before[id(node)] = [gs.Node("DequantizeLinear", stem, {}, constants, [decoded])]

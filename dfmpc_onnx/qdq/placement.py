@@ -31,7 +31,7 @@ from dfmpc_onnx.pipeline.facts import Codes, FloatActivations, FloatLayers, Laye
 from dfmpc_onnx.pipeline.refusals import Reason
 from dfmpc_onnx.pipeline.targets import CPU_TARGET, Target
 from dfmpc_onnx.pipeline.workspace import Workspace
-from dfmpc_onnx.qdq.added_numbers import adds_number, effective_output
+from dfmpc_onnx.qdq.added_numbers import codes_fit, effective_output
 
 IN_FLOAT = "integer weights, float arithmetic"
 
@@ -211,7 +211,7 @@ class Placer:
         variables = [t for t in slots if isinstance(t, gs.Variable) and not t.is_empty()]
         if not variables or any(t.name not in self._ranges for t in variables):
             return
-        if any(isinstance(t, gs.Constant) for t in slots) and not adds_number(node):
+        if any(isinstance(t, gs.Constant) for t in slots) and not codes_fit(node):
             return
         outputs = node.outputs if op_of(node) == "Split" else node.outputs[:1] if len(node.outputs) == 1 else []
         outputs = [effective_output(self._graph, node)] if len(outputs) == 1 else outputs

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from dfmpc_onnx.graph.affine import channel_values
 from dfmpc_onnx.graph.operators import activation, op_of
 from dfmpc_onnx.graph.query import constant
 from dfmpc_onnx.numerics.arrays import Float
@@ -66,7 +67,8 @@ def _of(tensor: gs.Tensor, found: Mapping[str, Composed]) -> Composed:
 
 
 def _join(node: gs.Node, found: Mapping[str, Composed]) -> Composed | None:
-    """A sum, difference or product of two functions of one tensor, or of one and a number."""
+    """A sum, difference or product of two functions of one tensor, or of one and a constant, one number or one a
+    channel."""
     join = BINARY[op_of(node)]
     numbers = [constant(tensor) for tensor in node.inputs]
     if all(values is not None for values in numbers):
@@ -78,8 +80,8 @@ def _join(node: gs.Node, found: Mapping[str, Composed]) -> Composed | None:
             part = _of(tensor, found)
             sources.add(part.source)
             parts.append(part.function)
-        elif values.size == 1 and values.dtype.kind in "fiu" and values.ndim <= 1:
-            parts.append(_number(float(values.reshape(-1)[0])))
+        elif (fixed := _fixed(tensor, node)) is not None:
+            parts.append(fixed)
         else:
             return None
     if len(sources) != 1:
@@ -88,5 +90,14 @@ def _join(node: gs.Node, found: Mapping[str, Composed]) -> Composed | None:
     return Composed(sources.pop(), lambda x: join(a(x), b(x)))
 
 
-def _number(value: float) -> Callable[[Float], Float]:
-    return lambda x: np.full_like(x, value)
+def _fixed(tensor: gs.Tensor, node: gs.Node) -> Callable[[Float], Float] | None:
+    """What a constant is beside a tensor: one number, or one a channel of its map; None where it is neither."""
+    values, shape = constant(tensor), node.outputs[0].shape
+    if values is None:
+        return None
+    if values.size == 1 and values.dtype.kind in "fiu" and values.ndim <= 1:
+        number = float(values.reshape(-1)[0])
+        return lambda x: np.full_like(x, number)
+    channels = None if shape is None or len(shape) < 2 else shape[1]
+    each = None if channels is None or shape is None else channel_values(tensor, channels, len(shape))
+    return None if each is None else lambda x: np.broadcast_to(each[:, None], (len(each), *x.shape[1:]))

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -17,8 +19,11 @@ from dfmpc_onnx.statistics.composed_functions import Composed, compose
 POINTS = 4097  # of a range, among which the bounds of a function are looked for
 
 
-def cap_gated(graph: gs.Graph, ranges: dict[str, Range]) -> None:
-    """Limit, in place, the range of what gates make to what their argument's range allows."""
+def cap_gated(graph: gs.Graph, ranges: dict[str, Range], pinned: Collection[str], reach: float) -> None:
+    """Limit, in place, the range of what gates make to what their argument's range allows.
+
+    pinned: the tensors whose range a BatchNormalization fixes; of others `reach` times what they allow is left.
+    """
     functions: dict[str, Composed] = {}
     for node in graph.nodes:
         found = compose(node, functions)
@@ -27,8 +32,24 @@ def cap_gated(graph: gs.Graph, ranges: dict[str, Range]) -> None:
         made = node.outputs[0].name
         functions[made] = found
         if made in ranges and found.source in ranges and _is_gated(node):
-            low, high = image(found, ranges[found.source])
+            slack = 1.0 if found.source in pinned else reach
+            low, high = (slack * end for end in image(found, ranges[found.source]))
             ranges[made] = max(ranges[made][0], low), min(ranges[made][1], high)
+
+
+def own_gates(graph: gs.Graph) -> list[tuple[gs.Tensor, gs.Node]]:
+    """The tensors that are multiplied by a function of themselves, each with the product, in graph order."""
+    functions: dict[str, Composed] = {}
+    found = []
+    for node in graph.nodes:
+        function = compose(node, functions)
+        if op_of(node) == "Mul" and len(node.inputs) == 2:
+            for u, gate in (node.inputs, node.inputs[::-1]):
+                if gate.name in functions and functions[gate.name].source == u.name:
+                    found.append((u, node))
+        if function is not None:
+            functions[node.outputs[0].name] = function
+    return found
 
 
 def image(function: Composed, range_: Range) -> Range:

@@ -49,10 +49,9 @@ def widened(
 def _carried(node: gs.Node, wide: Mapping[str, Range], function: Composed | None) -> Range | None:
     """How far a node's output reaches where it is a function, a move or a sum of what reaches far; else None."""
     if function is not None and function.source in wide:
-        ends, twice = (function.function(factor * np.array([wide[function.source]]))[0] for factor in (1.0, 2.0))
-        if np.any(
-            (ends != 0) & (np.abs(twice) > FASTER * np.abs(ends))
-        ):  # eight deviations of a cube are nothing like their cube
+        ends, twice = (function.function(factor * np.array([wide[function.source]])) for factor in (1.0, 2.0))
+        faster = (ends != 0) & (np.abs(twice) > FASTER * np.abs(ends))
+        if np.any(faster):  # eight deviations of a cube are nothing like their cube
             return None
         return (float(ends.min()), float(ends.max())) if np.isfinite(ends).all() else None
     moves = keeps_scale(node) or op_of(node) in NOTHING_BEYOND

@@ -5,6 +5,7 @@ from dfmpc_passes.balance_channels import BalanceChannels
 from dfmpc_passes.batch_norm_to_conv import BatchNormToConv
 from dfmpc_passes.compensate import Compensate
 from dfmpc_passes.equalize_channels import EqualizeChannels
+from dfmpc_passes.equalize_gates import EqualizeGates
 from dfmpc_passes.estimate_ranges import EstimateRanges
 from dfmpc_passes.estimate_statistics import EstimateStatistics
 from dfmpc_passes.fold_batch_norm import FoldBatchNorm
@@ -30,6 +31,7 @@ PASSES = (
     Normalize,
     FoldScales,
     IntegerGates,
+    EqualizeGates,
     PairConvolutions,
     BalanceChannels,
     EqualizeChannels,

@@ -34,6 +34,7 @@ from dfmpc_onnx.numerics.ranges import (
 from dfmpc_onnx.pipeline.facts import Codes, Layers, MeasuredRanges, Ranges
 from dfmpc_onnx.pipeline.manager import Pass, PassResult, Refusal
 from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.qdq.added_numbers import multiplies_by_codes
 from dfmpc_onnx.quantization.layer_reach import reach_by_moments
 from dfmpc_onnx.statistics.gated_ranges import cap_gated
 from dfmpc_onnx.statistics.independent_moments import NOT_NEEDED, propagate
@@ -93,7 +94,7 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
             ranges.pop(name, None)
         _within_clips(workspace.graph, ranges)
         _overshoot(workspace.graph, ranges, found.tensors, reach)
-        cap_gated(workspace.graph, ranges)
+        cap_gated(workspace.graph, ranges, pinned, reach)
         _widen_averages(workspace.graph, ranges)
         workspace.put(Ranges(ranges))
         refusals = tuple(
@@ -245,8 +246,8 @@ def vector_tensors(graph: gs.Graph) -> set[str]:
 
 
 def _follows(node: gs.Node) -> bool:
-    """Whether a node keeps the shape of a distribution, or cuts it."""
-    return meaning_of(node).rectifies or _keeps_range(node)
+    """Whether a node keeps the shape of each channel's distribution, or cuts it."""
+    return meaning_of(node).rectifies or multiplies_by_codes(node) or _keeps_range(node)
 
 
 def _keeps_range(node: gs.Node) -> bool:

@@ -18,9 +18,9 @@ def gated(op="Sigmoid"):
     return to_graph(load(net.model(net.conv(z, 4))))
 
 
-def capped(graph, ranges):
+def capped(graph, ranges, pinned=("conv1",)):
     found = dict(ranges)
-    cap_gated(graph, found)
+    cap_gated(graph, found, pinned, 1.5)
     return found
 
 
@@ -31,6 +31,12 @@ def test_a_gated_tensor_reaches_no_further_than_the_image_of_its_arguments_range
     values = u / (1 + np.exp(-u))
     assert found["mul1"][0] == pytest.approx(values.min(), abs=1e-3)
     assert found["mul1"][1] == pytest.approx(values.max())
+
+
+def test_where_no_batch_norm_fixes_the_argument_a_multiple_of_the_image_is_left():
+    found = capped(gated(), {"conv1": (-10.0, 12.0), "mul1": (-50.0, 50.0)}, pinned=())
+    assert found["mul1"] == pytest.approx((1.5 * -0.2785, 1.5 * 12 / (1 + np.exp(-12.0))), rel=1e-3)
+    assert capped(gated(), {"conv1": (-10.0, 12.0), "mul1": (-0.4, 13.0)}, pinned=())["mul1"] == (-0.4, 13.0)
 
 
 def test_a_range_within_that_image_stays():

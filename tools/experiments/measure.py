@@ -51,6 +51,7 @@ def networks() -> dict[str, Network]:
             ("ownmobile", "mobile net (models/)", "mobilenet"),
             ("ownplain", "plain chain (models/)", "plain"),
             ("owndense", "DenseNet (models/)", "densenet"),
+            ("ownefficient", "EfficientNet-like (models/)", "efficientnet"),
         )
     }
     if DATA:
@@ -106,6 +107,10 @@ ROWS = (
     Row("owndense", "paper"),
     Row("owndensefolded", "mixed", "2/6", "none"),
     Row("owndensefolded", "int8"),
+    Row("ownefficient", "mixed"),
+    Row("ownefficient", "int8"),
+    Row("ownefficientfolded", "mixed"),
+    Row("ownefficientfolded", "int8"),
     Row("resnet56", "mixed"),
     Row("resnet56", "mixed", "2/6", "none"),
     Row("resnet56", "mixed", "ternary/6", "none"),
