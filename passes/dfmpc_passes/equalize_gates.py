@@ -57,8 +57,8 @@ class EqualizeGates(Pass[EqualizeGatesOptions]):
     Refuses when: others read the argument, or what is behind the gate cannot take the factor back, as a sum; a weight
     that takes it is shared; no BatchNormalization stands in front: on procedural images alone channels reach otherwise
     than on photographs. Left as they are: gates whose channels reach so alike that more than `remains` of the noise
-    would remain, and hard gates, where the further product gains nothing. With activations in float, or for a target without integer kernels between
-    layers, nothing is done.
+    would remain, and hard gates, where the further product gains nothing. With activations in float, or for a target
+    without integer kernels between layers, nothing is done.
 
     Reference: docs/method.md, section 7; Nagel et al. 2019, section 4.1 (equalization through a Relu).
     """
