@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.graph.affine import apply_behind, takes_affine
 from dfmpc_onnx.graph.edit import Namer, insert
-from dfmpc_onnx.graph.operators import batch_norm_parameters, op_of
+from dfmpc_onnx.graph.operators import batch_norm_parameters, is_clip, op_of
 from dfmpc_onnx.graph.query import consumers, describe, is_output, producer
 from dfmpc_onnx.graph.scaled_channels import Absorber, absorbers
 from dfmpc_onnx.numerics.arrays import Float
@@ -56,9 +56,9 @@ class EqualizeGates(Pass[EqualizeGatesOptions]):
 
     Refuses when: others read the argument, or what is behind the gate cannot take the factor back, as a sum; a weight
     that takes it is shared; no BatchNormalization stands in front: on procedural images alone channels reach otherwise
-    than on photographs. Left as it is: a gate whose channels reach so alike that more than `remains` of the noise would
-    remain. With activations in float, or for a target without integer kernels between
-    layers, nothing is done.
+    than on photographs. Left as they are: gates whose channels reach so alike that more than `remains` of the noise
+    would remain, and hard gates, where the further product gains nothing. With activations in float, or for a target
+    without integer kernels between layers, nothing is done.
 
     Reference: docs/method.md, section 7; Nagel et al. 2019, section 4.1 (equalization through a Relu).
     """
@@ -93,9 +93,13 @@ class EqualizeGates(Pass[EqualizeGatesOptions]):
 
 
 def _gates(graph: gs.Graph) -> list[_Gate]:
-    """The products of a tensor with a function of it alone, of which a node takes factors in front of the tensor."""
-    sources = [(producer(u), u, product) for u, product in own_gates(graph)]
-    return [_Gate(source, u, product) for source, u, product in sources if source is not None and takes_affine(source)]
+    """The products of a tensor with a smooth function of it alone, behind a node that takes factors."""
+    found = []
+    for u, product in own_gates(graph):
+        source, hard = producer(u), any(is_clip(node) for t in product.inputs if (node := producer(t)) is not None)
+        if source is not None and takes_affine(source) and not hard:
+            found.append(_Gate(source, u, product))
+    return found
 
 
 def _obstacle(graph: gs.Graph, gate: _Gate, shared: Container[str]) -> str | None:

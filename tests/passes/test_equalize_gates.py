@@ -97,8 +97,8 @@ def test_the_gate_reads_the_argument_as_it_was_by_a_product_that_codes_hold():
     assert back.inputs[1].values.shape == (8, 1, 1) and steps.max() == pytest.approx(255)
 
 
-@pytest.mark.parametrize("gate", [silu, hard_swish, mish])
-def test_every_gate(gate):
+@pytest.mark.parametrize("gate", [silu, mish])
+def test_every_smooth_gate(gate):
     before, after, result = equalized(network(gate))
     assert len(result.rewrites) == 1 and not result.refusals
     assert graphs.relative(graphs.run(after), graphs.run(before)) < 1e-5
@@ -127,6 +127,11 @@ def test_a_gate_whose_channels_reach_alike_stays():
     before, after, result = equalized(network(spread=np.linspace(0.8, 1, 8, dtype=np.float32)))
     assert not result.rewrites and not result.refusals and graphs.ops(after) == graphs.ops(before)
     assert equalized(network(spread=np.linspace(0.8, 1, 8, dtype=np.float32)), remains=1.0)[2].rewrites
+
+
+def test_a_hard_gate_stays():
+    before, after, result = equalized(network(hard_swish))
+    assert not result.rewrites and not result.refusals and graphs.ops(after) == graphs.ops(before)
 
 
 def read_by_others():
@@ -201,10 +206,9 @@ def noise(model, recipe, tmp_path):
     return float(np.square(got - want).mean()), {node.op_type for node in graphs.optimized(made).graph.node}
 
 
-@pytest.mark.parametrize("gate", [silu, hard_swish])
-def test_rounding_costs_less_and_all_of_it_is_computed_in_integers(gate, tmp_path):
+def test_rounding_costs_less_and_all_of_it_is_computed_in_integers(tmp_path):
     # What the faint channels hold counts as much as the rest: the layer behind has larger weights for them.
-    net, x = gated(gate)
+    net, x = gated()
     weight = net.random.standard_normal((8, 8, 3, 3)) / SPREAD[:, None, None]
     model = net.model(net.tail(net.norm(net.conv(x, 8, weight=weight.astype(np.float32)))))
     without = tmp_path / "without.toml"
@@ -217,7 +221,7 @@ def test_rounding_costs_less_and_all_of_it_is_computed_in_integers(gate, tmp_pat
 @settings(max_examples=20, deadline=None)
 @given(
     spread=st.lists(st.floats(0, 100, width=32), min_size=2, max_size=6),
-    gate=st.sampled_from([silu, hard_swish, mish]),
+    gate=st.sampled_from([silu, mish]),
 )
 def test_the_function_stays_for_any_reach(spread, gate):
     before, after, result = equalized(network(gate, np.array(spread, np.float32)), remains=1.0)

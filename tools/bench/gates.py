@@ -28,8 +28,7 @@ BOTH, EQUALIZED = ', "integer_gates", "equalize_gates"', ', "equalize_gates"'
 CASES = (
     ("Relu", "Relu", ""),
     ("HardSwish, as it is", "HardSigmoid", BOTH),
-    ("HardSwish, in integers", "HardSigmoid", EQUALIZED),
-    ("HardSwish, equalized", "HardSigmoid", ""),
+    ("HardSwish, in integers", "HardSigmoid", ""),
     ("SiLU", "Sigmoid", EQUALIZED),
     ("SiLU, equalized", "Sigmoid", ""),
 )

@@ -52,6 +52,7 @@ def networks() -> dict[str, Network]:
             ("ownplain", "plain chain (models/)", "plain"),
             ("owndense", "DenseNet (models/)", "densenet"),
             ("ownefficient", "EfficientNet-like (models/)", "efficientnet"),
+            ("ownmobilev3", "MobileNetV3-like (models/)", "mobilenetv3"),
         )
     }
     if DATA:
@@ -111,6 +112,10 @@ ROWS = (
     Row("ownefficient", "int8"),
     Row("ownefficientfolded", "mixed"),
     Row("ownefficientfolded", "int8"),
+    Row("ownmobilev3", "mixed"),
+    Row("ownmobilev3", "int8"),
+    Row("ownmobilev3folded", "mixed"),
+    Row("ownmobilev3folded", "int8"),
     Row("resnet56", "mixed"),
     Row("resnet56", "mixed", "2/6", "none"),
     Row("resnet56", "mixed", "ternary/6", "none"),
