@@ -77,7 +77,14 @@ PASSES = (
     '"spare_layers","fold_batch_norm","fold_batch_norm_forward","batch_norm_to_conv","raise_opset",'
     '"exempt_activations","insert_qdq","pack_weights"]'
 )
-SINCE = {"fold_scales", "integer_gates", "equalize_channels", "keep_scores_float", "keep_slow_layers_float"}
+SINCE = {
+    "equalize_channels",
+    "equalize_gates",
+    "fold_scales",
+    "integer_gates",
+    "keep_scores_float",
+    "keep_slow_layers_float",
+}
 METADATA = {"version": "0.1.0", "recipe": "int4", "weights": "4", "activations": "8", "passes": PASSES}
 
 

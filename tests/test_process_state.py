@@ -19,7 +19,7 @@ OWNERS = {
     "onnxruntime.set_default_logger_severity": "dfmpc_onnx/runtime/session.py",
     "resource.setrlimit": "dfmpc_onnx/memory.py",
     "memory.limit_memory": "dfmpc_onnx/cli/commands.py",
-    "signal": None,
+    "signal": "dfmpc_onnx/cli/signals.py",  # while the command line alone runs
     "locale": None,
     "warnings.catch_warnings": None,
     "warnings.simplefilter": "dfmpc_onnx/cli/console.py",  # where the process is the command line alone

@@ -106,20 +106,7 @@ def find_out(
     for spec, moments, by in _moments(head, wanted):
         found[spec.name] = dataclasses.replace(spec, moments=moments)
         how[spec.name] = f"{_moments_in_words(moments)}, by {by}"
-    reaching = _reach_layers(model, [spec.name for spec in wanted if spec.name not in found])
-    why = choice.reason.partition(": ")[2] if choice.by == "assumed" else ""
-    unknown = tuple(
-        UnknownInput(name, why if why and inputs[name].is_picture else NOTHING_TELLS) for name in reaching
-    ) + tuple(
-        UnknownInput(spec.name, f"{_moments_in_words(spec.moments)}, but {MAY_REACH_FAR}")
-        for spec in found.values()
-        if spec.moments is not None and _may_reach_far(spec.moments)
-    )
-    unknown += tuple(
-        UnknownInput(spec.name, MAY_BE_NO_PICTURE.format(spec.preprocess.name))
-        for spec in inputs
-        if judged and spec.range is None and _may_be_no_picture(spec)
-    )
+    unknown = _unknown(model, inputs, choice, wanted, found, judged=judged)
     if found:
         specs = tuple(found.get(spec.name, spec) for spec in inputs)
         inputs = dataclasses.replace(inputs, specs=specs)
@@ -131,6 +118,36 @@ def find_out(
         return inputs, choice
     inputs = dataclasses.replace(inputs, unknown=frozenset(entry.name for entry in unknown))
     return inputs, msgspec.structs.replace(choice, unknown=unknown)
+
+
+def _unknown(
+    model: onnx.ModelProto,
+    inputs: InputSpecs,
+    choice: PreprocessChoice,
+    wanted: Sequence[InputSpec],
+    found: Mapping[str, InputSpec],
+    *,
+    judged: bool,
+) -> tuple[UnknownInput, ...]:
+    """The inputs whose scale nothing tells, or nothing for certain, each with the reason.
+
+    wanted: those that something was looked for of. found: what was found of some, by name. judged: whether the
+    preprocess is what BatchNormalizations fit.
+    """
+    reaching = _reach_layers(model, [spec.name for spec in wanted if spec.name not in found])
+    why = choice.reason.partition(": ")[2] if choice.by == "assumed" else ""
+    unknown = tuple(
+        UnknownInput(name, why if why and inputs[name].is_picture else NOTHING_TELLS) for name in reaching
+    ) + tuple(
+        UnknownInput(spec.name, f"{_moments_in_words(spec.moments)}, but {MAY_REACH_FAR}")
+        for spec in found.values()
+        if spec.moments is not None and _may_reach_far(spec.moments)
+    )
+    return unknown + tuple(
+        UnknownInput(spec.name, MAY_BE_NO_PICTURE.format(spec.preprocess.name))
+        for spec in inputs
+        if judged and spec.range is None and _may_be_no_picture(spec)
+    )
 
 
 def unknown_inputs_warning(choice: PreprocessChoice, so: str, may_give_images: bool) -> str:

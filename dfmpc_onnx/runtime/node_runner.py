@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import ModelError, shown
 from dfmpc_onnx.graph.exchange import to_model
+from dfmpc_onnx.graph.operators import is_standard, op_of
 from dfmpc_onnx.graph.query import describe
 from dfmpc_onnx.runtime.session import Session
 
@@ -53,10 +54,11 @@ class NodeSessions:
 def _behaviour(node: gs.Node, feeds: dict[str, npt.NDArray[np.generic]]) -> Hashable | None:
     """What a node does with tensors such as these; None where that is not said in a few words."""
     fed = sum(x.nbytes for x in feeds.values() if isinstance(x, np.ndarray))
-    if node.domain not in (None, "", "ai.onnx") or node.op.startswith(WITH_A_STATE) or fed > MOST_FED:
+    operator = op_of(node)
+    if not is_standard(node) or operator.startswith(WITH_A_STATE) or fed > MOST_FED:
         return None
     plain = (int, float, str, bytes)
-    words: list[Hashable] = [node.op]
+    words: list[Hashable] = [operator]
     for name, value in sorted(node.attrs.items()):
         several = isinstance(value, list | tuple)
         if not all(isinstance(v, plain) for v in (value if several else [value])):
