@@ -54,7 +54,7 @@ def closing_check(
     try:
         fidelity = compare(want, candidate, images, chosen_outputs(source.model))
         late = slower(plain, fastest_run(candidate, images)) if timed else ()
-        return fidelity, (*notes, *fidelity.notes, *_doubts(fidelity, settings), *late)
+        return fidelity, (*notes, *fidelity.notes, *(() if inputs.unknown else _doubts(fidelity, settings)), *late)
     except ModelError as error:
         # What lacks memory is no fault of the result's.
         if not isinstance(error, TooLittleMemory) and not _runs(candidate, images):

@@ -82,7 +82,7 @@ def take_in(
     except Exception:  # a damaged node may trip what follows its numbers
         check_source(source, settings, inputs)
         raise
-    if choice.unknown:
+    if choice.unknown and inputs.images is None:
         settings, choice = _without_trust(settings, choice, may_give_images=runs and len(inputs) == 1)
     workspace = Workspace(graph, settings, source.label, inputs)
     workspace.tell = tell

@@ -113,7 +113,7 @@ class OutputDifference:
 
     def can_match(self, want: npt.NDArray[np.generic], got: npt.NDArray[np.generic]) -> bool:
         """Whether rows of a run can be held against the nearest of the other network, where that has another number."""
-        alike = want.ndim == got.ndim == 3 and want.shape[::2] == got.shape[::2] and want.size > 0 < got.size
+        alike = want.ndim == got.ndim == 3 and want.shape[::2] == got.shape[::2]
         return self._chosen and alike and want.shape[1] <= MOST_ROWS >= got.shape[1]
 
     def leave_out(self, why: str) -> None:
@@ -128,12 +128,12 @@ class OutputDifference:
         if {want.dtype.kind, got.dtype.kind} & set("OUS"):
             self.leave_out(NO_NUMBERS)
             return
-        if not want.size:
+        if not (want.size or got.size):
             return
         parts = [(want, got)]
         if self._chosen and want.ndim == 3:  # behind the axis of the runs; images have their own numbers of pairs
             matched = [matched_rows(a, b) for a, b in zip(want, got, strict=True)]
-            parts = [(a[None], b[None]) for a, b in matched]
+            parts = [(a[None], b[None]) for a, b in matched if a.size]
         try:
             for part in parts:
                 self._measure(*part)

@@ -81,7 +81,8 @@ def find_out(
 ) -> tuple[InputSpecs, PreprocessChoice]:
     """The inputs under all that is known of them, and how that came about; `choice.unknown` names the others.
 
-    Where the user gives images, no input is unknown.
+    Where the user gives images, an input may be unknown all the same: they show statistics what it holds, but the
+    closing check takes inputs that are made up.
 
     text, doubt: as for `resolve_preprocess`. recorded_by: how the preprocess came about that a quantized file states.
     """
@@ -114,8 +115,6 @@ def find_out(
         if len(pictures) == 1:
             inputs = dataclasses.replace(inputs, preprocess=next(iter(found.values())).preprocess)
         choice = _in_words(choice, pictures, how)
-    if inputs.images is not None:  # they show what an input holds; what is made beside them, for checks, is as found
-        return inputs, choice
     inputs = dataclasses.replace(inputs, unknown=frozenset(entry.name for entry in unknown))
     return inputs, msgspec.structs.replace(choice, unknown=unknown)
 

@@ -163,7 +163,7 @@ class InputSpecs:
     """The inputs of a network, in its own order.
 
     preprocess: what pixels go through in front of an input of floats. images: the path of the user's own, if any.
-    unknown: names of those whose scale nothing tells.
+    unknown: names of those whose scale nothing tells but images.
     """
 
     specs: tuple[InputSpec, ...]

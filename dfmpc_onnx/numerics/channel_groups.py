@@ -21,7 +21,8 @@ FEWEST_OF_CHANNEL = 4  # of a channel; of fewer it is chance how large they are
 FEWEST_CHANNELS = 1 / 16
 MOST_CHANNELS = 2**16  # an axis that is longer holds positions
 FEW_POSITIONS = 128  # of the longer of two axes: it may be the channels as well
-FAINTEST = 2.0**-16  # of the largest channel's root mean square: what is fainter is judged as if it were that large
+# Of the largest channel's root mean square: what is fainter than float32 resolves beside that counts as so large.
+FAINTEST = 2.0**-24
 BESIDE = 1e-6  # 0 and 1 a probability may lie
 VALUES_SUMMED_AT_ONCE = 2**20  # values that are summed at a time
 CONSTANT = 1e-9  # share of the mean square that is variance, below which sums in double precision cannot tell

@@ -22,7 +22,9 @@ def matched_rows(want: Array, got: Array) -> tuple[Array, Array]:
     that are not finite have no nearest; then both stay in order, cut to the same length.
     """
     most = min(len(want), len(got))
-    if not (want.size and got.size) or max(len(want), len(got)) > MOST_ROWS:
+    if bool(want.size) != bool(got.size):  # nothing is left of all, or comes of nothing
+        return (want, np.zeros_like(want)) if want.size else (np.zeros_like(got), got)
+    if not want.size or max(len(want), len(got)) > MOST_ROWS:
         return want[:most], got[:most]
     a, b = (np.asarray(rows, np.float64).reshape(len(rows), -1) for rows in (want, got))
     if not (np.isfinite(a).all() and np.isfinite(b).all()):

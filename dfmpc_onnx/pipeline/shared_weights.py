@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -26,9 +27,14 @@ def layers_of_one_weight(workspace: Workspace) -> tuple[tuple[Layer, ...], ...]:
     for layer in workspace.get(Layers).quantizable:
         if layer.name in shared:
             values = constant(nodes[layer.name].inputs[1])
-            key = (shared[layer.name], id(values), layer.op, layer.shape, layer.axis, layer.groups)
+            key = (shared[layer.name], _digest(values), layer.op, layer.shape, layer.axis, layer.groups)
             found.setdefault(key, []).append(layer)
     return tuple(tuple(group) for group in found.values() if len(group) > 1)
+
+
+def _digest(values: np.ndarray | None) -> bytes | None:
+    """Of the values, since passes that do the same to each user leave each an array of its own."""
+    return None if values is None else hashlib.blake2b(values.tobytes()).digest()
 
 
 def holders_of_codes(workspace: Workspace) -> Mapping[str, str]:

@@ -173,7 +173,7 @@ class Rebuilder:
         self.ranges: dict[str, tuple[float, float]] = {}
         self.reach = LayerReach(workspace.graph, layers)
         inputs = workspace.inputs
-        scaled = {spec.name for spec in inputs if spec.name not in inputs.unknown}
+        scaled = {spec.name for spec in inputs if inputs.images is not None or spec.name not in inputs.unknown}
         self._scaled = tensors_of_known_scale(workspace.graph, scaled)
         self.rewrites: list[Rewrite] = []
         self.refusals: list[Refusal] = []
@@ -206,12 +206,20 @@ class Rebuilder:
             return self._rebuilt(node, moments_of, known, None)
         if first not in self._shared:
             pooled = self.pooled.get(first)
-            moments = moments_of if pooled is None else lambda: pooled.moments
-            self._shared[first] = self._rebuilt(node, moments, known, pooled)
+            self._shared[first] = self._rebuilt(node, moments_of, known, pooled)
         else:
+            rows = to_rows(np.asarray(constant(node.inputs[1]), np.float32), self._layers[node.name])
+            moments = moments_of()
+            if moments.count and rows.shape[2] <= WIDEST_PATCH:
+                self._reached(node, rows, moments)
             self._plan[node.name] = self._plan[first]
             self.rewrites.append(Rewrite(node.name, f"shares its weight and codes with {shown(first)}"))
         return self._shared[first]
+
+    def _reached(self, node: gs.Node, rows: Float32, moments: PatchMoments) -> Float:
+        """Note how far a layer's output reaches by what it reads; returns what variance its sample has not shown."""
+        variance = np.maximum(moments.diagonal - np.square(moments.mean_hat), 0.0)
+        return self.reach.layer(node, rows, moments.mean_hat, variance, _bias_of(node))
 
     def _rebuilt(
         self, node: gs.Node, moments_of: Callable[[], PatchMoments], known: Known, pooled: PooledUses | None
@@ -229,8 +237,10 @@ class Rebuilder:
         moments = moments_of()
         if not moments.count:
             return self._nearest(node, weight, layer, bits, "nothing reaches it on the images of the statistics")
-        variance = np.maximum(moments.diagonal - np.square(moments.mean_hat), 0.0)
-        unseen = self.reach.layer(node, rows, moments.mean_hat, variance, _bias_of(node))
+        unseen = self._reached(node, rows, moments)
+        if pooled is not None:  # of uses at a mean square of 1
+            unseen = unseen / max(float(moments.diagonal.mean()), 1e-30)
+            moments = pooled.moments
         errors = moments.output_errors(rows)
         measure = pooled or self.measure(node, rows, moments, errors.variance, known)
         target = self._target(rows, moments, weight, layer)

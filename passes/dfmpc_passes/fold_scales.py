@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import ClassVar
 
 import numpy as np
@@ -39,7 +40,7 @@ class FoldScales(Pass[NoOptions]):
     Requires: a normalized graph.
 
     Refuses when: nothing is refused. Left as it is: a constant that is neither one number nor one a channel, a factor
-    of 0, a result that others read too.
+    of 0, a result that others read too, and layers that share their weight, which would be stored once for each.
 
     Reference: Jacob et al. 2018, section 3.2 (folding).
     """
@@ -49,11 +50,12 @@ class FoldScales(Pass[NoOptions]):
 
     def run(self, workspace: Workspace) -> PassResult:
         graph, names = workspace.graph, Namer(workspace.graph)
+        shared = workspace.get(Normalized).shared.keys()
         rewrites = []
         for fold in (_fold_behind, _fold_in_front):
             nodes = list(graph.nodes) if fold is _fold_behind else list(reversed(graph.nodes))
             for node in nodes:
-                if (into := fold(graph, node, names)) is not None:
+                if (into := fold(graph, node, names, shared)) is not None:
                     rewrites.append(Rewrite(node.name, f"folded into {into}"))
         return PassResult(self.name, tuple(rewrites))
 
@@ -82,10 +84,10 @@ def constant_step(node: gs.Node, channels: int | None) -> tuple[gs.Tensor, Float
     return x, values if op_of(node) == "Mul" else 1 / values, ZERO
 
 
-def _fold_behind(graph: gs.Graph, node: gs.Node, names: Namer) -> str | None:
+def _fold_behind(graph: gs.Graph, node: gs.Node, names: Namer, shared: Collection[str]) -> str | None:
     """Fold a step with a constant into the layer that it reads; returns which, None where it stays."""
     before = next((source for t in node.inputs if (source := producer(t)) is not None), None)
-    if before is None or not takes_affine(before):
+    if before is None or before.name in shared or not takes_affine(before):
         return None
     step = constant_step(node, output_channels(before))
     if step is None or step[0] is not before.outputs[0] or isinstance(only_consumer(graph, step[0]), str):
@@ -97,17 +99,17 @@ def _fold_behind(graph: gs.Graph, node: gs.Node, names: Namer) -> str | None:
     return str(before.name)
 
 
-def _fold_in_front(graph: gs.Graph, node: gs.Node, names: Namer) -> str | None:
+def _fold_in_front(graph: gs.Graph, node: gs.Node, names: Namer, shared: Collection[str]) -> str | None:
     """Fold a step with a constant into the Conv behind it; returns which, None where it stays."""
     step = constant_step(node, None)
     if step is None or is_output(graph, node.outputs[0]):
         return None
     x, factor, shift = step
     reader = only_consumer(graph, node.outputs[0])
-    if isinstance(reader, str):
+    if isinstance(reader, str) or reader.name in shared:
         return None
     if op_of(node) in ("Mul", "Div") and op_of(reader) == "Add":
-        return _fold_past_sum(graph, node, x, factor, reader, names)
+        return _fold_past_sum(graph, node, x, factor, reader, names, shared)
     if not takes_input_factor(reader) or reader.inputs[0] is not node.outputs[0]:
         return None
     if shift.any() and not takes_input_shift(reader):
@@ -119,12 +121,12 @@ def _fold_in_front(graph: gs.Graph, node: gs.Node, names: Namer) -> str | None:
 
 
 def _fold_past_sum(
-    graph: gs.Graph, node: gs.Node, x: gs.Tensor, factor: Float, sum_: gs.Node, names: Namer
+    graph: gs.Graph, node: gs.Node, x: gs.Tensor, factor: Float, sum_: gs.Node, names: Namer, shared: Collection[str]
 ) -> str | None:
     """``k x + t = k (x + t / k)``: fold k into the padded Conv behind a sum with a constant."""
     step = constant_step(sum_, None)
     reader = only_consumer(graph, sum_.outputs[0])
-    if step is None or isinstance(reader, str) or not takes_input_factor(reader):
+    if step is None or isinstance(reader, str) or reader.name in shared or not takes_input_factor(reader):
         return None
     if reader.inputs[0] is not sum_.outputs[0] or step[0] is not node.outputs[0]:
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -61,11 +62,19 @@ class IntegerGates(Pass[NoOptions]):
             return PassResult(self.name, notes=("nothing between layers computes in integers",))
         graph, names = workspace.graph, Namer(workspace.graph)
         rewrites, refusals = [], []
+        shared = workspace.get(Normalized).shared
+        factors: dict[str, set[float]] = {}  # of the gates behind layers of one weight, by its name
+        for node in graph.nodes:
+            gate = _gate_at(graph, node) if node.outputs else None
+            if gate is not None and (name := _weight_behind(gate, shared)) is not None:
+                factors.setdefault(name, set()).add(gate.factor)
         for node in list(graph.nodes):
             gate = _gate_at(graph, node) if node.outputs else None
             if gate is None:
                 continue
-            source = producer(gate.u)
+            source, name = producer(gate.u), _weight_behind(gate, shared)
+            if name is not None and len(factors.get(name, ())) > 1:
+                gate = _without_number_behind(gate)
             if (reason := _obstacle(graph, gate)) is not None or source is None:
                 refusals.append(Refusal(gate.nodes[0].name, reason or "", "gate-cannot-move"))
                 continue
@@ -73,6 +82,21 @@ class IntegerGates(Pass[NoOptions]):
             (_write_product if gate.product else _write_bound)(graph, source, gate, names)
             rewrites.append(Rewrite(site, "gate written for integers", {"factor": round(gate.factor, 6)}))
         return PassResult(self.name, tuple(rewrites), tuple(refusals))
+
+
+def _weight_behind(gate: _Gate, shared: Mapping[str, str]) -> str | None:
+    """The weight that the layer in front of a gate shares with others; None where it shares none."""
+    source = producer(gate.u)
+    return None if source is None else shared.get(source.name)
+
+
+def _without_number_behind(gate: _Gate) -> _Gate:
+    """A gate whose product alone it takes, so that layers of one weight get one factor and keep one set of codes."""
+    number = _number(gate.nodes[-1]) if gate.product and len(gate.nodes) > 1 else None
+    if number is None:
+        return gate
+    number = 1 / number if op_of(gate.nodes[-1]) == "Div" else number
+    return dataclasses.replace(gate, nodes=gate.nodes[:-1], factor=gate.factor / number)
 
 
 def _gate_at(graph: gs.Graph, node: gs.Node) -> _Gate | None:

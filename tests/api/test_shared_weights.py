@@ -140,3 +140,35 @@ def test_layers_whose_codes_cost_more_than_they_save_stay_float():
         dfmpc_onnx.quantize(tiny(60, 2), recipe="int8", layers=["conv1=8"], preprocess="imagenet").report.layers[0].bits
         == 8
     )
+
+
+def levels(scales: tuple[float, ...], own_scale: bool = False, gate: bool = False) -> onnx.ModelProto:
+    """A head of one weight over features of several sizes."""
+    net = graphs.Net()
+    net.weight("head", net.random.standard_normal((32, 24, 3, 3), np.float32) / np.float32(15))
+    net.weight("head_bias", np.float32(0.01) * net.random.standard_normal(32, np.float32))
+    outputs = []
+    for index, size in enumerate(scales):
+        weight = np.float32(size) * net.random.standard_normal((24, 3, 3, 3), np.float32) / np.float32(5)
+        head = net.node("Conv", net.relu(net.conv("x", 24, weight=weight)), "head", "head_bias", pads=[1, 1, 1, 1])
+        head = net.node("Mul", head, net.node("HardSigmoid", head, alpha=1 / 6, beta=0.5)) if gate else head
+        head = net.node("Mul", head, net.weight(f"scale{index}", np.float32(0.5 + index))) if own_scale else head
+        net.channels[head] = 32
+        outputs.append(net.conv(net.relu(head), 4))
+    return net.model(*outputs)
+
+
+@pytest.mark.parametrize("recipe", ["closed-form", "int8"])
+def test_each_level_has_the_range_that_it_reaches_itself(recipe):
+    """Pooled statistics have a mean square of 1: beside them a level of size 0.01 had 200 times its range."""
+    model = levels((1.0, 0.01, 0.01))
+    made = dfmpc_onnx.quantize(model, recipe=recipe, weights="8", activations="8", preprocess="imagenet")
+    assert made.report.fidelity is not None
+    assert all(output.sqnr_db > 20 for output in made.report.fidelity.outputs)
+
+
+@pytest.mark.parametrize(("own_scale", "gate"), [(True, False), (False, True), (True, True)])
+def test_neither_scales_of_levels_nor_gates_split_a_shared_weight(own_scale, gate):
+    model = levels((1.0, 0.5, 0.5, 0.5), own_scale, gate)
+    made = dfmpc_onnx.quantize(model, recipe="int8", preprocess="imagenet")
+    assert len(wide_codes(made.model, 32 * 24 * 9)) == 1

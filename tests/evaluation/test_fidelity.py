@@ -297,8 +297,11 @@ def test_chosen_rows_in_another_order_or_number_are_held_against_the_nearest(cho
     assert found.each[0].sqnr_db > 40 and found.each[0].result().rows_matched
     found.add([boxes[:1]], [boxes[:1, :4]])
     assert found.each[0].compared and 10 < found.each[0].sqnr_db < 40
-    found.add([boxes[:1]], [boxes[:1, :0]])
-    assert not found.each[0].compared
+    found.add([boxes[:1]], [boxes[:1, :0]])  # a detector that finds nothing any more
+    assert found.each[0].compared and found.each[0].sqnr_db < 15
+    for empty in (boxes[:1], boxes[:1, :0]), (boxes[:1, :0], boxes[:1, :0]):
+        found.add([empty[0][:, :0]], [empty[1][:, :0]])
+    assert found.each[0].compared
 
 
 def test_rows_whose_number_is_stated_are_compared_as_they_stand():

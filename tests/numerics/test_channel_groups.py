@@ -107,11 +107,11 @@ def test_a_vector_of_unlike_scales_loses_what_its_worst_group_loses():
     assert loss.share_between_images == pytest.approx(alone.share_between_images)
 
 
-def test_what_is_fainter_than_half_precision_beside_the_largest_is_not_judged_by_its_own_scale():
+def test_what_is_fainter_than_float32_resolves_beside_the_largest_is_not_judged_by_its_own_scale():
     plain = detections()
-    plain[:, 4:] *= 1e-6
+    plain[:, 4:] *= 1e-9
     hat = plain.copy()
-    hat[:, 4:] += 1e-6 * RNG.standard_normal(hat[:, 4:].shape).astype(np.float32)
+    hat[:, 4:] += 1e-9 * RNG.standard_normal(hat[:, 4:].shape).astype(np.float32)
     assert output_loss(plain, hat).share_of_variance < 1e-3
     hat[:, 4:] += 1
     assert output_loss(plain, hat).share_of_variance == 1

@@ -32,10 +32,11 @@ def test_a_row_that_is_missing_or_wrong_is_an_error_whichever_table_lacks_it():
     assert np.abs(a - b).max() > 1000
 
 
-def test_what_is_not_finite_or_too_many_or_empty_stays_in_order(monkeypatch):
+def test_what_is_not_finite_or_too_many_stays_in_order_and_what_is_gone_is_all_error(monkeypatch):
     want, got = np.array([[1.0], [np.inf], [3]]), np.array([[3.0], [1]])
     assert [part.tolist() for part in matched_rows(want, got)] == [[[1.0], [np.inf]], [[3.0], [1.0]]]
-    assert [part.shape for part in matched_rows(want, got[:0])] == [(0, 1), (0, 1)]
+    assert [part.tolist() for part in matched_rows(got, got[:0])] == [[[3.0], [1]], [[0.0], [0]]]
+    assert [part.tolist() for part in matched_rows(got[:0], got)] == [[[0.0], [0]], [[3.0], [1]]]
     monkeypatch.setattr(row_matching, "MOST_ROWS", 1)
     a, b = matched_rows(np.array([[1.0], [2]]), np.array([[2.0], [1]]))
     assert (a - b).tolist() == [[-1.0], [1.0]]

@@ -23,7 +23,7 @@ from dfmpc_onnx.report.schema import Inspection, Report
 BESIDE_DB = 0.011  # figures are rounded to 0.01
 BESIDE_BITS = 0.1  # likewise
 MOST_DB = 200.0  # that a figure is given as
-FAINT = 2.0**-16  # of the largest channel: a group of channels that is fainter is judged as if it were that large
+FAINT = 2.0**-24  # of the largest channel: a group of channels that is fainter is judged as if it were that large
 EXPANDED_DB = 60.0  # rounding of sums, in half precision too
 EXPANDED_8_BITS_DB = 20.0  # a code more or less here and there
 FOR_THE_CPU = ("cpu", "portable")  # targets whose integer layers are those of the provider that inspect asks
