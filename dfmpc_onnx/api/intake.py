@@ -14,6 +14,7 @@ from dfmpc_onnx.errors import DfmpcError, OptionError
 from dfmpc_onnx.graph.exchange import to_graph
 from dfmpc_onnx.inputs.knowledge import find_out, unknown_inputs_warning
 from dfmpc_onnx.inputs.normalization import PreprocessChoice, parse_or_assume
+from dfmpc_onnx.inputs.preprocess import AUTO
 from dfmpc_onnx.model.source import ModelSource, Source, load
 from dfmpc_onnx.model.write import check_target
 from dfmpc_onnx.pipeline.manager import Pass
@@ -72,6 +73,10 @@ def take_in(
     graph = to_graph(source)
     inputs = resolve_inputs(source.model, settings)
     inputs.check_options(settings.input_shapes)
+    if preprocess != AUTO and settings.input_ranges and not inputs.has_normalized:
+        raise OptionError(
+            f"preprocess {preprocess}: no input is left for it beside those of --input-range; give one of them"
+        )
     check_limits(source, inputs)
     tell("preprocess")
     prediction = BY_PICTURES if runs else BY_COVARIANCES

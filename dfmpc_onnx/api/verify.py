@@ -88,7 +88,7 @@ def verify(
     images: an .npz with x (and y) or a folder of image files; None takes 16 procedural images, or generated inputs
     where the model takes others than images. preprocess: None takes what the quantized file says it was made with;
     "auto", and a file that says nothing, find it out from the float model. input_ranges: as for `quantize`; none takes
-    those that the file states. threads: as for `quantize`. On a provider
+    those that the file states, where no preprocess is given. threads: as for `quantize`. On a provider
     other than the CPU's, it also counts the nodes that ran there, and compares the outputs with those of the CPU
     provider. Raises UserError; RuntimeUnavailable where a provider was not really used.
     """
@@ -106,7 +106,7 @@ def verify(
     )
     if images is None and not input_shapes:
         settings = dataclasses.replace(settings, input_shapes=_recorded_shapes(float_source, metadata, settings))
-    if not input_ranges:
+    if not input_ranges and preprocess is None:
         settings = dataclasses.replace(settings, input_ranges=_recorded_ranges(float_source, metadata, settings))
     inputs = resolve_inputs(float_source.model, settings)
     inputs.check_options(settings.input_shapes)

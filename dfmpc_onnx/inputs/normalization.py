@@ -124,9 +124,12 @@ def choose_preprocess(model: onnx.ModelProto, inputs: InputSpecs, prediction: Pr
     gets the inputs that it would get anyway.
     """
     if not inputs.has_normalized:
-        names = ", ".join(f"'{shown(spec.name)}'" for spec in inputs) or "none"
-        reason = f"no input is a picture of 1 or 3 channels ({names}); fed values of unit variance, not normalized"
-        return PreprocessChoice(ASSUMED, "no image", reason)
+        said = [f"'{shown(s.name)}' holds {s.range[0]:g} to {s.range[1]:g}, as given" for s in inputs if s.range]
+        names = ", ".join(f"'{shown(spec.name)}'" for spec in inputs if spec.range is None)
+        if names or not said:
+            what = f"no input is a picture of 1 or 3 channels ({names or 'none'})"
+            said.append(f"{what}; fed values of unit variance, not normalized")
+        return PreprocessChoice(ASSUMED, "no image", "; ".join(said))
     found = first_norms(model)
     if isinstance(found, str):
         return _assumption(found)

@@ -21,6 +21,8 @@ MOST_CHANNEL_RUNS = 4  # of channels, likewise
 
 
 def _preprocess(choice: PreprocessChoice) -> str:
+    if choice.by == "no image":
+        return choice.reason
     return choice.name if choice.by == "given" else f"{choice.name} ({choice.reason})"
 
 

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 import dfmpc_onnx
 from dfmpc_onnx.errors import OptionError
 from dfmpc_onnx.runtime.session import Session
+from tests import graphs
 from tests.commands import dfmpc
 
 Feeds = Mapping[str, np.ndarray]
@@ -511,3 +512,18 @@ def test_half_precision_says_what_single_precision_says(kind: Callable[[], tuple
     a, b = single.report.preprocess_choice, half.report.preprocess_choice
     assert (a.name, a.by, a.unknown) == (b.name, b.by, b.unknown) and a.by in ("images", "norms", "head")
     assert half.report.activations == "8" and sqnr(model, half.model, feeds) > 25
+
+
+def test_a_preprocess_beside_a_range_is_refused_and_one_given_to_verify_goes_before_the_range_of_the_file(
+    tmp_path: pathlib.Path,
+) -> None:
+    path, out = tmp_path / "m.onnx", tmp_path / "q.onnx"
+    onnx.save(graphs.chain(), path)
+    both = ("quantize", path, "-o", out, "--recipe", "int8", "--input-range", "x=0:1")
+    refused = dfmpc(*both, "--preprocess", "caffe")
+    assert refused.exit_code == 2 and "preprocess caffe: no input is left for it" in refused.stderr
+    made = dfmpc(*both)
+    assert made.exit_code == 0 and "'x' holds 0 to 1, as given" in " ".join(made.stdout.split())
+    of_file, of_user = (dfmpc("verify", path, out, "--json", *more) for more in ((), ("--preprocess", "imagenet")))
+    rows = [json.loads(found.stdout)["providers"][0]["fidelity"]["max_error"] for found in (of_file, of_user)]
+    assert rows[0] != rows[1]
