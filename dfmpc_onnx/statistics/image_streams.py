@@ -92,6 +92,7 @@ class ImageStreams:
     def patch_moments(self, node: gs.Node) -> PatchMoments:
         """Of patches at positions that both streams share."""
         x = self.live[node.inputs[0].name]
+        _check_entries(node, x.plain)
         width = int(np.prod(node.inputs[1].shape[1:])) * int(node.attrs.get("group", 1)) if op_of(node) == "Conv" else 1
         count = min(self._positions, max(PATCH_VALUES // width, 1000))
         positions = sample_patches(x.plain, node, count, self._generator)
@@ -222,3 +223,15 @@ def measured_range(x: npt.NDArray[np.generic]) -> tuple[float, float]:
     with np.errstate(invalid="ignore", over="ignore"):  # of infinite values the range is infinite, or NaN
         low, high = np.percentile(np.asarray(flat[::step], np.float32), RANGE_PERCENTILES)
     return float(low), float(high)
+
+
+def _check_entries(node: gs.Node, x: Array) -> None:
+    """Raise ModelError where a Gemm or MatMul reads vectors of another length than its weight has.
+
+    A damaged network may run on some inputs and not on these, as where an If gives tensors of unlike shape.
+    """
+    if op_of(node) not in ("Gemm", "MatMul") or x.ndim < 1 or node.attrs.get("transA", 0):
+        return
+    entries = node.inputs[1].shape[-1 if node.attrs.get("transB", 0) else -2]
+    if x.shape[-1] != entries:
+        raise ModelError(f"{describe(node)}: its input has {x.shape[-1]} entries, its weight takes {entries}")

@@ -188,7 +188,7 @@ def texts(export: Export) -> None:
     export.model.metadata_props.add(key="names", value="{0: 'person', 1: 'bicycle'}")
     export.model.metadata_props.add(key="stride", value="32")
     for node in export.graph.node:
-        node.doc_string = "/home/user/train.py(12): forward"
+        node.doc_string = "train.py(12): forward"
     for value in (*export.graph.input, *export.graph.output):
         value.doc_string = "é\u202e"
 

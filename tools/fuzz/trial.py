@@ -296,17 +296,6 @@ def _run(session: onnxruntime.InferenceSession, feeds: dict[str, np.ndarray]) ->
         timer.cancel()
 
 
-TYPES = {
-    "tensor(float)": np.float32,
-    "tensor(double)": np.float64,
-    "tensor(float16)": np.float16,
-    "tensor(int64)": np.int64,
-    "tensor(int32)": np.int32,
-    "tensor(bool)": np.bool_,
-    "tensor(uint8)": np.uint8,
-}
-
-
 def _feeds(session: onnxruntime.InferenceSession, case: Case, seed: int) -> dict[str, np.ndarray]:
     shapes = {}
     for item in case.options.get("input_shapes", ()):  # type: ignore[attr-defined]
@@ -316,7 +305,7 @@ def _feeds(session: onnxruntime.InferenceSession, case: Case, seed: int) -> dict
     for value in session.get_inputs():
         stated = [d if isinstance(d, int) and d > 0 else 1 if i == 0 else 8 for i, d in enumerate(value.shape)]
         shape = shapes.get(value.name, stated)
-        dtype = TYPES[value.type]
+        dtype = laws.TYPES[value.type]
         # Byte 0 is -2.1 deviations of a photograph's pixels and 255 is 2.6: a range that ends there is none too narrow.
         numbers = np.clip(generator.standard_normal(shape), -2, 2) if np.issubdtype(dtype, np.floating) else None
         feeds[value.name] = np.asarray(generator.integers(0, 2, shape) if numbers is None else numbers, dtype)
