@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.errors import ModelError, shown
+from dfmpc_onnx.errors import CannotRun, ModelError, shown
 from dfmpc_onnx.graph.compared_outputs import compared_tensors, selects
 from dfmpc_onnx.graph.operators import op_of
 from dfmpc_onnx.graph.query import describe, reads
@@ -226,12 +226,13 @@ def measured_range(x: npt.NDArray[np.generic]) -> tuple[float, float]:
 
 
 def _check_entries(node: gs.Node, x: Array) -> None:
-    """Raise ModelError where a Gemm or MatMul reads vectors of another length than its weight has.
+    """Raise CannotRun where a Gemm or MatMul reads vectors of another length than its weight has.
 
-    A damaged network may run on some inputs and not on these, as where an If gives tensors of unlike shape.
+    A damaged network may run on some inputs and not on these, as where an If gives tensors of unlike shape. Whether the
+    batch, or a size that was assumed, is to blame the caller finds out.
     """
     if op_of(node) not in ("Gemm", "MatMul") or x.ndim < 1 or node.attrs.get("transA", 0):
         return
     entries = node.inputs[1].shape[-1 if node.attrs.get("transB", 0) else -2]
     if x.shape[-1] != entries:
-        raise ModelError(f"{describe(node)}: its input has {x.shape[-1]} entries, its weight takes {entries}")
+        raise CannotRun(f"{describe(node)}: its input has {x.shape[-1]} entries, its weight takes {entries}")
