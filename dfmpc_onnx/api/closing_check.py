@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 
+import msgspec
 import onnx
 
 from dfmpc_onnx.api.reference import CHECK_IMAGES, CHECK_SEED, assumptions_named, check_source, reference_session
@@ -12,7 +13,7 @@ from dfmpc_onnx.evaluation.fidelity import Expected, Fidelity, compare, expected
 from dfmpc_onnx.evaluation.run_time import fastest_run, slower
 from dfmpc_onnx.graph.compared_outputs import chosen_outputs
 from dfmpc_onnx.inputs.files import Images
-from dfmpc_onnx.inputs.samples import Samples, check_images
+from dfmpc_onnx.inputs.samples import Samples, check_images, held_back_images
 from dfmpc_onnx.inputs.spec import InputSpecs
 from dfmpc_onnx.model.source import Source
 from dfmpc_onnx.pipeline.settings import Settings, WeightBits
@@ -22,11 +23,16 @@ DOUBTFUL_DB = 10.0  # of the settings in the README's table, those below lost 5 
 
 
 def closing_check(
-    source: Source, result: pathlib.Path | onnx.ModelProto, settings: Settings, inputs: InputSpecs
+    source: Source,
+    result: pathlib.Path | onnx.ModelProto,
+    settings: Settings,
+    inputs: InputSpecs,
+    not_known: str = "",
 ) -> tuple[Fidelity | None, tuple[str, ...]]:
     """Compare the result with the float model; Defect where it does not load or run although that one does.
 
-    One session after the other, since each holds its network once or twice.
+    not_known: why the figures will say nothing of real inputs, if so. One session after the other, since each holds
+    its network once or twice.
     """
     reference, said = reference_session(source, settings, inputs)
     if reference is None:
@@ -35,8 +41,7 @@ def closing_check(
     # Other targets' files are not made for the provider that the check runs on; float activations change no kernel.
     timed = settings.target.between and settings.activations != "none"
     try:
-        # Another seed than the one whose images the statistics came from.
-        images = check_images(inputs, settings.seed + CHECK_SEED, CHECK_IMAGES)
+        images, seen = _images(inputs, settings.seed)
         with assumptions_named(source, inputs):
             want = expected_outputs(reference, images)
         plain = fastest_run(reference, images) if timed else 0.0
@@ -50,16 +55,25 @@ def closing_check(
         raise Defect(f"{error}; nothing has been written") from None
     if isinstance(want, str):
         return None, (want,)
-    notes = (f"compared with the model as normalized: {said}",) if said else ()
+    notes = (f"compared with the model as normalized: {said}", *seen) if said else seen
     try:
-        fidelity = compare(want, candidate, images, chosen_outputs(source.model))
+        found = compare(want, candidate, images, chosen_outputs(source.model))
+        fidelity = msgspec.structs.replace(found, not_known=not_known)
         late = slower(plain, fastest_run(candidate, images)) if timed else ()
-        return fidelity, (*notes, *fidelity.notes, *(() if inputs.unknown else _doubts(fidelity, settings)), *late)
+        return fidelity, (*notes, *fidelity.notes, *(() if not_known else _doubts(fidelity, settings)), *late)
     except ModelError as error:
         # What lacks memory is no fault of the result's.
         if not isinstance(error, TooLittleMemory) and not _runs(candidate, images):
             raise Defect(f"{error}; nothing has been written") from None
         return None, (f"not compared: {error}",)
+
+
+def _images(inputs: InputSpecs, seed: int) -> tuple[Images | Samples, tuple[str, ...]]:
+    """What to compare on, and what to say of it: the user's own where nothing else tells what the network is fed."""
+    if inputs.holds_back:
+        return held_back_images(inputs, CHECK_IMAGES)
+    # Another seed than the one whose images the statistics came from.
+    return check_images(inputs, seed + CHECK_SEED, CHECK_IMAGES), ()
 
 
 def _runs(session: Session, images: Images | Samples) -> bool:

@@ -12,9 +12,10 @@ import msgspec
 from dfmpc_onnx.api.reference import check_limits, check_source
 from dfmpc_onnx.errors import DfmpcError, OptionError
 from dfmpc_onnx.graph.exchange import to_graph
-from dfmpc_onnx.inputs.knowledge import find_out, unknown_inputs_warning
+from dfmpc_onnx.inputs.knowledge import find_out
 from dfmpc_onnx.inputs.normalization import PreprocessChoice, parse_or_assume
 from dfmpc_onnx.inputs.preprocess import AUTO
+from dfmpc_onnx.inputs.unknown_inputs import told_by_images, unknown_inputs_warning
 from dfmpc_onnx.model.source import ModelSource, Source, load
 from dfmpc_onnx.model.write import check_target
 from dfmpc_onnx.pipeline.manager import Pass
@@ -87,8 +88,10 @@ def take_in(
     except Exception:  # a damaged node may trip what follows its numbers
         check_source(source, settings, inputs)
         raise
-    if choice.unknown and inputs.images is None:
-        settings, choice = _without_trust(settings, choice, may_give_images=runs and len(inputs) == 1)
+    if inputs.images is not None:
+        choice = told_by_images(inputs, choice, inputs.images)
+    if choice.unknown:
+        settings, choice = _without_trust(settings, choice, may_give_images=runs and inputs.images is None)
     workspace = Workspace(graph, settings, source.label, inputs)
     workspace.tell = tell
     return Intake(recipe, pipeline, source, destination, workspace, choice)

@@ -20,6 +20,7 @@ from dfmpc_onnx.errors import CannotRun, PassError
 from dfmpc_onnx.evaluation.fidelity import Fidelity
 from dfmpc_onnx.graph.exchange import to_model
 from dfmpc_onnx.inputs.preprocess import AUTO
+from dfmpc_onnx.inputs.unknown_inputs import not_known
 from dfmpc_onnx.model.source import ModelSource, size_of
 from dfmpc_onnx.model.write import save
 from dfmpc_onnx.pipeline.instruments import Dump, Progress, Timing
@@ -118,7 +119,7 @@ def _finish(taken: Intake, results: tuple[PassResult, ...], timing: Timing, chec
         nonlocal fidelity, notes
         if check:
             workspace.tell("check")
-            fidelity, notes = closing_check(source, candidate, settings, inputs)
+            fidelity, notes = closing_check(source, candidate, settings, inputs, not_known(taken.choice.unknown))
 
     if taken.destination is None:
         closing(result)

@@ -15,11 +15,12 @@ from dfmpc_onnx.evaluation.fidelity import compare
 from dfmpc_onnx.evaluation.provider_use import provider_use
 from dfmpc_onnx.graph.compared_outputs import chosen_outputs
 from dfmpc_onnx.inputs.files import Images, read_images
-from dfmpc_onnx.inputs.knowledge import find_out, unknown_inputs_warning
+from dfmpc_onnx.inputs.knowledge import find_out
 from dfmpc_onnx.inputs.normalization import PreprocessChoice, parse_or_assume
 from dfmpc_onnx.inputs.preprocess import AUTO
 from dfmpc_onnx.inputs.samples import Samples, check_images
 from dfmpc_onnx.inputs.spec import InputSpecs
+from dfmpc_onnx.inputs.unknown_inputs import not_known, told_by_images, unknown_inputs_warning
 from dfmpc_onnx.model.metadata import metadata_of
 from dfmpc_onnx.model.source import ModelSource, Source, load
 from dfmpc_onnx.pipeline.settings import Settings, WeightBits, parse_input_ranges, parse_input_shapes
@@ -59,14 +60,14 @@ def _recorded_ranges(
 
 
 def _without_trust(
-    choice: PreprocessChoice, *, images_given: bool, warn: bool, may_give_images: bool
+    inputs: InputSpecs, choice: PreprocessChoice, images: str | os.PathLike[str] | None, *, warn: bool
 ) -> PreprocessChoice:
-    """The choice with the inputs of which nothing is known: none where the user gives images."""
-    if images_given:
-        return msgspec.structs.replace(choice, unknown=())
+    """The choice with the inputs that nothing tells the scale of, the user's images neither; warn: of these."""
+    if images is not None:
+        choice = told_by_images(inputs, choice, str(images))
     if not choice.unknown or not warn:
         return choice
-    warning = unknown_inputs_warning(choice, "what the quantized model loses is not known", may_give_images)
+    warning = unknown_inputs_warning(choice, "what the quantized model loses is not known", images is None)
     return msgspec.structs.replace(choice, warning=warning)
 
 
@@ -122,25 +123,28 @@ def verify(
     )
     if by_file and choice.by == "given":
         choice = msgspec.structs.replace(choice, by="file", reason="as the quantized file says", order_asserted=False)
-    choice = _without_trust(choice, images_given=images is not None, warn=not by_file, may_give_images=len(inputs) == 1)
+    choice = _without_trust(inputs, choice, images, warn=not by_file)
     batch = _images(images, inputs, settings.seed, float_source.label)
     if not providers:
         raise OptionError("no provider given; give at least one, such as CPU")
     chosen = chosen_outputs(float_source.model)
-    rows = tuple(_on_provider(provider, source, reference, batch, chosen) for provider in providers)
+    why = not_known(choice.unknown)
+    rows = tuple(_on_provider(provider, source, reference, batch, chosen, why) for provider in providers)
     left_out = dict.fromkeys(note for row in rows for note in row.fidelity.notes)
     warnings = (*origin_warnings(float_source, source, choice.name), *choice.warnings, *left_out)
     return Verification(float_source.size, source.size, choice.name, choice, warnings, rows)
 
 
 def _on_provider(
-    provider: str, source: Source, reference: Session, batch: Images | Samples, chosen: frozenset[str]
+    provider: str, source: Source, reference: Session, batch: Images | Samples, chosen: frozenset[str], not_known: str
 ) -> ProviderFidelity:
+    """not_known: why the figures say nothing of real inputs, if so."""
     session = Session(source.path or source.model, provider, source.label)
     use = None
     if session.provider != CPU_PROVIDER:
         use = provider_use(source.path or source.model, source.model, session.provider, source.label, batch)
-    return ProviderFidelity(session.provider, compare(reference, session, batch, chosen), use)
+    found = msgspec.structs.replace(compare(reference, session, batch, chosen), not_known=not_known)
+    return ProviderFidelity(session.provider, found, use)
 
 
 def _images(given: str | os.PathLike[str] | None, inputs: InputSpecs, seed: int, label: str) -> Images | Samples:

@@ -10,7 +10,7 @@ import click
 import dfmpc_onnx
 from dfmpc_onnx.cli.console import progress, say, standard_output
 from dfmpc_onnx.cli.usage_errors import Group
-from dfmpc_onnx.errors import printable, shown
+from dfmpc_onnx.errors import OptionError, printable, shown
 from dfmpc_onnx.memory import limit_memory
 from dfmpc_onnx.pipeline.targets import TARGETS
 
@@ -181,6 +181,7 @@ def verify(
     json_wanted: bool,
 ) -> None:
     """Run FLOAT and QUANTIZED on the same images and compare their outputs."""
+    from dfmpc_onnx.inputs.unknown_inputs import what_to_give
     from dfmpc_onnx.report.json_text import as_json
     from dfmpc_onnx.report.text import verification_table
 
@@ -196,6 +197,11 @@ def verify(
             seed=seed,
             threads=threads,
         )
+    unknown = found.providers[0].fidelity.not_known
+    if unknown and (min_sqnr is not None or min_agreement is not None):
+        give = what_to_give(found.preprocess_choice.unknown, may_give_images=images is None)
+        option = "min-agreement" if min_sqnr is None else "min-sqnr"
+        raise OptionError(f"{option}: {unknown}, so what the quantized model loses is not known; give {give}")
     for warning in found.warnings:
         say(f"warning: {printable(warning)}")
     below = []

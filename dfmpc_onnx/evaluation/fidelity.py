@@ -33,7 +33,8 @@ class Fidelity(msgspec.Struct, frozen=True):
     of the worst channels where they are of unlike scale; outputs of whole numbers, such as labels, count only where
     there is no other. max_error: largest absolute difference.
     outputs: each by itself, and which are not compared. The first output is the first of those that are.
-    top1, float_top1: per cent correct where labels are known, else None.
+    top1, float_top1: per cent correct where labels are known, else None. not_known: why the figures say nothing of real
+    inputs, where these were made up at a scale that nothing tells; `--json` then leaves them out.
     """
 
     images: int
@@ -46,6 +47,7 @@ class Fidelity(msgspec.Struct, frozen=True):
     agreeing: int = 0
     rows: int = 0
     outputs: tuple[OutputFidelity, ...] = ()
+    not_known: str = ""
 
     @property
     def drop(self) -> float | None:

@@ -11,7 +11,7 @@ import onnx
 
 from dfmpc_onnx.errors import OptionError, shown
 from dfmpc_onnx.inputs.feeds import whole_in_range
-from dfmpc_onnx.inputs.files import read_images
+from dfmpc_onnx.inputs.files import held_back, read_images
 from dfmpc_onnx.inputs.generated import generate
 from dfmpc_onnx.inputs.spec import InputSpec, InputSpecs
 
@@ -95,7 +95,8 @@ def _own_images(inputs: InputSpecs, path: str, free: bool) -> Batch:
             f"images of shape {found.x.shape[1:]} do not fit the model's input '{shown(spec.name)}' {stated}"
         )
     fixed = spec.shape[0] if not spec.has_batch else None if free else spec.batch
-    x = found.x[: fixed or MOST_IMAGES]
+    x = np.delete(found.x, held_back(len(found.x), spec.batch or 1), axis=0) if inputs.holds_back else found.x
+    x = x[: fixed or MOST_IMAGES]
     if fixed and len(x) < fixed:
         raise OptionError(f"images: the model takes batches of {fixed}, only {len(x)} images given")
     feeds: dict[str, npt.NDArray[np.generic]] = {spec.name: x.astype(spec.dtype, copy=False)}

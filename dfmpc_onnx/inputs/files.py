@@ -17,6 +17,9 @@ from dfmpc_onnx.inputs.npz import read_arrays
 from dfmpc_onnx.inputs.preprocess import Preprocess
 from dfmpc_onnx.model.plain_files import why_unreadable
 
+FEWEST_TO_HOLD_BACK = 8  # images, below which all are needed for statistics
+HELD_BACK = 4  # one of so many is kept from statistics
+
 
 @dataclasses.dataclass(frozen=True)
 class Images:
@@ -51,6 +54,24 @@ def read_images(path: str | os.PathLike[str], shape: tuple[int, ...], preprocess
     if y is not None and (y.shape != (len(x),) or y.dtype.kind not in "iu"):
         raise OptionError(f"{where}: y must hold one whole number for each of the {len(x)} images")
     return Images(x, None if y is None else y.astype(np.int64), f"{len(x)} images of {shown(source.name)}")
+
+
+def held_back(count: int, least: int) -> npt.NDArray[np.intp]:
+    """Which of the user's images are kept from statistics: every fourth; none where fewer than `least` would be left.
+
+    By turns and not at the end, since images often come in order of what they show.
+    """
+    index = np.arange(HELD_BACK - 1, count, HELD_BACK)
+    return index if count >= FEWEST_TO_HOLD_BACK and count - len(index) >= least else index[:0]
+
+
+def holds_pixels(path: str | os.PathLike[str]) -> bool:
+    """Whether images are pixels, so that a network gets them at the scale of a preprocess. Raises OptionError."""
+    source = pathlib.Path(path)
+    if source.is_dir() or why_unreadable(source) is not None:
+        return True
+    x = read_arrays(str(source), shown(str(source))).get("x")
+    return x is None or x.dtype == np.uint8
 
 
 def _checked(

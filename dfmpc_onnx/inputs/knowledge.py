@@ -81,8 +81,7 @@ def find_out(
 ) -> tuple[InputSpecs, PreprocessChoice]:
     """The inputs under all that is known of them, and how that came about; `choice.unknown` names the others.
 
-    Where the user gives images, an input may be unknown all the same: they show statistics what it holds, but the
-    closing check takes inputs that are made up.
+    Images that the user gives are not looked at: see `unknown_inputs.told_by_images`.
 
     text, doubt: as for `resolve_preprocess`. recorded_by: how the preprocess came about that a quantized file states.
     """
@@ -107,7 +106,10 @@ def find_out(
     for spec, moments, by in _moments(head, wanted):
         found[spec.name] = dataclasses.replace(spec, moments=moments)
         how[spec.name] = f"{_moments_in_words(moments)}, by {by}"
-    unknown = _unknown(model, inputs, choice, wanted, found, judged=judged)
+    unknown = tuple(
+        msgspec.structs.replace(entry, images_tell=len(inputs) == 1)
+        for entry in _unknown(model, inputs, choice, wanted, found, judged=judged)
+    )
     if found:
         specs = tuple(found.get(spec.name, spec) for spec in inputs)
         inputs = dataclasses.replace(inputs, specs=specs)
@@ -136,31 +138,18 @@ def _unknown(
     reaching = _reach_layers(model, [spec.name for spec in wanted if spec.name not in found])
     why = choice.reason.partition(": ")[2] if choice.by == "assumed" else ""
     unknown = tuple(
-        UnknownInput(name, why if why and inputs[name].is_picture else NOTHING_TELLS) for name in reaching
+        UnknownInput(name, *((why, True) if why and inputs[name].is_normalized else (NOTHING_TELLS, False)))
+        for name in reaching
     ) + tuple(
         UnknownInput(spec.name, f"{_moments_in_words(spec.moments)}, but {MAY_REACH_FAR}")
         for spec in found.values()
         if spec.moments is not None and _may_reach_far(spec.moments)
     )
     return unknown + tuple(
-        UnknownInput(spec.name, MAY_BE_NO_PICTURE.format(spec.preprocess.name))
+        UnknownInput(spec.name, MAY_BE_NO_PICTURE.format(spec.preprocess.name), preprocess_tells=True)
         for spec in inputs
         if judged and spec.range is None and _may_be_no_picture(spec)
     )
-
-
-def unknown_inputs_warning(choice: PreprocessChoice, so: str, may_give_images: bool) -> str:
-    """One line: what is not known, why, what follows (`so`), and what to give."""
-    names = ", ".join(f"'{shown(entry.name)}'" for entry in choice.unknown)
-    if choice.by == "assumed":
-        begin = f"preprocess {choice.name} assumed ({choice.reason.replace(' assumed', '', 1)}"
-        begin = begin.replace(": ", "): ", 1)
-    else:
-        begin = f"the scale of input {names} is not known: {choice.unknown[0].why}"
-    options = ["--preprocess"] if choice.by in ("assumed", *BY_JUDGEMENT) else []
-    options.append(f"--input-range '{shown(choice.unknown[0].name)}=LOW:HIGH'")
-    options += ["--images"] if may_give_images else []
-    return f"{begin}; {so}: give {' or '.join(options)}"
 
 
 def _in_words(choice: PreprocessChoice, pictures: set[str], how: Mapping[str, str]) -> PreprocessChoice:

@@ -61,10 +61,13 @@ class Fit(msgspec.Struct, frozen=True):
 
 
 class UnknownInput(msgspec.Struct, frozen=True):
-    """An input of whose scale nothing is known, and why."""
+    """An input of whose scale nothing is known, and why. preprocess_tells: whether `--preprocess` would tell
+    it; images_tell: whether images of the user's can be given."""
 
     name: str
     why: str
+    preprocess_tells: bool = False
+    images_tell: bool = False
 
 
 class PreprocessChoice(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from dfmpc_onnx.errors import ModelError, shown
 from dfmpc_onnx.inputs.feeds import whole_in_range
-from dfmpc_onnx.inputs.files import Images
+from dfmpc_onnx.inputs.files import FEWEST_TO_HOLD_BACK, Images, held_back, read_images
 from dfmpc_onnx.inputs.generated import generate
 from dfmpc_onnx.inputs.spec import PICTURE_TYPES, InputSpec, InputSpecs
 
@@ -38,6 +38,26 @@ def check_images(inputs: InputSpecs, seed: int, count: int) -> Images | Samples:
     generator = np.random.default_rng(seed)
     feeds = {spec.name: _runs(spec, seed, count, generator) for spec in inputs}
     return Samples(feeds, count, f"{count} generated inputs")
+
+
+def held_back_images(inputs: InputSpecs, count: int) -> tuple[Images, tuple[str, ...]]:
+    """The user's images that statistics did not see, `count` at most, and a note where they are too few for that.
+
+    For a network of whose input nothing else tells what it holds. Raises OptionError as `read_images`.
+    """
+    spec = inputs.image_input()
+    assert inputs.images is not None  # who has none has nothing to hold back
+    found = read_images(inputs.images, spec.shape, spec.preprocess)
+    index = held_back(len(found.x), spec.batch or 1)
+    if len(index):
+        kept = found.x[index[:count]]
+        return Images(kept, None, f"{len(kept)} images of yours that statistics did not see"), ()
+    kept = found.x[:count]
+    note = (
+        f"compared on the images that statistics come from, since {len(found.x)} are too few to hold some back: "
+        f"give {max(FEWEST_TO_HOLD_BACK, 2 * (spec.batch or 1))}, or verify the file on others"
+    )
+    return Images(kept, None, f"{len(kept)} images of yours, which statistics saw"), (note,)
 
 
 def _runs(spec: InputSpec, seed: int, count: int, generator: np.random.Generator) -> npt.NDArray[np.generic]:

@@ -193,6 +193,11 @@ class InputSpecs:
         return {spec.name: spec.shape for spec in self.specs if spec.stated is not None and not spec.is_sequence}
 
     @property
+    def holds_back(self) -> bool:
+        """Whether some of the user's images are kept from statistics, to compare on: else nothing tells the scale."""
+        return self.images is not None and bool(self.unknown)
+
+    @property
     def has_normalized(self) -> bool:
         """Whether any input gets pictures in floats."""
         return any(spec.is_normalized for spec in self.specs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from rich.console import Console
 from rich.padding import Padding
@@ -11,7 +11,7 @@ from rich.text import Text
 from dfmpc_onnx.errors import printable, shown
 from dfmpc_onnx.evaluation.fidelity import Fidelity
 from dfmpc_onnx.evaluation.output_differences import GroupFidelity, OutputFidelity
-from dfmpc_onnx.inputs.normalization import PreprocessChoice, UnknownInput
+from dfmpc_onnx.inputs.normalization import PreprocessChoice
 from dfmpc_onnx.pipeline.refusals import NOT_LOW, UNSTATED, Refusal
 from dfmpc_onnx.report.schema import Expansion, LayerReport, Report, Verification
 from dfmpc_onnx.report.tables import GAP, figures, listing, megabytes, plain, table
@@ -66,8 +66,8 @@ def report_table(report: Report, output: str, console: Console) -> None:
         ("needs", f"onnxruntime {report.oldest_onnxruntime} or newer (opset {report.opset})"),
     ]
     if report.fidelity is not None:
-        unknown = report.preprocess_choice.unknown
-        verdict = _not_known(unknown) if unknown else fidelity_line(report.fidelity)
+        unknown = report.fidelity.not_known
+        verdict = f"not known: {unknown}" if unknown else fidelity_line(report.fidelity)
         rows.append(("against the float model", verdict))
     rows.append(("seconds", f"{report.seconds}"))
     if report.peak_bytes is not None:
@@ -130,12 +130,6 @@ def _bits(layer: LayerReport) -> str:
 
 def _compute(layer: LayerReport) -> str:
     return "integers" if layer.integer else "float"
-
-
-def _not_known(unknown: Sequence[UnknownInput]) -> str:
-    """The verdict where inputs were made up: what was measured on them says nothing of real ones."""
-    names = ", ".join(f"'{shown(entry.name)}'" for entry in unknown)
-    return f"not known: nothing tells the scale of {names}"
 
 
 def fidelity_line(found: Fidelity) -> str:
@@ -231,9 +225,10 @@ def verification_table(found: Verification, console: Console) -> None:
             apart = f"at most {row.use.steps:g} steps from the CPU provider, {row.use.mean_steps:g} on average"
             left = f"; not compared: {', '.join(row.use.not_compared)}" if row.use.not_compared else ""
             console.print(Text(printable(f"{row.provider}: {ran}; {apart}{left}")))
-    if found.preprocess_choice.unknown:
-        console.print(*plain(_not_known(found.preprocess_choice.unknown) + "; the figures are those of inputs made up"))
-    origin = found.providers[0].fidelity.origin
+    first = found.providers[0].fidelity
+    if first.not_known:
+        console.print(*plain(f"not known: {first.not_known}; the figures are those of inputs at a scale made up"))
+    origin = first.origin
     console.print(
         *plain(
             f"on {origin}, preprocess {found.preprocess}; {megabytes(found.float_bytes)} -> {megabytes(found.bytes)}"

@@ -18,7 +18,7 @@ import dfmpc_onnx
 from dfmpc_onnx.errors import OptionError
 from dfmpc_onnx.runtime.session import Session
 from tests import graphs
-from tests.commands import dfmpc
+from tests.commands import assert_refused, dfmpc
 
 Feeds = Mapping[str, np.ndarray]
 MODELS = pathlib.Path(__file__).parents[2] / "models"
@@ -413,13 +413,88 @@ def test_verify_of_a_file_whose_input_nobody_knows_says_so(tmp_path: pathlib.Pat
     assert "the scale of input 'x' is not known" in of_others.stderr
 
 
-def test_images_of_the_users_own_quantize_activations_but_give_no_verdict(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("kind", [folded_bands, scaled_sound, folded_picture], ids=lambda kind: kind.__name__)
+def test_images_of_the_users_own_give_a_verdict_on_those_held_back_from_statistics(
+    kind: Callable[[], tuple[onnx.ModelProto, Feeds]], tmp_path: pathlib.Path
+) -> None:
+    model, feeds = kind()
+    (x,) = feeds.values()
+    np.savez(tmp_path / "x.npz", x=x[:16])
+    made = dfmpc_onnx.quantize(model, recipe="int8", images=tmp_path / "x.npz", threads=1)
+    report = made.report
+    assert report.activations == "8" and not report.warnings and not report.preprocess_choice.unknown
+    assert report.fidelity is not None and not report.fidelity.not_known
+    assert report.fidelity.origin == "4 images of yours that statistics did not see"
+    held = {next(iter(feeds)): x[3:16:4]}
+    assert report.fidelity.sqnr_db == pytest.approx(sqnr(model, made.model, held), abs=0.02)
+    (statistics,) = (p.result for p in report.passes if p.name == "reconstruct_layers")
+    assert any("12 of 16 images" in note for note in statistics.notes)
+
+
+def test_of_very_few_images_none_is_held_back_and_that_is_said(tmp_path: pathlib.Path) -> None:
     model, feeds = folded_bands()
-    np.savez(tmp_path / "x.npz", x=feeds["x"])
+    np.savez(tmp_path / "x.npz", x=feeds["x"][:5])
     report = dfmpc_onnx.quantize(model, recipe="int8", images=tmp_path / "x.npz", threads=1).report
-    assert report.activations == "8" and not report.warnings
-    # The closing check compares on inputs made up, of which nothing is known all the same.
-    assert [entry.name for entry in report.preprocess_choice.unknown] == ["x"]
+    (said,) = report.warnings
+    assert "since 5 are too few to hold some back: give 8, or verify the file on others" in said
+    assert report.fidelity is not None and report.fidelity.origin == "5 images of yours, which statistics saw"
+
+
+def test_pixels_under_a_preprocess_that_is_a_guess_tell_no_scale(tmp_path: pathlib.Path) -> None:
+    model, _ = folded_picture()
+    onnx.save(model, path := tmp_path / "m.onnx")
+    np.savez(tmp_path / "x.npz", x=np.repeat(PHOTOGRAPHS, 2, 1).repeat(2, 2)[:16].astype(np.uint8))
+    given = ("quantize", path, "-o", tmp_path / "q.onnx", "--recipe", "int8", "--images", tmp_path / "x.npz")
+    guessed = dfmpc(*given, "--json")
+    report = json.loads(guessed.stdout)
+    assert report["activations"] == "none" and report["fidelity"]["sqnr_db"] is None
+    assert "give --preprocess" in guessed.stderr and "--images" not in guessed.stderr
+    known = json.loads(dfmpc(*given, "--preprocess", "half", "--json").stdout)
+    assert known["activations"] == "8" and known["fidelity"]["sqnr_db"] > 25
+
+
+def test_json_has_null_and_the_reason_in_place_of_what_made_up_inputs_gave(tmp_path: pathlib.Path) -> None:
+    model, feeds = folded_bands()
+    onnx.save(model, path := tmp_path / "m.onnx")
+    out = tmp_path / "q.onnx"
+    made = json.loads(dfmpc("quantize", path, "-o", out, "--recipe", "int8", "--json").stdout)
+    verified = json.loads(dfmpc("verify", path, out, "--json").stdout)
+    for found in (made["fidelity"], verified["providers"][0]["fidelity"]):
+        assert found["sqnr_db"] is found["agreement"] is found["max_error"] is found["outputs"][0]["sqnr_db"] is None
+        assert found["not_known"] == "nothing tells the scale of 'x'"
+    np.savez(tmp_path / "x.npz", x=feeds["x"])
+    told = json.loads(dfmpc("verify", path, out, "--images", tmp_path / "x.npz", "--json").stdout)
+    assert told["providers"][0]["fidelity"]["sqnr_db"] > 25
+
+
+@pytest.mark.parametrize("threshold", ["--min-sqnr", "--min-agreement"])
+def test_a_threshold_is_not_held_against_inputs_that_were_made_up(threshold: str, tmp_path: pathlib.Path) -> None:
+    model, feeds = folded_bands()
+    onnx.save(model, path := tmp_path / "m.onnx")
+    dfmpc_onnx.quantize(path, out := tmp_path / "q.onnx", recipe="int8", threads=1)
+    refused = dfmpc("verify", path, out, threshold, 5)
+    assert_refused(refused, "nothing tells the scale of 'x'", "give --input-range 'x=LOW:HIGH' or --images")
+    np.savez(tmp_path / "x.npz", x=feeds["x"])
+    assert dfmpc("verify", path, out, threshold, 5, "--images", tmp_path / "x.npz").exit_code == 0
+
+
+def test_all_inputs_that_are_not_known_are_named_in_one_line() -> None:
+    net = Trained(x=("n", 3, 64, 64), state=("n", 5), place=("n", 2))
+    x = net.block(net.block("x", 3, 16, 3, 3, stride=2, norm=False), 16, 24, 3, 3, norm=False)
+    flat = net.node("Flatten", net.node("GlobalAveragePool", x))
+    for name, size in (("state", 5), ("place", 2)):
+        beside = net.node("Gemm", name, net.constant(net.random.standard_normal((size, 24))))
+        flat = net.node("Add", flat, beside)
+    model = net.model(net.node("Gemm", flat, net.constant(net.random.standard_normal((24, 10)))), {})
+    (said,) = dfmpc_onnx.quantize(model, recipe="int8", threads=1).report.warnings
+    assert said.startswith("preprocess imagenet assumed") and said.count("\n") == 0
+    assert "the scale of inputs 'state', 'place' is not known" in said
+    ranges = "--input-range 'state=LOW:HIGH' and --input-range 'place=LOW:HIGH'"
+    assert said.endswith(f"give --preprocess and {ranges}")
+    (rest,) = dfmpc_onnx.quantize(model, recipe="int8", input_ranges=["x=-2:2"], threads=1).report.warnings
+    assert rest.endswith(f"give {ranges}") and "'x" not in rest
+    told = ["x=-2:2", "state=-3:3", "place=-3:3"]
+    assert not dfmpc_onnx.quantize(model, recipe="int8", input_ranges=told, threads=1).report.warnings
 
 
 def test_pictures_of_the_users_own_are_normalized_once(tmp_path: pathlib.Path) -> None:
