@@ -60,12 +60,17 @@ def _recorded_ranges(
 
 
 def _without_trust(
-    inputs: InputSpecs, choice: PreprocessChoice, images: str | os.PathLike[str] | None, *, warn: bool
+    inputs: InputSpecs, choice: PreprocessChoice, images: str | os.PathLike[str] | None, *, by_file: bool
 ) -> PreprocessChoice:
-    """The choice with the inputs that nothing tells the scale of, the user's images neither; warn: of these."""
+    """The choice with the inputs that nothing tells the scale of, the user's images neither.
+
+    by_file: whether the quantized file states the preprocess; whoever made it has seen the warning.
+    """
+    if by_file and choice.by == "given":
+        choice = msgspec.structs.replace(choice, by="file", reason="as the quantized file says", order_asserted=False)
     if images is not None:
         choice = told_by_images(inputs, choice, str(images))
-    if not choice.unknown or not warn:
+    if not choice.unknown or by_file:
         return choice
     warning = unknown_inputs_warning(choice, "what the quantized model loses is not known", images is None)
     return msgspec.structs.replace(choice, warning=warning)
@@ -121,9 +126,7 @@ def verify(
     inputs, choice = find_out(
         float_source.model, inputs, wanted, BY_PICTURES, doubt=not by_file, recorded_by=recorded_by
     )
-    if by_file and choice.by == "given":
-        choice = msgspec.structs.replace(choice, by="file", reason="as the quantized file says", order_asserted=False)
-    choice = _without_trust(inputs, choice, images, warn=not by_file)
+    choice = _without_trust(inputs, choice, images, by_file=by_file)
     batch = _images(images, inputs, settings.seed, float_source.label)
     if not providers:
         raise OptionError("no provider given; give at least one, such as CPU")
