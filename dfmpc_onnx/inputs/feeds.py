@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.numerics.ranges import Range
 
 HALF_RANGE = 3.0  # from the middle of a range to its ends
+SHORTEST_SERIES = 64  # values of a vector, from which on it may be a signal over time
+ROUGHNESS = (1.0, 0.5, 1.5)  # exponents of the spectra of inputs that fill a range
+PARTS = (1.0, 1 / 2, 1 / 8, 1 / 32)  # of a stated range that inputs fill, one after the other
 FEWEST_TO_MATCH = 1024  # of a channel, from which on it gets exactly the moments that it is to have
 
 
@@ -58,6 +61,33 @@ def in_range(shape: tuple[int, ...], bounds: Range, seed: int) -> Float:
         generator = np.random.default_rng(seed)
         x = np.asarray(generator.standard_normal(shape))
     result: Float = np.asarray(np.clip((low + high) / 2 + x * ((high - low) / 2 / HALF_RANGE), low, high))
+    return result
+
+
+def filling(shape: tuple[int, ...], bounds: Range, seed: int) -> Float:
+    """Seeded inputs that fill a range: half of its width for two deviations, one after the other rough and smooth."""
+    low, high = bounds
+    if len(shape) < 2 or math.prod(shape[1:]) < SHORTEST_SERIES:
+        x = np.asarray(np.random.default_rng(seed).standard_normal(shape))
+    else:
+        channels, size = (shape[1], shape[2:]) if len(shape) > 2 else (1, shape[1:])
+        each = [
+            noise_fields(1, channels, size, seed + run, exponent=ROUGHNESS[run % len(ROUGHNESS)])
+            for run in range(shape[0])
+        ]
+        x = np.concatenate(each).reshape(shape)
+    result: Float = np.asarray(np.clip((low + high) / 2 + x * (high - low) / 4, low, high))
+    return result
+
+
+def filled_in_part(x: Float, parts: Sequence[float]) -> Float:
+    """Inputs ``[n, ...]``, one after the other shrunk around its own mean to a part of its contrast.
+
+    A range says how far an input reaches, not how much of it a scene fills: of 16-bit pixels that may be a hundredth.
+    """
+    part = np.resize(np.asarray(parts), len(x)).reshape(-1, *(1,) * (x.ndim - 1))
+    mean = x.mean(axis=tuple(range(1, x.ndim)), keepdims=True)
+    result: Float = mean + part * (x - mean)
     return result
 
 

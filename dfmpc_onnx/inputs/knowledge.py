@@ -46,8 +46,9 @@ LEAST_OFFSET = 0.05  # of a normalized value: a smaller one is an epsilon, no me
 MOST_FOLLOWED = 64  # inputs of which nothing is known that are followed to the layers that they reach
 NOT_GUESSED = ("assumed", "no image")  # how a preprocess came about that says nothing of the input
 FAR_FROM_ZERO = 1.0  # deviations, from which on an input is a level that varies and no signal about 0
+DARK_WITH_BRIGHT_PARTS = 2.0  # the same, of one channel above 0: gamma distributions of shape 4 are still skewed
 NOTHING_TELLS = "no BatchNormalization and no arithmetic tells it"
-MAY_REACH_FAR = "what lies about 0, as sound does, may be loud or quiet"
+MAY_REACH_FAR = "what lies about 0, as sound does, or little above, as radiographs do, may reach far"
 MAY_BE_NO_PICTURE = (
     "one channel about 0, in the scale of {} pictures, may be a spectrogram or a scan that reaches further"
 )
@@ -307,8 +308,12 @@ def _banks(filters: Filters, specs: Mapping[str, InputSpec]) -> dict[str, Filter
 
 
 def _may_reach_far(moments: InputMoments) -> bool:
-    """Whether an input lies about 0, as what is loud and quiet does, and magnitudes do: its tails are then anything."""
-    return float(np.median(np.abs(moments.mean) / np.maximum(moments.deviation, 1e-30))) < FAR_FROM_ZERO
+    """Whether an input lies about 0, as what is loud and quiet does, and magnitudes do: its tails are then anything.
+
+    One channel above 0, as of a radiograph, counts so further up: dark with a few bright parts.
+    """
+    far = float(np.median(np.abs(moments.mean) / np.maximum(moments.deviation, 1e-30)))
+    return far < (DARK_WITH_BRIGHT_PARTS if len(moments.mean) == 1 and moments.mean[0] > 0 else FAR_FROM_ZERO)
 
 
 def _may_be_no_picture(spec: InputSpec) -> bool:

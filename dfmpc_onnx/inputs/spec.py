@@ -27,6 +27,7 @@ from dfmpc_onnx.numerics.ranges import Range
 DEFAULT_SIDE = 224  # of dynamic height and width
 EXAMPLE_SIDE, EXAMPLE_LENGTH = 640, 16000  # of a map and of a sound in a message
 DEFAULT_CHANNELS = 3  # of a dynamic channel dimension that no Conv reads
+BYTE_LEVELS = 255  # from the least byte to the greatest
 PICTURE_TYPES = tuple(np.dtype(kind) for kind in (np.float32, np.float16, np.float64, np.uint8))
 
 
@@ -97,6 +98,24 @@ class InputSpec:
     def is_normalized(self) -> bool:
         """Whether it gets pictures in floats, so that a preprocess applies to it."""
         return self.is_float and self.range is None and self.is_picture
+
+    @property
+    def is_of_bytes(self) -> bool:
+        """Whether 256 codes hold all that it gets: pictures of three channels, or of one as bytes are, 255 apart.
+
+        Other floats are finer than a 255th of their range and may fill a small part of it: sound, bands, and scans and
+        thermal pictures of one channel.
+        """
+        if not self.is_picture or not self.is_float:
+            return self.is_picture
+        low, high = self.preprocess.bounds(self.channels)
+        widest = float(np.max(high - low))
+        return widest <= BYTE_LEVELS if self.channels == 3 else abs(widest - BYTE_LEVELS) < 1
+
+    @property
+    def has_stated_range(self) -> bool:
+        """Whether the user says how far floats reach that are no bytes, so that inputs may fill any part of it."""
+        return self.is_float and self.range is not None and not self.is_of_bytes
 
     @property
     def channels_last(self) -> bool:

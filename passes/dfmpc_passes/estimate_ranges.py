@@ -39,6 +39,7 @@ from dfmpc_onnx.quantization.layer_reach import reach_by_moments
 from dfmpc_onnx.statistics.gated_ranges import cap_gated
 from dfmpc_onnx.statistics.independent_moments import NOT_NEEDED, propagate
 from dfmpc_onnx.statistics.reach_followers import widened
+from dfmpc_onnx.statistics.stated_reach import stated_reach
 
 
 class EstimateRangesOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,7 +62,9 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
     variances. Behind the last layers, and for averages over a map, the wider of the two counts, up to three times what
     was measured. An input of pictures has the range of the bytes 0 to 255 after the preprocess, any other that which
     the user gave, or that of what it was fed. Where only its moments are known it has none, up to the first layer,
-    which then computes in float. A cubic Resize overshoots what it reads by at most 0.445 of its range, which is what
+    which then computes in float; so has one whose floats 256 codes do not hold, as sound or a scan between bounds that
+    the user states. What the network makes of inputs that fill such bounds counts where it reaches further than
+    BatchNormalizations say. A cubic Resize overshoots what it reads by at most 0.445 of its range, which is what
     its kernel's negative weights add up to.
 
     Requires: codes (the quantized network's BatchNormalizations count, not the float one's), and BN not yet folded.
@@ -89,6 +92,8 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
             fixed = pinned | skewed.keys()
             reach_of = found.reach or reach_by_moments(workspace.graph, workspace.get(Layers).by_name(), known)
             ranges.update(widened(workspace.graph, ranges, reach_of, known, fixed))
+        if found.tensors:  # a recipe that runs no network has none
+            _reach_as_stated(workspace, ranges)
         ranges.update(_of_inputs(workspace.inputs, known, found.tensors))
         for name in _unscaled_tensors(workspace.graph, workspace.inputs):
             ranges.pop(name, None)
@@ -139,6 +144,13 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
                 low, high = min(max(derived[0], least), low), max(min(derived[1], most), high)
             ranges[name] = max(low, float(m.low.min())), min(high, float(m.high.max()))
         return ranges
+
+
+def _reach_as_stated(workspace: Workspace, ranges: dict[str, tuple[float, float]]) -> None:
+    """Widen what BatchNormalizations say to what inputs reach that fill the range which the user stated."""
+    for name, (low, high) in stated_reach(workspace.graph, workspace.inputs, workspace.settings.seed).items():
+        if name in ranges:
+            ranges[name] = min(low, ranges[name][0]), max(high, ranges[name][1])
 
 
 def _of_inputs(
@@ -224,11 +236,13 @@ def _widen_averages(graph: gs.Graph, ranges: dict[str, tuple[float, float]]) -> 
 
 
 def _unscaled_tensors(graph: gs.Graph, inputs: InputSpecs) -> set[str]:
-    """Inputs of which moments alone are known, and what is made of them in front of layers and BatchNormalizations.
+    """Inputs that 8 bits do not hold, and what is made of them in front of layers and BatchNormalizations.
 
-    How far they reach nobody knows: a sound is ten times as loud as its deviation, or a tenth of it for a minute.
+    Where moments alone are known nobody knows how far they reach: a sound is ten times as loud as its deviation, or a
+    tenth of it for a minute. Of 16-bit pixels between stated bounds a scene fills a part that is no wider than a few
+    steps of 255.
     """
-    found = {spec.name for spec in inputs if spec.moments is not None}
+    found = {spec.name for spec in inputs if spec.is_float and not spec.is_of_bytes}
     for node in graph.nodes:
         measures = is_weighted(node) or op_of(node) == "BatchNormalization"
         if not measures and any(t.name in found for t in node.inputs):

@@ -261,6 +261,11 @@ def scan() -> tuple[onnx.ModelProto, Feeds]:
     return one_channel(each_of_deviation_one(np.where(x > 0.8, 1 + x, 0)))
 
 
+def radiograph() -> tuple[onnx.ModelProto, Feeds]:
+    """From 0 to 1, dark with a few bright parts."""
+    return one_channel(np.clip(0.1 + 0.05 * np.exp(fields(32, 1, 64, 64)), 0, 1))
+
+
 def folded_bands() -> tuple[onnx.ModelProto, Feeds]:
     net = Trained(x=("n", 8, 48, 48))
     feeds = {"x": (1800 + 500 * fields(16, 8, 48, 48)).astype(np.float32)}
@@ -308,7 +313,17 @@ KNOWN = (
     two_inputs,
     standardized,
 )
-UNKNOWN = (folded_bands, folded_picture, one_known_of_two, scaled_sound, waveform, volume, spectrogram, scan)
+UNKNOWN = (
+    folded_bands,
+    folded_picture,
+    one_known_of_two,
+    scaled_sound,
+    waveform,
+    volume,
+    spectrogram,
+    scan,
+    radiograph,
+)
 HEADS = {keras_head: "raw", around_zero: "raw", unit_head: "unit", turned_colours: "raw", padded_and_resized: "raw"}
 
 
@@ -397,6 +412,44 @@ def test_a_range_makes_an_input_known(
     assert json.loads(far.stdout)["providers"][0]["fidelity"]["sqnr_db"] < 15
     made = dfmpc_onnx.quantize(model, recipe="int8", input_ranges=[f"{name}={bounds}"])
     assert made.report.activations == "8"
+
+
+def loud(feeds: Feeds) -> Feeds:
+    (name, x), *_ = feeds.items()
+    return {name: 0.95 * x / np.abs(x).max(axis=1, keepdims=True)}
+
+
+def test_what_a_stated_range_holds_goes_before_what_normalizations_saw() -> None:
+    """Loud clips reach further than the BatchNormalizations of training say, quiet ones fill a few steps of 255."""
+    model, feeds = waveform()
+    made = dfmpc_onnx.quantize(model, recipe="int8", input_ranges=["sound=-1:1"], threads=1)
+    assert made.report.activations == "8"
+    assert min(sqnr(model, made.model, x) for x in (feeds, loud(feeds))) > 25
+    assert made.report.fidelity is not None
+    assert made.report.fidelity.sqnr_db < sqnr(model, made.model, feeds) + 6
+
+
+def thermal(divided: bool) -> tuple[onnx.ModelProto, Feeds]:
+    """16-bit pixels of which a scene fills a tenth; the first layer takes their mean away."""
+    net, scale = Trained(x=("n", 1, 48, 48)), 65535 if divided else 1
+    x = net.node("Div", "x", net.constant(65535)) if divided else "x"
+    weight = net.random.standard_normal((16, 1, 3, 3)) * 0.5 * scale / 600
+    bias = -weight.sum((1, 2, 3)) * 30000 / scale + 0.3 * net.random.standard_normal(16)
+    y = net.node("Relu", net.node("Conv", x, net.constant(weight), net.constant(bias), strides=[2, 2]))
+    y = net.block(y, 16, 24, 3, 3, stride=2, norm=False)
+    return net.model(net.tail(y, 24), {}), {"x": (30000 + 600 * fields(16, 1, 48, 48)).astype(np.float32)}
+
+
+@pytest.mark.parametrize("divided", [False, True])
+def test_pixels_of_16_bits_are_not_rounded_to_8(divided: bool) -> None:
+    model, feeds = thermal(divided)
+    made = dfmpc_onnx.quantize(model, recipe="int8", input_ranges=["x=0:65535"], threads=1)
+    first, second, _ = (layer.integer for layer in made.report.layers)
+    assert second and not first
+    assert made.report.fidelity is not None
+    real = sqnr(model, made.model, feeds)
+    assert real > 25 and made.report.fidelity.sqnr_db < real + 9
+    assert "a 32nd" in made.report.fidelity.origin
 
 
 def test_verify_of_a_file_whose_input_nobody_knows_says_so(tmp_path: pathlib.Path) -> None:
