@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from dfmpc_onnx.numerics.ranges import Range
 HALF_RANGE = 3.0  # from the middle of a range to its ends
 SHORTEST_SERIES = 64  # values of a vector, from which on it may be a signal over time
 ROUGHNESS = (1.0, 0.5, 1.5)  # exponents of the spectra of inputs that fill a range
-PARTS = (1.0, 1 / 2, 1 / 8, 1 / 32)  # of a stated range that inputs fill, one after the other
+USUAL_PART, LEAST_PART = 1 / 8, 1 / 32  # of the contrast that a stated range allows, and a scene has
 FEWEST_TO_MATCH = 1024  # of a channel, from which on it gets exactly the moments that it is to have
 
 
@@ -80,12 +80,13 @@ def filling(shape: tuple[int, ...], bounds: Range, seed: int) -> Float:
     return result
 
 
-def filled_in_part(x: Float, parts: Sequence[float]) -> Float:
-    """Inputs ``[n, ...]``, one after the other shrunk around its own mean to a part of its contrast.
+def filled_in_part(x: Float, part: float) -> Float:
+    """Inputs ``[n, ...]``, each shrunk around its own mean to a part of its contrast; short vectors as they are.
 
     A range says how far an input reaches, not how much of it a scene fills: of 16-bit pixels that may be a hundredth.
     """
-    part = np.resize(np.asarray(parts), len(x)).reshape(-1, *(1,) * (x.ndim - 1))
+    if math.prod(x.shape[1:]) < SHORTEST_SERIES:
+        return x
     mean = x.mean(axis=tuple(range(1, x.ndim)), keepdims=True)
     result: Float = mean + part * (x - mean)
     return result

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dfmpc_onnx.errors import ModelError, shown
-from dfmpc_onnx.inputs.feeds import PARTS, filled_in_part, whole_in_range
+from dfmpc_onnx.inputs.feeds import USUAL_PART, filled_in_part, whole_in_range
 from dfmpc_onnx.inputs.files import FEWEST_TO_HOLD_BACK, Images, held_back, read_images
 from dfmpc_onnx.inputs.generated import generate
 from dfmpc_onnx.inputs.spec import PICTURE_TYPES, InputSpec, InputSpecs
@@ -35,10 +35,10 @@ def check_images(inputs: InputSpecs, seed: int, count: int) -> Images | Samples:
     only = next(iter(inputs)) if len(inputs) == 1 else None
     if only is not None and only.dtype in PICTURE_TYPES and only.shape and (only.is_picture or only.is_float):
         found = generate(only, (count, *only.shape[1:]), seed)
-        if not only.has_stated_range or len(only.shape) < 2:
+        if not only.has_stated_range:
             return found
-        x = filled_in_part(found.x.astype(np.float64), PARTS).astype(np.float32)
-        return dataclasses.replace(found, x=x, origin=f"{found.origin}, from all of their contrast to a 32nd of it")
+        x = filled_in_part(found.x.astype(np.float64), USUAL_PART).astype(np.float32)
+        return dataclasses.replace(found, x=x, origin=f"{found.origin}, of an eighth of its contrast")
     generator = np.random.default_rng(seed)
     feeds = {spec.name: _runs(spec, seed, count, generator) for spec in inputs}
     return Samples(feeds, count, f"{count} generated inputs")

@@ -10,7 +10,7 @@ import numpy as np
 
 from dfmpc_onnx.errors import ModelError, shown
 from dfmpc_onnx.evaluation.rounding_switches import ToggledRounding
-from dfmpc_onnx.inputs.feeds import PARTS, filled_in_part
+from dfmpc_onnx.inputs.feeds import LEAST_PART, filled_in_part
 from dfmpc_onnx.numerics.arrays import Array
 from dfmpc_onnx.numerics.group_search import costliest
 from dfmpc_onnx.numerics.output_loss import OutputLoss
@@ -124,9 +124,9 @@ def _filling_a_part(workspace: Workspace, feeds: Mapping[str, Array]) -> dict[st
     """Of the inputs, those with a range of the user's, shrunk to a 32nd of it, where 8 bits have the fewest steps."""
     inputs = workspace.inputs
     return {
-        spec.name: filled_in_part(feeds[spec.name].astype(np.float64), PARTS[-1:]).astype(spec.dtype)
+        spec.name: filled_in_part(feeds[spec.name].astype(np.float64), LEAST_PART).astype(spec.dtype)
         for spec in inputs
-        if inputs.images is None and spec.has_stated_range and feeds[spec.name].ndim > 1
+        if inputs.images is None and spec.has_stated_range
     }
 
 
