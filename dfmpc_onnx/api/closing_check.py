@@ -10,7 +10,6 @@ import onnx
 from dfmpc_onnx.api.reference import CHECK_IMAGES, CHECK_SEED, assumptions_named, check_source, reference_session
 from dfmpc_onnx.errors import Defect, ModelError, TooLittleMemory
 from dfmpc_onnx.evaluation.fidelity import Expected, Fidelity, compare, expected_outputs
-from dfmpc_onnx.evaluation.run_time import fastest_run, slower
 from dfmpc_onnx.graph.compared_outputs import chosen_outputs
 from dfmpc_onnx.inputs.files import Images
 from dfmpc_onnx.inputs.samples import Samples, check_images, held_back_images
@@ -38,13 +37,10 @@ def closing_check(
     if reference is None:
         return None, (f"not compared: {said}",)
     want: Expected | str
-    # Other targets' files are not made for the provider that the check runs on; float activations change no kernel.
-    timed = settings.target.between and settings.activations != "none"
     try:
         images, seen = _images(inputs, settings.seed)
         with assumptions_named(source, inputs):
             want = expected_outputs(reference, images)
-        plain = fastest_run(reference, images) if timed else 0.0
     except ModelError as error:
         want = f"not compared: {error}"
     del reference
@@ -59,8 +55,7 @@ def closing_check(
     try:
         found = compare(want, candidate, images, chosen_outputs(source.model))
         fidelity = msgspec.structs.replace(found, not_known=not_known)
-        late = slower(plain, fastest_run(candidate, images)) if timed else ()
-        return fidelity, (*notes, *fidelity.notes, *(() if not_known else _doubts(fidelity, settings)), *late)
+        return fidelity, (*notes, *fidelity.notes, *(() if not_known else _doubts(fidelity, settings)))
     except ModelError as error:
         # What lacks memory is no fault of the result's.
         if not isinstance(error, TooLittleMemory) and not _runs(candidate, images):

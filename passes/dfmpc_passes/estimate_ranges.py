@@ -17,6 +17,7 @@ from dfmpc_onnx.graph.operators import (
     keeps_scale,
     meaning_of,
     op_of,
+    squashes,
 )
 from dfmpc_onnx.graph.output_layers import tail_tensors
 from dfmpc_onnx.inputs.spec import InputSpecs
@@ -244,7 +245,7 @@ def _unscaled_tensors(graph: gs.Graph, inputs: InputSpecs) -> set[str]:
     """
     found = {spec.name for spec in inputs if spec.is_float and not spec.is_of_bytes}
     for node in graph.nodes:
-        measures = is_weighted(node) or op_of(node) == "BatchNormalization"
+        measures = is_weighted(node) or squashes(node) or op_of(node) == "BatchNormalization"
         if not measures and any(t.name in found for t in node.inputs):
             found.update(t.name for t in node.outputs)
     return found

@@ -36,6 +36,7 @@ from dfmpc_onnx.qdq.beside_integers import (
     read_float,
 )
 from dfmpc_onnx.qdq.decoder import fits_int8, integer_scale
+from dfmpc_onnx.qdq.placed_times import PlacedTimes
 from dfmpc_onnx.qdq.placement import IN_FLOAT, Placer
 
 QParams = tuple[np.float32, np.uint8 | np.int8]  # scale and zero point
@@ -81,6 +82,7 @@ class InsertQDQ(Pass[NoOptions]):
         layers, target = workspace.get(Layers).by_name(), workspace.settings.target
         spared = workspace.find(FloatLayers)
         sites = Placer.of(workspace).place()
+        late = PlacedTimes(graph, sites, workspace.inputs.shapes).slower() if target.between else ()
         names = Namer(graph)
         qparams = signed_qparams if target.signed else unsigned_qparams
         given = quantized_before(graph, target.signed)
@@ -119,7 +121,7 @@ class InsertQDQ(Pass[NoOptions]):
         refusals = _refusals(sites.refused, float_biases, left, unfit, reduced)
         how = "stays float behind a Max of one input" if target.between else "reads what is not quantized"
         notes = tuple(f"{name} {how}" for name in kept)
-        return PassResult(self.name, rewrites, refusals, notes)
+        return PassResult(self.name, rewrites, refusals, notes, late)
 
 
 def _refusals(

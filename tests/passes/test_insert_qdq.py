@@ -254,7 +254,7 @@ def test_refused_where_the_range_of_the_input_is_not_known():
 
 def test_refused_for_other_than_two_spatial_dimensions():
     net = graphs.Net(shape=(1, 3, 8))
-    x = net.node("Conv", "x", net.weight("w", np.ones((4, 3, 1), np.float32)))
+    x = net.node("Conv", net.node("Sigmoid", "x"), net.weight("w", np.ones((4, 3, 1), np.float32)))
     assert refused(net.model(x), "conv1") == "a Conv of 1 spatial dimensions has no fast integer kernel"
 
 
