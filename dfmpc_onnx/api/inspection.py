@@ -18,7 +18,7 @@ from dfmpc_onnx.pipeline.recipe import Recipe
 from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY, Settings, WeightBits
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.code_formats import NEWEST, Kind, choose_forms
-from dfmpc_onnx.qdq.stored_bits import StoredLayer, stored_layers
+from dfmpc_onnx.qdq.stored_bits import StoredLayer, mean_bits, stored_layers
 from dfmpc_onnx.report.schema import InspectedLayer, Inspection, QuantizedLayer, RecipeForecast
 
 
@@ -65,6 +65,7 @@ def inspect(model: ModelSource) -> Inspection:
         recipes=forecasts,
         census=census,
         quantized_layers=_inspect_quantized(stored, census) if coded else (),
+        mean_weight_bits=mean_bits((layer.total, math.prod(layer.shape)) for layer in stored) if coded else None,
     )
 
 

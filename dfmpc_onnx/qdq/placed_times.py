@@ -76,9 +76,7 @@ class PlacedTimes:
 
     def slower(self) -> tuple[str, ...]:
         """One line where all integers that may be take clearly longer than floats."""
-        gemms = {
-            name for name, (_, in_float) in self._costs.items() if in_float == math.inf
-        }  # of which no time is known
+        gemms = {name for name, costs in self._costs.items() if costs[1] == math.inf}  # of which no time is known
         integer, in_float = self.total(None), self.total(gemms)
         if integer - in_float < LEAST_GAIN or integer <= CLEARLY_SLOWER * in_float:
             return ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 
 import onnx
 from onnx import TensorProto, numpy_helper
@@ -48,13 +49,27 @@ DEEPEST = 100  # steps from a layer to what is stored, halved at each product so
 
 @dataclasses.dataclass(frozen=True)
 class StoredLayer:
-    """A layer whose weight is in the file: its shape, bits that each weight takes, whether those are codes."""
+    """A layer whose weight is in the file: its shape, bits that each weight takes, whether those are codes.
+
+    total: bits of all its weights.
+    """
 
     name: str
     op: str
     shape: tuple[int, ...]
     bits: float
     coded: bool
+    total: int
+
+
+def mean_bits(layers: Iterable[tuple[float, int]]) -> float:
+    """What a weight takes in the file on average: of each layer the bits of all its weights, and how many it has.
+
+    A weight that several layers read is stored once and counts for each of them, in both.
+    """
+    pairs = list(layers)
+    weights = sum(count for _, count in pairs)
+    return round(sum(bits for bits, _ in pairs) / weights, 3) if weights else 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +91,9 @@ def stored_layers(model: onnx.ModelProto) -> tuple[StoredLayer, ...]:
         if stored is not None and len(stored.shape) > 1 and (count := math.prod(stored.shape)) > 0:
             bits = round(stored.bits / count, 1)
             layers.append(
-                StoredLayer(node.name or "".join(node.output[:1]), node.op_type, stored.shape, bits, stored.coded)
+                StoredLayer(
+                    node.name or "".join(node.output[:1]), node.op_type, stored.shape, bits, stored.coded, stored.bits
+                )
             )
     return tuple(layers)
 

@@ -18,7 +18,7 @@ from dfmpc_onnx.graph.operators import (
     squashes,
 )
 from dfmpc_onnx.graph.output_layers import output_layers
-from dfmpc_onnx.graph.query import constant, consumers, has_input, input_constant, producer
+from dfmpc_onnx.graph.query import constant, consumers, input_constant, producer
 from dfmpc_onnx.numerics.arrays import Float, Float32
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
 from dfmpc_onnx.numerics.least_squares import PatchMoments
@@ -58,14 +58,19 @@ class LayerReach:
         """The channels of a tensor, by those of the layers in front of it; None where that is not known."""
         return _through(tensor, self._channels)
 
-    def layer(self, node: gs.Node, rows: Float32, mean: Float, variance: Float, bias: Float | None) -> Float:
+    def sampled(self, node: gs.Node, rows: Float32, moments: PatchMoments) -> Float:
+        """A layer is about to run on a sample, of whose patches moments are given; else as `layer`."""
+        variance = np.maximum(moments.diagonal - np.square(moments.mean_hat), 0.0)
+        return self.layer(node, rows, moments.mean_hat, variance)
+
+    def layer(self, node: gs.Node, rows: Float32, mean: Float, variance: Float) -> Float:
         """A layer is about to run. rows: its float weight, ``[groups, out/group, k]``; mean, variance: of the entries
-        of its patches, ``[groups, k]``.
+        of its patches, ``[groups, k]``. Of its bias a constant for each channel counts.
 
         Returns the variance, ``[groups, k]``, that entries of its patches may have which are seldom active.
         """
-        out = rows.shape[0] * rows.shape[1]
-        offset = bias if bias is not None and bias.size == out else 0.0
+        out, bias = rows.shape[0] * rows.shape[1], bias_of(node)
+        offset = np.asarray(bias, np.float64).reshape(-1) if bias is not None and bias.size == out else 0.0
         measured, allowed = Reach.of_moments(mean, variance), self._allowed(node, mean)
         entries = measured if allowed is None else measured.roused(allowed)
         if node.outputs[0].name in self._tensors:
@@ -107,14 +112,12 @@ class ReachOfLayers:
         self._layers = layers
 
     def layer(self, node: gs.Node, moments: Callable[[], PatchMoments], known: Known) -> None:
-        layer, bias = self._layers[node.name], bias_of(node)
+        layer = self._layers[node.name]
         if layer.op == "ConvTranspose":
             return
         rows, found = to_rows(np.asarray(constant(node.inputs[1]), np.float32), layer), moments()
         if found.count:
-            variance = np.maximum(found.diagonal - np.square(found.mean_hat), 0.0)
-            offset = None if bias is None else np.asarray(bias, np.float64).reshape(-1)
-            self._reach.layer(node, rows, found.mean_hat, variance, offset)
+            self._reach.sampled(node, rows, found)
 
     def after_layer(self, node: gs.Node, shift: Callable[[], Float] | None) -> None:
         """Biases stay."""
@@ -147,8 +150,7 @@ def reach_by_moments(
             np.repeat(v, entries // moments.mean.size).reshape(rows.shape[0], -1)
             for v in (moments.mean, moments.variance)
         )
-        bias = input_constant(node, 2) if has_input(node, 2) else None
-        found.layer(node, rows, mean, variance, None if bias is None else np.asarray(bias, np.float64).reshape(-1))
+        found.layer(node, rows, mean, variance)
     return found.bounds
 
 

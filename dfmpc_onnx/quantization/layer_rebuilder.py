@@ -211,15 +211,10 @@ class Rebuilder:
             rows = to_rows(np.asarray(constant(node.inputs[1]), np.float32), self._layers[node.name])
             moments = moments_of()
             if moments.count and rows.shape[2] <= WIDEST_PATCH:
-                self._reached(node, rows, moments)
+                self.reach.sampled(node, rows, moments)
             self._plan[node.name] = self._plan[first]
             self.rewrites.append(Rewrite(node.name, f"shares its weight and codes with {shown(first)}"))
         return self._shared[first]
-
-    def _reached(self, node: gs.Node, rows: Float32, moments: PatchMoments) -> Float:
-        """Note how far a layer's output reaches by what it reads; returns what variance its sample has not shown."""
-        variance = np.maximum(moments.diagonal - np.square(moments.mean_hat), 0.0)
-        return self.reach.layer(node, rows, moments.mean_hat, variance, _bias_of(node))
 
     def _rebuilt(
         self, node: gs.Node, moments_of: Callable[[], PatchMoments], known: Known, pooled: PooledUses | None
@@ -237,7 +232,7 @@ class Rebuilder:
         moments = moments_of()
         if not moments.count:
             return self._nearest(node, weight, layer, bits, "nothing reaches it on the images of the statistics")
-        unseen = self._reached(node, rows, moments)
+        unseen = self.reach.sampled(node, rows, moments)
         if pooled is not None:  # of uses at a mean square of 1
             unseen = unseen / max(float(moments.diagonal.mean()), 1e-30)
             moments = pooled.moments

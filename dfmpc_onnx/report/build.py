@@ -15,6 +15,7 @@ from dfmpc_onnx.pipeline.recipe import Recipe
 from dfmpc_onnx.pipeline.settings import FLOAT, Settings
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.code_formats import PLAIN, oldest_runtime
+from dfmpc_onnx.qdq.stored_bits import mean_bits
 from dfmpc_onnx.report.schema import LayerReport, PassReport, Report
 
 
@@ -32,10 +33,7 @@ def make_report(
 ) -> Report:
     """All that a run did, as frozen data. size: bytes of the result; began: by the performance counter."""
     layers = _layer_reports(workspace)
-    weights = sum(layer.weights for layer in layers)
     packed = workspace.find(Packed)
-    sizes = packed.bytes if packed else {}
-    stored = sum(8 * sizes[layer.name] if layer.name in sizes else 32 * layer.weights for layer in layers)
     passes = [PassReport(r.name, round(s, 4), r) for r, (_, s) in zip(results, timing.seconds, strict=True)]
     settings = workspace.settings
     return Report(
@@ -50,7 +48,7 @@ def make_report(
         oldest_onnxruntime=packed.oldest_runtime if packed else oldest_runtime([PLAIN], workspace.graph.opset),
         float_bytes=source.size,
         bytes=size,
-        mean_weight_bits=round(stored / weights, 3) if weights else 0.0,
+        mean_weight_bits=mean_bits((_stored_bits(layer, packed), layer.weights) for layer in layers),
         layers=layers,
         refusals=tuple(dict.fromkeys(refusal for result in results for refusal in result.refusals)),
         warnings=(
@@ -65,6 +63,12 @@ def make_report(
         passes=tuple(passes),
         peak_bytes=peak_memory(),
     )
+
+
+def _stored_bits(layer: LayerReport, packed: Packed | None) -> float:
+    """Bits of all weights of a layer; of codes that another layer's name stands for there are no bytes of its own."""
+    own = packed.bytes.get(layer.name, 0) if packed is not None else 0
+    return 8 * own or layer.stored_bits * layer.weights
 
 
 def _advice(settings: Settings) -> tuple[str, ...]:

@@ -53,8 +53,7 @@ def _quantized_table(found: Inspection, console: Console) -> None:
         console.print(Text("(--json has the seed, the versions and the sha256 of the float model, too)\n"))
     layers = found.quantized_layers
     weights = sum(layer.weights for layer in layers)
-    bits = sum(layer.stored_bits * layer.weights for layer in layers) / max(weights, 1)
-    counts = f"{len(layers)} layers, {weights:,} weights of {bits:.2f} bits each in the file"
+    counts = f"{len(layers)} layers, {weights:,} weights of {found.mean_weight_bits or 0:.2f} bits each in the file"
     if found.census is not None:
         counts += f"; {sum(layer.integer is True for layer in layers)} layers compute in integers"
     console.print(*plain(counts))

@@ -42,7 +42,7 @@ class PassReport(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What `quantize` did. Sizes in bytes; mean_weight_bits: those of the stored codes, over all layers.
+    """What `quantize` did. Sizes in bytes; mean_weight_bits: as `qdq.stored_bits.mean_bits`, over all layers.
 
     peak_bytes: the most memory that this process has held so far; None where the system does not tell.
     """
@@ -143,7 +143,8 @@ class QuantizedLayer(msgspec.Struct, frozen=True):
 class Inspection(msgspec.Struct, frozen=True):
     """What `inspect` found in a model.
 
-    Of a quantized one: census, what onnxruntime makes of it; quantized_layers, the layers as the file holds them.
+    Of a quantized one: census, what onnxruntime makes of it; quantized_layers, the layers as the file holds them;
+    mean_weight_bits, as in `Report`.
     `layers` and `recipes` are then those of what is still float, if anything.
     """
 
@@ -160,6 +161,7 @@ class Inspection(msgspec.Struct, frozen=True):
     recipes: tuple[RecipeForecast, ...]
     census: Census | None = None
     quantized_layers: tuple[QuantizedLayer, ...] = ()
+    mean_weight_bits: float | None = None
 
 
 class ProviderFidelity(msgspec.Struct, frozen=True):

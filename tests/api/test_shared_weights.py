@@ -66,6 +66,13 @@ def test_expand_shares_them_too_and_gives_the_same_weights(activations, target):
     assert np.array_equal(first, second) if activations == "8" else np.allclose(first, second, atol=1e-4)
 
 
+@pytest.mark.parametrize("weights", ["4", "ternary/6"])
+def test_report_and_inspect_state_the_same_mean_bits(weights):
+    made = dfmpc_onnx.quantize(towers(), recipe="mixed", weights=weights, preprocess="imagenet")
+    found = dfmpc_onnx.inspect(made.model)
+    assert found.mean_weight_bits == pytest.approx(made.report.mean_weight_bits, abs=2e-3)
+
+
 def test_a_use_that_the_user_sets_apart_gets_codes_of_its_own_and_the_report_says_so():
     made = dfmpc_onnx.quantize(towers(), recipe="int8", layers=["conv3=4"], preprocess="imagenet")
     (said,) = [refusal for refusal in made.report.refusals if refusal.code == "codes-stored-again"]
