@@ -30,8 +30,8 @@ class Fidelity(msgspec.Struct, frozen=True):
 
     agreement: per cent of rows whose largest output is the same, agreeing of rows: a row is an image, or a run where
     the first output does not run along the batch. sqnr_db: 10 log10 of signal over noise, of the worst output and in it
-    of the worst channels where they are of unlike scale; outputs of whole numbers, such as labels, count only where
-    there is no other. max_error: largest absolute difference.
+    of the worst channels where they are of unlike scale; of whole numbers, such as labels, the share that is not equal
+    counts as noise, and only where there is no other output. max_error: largest absolute difference.
     outputs: each by itself, and which are not compared. The first output is the first of those that are.
     top1, float_top1: per cent correct where labels are known, else None. not_known: why the figures say nothing of real
     inputs, where these were made up at a scale that nothing tells; `--json` then leaves them out.
@@ -72,7 +72,7 @@ class Fidelity(msgspec.Struct, frozen=True):
         """Which outputs are not compared, by reason."""
         by_reason: dict[str, list[str]] = {}
         for output in self.outputs:
-            if output.sqnr_db is None:
+            if output.why_not:
                 by_reason.setdefault(output.why_not, []).append(f"'{shown(output.name)}'")
         return tuple(f"not compared: output {', '.join(names)}: {why}" for why, names in by_reason.items())
 
@@ -299,12 +299,11 @@ def compare(
         scores = [round(100 * float((chosen == y).mean()), 2) for chosen in (first_got, first_want)]
     same = first_want == first_got
     results = {id(output): output.result() for output in found.each}
-    judged = [results[id(output)].sqnr_db for output in found.judged]
     return Fidelity(
         images=count,
         origin=images.origin,
         agreement=round(100 * float(same.mean()), 2),
-        sqnr_db=min(value for value in judged if value is not None),
+        sqnr_db=min(round(output.sqnr_db, 2) for output in found.judged),
         max_error=float(np.max([output.worst for output in found.compared])),
         top1=scores[0],
         float_top1=scores[1],

@@ -41,7 +41,8 @@ class GroupFidelity(msgspec.Struct, frozen=True):
 class OutputFidelity(msgspec.Struct, frozen=True):
     """One output in both networks. sqnr_db: 10 log10 of signal over noise, None where it is not compared; of the worst
     group where channels are of unlike scale. why_not: the reason why not. groups: the largest scale first; none where
-    all channels are of one scale. rows_matched: whether rows are chosen by values, so that each was held against the
+    all channels are of one scale. equal: of an output of whole numbers, as indices and labels, which have no decibels,
+    the per cent that are the same. rows_matched: whether rows are chosen by values, so that each was held against the
     nearest of the other network."""
 
     name: str
@@ -49,6 +50,7 @@ class OutputFidelity(msgspec.Struct, frozen=True):
     why_not: str = ""
     groups: tuple[GroupFidelity, ...] = ()
     rows_matched: bool = False
+    equal: float | None = None
 
     @property
     def worst(self) -> GroupFidelity | None:
@@ -86,6 +88,7 @@ class OutputDifference:
         self.largest: tuple[list[npt.NDArray[np.intp]], list[npt.NDArray[np.intp]]] = ([], [])  # of each row
         self.classes = 0
         self.signal = self.noise = self.worst = 0.0
+        self._values = self._unequal = 0
         self._rank = len(stated.shape)
         self._chosen = stated.chosen and not (len(stated.shape) > 1 and isinstance(stated.shape[-2], int))
         self._channels = _ChannelDifferences()
@@ -96,7 +99,8 @@ class OutputDifference:
 
     @property
     def sqnr_db(self) -> float:
-        return self._worst_of(self.groups())
+        """Of whole numbers the share that differs counts as noise, however far apart the numbers are."""
+        return self._worst_of(self.groups()) if self.floats else decibels(self._values, self._unequal)
 
     def _worst_of(self, groups: tuple[GroupFidelity, ...]) -> float:
         return min((group.sqnr_db for group in groups), default=decibels(self.signal, self.noise))
@@ -108,6 +112,9 @@ class OutputDifference:
     def result(self) -> OutputFidelity:
         if not self.compared:
             return OutputFidelity(self.name, None, self.why_not)
+        if not self.floats:
+            equal = round(100 * (1 - self._unequal / max(self._values, 1)), 2)
+            return OutputFidelity(self.name, None, "", (), self._chosen, equal)
         groups = self.groups()
         return OutputFidelity(self.name, round(self._worst_of(groups), 2), "", groups, self._chosen)
 
@@ -154,6 +161,8 @@ class OutputDifference:
         flat, flat_got = want.reshape(-1), got.reshape(-1)
         for start in range(0, want.size, VALUES_COMPARED_AT_ONCE):
             a, b = (out[start : start + VALUES_COMPARED_AT_ONCE].astype(np.float64) for out in (flat, flat_got))
+            self._values += len(a)
+            self._unequal += int(np.count_nonzero(flat[start : start + len(a)] != flat_got[start : start + len(a)]))
             with np.errstate(invalid="ignore", over="ignore"):  # outputs may be infinite; then so is the noise, or NaN
                 square, error = np.square(a), np.square(a - b)
                 self.signal += float(square.sum())

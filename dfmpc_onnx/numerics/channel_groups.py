@@ -19,6 +19,7 @@ APART = 8.0  # times as large as the next channel is the smallest of a group
 FEWEST_OF_CHANNEL = 4  # of a channel; of fewer it is chance how large they are
 # Of the channels must be smaller than the rest to be a group: no lone channel that is barely active.
 FEWEST_CHANNELS = 1 / 16
+FEWEST_BESIDE_ONE = 4  # channels that one of a smaller scale must stand beside to be a group: boxes, not another logit
 MOST_CHANNELS = 2**16  # an axis that is longer holds positions
 FEW_POSITIONS = 128  # of the longer of two axes: it may be the channels as well
 # Of the largest channel's root mean square: what is fainter than float32 resolves beside that counts as so large.
@@ -93,12 +94,17 @@ def groups_of_scales(scales: Float, live: npt.NDArray[np.bool_]) -> tuple[npt.ND
     sorted_scales = scales[order]
     cuts = np.flatnonzero(sorted_scales[:-1] >= APART * sorted_scales[1:]) + 1
     parts = np.split(order, cuts)
-    while len(parts) > 1 and len(parts[-1]) < FEWEST_CHANNELS * len(scales):
+    while len(parts) > 1 and _chance(len(parts[-1]), len(scales)):
         last = parts.pop()
         parts[-1] = np.concatenate([parts[-1], last])
     rest = np.setdiff1d(np.arange(len(scales)), order)
     parts[0] = np.concatenate([parts[0], rest])
     return tuple(np.sort(part) for part in parts)
+
+
+def _chance(channels: int, of: int) -> bool:
+    """Whether so few channels are small by chance, as the weak one of two logits is."""
+    return channels < FEWEST_CHANNELS * of or (channels == 1 and of <= FEWEST_BESIDE_ONE)
 
 
 def array_groups(plain: npt.NDArray[np.generic]) -> ChannelGroups | None:

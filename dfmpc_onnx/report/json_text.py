@@ -10,7 +10,9 @@ import msgspec
 from dfmpc_onnx.report.schema import Report
 
 # Of a comparison.
-FIGURES = frozenset({"agreement", "agreeing", "sqnr_db", "max_error", "top1", "float_top1", "rms", "outputs", "groups"})
+FIGURES = frozenset(
+    {"agreement", "agreeing", "sqnr_db", "max_error", "top1", "float_top1", "rms", "equal", "outputs", "groups"}
+)
 
 
 def as_json(data: msgspec.Struct, **extra: object) -> str:

@@ -149,9 +149,10 @@ def fidelity_line(found: Fidelity) -> str:
 def by_output(found: Fidelity) -> str:
     """The SQNR of the outputs, the worst first; `--json` has them all."""
     each = sorted((o.sqnr_db, o.name, _groups(o)) for o in found.outputs if o.sqnr_db is not None)
+    whole = [f"'{shown(o.name)}' {o.equal:g} % equal" for o in found.outputs if o.equal is not None]
     more = f", and {len(each) - MOST_OUTPUTS} more" if len(each) > MOST_OUTPUTS else ""
-    listed = (f"'{shown(name)}' {value:.2f} dB{groups}" for value, name, groups in each[:MOST_OUTPUTS])
-    return "SQNR by output: " + ", ".join(listed) + more
+    listed = [f"'{shown(name)}' {value:.2f} dB{groups}" for value, name, groups in each[:MOST_OUTPUTS]]
+    return "SQNR by output: " + ", ".join(listed) + more + "".join(f", {text}" for text in whole[:MOST_OUTPUTS])
 
 
 def _of_group(output: OutputFidelity | None) -> str:

@@ -36,6 +36,14 @@ def test_boxes_and_scores_are_two_groups_however_they_lie(arranged, axis):
     assert found.axis == axis and channels_of(plain) == BOXES_AND_SCORES
 
 
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_one_weak_logit_of_a_few_is_no_group(channels):
+    scales = np.array([10.0] * (channels - 1) + [0.5])
+    assert array_groups(RNG.standard_normal((64, channels)) * scales) is None
+    boxes_and_score = RNG.standard_normal((2, 5, 300)) * np.array([300.0] * 4 + [1.0]).reshape(5, 1)
+    assert channels_of(boxes_and_score) == [[0, 1, 2, 3], [4]]
+
+
 def test_groups_need_not_be_neighbours():
     plain = detections()[:, [4, 0, 5, 1, 6, 7]]
     assert channels_of(plain) == [[1, 3], [0, 2, 4, 5]]

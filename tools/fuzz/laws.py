@@ -205,7 +205,11 @@ def verify_is_right(written: Written) -> str | None:
         if stated.groups and stated.sqnr_db != min(group.sqnr_db for group in stated.groups):
             return f"output '{stated.name}': {stated.sqnr_db} dB is not that of its worst channels"
         compared.append(stated.sqnr_db)
-    return None if fidelity.sqnr_db in compared else f"{fidelity.sqnr_db} dB is that of no output: {compared}"
+    return (
+        None
+        if fidelity.sqnr_db in compared or not compared
+        else f"{fidelity.sqnr_db} dB is that of no output: {compared}"
+    )
 
 
 def not_larger(written: Written) -> str | None:
