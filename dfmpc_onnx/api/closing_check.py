@@ -7,7 +7,7 @@ import pathlib
 import onnx
 
 from dfmpc_onnx.api.reference import CHECK_IMAGES, CHECK_SEED, assumptions_named, check_source, reference_session
-from dfmpc_onnx.errors import Defect, ModelError, TooLittleMemory
+from dfmpc_onnx.errors import Defect, ModelError, NoSuchType, TooLittleMemory
 from dfmpc_onnx.evaluation.fidelity import Expected, Fidelity, compare, expected_outputs
 from dfmpc_onnx.evaluation.run_time import fastest_run, slower
 from dfmpc_onnx.graph.compared_outputs import chosen_outputs
@@ -56,8 +56,8 @@ def closing_check(
         late = slower(plain, fastest_run(candidate, images)) if timed else ()
         return fidelity, (*notes, *fidelity.notes, *(() if inputs.unknown else _doubts(fidelity, settings)), *late)
     except ModelError as error:
-        # What lacks memory is no fault of the result's.
-        if not isinstance(error, TooLittleMemory) and not _runs(candidate, images):
+        # What lacks memory, or a type of numpy's, is no fault of the result's.
+        if not isinstance(error, (TooLittleMemory, NoSuchType)) and not _runs(candidate, images):
             raise Defect(f"{error}; nothing has been written") from None
         return None, (f"not compared: {error}",)
 

@@ -15,6 +15,7 @@ from dfmpc_onnx.graph.opset import ir_version_for
 from dfmpc_onnx.graph.outer_constants import hoist
 from dfmpc_onnx.model.metadata import METADATA_PREFIX
 from dfmpc_onnx.model.protos import STANDARD_DOMAINS
+from dfmpc_onnx.model.shadowed_names import shadows, unshadowed
 from dfmpc_onnx.model.source import Source
 from dfmpc_onnx.model.sparse import densify, has_sparse
 from dfmpc_onnx.model.tensor_checks import ELEMENT_TYPES, UNKNOWN_TYPE
@@ -49,6 +50,7 @@ def to_graph(source: Source) -> gs.Graph:
     if len(standard) > 1:
         raise ModelError(f"{where}: declares opsets {', '.join(map(str, sorted(standard)))} at once; export it again")
     model = densify(source.model, where) if has_sparse(source.model) else source.model
+    model = unshadowed(model) if shadows(model) else model
     try:
         graph = gs.import_onnx(model)
     except Exception as error:  # graphsurgeon has no error tree of its own
