@@ -267,14 +267,12 @@ def _with_tied_batches(found: Sequence[StatedInput], input_shapes: Mapping[str, 
     """The inputs with a number for each batch that is an inner dimension of another input, by its name."""
     leading = {raw.stated[0] for raw in found if raw.stated}
     inner = {dim for raw in found if raw.stated for dim in raw.stated[1:]}
-    sizes = {name: 1 for name in leading & inner if isinstance(name, str) and name}
+    sizes: dict[Dimension, int] = {name: 1 for name in leading & inner if isinstance(name, str) and name}
     if not sizes:
         return found
     for raw in found:
-        given = input_shapes.get(raw.name, ())
-        sizes |= {
-            dim: n for dim, n in zip(raw.stated or (), given, strict=False) if isinstance(dim, str) and dim in sizes
-        }
+        given = zip(raw.stated or (), input_shapes.get(raw.name, ()), strict=False)
+        sizes.update((dim, size) for dim, size in given if dim in sizes)
     return [
         raw if raw.stated is None else dataclasses.replace(raw, stated=tuple(sizes.get(d, d) for d in raw.stated))
         for raw in found
