@@ -256,9 +256,9 @@ def resolve(
     shape does not fit the stated one.
     """
     found = stated_by_graph(model) if isinstance(model, gs.Graph) else stated_by_model(model)
-    found = _with_tied_batches(found, input_shapes)
+    tied = _with_tied_batches(found, input_shapes)
     specs = tuple(
-        _resolve_input(raw, input_shapes.get(raw.name), _preprocess_of(preprocess, raw.dtype)) for raw in found
+        _resolve_input(raw, input_shapes.get(raw.name), _preprocess_of(preprocess, raw.dtype)) for raw in tied
     )
     return InputSpecs(specs, preprocess, images)
 
