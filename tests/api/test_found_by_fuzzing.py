@@ -592,3 +592,12 @@ def test_what_numpy_has_no_type_for_is_quantized_and_not_compared(tmp_path):
     onnx.save(model, tmp_path / "model.onnx")
     onnx.save(made.model, tmp_path / "q.onnx")
     assert_refused(dfmpc("verify", tmp_path / "model.onnx", tmp_path / "q.onnx"), "numpy")
+
+
+def test_an_output_that_stands_among_inner_tensors_without_a_shape_keeps_its_own():
+    model = graphs.chain()
+    again = model.graph.value_info.add(name=model.graph.output[0].name)
+    again.type.tensor_type.elem_type = TensorProto.FLOAT
+    made = dfmpc_onnx.quantize(model, recipe="per-channel", weights="8").model
+    onnx.checker.check_model(made)
+    assert made.graph.output[0].type.tensor_type.shape == model.graph.output[0].type.tensor_type.shape
