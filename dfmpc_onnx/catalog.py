@@ -8,6 +8,7 @@ An entry point names a Pass class::
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib.metadata
 import importlib.resources
@@ -93,6 +94,12 @@ LIBRARY = Library(recipe_text, current_name)
 
 def find_recipe(name: str) -> Recipe:
     """A recipe by name, or from a file whose name ends in .toml; raises RecipeError."""
+    return copy.deepcopy(_shipped(name)) if name in _texts() else resolve(recipe_text(name), LIBRARY)
+
+
+@functools.cache
+def _shipped(name: str) -> Recipe:
+    """One that ships, which does not change, read once: `inspect` asks for all of them, `verify` for several."""
     return resolve(recipe_text(name), LIBRARY)
 
 

@@ -5,6 +5,7 @@
     |   +-- ModelError          the model cannot be read, or cannot be quantized
     |   |   +-- AlreadyQuantized  the model is quantized in full
     |   |   +-- TooLittleMemory   onnxruntime could not allocate what it needs
+    |   |   +-- NoSuchType      an input or output is of a type that numpy does not have
     |   |   +-- CannotRun       onnxruntime loads the model, but cannot run it on what it is fed
     |   +-- OptionError         an option, a path or an image file is unusable
     |   +-- RecipeError         a recipe is unknown or malformed
@@ -54,6 +55,10 @@ class AlreadyQuantized(ModelError):
 
 class TooLittleMemory(ModelError):
     """onnxruntime could not allocate the memory that it needs."""
+
+
+class NoSuchType(ModelError):
+    """An input or output of the model is of a type that numpy does not have."""
 
 
 class CannotRun(ModelError):

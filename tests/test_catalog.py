@@ -121,3 +121,10 @@ def test_a_strangers_package_says_what_its_operators_mean(stranger, tmp_path, mo
     model = net.model(net.tail(net.block(x, 8)))
     low, high = graphs.prepared(model, "estimate_ranges")[0].get(Ranges).tensors["swish1"]
     assert low >= -0.3 and high > 1
+
+
+def test_a_recipe_that_ships_is_read_once_and_whoever_changes_it_changes_his_own(monkeypatch):
+    first = catalog.find_recipe("int8")
+    monkeypatch.setattr(catalog, "resolve", None)
+    first.steps[0].options["mine"] = 1
+    assert "mine" not in catalog.find_recipe("int8").steps[0].options

@@ -8,7 +8,7 @@ import msgspec
 import onnx
 
 from dfmpc_onnx.api.reference import CHECK_IMAGES, CHECK_SEED, assumptions_named, check_source, reference_session
-from dfmpc_onnx.errors import Defect, ModelError, TooLittleMemory
+from dfmpc_onnx.errors import Defect, ModelError, NoSuchType, TooLittleMemory
 from dfmpc_onnx.evaluation.fidelity import Expected, Fidelity, compare, expected_outputs
 from dfmpc_onnx.graph.compared_outputs import chosen_outputs
 from dfmpc_onnx.inputs.files import Images
@@ -57,8 +57,8 @@ def closing_check(
         fidelity = msgspec.structs.replace(found, not_known=not_known)
         return fidelity, (*notes, *fidelity.notes, *(() if not_known else _doubts(fidelity, settings)))
     except ModelError as error:
-        # What lacks memory is no fault of the result's.
-        if not isinstance(error, TooLittleMemory) and not _runs(candidate, images):
+        # What lacks memory, or a type of numpy's, is no fault of the result's.
+        if not isinstance(error, (TooLittleMemory, NoSuchType)) and not _runs(candidate, images):
             raise Defect(f"{error}; nothing has been written") from None
         return None, (f"not compared: {error}",)
 

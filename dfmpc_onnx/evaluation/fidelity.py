@@ -225,6 +225,7 @@ class Expected:
 
 def expected_outputs(reference: Session, images: Images | Samples) -> Expected:
     """Run the network that another is compared with."""
+    reference.check_types()
     parts, kept = [], 0
     for part in output_parts(reference, images):
         parts.append(part)
@@ -282,6 +283,7 @@ def compare(
     if isinstance(known, Session):
         known = Expected(known.label, _stated(known), None, known)
     stated = [dataclasses.replace(output, chosen=output.name in chosen) for output in known.stated]
+    candidate.check_types()
     found = NetworkDifference(known.label, candidate.label, stated, _stated(candidate))
     for want, got in _in_step(known.again(images), output_parts(candidate, images), found.shapes_differ):
         found.add(want, got)

@@ -15,6 +15,7 @@ from dfmpc_onnx.graph.opset import ir_version_for
 from dfmpc_onnx.graph.outer_constants import hoist
 from dfmpc_onnx.model.metadata import METADATA_PREFIX
 from dfmpc_onnx.model.protos import STANDARD_DOMAINS
+from dfmpc_onnx.model.shadowed_names import shadows, unshadowed
 from dfmpc_onnx.model.source import Source
 from dfmpc_onnx.model.sparse import densify, has_sparse
 from dfmpc_onnx.model.tensor_checks import ELEMENT_TYPES, UNKNOWN_TYPE
@@ -49,6 +50,7 @@ def to_graph(source: Source) -> gs.Graph:
     if len(standard) > 1:
         raise ModelError(f"{where}: declares opsets {', '.join(map(str, sorted(standard)))} at once; export it again")
     model = densify(source.model, where) if has_sparse(source.model) else source.model
+    model = unshadowed(model) if shadows(model) else model
     try:
         graph = gs.import_onnx(model)
     except Exception as error:  # graphsurgeon has no error tree of its own
@@ -57,17 +59,7 @@ def to_graph(source: Source) -> gs.Graph:
     foreign = [opset for opset in model.opset_import if opset.domain not in STANDARD_DOMAINS]
     graph.import_domains = [*foreign, onnx.helper.make_opsetid("", graph.opset)]
     name_domains(graph)
-    tensors = graph.tensors()
-    for value in source.model.graph.output:
-        # What a model states of an output twice, as some exporters leave behind, counts as said of the output.
-        stated = value.type.tensor_type.elem_type
-        if stated and value.name in tensors and not isinstance(tensors[value.name], gs.Constant):
-            tensors[value.name].dtype = onnx.helper.tensor_dtype_to_np_dtype(stated)
-    said_again = {value.name for value in source.model.graph.value_info}
-    for value in source.model.graph.input:
-        if value.name in said_again and value.type.HasField("tensor_type") and value.name in tensors:
-            # What stands among the inner tensors may be stale; runtimes go by the input itself.
-            tensors[value.name].shape = get_onnx_tensor_shape(value)
+    _state_ends(graph, source.model.graph)
     # graphsurgeon exports this number whatever it is given; IR version 3 wants initializers listed as inputs.
     graph.ir_version = min(max(graph.ir_version or 0, ir_version_for(graph.opset), 4), NEWEST_IR)
     for tensor in (*graph.inputs, *graph.outputs):
@@ -82,6 +74,24 @@ def to_graph(source: Source) -> gs.Graph:
             )
     check(graph, where)
     return graph
+
+
+def _state_ends(graph: gs.Graph, stated: onnx.GraphProto) -> None:
+    """Give inputs and outputs the types and shapes that a model states of them, not those among its inner tensors.
+
+    Some exporters leave them there, too. Those may be stale, or know less; runtimes go by the input and output itself.
+    """
+    tensors = graph.tensors()
+    for value in stated.output:
+        kind = value.type.tensor_type
+        if kind.elem_type and value.name in tensors and not isinstance(tensors[value.name], gs.Constant):
+            tensors[value.name].dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
+            if tensors[value.name].shape is None and kind.HasField("shape"):
+                tensors[value.name].shape = get_onnx_tensor_shape(value)
+    said_again = {value.name for value in stated.value_info}
+    for value in stated.input:
+        if value.name in said_again and value.type.HasField("tensor_type") and value.name in tensors:
+            tensors[value.name].shape = get_onnx_tensor_shape(value)
 
 
 def check(graph: gs.Graph, where: str) -> None:

@@ -55,7 +55,16 @@ def consumers(tensor: gs.Tensor) -> list[gs.Node]:
 
 
 def is_output(graph: gs.Graph, tensor: gs.Tensor) -> bool:
-    return any(out is tensor for out in graph.outputs)
+    """Whether a tensor is an output of the model. Of thousands of outputs each is found where it was before."""
+    outputs = graph.outputs
+    places: dict[int, int] = graph.__dict__.setdefault("_places_of_outputs", {})
+    place = places.get(id(tensor), len(outputs))
+    if place < len(outputs) and outputs[place] is tensor:
+        return True
+    if id(tensor) not in map(id, outputs):
+        return False
+    places.update((id(out), index) for index, out in enumerate(outputs))
+    return True
 
 
 def only_consumer(graph: gs.Graph, tensor: gs.Tensor) -> gs.Node | str:

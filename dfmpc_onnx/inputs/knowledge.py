@@ -112,9 +112,11 @@ def find_out(
         for entry in _unknown(model, inputs, choice, wanted, found, judged=judged)
     )
     if found:
+        pictures = {spec.preprocess.name for spec in found.values() if spec.moments is None}
+        if pictures and recorded_by == BY_HEAD:  # what the file states is theirs; the others got what was assumed
+            inputs = inputs.with_preprocess(Preprocess.parse(ASSUMED))
         specs = tuple(found.get(spec.name, spec) for spec in inputs)
         inputs = dataclasses.replace(inputs, specs=specs)
-        pictures = {spec.preprocess.name for spec in found.values() if spec.moments is None}
         if len(pictures) == 1:
             inputs = dataclasses.replace(inputs, preprocess=next(iter(found.values())).preprocess)
         choice = _in_words(choice, pictures, how)

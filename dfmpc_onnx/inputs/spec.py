@@ -275,14 +275,32 @@ def resolve(
     """The inputs of a model or graph, initializers left out, under what the user asked for.
 
     A dynamic channel dimension gets the channels of the first Conv that reads it, else 3 in rank 4; dynamic height
-    and width 224, other dynamic dimensions 1; `input_shapes`, by name, says otherwise. Raises OptionError where a
-    given shape does not fit the stated one.
+    and width 224, other dynamic dimensions 1; `input_shapes`, by name, says otherwise. A batch by whose name another
+    input calls an inner dimension, as the state of a recurrent network does, is 1. Raises OptionError where a given
+    shape does not fit the stated one.
     """
     found = stated_by_graph(model) if isinstance(model, gs.Graph) else stated_by_model(model)
+    tied = _with_tied_batches(found, input_shapes)
     specs = tuple(
-        _resolve_input(raw, input_shapes.get(raw.name), _preprocess_of(preprocess, raw.dtype)) for raw in found
+        _resolve_input(raw, input_shapes.get(raw.name), _preprocess_of(preprocess, raw.dtype)) for raw in tied
     )
     return InputSpecs(specs, preprocess, images)
+
+
+def _with_tied_batches(found: Sequence[StatedInput], input_shapes: Mapping[str, Shape]) -> Sequence[StatedInput]:
+    """The inputs with a number for each batch that is an inner dimension of another input, by its name."""
+    leading = {raw.stated[0] for raw in found if raw.stated}
+    inner = {dim for raw in found if raw.stated for dim in raw.stated[1:]}
+    sizes: dict[Dimension, int] = {name: 1 for name in leading & inner if isinstance(name, str) and name}
+    if not sizes:
+        return found
+    for raw in found:
+        given = zip(raw.stated or (), input_shapes.get(raw.name, ()), strict=False)
+        sizes.update((dim, size) for dim, size in given if dim in sizes)
+    return [
+        raw if raw.stated is None else dataclasses.replace(raw, stated=tuple(sizes.get(d, d) for d in raw.stated))
+        for raw in found
+    ]
 
 
 def _resolve_input(raw: StatedInput, given: Shape | None, preprocess: Preprocess) -> InputSpec:

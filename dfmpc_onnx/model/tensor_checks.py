@@ -13,6 +13,7 @@ UNKNOWN_TYPE = (
     f"ONNX {onnx.__version__} does not know; the file is damaged, or a newer onnx has to be installed to read it"
 )
 ELEMENT_TYPES = frozenset(onnx.TensorProto.DataType.values()) - {onnx.TensorProto.UNDEFINED}
+ROOM_FOR_ALL = 2**20  # bytes that every machine has: what they may take is not looked up for each of a thousand biases
 LARGEST_TENSOR_BYTES = 2**31 - 2**20  # bytes of one tensor that protobuf can write
 _COMPLEX = {onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128}
 # Bits of an element of the types that share bytes.
@@ -75,8 +76,8 @@ def check_sparse(tensor: onnx.SparseTensorProto, where: str) -> None:
 
 
 def _check_room(name: str, dims: tuple[int, ...], data_type: int, where: str) -> None:
-    size, room = bytes_of(tuple(max(dim, 1) for dim in dims), data_type), machine_memory()
-    if size > room:
+    size = bytes_of(tuple(max(dim, 1) for dim in dims), data_type)
+    if size > ROOM_FOR_ALL and size > (room := machine_memory()):
         raise ModelError(
             f"{where}: '{shown(name)}' of shape {shown(str(list(dims)))} would take {size / 1e9:.3g} GB, this machine "
             f"has {room / 1e9:.3g}; the file is damaged, or needs a machine with more"

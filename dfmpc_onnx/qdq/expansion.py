@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 
 import numpy as np
 import onnx
@@ -22,6 +23,7 @@ from dfmpc_onnx.qdq.code_formats import OLDEST_WITH_TABLES
 from dfmpc_onnx.qdq.decode_chains import DecodeChain, DecodeChains
 from dfmpc_onnx.qdq.decoded_weights import weights_that_differ
 
+NO_STEP_DOWN = re.compile(r"No Adapter From Version \$(\d+)")  # as onnx's converter says which step it cannot take
 OLDEST_BY_CHANNEL = 13  # opset whose DequantizeLinear has an axis
 
 
@@ -182,12 +184,15 @@ def _drop_unread(graph: onnx.GraphProto) -> None:
 def _lower_opset(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model in the lowest opset from 13 on that onnx converts it to, and the lowest IR version for that."""
     own = standard_opset(model)
-    result = model
-    for version in range(OLDEST_WITH_TABLES, own):
+    result, version = model, OLDEST_WITH_TABLES
+    while version < own:
         try:
             lower = onnx.version_converter.convert_version(model, version)
             onnx.checker.check_model(lower, full_check=True)
-        except Exception:  # the converter raises RuntimeError, ConvertError and others of C++ origin
+        except Exception as error:  # the converter raises RuntimeError, ConvertError and others of C++ origin
+            # It goes down step by step: where one cannot be taken, none below it is reached.
+            stuck = NO_STEP_DOWN.search(str(error))
+            version = max(version + 1, int(stuck[1]) if stuck else 0)
             continue
         result = lower
         break

@@ -95,6 +95,16 @@ def _pools_of_floats(graph: gs.Graph, integer: set[str]) -> frozenset[str]:
     return frozenset(found)
 
 
+def _leading_to_layers(graph: gs.Graph, integer: set[str]) -> frozenset[str]:
+    """The tensors behind which a layer that computes in integers lies, with only such operators between."""
+    found: set[str] = set()
+    for node in reversed(graph.nodes):
+        passes = keeps_scale(node) or _has_scale(node) or op_of(node) in ("Relu", "Clip")
+        if node.name in integer or (passes and any(tensor.name in found for tensor in node.outputs)):
+            found.update(tensor.name for tensor in node.inputs if not tensor.is_empty())
+    return frozenset(found)
+
+
 class Placer:
     """Decides which layers and tensors are quantized."""
 
@@ -116,25 +126,24 @@ class Placer:
         self._chosen: set[str] = set()
         self._refused: dict[str, Reason] = {}
         self._float_pools: frozenset[str] = frozenset()
+        self._leading: frozenset[str] = frozenset()
 
     def place(self) -> Sites:
         integer = {name for name, layer in self._layers.items() if self._fits(layer)}
         self._float_pools = _pools_of_floats(self._graph, integer) if self._target.between else frozenset()
+        self._leading = _leading_to_layers(self._graph, integer)
         self._in_front_of(integer)
         if self._target.between:
             self._behind(integer)
-            # What an operator needs may be quantized for the sake of one that stands behind it, so again.
+            # What an operator needs may be quantized for the sake of one that stands behind it, so again, and back.
             before = -1
             while len(self._chosen) != before:
                 before = len(self._chosen)
-                for node in self._graph.nodes:
+                for node in (*self._graph.nodes, *reversed(self._graph.nodes)):
                     self._between(node, integer)
         else:
             self._sums(integer)
-        order = {t.name: t for t in self._graph.inputs}
-        order.update({t.name: t for node in self._graph.nodes for t in node.outputs})
-        tensors = {name: self._source_of_scale(t) for name, t in order.items() if name in self._chosen}
-        return Sites(frozenset(integer), tensors, self._refused, self._float_pools)
+        return Sites(frozenset(integer), self._sources_of_scales(), self._refused, self._float_pools)
 
     def _fits(self, layer: Layer) -> bool:
         node = self._nodes[layer.name]
@@ -190,17 +199,17 @@ class Placer:
                 n.name in integer or keeps_scale(n) or _has_scale(n) or op_of(n) in ("Relu", "Clip")
                 for n in consumers(output)
             )
-            if kind == "Conv" or (read and (kind != "Gemm" or self._leads_to_layer(output, integer))):
+            if kind == "Conv" or (read and (kind != "Gemm" or output.name in self._leading)):
                 self._chosen.add(output.name)
 
-    def _source_of_scale(self, tensor: gs.Tensor) -> str:
-        """The tensor whose range a quantized tensor takes: itself, or what was moved to make it."""
-        while (node := producer(tensor)) is not None and keeps_scale(node) and node.inputs[0].name in self._chosen:
-            if node.name in self._float_pools:
-                break
-            tensor = node.inputs[0]
-        name: str = tensor.name
-        return name
+    def _sources_of_scales(self) -> dict[str, str]:
+        """The quantized tensors, each with the one whose range it takes: itself, or what was moved to make it."""
+        sources = {tensor.name: tensor.name for tensor in self._graph.inputs}
+        for node in self._graph.nodes:
+            moves = keeps_scale(node) and node.name not in self._float_pools
+            moved = node.inputs[0].name if moves and node.inputs[0].name in self._chosen else None
+            sources.update((t.name, t.name if moved is None else sources.get(moved, moved)) for t in node.outputs)
+        return {name: source for name, source in sources.items() if name in self._chosen}
 
     def _between(self, node: gs.Node, integer: set[str]) -> None:
         """An operator between layers: quantized where its inputs are, or can be, and somebody reads the result."""
@@ -224,7 +233,7 @@ class Placer:
             self._chosen.add(variables[0].name)
         if not any(t.name in self._chosen for t in variables):
             return
-        if not outputs or any(is_output(self._graph, t) or not self._leads_to_layer(t, integer) for t in outputs):
+        if not outputs or any(is_output(self._graph, t) or t.name not in self._leading for t in outputs):
             return
         if any(t.name in self._exempt for t in outputs):
             return
@@ -239,18 +248,6 @@ class Placer:
         return not is_output(self._graph, tensor) and all(
             n.name in integer or keeps_scale(n) or _has_scale(n) for n in readers
         )
-
-    def _leads_to_layer(self, tensor: gs.Tensor, integer: set[str]) -> bool:
-        """Whether a layer that computes in integers lies behind a tensor, with only such operators between."""
-        stack, seen = [tensor], set()
-        while stack:
-            for node in consumers(stack.pop()):
-                if node.name in integer:
-                    return True
-                if id(node) not in seen and (keeps_scale(node) or _has_scale(node) or op_of(node) in ("Relu", "Clip")):
-                    seen.add(id(node))
-                    stack.extend(node.outputs)
-        return False
 
     def _sums(self, integer: set[str]) -> None:
         """Of each sum all branches but the one that ends in a Conv and holds the most layers."""

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from dfmpc_onnx.errors import CannotRun, ModelError, RuntimeUnavailable, RunTooLong, TooLittleMemory, shown
+from dfmpc_onnx.errors import CannotRun, ModelError, NoSuchType, RuntimeUnavailable, RunTooLong, TooLittleMemory, shown
 from dfmpc_onnx.model.source import EXTERNAL_LIMIT, size_of
 from dfmpc_onnx.model.unbounded_loops import has_loop
 from dfmpc_onnx.model.write import save
@@ -26,6 +26,7 @@ from dfmpc_onnx.runtime.threads import thread_count
 
 CPU_PROVIDER = "CPUExecutionProvider"
 LOOP_SECONDS = 600.0  # for one run of a model that holds a Loop; what holds none ends by itself and has no limit
+WITHOUT_NUMPY = ("bfloat16", "float8", "float4")  # how types begin that onnxruntime exchanges with nobody in Python
 Loadable = onnx.ModelProto | bytes | str | os.PathLike[str]
 Feeds = Mapping[str, npt.NDArray[np.generic]]
 
@@ -109,6 +110,18 @@ class Session:
     def output_shapes(self) -> list[tuple[str, list[int | str | None]]]:
         """Name and shape of each output (dynamic dimensions as names or None); empty for what is no tensor."""
         return [(o.name, list(o.shape or ())) for o in self._session.get_outputs()]
+
+    def check_types(self) -> None:
+        """Raise NoSuchType where an input or output is of a type that numpy does not have: it can be neither fed nor
+        read.
+        """
+        for role, values in (("input", self._session.get_inputs()), ("output", self._session.get_outputs())):
+            for value in values:
+                kind = value.type.removeprefix("tensor(").removesuffix(")")
+                if kind.startswith(WITHOUT_NUMPY):
+                    raise NoSuchType(
+                        f"{self.label}: its {role} '{shown(value.name)}' is of {kind}, which numpy has not"
+                    )
 
     def run(self, feeds: Feeds, names: Sequence[str] | None = None) -> list[npt.NDArray[np.generic]]:
         """The outputs for one batch of inputs; raises CannotRun where onnxruntime cannot compute it.

@@ -98,7 +98,8 @@ class InsertQDQ(Pass[NoOptions]):
         integer = sites.layers - unfit - set(float_biases)
         own = {id(node) for node in graph.nodes if dequantizes(node)}
         kind = np.dtype(np.int8 if target.signed else np.uint8)
-        new = {name: p for name, p in parameters.items() if not _is_quantized_outside(graph, name, given, kind)}
+        tensors = graph.tensors()
+        new = {n: p for n, p in parameters.items() if not _is_quantized_outside(graph, tensors[n], given, kind)}
         _insert(graph, new, names)
         insert(graph, before=biases)
         if target.between:
@@ -168,16 +169,15 @@ def _codes_of(node: gs.Node) -> np.dtype[np.generic]:
     return zero.dtype if zero is not None else np.dtype(np.uint8)
 
 
-def _is_quantized_outside(graph: gs.Graph, name: str, given: Parameters, kind: np.dtype[np.generic]) -> bool:
+def _is_quantized_outside(graph: gs.Graph, tensor: gs.Tensor, given: Parameters, kind: np.dtype[np.generic]) -> bool:
     """Whether a tensor comes from a DequantizeLinear of the model's own, or goes to nothing but a QuantizeLinear.
 
     kind: of the codes that the target wants; a layer does not fuse with a QuantizeLinear to another type than its
     input's, and gets one in front of that.
     """
-    tensor = graph.tensors()[name]
     readers = consumers(tensor)
     alone = bool(readers) and all(quantizes(node) and _codes_of(node) == kind for node in readers)
-    return name in given or (alone and not is_output(graph, tensor))
+    return tensor.name in given or (alone and not is_output(graph, tensor))
 
 
 def _insert(graph: gs.Graph, parameters: Parameters, names: Namer) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto
 
 import dfmpc_onnx
 from dfmpc_onnx.errors import ModelError
@@ -555,3 +556,48 @@ def test_a_slice_that_is_read_inside_an_if(recipe):
     found = quantized(net.model(net.conv(y, 4)), recipe, weights="8", activations="8")
     reasons = [r.reason for done in found.report.passes for r in done.result.refusals]
     assert any("'slice1', which holds values of it, is read inside 'if1'" in why for why in reasons)
+
+
+# What is fed beside pictures, and what cannot be fed at all
+
+
+@pytest.mark.parametrize("kind", [TensorProto.BOOL, TensorProto.INT64])
+def test_a_mask_lets_statistics_see_what_is_behind_it(kind):
+    net = Net()
+    mask = net.node("Cast", "mask", to=TensorProto.FLOAT)
+    x = net.node("Mul", net.conv("x", 8), mask)
+    net.channels[x] = 8
+    model = net.model(net.conv(net.relu(net.conv(x, 8)), 4))
+    model.graph.input.append(onnx.helper.make_tensor_value_info("mask", kind, [1, 1, 8, 8]))
+    assert sqnr(model, "int8", activations="8", preprocess="imagenet") > 25  # 3 where only zeros were seen
+
+
+def bfloat16(model: onnx.ModelProto) -> onnx.ModelProto:
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            values = onnx.numpy_helper.to_array(tensor)
+            held = values.astype(onnx.helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16))
+            tensor.CopyFrom(onnx.numpy_helper.from_array(held, tensor.name))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.BFLOAT16
+    return model
+
+
+def test_what_numpy_has_no_type_for_is_quantized_and_not_compared(tmp_path):
+    model = bfloat16(graphs.chain())
+    made = dfmpc_onnx.quantize(model, recipe="int8")
+    assert made.report.fidelity is None
+    (line,) = [w for w in made.report.warnings if w.startswith("not compared")]
+    assert "its input 'x' is of bfloat16, which numpy has not" in line
+    onnx.save(model, tmp_path / "model.onnx")
+    onnx.save(made.model, tmp_path / "q.onnx")
+    assert_refused(dfmpc("verify", tmp_path / "model.onnx", tmp_path / "q.onnx"), "numpy")
+
+
+def test_an_output_that_stands_among_inner_tensors_without_a_shape_keeps_its_own():
+    model = graphs.chain()
+    again = model.graph.value_info.add(name=model.graph.output[0].name)
+    again.type.tensor_type.elem_type = TensorProto.FLOAT
+    made = dfmpc_onnx.quantize(model, recipe="per-channel", weights="8").model
+    onnx.checker.check_model(made)
+    assert made.graph.output[0].type.tensor_type.shape == model.graph.output[0].type.tensor_type.shape

@@ -654,3 +654,20 @@ def test_a_preprocess_beside_a_range_is_refused_and_one_given_to_verify_goes_bef
     of_file, of_user = (dfmpc("verify", path, out, "--json", *more) for more in ((), ("--preprocess", "imagenet")))
     rows = [json.loads(found.stdout)["providers"][0]["fidelity"]["max_error"] for found in (of_file, of_user)]
     assert rows[0] != rows[1]
+
+
+def test_a_picture_beside_one_whose_head_is_known_gets_in_verify_what_it_got_in_quantize(
+    tmp_path: pathlib.Path,
+) -> None:
+    net = Trained(known=(1, 3, 16, 16), other=(1, 3, 16, 16))
+    known = net.node("Div", net.node("Sub", "known", net.constant(0.5)), net.constant(0.5))
+    both = [net.block(x, 3, 8, 3, 3, norm=False) for x in (known, "other")]
+    model = net.model(net.tail(net.node("Concat", *both, axis=1), 16), {})
+    source, target = tmp_path / "model.onnx", tmp_path / "out.onnx"
+    onnx.save(model, source)
+    report = dfmpc_onnx.quantize(source, target, weights="4").report
+    assert report.preprocess_choice.by == "head"
+    assert [entry.name for entry in report.preprocess_choice.unknown] == ["other"]
+    (row,) = dfmpc_onnx.verify(source, target).providers
+    assert report.fidelity is not None
+    assert row.fidelity.sqnr_db == report.fidelity.sqnr_db

@@ -38,9 +38,17 @@ def test_a_dynamic_size_is_assumed_and_said():
     assert batch.warnings == ("input 'x': dynamic size taken as 3x224x224; give --input-shape for another",)
 
 
-def test_integers_are_zeros():
-    batch = input_batch(inputs((2, 5), graphs.TensorProto.INT64), 0)
-    assert batch.feeds["x"].dtype == np.int64 and not batch.feeds["x"].any()
+@pytest.mark.parametrize(("shape", "kind"), [((2,), "INT64"), ((), "INT32"), ((), "BOOL")])
+def test_a_size_an_index_and_a_flag_are_zero(shape, kind):
+    batch = input_batch(inputs(shape, getattr(graphs.TensorProto, kind)), 0)
+    assert batch.feeds["x"].shape == shape and not batch.feeds["x"].any()
+
+
+@pytest.mark.parametrize(("shape", "kind"), [((2, 50), "INT64"), ((1, 1, 8, 8), "INT32"), ((64,), "BOOL")])
+def test_masks_and_indices_are_zeros_and_ones(shape, kind):
+    x = input_batch(inputs(shape, getattr(graphs.TensorProto, kind)), 0).feeds["x"]
+    assert x.shape == shape and x.dtype.name == kind.lower()
+    assert np.array_equal(np.unique(x), [0, 1])
 
 
 def test_the_users_own_images_take_the_place_of_procedural_ones(tmp_path):

@@ -177,3 +177,19 @@ def test_a_sequence_has_no_shape():
 @pytest.mark.parametrize("network", sorted(graphs.ALL))
 def test_the_file_and_its_graph_say_the_same(network):
     assert both_ways(graphs.ALL[network]()).is_picture
+
+
+@pytest.mark.parametrize(
+    ("given", "sound", "state"),
+    [({}, (1, 512), (2, 1, 8)), ({"x": (3, 512)}, (3, 512), (2, 3, 8)), ({"h": (2, 3, 8)}, (3, 512), (2, 3, 8))],
+)
+def test_a_batch_that_is_an_inner_dimension_of_another_input_is_one_number_for_both(given, sound, state):
+    model = feeding(x=(TensorProto.FLOAT, ("batch", 512)), h=(TensorProto.FLOAT, (2, "batch", 8)))
+    found = resolve(model, given, UNIT)
+    assert (found["x"].shape, found["h"].shape) == (sound, state)
+    assert found["x"].batch == sound[0]  # so nobody feeds it others
+
+
+def test_a_batch_of_the_same_name_in_front_of_all_inputs_stays_free():
+    found = resolve(feeding(x=(TensorProto.FLOAT, ("n", 3, 8, 8)), m=(TensorProto.BOOL, ("n", 8))), {}, UNIT)
+    assert found["x"].batch is None and found["m"].batch is None

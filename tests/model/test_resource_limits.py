@@ -298,3 +298,17 @@ def test_a_type_of_many_sequences_is_refused():
     model.graph.value_info.append(helper.make_value_info("s", kind))
     with pytest.raises(ModelError, match="a type is nested more than 8 deep"):
         load(model)
+
+
+def test_how_much_memory_there_is_is_asked_for_what_is_large_alone(monkeypatch):
+    asked = []
+    monkeypatch.setattr("dfmpc_onnx.model.tensor_checks.machine_memory", lambda: asked.append(1) or 2**21)
+    many = [numpy_helper.from_array(np.zeros(8, np.float32), f"b{i}") for i in range(1000)]
+    model = network("y = ReduceMax (c)")
+    model.graph.initializer.extend(many)
+    load(model)
+    assert not asked
+    model.graph.initializer.append(TensorProto(name="none", data_type=TensorProto.FLOAT, dims=[0, 2**30]))
+    with pytest.raises(ModelError, match=r"'none' of shape \[0, 1073741824\] would take 4.29 GB"):
+        load(model)
+    assert asked

@@ -191,3 +191,22 @@ def test_refused_where_the_plain_form_would_not_be_the_same_bit_for_bit() -> Non
     onnx.helper.set_model_props(model, {"dfmpc_onnx.version": "0"})
     with pytest.raises(ModelError, match="'conv1' would not read the same weight, bit for bit; it stays packed"):
         dfmpc_onnx.expand(model)
+
+
+def test_below_a_step_that_the_converter_cannot_take_no_opset_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    converted, tried = onnx.version_converter.convert_version, []
+
+    def convert(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
+        tried.append(version)
+        return converted(model, version)
+
+    monkeypatch.setattr(onnx.version_converter, "convert_version", convert)
+    net = graphs.Net(opset=18)
+    halves = net.node("Split", net.block("x", 32), axis=1, num_outputs=2)
+    net.nodes[-1].output.append("second")  # onnx's converter takes no step for Split from opset 18 down
+    net.channels[halves] = net.channels["second"] = 16
+    x = net.concat(net.block(halves, 64), net.block("second", 64))
+    packed = dfmpc_onnx.quantize(net.model(net.tail(x)), None, "per-channel", weights="ternary/6", check=False).model
+    tried.clear()
+    assert dfmpc_onnx.expand(packed).report.opset == 18
+    assert tried == [13, 18]

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tools.fuzz import backbones, detectors, sequences
+from tools.fuzz import backbones, detectors, guided, sequences
 from tools.fuzz.builder import OPSETS, Builder
 from tools.fuzz.export_habits import exported
 from tools.fuzz.networks import with_types
@@ -35,6 +35,9 @@ ARCHITECTURES: dict[str, Callable[[Builder], None]] = {
     "audio": sequences.waveform,
     "spectrogram": sequences.spectrogram,
     "two inputs": sequences.two_inputs,
+    "masked": guided.masked,
+    "styled": guided.styled,
+    "looped": guided.looped,
 }
 MEASURED_ON = 8  # inputs
 

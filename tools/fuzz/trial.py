@@ -19,11 +19,13 @@ import onnxruntime
 
 import dfmpc_onnx
 from dfmpc_onnx.errors import Defect, UserError, printable
+from dfmpc_onnx.inputs.preprocess import Preprocess
 from dfmpc_onnx.report.schema import Report
 from dfmpc_onnx.runtime import session as runtime
 from tools.fuzz import laws
 from tools.fuzz.mutations import mutated
 from tools.fuzz.networks import Network, network
+from tools.fuzz.options import FAR
 from tools.fuzz.rounding import rounded
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -302,14 +304,28 @@ def _feeds(session: onnxruntime.InferenceSession, case: Case, seed: int) -> dict
         name, _, dims = item.rpartition(":")
         shapes[name] = [int(d) for d in dims.split("x")]
     generator, feeds = np.random.default_rng(seed), {}
+    mean, deviation = _pixels(str(case.options.get("preprocess", "")))
     for value in session.get_inputs():
         stated = [d if isinstance(d, int) and d > 0 else 1 if i == 0 else 8 for i, d in enumerate(value.shape)]
         shape = shapes.get(value.name, stated)
         dtype = laws.TYPES[value.type]
         # Byte 0 is -2.1 deviations of a photograph's pixels and 255 is 2.6: a range that ends there is none too narrow.
         numbers = np.clip(generator.standard_normal(shape), -2, 2) if np.issubdtype(dtype, np.floating) else None
+        if numbers is not None and len(shape) == 4:
+            numbers = mean + deviation * numbers
         feeds[value.name] = np.asarray(generator.integers(0, 2, shape) if numbers is None else numbers, dtype)
     return feeds
+
+
+def _pixels(preprocess: str) -> tuple[float, float]:
+    """Mean and deviation of what pixels are under a preprocess that leaves them large; else normal numbers do.
+
+    Ranges for bytes round inputs about 1 to nothing, and where a norm divides by nothing there is no number.
+    """
+    if preprocess not in FAR:
+        return 0.0, 1.0
+    mean, variance = Preprocess.parse(preprocess).moments(3)
+    return float(mean.mean()), float(np.sqrt(variance.mean()))
 
 
 def _sqnr(want: list[list[np.ndarray]], got: list[list[np.ndarray]], varying: Sequence[int] = ()) -> float | str:
