@@ -3,7 +3,9 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 
-from dfmpc_onnx.graph.compared_outputs import chosen_outputs, compared_tensor, compared_tensors
+from dfmpc_onnx.graph.compared_outputs import chosen_outputs, compared_tensor, compared_tensors, decides_each_step
+from dfmpc_onnx.graph.exchange import to_graph
+from dfmpc_onnx.model.source import load
 from tests import graphs
 
 
@@ -75,7 +77,7 @@ def test_outputs_whose_rows_are_chosen_by_values():
 
 
 def test_a_list_of_a_matmul_and_its_bias_is_of_logits_step_by_step():
-    net = graphs.Net(("n", 6, 8))
+    net = graphs.Net((1, 6, 8))
     logits = net.node("MatMul", "x", net.weight("w", np.ones((8, 5), np.float32)))
     logits = net.node("Add", logits, net.weight("b", np.ones(5, np.float32)))
     graph = to_graph(load(net.model(net.node("Softmax", logits, axis=2))))
