@@ -16,8 +16,9 @@ import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.graph.edit import detached_weights
 from dfmpc_onnx.graph.operators import is_weighted, keeps_scale, meaning_of, op_of, squashes
-from dfmpc_onnx.graph.query import consumers, is_output
+from dfmpc_onnx.graph.query import consumers, is_output, producer
 
+SIZES = frozenset({"Shape", "Size"})
 SUMS = frozenset({"Add", "Sub", "Concat"})  # with moves and pooling: what is linear between layers
 
 
@@ -25,16 +26,29 @@ def tail_tensors(graph: gs.Graph) -> set[str]:
     """The tensors behind which no layer follows: scores and boxes.
 
     On images of nothing in particular no score is as high as on an image of the thing, so what was measured there
-    is too narrow.
+    is too narrow. A layer that takes the mean of a distribution only reads it out, so what is in front of it is of the
+    tail, too. A tensor of which only the size is read leads nowhere.
     """
     leads: set[str] = set()
     tail: set[str] = set()
     for node in reversed(graph.nodes):
         reaches = any(t.name in leads for t in node.outputs)
         tail.update(t.name for t in node.outputs if t.name not in leads)
-        if reaches or is_weighted(node):
+        if op_of(node) not in SIZES and (reaches or (is_weighted(node) and not _reads_out(node))):
             leads.update(t.name for t in node.inputs)
     return tail
+
+
+def _reads_out(node: gs.Node) -> bool:
+    """Whether a layer is the mean of numbers under a Softmax: one output of its own, as box edges in YOLOv8."""
+    weight = node.inputs[1].shape
+    ends = weight if op_of(node) == "Conv" or node.attrs.get("transB", 0) else weight[::-1] if weight else None
+    if not ends or (len(weight) > 1 and ends[0] != 1):
+        return False
+    source = producer(node.inputs[0])
+    while source is not None and keeps_scale(source) and source.inputs:
+        source = producer(source.inputs[0])
+    return source is not None and op_of(source) == "Softmax"
 
 
 def output_layers(graph: gs.Graph, names: Collection[str]) -> dict[str, bool]:

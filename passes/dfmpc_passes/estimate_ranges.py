@@ -38,6 +38,7 @@ from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.added_numbers import multiplies_by_codes
 from dfmpc_onnx.quantization.layer_reach import reach_by_moments
 from dfmpc_onnx.statistics.gated_ranges import cap_gated
+from dfmpc_onnx.statistics.hidden_of_heads import hidden_of_heads
 from dfmpc_onnx.statistics.independent_moments import NOT_NEEDED, propagate
 from dfmpc_onnx.statistics.reach_followers import widened
 from dfmpc_onnx.statistics.stated_reach import stated_reach
@@ -58,15 +59,15 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
     Why: behind a BatchNormalization a channel is N(beta, gamma^2) up to its shape, so mean +- 8 deviations, through the
     activation, holds all but rare outliers. Where it normalizes what a Relu has cut the tail is longer: 4 deviations of
     the Gaussian that had these moments when it was cut. Elsewhere 1.5 times the 0.01 and 99.99 percentile on procedural
-    images count where they were measured, twice for vectors: a picture of a thing excites what has learnt it more than
-    one of nothing does, the more the deeper. Where nothing was measured, propagated moments count: a sum adds means and
-    variances. Behind the last layers, and for averages over a map, the wider of the two counts, up to three times what
-    was measured. An input of pictures has the range of the bytes 0 to 255 after the preprocess, any other that which
-    the user gave, or that of what it was fed. Where only its moments are known it has none, up to the first layer,
-    which then computes in float; so has one whose floats 256 codes do not hold, as sound or a scan between bounds that
-    the user states. What the network makes of inputs that fill such bounds counts where it reaches further than
-    BatchNormalizations say. A cubic Resize overshoots what it reads by at most 0.445 of its range, which is what
-    its kernel's negative weights add up to.
+    images count where they were measured, twice for vectors, three times for what Convs make maps of scores of: a
+    picture of a thing excites what has learnt it more than one of nothing does, the more the deeper. Where nothing was
+    measured, propagated moments count: a sum adds means and variances. Behind the last layers, and for averages over a
+    map, the wider of the two counts, up to three times what was measured. An input of pictures has the range of the
+    bytes 0 to 255 after the preprocess, any other that which the user gave, or that of what it was fed. Where only its
+    moments are known it has none, up to the first layer, which then computes in float; so has one whose floats 256
+    codes do not hold, as sound or a scan between bounds that the user states. What the network makes of inputs that
+    fill such bounds counts where it reaches further than BatchNormalizations say. A cubic Resize overshoots what it
+    reads by at most 0.445 of its range, which is what its kernel's negative weights add up to.
 
     Requires: codes (the quantized network's BatchNormalizations count, not the float one's), and BN not yet folded.
 
@@ -125,9 +126,10 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
         # Scores, and averages over a map of a picture of one thing, are further out than any of the procedural ones.
         outer = tail_tensors(graph) | {t.name for node in graph.nodes if averages(node) for t in node.outputs}
         vectors = vector_tensors(graph) if reach > 1 else set[str]()
+        hidden = hidden_of_heads(graph) if reach > 1 else set[str]()
         ranges = {}
         for name, (low, high) in measured.items():
-            factor = max(reach, VECTOR_REACH) if name in vectors else reach
+            factor = max(reach, LONGEST_REACH if name in hidden else VECTOR_REACH if name in vectors else reach)
             ranges[name] = factor * low, factor * high
         for name, m in known.items():
             if not m.mean.size:

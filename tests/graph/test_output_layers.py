@@ -1,4 +1,5 @@
 import numpy as np
+from onnx import helper
 
 from dfmpc_onnx.graph.exchange import to_graph
 from dfmpc_onnx.graph.output_layers import multiply_adds, output_layers
@@ -55,3 +56,33 @@ def test_where_sizes_are_not_known_a_cost_is_0():
     graph.nodes[-1].inputs[0].shape = None
     graph.nodes[0].op, graph.nodes[0].domain = "Anything", "my.ops"
     assert multiply_adds(graph, {"x": (1, 3, 8, 8)}) == {"conv1": 0}
+
+
+def test_scores_beside_a_distribution_that_a_layer_reads_out_are_of_the_head():
+    """YOLOv8's: box edges are means under a Softmax, by a Conv of one output; scores lie beside them in one Concat."""
+    net = graphs.Net((1, 3, 8, 8))
+    x = net.relu(net.conv("x", 8))
+    both = net.node("Concat", net.conv(x, 16), net.conv(x, 1), axis=1)
+    parts = net.weight("parts", np.array([16, 1]))
+    net.nodes.append(helper.make_node("Split", [both, parts], ["edges", "score"], axis=1))
+    edges = net.node("Reshape", "edges", net.weight("shape", np.array([1, 1, 16, 64])))
+    edges = net.node("Transpose", edges, perm=[0, 2, 1, 3])
+    net.channels[likely := net.node("Softmax", edges, axis=1)] = 16
+    box = net.conv(likely, 1, kernel=1)
+    assert found(net.model(box, net.node("Sigmoid", "score"))) == {"conv2": True, "conv3": True, "conv4": False}
+
+
+def test_a_layer_of_several_outputs_behind_a_softmax_is_one_and_hides_those_in_front():
+    net = graphs.Net((1, 3, 8, 8))
+    x = net.conv(net.relu(net.conv("x", 8)), 8)
+    assert found(net.model(net.conv(net.node("Softmax", x, axis=1), 4))) == {"conv3": False}
+
+
+def test_a_layer_of_which_only_the_size_is_read_leads_nowhere():
+    net = graphs.Net((1, 3, 8, 8))
+    x = net.relu(net.conv("x", 8))
+    score = net.conv(x, 1)
+    size = net.node("Slice", net.node("Shape", score), *(net.weight(f"s{n}", np.array([n])) for n in (2, 4)))
+    size = net.node("Concat", net.weight("rows", np.array([1, 8])), size, axis=0)
+    net.channels[resized := net.node("Resize", x, "", "", size)] = 8
+    assert found(net.model(score, net.conv(resized, 4))) == {"conv2": False, "conv3": False}

@@ -166,3 +166,12 @@ def test_what_was_measured_reaches_no_further_than_a_clip_also_behind_a_pool():
     EstimateRanges().run(space)
     got = space.get(Ranges).tensors
     assert got["clip1"] == (0.0, 6.0) and got["maxpool1"] == (0.75, 6.0)
+
+
+def test_what_score_maps_are_made_of_reaches_three_times_as_far():
+    net = graphs.Net()
+    hidden = net.relu(net.conv(net.relu(net.conv("x", 8)), 8))
+    found, seen, space = measured(net.model(net.node("Sigmoid", net.conv(hidden, 2, kernel=1))))
+    reach = space.get(MeasuredRanges).reach
+    assert found["relu2"] == (0, pytest.approx(max(3 * seen["relu2"][1], reach["conv2"][1])))
+    assert found["relu1"] == (0, pytest.approx(max(1.5 * seen["relu1"][1], reach["conv1"][1])))
