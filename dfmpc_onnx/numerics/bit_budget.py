@@ -25,7 +25,7 @@ Damages = npt.NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Item:
+class WeightOptions:
     """The options of one weight. sizes: ``[options]`` int64. damages: ``[options]`` float64, at least 0. counted:
     ``[options]`` bool, whether an option counts against the number of those that are allowed; None for none."""
 
@@ -54,7 +54,9 @@ class _Stage:
 class BudgetFront:
     """The choices that no other beats, from the smallest size to the least damage."""
 
-    def __init__(self, items: Sequence[Item], most_counted: int | None = None, most: int = MOST_CHOICES) -> None:
+    def __init__(
+        self, items: Sequence[WeightOptions], most_counted: int | None = None, most: int = MOST_CHOICES
+    ) -> None:
         """most_counted: how many items may take a counted option; None for any number. most: entries of the front."""
         if most_counted is None or most_counted >= len(items):
             items, most_counted = [dataclasses.replace(item, counted=None) for item in items], 0
@@ -81,8 +83,12 @@ class BudgetFront:
 
     def within_size(self, budget: float) -> Choice | None:
         """The least damage of at most so much size; None where even the smallest choice is larger."""
-        position = int(np.searchsorted(self.sizes, budget, side="right")) - 1
+        position = self.position_within_size(budget)
         return self[position] if position >= 0 else None
+
+    def position_within_size(self, budget: float) -> int:
+        """The entry of least damage of at most so much size; -1 where even the smallest choice is larger."""
+        return int(np.searchsorted(self.sizes, budget, side="right")) - 1
 
     def within_damage(self, budget: float) -> Choice | None:
         """The least size of at most so much damage; None where even the best choice does more."""
@@ -100,7 +106,7 @@ class BudgetFront:
 _Built = tuple[Sizes, Damages, npt.NDArray[np.int32], list[_Stage]]
 
 
-def _build(items: Sequence[Item], most_counted: int, most: int) -> _Built:
+def _build(items: Sequence[WeightOptions], most_counted: int, most: int) -> _Built:
     """The front, the entry of the last stage for each of its choices, and the stages to go back through."""
     levels = 1 + most_counted
     most = max(most // levels, 64)
@@ -115,7 +121,7 @@ def _build(items: Sequence[Item], most_counted: int, most: int) -> _Built:
 
 
 def _add(
-    sizes: Sizes, damages: Damages, level: npt.NDArray[np.int64], item: Item, levels: int, most: int
+    sizes: Sizes, damages: Damages, level: npt.NDArray[np.int64], item: WeightOptions, levels: int, most: int
 ) -> tuple[Sizes, Damages, npt.NDArray[np.int64], _Stage]:
     """The entries with one item more; those of each level, how many counted options they hold, are kept apart."""
     counted = np.zeros(len(item.sizes), np.int64) if item.counted is None else item.counted.astype(np.int64)

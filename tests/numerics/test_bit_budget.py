@@ -10,22 +10,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dfmpc_onnx.numerics.bit_budget import BudgetFront, Choice, Item
+from dfmpc_onnx.numerics.bit_budget import BudgetFront, Choice, WeightOptions
 
 
 @st.composite
-def _items(draw: st.DrawFn) -> list[Item]:
+def _items(draw: st.DrawFn) -> list[WeightOptions]:
     items = []
     for _ in range(draw(st.integers(1, 5))):
         count = draw(st.integers(1, 4))
         sizes = draw(st.lists(st.integers(0, 40), min_size=count, max_size=count))
         damages = draw(st.lists(st.integers(0, 64), min_size=count, max_size=count))
         counted = draw(st.lists(st.booleans(), min_size=count, max_size=count))
-        items.append(Item(np.array(sizes, np.int64), np.array(damages) / 64, np.array([False, *counted[1:]])))
+        items.append(WeightOptions(np.array(sizes, np.int64), np.array(damages) / 64, np.array([False, *counted[1:]])))
     return items
 
 
-def every_choice(items: list[Item], most_counted: int | None = None) -> list[Choice]:
+def every_choice(items: list[WeightOptions], most_counted: int | None = None) -> list[Choice]:
     """All combinations, one after the other: the reference. Damages are whole 64ths, so their sums are exact."""
     found = []
     for options in itertools.product(*(range(len(item.sizes)) for item in items)):
@@ -39,7 +39,7 @@ def every_choice(items: list[Item], most_counted: int | None = None) -> list[Cho
 
 @given(_items(), st.integers(0, 150), st.one_of(st.none(), st.integers(0, 3)))
 def test_least_damage_within_a_size_is_that_of_a_search_through_all(
-    items: list[Item], budget: int, most: int | None
+    items: list[WeightOptions], budget: int, most: int | None
 ) -> None:
     found = BudgetFront(items, most).within_size(budget)
     fit = [choice for choice in every_choice(items, most) if choice.size <= budget]
@@ -50,7 +50,7 @@ def test_least_damage_within_a_size_is_that_of_a_search_through_all(
 
 
 @given(_items(), st.integers(0, 200))
-def test_least_size_within_a_damage_is_that_of_a_search_through_all(items: list[Item], budget: int) -> None:
+def test_least_size_within_a_damage_is_that_of_a_search_through_all(items: list[WeightOptions], budget: int) -> None:
     found = BudgetFront(items).within_damage(budget / 64)
     fit = [choice for choice in every_choice(items) if choice.damage <= budget / 64]
     assert (found is None) == (not fit)
@@ -59,7 +59,7 @@ def test_least_size_within_a_damage_is_that_of_a_search_through_all(items: list[
 
 
 @given(_items(), st.sampled_from([64, 4096]))
-def test_each_entry_is_the_sum_of_its_options(items: list[Item], most: int) -> None:
+def test_each_entry_is_the_sum_of_its_options(items: list[WeightOptions], most: int) -> None:
     front = BudgetFront(items, most=most)
     for position in range(len(front)):
         choice = front[position]
@@ -68,12 +68,14 @@ def test_each_entry_is_the_sum_of_its_options(items: list[Item], most: int) -> N
         assert choice.damage == pytest.approx(sum(float(item.damages[i]) for item, i in pairs))
 
 
-def network(layers: int, seed: int = 0) -> list[Item]:
+def network(layers: int, seed: int = 0) -> list[WeightOptions]:
     """Layers of 1,000 to 1,000,000 weights at nine widths, the last in float."""
     rng = np.random.default_rng(seed)
     widths = np.array([1.6, 2, 3, 4, 5, 6, 7, 8, 32])
     return [
-        Item((size * widths / 8).astype(np.int64) + 100, np.append(gain * 4.0 ** -widths[:-1], 0.0), widths == 32)
+        WeightOptions(
+            (size * widths / 8).astype(np.int64) + 100, np.append(gain * 4.0 ** -widths[:-1], 0.0), widths == 32
+        )
         for size, gain in zip(10 ** rng.uniform(3, 6, layers), 10 ** rng.uniform(-3, 0, layers), strict=True)
     ]
 
