@@ -91,6 +91,7 @@ def take_in(
         settings, choice = _without_trust(settings, choice, may_give_images=runs and len(inputs) == 1)
     workspace = Workspace(graph, settings, source.label, inputs)
     workspace.tell = tell
+    workspace.sha256 = source.sha256
     return Intake(recipe, pipeline, source, destination, workspace, choice)
 
 
