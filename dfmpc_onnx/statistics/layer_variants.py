@@ -145,18 +145,23 @@ class LayerVariants:
         """Those of variants are asked for by name: `losses_of`."""
         return []
 
+    def outputs(self) -> list[Variants]:
+        """After the walk, the compared outputs that hold finite numbers."""
+        found = [self.live[t.name] for t in self._compared if t.name in self.live]
+        return [
+            value
+            for value in found
+            if isinstance(value.plain, np.ndarray) and value.plain.dtype.kind == "f" and value.plain.size
+            if np.isfinite(value.plain).all()
+        ]
+
     def losses_of(self) -> dict[str, list[OutputLoss]]:
-        """After the walk, by variant, what it has lost of each output that holds finite numbers."""
+        """After the walk, by variant, what it has lost of each of the outputs."""
         found: dict[str, list[OutputLoss]] = {}
-        for value in (self.live[t.name] for t in self._compared if t.name in self.live):
-            plain = value.plain
-            if not isinstance(plain, np.ndarray) or plain.dtype.kind != "f" or not plain.size:
-                continue
-            if not np.isfinite(plain).all():
-                continue
-            groups = array_groups(plain)
+        for value in self.outputs():
+            groups = array_groups(value.plain)
             for name, hat in value.hats.items():
-                found.setdefault(name, []).append(output_loss(plain, hat, groups))
+                found.setdefault(name, []).append(output_loss(value.plain, hat, groups))
         return found
 
     def _inputs(self, node: gs.Node) -> dict[str, Variants]:
