@@ -21,9 +21,9 @@ from dfmpc_onnx.numerics.granularity import PerAxis, unrows
 from dfmpc_onnx.numerics.grids import Grid, ternary_grid, uniform_grid
 from dfmpc_onnx.numerics.least_squares import (
     RIDGE,
+    OutputErrors,
     PatchMoments,
     diagonal_factors,
-    OutputErrors,
     least_squares,
     rounding_error,
 )

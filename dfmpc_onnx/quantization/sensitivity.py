@@ -9,7 +9,7 @@ drowns. Damages add up well: `JointDamage` measures settings of all layers toget
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal
 
 import onnx_graphsurgeon as gs
@@ -19,7 +19,7 @@ from dfmpc_onnx.numerics.arrays import Float, Float32
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
 from dfmpc_onnx.numerics.least_squares import PatchMoments
 from dfmpc_onnx.numerics.output_loss import OutputLoss
-from dfmpc_onnx.pipeline.facts import BitPlan, Layer, Layers, LayerSensitivity, Sensitivity, WidthLoss
+from dfmpc_onnx.pipeline.facts import BitPlan, Layers, LayerSensitivity, Sensitivity, WidthLoss
 from dfmpc_onnx.pipeline.settings import FLOAT, BitWidth
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.quantization.layer_reach import only_norms_read
@@ -43,6 +43,8 @@ PROBES: Mapping[Estimator, tuple[tuple[int, Norms], ...]] = {
 }
 MAP_STRICTNESS = 4  # times less may an output lose that is a map or a list
 FAINTEST = 1e-9  # of a loss: below it nothing can be told
+# Of the typical gain. A layer that nothing excites on these inputs, as one that waits for a face, seems to do nothing.
+LEAST_GAIN = 1 / 16
 Weights = Mapping[str, Float32]
 Variants = Callable[..., LayerVariants]
 
@@ -56,7 +58,7 @@ def damage(losses: Sequence[OutputLoss]) -> float:
     return max((loss.share_between_images * loss.strictness(MAP_STRICTNESS) for loss in losses), default=0.0)
 
 
-class _Changed:
+class ChangedWeights:
     """The visitor that gives layers other weights and does nothing else."""
 
     def __init__(self, weights: Weights) -> None:
@@ -75,6 +77,20 @@ class _Changed:
         """Nothing is measured but outputs."""
 
 
+def centred_layers(workspace: Workspace, names: Collection[str]) -> frozenset[str]:
+    """Of layers, those whose outputs' means a rebuilt network corrects in their biases, as no BatchNormalization
+    follows."""
+    graph, layers = workspace.graph, workspace.get(Layers).by_name()
+    nodes = nodes_by_name(graph)
+    return frozenset(
+        name
+        for name in names
+        if not layers[name].batch_norm
+        and layers[name].op != "MatMul"
+        and not only_norms_read(graph, nodes[name].outputs[0])
+    )
+
+
 class SensitivityMeter:
     """Measures, for the layers of a workspace whose plan is no float, what each width does."""
 
@@ -89,9 +105,10 @@ class SensitivityMeter:
         plan = dict(workspace.get(BitPlan).layers)
         self.plan = plan
         self._names = [name for name in self._layers if plan[name].bits != FLOAT]
-        widths = sorted({bits for bits, _ in PROBES[estimator]})
+        widths = tuple(sorted({bits for bits, _ in PROBES[estimator]}))
         self._visitor = WidthLosses(workspace, options, dict(self._layers), plan, widths)
         self._visitor.pooled = pool_uses(workspace, options, self._layers, plan, source.engine)
+        self._centred = centred_layers(workspace, self._names)
         self.first = {name: self._visitor.first.get(name, name) for name in self._names}
 
     def losses(self) -> Mapping[str, Mapping[BitWidth, float]]:
@@ -104,15 +121,21 @@ class SensitivityMeter:
     def gains(self) -> dict[str, float]:
         """By the first of the layers of a weight, damage over loss: the geometric mean of the probes."""
         losses = self.losses()
-        if self._estimator == "closed-form":
-            return self._derived_gains()
+        found = self._derived_gains() if self._estimator == "closed-form" else self._measured_gains()
+        known = sorted(gain for gain in found.values() if gain > 0)
+        if not known:  # no output can be compared: what the next layer loses counts
+            return dict.fromkeys(losses, 1.0)
+        typical = known[len(known) // 2]
+        return {name: max(found.get(name, typical), LEAST_GAIN * typical) for name in losses}
+
+    def _measured_gains(self) -> dict[str, float]:
         logs: dict[str, list[float]] = {}
         for bits, norms in PROBES[self._estimator]:
             for name, lost in self._damages(self._visitor.rounded[bits], norms).items():
-                loss = losses[name][bits]
+                loss = self.losses()[name][bits]
                 if loss > FAINTEST:
                     logs.setdefault(name, []).append(math.log(max(lost, FAINTEST) / loss))
-        return {name: math.exp(sum(logs[name]) / len(logs[name])) if name in logs else 0.0 for name in losses}
+        return {name: math.exp(sum(found) / len(found)) for name, found in logs.items()}
 
     def table(self) -> Sensitivity:
         """The rows of the layers whose width is free, and what the others do."""
@@ -132,28 +155,16 @@ class SensitivityMeter:
         return Sensitivity(tuple(rows), self._estimator, self._source.note(0), floor)
 
     def _damages(self, weights: Weights, norms: Norms) -> dict[str, float]:
-        """By variant what the outputs lose where one weight alone is changed; in several walks where memory is short."""
+        """By variant what the outputs lose where one weight alone is changed; several walks where memory is short."""
         found: dict[str, float] = {}
         by_layer = {name: weights[first] for name, first in self.first.items() if first in weights}
         waiting = frozenset(by_layer)
         while waiting:
-            engine = self._source.variants(norms=norms, variant_of=self.first.__getitem__, centred=self._centred())
-            walk(self._workspace.graph, engine, _Changed(by_layer), waiting)
+            engine = self._source.variants(norms=norms, variant_of=self.first.__getitem__, centred=self._centred)
+            walk(self._workspace.graph, engine, ChangedWeights(by_layer), waiting)
             found |= {name: damage(losses) for name, losses in engine.losses_of().items()}
             waiting = frozenset(name for name in waiting if self.first[name] in engine.postponed)
         return found
-
-    def _centred(self) -> frozenset[str]:
-        """Layers whose outputs' means a rebuilt network corrects in their biases, as no BatchNormalization follows."""
-        nodes = nodes_by_name(self._workspace.graph)
-        graph = self._workspace.graph
-        return frozenset(
-            name
-            for name in self._names
-            if not self._layers[name].batch_norm
-            and self._layers[name].op != "MatMul"
-            and not only_norms_read(graph, nodes[name].outputs[0])
-        )
 
     def _derived_gains(self) -> dict[str, float]:
         """By weights and BatchNormalizations alone: noise of a layer's output followed through the network."""
@@ -166,5 +177,4 @@ class SensitivityMeter:
             moments, gain = known.get(tensor), gains.get(tensor)
             if moments is not None and gain is not None:
                 found[first] = found.get(first, 0.0) + float((gain * moments.variance).sum())
-        typical = sorted(found.values())[len(found) // 2] if found else 1.0
-        return {first: found.get(first, typical) for first in self.losses()}
+        return found

@@ -24,7 +24,7 @@ FINEST_ROUNDED = 4  # bits: of finer grids the loss follows from this one's
 
 def finer(loss: float, bits: int) -> float:
     """The loss at so many bits from that at `FINEST_ROUNDED`: it falls with the square of the step."""
-    return loss * ((2**FINEST_ROUNDED - 1) / (2**bits - 1)) ** 2
+    return loss * float(((2**FINEST_ROUNDED - 1) / (2**bits - 1)) ** 2)
 
 
 class WidthLosses(Rebuilder):
@@ -36,12 +36,12 @@ class WidthLosses(Rebuilder):
         options: ReconstructLayersOptions,
         layers: dict[str, Layer],
         plan: dict[str, LayerBits],
-        probes: Sequence[int],
+        probes: Sequence[BitWidth],
     ) -> None:
         super().__init__(workspace, options, layers, plan)
         self._probes = probes
         self.losses: dict[str, dict[BitWidth, float]] = {}
-        self.rounded: dict[int, dict[str, Float32]] = {bits: {} for bits in probes}
+        self.rounded: dict[BitWidth, dict[str, Float32]] = {bits: {} for bits in probes}
 
     def layer(self, node: gs.Node, moments_of: Callable[[], PatchMoments], known: Known) -> None:
         first = self.first.get(node.name, node.name)
@@ -58,7 +58,7 @@ class WidthLosses(Rebuilder):
             losses = {width: candidate.lost for width, candidate in found.items()}
             self._note(first, losses, lambda bits: from_rows(found[bits].rows, layer))
 
-    def _note(self, name: str, losses: Mapping[BitWidth, float], weight: Callable[[int], Float32]) -> None:
+    def _note(self, name: str, losses: Mapping[BitWidth, float], weight: Callable[[BitWidth], Float32]) -> None:
         floor = losses[FINEST_ROUNDED]
         self.losses[name] = {w: losses[w] if w in losses else finer(floor, int(w)) for w in WIDTHS}
         for bits in self._probes:

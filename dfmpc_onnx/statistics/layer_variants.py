@@ -25,7 +25,7 @@ from dfmpc_onnx.numerics.channel_groups import array_groups
 from dfmpc_onnx.numerics.least_squares import PatchMoments
 from dfmpc_onnx.numerics.moments import MeanVariance
 from dfmpc_onnx.numerics.output_loss import OutputLoss, output_loss
-from dfmpc_onnx.numerics.recalibration import recalibrate_streams
+from dfmpc_onnx.numerics.recalibration import restoring_gain
 from dfmpc_onnx.runtime.node_runner import NodeRunner
 from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics, channel_moments, mean_shift
 from dfmpc_onnx.statistics.image_streams import ImageStreams, affine_map, alike, bytes_of, is_index
@@ -72,7 +72,7 @@ class LayerVariants:
         self._plain = ImageStreams(graph, feeds, seed=0, positions=0)
         self.postponed: set[str] = set()  # variants that memory was too short for
         self._started: set[str] = set()
-        self._norm: tuple[BatchNormParameters, ChannelStatistics] | None = None
+        self._found: MeanVariance | None = None  # moments of what a BatchNormalization reads in the float network
         self.live: Live[Variants] = Live(graph, lambda value: value.bytes, self._compared)
         for name, x in feeds.items():
             self.live.put(name, Variants(x, {}))
@@ -114,23 +114,20 @@ class LayerVariants:
         )
 
     def channel_statistics(self, node: gs.Node, norm: BatchNormParameters) -> ChannelStatistics:
-        mean, variance = channel_moments(self.live[node.inputs[0].name].plain)
-        self._norm = norm, ChannelStatistics(mean, variance, mean, variance)
-        if self._norms == "batch":
-            return self._norm[1]
-        return ChannelStatistics(norm.mean, norm.variance, norm.mean, norm.variance)
+        self._found = mean, variance = channel_moments(self.live[node.inputs[0].name].plain)
+        if self._norms == "exported":
+            mean, variance = norm.mean, norm.variance
+        return ChannelStatistics(mean, variance, mean, variance)
 
     def affine(self, node: gs.Node, plain: Affine, hat: Affine) -> Variants:
-        assert self._norm is not None  # the walk asks for the statistics first
-        norm, found = self._norm
+        assert self._found is not None  # the walk asks for the statistics first
+        (factor, offset), (mean, variance) = plain, self._found
         x = self.live[node.inputs[0].name]
-        mean, variance = (found.mean, found.variance) if self._norms == "batch" else (norm.mean, norm.variance)
         hats = {}
         for name, value in x.hats.items():
-            both = ChannelStatistics(found.mean, found.variance, *channel_moments(value))
-            fresh = recalibrate_streams(both, mean, variance, norm.epsilon)
-            factor = norm.gamma / norm.batch_std(fresh.variance)
-            hats[name] = affine_map(value, factor, norm.beta - factor * fresh.mean)
+            mean_hat, variance_hat = channel_moments(value)
+            scaled = factor * restoring_gain(variance, variance_hat)
+            hats[name] = affine_map(value, scaled, factor * mean + offset - scaled * mean_hat)
         return Variants(affine_map(x.plain, *plain), hats)
 
     def other(self, node: gs.Node) -> list[Variants]:

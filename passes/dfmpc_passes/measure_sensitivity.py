@@ -73,9 +73,7 @@ class MeasureSensitivity(Pass[MeasureSensitivityOptions]):
         try:
             table = SensitivityMeter(workspace, source, options.estimator, rounding).table()
         except Unknown as reason:
-            raise CannotGoOn(
-                Reason("covariances-unknown", f"covariances cannot be followed ({reason})")
-            ) from None
+            raise CannotGoOn(Reason("covariances-unknown", f"covariances cannot be followed ({reason})")) from None
         workspace.put(table)
         rewrites = tuple(
             Rewrite(
