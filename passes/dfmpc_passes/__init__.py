@@ -21,6 +21,7 @@ from dfmpc_passes.measure_sensitivity import MeasureSensitivity
 from dfmpc_passes.normalize import Normalize
 from dfmpc_passes.pack_weights import PackWeights
 from dfmpc_passes.pair_convolutions import PairConvolutions
+from dfmpc_passes.plan_bits import PlanBits
 from dfmpc_passes.quantize_weights import QuantizeWeights
 from dfmpc_passes.raise_opset import RaiseOpset
 from dfmpc_passes.recalibrate_batch_norm import RecalibrateBatchNorm
@@ -38,6 +39,7 @@ PASSES = (
     EqualizeChannels,
     EstimateStatistics,
     AssignBits,
+    PlanBits,
     TakeWidestBits,
     MeasureSensitivity,
     QuantizeWeights,
