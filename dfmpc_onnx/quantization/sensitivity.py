@@ -118,6 +118,13 @@ class SensitivityMeter:
             walk(self._workspace.graph, engine, self._visitor, frozenset(self._names))
         return self._visitor.losses
 
+    def take_weights_alone(self) -> None:
+        """Let losses be the error of each weight over its energy, where statistics of layers' inputs are not known."""
+        nodes = nodes_by_name(self._workspace.graph)
+        self._visitor.losses.clear()
+        for name in self._names:
+            self._visitor.without_statistics(nodes[name])
+
     def gains(self) -> dict[str, float]:
         """By the first of the layers of a weight, damage over loss: the geometric mean of the probes."""
         losses = self.losses()

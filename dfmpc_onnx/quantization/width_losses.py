@@ -51,12 +51,18 @@ class WidthLosses(Rebuilder):
         layer = self._layers[node.name]
         task = self.task(node, moments_of, known, self.pooled.get(first))
         if isinstance(task, str):
+            self.without_statistics(node)
+            return
+        found = {width: task.rounded(width) for width in WIDTHS if width == TERNARY or int(width) <= FINEST_ROUNDED}
+        losses = {width: candidate.lost for width, candidate in found.items()}
+        self._note(first, losses, lambda bits: from_rows(found[bits].rows, layer))
+
+    def without_statistics(self, node: gs.Node) -> None:
+        """Note what rounding each number of a weight by itself loses of the weight."""
+        first, layer = self.first.get(node.name, node.name), self._layers[node.name]
+        if first not in self.losses:
             weight = np.asarray(constant(node.inputs[1]), np.float32)
             self._note(first, _nearest_losses(weight, layer), lambda bits: nearest(weight, layer, bits).dequantize())
-        else:
-            found = {width: task.rounded(width) for width in WIDTHS if width == TERNARY or int(width) <= FINEST_ROUNDED}
-            losses = {width: candidate.lost for width, candidate in found.items()}
-            self._note(first, losses, lambda bits: from_rows(found[bits].rows, layer))
 
     def _note(self, name: str, losses: Mapping[BitWidth, float], weight: Callable[[BitWidth], Float32]) -> None:
         floor = losses[FINEST_ROUNDED]

@@ -10,8 +10,7 @@ from dfmpc_onnx.errors import Unknown
 from dfmpc_onnx.graph.compared_outputs import compared_tensors
 from dfmpc_onnx.numerics.least_squares import RIDGE
 from dfmpc_onnx.pipeline.facts import BitPlan, Layers, Sensitivity
-from dfmpc_onnx.pipeline.manager import CannotGoOn, Pass, PassResult, Rewrite
-from dfmpc_onnx.pipeline.refusals import Reason
+from dfmpc_onnx.pipeline.manager import Pass, PassResult, Rewrite
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.quantization.layer_rebuilder import ReconstructLayersOptions
 from dfmpc_onnx.quantization.sensitivity import Estimator, SensitivityMeter
@@ -47,8 +46,8 @@ class MeasureSensitivity(Pass[MeasureSensitivityOptions]):
 
     Requires: a bit plan.
 
-    Refuses when: statistics = "gaussian" and covariance functions cannot be followed: the passes that the recipe names
-    as its fallback run in its place.
+    Refuses when: never; where covariance functions (statistics = "gaussian") cannot be followed, the error of the
+    weights themselves takes the place of what the next layer reads.
 
     Reference: docs/method.md, section 8; Lee et al. 2021 (what a layer's error does to the task, on inputs that the
     network labels itself); Tang et al. 2024 (by inference alone).
@@ -58,7 +57,6 @@ class MeasureSensitivity(Pass[MeasureSensitivityOptions]):
     Options = MeasureSensitivityOptions
     requires: ClassVar = (BitPlan, Layers)
     provides: ClassVar = (Sensitivity,)
-    may_stop = True
 
     def reads_images(self) -> bool:
         return registration(self.options.statistics).reads_images
@@ -70,10 +68,14 @@ class MeasureSensitivity(Pass[MeasureSensitivityOptions]):
             return PassResult(self.name)
         source = statistics_source(workspace, options.statistics, options.images)
         rounding = ReconstructLayersOptions(options.statistics, options.images, ridge=options.ridge)
+        meter = SensitivityMeter(workspace, source, options.estimator, rounding)
+        notes = compared_tensors(workspace.graph).notes
         try:
-            table = SensitivityMeter(workspace, source, options.estimator, rounding).table()
+            table = meter.table()
         except Unknown as reason:
-            raise CannotGoOn(Reason("covariances-unknown", f"covariances cannot be followed ({reason})")) from None
+            meter.take_weights_alone()
+            table = meter.table()
+            notes = (*notes, f"covariances cannot be followed ({reason}): what rounding loses is of the weights alone")
         workspace.put(table)
         rewrites = tuple(
             Rewrite(
@@ -83,4 +85,4 @@ class MeasureSensitivity(Pass[MeasureSensitivityOptions]):
             )
             for row in table.rows
         )
-        return PassResult(self.name, rewrites, notes=compared_tensors(workspace.graph).notes)
+        return PassResult(self.name, rewrites, notes=notes)
