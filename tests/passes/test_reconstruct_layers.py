@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
+from dfmpc_onnx.numerics.bit_choice import CANDIDATE_WIDTHS
 
 from dfmpc_onnx.errors import ModelError
-from dfmpc_onnx.numerics.bit_choice import CANDIDATE_WIDTHS
 from dfmpc_onnx.pipeline.facts import BitPlan, Codes, MeasuredRanges, Originals, Recalibrated
 from dfmpc_onnx.pipeline.instruments import Timing
 from dfmpc_onnx.pipeline.manager import PassManager
