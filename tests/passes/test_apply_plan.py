@@ -37,12 +37,12 @@ def test_what_the_user_asks_for_with_layer_stays():
 
 
 def test_a_pattern_that_matches_nothing_is_a_mistake_with_its_line():
-    with pytest.raises(RecipeError, match=r"plan.toml:11: layer 'relu\*' matches no layer; there are 'conv1'"):
+    with pytest.raises(RecipeError, match=r"plan\.toml:11: layer 'relu\*' matches no layer; there are 'conv1'"):
         applied(("*", 4), ("relu*", 3))
 
 
 def test_a_layer_without_an_entry_is_a_mistake():
-    with pytest.raises(RecipeError, match="plan.toml: says nothing of 'gemm1'; add an entry"):
+    with pytest.raises(RecipeError, match=r"plan\.toml: says nothing of 'gemm1'; add an entry"):
         applied(("conv*", 4))
 
 

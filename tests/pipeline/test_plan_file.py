@@ -105,5 +105,5 @@ def test_a_mistake_is_one_line_with_its_place(tmp_path: pathlib.Path, content: s
 
 def test_a_plan_without_its_table_says_that_another_budget_needs_one(tmp_path: pathlib.Path) -> None:
     record = read_plan({"layers": [{"layer": "*", "bits": 4}]}, Lines("plan.toml", ""))
-    with pytest.raises(RecipeError, match=r"plan.toml: holds no \[\[plan.table\]\]"):
+    with pytest.raises(RecipeError, match=r"plan\.toml: holds no \[\[plan.table\]\]"):
         record.plan_table("plan.toml")
