@@ -69,12 +69,16 @@ class Builder:
         self._front = self._run(self._taken.pipeline[: self._names.index(PLANNER)])
         self._before = self._taken.workspace.snapshot()
 
+    def rewind(self) -> None:
+        """Take the workspace back to where `measure` left it."""
+        assert self._before is not None  # measure() comes first
+        self._taken.workspace.restore(self._before)
+        self._before = self._taken.workspace.snapshot()
+
     def build_with(self, budget: WeightBudget) -> Built:
         """Run the planner under a budget and the passes behind it, on the workspace as `measure` left it."""
         workspace = self._taken.workspace
-        assert self._before is not None  # measure() comes first
-        workspace.restore(self._before)
-        self._before = workspace.snapshot()
+        self.rewind()
         workspace.settings = dataclasses.replace(workspace.settings, budget=budget)
         found = self._run(self._taken.pipeline[self._names.index(PLANNER) :])
         timing = Timing()

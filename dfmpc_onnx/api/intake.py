@@ -20,6 +20,7 @@ from dfmpc_onnx.model.write import check_target
 from dfmpc_onnx.pipeline.manager import Pass
 from dfmpc_onnx.pipeline.recipe import Recipe
 from dfmpc_onnx.pipeline.settings import (
+    NO_BUDGET,
     LayerOverride,
     Settings,
     WeightBits,
@@ -133,7 +134,7 @@ def parse_settings(
     images: str | os.PathLike[str] | None,
     reduce_range: bool | None,
     target: str,
-    budget: WeightBudget = WeightBudget(),
+    budget: WeightBudget = NO_BUDGET,
 ) -> Settings:
     """What the user asked for, as one value; the recipe says the rest. Raises OptionError."""
     provider = parse_target(target)

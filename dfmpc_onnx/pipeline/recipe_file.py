@@ -46,7 +46,7 @@ import msgspec
 
 from dfmpc_onnx.errors import OptionError, RecipeError, shown
 from dfmpc_onnx.model.plain_files import why_unreadable
-from dfmpc_onnx.pipeline.plan_file import read_plan, with_plan
+from dfmpc_onnx.pipeline.plan_file import PlanRecord, read_plan, with_plan
 from dfmpc_onnx.pipeline.recipe import Recipe, Step
 from dfmpc_onnx.pipeline.recipe_lines import Lines
 from dfmpc_onnx.pipeline.validation_messages import explain, named_key
@@ -109,6 +109,15 @@ def read_recipe(path: pathlib.Path, library: Library = ALONE) -> Recipe:
 def resolve(source: RecipeText, library: Library) -> Recipe:
     """The recipe that a text describes, with all that it extends worked in; raises RecipeError."""
     return _Reader(source, library, ()).recipe()
+
+
+def plan_in(source: RecipeText, library: Library) -> tuple[PlanRecord, str]:
+    """The plan that a recipe holds, and the name of the recipe that it extends; raises RecipeError."""
+    resolve(source, library)  # a mistake elsewhere in it is found here
+    tables = tomllib.loads(source.text)
+    if "plan" not in tables:
+        raise RecipeError(f"{source.origin}: holds no table [plan]; dfmpc-onnx plan writes one")
+    return read_plan(tables["plan"], Lines(source.origin, source.text)), str(tables["extends"])
 
 
 def extends_another(text: str) -> bool:

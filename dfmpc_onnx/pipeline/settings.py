@@ -14,6 +14,7 @@ from dfmpc_onnx.pipeline.targets import CPU_TARGET, Activations, Target
 
 TERNARY: Literal["ternary"] = "ternary"
 FLOAT: Literal["float"] = "float"
+ASKED = "as asked with --layer"  # why a layer has a width that the user gave it
 BitWidth = int | Literal["ternary"]
 LARGEST_BOUND = 1e8  # of an input: statistics measure nothing larger
 REDUCED_BITS = 7  # 2 * 255 * 64 fits into 16 bits, 2 * 255 * 128 does not
@@ -136,6 +137,7 @@ class WeightBudget:
         return ", ".join(filter(None, parts))
 
 
+NO_BUDGET = WeightBudget()
 SIZE_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -214,7 +216,7 @@ class Settings:
     activations_given: bool = False
     reduce_range: bool = False
     target: Target = CPU_TARGET
-    budget: WeightBudget = WeightBudget()
+    budget: WeightBudget = NO_BUDGET
 
     def rounded_at(self, bits: BitWidth) -> BitWidth:
         """The width that a weight planned at `bits` is rounded to."""

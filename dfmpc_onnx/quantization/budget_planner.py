@@ -45,11 +45,12 @@ class BudgetPlanner:
     def plan(self, budget: WeightBudget, damage: float) -> tuple[WeightPlan, bool]:
         """The widths for a budget, and whether they keep to it; those of least damage where they cannot.
 
-        damage: what all weights together may cost an output where the budget states no SQNR and no size. Raises
-        OptionError, with the smallest possible size, where a size or mean is impossible.
+        damage: what all weights together may cost an output where the budget states no SQNR and no size.
+        Raises OptionError, with the smallest possible size, where a size or mean is impossible; of a size only where
+        the rest of the file is known from one that was built, else the smallest plan is given.
         """
         if budget.size is not None:
-            return self._within_size(budget.size, budget.min_sqnr)
+            return self._within_size(budget.size, budget.min_sqnr, sure=budget.other_bytes is not None)
         if budget.mean_bits is not None:
             return self._within_mean(budget.mean_bits, budget.min_sqnr)
         wanted = damage if budget.min_sqnr is None else 10 ** (-budget.min_sqnr / 10)
@@ -70,9 +71,11 @@ class BudgetPlanner:
         """At most so many plans from the smallest file to the least damage, about evenly spaced in the size's log."""
         return [self._as_plan(choice) for choice in self._front.spread(count)]
 
-    def _within_size(self, size: int, min_sqnr: float | None) -> tuple[WeightPlan, bool]:
+    def _within_size(self, size: int, min_sqnr: float | None, sure: bool) -> tuple[WeightPlan, bool]:
         least = self.smallest.size
         if size < least:
+            if not sure:
+                return self.smallest, min_sqnr is None or self.smallest.sqnr_db >= min_sqnr
             raise OptionError(f"max-size {size}: the smallest possible file takes about {least} bytes; allow as many")
         # What weights share comes on top of the rows' bytes, never off: so the search goes down from there.
         position = self._front.position_within_size(size - self.table.other_bytes)
@@ -104,6 +107,18 @@ def plan_of(table: PlanTable, widths: tuple[Width, ...]) -> WeightPlan:
     pairs = zip(table.rows, widths, strict=True)
     damage = table.floor + sum(row.damages[row.widths.index(width)] for row, width in pairs)
     return WeightPlan(widths, damage, predicted_bytes(table, widths), mean_bits(table, widths))
+
+
+def whys_of(table: PlanTable, plan: WeightPlan) -> dict[str, str]:
+    """What decided the width of each layer, in words."""
+    pairs = zip(table.rows, plan.widths, strict=True)
+    parts = {row.layers: percent(row.damages[row.widths.index(width)]) for row, width in pairs}
+    return {name: f"adds {part} to the output's error" for names, part in parts.items() for name in names}
+
+
+def percent(part: float) -> str:
+    """A share in percent, two digits: ``0.03 %``."""
+    return f"{100 * part:.2g} %" if part >= 1e-6 else "under 0.0001 %"
 
 
 def with_other_bytes(table: PlanTable, plan: WeightPlan, built: int) -> PlanTable:

@@ -12,10 +12,9 @@ from dfmpc_onnx.errors import RecipeError, shown
 from dfmpc_onnx.pipeline.facts import BitPlan, LayerBits, Layers
 from dfmpc_onnx.pipeline.manager import Pass, PassResult, Rewrite
 from dfmpc_onnx.pipeline.plan_file import PlannedLayer, shown_layers
-from dfmpc_onnx.pipeline.settings import FLOAT
+from dfmpc_onnx.pipeline.settings import ASKED, FLOAT
 from dfmpc_onnx.pipeline.weight_plan import Width
 from dfmpc_onnx.pipeline.workspace import Workspace
-from dfmpc_passes.assign_bits import ASKED
 from dfmpc_passes.plan_bits import planned_bits, width_name
 
 

@@ -13,7 +13,7 @@ from dfmpc_onnx.pipeline.manager import Figure, Pass, PassResult, Rewrite
 from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY
 from dfmpc_onnx.pipeline.weight_plan import PlannedWidths, PlanRow, PlanTable, WeightPlan, Width
 from dfmpc_onnx.pipeline.workspace import Workspace
-from dfmpc_onnx.quantization.budget_planner import BudgetPlanner
+from dfmpc_onnx.quantization.budget_planner import BudgetPlanner, percent, whys_of
 from dfmpc_onnx.quantization.storage_costs import table_of
 
 
@@ -56,7 +56,9 @@ class PlanBits(Pass[PlanBitsOptions]):
             rewrites += [Rewrite(name, width_name(width), figures) for name in row.layers]
         workspace.put(dataclasses.replace(workspace.get(BitPlan), layers=layers))
         workspace.put(PlannedWidths(table, plan))
-        note = f"all weights together cost {share(plan.damage)} of the output, at {plan.mean_bits:.2f} bits on average"
+        note = (
+            f"all weights together cost {percent(plan.damage)} of the output, at {plan.mean_bits:.2f} bits on average"
+        )
         return PassResult(self.name, tuple(rewrites), notes=(note,), warnings=self._warnings(workspace, plan, kept))
 
     def _warnings(self, workspace: Workspace, plan: WeightPlan, kept: bool) -> tuple[str, ...]:
@@ -69,15 +71,15 @@ class PlanBits(Pass[PlanBitsOptions]):
                 f"min-sqnr {budget.min_sqnr:g} is not reached{within}: {plan.sqnr_db:.1f} dB are predicted, "
                 "the best that there is",
             )
-        cost, may = share(plan.damage), share(self.options.damage)
+        cost, may = percent(plan.damage), percent(self.options.damage)
         return (f"the widest codes cost {cost} of the output, more than the {may} that weights may; they are taken",)
 
 
 def planned(table: PlanTable, plan: WeightPlan) -> Iterator[tuple[PlanRow, Width, LayerBits]]:
     """Each row of a table with its width in a plan, as layers are given it."""
+    whys = whys_of(table, plan)
     for row, width in zip(table.rows, plan.widths, strict=True):
-        part = share(row.damages[row.widths.index(width)])
-        yield row, width, planned_bits(width, f"adds {part} to the output's error")
+        yield row, width, planned_bits(width, whys[row.layers[0]])
 
 
 def planned_bits(width: Width, why: str) -> LayerBits:
@@ -91,8 +93,3 @@ def planned_bits(width: Width, why: str) -> LayerBits:
 def width_name(width: Width) -> str:
     """A width in words."""
     return f"{width} bits" if isinstance(width, int) else str(width)
-
-
-def share(part: float) -> str:
-    """A share in percent, two digits: ``0.03 %``."""
-    return f"{100 * part:.2g} %" if part >= 1e-6 else "under 0.0001 %"
