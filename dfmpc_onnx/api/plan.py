@@ -20,9 +20,10 @@ from dfmpc_onnx.inputs.preprocess import AUTO
 from dfmpc_onnx.model.source import ModelSource, size_of
 from dfmpc_onnx.model.write import check_target, save_text
 from dfmpc_onnx.pipeline.facts import BitPlan, Sensitivity
-from dfmpc_onnx.pipeline.plan_file import FrontEntry, PlannedLayer, PlanRecord, plan_as_toml, record_of
-from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE
-from dfmpc_onnx.pipeline.settings import ASKED, FLOAT, WeightBits, WeightBudget
+from dfmpc_onnx.pipeline.manager import Pass
+from dfmpc_onnx.pipeline.plan_file import REPLACED, FrontEntry, PlannedLayer, PlanRecord, plan_as_toml, record_of
+from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE, Step, to_record
+from dfmpc_onnx.pipeline.settings import ASKED, FLOAT, TERNARY, WeightBits, WeightBudget
 from dfmpc_onnx.pipeline.weight_plan import PlannedWidths, PlanTable, WeightPlan
 from dfmpc_onnx.quantization.budget_planner import BudgetPlanner, plan_of, whys_of, with_other_bytes
 from dfmpc_onnx.quantization.greedy_search import greedy_search
@@ -30,6 +31,7 @@ from dfmpc_onnx.quantization.joint_damage import JointDamage
 from dfmpc_onnx.quantization.statistics_source import statistics_source
 from dfmpc_onnx.runtime.threads import takes_threads
 
+NAME_SLACK = 64  # bytes: the name of a plan file is longer than that of the recipe
 Search = Literal["knapsack", "greedy"]
 
 
@@ -192,7 +194,8 @@ class _Planner:
         found = self._workspace.get(PlannedWidths)
         size = size_of(as_model(self._taken, made.results))
         table = with_other_bytes(found.table, found.plan, size)
-        table = dataclasses.replace(table, float_bytes=self._taken.source.size)
+        other = table.other_bytes + statement_bytes(self._taken.pipeline, table)
+        table = dataclasses.replace(table, float_bytes=self._taken.source.size, other_bytes=other)
         budget = dataclasses.replace(budget, other_bytes=table.other_bytes)
         options = next(step.options for step in self._taken.pipeline if step.name == PLANNER)
         plan, kept = BudgetPlanner(table, budget.most_float).plan(budget, getattr(options, "damage", 0.0))
@@ -209,9 +212,8 @@ class _Planner:
         damage_of = JointDamage(self._workspace, source)
         found = greedy_search(table, plan.size, damage_of, self._workspace.tell)
         if not found.finished:
-            self._warnings.append(
-                f"search: {found.steps} steps ended at {found.size} bytes, over {plan.size}: the knapsack's plan is kept"
-            )
+            where = f"{found.steps} steps ended at {found.size} bytes of {plan.size}"
+            self._warnings.append(f"search: {where}: the knapsack's plan is kept")
             return plan
         return plan_of(table, found.widths)
 
@@ -250,3 +252,12 @@ def _fixed(bits: BitPlan, table: PlanTable) -> list[PlannedLayer]:
         for name, given in bits.layers.items()
         if name not in planned and (given.why == ASKED or given.bits != FLOAT)
     ]
+
+
+def statement_bytes(pipeline: Sequence[Pass[msgspec.Struct]], table: PlanTable) -> int:
+    """How much longer the statement of its making is in a file that a plan made, at most: it names every layer."""
+    names = [name for row in table.rows for name in row.layers]
+    step = Step("apply_plan", {"layers": [{"layer": name, "bits": TERNARY} for name in names]}, "")
+    left_out = [step.name for step in pipeline if step.name in REPLACED]
+    added, removed = (len(msgspec.json.encode(part)) for part in (to_record(step), left_out))
+    return added - removed + NAME_SLACK
