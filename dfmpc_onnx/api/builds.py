@@ -27,9 +27,8 @@ from dfmpc_onnx.pipeline.weight_plan import PlannedWidths
 from dfmpc_onnx.pipeline.workspace import Snapshot
 from dfmpc_onnx.quantization.budget_planner import with_other_bytes
 
-PLANNER = "plan_bits"
 MOST_BUILDS = 4
-CLOSE = 0.99  # of the size that was asked for; a file that is smaller is planned again
+NEAR = 0.99  # of the size that was asked for; a file that is smaller is planned again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,14 +49,15 @@ class Builder:
         self._instruments = [*instruments, Progress(taken.workspace.tell)]
         if dump is not None:
             self._instruments.append(Dump(dump, taken.source))
-        self._names = [step.name for step in taken.pipeline]
+        found = [index for index, step in enumerate(taken.pipeline) if PlannedWidths in step.provides]
+        self._planner = found[0] if found else None
         self._front = Built((), Timing())
         self._before: Snapshot | None = None
 
     @property
     def plans(self) -> bool:
         """Whether the recipe plans widths."""
-        return PLANNER in self._names
+        return self._planner is not None
 
     def build(self) -> Built:
         """Run all passes, once."""
@@ -66,7 +66,7 @@ class Builder:
     def measure(self) -> None:
         """Run the passes in front of the planner."""
         PassManager(self._taken.pipeline, known=catalog.passes()).check(self._taken.workspace.known)
-        self._front = self._run(self._taken.pipeline[: self._names.index(PLANNER)])
+        self._front = self._run(self._taken.pipeline[: self._planner])
         self._before = self._taken.workspace.snapshot()
 
     def rewind(self) -> None:
@@ -80,7 +80,7 @@ class Builder:
         workspace = self._taken.workspace
         self.rewind()
         workspace.settings = dataclasses.replace(workspace.settings, budget=budget)
-        found = self._run(self._taken.pipeline[self._names.index(PLANNER) :])
+        found = self._run(self._taken.pipeline[self._planner :])
         timing = Timing()
         timing.seconds = [*self._front.timing.seconds, *found.timing.seconds]
         return Built((*self._front.results, *found.results), timing)
@@ -105,15 +105,17 @@ def as_model(taken: Intake, results: tuple[PassResult, ...]) -> onnx.ModelProto:
 def check_plans(builder: Builder, what: str, recipe: str) -> None:
     """Raise OptionError where a recipe cannot plan. what: the user asks for."""
     if not builder.plans:
-        raise OptionError(f"{what}: recipe {recipe} plans no bits; take mixed, or another that runs {PLANNER}")
+        raise OptionError(f"{what}: recipe {recipe} plans no bits; take mixed, or another that does")
 
 
-def build_within(builder: Builder, taken: Intake, budget: WeightBudget) -> Built:
-    """Build under a budget until the file is as large as was asked for, from below within a percent, or cannot be.
+def build_within(builder: Builder, taken: Intake) -> Built:
+    """Build under the budget of the settings until the file is as large as was asked for, from below within a percent,
+    or cannot be.
 
     Raises OptionError where no build is small enough.
     """
-    workspace, allowed = taken.workspace, budget.size
+    workspace, budget = taken.workspace, taken.workspace.settings.budget
+    allowed = budget.size
     builder.measure()
     if allowed is None:
         return builder.build_with(budget)
@@ -126,7 +128,7 @@ def build_within(builder: Builder, taken: Intake, budget: WeightBudget) -> Built
         smallest = min(smallest or size, size)
         if size <= allowed and (best is None or size > best[0]):
             best = size, made, workspace.snapshot()
-        if CLOSE * allowed <= size <= allowed or found.plan.widths in tried or not found.table.rows:
+        if NEAR * allowed <= size <= allowed or found.plan.widths in tried or not found.table.rows:
             break
         tried.add(found.plan.widths)
         other = with_other_bytes(found.table, found.plan, size).other_bytes

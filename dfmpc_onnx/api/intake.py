@@ -20,7 +20,6 @@ from dfmpc_onnx.model.write import check_target
 from dfmpc_onnx.pipeline.manager import Pass
 from dfmpc_onnx.pipeline.recipe import Recipe
 from dfmpc_onnx.pipeline.settings import (
-    NO_BUDGET,
     LayerOverride,
     Settings,
     WeightBits,
@@ -113,13 +112,14 @@ def _without_trust(
     return settings, msgspec.structs.replace(choice, warning=warning)
 
 
-def _weights(recipe: Recipe, given: str | None, budget: WeightBudget) -> WeightBits:
-    """The user's bits; where a budget is asked for every width is free, whatever the recipe says."""
-    if budget.asked:
-        if given is not None:
-            raise OptionError(f"{budget}: --weights states the bits already; leave one of them out")
-        return WeightBits.parse("auto")
-    return recipe.weight_bits if given is None else WeightBits.parse(given)
+def with_budget(settings: Settings, budget: WeightBudget, weights: str | None) -> Settings:
+    """The settings under a budget, for which every width is free, whatever the recipe says.
+
+    weights: the bits that the user gave; OptionError where a budget stands beside them.
+    """
+    if budget.asked and weights is not None:
+        raise OptionError(f"{budget}: --weights states the bits already; leave one of them out")
+    return dataclasses.replace(settings, weights=WeightBits.parse("auto"), budget=budget)
 
 
 def parse_settings(
@@ -134,7 +134,6 @@ def parse_settings(
     images: str | os.PathLike[str] | None,
     reduce_range: bool | None,
     target: str,
-    budget: WeightBudget = NO_BUDGET,
 ) -> Settings:
     """What the user asked for, as one value; the recipe says the rest. Raises OptionError."""
     provider = parse_target(target)
@@ -144,7 +143,7 @@ def parse_settings(
     if reduce_range and numbers == "none":
         raise OptionError("reduce-range: activations stay in float, so no sum of products can overflow; leave it out")
     return Settings(
-        weights=_weights(recipe, weights, budget),
+        weights=recipe.weight_bits if weights is None else WeightBits.parse(weights),
         activations=numbers,
         layers=tuple(LayerOverride.parse(item) for item in layers),
         preprocess=parse_or_assume(preprocess),
@@ -156,5 +155,4 @@ def parse_settings(
         activations_given=activations is not None,
         reduce_range=recipe.reduce_range if reduce_range is None else reduce_range,
         target=provider,
-        budget=budget,
     )

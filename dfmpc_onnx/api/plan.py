@@ -12,18 +12,17 @@ import msgspec
 
 from dfmpc_onnx import catalog
 from dfmpc_onnx.api.agreement import Judge, as_entry
-from dfmpc_onnx.api.builds import PLANNER, Builder, as_model, check_plans
-from dfmpc_onnx.api.intake import Intake, parse_settings, take_in
+from dfmpc_onnx.api.builds import Builder, as_model, check_plans
+from dfmpc_onnx.api.intake import Intake, parse_settings, take_in, with_budget
 from dfmpc_onnx.api.planned_again import plan_again
 from dfmpc_onnx.errors import OptionError
 from dfmpc_onnx.inputs.preprocess import AUTO
 from dfmpc_onnx.model.source import ModelSource, size_of
 from dfmpc_onnx.model.write import check_target, save_text
 from dfmpc_onnx.pipeline.facts import BitPlan, Sensitivity
-from dfmpc_onnx.pipeline.manager import Pass
-from dfmpc_onnx.pipeline.plan_file import REPLACED, FrontEntry, PlannedLayer, PlanRecord, plan_as_toml, record_of
-from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE, Step, to_record
-from dfmpc_onnx.pipeline.settings import ASKED, FLOAT, TERNARY, WeightBits, WeightBudget
+from dfmpc_onnx.pipeline.plan_file import FrontEntry, PlannedLayer, PlanRecord, plan_as_toml, record_of
+from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE
+from dfmpc_onnx.pipeline.settings import ASKED, FLOAT, TERNARY, WeightBudget
 from dfmpc_onnx.pipeline.weight_plan import PlannedWidths, PlanTable, WeightPlan
 from dfmpc_onnx.quantization.budget_planner import BudgetPlanner, plan_of, whys_of, with_other_bytes
 from dfmpc_onnx.quantization.greedy_search import greedy_search
@@ -120,20 +119,9 @@ def plan(
     chosen = catalog.find_recipe(recipe)
     pipeline = catalog.build(chosen)
     settings = parse_settings(
-        chosen,
-        None,
-        activations,
-        layers,
-        preprocess,
-        input_shapes,
-        input_ranges,
-        seed,
-        None,
-        reduce_range,
-        target,
-        budget,
+        chosen, None, activations, layers, preprocess, input_shapes, input_ranges, seed, None, reduce_range, target
     )
-    settings = dataclasses.replace(settings, weights=WeightBits.parse("auto"))
+    settings = with_budget(settings, budget, None)
     taken = take_in(model, None, chosen, pipeline, settings, preprocess, progress or (lambda name: None))
     if output is not None:
         check_target(output, taken.source)
@@ -194,10 +182,10 @@ class _Planner:
         found = self._workspace.get(PlannedWidths)
         size = size_of(as_model(self._taken, made.results))
         table = with_other_bytes(found.table, found.plan, size)
-        other = table.other_bytes + statement_bytes(self._taken.pipeline, table)
+        other = table.other_bytes + statement_bytes(table)
         table = dataclasses.replace(table, float_bytes=self._taken.source.size, other_bytes=other)
         budget = dataclasses.replace(budget, other_bytes=table.other_bytes)
-        options = next(step.options for step in self._taken.pipeline if step.name == PLANNER)
+        options = next(step.options for step in self._taken.pipeline if PlannedWidths in step.provides)
         plan, kept = BudgetPlanner(table, budget.most_float).plan(budget, getattr(options, "damage", 0.0))
         if not kept and budget.min_sqnr is not None:
             self._warnings.append(f"min-sqnr {budget.min_sqnr:g} is not reached: {plan.sqnr_db:.1f} dB are predicted")
@@ -254,10 +242,8 @@ def _fixed(bits: BitPlan, table: PlanTable) -> list[PlannedLayer]:
     ]
 
 
-def statement_bytes(pipeline: Sequence[Pass[msgspec.Struct]], table: PlanTable) -> int:
+def statement_bytes(table: PlanTable) -> int:
     """How much longer the statement of its making is in a file that a plan made, at most: it names every layer."""
     names = [name for row in table.rows for name in row.layers]
-    step = Step("apply_plan", {"layers": [{"layer": name, "bits": TERNARY} for name in names]}, "")
-    left_out = [step.name for step in pipeline if step.name in REPLACED]
-    added, removed = (len(msgspec.json.encode(part)) for part in (to_record(step), left_out))
-    return added - removed + NAME_SLACK
+    entries = [{"layer": name, "bits": TERNARY} for name in names]
+    return len(msgspec.json.encode({"layers": entries})) + NAME_SLACK

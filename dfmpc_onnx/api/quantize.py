@@ -14,7 +14,7 @@ from dfmpc_onnx import catalog
 from dfmpc_onnx.api.builds import Builder, Built, as_model, build_within, check_plans
 from dfmpc_onnx.api.closing_check import closing_check
 from dfmpc_onnx.api.file_size import larger_than_its_source
-from dfmpc_onnx.api.intake import Intake, parse_settings, take_in
+from dfmpc_onnx.api.intake import Intake, parse_settings, take_in, with_budget
 from dfmpc_onnx.evaluation.fidelity import Fidelity
 from dfmpc_onnx.inputs.preprocess import AUTO
 from dfmpc_onnx.model.source import ModelSource, size_of
@@ -85,27 +85,17 @@ def quantize(
     pipeline = catalog.build(chosen)
     budget = WeightBudget.parse(max_size, mean_bits, min_sqnr, max_float_layers)
     settings = parse_settings(
-        chosen,
-        weights,
-        activations,
-        layers,
-        preprocess,
-        input_shapes,
-        input_ranges,
-        seed,
-        images,
-        reduce_range,
-        target,
-        budget,
+        chosen, weights, activations, layers, preprocess, input_shapes, input_ranges, seed, images, reduce_range, target
     )
+    if budget.asked:
+        settings = with_budget(settings, budget, weights)
     if check:
         require()
     taken = take_in(model, output, chosen, pipeline, settings, preprocess, progress or (lambda name: None))
     builder = Builder(taken, instruments, dump)
     if budget.asked:
         check_plans(builder, str(budget), chosen.name)
-    wanted = taken.workspace.settings.budget
-    built = build_within(builder, taken, wanted) if budget.asked else builder.build()
+    built = build_within(builder, taken) if budget.asked else builder.build()
     return _finish(taken, built, check, began)
 
 

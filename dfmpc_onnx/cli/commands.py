@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 import dfmpc_onnx
@@ -14,6 +16,9 @@ from dfmpc_onnx.cli.usage_errors import Group
 from dfmpc_onnx.errors import printable, shown
 from dfmpc_onnx.memory import limit_memory
 from dfmpc_onnx.pipeline.targets import TARGETS
+
+if TYPE_CHECKING:
+    from dfmpc_onnx.evaluation.fidelity import Fidelity
 
 MODEL = click.argument("model", type=click.Path())
 PREPROCESS = "auto, imagenet, lite, keras, unit, raw, caffe, half, or MEAN/STD on the 0..255 scale; with :rgb or :bgr"
@@ -127,9 +132,13 @@ def quantize(
         click.echo(report_json(result.report))
     else:
         report_table(result.report, output, standard_output())
-    fidelity = result.report.fidelity
-    if min_sqnr is not None and fidelity is not None and fidelity.sqnr_db < min_sqnr:
-        say(f"failed: SQNR {fidelity.sqnr_db} dB is below {min_sqnr} dB")
+    _check_sqnr(result.report.fidelity, min_sqnr)
+
+
+def _check_sqnr(fidelity: Fidelity | None, least: float | None) -> None:
+    """Exit with 1 where the closing check is below what was asked for."""
+    if least is not None and fidelity is not None and fidelity.sqnr_db < least:
+        say(f"failed: SQNR {fidelity.sqnr_db} dB is below {least} dB")
         click.get_current_context().exit(1)
 
 

@@ -11,8 +11,8 @@
     bits = 4                     # 2 to 8, "ternary" or "float"
     why = "adds 0.03 % to the output's error"
 
-Recipes with such a table run `apply_plan` behind `assign_bits`, and neither measure nor plan. What stands in
-[[plan.table]] is read by `dfmpc-onnx plan --from` alone.
+Recipes with such a table neither measure nor plan: `Library.planned` puts a pass that gives these widths in place of
+the passes that do. What stands in [[plan.table]] is read by `dfmpc-onnx plan --from` alone.
 """
 
 from __future__ import annotations
@@ -24,14 +24,12 @@ from typing import Any
 import msgspec
 
 from dfmpc_onnx.errors import RecipeError, shown
-from dfmpc_onnx.pipeline.recipe import Recipe, Step, toml_value
+from dfmpc_onnx.pipeline.recipe import Step, toml_value
 from dfmpc_onnx.pipeline.recipe_lines import Lines
 from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY
 from dfmpc_onnx.pipeline.validation_messages import explain, named_key
 from dfmpc_onnx.pipeline.weight_plan import PlanRow, PlanTable, WeightPlan, Width
 
-REPLACED = ("measure_sensitivity", "plan_bits")
-BEHIND = "assign_bits"
 DIGITS_KEPT = 6  # of losses and damages
 
 
@@ -170,28 +168,19 @@ def _width(bits: int | str) -> Width:
     return bits  # type: ignore[return-value]  # read_plan has checked it
 
 
-def with_plan(recipe: Recipe, plan: PlanRecord, lines: Lines) -> Recipe:
-    """The recipe with the widths of a plan: what measures and plans left out, `apply_plan` in its place."""
-    where = lines.key("plan")
-    steps = [step for step in recipe.steps if step.use not in REPLACED]
-    positions = [index for index, step in enumerate(steps) if step.use == BEHIND]
-    if not positions:
-        raise RecipeError(f"{where}: plan: {recipe.name} has no {BEHIND}, behind which widths are given")
+def plan_step(use: str, plan: PlanRecord, lines: Lines) -> Step:
+    """The step that gives layers the widths of a plan; of its options a file's metadata states the widths alone, since
+    every word makes it larger. use: the name of the pass."""
     options: dict[str, object] = {
-        "layers": [_plain(entry) for entry in plan.layers],
+        "layers": [{"layer": entry.layer, "bits": entry.bits} for entry in plan.layers],
+        "whys": {entry.layer: entry.why for entry in plan.layers if entry.why},
         "shapes": {name: row.shape for row in plan.table for name in row.layers},
         "lines": [_entry_line(lines, "layers", index) for index in range(len(plan.layers))],
         "file": lines.origin.rpartition("/")[2],
     }
     if plan.sha256:
         options |= {"model": plan.model, "sha256": plan.sha256}
-    steps.insert(positions[0] + 1, Step("apply_plan", options, where))
-    return msgspec.structs.replace(recipe, steps=tuple(steps))
-
-
-def _plain(entry: PlannedLayer) -> dict[str, object]:
-    found: dict[str, object] = {"layer": entry.layer, "bits": entry.bits}
-    return {**found, "why": entry.why} if entry.why else found
+    return Step(use, options, lines.key("plan"), unrecorded=tuple(options)[1:])
 
 
 def record_of(

@@ -28,7 +28,7 @@ class Step(msgspec.Struct, frozen=True):
     """One pass of a recipe: its name in the catalogue, and the options that the recipe sets.
 
     position: ``file:line`` of its table, for messages. fallback: the passes that run in its place where it cannot go
-    on. lines: ``file:line`` of each option.
+    on. lines: ``file:line`` of each option. unrecorded: options that a file's metadata leaves out.
     """
 
     use: str
@@ -36,6 +36,7 @@ class Step(msgspec.Struct, frozen=True):
     position: str
     fallback: tuple[Step, ...] = ()
     lines: dict[str, str] = {}
+    unrecorded: tuple[str, ...] = ()
 
     def position_of(self, key: str) -> str:
         """``file:line`` of an option; that of the table where it is not known."""
@@ -66,14 +67,9 @@ class Recipe(msgspec.Struct, frozen=True):
 
 
 def to_record(step: Step) -> object:
-    """A step as JSON in a file's metadata: its name, or a mapping of the name to its options and fallback.
-
-    Of a plan the widths alone: each of its other words would make the file larger.
-    """
-    if step.use == "apply_plan":
-        entries = msgspec.convert(step.options.get("layers", []), list[dict[str, object]])
-        return {step.use: {"layers": [{key: entry[key] for key in ("layer", "bits")} for entry in entries]}}
-    options = {**step.options, **({"fallback": [to_record(s) for s in step.fallback]} if step.fallback else {})}
+    """A step as JSON in a file's metadata: its name, or a mapping of the name to its options and fallback."""
+    stated = {key: value for key, value in step.options.items() if key not in step.unrecorded}
+    options = {**stated, **({"fallback": [to_record(s) for s in step.fallback]} if step.fallback else {})}
     return {step.use: options} if options else step.use
 
 

@@ -46,7 +46,7 @@ import msgspec
 
 from dfmpc_onnx.errors import OptionError, RecipeError, shown
 from dfmpc_onnx.model.plain_files import why_unreadable
-from dfmpc_onnx.pipeline.plan_file import PlanRecord, read_plan, with_plan
+from dfmpc_onnx.pipeline.plan_file import PlanRecord, read_plan
 from dfmpc_onnx.pipeline.recipe import Recipe, Step
 from dfmpc_onnx.pipeline.recipe_lines import Lines
 from dfmpc_onnx.pipeline.validation_messages import explain, named_key
@@ -84,13 +84,18 @@ def _no_base(name: str, beside: pathlib.Path | None) -> RecipeText:
     raise RecipeError(f"recipe '{shown(name)}': no recipe is known here to extend")
 
 
+def _no_plan(recipe: Recipe, plan: PlanRecord, lines: Lines) -> Recipe:
+    raise RecipeError(f"{lines.key('plan')}: no pass is known here to give layers the widths of a plan")
+
+
 @dataclasses.dataclass(frozen=True)
 class Library:
     """What a recipe may name. base: the recipe of a name, or of a file in the folder given; raises RecipeError.
-    current: the present name of a pass."""
+    current: the present name of a pass. planned: a recipe with the widths of a plan in place of measuring."""
 
     base: Callable[[str, pathlib.Path | None], RecipeText] = _no_base
     current: Callable[[str], str] = lambda name: name
+    planned: Callable[[Recipe, PlanRecord, Lines], Recipe] = _no_plan
 
 
 ALONE = Library()
@@ -266,7 +271,14 @@ class _Reader:
         }
         notes = (*base.notes, *self._notes)
         found = msgspec.structs.replace(base, name=self._source.name, steps=tuple(steps), notes=notes, **changed)
-        return found if document.plan is None else with_plan(found, read_plan(document.plan, self._lines), self._lines)
+        return found if document.plan is None else self._planned(found, document.plan)
+
+    def _planned(self, recipe: Recipe, tables: Mapping[str, object]) -> Recipe:
+        """The recipe with the widths of a plan."""
+        try:
+            return self._library.planned(recipe, read_plan(tables, self._lines), self._lines)
+        except OptionError as error:
+            raise RecipeError(f"{self._lines.key('plan')}: {error}") from None
 
     def _base(self, name: str) -> Recipe:
         where = self._lines.key("extends")

@@ -79,6 +79,13 @@ class WeightPlan:
 
 
 @dataclasses.dataclass(frozen=True)
+class StatedWidths:
+    """The fact that a plan file stated the widths. file: its name."""
+
+    file: str
+
+
+@dataclasses.dataclass(frozen=True)
 class PlannedWidths:
     """The fact that widths were planned: from which table, and which."""
 

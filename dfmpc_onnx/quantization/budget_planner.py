@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Iterator
 
 import numpy as np
 
 from dfmpc_onnx.errors import OptionError
 from dfmpc_onnx.numerics.bit_budget import BudgetFront, Choice, WeightOptions
-from dfmpc_onnx.pipeline.settings import FLOAT, WeightBudget
-from dfmpc_onnx.pipeline.weight_plan import PlanTable, WeightPlan, Width
+from dfmpc_onnx.pipeline.facts import LayerBits
+from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY, WeightBudget
+from dfmpc_onnx.pipeline.weight_plan import PlanRow, PlanTable, WeightPlan, Width
 from dfmpc_onnx.quantization.storage_costs import mean_bits, predicted_bytes, stored_bits
 
 TENTHS = 10  # of bits, so that 1.6 is whole
@@ -114,6 +116,26 @@ def whys_of(table: PlanTable, plan: WeightPlan) -> dict[str, str]:
     pairs = zip(table.rows, plan.widths, strict=True)
     parts = {row.layers: percent(row.damages[row.widths.index(width)]) for row, width in pairs}
     return {name: f"adds {part} to the output's error" for names, part in parts.items() for name in names}
+
+
+def planned(table: PlanTable, plan: WeightPlan) -> Iterator[tuple[PlanRow, Width, LayerBits]]:
+    """Each row of a table with its width in a plan, as layers are given it."""
+    whys = whys_of(table, plan)
+    for row, width in zip(table.rows, plan.widths, strict=True):
+        yield row, width, planned_bits(width, whys[row.layers[0]])
+
+
+def planned_bits(width: Width, why: str) -> LayerBits:
+    """A width with its role: low up to 3 bits, then the layer is repaired where it can be."""
+    if width == FLOAT:
+        return LayerBits(FLOAT, "float", why, "planned-float")
+    low = width == TERNARY or int(width) <= 3
+    return LayerBits(width, "low" if low else "8-bit" if width == 8 else "high", why)
+
+
+def width_name(width: Width) -> str:
+    """A width in words."""
+    return f"{width} bits" if isinstance(width, int) else str(width)
 
 
 def percent(part: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+from collections.abc import Mapping
 from typing import ClassVar
 
 import msgspec
@@ -12,17 +13,19 @@ from dfmpc_onnx.errors import RecipeError, shown
 from dfmpc_onnx.pipeline.facts import BitPlan, LayerBits, Layers
 from dfmpc_onnx.pipeline.manager import Pass, PassResult, Rewrite
 from dfmpc_onnx.pipeline.plan_file import PlannedLayer, shown_layers
-from dfmpc_onnx.pipeline.settings import ASKED, FLOAT
-from dfmpc_onnx.pipeline.weight_plan import Width
+from dfmpc_onnx.pipeline.settings import ASKED, FLOAT, TERNARY
+from dfmpc_onnx.pipeline.weight_plan import StatedWidths, Width
 from dfmpc_onnx.pipeline.workspace import Workspace
-from dfmpc_passes.plan_bits import planned_bits, width_name
+from dfmpc_onnx.quantization.budget_planner import planned_bits, width_name
 
 
 class ApplyPlanOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """layers: a width for each name or pattern. sha256: of the model that they are for, empty for any. model: its name.
-    shapes: of the weights by layer, to say what differs. file, lines: where the entries stand, for messages."""
+    """layers: a width for each name or pattern. whys: what decided it, by the entry. sha256: of the model that they are
+    for, empty for any. model: its name. shapes: of the weights by layer, to say what differs. file, lines: where the
+    entries stand, for messages."""
 
     layers: list[PlannedLayer] = []
+    whys: dict[str, str] = {}
     shapes: dict[str, list[int]] = {}
     file: str = "plan"
     lines: list[int] = []
@@ -48,7 +51,7 @@ class ApplyPlan(Pass[ApplyPlanOptions]):
     name = "apply_plan"
     Options = ApplyPlanOptions
     requires: ClassVar = (BitPlan, Layers)
-    provides: ClassVar = (BitPlan,)
+    provides: ClassVar = (BitPlan, StatedWidths)
 
     def run(self, workspace: Workspace) -> PassResult:
         self._check_model(workspace)
@@ -66,8 +69,9 @@ class ApplyPlan(Pass[ApplyPlanOptions]):
         missing = [name for name in free if name not in chosen]
         if missing:
             raise RecipeError(f"{self.options.file}: says nothing of {shown_layers(missing)}; add an entry for each")
-        given = {name: _bits(chosen[name]) for name in free}
+        given = {name: _bits(chosen[name], self.options.whys) for name in free}
         workspace.put(dataclasses.replace(workspace.get(BitPlan), layers=layers | given))
+        workspace.put(StatedWidths(self.options.file))
         return PassResult(
             self.name,
             tuple(Rewrite(name, width_name(bits.bits), {"why": bits.why}) for name, bits in given.items()),
@@ -103,6 +107,6 @@ def _named(entry: PlannedLayer | None, name: str) -> bool:
     return entry is not None and entry.layer == name
 
 
-def _bits(entry: PlannedLayer) -> LayerBits:
-    width: Width = entry.bits if isinstance(entry.bits, int) else FLOAT if entry.bits == FLOAT else "ternary"
-    return planned_bits(width, entry.why or "as planned")
+def _bits(entry: PlannedLayer, whys: Mapping[str, str]) -> LayerBits:
+    width: Width = entry.bits if isinstance(entry.bits, int) else FLOAT if entry.bits == FLOAT else TERNARY
+    return planned_bits(width, whys.get(entry.layer, "as planned"))

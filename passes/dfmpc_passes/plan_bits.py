@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Annotated, ClassVar
 
 import msgspec
 
-from dfmpc_onnx.pipeline.facts import BitPlan, LayerBits, Layers, Sensitivity
+from dfmpc_onnx.pipeline.facts import BitPlan, Layers, Sensitivity
 from dfmpc_onnx.pipeline.manager import Figure, Pass, PassResult, Rewrite
-from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY
-from dfmpc_onnx.pipeline.weight_plan import PlannedWidths, PlanRow, PlanTable, WeightPlan, Width
+from dfmpc_onnx.pipeline.weight_plan import PlannedWidths, WeightPlan
 from dfmpc_onnx.pipeline.workspace import Workspace
-from dfmpc_onnx.quantization.budget_planner import BudgetPlanner, percent, whys_of
+from dfmpc_onnx.quantization.budget_planner import BudgetPlanner, percent, planned, width_name
 from dfmpc_onnx.quantization.storage_costs import table_of
 
 
@@ -73,23 +71,3 @@ class PlanBits(Pass[PlanBitsOptions]):
             )
         cost, may = percent(plan.damage), percent(self.options.damage)
         return (f"the widest codes cost {cost} of the output, more than the {may} that weights may; they are taken",)
-
-
-def planned(table: PlanTable, plan: WeightPlan) -> Iterator[tuple[PlanRow, Width, LayerBits]]:
-    """Each row of a table with its width in a plan, as layers are given it."""
-    whys = whys_of(table, plan)
-    for row, width in zip(table.rows, plan.widths, strict=True):
-        yield row, width, planned_bits(width, whys[row.layers[0]])
-
-
-def planned_bits(width: Width, why: str) -> LayerBits:
-    """A width with its role: low up to 3 bits, then the layer is repaired where it can be."""
-    if width == FLOAT:
-        return LayerBits(FLOAT, "float", why, "planned-float")
-    low = width == TERNARY or int(width) <= 3
-    return LayerBits(width, "low" if low else "8-bit" if width == 8 else "high", why)
-
-
-def width_name(width: Width) -> str:
-    """A width in words."""
-    return f"{width} bits" if isinstance(width, int) else str(width)

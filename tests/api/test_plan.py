@@ -125,7 +125,7 @@ def test_the_greedy_search_keeps_to_the_size() -> None:
         ({"min_agreement": 99.0}, "min-agreement: only images of yours can show it; give --images"),
         (
             {"recipe": "per-channel"},
-            "plan: recipe per-channel plans no bits; take mixed, or another that runs plan_bits",
+            "plan: recipe per-channel plans no bits; take mixed, or another that does",
         ),
         ({"pareto": 1}, "pareto 1: give at least 2 points"),
     ],

@@ -1,7 +1,14 @@
 import pytest
 
 from dfmpc_onnx.errors import OptionError
-from dfmpc_onnx.pipeline.settings import LayerOverride, Settings, WeightBits, parse_activations, parse_input_shapes
+from dfmpc_onnx.pipeline.settings import (
+    LayerOverride,
+    Settings,
+    WeightBits,
+    WeightBudget,
+    parse_activations,
+    parse_input_shapes,
+)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +105,9 @@ def test_a_share_is_of_the_float_file():
     assert WeightBudget.parse("25%").of_file(1_000_000).size == 250_000
 
 
-@pytest.mark.parametrize("options", [{"mean_bits": 0.0}, {"mean_bits": 40.0}, {"min_sqnr": -3.0}, {"max_float_layers": -1}])
+@pytest.mark.parametrize(
+    "options", [{"mean_bits": 0.0}, {"mean_bits": 40.0}, {"min_sqnr": -3.0}, {"max_float_layers": -1}]
+)
 def test_budgets_out_of_range_are_refused(options):
     with pytest.raises(OptionError):
         WeightBudget.parse(**options)
