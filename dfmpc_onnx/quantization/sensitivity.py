@@ -25,7 +25,7 @@ from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.quantization.layer_reach import only_norms_read
 from dfmpc_onnx.quantization.layer_rebuilder import ReconstructLayersOptions
 from dfmpc_onnx.quantization.pooled_uses import pool_uses
-from dfmpc_onnx.quantization.width_losses import WIDTHS, WidthLosses
+from dfmpc_onnx.quantization.width_losses import PLANNED_WIDTHS, WidthLosses
 from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics
 from dfmpc_onnx.statistics.engines import StatisticsSource
 from dfmpc_onnx.statistics.error_at_next_layer import Known
@@ -42,11 +42,10 @@ PROBES: Mapping[Estimator, tuple[tuple[int, Norms], ...]] = {
     "closed-form": (),
 }
 MAP_STRICTNESS = 4  # times less may an output lose that is a map or a list
-FAINTEST = 1e-9  # of a loss: below it nothing can be told
+LEAST_LOSS_SEEN = 1e-9  # of a loss: below it nothing can be told
 # Of the typical gain. A layer that nothing excites on these inputs, as one that waits for a face, seems to do nothing.
 LEAST_GAIN = 1 / 16
 Weights = Mapping[str, Float32]
-Variants = Callable[..., LayerVariants]
 
 
 def damage(losses: Sequence[OutputLoss]) -> float:
@@ -140,8 +139,8 @@ class SensitivityMeter:
         for bits, norms in PROBES[self._estimator]:
             for name, lost in self._damages(self._visitor.rounded[bits], norms).items():
                 loss = self.losses()[name][bits]
-                if loss > FAINTEST:
-                    logs.setdefault(name, []).append(math.log(max(lost, FAINTEST) / loss))
+                if loss > LEAST_LOSS_SEEN:
+                    logs.setdefault(name, []).append(math.log(max(lost, LEAST_LOSS_SEEN) / loss))
         return {name: math.exp(sum(found) / len(found)) for name, found in logs.items()}
 
     def table(self) -> Sensitivity:
@@ -157,7 +156,7 @@ class SensitivityMeter:
                 assert planned.bits != FLOAT  # of which there is no loss
                 floor += gains[first] * found[planned.bits]
                 continue
-            widths = tuple(WidthLoss(bits, found[bits], gains[first] * found[bits]) for bits in WIDTHS)
+            widths = tuple(WidthLoss(bits, found[bits], gains[first] * found[bits]) for bits in PLANNED_WIDTHS)
             rows.append(LayerSensitivity(tuple(members[first]), gains[first], widths))
         return Sensitivity(tuple(rows), self._estimator, self._source.note(0), floor)
 
