@@ -20,7 +20,8 @@ from dfmpc_onnx.errors import RecipeError, printable, shown
 from dfmpc_onnx.model.plain_files import why_unreadable
 from dfmpc_onnx.pipeline.manager import Pass, PassManager
 from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE, Recipe, Step, as_toml
-from dfmpc_onnx.pipeline.recipe_file import Library, RecipeText, explain, extends_another, named_key, resolve
+from dfmpc_onnx.pipeline.recipe_file import Library, RecipeText, extends_another, resolve
+from dfmpc_onnx.pipeline.validation_messages import explain, named_key
 from dfmpc_passes import FORMER_NAMES, PASSES
 
 ENTRY_POINT = "dfmpc_onnx.passes"

@@ -23,6 +23,7 @@ from dfmpc_onnx.pipeline.settings import (
     LayerOverride,
     Settings,
     WeightBits,
+    WeightBudget,
     parse_activations,
     parse_input_ranges,
     parse_input_shapes,
@@ -91,6 +92,8 @@ def take_in(
         settings, choice = _without_trust(settings, choice, may_give_images=runs and len(inputs) == 1)
     workspace = Workspace(graph, settings, source.label, inputs)
     workspace.tell = tell
+    workspace.sha256 = source.sha256
+    workspace.settings = dataclasses.replace(workspace.settings, budget=settings.budget.of_file(source.size))
     return Intake(recipe, pipeline, source, destination, workspace, choice)
 
 
@@ -109,6 +112,15 @@ def _without_trust(
     return settings, msgspec.structs.replace(choice, warning=warning)
 
 
+def _weights(recipe: Recipe, given: str | None, budget: WeightBudget) -> WeightBits:
+    """The user's bits; where a budget is asked for every width is free, whatever the recipe says."""
+    if budget.asked:
+        if given is not None:
+            raise OptionError(f"{budget}: --weights states the bits already; leave one of them out")
+        return WeightBits.parse("auto")
+    return recipe.weight_bits if given is None else WeightBits.parse(given)
+
+
 def parse_settings(
     recipe: Recipe,
     weights: str | None,
@@ -121,6 +133,7 @@ def parse_settings(
     images: str | os.PathLike[str] | None,
     reduce_range: bool | None,
     target: str,
+    budget: WeightBudget = WeightBudget(),
 ) -> Settings:
     """What the user asked for, as one value; the recipe says the rest. Raises OptionError."""
     provider = parse_target(target)
@@ -130,7 +143,7 @@ def parse_settings(
     if reduce_range and numbers == "none":
         raise OptionError("reduce-range: activations stay in float, so no sum of products can overflow; leave it out")
     return Settings(
-        weights=recipe.weight_bits if weights is None else WeightBits.parse(weights),
+        weights=_weights(recipe, weights, budget),
         activations=numbers,
         layers=tuple(LayerOverride.parse(item) for item in layers),
         preprocess=parse_or_assume(preprocess),
@@ -142,4 +155,5 @@ def parse_settings(
         activations_given=activations is not None,
         reduce_range=recipe.reduce_range if reduce_range is None else reduce_range,
         target=provider,
+        budget=budget,
     )

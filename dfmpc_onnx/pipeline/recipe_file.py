@@ -28,6 +28,8 @@ On top of another, only what is different; what stands above the tables replaces
     use = "absorb_bias"
     after = "pair_convolutions"  # or before = ...; inserted in the order written
 
+A table [plan] gives every layer its width (`plan_file`).
+
 `without` is applied last, so that a pass can be inserted beside one that is left out: this is how one is replaced.
 """
 
@@ -44,8 +46,10 @@ import msgspec
 
 from dfmpc_onnx.errors import OptionError, RecipeError, shown
 from dfmpc_onnx.model.plain_files import why_unreadable
+from dfmpc_onnx.pipeline.plan_file import read_plan, with_plan
 from dfmpc_onnx.pipeline.recipe import Recipe, Step
 from dfmpc_onnx.pipeline.recipe_lines import Lines
+from dfmpc_onnx.pipeline.validation_messages import explain, named_key
 
 MOST_RECIPE_BYTES = 2**20  # of a recipe: those that ship have two thousand
 MOST_STEPS = 200  # passes of one recipe
@@ -130,6 +134,7 @@ class _Extension(_Shared, frozen=True, forbid_unknown_fields=True, kw_only=True)
     passes: dict[str, dict[str, object]] = {}
     without: list[str] = []
     insert: list[dict[str, object]] = []
+    plan: dict[str, object] | None = None
 
 
 class _Reader:
@@ -251,7 +256,8 @@ class _Reader:
             if (value := getattr(document, key)) is not None
         }
         notes = (*base.notes, *self._notes)
-        return msgspec.structs.replace(base, name=self._source.name, steps=tuple(steps), notes=notes, **changed)
+        found = msgspec.structs.replace(base, name=self._source.name, steps=tuple(steps), notes=notes, **changed)
+        return found if document.plan is None else with_plan(found, read_plan(document.plan, self._lines), self._lines)
 
     def _base(self, name: str) -> Recipe:
         where = self._lines.key("extends")
@@ -329,20 +335,3 @@ def _numbers_fit(tables: object) -> bool:
             return False
         waiting.extend(item.values() if isinstance(item, dict) else item if isinstance(item, list) else ())
     return True
-
-
-def explain(error: msgspec.ValidationError, where: str) -> str:
-    """msgspec's message in one line, with the place in front and the path in the document put in words."""
-    message = str(error).replace("Object contains unknown field", "unknown key").replace(" | null", "")
-    message = message.replace("Object missing required field", "missing key").replace("`", "'")
-    head, _, path = message.partition(" - at ")
-    keys = re.findall(r"\.(\w+)", path)
-    at = f" at '{keys[-1]}'" if keys and "key" not in head else ""
-    return f"{where}: {head[:1].lower()}{head[1:]}{at}"
-
-
-def named_key(error: msgspec.ValidationError) -> str | None:
-    """The key that a validation error speaks of; None where it names none."""
-    message = str(error)
-    named = re.search(r"unknown field `(\w+)`", message) or re.search(r"at `\$\.(\w+)", message)
-    return named[1] if named else None

@@ -14,8 +14,8 @@ import numpy as np
 from dfmpc_onnx.errors import OptionError
 from dfmpc_onnx.numerics.bit_budget import BudgetFront, Choice, WeightOptions
 from dfmpc_onnx.pipeline.settings import FLOAT, WeightBudget
-from dfmpc_onnx.pipeline.weight_plan import PlanTable, WeightPlan, Width, bits_of
-from dfmpc_onnx.quantization.storage_costs import mean_bits, predicted_bytes
+from dfmpc_onnx.pipeline.weight_plan import PlanTable, WeightPlan, Width
+from dfmpc_onnx.quantization.storage_costs import mean_bits, predicted_bytes, stored_bits
 
 TENTHS = 10  # of bits, so that 1.6 is whole
 
@@ -34,7 +34,11 @@ class BudgetPlanner:
 
     @functools.cached_property
     def _bits_front(self) -> BudgetFront:
-        sizes = [tuple(int(bits_of(w) * TENTHS) * row.weights for w in row.widths) for row in self.table.rows]
+        opset = self.table.opset
+        sizes = [
+            tuple(round(stored_bits(row.weights, w, opset) * TENTHS) * row.weights for w in row.widths)
+            for row in self.table.rows
+        ]
         pairs = zip(self.table.rows, sizes, strict=True)
         return BudgetFront([_item(size, row.damages, row.widths) for row, size in pairs], self._most_float)
 

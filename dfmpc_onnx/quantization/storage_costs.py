@@ -116,7 +116,7 @@ def table_of(workspace: Workspace, float_bytes: int, other_bytes: int | None = N
         )
     planned = {name for row in rows for name in row.layers}
     others = [layer for layer in layers.with_nested if layer.name not in planned]
-    bits = sum(layer.size * bits_of(plan[layer.name].bits) for layer in others)
+    bits = sum(layer.size * stored_bits(layer.size, plan[layer.name].bits, opset) for layer in others)
     weights = sum(layer.size for layer in others)
     if other_bytes is None:
         other_bytes = estimated_other_bytes(workspace, others)
@@ -160,9 +160,15 @@ def estimated_other_bytes(workspace: Workspace, others: Sequence[Layer]) -> int:
     return found
 
 
+def stored_bits(weights: int, width: Width, opset: int) -> float:
+    """Bits that each of so many weights takes in the file: more than its width where packing would not pay."""
+    return bits_of(width) if width == FLOAT else _cheapest(kind_of(weights, width), opset).bits
+
+
 def mean_bits(table: PlanTable, widths: Sequence[Width]) -> float:
     """Mean bits of all weights of a network, those outside the table included."""
-    chosen = sum(row.weights * bits_of(width) for row, width in zip(table.rows, widths, strict=True))
+    pairs = zip(table.rows, widths, strict=True)
+    chosen = sum(row.weights * stored_bits(row.weights, width, table.opset) for row, width in pairs)
     weights = table.other_weights + sum(row.weights for row in table.rows)
     return (chosen + table.other_bits) / weights if weights else float(FLOAT_BITS)
 

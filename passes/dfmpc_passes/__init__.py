@@ -1,5 +1,6 @@
 """The passes and recipes that come with dfmpc_onnx: an ordinary pass package, laid out as any other would be."""
 
+from dfmpc_passes.apply_plan import ApplyPlan
 from dfmpc_passes.assign_bits import AssignBits
 from dfmpc_passes.balance_channels import BalanceChannels
 from dfmpc_passes.batch_norm_to_conv import BatchNormToConv
@@ -40,6 +41,7 @@ PASSES = (
     EstimateStatistics,
     AssignBits,
     PlanBits,
+    ApplyPlan,
     TakeWidestBits,
     MeasureSensitivity,
     QuantizeWeights,
