@@ -30,7 +30,7 @@ from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics
 from dfmpc_onnx.statistics.engines import StatisticsSource
 from dfmpc_onnx.statistics.error_at_next_layer import Known
 from dfmpc_onnx.statistics.independent_moments import propagate
-from dfmpc_onnx.statistics.layer_variants import LayerVariants, Norms
+from dfmpc_onnx.statistics.layer_variants import Norms
 from dfmpc_onnx.statistics.noise_gains import noise_gains
 from dfmpc_onnx.statistics.walk import walk
 
@@ -44,7 +44,7 @@ PROBES: Mapping[Estimator, tuple[tuple[int, Norms], ...]] = {
 MAP_STRICTNESS = 4  # times less may an output lose that is a map or a list
 LEAST_LOSS_SEEN = 1e-9  # of a loss: below it nothing can be told
 # Of the typical gain. A layer that nothing excites on these inputs, as one that waits for a face, seems to do nothing.
-LEAST_GAIN = 1 / 16
+LEAST_OF_TYPICAL = 1 / 16
 Weights = Mapping[str, Float32]
 
 
@@ -132,7 +132,7 @@ class SensitivityMeter:
         if not known:  # no output can be compared: what the next layer loses counts
             return dict.fromkeys(losses, 1.0)
         typical = known[len(known) // 2]
-        return {name: max(found.get(name, typical), LEAST_GAIN * typical) for name in losses}
+        return {name: max(found.get(name, typical), LEAST_OF_TYPICAL * typical) for name in losses}
 
     def _measured_gains(self) -> dict[str, float]:
         logs: dict[str, list[float]] = {}
