@@ -9,7 +9,7 @@ drowns. Damages add up well: `JointDamage` measures settings of all layers toget
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from typing import Literal
 
 import onnx_graphsurgeon as gs
@@ -18,19 +18,19 @@ from dfmpc_onnx.graph.query import nodes_by_name
 from dfmpc_onnx.numerics.arrays import Float, Float32
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
 from dfmpc_onnx.numerics.least_squares import PatchMoments
-from dfmpc_onnx.numerics.output_loss import OutputLoss
+from dfmpc_onnx.numerics.output_loss import damage
 from dfmpc_onnx.pipeline.facts import BitPlan, Layers, LayerSensitivity, Sensitivity, WidthLoss
 from dfmpc_onnx.pipeline.settings import FLOAT, BitWidth
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.quantization.layer_reach import only_norms_read
 from dfmpc_onnx.quantization.layer_rebuilder import ReconstructLayersOptions
 from dfmpc_onnx.quantization.pooled_uses import pool_uses
-from dfmpc_onnx.quantization.width_losses import WIDTHS, WidthLosses
+from dfmpc_onnx.quantization.width_losses import PLANNED_WIDTHS, WidthLosses
 from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics
 from dfmpc_onnx.statistics.engines import StatisticsSource
 from dfmpc_onnx.statistics.error_at_next_layer import Known
 from dfmpc_onnx.statistics.independent_moments import propagate
-from dfmpc_onnx.statistics.layer_variants import LayerVariants, Norms
+from dfmpc_onnx.statistics.layer_variants import Norms
 from dfmpc_onnx.statistics.noise_gains import noise_gains
 from dfmpc_onnx.statistics.walk import walk
 
@@ -41,21 +41,10 @@ PROBES: Mapping[Estimator, tuple[tuple[int, Norms], ...]] = {
     "measured": ((2, "batch"), (2, "exported"), (4, "batch"), (4, "exported")),
     "closed-form": (),
 }
-MAP_STRICTNESS = 4  # times less may an output lose that is a map or a list
-FAINTEST = 1e-9  # of a loss: below it nothing can be told
+LEAST_LOSS_SEEN = 1e-9  # of a loss: below it nothing can be told
 # Of the typical gain. A layer that nothing excites on these inputs, as one that waits for a face, seems to do nothing.
-LEAST_GAIN = 1 / 16
+LEAST_OF_TYPICAL = 1 / 16
 Weights = Mapping[str, Float32]
-Variants = Callable[..., LayerVariants]
-
-
-def damage(losses: Sequence[OutputLoss]) -> float:
-    """What errors of weights do to a network: the share that the output which suffers most loses, 0 to 1 and beyond.
-
-    It is the one definition: of a vector the share of what inputs differ by, of a map or a list four times what each
-    channel loses, since it is used value by value.
-    """
-    return max((loss.share_between_images * loss.strictness(MAP_STRICTNESS) for loss in losses), default=0.0)
 
 
 class ChangedWeights:
@@ -133,15 +122,15 @@ class SensitivityMeter:
         if not known:  # no output can be compared: what the next layer loses counts
             return dict.fromkeys(losses, 1.0)
         typical = known[len(known) // 2]
-        return {name: max(found.get(name, typical), LEAST_GAIN * typical) for name in losses}
+        return {name: max(found.get(name, typical), LEAST_OF_TYPICAL * typical) for name in losses}
 
     def _measured_gains(self) -> dict[str, float]:
         logs: dict[str, list[float]] = {}
         for bits, norms in PROBES[self._estimator]:
             for name, lost in self._damages(self._visitor.rounded[bits], norms).items():
                 loss = self.losses()[name][bits]
-                if loss > FAINTEST:
-                    logs.setdefault(name, []).append(math.log(max(lost, FAINTEST) / loss))
+                if loss > LEAST_LOSS_SEEN:
+                    logs.setdefault(name, []).append(math.log(max(lost, LEAST_LOSS_SEEN) / loss))
         return {name: math.exp(sum(found) / len(found)) for name, found in logs.items()}
 
     def table(self) -> Sensitivity:
@@ -157,7 +146,7 @@ class SensitivityMeter:
                 assert planned.bits != FLOAT  # of which there is no loss
                 floor += gains[first] * found[planned.bits]
                 continue
-            widths = tuple(WidthLoss(bits, found[bits], gains[first] * found[bits]) for bits in WIDTHS)
+            widths = tuple(WidthLoss(bits, found[bits], gains[first] * found[bits]) for bits in PLANNED_WIDTHS)
             rows.append(LayerSensitivity(tuple(members[first]), gains[first], widths))
         return Sensitivity(tuple(rows), self._estimator, self._source.note(0), floor)
 

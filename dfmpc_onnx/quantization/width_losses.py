@@ -14,11 +14,17 @@ from dfmpc_onnx.numerics.least_squares import PatchMoments
 from dfmpc_onnx.pipeline.facts import Layer, LayerBits
 from dfmpc_onnx.pipeline.settings import TERNARY, BitWidth
 from dfmpc_onnx.pipeline.workspace import Workspace
-from dfmpc_onnx.quantization.layer_rebuilder import Rebuilder, ReconstructLayersOptions, from_rows, nearest
+from dfmpc_onnx.quantization.layer_rebuilder import (
+    FEWEST_PATCHES,
+    Rebuilder,
+    ReconstructLayersOptions,
+    from_rows,
+    nearest,
+)
 from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics
 from dfmpc_onnx.statistics.error_at_next_layer import Known
 
-WIDTHS: tuple[BitWidth, ...] = (TERNARY, 2, 3, 4, 5, 6, 7, 8)
+PLANNED_WIDTHS: tuple[BitWidth, ...] = (TERNARY, 2, 3, 4, 5, 6, 7, 8)
 FINEST_ROUNDED = 4  # bits: of finer grids the loss follows from this one's
 
 
@@ -50,10 +56,12 @@ class WidthLosses(Rebuilder):
         self._tell(node.name)
         layer = self._layers[node.name]
         task = self.task(node, moments_of, known, self.pooled.get(first))
-        if isinstance(task, str):
+        if isinstance(task, str) or task.moments.count < FEWEST_PATCHES:
             self.without_statistics(node)
             return
-        found = {width: task.rounded(width) for width in WIDTHS if width == TERNARY or int(width) <= FINEST_ROUNDED}
+        found = {
+            width: task.rounded(width) for width in PLANNED_WIDTHS if width == TERNARY or int(width) <= FINEST_ROUNDED
+        }
         losses = {width: candidate.lost for width, candidate in found.items()}
         self._note(first, losses, lambda bits: from_rows(found[bits].rows, layer))
 
@@ -65,8 +73,13 @@ class WidthLosses(Rebuilder):
             self._note(first, _nearest_losses(weight, layer), lambda bits: nearest(weight, layer, bits).dequantize())
 
     def _note(self, name: str, losses: Mapping[BitWidth, float], weight: Callable[[BitWidth], Float32]) -> None:
-        floor = losses[FINEST_ROUNDED]
-        self.losses[name] = {w: losses[w] if w in losses else finer(floor, int(w)) for w in WIDTHS}
+        found = {w: losses[w] if w in losses else finer(losses[FINEST_ROUNDED], int(w)) for w in PLANNED_WIDTHS}
+        least = 0.0
+        for width in reversed(
+            PLANNED_WIDTHS
+        ):  # shares are cut at 1, so that a coarse grid may seem to lose less than a fine one
+            least = found[width] = max(found[width], least)
+        self.losses[name] = found
         for bits in self._probes:
             self.rounded[bits][name] = weight(bits)
 
@@ -83,7 +96,7 @@ class WidthLosses(Rebuilder):
 def _nearest_losses(weight: Float32, layer: Layer) -> dict[BitWidth, float]:
     """Error over energy of a weight that is rounded without statistics."""
     energy = max(float(np.square(weight, dtype=np.float64).sum()), 1e-30)
-    widths = [w for w in WIDTHS if w == TERNARY or int(w) <= FINEST_ROUNDED]
+    widths = [w for w in PLANNED_WIDTHS if w == TERNARY or int(w) <= FINEST_ROUNDED]
     return {
         w: min(float(np.square(nearest(weight, layer, w).dequantize() - weight, dtype=np.float64).sum()) / energy, 1.0)
         for w in widths

@@ -27,7 +27,7 @@ from tools.experiments.ablation import variant
 
 MODELS = pathlib.Path(__file__).resolve().parents[2] / "models"
 NETWORKS = ("mobilenet", "plain", "resnet20", "densenet", "efficientnet", "mobilenetv3")
-BUDGETS = (0.01, 0.02, 0.03, 0.05)
+BUDGETS = (0.0025, 0.005, 0.01, 0.02)
 CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
     *((w, {"ridge": r}) for w in ("2/6", "4") for r in (0.1, 0.3, 1.0, 3.0)),
     *((w, {"compensate": c}) for w in ("2/6", "4") for c in ("diagonal", "none")),
