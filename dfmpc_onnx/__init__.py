@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from dfmpc_onnx.api.expand import Expanded as Expanded
     from dfmpc_onnx.api.expand import expand as expand
     from dfmpc_onnx.api.inspection import inspect as inspect
+    from dfmpc_onnx.api.plan import Planned as Planned
+    from dfmpc_onnx.api.plan import plan as plan
     from dfmpc_onnx.api.quantize import Quantized as Quantized
     from dfmpc_onnx.api.quantize import quantize as quantize
     from dfmpc_onnx.api.verify import verify as verify
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "api.expand": ("Expanded", "expand"),
     "api.inspection": ("inspect",),
+    "api.plan": ("Planned", "plan"),
     "api.quantize": ("Quantized", "quantize"),
     "api.verify": ("verify",),
     "errors": (

@@ -19,9 +19,14 @@ import msgspec
 
 from dfmpc_onnx.errors import RecipeError, printable, shown
 from dfmpc_onnx.model.plain_files import why_unreadable
+from dfmpc_onnx.pipeline.facts import BitPlan, Sensitivity
 from dfmpc_onnx.pipeline.manager import Pass, PassManager
+from dfmpc_onnx.pipeline.plan_file import PlanRecord, plan_step
 from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE, Recipe, Step, as_toml
-from dfmpc_onnx.pipeline.recipe_file import Library, RecipeText, explain, extends_another, named_key, resolve
+from dfmpc_onnx.pipeline.recipe_file import Library, RecipeText, extends_another, resolve
+from dfmpc_onnx.pipeline.recipe_lines import Lines
+from dfmpc_onnx.pipeline.validation_messages import explain, named_key
+from dfmpc_onnx.pipeline.weight_plan import PlannedWidths, StatedWidths
 from dfmpc_passes import FORMER_NAMES, PASSES
 
 ENTRY_POINT = "dfmpc_onnx.passes"
@@ -89,7 +94,24 @@ def recipe_text(name: str, beside: pathlib.Path | None = None) -> RecipeText:
     return RecipeText(_texts()[name], name, f"{name}.toml")
 
 
-LIBRARY = Library(recipe_text, current_name)
+def planned(recipe: Recipe, plan: PlanRecord, lines: Lines) -> Recipe:
+    """A recipe with the widths of a plan in place of the passes that measure and plan; raises RecipeError."""
+    known = passes()
+    steps = [step for step in recipe.steps if not _gives(step.use, Sensitivity, PlannedWidths)]
+    first = next((index for index, step in enumerate(steps) if _gives(step.use, BitPlan)), None)
+    if first is None:
+        raise RecipeError(f"{lines.key('plan')}: {recipe.name} gives layers no widths that a plan could state")
+    use = next(name for name, kind in known.items() if StatedWidths in kind.provides)
+    steps.insert(first + 1, plan_step(use, plan, lines))
+    return msgspec.structs.replace(recipe, steps=tuple(steps))
+
+
+def _gives(name: str, *facts: type[object]) -> bool:
+    kind = passes().get(name)
+    return kind is not None and not set(facts).isdisjoint(kind.provides)
+
+
+LIBRARY = Library(recipe_text, current_name, planned)
 
 
 def find_recipe(name: str) -> Recipe:

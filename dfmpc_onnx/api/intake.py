@@ -24,6 +24,7 @@ from dfmpc_onnx.pipeline.settings import (
     LayerOverride,
     Settings,
     WeightBits,
+    WeightBudget,
     parse_activations,
     parse_input_ranges,
     parse_input_shapes,
@@ -94,6 +95,8 @@ def take_in(
         settings, choice = _without_trust(settings, choice, may_give_images=runs and inputs.images is None)
     workspace = Workspace(graph, settings, source.label, inputs)
     workspace.tell = tell
+    workspace.sha256 = source.sha256
+    workspace.settings = dataclasses.replace(workspace.settings, budget=settings.budget.of_file(source.size))
     return Intake(recipe, pipeline, source, destination, workspace, choice)
 
 
@@ -110,6 +113,16 @@ def _without_trust(
     kept = "activations stay in float, and " if quantized and settings.activations == "none" else ""
     warning = unknown_inputs_warning(choice, f"{kept}what the result loses is not known", may_give_images)
     return settings, msgspec.structs.replace(choice, warning=warning)
+
+
+def with_budget(settings: Settings, budget: WeightBudget, weights: str | None) -> Settings:
+    """The settings under a budget, for which every width is free, whatever the recipe says.
+
+    weights: the bits that the user gave; OptionError where a budget stands beside them.
+    """
+    if budget.asked and weights is not None:
+        raise OptionError(f"{budget}: --weights states the bits already; leave one of them out")
+    return dataclasses.replace(settings, weights=WeightBits.parse("auto"), budget=budget)
 
 
 def parse_settings(

@@ -62,6 +62,8 @@ def provenance(
     }
     if settings.input_ranges:
         stated["input_ranges"] = _json(settings.input_ranges)
+    if settings.budget.asked:
+        stated["budget"] = str(settings.budget)
     if choice.unknown:
         stated["unknown_inputs"] = _json([entry.name for entry in choice.unknown])
     fallen = [{result.name: result.fallback} for result in results if result.fallback]

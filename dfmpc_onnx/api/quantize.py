@@ -11,21 +11,18 @@ from collections.abc import Callable, Sequence
 import onnx
 
 from dfmpc_onnx import catalog
+from dfmpc_onnx.api.builds import Builder, Built, as_model, build_within, check_plans
 from dfmpc_onnx.api.closing_check import closing_check
 from dfmpc_onnx.api.file_size import larger_than_its_source
-from dfmpc_onnx.api.intake import Intake, parse_settings, take_in
-from dfmpc_onnx.api.provenance import provenance
-from dfmpc_onnx.api.reference import check_source
-from dfmpc_onnx.errors import CannotRun, PassError
+from dfmpc_onnx.api.intake import Intake, parse_settings, take_in, with_budget
 from dfmpc_onnx.evaluation.fidelity import Fidelity
-from dfmpc_onnx.graph.exchange import to_model
 from dfmpc_onnx.inputs.preprocess import AUTO
 from dfmpc_onnx.inputs.unknown_inputs import not_known
 from dfmpc_onnx.model.source import ModelSource, size_of
 from dfmpc_onnx.model.write import save
-from dfmpc_onnx.pipeline.instruments import Dump, Progress, Timing
-from dfmpc_onnx.pipeline.manager import Instrument, PassManager, PassResult
+from dfmpc_onnx.pipeline.manager import Instrument
 from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE, Recipe
+from dfmpc_onnx.pipeline.settings import WeightBudget
 from dfmpc_onnx.report.build import make_report
 from dfmpc_onnx.report.schema import Report
 from dfmpc_onnx.runtime.session import require
@@ -61,6 +58,10 @@ def quantize(
     instruments: Sequence[Instrument] = (),
     progress: Callable[[str], None] | None = None,
     threads: int | None = None,
+    max_size: str | int | None = None,
+    mean_bits: float | None = None,
+    min_sqnr: float | None = None,
+    max_float_layers: int = 0,
 ) -> Quantized:
     """Quantize a float model without data.
 
@@ -73,7 +74,9 @@ def quantize(
     place of procedural ones (.npz or folder). check: compare the result with the model on 16 procedural images before
     it takes its name. dump: a folder for the graph after each pass. threads: how many onnxruntime and BLAS may take;
     None and 0: as many as the machine has (another number rounds sums in another order). Several threads of a program
-    may quantize at once.
+    may quantize at once. max_size: of the file, as "2MB", bytes, or "25%" of the float one, met from below within a
+    percent where more bits can fill it. mean_bits: of all weights, at most. min_sqnr: in dB, predicted.
+    max_float_layers: how many may stay in float for these.
 
     Raises UserError for what the caller can correct, Defect for our own mistakes. When it raises, `output` is as it
     was before: absent, or the earlier file.
@@ -81,36 +84,28 @@ def quantize(
     began = time.perf_counter()
     chosen = catalog.find_recipe(recipe) if isinstance(recipe, str) else recipe
     pipeline = catalog.build(chosen)
+    budget = WeightBudget.parse(max_size, mean_bits, min_sqnr, max_float_layers)
     settings = parse_settings(
         chosen, weights, activations, layers, preprocess, input_shapes, input_ranges, seed, images, reduce_range, target
     )
+    if budget.asked:
+        settings = with_budget(settings, budget, weights)
     if check:
         require()
     taken = take_in(model, output, chosen, pipeline, settings, preprocess, progress or (lambda name: None))
-    timing = Timing()
-    results = _run_passes(taken, [timing, *instruments], dump)
-    return _finish(taken, results, timing, check, began)
+    builder = Builder(taken, instruments, dump)
+    if budget.asked:
+        check_plans(builder, str(budget), chosen.name)
+    built = build_within(builder, taken) if budget.asked else builder.build()
+    return _finish(taken, built, check, began)
 
 
-def _run_passes(
-    taken: Intake, instruments: Sequence[Instrument], dump: str | os.PathLike[str] | None
-) -> tuple[PassResult, ...]:
-    watching = [*instruments, Progress(taken.workspace.tell)]
-    if dump is not None:
-        watching.append(Dump(dump, taken.source))
-    try:
-        return PassManager(taken.pipeline, watching, catalog.passes()).run(taken.workspace)
-    except (PassError, CannotRun):  # of which the float model, or the size that its inputs were taken as, may be guilty
-        check_source(taken.source, taken.workspace.settings, taken.workspace.inputs)
-        raise
-
-
-def _finish(taken: Intake, results: tuple[PassResult, ...], timing: Timing, check: bool, began: float) -> Quantized:
+def _finish(taken: Intake, built: Built, check: bool, began: float) -> Quantized:
     """The result as a model, compared and written, with the report on it."""
     workspace, source = taken.workspace, taken.source
     settings, inputs = workspace.settings, workspace.inputs
-    stated = provenance(source, taken.recipe, settings, inputs, taken.choice, results)
-    result = to_model(workspace.graph, source, stated)
+    results, timing = built.results, built.timing
+    result = as_model(taken, results)
     size = size_of(result)
     fidelity: Fidelity | None = None
     notes: tuple[str, ...] = ()

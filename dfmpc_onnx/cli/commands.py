@@ -5,14 +5,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 import dfmpc_onnx
 from dfmpc_onnx.cli.console import progress, say, standard_output
+from dfmpc_onnx.cli.plan_command import MAX_FLOAT, MAX_SIZE, MEAN_BITS, plan
 from dfmpc_onnx.cli.usage_errors import Group
 from dfmpc_onnx.errors import OptionError, printable, shown
 from dfmpc_onnx.memory import limit_memory
 from dfmpc_onnx.pipeline.targets import TARGETS
+
+if TYPE_CHECKING:
+    from dfmpc_onnx.evaluation.fidelity import Fidelity
 
 MODEL = click.argument("model", type=click.Path())
 PREPROCESS = "auto, imagenet, lite, keras, unit, raw, caffe, half, or MEAN/STD on the 0..255 scale; with :rgb or :bgr"
@@ -33,6 +39,9 @@ THREADS = click.option(
 @click.version_option(package_name="dfmpc-onnx", prog_name="dfmpc-onnx")
 def main() -> None:
     """Quantize ONNX networks without data, and prove that the result works."""
+
+
+main.add_command(plan)
 
 
 @main.command()
@@ -60,6 +69,10 @@ def main() -> None:
     "--images", type=click.Path(), help="unlabelled images of yours in place of procedural ones (.npz or folder)"
 )
 @THREADS
+@MAX_SIZE
+@MEAN_BITS
+@click.option("--min-sqnr", type=float, metavar="DB", help="predicted, and exit 1 where the closing check is below")
+@MAX_FLOAT
 @click.option("--dump", type=click.Path(), metavar="DIR", help="write the graph after each pass into this folder")
 @click.option("--json", "json_wanted", is_flag=True, help="one JSON object on standard output, and nothing else")
 def quantize(
@@ -77,6 +90,10 @@ def quantize(
     seed: int,
     images: str | None,
     threads: int,
+    max_size: str | None,
+    mean_bits: float | None,
+    min_sqnr: float | None,
+    max_float_layers: int,
     dump: str | None,
     json_wanted: bool,
 ) -> None:
@@ -104,6 +121,10 @@ def quantize(
             dump=dump,
             threads=threads,
             progress=tell,
+            max_size=max_size,
+            mean_bits=mean_bits,
+            min_sqnr=min_sqnr,
+            max_float_layers=max_float_layers,
         )
     for warning in result.report.warnings:
         say(f"warning: {printable(warning)}")
@@ -111,6 +132,14 @@ def quantize(
         click.echo(report_json(result.report))
     else:
         report_table(result.report, output, standard_output())
+    _check_sqnr(result.report.fidelity, min_sqnr)
+
+
+def _check_sqnr(fidelity: Fidelity | None, least: float | None) -> None:
+    """Exit with 1 where the closing check is below what was asked for."""
+    if least is not None and fidelity is not None and fidelity.sqnr_db < least:
+        say(f"failed: SQNR {fidelity.sqnr_db} dB is below {least} dB")
+        click.get_current_context().exit(1)
 
 
 @main.command()

@@ -43,6 +43,12 @@ class Batch:
             return self
         return dataclasses.replace(self, feeds={name: x[:count] for name, x in self.feeds.items()})
 
+    def last(self, count: int) -> Batch:
+        """At most so many of its images, from the end; all where the network takes no other number."""
+        if not self.any_number or self.count <= count:
+            return self
+        return dataclasses.replace(self, feeds={name: x[-count:] for name, x in self.feeds.items()})
+
 
 def input_batch(inputs: InputSpecs, seed: int, count: int = 0, *, free: bool = False) -> Batch:
     """Procedural inputs for every input of a network.

@@ -86,6 +86,18 @@ def save(
     return written
 
 
+def save_text(text: str, path: str | os.PathLike[str]) -> None:
+    """Write a text under its name at once, by a temporary file and a rename. Raises OptionError."""
+    target = check_target(path, None)
+    try:
+        with staging_folder(target) as scratch:
+            whole = scratch / "text"
+            whole.write_text(text, encoding="utf-8")
+            whole.replace(target)
+    except OSError as error:
+        raise OptionError(f"{shown(str(target))}: cannot be written ({error.strerror})") from None
+
+
 def _publish(renames: list[tuple[pathlib.Path, pathlib.Path]], mode: int, path: pathlib.Path) -> None:
     """Give staged files their names, all or none."""
     with publishing(path.parent):

@@ -11,7 +11,7 @@ counts.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from dfmpc_onnx.numerics.channel_groups import ChannelGroups, array_groups
 
 VALUES_AT_ONCE = 2**22  # values that are compared at a time
 STEP_STRICTNESS = 9.0  # times as strict as maps are lists of which each step is one of many classes
+MAP_STRICTNESS = 4  # times less may an output lose that is a map or a list
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,15 @@ class OutputLoss:
         and its square, what is lost, a 36th, 9 times less than the 4th that maps may lose where bits are chosen.
         """
         return 1.0 if self.vector else of_maps * (STEP_STRICTNESS if self.steps else 1.0)
+
+
+def damage(losses: Iterable[OutputLoss]) -> float:
+    """What errors do to a network, 0 to 1 and beyond: the share that the output which suffers most loses.
+
+    Of a vector it is the share of what inputs differ by, of a map or a list four times what a channel loses, since it
+    is used value by value. Sensitivities, plans and budgets of weights are all stated in it.
+    """
+    return max((loss.share_between_images * loss.strictness(MAP_STRICTNESS) for loss in losses), default=0.0)
 
 
 def is_vector(shape: Sequence[int]) -> bool:

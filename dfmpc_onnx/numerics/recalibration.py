@@ -116,6 +116,16 @@ GAIN_LIMITS = (0.2, 5.0)
 STILL = 1e-4  # of the trained variance: a channel that varies less on the stream is taken as constant there
 
 
+def restoring_gain(variance: Float, variance_hat: Float) -> Float:
+    """By what the quantized channels are multiplied to vary as the float ones do: ``[channels]``, within 0.2 and 5.
+
+    1 where a channel is constant in one of the two networks.
+    """
+    live = (variance_hat > 1e-12 * np.maximum(variance, 1e-30)) & (variance > 0)
+    deviation = np.sqrt(np.divide(variance, variance_hat, out=np.ones_like(variance), where=live))
+    return np.where(live, np.clip(deviation, *GAIN_LIMITS), 1.0)
+
+
 def recalibrate_streams(found: StreamStatistics, mean: Float, variance: Float, epsilon: float) -> Refreshed:
     """A BatchNormalization's statistics for the quantized network, from both streams (docs/method.md, section 6).
 
@@ -127,11 +137,8 @@ def recalibrate_streams(found: StreamStatistics, mean: Float, variance: Float, e
 
     mean, variance: mu and sd^2 - epsilon of the float network. All ``[channels]`` float64.
     """
-    v0, v1 = found.variance, found.variance_hat
-    floor = 1e-12 * np.maximum(v0, 1e-30)
-    live = (v1 > floor) & (v0 > 0)
-    deviation = np.sqrt(np.divide(v0, v1, out=np.ones_like(v0), where=live))
-    scale = np.where(live, np.clip(deviation, *GAIN_LIMITS), 1.0)
+    v0 = found.variance
+    scale = restoring_gain(v0, found.variance_hat)
     moved = v0 > STILL * (variance + epsilon)
     ratio = np.sqrt(np.divide(variance + epsilon, v0 + epsilon, out=np.ones_like(v0), where=moved))
     new_mean = found.mean_hat * ratio + (mean - found.mean * ratio) / scale

@@ -163,6 +163,43 @@ class BitPlan:
 
 
 @dataclasses.dataclass(frozen=True)
+class WidthLoss:
+    """What one width does to a layer. loss: the share of what the next layer reads that rounding costs; damage: the
+    share of the output that suffers most, both 0 to 1."""
+
+    bits: BitWidth
+    loss: float
+    damage: float
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerSensitivity:
+    """What quantizing one layer, or all that share its weight, does to the outputs, the rest being float.
+
+    layers: names, the first the one that stands for them. gain: damage over loss, the same for all widths. widths: in
+    rising order of bits, ternary first.
+    """
+
+    layers: tuple[str, ...]
+    gain: float
+    widths: tuple[WidthLoss, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sensitivity:
+    """The table from which bits are chosen: one row for each weight whose width is free, in graph order.
+
+    estimator: how it was made. inputs: on what, in words. floor: the damage that all other layers, whose width is not
+    free, do by the same estimate.
+    """
+
+    rows: tuple[LayerSensitivity, ...]
+    estimator: str
+    inputs: str
+    floor: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
 class Codes:
     """The quantized weights by layer name. In the graph stand their dequantized values."""
 

@@ -28,7 +28,7 @@ class Step(msgspec.Struct, frozen=True):
     """One pass of a recipe: its name in the catalogue, and the options that the recipe sets.
 
     position: ``file:line`` of its table, for messages. fallback: the passes that run in its place where it cannot go
-    on. lines: ``file:line`` of each option.
+    on. lines: ``file:line`` of each option. unrecorded: options that a file's metadata leaves out.
     """
 
     use: str
@@ -36,6 +36,7 @@ class Step(msgspec.Struct, frozen=True):
     position: str
     fallback: tuple[Step, ...] = ()
     lines: dict[str, str] = {}
+    unrecorded: tuple[str, ...] = ()
 
     def position_of(self, key: str) -> str:
         """``file:line`` of an option; that of the table where it is not known."""
@@ -67,7 +68,8 @@ class Recipe(msgspec.Struct, frozen=True):
 
 def to_record(step: Step) -> object:
     """A step as JSON in a file's metadata: its name, or a mapping of the name to its options and fallback."""
-    options = {**step.options, **({"fallback": [to_record(s) for s in step.fallback]} if step.fallback else {})}
+    stated = {key: value for key, value in step.options.items() if key not in step.unrecorded}
+    options = {**stated, **({"fallback": [to_record(s) for s in step.fallback]} if step.fallback else {})}
     return {step.use: options} if options else step.use
 
 
@@ -86,8 +88,8 @@ def _step_of_record(item: str | Mapping[str, Mapping[str, object]]) -> Step:
 
 def as_toml(recipe: Recipe) -> str:
     """The recipe in full as TOML: what it extends is worked in."""
-    head = [f"summary = {_value(recipe.summary)}", f"weights = {_value(recipe.weights)}"]
-    head.append(f"activations = {_value(recipe.activations)}")
+    head = [f"summary = {toml_value(recipe.summary)}", f"weights = {toml_value(recipe.weights)}"]
+    head.append(f"activations = {toml_value(recipe.activations)}")
     if recipe.reduce_range:
         head.append("reduce_range = true")
     return "\n".join([*head, *(line for step in recipe.steps for line in ("", *_table(step)))]) + "\n"
@@ -95,13 +97,13 @@ def as_toml(recipe: Recipe) -> str:
 
 def _table(step: Step) -> Iterator[str]:
     yield "[[passes]]"
-    yield f"use = {_value(step.use)}"
+    yield f"use = {toml_value(step.use)}"
     for key, value in step.options.items():
-        yield f"{_key(key)} = {_value(value)}"
+        yield f"{_key(key)} = {toml_value(value)}"
     if step.fallback:
         yield "fallback = ["
         for part in step.fallback:
-            yield f"    {_value(_inline(part))},"
+            yield f"    {toml_value(_inline(part))},"
         yield "]"
 
 
@@ -110,16 +112,16 @@ def _inline(step: Step) -> dict[str, object]:
     return {"use": step.use, **step.options, **below}
 
 
-def _value(value: object) -> str:
+def toml_value(value: object) -> str:
     """A value that came out of TOML, as TOML."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
         return f'"{"".join(c if c.isprintable() and c not in _QUOTED else _escape(c) for c in value)}"'
     if isinstance(value, list):
-        return f"[{', '.join(_value(item) for item in value)}]"
+        return f"[{', '.join(toml_value(item) for item in value)}]"
     if isinstance(value, dict):
-        return f"{{ {', '.join(f'{_key(key)} = {_value(item)}' for key, item in value.items())} }}"
+        return f"{{ {', '.join(f'{_key(key)} = {toml_value(item)}' for key, item in value.items())} }}"
     return str(value)  # numbers and dates read as they print
 
 
@@ -132,4 +134,4 @@ def _escape(character: str) -> str:
 
 
 def _key(name: str) -> str:
-    return name if re.fullmatch(r"[\w-]+", name, re.ASCII) else _value(name)
+    return name if re.fullmatch(r"[\w-]+", name, re.ASCII) else toml_value(name)

@@ -28,6 +28,8 @@ On top of another, only what is different; what stands above the tables replaces
     use = "absorb_bias"
     after = "pair_convolutions"  # or before = ...; inserted in the order written
 
+A table [plan] gives every layer its width (`plan_file`).
+
 `without` is applied last, so that a pass can be inserted beside one that is left out: this is how one is replaced.
 """
 
@@ -44,8 +46,10 @@ import msgspec
 
 from dfmpc_onnx.errors import OptionError, RecipeError, shown
 from dfmpc_onnx.model.plain_files import why_unreadable
+from dfmpc_onnx.pipeline.plan_file import PlanRecord, read_plan
 from dfmpc_onnx.pipeline.recipe import Recipe, Step
 from dfmpc_onnx.pipeline.recipe_lines import Lines
+from dfmpc_onnx.pipeline.validation_messages import explain, named_key
 
 MOST_RECIPE_BYTES = 2**20  # of a recipe: those that ship have two thousand
 MOST_STEPS = 200  # passes of one recipe
@@ -80,13 +84,18 @@ def _no_base(name: str, beside: pathlib.Path | None) -> RecipeText:
     raise RecipeError(f"recipe '{shown(name)}': no recipe is known here to extend")
 
 
+def _no_plan(recipe: Recipe, plan: PlanRecord, lines: Lines) -> Recipe:
+    raise RecipeError(f"{lines.key('plan')}: no pass is known here to give layers the widths of a plan")
+
+
 @dataclasses.dataclass(frozen=True)
 class Library:
     """What a recipe may name. base: the recipe of a name, or of a file in the folder given; raises RecipeError.
-    current: the present name of a pass."""
+    current: the present name of a pass. planned: a recipe with the widths of a plan in place of measuring."""
 
     base: Callable[[str, pathlib.Path | None], RecipeText] = _no_base
     current: Callable[[str], str] = lambda name: name
+    planned: Callable[[Recipe, PlanRecord, Lines], Recipe] = _no_plan
 
 
 ALONE = Library()
@@ -105,6 +114,15 @@ def read_recipe(path: pathlib.Path, library: Library = ALONE) -> Recipe:
 def resolve(source: RecipeText, library: Library) -> Recipe:
     """The recipe that a text describes, with all that it extends worked in; raises RecipeError."""
     return _Reader(source, library, ()).recipe()
+
+
+def plan_in(source: RecipeText, library: Library) -> tuple[PlanRecord, str]:
+    """The plan that a recipe holds, and the name of the recipe that it extends; raises RecipeError."""
+    resolve(source, library)  # a mistake elsewhere in it is found here
+    tables = tomllib.loads(source.text)
+    if "plan" not in tables:
+        raise RecipeError(f"{source.origin}: holds no table [plan]; dfmpc-onnx plan writes one")
+    return read_plan(tables["plan"], Lines(source.origin, source.text)), str(tables["extends"])
 
 
 def extends_another(text: str) -> bool:
@@ -130,6 +148,7 @@ class _Extension(_Shared, frozen=True, forbid_unknown_fields=True, kw_only=True)
     passes: dict[str, dict[str, object]] = {}
     without: list[str] = []
     insert: list[dict[str, object]] = []
+    plan: dict[str, object] | None = None
 
 
 class _Reader:
@@ -251,7 +270,15 @@ class _Reader:
             if (value := getattr(document, key)) is not None
         }
         notes = (*base.notes, *self._notes)
-        return msgspec.structs.replace(base, name=self._source.name, steps=tuple(steps), notes=notes, **changed)
+        found = msgspec.structs.replace(base, name=self._source.name, steps=tuple(steps), notes=notes, **changed)
+        return found if document.plan is None else self._planned(found, document.plan)
+
+    def _planned(self, recipe: Recipe, tables: Mapping[str, object]) -> Recipe:
+        """The recipe with the widths of a plan."""
+        try:
+            return self._library.planned(recipe, read_plan(tables, self._lines), self._lines)
+        except OptionError as error:
+            raise RecipeError(f"{self._lines.key('plan')}: {error}") from None
 
     def _base(self, name: str) -> Recipe:
         where = self._lines.key("extends")
@@ -329,20 +356,3 @@ def _numbers_fit(tables: object) -> bool:
             return False
         waiting.extend(item.values() if isinstance(item, dict) else item if isinstance(item, list) else ())
     return True
-
-
-def explain(error: msgspec.ValidationError, where: str) -> str:
-    """msgspec's message in one line, with the place in front and the path in the document put in words."""
-    message = str(error).replace("Object contains unknown field", "unknown key").replace(" | null", "")
-    message = message.replace("Object missing required field", "missing key").replace("`", "'")
-    head, _, path = message.partition(" - at ")
-    keys = re.findall(r"\.(\w+)", path)
-    at = f" at '{keys[-1]}'" if keys and "key" not in head else ""
-    return f"{where}: {head[:1].lower()}{head[1:]}{at}"
-
-
-def named_key(error: msgspec.ValidationError) -> str | None:
-    """The key that a validation error speaks of; None where it names none."""
-    message = str(error)
-    named = re.search(r"unknown field `(\w+)`", message) or re.search(r"at `\$\.(\w+)", message)
-    return named[1] if named else None

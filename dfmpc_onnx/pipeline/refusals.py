@@ -18,6 +18,7 @@ REFUSAL_CODES = {
     "transposed-input": "a Gemm that transposes its input",
     "nested-layer": "the layer lies within control flow or a function, which no pass enters",
     "asked-for-float": "the user asked for it with --layer",
+    "planned-float": "a plan of bits leaves it in float",
     "codes-cost-more": "codes, scales and the nodes that decode them take more bytes than the floats",
     # of a layer that is quantized, but cannot be low
     "not-a-conv": "only a Conv is quantized low",

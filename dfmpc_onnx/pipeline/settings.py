@@ -8,12 +8,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from dfmpc_onnx.errors import OptionError
+from dfmpc_onnx.errors import OptionError, shown
 from dfmpc_onnx.inputs.preprocess import Preprocess
 from dfmpc_onnx.pipeline.targets import CPU_TARGET, Activations, Target
 
 TERNARY: Literal["ternary"] = "ternary"
 FLOAT: Literal["float"] = "float"
+ASKED = "as asked with --layer"  # why a layer has a width that the user gave it
 BitWidth = int | Literal["ternary"]
 LARGEST_BOUND = 1e8  # of an input: statistics measure nothing larger
 REDUCED_BITS = 7  # 2 * 255 * 64 fits into 16 bits, 2 * 255 * 128 does not
@@ -78,6 +79,79 @@ class LayerOverride:
         return f"{self.pattern}={self.bits}"
 
 
+@dataclasses.dataclass(frozen=True)
+class WeightBudget:
+    """What the user asks of all weights together; the recipe's own budget holds where nothing is stated.
+
+    size: bytes of the file, at most. share: the same as a share of the float file, 0 to 1, until that is known.
+    mean_bits: of all weights, at most. min_sqnr: in dB, predicted. most_float: how many weights may stay in float.
+    other_bytes: what a file that was built before takes beside the weights whose width is free.
+    """
+
+    size: int | None = None
+    share: float | None = None
+    mean_bits: float | None = None
+    min_sqnr: float | None = None
+    most_float: int = 0
+    other_bytes: int | None = None
+
+    @classmethod
+    def parse(
+        cls,
+        max_size: str | int | None = None,
+        mean_bits: float | None = None,
+        min_sqnr: float | None = None,
+        max_float_layers: int = 0,
+    ) -> WeightBudget:
+        """From options of the user; raises OptionError."""
+        if max_size is not None and mean_bits is not None:
+            raise OptionError("max-size and mean-bits: both limit the size; give one of them")
+        if mean_bits is not None and not 0 < mean_bits <= 32:
+            raise OptionError(f"mean-bits {mean_bits:g}: give a number above 0 and up to 32")
+        if min_sqnr is not None and not 0 < min_sqnr < 200:
+            raise OptionError(f"min-sqnr {min_sqnr:g}: give decibels between 0 and 200")
+        if max_float_layers < 0:
+            raise OptionError(f"max-float-layers {max_float_layers}: give 0 or more")
+        size, share = (None, None) if max_size is None else _size(str(max_size))
+        return cls(size, share, mean_bits, min_sqnr, max_float_layers)
+
+    @property
+    def asked(self) -> bool:
+        """Whether anything but the recipe's own budget counts."""
+        return dataclasses.replace(self, other_bytes=None) != WeightBudget()
+
+    def of_file(self, float_bytes: int) -> WeightBudget:
+        """With the share in bytes. float_bytes: of the float file."""
+        if self.share is None:
+            return self
+        return dataclasses.replace(self, size=int(self.share * float_bytes), share=None)
+
+    def __str__(self) -> str:
+        parts = [
+            f"max-size {self.size}" if self.size is not None else "",
+            f"max-size {100 * self.share:g}%" if self.share is not None else "",
+            f"mean-bits {self.mean_bits:g}" if self.mean_bits is not None else "",
+            f"min-sqnr {self.min_sqnr:g}" if self.min_sqnr is not None else "",
+            f"max-float-layers {self.most_float}" if self.most_float else "",
+        ]
+        return ", ".join(filter(None, parts))
+
+
+NO_BUDGET = WeightBudget()
+SIZE_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def _size(text: str) -> tuple[int | None, float | None]:
+    """``2MB``, ``512KiB`` or ``1500000`` as bytes, ``25%`` as a share."""
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?|\.[0-9]+)\s*(%|[kKmMgG]?[iI]?[bB]?)\s*", text)
+    unit = match[2].upper() if match else None
+    if match is None or (unit != "%" and unit not in SIZE_UNITS) or float(match[1]) <= 0:
+        raise OptionError(f"max-size '{shown(text)}': not understood; give bytes such as 2MB or 512KiB, or 25%")
+    if unit == "%":
+        return None, float(match[1]) / 100
+    return int(float(match[1]) * SIZE_UNITS[str(unit)]), None
+
+
 def parse_activations(text: str | int) -> Activations:
     """Bits of the activations, 8 or "none"; raises OptionError for anything else."""
     if str(text) == "8":
@@ -127,6 +201,7 @@ class Settings:
     `Workspace.inputs`. by_hand: whether the user, and not the recipe, chose the weights or a layer's;
     activations_given: the same of the activations. reduce_range: whether 8-bit weights take 7 bits between quantized
     activations, whose products processors without VNNI add up in 16 bits, two by two.
+    budget: what all weights together may take or cost.
     """
 
     weights: WeightBits
@@ -141,6 +216,7 @@ class Settings:
     activations_given: bool = False
     reduce_range: bool = False
     target: Target = CPU_TARGET
+    budget: WeightBudget = NO_BUDGET
 
     def rounded_at(self, bits: BitWidth) -> BitWidth:
         """The width that a weight planned at `bits` is rounded to."""

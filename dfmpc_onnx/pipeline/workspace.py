@@ -44,7 +44,7 @@ class Workspace:
 
     inputs: what the network is fed, as `resolve_inputs` finds it where it is not given; their types are those of the
     graph, which a pass that converts it keeps true. tell: called with the name of the site that a long pass is
-    working on.
+    working on. sha256: of the model as read; empty where that is not known.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class Workspace:
         self.settings = settings
         self.inputs = resolve_inputs(graph, settings) if inputs is None else inputs
         self.label = label
+        self.sha256 = ""
         self.tell: Callable[[str], None] = lambda site: None
         self._facts: dict[type[object], object] = {}
         self._unread: dict[str, QuantizedWeight] | None = None  # of the codes, as long as nobody has seen them

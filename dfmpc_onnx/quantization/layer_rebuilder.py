@@ -17,11 +17,11 @@ from dfmpc_onnx.graph.known_scale import tensors_of_known_scale
 from dfmpc_onnx.graph.query import constant, has_input
 from dfmpc_onnx.numerics.arrays import Float, Float32
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
-from dfmpc_onnx.numerics.bit_choice import CANDIDATE_WIDTHS, choose_bits
 from dfmpc_onnx.numerics.granularity import PerAxis, unrows
 from dfmpc_onnx.numerics.grids import Grid, ternary_grid, uniform_grid
 from dfmpc_onnx.numerics.least_squares import (
     RIDGE,
+    OutputErrors,
     PatchMoments,
     diagonal_factors,
     least_squares,
@@ -52,10 +52,8 @@ class ReconstructLayersOptions(msgspec.Struct, frozen=True, forbid_unknown_field
     `dfmpc_onnx.statistics.engines`. images: how many, 0 to let their size decide. compensate: the full least-squares
     fit, the paper's one factor per input channel, or none. rounding: with error feedback, or to the nearest level.
     recalibrate: whether BatchNormalizations, or biases where there are none, take up what the two networks show. ridge:
-    strength of the fit's regularization. threshold: the largest share of what the next layer reads that rounding a
-    weight may cost where the recipe chooses the bits. budget: the largest share of what the network's outputs differ by
-    between images that errors of that size in every layer may make, a quarter of it where an output is no vector;
-    where they make more, all layers get a lower threshold."""
+    strength of the fit's regularization. threshold: the share of what the next layer reads from which on
+    rounding a weight at the bits that the user chose is warned of."""
 
     statistics: str = "images"
     images: int = 0
@@ -64,7 +62,6 @@ class ReconstructLayersOptions(msgspec.Struct, frozen=True, forbid_unknown_field
     recalibrate: bool = True
     ridge: Annotated[float, msgspec.Meta(gt=0)] = RIDGE
     threshold: Annotated[float, msgspec.Meta(ge=0)] = 0.006
-    budget: Annotated[float, msgspec.Meta(gt=0)] = 0.1
 
     def __post_init__(self) -> None:
         try:
@@ -118,14 +115,20 @@ class PooledUses:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Task:
-    """A weight to round. factor: of the feedback, None for the nearest code."""
+class Task:
+    """A weight to round.
+
+    target: ``[groups, out/group, k]``. factor: of the feedback, None for the nearest code. errors: what replacements of
+    the weight cost its outputs. gain: what the fit that made the target takes back, as a share of what is read next.
+    """
 
     target: Float32
     moments: PatchMoments
     measure: Measure | PooledUses
     factor: tuple[npt.NDArray[np.intp], Float32] | None
     layer: Layer
+    errors: OutputErrors
+    gain: float
 
     def rounded(self, width: BitWidth) -> Candidate:
         """At a width; 2 bits are four levels or ternary, whichever loses less."""
@@ -165,9 +168,7 @@ class Rebuilder:
         self._plan = plan
         self._graph = workspace.graph
         self._biases: dict[str, tuple[Float | None, Float]] = {}  # those changed: in both networks
-        sizes = [layer.size for layer in layers.values() if plan[layer.name].role == "auto"]
         self._rounded_at = workspace.settings.rounded_at
-        self._average = sum(sizes) / max(len(sizes), 1)
         self._tell = workspace.tell
         self._seed = workspace.settings.seed
         self.ranges: dict[str, tuple[float, float]] = {}
@@ -220,43 +221,51 @@ class Rebuilder:
         self, node: gs.Node, moments_of: Callable[[], PatchMoments], known: Known, pooled: PooledUses | None
     ) -> QuantizedWeight:
         layer, bits = self._layers[node.name], self._plan[node.name]
+        assert bits.bits != FLOAT  # a float layer is none of those that the walk shows
         self._tell(node.name)
-        weight = np.asarray(constant(node.inputs[1]), np.float32)
+        task = self.task(node, moments_of, known, pooled)
+        if isinstance(task, str):
+            return self._nearest(node, layer, bits.bits, task)
+        chosen = task.rounded(self._rounded_at(bits.bits))
+        self._lost[node.name] = chosen.lost
+        figures: dict[str, Figure] = {
+            "bits": chosen.quantized.bits,
+            "output_error": task.measure.share(task.errors.of(chosen.rows)),
+            "rounding_share": chosen.lost,
+            "shrinkage": round(float(task.moments.shrinkage.mean()), 4),
+            "fit_gain": round(task.gain, 6),
+            "patches": task.moments.count,
+        }
+        if pooled is not None:
+            figures["uses"] = pooled.uses
+        self.rewrites.append(Rewrite(node.name, f"rebuilt at {bits.bits} bits", figures))
+        return chosen.quantized
+
+    def task(
+        self, node: gs.Node, moments_of: Callable[[], PatchMoments], known: Known, pooled: PooledUses | None
+    ) -> Task | str:
+        """The weight of a layer to round; the reason where each weight is to be rounded by itself."""
+        layer = self._layers[node.name]
         if layer.op == "ConvTranspose":
-            return self._nearest(node, weight, layer, bits, "ConvTranspose")
-        rows = to_rows(weight, layer)
+            return "ConvTranspose"
+        rows = to_rows(np.asarray(constant(node.inputs[1]), np.float32), layer)
         if rows.shape[2] > WIDEST_PATCH:
-            return self._nearest(
-                node, weight, layer, bits, f"its patches have {rows.shape[2]} entries, over {WIDEST_PATCH}"
-            )
+            return f"its patches have {rows.shape[2]} entries, over {WIDEST_PATCH}"
         moments = moments_of()
         if not moments.count:
-            return self._nearest(node, weight, layer, bits, "nothing reaches it on the images of the statistics")
+            return "nothing reaches it on the images of the statistics"
         unseen = self.reach.sampled(node, rows, moments)
         if pooled is not None:  # of uses at a mean square of 1
             unseen = unseen / max(float(moments.diagonal.mean()), 1e-30)
             moments = pooled.moments
         errors = moments.output_errors(rows)
         measure = pooled or self.measure(node, rows, moments, errors.variance, known)
-        target = self._target(rows, moments, weight, layer)
+        target = self._target(rows, moments, layer)
         gain = 0.0 if target is rows else measure.share(errors.of(rows)) - measure.share(errors.of(target))
         shrunk = moments.shrunk().varying(unseen)
         feedback = self._options.rounding == "feedback" and moments.count >= FEWEST_PATCHES
         factor = feedback_factor(shrunk.hat) if feedback else None
-        chosen, width = self._choose(_Task(target, shrunk, measure, factor, layer), bits)
-        self._lost[node.name] = chosen.lost
-        figures: dict[str, Figure] = {
-            "bits": chosen.quantized.bits,
-            "output_error": measure.share(errors.of(chosen.rows)),
-            "rounding_share": chosen.lost,
-            "shrinkage": round(float(moments.shrinkage.mean()), 4),
-            "fit_gain": round(gain, 6),
-            "patches": moments.count,
-        }
-        if pooled is not None:
-            figures["uses"] = pooled.uses
-        self.rewrites.append(Rewrite(node.name, f"rebuilt at {width} bits", figures))
-        return chosen.quantized
+        return Task(target, shrunk, measure, factor, layer, errors, gain)
 
     def measure(self, node: gs.Node, rows: Float32, moments: PatchMoments, signal: Float, known: Known) -> Measure:
         """How errors of a layer are measured: at what is read of it next."""
@@ -266,20 +275,15 @@ class Rebuilder:
             mean = mean + bias
         return Measure(signal, next_input(self._graph, node, mean, signal.reshape(-1), known))
 
-    def _nearest(self, node: gs.Node, weight: Float32, layer: Layer, bits: LayerBits, why: str) -> QuantizedWeight:
+    def _nearest(self, node: gs.Node, layer: Layer, bits: BitWidth, why: str) -> QuantizedWeight:
         """Each weight by itself: where second moments of patches would not fit into memory, or patches overlap, or
         there is none."""
-        width: BitWidth = CANDIDATE_WIDTHS[-1] if bits.role == "auto" or bits.bits == FLOAT else bits.bits
-        flat = np.asarray(PerAxis(layer.axis).rows(weight), np.float32)
-        grid = _grid(flat, np.ones(flat.shape), self._rounded_at(width))
-        codes = grid.codes(flat)
         said = f"{why}; rounded to the nearest level, not compensated"
         self.refusals.append(Refusal(node.name, said, "rounded-to-nearest"))
-        if bits.role == "auto":
-            self._plan[node.name] = LayerBits(width, "8-bit", f"not measured: {why}")
-        return _as_weight(codes, grid, layer)
+        weight = np.asarray(constant(node.inputs[1]), np.float32)
+        return nearest(weight, layer, self._rounded_at(bits))
 
-    def _target(self, rows: Float32, moments: PatchMoments, weight: Float32, layer: Layer) -> Float32:
+    def _target(self, rows: Float32, moments: PatchMoments, layer: Layer) -> Float32:
         """The weight to round."""
         if self._options.compensate == "none" or moments.same or layer.depthwise:
             return rows
@@ -287,32 +291,9 @@ class Rebuilder:
             return rows  # a fit to a handful of patches is a fit to nothing else
         if self._options.compensate == "full":
             return least_squares(rows, moments, self._options.ridge)
-        taps = rows.shape[2] // weight.shape[1] if layer.op == "Conv" else 1
+        taps = rows.shape[2] // layer.shape[1] if layer.op == "Conv" else 1
         factors = diagonal_factors(rows, moments, taps, self._options.ridge)
         return rows * np.repeat(factors, taps, axis=1)[:, None].astype(np.float32)
-
-    def _choose(self, task: _Task, bits: LayerBits) -> tuple[Candidate, BitWidth]:
-        if bits.role != "auto":
-            assert bits.bits != FLOAT  # a float layer is none of the streams' layers
-            width: BitWidth = bits.bits
-            return task.rounded(self._rounded_at(width)), width
-        if task.moments.count < FEWEST_PATCHES:
-            widest = CANDIDATE_WIDTHS[-1]
-            self._plan[task.layer.name] = LayerBits(
-                widest, "8-bit", f"too few patches to measure by: {task.moments.count}"
-            )
-            return task.rounded(self._rounded_at(widest)), widest
-        found: dict[int, Candidate] = {}
-
-        def lost_at(tried: int) -> float:
-            found[tried] = task.rounded(self._rounded_at(tried))
-            return found[tried].lost
-
-        chosen = choose_bits(lost_at, self._options.threshold, task.layer.size / self._average)
-        role: Literal["low", "high", "8-bit"] = "low" if chosen <= 3 else "8-bit" if chosen == 8 else "high"
-        why = f"loses {100 * found[chosen].lost:.2g} % to rounding"
-        self._plan[task.layer.name] = LayerBits(chosen, role, why)
-        return found[chosen], chosen
 
     def after_layer(self, node: gs.Node, shift_of: Callable[[], Float] | None) -> Float32 | None:
         layer = self._layers[node.name]
@@ -377,6 +358,13 @@ def from_rows(rows: Float32, layer: Layer) -> Float32:
     if layer.op == "Conv":
         return np.ascontiguousarray(rows.reshape(layer.shape))
     return np.ascontiguousarray(rows[0] if layer.axis == 0 else rows[0].T)
+
+
+def nearest(weight: Float32, layer: Layer, bits: BitWidth) -> QuantizedWeight:
+    """A weight on the grid that suits it, each number at the level nearest to it."""
+    flat = np.asarray(PerAxis(layer.axis).rows(weight), np.float32)
+    grid = _grid(flat, np.ones(flat.shape), bits)
+    return _as_weight(grid.codes(flat), grid, layer)
 
 
 def _as_weight(codes: Float32, grid: Grid, layer: Layer) -> QuantizedWeight:

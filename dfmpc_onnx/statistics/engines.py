@@ -20,13 +20,16 @@ from typing import Any, Protocol
 
 import onnx_graphsurgeon as gs
 
+from dfmpc_onnx.errors import Unknown
 from dfmpc_onnx.inputs.batches import Batch
 from dfmpc_onnx.inputs.spec import InputSpecs
 from dfmpc_onnx.statistics.gaussian_streams import GaussianStreams
 from dfmpc_onnx.statistics.image_streams import ImageStreams
+from dfmpc_onnx.statistics.layer_variants import LayerVariants
 from dfmpc_onnx.statistics.walk import Engine
 
-PROBE_PATCHES = 250  # of a layer, enough for the one number of it that a probe is for
+PROBE_PATCHES = 1000  # of a layer, enough for the few numbers of it that a probe is for
+IMAGES_OF_VARIANTS = 8  # that rank layers as many more do: docs/method.md, section 8
 FEWEST_IMAGES_OF_PROBE = 8  # images of a probe
 
 
@@ -54,6 +57,12 @@ class StatisticsSource(Protocol):
 
     def probe(self) -> Engine[Any] | None:
         """A cheaper one, to measure what errors cost the outputs; None where that cannot be measured."""
+
+    def variants(self, **options: Any) -> LayerVariants:
+        """An engine that runs variants of the network, on inputs that `probe` does not take where there are enough.
+
+        options: of `LayerVariants`. Raises Unknown where no inputs are made.
+        """
 
     def note(self, peak: int) -> str:
         """For the report: what the statistics come from. peak: bytes that were alive at once."""
@@ -110,6 +119,9 @@ class ImageSource:
         few = self._batch.first(max(FEWEST_IMAGES_OF_PROBE, self._batch.count // 2))
         return ImageStreams(self._request.graph, few.feeds, self._request.seed, PROBE_PATCHES)
 
+    def variants(self, **options: Any) -> LayerVariants:
+        return LayerVariants(self._request.graph, self._batch.last(IMAGES_OF_VARIANTS).feeds, **options)
+
     def note(self, peak: int) -> str:
         return f"statistics from {self._batch.origin}; live activations at most {peak / 1e6:.0f} MB"
 
@@ -127,6 +139,9 @@ class GaussianSource:
 
     def probe(self) -> None:
         """What errors cost an output is not followed to it."""
+
+    def variants(self, **options: Any) -> LayerVariants:
+        raise Unknown("covariance functions alone run no network")
 
     def note(self, peak: int) -> str:
         return "statistics from covariance functions; no image was made"

@@ -48,7 +48,7 @@ class Both:
 
     @property
     def bytes(self) -> int:
-        return _bytes(self.plain) + (0 if self.same else _bytes(self.hat))
+        return bytes_of(self.plain) + (0 if self.same else bytes_of(self.hat))
 
 
 class ImageStreams:
@@ -131,7 +131,11 @@ class ImageStreams:
     def normalizes(self, node: gs.Node) -> bool:
         if isinstance(node.inputs[0], gs.Constant):
             return False
-        x = self._read(node, node.inputs[0].name).plain
+        return self.normalizes_values(self._read(node, node.inputs[0].name).plain)
+
+    @staticmethod
+    def normalizes_values(x: npt.NDArray[np.generic]) -> bool:
+        """Whether values ``[n, channels, ...]`` are enough for statistics of their own."""
         return x.ndim >= 2 and x.size > 0 and x.size // x.shape[1] >= FEWEST_VALUES
 
     def channel_statistics(self, node: gs.Node, norm: BatchNormParameters) -> ChannelStatistics:
@@ -142,9 +146,9 @@ class ImageStreams:
 
     def affine(self, node: gs.Node, plain: Affine, hat: Affine) -> Both:
         x = self.live[node.inputs[0].name]
-        output = _affine(x.plain, *plain)
+        output = affine_map(x.plain, *plain)
         identical = x.same and all(np.array_equal(a, b) for a, b in zip(plain, hat, strict=True))
-        return Both(output, output if identical else _affine(x.hat, *hat))
+        return Both(output, output if identical else affine_map(x.hat, *hat))
 
     # -- other nodes
 
@@ -154,14 +158,18 @@ class ImageStreams:
         What the float network chooses by values is chosen in both, so that what lies behind can be held side by side.
         """
         inputs = {t.name: self._read(node, t.name) for t in reads(node)}
-        plain = self._sessions.run(self._graph, node, {name: both.plain for name, both in inputs.items()})
+        plain = self.run(node, {name: both.plain for name, both in inputs.items()})
         if all(both.same for both in inputs.values()):
             return [Both(x, x) for x in plain]
-        hat = self._sessions.run(self._graph, node, {name: both.hat for name, both in inputs.items()})
+        hat = self.run(node, {name: both.hat for name, both in inputs.items()})
         chooses = selects(node)
         return [
-            Both(x, x if not _alike(x, y) or (chooses and _is_index(x)) else y) for x, y in zip(plain, hat, strict=True)
+            Both(x, x if not alike(x, y) or (chooses and is_index(x)) else y) for x, y in zip(plain, hat, strict=True)
         ]
+
+    def run(self, node: gs.Node, feeds: dict[str, npt.NDArray[np.generic]]) -> list[npt.NDArray[np.generic]]:
+        """The outputs of a node on given inputs."""
+        return self._sessions.run(self._graph, node, feeds)
 
     def values(self, output: Both) -> Float32 | None:
         x = output.plain
@@ -186,25 +194,25 @@ class ImageStreams:
         return self.live[name]
 
 
-def _alike(a: object, b: object) -> bool:
+def alike(a: object, b: object) -> bool:
     """Whether tensors, or lists of them, have the same shapes."""
     if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and all(map(_alike, a, b))
+        return len(a) == len(b) and all(map(alike, a, b))
     return np.shape(a) == np.shape(b) if isinstance(a, np.ndarray) and isinstance(b, np.ndarray) else a is b
 
 
-def _is_index(x: object) -> bool:
+def is_index(x: object) -> bool:
     return isinstance(x, np.ndarray) and x.dtype.kind in "iu"
 
 
-def _bytes(value: object) -> int:
+def bytes_of(value: object) -> int:
     """What a tensor, or a sequence of tensors, takes."""
     if isinstance(value, np.ndarray):
         return int(value.nbytes)
-    return sum(map(_bytes, value)) if isinstance(value, list) else 0
+    return sum(map(bytes_of, value)) if isinstance(value, list) else 0
 
 
-def _affine(x: npt.NDArray[np.generic], factor: Float, offset: Float) -> npt.NDArray[np.generic]:
+def affine_map(x: npt.NDArray[np.generic], factor: Float, offset: Float) -> npt.NDArray[np.generic]:
     shape = (-1, *(1,) * (x.ndim - 2))
     result = np.asarray(x, np.float32) * factor.astype(np.float32).reshape(shape)
     result += offset.astype(np.float32).reshape(shape)

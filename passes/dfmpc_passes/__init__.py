@@ -1,5 +1,6 @@
 """The passes and recipes that come with dfmpc_onnx: an ordinary pass package, laid out as any other would be."""
 
+from dfmpc_passes.apply_plan import ApplyPlan
 from dfmpc_passes.assign_bits import AssignBits
 from dfmpc_passes.balance_channels import BalanceChannels
 from dfmpc_passes.batch_norm_to_conv import BatchNormToConv
@@ -17,9 +18,11 @@ from dfmpc_passes.keep_activations_float import KeepActivationsFloat
 from dfmpc_passes.keep_layers_float import KeepLayersFloat
 from dfmpc_passes.keep_scores_float import KeepScoresFloat
 from dfmpc_passes.keep_slow_layers_float import KeepSlowLayersFloat
+from dfmpc_passes.measure_sensitivity import MeasureSensitivity
 from dfmpc_passes.normalize import Normalize
 from dfmpc_passes.pack_weights import PackWeights
 from dfmpc_passes.pair_convolutions import PairConvolutions
+from dfmpc_passes.plan_bits import PlanBits
 from dfmpc_passes.quantize_weights import QuantizeWeights
 from dfmpc_passes.raise_opset import RaiseOpset
 from dfmpc_passes.recalibrate_batch_norm import RecalibrateBatchNorm
@@ -37,7 +40,10 @@ PASSES = (
     EqualizeChannels,
     EstimateStatistics,
     AssignBits,
+    PlanBits,
+    ApplyPlan,
     TakeWidestBits,
+    MeasureSensitivity,
     QuantizeWeights,
     RecalibrateBatchNorm,
     Compensate,

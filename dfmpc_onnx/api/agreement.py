@@ -1,0 +1,91 @@
+"""How often a planned network gives the same first answer as its float model, on images of the user's."""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+
+from dfmpc_onnx.api.builds import Builder, as_model
+from dfmpc_onnx.api.intake import Intake
+from dfmpc_onnx.api.reference import reference_session
+from dfmpc_onnx.errors import ModelError, OptionError
+from dfmpc_onnx.evaluation.fidelity import compare, expected_outputs
+from dfmpc_onnx.graph.compared_outputs import chosen_outputs
+from dfmpc_onnx.inputs.files import Images, read_images
+from dfmpc_onnx.numerics.proportions import samples_for, wilson_interval
+from dfmpc_onnx.pipeline.plan_file import FrontEntry
+from dfmpc_onnx.pipeline.settings import WeightBudget
+from dfmpc_onnx.pipeline.weight_plan import PlanTable, WeightPlan
+from dfmpc_onnx.quantization.budget_planner import BudgetPlanner
+from dfmpc_onnx.runtime.session import Session
+
+TRIED = 24  # plans from the smallest file to the best, among which one of enough agreement is sought
+
+
+class Judge:
+    """Builds plans and compares them with the float model on images that no statistics came from."""
+
+    def __init__(self, taken: Intake, builder: Builder, images: str | os.PathLike[str]) -> None:
+        """images: an .npz or a folder; labels in it are not read. Raises UserError."""
+        self._taken, self._builder = taken, builder
+        spec = taken.workspace.inputs.image_input()
+        read = read_images(images, spec.shape, spec.preprocess)
+        self.images = Images(read.x, None, read.origin)
+        reference, said = reference_session(taken.source, taken.workspace.settings, taken.workspace.inputs)
+        if reference is None:
+            raise ModelError(said)
+        self._want = expected_outputs(reference, self.images)
+
+    @property
+    def count(self) -> int:
+        return len(self.images.x)
+
+    def require(self, percent: float) -> None:
+        """Raise OptionError where so few images cannot show an agreement."""
+        best = 100 * wilson_interval(self.count, self.count)[0]
+        if best < percent:
+            raise OptionError(
+                f"min-agreement {percent:g}: {self.count} images cannot show it, as even if all agree the interval "
+                f"begins at {best:.1f} %; give at least {samples_for(percent / 100)}"
+            )
+
+    def judged(self, table: PlanTable, plan: WeightPlan, most_float: int) -> FrontEntry:
+        """A plan with its agreement: percent, and the interval of 95 %."""
+        self._builder.build_with(budget_of(table, plan, most_float))
+        candidate = Session(as_model(self._taken, ()), label="the planned model")
+        found = compare(self._want, candidate, self.images, chosen_outputs(self._taken.source.model))
+        low, high = wilson_interval(found.agreeing, found.rows)
+        interval = [round(100 * low, 1), round(100 * high, 1)]
+        return msgspec.structs.replace(as_entry(plan), agreement=found.agreement, interval=interval)
+
+    def smallest(self, table: PlanTable, percent: float, most_float: int) -> tuple[WeightPlan, FrontEntry, bool]:
+        """The smallest of some plans whose interval begins at `percent` or above, and whether there is one; else the
+        best. Agreement is taken to rise with the size."""
+        plans = BudgetPlanner(table, most_float).spread(TRIED)
+        low, high = 0, len(plans) - 1
+        found = self.judged(table, plans[high], most_float)
+        if not _reaches(found, percent):
+            return plans[high], found, False
+        while low < high:
+            middle = (low + high) // 2
+            trial = self.judged(table, plans[middle], most_float)
+            if _reaches(trial, percent):
+                high, found = middle, trial
+            else:
+                low = middle + 1
+        return plans[high], found, True
+
+
+def _reaches(entry: FrontEntry, percent: float) -> bool:
+    return entry.interval is not None and entry.interval[0] >= percent
+
+
+def budget_of(table: PlanTable, plan: WeightPlan, most_float: int) -> WeightBudget:
+    """The budget that gives a plan of a table again, or one of its size that is predicted better."""
+    return WeightBudget(size=plan.size, most_float=most_float, other_bytes=table.other_bytes)
+
+
+def as_entry(plan: WeightPlan) -> FrontEntry:
+    """A point of the front, without agreement."""
+    return FrontEntry(plan.size, round(plan.mean_bits, 3), round(min(plan.sqnr_db, 200.0), 2))

@@ -1,0 +1,249 @@
+"""plan(): which bits each weight should get for a size, an SQNR or an agreement, as a file that quantize() takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import msgspec
+
+from dfmpc_onnx import catalog
+from dfmpc_onnx.api.agreement import Judge, as_entry
+from dfmpc_onnx.api.builds import Builder, as_model, check_plans
+from dfmpc_onnx.api.intake import Intake, parse_settings, take_in, with_budget
+from dfmpc_onnx.api.planned_again import plan_again
+from dfmpc_onnx.errors import OptionError
+from dfmpc_onnx.inputs.preprocess import AUTO
+from dfmpc_onnx.model.source import ModelSource, size_of
+from dfmpc_onnx.model.write import check_target, save_text
+from dfmpc_onnx.pipeline.facts import BitPlan, Sensitivity
+from dfmpc_onnx.pipeline.plan_file import FrontEntry, PlannedLayer, PlanRecord, plan_as_toml, record_of
+from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE
+from dfmpc_onnx.pipeline.settings import ASKED, FLOAT, TERNARY, WeightBudget
+from dfmpc_onnx.pipeline.weight_plan import PlannedWidths, PlanTable, WeightPlan
+from dfmpc_onnx.quantization.budget_planner import BudgetPlanner, plan_of, whys_of, with_other_bytes
+from dfmpc_onnx.quantization.greedy_search import greedy_search
+from dfmpc_onnx.quantization.joint_damage import JointDamage
+from dfmpc_onnx.quantization.statistics_source import statistics_source
+from dfmpc_onnx.runtime.threads import takes_threads
+
+NAME_SLACK = 64  # bytes: the name of a plan file is longer than that of the recipe
+Search = Literal["knapsack", "greedy"]
+
+
+class Planned(msgspec.Struct, frozen=True):
+    """What `plan` found. record: the plan as its file states it, with the front where one was asked for. text: the
+    file. warnings: what asks for the user's attention. agreement: of this plan, where images were given."""
+
+    record: PlanRecord
+    text: str
+    warnings: tuple[str, ...] = ()
+    agreement: FrontEntry | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """What the user wants of a plan."""
+
+    budget: WeightBudget
+    min_agreement: float | None
+    pareto: int
+    search: Search
+    images: str | os.PathLike[str] | None
+
+    def check(self) -> None:
+        if self.min_agreement is not None and self.images is None:
+            raise OptionError("min-agreement: only images of yours can show it; give --images")
+        if self.min_agreement is not None and not 0 < self.min_agreement < 100:
+            raise OptionError(f"min-agreement {self.min_agreement:g}: give percent between 0 and 100")
+        if self.min_agreement is not None and dataclasses.replace(self.budget, most_float=0).asked:
+            raise OptionError(f"min-agreement and {self.budget}: each decides the size; give one of them")
+        if self.pareto == 1 or self.pareto < 0:
+            raise OptionError(f"pareto {self.pareto}: give at least 2 points")
+        if self.search not in ("knapsack", "greedy"):
+            raise OptionError(f"search '{self.search}': not known; give knapsack or greedy")
+
+    def __str__(self) -> str:
+        agreement = f"min-agreement {self.min_agreement:g}" if self.min_agreement is not None else ""
+        return ", ".join(filter(None, (str(self.budget), agreement)))
+
+
+@takes_threads
+def plan(
+    model: ModelSource | None = None,
+    output: str | os.PathLike[str] | None = None,
+    recipe: str = DEFAULT_RECIPE,
+    *,
+    max_size: str | int | None = None,
+    mean_bits: float | None = None,
+    min_sqnr: float | None = None,
+    max_float_layers: int = 0,
+    min_agreement: float | None = None,
+    pareto: int = 0,
+    search: Search = "knapsack",
+    table_from: str | os.PathLike[str] | None = None,
+    activations: str | int | None = None,
+    layers: Sequence[str] = (),
+    reduce_range: bool | None = None,
+    target: str = "cpu",
+    preprocess: str = AUTO,
+    input_shapes: Sequence[str] = (),
+    input_ranges: Sequence[str] = (),
+    images: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+    threads: int | None = None,
+) -> Planned:
+    """Choose bits for all weights of a float model under one budget.
+
+    output: where to write the plan (.toml), whole or not at all. max_size, mean_bits, min_sqnr, max_float_layers: as
+    for `quantize`; the recipe's own budget where none is given. min_agreement: percent; the smallest file of which 95 %
+    intervals say that it agrees as often with the float model on `images`, which statistics do not see. pareto: how
+    many points of the front to store. search: "greedy" measures all weights together, step by step (`greedy_search`).
+    table_from: a plan file whose table is planned from, without a run of the network; the model may then be None.
+    The other options are those of `quantize`. Raises UserError.
+    """
+    budget = WeightBudget.parse(max_size, mean_bits, min_sqnr, max_float_layers)
+    asked = _Asked(budget, min_agreement, pareto, search, images)
+    asked.check()
+    if table_from is not None:
+        if images is not None or search != "knapsack":
+            raise OptionError("from: plans from a table alone; leave out --images and --search")
+        record, extends = plan_again(table_from, model, budget, pareto)
+        return _written(Planned(record, plan_as_toml(record, extends)), output)
+    if model is None:
+        raise OptionError("plan: give a model, or a plan file with --from")
+    chosen = catalog.find_recipe(recipe)
+    pipeline = catalog.build(chosen)
+    settings = parse_settings(
+        chosen, None, activations, layers, preprocess, input_shapes, input_ranges, seed, None, reduce_range, target
+    )
+    settings = with_budget(settings, budget, None)
+    taken = take_in(model, None, chosen, pipeline, settings, preprocess, progress or (lambda name: None))
+    if output is not None:
+        check_target(output, taken.source)
+    planner = _Planner(taken, asked, _extends(recipe, output))
+    return _written(planner.run(), output)
+
+
+def _extends(recipe: str, output: str | os.PathLike[str] | None) -> str:
+    """The recipe as a plan beside the output names it."""
+    if not recipe.endswith(".toml") or output is None:
+        return recipe
+    return os.path.relpath(recipe, pathlib.Path(output).resolve().parent)
+
+
+def _written(planned: Planned, output: str | os.PathLike[str] | None) -> Planned:
+    if output is not None:
+        save_text(planned.text, output)
+    return planned
+
+
+class _Planner:
+    """Plans for one intake."""
+
+    def __init__(self, taken: Intake, asked: _Asked, extends: str) -> None:
+        self._taken, self._asked, self._extends = taken, asked, extends
+        self._workspace = taken.workspace
+        self._builder = Builder(taken)
+        self._warnings: list[str] = []
+
+    def run(self) -> Planned:
+        check_plans(self._builder, "plan", self._taken.recipe.name)
+        judge = None
+        self._builder.measure()
+        if self._asked.images is not None:
+            judge = Judge(self._taken, self._builder, self._asked.images)
+            if self._asked.min_agreement is not None:
+                judge.require(self._asked.min_agreement)
+        table, plan = self._plan()
+        agreement = None
+        most_float = self._asked.budget.most_float
+        if self._asked.search == "greedy":
+            plan = self._searched(table, plan)
+        elif judge is not None and self._asked.min_agreement is not None:
+            plan, agreement, reached = judge.smallest(table, self._asked.min_agreement, most_float)
+            if not reached:
+                self._warnings.append(f"min-agreement {self._asked.min_agreement:g} is not reached; the best plan is")
+        elif judge is not None:
+            agreement = judge.judged(table, plan, most_float)
+        front = self._front(table, judge)
+        record = self._record(table, plan, front)
+        warnings = (*self._taken.choice.warnings, *self._warnings)
+        return Planned(record, plan_as_toml(record, self._extends), warnings, agreement)
+
+    def _plan(self) -> tuple[PlanTable, WeightPlan]:
+        """The table, right about the rest of the file since one was built, and the plan for the budget."""
+        budget = self._workspace.settings.budget
+        made = self._builder.build_with(budget)
+        found = self._workspace.get(PlannedWidths)
+        size = size_of(as_model(self._taken, made.results))
+        table = with_other_bytes(found.table, found.plan, size)
+        other = table.other_bytes + statement_bytes(table)
+        table = dataclasses.replace(table, float_bytes=self._taken.source.size, other_bytes=other)
+        budget = dataclasses.replace(budget, other_bytes=table.other_bytes)
+        options = next(step.options for step in self._taken.pipeline if PlannedWidths in step.provides)
+        plan, kept = BudgetPlanner(table, budget.most_float).plan(budget, getattr(options, "damage", 0.0))
+        if not kept and budget.min_sqnr is not None:
+            self._warnings.append(f"min-sqnr {budget.min_sqnr:g} is not reached: {plan.sqnr_db:.1f} dB are predicted")
+        return table, plan
+
+    def _searched(self, table: PlanTable, plan: WeightPlan) -> WeightPlan:
+        """A plan of the same size by the greedy search; the knapsack's where that was interrupted too early."""
+        self._builder.rewind()
+        step = next(step for step in self._taken.pipeline if Sensitivity in step.provides)
+        statistics, images = getattr(step.options, "statistics", "images"), getattr(step.options, "images", 0)
+        source = statistics_source(self._workspace, statistics, images)
+        damage_of = JointDamage(self._workspace, source)
+        found = greedy_search(table, plan.size, damage_of, self._workspace.tell)
+        if not found.finished:
+            where = f"{found.steps} steps ended at {found.size} bytes of {plan.size}"
+            self._warnings.append(f"search: {where}: the knapsack's plan is kept")
+            return plan
+        return plan_of(table, found.widths)
+
+    def _front(self, table: PlanTable, judge: Judge | None) -> list[FrontEntry]:
+        if not self._asked.pareto:
+            return []
+        most_float = self._asked.budget.most_float
+        plans = BudgetPlanner(table, most_float).spread(self._asked.pareto)
+        if judge is None:
+            return [as_entry(plan) for plan in plans]
+        return [judge.judged(table, plan, most_float) for plan in plans]
+
+    def _record(self, table: PlanTable, plan: WeightPlan, front: list[FrontEntry]) -> PlanRecord:
+        self._builder.rewind()
+        source, settings = self._taken.source, self._workspace.settings
+        record = record_of(
+            table,
+            plan,
+            whys_of(table, plan),
+            front,
+            model=source.path.name if source.path else "",
+            sha256=source.sha256,
+            target=settings.target.name,
+            activations=settings.activations,
+            asked=str(self._asked),
+            seed=settings.seed,
+        )
+        return msgspec.structs.replace(record, layers=[*record.layers, *_fixed(self._workspace.get(BitPlan), table)])
+
+
+def _fixed(bits: BitPlan, table: PlanTable) -> list[PlannedLayer]:
+    """The layers that the user gave a width: the plan states them too, so that it is whole."""
+    planned = {name for row in table.rows for name in row.layers}
+    return [
+        PlannedLayer(name, given.bits, given.why)
+        for name, given in bits.layers.items()
+        if name not in planned and (given.why == ASKED or given.bits != FLOAT)
+    ]
+
+
+def statement_bytes(table: PlanTable) -> int:
+    """How much longer the statement of its making is in a file that a plan made, at most: it names every layer."""
+    names = [name for row in table.rows for name in row.layers]
+    entries = [{"layer": name, "bits": TERNARY} for name in names]
+    return len(msgspec.json.encode({"layers": entries})) + NAME_SLACK

@@ -1,0 +1,246 @@
+"""Plans of widths as TOML: a recipe that fixes the width of every layer, and the table that it was chosen from.
+
+    extends = "mixed"
+
+    [plan]
+    model = "net.onnx"
+    sha256 = "..."               # the plan is for this model alone; without the line, for any that it fits
+
+    [[plan.layers]]
+    layer = "/features/0/Conv"   # a name, or a pattern such as "/features/*"; the last that matches counts
+    bits = 4                     # 2 to 8, "ternary" or "float"
+    why = "adds 0.03 % to the output's error"
+
+Recipes with such a table neither measure nor plan: `Library.planned` puts a pass that gives these widths in place of
+the passes that do. What stands in [[plan.table]] is read by `dfmpc-onnx plan --from` alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from dfmpc_onnx.errors import RecipeError, shown
+from dfmpc_onnx.pipeline.recipe import Step, toml_value
+from dfmpc_onnx.pipeline.recipe_lines import Lines
+from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY
+from dfmpc_onnx.pipeline.validation_messages import explain, named_key
+from dfmpc_onnx.pipeline.weight_plan import PlanRow, PlanTable, WeightPlan, Width
+
+DIGITS_KEPT = 6  # of losses and damages
+
+
+class PlannedLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """An entry of ``[[plan.layers]]``. damage: what the width does to the output, as predicted."""
+
+    layer: str
+    bits: int | str
+    why: str = ""
+    damage: float | None = None
+
+
+class TableEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An entry of ``[[plan.table]]``: a `PlanRow`, its lists by the widths of the table."""
+
+    layers: list[str]
+    shape: list[int]
+    channels: int
+    loss: list[float]
+    damage: list[float]
+    bytes: list[int]
+
+
+class FrontEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A point of ``[[plan.front]]``. agreement: percent on the images that were given, with its 95 % interval."""
+
+    bytes: int
+    mean_bits: float
+    sqnr_db: float
+    agreement: float | None = None
+    interval: list[float] | None = None
+
+
+class PlanRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """The table ``[plan]``. Of what stands here only `sha256` and `layers` count where the plan is a recipe."""
+
+    model: str = ""
+    sha256: str = ""
+    target: str = ""
+    activations: str = ""
+    asked: str = ""
+    bytes: int | None = None
+    mean_bits: float | None = None
+    sqnr_db: float | None = None
+    estimator: str = ""
+    inputs: str = ""
+    seed: int = 0
+    float_bytes: int = 0
+    other_bytes: int = 0
+    other_weights: int = 0
+    other_bits: float = 0.0
+    floor: float = 0.0
+    opset: int = 0
+    integer: bool = True
+    widths: list[int | str] = []
+    layers: list[PlannedLayer]
+    table: list[TableEntry] = []
+    front: list[FrontEntry] = []
+
+    def plan_table(self, where: str) -> PlanTable:
+        """The table that another budget is met from; raises RecipeError, named by `where`, where there is none."""
+        if not self.table:
+            raise RecipeError(f"{where}: holds no [[plan.table]], so no other budget can be met from it; plan anew")
+        rows = tuple(
+            PlanRow(
+                tuple(entry.layers),
+                tuple(entry.shape),
+                entry.channels,
+                tuple(map(_width, self.widths)),
+                tuple(entry.loss),
+                tuple(entry.damage),
+                tuple(entry.bytes),
+            )
+            for entry in self.table
+        )
+        return PlanTable(
+            rows,
+            self.other_bytes,
+            self.other_weights,
+            self.other_bits,
+            self.floor,
+            self.opset,
+            self.integer,
+            self.float_bytes,
+            self.estimator,
+            self.inputs,
+        )
+
+
+def read_plan(found: Mapping[str, Any], lines: Lines) -> PlanRecord:
+    """The table ``[plan]`` of a document; raises RecipeError with the line of the first mistake."""
+    start = int(lines.key("plan").rpartition(":")[2])
+    entries = {key: found[key] for key in ("layers", "table", "front") if isinstance(found.get(key), list)}
+    for key, kind in (("layers", PlannedLayer), ("table", TableEntry), ("front", FrontEntry)):
+        for index, entry in enumerate(entries.get(key, [])):
+            _converted(entry, kind, lines, _entry_line(lines, key, index))
+    record: PlanRecord = _converted(found, PlanRecord, lines, start)
+    for index, layer in enumerate(record.layers):
+        if not _is_width(layer.bits):
+            where = lines.key("bits", _entry_line(lines, "layers", index))
+            raise RecipeError(f'{where}: bits are 2 to 8, "ternary" or "float", not {toml_value(layer.bits)}')
+    for index, row in enumerate(record.table):
+        _check_row(row, record, lines.at(_entry_line(lines, "table", index)))
+    return record
+
+
+def _check_row(row: TableEntry, record: PlanRecord, where: str) -> None:
+    """Raise RecipeError where a row of the table cannot be one."""
+    if not all(map(_is_width, record.widths)):
+        raise RecipeError(f'{where}: widths in [plan] are 2 to 8, "ternary" or "float"')
+    if {len(row.loss), len(row.damage), len(row.bytes)} != {len(record.widths)}:
+        raise RecipeError(f"{where}: loss, damage and bytes need a figure for each of {len(record.widths)} widths")
+    if not row.layers or any(not math.isfinite(x) or x < 0 for x in (*row.loss, *row.damage, *row.bytes, *row.shape)):
+        raise RecipeError(f"{where}: a row needs layers, and figures that are finite and not below 0")
+
+
+def _converted(found: object, kind: type[Any], lines: Lines, line: int) -> Any:
+    try:
+        return msgspec.convert(found, kind)
+    except msgspec.ValidationError as error:
+        key = named_key(error)
+        raise RecipeError(explain(error, lines.key(key, line) if key else lines.at(line))) from None
+
+
+def _entry_line(lines: Lines, key: str, index: int) -> int:
+    """The line of the entry of a list of tables; of the list where it is written within brackets."""
+    found = lines.tables(f"plan.{key}")
+    return found[index] if index < len(found) else int(lines.key(key).rpartition(":")[2])
+
+
+def _is_width(bits: int | str) -> bool:
+    return bits in (TERNARY, FLOAT) or (isinstance(bits, int) and 2 <= bits <= 8)
+
+
+def _width(bits: int | str) -> Width:
+    return bits  # type: ignore[return-value]  # read_plan has checked it
+
+
+def plan_step(use: str, plan: PlanRecord, lines: Lines) -> Step:
+    """The step that gives layers the widths of a plan; of its options a file's metadata states the widths alone, since
+    every word makes it larger. use: the name of the pass."""
+    options: dict[str, object] = {
+        "layers": [{"layer": entry.layer, "bits": entry.bits} for entry in plan.layers],
+        "whys": {entry.layer: entry.why for entry in plan.layers if entry.why},
+        "shapes": {name: row.shape for row in plan.table for name in row.layers},
+        "lines": [_entry_line(lines, "layers", index) for index in range(len(plan.layers))],
+        "file": lines.origin.rpartition("/")[2],
+    }
+    if plan.sha256:
+        options |= {"model": plan.model, "sha256": plan.sha256}
+    return Step(use, options, lines.key("plan"), unrecorded=tuple(options)[1:])
+
+
+def record_of(
+    table: PlanTable, plan: WeightPlan, whys: Mapping[str, str], front: Sequence[FrontEntry] = (), **stated: Any
+) -> PlanRecord:
+    """A plan as its file states it. whys: by layer, what decided its width. stated: the other keys of ``[plan]``."""
+    widths = table.rows[0].widths if table.rows else ()
+    return PlanRecord(
+        bytes=plan.size,
+        mean_bits=round(plan.mean_bits, 3),
+        sqnr_db=round(min(plan.sqnr_db, 200.0), 2),
+        estimator=table.estimator,
+        inputs=table.inputs,
+        float_bytes=table.float_bytes,
+        other_bytes=table.other_bytes,
+        other_weights=table.other_weights,
+        other_bits=table.other_bits,
+        floor=_rounded(table.floor),
+        opset=table.opset,
+        integer=table.integer,
+        widths=list(widths),
+        layers=[
+            PlannedLayer(name, width, whys.get(name, ""), _rounded(row.damages[row.widths.index(width)]))
+            for row, width in zip(table.rows, plan.widths, strict=True)
+            for name in row.layers
+        ],
+        table=[
+            TableEntry(
+                list(row.layers),
+                list(row.shape),
+                row.channels,
+                [_rounded(x) for x in row.losses],
+                [_rounded(x) for x in row.damages],
+                list(row.sizes),
+            )
+            for row in table.rows
+        ],
+        front=list(front),
+        **stated,
+    )
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{DIGITS_KEPT}g}")
+
+
+def plan_as_toml(record: PlanRecord, extends: str) -> str:
+    """The file of a plan: a recipe that extends another."""
+    found = msgspec.to_builtins(record)
+    lists = {key: found.pop(key, []) for key in ("layers", "front", "table")}
+    lines = [f"extends = {toml_value(extends)}", "", "[plan]"]
+    lines += [f"{key} = {toml_value(value)}" for key, value in found.items()]
+    for key, entries in lists.items():
+        for entry in entries:
+            lines += ["", f"[[plan.{key}]]"]
+            lines += [f"{name} = {toml_value(value)}" for name, value in entry.items() if value is not None]
+    return "\n".join(lines) + "\n"
+
+
+def shown_layers(names: Sequence[str]) -> str:
+    """Names for a message, the first three of them."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(f"'{shown(name)}'" for name in names[:3]) + more

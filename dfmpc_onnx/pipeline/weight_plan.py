@@ -1,0 +1,93 @@
+"""What a plan of widths is made from, and what it says: the table of losses and bytes, and one width for each row."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Literal
+
+from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY, BitWidth
+
+Width = BitWidth | Literal["float"]
+FLOAT_BITS = 32
+TRIT_BITS = 1.6  # five to a byte
+
+
+def bits_of(width: Width) -> float:
+    """Bits that a weight of this width takes: 1.6 for ternary, 32 for float."""
+    return FLOAT_BITS if width == FLOAT else TRIT_BITS if width == TERNARY else float(width)
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanRow:
+    """A weight whose width is free, with what each width costs.
+
+    layers: all that read it, the first of which stands for them. shape: the weight's. channels: outputs, of which each
+    has a scale. widths: in rising order, float last. losses, damages: as in `WidthLoss`, 0 for float. sizes: bytes in
+    the file.
+    """
+
+    layers: tuple[str, ...]
+    shape: tuple[int, ...]
+    channels: int
+    widths: tuple[Width, ...]
+    losses: tuple[float, ...]
+    damages: tuple[float, ...]
+    sizes: tuple[int, ...]
+
+    @property
+    def weights(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanTable:
+    """All that planning needs: any budget is met from it without the model.
+
+    other_bytes: of the file without these rows. other_weights, other_bits: how many weights lie in other layers, and
+    the bits that their codes take. floor: the damage that those do. opset: the newest whose types weights may have.
+    integer: whether activations are quantized. float_bytes: of the float file. estimator, inputs: how the damages were
+    found.
+    """
+
+    rows: tuple[PlanRow, ...]
+    other_bytes: int
+    other_weights: int
+    other_bits: float
+    floor: float
+    opset: int
+    integer: bool
+    float_bytes: int
+    estimator: str
+    inputs: str
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightPlan:
+    """One width for each row of a table. damage: of all layers together, as predicted. size: bytes of the file, as
+    predicted. mean_bits: of all weights of the network, those in float included."""
+
+    widths: tuple[Width, ...]
+    damage: float
+    size: int
+    mean_bits: float
+
+    @property
+    def sqnr_db(self) -> float:
+        """The signal-to-noise ratio that the damage stands for, in dB; infinite where nothing is lost."""
+        return -10 * math.log10(self.damage) if self.damage > 0 else math.inf
+
+
+@dataclasses.dataclass(frozen=True)
+class StatedWidths:
+    """The fact that a plan file stated the widths. file: its name."""
+
+    file: str
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedWidths:
+    """The fact that widths were planned: from which table, and which."""
+
+    table: PlanTable
+    plan: WeightPlan

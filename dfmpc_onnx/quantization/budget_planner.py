@@ -1,0 +1,153 @@
+"""From a table of damages and bytes to one width for each weight, under what the user asked for.
+
+Damages are taken to add up (docs/method.md, section 8), and so are bytes, but for what weights share: of the plans that
+no other beats row by row the best is taken whose whole file is under what was asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+
+import numpy as np
+
+from dfmpc_onnx.errors import OptionError
+from dfmpc_onnx.numerics.bit_budget import BudgetFront, Choice, WeightOptions
+from dfmpc_onnx.pipeline.facts import LayerBits
+from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY, WeightBudget
+from dfmpc_onnx.pipeline.weight_plan import PlanRow, PlanTable, WeightPlan, Width
+from dfmpc_onnx.quantization.storage_costs import mean_bits, predicted_bytes, stored_bits
+
+TENTHS = 10  # of bits, so that 1.6 is whole
+
+
+class BudgetPlanner:
+    """Answers questions about one table; its fronts are found once."""
+
+    def __init__(self, table: PlanTable, most_float: int = 0) -> None:
+        """most_float: how many weights may stay in float."""
+        self.table = table
+        self._most_float = most_float
+
+    @functools.cached_property
+    def _front(self) -> BudgetFront:
+        return BudgetFront([_item(row.sizes, row.damages, row.widths) for row in self.table.rows], self._most_float)
+
+    @functools.cached_property
+    def _bits_front(self) -> BudgetFront:
+        opset = self.table.opset
+        sizes = [
+            tuple(round(stored_bits(row.weights, w, opset) * TENTHS) * row.weights for w in row.widths)
+            for row in self.table.rows
+        ]
+        pairs = zip(self.table.rows, sizes, strict=True)
+        return BudgetFront([_item(size, row.damages, row.widths) for row, size in pairs], self._most_float)
+
+    def plan(self, budget: WeightBudget, damage: float) -> tuple[WeightPlan, bool]:
+        """The widths for a budget, and whether they keep to it; those of least damage where they cannot.
+
+        damage: what all weights together may cost an output where the budget states no SQNR and no size.
+        Raises OptionError, with the smallest possible size, where a size or mean is impossible; of a size only where
+        the rest of the file is known from one that was built, else the smallest plan is given.
+        """
+        if budget.size is not None:
+            return self._within_size(budget.size, budget.min_sqnr, sure=budget.other_bytes is not None)
+        if budget.mean_bits is not None:
+            return self._within_mean(budget.mean_bits, budget.min_sqnr)
+        wanted = damage if budget.min_sqnr is None else 10 ** (-budget.min_sqnr / 10)
+        found = self._front.within_damage(wanted - self.table.floor)
+        return (self._as_plan(found), True) if found is not None else (self.best, False)
+
+    @property
+    def best(self) -> WeightPlan:
+        """The widths of least damage."""
+        return self._as_plan(self._front[len(self._front) - 1])
+
+    @property
+    def smallest(self) -> WeightPlan:
+        """The widths of fewest bytes."""
+        return self._as_plan(self._front[0])
+
+    def spread(self, count: int) -> list[WeightPlan]:
+        """At most so many plans from the smallest file to the least damage, about evenly spaced in the size's log."""
+        return [self._as_plan(choice) for choice in self._front.spread(count)]
+
+    def _within_size(self, size: int, min_sqnr: float | None, sure: bool) -> tuple[WeightPlan, bool]:
+        least = self.smallest.size
+        if size < least:
+            if not sure:
+                return self.smallest, min_sqnr is None or self.smallest.sqnr_db >= min_sqnr
+            raise OptionError(f"max-size {size}: the smallest possible file takes about {least} bytes; allow as many")
+        # What weights share comes on top of the rows' bytes, never off: so the search goes down from there.
+        position = self._front.position_within_size(size - self.table.other_bytes)
+        plan = self._as_plan(self._front[position])
+        while plan.size > size:
+            position -= 1
+            plan = self._as_plan(self._front[position])
+        return plan, min_sqnr is None or plan.sqnr_db >= min_sqnr
+
+    def _within_mean(self, wanted: float, min_sqnr: float | None) -> tuple[WeightPlan, bool]:
+        weights = self.table.other_weights + sum(row.weights for row in self.table.rows)
+        budget = (wanted * weights - self.table.other_bits) * TENTHS
+        found = self._bits_front.within_size(budget * (1 + 1e-12))
+        if found is None:
+            least = mean_bits(self.table, self._widths(self._bits_front[0]))
+            raise OptionError(f"mean-bits {wanted:g}: no plan has fewer than {least:.2f}; allow as many")
+        plan = self._as_plan(found)
+        return plan, min_sqnr is None or plan.sqnr_db >= min_sqnr
+
+    def _widths(self, choice: Choice) -> tuple[Width, ...]:
+        return tuple(row.widths[i] for row, i in zip(self.table.rows, choice.options, strict=True))
+
+    def _as_plan(self, choice: Choice) -> WeightPlan:
+        return plan_of(self.table, self._widths(choice))
+
+
+def plan_of(table: PlanTable, widths: tuple[Width, ...]) -> WeightPlan:
+    """What is predicted of a setting of all rows."""
+    pairs = zip(table.rows, widths, strict=True)
+    damage = table.floor + sum(row.damages[row.widths.index(width)] for row, width in pairs)
+    return WeightPlan(widths, damage, predicted_bytes(table, widths), mean_bits(table, widths))
+
+
+def whys_of(table: PlanTable, plan: WeightPlan) -> dict[str, str]:
+    """What decided the width of each layer, in words."""
+    pairs = zip(table.rows, plan.widths, strict=True)
+    parts = {row.layers: percent(row.damages[row.widths.index(width)]) for row, width in pairs}
+    return {name: f"adds {part} to the output's error" for names, part in parts.items() for name in names}
+
+
+def planned(table: PlanTable, plan: WeightPlan) -> Iterator[tuple[PlanRow, Width, LayerBits]]:
+    """Each row of a table with its width in a plan, as layers are given it."""
+    whys = whys_of(table, plan)
+    for row, width in zip(table.rows, plan.widths, strict=True):
+        yield row, width, planned_bits(width, whys[row.layers[0]])
+
+
+def planned_bits(width: Width, why: str) -> LayerBits:
+    """A width with its role: low up to 3 bits, then the layer is repaired where it can be."""
+    if width == FLOAT:
+        return LayerBits(FLOAT, "float", why, "planned-float")
+    low = width == TERNARY or int(width) <= 3
+    return LayerBits(width, "low" if low else "8-bit" if width == 8 else "high", why)
+
+
+def width_name(width: Width) -> str:
+    """A width in words."""
+    return f"{width} bits" if isinstance(width, int) else str(width)
+
+
+def percent(part: float) -> str:
+    """A share in percent, two digits: ``0.03 %``."""
+    return f"{100 * part:.2g} %" if part >= 1e-6 else "under 0.0001 %"
+
+
+def with_other_bytes(table: PlanTable, plan: WeightPlan, built: int) -> PlanTable:
+    """The table as a file shows that was built by a plan of it. built: bytes of that file."""
+    return dataclasses.replace(table, other_bytes=table.other_bytes + built - predicted_bytes(table, plan.widths))
+
+
+def _item(sizes: tuple[int, ...], damages: tuple[float, ...], widths: tuple[Width, ...]) -> WeightOptions:
+    counted = np.array([width == FLOAT for width in widths])
+    return WeightOptions(np.array(sizes, np.int64), np.array(damages, np.float64), counted)

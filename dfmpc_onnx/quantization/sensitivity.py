@@ -1,0 +1,176 @@
+"""What quantizing one weight does to a network's outputs, at each width, by inference alone.
+
+damage(l, b) = gain(l) loss(l, b): the loss is the share of what the next layer reads that rounding layer l to b bits
+costs, as second moments of its input say; the gain is what the outputs make of it. The gain is measured where the
+network can be run, with one layer rounded and all others float: against a background of quantized layers a single one
+drowns. Damages add up well: `JointDamage` measures settings of all layers together (docs/method.md, section 8).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from typing import Literal
+
+import onnx_graphsurgeon as gs
+
+from dfmpc_onnx.graph.query import nodes_by_name
+from dfmpc_onnx.numerics.arrays import Float, Float32
+from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
+from dfmpc_onnx.numerics.least_squares import PatchMoments
+from dfmpc_onnx.numerics.output_loss import damage
+from dfmpc_onnx.pipeline.facts import BitPlan, Layers, LayerSensitivity, Sensitivity, WidthLoss
+from dfmpc_onnx.pipeline.settings import FLOAT, BitWidth
+from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.quantization.layer_reach import only_norms_read
+from dfmpc_onnx.quantization.layer_rebuilder import ReconstructLayersOptions
+from dfmpc_onnx.quantization.pooled_uses import pool_uses
+from dfmpc_onnx.quantization.width_losses import PLANNED_WIDTHS, WidthLosses
+from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics
+from dfmpc_onnx.statistics.engines import StatisticsSource
+from dfmpc_onnx.statistics.error_at_next_layer import Known
+from dfmpc_onnx.statistics.independent_moments import propagate
+from dfmpc_onnx.statistics.layer_variants import Norms
+from dfmpc_onnx.statistics.noise_gains import noise_gains
+from dfmpc_onnx.statistics.walk import walk
+
+Estimator = Literal["probe", "measured", "closed-form"]
+# By estimator, the widths that gains are measured at and what BatchNormalizations normalize by meanwhile.
+PROBES: Mapping[Estimator, tuple[tuple[int, Norms], ...]] = {
+    "probe": ((3, "batch"),),
+    "measured": ((2, "batch"), (2, "exported"), (4, "batch"), (4, "exported")),
+    "closed-form": (),
+}
+LEAST_LOSS_SEEN = 1e-9  # of a loss: below it nothing can be told
+# Of the typical gain. A layer that nothing excites on these inputs, as one that waits for a face, seems to do nothing.
+LEAST_OF_TYPICAL = 1 / 16
+Weights = Mapping[str, Float32]
+
+
+class ChangedWeights:
+    """The visitor that gives layers other weights and does nothing else."""
+
+    def __init__(self, weights: Weights) -> None:
+        self._weights = weights
+
+    def layer(self, node: gs.Node, moments: Callable[[], PatchMoments], known: Known) -> Float32:
+        return self._weights[node.name]
+
+    def after_layer(self, node: gs.Node, shift: Callable[[], Float] | None) -> None:
+        return None
+
+    def batch_norm(self, node: gs.Node, norm: BatchNormParameters, statistics: ChannelStatistics) -> None:
+        return None
+
+    def observe(self, tensor: str, values: Float32) -> None:
+        """Nothing is measured but outputs."""
+
+
+def centred_layers(workspace: Workspace, names: Collection[str]) -> frozenset[str]:
+    """Of layers, those whose outputs' means a rebuilt network corrects in their biases, as no BatchNormalization
+    follows."""
+    graph, layers = workspace.graph, workspace.get(Layers).by_name()
+    nodes = nodes_by_name(graph)
+    return frozenset(
+        name
+        for name in names
+        if not layers[name].batch_norm
+        and layers[name].op != "MatMul"
+        and not only_norms_read(graph, nodes[name].outputs[0])
+    )
+
+
+class SensitivityMeter:
+    """Measures, for the layers of a workspace whose plan is no float, what each width does."""
+
+    def __init__(
+        self, workspace: Workspace, source: StatisticsSource, estimator: Estimator, options: ReconstructLayersOptions
+    ) -> None:
+        """source: of the statistics and inputs. options: of the rounding."""
+        self._workspace = workspace
+        self._source = source
+        self._estimator = estimator
+        self._layers = workspace.get(Layers).by_name()
+        plan = dict(workspace.get(BitPlan).layers)
+        self.plan = plan
+        self._names = [name for name in self._layers if plan[name].bits != FLOAT]
+        widths = tuple(sorted({bits for bits, _ in PROBES[estimator]}))
+        self._visitor = WidthLosses(workspace, options, dict(self._layers), plan, widths)
+        self._visitor.pooled = pool_uses(workspace, options, self._layers, plan, source.engine)
+        self._centred = centred_layers(workspace, self._names)
+        self.first = {name: self._visitor.first.get(name, name) for name in self._names}
+
+    def losses(self) -> Mapping[str, Mapping[BitWidth, float]]:
+        """By the first of the layers of a weight, the loss at each width."""
+        if not self._visitor.losses:
+            engine = self._source.probe() or self._source.engine()
+            walk(self._workspace.graph, engine, self._visitor, frozenset(self._names))
+        return self._visitor.losses
+
+    def take_weights_alone(self) -> None:
+        """Let losses be the error of each weight over its energy, where statistics of layers' inputs are not known."""
+        nodes = nodes_by_name(self._workspace.graph)
+        self._visitor.losses.clear()
+        for name in self._names:
+            self._visitor.without_statistics(nodes[name])
+
+    def gains(self) -> dict[str, float]:
+        """By the first of the layers of a weight, damage over loss: the geometric mean of the probes."""
+        losses = self.losses()
+        found = self._derived_gains() if self._estimator == "closed-form" else self._measured_gains()
+        known = sorted(gain for gain in found.values() if gain > 0)
+        if not known:  # no output can be compared: what the next layer loses counts
+            return dict.fromkeys(losses, 1.0)
+        typical = known[len(known) // 2]
+        return {name: max(found.get(name, typical), LEAST_OF_TYPICAL * typical) for name in losses}
+
+    def _measured_gains(self) -> dict[str, float]:
+        logs: dict[str, list[float]] = {}
+        for bits, norms in PROBES[self._estimator]:
+            for name, lost in self._damages(self._visitor.rounded[bits], norms).items():
+                loss = self.losses()[name][bits]
+                if loss > LEAST_LOSS_SEEN:
+                    logs.setdefault(name, []).append(math.log(max(lost, LEAST_LOSS_SEEN) / loss))
+        return {name: math.exp(sum(found) / len(found)) for name, found in logs.items()}
+
+    def table(self) -> Sensitivity:
+        """The rows of the layers whose width is free, and what the others do."""
+        losses, gains = self.losses(), self.gains()
+        members: dict[str, list[str]] = {}
+        for name, first in self.first.items():
+            members.setdefault(first, []).append(name)
+        rows, floor = [], 0.0
+        for first, found in losses.items():
+            planned = self.plan[first]
+            if planned.role != "auto":
+                assert planned.bits != FLOAT  # of which there is no loss
+                floor += gains[first] * found[planned.bits]
+                continue
+            widths = tuple(WidthLoss(bits, found[bits], gains[first] * found[bits]) for bits in PLANNED_WIDTHS)
+            rows.append(LayerSensitivity(tuple(members[first]), gains[first], widths))
+        return Sensitivity(tuple(rows), self._estimator, self._source.note(0), floor)
+
+    def _damages(self, weights: Weights, norms: Norms) -> dict[str, float]:
+        """By variant what the outputs lose where one weight alone is changed; several walks where memory is short."""
+        found: dict[str, float] = {}
+        by_layer = {name: weights[first] for name, first in self.first.items() if first in weights}
+        waiting = frozenset(by_layer)
+        while waiting:
+            engine = self._source.variants(norms=norms, variant_of=self.first.__getitem__, centred=self._centred)
+            walk(self._workspace.graph, engine, ChangedWeights(by_layer), waiting)
+            found |= {name: damage(losses) for name, losses in engine.losses_of().items()}
+            waiting = frozenset(name for name in waiting if self.first[name] in engine.postponed)
+        return found
+
+    def _derived_gains(self) -> dict[str, float]:
+        """By weights and BatchNormalizations alone: noise of a layer's output followed through the network."""
+        graph = self._workspace.graph
+        known, _ = propagate(graph, self._workspace.inputs)
+        gains, nodes = noise_gains(graph, known), nodes_by_name(graph)
+        found: dict[str, float] = {}
+        for name, first in self.first.items():
+            tensor = nodes[name].outputs[0].name
+            moments, gain = known.get(tensor), gains.get(tensor)
+            if moments is not None and gain is not None:
+                found[first] = found.get(first, 0.0) + float((gain * moments.variance).sum())
+        return found

@@ -1,0 +1,180 @@
+"""What each width of a weight takes in the file: codes in their cheapest form, scales, zero points, nodes, names.
+
+Figures are those of `pack_weights`: its forms, its nodes. What layers share cannot stand in a table of one row each:
+decoding tables, and the opset that the widest forms of others bring; `shared_bytes` gives it for one setting of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dfmpc_onnx.numerics.grids import ASYMMETRIC_BITS
+from dfmpc_onnx.pipeline.facts import BitPlan, Layer, Layers, Sensitivity
+from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY
+from dfmpc_onnx.pipeline.weight_plan import FLOAT_BITS, PlanRow, PlanTable, Width, bits_of
+from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.qdq.code_formats import (
+    CONSTANT_BYTES,
+    FIRST_WITH_INT8_ARITHMETIC,
+    NODE_BYTES,
+    Form,
+    Kind,
+    Plane,
+    choose_forms,
+    forms,
+    opset_for,
+)
+
+HEADER_BYTES = 16  # of an initializer beside its name and values
+DEQUANTIZE_BYTES = 62  # a DequantizeLinear with its axis; its zero point is shared
+QDQ_BYTES = 210  # a QuantizeLinear, a DequantizeLinear, their scale and zero point
+METADATA_BYTES = 1200
+
+
+def kind_of(weights: int, width: Width, reduced: bool = False) -> Kind:
+    """The kind of code that so many weights have at a width other than float. reduced: 7 bits in place of 8."""
+    bits = 2 if width == TERNARY else int(width)
+    return Kind(weights, 7 if reduced and bits == 8 else bits, width == TERNARY)
+
+
+def layer_bytes(layers: Sequence[Layer], width: Width, opset: int, integer: bool, reduced: bool = False) -> int:
+    """Bytes of one weight at a width, and of what each of the layers that read it needs beside it.
+
+    opset: whose types it may have. integer: whether the layers compute in integers.
+    """
+    first = layers[0]
+    if width == FLOAT:
+        return 4 * first.size + len(first.weight) + HEADER_BYTES
+    kind = kind_of(first.size, width, reduced)
+    form = _cheapest(kind, opset)
+    channels = first.channels or 1
+    name = 2 * len(first.weight)
+    found = form.bytes(kind.size) + form.overhead(kind.size, opset) + name + HEADER_BYTES + 12
+    if has_zero_point(width):
+        each = 4 if not integer or opset < FIRST_WITH_INT8_ARITHMETIC else 1
+        found += each * channels + name + 10 + HEADER_BYTES + NODE_BYTES
+    end = DEQUANTIZE_BYTES if integer else NODE_BYTES + (NODE_BYTES if form.overhead(1, opset) == 0 else 0)
+    return found + len(layers) * (4 * channels + name + 12 + HEADER_BYTES + end)
+
+
+def shared_bytes(table: PlanTable, widths: Sequence[Width]) -> int:
+    """What one setting takes beside the sum of its rows: decoding tables, forms that pay by themselves alone, and zero
+    points of 4 bytes where no row brings an opset that subtracts in INT8."""
+    pairs = [(row, width) for row, width in zip(table.rows, widths, strict=True) if width != FLOAT]
+    kinds = {row.layers[0]: kind_of(row.weights, width) for row, width in pairs}
+    if not kinds:
+        return 0
+    final = min(opset_for(choose_forms(kinds, table.opset).values()), table.opset)
+    chosen = choose_forms(kinds, final)
+    tables = frozenset[Plane]().union(*(form.tables for form in chosen.values()))
+    found = sum(plane.table().size + CONSTANT_BYTES for plane in tables)
+    for name, kind in kinds.items():
+        alone = _cheapest(kind, table.opset)
+        found += _cost(chosen[name], kind, final) - _cost(alone, kind, table.opset)
+    if table.integer and final < FIRST_WITH_INT8_ARITHMETIC <= table.opset:
+        found += sum(3 * row.channels + NODE_BYTES for row, width in pairs if has_zero_point(width))
+    return found
+
+
+def has_zero_point(width: Width) -> bool:
+    """Whether the grid of a width is not symmetric: each channel then has a zero point."""
+    return width not in (FLOAT, TERNARY) and int(width) <= ASYMMETRIC_BITS
+
+
+def _cheapest(kind: Kind, opset: int) -> Form:
+    return min(forms(kind, opset), key=lambda form: form.cost(kind.size, opset))
+
+
+def _cost(form: Form, kind: Kind, opset: int) -> int:
+    return form.bytes(kind.size) + form.overhead(kind.size, opset)
+
+
+def table_of(workspace: Workspace, float_bytes: int, other_bytes: int | None = None) -> PlanTable:
+    """The table of a workspace whose widths are to be planned, from its sensitivities.
+
+    float_bytes: of the float file; 0 where it is not known. other_bytes: what a file that was built takes beside the
+    rows; None estimates it. Float comes last in each row.
+    """
+    found, settings = workspace.get(Sensitivity), workspace.settings
+    layers, plan = workspace.get(Layers), workspace.get(BitPlan).layers
+    by_name = layers.by_name()
+    opset, integer = settings.target.newest_opset, settings.activations == "8"
+    rows = []
+    for row in found.rows:
+        group = [by_name[name] for name in row.layers]
+        widths: tuple[Width, ...] = (*(width.bits for width in row.widths), FLOAT)
+        rows.append(
+            PlanRow(
+                row.layers,
+                group[0].shape,
+                group[0].channels or 1,
+                widths,
+                (*(width.loss for width in row.widths), 0.0),
+                (*(width.damage for width in row.widths), 0.0),
+                tuple(layer_bytes(group, width, opset, integer, settings.reduce_range) for width in widths),
+            )
+        )
+    planned = {name for row in rows for name in row.layers}
+    others = [layer for layer in layers.with_nested if layer.name not in planned]
+    bits = sum(layer.size * stored_bits(layer.size, plan[layer.name].bits, opset) for layer in others)
+    weights = sum(layer.size for layer in others)
+    if other_bytes is None:
+        other_bytes = estimated_other_bytes(workspace, others)
+    return PlanTable(
+        tuple(rows),
+        other_bytes,
+        weights,
+        bits,
+        found.floor,
+        opset,
+        integer,
+        float_bytes,
+        found.estimator,
+        found.inputs,
+    )
+
+
+def estimated_other_bytes(workspace: Workspace, others: Sequence[Layer]) -> int:
+    """About what the file takes beside the rows of a table: a guess by the graph, good to some nodes.
+
+    others: the layers that are in no row. Biases have one value a channel; BatchNormalizations become part of layers.
+    """
+    settings, plan = workspace.settings, workspace.get(BitPlan).layers
+    opset, integer = settings.target.newest_opset, settings.activations == "8"
+    layers = workspace.get(Layers)
+    weights = {layer.weight for layer in layers.all}
+    norms = {layer.batch_norm for layer in layers.all if layer.batch_norm is not None}
+    found = METADATA_BYTES
+    for node in workspace.graph.nodes:
+        if node.name not in norms:
+            names = sum(len(tensor.name) for tensor in (*node.inputs, *node.outputs))
+            found += names + len(node.name) + NODE_BYTES // 2
+    for name, tensor in workspace.graph.tensors().items():
+        values = getattr(tensor, "values", None)
+        if values is not None and name not in weights and not any(name.startswith(norm) for norm in norms):
+            found += int(values.nbytes) + len(name) + HEADER_BYTES
+    if integer:
+        found += QDQ_BYTES * (len(layers.quantizable) + 1) * 3 // 2
+    for layer in others:
+        found += layer_bytes([layer], plan[layer.name].bits, opset, integer, settings.reduce_range)
+    return found
+
+
+def stored_bits(weights: int, width: Width, opset: int) -> float:
+    """Bits that each of so many weights takes in the file: more than its width where packing would not pay."""
+    return bits_of(width) if width == FLOAT else _cheapest(kind_of(weights, width), opset).bits
+
+
+def mean_bits(table: PlanTable, widths: Sequence[Width]) -> float:
+    """Mean bits of all weights of a network, those outside the table included."""
+    pairs = zip(table.rows, widths, strict=True)
+    chosen = sum(row.weights * stored_bits(row.weights, width, table.opset) for row, width in pairs)
+    weights = table.other_weights + sum(row.weights for row in table.rows)
+    return (chosen + table.other_bits) / weights if weights else float(FLOAT_BITS)
+
+
+def predicted_bytes(table: PlanTable, widths: Sequence[Width]) -> int:
+    """Bytes of the whole file with these widths."""
+    pairs = list(zip(table.rows, widths, strict=True))
+    own = sum(row.sizes[row.widths.index(width)] for row, width in pairs)
+    return table.other_bytes + own + shared_bytes(table, widths)

@@ -1,0 +1,103 @@
+"""What rounding each weight to each width costs what the next layer reads, and the weights as they are then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from dfmpc_onnx.graph.query import constant
+from dfmpc_onnx.numerics.arrays import Float, Float32
+from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
+from dfmpc_onnx.numerics.least_squares import PatchMoments
+from dfmpc_onnx.pipeline.facts import Layer, LayerBits
+from dfmpc_onnx.pipeline.settings import TERNARY, BitWidth
+from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.quantization.layer_rebuilder import (
+    FEWEST_PATCHES,
+    Rebuilder,
+    ReconstructLayersOptions,
+    from_rows,
+    nearest,
+)
+from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics
+from dfmpc_onnx.statistics.error_at_next_layer import Known
+
+PLANNED_WIDTHS: tuple[BitWidth, ...] = (TERNARY, 2, 3, 4, 5, 6, 7, 8)
+FINEST_ROUNDED = 4  # bits: of finer grids the loss follows from this one's
+
+
+def finer(loss: float, bits: int) -> float:
+    """The loss at so many bits from that at `FINEST_ROUNDED`: it falls with the square of the step."""
+    return loss * float(((2**FINEST_ROUNDED - 1) / (2**bits - 1)) ** 2)
+
+
+class WidthLosses(Rebuilder):
+    """Changes nothing: rounds each weight at the widths, notes what each loses, and keeps those of the probes."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        options: ReconstructLayersOptions,
+        layers: dict[str, Layer],
+        plan: dict[str, LayerBits],
+        probes: Sequence[BitWidth],
+    ) -> None:
+        super().__init__(workspace, options, layers, plan)
+        self._probes = probes
+        self.losses: dict[str, dict[BitWidth, float]] = {}
+        self.rounded: dict[BitWidth, dict[str, Float32]] = {bits: {} for bits in probes}
+
+    def layer(self, node: gs.Node, moments_of: Callable[[], PatchMoments], known: Known) -> None:
+        first = self.first.get(node.name, node.name)
+        if first in self.losses:
+            return
+        self._tell(node.name)
+        layer = self._layers[node.name]
+        task = self.task(node, moments_of, known, self.pooled.get(first))
+        if isinstance(task, str) or task.moments.count < FEWEST_PATCHES:
+            self.without_statistics(node)
+            return
+        found = {
+            width: task.rounded(width) for width in PLANNED_WIDTHS if width == TERNARY or int(width) <= FINEST_ROUNDED
+        }
+        losses = {width: candidate.lost for width, candidate in found.items()}
+        self._note(first, losses, lambda bits: from_rows(found[bits].rows, layer))
+
+    def without_statistics(self, node: gs.Node) -> None:
+        """Note what rounding each number of a weight by itself loses of the weight."""
+        first, layer = self.first.get(node.name, node.name), self._layers[node.name]
+        if first not in self.losses:
+            weight = np.asarray(constant(node.inputs[1]), np.float32)
+            self._note(first, _nearest_losses(weight, layer), lambda bits: nearest(weight, layer, bits).dequantize())
+
+    def _note(self, name: str, losses: Mapping[BitWidth, float], weight: Callable[[BitWidth], Float32]) -> None:
+        found = {w: losses[w] if w in losses else finer(losses[FINEST_ROUNDED], int(w)) for w in PLANNED_WIDTHS}
+        least = 0.0
+        for width in reversed(
+            PLANNED_WIDTHS
+        ):  # shares are cut at 1, so that a coarse grid may seem to lose less than a fine one
+            least = found[width] = max(found[width], least)
+        self.losses[name] = found
+        for bits in self._probes:
+            self.rounded[bits][name] = weight(bits)
+
+    def after_layer(self, node: gs.Node, shift_of: Callable[[], Float] | None) -> None:
+        return None
+
+    def batch_norm(self, node: gs.Node, norm: BatchNormParameters, statistics: ChannelStatistics) -> None:
+        return None
+
+    def observe(self, tensor: str, values: Float32) -> None:
+        """Ranges are taken by the walk that quantizes."""
+
+
+def _nearest_losses(weight: Float32, layer: Layer) -> dict[BitWidth, float]:
+    """Error over energy of a weight that is rounded without statistics."""
+    energy = max(float(np.square(weight, dtype=np.float64).sum()), 1e-30)
+    widths = [w for w in PLANNED_WIDTHS if w == TERNARY or int(w) <= FINEST_ROUNDED]
+    return {
+        w: min(float(np.square(nearest(weight, layer, w).dequantize() - weight, dtype=np.float64).sum()) / energy, 1.0)
+        for w in widths
+    }

@@ -1,0 +1,200 @@
+"""Many networks, each with one weight changed, that advance together beside the float network.
+
+What changing one weight does to the outputs is asked for every layer. One walk answers it for all: a layer's variant
+is born where the layer stands, and everything in front of it is run once. So what is run is, for each layer, only what
+lies behind it. The walk is that of `dfmpc_onnx.statistics.walk`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx_graphsurgeon as gs
+
+from dfmpc_onnx.graph.compared_outputs import compared_tensors, decides_each_step, selects
+from dfmpc_onnx.graph.query import reads
+from dfmpc_onnx.numerics.arrays import Array, Float, Float32
+from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
+from dfmpc_onnx.numerics.channel_groups import array_groups
+from dfmpc_onnx.numerics.least_squares import PatchMoments
+from dfmpc_onnx.numerics.moments import MeanVariance
+from dfmpc_onnx.numerics.output_loss import OutputLoss, output_loss
+from dfmpc_onnx.numerics.recalibration import restoring_gain
+from dfmpc_onnx.runtime.node_runner import NodeRunner
+from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics, channel_moments, mean_shift
+from dfmpc_onnx.statistics.image_streams import ImageStreams, affine_map, alike, bytes_of, is_index
+from dfmpc_onnx.statistics.walk import Affine, Live
+
+Norms = Literal["batch", "exported"]  # what BatchNormalizations normalize by
+MOST_LIVE = 2**29  # bytes of live activations beyond which no more variants start
+
+
+@dataclasses.dataclass(frozen=True)
+class Variants:
+    """A tensor in the float network, and in those of its variants in which it differs, by the variant's name."""
+
+    plain: npt.NDArray[np.generic]
+    hats: Mapping[str, npt.NDArray[np.generic]]
+
+    @property
+    def bytes(self) -> int:
+        return bytes_of(self.plain) + sum(map(bytes_of, self.hats.values()))
+
+
+class LayerVariants:
+    """The engine of variants: `layer` with a weight of the visitor's starts one, under the name that it has there.
+
+    Behind each BatchNormalization a variant has the deviation and mean of the float network again, as those of a
+    quantized network are re-calibrated; `centred` names the layers whose outputs' means are, since none follows.
+    """
+
+    def __init__(
+        self,
+        graph: gs.Graph,
+        feeds: Mapping[str, npt.NDArray[np.generic]],
+        *,
+        norms: Norms = "batch",
+        variant_of: Callable[[str], str] = lambda layer: layer,
+        centred: Collection[str] = (),
+    ) -> None:
+        """feeds: a batch for each input. variant_of: the variant that a layer's weight belongs to, by layer."""
+        self._graph = graph
+        self._norms = norms
+        self._variant_of = variant_of
+        self._centred = centred
+        self._compared = compared_tensors(graph).tensors
+        self._plain = ImageStreams(graph, feeds, seed=0, positions=0)
+        self.postponed: set[str] = set()  # variants that memory was too short for
+        self._started: set[str] = set()
+        self._found: MeanVariance | None = None  # moments of what a BatchNormalization reads in the float network
+        self.live: Live[Variants] = Live(graph, lambda value: value.bytes, self._compared)
+        for name, x in feeds.items():
+            self.live.put(name, Variants(x, {}))
+
+    def guard(self) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def check(self, node: gs.Node) -> None:
+        """What cannot be measured has stopped the walk that made the weights."""
+
+    def patch_moments(self, node: gs.Node) -> PatchMoments:
+        raise NotImplementedError("a variant's weight is made by another walk")
+
+    def known(self, tensor: gs.Tensor) -> MeanVariance | None:
+        return None
+
+    def layer(self, node: gs.Node, weight: Array, weight_hat: Float32 | None) -> Variants:
+        inputs = self._inputs(node)
+        own = None if weight_hat is None else self._start(self._variant_of(node.name))
+        found = self._run_all(node, inputs, without=own)[0]
+        if weight_hat is not None and own is not None:
+            rest: list[Array | None] = [None] * (len(node.inputs) - 2)
+            changed = NodeRunner(self._graph, node, [None, weight_hat, *rest])
+            hat = changed({name: value.hats.get(own, value.plain) for name, value in inputs.items()})[0]
+            found = dataclasses.replace(found, hats={**found.hats, own: hat})
+        if node.name not in self._centred:
+            return found
+        return Variants(found.plain, {name: _centred(found.plain, hat) for name, hat in found.hats.items()})
+
+    def shortfall(self, output: Variants) -> Callable[[], Float] | None:
+        return None
+
+    def with_bias(self, output: Variants, old: Array | None, new: Float32) -> Variants:
+        raise NotImplementedError("no visitor of variants changes a bias")
+
+    def normalizes(self, node: gs.Node) -> bool:
+        return not isinstance(node.inputs[0], gs.Constant) and self._plain.normalizes_values(
+            self.live[node.inputs[0].name].plain
+        )
+
+    def channel_statistics(self, node: gs.Node, norm: BatchNormParameters) -> ChannelStatistics:
+        self._found = mean, variance = channel_moments(self.live[node.inputs[0].name].plain)
+        if self._norms == "exported":
+            mean, variance = norm.mean, norm.variance
+        return ChannelStatistics(mean, variance, mean, variance)
+
+    def affine(self, node: gs.Node, plain: Affine, hat: Affine) -> Variants:
+        assert self._found is not None  # the walk asks for the statistics first
+        (factor, offset), (mean, variance) = plain, self._found
+        x = self.live[node.inputs[0].name]
+        hats = {}
+        for name, value in x.hats.items():
+            mean_hat, variance_hat = channel_moments(value)
+            scaled = factor * restoring_gain(variance, variance_hat)
+            hats[name] = affine_map(value, scaled, factor * mean + offset - scaled * mean_hat)
+        return Variants(affine_map(x.plain, *plain), hats)
+
+    def other(self, node: gs.Node) -> list[Variants]:
+        return self._run_all(node, self._inputs(node))
+
+    def values(self, output: Variants) -> Float32 | None:
+        return None
+
+    def advance(self, node: gs.Node) -> None: ...
+
+    def losses(self) -> list[OutputLoss]:
+        """Those of variants are asked for by name: `losses_of`."""
+        return []
+
+    def outputs(self) -> list[Variants]:
+        """After the walk, the compared outputs that hold finite numbers."""
+        return [value for _, value in self._finite()]
+
+    def losses_of(self) -> dict[str, list[OutputLoss]]:
+        """After the walk, by variant, what it has lost of each of the outputs."""
+        found: dict[str, list[OutputLoss]] = {}
+        for tensor, value in self._finite():
+            groups, steps = array_groups(value.plain), decides_each_step(tensor)
+            for name, hat in value.hats.items():
+                found.setdefault(name, []).append(output_loss(value.plain, hat, groups, steps=steps))
+        return found
+
+    def _finite(self) -> list[tuple[gs.Tensor, Variants]]:
+        found = [(t, self.live[t.name]) for t in self._compared if t.name in self.live]
+        return [
+            (tensor, value)
+            for tensor, value in found
+            if isinstance(value.plain, np.ndarray) and value.plain.dtype.kind == "f" and value.plain.size
+            if np.isfinite(value.plain).all()
+        ]
+
+    def _inputs(self, node: gs.Node) -> dict[str, Variants]:
+        return {tensor.name: self.live[tensor.name] for tensor in reads(node)}
+
+    def _run_all(self, node: gs.Node, inputs: Mapping[str, Variants], without: str | None = None) -> list[Variants]:
+        """The outputs of a node in the float network and in each variant that its inputs differ in."""
+        plain = self._plain.run(node, {name: value.plain for name, value in inputs.items()})
+        hats: list[dict[str, npt.NDArray[np.generic]]] = [{} for _ in plain]
+        chooses = selects(node)
+        for variant in dict.fromkeys(name for value in inputs.values() for name in value.hats):
+            if variant == without:
+                continue
+            fed = {name: value.hats.get(variant, value.plain) for name, value in inputs.items()}
+            for found, x, y in zip(hats, plain, self._plain.run(node, fed), strict=True):
+                if alike(x, y) and not (chooses and is_index(x)):
+                    found[variant] = y
+        return [Variants(x, found) for x, found in zip(plain, hats, strict=True)]
+
+    def _start(self, variant: str) -> str | None:
+        """The variant, or None where memory is too short to start it; the walk after this one takes it."""
+        if variant not in self._started and self._started and self.live.bytes > MOST_LIVE:
+            self.postponed.add(variant)
+        if variant in self.postponed:
+            return None
+        self._started.add(variant)
+        return variant
+
+
+def _centred(plain: npt.NDArray[np.generic], hat: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    """A variant's output with the mean of each channel corrected, as far as the sample vouches for it."""
+    if not plain.size or plain.ndim < 2:
+        return hat
+    shift = mean_shift(plain, hat).astype(np.float32)
+    result: npt.NDArray[np.generic] = np.asarray(hat, np.float32) + shift.reshape(-1, *(1,) * (hat.ndim - 2))
+    return result

@@ -1,0 +1,112 @@
+"""Give every layer the width that a plan states for it."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections.abc import Mapping
+from typing import ClassVar
+
+import msgspec
+
+from dfmpc_onnx.errors import RecipeError, shown
+from dfmpc_onnx.pipeline.facts import BitPlan, LayerBits, Layers
+from dfmpc_onnx.pipeline.manager import Pass, PassResult, Rewrite
+from dfmpc_onnx.pipeline.plan_file import PlannedLayer, shown_layers
+from dfmpc_onnx.pipeline.settings import ASKED, FLOAT, TERNARY
+from dfmpc_onnx.pipeline.weight_plan import StatedWidths, Width
+from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.quantization.budget_planner import planned_bits, width_name
+
+
+class ApplyPlanOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """layers: a width for each name or pattern. whys: what decided it, by the entry. sha256: of the model that they are
+    for, empty for any. model: its name. shapes: of the weights by layer, to say what differs. file, lines: where the
+    entries stand, for messages."""
+
+    layers: list[PlannedLayer] = []
+    whys: dict[str, str] = {}
+    shapes: dict[str, list[int]] = {}
+    file: str = "plan"
+    lines: list[int] = []
+    model: str = ""
+    sha256: str = ""
+
+
+class ApplyPlan(Pass[ApplyPlanOptions]):
+    """Before: a bit plan whose free layers wait for their width
+    After: the widths of a plan file; what the user asked for with --layer stays
+
+    Why: a plan was chosen once, looked at, and perhaps changed; then nothing is measured again. Of several entries that
+    match a layer the last counts, a name before a pattern.
+
+    Requires: a bit plan, the layers.
+
+    Refuses when: never; a plan for another model, an entry that names no layer, and a layer that no entry names are
+    mistakes of the user's.
+
+    Reference: docs/plans.md.
+    """
+
+    name = "apply_plan"
+    Options = ApplyPlanOptions
+    requires: ClassVar = (BitPlan, Layers)
+    provides: ClassVar = (BitPlan, StatedWidths)
+
+    def run(self, workspace: Workspace) -> PassResult:
+        self._check_model(workspace)
+        names = [layer.name for layer in workspace.get(Layers).with_nested]
+        chosen: dict[str, PlannedLayer] = {}
+        for index, entry in enumerate(self.options.layers):
+            matching = [entry.layer] if entry.layer in names else fnmatch.filter(names, entry.layer)
+            if not matching:
+                what = f"layer '{shown(entry.layer)}' matches no layer"
+                raise RecipeError(f"{self._where(index)}: {what}; there are {shown_layers(names)}")
+            exact = entry.layer in names
+            chosen.update((name, entry) for name in matching if exact or not _named(chosen.get(name), name))
+        layers = dict(workspace.get(BitPlan).layers)
+        free = [name for name, bits in layers.items() if bits.role != "float" and bits.why != ASKED]
+        missing = [name for name in free if name not in chosen]
+        if missing:
+            raise RecipeError(f"{self.options.file}: says nothing of {shown_layers(missing)}; add an entry for each")
+        given = {name: _bits(chosen[name], self.options.whys) for name in free}
+        workspace.put(dataclasses.replace(workspace.get(BitPlan), layers=layers | given))
+        workspace.put(StatedWidths(self.options.file))
+        return PassResult(
+            self.name,
+            tuple(Rewrite(name, width_name(bits.bits), {"why": bits.why}) for name, bits in given.items()),
+        )
+
+    def _where(self, index: int) -> str:
+        lines = self.options.lines
+        return f"{self.options.file}:{lines[index]}" if index < len(lines) else self.options.file
+
+    def _check_model(self, workspace: Workspace) -> None:
+        """Raise RecipeError, with the difference, where the plan is for another model."""
+        options = self.options
+        if not options.sha256 or not workspace.sha256 or options.sha256 == workspace.sha256:
+            return
+        shapes = {layer.name: list(layer.shape) for layer in workspace.get(Layers).all}
+        missing = [name for name in options.shapes if name not in shapes]
+        differ = [name for name, shape in options.shapes.items() if name in shapes and shapes[name] != shape]
+        parts = []
+        if missing:
+            parts.append(f"it has no layer {shown_layers(missing)}")
+        if differ:
+            name = differ[0]
+            parts.append(f"'{shown(name)}' is {shapes[name]}, in the plan {options.shapes[name]}")
+        what = "; ".join(parts) or "all layers of the plan fit; to use it, remove its line sha256"
+        made_for = f"'{shown(options.model)}', " if options.model else ""
+        raise RecipeError(
+            f"{options.file}: made for another model ({made_for}sha256 {options.sha256[:12]}..., here "
+            f"{workspace.sha256[:12]}...): {what}"
+        )
+
+
+def _named(entry: PlannedLayer | None, name: str) -> bool:
+    return entry is not None and entry.layer == name
+
+
+def _bits(entry: PlannedLayer, whys: Mapping[str, str]) -> LayerBits:
+    width: Width = entry.bits if isinstance(entry.bits, int) else FLOAT if entry.bits == FLOAT else TERNARY
+    return planned_bits(width, whys.get(entry.layer, "as planned"))

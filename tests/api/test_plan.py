@@ -1,0 +1,142 @@
+"""plan() and quantize() under a budget: sizes met from below, plans that quantize() takes, mistakes in one line."""
+
+from __future__ import annotations
+
+import pathlib
+import tomllib
+
+import numpy as np
+import pytest
+
+import dfmpc_onnx
+from dfmpc_onnx.errors import OptionError, RecipeError
+from tests import graphs
+from tests.commands import ROOT
+
+NETWORK = ROOT / "models" / "mobilenet_cifar10.onnx"
+
+
+def wide() -> bytes:
+    """conv1, conv2, conv3, gemm1, with thousands of weights: bits are worth more than nodes."""
+    net = graphs.Net((1, 3, 16, 16))
+    return net.model(net.tail(net.block(net.block(net.block("x", 64), 64), 64), 100)).SerializeToString()
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The plan of the small network for 30 kB, with a front."""
+    path = tmp_path_factory.mktemp("plans") / "plan.toml"
+    found = dfmpc_onnx.plan(wide(), path, max_size="45KB", pareto=5, threads=1)
+    assert path.read_text(encoding="utf-8") == found.text
+    return path
+
+
+def stated(path: pathlib.Path) -> dict:
+    return tomllib.loads(path.read_text(encoding="utf-8"))["plan"]
+
+
+def test_a_size_is_met_from_below_within_a_percent() -> None:
+    quantized = dfmpc_onnx.quantize(str(NETWORK), max_size="160KB", check=False, threads=1)
+    assert 0.99 * 160_000 <= quantized.report.bytes <= 160_000
+    again = dfmpc_onnx.quantize(str(NETWORK), max_size="160KB", check=False, threads=1)
+    assert [layer.bits for layer in again.report.layers] == [layer.bits for layer in quantized.report.layers]
+
+
+def test_what_a_plan_predicts_is_what_the_file_takes(planned: pathlib.Path) -> None:
+    plan = stated(planned)
+    quantized = dfmpc_onnx.quantize(wide(), recipe=str(planned), threads=1)
+    assert quantized.report.bytes == pytest.approx(plan["bytes"], rel=0.01)
+    assert quantized.report.bytes <= 45_000
+    assert quantized.report.mean_weight_bits == pytest.approx(plan["mean_bits"], abs=0.01)
+    assert [step.name for step in quantized.report.passes if "plan" in step.name or "sens" in step.name] == [
+        "apply_plan"
+    ]
+
+
+def test_a_plan_is_the_same_for_the_same_seed(planned: pathlib.Path) -> None:
+    assert dfmpc_onnx.plan(wide(), max_size="45KB", pareto=5, threads=1).text == planned.read_text(encoding="utf-8")
+
+
+def test_the_front_rises(planned: pathlib.Path) -> None:
+    front = stated(planned)["front"]
+    assert len(front) == 5
+    assert [point["bytes"] for point in front] == sorted(point["bytes"] for point in front)
+    assert [point["sqnr_db"] for point in front] == sorted(point["sqnr_db"] for point in front)
+
+
+def test_another_budget_is_met_from_the_same_table(planned: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "other.toml"
+    dfmpc_onnx.plan(None, path, table_from=planned, max_size="60KB")
+    plan = stated(path)
+    assert 45_000 < plan["bytes"] <= 60_000
+    assert plan["table"] == stated(planned)["table"]
+    quantized = dfmpc_onnx.quantize(wide(), recipe=str(path), check=False, threads=1)
+    assert quantized.report.bytes == pytest.approx(plan["bytes"], rel=0.01)
+
+
+def test_a_person_may_change_bits(planned: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "mine.toml"
+    text = planned.read_text(encoding="utf-8")
+    head, _, tail = text.partition('layer = "conv2"\nbits = ')
+    path.write_text(f'{head}layer = "conv2"\nbits = 7{tail[1:]}', encoding="utf-8")
+    quantized = dfmpc_onnx.quantize(wide(), recipe=str(path), check=False, threads=1)
+    assert {layer.name: layer.bits for layer in quantized.report.layers}["conv2"] == 7
+
+
+def test_a_plan_for_another_model_is_refused(planned: pathlib.Path) -> None:
+    other = graphs.chain().SerializeToString()
+    with pytest.raises(
+        RecipeError, match=r"plan\.toml: made for another model .*'conv1' is \[8, 3, 3, 3\], in the plan"
+    ):
+        dfmpc_onnx.quantize(other, recipe=str(planned), threads=1)
+    with pytest.raises(RecipeError, match=r"made for another model than the given bytes|its sha256 differs"):
+        dfmpc_onnx.plan(other, table_from=planned, max_size="60KB")
+
+
+def test_layers_that_the_user_fixes_stand_in_the_plan() -> None:
+    found = dfmpc_onnx.plan(wide(), layers=["conv2=5"], threads=1)
+    bits = {entry.layer: (entry.bits, entry.why) for entry in found.record.layers}
+    assert bits["conv2"] == (5, "as asked with --layer")
+    assert "conv2" not in [name for row in found.record.table for name in row.layers]
+
+
+def test_agreement_is_judged_on_images_that_are_given(tmp_path: pathlib.Path) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
+    np.savez(tmp_path / "x.npz", x=x)
+    found = dfmpc_onnx.plan(wide(), images=tmp_path / "x.npz", min_agreement=60.0, threads=1)
+    assert found.agreement is not None and found.agreement.interval is not None
+    assert found.agreement.interval[0] >= 60
+    with pytest.raises(OptionError, match=r"40 images cannot show it, .* begins at 91.2 %; give at least 73"):
+        dfmpc_onnx.plan(wide(), images=tmp_path / "x.npz", min_agreement=95.0, threads=1)
+
+
+def test_the_greedy_search_keeps_to_the_size() -> None:
+    found = dfmpc_onnx.plan(wide(), max_size="70KB", search="greedy", threads=1)
+    assert not found.warnings
+    assert found.record.bytes is not None and found.record.bytes <= 70_000
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_size": "10KB"}, r"max-size 10000: the smallest possible file takes about \d+ bytes; allow as many"),
+        ({"max_size": "2 apples"}, "max-size '2 apples': not understood; give bytes such as 2MB or 512KiB, or 25%"),
+        ({"max_size": "1MB", "mean_bits": 4.0}, "max-size and mean-bits: both limit the size; give one of them"),
+        ({"min_agreement": 99.0}, "min-agreement: only images of yours can show it; give --images"),
+        (
+            {"recipe": "per-channel"},
+            "plan: recipe per-channel plans no bits; take mixed, or another that does",
+        ),
+        ({"pareto": 1}, "pareto 1: give at least 2 points"),
+    ],
+)
+def test_a_mistake_is_one_line(options: dict, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        dfmpc_onnx.plan(wide(), threads=1, **options)
+
+
+def test_quantize_says_so_too() -> None:
+    with pytest.raises(OptionError, match=r"max-size 10000: the smallest possible file takes about \d+ bytes"):
+        dfmpc_onnx.quantize(wide(), max_size="10KB", threads=1)
+    with pytest.raises(OptionError, match="max-size 90000: --weights states the bits already; leave one of them out"):
+        dfmpc_onnx.quantize(wide(), max_size="90KB", weights="4", threads=1)

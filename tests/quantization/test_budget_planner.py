@@ -1,0 +1,95 @@
+"""Plans from a table, whatever is asked for."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dfmpc_onnx.errors import OptionError
+from dfmpc_onnx.pipeline.settings import NO_BUDGET, WeightBudget
+from dfmpc_onnx.pipeline.weight_plan import PlanRow, PlanTable, bits_of
+from dfmpc_onnx.quantization.budget_planner import BudgetPlanner, plan_of, whys_of, with_other_bytes
+from dfmpc_onnx.quantization.storage_costs import predicted_bytes
+
+WIDTHS = ("ternary", 2, 3, 4, 5, 6, 7, 8, "float")
+
+
+def table(gains: list[float], sizes: list[int], floor: float = 0.0) -> PlanTable:
+    rows = tuple(
+        PlanRow(
+            (f"layer{index}",),
+            (size, 16),
+            size,
+            WIDTHS,
+            tuple(4 ** -bits_of(width) for width in WIDTHS),
+            (*(gain * 4 ** -bits_of(width) for width in WIDTHS[:-1]), 0.0),
+            tuple(int(2 * size * bits_of(width)) + 100 for width in WIDTHS),
+        )
+        for index, (gain, size) in enumerate(zip(gains, sizes, strict=True))
+    )
+    return PlanTable(rows, 3000, 1000, 8000.0, floor, 25, True, 10**6, "by hand", "none")
+
+
+LAYERS = st.lists(st.tuples(st.floats(1e-3, 10), st.integers(10, 500)), min_size=1, max_size=6)
+
+
+@given(LAYERS, st.floats(0.1, 0.9), st.floats(1.01, 2))
+def test_a_size_is_kept_and_a_larger_one_is_never_predicted_worse(
+    layers: list[tuple[float, int]], share: float, times: float
+) -> None:
+    planner = BudgetPlanner(table(*map(list, zip(*layers, strict=True))))  # type: ignore[arg-type]
+    least, most = planner.smallest.size, planner.best.size
+    size = int(least + share * abs(most - least))
+    small, _ = planner.plan(WeightBudget(size=size, other_bytes=0), 0.01)
+    large, _ = planner.plan(WeightBudget(size=int(times * size), other_bytes=0), 0.01)
+    assert small.size <= size and large.size <= times * size
+    assert large.damage <= small.damage
+
+
+@given(LAYERS, st.floats(5, 40))
+def test_an_sqnr_is_reached_or_the_best_plan_is_given(layers: list[tuple[float, int]], decibels: float) -> None:
+    planner = BudgetPlanner(table(*map(list, zip(*layers, strict=True))))  # type: ignore[arg-type]
+    found, reached = planner.plan(WeightBudget(min_sqnr=decibels), 0.01)
+    assert reached == (found.sqnr_db >= decibels - 1e-9)
+    if not reached:
+        assert found == planner.best
+
+
+def test_an_impossible_size_names_the_smallest() -> None:
+    planner = BudgetPlanner(table([1.0, 2.0], [100, 200]))
+    with pytest.raises(OptionError, match=f"smallest possible file takes about {planner.smallest.size} bytes"):
+        planner.plan(WeightBudget(size=500, other_bytes=0), 0.01)
+    # As long as the rest of the file is but estimated, the smallest plan tells more than a refusal.
+    assert planner.plan(WeightBudget(size=500), 0.01)[0] == planner.smallest
+
+
+def test_without_a_budget_the_recipes_damage_counts_floor_included() -> None:
+    free, beside = (BudgetPlanner(table([1.0], [100], floor)).plan(NO_BUDGET, 0.01)[0] for floor in (0.0, 0.0095))
+    assert free.damage <= 0.01 and beside.damage <= 0.01
+    assert beside.size > free.size
+
+
+def test_a_built_file_corrects_the_table() -> None:
+    first = table([1.0, 2.0], [100, 200])
+    plan = plan_of(first, (4, 6))
+    corrected = with_other_bytes(first, plan, 12345)
+    assert predicted_bytes(corrected, (4, 6)) == 12345
+    assert predicted_bytes(corrected, (4, 8)) - 12345 == predicted_bytes(first, (4, 8)) - plan.size
+
+
+def test_points_of_the_front_rise_in_size_and_fall_in_damage() -> None:
+    points = BudgetPlanner(table([1.0, 0.1, 3.0], [100, 400, 50])).spread(8)
+    assert len(points) == 8
+    assert [p.size for p in points] == sorted(p.size for p in points)
+    assert [p.damage for p in points] == sorted((p.damage for p in points), reverse=True)
+
+
+def test_sqnr_is_that_of_the_damage_and_each_layer_says_what_it_adds() -> None:
+    one = table([1.0], [100])
+    plan = plan_of(one, (4,))
+    assert plan.sqnr_db == pytest.approx(10 * math.log10(4**4))
+    assert whys_of(one, plan) == {"layer0": "adds 0.39 % to the output's error"}
+    assert plan_of(one, ("float",)).sqnr_db == math.inf

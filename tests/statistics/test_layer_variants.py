@@ -1,0 +1,146 @@
+"""Variants of a network, one weight changed in each, that advance together."""
+
+import numpy as np
+import pytest
+
+from dfmpc_onnx.graph.query import nodes_by_name
+from dfmpc_onnx.pipeline.manager import PassManager
+from dfmpc_onnx.quantization.sensitivity import ChangedWeights
+from dfmpc_onnx.statistics import layer_variants
+from dfmpc_onnx.statistics.layer_variants import LayerVariants
+from dfmpc_onnx.statistics.walk import walk
+from tests import graphs
+
+
+def images(count=6):
+    return {"x": np.random.default_rng(3).standard_normal((count, 3, 8, 8)).astype(np.float32)}
+
+
+def free(model):
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "n"
+    return model
+
+
+def prepared(model):
+    space = graphs.workspace(free(model), "auto")
+    PassManager(graphs.pipeline("assign_bits", "mixed")).run(space)
+    return space
+
+
+def disturbed(space, names, size=0.05):
+    generator = np.random.default_rng(7)
+    nodes = nodes_by_name(space.graph)
+    found = {}
+    for name in names:
+        weight = np.asarray(nodes[name].inputs[1].values)
+        noise = size * weight.std() * generator.standard_normal(weight.shape)
+        found[name] = (weight + noise).astype(np.float32)
+    return found
+
+
+def walked(space, weights, **options):
+    engine = LayerVariants(space.graph, images(), **options)
+    walk(space.graph, engine, ChangedWeights(weights), frozenset(weights))
+    return engine
+
+
+LAYERS = ("conv1", "conv2", "conv3", "gemm1")
+
+
+def without_norms():
+    net = graphs.Net(("n", 3, 8, 8))
+    x = net.relu(net.conv("x", 6))
+    x = net.relu(net.node("Add", net.conv(x, 6), x))
+    return net.model(net.tail(net.relu(net.conv(x, 6))))
+
+
+def test_each_variant_is_the_network_with_that_weight_alone():
+    """The slow reference: the whole network is run again for each layer."""
+    space = prepared(without_norms())
+    weights = disturbed(space, LAYERS)
+    (output,) = walked(space, weights).outputs()
+    assert set(output.hats) == set(LAYERS)
+    nodes = nodes_by_name(space.graph)
+    assert np.allclose(output.plain, graphs.run(space.graph, images()["x"])[0], atol=1e-4)
+    for name, weight in weights.items():
+        kept = nodes[name].inputs[1].values
+        nodes[name].inputs[1].values = weight
+        (want,) = graphs.run(space.graph, images()["x"])
+        nodes[name].inputs[1].values = kept
+        assert np.allclose(output.hats[name], want, atol=1e-4)
+        assert not np.allclose(output.hats[name], output.plain, atol=1e-4)
+
+
+def test_layers_of_one_variant_change_together():
+    space = prepared(without_norms())
+    weights = disturbed(space, LAYERS)
+    (output,) = walked(space, weights, variant_of=lambda layer: "all").outputs()
+    nodes = nodes_by_name(space.graph)
+    for name, weight in weights.items():
+        nodes[name].inputs[1].values = weight
+    assert np.allclose(output.hats["all"], graphs.run(space.graph, images()["x"])[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("norms", ["batch", "exported"])
+def test_behind_a_normalization_a_variant_has_the_deviation_of_the_float_network(norms):
+    space = prepared(graphs.chain())
+    seen = {}
+
+    class Watching(LayerVariants):
+        def affine(self, node, plain, hat):
+            found = super().affine(node, plain, hat)
+            seen[node.name] = found
+            return found
+
+    weights = disturbed(space, LAYERS, size=0.5)
+    engine = Watching(space.graph, images(), norms=norms)
+    walk(space.graph, engine, ChangedWeights(weights), frozenset(weights))
+    first = next(iter(seen.values()))
+    assert set(first.hats) == {"conv1"}
+    for found in seen.values():
+        for hat in found.hats.values():
+            for moment in (np.mean, np.std):
+                assert np.allclose(moment(hat, (0, 2, 3)), moment(found.plain, (0, 2, 3)), atol=0.02)
+
+
+@pytest.mark.parametrize("network", sorted(graphs.ALL))
+def test_the_graph_stays_as_it_is_and_so_does_the_float_network(network):
+    space = prepared(graphs.ALL[network]())
+    before = graphs.snapshot(space.graph)
+    names = [n.name for n in space.graph.nodes if n.op in ("Conv", "Gemm")]
+    engine = walked(space, disturbed(space, names), norms="exported")
+    assert graphs.snapshot(space.graph) == before
+    (want,) = graphs.run(space.graph, images()["x"])
+    assert any(np.allclose(value.plain, want, atol=1e-3) for value in engine.outputs())
+
+
+def test_where_memory_is_short_variants_wait_for_the_next_walk(monkeypatch):
+    space = prepared(graphs.chain())
+    weights = disturbed(space, LAYERS)
+    together = walked(space, weights).losses_of()
+    monkeypatch.setattr(layer_variants, "MOST_LIVE", 0)
+    found, waiting, walks = {}, set(LAYERS), 0
+    while waiting:
+        engine = LayerVariants(space.graph, images())
+        walk(space.graph, engine, ChangedWeights(weights), frozenset(waiting))
+        found |= engine.losses_of()
+        waiting, walks = set(engine.postponed), walks + 1
+    assert walks == len(LAYERS)
+    assert {n: lost[0].share_of_variance for n, lost in found.items()} == pytest.approx(
+        {n: lost[0].share_of_variance for n, lost in together.items()}
+    )
+
+
+def test_the_mean_of_an_output_that_no_normalization_follows_is_corrected():
+    net = graphs.Net(("n", 3, 8, 8))
+    space = prepared(net.model(net.conv("x", 6)))
+    weights = {"conv1": np.asarray(nodes_by_name(space.graph)["conv1"].inputs[1].values) * np.float32(1.5)}
+    x = {"x": images(64)["x"] + 3}
+
+    def shift(centred):
+        engine = LayerVariants(space.graph, x, centred=centred)
+        walk(space.graph, engine, ChangedWeights(weights), frozenset(weights))
+        (output,) = engine.outputs()
+        return np.abs((output.hats["conv1"] - output.plain).mean((0, 2, 3))).max()
+
+    assert shift({"conv1"}) < 0.05 * shift(())
