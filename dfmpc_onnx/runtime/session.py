@@ -65,9 +65,11 @@ class Session:
         label: str = "the model",
         profile: pathlib.Path | None = None,
         threads: int | None = None,
+        rewritten: pathlib.Path | None = None,
     ) -> None:
-        """profile: where to write a profile of the runs to, for `profile_counts`. threads: how many it may take; None:
-        as many as the call around asks for (`runtime.threads`), or as the machine has.
+        """profile: where to write a profile of the runs to, for `profile_counts` and `profile_events`. threads: how
+        many it may take; None: as many as the call around asks for (`runtime.threads`), or as the machine has.
+        rewritten: where to write the model as this session runs it, laid out for this very processor.
         """
         onnxruntime = require()
         name = provider if provider.endswith("ExecutionProvider") else f"{provider}ExecutionProvider"
@@ -80,6 +82,8 @@ class Session:
         if profile is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile)
+        if rewritten is not None:
+            options.optimized_model_filepath = str(rewritten)
         with contextlib.ExitStack() as stack:
             source = _loadable(model, stack)
             try:
@@ -130,9 +134,13 @@ class Session:
 
     def profile_counts(self) -> dict[str, int]:
         """How many nodes each provider has run since the session was made with a profile, by provider; once."""
-        events = json.loads(pathlib.Path(self._session.end_profiling()).read_text())
-        ran = {(e["name"], e["args"]["provider"]) for e in events if e.get("args", {}).get("provider")}
+        ran = {(e["name"], e["args"]["provider"]) for e in self.profile_events() if e.get("args", {}).get("provider")}
         return dict(Counter(provider for _, provider in sorted(ran)))
+
+    def profile_events(self) -> list[dict[str, Any]]:
+        """What onnxruntime noted of each run, in order, since the session was made with a profile; once."""
+        events: list[dict[str, Any]] = json.loads(pathlib.Path(self._session.end_profiling()).read_text())
+        return events
 
 
 @contextlib.contextmanager
