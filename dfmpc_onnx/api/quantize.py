@@ -16,6 +16,7 @@ from dfmpc_onnx.api.file_size import larger_than_its_source
 from dfmpc_onnx.api.intake import Intake, parse_settings, take_in
 from dfmpc_onnx.api.provenance import provenance
 from dfmpc_onnx.api.reference import check_source
+from dfmpc_onnx.api.time_limit import allow_trials, check_timed, with_time_limit
 from dfmpc_onnx.errors import CannotRun, PassError
 from dfmpc_onnx.evaluation.fidelity import Fidelity
 from dfmpc_onnx.graph.exchange import to_model
@@ -56,6 +57,7 @@ def quantize(
     images: str | os.PathLike[str] | None = None,
     seed: int = 0,
     check: bool = True,
+    max_latency: str | None = None,
     dump: str | os.PathLike[str] | None = None,
     instruments: Sequence[Instrument] = (),
     progress: Callable[[str], None] | None = None,
@@ -70,7 +72,8 @@ def quantize(
     provider that the file is for (`pipeline.targets`). preprocess: as the network expects its input; "auto" finds it
     out. input_ranges: ``NAME=LOW:HIGH``, what lies in an input. images: a few unlabelled images of the user's own in
     place of procedural ones (.npz or folder). check: compare the result with the model on 16 procedural images before
-    it takes its name. dump: a folder for the graph after each pass. threads: how many onnxruntime and BLAS may take;
+    it takes its name. max_latency: ``12.5`` (milliseconds of a run on this machine) or ``80%`` (of what the float model
+    takes): activations that accuracy wants in float are quantized until it is met. dump: a folder for the graph after each pass. threads: how many onnxruntime and BLAS may take;
     None and 0: as many as the machine has (another number rounds sums in another order). Several threads of a program
     may quantize at once.
 
@@ -79,11 +82,15 @@ def quantize(
     """
     began = time.perf_counter()
     chosen = catalog.find_recipe(recipe) if isinstance(recipe, str) else recipe
+    if max_latency is not None:
+        chosen = with_time_limit(chosen, max_latency)
     pipeline = catalog.build(chosen)
     settings = parse_settings(
         chosen, weights, activations, layers, preprocess, input_shapes, input_ranges, seed, images, reduce_range, target
     )
-    if check:
+    if max_latency is not None:
+        check_timed(settings)
+    if check or max_latency is not None:
         require()
     taken = take_in(model, output, chosen, pipeline, settings, preprocess, progress or (lambda name: None))
     timing = Timing()
@@ -94,6 +101,7 @@ def quantize(
 def _run_passes(
     taken: Intake, instruments: Sequence[Instrument], dump: str | os.PathLike[str] | None
 ) -> tuple[PassResult, ...]:
+    allow_trials(taken)
     watching = [*instruments, Progress(taken.workspace.tell)]
     if dump is not None:
         watching.append(Dump(dump, taken.source))

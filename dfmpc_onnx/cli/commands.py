@@ -59,6 +59,11 @@ def main() -> None:
 @click.option(
     "--images", type=click.Path(), help="unlabelled images of yours in place of procedural ones (.npz or folder)"
 )
+@click.option(
+    "--max-latency",
+    metavar="MS|PERCENT%",
+    help="quantize what accuracy keeps in float until a run here takes at most this long; % of the float model's time",
+)
 @THREADS
 @click.option("--dump", type=click.Path(), metavar="DIR", help="write the graph after each pass into this folder")
 @click.option("--json", "json_wanted", is_flag=True, help="one JSON object on standard output, and nothing else")
@@ -76,6 +81,7 @@ def quantize(
     ranges: tuple[str, ...],
     seed: int,
     images: str | None,
+    max_latency: str | None,
     threads: int,
     dump: str | None,
     json_wanted: bool,
@@ -101,6 +107,7 @@ def quantize(
             input_ranges=ranges,
             images=images,
             seed=seed,
+            max_latency=max_latency,
             dump=dump,
             threads=threads,
             progress=tell,

@@ -7,6 +7,7 @@ import msgspec
 from dfmpc_onnx.evaluation.fidelity import Fidelity
 from dfmpc_onnx.evaluation.kernel_census import Census
 from dfmpc_onnx.evaluation.provider_use import ProviderUse
+from dfmpc_onnx.evaluation.time_trials import LatencyReport
 from dfmpc_onnx.inputs.normalization import PreprocessChoice
 from dfmpc_onnx.pipeline.manager import PassResult, Refusal
 
@@ -44,7 +45,8 @@ class PassReport(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct, frozen=True):
     """What `quantize` did. Sizes in bytes; mean_weight_bits: those of the stored codes, over all layers.
 
-    peak_bytes: the most memory that this process has held so far; None where the system does not tell.
+    peak_bytes: the most memory that this process has held so far; None where the system does not tell. latency: what a
+    limit on time came to; None where there was none, or nothing could be timed.
     """
 
     recipe: str
@@ -66,6 +68,7 @@ class Report(msgspec.Struct, frozen=True):
     seconds: float
     passes: tuple[PassReport, ...]
     peak_bytes: int | None = None
+    latency: LatencyReport | None = None
 
     def count(self, role: str) -> int:
         """How many layers have a role: low, high, 8-bit or float."""

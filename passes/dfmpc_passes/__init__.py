@@ -17,6 +17,7 @@ from dfmpc_passes.keep_activations_float import KeepActivationsFloat
 from dfmpc_passes.keep_layers_float import KeepLayersFloat
 from dfmpc_passes.keep_scores_float import KeepScoresFloat
 from dfmpc_passes.keep_slow_layers_float import KeepSlowLayersFloat
+from dfmpc_passes.meet_latency import MeetLatency
 from dfmpc_passes.normalize import Normalize
 from dfmpc_passes.pack_weights import PackWeights
 from dfmpc_passes.pair_convolutions import PairConvolutions
@@ -52,6 +53,7 @@ PASSES = (
     KeepScoresFloat,
     KeepSlowLayersFloat,
     KeepActivationsFloat,
+    MeetLatency,
     InsertQDQ,
     PackWeights,
 )
