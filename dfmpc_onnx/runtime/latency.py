@@ -21,6 +21,7 @@ import numpy as np
 import onnx
 
 from dfmpc_onnx.errors import ModelError
+from dfmpc_onnx.model.protos import WEIGHTED_OPERATORS, makers
 from dfmpc_onnx.runtime.session import Feeds, Loadable, Session
 from dfmpc_onnx.runtime.threads import thread_count
 
@@ -29,6 +30,7 @@ SECONDS = 2.0  # for each network, after which no further round begins
 LONGEST_RUN = 20.0  # seconds: a few rounds of such a network take minutes
 TINY_NODES = 64
 WARM_RUNS = 2  # that do not count: memory is laid out, weights are packed
+LAYER_KERNELS = ("Conv", "Gemm", "MatMul")  # in the names of kernels, fused ones and those for integers
 RENAMED = re.compile(r"(_nchwc|_nhwc|_token_\d+)+$")  # what onnxruntime adds to the name of a node that it rewrites
 
 
@@ -76,6 +78,21 @@ class Profile:
     def by_name(self) -> dict[str, float]:
         """Seconds of each node by its name in the graph that runs."""
         return {node.name: node.span.seconds for node in self.nodes}
+
+    def layers(self, model: onnx.ModelProto) -> dict[str, str]:
+        """The layer of a file that each node of the graph as it runs computes, by that node's name.
+
+        A kernel that took in what stands behind a layer is called as the last of what it took in.
+        """
+        made, named = makers(model.graph.node), {node.name: node for node in model.graph.node}
+        found = {}
+        for time_of in self.nodes:
+            node = named.get(time_of.file_name)
+            while node is not None and node.op_type not in WEIGHTED_OPERATORS:
+                node = made.get(node.input[0]) if node.input else None
+            if node is not None and any(op in time_of.op for op in LAYER_KERNELS):
+                found[time_of.name] = node.name
+        return found
 
 
 Runner = Callable[[], object]
