@@ -31,6 +31,7 @@ LONGEST_RUN = 20.0  # seconds: a few rounds of such a network take minutes
 TINY_NODES = 64
 WARM_RUNS = 2  # that do not count: memory is laid out, weights are packed
 LAYER_KERNELS = ("Conv", "Gemm", "MatMul")  # in the names of kernels, fused ones and those for integers
+STEPS = ("QuantizeLinear", "DequantizeLinear")
 RENAMED = re.compile(r"(_nchwc|_nhwc|_token_\d+)+$")  # what onnxruntime adds to the name of a node that it rewrites
 
 
@@ -79,20 +80,37 @@ class Profile:
         """Seconds of each node by its name in the graph that runs."""
         return {node.name: node.span.seconds for node in self.nodes}
 
-    def layers(self, model: onnx.ModelProto) -> dict[str, str]:
-        """The layer of a file that each node of the graph as it runs computes, by that node's name.
+    def file_nodes(self, model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
+        """The nodes of a file that each node of the graph as it runs computes, by that node's name.
 
-        A kernel that took in what stands behind a layer is called as the last of what it took in.
+        A kernel is called as the last node that it took in, or as the tensor that it gives; what it took in beside that
+        is what stands in front of it and has no kernel of its own.
         """
         made, named = makers(model.graph.node), {node.name: node for node in model.graph.node}
+        last = {node.name: named.get(node.file_name) or made.get(node.file_name) for node in self.nodes}
+        taken = {node.output[0] for node in last.values() if node is not None}
         found = {}
-        for time_of in self.nodes:
-            node = named.get(time_of.file_name)
-            while node is not None and node.op_type not in WEIGHTED_OPERATORS:
-                node = made.get(node.input[0]) if node.input else None
-            if node is not None and any(op in time_of.op for op in LAYER_KERNELS):
-                found[time_of.name] = node.name
+        for name, node in last.items():
+            waiting, reached = [node] if node is not None else [], []
+            while waiting:
+                reached.append(waiting.pop())
+                for tensor in reached[-1].input:
+                    before = made.get(tensor)
+                    if before is not None and before.output[0] not in taken and before.op_type not in STEPS:
+                        taken.add(before.output[0])
+                        waiting.append(before)
+            found[name] = reached
         return found
+
+    def layers(self, model: onnx.ModelProto) -> dict[str, str]:
+        """The layer of a file that each node of the graph as it runs computes, by that node's name."""
+        kernels = {node.name for node in self.nodes if any(op in node.op for op in LAYER_KERNELS)}
+        return {
+            name: node.name or node.output[0]
+            for name, nodes in self.file_nodes(model).items()
+            for node in nodes
+            if name in kernels and node.op_type in WEIGHTED_OPERATORS
+        }
 
 
 Runner = Callable[[], object]

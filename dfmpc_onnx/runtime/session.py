@@ -190,8 +190,11 @@ def _with_helpers(provider: str, known: Mapping[str, str]) -> list[str]:
     return [provider, helper] if provider.startswith("Tensorrt") and helper in known.values() else [provider]
 
 
-def optimized_model(model: Loadable, label: str = "the model") -> onnx.ModelProto:
+def optimized_model(model: Loadable, label: str = "the model", *, fused: bool = True) -> onnx.ModelProto:
     """The model as onnxruntime rewrites it for its CPU provider before it lays tensors out for this very processor.
+
+    fused: False for what it does before it makes integer and other fused kernels: constants are folded, and
+    BatchNormalizations into layers.
 
     Weights that lie in a file beside the model are left there: what is rewritten names them, without their values.
     Raises ModelError where it cannot be loaded, or is too large for onnxruntime to write.
@@ -200,13 +203,14 @@ def optimized_model(model: Loadable, label: str = "the model") -> onnx.ModelProt
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "optimized.onnx"
         options = _options(onnxruntime)
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        levels = onnxruntime.GraphOptimizationLevel
+        options.graph_optimization_level = levels.ORT_ENABLE_EXTENDED if fused else levels.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(path)
         try:
             with contextlib.ExitStack() as stack:
                 source = _loadable(model, stack)
                 onnxruntime.InferenceSession(source, options, providers=[CPU_PROVIDER], enable_fallback=0)
-            return onnx.load(path, load_external_data=False)
+            return onnx.load(path, load_external_data=not fused)
         except Exception as error:  # onnxruntime's exceptions have no common public base
             raise ModelError(
                 f"{label}: onnxruntime {onnxruntime.__version__} cannot load and rewrite it ({_cause(error)})"

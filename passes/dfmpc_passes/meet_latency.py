@@ -212,8 +212,10 @@ class _Errors:
 def _report(
     limit: TimeLimit, wanted: float, in_float: float, before: float, after: float, fastest: float, met: bool
 ) -> LatencyReport:
-    milliseconds = (round(1000 * seconds, 4) for seconds in (wanted, in_float, before, after, fastest))
-    return LatencyReport(str(limit), *milliseconds, met)
+    allowed, plain, now, then, least = (
+        round(1000 * seconds, 4) for seconds in (wanted, in_float, before, after, fastest)
+    )
+    return LatencyReport(str(limit), allowed, plain, now, then, least, met)
 
 
 def _decibels(share: float) -> float | None:

@@ -149,7 +149,7 @@ def test_a_limit_that_could_change_nothing_is_refused(options, said):
 
 @pytest.mark.parametrize("text", ["", "fast", "-3", "0", "0%", "12 s", "nan", "1e9999"])
 def test_what_is_no_time_is_refused(text):
-    with pytest.raises(OptionError, match="give milliseconds such as 12.5, or per cent"):
+    with pytest.raises(OptionError, match="give milliseconds such as"):
         made(text)
 
 
