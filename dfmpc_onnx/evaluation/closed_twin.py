@@ -108,10 +108,7 @@ def _round(graph: gs.Graph, tensor: gs.Tensor, fresh: Namer) -> None:
     # A Relu or Clip becomes one kernel with its layer only where no code stands for less than 0.
     rectified = maker is not None and op_of(maker) in ("Relu", "Clip")
     zero = np.asarray(np.uint8(0) if rectified else ZERO_POINT)
-    numbers = [
-        gs.Constant(fresh(f"{stem}.scale"), np.asarray(SCALE)),
-        gs.Constant(fresh(f"{stem}.zero"), np.asarray(ZERO_POINT)),
-    ]
+    numbers = [gs.Constant(fresh(f"{stem}.scale"), np.asarray(SCALE)), gs.Constant(fresh(f"{stem}.zero"), zero)]
     for node in readers:
         node.inputs = [values if t is tensor else t for t in node.inputs]
     pair = [
