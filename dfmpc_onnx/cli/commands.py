@@ -122,14 +122,16 @@ def quantize(
 
 @main.command()
 @MODEL
+@click.option("--latency", is_flag=True, help="measure here what takes the time, and what integers would save")
+@THREADS
 @click.option("--json", "json_wanted", is_flag=True, help="one JSON object on standard output, and nothing else")
-def inspect(model: str, json_wanted: bool) -> None:
+def inspect(model: str, latency: bool, threads: int, json_wanted: bool) -> None:
     """List what each recipe would do to the layers of MODEL, or how a quantized one is stored and runs."""
     from dfmpc_onnx.report.inspection_text import inspection_table
     from dfmpc_onnx.report.json_text import as_json
 
     with limit_memory():
-        inspection = dfmpc_onnx.inspect(model)
+        inspection = dfmpc_onnx.inspect(model, latency=latency, threads=threads)
     if json_wanted:
         click.echo(as_json(inspection))
     else:

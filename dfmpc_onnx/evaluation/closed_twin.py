@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_graphsurgeon as gs
 
@@ -60,8 +61,7 @@ def _behind(graph: gs.Graph, node: gs.Node) -> gs.Tensor:
 def _give_codes(graph: gs.Graph, layer: gs.Node, fresh: Namer) -> bool:
     """Give a layer codes for its weight and bias, where it has an integer kernel."""
     maker = producer(layer.inputs[1])
-    decoded = maker is not None and dequantizes(maker) and constant(maker.inputs[0]) is not None
-    weight = layer.inputs[1] if not decoded else maker.inputs[0]
+    weight = maker.inputs[0] if maker is not None and dequantizes(maker) else layer.inputs[1]
     rank = len(weight.shape) if constant(weight) is not None else 0
     if rank != (4 if op_of(layer) == "Conv" else 2) or op_of(layer) == "ConvTranspose":
         return False
@@ -81,7 +81,7 @@ def _give_codes(graph: gs.Graph, layer: gs.Node, fresh: Namer) -> bool:
     return True
 
 
-def _decode(graph: gs.Graph, layer: gs.Node, slot: int, codes: np.ndarray, fresh: Namer) -> None:
+def _decode(graph: gs.Graph, layer: gs.Node, slot: int, codes: npt.NDArray[np.integer], fresh: Namer) -> None:
     """Put a DequantizeLinear of these codes in front of a layer."""
     scale = WEIGHT_SCALE if slot == 1 else np.float32(SCALE * WEIGHT_SCALE)
     stem = fresh("closed.codes")

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+from rich.console import Console
+from rich.text import Text
+
+from dfmpc_onnx.errors import printable, shown
+from dfmpc_onnx.evaluation.island_times import IslandTime, LayerTime, TimeTable
 from dfmpc_onnx.evaluation.time_trials import LatencyReport
+from dfmpc_onnx.report.tables import listing, plain
+
+MOST_ISLANDS, MOST_LAYERS, MOST_OPERATORS = 8, 10, 4
+SAVES_LEGEND = (
+    "saves: what integer kernels in its place would save, measured; below 0 they would take longer. -: it has none, "
+    "or was not tried"
+)
 
 
 def latency_rows(found: LatencyReport) -> list[tuple[str, str]]:
@@ -23,3 +35,48 @@ def latency_rows(found: LatencyReport) -> list[tuple[str, str]]:
 
 def _noise(decibels: float | None) -> str:
     return "-" if decibels is None else f"{decibels:.1f} dB"
+
+
+def time_tables(found: TimeTable, console: Console) -> None:
+    """Where the time of a run goes: islands of float, then layers, the slowest first."""
+    in_float = found.ms - found.integer_ms
+    console.print(
+        *plain(
+            f"{found.ms:.3f} ms a run on this machine ({found.fed}): {found.integer_ms:.3f} in integers, {in_float:.3f} "
+            "in float and in steps from and to it"
+        )
+    )
+    if found.islands:
+        rows = [
+            (_island(row), f"{row.ms:.3f}", f"{row.share:.1f}", _saves(row), _made_of(row)) for row in found.islands
+        ]
+        more = len(rows) - MOST_ISLANDS
+        console.print(Text("\nislands of float:\n"))
+        listing(console, ("island", "ms", "%", "saves", "of"), rows[:MOST_ISLANDS], right=("ms", "%", "saves"))
+        if more > 0:
+            console.print(Text(f"... and {more} more, which --json lists"))
+        console.print(Text(SAVES_LEGEND))
+    if found.layers:
+        console.print(Text("\nthe slowest layers:\n"))
+        slow = [(row.name, f"{row.ms:.3f}", _integer(row), row.kernel) for row in found.layers[:MOST_LAYERS]]
+        listing(console, ("layer", "ms", "in integers", "kernel"), slow, right=("ms", "in integers"))
+
+
+def _island(row: IslandTime) -> str:
+    if not row.layers:
+        return "no layer"
+    return row.layers[0] + (f" and {len(row.layers) - 1} more" if len(row.layers) > 1 else "")
+
+
+def _made_of(row: IslandTime) -> str:
+    counts = sorted(row.operators.items(), key=lambda item: -item[1])
+    more = f", {len(counts) - MOST_OPERATORS} others" if len(counts) > MOST_OPERATORS else ""
+    return ", ".join(f"{n} {shown(printable(op))}" for op, n in counts[:MOST_OPERATORS]) + more
+
+
+def _saves(row: IslandTime) -> str:
+    return "-" if row.saves_ms is None else f"{row.saves_ms:.3f}"
+
+
+def _integer(row: LayerTime) -> str:
+    return "-" if row.integer_ms is None else f"{row.integer_ms:.3f}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from dfmpc_onnx.evaluation.fidelity import Fidelity
+from dfmpc_onnx.evaluation.island_times import TimeTable
 from dfmpc_onnx.evaluation.kernel_census import Census
 from dfmpc_onnx.evaluation.provider_use import ProviderUse
 from dfmpc_onnx.evaluation.time_trials import LatencyReport
@@ -147,7 +148,8 @@ class Inspection(msgspec.Struct, frozen=True):
     """What `inspect` found in a model.
 
     Of a quantized one: census, what onnxruntime makes of it; quantized_layers, the layers as the file holds them.
-    `layers` and `recipes` are then those of what is still float, if anything.
+    `layers` and `recipes` are then those of what is still float, if anything. latency: where the time of a run goes;
+    None where that was not asked for, or could not be measured.
     """
 
     model: str
@@ -163,6 +165,7 @@ class Inspection(msgspec.Struct, frozen=True):
     recipes: tuple[RecipeForecast, ...]
     census: Census | None = None
     quantized_layers: tuple[QuantizedLayer, ...] = ()
+    latency: TimeTable | None = None
 
 
 class ProviderFidelity(msgspec.Struct, frozen=True):

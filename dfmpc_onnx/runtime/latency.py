@@ -10,6 +10,7 @@ kernel does, is measured on a chain of tiny nodes and taken off.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import pathlib
 import re
 import tempfile
@@ -174,8 +175,7 @@ def _runner(session: Session, feeds: Feeds) -> Runner:
 def _overhead(folder: pathlib.Path) -> float:
     """Seconds that a node takes longer in a profile than it does without one."""
     names = [f"t{i}" for i in range(TINY_NODES + 1)]
-    pairs = zip(names[:-1], names[1:], strict=True)
-    nodes = [onnx.helper.make_node("Sin", [a], [b], f"sin_{b}") for a, b in pairs]
+    nodes = [onnx.helper.make_node("Sin", [a], [b], f"sin_{b}") for a, b in itertools.pairwise(names)]
     ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in (names[0], names[-1])]
     graph = onnx.helper.make_graph(nodes, "tiny", ends[:1], ends[1:])
     model = onnx.helper.make_model(graph, ir_version=8, opset_imports=[onnx.helper.make_opsetid("", 13)])
