@@ -73,9 +73,9 @@ def quantize(
     out. input_ranges: ``NAME=LOW:HIGH``, what lies in an input. images: a few unlabelled images of the user's own in
     place of procedural ones (.npz or folder). check: compare the result with the model on 16 procedural images before
     it takes its name. max_latency: ``12.5`` (milliseconds of a run on this machine) or ``80%`` (of what the float model
-    takes): activations that accuracy wants in float are quantized until it is met. dump: a folder for the graph after each pass. threads: how many onnxruntime and BLAS may take;
-    None and 0: as many as the machine has (another number rounds sums in another order). Several threads of a program
-    may quantize at once.
+    takes): activations that accuracy wants in float are quantized until it is met. dump: a folder for the graph after
+    each pass. threads: how many onnxruntime and BLAS may take; None and 0: as many as the machine has (another number
+    rounds sums in another order). Several threads of a program may quantize at once.
 
     Raises UserError for what the caller can correct, Defect for our own mistakes. When it raises, `output` is as it
     was before: absent, or the earlier file.

@@ -18,6 +18,7 @@ from dfmpc_onnx.graph.operators import dequantizes, is_weighted, keeps_scale, me
 from dfmpc_onnx.graph.query import constant, consumers, is_output, only_consumer, producer
 
 SCALE, ZERO_POINT = np.float32(0.003), np.uint8(128)  # all codes of a rectified tensor lie in what a Clip to 1 leaves
+OLDEST_OPSET = 10  # that has DequantizeLinear
 WEIGHT_SCALE = np.float32(0.01)
 
 
@@ -26,6 +27,8 @@ def closed_twin(graph: gs.Graph, made: Collection[str]) -> onnx.ModelProto | Non
 
     graph: as onnxruntime leaves it before it fuses anything (`optimized_model`); it is changed.
     """
+    if graph.opset < OLDEST_OPSET:
+        return None
     fresh = Namer(graph)
     marked: dict[str, gs.Tensor] = {}
     closed = False
@@ -70,6 +73,9 @@ def _give_codes(graph: gs.Graph, layer: gs.Node, fresh: Namer) -> bool:
     guard = producer(layer.inputs[0])
     if guard is not None and op_of(guard) == "Max" and len(guard.inputs) == 1:  # which keeps the layer from integers
         layer.inputs[0] = guard.inputs[0]
+        if not consumers(guard.outputs[0]):
+            guard.inputs.clear()
+            graph.nodes.remove(guard)
     _decode(graph, layer, 1, np.ones(weight.shape, np.int8), fresh)
     if len(layer.inputs) > 2 and not layer.inputs[2].is_empty():
         bias = layer.inputs[2]
@@ -101,10 +107,13 @@ def _round(graph: gs.Graph, tensor: gs.Tensor, fresh: Namer) -> None:
         return
     if readers and all(quantizes(node) for node in readers) and not is_output(graph, tensor):
         return
-    if not readers:
-        return
     stem = fresh("closed")
+    source = tensor
+    if is_output(graph, tensor) and maker is not None:  # which keeps its name and becomes the dequantized one
+        source = gs.Variable(fresh(f"{stem}.float"), tensor.dtype, tensor.shape)
+        maker.outputs = [source if t is tensor else t for t in maker.outputs]
     codes, values = gs.Variable(fresh(f"{stem}.q")), gs.Variable(fresh(f"{stem}.dq"))
+    values = tensor if source is not tensor else values
     # A Relu or Clip becomes one kernel with its layer only where no code stands for less than 0.
     rectified = maker is not None and op_of(maker) in ("Relu", "Clip")
     zero = np.asarray(np.uint8(0) if rectified else ZERO_POINT)
@@ -112,8 +121,8 @@ def _round(graph: gs.Graph, tensor: gs.Tensor, fresh: Namer) -> None:
     for node in readers:
         node.inputs = [values if t is tensor else t for t in node.inputs]
     pair = [
-        gs.Node("QuantizeLinear", codes.name, {}, [tensor, *numbers], [codes]),
-        gs.Node("DequantizeLinear", values.name, {}, [codes, *numbers], [values]),
+        gs.Node("QuantizeLinear", codes.name, {}, [source, *numbers], [codes]),
+        gs.Node("DequantizeLinear", fresh(f"{stem}.node"), {}, [codes, *numbers], [values]),
     ]
     if maker is None:
         insert(graph, first=pair)

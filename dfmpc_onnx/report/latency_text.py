@@ -39,11 +39,11 @@ def _noise(decibels: float | None) -> str:
 
 def time_tables(found: TimeTable, console: Console) -> None:
     """Where the time of a run goes: islands of float, then layers, the slowest first."""
-    in_float = found.ms - found.integer_ms
+    whole, integer, rest = (f"{ms:.3f}" for ms in (found.ms, found.integer_ms, found.ms - found.integer_ms))
     console.print(
         *plain(
-            f"{found.ms:.3f} ms a run on this machine ({found.fed}): {found.integer_ms:.3f} in integers, {in_float:.3f} "
-            "in float and in steps from and to it"
+            f"{whole} ms a run on this machine ({found.fed}): {integer} in integers, {rest} in float and in steps from "
+            "and to it"
         )
     )
     if found.islands:
