@@ -32,7 +32,7 @@ LONGEST_RUN = 20.0  # seconds: a few rounds of such a network take minutes
 TINY_NODES = 64
 WARM_RUNS = 2  # that do not count: memory is laid out, weights are packed
 LAYER_KERNELS = ("Conv", "Gemm", "MatMul")  # in the names of kernels, fused ones and those for integers
-STEPS = ("QuantizeLinear", "DequantizeLinear")
+FROM_AND_TO_CODES = ("QuantizeLinear", "DequantizeLinear")
 RENAMED = re.compile(r"(_nchwc|_nhwc|_token_\d+)+$")  # what onnxruntime adds to the name of a node that it rewrites
 
 
@@ -97,7 +97,7 @@ class Profile:
                 reached.append(waiting.pop())
                 for tensor in reached[-1].input:
                     before = made.get(tensor)
-                    if before is not None and before.output[0] not in taken and before.op_type not in STEPS:
+                    if before is not None and before.output[0] not in taken and before.op_type not in FROM_AND_TO_CODES:
                         taken.add(before.output[0])
                         waiting.append(before)
             found[name] = reached

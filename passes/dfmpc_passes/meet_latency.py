@@ -26,7 +26,7 @@ from dfmpc_onnx.statistics.batch_axis import statistics_batch
 OWN_IMAGES = 64  # of the user's, on which the largest output is compared
 MOST_ALONE = 15  # islands that are timed one by one; what is left of more is closed together or not at all
 SECONDS_OF_TRIALS = 90.0  # after which no further island is timed
-MOST_STEPS = 4  # beyond the first choice, where its time is not what the islands promised one by one
+MOST_ADDED = 4  # beyond the first choice, where its time is not what the islands promised one by one
 
 
 class MeetLatencyOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -124,7 +124,7 @@ class _Search:
         chosen = cheapest_enough(gains, costs, before - wanted)
         after = self._beside_open(open_now, before, chosen)
         more = [i for i in by_worth(gains, costs) if i not in chosen]
-        for index in more[:MOST_STEPS]:
+        for index in more[:MOST_ADDED]:
             if after <= wanted:
                 break
             chosen.append(index)
