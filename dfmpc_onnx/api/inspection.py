@@ -6,10 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 
 from dfmpc_onnx import catalog
-from dfmpc_onnx.errors import AlreadyQuantized, ModelError, RuntimeUnavailable, shown
+from dfmpc_onnx.errors import AlreadyQuantized, DfmpcError, ModelError, OptionError, RuntimeUnavailable, shown
+from dfmpc_onnx.evaluation.island_times import TimeTable, time_table
 from dfmpc_onnx.evaluation.kernel_census import Census, is_quantized, take_census
 from dfmpc_onnx.graph.exchange import to_graph
 from dfmpc_onnx.graph.opset import obstacle
+from dfmpc_onnx.inputs.batches import input_batch
+from dfmpc_onnx.inputs.spec import InputSpecs
 from dfmpc_onnx.model.metadata import metadata_of
 from dfmpc_onnx.model.source import ModelSource, Source, load
 from dfmpc_onnx.pipeline.facts import BitPlan, Layers, Originals, Pairs
@@ -20,14 +23,25 @@ from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.code_formats import NEWEST, Kind, choose_forms
 from dfmpc_onnx.qdq.stored_bits import StoredLayer, mean_bits, stored_layers
 from dfmpc_onnx.report.schema import InspectedLayer, Inspection, QuantizedLayer, RecipeForecast
+from dfmpc_onnx.runtime.session import require
+from dfmpc_onnx.runtime.threads import takes_threads
+
+TIMED_SEED = 0  # of the input: kernels take the same time whatever the numbers
 
 
-def inspect(model: ModelSource) -> Inspection:
+@takes_threads
+def inspect(model: ModelSource, *, latency: bool = False, threads: int | None = None) -> Inspection:
     """What a model holds: its layers with role or reason of refusal, and what each recipe would do to it.
 
-    Of a quantized model it also counts what onnxruntime computes in integers; else it needs no onnxruntime. Raises
-    ModelError where the model cannot be read.
+    Of a quantized model it also counts what onnxruntime computes in integers; else it needs no onnxruntime. latency:
+    measure here what each layer and each island of float takes, and what integers in its place would; threads: with
+    how many, None and 0 for as many as the machine has. Raises ModelError where the model cannot be read,
+    RuntimeUnavailable where it is to be timed without onnxruntime, OptionError where threads are for nothing.
     """
+    if threads and not latency:
+        raise OptionError("threads: nothing is run; give it with latency")
+    if latency:
+        require()
     source = load(model)
     graph = to_graph(source)
     opset, ir_version = graph.opset, source.model.ir_version
@@ -51,6 +65,7 @@ def inspect(model: ModelSource) -> Inspection:
     stored = stored_layers(source.model)
     coded = any(layer.coded for layer in stored)
     census, unknown = _census(source) if coded or is_quantized(source.model) else (None, ())
+    times, untimed = _times(source, workspace.inputs) if latency else (None, ())
     return Inspection(
         model=source.label,
         bytes=source.size,
@@ -61,12 +76,21 @@ def inspect(model: ModelSource) -> Inspection:
         outputs=outputs,
         metadata={shown(k): shown(v) for k, v in metadata_of(source.model).items()},
         layers=_inspect_layers(workspace),
-        notes=(*notes, *unknown),
+        notes=(*notes, *unknown, *untimed),
         recipes=forecasts,
         census=census,
         quantized_layers=_inspect_quantized(stored, census) if coded else (),
         mean_weight_bits=mean_bits((layer.total, math.prod(layer.shape)) for layer in stored) if coded else None,
+        latency=times,
     )
+
+
+def _times(source: Source, inputs: InputSpecs) -> tuple[TimeTable | None, tuple[str, ...]]:
+    """Where the time of a run goes, or the reason why that is not known."""
+    try:
+        return time_table(source, input_batch(inputs, TIMED_SEED, 1).first(1).feeds), ()
+    except DfmpcError as error:
+        return None, (f"not timed: {error}",)
 
 
 def _inspect_quantized(stored: Sequence[StoredLayer], census: Census | None) -> tuple[QuantizedLayer, ...]:

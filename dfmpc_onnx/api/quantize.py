@@ -15,6 +15,7 @@ from dfmpc_onnx.api.builds import Builder, Built, as_model, build_within, check_
 from dfmpc_onnx.api.closing_check import closing_check
 from dfmpc_onnx.api.file_size import larger_than_its_source
 from dfmpc_onnx.api.intake import Intake, parse_settings, take_in, with_budget
+from dfmpc_onnx.api.time_limit import allow_trials, check_timed, with_time_limit
 from dfmpc_onnx.evaluation.fidelity import Fidelity
 from dfmpc_onnx.inputs.preprocess import AUTO
 from dfmpc_onnx.inputs.unknown_inputs import not_known
@@ -54,6 +55,7 @@ def quantize(
     images: str | os.PathLike[str] | None = None,
     seed: int = 0,
     check: bool = True,
+    max_latency: str | None = None,
     dump: str | os.PathLike[str] | None = None,
     instruments: Sequence[Instrument] = (),
     progress: Callable[[str], None] | None = None,
@@ -72,17 +74,20 @@ def quantize(
     provider that the file is for (`pipeline.targets`). preprocess: as the network expects its input; "auto" finds it
     out. input_ranges: ``NAME=LOW:HIGH``, what lies in an input. images: a few unlabelled images of the user's own in
     place of procedural ones (.npz or folder). check: compare the result with the model on 16 procedural images before
-    it takes its name. dump: a folder for the graph after each pass. threads: how many onnxruntime and BLAS may take;
-    None and 0: as many as the machine has (another number rounds sums in another order). Several threads of a program
-    may quantize at once. max_size: of the file, as "2MB", bytes, or "25%" of the float one, met from below within a
-    percent where more bits can fill it. mean_bits: of all weights, at most. min_sqnr: in dB, predicted.
-    max_float_layers: how many may stay in float for these.
+    it takes its name. max_latency: ``12.5`` (milliseconds of a run on this machine) or ``80%`` (of what the float model
+    takes): activations that accuracy wants in float are quantized until it is met. dump: a folder for the graph after
+    each pass. threads: how many onnxruntime and BLAS may take; None and 0: as many as the machine has (another number
+    rounds sums in another order). Several threads of a program may quantize at once. max_size: of the file, as "2MB",
+    bytes, or "25%" of the float one, met from below within a percent where more bits can fill it. mean_bits: of all
+    weights, at most. min_sqnr: in dB, predicted. max_float_layers: how many may stay in float for these.
 
     Raises UserError for what the caller can correct, Defect for our own mistakes. When it raises, `output` is as it
     was before: absent, or the earlier file.
     """
     began = time.perf_counter()
     chosen = catalog.find_recipe(recipe) if isinstance(recipe, str) else recipe
+    if max_latency is not None:
+        chosen = with_time_limit(chosen, max_latency)
     pipeline = catalog.build(chosen)
     budget = WeightBudget.parse(max_size, mean_bits, min_sqnr, max_float_layers)
     settings = parse_settings(
@@ -90,9 +95,12 @@ def quantize(
     )
     if budget.asked:
         settings = with_budget(settings, budget, weights)
-    if check:
+    if max_latency is not None:
+        check_timed(settings)
+    if check or max_latency is not None:
         require()
     taken = take_in(model, output, chosen, pipeline, settings, preprocess, progress or (lambda name: None))
+    allow_trials(taken)
     builder = Builder(taken, instruments, dump)
     if budget.asked:
         check_plans(builder, str(budget), chosen.name)

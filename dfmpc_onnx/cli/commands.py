@@ -68,6 +68,11 @@ main.add_command(plan)
 @click.option(
     "--images", type=click.Path(), help="unlabelled images of yours in place of procedural ones (.npz or folder)"
 )
+@click.option(
+    "--max-latency",
+    metavar="MS|PERCENT%",
+    help="quantize what accuracy keeps in float until a run here takes at most this long; % of the float model's time",
+)
 @THREADS
 @MAX_SIZE
 @MEAN_BITS
@@ -89,6 +94,7 @@ def quantize(
     ranges: tuple[str, ...],
     seed: int,
     images: str | None,
+    max_latency: str | None,
     threads: int,
     max_size: str | None,
     mean_bits: float | None,
@@ -118,6 +124,7 @@ def quantize(
             input_ranges=ranges,
             images=images,
             seed=seed,
+            max_latency=max_latency,
             dump=dump,
             threads=threads,
             progress=tell,
@@ -144,14 +151,16 @@ def _check_sqnr(fidelity: Fidelity | None, least: float | None) -> None:
 
 @main.command()
 @MODEL
+@click.option("--latency", is_flag=True, help="measure here what takes the time, and what integers would save")
+@THREADS
 @click.option("--json", "json_wanted", is_flag=True, help="one JSON object on standard output, and nothing else")
-def inspect(model: str, json_wanted: bool) -> None:
+def inspect(model: str, latency: bool, threads: int, json_wanted: bool) -> None:
     """List what each recipe would do to the layers of MODEL, or how a quantized one is stored and runs."""
     from dfmpc_onnx.report.inspection_text import inspection_table
     from dfmpc_onnx.report.json_text import as_json
 
     with limit_memory():
-        inspection = dfmpc_onnx.inspect(model)
+        inspection = dfmpc_onnx.inspect(model, latency=latency, threads=threads)
     if json_wanted:
         click.echo(as_json(inspection))
     else:

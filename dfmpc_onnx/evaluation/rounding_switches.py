@@ -89,6 +89,19 @@ class ToggledRounding:
         pairs = zip(self._exact, rounded, self._groups, self._steps, self._compared, strict=True)
         return [output_loss(a, b, groups, steps=steps) for a, b, groups, steps, whether in pairs if whether]
 
+    def agreeing(self, groups: Sequence[int]) -> int:
+        """On how many inputs the largest value of the first output that is compared is where it is without rounding.
+
+        0 where no output is compared, or its rows are no inputs.
+        """
+        first = next((i for i, whether in enumerate(self._compared) if whether), None)
+        count = min((len(x) for x in self._feeds.values() if x.ndim), default=0)
+        if first is None or not count or len(self._exact[first]) != count:
+            return 0
+        pair = (self._exact[first], self._run(groups)[first])
+        one, other = (np.argmax(output.reshape(count, -1), axis=1) for output in pair)
+        return int((one == other).sum())
+
     def _run(self, groups: Sequence[int]) -> Outputs:
         if not self._outputs:
             return []

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from dfmpc_onnx.evaluation.kernel_census import Census
 from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE
+from dfmpc_onnx.report.latency_text import time_tables
 from dfmpc_onnx.report.schema import Inspection, QuantizedLayer
 from dfmpc_onnx.report.tables import figures, listing, megabytes, plain, table
 
@@ -43,6 +44,9 @@ def inspection_table(found: Inspection, console: Console) -> None:
     if found.census is not None:
         console.print()
         console.print(figures(list(_census_rows(found.census))))
+    if found.latency is not None:
+        console.print()
+        time_tables(found.latency, console)
 
 
 def _quantized_table(found: Inspection, console: Console) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from dfmpc_onnx.evaluation.fidelity import Fidelity
+from dfmpc_onnx.evaluation.island_times import TimeTable
 from dfmpc_onnx.evaluation.kernel_census import Census
 from dfmpc_onnx.evaluation.provider_use import ProviderUse
+from dfmpc_onnx.evaluation.time_trials import LatencyReport
 from dfmpc_onnx.inputs.normalization import PreprocessChoice
 from dfmpc_onnx.pipeline.manager import PassResult, Refusal
 
@@ -44,7 +46,8 @@ class PassReport(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct, frozen=True):
     """What `quantize` did. Sizes in bytes; mean_weight_bits: as `qdq.stored_bits.mean_bits`, over all layers.
 
-    peak_bytes: the most memory that this process has held so far; None where the system does not tell.
+    peak_bytes: the most memory that this process has held so far; None where the system does not tell. latency: what a
+    limit on time came to; None where there was none, or nothing could be timed.
     """
 
     recipe: str
@@ -66,6 +69,7 @@ class Report(msgspec.Struct, frozen=True):
     seconds: float
     passes: tuple[PassReport, ...]
     peak_bytes: int | None = None
+    latency: LatencyReport | None = None
 
     def count(self, role: str) -> int:
         """How many layers have a role: low, high, 8-bit or float."""
@@ -144,8 +148,8 @@ class Inspection(msgspec.Struct, frozen=True):
     """What `inspect` found in a model.
 
     Of a quantized one: census, what onnxruntime makes of it; quantized_layers, the layers as the file holds them;
-    mean_weight_bits, as in `Report`.
-    `layers` and `recipes` are then those of what is still float, if anything.
+    mean_weight_bits, as in `Report`. `layers` and `recipes` are then those of what is still float, if anything.
+    latency: where the time of a run goes; None where that was not asked for, or could not be measured.
     """
 
     model: str
@@ -162,6 +166,7 @@ class Inspection(msgspec.Struct, frozen=True):
     census: Census | None = None
     quantized_layers: tuple[QuantizedLayer, ...] = ()
     mean_weight_bits: float | None = None
+    latency: TimeTable | None = None
 
 
 class ProviderFidelity(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@ from dfmpc_onnx.evaluation.fidelity import Fidelity
 from dfmpc_onnx.evaluation.output_differences import GroupFidelity, OutputFidelity
 from dfmpc_onnx.inputs.normalization import PreprocessChoice
 from dfmpc_onnx.pipeline.refusals import NOT_LOW, UNSTATED, Refusal
+from dfmpc_onnx.report.latency_text import latency_rows
 from dfmpc_onnx.report.schema import Expansion, LayerReport, Report, Verification
 from dfmpc_onnx.report.tables import GAP, figures, listing, megabytes, plain, table
 
@@ -69,6 +70,8 @@ def report_table(report: Report, output: str, console: Console) -> None:
         unknown = report.fidelity.not_known
         verdict = f"not known: {unknown}" if unknown else fidelity_line(report.fidelity)
         rows.append(("against the float model", verdict))
+    if report.latency is not None:
+        rows += latency_rows(report.latency)
     rows.append(("seconds", f"{report.seconds}"))
     if report.peak_bytes is not None:
         rows.append(("memory", f"{megabytes(report.peak_bytes)} at most"))

@@ -66,9 +66,11 @@ class Session:
         label: str = "the model",
         profile: pathlib.Path | None = None,
         threads: int | None = None,
+        rewritten: pathlib.Path | None = None,
     ) -> None:
-        """profile: where to write a profile of the runs to, for `profile_counts`. threads: how many it may take; None:
-        as many as the call around asks for (`runtime.threads`), or as the machine has.
+        """profile: where to write a profile of the runs to, for `profile_counts` and `profile_events`. threads: how
+        many it may take; None: as many as the call around asks for (`runtime.threads`), or as the machine has.
+        rewritten: where to write the model as this session runs it, laid out for this very processor.
         """
         onnxruntime = require()
         name = provider if provider.endswith("ExecutionProvider") else f"{provider}ExecutionProvider"
@@ -81,6 +83,8 @@ class Session:
         if profile is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile)
+        if rewritten is not None:
+            options.optimized_model_filepath = str(rewritten)
         with contextlib.ExitStack() as stack:
             source = _loadable(model, stack)
             try:
@@ -143,9 +147,13 @@ class Session:
 
     def profile_counts(self) -> dict[str, int]:
         """How many nodes each provider has run since the session was made with a profile, by provider; once."""
-        events = json.loads(pathlib.Path(self._session.end_profiling()).read_text())
-        ran = {(e["name"], e["args"]["provider"]) for e in events if e.get("args", {}).get("provider")}
+        ran = {(e["name"], e["args"]["provider"]) for e in self.profile_events() if e.get("args", {}).get("provider")}
         return dict(Counter(provider for _, provider in sorted(ran)))
+
+    def profile_events(self) -> list[dict[str, Any]]:
+        """What onnxruntime noted of each run, in order, since the session was made with a profile; once."""
+        events: list[dict[str, Any]] = json.loads(pathlib.Path(self._session.end_profiling()).read_text())
+        return events
 
 
 @contextlib.contextmanager
@@ -195,8 +203,11 @@ def _with_helpers(provider: str, known: Mapping[str, str]) -> list[str]:
     return [provider, helper] if provider.startswith("Tensorrt") and helper in known.values() else [provider]
 
 
-def optimized_model(model: Loadable, label: str = "the model") -> onnx.ModelProto:
+def optimized_model(model: Loadable, label: str = "the model", *, fused: bool = True) -> onnx.ModelProto:
     """The model as onnxruntime rewrites it for its CPU provider before it lays tensors out for this very processor.
+
+    fused: False for what it does before it makes integer and other fused kernels: constants are folded, and
+    BatchNormalizations into layers.
 
     Weights that lie in a file beside the model are left there: what is rewritten names them, without their values.
     Raises ModelError where it cannot be loaded, or is too large for onnxruntime to write.
@@ -205,13 +216,14 @@ def optimized_model(model: Loadable, label: str = "the model") -> onnx.ModelProt
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "optimized.onnx"
         options = _options(onnxruntime)
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        levels = onnxruntime.GraphOptimizationLevel
+        options.graph_optimization_level = levels.ORT_ENABLE_EXTENDED if fused else levels.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(path)
         try:
             with contextlib.ExitStack() as stack:
                 source = _loadable(model, stack)
                 onnxruntime.InferenceSession(source, options, providers=[CPU_PROVIDER], enable_fallback=0)
-            return onnx.load(path, load_external_data=False)
+            return onnx.load(path, load_external_data=not fused)
         except Exception as error:  # onnxruntime's exceptions have no common public base
             raise ModelError(
                 f"{label}: onnxruntime {onnxruntime.__version__} cannot load and rewrite it ({_cause(error)})"

@@ -19,6 +19,7 @@ from dfmpc_passes.keep_layers_float import KeepLayersFloat
 from dfmpc_passes.keep_scores_float import KeepScoresFloat
 from dfmpc_passes.keep_slow_layers_float import KeepSlowLayersFloat
 from dfmpc_passes.measure_sensitivity import MeasureSensitivity
+from dfmpc_passes.meet_latency import MeetLatency
 from dfmpc_passes.normalize import Normalize
 from dfmpc_passes.pack_weights import PackWeights
 from dfmpc_passes.pair_convolutions import PairConvolutions
@@ -58,6 +59,7 @@ PASSES = (
     KeepScoresFloat,
     KeepSlowLayersFloat,
     KeepActivationsFloat,
+    MeetLatency,
     InsertQDQ,
     PackWeights,
 )

@@ -1,0 +1,61 @@
+"""A limit on the time of a run, as the user gives it: a step of the recipe, and what that step measures with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import onnx
+
+from dfmpc_onnx.api.intake import Intake
+from dfmpc_onnx.errors import OptionError
+from dfmpc_onnx.evaluation.time_trials import TimeLimit, TimeTrials
+from dfmpc_onnx.graph.exchange import to_model
+from dfmpc_onnx.pipeline.manager import Pass, PassManager
+from dfmpc_onnx.pipeline.recipe import Recipe, Step
+from dfmpc_onnx.pipeline.settings import Settings
+from dfmpc_onnx.pipeline.workspace import Workspace
+
+LIMIT_PASS, PLACING_PASS = "meet_latency", "insert_qdq"
+
+
+def with_time_limit(recipe: Recipe, limit: str) -> Recipe:
+    """The recipe with a step that meets a limit, in front of what puts integers into the graph. Raises OptionError."""
+    step = Step(LIMIT_PASS, {"limit": limit.strip()}, "max-latency")
+    TimeLimit.parse(limit)
+    steps = [own for own in recipe.steps if own.use != LIMIT_PASS]
+    places = [index for index, own in enumerate(steps) if own.use == PLACING_PASS]
+    if not places:
+        raise OptionError(f"max-latency: recipe {recipe.name} has no {PLACING_PASS}, so nothing computes in integers")
+    return msgspec.structs.replace(recipe, steps=(*steps[: places[0]], step, *steps[places[0] :]))
+
+
+def check_timed(settings: Settings) -> None:
+    """Raise OptionError where a limit on time can change nothing."""
+    if not settings.target.between:
+        raise OptionError(
+            f"max-latency: times are measured on the CPU provider, and the file is for {settings.target.name}; leave "
+            "it out"
+        )
+    if settings.activations == "none":
+        raise OptionError("max-latency: activations stay in float, so nothing can be made faster; leave it out")
+
+
+def allow_trials(taken: Intake) -> None:
+    """Let the pass that meets a limit, where the recipe has one, build and time the files that would result."""
+    places = [index for index, step in enumerate(taken.pipeline) if step.name == LIMIT_PASS]
+    if not places:
+        return
+    behind = taken.pipeline[places[-1] + 1 :]
+    source = taken.source
+    taken.workspace.put(TimeTrials(source.path or source.model, lambda workspace: _finished(workspace, behind)))
+
+
+def _finished(workspace: Workspace, steps: Sequence[Pass[msgspec.Struct]]) -> onnx.ModelProto:
+    """The file that steps make of a workspace, which is left as it was."""
+    before = workspace.snapshot()
+    try:
+        PassManager(steps).run(workspace)
+        return to_model(workspace.graph)
+    finally:
+        workspace.restore(before)
