@@ -13,6 +13,7 @@ import functools
 import importlib.metadata
 import importlib.resources
 import pathlib
+from collections.abc import Callable
 from typing import Literal, get_args, get_origin
 
 import msgspec
@@ -21,10 +22,8 @@ from dfmpc_onnx.errors import RecipeError, printable, shown
 from dfmpc_onnx.model.plain_files import why_unreadable
 from dfmpc_onnx.pipeline.facts import BitPlan, Sensitivity
 from dfmpc_onnx.pipeline.manager import Pass, PassManager
-from dfmpc_onnx.pipeline.plan_file import PlanRecord, plan_step
 from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE, Recipe, Step, as_toml
 from dfmpc_onnx.pipeline.recipe_file import Library, RecipeText, extends_another, resolve
-from dfmpc_onnx.pipeline.recipe_lines import Lines
 from dfmpc_onnx.pipeline.validation_messages import explain, named_key
 from dfmpc_onnx.pipeline.weight_plan import PlannedWidths, StatedWidths
 from dfmpc_passes import FORMER_NAMES, PASSES
@@ -94,15 +93,18 @@ def recipe_text(name: str, beside: pathlib.Path | None = None) -> RecipeText:
     return RecipeText(_texts()[name], name, f"{name}.toml")
 
 
-def planned(recipe: Recipe, plan: PlanRecord, lines: Lines) -> Recipe:
-    """A recipe with the widths of a plan in place of the passes that measure and plan; raises RecipeError."""
+def with_plan(recipe: Recipe, step_of: Callable[[str], Step], where: str) -> Recipe:
+    """A recipe with the widths of a plan in place of the passes that measure and plan; raises RecipeError.
+
+    step_of: the step of the plan under the name of the pass for it. where: the plan stands.
+    """
     known = passes()
     steps = [step for step in recipe.steps if not _gives(step.use, Sensitivity, PlannedWidths)]
     first = next((index for index, step in enumerate(steps) if _gives(step.use, BitPlan)), None)
     if first is None:
-        raise RecipeError(f"{lines.key('plan')}: {recipe.name} gives layers no widths that a plan could state")
+        raise RecipeError(f"{where}: {recipe.name} gives layers no widths that a plan could state")
     use = next(name for name, kind in known.items() if StatedWidths in kind.provides)
-    steps.insert(first + 1, plan_step(use, plan, lines))
+    steps.insert(first + 1, step_of(use))
     return msgspec.structs.replace(recipe, steps=tuple(steps))
 
 
@@ -111,7 +113,7 @@ def _gives(name: str, *facts: type[object]) -> bool:
     return kind is not None and not set(facts).isdisjoint(kind.provides)
 
 
-LIBRARY = Library(recipe_text, current_name, planned)
+LIBRARY = Library(recipe_text, current_name, with_plan)
 
 
 def find_recipe(name: str) -> Recipe:

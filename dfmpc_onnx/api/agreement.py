@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Sequence
 
 import msgspec
 
@@ -49,6 +51,16 @@ class Judge:
                 f"min-agreement {percent:g}: {self.count} images cannot show it, as even if all agree the interval "
                 f"begins at {best:.1f} %; give at least {samples_for(percent / 100)}"
             )
+
+    def all_judged(self, table: PlanTable, plans: Sequence[WeightPlan], most_float: int) -> list[FrontEntry]:
+        """Each plan with its agreement; progress says how many are left and how long they take."""
+        began, found = time.monotonic(), list[FrontEntry]()
+        for plan in plans:
+            left = (time.monotonic() - began) / len(found) * (len(plans) - len(found)) if found else None
+            said = f", about {left:.0f} s left" if left is not None else ""
+            self._taken.workspace.tell(f"plan {len(found) + 1} of {len(plans)}{said}")
+            found.append(self.judged(table, plan, most_float))
+        return found
 
     def judged(self, table: PlanTable, plan: WeightPlan, most_float: int) -> FrontEntry:
         """A plan with its agreement: percent, and the interval of 95 %."""

@@ -212,7 +212,7 @@ class _Planner:
         plans = BudgetPlanner(table, most_float).spread(self._asked.pareto)
         if judge is None:
             return [as_entry(plan) for plan in plans]
-        return [judge.judged(table, plan, most_float) for plan in plans]
+        return judge.all_judged(table, plans, most_float)
 
     def _record(self, table: PlanTable, plan: WeightPlan, front: list[FrontEntry]) -> PlanRecord:
         self._builder.rewind()

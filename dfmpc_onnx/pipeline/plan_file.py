@@ -11,7 +11,7 @@
     bits = 4                     # 2 to 8, "ternary" or "float"
     why = "adds 0.03 % to the output's error"
 
-Recipes with such a table neither measure nor plan: `Library.planned` puts a pass that gives these widths in place of
+Recipes with such a table neither measure nor plan: `Library.with_plan` puts a pass that gives these widths in place of
 the passes that do. What stands in [[plan.table]] is read by `dfmpc-onnx plan --from` alone.
 """
 

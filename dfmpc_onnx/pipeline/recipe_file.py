@@ -46,7 +46,7 @@ import msgspec
 
 from dfmpc_onnx.errors import OptionError, RecipeError, shown
 from dfmpc_onnx.model.plain_files import why_unreadable
-from dfmpc_onnx.pipeline.plan_file import PlanRecord, read_plan
+from dfmpc_onnx.pipeline.plan_file import PlanRecord, plan_step, read_plan
 from dfmpc_onnx.pipeline.recipe import Recipe, Step
 from dfmpc_onnx.pipeline.recipe_lines import Lines
 from dfmpc_onnx.pipeline.validation_messages import explain, named_key
@@ -84,18 +84,18 @@ def _no_base(name: str, beside: pathlib.Path | None) -> RecipeText:
     raise RecipeError(f"recipe '{shown(name)}': no recipe is known here to extend")
 
 
-def _no_plan(recipe: Recipe, plan: PlanRecord, lines: Lines) -> Recipe:
-    raise RecipeError(f"{lines.key('plan')}: no pass is known here to give layers the widths of a plan")
+def _no_plan(recipe: Recipe, step_of: Callable[[str], Step], where: str) -> Recipe:
+    raise RecipeError(f"{where}: no pass is known here to give layers the widths of a plan")
 
 
 @dataclasses.dataclass(frozen=True)
 class Library:
     """What a recipe may name. base: the recipe of a name, or of a file in the folder given; raises RecipeError.
-    current: the present name of a pass. planned: a recipe with the widths of a plan in place of measuring."""
+    current: the present name of a pass. with_plan: a recipe with the widths of a plan in place of measuring."""
 
     base: Callable[[str, pathlib.Path | None], RecipeText] = _no_base
     current: Callable[[str], str] = lambda name: name
-    planned: Callable[[Recipe, PlanRecord, Lines], Recipe] = _no_plan
+    with_plan: Callable[[Recipe, Callable[[str], Step], str], Recipe] = _no_plan
 
 
 ALONE = Library()
@@ -275,10 +275,9 @@ class _Reader:
 
     def _planned(self, recipe: Recipe, tables: Mapping[str, object]) -> Recipe:
         """The recipe with the widths of a plan."""
-        try:
-            return self._library.planned(recipe, read_plan(tables, self._lines), self._lines)
-        except OptionError as error:
-            raise RecipeError(f"{self._lines.key('plan')}: {error}") from None
+        plan = read_plan(tables, self._lines)
+        where = self._lines.key("plan")
+        return self._library.with_plan(recipe, lambda use: plan_step(use, plan, self._lines), where)
 
     def _base(self, name: str) -> Recipe:
         where = self._lines.key("extends")

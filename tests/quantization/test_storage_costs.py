@@ -94,7 +94,9 @@ def test_a_target_of_old_types_pays_for_tables() -> None:
 
 
 def test_mean_bits_are_of_all_weights_of_the_network() -> None:
-    space = graphs.workspace(graphs.chain(), "auto", layers=["conv1=8"])
+    net = graphs.Net()
+    model = net.model(net.tail(net.block(net.block("x", 64), 64), 100))
+    space = graphs.workspace(model, "auto", layers=["conv1=8"])
     PassManager(graphs.pipeline("assign_bits")).run(space)
     layers = space.get(Layers).by_name()
     names = [name for name, bits in space.get(BitPlan).layers.items() if bits.role == "auto"]

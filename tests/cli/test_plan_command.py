@@ -1,0 +1,78 @@
+"""The command `plan`, and budgets of `quantize`: streams, exit status, what fits into 80 columns."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import pytest
+
+from tests import graphs
+from tests.commands import dfmpc
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    net = graphs.Net((1, 3, 16, 16))
+    path = tmp_path_factory.mktemp("model") / "net.onnx"
+    path.write_bytes(net.model(net.tail(net.block(net.block("x", 64), 64), 100)).SerializeToString())
+    return path
+
+
+def test_a_plan_is_printed_written_and_taken_by_quantize(model: pathlib.Path) -> None:
+    plan, out = model.with_name("plan.toml"), model.with_name("out.onnx")
+    result = dfmpc("plan", model, "-o", plan, "--max-size", "30KB", "--pareto", "4", COLUMNS="80")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    for label in ("conv2", "SQNR (dB)", "max-size 30000", "predicted size", "mean bits per weight", "written"):
+        assert label in result.stdout
+    assert dfmpc("quantize", model, "-o", out, "--recipe", plan).exit_code == 0
+    assert out.stat().st_size <= 30_000
+
+
+def test_json_is_the_plan_for_other_tools(model: pathlib.Path) -> None:
+    result = dfmpc("plan", model, "--mean-bits", "4", "--json")
+    plan = json.loads(result.stdout)
+    assert plan["mean_bits"] <= 4 and plan["asked"] == "mean-bits 4"
+    assert {"layer", "bits", "why", "damage"} == set(plan["layers"][0])
+    assert len(plan["table"][0]["damage"]) == len(plan["widths"])
+
+
+def test_another_budget_needs_no_model(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    plan = tmp_path / "plan.toml"
+    dfmpc("plan", model, "-o", plan)
+    result = dfmpc("plan", "--from", plan, "--max-size", "35KB", "--json")
+    assert json.loads(result.stdout)["bytes"] <= 35_000
+
+
+def test_quantize_keeps_to_a_size(model: pathlib.Path) -> None:
+    out = model.with_name("sized.onnx")
+    assert dfmpc("quantize", model, "-o", out, "--max-size", "28KB").exit_code == 0
+    assert out.stat().st_size <= 28_000
+
+
+def test_quantize_ends_with_1_below_the_sqnr_that_was_asked_for(model: pathlib.Path) -> None:
+    out = model.with_name("noisy.onnx")
+    result = dfmpc("quantize", model, "-o", out, "--min-sqnr", "150")
+    assert result.exit_code == 1
+    assert "warning: min-sqnr 150 is not reached" in result.stderr
+    assert "failed: SQNR " in result.stderr and " dB is below 150.0 dB" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--min-agreement", "99"], "error: min-agreement: only images of yours can show it; give --images"),
+        (["--max-size", "1KB"], "error: max-size 1000: the smallest possible file takes about "),
+        (["--max-size", "lots"], "error: max-size 'lots': not understood; give bytes such as 2MB or 512KiB, or 25%"),
+    ],
+)
+def test_a_mistake_is_one_line(model: pathlib.Path, arguments: list[str], message: str) -> None:
+    result = dfmpc("plan", model, *arguments)
+    assert result.exit_code == 2 and result.stdout == ""
+    assert result.stderr.startswith(message) and result.stderr.count("\n") == 1
+
+
+def test_a_plan_of_nothing_asks_for_a_model() -> None:
+    result = dfmpc("plan")
+    assert result.exit_code == 2 and result.stderr == "error: plan: give a model, or a plan file with --from\n"
