@@ -7,26 +7,32 @@ from collections.abc import Sequence
 import msgspec
 import onnx
 
+from dfmpc_onnx import catalog
 from dfmpc_onnx.api.intake import Intake
 from dfmpc_onnx.errors import OptionError
-from dfmpc_onnx.evaluation.time_trials import TimeLimit, TimeTrials
+from dfmpc_onnx.evaluation.time_trials import LimitJudged, TimeLimit, TimeTrials
 from dfmpc_onnx.graph.exchange import to_model
+from dfmpc_onnx.pipeline.facts import Placement
 from dfmpc_onnx.pipeline.manager import Pass, PassManager
 from dfmpc_onnx.pipeline.recipe import Recipe, Step
 from dfmpc_onnx.pipeline.settings import Settings
 from dfmpc_onnx.pipeline.workspace import Workspace
 
-LIMIT_PASS, PLACING_PASS = "meet_latency", "insert_qdq"
+
+def _providers(fact: type[object]) -> list[str]:
+    """The names of the passes that provide a fact."""
+    return [name for name, kind in catalog.passes().items() if fact in kind.provides]
 
 
 def with_time_limit(recipe: Recipe, limit: str) -> Recipe:
     """The recipe with a step that meets a limit, in front of what puts integers into the graph. Raises OptionError."""
-    step = Step(LIMIT_PASS, {"limit": limit.strip()}, "max-latency")
     TimeLimit.parse(limit)
-    steps = [own for own in recipe.steps if own.use != LIMIT_PASS]
-    places = [index for index, own in enumerate(steps) if own.use == PLACING_PASS]
+    limiting, placing = _providers(LimitJudged), _providers(Placement)
+    step = Step(limiting[0], {"limit": limit.strip()}, "max-latency")
+    steps = [own for own in recipe.steps if catalog.current_name(own.use) not in limiting]
+    places = [index for index, own in enumerate(steps) if catalog.current_name(own.use) in placing]
     if not places:
-        raise OptionError(f"max-latency: recipe {recipe.name} has no {PLACING_PASS}, so nothing computes in integers")
+        raise OptionError(f"max-latency: recipe {recipe.name} has no {placing[0]}, so nothing computes in integers")
     return msgspec.structs.replace(recipe, steps=(*steps[: places[0]], step, *steps[places[0] :]))
 
 
@@ -43,7 +49,7 @@ def check_timed(settings: Settings) -> None:
 
 def allow_trials(taken: Intake) -> None:
     """Let the pass that meets a limit, where the recipe has one, build and time the files that would result."""
-    places = [index for index, step in enumerate(taken.pipeline) if step.name == LIMIT_PASS]
+    places = [index for index, step in enumerate(taken.pipeline) if LimitJudged in step.provides]
     if not places:
         return
     behind = taken.pipeline[places[-1] + 1 :]

@@ -109,3 +109,10 @@ class LatencyReport(msgspec.Struct, frozen=True):
     images: int = 0
     agreeing_before: int | None = None
     agreeing_after: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class LimitJudged:
+    """A fact: what a limit on time came to; None where nothing could be timed."""
+
+    report: LatencyReport | None

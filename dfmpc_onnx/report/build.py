@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from dfmpc_onnx.evaluation.fidelity import Fidelity
-from dfmpc_onnx.evaluation.time_trials import LatencyReport
+from dfmpc_onnx.evaluation.time_trials import LimitJudged
 from dfmpc_onnx.inputs.normalization import PreprocessChoice
 from dfmpc_onnx.memory import peak_memory
 from dfmpc_onnx.model.source import Source
@@ -63,7 +63,7 @@ def make_report(
         seconds=round(time.perf_counter() - began, 3),
         passes=tuple(passes),
         peak_bytes=peak_memory(),
-        latency=workspace.find(LatencyReport),
+        latency=judged.report if (judged := workspace.find(LimitJudged)) else None,
     )
 
 

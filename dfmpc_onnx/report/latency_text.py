@@ -70,7 +70,7 @@ def _island(row: IslandTime) -> str:
 
 def _made_of(row: IslandTime) -> str:
     counts = sorted(row.operators.items(), key=lambda item: -item[1])
-    more = f", {len(counts) - MOST_OPERATORS} others" if len(counts) > MOST_OPERATORS else ""
+    more = f", {len(counts) - MOST_OPERATORS} more" if len(counts) > MOST_OPERATORS else ""
     return ", ".join(f"{n} {shown(printable(op))}" for op, n in counts[:MOST_OPERATORS]) + more
 
 

@@ -66,7 +66,7 @@ class NodeTime:
 class Profile:
     """A network as it runs: its graph without the values of weights, the time of each node, in the order of the graph.
 
-    Nodes that onnxruntime gives no name of their own, and those within control flow, count with the node around them.
+    Nodes without a name are left out; those within control flow count with the node around them.
     """
 
     graph: onnx.GraphProto

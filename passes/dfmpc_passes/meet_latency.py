@@ -11,7 +11,7 @@ import msgspec
 
 from dfmpc_onnx.errors import ModelError, OptionError, shown
 from dfmpc_onnx.evaluation.rounding_switches import ToggledRounding
-from dfmpc_onnx.evaluation.time_trials import ClosedIsland, LatencyReport, TimeLimit, TimeTrials
+from dfmpc_onnx.evaluation.time_trials import ClosedIsland, LatencyReport, LimitJudged, TimeLimit, TimeTrials
 from dfmpc_onnx.inputs.batches import input_batch
 from dfmpc_onnx.numerics.closing_choice import by_worth, cheapest_enough
 from dfmpc_onnx.numerics.ranges import unsigned_qparams
@@ -63,11 +63,13 @@ class MeetLatency(Pass[MeetLatencyOptions]):
     name = "meet_latency"
     Options = MeetLatencyOptions
     requires: ClassVar = (Ranges, Codes, Layers, FoldedBatchNorms, FinalOpset)
+    provides: ClassVar = (LimitJudged,)
 
     def reads_images(self) -> bool:
         return True
 
     def run(self, workspace: Workspace) -> PassResult:
+        workspace.put(LimitJudged(None))
         trials, settings = workspace.find(TimeTrials), workspace.settings
         if trials is None:
             return PassResult(self.name, notes=("there is no float model to time beside",))
@@ -81,7 +83,7 @@ class MeetLatency(Pass[MeetLatencyOptions]):
         except ModelError as error:
             why = f"max-latency {self.options.limit}: times cannot be measured ({error}); nothing is changed for it"
             return PassResult(self.name, warnings=(why,))
-        workspace.put(found)
+        workspace.put(LimitJudged(found))
         rewrites = tuple(
             Rewrite(shown((*island.layers, *island.tensors)[0]), "computes in integers", {"saves_ms": island.saves_ms})
             for island in found.closed

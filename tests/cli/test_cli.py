@@ -442,7 +442,7 @@ def test_a_pass_that_fails_is_a_defect_that_names_it(model_file: pathlib.Path, m
 
 
 def test_anything_unforeseen_is_a_defect(model_file: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def inspect(model: str) -> None:
+    def inspect(model: str, **options: object) -> None:
         raise KeyError("oh")
 
     monkeypatch.setattr("dfmpc_onnx.api.inspection.inspect", inspect)

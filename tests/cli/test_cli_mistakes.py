@@ -521,7 +521,7 @@ def test_no_word_at_all_gets_the_help() -> None:
 
 
 def test_an_interruption_is_no_failed_threshold(monkeypatch: pytest.MonkeyPatch, model_file: pathlib.Path) -> None:
-    def inspect(model: str) -> None:
+    def inspect(model: str, **options: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("dfmpc_onnx.api.inspection.inspect", inspect)

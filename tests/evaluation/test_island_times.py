@@ -88,6 +88,17 @@ def test_a_float_model_is_one_island():
     assert {layer.name: layer.integer_ms for layer in found.layers} == {"conv1": 0.01, "conv2": 0.01}
 
 
+def test_nodes_without_names_are_timed_all_the_same():
+    net = graphs.Net()
+    model = net.model(net.relu(net.conv(net.relu(net.conv("x", 8)), 8)))
+    named = table_of(model)
+    for node in model.graph.node:
+        node.name = ""
+    found = table_of(model)
+    assert found.ms == named.ms and found.islands[0].saves_ms == named.islands[0].saves_ms
+    assert len(found.islands[0].layers) == 2
+
+
 def test_what_has_no_integer_kernel_saves_nothing_that_is_known():
     net = graphs.Net()
     assert [island.saves_ms for island in table_of(net.model(net.node("Erf", "x"))).islands] == [None]
