@@ -144,7 +144,10 @@ def verify(
 def _on_provider(
     provider: str, source: Source, reference: Session, batch: Images | Samples, kinds: Kinds, not_known: str
 ) -> ProviderFidelity:
-    """kinds: which outputs are chosen by values, and which channels are scores. not_known: why the figures say nothing of real inputs, if so."""
+    """kinds: which outputs are chosen by values, and which channels are scores.
+
+    not_known: why the figures say nothing of real inputs, if so.
+    """
     session = Session(source.path or source.model, provider, source.label)
     use = None
     if session.provider != CPU_PROVIDER:
