@@ -11,6 +11,7 @@ from dfmpc_onnx.api.reference import CHECK_IMAGES, CHECK_SEED, assumptions_named
 from dfmpc_onnx.errors import Defect, ModelError, NoSuchType, TooLittleMemory
 from dfmpc_onnx.evaluation.fidelity import Expected, Fidelity, compare, expected_outputs
 from dfmpc_onnx.graph.compared_outputs import chosen_outputs
+from dfmpc_onnx.graph.output_branches import score_channels
 from dfmpc_onnx.inputs.files import Images
 from dfmpc_onnx.inputs.samples import Samples, check_images, held_back_images
 from dfmpc_onnx.inputs.spec import InputSpecs
@@ -53,7 +54,7 @@ def closing_check(
         return None, (want,)
     notes = (f"compared with the model as normalized: {said}", *seen) if said else seen
     try:
-        found = compare(want, candidate, images, chosen_outputs(source.model))
+        found = compare(want, candidate, images, chosen_outputs(source.model), score_channels(source.model))
         fidelity = msgspec.structs.replace(found, not_known=not_known)
         return fidelity, (*notes, *fidelity.notes, *(() if not_known else _doubts(fidelity, settings)))
     except ModelError as error:

@@ -14,6 +14,7 @@ from dfmpc_onnx.errors import ModelError, OptionError
 from dfmpc_onnx.evaluation.fidelity import compare
 from dfmpc_onnx.evaluation.provider_use import provider_use
 from dfmpc_onnx.graph.compared_outputs import chosen_outputs
+from dfmpc_onnx.graph.output_branches import ScoreChannels, score_channels
 from dfmpc_onnx.inputs.files import Images, read_images
 from dfmpc_onnx.inputs.knowledge import find_out
 from dfmpc_onnx.inputs.normalization import PreprocessChoice, parse_or_assume
@@ -29,6 +30,8 @@ from dfmpc_onnx.report.schema import ProviderFidelity, Verification
 from dfmpc_onnx.runtime.session import CPU_PROVIDER, Session
 from dfmpc_onnx.runtime.threads import takes_threads
 from dfmpc_onnx.statistics.leading_moments import BY_PICTURES
+
+Kinds = tuple[frozenset[str], Mapping[str, ScoreChannels]]
 
 
 def _recorded_shapes(
@@ -130,23 +133,26 @@ def verify(
     batch = _images(images, inputs, settings.seed, float_source.label)
     if not providers:
         raise OptionError("no provider given; give at least one, such as CPU")
-    chosen = chosen_outputs(float_source.model)
+    kinds = chosen_outputs(float_source.model), score_channels(float_source.model)
     why = not_known(choice.unknown)
-    rows = tuple(_on_provider(provider, source, reference, batch, chosen, why) for provider in providers)
+    rows = tuple(_on_provider(provider, source, reference, batch, kinds, why) for provider in providers)
     left_out = dict.fromkeys(note for row in rows for note in row.fidelity.notes)
     warnings = (*origin_warnings(float_source, source, choice.name), *choice.warnings, *left_out)
     return Verification(float_source.size, source.size, choice.name, choice, warnings, rows)
 
 
 def _on_provider(
-    provider: str, source: Source, reference: Session, batch: Images | Samples, chosen: frozenset[str], not_known: str
+    provider: str, source: Source, reference: Session, batch: Images | Samples, kinds: Kinds, not_known: str
 ) -> ProviderFidelity:
-    """not_known: why the figures say nothing of real inputs, if so."""
+    """kinds: which outputs are chosen by values, and which channels are scores.
+
+    not_known: why the figures say nothing of real inputs, if so.
+    """
     session = Session(source.path or source.model, provider, source.label)
     use = None
     if session.provider != CPU_PROVIDER:
         use = provider_use(source.path or source.model, source.model, session.provider, source.label, batch)
-    found = msgspec.structs.replace(compare(reference, session, batch, chosen), not_known=not_known)
+    found = msgspec.structs.replace(compare(reference, session, batch, *kinds), not_known=not_known)
     return ProviderFidelity(session.provider, found, use)
 
 

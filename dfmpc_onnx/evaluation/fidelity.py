@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterator, Mapping
+from types import MappingProxyType
 
 import msgspec
 import numpy as np
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from dfmpc_onnx.errors import ModelError, OptionError, shown
 from dfmpc_onnx.evaluation.output_differences import NetworkDifference, OutputFidelity, Part, StatedOutput
+from dfmpc_onnx.graph.output_branches import ScoreChannels
 from dfmpc_onnx.inputs.files import Images
 from dfmpc_onnx.inputs.samples import Samples
 from dfmpc_onnx.runtime.session import Session
@@ -270,10 +272,12 @@ def compare(
     candidate: Session,
     images: Images | Samples,
     chosen: Collection[str] = (),
+    score_places: Mapping[str, ScoreChannels] = MappingProxyType({}),
 ) -> Fidelity:
     """Run networks on the images; each output is judged by itself.
 
     chosen: outputs of the reference whose rows are chosen by values (`chosen_outputs`), and come in any order.
+    score_places: of outputs that hold scores beside other channels, which these are (`score_channels`).
     What is no number, and what differs in size because the size depends on values, is left out. Raises ModelError where
     outputs have other shapes for another reason, or none is left.
     """
@@ -282,7 +286,10 @@ def compare(
     known = reference
     if isinstance(known, Session):
         known = Expected(known.label, _stated(known), None, known)
-    stated = [dataclasses.replace(output, chosen=output.name in chosen) for output in known.stated]
+    stated = [
+        dataclasses.replace(output, chosen=output.name in chosen, scores=score_places.get(output.name))
+        for output in known.stated
+    ]
     candidate.check_types()
     found = NetworkDifference(known.label, candidate.label, stated, _stated(candidate))
     for want, got in _in_step(known.again(images), output_parts(candidate, images), found.shapes_differ):

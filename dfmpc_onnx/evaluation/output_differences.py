@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dfmpc_onnx.errors import ModelError, shown
+from dfmpc_onnx.graph.output_branches import ScoreChannels
 from dfmpc_onnx.numerics.arrays import Float
-from dfmpc_onnx.numerics.channel_groups import ChannelGroups, ChannelSums, channel_axes, spread
+from dfmpc_onnx.numerics.channel_groups import FAINTEST, ChannelGroups, ChannelSums, channel_axes, spread
 from dfmpc_onnx.numerics.row_matching import MOST_ROWS, matched_rows
 
 VALUES_COMPARED_AT_ONCE = 2**20  # numbers that are compared at a time
@@ -62,11 +63,13 @@ class OutputFidelity(msgspec.Struct, frozen=True):
 class StatedOutput:
     """An output as its network states it. shape: as onnxruntime has it, empty for a scalar and for what is unknown.
     chosen: whether its rows are chosen by values; where it states how many there are, they are compared as they stand.
+    scores: which of its channels are scores by the graph, where others are none.
     """
 
     name: str
     shape: StatedShape
     chosen: bool = False
+    scores: ScoreChannels | None = None
 
     def may_become(self, a: tuple[int, ...], b: tuple[int, ...]) -> bool:
         """Whether values may have both shapes, rows first: whether the network states no size where they differ."""
@@ -91,7 +94,7 @@ class OutputDifference:
         self._values = self._unequal = 0
         self._rank = len(stated.shape)
         self._chosen = stated.chosen and not (len(stated.shape) > 1 and isinstance(stated.shape[-2], int))
-        self._channels = _ChannelDifferences()
+        self._channels = _ChannelDifferences(stated.scores)
 
     @property
     def compared(self) -> bool:
@@ -174,7 +177,8 @@ class OutputDifference:
 class _ChannelDifferences:
     """Sums of an output's values, their squares and their squared errors, by each axis that may be its channels."""
 
-    def __init__(self) -> None:
+    def __init__(self, scores: ScoreChannels | None = None) -> None:
+        self._scores = scores
         self._shape: tuple[int, ...] | None = None
         self._sums: dict[int, Float] = {}
         self._count = 0
@@ -201,6 +205,18 @@ class _ChannelDifferences:
             for total, part in zip(sums, (values, square, error), strict=True):
                 total += _by_channel(part, start, sums.shape[1], inner)
 
+    def _by_graph(self, rank: int, scales: ChannelGroups | None) -> ChannelGroups | None:
+        """Scores and other channels apart, each by its scales, if these lie along the same axis."""
+        if self._scores is None or self._shape is None:
+            return None
+        axis, scores = self._scores.axis + (len(self._shape) - rank if rank else 0), self._scores.scores
+        if axis not in self._sums or self._sums[axis].shape[1] != len(scores):
+            return None
+        parts = scales.groups if scales is not None and scales.axis == axis else (np.arange(len(scores)),)
+        each = [part[scores[part] == kind] for part in parts for kind in (False, True)]
+        squares = self._sums[axis][1] / max(self._count // len(scores), 1)
+        return ChannelGroups(axis, tuple(part for part in each if part.size), float(FAINTEST**2 * squares.max()))
+
     def groups(self, rank: int) -> tuple[GroupFidelity, ...]:
         """rank: how many dimensions the network states, so that axes are counted as it does; 0 if that is not known."""
         found: tuple[float, ChannelSums, Float, ChannelGroups] | None = None
@@ -209,7 +225,13 @@ class _ChannelDifferences:
             groups = sums.groups(axis, self._lowest, self._highest)
             if groups is not None and (found is None or spread(sums, groups) > found[0]):
                 found = spread(sums, groups), sums, errors, groups
-        if found is None or self._shape is None:
+        if self._shape is None:
+            return ()
+        by_graph = self._by_graph(rank, None if found is None else found[3])
+        if by_graph is not None:
+            values, squares, errors = self._sums[by_graph.axis]
+            found = 0.0, ChannelSums(values, squares, self._count // len(values)), errors, by_graph
+        if found is None:
             return ()
         _, sums, errors, groups = found
         axis = groups.axis - (len(self._shape) - rank if rank else 0)
