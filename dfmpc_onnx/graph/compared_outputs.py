@@ -21,6 +21,7 @@ from dfmpc_onnx.model.protos import every_node, fed_names
 SELECTIONS = frozenset({"NonMaxSuppression", "NonZero", "TopK", "Compress", "Unique"})
 LABELS = frozenset({"ArgMax", "ArgMin"})  # indices of entries; those behind which layers follow are left alone
 LISTS = frozenset({"SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SplitToSequence"})
+DISTRIBUTIONS = frozenset({"Softmax", "LogSoftmax"})
 MEASURES_SHAPE = frozenset({"Shape", "Size"})
 
 
@@ -49,7 +50,7 @@ def compared_tensor(output: gs.Tensor) -> gs.Tensor:
 
 
 def decides_each_step(tensor: gs.Tensor) -> bool:
-    """Whether a compared tensor is what a MatMul or Gemm gives, its bias added: as a list, logits step by step.
+    """Whether a compared tensor is what a MatMul or Gemm gives, or a Softmax of it: as a list, logits step by step.
 
     A detector's lists are of Convs, and what a network of tokens gives as features is of a normalization.
     """
@@ -60,7 +61,7 @@ def decides_each_step(tensor: gs.Tensor) -> bool:
             if len(variables) != 1:
                 return False
             node = producer(variables[0])
-        elif keeps_scale(node):
+        elif keeps_scale(node) or op_of(node) in DISTRIBUTIONS:
             node = producer(node.inputs[0])
         else:
             return False

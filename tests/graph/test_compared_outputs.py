@@ -91,3 +91,13 @@ def test_a_list_of_a_conv_is_of_a_detector():
     graph = to_graph(load(net.model(net.node("Softmax", scores, axis=2))))
     (tensor,) = compared_tensors(graph).tensors
     assert not decides_each_step(tensor)
+
+
+def test_a_softmax_that_is_reshaped_behind_is_of_logits_step_by_step_too():
+    """As a Softmax of opset 12 over the last axis is written in later ones."""
+    net = graphs.Net((1, 6, 8))
+    logits = net.node("MatMul", "x", net.weight("w", np.ones((8, 5), np.float32)))
+    likely = net.node("Softmax", net.node("Flatten", logits, axis=2), axis=1)
+    graph = to_graph(load(net.model(net.node("Reshape", likely, net.node("Shape", logits)))))
+    (tensor,) = compared_tensors(graph).tensors
+    assert decides_each_step(tensor)
