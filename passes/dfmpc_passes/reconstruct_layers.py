@@ -19,34 +19,26 @@ from dfmpc_onnx.statistics.walk import GraphWriter, walk
 
 class ReconstructLayers(Pass[ReconstructLayersOptions]):
     """Before: Conv(x, W) -> BatchNormalization(gamma, beta, m, s)
-        After: Conv(x, scale * (codes - zero_point)) -> BatchNormalization(gamma, beta, m', s')
+    After: Conv(x, scale * (codes - zero_point)) -> BatchNormalization(gamma, beta, m', s')
 
-        Why: with x from the float and x^ from the quantized network, W' = W (C + r I)(H + r I)^-1 with H = E[x^ x^'],
-        C = E[x x^'] is the weight that best undoes the error of the layers in front: DF-MPC's compensation without its
-        restriction to one factor a channel. W' is rounded with error feedback under H, and BatchNormalization takes
-        the mean and deviation of what comes out. Both streams run on procedural images with BatchNormalization in
-        batch-statistics mode, so each of its outputs has the moments of training.
+    Why: with x from the float and x^ from the quantized network, W' = W (C + r I)(H + r I)^-1 with H = E[x^ x^'],
+    C = E[x x^'] is the weight that best undoes the error of the layers in front: DF-MPC's compensation without its
+    restriction to one factor a channel. W' is rounded with error feedback under H, and BatchNormalization takes
+    the mean and deviation of what comes out. Both streams run on procedural images with BatchNormalization in
+    batch-statistics mode, so each of its outputs has the moments of training.
 
-    <<<<<<< HEAD
-    =======
-        Where the recipe chooses the bits, what the next layer reads is wrong by at most a threshold, the same for all. How
-        much a network makes of that is measured first, with random errors of that size in every layer: where it is more
-        than a tenth of an output (a fortieth of a map or list, which is used value by value, and a ninth of that of logits
-        step by step), the threshold of all its layers is lower, down to a sixteenth.
+    Layers that read one weight get one set of codes, rounded once: H is the mean of theirs in the float network, each
+    scaled to a mean square of 1. W stays as it is there, since what undoes the error in front of one use would be an
+    error in another; biases and BatchNormalizations are corrected for each use.
 
-    >>>>>>> wA
-        Layers that read one weight get one set of codes, rounded once: H is the mean of theirs in the float network, each
-        scaled to a mean square of 1. W stays as it is there, since what undoes the error in front of one use would be an
-        error in another; biases and BatchNormalizations are corrected for each use.
+    With statistics = "gaussian" the moments come from covariance functions instead: no image, no run of the network.
 
-        With statistics = "gaussian" the moments come from covariance functions instead: no image, no run of the network.
+    Requires: a bit plan.
 
-        Requires: a bit plan.
+    Refuses when: covariance functions cannot be followed (an operator without a rule, too many channels): the passes
+    that the recipe names as its fallback run in its place.
 
-        Refuses when: covariance functions cannot be followed (an operator without a rule, too many channels): the passes
-        that the recipe names as its fallback run in its place.
-
-        Reference: docs/method.md, sections 3 to 6; Chen et al. 2023, equation 27 (the diagonal form); Frantar et al. 2022.
+    Reference: docs/method.md, sections 3 to 6; Chen et al. 2023, equation 27 (the diagonal form); Frantar et al. 2022.
     """
 
     name = "reconstruct_layers"
