@@ -159,6 +159,7 @@ def run(model: onnx.ModelProto) -> list[np.ndarray]:
         if value.type.tensor_type.elem_type == TensorProto.FLOAT:
             feeds[value.name] = values.standard_normal(shape).astype(np.float32)
         else:
-            feeds[value.name] = values.integers(0, 256, shape).astype(np.uint8)
+            kind = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+            feeds[value.name] = values.integers(0, 256 if kind == np.uint8 else 2, shape).astype(kind)
     results: list[np.ndarray] = session.run(None, feeds)
     return results
