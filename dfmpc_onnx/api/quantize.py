@@ -100,12 +100,19 @@ def quantize(
     if check or max_latency is not None:
         require()
     taken = take_in(model, output, chosen, pipeline, settings, preprocess, progress or (lambda name: None))
+    return _finish(taken, _build(taken, budget, instruments, dump), check, began)
+
+
+def _build(
+    taken: Intake, budget: WeightBudget, instruments: Sequence[Instrument], dump: str | os.PathLike[str] | None
+) -> Built:
+    """Run the passes, as often as a budget needs."""
     allow_trials(taken)
     builder = Builder(taken, instruments, dump)
-    if budget.asked:
-        check_plans(builder, str(budget), chosen.name)
-    built = build_within(builder, taken) if budget.asked else builder.build()
-    return _finish(taken, built, check, began)
+    if not budget.asked:
+        return builder.build()
+    check_plans(builder, str(budget), taken.recipe.name)
+    return build_within(builder, taken)
 
 
 def _finish(taken: Intake, built: Built, check: bool, began: float) -> Quantized:
