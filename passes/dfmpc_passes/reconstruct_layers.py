@@ -36,8 +36,8 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
 
     Where the recipe chooses the bits, what the next layer reads is wrong by at most a threshold, the same for all. How
     much a network makes of that is measured first, with random errors of that size in every layer: where it is more
-    than a tenth of an output (a fortieth of a map or list, which is used value by value, and a ninth of that of logits
-    step by step), the threshold of all its layers is lower, down to a sixteenth.
+    than a tenth of an output (a fortieth of a map or list, which is used value by value), the threshold of all its
+    layers is lower, down to a sixteenth.
 
     Layers that read one weight get one set of codes, rounded once: H is the mean of theirs in the float network, each
     scaled to a mean square of 1. W stays as it is there, since what undoes the error in front of one use would be an
