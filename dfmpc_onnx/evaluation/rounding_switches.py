@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from dfmpc_onnx.graph.compared_outputs import ComparedTensors, compared_tensors, decides_each_step
+from dfmpc_onnx.graph.compared_outputs import ComparedTensors, compared_tensors
 from dfmpc_onnx.graph.edit import Namer
 from dfmpc_onnx.graph.exchange import to_model
 from dfmpc_onnx.inputs.batches import free_batch
@@ -51,7 +51,7 @@ class ToggledRounding:
         _insert(model, by_tensor, switched, scales, names)
         found = compared_tensors(workspace.graph)
         self.notes = found.notes
-        self._outputs, self._steps = _add_compared_outputs(model, found, switched)
+        self._outputs = _add_compared_outputs(model, found, switched)
         stated = {spec.name: spec.batch for spec in workspace.inputs if spec.batch is not None}
         free_batch(model, {name for name, count in stated.items() if name in feeds and len(feeds[name]) != count})
         self._session = Session(model, label="the network with switched activations")
@@ -86,8 +86,8 @@ class ToggledRounding:
         self._compared = [
             whether and a.shape == b.shape for a, b, whether in zip(self._exact, rounded, self._compared, strict=True)
         ]
-        pairs = zip(self._exact, rounded, self._groups, self._steps, self._compared, strict=True)
-        return [output_loss(a, b, groups, steps=steps) for a, b, groups, steps, whether in pairs if whether]
+        pairs = zip(self._exact, rounded, self._groups, self._compared, strict=True)
+        return [output_loss(a, b, groups) for a, b, groups, whether in pairs if whether]
 
     def agreeing(self, groups: Sequence[int]) -> int:
         """On how many inputs the largest value of the first output that is compared is where it is without rounding.
@@ -155,14 +155,11 @@ def _insert(
     )
 
 
-def _add_compared_outputs(
-    model: onnx.ModelProto, compared: ComparedTensors, switched: Mapping[str, str]
-) -> tuple[list[str], list[bool]]:
-    """The names of the tensors to compare, which become outputs, behind the switch where they have one; and whether
-    each decides step by step."""
+def _add_compared_outputs(model: onnx.ModelProto, compared: ComparedTensors, switched: Mapping[str, str]) -> list[str]:
+    """The names of the tensors to compare, which become outputs; behind the switch where they have one."""
     made = {name for node in model.graph.node for name in node.output}
     listed = {value.name for value in model.graph.output}
-    found: dict[str, bool] = {}
+    found = []
     for tensor in compared.tensors:
         name = tensor.name if tensor.name in listed else switched.get(tensor.name, tensor.name)
         if name not in made and name not in listed:
@@ -170,5 +167,5 @@ def _add_compared_outputs(
         if name not in listed:
             model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
             listed.add(name)
-        found[name] = decides_each_step(tensor)
-    return list(found), list(found.values())
+        found.append(name)
+    return list(dict.fromkeys(found))

@@ -13,7 +13,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import shown
-from dfmpc_onnx.graph.operators import is_weighted, keeps_scale, op_of, squashes
+from dfmpc_onnx.graph.operators import is_weighted, op_of, squashes
 from dfmpc_onnx.graph.query import producer, reads
 from dfmpc_onnx.model import protos
 from dfmpc_onnx.model.protos import every_node, fed_names
@@ -21,7 +21,6 @@ from dfmpc_onnx.model.protos import every_node, fed_names
 SELECTIONS = frozenset({"NonMaxSuppression", "NonZero", "TopK", "Compress", "Unique"})
 LABELS = frozenset({"ArgMax", "ArgMin"})  # indices of entries; those behind which layers follow are left alone
 LISTS = frozenset({"SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SplitToSequence"})
-DISTRIBUTIONS = frozenset({"Softmax", "LogSoftmax"})
 MEASURES_SHAPE = frozenset({"Shape", "Size"})
 
 
@@ -47,25 +46,6 @@ def compared_tensor(output: gs.Tensor) -> gs.Tensor:
         return output
     source: gs.Tensor = node.inputs[0]
     return source
-
-
-def decides_each_step(tensor: gs.Tensor) -> bool:
-    """Whether a compared tensor is what a MatMul or Gemm gives, or a Softmax of it: as a list, logits step by step.
-
-    A detector's lists are of Convs, and what a network of tokens gives as features is of a normalization.
-    """
-    node = producer(tensor)
-    while node is not None and not is_weighted(node):
-        if op_of(node) == "Add":
-            variables = [t for t in node.inputs if isinstance(t, gs.Variable)]
-            if len(variables) != 1:
-                return False
-            node = producer(variables[0])
-        elif keeps_scale(node) or op_of(node) in DISTRIBUTIONS:
-            node = producer(node.inputs[0])
-        else:
-            return False
-    return node is not None and op_of(node) in ("MatMul", "Gemm")
 
 
 def compared_tensors(graph: gs.Graph) -> ComparedTensors:

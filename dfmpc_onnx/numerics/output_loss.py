@@ -20,7 +20,6 @@ from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.numerics.channel_groups import ChannelGroups, array_groups
 
 VALUES_AT_ONCE = 2**22  # values that are compared at a time
-STEP_STRICTNESS = 9.0  # times as strict as maps are lists of which each step is one of many classes
 MAP_STRICTNESS = 4  # times less may an output lose that is a map or a list
 
 
@@ -35,23 +34,19 @@ class OutputLoss:
     of weights may cost: at 1 the error is as large as what tells the images apart.
     Of maps and lists, and of a single image, both are the same.
     vector: whether the output is one, not a map or a list.
-    steps: whether it is a list that is read step by step, of each the largest of many entries, as a text reader's is.
     """
 
     share_of_variance: float
     share_between_images: float
     vector: bool
-    steps: bool = False
 
     def strictness(self, of_maps: float) -> float:
         """What a share is multiplied by before a budget for vectors is held against it.
 
         of_maps: how many times stricter maps and lists are taken. They are used value by value, and of a vector the
-        largest entry. Of steps each must be right: as many are wrong as the error's deviation is large beside the
-        margin between two classes, so a word of six letters is right as often as one vector is where that is a sixth,
-        and its square, what is lost, a 36th, 9 times less than the 4th that maps may lose where bits are chosen.
+        largest entry.
         """
-        return 1.0 if self.vector else of_maps * (STEP_STRICTNESS if self.steps else 1.0)
+        return 1.0 if self.vector else of_maps
 
 
 def damage(losses: Iterable[OutputLoss]) -> float:
@@ -73,25 +68,19 @@ def is_vector(shape: Sequence[int]) -> bool:
 
 
 def output_loss(
-    plain: npt.NDArray[np.generic],
-    hat: npt.NDArray[np.generic],
-    groups: ChannelGroups | None = None,
-    *,
-    steps: bool = False,
+    plain: npt.NDArray[np.generic], hat: npt.NDArray[np.generic], groups: ChannelGroups | None = None
 ) -> OutputLoss:
     """What an output ``[n, ...]`` of finite numbers loses where it becomes `hat`, of the same shape.
 
-    groups: those of `plain` (`array_groups`), where they are known already; else they are found. steps: whether of a
-    list ``[n, steps, classes]`` the largest entry counts at each step (`compared_outputs.decides_each_step`).
+    groups: those of `plain` (`array_groups`), where they are known already; else they are found.
     """
     vector = is_vector(plain.shape)
-    steps = steps and not vector and plain.ndim == 3
     if plain is hat:
-        return OutputLoss(0.0, 0.0, vector, steps)
+        return OutputLoss(0.0, 0.0, vector)
     found = groups or array_groups(plain)
     if not vector:
         share = _share_of_channels(plain, hat, found)
-        return OutputLoss(share, share, vector, steps)
+        return OutputLoss(share, share, vector)
     losses = [_vector_loss(plain, hat, 0.0)]
     if found is not None:
         parts = ((plain.take(index, found.axis), hat.take(index, found.axis)) for index in found.groups)

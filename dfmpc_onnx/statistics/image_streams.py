@@ -16,7 +16,7 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import CannotRun, ModelError, shown
-from dfmpc_onnx.graph.compared_outputs import compared_tensors, decides_each_step, selects
+from dfmpc_onnx.graph.compared_outputs import compared_tensors, selects
 from dfmpc_onnx.graph.operators import op_of
 from dfmpc_onnx.graph.query import describe, reads
 from dfmpc_onnx.numerics.arrays import Array, Float, Float32
@@ -180,10 +180,10 @@ class ImageStreams:
 
     def losses(self) -> list[OutputLoss]:
         """What the quantized network has lost of each output that holds finite numbers."""
-        pairs = [(self.live[t.name], decides_each_step(t)) for t in self._compared if t.name in self.live]
+        pairs = [self.live[t.name] for t in self._compared if t.name in self.live]
         return [
-            output_loss(both.plain, both.hat, steps=steps)
-            for both, steps in pairs
+            output_loss(both.plain, both.hat)
+            for both in pairs
             if isinstance(both.plain, np.ndarray) and both.plain.dtype.kind == "f" and both.plain.size
             if np.isfinite(both.plain).all()
         ]

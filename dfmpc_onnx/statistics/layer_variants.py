@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.graph.compared_outputs import compared_tensors, decides_each_step, selects
+from dfmpc_onnx.graph.compared_outputs import compared_tensors, selects
 from dfmpc_onnx.graph.query import reads
 from dfmpc_onnx.numerics.arrays import Array, Float, Float32
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
@@ -144,25 +144,22 @@ class LayerVariants:
 
     def outputs(self) -> list[Variants]:
         """After the walk, the compared outputs that hold finite numbers."""
-        return [value for _, value in self._finite()]
+        found = [self.live[t.name] for t in self._compared if t.name in self.live]
+        return [
+            value
+            for value in found
+            if isinstance(value.plain, np.ndarray) and value.plain.dtype.kind == "f" and value.plain.size
+            if np.isfinite(value.plain).all()
+        ]
 
     def losses_of(self) -> dict[str, list[OutputLoss]]:
         """After the walk, by variant, what it has lost of each of the outputs."""
         found: dict[str, list[OutputLoss]] = {}
-        for tensor, value in self._finite():
-            groups, steps = array_groups(value.plain), decides_each_step(tensor)
+        for value in self.outputs():
+            groups = array_groups(value.plain)
             for name, hat in value.hats.items():
-                found.setdefault(name, []).append(output_loss(value.plain, hat, groups, steps=steps))
+                found.setdefault(name, []).append(output_loss(value.plain, hat, groups))
         return found
-
-    def _finite(self) -> list[tuple[gs.Tensor, Variants]]:
-        found = [(t, self.live[t.name]) for t in self._compared if t.name in self.live]
-        return [
-            (tensor, value)
-            for tensor, value in found
-            if isinstance(value.plain, np.ndarray) and value.plain.dtype.kind == "f" and value.plain.size
-            if np.isfinite(value.plain).all()
-        ]
 
     def _inputs(self, node: gs.Node) -> dict[str, Variants]:
         return {tensor.name: self.live[tensor.name] for tensor in reads(node)}

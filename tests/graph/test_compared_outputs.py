@@ -3,9 +3,7 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 
-from dfmpc_onnx.graph.compared_outputs import chosen_outputs, compared_tensor, compared_tensors, decides_each_step
-from dfmpc_onnx.graph.exchange import to_graph
-from dfmpc_onnx.model.source import load
+from dfmpc_onnx.graph.compared_outputs import chosen_outputs, compared_tensor, compared_tensors
 from tests import graphs
 
 
@@ -74,30 +72,3 @@ def test_outputs_whose_rows_are_chosen_by_values():
     table = net.node("NonZero", net.weight("table", np.array([0, 1], np.int64)))
     model = net.model(x, chosen, size, table)
     assert chosen_outputs(model) == {chosen}
-
-
-def test_a_list_of_a_matmul_and_its_bias_is_of_logits_step_by_step():
-    net = graphs.Net((1, 6, 8))
-    logits = net.node("MatMul", "x", net.weight("w", np.ones((8, 5), np.float32)))
-    logits = net.node("Add", logits, net.weight("b", np.ones(5, np.float32)))
-    graph = to_graph(load(net.model(net.node("Softmax", logits, axis=2))))
-    (tensor,) = compared_tensors(graph).tensors
-    assert decides_each_step(tensor)
-
-
-def test_a_list_of_a_conv_is_of_a_detector():
-    net = graphs.Net((1, 3, 8, 8))
-    scores = net.node("Reshape", net.conv("x", 2), net.weight("shape", np.array([1, 64, 2])))
-    graph = to_graph(load(net.model(net.node("Softmax", scores, axis=2))))
-    (tensor,) = compared_tensors(graph).tensors
-    assert not decides_each_step(tensor)
-
-
-def test_a_softmax_that_is_reshaped_behind_is_of_logits_step_by_step_too():
-    """As a Softmax of opset 12 over the last axis is written in later ones."""
-    net = graphs.Net((1, 6, 8))
-    logits = net.node("MatMul", "x", net.weight("w", np.ones((8, 5), np.float32)))
-    likely = net.node("Softmax", net.node("Flatten", logits, axis=2), axis=1)
-    graph = to_graph(load(net.model(net.node("Reshape", likely, net.node("Shape", logits)))))
-    (tensor,) = compared_tensors(graph).tensors
-    assert decides_each_step(tensor)

@@ -55,14 +55,6 @@ def test_maps_and_lists_are_taken_more_strictly():
     assert loss.share_of_variance == loss.share_between_images == 0
 
 
-def test_a_list_that_decides_at_each_step_is_taken_more_strictly_than_one_that_is_used_value_by_value():
-    rng = np.random.default_rng(0)
-    steps, vector = rng.standard_normal((2, 9, 30)), rng.standard_normal((2, 30))
-    assert output_loss(steps, steps, steps=True).strictness(4) == 36
-    assert output_loss(steps, steps + 0.1, steps=True).strictness(4) == 36
-    assert output_loss(vector, vector, steps=True).strictness(4) == 1
-
-
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_what_is_not_finite_is_lost(bad):
     plain, hat = logits()
