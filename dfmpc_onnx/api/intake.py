@@ -116,11 +116,13 @@ def _without_trust(
 
 
 def with_budget(settings: Settings, budget: WeightBudget, weights: str | None) -> Settings:
-    """The settings under a budget, for which every width is free, whatever the recipe says.
+    """The settings under a budget, for which every width is free, whatever the recipe says; as they are without one.
 
     weights: the bits that the user gave; OptionError where a budget stands beside them.
     """
-    if budget.asked and weights is not None:
+    if not budget.asked:
+        return settings
+    if weights is not None:
         raise OptionError(f"{budget}: --weights states the bits already; leave one of them out")
     return dataclasses.replace(settings, weights=WeightBits.parse("auto"), budget=budget)
 

@@ -85,16 +85,13 @@ def quantize(
     was before: absent, or the earlier file.
     """
     began = time.perf_counter()
-    chosen = catalog.find_recipe(recipe) if isinstance(recipe, str) else recipe
-    if max_latency is not None:
-        chosen = with_time_limit(chosen, max_latency)
+    chosen = with_time_limit(catalog.find_recipe(recipe) if isinstance(recipe, str) else recipe, max_latency)
     pipeline = catalog.build(chosen)
     budget = WeightBudget.parse(max_size, mean_bits, min_sqnr, max_float_layers)
     settings = parse_settings(
         chosen, weights, activations, layers, preprocess, input_shapes, input_ranges, seed, images, reduce_range, target
     )
-    if budget.asked:
-        settings = with_budget(settings, budget, weights)
+    settings = with_budget(settings, budget, weights)
     if max_latency is not None:
         check_timed(settings)
     if check or max_latency is not None:
