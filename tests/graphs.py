@@ -338,11 +338,14 @@ def feeding(**inputs: tuple[int, Sequence[int | str | None] | None]) -> onnx.Mod
 
 
 def workspace(
-    model: onnx.ModelProto, weights: str = "2/6", activations: str = "8", layers: Sequence[str] = ()
+    model: onnx.ModelProto,
+    weights: str = "2/6",
+    activations: str = "8",
+    layers: Sequence[str] = (),
+    images: str | None = None,
 ) -> Workspace:
-    settings = Settings(
-        WeightBits.parse(weights), parse_activations(activations), tuple(LayerOverride.parse(item) for item in layers)
-    )
+    overrides = tuple(LayerOverride.parse(item) for item in layers)
+    settings = Settings(WeightBits.parse(weights), parse_activations(activations), overrides, images=images)
     return Workspace(to_graph(load(model)), settings)
 
 

@@ -11,7 +11,7 @@ counts.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.numerics.channel_groups import ChannelGroups, array_groups
 
 VALUES_AT_ONCE = 2**22  # values that are compared at a time
+MAP_STRICTNESS = 4  # times less may an output lose that is a map or a list
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +47,15 @@ class OutputLoss:
         largest entry.
         """
         return 1.0 if self.vector else of_maps
+
+
+def damage(losses: Iterable[OutputLoss]) -> float:
+    """What errors do to a network, 0 to 1 and beyond: the share that the output which suffers most loses.
+
+    Of a vector it is the share of what inputs differ by, of a map or a list four times what a channel loses, since it
+    is used value by value. Sensitivities, plans and budgets of weights are all stated in it.
+    """
+    return max((loss.share_between_images * loss.strictness(MAP_STRICTNESS) for loss in losses), default=0.0)
 
 
 def is_vector(shape: Sequence[int]) -> bool:

@@ -8,12 +8,13 @@ import numpy as np
 
 from dfmpc_onnx.graph.query import constant, nodes_by_name
 from dfmpc_onnx.numerics.arrays import Float32
+from dfmpc_onnx.numerics.output_loss import damage
 from dfmpc_onnx.pipeline.facts import BitPlan, Layers
 from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY, BitWidth
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.quantization.layer_rebuilder import ReconstructLayersOptions, nearest
 from dfmpc_onnx.quantization.pooled_uses import pool_uses
-from dfmpc_onnx.quantization.sensitivity import ChangedWeights, centred_layers, damage
+from dfmpc_onnx.quantization.sensitivity import ChangedWeights, centred_layers
 from dfmpc_onnx.quantization.width_losses import FINEST_ROUNDED, WidthLosses
 from dfmpc_onnx.statistics.engines import StatisticsSource
 from dfmpc_onnx.statistics.walk import walk

@@ -9,7 +9,7 @@ drowns. Damages add up well: `JointDamage` measures settings of all layers toget
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from typing import Literal
 
 import onnx_graphsurgeon as gs
@@ -18,7 +18,7 @@ from dfmpc_onnx.graph.query import nodes_by_name
 from dfmpc_onnx.numerics.arrays import Float, Float32
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
 from dfmpc_onnx.numerics.least_squares import PatchMoments
-from dfmpc_onnx.numerics.output_loss import OutputLoss
+from dfmpc_onnx.numerics.output_loss import damage
 from dfmpc_onnx.pipeline.facts import BitPlan, Layers, LayerSensitivity, Sensitivity, WidthLoss
 from dfmpc_onnx.pipeline.settings import FLOAT, BitWidth
 from dfmpc_onnx.pipeline.workspace import Workspace
@@ -41,20 +41,10 @@ PROBES: Mapping[Estimator, tuple[tuple[int, Norms], ...]] = {
     "measured": ((2, "batch"), (2, "exported"), (4, "batch"), (4, "exported")),
     "closed-form": (),
 }
-MAP_STRICTNESS = 4  # times less may an output lose that is a map or a list
 LEAST_LOSS_SEEN = 1e-9  # of a loss: below it nothing can be told
 # Of the typical gain. A layer that nothing excites on these inputs, as one that waits for a face, seems to do nothing.
 LEAST_OF_TYPICAL = 1 / 16
 Weights = Mapping[str, Float32]
-
-
-def damage(losses: Sequence[OutputLoss]) -> float:
-    """What errors of weights do to a network: the share that the output which suffers most loses, 0 to 1 and beyond.
-
-    It is the one definition: of a vector the share of what inputs differ by, of a map or a list four times what each
-    channel loses, since it is used value by value.
-    """
-    return max((loss.share_between_images * loss.strictness(MAP_STRICTNESS) for loss in losses), default=0.0)
 
 
 class ChangedWeights:

@@ -42,7 +42,9 @@ class MeasureSensitivity(Pass[MeasureSensitivityOptions]):
     Why: one threshold for what each layer loses makes a network no better at equal bytes than one width for all: what
     an output makes of an error differs by a hundred times between layers. Each layer is rounded to 3 bits in turn, all
     others float, and what lies behind it is run; the other widths follow from what rounding to them costs the layer's
-    next input. BatchNormalizations are re-calibrated, as they are in what is written.
+    next input. BatchNormalizations are re-calibrated, as they are in what is written. Inputs are procedural also where
+    the user gives images: an error is larger beside what procedural ones differ by, so that the same budget would
+    choose fewer bits, and a worse file, by images. Only where their scale is not known those of the user are taken.
 
     Requires: a bit plan.
 
@@ -66,7 +68,7 @@ class MeasureSensitivity(Pass[MeasureSensitivityOptions]):
         if not any(bits.role == "auto" for bits in workspace.get(BitPlan).layers.values()):
             workspace.put(Sensitivity((), options.estimator, "no layer whose width is free"))
             return PassResult(self.name)
-        source = statistics_source(workspace, options.statistics, options.images)
+        source = statistics_source(workspace, options.statistics, options.images, made=True)
         rounding = ReconstructLayersOptions(options.statistics, options.images, ridge=options.ridge)
         meter = SensitivityMeter(workspace, source, options.estimator, rounding)
         notes = compared_tensors(workspace.graph).notes

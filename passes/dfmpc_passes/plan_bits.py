@@ -21,7 +21,7 @@ class PlanBitsOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """damage: the share of the output that suffers most which all weights together may cost, where the user states no
     size and no SQNR."""
 
-    damage: Annotated[float, msgspec.Meta(gt=0)] = 0.01
+    damage: Annotated[float, msgspec.Meta(gt=0)] = 0.005
 
 
 class PlanBits(Pass[PlanBitsOptions]):

@@ -99,3 +99,14 @@ def test_layers_that_share_a_weight_have_one_row():
     model = net.model(net.node("Conv", x, weight, pads=[1, 1, 1, 1], stem="twice"))
     _, table, _ = measured(model)
     assert [len(row.layers) for row in table.rows] == [2]
+
+
+def test_images_of_the_users_choose_no_other_bits(tmp_path):
+    """On them the same errors are smaller beside what images differ by; a budget would take fewer bits."""
+    np.savez(tmp_path / "own.npz", x=np.random.default_rng(1).integers(0, 255, (16, 8, 8, 3), np.uint8))
+    tables = []
+    for images in (None, str(tmp_path / "own.npz")):
+        space = graphs.workspace(free(graphs.residual()), "auto", images=images)
+        PassManager(graphs.pipeline("measure_sensitivity", "mixed")).run(space)
+        tables.append(space.get(Sensitivity).rows)
+    assert tables[0] == tables[1]
