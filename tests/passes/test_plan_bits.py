@@ -82,7 +82,7 @@ def test_an_impossible_size_names_the_smallest_one():
 def test_mean_bits_are_kept_to():
     plan = planned(budget=WeightBudget(mean_bits=3.5))[0].get(PlannedWidths).plan
     assert 3 < plan.mean_bits <= 3.5
-    with pytest.raises(OptionError, match=r"mean-bits 1: no plan has fewer than 1\.60"):
+    with pytest.raises(OptionError, match=r"mean-bits 1: no plan has fewer than 1\.6"):
         planned(budget=WeightBudget(mean_bits=1))
 
 
