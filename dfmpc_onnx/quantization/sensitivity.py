@@ -174,7 +174,8 @@ class SensitivityMeter:
         gains, nodes = noise_gains(graph, known), nodes_by_name(graph)
         found: dict[str, float] = {}
         for name, first in self.first.items():
-            tensor = nodes[name].outputs[0].name
+            norm = self._layers[name].batch_norm  # in front of it nothing is known without a run
+            tensor = nodes[norm or name].outputs[0].name
             moments, gain = known.get(tensor), gains.get(tensor)
             if moments is not None and gain is not None:
                 found[first] = found.get(first, 0.0) + float((gain * moments.variance).sum())
