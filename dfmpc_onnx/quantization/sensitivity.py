@@ -9,6 +9,7 @@ drowns. Damages add up well: `JointDamage` measures settings of all layers toget
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Collection, Mapping
 from typing import Literal
 
@@ -41,8 +42,8 @@ PROBES: Mapping[Estimator, tuple[tuple[int, Norms], ...]] = {
     "measured": ((2, "batch"), (2, "exported"), (4, "batch"), (4, "exported")),
     "closed-form": (),
 }
-# Of the logarithm of a measured gain, what of its distance from the network's mean is taken to hold on other inputs.
-KEPT_OF_SCATTER = 0.75
+# Variance by which logarithms of gains on procedural images scatter around those on photographs: a factor of 1.6.
+SCATTER = 0.2
 LEAST_LOSS_SEEN = 1e-9  # of a loss: below it nothing can be told
 # Of the typical gain. A layer that nothing excites on these inputs, as one that waits for a face, seems to do nothing.
 LEAST_OF_TYPICAL = 1 / 16
@@ -80,6 +81,20 @@ def centred_layers(workspace: Workspace, names: Collection[str]) -> frozenset[st
         and layers[name].op != "MatMul"
         and not only_norms_read(graph, nodes[name].outputs[0])
     )
+
+
+def expected_gains(logs: Mapping[str, float]) -> dict[str, float]:
+    """What gains are to be expected on other inputs, from the logarithms of those that were measured, by name.
+
+    They scatter by `SCATTER` around what they are there, so each is taken toward the mean by the share of the scatter
+    in their variance (James and Stein 1961): where layers differ by far more, not at all.
+    """
+    if not logs:
+        return {}
+    mean = statistics.fmean(logs.values())
+    variance = statistics.pvariance(logs.values(), mean)
+    kept = max(1.0 - SCATTER / variance, 0.0) if variance > 0 else 0.0
+    return {name: math.exp(mean + kept * (log - mean)) for name, log in logs.items()}
 
 
 class SensitivityMeter:
@@ -127,16 +142,13 @@ class SensitivityMeter:
         return {name: max(found.get(name, typical), LEAST_OF_TYPICAL * typical) for name in losses}
 
     def _measured_gains(self) -> dict[str, float]:
-        """Taken a quarter of the way towards the network's mean: so far they scatter otherwise on other inputs."""
         logs: dict[str, list[float]] = {}
         for bits, norms in PROBES[self._estimator]:
             for name, lost in self._damages(self._visitor.rounded[bits], norms).items():
                 loss = self.losses()[name][bits]
                 if loss > LEAST_LOSS_SEEN:
                     logs.setdefault(name, []).append(math.log(max(lost, LEAST_LOSS_SEEN) / loss))
-        means = {name: sum(found) / len(found) for name, found in logs.items()}
-        centre = sum(means.values()) / max(len(means), 1)
-        return {name: math.exp(centre + KEPT_OF_SCATTER * (mean - centre)) for name, mean in means.items()}
+        return expected_gains({name: sum(found) / len(found) for name, found in logs.items()})
 
     def table(self) -> Sensitivity:
         """The rows of the layers whose width is free, and what the others do."""

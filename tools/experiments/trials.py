@@ -111,9 +111,7 @@ class Trials:
         return self._run(widths, feeds, lambda layer: ALL, {"norms": "exported"})
 
     def _run(self, widths: Widths, feeds: Mapping[str, npt.NDArray[np.generic]], variant_of, options) -> Answers:
-        by_layer = {
-            name: self.rounded(first, widths[first]) for name, first in self.first.items() if first in widths
-        }
+        by_layer = {name: self.rounded(first, widths[first]) for name, first in self.first.items() if first in widths}
         waiting, plain, hats = frozenset(by_layer), np.zeros(0, np.float32), {}
         while waiting:
             engine = LayerVariants(
