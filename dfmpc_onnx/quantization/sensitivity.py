@@ -9,6 +9,7 @@ drowns. Damages add up well: `JointDamage` measures settings of all layers toget
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Collection, Mapping
 from typing import Literal
 
@@ -37,10 +38,12 @@ from dfmpc_onnx.statistics.walk import walk
 Estimator = Literal["probe", "measured", "closed-form"]
 # By estimator, the widths that gains are measured at and what BatchNormalizations normalize by meanwhile.
 PROBES: Mapping[Estimator, tuple[tuple[int, Norms], ...]] = {
-    "probe": ((3, "batch"),),
+    "probe": ((2, "exported"),),
     "measured": ((2, "batch"), (2, "exported"), (4, "batch"), (4, "exported")),
     "closed-form": (),
 }
+# Variance by which logarithms of gains on procedural images scatter around those on photographs: a factor of 1.6.
+SCATTER = 0.2
 LEAST_LOSS_SEEN = 1e-9  # of a loss: below it nothing can be told
 # Of the typical gain. A layer that nothing excites on these inputs, as one that waits for a face, seems to do nothing.
 LEAST_OF_TYPICAL = 1 / 16
@@ -78,6 +81,20 @@ def centred_layers(workspace: Workspace, names: Collection[str]) -> frozenset[st
         and layers[name].op != "MatMul"
         and not only_norms_read(graph, nodes[name].outputs[0])
     )
+
+
+def expected_gains(logs: Mapping[str, float]) -> dict[str, float]:
+    """What gains are to be expected on other inputs, from the logarithms of those that were measured, by name.
+
+    They scatter by `SCATTER` around what they are there, so each is taken toward the mean by the share of the scatter
+    in their variance (James and Stein 1961): where layers differ by far more, not at all.
+    """
+    if not logs:
+        return {}
+    mean = statistics.fmean(logs.values())
+    variance = statistics.pvariance(logs.values(), mean)
+    kept = max(1.0 - SCATTER / variance, 0.0) if variance > 0 else 0.0
+    return {name: math.exp(mean + kept * (log - mean)) for name, log in logs.items()}
 
 
 class SensitivityMeter:
@@ -131,7 +148,7 @@ class SensitivityMeter:
                 loss = self.losses()[name][bits]
                 if loss > LEAST_LOSS_SEEN:
                     logs.setdefault(name, []).append(math.log(max(lost, LEAST_LOSS_SEEN) / loss))
-        return {name: math.exp(sum(found) / len(found)) for name, found in logs.items()}
+        return expected_gains({name: sum(found) / len(found) for name, found in logs.items()})
 
     def table(self) -> Sensitivity:
         """The rows of the layers whose width is free, and what the others do."""
@@ -169,7 +186,8 @@ class SensitivityMeter:
         gains, nodes = noise_gains(graph, known), nodes_by_name(graph)
         found: dict[str, float] = {}
         for name, first in self.first.items():
-            tensor = nodes[name].outputs[0].name
+            norm = self._layers[name].batch_norm  # in front of it nothing is known without a run
+            tensor = nodes[norm or name].outputs[0].name
             moments, gain = known.get(tensor), gains.get(tensor)
             if moments is not None and gain is not None:
                 found[first] = found.get(first, 0.0) + float((gain * moments.variance).sum())
