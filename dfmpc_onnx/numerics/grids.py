@@ -42,11 +42,12 @@ class Grid:
         return self.values(self.codes(values))
 
 
-def uniform_grid(weight: Float32, importance: Float, bits: int) -> Grid:
+def uniform_grid(weight: Float32, importance: Float, bits: int, raster: int = 3) -> Grid:
     """The uniform grid of least ``sum_k h_k (w_k - Q(w_k))^2`` in each row, found over shrunken ranges.
 
     At 4 bits and below the range is ``[min, max]`` of the row with a whole zero point, above it is symmetric.
-    weight: ``[rows, k]`` float32. importance: h, ``[rows, k]`` or ``[k]``, at least 0. bits: 2 to 8.
+    weight: ``[rows, k]`` float32. importance: h, ``[rows, k]`` or ``[k]``, at least 0. bits: 2 to 8. raster: of the
+    shrunken ranges one in so many is tried at each end where both are sought apart, at 2 and 3 bits.
     """
     lowest, highest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     h = np.broadcast_to(importance, weight.shape).astype(np.float32)
@@ -56,7 +57,7 @@ def uniform_grid(weight: Float32, importance: Float, bits: int) -> Grid:
     best: tuple[Float32, Float32] | None = None
     least = np.full((len(weight), 1), np.inf, np.float32)
     # Two or three bits have no level to spare: their two ends are sought apart, on a coarser raster.
-    ends = [(a, b) for a in SHRINK[::3] for b in SHRINK[::3]] if bits <= 3 else [(a, a) for a in SHRINK]
+    ends = [(a, b) for a in SHRINK[::raster] for b in SHRINK[::raster]] if bits <= 3 else [(a, a) for a in SHRINK]
     for shrink_low, shrink_high in ends if asymmetric else [(a, a) for a in SHRINK]:
         if asymmetric:
             bottom, top = low * np.float32(shrink_low), high * np.float32(shrink_high)

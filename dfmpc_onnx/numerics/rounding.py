@@ -105,7 +105,13 @@ class _Best:
 
 
 def round_on_best_grid(
-    weight: Float32, grid: Grid, hat: Floating, order: npt.NDArray[np.intp], factor: Float32
+    weight: Float32,
+    grid: Grid,
+    hat: Floating,
+    order: npt.NDArray[np.intp],
+    factor: Float32,
+    *,
+    thorough: bool = True,
 ) -> tuple[Grid, Float32]:
     """A grid for rounding with feedback and the codes on it, ``[rows, k]`` float32: rows are groups, then out/group.
 
@@ -114,16 +120,18 @@ def round_on_best_grid(
     keeps what leaves the least ``(w - w^) H (w - w^)'``, its scale fitted to the codes by least squares.
 
     weight: ``[groups, out/group, k]`` float32. hat: H, ``[groups, k, k]``. order, factor: of `feedback_factor`.
+    thorough: whether neighbours of the best scale are tried too; without it an estimate of what rounding loses.
     """
     narrow = hat.astype(np.float32, copy=False)  # only differences of errors that rounding makes are compared
     image = weight @ narrow
     power = np.einsum("gok,gok->go", image, weight).astype(np.float64)
-    if grid.bits >= FINE:
+    few = grid.bits <= FEW_LEVELS
+    if grid.bits >= FINE or not (thorough or few):
         trials = [(grid.scale, grid.zero_point)]
     else:
-        trials = [(grid.scale * np.float32(m), grid.zero_point) for m in (WIDE if grid.bits <= FEW_LEVELS else CLOSE)]
+        trials = [(grid.scale * np.float32(m), grid.zero_point) for m in (WIDE if few else CLOSE)]
     best = _try(weight, grid, trials, image, power, narrow, order, factor, None)
-    if grid.bits <= FEW_LEVELS:
+    if few and thorough:
         near = [(best.scale * np.float32(m), best.zero_point) for m in CLOSE]
         if not grid.ternary:
             shifted = (np.clip(best.zero_point + np.float32(d), grid.lowest, grid.highest) for d in (-1, 1))

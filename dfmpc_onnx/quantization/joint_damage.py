@@ -10,17 +10,16 @@ from dfmpc_onnx.graph.query import constant, nodes_by_name
 from dfmpc_onnx.numerics.arrays import Float32
 from dfmpc_onnx.numerics.output_loss import damage
 from dfmpc_onnx.pipeline.facts import BitPlan, Layers
-from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY, BitWidth
+from dfmpc_onnx.pipeline.settings import FLOAT, BitWidth
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.quantization.layer_rebuilder import ReconstructLayersOptions, nearest
 from dfmpc_onnx.quantization.pooled_uses import pool_uses
 from dfmpc_onnx.quantization.sensitivity import ChangedWeights, centred_layers
-from dfmpc_onnx.quantization.width_losses import FINEST_ROUNDED, WidthLosses
+from dfmpc_onnx.quantization.width_losses import ROUNDED_WIDTHS, WidthLosses
 from dfmpc_onnx.statistics.engines import StatisticsSource
 from dfmpc_onnx.statistics.walk import walk
 
 TOGETHER = "all"  # the one variant, to which all layers belong
-COARSE: tuple[BitWidth, ...] = (TERNARY, *range(2, FINEST_ROUNDED + 1))
 
 
 class JointDamage:
@@ -41,7 +40,7 @@ class JointDamage:
         self._plan = dict(workspace.get(BitPlan).layers)
         names = frozenset(name for name in self._layers if self._plan[name].bits != FLOAT)
         options = ReconstructLayersOptions()
-        self._visitor = WidthLosses(workspace, options, dict(self._layers), dict(self._plan), COARSE)
+        self._visitor = WidthLosses(workspace, options, dict(self._layers), dict(self._plan), ROUNDED_WIDTHS)
         self._visitor.pooled = pool_uses(workspace, options, self._layers, self._plan, rounded_on.engine)
         self._first = {name: self._visitor.first.get(name, name) for name in names}
         self._centred = centred_layers(workspace, names)
@@ -55,7 +54,7 @@ class JointDamage:
         return damage(engine.losses_of().get(TOGETHER, []))
 
     def _weight(self, name: str, bits: BitWidth) -> Float32:
-        if bits in COARSE:
+        if bits in ROUNDED_WIDTHS:
             return self._visitor.rounded[bits][name]
         node = nodes_by_name(self._workspace.graph)[name]
         return nearest(np.asarray(constant(node.inputs[1]), np.float32), self._layers[name], bits).dequantize()

@@ -44,6 +44,8 @@ from dfmpc_onnx.statistics.image_streams import measured_range
 from dfmpc_onnx.statistics.walk import BatchNormUpdate, bias_of
 
 FEWEST_PATCHES = 16  # that say enough of a layer's input to fit to it, or to choose bits by
+FINE_RASTER, COARSE_RASTER = 3, 7  # of the ranges that grids of few levels are sought among
+ESTIMATED_WIDTHS: tuple[BitWidth, ...] = (TERNARY, 2, 4)
 WIDEST_PATCH = 8192  # entries of a patch: half a gigabyte for one matrix of second moments
 
 
@@ -136,18 +138,24 @@ class Task:
             return min((self._on_grid(w) for w in (TERNARY, 2)), key=lambda candidate: candidate.lost)
         return self._on_grid(width)
 
-    def _on_grid(self, width: BitWidth) -> Candidate:
+    def estimated(self) -> dict[BitWidth, Candidate]:
+        """At ternary, 2 and 4 bits, on grids that are good rather than the best: for what rounding loses."""
+        found = {width: self._on_grid(width, thorough=False) for width in ESTIMATED_WIDTHS}
+        found[2] = min(found[2], found[TERNARY], key=lambda candidate: candidate.lost)
+        return found
+
+    def _on_grid(self, width: BitWidth, *, thorough: bool = True) -> Candidate:
         groups, out, k = self.target.shape
         flat = self.target.reshape(groups * out, k)
         seen = np.maximum(self.moments.diagonal, 0.0)
         if self.moments.count < FEWEST_PATCHES:
             seen = np.ones_like(seen)  # an input that was 0 in a handful of patches is not 0 for ever
         importance = np.repeat(seen, out, axis=0)
-        grid = _grid(flat, importance, width)
+        grid = _grid(flat, importance, width, FINE_RASTER if thorough else COARSE_RASTER)
         if self.factor is None:
             codes = grid.codes(flat)
         else:
-            grid, codes = round_on_best_grid(self.target, grid, self.moments.hat, *self.factor)
+            grid, codes = round_on_best_grid(self.target, grid, self.moments.hat, *self.factor, thorough=thorough)
         values = grid.values(codes).reshape(self.target.shape)
         lost = self.measure.share(rounding_error(self.target, values, self.moments))
         return Candidate(_as_weight(codes, grid, self.layer), values, lost)
@@ -377,7 +385,7 @@ def _as_weight(codes: Float32, grid: Grid, layer: Layer) -> QuantizedWeight:
     return QuantizedWeight(shaped, grid.scale.reshape(shape), zero, grid.bits, grid.ternary)
 
 
-def _grid(rows: Float32, importance: npt.NDArray[np.float64], width: BitWidth) -> Grid:
+def _grid(rows: Float32, importance: npt.NDArray[np.float64], width: BitWidth, raster: int = FINE_RASTER) -> Grid:
     if width == TERNARY:
         return ternary_grid(ternary_optimal(rows, importance.astype(np.float32), PerAxis(0)).scale)
-    return uniform_grid(rows, importance, int(width))
+    return uniform_grid(rows, importance, int(width), raster)

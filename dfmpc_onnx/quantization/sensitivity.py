@@ -112,7 +112,9 @@ class SensitivityMeter:
         self.plan = plan
         self._names = [name for name in self._layers if plan[name].bits != FLOAT]
         widths = tuple(sorted({bits for bits, _ in PROBES[estimator]}))
-        self._visitor = WidthLosses(workspace, options, dict(self._layers), plan, widths)
+        self._visitor = WidthLosses(
+            workspace, options, dict(self._layers), plan, widths, thorough=estimator == "measured"
+        )
         self._visitor.pooled = pool_uses(workspace, options, self._layers, plan, source.engine)
         self._centred = centred_layers(workspace, self._names)
         self.first = {name: self._visitor.first.get(name, name) for name in self._names}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -26,6 +27,7 @@ from dfmpc_onnx.statistics.error_at_next_layer import Known
 
 PLANNED_WIDTHS: tuple[BitWidth, ...] = (TERNARY, 2, 3, 4, 5, 6, 7, 8)
 FINEST_ROUNDED = 4  # bits: of finer grids the loss follows from this one's
+ROUNDED_WIDTHS: tuple[BitWidth, ...] = (TERNARY, *range(2, FINEST_ROUNDED + 1))
 
 
 def finer(loss: float, bits: int) -> float:
@@ -43,8 +45,13 @@ class WidthLosses(Rebuilder):
         layers: dict[str, Layer],
         plan: dict[str, LayerBits],
         probes: Sequence[BitWidth],
+        *,
+        thorough: bool = True,
     ) -> None:
+        """probes: the widths to keep the rounded weights of. thorough: on the best grid at each width; else on good
+        ones at some widths, and the others follow."""
         super().__init__(workspace, options, layers, plan)
+        self._thorough = thorough
         self._probes = probes
         self.losses: dict[str, dict[BitWidth, float]] = {}
         self.rounded: dict[BitWidth, dict[str, Float32]] = {bits: {} for bits in probes}
@@ -59,9 +66,7 @@ class WidthLosses(Rebuilder):
         if isinstance(task, str) or task.moments.count < FEWEST_PATCHES:
             self.without_statistics(node)
             return
-        found = {
-            width: task.rounded(width) for width in PLANNED_WIDTHS if width == TERNARY or int(width) <= FINEST_ROUNDED
-        }
+        found = {width: task.rounded(width) for width in ROUNDED_WIDTHS} if self._thorough else task.estimated()
         losses = {width: candidate.lost for width, candidate in found.items()}
         self._note(first, losses, lambda bits: from_rows(found[bits].rows, layer))
 
@@ -73,11 +78,14 @@ class WidthLosses(Rebuilder):
             self._note(first, _nearest_losses(weight, layer), lambda bits: nearest(weight, layer, bits).dequantize())
 
     def _note(self, name: str, losses: Mapping[BitWidth, float], weight: Callable[[BitWidth], Float32]) -> None:
-        found = {w: losses[w] if w in losses else finer(losses[FINEST_ROUNDED], int(w)) for w in PLANNED_WIDTHS}
+        found = dict(losses)
+        for width in PLANNED_WIDTHS:
+            if width == 3 and width not in found:
+                found[width] = math.sqrt(found[2] * found[4])
+            elif width not in found:
+                found[width] = finer(found[FINEST_ROUNDED], int(width))
         least = 0.0
-        for width in reversed(
-            PLANNED_WIDTHS
-        ):  # shares are cut at 1, so that a coarse grid may seem to lose less than a fine one
+        for width in reversed(PLANNED_WIDTHS):  # shares are cut at 1, so a coarse grid may seem to lose less
             least = found[width] = max(found[width], least)
         self.losses[name] = found
         for bits in self._probes:
@@ -96,8 +104,7 @@ class WidthLosses(Rebuilder):
 def _nearest_losses(weight: Float32, layer: Layer) -> dict[BitWidth, float]:
     """Error over energy of a weight that is rounded without statistics."""
     energy = max(float(np.square(weight, dtype=np.float64).sum()), 1e-30)
-    widths = [w for w in PLANNED_WIDTHS if w == TERNARY or int(w) <= FINEST_ROUNDED]
     return {
         w: min(float(np.square(nearest(weight, layer, w).dequantize() - weight, dtype=np.float64).sum()) / energy, 1.0)
-        for w in widths
+        for w in ROUNDED_WIDTHS
     }

@@ -29,7 +29,8 @@ from dfmpc_onnx.statistics.layer_variants import LayerVariants
 from dfmpc_onnx.statistics.walk import Engine
 
 PROBE_PATCHES = 1000  # of a layer, enough for the few numbers of it that a probe is for
-IMAGES_OF_VARIANTS = 8  # that rank layers as many more do: docs/method.md, section 8
+# Images of variants: few of large pictures, whose many positions say as much. They rank layers as many more do.
+FEWEST_OF_VARIANTS, MOST_OF_VARIANTS, VALUES_OF_VARIANTS = 4, 16, 4 * 3 * 224 * 224
 FEWEST_IMAGES_OF_PROBE = 8  # images of a probe
 
 
@@ -120,7 +121,9 @@ class ImageSource:
         return ImageStreams(self._request.graph, few.feeds, self._request.seed, PROBE_PATCHES)
 
     def variants(self, **options: Any) -> LayerVariants:
-        return LayerVariants(self._request.graph, self._batch.last(IMAGES_OF_VARIANTS).feeds, **options)
+        size = sum(x.nbytes // x.itemsize for x in self._batch.feeds.values()) // max(self._batch.count, 1)
+        count = min(max(VALUES_OF_VARIANTS // max(size, 1), FEWEST_OF_VARIANTS), MOST_OF_VARIANTS)
+        return LayerVariants(self._request.graph, self._batch.last(count).feeds, **options)
 
     def note(self, peak: int) -> str:
         return f"statistics from {self._batch.origin}; live activations at most {peak / 1e6:.0f} MB"
