@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 from dfmpc_onnx.graph.query import constant
 from dfmpc_onnx.numerics.arrays import Float, Float32
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
+from dfmpc_onnx.numerics.grids import ASYMMETRIC_BITS
 from dfmpc_onnx.numerics.least_squares import PatchMoments
 from dfmpc_onnx.pipeline.facts import Layer, LayerBits
 from dfmpc_onnx.pipeline.settings import TERNARY, BitWidth
@@ -26,13 +27,13 @@ from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics
 from dfmpc_onnx.statistics.error_at_next_layer import Known
 
 PLANNED_WIDTHS: tuple[BitWidth, ...] = (TERNARY, 2, 3, 4, 5, 6, 7, 8)
-FINEST_ROUNDED = 4  # bits: of finer grids the loss follows from this one's
+FINEST_ROUNDED = ASYMMETRIC_BITS + 1  # of finer grids the loss follows from this one's: they have no zero point either
 ROUNDED_WIDTHS: tuple[BitWidth, ...] = (TERNARY, *range(2, FINEST_ROUNDED + 1))
 
 
 def finer(loss: float, bits: int) -> float:
     """The loss at so many bits from that at `FINEST_ROUNDED`: it falls with the square of the step."""
-    return loss * float(((2**FINEST_ROUNDED - 1) / (2**bits - 1)) ** 2)
+    return loss * float(((2**FINEST_ROUNDED - 2) / (2**bits - 2)) ** 2)
 
 
 class WidthLosses(Rebuilder):

@@ -1,13 +1,14 @@
 """Networks with some weights rounded, run on given images: what experiments on sensitivity compare.
 
 Each weight is rounded once to each width, on procedural images as in a file; a setting then is a width a layer. The
-network is run with BatchNormalizations as exported, and what a quantized network's are re-calibrated by is re-calibrated.
+network is run with BatchNormalizations as exported, re-calibrated as those of a quantized network are.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +32,6 @@ from dfmpc_onnx.statistics.walk import walk
 from tools.experiments.measure import Network
 
 ROUNDED: tuple[BitWidth, ...] = (TERNARY, *range(2, FINEST_ROUNDED + 1))
-PATHS_AT_ONCE = 2**23  # numbers of a batch's input, all images together, times the variants alive: memory
 ALL = "all"
 
 Widths = Mapping[str, BitWidth]
@@ -102,7 +102,7 @@ class Trials:
             return self._visitor.rounded[bits][weight]
         return nearest(self._plain(weight), self._layers[weight], bits).dequantize()
 
-    def alone(self, widths: Widths, feeds: Mapping[str, npt.NDArray[np.generic]], **options: object) -> Answers:
+    def alone(self, widths: Widths, feeds: Mapping[str, npt.NDArray[np.generic]], **options: Any) -> Answers:
         """Each of some weights rounded with all others in float: a setting a weight, by its name."""
         return self._run(widths, feeds, lambda layer: self.first[layer], options)
 
@@ -110,7 +110,13 @@ class Trials:
         """All of these weights rounded at once: the one setting `ALL`."""
         return self._run(widths, feeds, lambda layer: ALL, {"norms": "exported"})
 
-    def _run(self, widths: Widths, feeds: Mapping[str, npt.NDArray[np.generic]], variant_of, options) -> Answers:
+    def _run(
+        self,
+        widths: Widths,
+        feeds: Mapping[str, npt.NDArray[np.generic]],
+        variant_of: Callable[[str], str],
+        options: Mapping[str, Any],
+    ) -> Answers:
         by_layer = {name: self.rounded(first, widths[first]) for name, first in self.first.items() if first in widths}
         waiting, plain, hats = frozenset(by_layer), np.zeros(0, np.float32), {}
         while waiting:

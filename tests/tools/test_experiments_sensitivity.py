@@ -1,0 +1,37 @@
+"""The experiments on sensitivity: their pure parts."""
+
+import numpy as np
+import pytest
+
+from tools.experiments.plans import Outcome, mean_of
+from tools.experiments.sensitivity import correlations, drop_of, random_widths
+from tools.experiments.trials import divergences
+
+
+def test_an_estimate_in_the_order_of_the_truth_has_ranks_of_one():
+    assert correlations([1, 2, 3, 9], [0.1, 0.2, 0.4, 0.5], [4, 3, 2, 1]) == pytest.approx([1, 1, -1])
+
+
+def test_the_divergence_of_equal_scores_is_zero_whatever_is_added_to_them():
+    scores = np.random.default_rng(0).normal(size=(5, 10)).astype(np.float32)
+    assert divergences(scores, scores + 3) == pytest.approx(np.zeros(5), abs=1e-6)
+
+
+def test_the_divergence_of_two_classes_is_that_of_their_probabilities():
+    plain, hat = (np.log(np.array([p], np.float32)) for p in ([0.5, 0.5], [0.75, 0.25]))
+    assert divergences(plain, hat)[0] == pytest.approx(0.5 * np.log(0.5 / 0.75) + 0.5 * np.log(0.5 / 0.25), rel=1e-5)
+
+
+def test_a_drop_is_in_points():
+    plain, hat = np.eye(4, dtype=np.float32), np.roll(np.eye(4, dtype=np.float32), 1, axis=0)
+    assert drop_of(plain, hat, np.arange(4)) == 100
+
+
+def test_random_settings_give_each_weight_a_width_and_come_from_the_seed():
+    found = random_widths(["a", "b"], 5, 0)
+    assert len(found) == 5 and all(set(setting) == {"a", "b"} for setting in found)
+    assert found == random_widths(["a", "b"], 5, 0) != random_widths(["a", "b"], 5, 1)
+
+
+def test_outcomes_are_averaged_figure_by_figure():
+    assert mean_of([Outcome(10, 1.0, 2.0, 0.0), Outcome(20, 3.0, 4.0, 1.0)]) == Outcome(15, 2.0, 3.0, 0.5)

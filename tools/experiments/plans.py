@@ -1,0 +1,106 @@
+#!/usr/bin/env python3
+"""Planned files against one width for all weights, at equal bytes.
+
+    python -m tools.experiments.plans [--only NETWORK]... [--parts 1 0.8 0.65] [--seeds 2] [--estimator probe]
+
+Uniform: `--weights 4 --activations none`. Planned: the same with `--max-size`, a part of the bytes of that file. SQNR
+and drop are measured on labelled images that take no part in making the files; each is the mean of the seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import pathlib
+import statistics
+import tempfile
+from collections.abc import Sequence
+
+import dfmpc_onnx
+from dfmpc_onnx import catalog
+from tools.experiments.ablation import variant
+from tools.experiments.measure import Network, networks
+
+NETWORKS = ("resnet20", "resnet56", "mobilenetv2", "mobilenetv1")
+PARTS = (1.0, 0.8, 0.65)  # of the bytes of uniform 4 bits
+HEADER = ("network", "of uniform 4", "bytes", "SQNR dB, predicted", "SQNR dB", "drop")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """A file that was written and measured. predicted, sqnr: in dB; predicted is NaN where nothing was planned."""
+
+    bytes: float
+    predicted: float
+    sqnr: float
+    drop: float
+
+
+def mean_of(outcomes: Sequence[Outcome]) -> Outcome:
+    """Each figure's mean."""
+    columns = zip(*map(dataclasses.astuple, outcomes), strict=True)
+    return Outcome(*map(statistics.fmean, columns))
+
+
+def cells(network: str, part: str, outcome: Outcome) -> tuple[str, ...]:
+    """A line of the table."""
+    predicted = "" if math.isnan(outcome.predicted) else f"{outcome.predicted:.1f}"
+    return network, part, f"{outcome.bytes:.0f}", predicted, f"{outcome.sqnr:.1f}", f"{outcome.drop:.1f}"
+
+
+def uniform(network: Network, seed: int) -> Outcome:
+    """4 bits everywhere but in the first and the last layer and depthwise ones, which have 8."""
+    return _measured(network, "mixed", seed, weights="4")
+
+
+def planned(network: Network, seed: int, size: int, estimator: str) -> Outcome:
+    """A file of at most so many bytes."""
+    recipe = variant(catalog.find_recipe("mixed"), {"estimator": estimator}, "measure_sensitivity")
+    return _measured(network, recipe, seed, max_size=size)
+
+
+def _measured(network: Network, recipe: object, seed: int, **options: object) -> Outcome:
+    with tempfile.TemporaryDirectory() as folder:
+        out = pathlib.Path(folder) / "out.onnx"
+        made = dfmpc_onnx.quantize(
+            str(network.model),
+            out,
+            recipe,  # type: ignore[arg-type]
+            activations="none",
+            preprocess=network.preprocess,
+            seed=seed,
+            check=False,
+            **options,  # type: ignore[arg-type]
+        )
+        found = dfmpc_onnx.verify(str(network.model), out, images=network.images).providers[0].fidelity
+        size = out.stat().st_size
+    assert found.drop is not None  # images of the experiments have labels
+    plan = getattr(made.report, "plan", None)
+    predicted = math.nan if plan is None else plan.sqnr_db
+    return Outcome(size, predicted, found.sqnr_db, found.drop)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    known = networks()
+    parser.add_argument("--only", action="append", choices=list(known), help="a network; may be repeated")
+    parser.add_argument("--parts", type=float, nargs="+", default=PARTS, help="of the bytes of uniform 4 bits")
+    parser.add_argument("--seeds", type=int, default=2, help="measure each row with this many seeds")
+    parser.add_argument("--estimator", default="probe", choices=("probe", "measured", "closed-form"))
+    args = parser.parse_args()
+    print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
+    for name in args.only or NETWORKS:
+        if name not in known:
+            print(f"{name}: skipped, DFMPC_DATA names no folder that holds it")
+            continue
+        network, seeds = known[name], range(args.seeds)
+        base = mean_of([uniform(network, seed) for seed in seeds])
+        print("| " + " | ".join(cells(network.label, "itself", base)) + " |", flush=True)
+        for part in args.parts:
+            found = mean_of([planned(network, seed, int(base.bytes * part), args.estimator) for seed in seeds])
+            print("| " + " | ".join(cells(network.label, f"{part:g}", found)) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
