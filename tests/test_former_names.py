@@ -84,6 +84,8 @@ SINCE = {
     "integer_gates",
     "keep_scores_float",
     "keep_slow_layers_float",
+    "measure_sensitivity",
+    "plan_bits",
 }
 METADATA = {"version": "0.1.0", "recipe": "int4", "weights": "4", "activations": "8", "passes": PASSES}
 
@@ -146,8 +148,8 @@ def test_a_file_of_today_states_the_recipe_in_full_with_its_fallback(tmp_path):
     dfmpc_onnx.quantize(chain(), out, recipe="closed-form", check=False)
     stated = {p.key: p.value for p in onnx.load(out).metadata_props}["dfmpc_onnx.passes"]
     (step,) = (item["reconstruct_layers"] for item in json.loads(stated) if "reconstruct_layers" in item)
-    assert step["fallback"][1] == {"quantize_weights": {"ternary": "optimal"}}
-    assert 'use = "take_widest_bits"' in dfmpc("recipes", out).stdout
+    assert step["fallback"][0] == {"quantize_weights": {"ternary": "optimal"}}
+    assert 'use = "quantize_weights"' in dfmpc("recipes", out).stdout
 
 
 def test_a_file_that_states_none_is_a_mistake_in_one_line(tmp_path):

@@ -115,7 +115,8 @@ def _procedural(spec: InputSpec, shape: tuple[int, ...], seed: int) -> tuple[npt
             whole = whole_in_range(shape, spec.range, np.random.default_rng(seed))
             return whole.astype(spec.dtype), f"whole numbers for '{shown(spec.name)}'"
         if len(shape) > (0 if spec.kind == "b" else 1):  # a mask of zeros alone would hide what is behind it
-            flags = np.random.default_rng(seed).integers(0, 2, shape)
+            generator = np.random.default_rng(seed)
+            flags = generator.integers(0, 2, shape)
             return flags.astype(spec.dtype), f"zeros and ones for '{shown(spec.name)}'"
         return np.zeros(shape, spec.dtype), f"zeros for '{shown(spec.name)}'"
     images = generate(spec, shape, seed)

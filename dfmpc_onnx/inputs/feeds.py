@@ -68,7 +68,8 @@ def filling(shape: tuple[int, ...], bounds: Range, seed: int) -> Float:
     """Seeded inputs that fill a range: half of its width for two deviations, one after the other rough and smooth."""
     low, high = bounds
     if len(shape) < 2 or math.prod(shape[1:]) < SHORTEST_SERIES:
-        x = np.asarray(np.random.default_rng(seed).standard_normal(shape))
+        generator = np.random.default_rng(seed)
+        x = np.asarray(generator.standard_normal(shape))
     else:
         channels, size = (shape[1], shape[2:]) if len(shape) > 2 else (1, shape[1:])
         each = [

@@ -464,7 +464,7 @@ def test_a_result_that_loads_but_does_not_run_is_a_defect(
         model.graph.node.append(helper.make_node("Gather", ["scores", "beyond"], [name], axis=1))
         return model
 
-    monkeypatch.setattr("dfmpc_onnx.api.quantize.to_model", broken)
+    monkeypatch.setattr("dfmpc_onnx.api.builds.to_model", broken)
     before = held(model_file.parent)
     result = dfmpc("quantize", model_file, "-o", model_file.with_name("out.onnx"), *CLOSED_FORM)
     assert (result.exit_code, result.stdout) == (3, "")
@@ -485,7 +485,7 @@ def test_a_result_that_does_not_load_leaves_the_earlier_file(
         model.graph.node[-1].op_type = "Gemmm"
         return model
 
-    monkeypatch.setattr("dfmpc_onnx.api.quantize.to_model", broken)
+    monkeypatch.setattr("dfmpc_onnx.api.builds.to_model", broken)
     if external:
         onnx.save_model(chain(), model_file, save_as_external_data=True, location="w.bin", size_threshold=0)
     out = model_file.with_name("out.onnx")

@@ -223,7 +223,7 @@ def test_a_result_may_not_load_where_the_model_cannot_run_either(
         model.graph.node[-1].op_type = "Gemmm"
         return model
 
-    monkeypatch.setattr("dfmpc_onnx.api.quantize.to_model", broken)
+    monkeypatch.setattr("dfmpc_onnx.api.builds.to_model", broken)
     net = Net()
     x = net.node("Gelu", net.norm(net.conv("x", 8)), domain="com.microsoft")
     y = net.norm(net.conv(net.relu(x), 8))
