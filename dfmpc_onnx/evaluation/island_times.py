@@ -12,7 +12,7 @@ from dfmpc_onnx.errors import ModelError
 from dfmpc_onnx.evaluation.closed_twin import closed_twin
 from dfmpc_onnx.evaluation.kernel_census import INTEGER_KERNELS
 from dfmpc_onnx.graph.exchange import to_graph
-from dfmpc_onnx.model.protos import initializer_names
+from dfmpc_onnx.model.protos import RUNTIME_DOMAINS, initializer_names, op_of
 from dfmpc_onnx.model.source import Source, load
 from dfmpc_onnx.runtime.latency import NodeTime, Profile, profiles
 from dfmpc_onnx.runtime.session import Feeds, Loadable, optimized_model
@@ -169,18 +169,16 @@ def _codes(graph: onnx.GraphProto) -> set[str]:
     """The tensors that hold codes, moved ones included."""
     codes: set[str] = set()
     for node in graph.node:
-        floats = node.op_type in FLOAT_RESULTS or (node.op_type == "QGemm" and len(node.input) < 8)
-        if node.op_type == "QuantizeLinear" or (_is_integer(node, codes) and not floats):
+        op = op_of(node, RUNTIME_DOMAINS)
+        floats = op in FLOAT_RESULTS or (op == "QGemm" and len(node.input) < 8)
+        if op == "QuantizeLinear" or (_is_integer(node, codes) and not floats):
             codes.update(node.output)
     return codes
 
 
 def _is_integer(node: onnx.NodeProto, codes: set[str]) -> bool:
     """Whether a node computes in integers, or moves codes."""
-    if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+    op = op_of(node, RUNTIME_DOMAINS)
+    if op in ("QuantizeLinear", "DequantizeLinear"):
         return False
-    return (
-        node.op_type.startswith("QLinear")
-        or node.op_type in INTEGER_KERNELS
-        or (bool(node.input) and node.input[0] in codes)
-    )
+    return op.startswith("QLinear") or op in INTEGER_KERNELS or (bool(node.input) and node.input[0] in codes)

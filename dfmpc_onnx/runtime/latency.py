@@ -22,7 +22,7 @@ import numpy as np
 import onnx
 
 from dfmpc_onnx.errors import ModelError
-from dfmpc_onnx.model.protos import WEIGHTED_OPERATORS, makers
+from dfmpc_onnx.model.protos import RUNTIME_DOMAINS, WEIGHTED_OPERATORS, makers, op_of
 from dfmpc_onnx.runtime.session import Feeds, Loadable, Session
 from dfmpc_onnx.runtime.threads import thread_count
 
@@ -97,7 +97,9 @@ class Profile:
                 reached.append(waiting.pop())
                 for tensor in reached[-1].input:
                     before = made.get(tensor)
-                    if before is not None and before.output[0] not in taken and before.op_type not in FROM_AND_TO_CODES:
+                    if before is None or before.output[0] in taken:
+                        continue
+                    if op_of(before, RUNTIME_DOMAINS) not in FROM_AND_TO_CODES:
                         taken.add(before.output[0])
                         waiting.append(before)
             found[name] = reached
@@ -110,7 +112,7 @@ class Profile:
             name: node.name or node.output[0]
             for name, nodes in self.file_nodes(model).items()
             for node in nodes
-            if name in kernels and node.op_type in WEIGHTED_OPERATORS
+            if name in kernels and op_of(node) in WEIGHTED_OPERATORS
         }
 
 
