@@ -97,12 +97,14 @@ def _seconds(nodes: list[NodeTime]) -> float:
 def _row(part: list[NodeTime], named: dict[str, str], total: float, saved: float | None) -> IslandTime:
     layers = tuple(dict.fromkeys(named[node.name] for node in part if node.name in named))
     share = round(100 * _seconds(part) / total, 2) if total else 0.0
-    return IslandTime(layers, dict(Counter(node.op for node in part)), round(1000 * _seconds(part), 4), share, saved)
+    return IslandTime(
+        layers, dict(Counter(node.kernel for node in part)), round(1000 * _seconds(part), 4), share, saved
+    )
 
 
 def _layer(node: NodeTime, name: str, integer: float | None) -> LayerTime:
     seconds = None if integer is None else round(1000 * integer, 4)
-    return LayerTime(name, node.op, round(1000 * node.span.seconds, 4), round(1000 * node.span.spread, 4), seconds)
+    return LayerTime(name, node.kernel, round(1000 * node.span.seconds, 4), round(1000 * node.span.spread, 4), seconds)
 
 
 def _with_names(source: Source) -> Loadable:
@@ -133,13 +135,13 @@ def _closed(model: Loadable, label: str, feeds: Feeds, made: set[str]) -> tuple[
 
 def _integers(profile: Profile) -> int:
     """How many kernels compute in integers."""
-    return sum(node.op.startswith("QLinear") or node.op in INTEGER_KERNELS for node in profile.nodes)
+    return sum(node.kernel.startswith("QLinear") or node.kernel in INTEGER_KERNELS for node in profile.nodes)
 
 
 def _layer_seconds(twin: Profile, wanted: set[str]) -> Iterator[tuple[str, float]]:
     """What layers take in integers."""
     for node in twin.nodes:
-        if node.file_name in wanted and node.op in INTEGER_KERNELS:
+        if node.file_name in wanted and node.kernel in INTEGER_KERNELS:
             yield node.file_name, node.span.seconds
 
 

@@ -54,7 +54,7 @@ class NodeTime:
     """A node of the graph as onnxruntime runs it, and what it takes in a run. file_name: its name in the file."""
 
     name: str
-    op: str
+    kernel: str
     span: Span
 
     @property
@@ -107,7 +107,7 @@ class Profile:
 
     def layers(self, model: onnx.ModelProto) -> dict[str, str]:
         """The layer of a file that each node of the graph as it runs computes, by that node's name."""
-        kernels = {node.name for node in self.nodes if any(op in node.op for op in LAYER_KERNELS)}
+        kernels = {node.name for node in self.nodes if any(op in node.kernel for op in LAYER_KERNELS)}
         return {
             name: node.name or node.output[0]
             for name, nodes in self.file_nodes(model).items()
@@ -213,5 +213,9 @@ def _profile(graph: onnx.GraphProto, events: Iterable[Mapping[str, Any]], overhe
     spans = {kind: Span.of(taken) for kind, taken in alike.items()}
     return Profile(
         graph,
-        tuple(NodeTime(name, node.op_type, spans[kinds[name]]) for name, node in named.items() if name in samples),
+        tuple(
+            NodeTime(name, op_of(node, RUNTIME_DOMAINS), spans[kinds[name]])
+            for name, node in named.items()
+            if name in samples
+        ),
     )
