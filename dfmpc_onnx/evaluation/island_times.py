@@ -12,7 +12,7 @@ from dfmpc_onnx.errors import ModelError
 from dfmpc_onnx.evaluation.closed_twin import closed_twin
 from dfmpc_onnx.evaluation.kernel_census import INTEGER_KERNELS
 from dfmpc_onnx.graph.exchange import to_graph
-from dfmpc_onnx.model.protos import initializer_names
+from dfmpc_onnx.model.protos import RUNTIME_DOMAINS, initializer_names, op_of
 from dfmpc_onnx.model.source import Source, load
 from dfmpc_onnx.runtime.latency import NodeTime, Profile, profiles
 from dfmpc_onnx.runtime.session import Feeds, Loadable, optimized_model
@@ -97,12 +97,14 @@ def _seconds(nodes: list[NodeTime]) -> float:
 def _row(part: list[NodeTime], named: dict[str, str], total: float, saved: float | None) -> IslandTime:
     layers = tuple(dict.fromkeys(named[node.name] for node in part if node.name in named))
     share = round(100 * _seconds(part) / total, 2) if total else 0.0
-    return IslandTime(layers, dict(Counter(node.op for node in part)), round(1000 * _seconds(part), 4), share, saved)
+    return IslandTime(
+        layers, dict(Counter(node.kernel for node in part)), round(1000 * _seconds(part), 4), share, saved
+    )
 
 
 def _layer(node: NodeTime, name: str, integer: float | None) -> LayerTime:
     seconds = None if integer is None else round(1000 * integer, 4)
-    return LayerTime(name, node.op, round(1000 * node.span.seconds, 4), round(1000 * node.span.spread, 4), seconds)
+    return LayerTime(name, node.kernel, round(1000 * node.span.seconds, 4), round(1000 * node.span.spread, 4), seconds)
 
 
 def _with_names(source: Source) -> Loadable:
@@ -133,13 +135,13 @@ def _closed(model: Loadable, label: str, feeds: Feeds, made: set[str]) -> tuple[
 
 def _integers(profile: Profile) -> int:
     """How many kernels compute in integers."""
-    return sum(node.op.startswith("QLinear") or node.op in INTEGER_KERNELS for node in profile.nodes)
+    return sum(node.kernel.startswith("QLinear") or node.kernel in INTEGER_KERNELS for node in profile.nodes)
 
 
 def _layer_seconds(twin: Profile, wanted: set[str]) -> Iterator[tuple[str, float]]:
     """What layers take in integers."""
     for node in twin.nodes:
-        if node.file_name in wanted and node.op in INTEGER_KERNELS:
+        if node.file_name in wanted and node.kernel in INTEGER_KERNELS:
             yield node.file_name, node.span.seconds
 
 
@@ -169,18 +171,16 @@ def _codes(graph: onnx.GraphProto) -> set[str]:
     """The tensors that hold codes, moved ones included."""
     codes: set[str] = set()
     for node in graph.node:
-        floats = node.op_type in FLOAT_RESULTS or (node.op_type == "QGemm" and len(node.input) < 8)
-        if node.op_type == "QuantizeLinear" or (_is_integer(node, codes) and not floats):
+        op = op_of(node, RUNTIME_DOMAINS)
+        floats = op in FLOAT_RESULTS or (op == "QGemm" and len(node.input) < 8)
+        if op == "QuantizeLinear" or (_is_integer(node, codes) and not floats):
             codes.update(node.output)
     return codes
 
 
 def _is_integer(node: onnx.NodeProto, codes: set[str]) -> bool:
     """Whether a node computes in integers, or moves codes."""
-    if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+    op = op_of(node, RUNTIME_DOMAINS)
+    if op in ("QuantizeLinear", "DequantizeLinear"):
         return False
-    return (
-        node.op_type.startswith("QLinear")
-        or node.op_type in INTEGER_KERNELS
-        or (bool(node.input) and node.input[0] in codes)
-    )
+    return op.startswith("QLinear") or op in INTEGER_KERNELS or (bool(node.input) and node.input[0] in codes)

@@ -120,9 +120,10 @@ class _Trace:
         if node is None or left == 0:
             return None
         op = op_of(node, RUNTIME_DOMAINS)
-        if op == "Mul":  # numbers by a scale that is another's, in either order
-            parts = [self.back(part, left // 2) for part in node.input]
-            return max((part for part in parts if part is not None), key=lambda p: math.prod(p.shape), default=None)
+        if op == "Mul":  # numbers by a scale, in either order; where one is computed so is the weight
+            parts = [part for name in node.input if (part := self.back(name, left // 2)) is not None]
+            whole = parts if len(parts) == len(node.input) else []
+            return max(whole, key=lambda part: math.prod(part.shape), default=None)
         if op not in STEPS or not node.input:
             return None
         stored = self.back(node.input[0], left - 1)

@@ -75,11 +75,11 @@ def centred_layers(workspace: Workspace, names: Collection[str]) -> frozenset[st
     graph, layers = workspace.graph, workspace.get(Layers).by_name()
     nodes = nodes_by_name(graph)
     return frozenset(
-        name
-        for name in names
-        if not layers[name].batch_norm
-        and layers[name].op != "MatMul"
-        and not only_norms_read(graph, nodes[name].outputs[0])
+        layer.name
+        for layer in map(layers.__getitem__, names)
+        if not layer.batch_norm
+        and layer.op != "MatMul"
+        and not only_norms_read(graph, nodes[layer.name].outputs[0])
     )
 
 

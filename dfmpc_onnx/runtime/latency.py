@@ -22,7 +22,7 @@ import numpy as np
 import onnx
 
 from dfmpc_onnx.errors import ModelError
-from dfmpc_onnx.model.protos import WEIGHTED_OPERATORS, makers
+from dfmpc_onnx.model.protos import RUNTIME_DOMAINS, WEIGHTED_OPERATORS, makers, op_of
 from dfmpc_onnx.runtime.session import Feeds, Loadable, Session
 from dfmpc_onnx.runtime.threads import thread_count
 
@@ -54,7 +54,7 @@ class NodeTime:
     """A node of the graph as onnxruntime runs it, and what it takes in a run. file_name: its name in the file."""
 
     name: str
-    op: str
+    kernel: str
     span: Span
 
     @property
@@ -97,7 +97,9 @@ class Profile:
                 reached.append(waiting.pop())
                 for tensor in reached[-1].input:
                     before = made.get(tensor)
-                    if before is not None and before.output[0] not in taken and before.op_type not in FROM_AND_TO_CODES:
+                    if before is None or before.output[0] in taken:
+                        continue
+                    if op_of(before, RUNTIME_DOMAINS) not in FROM_AND_TO_CODES:
                         taken.add(before.output[0])
                         waiting.append(before)
             found[name] = reached
@@ -105,12 +107,12 @@ class Profile:
 
     def layers(self, model: onnx.ModelProto) -> dict[str, str]:
         """The layer of a file that each node of the graph as it runs computes, by that node's name."""
-        kernels = {node.name for node in self.nodes if any(op in node.op for op in LAYER_KERNELS)}
+        kernels = {node.name for node in self.nodes if any(op in node.kernel for op in LAYER_KERNELS)}
         return {
             name: node.name or node.output[0]
             for name, nodes in self.file_nodes(model).items()
             for node in nodes
-            if name in kernels and node.op_type in WEIGHTED_OPERATORS
+            if name in kernels and op_of(node) in WEIGHTED_OPERATORS
         }
 
 
@@ -211,5 +213,9 @@ def _profile(graph: onnx.GraphProto, events: Iterable[Mapping[str, Any]], overhe
     spans = {kind: Span.of(taken) for kind, taken in alike.items()}
     return Profile(
         graph,
-        tuple(NodeTime(name, node.op_type, spans[kinds[name]]) for name, node in named.items() if name in samples),
+        tuple(
+            NodeTime(name, op_of(node, RUNTIME_DOMAINS), spans[kinds[name]])
+            for name, node in named.items()
+            if name in samples
+        ),
     )

@@ -195,7 +195,8 @@ def test_a_conv_transpose_is_stored_in_codes_and_computes_in_float(recipe, group
     if recipe != "paper":
         census = dfmpc_onnx.inspect(made.model).census
         assert census is not None
-        assert census.float_layers["kept in float; integer weights, float arithmetic"] == (layer.name,)
+        # An input of a stated range is finer than bytes, so the layer in front is in float too.
+        assert layer.name in census.float_layers["its input is float; integer weights, float arithmetic"]
 
 
 @pytest.mark.parametrize("group", [1, 8])

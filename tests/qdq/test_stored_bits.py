@@ -63,6 +63,17 @@ def test_what_is_computed_from_the_input_is_no_weight():
     assert stored(nodes_model(product)) == {}
 
 
+def test_a_weight_that_is_computed_has_not_the_shape_of_its_factor():
+    """Weight normalization, g v / |v|, of which g alone is stored as it is read."""
+    nodes = [
+        helper.make_node("Div", ["v", "norm"], ["direction"]),
+        helper.make_node("Mul", ["direction", "g"], ["w"]),
+        helper.make_node("Conv", ["x", "w"], ["y"], "layer"),
+    ]
+    ones = np.ones((4, 1, 1, 1), np.float32)
+    assert stored(nodes_model(*nodes, v=np.ones((4, 3, 3, 3), np.float32), norm=ones, g=ones)) == {}
+
+
 def test_a_weight_of_countless_sums_ends_at_once():
     """Each Add reads the one before it by two ways: 2**60 paths."""
     nodes = []
