@@ -77,9 +77,7 @@ def centred_layers(workspace: Workspace, names: Collection[str]) -> frozenset[st
     return frozenset(
         layer.name
         for layer in map(layers.__getitem__, names)
-        if not layer.batch_norm
-        and layer.op != "MatMul"
-        and not only_norms_read(graph, nodes[layer.name].outputs[0])
+        if not layer.batch_norm and layer.op != "MatMul" and not only_norms_read(graph, nodes[layer.name].outputs[0])
     )
 
 

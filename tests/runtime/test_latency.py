@@ -38,7 +38,9 @@ def test_every_node_that_runs_has_a_time_and_its_name_in_the_file():
     assert found.total == pytest.approx(sum(found.by_name().values()))
     layers = {node.name for node in model.graph.node if node.op_type in ("Conv", "Gemm")}
     assert set(found.layers(model).values()) == layers
-    assert set(found.layers(model)) == {node.name for node in found.nodes if "Conv" in node.kernel or "Gemm" in node.kernel}
+    assert set(found.layers(model)) == {
+        node.name for node in found.nodes if "Conv" in node.kernel or "Gemm" in node.kernel
+    }
 
 
 def test_nodes_of_equal_shape_and_attributes_share_their_samples():
