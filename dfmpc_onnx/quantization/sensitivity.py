@@ -38,10 +38,13 @@ from dfmpc_onnx.statistics.walk import walk
 Estimator = Literal["probe", "measured", "closed-form"]
 # By estimator, the widths that gains are measured at and what BatchNormalizations normalize by meanwhile.
 PROBES: Mapping[Estimator, tuple[tuple[int, Norms], ...]] = {
-    "probe": ((2, "exported"),),
+    "probe": ((4, "exported"),),
     "measured": ((2, "batch"), (2, "exported"), (4, "batch"), (4, "exported")),
     "closed-form": (),
 }
+# A share is cut at 1 where an error is as large as what it disturbs. What a coarse probe does by more than a quarter is
+# measured again with a finer one.
+SATURATED, FINER_PROBE = 0.25, 4
 # Variance by which logarithms of gains on procedural images scatter around those on photographs: a factor of 1.6.
 SCATTER = 0.2
 LEAST_LOSS_SEEN = 1e-9  # of a loss: below it nothing can be told
@@ -109,7 +112,7 @@ class SensitivityMeter:
         plan = dict(workspace.get(BitPlan).layers)
         self.plan = plan
         self._names = [name for name in self._layers if plan[name].bits != FLOAT]
-        widths = tuple(sorted({bits for bits, _ in PROBES[estimator]}))
+        widths = tuple(sorted({bits for bits, _ in PROBES[estimator]} | {FINER_PROBE}))
         self._visitor = WidthLosses(
             workspace, options, dict(self._layers), plan, widths, thorough=estimator == "measured"
         )
@@ -144,8 +147,15 @@ class SensitivityMeter:
     def _measured_gains(self) -> dict[str, float]:
         logs: dict[str, list[float]] = {}
         for bits, norms in PROBES[self._estimator]:
-            for name, lost in self._damages(self._visitor.rounded[bits], norms).items():
-                loss = self.losses()[name][bits]
+            widths = dict.fromkeys(self.losses(), bits)
+            damages = self._damages(self._visitor.rounded[bits], norms)
+            coarse = [name for name, lost in damages.items() if lost > SATURATED and bits < FINER_PROBE]
+            if coarse:
+                widths.update(dict.fromkeys(coarse, FINER_PROBE))
+                finer = self._visitor.rounded[FINER_PROBE]
+                damages |= self._damages({name: finer[name] for name in coarse}, norms)
+            for name, lost in damages.items():
+                loss = self.losses()[name][widths[name]]
                 if loss > LEAST_LOSS_SEEN:
                     logs.setdefault(name, []).append(math.log(max(lost, LEAST_LOSS_SEEN) / loss))
         return expected_gains({name: sum(found) / len(found) for name, found in logs.items()})
