@@ -105,7 +105,10 @@ def as_model(taken: Intake, results: tuple[PassResult, ...]) -> onnx.ModelProto:
 def check_plans(builder: Builder, what: str, recipe: str) -> None:
     """Raise OptionError where a recipe cannot plan. what: the user asks for."""
     if not builder.plans:
-        raise OptionError(f"{what}: recipe {recipe} plans no bits; take mixed, or another that does")
+        raise OptionError(
+            f"{what}: recipe {recipe} plans no bits; take mixed, or another that does, or for a plan file "
+            "`plan --from` with the budget"
+        )
 
 
 def build_within(builder: Builder, taken: Intake) -> Built:
@@ -134,6 +137,8 @@ def build_within(builder: Builder, taken: Intake) -> Built:
         other = with_other_bytes(found.table, found.plan, size).other_bytes
         budget = dataclasses.replace(budget, other_bytes=other)
     if best is None:
-        raise OptionError(f"max-size {allowed}: the smallest file that was built takes {smallest} bytes; allow as many")
+        raise OptionError(
+            f"max-size {allowed}: the smallest file that was built takes {smallest} bytes; give at least that"
+        )
     workspace.restore(best[2])
     return best[1]

@@ -110,8 +110,12 @@ def plan(
     asked = _Asked(budget, min_agreement, pareto, search, images)
     asked.check()
     if table_from is not None:
-        if images is not None or search != "knapsack":
-            raise OptionError("from: plans from a table alone; leave out --images and --search")
+        beside = {"--layer": layers, "--images": images, "--input-shape": input_shapes, "--input-range": input_ranges}
+        changed = [name for name, given in beside.items() if given]
+        changed += [] if search == "knapsack" else ["--search"]
+        changed += [] if target == "cpu" else ["--target"]
+        if changed:
+            raise OptionError(f"from: plans from a table alone, as it was measured; leave out {', '.join(changed)}")
         record, extends = plan_again(table_from, model, budget, pareto)
         return _written(Planned(record, plan_as_toml(record, extends)), output)
     if model is None:

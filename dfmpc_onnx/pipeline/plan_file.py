@@ -168,12 +168,26 @@ def _width(bits: int | str) -> Width:
     return bits  # type: ignore[return-value]  # read_plan has checked it
 
 
+def _checked_damages(plan: PlanRecord) -> list[PlannedLayer]:
+    """The entries, with the damage that the plan's table has for a width that a person has changed."""
+    found = {name: row for row in plan.table for name in row.layers}
+    entries = []
+    for entry in plan.layers:
+        row = found.get(entry.layer)
+        known = row.damage[plan.widths.index(entry.bits)] if row is not None and entry.bits in plan.widths else None
+        if known is not None and entry.damage is not None and known != entry.damage:
+            why = f"set by hand, adds {100 * known:.2g} % to the output's error"
+            entry = PlannedLayer(entry.layer, entry.bits, why, known)
+        entries.append(entry)
+    return entries
+
+
 def plan_step(use: str, plan: PlanRecord, lines: Lines) -> Step:
     """The step that gives layers the widths of a plan; of its options a file's metadata states the widths alone, since
     every word makes it larger. use: the name of the pass."""
     options: dict[str, object] = {
         "layers": [{"layer": entry.layer, "bits": entry.bits} for entry in plan.layers],
-        "whys": {entry.layer: entry.why for entry in plan.layers if entry.why},
+        "whys": {entry.layer: entry.why for entry in _checked_damages(plan) if entry.why},
         "shapes": {name: row.shape for row in plan.table for name in row.layers},
         "lines": [_entry_line(lines, "layers", index) for index in range(len(plan.layers))],
         "file": lines.origin.rpartition("/")[2],

@@ -78,7 +78,9 @@ class BudgetPlanner:
         if size < least:
             if not sure:
                 return self.smallest, min_sqnr is None or self.smallest.sqnr_db >= min_sqnr
-            raise OptionError(f"max-size {size}: the smallest possible file takes about {least} bytes; allow as many")
+            raise OptionError(
+                f"max-size {size}: the smallest possible file takes about {rounded_up(least)} bytes; give at least that"
+            )
         # What weights share comes on top of the rows' bytes, never off: so the search goes down from there.
         position = self._front.position_within_size(size - self.table.other_bytes)
         plan = self._as_plan(self._front[position])
@@ -93,7 +95,7 @@ class BudgetPlanner:
         found = self._bits_front.within_size(budget * (1 + 1e-12))
         if found is None:
             least = mean_bits(self.table, self._widths(self._bits_front[0]))
-            raise OptionError(f"mean-bits {wanted:g}: no plan has fewer than {least:.2f}; allow as many")
+            raise OptionError(f"mean-bits {wanted:g}: no plan has fewer than {least:.2f}; give at least that")
         plan = self._as_plan(found)
         return plan, min_sqnr is None or plan.sqnr_db >= min_sqnr
 
@@ -131,6 +133,12 @@ def planned_bits(width: Width, why: str) -> LayerBits:
         return LayerBits(FLOAT, "float", why, "planned-float")
     low = width == TERNARY or int(width) <= 3
     return LayerBits(width, "low" if low else "8-bit" if width == 8 else "high", why)
+
+
+def rounded_up(count: int) -> int:
+    """A number of bytes to three digits, never less: what is predicted is good to a percent."""
+    unit: int = 10 ** max(len(str(count)) - 3, 0)
+    return -(-count // unit) * unit
 
 
 def width_name(width: Width) -> str:

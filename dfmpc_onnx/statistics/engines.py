@@ -66,7 +66,7 @@ class StatisticsSource(Protocol):
         """
 
     def note(self, peak: int) -> str:
-        """For the report: what the statistics come from. peak: bytes that were alive at once."""
+        """For the report: what the statistics come from. peak: bytes that were alive at once; 0 leaves them out."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +126,8 @@ class ImageSource:
         return LayerVariants(self._request.graph, self._batch.last(count).feeds, **options)
 
     def note(self, peak: int) -> str:
-        return f"statistics from {self._batch.origin}; live activations at most {peak / 1e6:.0f} MB"
+        live = f"; live activations at most {peak / 1e6:.0f} MB" if peak else ""
+        return f"statistics from {self._batch.origin}{live}"
 
 
 class GaussianSource:

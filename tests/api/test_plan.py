@@ -80,7 +80,14 @@ def test_a_person_may_change_bits(planned: pathlib.Path, tmp_path: pathlib.Path)
     head, _, tail = text.partition('layer = "conv2"\nbits = ')
     path.write_text(f'{head}layer = "conv2"\nbits = 7{tail[1:]}', encoding="utf-8")
     quantized = dfmpc_onnx.quantize(wide(), recipe=str(path), check=False, threads=1)
-    assert {layer.name: layer.bits for layer in quantized.report.layers}["conv2"] == 7
+    found = {layer.name: (layer.bits, layer.why) for layer in quantized.report.layers}
+    assert found["conv2"][0] == 7 and found["conv2"][1].startswith("set by hand, adds ")
+    assert not found["conv1"][1].startswith("set by hand")
+
+
+def test_a_table_is_of_the_settings_that_it_was_measured_under(planned: pathlib.Path) -> None:
+    with pytest.raises(OptionError, match=r"leave out --layer, --target"):
+        dfmpc_onnx.plan(None, table_from=planned, max_size="60KB", layers=["conv2=5"], target="cuda")
 
 
 def test_a_plan_for_another_model_is_refused(planned: pathlib.Path) -> None:
@@ -119,7 +126,7 @@ def test_the_greedy_search_keeps_to_the_size() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_size": "10KB"}, r"max-size 10000: the smallest possible file takes about \d+ bytes; allow as many"),
+        ({"max_size": "10KB"}, r"max-size 10000: the smallest possible file takes about \d+ bytes; give at least that"),
         ({"max_size": "2 apples"}, "max-size '2 apples': not understood; give bytes such as 2MB or 512KiB, or 25%"),
         ({"max_size": "1MB", "mean_bits": 4.0}, "max-size and mean-bits: both limit the size; give one of them"),
         ({"min_agreement": 99.0}, "min-agreement: only images of yours can show it; give --images"),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dfmpc_onnx.errors import OptionError
 from dfmpc_onnx.pipeline.settings import NO_BUDGET, WeightBudget
 from dfmpc_onnx.pipeline.weight_plan import PlanRow, PlanTable, bits_of
-from dfmpc_onnx.quantization.budget_planner import BudgetPlanner, plan_of, whys_of, with_other_bytes
+from dfmpc_onnx.quantization.budget_planner import BudgetPlanner, plan_of, whys_of, with_other_bytes, rounded_up
 from dfmpc_onnx.quantization.storage_costs import predicted_bytes
 
 WIDTHS = ("ternary", 2, 3, 4, 5, 6, 7, 8, "float")
@@ -93,3 +93,7 @@ def test_sqnr_is_that_of_the_damage_and_each_layer_says_what_it_adds() -> None:
     assert plan.sqnr_db == pytest.approx(10 * math.log10(4**4))
     assert whys_of(one, plan) == {"layer0": "adds 0.39 % to the output's error"}
     assert plan_of(one, ("float",)).sqnr_db == math.inf
+
+
+def test_a_size_is_named_to_three_digits_and_never_less():
+    assert [rounded_up(count) for count in (0, 999, 1000, 94442, 95001)] == [0, 999, 1000, 94500, 95100]
