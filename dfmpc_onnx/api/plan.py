@@ -22,7 +22,7 @@ from dfmpc_onnx.model.write import check_target, save_text
 from dfmpc_onnx.pipeline.facts import BitPlan, Sensitivity
 from dfmpc_onnx.pipeline.plan_file import FrontEntry, PlannedLayer, PlanRecord, plan_as_toml, record_of
 from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE
-from dfmpc_onnx.pipeline.settings import ASKED, FLOAT, TERNARY, WeightBudget
+from dfmpc_onnx.pipeline.settings import ASKED, FLOAT, TERNARY, WeightBits, WeightBudget
 from dfmpc_onnx.pipeline.weight_plan import PlannedWidths, PlanTable, WeightPlan
 from dfmpc_onnx.quantization.budget_planner import BudgetPlanner, plan_of, whys_of, with_other_bytes
 from dfmpc_onnx.quantization.greedy_search import greedy_search
@@ -42,6 +42,9 @@ class Planned(msgspec.Struct, frozen=True):
     text: str
     warnings: tuple[str, ...] = ()
     agreement: FrontEntry | None = None
+
+
+JUDGING_SEED = 7919  # beside that of a run: of inputs that the greedy search judges settings on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +128,7 @@ def plan(
     settings = parse_settings(
         chosen, None, activations, layers, preprocess, input_shapes, input_ranges, seed, None, reduce_range, target
     )
-    settings = with_budget(settings, budget, None)
+    settings = dataclasses.replace(with_budget(settings, budget, None), weights=WeightBits.parse("auto"))
     taken = take_in(model, None, chosen, pipeline, settings, preprocess, progress or (lambda name: None))
     if output is not None:
         check_target(output, taken.source)
@@ -201,7 +204,8 @@ class _Planner:
         step = next(step for step in self._taken.pipeline if Sensitivity in step.provides)
         statistics, images = getattr(step.options, "statistics", "images"), getattr(step.options, "images", 0)
         source = statistics_source(self._workspace, statistics, images)
-        damage_of = JointDamage(self._workspace, source)
+        others = statistics_source(self._workspace, statistics, images, other_seed=JUDGING_SEED)
+        damage_of = JointDamage(self._workspace, source, others)
         found = greedy_search(table, plan.size, damage_of, self._workspace.tell)
         if not found.finished:
             where = f"{found.steps} steps ended at {found.size} bytes of {plan.size}"

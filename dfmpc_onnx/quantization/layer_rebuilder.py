@@ -189,7 +189,7 @@ class Rebuilder:
         self._lost: dict[str, float] = {}
         self.pooled: Mapping[str, PooledUses] = {}  # by the first of the layers that share a weight
         self.first = {  # of those by layer; two widths are two sets of codes
-            layer.name: next(other.name for other in group if plan[other.name].bits == plan[layer.name].bits)
+            layer.name: next(other.name for other in group if _alike(plan[other.name], plan[layer.name]))
             for group in layers_of_one_weight(workspace)
             for layer in group
             if plan[layer.name].bits != FLOAT
@@ -353,6 +353,11 @@ class Rebuilder:
         if np.isfinite(low) and np.isfinite(high):
             self.ranges[tensor] = (low, high)
             self.reach.observe(tensor, values)
+
+
+def _alike(a: LayerBits, b: LayerBits) -> bool:
+    """Whether two layers have one width; a width that is yet to be planned is none."""
+    return a.bits == b.bits and (a.role == "auto") == (b.role == "auto")
 
 
 def _bias_of(node: gs.Node) -> Float | None:

@@ -169,14 +169,28 @@ class LayerVariants:
         plain = self._plain.run(node, {name: value.plain for name, value in inputs.items()})
         hats: list[dict[str, npt.NDArray[np.generic]]] = [{} for _ in plain]
         chooses = selects(node)
-        for variant in dict.fromkeys(name for value in inputs.values() for name in value.hats):
-            if variant == without:
-                continue
+        changed = [
+            name for name in dict.fromkeys(n for value in inputs.values() for n in value.hats) if name != without
+        ]
+        for variant in self._affordable(changed, sum(map(bytes_of, plain))):
             fed = {name: value.hats.get(variant, value.plain) for name, value in inputs.items()}
             for found, x, y in zip(hats, plain, self._plain.run(node, fed), strict=True):
                 if alike(x, y) and not (chooses and is_index(x)):
                     found[variant] = y
         return [Variants(x, found) for x, found in zip(plain, hats, strict=True)]
+
+    def _affordable(self, variants: list[str], size: int) -> list[str]:
+        """As many variants as memory holds of outputs of so many bytes, one at least; the others wait."""
+        kept = variants[: max(1, MOST_LIVE // max(size, 1))]
+        waiting = set(variants[len(kept) :])
+        if waiting:
+            self.postponed |= waiting
+            for name in self.live:
+                value = self.live[name]
+                if not waiting.isdisjoint(value.hats):
+                    hats = {variant: hat for variant, hat in value.hats.items() if variant not in waiting}
+                    self.live.put(name, Variants(value.plain, hats))
+        return kept
 
     def _start(self, variant: str) -> str | None:
         """The variant, or None where memory is too short to start it; the walk after this one takes it."""

@@ -65,7 +65,8 @@ class MeasureSensitivity(Pass[MeasureSensitivityOptions]):
 
     def run(self, workspace: Workspace) -> PassResult:
         options = self.options
-        if not any(bits.role == "auto" for bits in workspace.get(BitPlan).layers.values()):
+        free = any(bits.role == "auto" for bits in workspace.get(BitPlan).layers.values())
+        if not (free or workspace.settings.weights.auto):
             workspace.put(Sensitivity((), options.estimator, "no layer whose width is free"))
             return PassResult(self.name)
         source = statistics_source(workspace, options.statistics, options.images, made=True)

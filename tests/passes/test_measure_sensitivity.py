@@ -110,3 +110,15 @@ def test_images_of_the_users_choose_no_other_bits(tmp_path):
         PassManager(graphs.pipeline("measure_sensitivity", "mixed")).run(space)
         tables.append(space.get(Sensitivity).rows)
     assert tables[0] == tables[1]
+
+
+def test_a_width_that_the_user_asked_for_is_none_of_a_shared_weights_free_layer():
+    """8 bits are also what stands for a width that is yet to be planned."""
+    net = graphs.Net(("n", 8, 8, 8))
+    weight = net.weight("w", net.random.standard_normal((8, 8, 3, 3)).astype(np.float32) / 8)
+    x = net.relu(net.node("Conv", "x", weight, pads=[1, 1, 1, 1], stem="twice"))
+    model = net.model(net.node("Conv", x, weight, pads=[1, 1, 1, 1], stem="twice"))
+    name = next(node.name for node in model.graph.node if node.op_type == "Conv")
+    _, table, _ = measured(model, layers=[f"{name}=8"])
+    assert [len(row.layers) for row in table.rows] == [1] and name not in table.rows[0].layers
+    assert table.floor > 0

@@ -144,3 +144,24 @@ def test_the_mean_of_an_output_that_no_normalization_follows_is_corrected():
         return np.abs((output.hats["conv1"] - output.plain).mean((0, 2, 3))).max()
 
     assert shift({"conv1"}) < 0.05 * shift(())
+
+
+def test_variants_whose_outputs_would_not_fit_wait_in_the_middle_of_a_walk(monkeypatch):
+    """They fit where they start; behind an enlarged map two of them do."""
+    net = graphs.Net(("n", 3, 8, 8))
+    x = net.relu(net.conv(net.relu(net.conv(net.relu(net.conv("x", 6)), 6)), 6))
+    x = net.node("Resize", x, "", net.weight("scales", np.array([1, 1, 4, 4], np.float32)))
+    space = prepared(net.model(net.conv(x, 2)))
+    weights = disturbed(space, [n.name for n in space.graph.nodes if n.op == "Conv"])
+    together = walked(space, weights).losses_of()
+    monkeypatch.setattr(layer_variants, "MOST_LIVE", 2 * 6 * 6 * 32 * 32 * 4)
+    found, waiting, walks = {}, set(weights), 0
+    while waiting:
+        engine = LayerVariants(space.graph, images())
+        walk(space.graph, engine, ChangedWeights(weights), frozenset(waiting))
+        found |= {name: lost for name, lost in engine.losses_of().items() if name not in engine.postponed}
+        waiting, walks = set(engine.postponed), walks + 1
+    assert walks > 1
+    assert {n: lost[0].share_of_variance for n, lost in found.items()} == pytest.approx(
+        {n: lost[0].share_of_variance for n, lost in together.items()}
+    )
