@@ -134,6 +134,8 @@ def test_the_greedy_search_keeps_to_the_size() -> None:
             {"recipe": "per-channel"},
             "plan: recipe per-channel plans no bits; take mixed, or another that does",
         ),
+        ({"max_size": 10**5000}, "max-size: no file takes so many bytes; give bytes such as 2MB, or 25%"),
+        ({"max_size": "9" * 400}, r"max-size '9+\.\.\.9+': more than any file takes; give bytes such as 2MB, or 25%"),
         ({"pareto": 1}, "pareto 1: give at least 2 points"),
         ({"search": "greedy", "min_agreement": 90.0, "images": "x"}, "min-agreement and search greedy: that search "),
         ({"search": "greedy", "images": "x"}, "images and search greedy: that search judges no plan on images; leave"),
