@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dfmpc_onnx.errors import OptionError
 from dfmpc_onnx.pipeline.settings import NO_BUDGET, WeightBudget
 from dfmpc_onnx.pipeline.weight_plan import PlanRow, PlanTable, bits_of
-from dfmpc_onnx.quantization.budget_planner import BudgetPlanner, plan_of, whys_of, with_other_bytes, rounded_up
+from dfmpc_onnx.quantization.budget_planner import BudgetPlanner, plan_of, rounded_up, whys_of, with_other_bytes
 from dfmpc_onnx.quantization.storage_costs import predicted_bytes
 
 WIDTHS = ("ternary", 2, 3, 4, 5, 6, 7, 8, "float")
