@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -64,33 +65,34 @@ class Judge:
 
     def judged(self, table: PlanTable, plan: WeightPlan, most_float: int) -> FrontEntry:
         """A plan with its agreement: percent, and the interval of 95 %."""
+        return self._judged(table, plan, most_float)[0]
+
+    def _judged(self, table: PlanTable, plan: WeightPlan, most_float: int) -> tuple[FrontEntry, float]:
+        """A plan with its agreement, and where the interval begins exactly: the entry has it rounded."""
         self._builder.build_with(budget_of(table, plan, most_float))
         candidate = Session(as_model(self._taken, ()), label="the planned model")
         found = compare(self._want, candidate, self.images, chosen_outputs(self._taken.source.model))
         low, high = wilson_interval(found.agreeing, found.rows)
-        interval = [round(100 * low, 1), round(100 * high, 1)]
-        return msgspec.structs.replace(as_entry(plan), agreement=found.agreement, interval=interval)
+        interval = [math.floor(1000 * low) / 10, math.ceil(1000 * high) / 10]  # outwards: no plan looks better
+        entry = msgspec.structs.replace(as_entry(plan), agreement=found.agreement, interval=interval)
+        return entry, 100 * low
 
     def smallest(self, table: PlanTable, percent: float, most_float: int) -> tuple[WeightPlan, FrontEntry, bool]:
         """The smallest of some plans whose interval begins at `percent` or above, and whether there is one; else the
         best. Agreement is taken to rise with the size."""
         plans = BudgetPlanner(table, most_float).spread(TRIED)
         low, high = 0, len(plans) - 1
-        found = self.judged(table, plans[high], most_float)
-        if not _reaches(found, percent):
+        found, begins = self._judged(table, plans[high], most_float)
+        if begins < percent:
             return plans[high], found, False
         while low < high:
             middle = (low + high) // 2
-            trial = self.judged(table, plans[middle], most_float)
-            if _reaches(trial, percent):
+            trial, begins = self._judged(table, plans[middle], most_float)
+            if begins >= percent:
                 high, found = middle, trial
             else:
                 low = middle + 1
         return plans[high], found, True
-
-
-def _reaches(entry: FrontEntry, percent: float) -> bool:
-    return entry.interval is not None and entry.interval[0] >= percent
 
 
 def budget_of(table: PlanTable, plan: WeightPlan, most_float: int) -> WeightBudget:

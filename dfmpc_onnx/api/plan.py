@@ -15,7 +15,7 @@ from dfmpc_onnx.api.agreement import Judge, as_entry
 from dfmpc_onnx.api.builds import Builder, as_model, check_plans
 from dfmpc_onnx.api.intake import Intake, parse_settings, take_in, with_budget
 from dfmpc_onnx.api.planned_again import plan_again
-from dfmpc_onnx.errors import OptionError
+from dfmpc_onnx.errors import OptionError, Unknown, shown
 from dfmpc_onnx.inputs.preprocess import AUTO
 from dfmpc_onnx.model.source import ModelSource, size_of
 from dfmpc_onnx.model.write import check_target, save_text
@@ -58,6 +58,9 @@ class _Asked:
     images: str | os.PathLike[str] | None
 
     def check(self) -> None:
+        if self.search == "greedy" and (self.min_agreement is not None or self.images is not None):
+            given = "min-agreement" if self.min_agreement is not None else "images"
+            raise OptionError(f"{given} and search greedy: that search judges no plan on images; leave one of them out")
         if self.min_agreement is not None and self.images is None:
             raise OptionError("min-agreement: only images of yours can show it; give --images")
         if self.min_agreement is not None and not 0 < self.min_agreement < 100:
@@ -112,6 +115,7 @@ def plan(
     budget = WeightBudget.parse(max_size, mean_bits, min_sqnr, max_float_layers)
     asked = _Asked(budget, min_agreement, pareto, search, images)
     asked.check()
+    _check_name(output)
     if table_from is not None:
         beside = {"--layer": layers, "--images": images, "--input-shape": input_shapes, "--input-range": input_ranges}
         changed = [name for name, given in beside.items() if given]
@@ -134,6 +138,12 @@ def plan(
         check_target(output, taken.source)
     planner = _Planner(taken, asked, _extends(recipe, output))
     return _written(planner.run(), output)
+
+
+def _check_name(output: str | os.PathLike[str] | None) -> None:
+    """Raise OptionError where a plan would be written under the name of a model."""
+    if output is not None and str(output).lower().endswith(".onnx"):
+        raise OptionError(f"{shown(str(output))}: a plan is a text; give a name that ends in .toml")
 
 
 def _extends(recipe: str, output: str | os.PathLike[str] | None) -> str:
@@ -160,6 +170,7 @@ class _Planner:
 
     def run(self) -> Planned:
         check_plans(self._builder, "plan", self._taken.recipe.name)
+        self._check_search()
         judge = None
         self._builder.measure()
         if self._asked.images is not None:
@@ -182,6 +193,16 @@ class _Planner:
         warnings = (*self._taken.choice.warnings, *self._warnings)
         return Planned(record, plan_as_toml(record, self._extends), warnings, agreement)
 
+    def _check_search(self) -> None:
+        """Raise OptionError where the recipe's statistics cannot tell what a search asks."""
+        found = [step.options for step in self._taken.pipeline if Sensitivity in step.provides]
+        if self._asked.search == "greedy" and "gaussian" in [getattr(one, "statistics", "") for one in found]:
+            raise self._cannot_search("covariance functions alone")
+
+    def _cannot_search(self, why: object) -> OptionError:
+        name = self._taken.recipe.name
+        return OptionError(f"search greedy: it runs the network, which recipe {name} cannot ({why}); leave it out")
+
     def _plan(self) -> tuple[PlanTable, WeightPlan]:
         """The table, right about the rest of the file since one was built, and the plan for the budget."""
         budget = self._workspace.settings.budget
@@ -189,7 +210,7 @@ class _Planner:
         found = self._workspace.get(PlannedWidths)
         size = size_of(as_model(self._taken, made.results))
         table = with_other_bytes(found.table, found.plan, size)
-        other = table.other_bytes + statement_bytes(table)
+        other = max(table.other_bytes, 0) + statement_bytes(table)  # below 0 where weights fill the file
         table = dataclasses.replace(table, float_bytes=self._taken.source.size, other_bytes=other)
         budget = dataclasses.replace(budget, other_bytes=table.other_bytes)
         options = next(step.options for step in self._taken.pipeline if PlannedWidths in step.provides)
@@ -205,8 +226,11 @@ class _Planner:
         statistics, images = getattr(step.options, "statistics", "images"), getattr(step.options, "images", 0)
         source = statistics_source(self._workspace, statistics, images)
         others = statistics_source(self._workspace, statistics, images, other_seed=JUDGING_SEED)
-        damage_of = JointDamage(self._workspace, source, others)
-        found = greedy_search(table, plan.size, damage_of, self._workspace.tell)
+        try:
+            damage_of = JointDamage(self._workspace, source, others)
+            found = greedy_search(table, plan.size, damage_of, self._workspace.tell)
+        except Unknown as reason:
+            raise self._cannot_search(reason) from None
         if not found.finished:
             where = f"{found.steps} steps ended at {found.size} bytes of {plan.size}"
             self._warnings.append(f"search: {where}: the knapsack's plan is kept")

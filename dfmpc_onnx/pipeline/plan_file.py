@@ -31,6 +31,8 @@ from dfmpc_onnx.pipeline.validation_messages import explain, named_key
 from dfmpc_onnx.pipeline.weight_plan import PlanRow, PlanTable, WeightPlan, Width
 
 DIGITS_KEPT = 6  # of losses and damages
+MOST_FIGURE = 10**15  # in a plan; bytes of all rows together too, so that the planner's 64 bits hold them
+MOST_WEIGHTS = 10**12  # of all rows together, for the same reason
 
 
 class PlannedLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -123,41 +125,78 @@ def read_plan(found: Mapping[str, Any], lines: Lines) -> PlanRecord:
     """The table ``[plan]`` of a document; raises RecipeError with the line of the first mistake."""
     start = int(lines.key("plan").rpartition(":")[2])
     entries = {key: found[key] for key in ("layers", "table", "front") if isinstance(found.get(key), list)}
+    at = {key: _entry_lines(lines, key, len(listed)) for key, listed in entries.items()}
     for key, kind in (("layers", PlannedLayer), ("table", TableEntry), ("front", FrontEntry)):
-        for index, entry in enumerate(entries.get(key, [])):
-            _converted(entry, kind, lines, _entry_line(lines, key, index))
+        for entry, line in zip(entries.get(key, []), at.get(key, []), strict=True):
+            _converted(entry, kind, lines, line)
     record: PlanRecord = _converted(found, PlanRecord, lines, start)
-    for index, layer in enumerate(record.layers):
+    for layer, line in zip(record.layers, at["layers"], strict=True):
         if not _is_width(layer.bits):
-            where = lines.key("bits", _entry_line(lines, "layers", index))
+            where = lines.key("bits", line)
             raise RecipeError(f'{where}: bits are 2 to 8, "ternary" or "float", not {toml_value(layer.bits)}')
-    for index, row in enumerate(record.table):
-        _check_row(row, record, lines.at(_entry_line(lines, "table", index)))
+    _check_once([(layer.layer, line) for layer, line in zip(record.layers, at["layers"], strict=True)], lines)
+    if record.table and not (record.widths and all(map(_is_width, record.widths))):
+        raise RecipeError(
+            f'{lines.key("widths", start)}: widths in [plan] are 2 to 8, "ternary" or "float", one at least'
+        )
+    rows = list(zip(record.table, at.get("table", []), strict=True))
+    for row, line in rows:
+        _check_row(row, len(record.widths), lines, line)
+    weights, taken = sum(math.prod(row.shape) for row, _ in rows), sum(max(row.bytes) for row, _ in rows)
+    if weights > MOST_WEIGHTS or taken > MOST_FIGURE:
+        raise RecipeError(f"{lines.key('table', start)}: all rows together are more than any file holds")
+    _check_once([(name, line) for row, line in rows for name in row.layers], lines)
     return record
 
 
-def _check_row(row: TableEntry, record: PlanRecord, where: str) -> None:
+def _check_row(row: TableEntry, widths: int, lines: Lines, line: int) -> None:
     """Raise RecipeError where a row of the table cannot be one."""
-    if not all(map(_is_width, record.widths)):
-        raise RecipeError(f'{where}: widths in [plan] are 2 to 8, "ternary" or "float"')
-    if {len(row.loss), len(row.damage), len(row.bytes)} != {len(record.widths)}:
-        raise RecipeError(f"{where}: loss, damage and bytes need a figure for each of {len(record.widths)} widths")
-    if not row.layers or any(not math.isfinite(x) or x < 0 for x in (*row.loss, *row.damage, *row.bytes, *row.shape)):
-        raise RecipeError(f"{where}: a row needs layers, and figures that are finite and not below 0")
+    if {len(row.loss), len(row.damage), len(row.bytes)} != {widths}:
+        raise RecipeError(f"{lines.at(line)}: loss, damage and bytes need a figure for each of {widths} widths")
+    if not row.layers:
+        raise RecipeError(f"{lines.key('layers', line)}: a row needs layers")
+    if min(row.shape, default=1) < 1 or math.prod(row.shape) > MOST_WEIGHTS:
+        raise RecipeError(f"{lines.key('shape', line)}: no weight has the shape {shown(str(row.shape))}")
+    if not 1 <= row.channels <= math.prod(row.shape):
+        where = lines.key("channels", line)
+        raise RecipeError(f"{where}: channels are 1 or more, and no more than weights, not {row.channels}")
+
+
+def _check_once(names: Sequence[tuple[str, int]], lines: Lines) -> None:
+    """Raise RecipeError where a name stands twice. names: each with the line of its entry."""
+    first: dict[str, int] = {}
+    for name, line in names:
+        if name in first:
+            raise RecipeError(f"{lines.at(line)}: layer '{shown(name)}' stands in line {first[name]} already")
+        first[name] = line
+
+
+def _check_figures(found: Mapping[str, object], lines: Lines, line: int) -> None:
+    """Raise RecipeError where a number of a table is none that can be reckoned with."""
+    for key, value in found.items():
+        for number in value if isinstance(value, list) else [value]:
+            if not isinstance(number, int | float) or key == "seed":
+                continue
+            least = -MOST_FIGURE if key == "sqnr_db" else 0
+            if not least <= number <= MOST_FIGURE:  # nor is NaN
+                raise RecipeError(f"{lines.key(key, line)}: {key} is from {least:g} to {MOST_FIGURE:g}, not {number:g}")
 
 
 def _converted(found: object, kind: type[Any], lines: Lines, line: int) -> Any:
     try:
-        return msgspec.convert(found, kind)
+        record = msgspec.convert(found, kind)
     except msgspec.ValidationError as error:
         key = named_key(error)
         raise RecipeError(explain(error, lines.key(key, line) if key else lines.at(line))) from None
+    if isinstance(found, Mapping):
+        _check_figures(found, lines, line)
+    return record
 
 
-def _entry_line(lines: Lines, key: str, index: int) -> int:
-    """The line of the entry of a list of tables; of the list where it is written within brackets."""
-    found = lines.tables(f"plan.{key}")
-    return found[index] if index < len(found) else int(lines.key(key).rpartition(":")[2])
+def _entry_lines(lines: Lines, key: str, count: int) -> list[int]:
+    """The line of each entry of a list of tables; of the list where it is written within brackets."""
+    found = lines.tables(f"plan.{key}")[:count]
+    return found + [int(lines.key(key).rpartition(":")[2])] * (count - len(found))
 
 
 def _is_width(bits: int | str) -> bool:
@@ -189,7 +228,7 @@ def plan_step(use: str, plan: PlanRecord, lines: Lines) -> Step:
         "layers": [{"layer": entry.layer, "bits": entry.bits} for entry in plan.layers],
         "whys": {entry.layer: entry.why for entry in _checked_damages(plan) if entry.why},
         "shapes": {name: row.shape for row in plan.table for name in row.layers},
-        "lines": [_entry_line(lines, "layers", index) for index in range(len(plan.layers))],
+        "lines": _entry_lines(lines, "layers", len(plan.layers)),
         "file": lines.origin.rpartition("/")[2],
     }
     if plan.sha256:

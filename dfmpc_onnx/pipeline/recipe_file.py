@@ -51,7 +51,7 @@ from dfmpc_onnx.pipeline.recipe import Recipe, Step
 from dfmpc_onnx.pipeline.recipe_lines import Lines
 from dfmpc_onnx.pipeline.validation_messages import explain, named_key
 
-MOST_RECIPE_BYTES = 2**20  # of a recipe: those that ship have two thousand
+MOST_RECIPE_BYTES = 2**24  # of a recipe: those that ship have two thousand, a plan of 1500 layers a million
 MOST_STEPS = 200  # passes of one recipe
 MOST_BASES = 20  # recipes that extend each other in a row
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import re
 
 
@@ -12,6 +14,10 @@ class Lines:
 
     origin: str
     text: str
+
+    @functools.cached_property
+    def _rows(self) -> list[str]:
+        return self.text.splitlines()
 
     def at(self, line: int) -> str:
         return f"{self.origin}:{line}"
@@ -24,7 +30,7 @@ class Lines:
     def tables(self, name: str) -> list[int]:
         """The line of each ``[[name]]``."""
         pattern = rf"\s*\[\[\s*{re.escape(name)}\s*\]\]"
-        return [n for n, line in enumerate(self.text.splitlines(), 1) if re.match(pattern, line)]
+        return [n for n, line in enumerate(self._rows, 1) if re.match(pattern, line)]
 
     def table(self, *path: str) -> int:
         """The line of ``[a.b]``, or of ``b`` within ``[a]``; 1 where neither stands."""
@@ -35,15 +41,17 @@ class Lines:
     def use(self, name: object, start: int, nth: int = 1) -> str:
         """The line at or behind `start` that says ``use = "name"`` for the nth time; `start` where none does."""
         pattern = rf".*\buse\s*=\s*[\"']{re.escape(str(name))}[\"']"
-        for number, line in enumerate(self.text.splitlines(), 1):
-            if number >= start and re.match(pattern, line):
+        start = max(start, 1)
+        for number, line in enumerate(itertools.islice(self._rows, start - 1, None), start):
+            if re.match(pattern, line):
                 nth -= 1
                 if nth == 0:
                     return self.at(number)
         return self.at(start)
 
     def _first(self, pattern: str, start: int) -> int | None:
-        for number, line in enumerate(self.text.splitlines(), 1):
-            if number >= start and re.match(pattern, line):
+        start = max(start, 1)
+        for number, line in enumerate(itertools.islice(self._rows, start - 1, None), start):
+            if re.match(pattern, line):
                 return number
         return None

@@ -112,6 +112,8 @@ class WeightBudget:
             raise OptionError(f"min-sqnr {min_sqnr:g}: give decibels between 0 and 200")
         if max_float_layers < 0:
             raise OptionError(f"max-float-layers {max_float_layers}: give 0 or more")
+        if isinstance(max_size, int) and abs(max_size) > MOST_SIZE:  # of more digits than Python may write
+            raise OptionError("max-size: no file takes so many bytes; give bytes such as 2MB, or 25%")
         size, share = (None, None) if max_size is None else _size(str(max_size))
         return cls(size, share, mean_bits, min_sqnr, max_float_layers)
 
@@ -139,6 +141,7 @@ class WeightBudget:
 
 NO_BUDGET = WeightBudget()
 SIZE_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+MOST_SIZE = 10**15  # bytes of a file, or percent
 
 
 def _size(text: str) -> tuple[int | None, float | None]:
@@ -147,9 +150,10 @@ def _size(text: str) -> tuple[int | None, float | None]:
     unit = match[2].upper() if match else None
     if match is None or (unit != "%" and unit not in SIZE_UNITS) or float(match[1]) <= 0:
         raise OptionError(f"max-size '{shown(text)}': not understood; give bytes such as 2MB or 512KiB, or 25%")
-    if unit == "%":
-        return None, float(match[1]) / 100
-    return int(float(match[1]) * SIZE_UNITS[str(unit)]), None
+    amount = float(match[1]) * SIZE_UNITS.get(str(unit), 1)
+    if amount > MOST_SIZE:
+        raise OptionError(f"max-size '{shown(text)}': more than any file takes; give bytes such as 2MB, or 25%")
+    return (None, amount / 100) if unit == "%" else (int(amount), None)
 
 
 def parse_activations(text: str | int) -> Activations:

@@ -134,12 +134,27 @@ def test_the_greedy_search_keeps_to_the_size() -> None:
             {"recipe": "per-channel"},
             "plan: recipe per-channel plans no bits; take mixed, or another that does",
         ),
+        ({"max_size": 10**5000}, "max-size: no file takes so many bytes; give bytes such as 2MB, or 25%"),
+        ({"max_size": "9" * 400}, r"max-size '9+\.\.\.9+': more than any file takes; give bytes such as 2MB, or 25%"),
         ({"pareto": 1}, "pareto 1: give at least 2 points"),
+        ({"search": "greedy", "min_agreement": 90.0, "images": "x"}, "min-agreement and search greedy: that search "),
+        ({"search": "greedy", "images": "x"}, "images and search greedy: that search judges no plan on images; leave"),
+        (
+            {"search": "greedy", "recipe": "closed-form", "max_size": "15%"},
+            "search greedy: it runs the network, which recipe closed-form cannot",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(options: dict, message: str) -> None:
     with pytest.raises(OptionError, match=message):
         dfmpc_onnx.plan(wide(), threads=1, **options)
+
+
+@pytest.mark.parametrize("name", ["x.onnx", "X.ONNX"])
+def test_a_plan_is_not_written_under_the_name_of_a_model(planned: pathlib.Path, name: str) -> None:
+    with pytest.raises(OptionError, match=rf"{name}: a plan is a text; give a name that ends in .toml"):
+        dfmpc_onnx.plan(None, planned.with_name(name), table_from=planned, max_size="60KB")
+    assert not planned.with_name(name).exists()
 
 
 def test_quantize_says_so_too() -> None:

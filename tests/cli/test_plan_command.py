@@ -64,6 +64,8 @@ def test_quantize_ends_with_1_below_the_sqnr_that_was_asked_for(model: pathlib.P
     [
         (["--min-agreement", "99"], "error: min-agreement: only images of yours can show it; give --images"),
         (["--max-size", "1KB"], "error: max-size 1000: the smallest possible file takes about "),
+        (["--max-size", "9" * 400], "error: max-size '9"),
+        (["--max-size", "9" * 400 + "%"], "error: max-size '9"),
         (["--max-size", "lots"], "error: max-size 'lots': not understood; give bytes such as 2MB or 512KiB, or 25%"),
     ],
 )

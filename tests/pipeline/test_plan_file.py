@@ -103,6 +103,64 @@ def test_a_mistake_is_one_line_with_its_place(tmp_path: pathlib.Path, content: s
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("floor = 0.0001", "floor = nan", "floor is from 0 to 1e+15, not nan"),
+        ("floor = 0.0001", "floor = inf", "floor is from 0 to 1e+15, not inf"),
+        ("mean_bits = 5.5", "mean_bits = nan", "mean_bits is from 0 to 1e+15, not nan"),
+        ("other_bytes = 1000", "other_bytes = -1", "other_bytes is from 0 to 1e+15, not -1"),
+        ("damage = 0.002", "damage = inf", "damage is from 0 to 1e+15, not inf"),
+        ("damage = [0.1, ", "damage = [1e308, ", "damage is from 0 to 1e+15, not 1e+308"),
+        ("loss = [0.5, ", "loss = [nan, ", "loss is from 0 to 1e+15, not nan"),
+        ("bytes = [99, ", "bytes = [-99, ", "bytes is from 0 to 1e+15, not -99"),
+        ("bytes = [99, ", "bytes = [999999999999999, ", "all rows together are more than any file holds"),
+        ("shape = [8, 3, 3, 3]", "shape = [0]", "no weight has the shape [0]"),
+        (
+            "shape = [8, 3, 3, 3]",
+            "shape = [1000000000, 1000000000]",
+            "no weight has the shape [1000000000, 1000000000]",
+        ),
+        ("channels = 8", "channels = 0", "channels are 1 or more, and no more than weights, not 0"),
+        ("channels = 8", "channels = 1000000", "channels are 1 or more, and no more than weights, not 1000000"),
+        ('widths = ["ternary", 4, 8, "float"]', "widths = []", "widths in [plan] are 2 to 8"),
+        ('layer = "c"', 'layer = "conv1"', "layer 'conv1' stands in line"),
+        ('layers = ["a[b]", "c"]', 'layers = ["a[b]", "conv1"]', "layer 'conv1' stands in line"),
+    ],
+)
+def test_figures_that_nobody_can_reckon_with_are_refused(tmp_path: pathlib.Path, old: str, new: str, said: str) -> None:
+    content = text()
+    assert old in content
+    with pytest.raises(RecipeError) as caught:
+        read_recipe(written(tmp_path, content.replace(old, new, 1)), catalog.LIBRARY)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+    line = int(str(caught.value).partition("plan.toml:")[2].partition(":")[0])
+    assert line > 1
+
+
+def test_rows_of_no_widths_are_refused(tmp_path: pathlib.Path) -> None:
+    content = (
+        HEAD + "layers = []\nwidths = []\n[[plan.table]]\nlayers = ['a']\nshape = [1]\nchannels = 1\n"
+        "loss = []\ndamage = []\nbytes = []\n"
+    )
+    with pytest.raises(RecipeError, match=r"plan\.toml:5: widths in \[plan\] are 2 to 8"):
+        read_recipe(written(tmp_path, content), catalog.LIBRARY)
+
+
+def test_a_plan_of_thousands_of_layers_is_read_in_one_go(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    tables = Lines.tables
+    monkeypatch.setattr(Lines, "tables", lambda self, name: [asked.append(name), tables(self, name)][1])
+    entry = '[[plan.layers]]\nlayer = "/backbone/{0}/Conv"\nbits = 4\nwhy = "{1}"\n'
+    content = HEAD + "".join(entry.format(number, "w" * 500) for number in range(3000))
+    assert len(content) > 2**20
+    step = next(s for s in read_recipe(written(tmp_path, content), catalog.LIBRARY).steps if s.use == "apply_plan")
+    assert step.options["lines"] == [4 + 4 * number for number in range(3000)]
+    assert len(asked) < 10
+
+
 def test_a_plan_without_its_table_says_that_another_budget_needs_one(tmp_path: pathlib.Path) -> None:
     record = read_plan({"layers": [{"layer": "*", "bits": 4}]}, Lines("plan.toml", ""))
     with pytest.raises(RecipeError, match=r"plan\.toml: holds no \[\[plan.table\]\]"):

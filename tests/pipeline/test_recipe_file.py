@@ -325,7 +325,7 @@ def test_recipes_that_extend_each_other_without_end_are_refused(tmp_path):
 def test_a_recipe_that_is_no_plain_file_or_far_too_large_is_refused(tmp_path):
     (tmp_path / "a.toml").symlink_to("a.toml")
     (tmp_path / "b.toml").mkdir()
-    (tmp_path / "c.toml").write_bytes(b"#" * 2**21)
-    for name, said in (("a", "cannot be read"), ("b", "is a folder"), ("c", "larger than 1 MiB"), ("n" * 300, "long")):
+    (tmp_path / "c.toml").write_bytes(b"#" * (2**24 + 1))
+    for name, said in (("a", "cannot be read"), ("b", "is a folder"), ("c", "larger than 16 MiB"), ("n" * 300, "long")):
         with pytest.raises(RecipeError, match=said):
             catalog.find_recipe(str(tmp_path / f"{name}.toml"))
