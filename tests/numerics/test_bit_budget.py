@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 
 import numpy as np
 import pytest
@@ -90,11 +89,9 @@ def test_a_larger_budget_is_never_predicted_worse() -> None:
     assert damages == sorted(damages, reverse=True)
 
 
-def test_two_hundred_layers_of_nine_widths_take_under_a_second_and_lose_little_to_the_cells() -> None:
+def test_two_hundred_layers_of_nine_widths_lose_little_to_the_cells() -> None:
     items = network(200)
-    began = time.perf_counter()
     front = BudgetFront(items)
-    assert time.perf_counter() - began < 4  # 0.5 s on an idle core
     fine = BudgetFront(items, most=32768)
     for share in (0.02, 0.05, 0.1, 0.2):
         budget = front.smallest + share * int(front.sizes[-1] - front.smallest)
