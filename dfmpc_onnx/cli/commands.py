@@ -11,7 +11,19 @@ import click
 
 import dfmpc_onnx
 from dfmpc_onnx.cli.console import progress, say, standard_output
-from dfmpc_onnx.cli.plan_command import MAX_FLOAT, MAX_SIZE, MEAN_BITS, plan
+from dfmpc_onnx.cli.plan_command import plan
+from dfmpc_onnx.cli.shared_options import (
+    ACTIVATIONS,
+    INPUT_SHAPES,
+    JSON,
+    MAX_FLOAT,
+    MAX_SIZE,
+    MEAN_BITS,
+    RANGES,
+    RECIPE,
+    REDUCE_RANGE,
+    THREADS,
+)
 from dfmpc_onnx.cli.usage_errors import Group
 from dfmpc_onnx.errors import OptionError, printable, shown
 from dfmpc_onnx.memory import limit_memory
@@ -22,17 +34,6 @@ if TYPE_CHECKING:
 
 MODEL = click.argument("model", type=click.Path())
 PREPROCESS = "auto, imagenet, lite, keras, unit, raw, caffe, half, or MEAN/STD on the 0..255 scale; with :rgb or :bgr"
-
-RANGES = click.option(
-    "--input-range", "ranges", multiple=True, metavar="NAME=LOW:HIGH", help="what lies in an input, where nothing tells"
-)
-THREADS = click.option(
-    "--threads",
-    default=0,
-    type=click.IntRange(min=0),
-    metavar="N",
-    help="how many onnxruntime and BLAS may take  [default: as many as the machine has]",
-)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -47,9 +48,9 @@ main.add_command(plan)
 @main.command()
 @MODEL
 @click.option("-o", "--output", type=click.Path(), required=True, help="where to write the quantized model")
-@click.option("--recipe", default=None, help="a recipe by name, or a .toml file  [default: mixed]")
+@RECIPE
 @click.option("--weights", metavar="LOW/HIGH|BITS|ternary/HIGH", help="bits of the weights; the recipe's if not given")
-@click.option("--activations", metavar="8|none", help="bits of the activations; the recipe's if not given")
+@ACTIVATIONS
 @click.option("--layer", "layers", multiple=True, metavar="GLOB=BITS|float", help="override for matching layers")
 @click.option(
     "--target",
@@ -58,9 +59,9 @@ main.add_command(plan)
     metavar="|".join(TARGETS),
     help="the execution provider that the file is for",
 )
-@click.option("--reduce-range", is_flag=True, default=None, help="7 bits in place of 8, for processors that lack VNNI")
+@REDUCE_RANGE
 @click.option("--preprocess", default="auto", show_default=True, metavar="NAME|MEAN/STD", help=PREPROCESS)
-@click.option("--input-shape", "shapes", multiple=True, metavar="NAME:1x3x224x224", help="for dynamic inputs")
+@INPUT_SHAPES
 @RANGES
 @click.option(
     "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="of procedural images and samples"
@@ -79,7 +80,7 @@ main.add_command(plan)
 @click.option("--min-sqnr", type=float, metavar="DB", help="predicted, and exit 1 where the closing check is below")
 @MAX_FLOAT
 @click.option("--dump", type=click.Path(), metavar="DIR", help="write the graph after each pass into this folder")
-@click.option("--json", "json_wanted", is_flag=True, help="one JSON object on standard output, and nothing else")
+@JSON
 def quantize(
     model: str,
     output: str,
@@ -153,7 +154,7 @@ def _check_sqnr(fidelity: Fidelity | None, least: float | None) -> None:
 @MODEL
 @click.option("--latency", is_flag=True, help="measure here what takes the time, and what integers would save")
 @THREADS
-@click.option("--json", "json_wanted", is_flag=True, help="one JSON object on standard output, and nothing else")
+@JSON
 def inspect(model: str, latency: bool, threads: int, json_wanted: bool) -> None:
     """List what each recipe would do to the layers of MODEL, or how a quantized one is stored and runs."""
     from dfmpc_onnx.report.inspection_text import inspection_table
@@ -170,7 +171,7 @@ def inspect(model: str, latency: bool, threads: int, json_wanted: bool) -> None:
 @main.command()
 @MODEL
 @click.option("-o", "--output", type=click.Path(), required=True, help="where to write the plain form")
-@click.option("--json", "json_wanted", is_flag=True, help="one JSON object on standard output, and nothing else")
+@JSON
 def expand(model: str, output: str, json_wanted: bool) -> None:
     """Write MODEL, a quantized file, with plain int8 weights: for tools that parse ONNX themselves."""
     from dfmpc_onnx.report.json_text import as_json
@@ -190,7 +191,7 @@ def expand(model: str, output: str, json_wanted: bool) -> None:
 @click.option("--images", type=click.Path(), help="an .npz with x (and y), or a folder of images (and labels.csv)")
 @click.option("--preprocess", default=None, metavar="NAME|MEAN/STD", help="as QUANTIZED states if not given")
 @click.option("--provider", "providers", multiple=True, metavar="NAME", help="such as CPU; may be repeated")
-@click.option("--input-shape", "shapes", multiple=True, metavar="NAME:1x3x224x224", help="for dynamic inputs")
+@INPUT_SHAPES
 @RANGES
 @click.option("--min-agreement", type=click.FloatRange(0, 100), metavar="PERCENT", help="exit 1 below this agreement")
 @click.option("--min-sqnr", type=float, metavar="DB", help="exit 1 below this signal-to-noise ratio")
@@ -202,7 +203,7 @@ def expand(model: str, output: str, json_wanted: bool) -> None:
 )
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="of the images without --images")
 @THREADS
-@click.option("--json", "json_wanted", is_flag=True, help="one JSON object on standard output, and nothing else")
+@JSON
 def verify(
     float_model: str,
     quantized: str,

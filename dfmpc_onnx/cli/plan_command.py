@@ -6,15 +6,21 @@ import click
 
 import dfmpc_onnx
 from dfmpc_onnx.cli.console import progress, say, standard_output
+from dfmpc_onnx.cli.shared_options import (
+    ACTIVATIONS,
+    INPUT_SHAPES,
+    JSON,
+    MAX_FLOAT,
+    MAX_SIZE,
+    MEAN_BITS,
+    RANGES,
+    RECIPE,
+    REDUCE_RANGE,
+    THREADS,
+)
 from dfmpc_onnx.errors import printable
 from dfmpc_onnx.memory import limit_memory
 from dfmpc_onnx.pipeline.targets import TARGETS
-
-MAX_SIZE = click.option("--max-size", metavar="2MB|25%", help="of the file: bytes, or a share of the float file")
-MEAN_BITS = click.option("--mean-bits", type=float, metavar="B", help="of all weights, at most")
-MAX_FLOAT = click.option(
-    "--max-float-layers", default=0, type=click.IntRange(min=0), metavar="N", help="how many may stay in float for that"
-)
 
 
 @click.command()
@@ -29,17 +35,17 @@ MAX_FLOAT = click.option(
 @click.option("--pareto", default=0, type=click.IntRange(min=0), metavar="N", help="show N plans, smallest to best")
 @click.option("--search", type=click.Choice(["knapsack", "greedy"]), default="knapsack", show_default=True)
 @click.option("--from", "table_from", type=click.Path(), metavar="PLAN", help="plan again from this plan's table")
-@click.option("--recipe", default=None, help="a recipe by name, or a .toml file  [default: mixed]")
-@click.option("--activations", metavar="8|none", help="bits of the activations; the recipe's if not given")
+@RECIPE
+@ACTIVATIONS
 @click.option("--layer", "layers", multiple=True, metavar="GLOB=BITS|float", help="fixed for matching layers")
 @click.option("--target", default="cpu", show_default=True, metavar="|".join(TARGETS), help="the provider it is for")
-@click.option("--reduce-range", is_flag=True, default=None, help="7 bits in place of 8, for processors that lack VNNI")
+@REDUCE_RANGE
 @click.option("--preprocess", default="auto", show_default=True, metavar="NAME|MEAN/STD", help="as of quantize")
-@click.option("--input-shape", "shapes", multiple=True, metavar="NAME:1x3x224x224", help="for dynamic inputs")
-@click.option("--input-range", "ranges", multiple=True, metavar="NAME=LOW:HIGH", help="what lies in an input")
+@INPUT_SHAPES
+@RANGES
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="of procedural images")
-@click.option("--threads", default=0, type=click.IntRange(min=0), metavar="N", help="of onnxruntime and BLAS")
-@click.option("--json", "json_wanted", is_flag=True, help="one JSON object on standard output, and nothing else")
+@THREADS
+@JSON
 def plan(
     model: str | None,
     output: str | None,
