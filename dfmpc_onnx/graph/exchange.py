@@ -89,9 +89,24 @@ def _state_ends(graph: gs.Graph, stated: onnx.GraphProto) -> None:
             if tensors[value.name].shape is None and kind.HasField("shape"):
                 tensors[value.name].shape = get_onnx_tensor_shape(value)
     said_again = {value.name for value in stated.value_info}
+    if _says_otherwise(stated):
+        ends = {value.name for value in (*stated.input, *stated.output)}
+        for name in (said_again & tensors.keys()) - ends:
+            if isinstance(tensors[name], gs.Variable):
+                tensors[name].shape = None
     for value in stated.input:
         if value.name in said_again and value.type.HasField("tensor_type") and value.name in tensors:
             tensors[value.name].shape = get_onnx_tensor_shape(value)
+
+
+def _says_otherwise(stated: onnx.GraphProto) -> bool:
+    """Whether a model gives one inner tensor two shapes: some are stale, and nothing says which."""
+    shapes: dict[str, bytes] = {}
+    return any(
+        shapes.setdefault(value.name, shape) != shape
+        for value in stated.value_info
+        for shape in (value.type.tensor_type.shape.SerializeToString(deterministic=True),)
+    )
 
 
 def check(graph: gs.Graph, where: str) -> None:

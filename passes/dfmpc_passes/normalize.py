@@ -254,7 +254,8 @@ def _pooling(graph: gs.Graph) -> list[str]:
 def _infer_shapes(graph: gs.Graph, label: str) -> None:
     """Fill in types and shapes that follow from the inputs; what does not follow stays as the model states it.
 
-    What a model states of its inner tensors may be stale: somebody changed its input, and runtimes do not mind.
+    What a model states of its inner tensors may be stale: somebody changed its input, and runtimes do not mind until
+    other nodes stand there. One statement that contradicts the inputs takes the word of all others with it.
     """
     with detached_weights(graph):
         skeleton = gs.export_onnx(graph, ir_version=graph.ir_version)
@@ -276,6 +277,15 @@ def _infer_shapes(graph: gs.Graph, label: str) -> None:
         if stated is not None and _contradicts(stated, info.type.tensor_type.shape.dim):
             tensors[info.name].shape = None
     outputs = [info for info in outputs if tensors[info.name].shape is None]
+    if any(_stale(tensors.get(info.name), info) for info in inferred.graph.value_info):
+        for name, tensor in tensors.items():
+            if (
+                isinstance(tensor, gs.Variable)
+                and name not in foreign
+                and tensor.inputs
+                and tensor not in graph.outputs
+            ):
+                tensor.shape = None
     for info in (*inferred.graph.value_info, *outputs):
         tensor = tensors.get(info.name)
         if isinstance(tensor, gs.Variable) and info.type.HasField("tensor_type"):
@@ -286,6 +296,13 @@ def _infer_shapes(graph: gs.Graph, label: str) -> None:
                 shape = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in kind.shape.dim]
                 if _known(shape) >= _known(tensor.shape) or _contradicts(tensor.shape, kind.shape.dim):
                     tensor.shape = shape
+
+
+def _stale(tensor: gs.Tensor | None, inferred: onnx.ValueInfoProto) -> bool:
+    """Whether a tensor's stated shape contradicts the one that follows from the inputs."""
+    kind = inferred.type.tensor_type
+    known = isinstance(tensor, gs.Variable) and tensor.shape is not None and kind.HasField("shape")
+    return known and _contradicts(tensor.shape, kind.shape.dim)
 
 
 def _forget_shapes(graph: gs.Graph, wrong: set[int]) -> None:

@@ -259,6 +259,21 @@ def test_a_stale_shape_is_dropped_rather_than_called_damage(body, stated):
     assert space.graph.inputs[0].shape == [1, 2, 4, 4]
 
 
+def test_one_stale_shape_takes_the_word_of_the_others():
+    """Of what does not follow from the inputs, behind a Reshape to computed sizes, nothing is known any more."""
+    wrong = [("a", [1, 2, 9, 4]), ("d", [1, 2, 4, 5]), ("e", [3, 2, 4, 5])]
+    tensors = normalized(stale(RESHAPED, *wrong))[0].graph.tensors()
+    assert tensors["a"].shape == [1, 2, 4, 4]
+    assert tensors["d"].shape is None or 5 not in tensors["d"].shape
+    assert tensors["e"].shape is None or 5 not in tensors["e"].shape
+
+
+def test_a_tensor_that_is_given_two_shapes_makes_all_of_them_doubtful():
+    twice = [("a", [1, 2, 4, 4]), ("d", [1, 2, 4, 5]), ("e", [1, 2, 4, 4]), ("e", [1, 2, 4, 5])]
+    tensors = normalized(stale(RESHAPED, *twice))[0].graph.tensors()
+    assert all(tensors[name].shape is None or 5 not in tensors[name].shape for name in "de")
+
+
 def test_where_a_stale_shape_hides_a_weight_that_does_not_fit_the_weight_is_named():
     model = stale("{ a = Conv(x, v) d = Neg(a) y = Conv(d, u) }", ("d", [1, 72, 4, 4]))
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((2, 3, 1, 1), np.float32), "u"))
