@@ -301,8 +301,9 @@ def _infer_shapes(graph: gs.Graph, label: str) -> None:
 def _stale(tensor: gs.Tensor | None, inferred: onnx.ValueInfoProto) -> bool:
     """Whether a tensor's stated shape contradicts the one that follows from the inputs."""
     kind = inferred.type.tensor_type
-    known = isinstance(tensor, gs.Variable) and tensor.shape is not None and kind.HasField("shape")
-    return known and _contradicts(tensor.shape, kind.shape.dim)
+    if not isinstance(tensor, gs.Variable) or tensor.shape is None or not kind.HasField("shape"):
+        return False
+    return _contradicts(tensor.shape, kind.shape.dim)
 
 
 def _forget_shapes(graph: gs.Graph, wrong: set[int]) -> None:
