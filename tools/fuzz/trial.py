@@ -40,6 +40,7 @@ LOOP_SECONDS = 0.5  # for a run of a model that holds a Loop: of the random ones
 
 MORE_FEEDS = 16
 UNTOUCHED = 80.0  # dB where nothing has been quantized
+UNTOUCHED_HALVES = 40.0  # likewise, of a network in float16: the file computes in float32, which rounds less
 # Recipe and options, and the least SQNR in dB where weights are such as training leaves. At few bits, in networks of a
 # few random weights, no figure holds for all, and ranges derived without a run are rough behind operators such as Exp.
 # Where nothing says what an input holds, activations stay in float unless 8 bits are asked for.
@@ -259,14 +260,22 @@ def _judged(case: Case, source: pathlib.Path, target: pathlib.Path, refused: boo
         found = _sqnr(want, got, case.varying)
         if isinstance(found, str):
             return Outcome("defect", found, "")
-    least = UNTOUCHED if refused and case.options.get("activations") == "none" else case.least_sqnr
+    untouched = refused and case.options.get("activations") == "none"
+    least = _least_untouched(case.model) if untouched else case.least_sqnr
     if (
         least is not None
         and found < least
-        and not (least < UNTOUCHED and found > _plainly_rounded(source, want, feeds) - LEEWAY)
+        and not (not untouched and found > _plainly_rounded(source, want, feeds) - LEEWAY)
     ):
         return Outcome("defect", "disagrees", f"SQNR {found:.1f} dB, at least {least} wanted")
     return Outcome(REFUSED if refused else AGREEING, "", f"{found:.1f}")
+
+
+def _least_untouched(model: bytes) -> float:
+    """The SQNR in dB that a file has at least in which no layer is quantized."""
+    tensors = onnx.load_model_from_string(model).graph.initializer
+    halves = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in tensors)
+    return UNTOUCHED_HALVES if halves else UNTOUCHED
 
 
 def _invalid(path: pathlib.Path) -> str | None:
