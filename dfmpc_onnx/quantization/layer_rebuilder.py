@@ -150,8 +150,7 @@ class Task:
         seen = np.maximum(self.moments.diagonal, 0.0)
         if self.moments.count < FEWEST_PATCHES:
             seen = np.ones_like(seen)  # an input that was 0 in a handful of patches is not 0 for ever
-        importance = np.repeat(seen, out, axis=0)
-        grid = _grid(flat, importance, width, FINE_RASTER if thorough else COARSE_RASTER)
+        grid = _grid(flat, seen, width, FINE_RASTER if thorough else COARSE_RASTER)
         if self.factor is None:
             codes = grid.codes(flat)
         else:
@@ -376,7 +375,7 @@ def from_rows(rows: Float32, layer: Layer) -> Float32:
 def nearest(weight: Float32, layer: Layer, bits: BitWidth) -> QuantizedWeight:
     """A weight on the grid that suits it, each number at the level nearest to it."""
     flat = np.asarray(PerAxis(layer.axis).rows(weight), np.float32)
-    grid = _grid(flat, np.ones(flat.shape), bits)
+    grid = _grid(flat, np.ones((1, flat.shape[1])), bits)
     return _as_weight(grid.codes(flat), grid, layer)
 
 
@@ -390,7 +389,9 @@ def _as_weight(codes: Float32, grid: Grid, layer: Layer) -> QuantizedWeight:
     return QuantizedWeight(shaped, grid.scale.reshape(shape), zero, grid.bits, grid.ternary)
 
 
-def _grid(rows: Float32, importance: npt.NDArray[np.float64], width: BitWidth, raster: int = FINE_RASTER) -> Grid:
+def _grid(rows: Float32, importance: Float, width: BitWidth, raster: int = FINE_RASTER) -> Grid:
+    """importance: ``[groups, k]``, each of as many rows that follow each other."""
     if width == TERNARY:
-        return ternary_grid(ternary_optimal(rows, importance.astype(np.float32), PerAxis(0)).scale)
+        each = np.repeat(importance.astype(np.float32), len(rows) // len(importance), axis=0)
+        return ternary_grid(ternary_optimal(rows, each, PerAxis(0)).scale)
     return uniform_grid(rows, importance, int(width), raster)

@@ -73,7 +73,7 @@ def recorded(model: pathlib.Path, images: str | None) -> tuple[Workspace, dict[s
 def rounded(rows: Array, hat: Array, bits: int) -> Array:
     """A weight rounded under second moments, as `reconstruct_layers` does it."""
     flat = rows.reshape(-1, rows.shape[2])
-    importance = np.repeat(np.maximum(np.einsum("gii->gi", hat), 0), rows.shape[1], axis=0)
+    importance = np.maximum(np.einsum("gii->gi", hat), 0)
     grid, codes = round_on_best_grid(rows, uniform_grid(flat, importance, bits), hat, *feedback_factor(hat))
     return grid.values(codes).reshape(rows.shape)
 
