@@ -48,7 +48,7 @@ def uniform_grid(weight: Float32, importance: Floating, bits: int, raster: int =
     """The uniform grid of least ``sum_k h_k (w_k - Q(w_k))^2`` in each row, found over shrunken ranges.
 
     At 4 bits and below the range is ``[min, max]`` of the row with a whole zero point, above it is symmetric.
-    weight: ``[rows, k]`` float32. importance: h, at least 0, ``[k]`` or ``[groups, k]``, each of rows / groups rows that
+    weight: ``[rows, k]`` float32. importance: h, at least 0, ``[k]`` or ``[groups, k]``, each of as many rows that
     follow each other. bits: 2 to 8. raster: of the shrunken ranges one in so many is tried at each end where both are
     sought apart, at 2 and 3 bits.
     """
