@@ -48,9 +48,10 @@ class Leaves:
         """Points in a leaf's own axes."""
         dy, dx = rows - self.y[leaf], columns - self.x[leaf]
         cosine, sine = self.cosine[leaf], self.sine[leaf]
-        across = dy * cosine - dx * sine
-        across /= self.stretch[leaf]
-        return dx * cosine + dy * sine, across
+        u: Float32 = dx * cosine + dy * sine
+        v: Float32 = dy * cosine - dx * sine
+        v /= self.stretch[leaf]
+        return u, v
 
     def covers(self, leaf: int, rows: Float32, columns: Float32) -> npt.NDArray[np.bool_]:
         """Whether points lie on one leaf."""

@@ -124,7 +124,8 @@ def _averaged(canvas: Float32, finer: int) -> Float32:
     total = np.zeros((len(canvas) // finer, canvas.shape[1] // finer, canvas.shape[2]), np.float32)
     for row, column in np.ndindex(finer, finer):
         total += canvas[row::finer, column::finer]
-    return total / np.float32(finer**2)
+    total /= np.float32(finer**2)
+    return total
 
 
 _small_picture = functools.lru_cache(SMALL_KEPT)(_picture_of_series)
