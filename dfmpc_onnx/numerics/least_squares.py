@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dfmpc_onnx.numerics.arrays import Float, Float32, Floating
+from dfmpc_onnx.numerics.factorization import solved_from_right
 
 RIDGE = 1.0  # of mean diag H: the moments are those of images that are not the user's, so W is left only for much
 LEDOIT_WOLF_PATCHES = 500
@@ -263,7 +264,10 @@ def least_squares(weight: Float32, moments: PatchMoments, ridge: float = RIDGE) 
     right: Floating = moments.cross_product(weight).astype(precision) - weight.astype(precision) @ held
     index = np.arange(k)
     held[:, index, index] += r.astype(precision)[:, None]
-    correction = np.linalg.solve(held, right.transpose(0, 2, 1)).transpose(0, 2, 1)
+    if precision == np.float32:
+        correction = solved_from_right(held, right)
+    else:  # a weak ridge may leave what rounding makes of an eigenvalue 0
+        correction = np.linalg.solve(held, right.transpose(0, 2, 1)).transpose(0, 2, 1)
     return np.ascontiguousarray(weight + correction, np.float32)
 
 

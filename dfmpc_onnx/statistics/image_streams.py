@@ -30,6 +30,7 @@ from dfmpc_onnx.statistics.patches import gather_patches, sample_patches
 from dfmpc_onnx.statistics.walk import Affine, Live
 
 POSITIONS = 4000  # sampled patches a layer: docs/method.md, section 4
+POSITIONS_OF_ONE_CHANNEL = 1000  # of a depthwise layer, whose moments are those of a few taps
 PATCH_VALUES = 2**25  # of one stream's sampled patches, to bound memory; at least 1,000 patches
 LARGEST_VALUE = 1e8  # of a value that is measured: its fourth power still fits into float32
 FEWEST_VALUES = 64  # values a channel below which a batch's own statistics are too rough to use
@@ -95,6 +96,8 @@ class ImageStreams:
         _check_entries(node, x.plain)
         width = int(np.prod(node.inputs[1].shape[1:])) * int(node.attrs.get("group", 1)) if op_of(node) == "Conv" else 1
         count = min(self._positions, max(PATCH_VALUES // width, 1000))
+        if op_of(node) == "Conv" and node.attrs.get("group", 1) == x.plain.shape[1]:
+            count = min(count, POSITIONS_OF_ONE_CHANNEL)
         positions = sample_patches(x.plain, node, count, self._generator)
         plain = gather_patches(x.plain, node, positions)
         return SampledMoments.of(plain, plain if x.same else gather_patches(x.hat, node, positions))
