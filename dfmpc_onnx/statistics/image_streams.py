@@ -24,7 +24,7 @@ from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
 from dfmpc_onnx.numerics.least_squares import PatchMoments, SampledMoments
 from dfmpc_onnx.numerics.moments import MeanVariance
 from dfmpc_onnx.numerics.output_loss import OutputLoss, output_loss
-from dfmpc_onnx.runtime.node_runner import NodeRunner, NodeSessions
+from dfmpc_onnx.runtime.node_runner import NodeSessions
 from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics, channel_moments, mean_shift
 from dfmpc_onnx.statistics.patches import gather_patches, sample_patches
 from dfmpc_onnx.statistics.walk import Affine, Live
@@ -112,9 +112,8 @@ class ImageStreams:
         if weight_hat is None:
             return self.other(node)[0]
         inputs = {t.name: self._read(node, t.name) for t in reads(node)}
-        rest: list[Array | None] = [None] * (len(node.inputs) - 2)
-        plain = NodeRunner(self._graph, node, [None, weight, *rest])({name: x.plain for name, x in inputs.items()})
-        hat = NodeRunner(self._graph, node, [None, weight_hat, *rest])({name: x.hat for name, x in inputs.items()})
+        plain = self.run(node, {name: x.plain for name, x in inputs.items()}, weight)
+        hat = self.run(node, {name: x.hat for name, x in inputs.items()}, weight_hat)
         return Both(plain[0], hat[0])
 
     def shortfall(self, output: Both) -> Callable[[], Float] | None:
@@ -170,9 +169,16 @@ class ImageStreams:
             Both(x, x if not alike(x, y) or (chooses and is_index(x)) else y) for x, y in zip(plain, hat, strict=True)
         ]
 
-    def run(self, node: gs.Node, feeds: dict[str, npt.NDArray[np.generic]]) -> list[npt.NDArray[np.generic]]:
-        """The outputs of a node on given inputs."""
-        return self._sessions.run(self._graph, node, feeds)
+    def run(
+        self,
+        node: gs.Node,
+        feeds: dict[str, npt.NDArray[np.generic]],
+        weight: Array | None = None,
+        *,
+        often: bool = False,
+    ) -> list[npt.NDArray[np.generic]]:
+        """The outputs of a node on given inputs. weight: in place of a layer's own. often: whether many runs follow."""
+        return self._sessions.run(self._graph, node, feeds, weight, often=often)
 
     def values(self, output: Both) -> Float32 | None:
         x = output.plain

@@ -26,12 +26,12 @@ from dfmpc_onnx.numerics.least_squares import PatchMoments
 from dfmpc_onnx.numerics.moments import MeanVariance
 from dfmpc_onnx.numerics.output_loss import OutputLoss, output_loss
 from dfmpc_onnx.numerics.recalibration import restoring_gain
-from dfmpc_onnx.runtime.node_runner import NodeRunner
 from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics, channel_moments, mean_shift
 from dfmpc_onnx.statistics.image_streams import ImageStreams, affine_map, alike, bytes_of, is_index
 from dfmpc_onnx.statistics.walk import Affine, Live
 
 Norms = Literal["batch", "exported"]  # what BatchNormalizations normalize by
+OFTEN = 4  # runs of a layer that make up for laying out its weight
 MOST_LIVE = 2**29  # bytes of live activations beyond which no more variants start
 
 
@@ -94,9 +94,8 @@ class LayerVariants:
         own = None if weight_hat is None else self._start(self._variant_of(node.name))
         found = self._run_all(node, inputs, without=own)[0]
         if weight_hat is not None and own is not None:
-            rest: list[Array | None] = [None] * (len(node.inputs) - 2)
-            changed = NodeRunner(self._graph, node, [None, weight_hat, *rest])
-            hat = changed({name: value.hats.get(own, value.plain) for name, value in inputs.items()})[0]
+            feeds = {name: value.hats.get(own, value.plain) for name, value in inputs.items()}
+            hat = self._plain.run(node, feeds, weight_hat)[0]
             found = dataclasses.replace(found, hats={**found.hats, own: hat})
         if node.name not in self._centred:
             return found
@@ -166,15 +165,16 @@ class LayerVariants:
 
     def _run_all(self, node: gs.Node, inputs: Mapping[str, Variants], without: str | None = None) -> list[Variants]:
         """The outputs of a node in the float network and in each variant that its inputs differ in."""
-        plain = self._plain.run(node, {name: value.plain for name, value in inputs.items()})
-        hats: list[dict[str, npt.NDArray[np.generic]]] = [{} for _ in plain]
-        chooses = selects(node)
         changed = [
             name for name in dict.fromkeys(n for value in inputs.values() for n in value.hats) if name != without
         ]
+        often = len(changed) >= OFTEN
+        plain = self._plain.run(node, {name: value.plain for name, value in inputs.items()}, often=often)
+        hats: list[dict[str, npt.NDArray[np.generic]]] = [{} for _ in plain]
+        chooses = selects(node)
         for variant in self._affordable(changed, sum(map(bytes_of, plain))):
             fed = {name: value.hats.get(variant, value.plain) for name, value in inputs.items()}
-            for found, x, y in zip(hats, plain, self._plain.run(node, fed), strict=True):
+            for found, x, y in zip(hats, plain, self._plain.run(node, fed, often=often), strict=True):
                 if alike(x, y) and not (chooses and is_index(x)):
                     found[variant] = y
         return [Variants(x, found) for x, found in zip(plain, hats, strict=True)]
