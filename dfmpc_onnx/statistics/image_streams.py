@@ -25,7 +25,7 @@ from dfmpc_onnx.numerics.least_squares import PatchMoments, SampledMoments
 from dfmpc_onnx.numerics.moments import MeanVariance
 from dfmpc_onnx.numerics.output_loss import OutputLoss, output_loss
 from dfmpc_onnx.runtime.node_runner import NodeSessions
-from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics, channel_moments, mean_shift
+from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics, channel_moments, mean_shift, pieces
 from dfmpc_onnx.statistics.patches import gather_patches, sample_patches
 from dfmpc_onnx.statistics.walk import Affine, Live
 
@@ -150,7 +150,10 @@ class ImageStreams:
         x = self.live[node.inputs[0].name]
         output = affine_map(x.plain, *plain)
         identical = x.same and all(np.array_equal(a, b) for a, b in zip(plain, hat, strict=True))
-        return Both(output, output if identical else affine_map(x.hat, *hat))
+        if identical:
+            return Both(output, output)
+        last = self.live.readers(node.inputs[0].name) == 1
+        return Both(output, affine_map(x.hat, *hat, in_place=last and not x.same))
 
     # -- other nodes
 
@@ -221,10 +224,20 @@ def bytes_of(value: object) -> int:
     return sum(map(bytes_of, value)) if isinstance(value, list) else 0
 
 
-def affine_map(x: npt.NDArray[np.generic], factor: Float, offset: Float) -> npt.NDArray[np.generic]:
-    shape = (-1, *(1,) * (x.ndim - 2))
-    result = np.asarray(x, np.float32) * factor.astype(np.float32).reshape(shape)
-    result += offset.astype(np.float32).reshape(shape)
+def affine_map(
+    x: npt.NDArray[np.generic], factor: Float, offset: Float, *, in_place: bool = False
+) -> npt.NDArray[np.generic]:
+    """A tensor ``[n, channels, ...]`` times a factor plus an offset, of all channels or of each.
+
+    in_place: whether nobody else reads the tensor, so that its memory may be used again.
+    """
+    given = np.ascontiguousarray(x, np.float32)
+    result = given if in_place and given.flags.writeable else np.empty_like(given)
+    rows, mapped = (array.reshape(*x.shape[:2], -1) for array in (given, result))
+    scale, shift = (np.broadcast_to(v.astype(np.float32), x.shape[1])[:, None] for v in (factor, offset))
+    for part in pieces(rows.shape):
+        np.multiply(rows[part], scale[part[1]], out=mapped[part])
+        mapped[part] += shift[part[1]]
     return result.astype(x.dtype, copy=False)
 
 

@@ -121,12 +121,12 @@ class LayerVariants:
     def affine(self, node: gs.Node, plain: Affine, hat: Affine) -> Variants:
         assert self._found is not None  # the walk asks for the statistics first
         (factor, offset), (mean, variance) = plain, self._found
-        x = self.live[node.inputs[0].name]
+        x, last = self.live[node.inputs[0].name], self.live.readers(node.inputs[0].name) == 1
         hats = {}
         for name, value in x.hats.items():
             mean_hat, variance_hat = channel_moments(value)
             scaled = factor * restoring_gain(variance, variance_hat)
-            hats[name] = affine_map(value, scaled, factor * mean + offset - scaled * mean_hat)
+            hats[name] = affine_map(value, scaled, factor * mean + offset - scaled * mean_hat, in_place=last)
         return Variants(affine_map(x.plain, *plain), hats)
 
     def other(self, node: gs.Node) -> list[Variants]:
