@@ -100,22 +100,22 @@ def _best_ranges(weight: Float32, h: Float32, bits: int, raster: int) -> tuple[F
     """
     rows, k = weight.shape
     trials = _trials(weight, bits, raster)
-    inverse, error = 1 / trials.scale, np.zeros_like(trials.scale)
+    error = np.zeros_like(trials.scale)
     step = min(max(1, CACHED // rows), k)
     steps, codes = (np.empty((step, rows), np.float32) for _ in range(2))
     for start in range(0, k, step):
         columns = np.ascontiguousarray(weight[:, start : start + step].T)
         counts = np.ascontiguousarray(h[..., start : start + step].T)
         off, whole = steps[: len(columns)], codes[: len(columns)]
-        for trial in range(len(inverse)):
-            np.multiply(columns, inverse[trial], out=off)
+        for trial in range(len(error)):
+            np.divide(columns, trials.scale[trial], out=off)
             np.rint(off, out=whole)
             np.maximum(whole, trials.least[trial], out=whole)
             np.minimum(whole, trials.most[trial], out=whole)
             off -= whole
             np.square(off, out=off)
             error[trial] += counts @ off if counts.ndim == 1 else np.einsum("kr,kr->r", off, counts)
-    error *= np.square(trials.scale)
+    error *= np.square(trials.scale / trials.scale.max(axis=0))  # of tiny weights squares would be 0
     best, index = error.argmin(axis=0), np.arange(rows)
     return trials.scale[best, index], trials.zero[best, index]
 

@@ -142,3 +142,11 @@ def test_the_search_in_pieces_finds_the_best_of_all_trials(bits, groups, cached,
         own = h[r * groups // 12]
         want = slow_grid_error(weight[r].astype(np.float64), own, bits, 7)
         assert float((own * np.square(weight[r].astype(np.float64) - found[r])).sum()) <= want * (1 + 1e-4)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 6])
+@pytest.mark.parametrize("size", [1e-41, 1e-30, 1e30])
+def test_weights_of_any_size_have_a_grid(bits, size):
+    weight = (np.random.default_rng(4).standard_normal((2, 30)) * size).astype(np.float32)
+    off = (weight - uniform_grid(weight, ONE, bits).nearest(weight)).astype(np.float64)
+    assert np.square(off / size).sum() < 0.6 * np.square(weight.astype(np.float64) / size).sum()
