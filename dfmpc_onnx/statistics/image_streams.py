@@ -242,6 +242,7 @@ def affine_map(
 
 
 RANGE_SAMPLES = 2**18
+SAMPLED_FOR_TAILS, FEWEST_IN_TAIL = 64, 8  # one value in so many; how many of these lie beyond what is set apart
 RANGE_PERCENTILES = (0.01, 99.99)  # docs/method.md, section 7
 
 
@@ -250,9 +251,27 @@ def measured_range(x: npt.NDArray[np.generic]) -> tuple[float, float]:
     flat = x.reshape(-1)
     step = max(1, flat.size // RANGE_SAMPLES)
     step += step % 2 == 0  # an odd step visits every column of an even-sized map
+    values = np.ascontiguousarray(flat[::step], np.float32)
     with np.errstate(invalid="ignore", over="ignore"):  # of infinite values the range is infinite, or NaN
-        low, high = np.percentile(np.asarray(flat[::step], np.float32), RANGE_PERCENTILES)
-    return float(low), float(high)
+        low, high = (_percentile(values, share) for share in RANGE_PERCENTILES)
+    return low, high
+
+
+def _percentile(values: Float32, share: float) -> float:
+    """As `np.percentile`, where few values lie beyond: those that a sample sets apart are looked at alone."""
+    few, upper = values[::SAMPLED_FOR_TAILS], share > 50
+    if len(few) < SAMPLED_FOR_TAILS or not np.isfinite(values.sum(dtype=np.float64)):
+        return float(np.percentile(values, share))
+    nth = len(few) - FEWEST_IN_TAIL if upper else FEWEST_IN_TAIL
+    near = np.partition(few, nth)[nth]
+    beyond = values[values >= near] if upper else values[values <= near]
+    place = share / 100 * (len(values) - 1)  # among all, from below
+    skipped = len(values) - len(beyond) if upper else 0
+    first = int(place) - skipped
+    if first < 0 or first + 1 >= len(beyond):  # more lie beyond than are set apart
+        return float(np.percentile(values, share))
+    pair = np.partition(beyond, (first, first + 1))[first : first + 2].astype(np.float64)
+    return float(pair[0] + (pair[1] - pair[0]) * (place - int(place)))
 
 
 def _check_entries(node: gs.Node, x: Array) -> None:
