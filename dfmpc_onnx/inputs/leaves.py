@@ -20,7 +20,7 @@ COLOUR_STD = np.array([62.0, 20.0, 10.0])
 COLOUR_MEAN = np.array([123.0, 116.0, 104.0])
 SLOPE = 18.0  # of the shading: deviation over a leaf's radius, on the 0..255 scale
 ELLIPSE, BOX, TRIANGLE = range(3)
-SMALL_WINDOW = 1024  # pixels of a leaf's window: smaller ones are looked at together
+SMALL_LEAF = 1024  # pixels of its window: smaller ones are looked at together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +141,7 @@ def _topmost(leaves: Leaves, height: int, width: int) -> Indices:
     top, bottom, left, right = leaves.windows.T
     areas = (bottom - top) * (right - left)
     owner = np.full(height * width, -1, np.intp)
-    small = np.flatnonzero(areas < SMALL_WINDOW)
+    small = np.flatnonzero(areas < SMALL_LEAF)
     leaf = np.repeat(small, areas[small])
     place = np.arange(len(leaf)) - np.repeat(np.cumsum(areas[small]) - areas[small], areas[small])
     row, column = np.divmod(place, (right - left)[leaf])
@@ -150,7 +150,7 @@ def _topmost(leaves: Leaves, height: int, width: int) -> Indices:
     on = np.flatnonzero(leaves.cover(leaf, row.astype(np.float32), column.astype(np.float32)))
     owner[row[on] * width + column[on]] = leaf[on]  # of several the last, which lies on top
     whole = owner.reshape(height, width)
-    for index in np.flatnonzero(areas >= SMALL_WINDOW).tolist():
+    for index in np.flatnonzero(areas >= SMALL_LEAF).tolist():
         part = whole[top[index] : bottom[index], left[index] : right[index]]
         rows = np.arange(top[index], bottom[index], dtype=np.float32)[:, None]
         columns = np.arange(left[index], right[index], dtype=np.float32)[None, :]

@@ -27,9 +27,9 @@ def on_leaf(leaves, i, row, column):
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("small", [0, module.SMALL_WINDOW, 10**6])
+@pytest.mark.parametrize("small", [0, module.SMALL_LEAF, 10**6])
 def test_leaves_painted_together_are_leaves_painted_one_after_the_other(seed, small, monkeypatch):
-    monkeypatch.setattr(module, "SMALL_WINDOW", small)
+    monkeypatch.setattr(module, "SMALL_LEAF", small)
     texture, leaves = falling(seed)
     got, near = painted_leaves(texture, leaves), 0
     for row, column in np.ndindex(texture.shape):
