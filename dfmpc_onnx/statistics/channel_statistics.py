@@ -85,11 +85,12 @@ def mean_shift(plain: npt.NDArray[np.generic], hat: npt.NDArray[np.generic]) -> 
     Positions of one map overlap in what they see, so the means of whole images count, or of long runs of positions
     where there are few images. plain, hat: ``[n, channels, ...]`` of one shape.
     """
-    return shrunk_mean(_run_means(_rows(plain)) - _run_means(_rows(hat)))
+    return shrunk_mean(run_means(plain) - run_means(hat))
 
 
-def _run_means(rows: Float32) -> Float:
+def run_means(x: npt.NDArray[np.generic]) -> Float:
     """Means of the images, or of as many runs of their positions as make `ENOUGH_RUNS`: ``[runs, channels]``."""
+    rows = _rows(x)
     images, channels, positions = rows.shape
     wanted = -(-ENOUGH_RUNS // max(images, 1))
     runs = max(min(wanted, positions // SHORTEST_RUN), 1)

@@ -25,8 +25,8 @@ from dfmpc_onnx.numerics.channel_groups import array_groups
 from dfmpc_onnx.numerics.least_squares import PatchMoments
 from dfmpc_onnx.numerics.moments import MeanVariance
 from dfmpc_onnx.numerics.output_loss import OutputLoss, output_loss
-from dfmpc_onnx.numerics.recalibration import restoring_gain
-from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics, channel_moments, mean_shift
+from dfmpc_onnx.numerics.recalibration import restoring_gain, shrunk_mean
+from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics, channel_moments, run_means
 from dfmpc_onnx.statistics.image_streams import ImageStreams, affine_map, alike, bytes_of, is_index
 from dfmpc_onnx.statistics.walk import Affine, Live
 
@@ -97,9 +97,10 @@ class LayerVariants:
             feeds = {name: value.hats.get(own, value.plain) for name, value in inputs.items()}
             hat = self._plain.run(node, feeds, weight_hat)[0]
             found = dataclasses.replace(found, hats={**found.hats, own: hat})
-        if node.name not in self._centred:
+        if node.name not in self._centred or not found.hats or not found.plain.size or found.plain.ndim < 2:
             return found
-        return Variants(found.plain, {name: _centred(found.plain, hat) for name, hat in found.hats.items()})
+        means = run_means(found.plain)
+        return Variants(found.plain, {name: _centred(means, hat) for name, hat in found.hats.items()})
 
     def shortfall(self, output: Variants) -> Callable[[], Float] | None:
         return None
@@ -202,10 +203,13 @@ class LayerVariants:
         return variant
 
 
-def _centred(plain: npt.NDArray[np.generic], hat: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    """A variant's output with the mean of each channel corrected, as far as the sample vouches for it."""
-    if not plain.size or plain.ndim < 2:
-        return hat
-    shift = mean_shift(plain, hat).astype(np.float32)
-    result: npt.NDArray[np.generic] = np.asarray(hat, np.float32) + shift.reshape(-1, *(1,) * (hat.ndim - 2))
+def _centred(means: Float, hat: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    """A variant's output, which nobody else has, with the mean of each channel corrected, as far as the sample vouches
+    for it.
+
+    means: `run_means` of the float network.
+    """
+    shift = shrunk_mean(means - run_means(hat)).astype(np.float32)
+    result = np.asarray(hat, np.float32)
+    result += shift.reshape(-1, *(1,) * (hat.ndim - 2))
     return result
