@@ -131,13 +131,7 @@ def _insert(
     for name, switch in by_tensor.items():
         scale = names(f"{name}.scale")
         graph.initializer.append(onnx.numpy_helper.from_array(np.array(scales[name]), scale))
-        steps, whole, rounded = (names(f"{name}.{stem}") for stem in ("steps", "whole", "rounded"))
-        nodes = [
-            onnx.helper.make_node("Div", [name, scale], [steps], steps),
-            onnx.helper.make_node("Round", [steps], [whole], whole),
-            onnx.helper.make_node("Mul", [whole, scale], [rounded], rounded),
-            onnx.helper.make_node("Where", [switch, rounded, name], [switched[name]], switched[name]),
-        ]
+        nodes = [_switch(name, scale, switch, switched[name], names)]
         if name in inputs:
             first += nodes
         else:
@@ -153,6 +147,24 @@ def _insert(
         onnx.helper.make_tensor_value_info(switch, onnx.TensorProto.BOOL, [])
         for switch in dict.fromkeys(by_tensor.values())
     )
+
+
+def _switch(name: str, scale: str, switch: str, switched: str, names: Namer) -> onnx.NodeProto:
+    """A tensor as it is or rounded: an If, which copies it once where it is left alone."""
+    steps, whole, rounded, left = (names(f"{name}.{stem}") for stem in ("steps", "whole", "rounded", "left"))
+    nodes = [
+        onnx.helper.make_node("Div", [name, scale], [steps], steps),
+        onnx.helper.make_node("Round", [steps], [whole], whole),
+        onnx.helper.make_node("Mul", [whole, scale], [rounded], rounded),
+    ]
+    same = onnx.helper.make_node("Identity", [name], [left], left)
+    branches = {
+        branch: onnx.helper.make_graph(
+            inner, branch, [], [onnx.helper.make_empty_tensor_value_info(inner[-1].output[0])]
+        )
+        for branch, inner in (("then_branch", nodes), ("else_branch", [same]))
+    }
+    return onnx.helper.make_node("If", [switch], [switched], switched, **branches)
 
 
 def _add_compared_outputs(model: onnx.ModelProto, compared: ComparedTensors, switched: Mapping[str, str]) -> list[str]:

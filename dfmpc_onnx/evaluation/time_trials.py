@@ -49,7 +49,7 @@ Clock = Callable[[Sequence[Loadable], Feeds], list[list[float]]]
 
 def session_times(models: Sequence[Loadable], feeds: Feeds) -> list[list[float]]:
     """Seconds of whole runs of models in onnxruntime in each round, ``[models][rounds]``, measured in turns."""
-    sessions = [Session(model, label="a model to be timed") for model in models]
+    sessions = [Session(model, label="a model to be timed", spinning=True) for model in models]
     return run_times([(session, as_taken(session, feeds)) for session in sessions])
 
 

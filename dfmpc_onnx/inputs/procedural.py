@@ -11,17 +11,16 @@ does: networks that look for text, signs or thin structures are barely active on
 from __future__ import annotations
 
 import functools
+import math
 
 import numpy as np
 import numpy.typing as npt
 
+from dfmpc_onnx.inputs.leaves import COLOUR_AXES, COLOUR_MEAN, COLOUR_STD, draw_leaves, painted_leaves
+from dfmpc_onnx.numerics.arrays import Float, Float32
+
 Pixels = npt.NDArray[np.uint8]
 SMALLEST, LARGEST = 0.02, 0.55  # radius of a leaf as a share of the picture's shorter side
-TEXTURE = 9.0  # deviation of the 1/f texture on a leaf, on the 0..255 scale
-# Photographs' colours lie mostly along brightness; what is left is spread over two weaker directions.
-COLOUR_AXES = np.array([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [-0.5, 1.0, -0.5]])
-COLOUR_STD = np.array([62.0, 20.0, 10.0])
-COLOUR_MEAN = np.array([123.0, 116.0, 104.0])
 # Writing: rows on a picture, glyphs in a row, their size as a share of the shorter side, strokes' thickness of that.
 ROWS, GLYPHS = 6, (3, 14)
 GLYPH_SIZE, THICKNESS = (0.04, 0.25), (0.05, 0.11)
@@ -40,7 +39,7 @@ def noise_fields(
     standardize: bool = False,
     exponent: float = 1.0,
     correlation: float = 0.8,
-) -> npt.NDArray[np.float64]:
+) -> Float:
     """Random fields with amplitude 1/f^exponent, 1/f as photographs: ``[count, channels, *shape]``.
 
     Over all fields mean 0 and deviation 1; each has a mean of its own, as one photograph is darker than another, or
@@ -57,12 +56,27 @@ def noise_fields(
     if standardize:
         amplitude.reshape(-1)[0] = 0.0
     white = generator.standard_normal((count, channels + 1, *shape))
-    fields = np.fft.ifftn(np.fft.fftn(white, axes=axes) * amplitude, axes=axes).real
-    deviation = fields.std(axis=axes, keepdims=True) if standardize else np.sqrt(np.square(amplitude).mean())
-    fields /= np.maximum(deviation, 1e-12)
+    # Of real fields half of the spectrum says all; what is linear is done to it before the way back.
+    spectrum = np.fft.rfftn(white, axes=axes)
+    spectrum *= amplitude[..., : spectrum.shape[-1]]
+    deviation = _deviations(spectrum, shape) if standardize else np.sqrt(np.square(amplitude).mean())
+    spectrum /= np.maximum(deviation, 1e-12)
     own = round(1 - correlation, 6)  # 0.2, which 1 - 0.8 is not quite
-    result: npt.NDArray[np.float64] = np.sqrt(correlation) * fields[:, :1] + np.sqrt(own) * fields[:, 1:]
+    mixed = np.sqrt(own) * spectrum[:, 1:]
+    mixed += np.sqrt(correlation) * spectrum[:, :1]
+    result: Float = np.fft.irfftn(mixed, s=shape, axes=axes)
     return result
+
+
+def _deviations(spectrum: npt.NDArray[np.complex128], shape: tuple[int, ...]) -> Float:
+    """Of real fields of mean 0 and this shape, from their `rfftn`, by Parseval: ``[count, channels, 1...]``."""
+    power = np.square(spectrum.real) + np.square(spectrum.imag)
+    twice = np.full(spectrum.shape[-1], 2.0)  # what stands for its conjugate too
+    twice[0] = 1.0
+    if shape[-1] % 2 == 0:
+        twice[-1] = 1.0
+    total: Float = (power * twice).sum(axis=tuple(range(2, 2 + len(shape))), keepdims=True)
+    return np.sqrt(total) / math.prod(shape)
 
 
 def pictures(count: int, height: int, width: int, seed: int) -> Pixels:
@@ -100,31 +114,35 @@ def _picture_of_series(index: int, height: int, width: int, seed: int, written: 
     if written:
         for _ in range(ROWS):
             _write(canvas, generator)
-    blocks = canvas.reshape(height, finer, width, finer, 3)
-    picture: Pixels = np.clip(np.rint(blocks.mean(axis=(1, 3))), 0, 255).astype(np.uint8)
+    picture: Pixels = np.clip(np.rint(_averaged(canvas, finer)), 0, 255).astype(np.uint8)
     picture.flags.writeable = False  # it is handed out again
     return picture
+
+
+def _averaged(canvas: Float32, finer: int) -> Float32:
+    """Each block of so many rows and columns as one pixel."""
+    total = np.zeros((len(canvas) // finer, canvas.shape[1] // finer, canvas.shape[2]), np.float32)
+    for row, column in np.ndindex(finer, finer):
+        total += canvas[row::finer, column::finer]
+    total /= np.float32(finer**2)
+    return total
 
 
 _small_picture = functools.lru_cache(SMALL_KEPT)(_picture_of_series)
 _large_picture = functools.lru_cache(KEPT)(_picture_of_series)
 
 
-def _picture(height: int, width: int, generator: np.random.Generator) -> npt.NDArray[np.float32]:
+def _picture(height: int, width: int, generator: np.random.Generator) -> Float32:
     side = min(height, width)
     smallest, largest = max(SMALLEST, 0.7 / side), LARGEST
     fields = noise_fields(1, 1, (height, width), int(generator.integers(2**31)), standardize=True)
     texture = fields[0, 0].astype(np.float32)
     ground = COLOUR_MEAN + (generator.standard_normal(3) * COLOUR_STD) @ COLOUR_AXES
-    canvas: npt.NDArray[np.float32] = ground.astype(np.float32) + np.float32(2 * TEXTURE) * texture[:, :, None]
     radii = _radii(generator, smallest, largest, height / side * width / side)
-    for radius in radii * side:
-        _paint(canvas, texture, float(radius), generator)
-    np.clip(canvas, 0, 255, out=canvas)
-    return canvas
+    return painted_leaves(texture, draw_leaves(height, width, radii * side, ground, generator))
 
 
-def _radii(generator: np.random.Generator, smallest: float, largest: float, area: float) -> npt.NDArray[np.float64]:
+def _radii(generator: np.random.Generator, smallest: float, largest: float, area: float) -> Float:
     """Radii by the power law, in the order in which the leaves fall; about as many as cover the picture thrice."""
     a, b = smallest**-2, largest**-2  # inverse of the distribution function for density r^-3
     mean_square = 2 * np.log(largest / smallest) / (a - b)
@@ -134,36 +152,7 @@ def _radii(generator: np.random.Generator, smallest: float, largest: float, area
     return np.concatenate([few, radii])
 
 
-def _paint(
-    canvas: npt.NDArray[np.float32], texture: npt.NDArray[np.float32], radius: float, generator: np.random.Generator
-) -> None:
-    height, width = canvas.shape[:2]
-    x, y = generator.uniform(0, width), generator.uniform(0, height)
-    kind, angle, stretch = generator.integers(3), generator.uniform(0, 2 * np.pi), generator.uniform(0.4, 1.0)
-    colour = COLOUR_MEAN + (generator.standard_normal(3) * COLOUR_STD) @ COLOUR_AXES
-    slope = generator.normal(0, 18.0, 2) / max(radius, 1.0)
-    strength = abs(generator.normal(0, TEXTURE))
-    reach = radius * 1.5
-    top, bottom = max(int(y - reach), 0), min(int(y + reach) + 2, height)
-    left, right = max(int(x - reach), 0), min(int(x + reach) + 2, width)
-    if top >= bottom or left >= right:
-        return
-    dy = np.arange(top, bottom, dtype=np.float32)[:, None] - np.float32(y)
-    dx = np.arange(left, right, dtype=np.float32)[None, :] - np.float32(x)
-    cosine, sine = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-    u, v = dx * cosine + dy * sine, (dy * cosine - dx * sine) / np.float32(stretch)
-    if kind == 0:
-        inside = u * u + v * v <= radius * radius
-    elif kind == 1:
-        inside = np.maximum(np.abs(u), np.abs(v)) <= radius * np.float32(0.9)
-    else:
-        inside = (v >= -radius * np.float32(0.6)) & (np.abs(u) * np.float32(1.7) + v <= radius)
-    shade = np.float32(slope[0]) * u + np.float32(slope[1]) * v + np.float32(strength) * texture[top:bottom, left:right]
-    patch = canvas[top:bottom, left:right]
-    patch[inside] = colour.astype(np.float32) + shade[inside][:, None]
-
-
-def _write(canvas: npt.NDArray[np.float32], generator: np.random.Generator) -> None:
+def _write(canvas: Float32, generator: np.random.Generator) -> None:
     """A row of glyphs, each a few strokes between the points of a grid of three by three."""
     height, width = canvas.shape[:2]
     side = min(height, width)
@@ -182,11 +171,11 @@ def _write(canvas: npt.NDArray[np.float32], generator: np.random.Generator) -> N
 
 
 def _paint_glyph(
-    canvas: npt.NDArray[np.float32],
+    canvas: Float32,
     place: tuple[float, float],
     extent: tuple[float, float],
     thickness: float,
-    colour: npt.NDArray[np.float32],
+    colour: Float32,
     generator: np.random.Generator,
 ) -> None:
     ends = [

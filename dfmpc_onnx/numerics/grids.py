@@ -6,10 +6,12 @@ import dataclasses
 
 import numpy as np
 
-from dfmpc_onnx.numerics.arrays import Float, Float32
+from dfmpc_onnx.numerics.arrays import Float, Float32, Floating
 
 ASYMMETRIC_BITS = 4  # docs/method.md, section 5: at 4 bits and below an integer zero point pays
 SHRINK = np.linspace(1.0, 0.3, 29)
+CACHED = 2**15  # weights that are looked at in one go: what is made of them stays in the processor's cache
+FEWEST_ROWS = 256  # that one operation serves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,39 +44,89 @@ class Grid:
         return self.values(self.codes(values))
 
 
-def uniform_grid(weight: Float32, importance: Float, bits: int, raster: int = 3) -> Grid:
+def uniform_grid(weight: Float32, importance: Floating, bits: int, raster: int = 3) -> Grid:
     """The uniform grid of least ``sum_k h_k (w_k - Q(w_k))^2`` in each row, found over shrunken ranges.
 
     At 4 bits and below the range is ``[min, max]`` of the row with a whole zero point, above it is symmetric.
-    weight: ``[rows, k]`` float32. importance: h, ``[rows, k]`` or ``[k]``, at least 0. bits: 2 to 8. raster: of the
-    shrunken ranges one in so many is tried at each end where both are sought apart, at 2 and 3 bits.
+    weight: ``[rows, k]`` float32. importance: h, at least 0, ``[k]`` or ``[groups, k]``, each of as many rows that
+    follow each other. bits: 2 to 8. raster: of the shrunken ranges one in so many is tried at each end where both are
+    sought apart, at 2 and 3 bits.
     """
+    rows, k = weight.shape
+    given = np.atleast_2d(np.asarray(importance, np.float32))
+    h = np.ascontiguousarray(np.broadcast_to(given, (len(given), k)))
     lowest, highest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-    h = np.broadcast_to(importance, weight.shape).astype(np.float32)
-    low = np.minimum(weight.min(axis=1, keepdims=True), 0)
-    high = np.maximum(weight.max(axis=1, keepdims=True), 0)
-    asymmetric = bits <= ASYMMETRIC_BITS
-    best: tuple[Float32, Float32] | None = None
-    least = np.full((len(weight), 1), np.inf, np.float32)
+    scale, zero = np.empty(rows, np.float32), np.zeros(rows, np.float32)
+    each = rows // len(h)
+    at_once = each if 1 < len(h) < rows else max(FEWEST_ROWS, CACHED // max(k, 1))
+    for start in range(0, rows, at_once):
+        part = slice(start, min(start + at_once, rows))
+        own = h[0] if len(h) == 1 else h[part] if each == 1 else h[start // each]
+        scale[part], zero[part] = _best_ranges(weight[part], own, bits, raster)
+    lower = lowest if bits <= ASYMMETRIC_BITS else -highest
+    return Grid(scale[:, None], zero[:, None], lower, highest, bits)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Trials:
+    """Ranges to try for each row: scale, whole zero point, and the ends of the grid from there: ``[trials, rows]``."""
+
+    scale: Float32
+    zero: Float32
+    least: Float32
+    most: Float32
+
+
+def _trials(weight: Float32, bits: int, raster: int) -> _Trials:
+    low, high = np.minimum(weight.min(axis=1), 0), np.maximum(weight.max(axis=1), 0)
+    lowest, highest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    if bits > ASYMMETRIC_BITS:
+        scale = _positive(np.maximum(-low, high) * _column(SHRINK) / np.float32(highest))
+        whole = np.full_like(scale, highest)
+        return _Trials(scale, np.zeros_like(scale), -whole, whole)
     # Two or three bits have no level to spare: their two ends are sought apart, on a coarser raster.
-    ends = [(a, b) for a in SHRINK[::raster] for b in SHRINK[::raster]] if bits <= 3 else [(a, a) for a in SHRINK]
-    for shrink_low, shrink_high in ends if asymmetric else [(a, a) for a in SHRINK]:
-        if asymmetric:
-            bottom, top = low * np.float32(shrink_low), high * np.float32(shrink_high)
-            scale = (top - bottom) / np.float32(2**bits - 1)
-            scale = np.where(scale > 0, scale, np.float32(1))
-            zero = np.clip(np.rint(lowest - bottom / scale), lowest, highest)
-        else:
-            scale = np.maximum(-low, high) * np.float32(shrink_low) / np.float32(highest)
-            scale = np.where(scale > 0, scale, np.float32(1))
-            zero = np.zeros_like(scale)
-        trial = Grid(scale, zero, lowest if asymmetric else -highest, highest, bits)
-        error = (h * np.square(weight - trial.nearest(weight))).sum(axis=1, keepdims=True)
-        better = error < least
-        least = np.where(better, error, least)
-        best = (scale, zero) if best is None else (np.where(better, scale, best[0]), np.where(better, zero, best[1]))
-    assert best is not None  # SHRINK is not empty
-    return Grid(best[0], best[1], lowest if asymmetric else -highest, highest, bits)
+    few = SHRINK[::raster]
+    ends = (np.repeat(few, len(few)), np.tile(few, len(few))) if bits <= 3 else (SHRINK, SHRINK)
+    bottom, top = low * _column(ends[0]), high * _column(ends[1])
+    scale = _positive((top - bottom) / np.float32(2**bits - 1))
+    zero = np.clip(np.rint(lowest - bottom / scale), lowest, highest)
+    return _Trials(scale, zero, lowest - zero, highest - zero)
+
+
+def _best_ranges(weight: Float32, h: Float32, bits: int, raster: int) -> tuple[Float32, Float32]:
+    """Scale and zero point of some rows, ``[rows]``; h: ``[k]`` or ``[rows, k]``.
+
+    All trials look at as many columns as the processor's cache holds before the next are read.
+    """
+    rows, k = weight.shape
+    trials = _trials(weight, bits, raster)
+    error = np.zeros_like(trials.scale)
+    step = min(max(1, CACHED // rows), k)
+    steps, codes = (np.empty((step, rows), np.float32) for _ in range(2))
+    for start in range(0, k, step):
+        columns = np.ascontiguousarray(weight[:, start : start + step].T)
+        counts = np.ascontiguousarray(h[..., start : start + step].T)
+        off, whole = steps[: len(columns)], codes[: len(columns)]
+        for trial in range(len(error)):
+            np.divide(columns, trials.scale[trial], out=off)
+            np.rint(off, out=whole)
+            np.maximum(whole, trials.least[trial], out=whole)
+            np.minimum(whole, trials.most[trial], out=whole)
+            off -= whole
+            np.square(off, out=off)
+            error[trial] += counts @ off if counts.ndim == 1 else np.einsum("kr,kr->r", off, counts)
+    error *= np.square(trials.scale / trials.scale.max(axis=0))  # of tiny weights squares would be 0
+    best, index = error.argmin(axis=0), np.arange(rows)
+    return trials.scale[best, index], trials.zero[best, index]
+
+
+def _column(values: Float) -> Float32:
+    return values.astype(np.float32)[:, None]
+
+
+def _positive(scale: Float32) -> Float32:
+    """A row of zeros has no range; any scale suits it."""
+    return np.where(scale > 0, scale, np.float32(1))
 
 
 def ternary_grid(scale: Float32) -> Grid:

@@ -6,6 +6,8 @@ import heapq
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+UNSEEN_GROWTH = 1.25  # by which those found grow before what is left of many is measured again
+
 
 class Costliest(NamedTuple):
     """Those found singly, costliest first, and parts of which it is not known which of theirs cost most."""
@@ -35,21 +37,30 @@ def costliest(cost: Callable[[Sequence[int]], float], count: int, budget: float,
         return cost(indices)
 
     found: list[int] = []
-    parts = [(-cost_of(range(count)), 0, count)] if count else []
+    parts = [(-cost_of(range(count)), 0, count, True)] if count else []  # cost, ends, and whether it was measured
     if not parts or -parts[0][0] <= budget:
         return Costliest(found, [])
+    last, due = 0, 1  # how many were found when what is left was measured, and will be when it is again
     while parts and calls < most:
-        _, low, high = heapq.heappop(parts)
+        whole, low, high, measured = heapq.heappop(parts)
+        if not measured:
+            heapq.heappush(parts, (-cost_of(range(low, high)), low, high, True))
+            continue
         if high - low == 1:
             found.append(low)
+            if len(found) < due:
+                continue
             if cost_of(_others(found, count)) <= budget:
-                return Costliest(found, [])
+                return Costliest(found[: _fewest(found, last, lambda few: cost_of(_others(few, count)) <= budget)], [])
+            last, due = len(found), max(len(found) + 1, int(len(found) * UNSEEN_GROWTH))
             continue
         middle = (low + high) // 2
-        for a, b in ((low, middle), (middle, high)):
-            heapq.heappush(parts, (-cost_of(range(a, b)), a, b))
+        lower = cost_of(range(low, middle))
+        heapq.heappush(parts, (-lower, low, middle, True))
+        # Costs about add up: the other half is measured once it seems to be the costliest part of all.
+        heapq.heappush(parts, (-max(-whole - lower, 0.0), middle, high, False))
     parts.sort(key=lambda part: part[0] / (part[2] - part[1]))
-    ordered = [list(range(low, high)) for _, low, high in parts]
+    ordered = [list(range(low, high)) for _, low, high, _ in parts]
 
     def candidate(first: int) -> Costliest:
         return Costliest(found, ordered[:first])
@@ -62,6 +73,18 @@ def costliest(cost: Callable[[Sequence[int]], float], count: int, budget: float,
         else:
             few = middle + 1
     return candidate(enough)
+
+
+def _fewest(found: Sequence[int], last: int, enough: Callable[[Sequence[int]], bool]) -> int:
+    """How many of those found are enough, more than `last` and at most all, by bisection."""
+    low, high = last + 1, len(found)
+    while low < high:
+        middle = (low + high) // 2
+        if enough(found[:middle]):
+            high = middle
+        else:
+            low = middle + 1
+    return high
 
 
 def _others(taken: Sequence[int], count: int) -> list[int]:

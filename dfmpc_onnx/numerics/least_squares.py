@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dfmpc_onnx.numerics.arrays import Float, Float32, Floating
+from dfmpc_onnx.numerics.factorization import solved_from_right
 
 RIDGE = 1.0  # of mean diag H: the moments are those of images that are not the user's, so W is left only for much
 LEDOIT_WOLF_PATCHES = 500
@@ -232,13 +233,14 @@ def ledoit_wolf(patches: Float32, second: Floating, mean: Float) -> Float:
     """
     n = patches.shape[1]
     few = patches[:, :: max(1, n // LEDOIT_WOLF_PATCHES)]  # enough for one number
-    squares = np.square(few - mean[:, None, :].astype(np.float32))
+    squares = few - mean[:, None, :].astype(np.float32)
+    np.square(squares, out=squares)
     # sum over i != j of E[(x_i x_j)^2], without forming the k^2 products of every patch
-    fourth = np.square(squares.sum(axis=2, dtype=np.float64)).mean(axis=1)
-    fourth -= np.square(squares).sum(axis=2, dtype=np.float64).mean(axis=1)
+    fourth = np.square(squares.sum(axis=2).astype(np.float64)).mean(axis=1)
+    fourth -= np.einsum("gnk,gnk->g", squares, squares).astype(np.float64) / squares.shape[1]
     # sum over i != j of (second_ij - mean_i mean_j)^2, multiplied out: no further k^2 numbers
     power = np.square(mean).sum(axis=1)
-    whole = np.einsum("gij,gij->g", second, second, dtype=np.float64)
+    whole = np.einsum("gij,gij->gi", second, second).sum(axis=1, dtype=np.float64)
     whole += np.square(power) - 2 * np.einsum("gi,gi->g", (mean[:, None] @ second)[:, 0], mean)
     off = whole - np.square(np.einsum("gii->gi", second) - np.square(mean)).sum(axis=1)
     share: Float = np.clip((fourth - off) / n / np.maximum(off, 1e-30), 0.0, 1.0)
@@ -263,7 +265,10 @@ def least_squares(weight: Float32, moments: PatchMoments, ridge: float = RIDGE) 
     right: Floating = moments.cross_product(weight).astype(precision) - weight.astype(precision) @ held
     index = np.arange(k)
     held[:, index, index] += r.astype(precision)[:, None]
-    correction = np.linalg.solve(held, right.transpose(0, 2, 1)).transpose(0, 2, 1)
+    if precision == np.float32:
+        correction = solved_from_right(held, right)
+    else:  # a weak ridge may leave what rounding makes of an eigenvalue 0
+        correction = np.linalg.solve(held, right.transpose(0, 2, 1)).transpose(0, 2, 1)
     return np.ascontiguousarray(weight + correction, np.float32)
 
 

@@ -1,21 +1,26 @@
 """Rounding with error feedback: each weight's rounding error is made good by those not yet rounded.
 
-Optimal brain quantization for a fixed order of the columns, through the Cholesky factor of the inverse second moment
-(Frantar et al. 2022, "GPTQ", algorithm 1), batched over groups so that depthwise layers cost one call.
+Optimal brain quantization for a fixed order of the columns (Frantar et al. 2022, "GPTQ", algorithm 1), written as
+Babai's nearest plane: with ``H = M M'``, M upper triangular in that order, ``e H e' = sum_j (e M)_j^2`` for
+``e = w - w^``, and column j of M holds all that is known of e when w_j is rounded. So no inverse is needed, and the
+error of the rounding is a sum that the walk makes anyway. Batched over groups, so that depthwise layers cost one call.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from dfmpc_onnx.numerics.arrays import Float, Float32, Floating
+from dfmpc_onnx.numerics.arrays import CodeArray, Float, Float32, Floating
+from dfmpc_onnx.numerics.factorization import cholesky
 from dfmpc_onnx.numerics.grids import Grid
 
 DAMPING = 0.05  # of mean diag H: docs/method.md, section 5
-COLUMNS_AT_ONCE = 64
+COLUMNS_AT_ONCE, COLUMNS_WITHIN = 128, 16  # columns that one product serves, in blocks and in blocks of blocks
 WIDE = (1.0, 0.8, 1.25)  # scales tried on grids of few levels, as multiples of the one that suits nearest rounding
 CLOSE = (1.0, 0.92, 1.08)  # and then around the best
 FEW_LEVELS = 3  # bits
@@ -23,162 +28,277 @@ FINE = 8  # bits at which the nearest grid is good enough
 STACKED = 2**24  # weights that trials may take at a time
 
 
-def feedback_factor(hat: Floating, damping: float = DAMPING) -> tuple[npt.NDArray[np.intp], Float32]:
-    """The order of the columns and the factor that spreads their errors: ``[groups, k]`` and ``[groups, k, k]``.
+@dataclasses.dataclass(frozen=True)
+class Feedback:
+    """How the errors of columns are spread over those that follow.
 
-    hat: ``[groups, k, k]``, ``E[x^ x^']``. Columns go in falling order of its diagonal. The factor is the
-    upper triangular U with ``U' U = (H + damping mean diag H)^-1`` in that order. It serves any weight and grid.
+    order: of the columns, ``[groups, k]``. factor: M in that order, ``M M' = H + damp I``, each column over its
+    diagonal, ``[groups, k, k]``; pivots: that diagonal, ``[groups, k]``; damp: ``[groups]``.
     """
+
+    order: npt.NDArray[np.intp]
+    factor: Float32
+    pivots: Float32
+    damp: Float
+
+
+def feedback_of(hat: Floating, damping: float = DAMPING) -> Feedback:
+    """Feedback under H, for any weight and grid. hat: H, ``[groups, k, k]``. Columns go in falling order of diag H."""
     diagonal = np.einsum("gii->gi", hat)
     order = np.argsort(-diagonal, axis=1, kind="stable")
     backwards = order[:, ::-1]
-    ordered = hat[np.arange(len(hat))[:, None, None], backwards[:, :, None], backwards[:, None, :]]
-    # The factor of the inverse from one Cholesky of the reversed matrix: H = P L L' P, H^-1 = (P L^-T)(P L^-T)'.
-    lower = _cholesky(ordered, np.maximum(damping * diagonal.mean(axis=1), 1e-12))
-    # The factor is used in float32, so it may be inverted in float32; the decomposition may not.
-    return order, np.ascontiguousarray(_triangular_inverse(lower.astype(np.float32))[:, ::-1, ::-1])
+    if len(hat) == 1:
+        ordered = hat[0].take(backwards[0], axis=0).take(backwards[0], axis=1)[None]
+    else:
+        ordered = hat[np.arange(len(hat))[:, None, None], backwards[:, :, None], backwards[:, None, :]]
+    lower, damp = _damped_cholesky(ordered, np.maximum(damping * diagonal.mean(axis=1), 1e-12))
+    pivots = np.einsum("gii->gi", lower)[:, ::-1].copy()
+    return Feedback(order, lower[:, ::-1, ::-1] / pivots[:, None, :], pivots, damp)
 
 
-def _cholesky(matrix: Floating, damp: Float) -> Float:
-    """The lower factor of matrices ``[groups, k, k]`` plus damp on the diagonal, more where rounding demands it."""
-    index = np.arange(matrix.shape[1])
-    damped = matrix.astype(np.float64)
-    for _ in range(6):
-        damped[:, index, index] = matrix[:, index, index] + damp[:, None]
-        try:
-            return np.asarray(np.linalg.cholesky(damped), np.float64)
-        except np.linalg.LinAlgError:
-            damp = damp * 10
-    spread = np.einsum("gii->gi", matrix) + damp[:, None]  # nothing but the diagonal is to be trusted
-    return np.asarray(np.sqrt(np.maximum(spread, 1e-12))[:, :, None] * np.eye(len(index)), np.float64)
+def _damped_cholesky(matrix: Floating, damp: Float) -> tuple[Float32, Float]:
+    """The lower factor of matrices ``[groups, k, k]`` plus damp on the diagonal, more where rounding demands it.
 
-
-def _triangular_inverse(lower: Float32) -> Float32:
-    """The inverse of lower triangular matrices ``[groups, k, k]``, by halves: numpy has no triangular solver."""
-    k = lower.shape[1]
-    if k <= 128:
-        return np.tril(np.linalg.inv(lower))
-    half = k // 2
-    result = np.zeros_like(lower)
-    head = result[:, :half, :half] = _triangular_inverse(lower[:, :half, :half])
-    tail = result[:, half:, half:] = _triangular_inverse(lower[:, half:, half:])
-    result[:, half:, :half] = -(tail @ (lower[:, half:, :half] @ head))
-    return result
-
-
-def round_with_feedback(weight: Float32, grid: Grid, order: npt.NDArray[np.intp], factor: Float32) -> Float32:
-    """Codes as float32, ``[groups, out/group, k]``, that keep ``|(W - W^) x^|`` small for the inputs behind `factor`.
-
-    weight: ``[groups, out/group, k]`` float32. grid: rows in the order groups, then out/group. order, factor: of
-    `feedback_factor`.
+    In float32 where that does: damped as it is, a matrix of k columns has a condition of at most some 20 k.
     """
-    groups, out, k = weight.shape
-    scale, zero = grid.scale.reshape(groups, out), grid.zero_point.reshape(groups, out)
-    work = np.take_along_axis(weight, order[:, None, :], axis=2)
-    codes = np.empty_like(work)
-    for start in range(0, k, COLUMNS_AT_ONCE):
-        stop = min(start + COLUMNS_AT_ONCE, k)
-        errors = np.empty((groups, out, stop - start), np.float32)
-        for column in range(start, stop):
-            values = work[:, :, column]
-            code = np.clip(np.rint(values / scale + zero), grid.lowest, grid.highest)
-            codes[:, :, column] = code
-            error = (values - (code - zero) * scale) / factor[:, column, column][:, None]
-            errors[:, :, column - start] = error
-            if column + 1 < stop:
-                work[:, :, column + 1 : stop] -= error[:, :, None] * factor[:, column, None, column + 1 : stop]
-        if stop < k:
-            work[:, :, stop:] -= errors @ factor[:, start:stop, stop:]
-    result = np.empty_like(codes)
-    np.put_along_axis(result, np.broadcast_to(order[:, None, :], codes.shape), codes, axis=2)
-    return result
+    index = np.arange(matrix.shape[1])
+    plain = matrix[:, index, index].astype(np.float64)
+    for attempt in range(7):
+        damped: Floating = matrix.astype(np.float64 if attempt else np.float32)
+        damped[:, index, index] = plain + damp[:, None]
+        try:
+            return np.asarray(cholesky(damped), np.float32), damp
+        except np.linalg.LinAlgError:
+            damp = damp * (10 if attempt else 1)
+    spread = plain + damp[:, None]  # nothing but the diagonal is to be trusted
+    return np.asarray(np.sqrt(np.maximum(spread, 1e-12))[:, :, None] * np.eye(len(index)), np.float32), damp
 
 
-@dataclasses.dataclass
-class _Best:
-    """The best grid and codes of each row so far; error: ``[rows]``."""
+@dataclasses.dataclass(frozen=True)
+class Rounded:
+    """A weight on a grid. codes: ``[rows, k]`` float32, rows in the order groups, then out/group. error:
+    ``(w - w^) H (w - w^)'`` of each row, ``[groups, out/group]``."""
+
+    grid: Grid
+    codes: Float32
+    error: Float
+
+
+@dataclasses.dataclass(frozen=True)
+class _Trial:
+    """A scale and zero point for each row of a grid, ``[groups, out]`` float32."""
+
+    grid: Grid
+    scale: Float32
+    zero: Float32
+
+    def scaled(self, factor: float) -> _Trial:
+        return dataclasses.replace(self, scale=self.scale * np.float32(factor))
+
+    def moved(self, by: int) -> _Trial:
+        zero = np.clip(self.zero + np.float32(by), self.grid.lowest, self.grid.highest)
+        return dataclasses.replace(self, zero=zero)
+
+    @property
+    def few(self) -> bool:
+        """Whether neighbours of a grid are worth a try because it has few levels."""
+        return self.grid.bits <= FEW_LEVELS and self.grid.bits < FINE
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found(_Trial):
+    """What a trial leaves: error ``[groups, out]``, codes ``[k, groups, out]`` in the order of the feedback."""
 
     error: Float
-    scale: Float32
-    zero_point: Float32
-    codes: Float32
+    codes: CodeArray
+
+    def better_of(self, other: _Found | None) -> _Found:
+        """Row by row; this one where both are as good."""
+        if other is None:
+            return self
+        better = other.error < self.error
+        if not better.any():
+            return self
+        scale, zero = np.where(better, other.scale, self.scale), np.where(better, other.zero, self.zero)
+        error, codes = np.where(better, other.error, self.error), np.where(better, other.codes, self.codes)
+        return _Found(self.grid, scale, zero, error, codes)
 
 
-def round_on_best_grid(
-    weight: Float32,
-    grid: Grid,
-    hat: Floating,
-    order: npt.NDArray[np.intp],
-    factor: Float32,
-    *,
-    thorough: bool = True,
-) -> tuple[Grid, Float32]:
-    """A grid for rounding with feedback and the codes on it, ``[rows, k]`` float32: rows are groups, then out/group.
+class FeedbackRounder:
+    """Rounds one weight ``[groups, out/group, k]`` float32 on any grid, so that ``|(W - W^) x^|`` stays small."""
 
-    Feedback drives the weights that are rounded late away from where they were, so the grid that is best for the
-    nearest level is too narrow for it. Some scales around it are tried, at few levels zero points too, and each row
-    keeps what leaves the least ``(w - w^) H (w - w^)'``, its scale fitted to the codes by least squares.
+    def __init__(self, weight: Float32, hat: Floating) -> None:
+        """hat: H, ``E[x^ x^']``, ``[groups, k, k]``."""
+        self._feedback = feedback_of(hat)
+        self._hat = hat
+        self._rows = weight
+        self._weight = self._ordered(weight)
 
-    weight: ``[groups, out/group, k]`` float32. hat: H, ``[groups, k, k]``. order, factor: of `feedback_factor`.
-    thorough: whether neighbours of the best scale are tried too; without it an estimate of what rounding loses.
+    def on_best_grid(self, grid: Grid, *, thorough: bool = True) -> Rounded:
+        """One grid, as `on_best_grids`."""
+        return self.on_best_grids([grid], thorough=thorough)[0]
+
+    def on_best_grids(self, grids: Sequence[Grid], *, thorough: bool = True) -> list[Rounded]:
+        """For each grid one of the same form that suits rounding with feedback, and the weight on it.
+
+        Feedback drives the weights that are rounded late away from where they were, so the grid that is best for the
+        nearest level is too narrow for it. Some scales around it are tried, at few levels zero points too, and each row
+        keeps what leaves the least ``(w - w^) H (w - w^)'``, its scale fitted to the codes by least squares.
+
+        thorough: whether neighbours of the best scale are tried too; without it an estimate of what rounding loses.
+        """
+        groups, out, _ = self._rows.shape
+        firsts = [
+            _Trial(grid, *(v.reshape(groups, out).astype(np.float32) for v in (grid.scale, grid.zero_point)))
+            for grid in grids
+        ]
+        best = self._best([_first_trials(trial, thorough) for trial in firsts], [None] * len(firsts))
+        if thorough and any(trial.few for trial in firsts):
+            best = self._best([_near_trials(found) if found.few else [] for found in best], list(best))
+        return [self._rounded(found) for found in best]
+
+    def _best(self, trials: list[list[_Trial]], before: Sequence[_Found | None]) -> list[_Found]:
+        """Of each list of trials and what was found before, what is best row by row."""
+        flat = [(index, trial) for index, several in enumerate(trials) for trial in several]
+        best = list(before)
+        at_once = max(1, STACKED // max(self._weight.size, 1))
+        for start in range(0, len(flat), at_once):
+            part = flat[start : start + at_once]
+            for (index, _), found in zip(part, self._walk([trial for _, trial in part]), strict=True):
+                earlier = best[index]
+                best[index] = found if earlier is None else earlier.better_of(found)
+        return [found for found in best if found is not None]
+
+    def _rounded(self, found: _Found) -> Rounded:
+        groups, out, k = self._rows.shape
+        codes = np.empty((groups, out, k), np.float32)
+        if groups == 1:
+            codes[0][:, self._feedback.order[0]] = found.codes[:, 0].T
+        else:
+            order = np.broadcast_to(self._feedback.order[:, None, :], codes.shape)
+            np.put_along_axis(codes, order, found.codes.transpose(1, 2, 0).astype(np.float32), axis=2)
+        scale, zero = found.scale.reshape(-1, 1), found.zero.reshape(-1, 1)
+        grid = dataclasses.replace(found.grid, scale=scale, zero_point=zero)
+        return Rounded(grid, codes.reshape(-1, k), np.maximum(found.error, 0.0))
+
+    def _ordered(self, rows: Float32) -> Float32:
+        """``[k, groups, out/group]``, columns in the order in which they are rounded."""
+        order = self._feedback.order
+        if len(rows) == 1:
+            alone: Float32 = np.ascontiguousarray(rows[0].T).take(order[0], axis=0)[:, None]
+            return alone
+        ordered: Float32 = np.take_along_axis(rows, order[:, None, :], axis=2).transpose(2, 0, 1)
+        return np.ascontiguousarray(ordered)
+
+    @functools.cached_property
+    def _image(self) -> Float32:
+        """``W H`` in the order of `_weight`; only differences of errors that rounding makes are compared."""
+        return self._ordered(self._rows @ self._hat.astype(np.float32, copy=False))
+
+    @functools.cached_property
+    def _power(self) -> Float:
+        """``w H w'``: ``[groups, out]``."""
+        power: Float = np.einsum("kgo,kgo->go", self._image, self._weight).astype(np.float64)
+        return power
+
+    def _walk(self, trials: list[_Trial]) -> list[_Found]:
+        """Round on several trials, which stand beside each other as further outputs of their group."""
+        k, groups, out = self._weight.shape
+        wide = len(trials) * out
+        scale = np.stack([trial.scale for trial in trials], axis=1).reshape(groups, wide)
+        zero = np.stack([trial.zero for trial in trials], axis=1).reshape(groups, wide)
+        ends = np.array([(trial.grid.lowest, trial.grid.highest) for trial in trials], np.float32)
+        least, most = np.repeat(ends, out, axis=0).T
+        columns = _Columns(scale, zero if zero.any() else None, least - zero, most - zero)
+        codes, left = np.empty((k, groups, wide), np.int8), np.empty((k, groups, wide), np.float32)
+        error, spread = np.zeros((groups, wide)), np.zeros((groups, wide))
+        for start in range(0, k, COLUMNS_AT_ONCE):
+            part = slice(start, min(start + COLUMNS_AT_ONCE, k))
+            values = np.repeat(self._weight[part, :, None], len(trials), axis=2).reshape(-1, groups, wide)
+            left[part] = values
+            columns.round(values, start, self._feedback.factor, left, codes)
+            values *= self._feedback.pivots[:, part].T[:, :, None]
+            error += np.einsum("kgo,kgo->go", values, values)
+            spread += np.einsum("kgo,kgo->go", left[part], left[part])
+        error -= self._feedback.damp[:, None] * spread
+        split = (slice(i * out, (i + 1) * out) for i in range(len(trials)))
+        return [
+            self._fitted(t, error[:, own], left[:, :, own], codes[:, :, own])
+            for t, own in zip(trials, split, strict=True)
+        ]
+
+    def _fitted(self, trial: _Trial, error: Float, left: Float32, codes: CodeArray) -> _Found:
+        """With the scale of least squares under the codes. left: ``r = w - w^``, ``[k, groups, out]``."""
+        if trial.grid.bits >= FINE:
+            return _Found(trial.grid, trial.scale, trial.zero, error, codes)
+        # w^ H w^' and w^ H r' from w H w', w H r' and r H r'.
+        mixed = np.einsum("kgo,kgo->go", self._image, left).astype(np.float64)
+        noise, tilt = self._power - 2 * mixed + error, mixed - error
+        fits = (self._power - mixed > 0) & (noise > 0)
+        factor = np.divide(self._power - mixed, noise, out=np.ones_like(noise), where=fits)
+        gain = np.divide(np.square(tilt), noise, out=np.zeros_like(noise), where=fits)
+        return _Found(trial.grid, (trial.scale * factor).astype(np.float32), trial.zero, error - gain, codes)
+
+
+def _first_trials(trial: _Trial, thorough: bool) -> list[_Trial]:
+    if trial.grid.bits >= FINE or not (thorough or trial.few):
+        return [trial]
+    return [trial.scaled(factor) for factor in (WIDE if trial.few else CLOSE)]
+
+
+def _near_trials(found: _Trial) -> list[_Trial]:
+    """Neighbours of the best so far, its own scale with codes of its own among them."""
+    near = [found.scaled(factor) for factor in CLOSE]
+    return near if found.grid.ternary else [*near, found.moved(-1), found.moved(1)]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Columns:
+    """Grids of the outputs that are rounded side by side: ``[groups, wide]`` each; zero: None where all are 0.
+
+    least, most: the ends of a grid, counted from its zero point.
     """
-    narrow = hat.astype(np.float32, copy=False)  # only differences of errors that rounding makes are compared
-    image = weight @ narrow
-    power = np.einsum("gok,gok->go", image, weight).astype(np.float64)
-    few = grid.bits <= FEW_LEVELS
-    if grid.bits >= FINE or not (thorough or few):
-        trials = [(grid.scale, grid.zero_point)]
+
+    scale: Float32
+    zero: Float32 | None
+    least: Float32
+    most: Float32
+
+    def round(self, values: Float32, start: int, factor: Float32, left: Float32, codes: CodeArray) -> None:
+        """Round the columns from `start` on: into codes, and what they leave into `left`, ``[k, groups, wide]`` each.
+
+        values: of these columns, ``[n, groups, wide]``; then ``(e M)_j / M_jj``. factor: of the feedback.
+        """
+        stop, level = start + len(values), np.empty_like(self.scale)
+        _add_left(values, factor[:, :start, start:stop], left[:start])
+        for first in range(start, stop, COLUMNS_WITHIN):
+            last = min(first + COLUMNS_WITHIN, stop)
+            _add_left(values[first - start : last - start], factor[:, start:first, first:last], left[start:first])
+            for column in range(first, last):
+                value = values[column - start]
+                if column > first:
+                    value += _dot(factor[:, first:column, column], left[first:column])
+                np.divide(value, self.scale, out=level)
+                np.rint(level, out=level)
+                np.maximum(level, self.least, out=level)
+                np.minimum(level, self.most, out=level)
+                codes[column] = level if self.zero is None else level + self.zero
+                level *= self.scale
+                value -= level
+                left[column] -= level
+
+
+def _add_left(values: Float32, factor: Float32, left: Float32) -> None:
+    """Add to columns what earlier roundings left for them: factor ``[groups, i, n]``, left ``[i, groups, wide]``."""
+    if not len(left):
+        return
+    if left.shape[1] == 1:
+        values[:, 0] += factor[0].T @ left[:, 0]
     else:
-        trials = [(grid.scale * np.float32(m), grid.zero_point) for m in (WIDE if few else CLOSE)]
-    best = _try(weight, grid, trials, image, power, narrow, order, factor, None)
-    if few and thorough:
-        near = [(best.scale * np.float32(m), best.zero_point) for m in CLOSE]
-        if not grid.ternary:
-            shifted = (np.clip(best.zero_point + np.float32(d), grid.lowest, grid.highest) for d in (-1, 1))
-            near += [(best.scale, zero) for zero in shifted]
-        best = _try(weight, grid, near, image, power, narrow, order, factor, best)
-    return dataclasses.replace(grid, scale=best.scale, zero_point=best.zero_point), best.codes
+        values += (factor.transpose(0, 2, 1) @ left.transpose(1, 0, 2)).transpose(1, 0, 2)
 
 
-def _try(
-    weight: Float32,
-    grid: Grid,
-    trials: list[tuple[Float32, Float32]],
-    image: Float32,
-    power: Float,
-    hat: Float32,
-    order: npt.NDArray[np.intp],
-    factor: Float32,
-    best: _Best | None,
-) -> _Best:
-    """Round on each trial's scale and zero point ``[rows, 1]``; per row, what is better than `best`."""
-    groups, out, k = weight.shape
-    at_once = max(1, STACKED // weight.size)
-    for start in range(0, len(trials), at_once):
-        part = trials[start : start + at_once]
-        # Trials stand beside each other as further outputs of their group: one walk over the columns for all.
-        scales, zeros = (np.stack([t[i].reshape(groups, out) for t in part], axis=1) for i in (0, 1))
-        many = dataclasses.replace(grid, scale=scales.reshape(-1, 1), zero_point=zeros.reshape(-1, 1))
-        found = round_with_feedback(np.tile(weight, (1, len(part), 1)), many, order, factor)
-        found = found.reshape(groups, len(part), out, k)
-        for index in range(len(part)):
-            codes, scale, zero = found[:, index], scales[:, index], zeros[:, index]
-            levels = codes - zero[:, :, None]
-            mixed = np.einsum("gok,gok->go", image, levels).astype(np.float64)
-            noise = np.einsum("gok,gok->go", levels @ hat, levels).astype(np.float64)
-            fits = (mixed > 0) & (noise > 0) & (grid.bits < FINE)
-            fitted = np.divide(mixed, noise, out=scale.astype(np.float64), where=fits).astype(np.float32)
-            error = power - 2 * fitted * mixed + np.square(fitted.astype(np.float64)) * noise
-            now = _Best(
-                error.reshape(-1), fitted.reshape(-1, 1), zero.reshape(-1, 1).astype(np.float32), codes.reshape(-1, k)
-            )
-            if best is None:
-                best = now
-                continue
-            better = now.error < best.error
-            best.error = np.where(better, now.error, best.error)
-            best.scale = np.where(better[:, None], now.scale, best.scale)
-            best.zero_point = np.where(better[:, None], now.zero_point, best.zero_point)
-            best.codes = np.where(better[:, None], now.codes, best.codes)
-    assert best is not None  # there is at least one trial
-    return best
+def _dot(column: Float32, left: Float32) -> Float32:
+    """What earlier roundings left for one column: ``[groups, i]`` by ``[i, groups, wide]``."""
+    found: Float32 = column[0] @ left[:, 0] if left.shape[1] == 1 else np.einsum("gi,igo->go", column, left)
+    return found

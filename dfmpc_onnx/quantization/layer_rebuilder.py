@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import shown
@@ -29,7 +28,7 @@ from dfmpc_onnx.numerics.least_squares import (
 )
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.numerics.recalibration import recalibrate_streams
-from dfmpc_onnx.numerics.rounding import feedback_factor, round_on_best_grid
+from dfmpc_onnx.numerics.rounding import FeedbackRounder, Rounded
 from dfmpc_onnx.numerics.ternary import ternary_optimal
 from dfmpc_onnx.pipeline.facts import Layer, LayerBits
 from dfmpc_onnx.pipeline.manager import Figure, Refusal, Rewrite
@@ -120,45 +119,47 @@ class PooledUses:
 class Task:
     """A weight to round.
 
-    target: ``[groups, out/group, k]``. factor: of the feedback, None for the nearest code. errors: what replacements of
+    target: ``[groups, out/group, k]``. rounder: with feedback, None for the nearest code. errors: what replacements of
     the weight cost its outputs. gain: what the fit that made the target takes back, as a share of what is read next.
     """
 
     target: Float32
     moments: PatchMoments
     measure: Measure | PooledUses
-    factor: tuple[npt.NDArray[np.intp], Float32] | None
+    rounder: FeedbackRounder | None
     layer: Layer
     errors: OutputErrors
     gain: float
 
     def rounded(self, width: BitWidth) -> Candidate:
         """At a width; 2 bits are four levels or ternary, whichever loses less."""
-        if width == 2:
-            return min((self._on_grid(w) for w in (TERNARY, 2)), key=lambda candidate: candidate.lost)
-        return self._on_grid(width)
+        widths: tuple[BitWidth, ...] = (TERNARY, 2) if width == 2 else (width,)
+        return min(self._on_grids(widths), key=lambda candidate: candidate.lost)
 
     def estimated(self) -> dict[BitWidth, Candidate]:
         """At ternary, 2, 4 and 5 bits, on grids that are good rather than the best: for what rounding loses."""
-        found = {width: self._on_grid(width, thorough=False) for width in ESTIMATED_WIDTHS}
+        found = dict(zip(ESTIMATED_WIDTHS, self._on_grids(ESTIMATED_WIDTHS, thorough=False), strict=True))
         found[2] = min(found[2], found[TERNARY], key=lambda candidate: candidate.lost)
         return found
 
-    def _on_grid(self, width: BitWidth, *, thorough: bool = True) -> Candidate:
-        groups, out, k = self.target.shape
-        flat = self.target.reshape(groups * out, k)
+    def _on_grids(self, widths: Sequence[BitWidth], *, thorough: bool = True) -> list[Candidate]:
+        flat = self.target.reshape(-1, self.target.shape[2])
         seen = np.maximum(self.moments.diagonal, 0.0)
         if self.moments.count < FEWEST_PATCHES:
             seen = np.ones_like(seen)  # an input that was 0 in a handful of patches is not 0 for ever
-        importance = np.repeat(seen, out, axis=0)
-        grid = _grid(flat, importance, width, FINE_RASTER if thorough else COARSE_RASTER)
-        if self.factor is None:
-            codes = grid.codes(flat)
-        else:
-            grid, codes = round_on_best_grid(self.target, grid, self.moments.hat, *self.factor, thorough=thorough)
+        grids = [_grid(flat, seen, width, FINE_RASTER if thorough else COARSE_RASTER) for width in widths]
+        if self.rounder is not None:
+            return [self._candidate(found) for found in self.rounder.on_best_grids(grids, thorough=thorough)]
+        return [self._candidate(self._nearest(flat, grid)) for grid in grids]
+
+    def _nearest(self, flat: Float32, grid: Grid) -> Rounded:
+        codes = grid.codes(flat)
         values = grid.values(codes).reshape(self.target.shape)
-        lost = self.measure.share(rounding_error(self.target, values, self.moments))
-        return Candidate(_as_weight(codes, grid, self.layer), values, lost)
+        return Rounded(grid, codes, rounding_error(self.target, values, self.moments))
+
+    def _candidate(self, found: Rounded) -> Candidate:
+        values = found.grid.values(found.codes).reshape(self.target.shape)
+        return Candidate(_as_weight(found.codes, found.grid, self.layer), values, self.measure.share(found.error))
 
 
 class Rebuilder:
@@ -272,8 +273,8 @@ class Rebuilder:
         gain = 0.0 if target is rows else measure.share(errors.of(rows)) - measure.share(errors.of(target))
         shrunk = moments.shrunk().varying(unseen)
         feedback = self._options.rounding == "feedback" and moments.count >= FEWEST_PATCHES
-        factor = feedback_factor(shrunk.hat) if feedback else None
-        return Task(target, shrunk, measure, factor, layer, errors, gain)
+        rounder = FeedbackRounder(target, shrunk.hat) if feedback else None
+        return Task(target, shrunk, measure, rounder, layer, errors, gain)
 
     def measure(self, node: gs.Node, rows: Float32, moments: PatchMoments, signal: Float, known: Known) -> Measure:
         """How errors of a layer are measured: at what is read of it next."""
@@ -376,7 +377,7 @@ def from_rows(rows: Float32, layer: Layer) -> Float32:
 def nearest(weight: Float32, layer: Layer, bits: BitWidth) -> QuantizedWeight:
     """A weight on the grid that suits it, each number at the level nearest to it."""
     flat = np.asarray(PerAxis(layer.axis).rows(weight), np.float32)
-    grid = _grid(flat, np.ones(flat.shape), bits)
+    grid = _grid(flat, np.ones((1, flat.shape[1])), bits)
     return _as_weight(grid.codes(flat), grid, layer)
 
 
@@ -390,7 +391,9 @@ def _as_weight(codes: Float32, grid: Grid, layer: Layer) -> QuantizedWeight:
     return QuantizedWeight(shaped, grid.scale.reshape(shape), zero, grid.bits, grid.ternary)
 
 
-def _grid(rows: Float32, importance: npt.NDArray[np.float64], width: BitWidth, raster: int = FINE_RASTER) -> Grid:
+def _grid(rows: Float32, importance: Float, width: BitWidth, raster: int = FINE_RASTER) -> Grid:
+    """importance: ``[groups, k]``, each of as many rows that follow each other."""
     if width == TERNARY:
-        return ternary_grid(ternary_optimal(rows, importance.astype(np.float32), PerAxis(0)).scale)
+        each = np.repeat(importance.astype(np.float32), len(rows) // len(importance), axis=0)
+        return ternary_grid(ternary_optimal(rows, each, PerAxis(0)).scale)
     return uniform_grid(rows, importance, int(width), raster)

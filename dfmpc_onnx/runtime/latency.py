@@ -160,7 +160,7 @@ def profiles(
         sessions, graphs = [], []
         for number, (model, _) in enumerate(networks):
             path = pathlib.Path(folder) / f"{number}.onnx"
-            sessions.append(Session(model, label=label, profile=path.with_suffix(""), rewritten=path))
+            sessions.append(Session(model, label=label, profile=path.with_suffix(""), rewritten=path, spinning=True))
             graphs.append(onnx.load(path, load_external_data=False).graph)
             path.unlink()
 
@@ -182,7 +182,7 @@ def _overhead(folder: pathlib.Path) -> float:
     graph = onnx.helper.make_graph(nodes, "tiny", ends[:1], ends[1:])
     model = onnx.helper.make_model(graph, ir_version=8, opset_imports=[onnx.helper.make_opsetid("", 13)])
     feeds: Feeds = {names[0]: np.zeros(1, np.float32)}
-    watched, alone = Session(model, profile=folder / "tiny"), Session(model)
+    watched, alone = Session(model, profile=folder / "tiny", spinning=True), Session(model, spinning=True)
     _, whole = in_turns([_runner(watched, feeds), _runner(alone, feeds)])
     noted = _profile(graph, watched.profile_events(), 0.0).total
     return max(noted - Span.of(whole).seconds, 0.0) / TINY_NODES

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import math
+from collections.abc import Container, Hashable
 
 import numpy as np
 import numpy.typing as npt
@@ -18,37 +19,71 @@ from dfmpc_onnx.runtime.session import Session
 MOST_SESSIONS = 64  # that are kept
 MOST_FED = 2**20  # bytes from which on a run takes longer than a session, whose memory stays as long as it is kept
 LARGEST_SAME = 256  # bytes of a constant of a node that may do the same as another
+FED_OPERATORS = ("Conv", "Gemm", "MatMul")
 WITH_A_STATE = ("Random", "Bernoulli", "Multinomial", "Dropout")  # how names begin of what another run may change
 
 
 class NodeSessions:
-    """Sessions of nodes without weights, by what they do: a large graph holds thousands of nodes of a few kinds."""
+    """Sessions of nodes by what they do: a large graph holds thousands of nodes of a few kinds.
+
+    Of a layer weight and bias are fed where that is faster than a session of its own, which lays the weight out anew.
+    """
 
     def __init__(self) -> None:
-        self._last: tuple[gs.Node, NodeRunner] | None = None
+        self._last: tuple[gs.Node, bool, NodeRunner] | None = None
         self._made: dict[Hashable, tuple[Session, list[str], list[str]]] = {}
 
     def run(
-        self, graph: gs.Graph, node: gs.Node, feeds: dict[str, npt.NDArray[np.generic]]
+        self,
+        graph: gs.Graph,
+        node: gs.Node,
+        feeds: dict[str, npt.NDArray[np.generic]],
+        weight: npt.NDArray[np.generic] | None = None,
+        *,
+        often: bool = False,
     ) -> list[npt.NDArray[np.generic]]:
-        """The outputs of a node of a graph, of which all calls give the same one."""
-        key = _behaviour(node, feeds)
+        """The outputs of a node of a graph, of which all calls give the same one.
+
+        weight: in place of a layer's own. often: whether the node will be run many times.
+        """
+        fed = _fed_constants(node, often)
+        if weight is not None and not fed:
+            return NodeRunner(graph, node, [None, weight, *[None] * (len(node.inputs) - 2)])(feeds)
+        given = {**feeds, **fed}
+        if weight is not None:
+            given[node.inputs[1].name] = weight
+        key = _behaviour(node, given)
         if key is None:
-            if self._last is None or self._last[0] is not node:
-                self._last = node, NodeRunner(graph, node)
-            return self._last[1](feeds)
-        names = list(dict.fromkeys(t.name for t in node.inputs if t.name in feeds))
+            if self._last is None or self._last[0] is not node or self._last[1] != bool(fed):
+                self._last = node, bool(fed), NodeRunner(graph, node, fed=fed)
+            return self._last[2](given)
+        names = list(dict.fromkeys(t.name for t in node.inputs if t.name in given))
         found = self._made.get(key)
         if found is None:
-            runner = NodeRunner(graph, node)
-            results = runner(feeds)
+            runner = NodeRunner(graph, node, fed=fed)
+            results = runner(given)
             if len(self._made) >= MOST_SESSIONS:
                 self._made.clear()
             self._made[key] = runner.session, names, [t.name for t in node.outputs if not t.is_empty()]
             return results
         session, own_names, outputs = found
         session.label = describe(node)
-        return session.run({own: feeds[name] for own, name in zip(own_names, names, strict=True)}, outputs)
+        return session.run({own: given[name] for own, name in zip(own_names, names, strict=True)}, outputs)
+
+
+def _fed_constants(node: gs.Node, often: bool) -> dict[str, npt.NDArray[np.generic]]:
+    """Weight and bias of a layer, by name, where onnxruntime is to be fed them.
+
+    Laid out for the processor, a kernel of one tap is no faster, others are by a third, and of depthwise layers by far.
+    """
+    if not is_standard(node) or op_of(node) not in FED_OPERATORS or len(node.inputs) < 2:
+        return {}
+    weight = node.inputs[1]
+    if not isinstance(weight, gs.Constant) or weight.dtype != np.float32:
+        return {}
+    if op_of(node) == "Conv" and (node.attrs.get("group", 1) != 1 or (often and math.prod(weight.shape[2:]) > 1)):
+        return {}
+    return {t.name: t.values for t in node.inputs[1:] if isinstance(t, gs.Constant)}
 
 
 def _behaviour(node: gs.Node, feeds: dict[str, npt.NDArray[np.generic]]) -> Hashable | None:
@@ -66,7 +101,7 @@ def _behaviour(node: gs.Node, feeds: dict[str, npt.NDArray[np.generic]]) -> Hash
         words.append((name, tuple(value) if several else value))
     numbers: dict[str, int] = {}
     for tensor in node.inputs:
-        if isinstance(tensor, gs.Constant):
+        if isinstance(tensor, gs.Constant) and tensor.name not in feeds:
             values = tensor.values if tensor._values.nbytes <= LARGEST_SAME else None
             if values is None or values.dtype.hasobject:
                 return None
@@ -86,15 +121,20 @@ class NodeRunner:
     """One node as a model of its own."""
 
     def __init__(
-        self, graph: gs.Graph, node: gs.Node, constants: list[npt.NDArray[np.generic] | None] | None = None
+        self,
+        graph: gs.Graph,
+        node: gs.Node,
+        constants: list[npt.NDArray[np.generic] | None] | None = None,
+        fed: Container[str] = (),
     ) -> None:
+        """constants: in place of those of the node's inputs, where not None. fed: names of constants to be fed."""
         self._node = node
         inputs = []
         for index, tensor in enumerate(node.inputs):
             values = None if constants is None else constants[index]
             if values is not None:
                 inputs.append(gs.Constant(tensor.name, values))
-            elif isinstance(tensor, gs.Constant):
+            elif isinstance(tensor, gs.Constant) and tensor.name not in fed:
                 inputs.append(gs.Constant(tensor.name, tensor._values))
             else:
                 inputs.append(gs.Variable(tensor.name))

@@ -67,10 +67,13 @@ class Session:
         profile: pathlib.Path | None = None,
         threads: int | None = None,
         rewritten: pathlib.Path | None = None,
+        *,
+        spinning: bool = False,
     ) -> None:
         """profile: where to write a profile of the runs to, for `profile_counts` and `profile_events`. threads: how
         many it may take; None: as many as the call around asks for (`runtime.threads`), or as the machine has.
-        rewritten: where to write the model as this session runs it, laid out for this very processor.
+        rewritten: where to write the model as this session runs it, laid out for this very processor. spinning: whether
+        idle threads wait for work in a loop, as those of a program's own sessions do; for what measures its time.
         """
         onnxruntime = require()
         name = provider if provider.endswith("ExecutionProvider") else f"{provider}ExecutionProvider"
@@ -79,7 +82,7 @@ class Session:
             listed = ", ".join(p.removesuffix("ExecutionProvider") for p in known.values())
             raise RuntimeUnavailable(f"provider '{shown(provider)}' is not in this onnxruntime; it has {listed}")
         self.provider = known[name.lower()]
-        options = _options(onnxruntime, threads)
+        options = _options(onnxruntime, threads, spinning=spinning)
         if profile is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile)
@@ -176,11 +179,13 @@ def _stopped_after(seconds: float, options: Any) -> Iterator[None]:
         timer.cancel()
 
 
-def _options(onnxruntime: ModuleType, threads: int | None = None) -> Any:
+def _options(onnxruntime: ModuleType, threads: int | None = None, *, spinning: bool = False) -> Any:
     """Options of a session of its own: silent, and with so many threads."""
     _silence(onnxruntime)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    if not spinning:  # between short runs, of which most of the work here consists, it would take all cores
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     count = threads or thread_count()
     if count is not None:
         options.intra_op_num_threads = count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ from dfmpc_onnx.numerics.moments import MeanVariance
 from dfmpc_onnx.numerics.recalibration import shrunk_mean
 
 ENOUGH_RUNS = 16  # of positions, to judge a mean by; as many images are enough by themselves
+CACHED_VALUES = 2**16  # that are worked on while they lie in the processor's cache
 SHORTEST_RUN = 16  # positions, so that neighbours in it may see the same
 
 
@@ -47,12 +49,28 @@ class ChannelStatistics:
 def channel_moments(x: npt.NDArray[np.generic]) -> MeanVariance:
     """Mean and variance of each channel, the second dimension, over all others: ``[channels]`` each.
 
-    Products are float32, as the maps are, and summed in float64 over the batch.
+    Read once, by pieces that stay in the processor's cache. Sums are float32 within the map of one image, taken around
+    the mean of the first one so that little cancels, and float64 over the images.
     """
     rows = _rows(x)
-    mean = channel_mean(rows)
-    centred = rows - mean.astype(np.float32)[:, None]
-    return mean, _inner(centred, centred) / (rows.shape[0] * rows.shape[2])
+    near = rows[0].mean(axis=1)
+    first, second, ones = np.zeros(rows.shape[1]), np.zeros(rows.shape[1]), np.ones(rows.shape[2], np.float32)
+    for part in pieces(rows.shape):
+        centred = rows[part] - near[part[1], None]
+        first[part[1]] += (centred @ ones).sum(axis=0, dtype=np.float64)
+        second[part[1]] += np.einsum("nci,nci->nc", centred, centred).sum(axis=0, dtype=np.float64)
+    count = rows.shape[0] * rows.shape[2]
+    first /= count
+    return near + first, np.maximum(second / count - np.square(first), 0.0)
+
+
+def pieces(shape: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
+    """Of maps ``[images, channels, positions]``: runs of images and channels of about `CACHED_VALUES` values."""
+    channels = max(1, CACHED_VALUES // max(shape[2], 1))
+    images = max(1, CACHED_VALUES // max(shape[1] * shape[2], 1))
+    for image in range(0, shape[0], images):
+        for channel in range(0, shape[1], channels):
+            yield slice(image, image + images), slice(channel, channel + channels)
 
 
 def channel_mean(x: npt.NDArray[np.generic]) -> Float:
@@ -67,11 +85,12 @@ def mean_shift(plain: npt.NDArray[np.generic], hat: npt.NDArray[np.generic]) -> 
     Positions of one map overlap in what they see, so the means of whole images count, or of long runs of positions
     where there are few images. plain, hat: ``[n, channels, ...]`` of one shape.
     """
-    return shrunk_mean(_run_means(_rows(plain)) - _run_means(_rows(hat)))
+    return shrunk_mean(run_means(plain) - run_means(hat))
 
 
-def _run_means(rows: Float32) -> Float:
+def run_means(x: npt.NDArray[np.generic]) -> Float:
     """Means of the images, or of as many runs of their positions as make `ENOUGH_RUNS`: ``[runs, channels]``."""
+    rows = _rows(x)
     images, channels, positions = rows.shape
     wanted = -(-ENOUGH_RUNS // max(images, 1))
     runs = max(min(wanted, positions // SHORTEST_RUN), 1)
@@ -89,9 +108,3 @@ def exact_moments(x: npt.NDArray[np.generic]) -> MeanVariance:
 
 def _rows(x: npt.NDArray[np.generic]) -> Float32:
     return np.asarray(x, np.float32).reshape(x.shape[0], x.shape[1], -1)
-
-
-def _inner(a: Float32, b: Float32) -> Float:
-    """Sum over batch and positions of a product, summed in float64 over the images: ``[channels]``."""
-    result: Float = np.einsum("nci,nci->nc", a, b).sum(axis=0, dtype=np.float64)
-    return result

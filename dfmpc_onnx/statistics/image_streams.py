@@ -24,12 +24,13 @@ from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
 from dfmpc_onnx.numerics.least_squares import PatchMoments, SampledMoments
 from dfmpc_onnx.numerics.moments import MeanVariance
 from dfmpc_onnx.numerics.output_loss import OutputLoss, output_loss
-from dfmpc_onnx.runtime.node_runner import NodeRunner, NodeSessions
-from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics, channel_moments, mean_shift
+from dfmpc_onnx.runtime.node_runner import NodeSessions
+from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics, channel_moments, mean_shift, pieces
 from dfmpc_onnx.statistics.patches import gather_patches, sample_patches
 from dfmpc_onnx.statistics.walk import Affine, Live
 
 POSITIONS = 4000  # sampled patches a layer: docs/method.md, section 4
+POSITIONS_OF_ONE_CHANNEL = 1000  # of a depthwise layer, whose moments are those of a few taps
 PATCH_VALUES = 2**25  # of one stream's sampled patches, to bound memory; at least 1,000 patches
 LARGEST_VALUE = 1e8  # of a value that is measured: its fourth power still fits into float32
 FEWEST_VALUES = 64  # values a channel below which a batch's own statistics are too rough to use
@@ -95,6 +96,8 @@ class ImageStreams:
         _check_entries(node, x.plain)
         width = int(np.prod(node.inputs[1].shape[1:])) * int(node.attrs.get("group", 1)) if op_of(node) == "Conv" else 1
         count = min(self._positions, max(PATCH_VALUES // width, 1000))
+        if op_of(node) == "Conv" and node.attrs.get("group", 1) == x.plain.shape[1]:
+            count = min(count, POSITIONS_OF_ONE_CHANNEL)
         positions = sample_patches(x.plain, node, count, self._generator)
         plain = gather_patches(x.plain, node, positions)
         return SampledMoments.of(plain, plain if x.same else gather_patches(x.hat, node, positions))
@@ -109,9 +112,8 @@ class ImageStreams:
         if weight_hat is None:
             return self.other(node)[0]
         inputs = {t.name: self._read(node, t.name) for t in reads(node)}
-        rest: list[Array | None] = [None] * (len(node.inputs) - 2)
-        plain = NodeRunner(self._graph, node, [None, weight, *rest])({name: x.plain for name, x in inputs.items()})
-        hat = NodeRunner(self._graph, node, [None, weight_hat, *rest])({name: x.hat for name, x in inputs.items()})
+        plain = self.run(node, {name: x.plain for name, x in inputs.items()}, weight)
+        hat = self.run(node, {name: x.hat for name, x in inputs.items()}, weight_hat)
         return Both(plain[0], hat[0])
 
     def shortfall(self, output: Both) -> Callable[[], Float] | None:
@@ -148,7 +150,10 @@ class ImageStreams:
         x = self.live[node.inputs[0].name]
         output = affine_map(x.plain, *plain)
         identical = x.same and all(np.array_equal(a, b) for a, b in zip(plain, hat, strict=True))
-        return Both(output, output if identical else affine_map(x.hat, *hat))
+        if identical:
+            return Both(output, output)
+        last = self.live.readers(node.inputs[0].name) == 1
+        return Both(output, affine_map(x.hat, *hat, in_place=last and not x.same))
 
     # -- other nodes
 
@@ -167,9 +172,16 @@ class ImageStreams:
             Both(x, x if not alike(x, y) or (chooses and is_index(x)) else y) for x, y in zip(plain, hat, strict=True)
         ]
 
-    def run(self, node: gs.Node, feeds: dict[str, npt.NDArray[np.generic]]) -> list[npt.NDArray[np.generic]]:
-        """The outputs of a node on given inputs."""
-        return self._sessions.run(self._graph, node, feeds)
+    def run(
+        self,
+        node: gs.Node,
+        feeds: dict[str, npt.NDArray[np.generic]],
+        weight: Array | None = None,
+        *,
+        often: bool = False,
+    ) -> list[npt.NDArray[np.generic]]:
+        """The outputs of a node on given inputs. weight: in place of a layer's own. often: whether many runs follow."""
+        return self._sessions.run(self._graph, node, feeds, weight, often=often)
 
     def values(self, output: Both) -> Float32 | None:
         x = output.plain
@@ -212,14 +224,25 @@ def bytes_of(value: object) -> int:
     return sum(map(bytes_of, value)) if isinstance(value, list) else 0
 
 
-def affine_map(x: npt.NDArray[np.generic], factor: Float, offset: Float) -> npt.NDArray[np.generic]:
-    shape = (-1, *(1,) * (x.ndim - 2))
-    result = np.asarray(x, np.float32) * factor.astype(np.float32).reshape(shape)
-    result += offset.astype(np.float32).reshape(shape)
+def affine_map(
+    x: npt.NDArray[np.generic], factor: Float, offset: Float, *, in_place: bool = False
+) -> npt.NDArray[np.generic]:
+    """A tensor ``[n, channels, ...]`` times a factor plus an offset, of all channels or of each.
+
+    in_place: whether nobody else reads the tensor, so that its memory may be used again.
+    """
+    given = np.ascontiguousarray(x, np.float32)
+    result = given if in_place and given.flags.writeable else np.empty_like(given)
+    rows, mapped = (array.reshape(*x.shape[:2], -1) for array in (given, result))
+    scale, shift = (np.broadcast_to(v.astype(np.float32), x.shape[1])[:, None] for v in (factor, offset))
+    for part in pieces(rows.shape):
+        np.multiply(rows[part], scale[part[1]], out=mapped[part])
+        mapped[part] += shift[part[1]]
     return result.astype(x.dtype, copy=False)
 
 
 RANGE_SAMPLES = 2**18
+SAMPLED_FOR_TAILS, FEWEST_IN_TAIL = 64, 8  # one value in so many; how many of these lie beyond what is set apart
 RANGE_PERCENTILES = (0.01, 99.99)  # docs/method.md, section 7
 
 
@@ -228,9 +251,27 @@ def measured_range(x: npt.NDArray[np.generic]) -> tuple[float, float]:
     flat = x.reshape(-1)
     step = max(1, flat.size // RANGE_SAMPLES)
     step += step % 2 == 0  # an odd step visits every column of an even-sized map
+    values = np.ascontiguousarray(flat[::step], np.float32)
     with np.errstate(invalid="ignore", over="ignore"):  # of infinite values the range is infinite, or NaN
-        low, high = np.percentile(np.asarray(flat[::step], np.float32), RANGE_PERCENTILES)
-    return float(low), float(high)
+        low, high = (_percentile(values, share) for share in RANGE_PERCENTILES)
+    return low, high
+
+
+def _percentile(values: Float32, share: float) -> float:
+    """As `np.percentile`, where few values lie beyond: those that a sample sets apart are looked at alone."""
+    few, upper = values[::SAMPLED_FOR_TAILS], share > 50
+    if len(few) < SAMPLED_FOR_TAILS or not np.isfinite(values.sum(dtype=np.float64)):
+        return float(np.percentile(values, share))
+    nth = len(few) - FEWEST_IN_TAIL if upper else FEWEST_IN_TAIL
+    near = np.partition(few, nth)[nth]
+    beyond = values[values >= near] if upper else values[values <= near]
+    place = share / 100 * (len(values) - 1)  # among all, from below
+    skipped = len(values) - len(beyond) if upper else 0
+    first = int(place) - skipped
+    if first < 0 or first + 1 >= len(beyond):  # more lie beyond than are set apart
+        return float(np.percentile(values, share))
+    pair = np.partition(beyond, (first, first + 1))[first : first + 2].astype(np.float64)
+    return float(pair[0] + (pair[1] - pair[0]) * (place - int(place)))
 
 
 def _check_entries(node: gs.Node, x: Array) -> None:

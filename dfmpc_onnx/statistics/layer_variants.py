@@ -25,13 +25,13 @@ from dfmpc_onnx.numerics.channel_groups import array_groups
 from dfmpc_onnx.numerics.least_squares import PatchMoments
 from dfmpc_onnx.numerics.moments import MeanVariance
 from dfmpc_onnx.numerics.output_loss import OutputLoss, output_loss
-from dfmpc_onnx.numerics.recalibration import restoring_gain
-from dfmpc_onnx.runtime.node_runner import NodeRunner
-from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics, channel_moments, mean_shift
+from dfmpc_onnx.numerics.recalibration import restoring_gain, shrunk_mean
+from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics, channel_moments, run_means
 from dfmpc_onnx.statistics.image_streams import ImageStreams, affine_map, alike, bytes_of, is_index
 from dfmpc_onnx.statistics.walk import Affine, Live
 
 Norms = Literal["batch", "exported"]  # what BatchNormalizations normalize by
+OFTEN = 4  # runs of a layer that make up for laying out its weight
 MOST_LIVE = 2**29  # bytes of live activations beyond which no more variants start
 
 
@@ -94,13 +94,13 @@ class LayerVariants:
         own = None if weight_hat is None else self._start(self._variant_of(node.name))
         found = self._run_all(node, inputs, without=own)[0]
         if weight_hat is not None and own is not None:
-            rest: list[Array | None] = [None] * (len(node.inputs) - 2)
-            changed = NodeRunner(self._graph, node, [None, weight_hat, *rest])
-            hat = changed({name: value.hats.get(own, value.plain) for name, value in inputs.items()})[0]
+            feeds = {name: value.hats.get(own, value.plain) for name, value in inputs.items()}
+            hat = self._plain.run(node, feeds, weight_hat)[0]
             found = dataclasses.replace(found, hats={**found.hats, own: hat})
-        if node.name not in self._centred:
+        if node.name not in self._centred or not found.hats or not found.plain.size or found.plain.ndim < 2:
             return found
-        return Variants(found.plain, {name: _centred(found.plain, hat) for name, hat in found.hats.items()})
+        means = run_means(found.plain)
+        return Variants(found.plain, {name: _centred(means, hat) for name, hat in found.hats.items()})
 
     def shortfall(self, output: Variants) -> Callable[[], Float] | None:
         return None
@@ -122,12 +122,12 @@ class LayerVariants:
     def affine(self, node: gs.Node, plain: Affine, hat: Affine) -> Variants:
         assert self._found is not None  # the walk asks for the statistics first
         (factor, offset), (mean, variance) = plain, self._found
-        x = self.live[node.inputs[0].name]
+        x, last = self.live[node.inputs[0].name], self.live.readers(node.inputs[0].name) == 1
         hats = {}
         for name, value in x.hats.items():
             mean_hat, variance_hat = channel_moments(value)
             scaled = factor * restoring_gain(variance, variance_hat)
-            hats[name] = affine_map(value, scaled, factor * mean + offset - scaled * mean_hat)
+            hats[name] = affine_map(value, scaled, factor * mean + offset - scaled * mean_hat, in_place=last)
         return Variants(affine_map(x.plain, *plain), hats)
 
     def other(self, node: gs.Node) -> list[Variants]:
@@ -166,15 +166,16 @@ class LayerVariants:
 
     def _run_all(self, node: gs.Node, inputs: Mapping[str, Variants], without: str | None = None) -> list[Variants]:
         """The outputs of a node in the float network and in each variant that its inputs differ in."""
-        plain = self._plain.run(node, {name: value.plain for name, value in inputs.items()})
-        hats: list[dict[str, npt.NDArray[np.generic]]] = [{} for _ in plain]
-        chooses = selects(node)
         changed = [
             name for name in dict.fromkeys(n for value in inputs.values() for n in value.hats) if name != without
         ]
+        often = len(changed) >= OFTEN
+        plain = self._plain.run(node, {name: value.plain for name, value in inputs.items()}, often=often)
+        hats: list[dict[str, npt.NDArray[np.generic]]] = [{} for _ in plain]
+        chooses = selects(node)
         for variant in self._affordable(changed, sum(map(bytes_of, plain))):
             fed = {name: value.hats.get(variant, value.plain) for name, value in inputs.items()}
-            for found, x, y in zip(hats, plain, self._plain.run(node, fed), strict=True):
+            for found, x, y in zip(hats, plain, self._plain.run(node, fed, often=often), strict=True):
                 if alike(x, y) and not (chooses and is_index(x)):
                     found[variant] = y
         return [Variants(x, found) for x, found in zip(plain, hats, strict=True)]
@@ -202,10 +203,13 @@ class LayerVariants:
         return variant
 
 
-def _centred(plain: npt.NDArray[np.generic], hat: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    """A variant's output with the mean of each channel corrected, as far as the sample vouches for it."""
-    if not plain.size or plain.ndim < 2:
-        return hat
-    shift = mean_shift(plain, hat).astype(np.float32)
-    result: npt.NDArray[np.generic] = np.asarray(hat, np.float32) + shift.reshape(-1, *(1,) * (hat.ndim - 2))
+def _centred(means: Float, hat: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    """A variant's output, which nobody else has, with the mean of each channel corrected, as far as the sample vouches
+    for it.
+
+    means: `run_means` of the float network.
+    """
+    shift = shrunk_mean(means - run_means(hat)).astype(np.float32)
+    result = np.asarray(hat, np.float32)
+    result += shift.reshape(-1, *(1,) * (hat.ndim - 2))
     return result

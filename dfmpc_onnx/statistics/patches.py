@@ -38,20 +38,32 @@ def gather_patches(x: npt.NDArray[np.generic], node: gs.Node, positions: tuple[n
     if op_of(node) != "Conv":
         rows = positions[0] if x.ndim == 2 else np.ravel_multi_index(positions, (x.shape[0], *output_size(x, node)))
         return np.asarray(x, np.float32).reshape(math.prod(x.shape[:-1]), x.shape[-1])[rows][None]
-    groups = int(node.attrs.get("group", 1))
-    (kernel, strides, dilations), pads = conv_geometry(node), conv_pads(x.shape[2:], node)
-    padded = np.asarray(x, np.float32)
-    if np.any(pads):
-        padded = np.pad(padded, [(0, 0), (0, 0), *pads])
-    images, channels, size = positions[0], x.shape[1], padded.shape[2:]
+    groups, maps = int(node.attrs.get("group", 1)), np.ascontiguousarray(x, np.float32)
+    channels, images = maps.shape[1], positions[0]
+    places, outside = _places(maps.shape[2:], node, positions[1:], len(images))
+    taps, planes = len(places), maps.reshape(len(maps), channels, math.prod(maps.shape[2:]))
     # Channel by channel, as the map lies in memory; what comes back is a transposed view, which products read as well.
-    patches = np.empty((channels, math.prod(kernel), len(images)), np.float32)
-    bounds = np.searchsorted(images, np.arange(len(x) + 1))
-    for tap, offset in enumerate(np.ndindex(*kernel)):
-        index = tuple(p * s + o * d for p, s, o, d in zip(positions[1:], strides, offset, dilations, strict=True))
-        flat = np.ravel_multi_index(index, size) if size else np.zeros(len(images), np.intp)
-        for image, (first, last) in enumerate(itertools.pairwise(bounds)):
-            if last > first:
-                plane = padded[image].reshape(channels, -1)
-                patches[:, tap, first:last] = np.take(plane, flat[first:last], axis=1)
-    return patches.reshape(groups, channels // groups * math.prod(kernel), len(images)).transpose(0, 2, 1)
+    patches = np.empty((channels, taps, len(images)), np.float32)
+    bounds = np.searchsorted(images, np.arange(len(maps) + 1))
+    for image, (first, last) in enumerate(itertools.pairwise(bounds)):
+        if last > first:
+            found = planes[image].take(places[:, first:last].reshape(-1), axis=1)
+            patches[:, :, first:last] = found.reshape(channels, taps, last - first)
+    patches.reshape(channels, taps * len(images))[:, outside] = 0
+    return patches.reshape(groups, channels // groups * taps, len(images)).transpose(0, 2, 1)
+
+
+def _places(
+    size: tuple[int, ...], node: gs.Node, positions: tuple[npt.NDArray[np.intp], ...], count: int
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Where in a flat map each tap reads at output positions, ``[taps, count]``; which of these, flat, are padding."""
+    (kernel, strides, dilations), pads = conv_geometry(node), conv_pads(size, node)
+    places, inside = np.zeros((*kernel, count), np.intp), np.ones((*kernel, count), bool)
+    for axis, (position, extent) in enumerate(zip(positions, size, strict=True)):
+        offsets = np.arange(kernel[axis]) * dilations[axis] - pads[axis][0]
+        at = position * strides[axis] + offsets[:, None]
+        shape = tuple(kernel[axis] if i == axis else 1 for i in range(len(kernel)))
+        inside &= ((at >= 0) & (at < extent)).reshape(*shape, count)
+        places *= extent
+        places += np.clip(at, 0, extent - 1).reshape(*shape, count)
+    return places.reshape(math.prod(kernel), count), np.flatnonzero(~inside)

@@ -56,3 +56,23 @@ def test_small_pictures_are_painted_once(monkeypatch):
     first = pictures(64, 7, 9, 11)
     monkeypatch.setattr(procedural, "_picture", lambda *arguments: pytest.fail("painted again"))
     assert np.array_equal(pictures(64, 7, 9, 11), first)
+
+
+def slow_noise_fields(count, channels, shape, seed, standardize):
+    """By the whole complex spectrum."""
+    generator, axes = np.random.default_rng(seed), tuple(range(2, 2 + len(shape)))
+    frequency = np.sqrt(sum(np.square(f) for f in np.meshgrid(*(np.fft.fftfreq(n) for n in shape), indexing="ij")))
+    amplitude = 1.0 / np.maximum(frequency, 1.0 / max(shape))
+    if standardize:
+        amplitude.reshape(-1)[0] = 0.0
+    white = generator.standard_normal((count, channels + 1, *shape))
+    fields = np.fft.ifftn(np.fft.fftn(white, axes=axes) * amplitude, axes=axes).real
+    fields /= fields.std(axis=axes, keepdims=True) if standardize else np.sqrt(np.square(amplitude).mean())
+    return np.sqrt(0.8) * fields[:, :1] + np.sqrt(0.2) * fields[:, 1:]
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+@pytest.mark.parametrize("shape", [(12,), (7, 9), (8, 10), (6, 5, 4)])
+def test_half_a_spectrum_makes_the_fields_of_a_whole_one(shape, standardize):
+    got = noise_fields(2, 3, shape, 5, standardize=standardize)
+    np.testing.assert_allclose(got, slow_noise_fields(2, 3, shape, 5, standardize), atol=1e-9)

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dfmpc_onnx.numerics.grids import Grid, ternary_grid, uniform_grid
+from dfmpc_onnx.numerics import grids
+from dfmpc_onnx.numerics.grids import ASYMMETRIC_BITS, SHRINK, Grid, ternary_grid, uniform_grid
 from tests.numerics.strategies import elements, powers_of_two, seeds, widths
 
 rows = hnp.arrays(np.float32, st.tuples(st.integers(1, 3), st.integers(1, 6)), elements=elements)
@@ -109,3 +110,43 @@ def test_the_ternary_grid():
     assert grid.codes(weight).tolist() == [[-1, 0, 1], [0, 1, 1]]
     assert grid.nearest(weight).tolist() == [[-2, 0, 2], [0, 0.5, 0.5]]
     assert grid.ternary and grid.bits == 2
+
+
+def slow_grid_error(row, h, bits, raster):
+    """The least error of a row over the ranges that are tried, one after the other."""
+    lowest, highest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    few = SHRINK[::raster]
+    ends = [(a, b) for a in few for b in few] if bits <= 3 else [(a, a) for a in SHRINK]
+    low, high, least = min(row.min(), 0), max(row.max(), 0), np.inf
+    for a, b in ends:
+        if bits <= ASYMMETRIC_BITS:
+            scale = (high * b - low * a) / (2**bits - 1) or 1.0
+            zero, bottom = np.clip(np.rint(lowest - low * a / scale), lowest, highest), lowest
+        else:
+            scale, zero, bottom = max(-low, high) * a / highest or 1.0, 0.0, -highest
+        codes = np.clip(np.rint(row / scale + zero), bottom, highest)
+        least = min(least, float((h * np.square(row - (codes - zero) * scale)).sum()))
+    return least
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 8])
+@pytest.mark.parametrize("groups", [1, 3, 12])
+@pytest.mark.parametrize("cached", [16, 2**15])
+def test_the_search_in_pieces_finds_the_best_of_all_trials(bits, groups, cached, monkeypatch):
+    monkeypatch.setattr(grids, "CACHED", cached)
+    monkeypatch.setattr(grids, "FEWEST_ROWS", 5)
+    rng = np.random.default_rng(1)
+    weight, h = rng.standard_normal((12, 21)).astype(np.float32), rng.gamma(0.5, size=(groups, 21))
+    found = uniform_grid(weight, h, bits, raster=7).nearest(weight)
+    for r in range(12):
+        own = h[r * groups // 12]
+        want = slow_grid_error(weight[r].astype(np.float64), own, bits, 7)
+        assert float((own * np.square(weight[r].astype(np.float64) - found[r])).sum()) <= want * (1 + 1e-4)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 6])
+@pytest.mark.parametrize("size", [1e-41, 1e-30, 1e30])
+def test_weights_of_any_size_have_a_grid(bits, size):
+    weight = (np.random.default_rng(4).standard_normal((2, 30)) * size).astype(np.float32)
+    off = (weight - uniform_grid(weight, ONE, bits).nearest(weight)).astype(np.float64)
+    assert np.square(off / size).sum() < 0.6 * np.square(weight.astype(np.float64) / size).sum()

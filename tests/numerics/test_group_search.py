@@ -65,3 +65,37 @@ def test_the_search_ends():
     assert sorted(costliest(cost, 64, 0.5, 9).all) == list(range(64))
     assert len(calls) <= 9 + 2 + 4
     assert costliest(cost, 0, 0.5, 9).all == []
+
+
+def test_what_one_half_costs_says_whether_to_measure_the_other():
+    calls = []
+
+    def cost(chosen):
+        calls.append(tuple(chosen))
+        return 1.0 if 3 in chosen else 0.0
+
+    assert costliest(cost, 64, 0.5, 1000).singly == [3]
+    # The whole, the lower half at each of 6 levels, the upper one at the 2 where it holds 3, and what is left.
+    assert len(calls) == 1 + 6 + 2 + 1
+
+
+def test_what_is_taken_singly_was_measured_though_costs_do_not_add_up():
+    """A quarter is lost by any of the upper half beside any of the lower: by none of them alone."""
+
+    def cost(chosen):
+        both = any(i < 32 for i in chosen) and any(i >= 32 for i in chosen)
+        return 0.25 * both + sum(0.3 for i in chosen if i == 40) + sum(0.01 for i in chosen if i == 3)
+
+    assert costliest(cost, 64, 0.28, 1000).singly[0] == 40
+
+
+def test_of_many_that_are_found_what_is_left_is_measured_now_and_then():
+    calls = []
+
+    def cost(chosen):
+        calls.append(tuple(chosen))
+        return sum(1.0 + i / 1000 for i in chosen if i % 3 == 0)
+
+    found = costliest(cost, 192, 20.5, 10_000).singly
+    assert found == list(range(189, 189 - 3 * 45, -3))  # the fewest, costliest first
+    assert sum(len(chosen) > 192 // 2 for chosen in calls) < 25

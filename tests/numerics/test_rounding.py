@@ -11,9 +11,8 @@ from dfmpc_onnx.numerics.rounding import (
     COLUMNS_AT_ONCE,
     DAMPING,
     FEW_LEVELS,
-    feedback_factor,
-    round_on_best_grid,
-    round_with_feedback,
+    FeedbackRounder,
+    feedback_of,
 )
 from tests.numerics.strategies import seeds
 
@@ -51,17 +50,33 @@ def output_error(weight, codes, grid, hat):
     return np.einsum("goi,gij,goj->", difference, hat, difference)
 
 
+def round_with_feedback(weight, grid, hat):
+    """On the grid as it is, without a search for a better one: as if each had levels enough."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rounding, "FINE", 2)
+        found = FeedbackRounder(weight, hat).on_best_grid(grid)
+    assert np.array_equal(found.grid.scale, grid.scale) and np.array_equal(found.grid.zero_point, grid.zero_point)
+    return found.codes.reshape(weight.shape)
+
+
+def round_on_best_grid(weight, grid, hat):
+    found = FeedbackRounder(weight, hat).on_best_grid(grid)
+    return found.grid, found.codes
+
+
 @pytest.mark.parametrize("k", [1, 5, 130, 300])
-def test_the_factor_is_the_root_of_the_inverse(k):
+def test_the_factor_is_a_root_of_the_moment(k):
     _, hat = random_layer(27, k=k)
-    order, factor = feedback_factor(hat)
+    feedback = feedback_of(hat)
     for g in range(len(hat)):
-        diagonal = np.diagonal(hat[g])
-        assert sorted(order[g]) == list(range(k)) and (np.diff(diagonal[order[g]]) <= 0).all()
-        assert np.array_equal(factor[g], np.triu(factor[g])) and (np.diagonal(factor[g]) > 0).all()
-        damped = hat[g][np.ix_(order[g], order[g])] + DAMPING * diagonal.mean() * np.eye(k)
-        u = factor[g].astype(np.float64)
-        np.testing.assert_allclose(u.T @ u @ damped, np.eye(k), atol=1e-4)
+        order, diagonal = feedback.order[g], np.diagonal(hat[g])
+        assert sorted(order) == list(range(k)) and (np.diff(diagonal[order]) <= 0).all()
+        assert feedback.damp[g] == pytest.approx(DAMPING * diagonal.mean())
+        root = feedback.factor[g].astype(np.float64) * feedback.pivots[g]
+        assert np.array_equal(root, np.triu(root)) and (feedback.pivots[g] > 0).all()
+        np.testing.assert_allclose(np.diagonal(feedback.factor[g]), 1, rtol=1e-6)
+        damped = hat[g][np.ix_(order, order)] + DAMPING * diagonal.mean() * np.eye(k)
+        np.testing.assert_allclose(root @ root.T, damped, atol=1e-4 * diagonal.mean())
 
 
 @pytest.mark.parametrize(("entry", "off"), [(0.0, 0.0), (1.0, 1.0), (1.0, 1.2), (1e6, -1e9)])
@@ -69,8 +84,29 @@ def test_a_moment_that_is_not_positive_gets_a_factor_all_the_same(entry, off):
     """Dead inputs, equal inputs, and what rounding makes of a singular matrix."""
     hat = np.full((2, 4, 4), off)
     hat[:, range(4), range(4)] = entry
-    _, factor = feedback_factor(hat)
-    assert np.isfinite(factor).all() and (np.diagonal(factor, axis1=1, axis2=2) > 0).all()
+    feedback = feedback_of(hat)
+    assert np.isfinite(feedback.factor).all() and (feedback.pivots > 0).all()
+
+
+@pytest.mark.parametrize("bits", ["ternary", 2, 3, 4, 6, 8])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_the_error_is_that_of_the_codes(bits, groups):
+    weight, hat = random_layer(40, groups=groups, out=5, k=COLUMNS_AT_ONCE + 30)
+    found = FeedbackRounder(weight, hat).on_best_grid(first_grid(weight, bits))
+    want = row_errors(weight, found.grid, found.codes, hat).reshape(found.error.shape)
+    np.testing.assert_allclose(found.error, want, rtol=2e-3)
+
+
+def test_grids_that_are_sought_together_are_those_that_are_sought_alone():
+    weight, hat = random_layer(41, groups=2, out=4, k=30)
+    first = [first_grid(weight, bits) for bits in WIDTHS]
+    for thorough in (True, False):
+        together = FeedbackRounder(weight, hat).on_best_grids(first, thorough=thorough)
+        for grid, found in zip(first, together, strict=True):
+            alone = FeedbackRounder(weight, hat).on_best_grid(grid, thorough=thorough)
+            assert np.array_equal(found.codes, alone.codes)
+            np.testing.assert_allclose(found.grid.scale, alone.grid.scale, rtol=1e-6)
+            assert np.array_equal(found.grid.zero_point, alone.grid.zero_point)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
@@ -78,7 +114,7 @@ def test_a_moment_that_is_not_positive_gets_a_factor_all_the_same(entry, off):
 def test_rounding_is_optimal_brain_quantization_weight_by_weight(bits, seed):
     weight, hat = random_layer(seed)
     grid = grid_of(weight, bits)
-    got = round_with_feedback(weight, grid, *feedback_factor(hat))
+    got = round_with_feedback(weight, grid, hat)
     for g, o in np.ndindex(weight.shape[:2]):
         assert np.array_equal(got[g, o], slow_rounding(weight[g, o], grid, g * 3 + o, hat[g]))
 
@@ -86,7 +122,7 @@ def test_rounding_is_optimal_brain_quantization_weight_by_weight(bits, seed):
 def test_blocks_do_not_show():
     weight, hat = random_layer(28, groups=1, out=2, k=2 * COLUMNS_AT_ONCE + 9)
     grid = grid_of(weight, 4)
-    got = round_with_feedback(weight, grid, *feedback_factor(hat))
+    got = round_with_feedback(weight, grid, hat)
     for o in range(2):
         assert np.array_equal(got[0, o], slow_rounding(weight[0, o], grid, o, hat[0]))
 
@@ -96,7 +132,7 @@ def test_independent_inputs_leave_nothing_to_make_good(seed, bits):
     weight, hat = random_layer(seed)
     diagonal = hat * np.eye(hat.shape[1])
     grid = grid_of(weight, bits)
-    got = round_with_feedback(weight, grid, *feedback_factor(diagonal))
+    got = round_with_feedback(weight, grid, diagonal)
     assert np.array_equal(got.reshape(-1, 6), grid.codes(weight.reshape(-1, 6)))
 
 
@@ -104,7 +140,7 @@ def test_independent_inputs_leave_nothing_to_make_good(seed, bits):
 def test_the_output_suffers_less_than_from_the_nearest_codes(bits):
     weight, hat = random_layer(29, groups=4, out=16, k=48)
     grid = grid_of(weight, bits)
-    feedback = round_with_feedback(weight, grid, *feedback_factor(hat))
+    feedback = round_with_feedback(weight, grid, hat)
     nearest = grid.codes(weight.reshape(-1, 48)).reshape(weight.shape)
     assert output_error(weight, feedback, grid, hat) < 0.8 * output_error(weight, nearest, grid, hat)
 
@@ -113,16 +149,16 @@ def test_the_output_suffers_less_than_from_the_nearest_codes(bits):
 def test_levels_are_left_alone_and_codes_stay_on_the_grid(seed):
     weight, hat = random_layer(seed)
     grid = ternary_grid(np.abs(weight).mean(axis=2).reshape(-1, 1))
-    got = round_with_feedback(weight, grid, *feedback_factor(hat))
+    got = round_with_feedback(weight, grid, hat)
     assert set(np.unique(got)) <= {-1, 0, 1}
     levels = grid.values(got.reshape(-1, 6)).reshape(weight.shape)
-    assert np.array_equal(round_with_feedback(levels, grid, *feedback_factor(hat)), got)
+    assert np.array_equal(round_with_feedback(levels, grid, hat), got)
 
 
 def test_the_weight_itself_is_not_touched():
     weight, hat = random_layer(30)
     before = weight.copy()
-    round_with_feedback(weight, grid_of(weight, 3), *feedback_factor(hat))
+    round_with_feedback(weight, grid_of(weight, 3), hat)
     assert np.array_equal(weight, before)
 
 
@@ -150,9 +186,9 @@ WIDTHS = ["ternary", 2, 3, 4, 6, 8]
 @given(seed=seeds)
 def test_no_row_is_worse_off_than_on_the_first_grid(bits, seed):
     weight, hat = random_layer(seed)
-    first, (order, factor) = first_grid(weight, bits), feedback_factor(hat)
-    plain = round_with_feedback(weight, first, order, factor).reshape(-1, weight.shape[2])
-    grid, codes = round_on_best_grid(weight, first, hat, order, factor)
+    first = first_grid(weight, bits)
+    plain = round_with_feedback(weight, first, hat).reshape(-1, weight.shape[2])
+    grid, codes = round_on_best_grid(weight, first, hat)
     power = np.einsum("goi,gij,goj->go", weight, hat, weight).reshape(-1)
     # Errors are differences of powers in float64, but scales are float32.
     assert (row_errors(weight, grid, codes, hat) <= row_errors(weight, first, plain, hat) + 1e-6 * power).all()
@@ -163,7 +199,7 @@ def test_no_row_is_worse_off_than_on_the_first_grid(bits, seed):
 def test_the_best_grid_is_a_grid_of_the_same_form(bits, seed):
     weight, hat = random_layer(seed)
     first = first_grid(weight, bits)
-    grid, codes = round_on_best_grid(weight, first, hat, *feedback_factor(hat))
+    grid, codes = round_on_best_grid(weight, first, hat)
     assert (grid.bits, grid.ternary, grid.lowest, grid.highest) == (
         first.bits,
         first.ternary,
@@ -184,20 +220,20 @@ def test_the_best_grid_is_a_grid_of_the_same_form(bits, seed):
 
 def test_eight_bits_keep_the_grid():
     weight, hat = random_layer(31)
-    first, (order, factor) = grid_of(weight, 8), feedback_factor(hat)
-    grid, codes = round_on_best_grid(weight, first, hat, order, factor)
+    first = grid_of(weight, 8)
+    grid, codes = round_on_best_grid(weight, first, hat)
     assert np.array_equal(grid.scale, first.scale) and np.array_equal(grid.zero_point, first.zero_point)
-    assert np.array_equal(codes, round_with_feedback(weight, first, order, factor).reshape(codes.shape))
+    assert np.array_equal(codes, round_with_feedback(weight, first, hat).reshape(codes.shape))
 
 
 @pytest.mark.parametrize("bits", WIDTHS)
 def test_trials_stacked_or_one_at_a_time_give_the_same(bits, monkeypatch):
     weight, hat = random_layer(32, groups=3, out=4, k=20)
-    first, (order, factor) = first_grid(weight, bits), feedback_factor(hat)
-    together, codes = round_on_best_grid(weight, first, hat, order, factor)
+    first = first_grid(weight, bits)
+    together, codes = round_on_best_grid(weight, first, hat)
     for stacked in (1, 2 * weight.size):
         monkeypatch.setattr(rounding, "STACKED", stacked)
-        apart, same = round_on_best_grid(weight, first, hat, order, factor)
+        apart, same = round_on_best_grid(weight, first, hat)
         assert np.array_equal(same, codes)
         np.testing.assert_allclose(apart.scale, together.scale, rtol=1e-6)
         assert np.array_equal(apart.zero_point, together.zero_point)
@@ -206,16 +242,16 @@ def test_trials_stacked_or_one_at_a_time_give_the_same(bits, monkeypatch):
 @pytest.mark.parametrize("bits", ["ternary", 2, 3])
 def test_few_levels_gain_much_from_the_search(bits):
     weight, hat = random_layer(33, groups=2, out=16, k=48)
-    first, (order, factor) = first_grid(weight, bits), feedback_factor(hat)
-    plain = round_with_feedback(weight, first, order, factor).reshape(32, 48)
-    grid, codes = round_on_best_grid(weight, first, hat, order, factor)
+    first = first_grid(weight, bits)
+    plain = round_with_feedback(weight, first, hat).reshape(32, 48)
+    grid, codes = round_on_best_grid(weight, first, hat)
     assert row_errors(weight, grid, codes, hat).sum() < 0.9 * row_errors(weight, first, plain, hat).sum()
 
 
 @pytest.mark.parametrize("bits", ["ternary", 2, 4])
 def test_no_other_scale_suits_the_codes_better(bits):
     weight, hat = random_layer(34)
-    grid, codes = round_on_best_grid(weight, first_grid(weight, bits), hat, *feedback_factor(hat))
+    grid, codes = round_on_best_grid(weight, first_grid(weight, bits), hat)
     least = row_errors(weight, grid, codes, hat)
     for factor in (0.99, 1.01):
         other = dataclasses.replace(grid, scale=grid.scale * np.float32(factor))
@@ -226,6 +262,6 @@ def test_no_other_scale_suits_the_codes_better(bits):
 def test_a_row_of_zeros_stays_zero_on_the_best_grid(bits):
     weight, hat = random_layer(35)
     weight[:, 1] = 0
-    grid, codes = round_on_best_grid(weight, grid_of(weight, bits), hat, *feedback_factor(hat))
+    grid, codes = round_on_best_grid(weight, grid_of(weight, bits), hat)
     assert not grid.values(codes).reshape(weight.shape)[:, 1].any()
     assert np.isfinite(grid.scale).all()

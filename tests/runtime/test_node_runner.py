@@ -161,3 +161,45 @@ def test_an_error_names_the_node_that_was_run():
     sessions.run(graph, graph.nodes[0], {"t0": MAP})
     with pytest.raises(UserError, match="'n1'"):
         sessions.run(graph, graph.nodes[1], {"t1": MAP[:, :, :3]})
+
+
+def layers(weights, op="Conv", **attributes):
+    """Layers in a row that read the same tensor."""
+    x = gs.Variable("x")
+    nodes = [
+        gs.Node(
+            op, f"n{k}", dict(attributes), [x, gs.Constant(f"w{k}", w), gs.Constant(f"b{k}", b)], [gs.Variable(f"y{k}")]
+        )
+        for k, (w, b) in enumerate(weights)
+    ]
+    graph = gs.Graph(nodes, [x], [n.outputs[0] for n in nodes], opset=17)
+    graph.ir_version = 8
+    return graph
+
+
+def weights_of(count, out, channels, kernel, seed=0):
+    rng = np.random.default_rng(seed)
+    return [
+        (rng.standard_normal((out, channels, *kernel)).astype(np.float32), rng.standard_normal(out).astype(np.float32))
+        for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize("often", [False, True])
+@pytest.mark.parametrize(("kernel", "group", "loads"), [((1, 1), 1, (1, 1)), ((3, 3), 1, (1, 4)), ((3, 3), 2, (6, 6))])
+def test_layers_that_differ_in_their_weights_alone_share_a_session(monkeypatch, often, kernel, group, loads):
+    """Unless a weight that is laid out for the processor is worth a session of its own."""
+    made, load = [], NodeRunner._load
+    monkeypatch.setattr(NodeRunner, "_load", lambda self, fed: made.append(1) or load(self, fed))
+    x = np.random.default_rng(1).standard_normal((2, 4, 5, 5)).astype(np.float32)
+    graph = layers(weights_of(3, 6, 4 // group, kernel), group=group)
+    others, sessions = weights_of(3, 6, 4 // group, kernel, seed=2), NodeSessions()
+    for node, (other, _) in zip(graph.nodes, others, strict=True):
+        (own,) = sessions.run(graph, node, {"x": x}, often=often)
+        np.testing.assert_allclose(own, NodeRunner(graph, node)({"x": x})[0], rtol=1e-4, atol=1e-5)
+        made.pop()
+        (changed,) = sessions.run(graph, node, {"x": x}, other)
+        want = NodeRunner(graph, node, [None, other, None])({"x": x})[0]
+        made.pop()
+        np.testing.assert_allclose(changed, want, rtol=1e-4, atol=1e-5)
+    assert len(made) == loads[often]

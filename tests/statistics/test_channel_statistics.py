@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from dfmpc_onnx.statistics import channel_statistics
 from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics, channel_mean, channel_moments, exact_moments
 
 
@@ -37,3 +38,14 @@ def test_where_a_value_is_not_finite_exact_moments_are_not():
     x[0, 1, 2] = np.inf
     mean, variance = exact_moments(x)
     assert np.isfinite(mean).tolist() == [True, False, True] and np.isnan(variance[1])
+
+
+@pytest.mark.parametrize("cached", [1, 7, 2**16])
+@pytest.mark.parametrize("shape", [(3, 5), (1, 5, 1), (4, 5, 6, 7), (3, 2, 400)])
+def test_moments_by_pieces_are_those_of_the_whole(cached, shape, monkeypatch):
+    monkeypatch.setattr(channel_statistics, "CACHED_VALUES", cached)
+    x = (1e3 + np.random.default_rng(2).standard_normal(shape)).astype(np.float32)
+    mean, variance = channel_moments(x)
+    want_mean, want = exact_moments(x)
+    np.testing.assert_allclose(mean, want_mean, rtol=1e-6)
+    np.testing.assert_allclose(variance, want, rtol=1e-3, atol=1e-6)

@@ -2,8 +2,9 @@
 
 import numpy as np
 import onnx
+import pytest
 
-from dfmpc_onnx.statistics.image_streams import ImageStreams
+from dfmpc_onnx.statistics.image_streams import RANGE_PERCENTILES, ImageStreams, measured_range
 from dfmpc_onnx.statistics.walk import walk
 from tests import graphs
 
@@ -67,3 +68,27 @@ def test_a_layer_behind_a_choice_of_nothing_sees_no_patch():
     conv, product = visitor.moments
     assert visitor.moments[product].count == 0 < visitor.moments[conv].count
     assert visitor.shifts[product] is None and visitor.shifts[conv] is not None
+
+
+RANDOM = np.random.default_rng(0).standard_normal(2**18 + 77).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        RANDOM,
+        RANDOM[:300],
+        np.maximum(RANDOM, 0),
+        np.clip(RANDOM, 0, 0.5),
+        np.ones(9999, np.float32),
+        np.where(RANDOM > 3, RANDOM * 100, 0),
+        np.sort(RANDOM),
+        np.where(RANDOM > 3.5, np.float32("nan"), RANDOM),
+        np.where(RANDOM > 3.5, np.float32("inf"), RANDOM),
+    ],
+)
+def test_a_range_is_the_percentiles_of_all_values(values, monkeypatch):
+    monkeypatch.setattr("dfmpc_onnx.statistics.image_streams.RANGE_SAMPLES", 2**30)
+    with np.errstate(invalid="ignore"):
+        wanted = np.percentile(values, RANGE_PERCENTILES)
+    np.testing.assert_allclose(measured_range(values), wanted, rtol=1e-6)

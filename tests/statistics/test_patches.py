@@ -2,7 +2,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 
-from dfmpc_onnx.graph.conv import taps_seen
+from dfmpc_onnx.graph.conv import conv_pads, taps_seen
 from dfmpc_onnx.numerics.least_squares import SampledMoments
 from dfmpc_onnx.statistics.patches import gather_patches, sample_patches
 
@@ -44,3 +44,41 @@ def test_of_an_empty_input_there_is_no_patch(node, shape):
     assert patches.shape[1] == 0 and patches.shape[2] == (36 if len(shape) == 4 else 4)
     moments = SampledMoments.of(patches, patches)
     assert moments.count == 0 and not moments.hat.any() and not moments.mean.any()
+
+
+def slow_patches(x, node, positions):
+    """Tap by tap, patch by patch, from a padded map."""
+    groups, kernel = node.attrs.get("group", 1), node.inputs[1].shape[2:]
+    strides, dilations = node.attrs.get("strides", [1] * len(kernel)), node.attrs.get("dilations", [1] * len(kernel))
+    pads = conv_pads(x.shape[2:], node)
+    padded = np.pad(x, [(0, 0), (0, 0), *pads])
+    found = []
+    for image, *at in zip(*positions, strict=True):
+        taps = [
+            padded[
+                (image, slice(None), *(p * s + t * d for p, s, t, d in zip(at, strides, tap, dilations, strict=True)))
+            ]
+            for tap in np.ndindex(*kernel)
+        ]
+        found.append(np.stack(taps, axis=1).reshape(groups, -1))
+    return np.stack(found, axis=1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel", "attributes"),
+    [
+        ((3, 4, 9), (3,), {"pads": [2, 1]}),
+        ((3, 4, 6, 7), (1, 1), {}),
+        ((3, 4, 6, 7), (3, 3), {"pads": [1, 1, 1, 1], "group": 4}),
+        ((3, 4, 6, 7), (3, 2), {"pads": [2, 0, 3, 1], "strides": [2, 3], "dilations": [2, 1], "group": 2}),
+        ((3, 4, 6, 7), (5, 5), {"auto_pad": "SAME_LOWER", "strides": [2, 2]}),
+        ((2, 2, 4, 3, 5), (2, 3, 3), {"pads": [1, 1, 1, 0, 1, 1]}),
+    ],
+)
+@pytest.mark.parametrize("count", [7, 1000])
+def test_patches_are_those_of_a_padded_map(shape, kernel, attributes, count):
+    rng = np.random.default_rng(3)
+    x, node = rng.standard_normal(shape).astype(np.float32), conv(kernel, **attributes)
+    positions = sample_patches(x, node, count, rng)
+    got = gather_patches(x, node, positions)
+    assert got.dtype == np.float32 and np.array_equal(got, slow_patches(x, node, positions))

@@ -23,7 +23,7 @@ from dfmpc_onnx.inputs.batches import input_batch
 from dfmpc_onnx.model.source import load
 from dfmpc_onnx.numerics.grids import uniform_grid
 from dfmpc_onnx.numerics.least_squares import PatchMoments, rounding_error
-from dfmpc_onnx.numerics.rounding import feedback_factor, round_on_best_grid
+from dfmpc_onnx.numerics.rounding import FeedbackRounder
 from dfmpc_onnx.pipeline.facts import Layers, Pairs
 from dfmpc_onnx.pipeline.settings import Settings, WeightBits
 from dfmpc_onnx.pipeline.workspace import Workspace
@@ -73,9 +73,9 @@ def recorded(model: pathlib.Path, images: str | None) -> tuple[Workspace, dict[s
 def rounded(rows: Array, hat: Array, bits: int) -> Array:
     """A weight rounded under second moments, as `reconstruct_layers` does it."""
     flat = rows.reshape(-1, rows.shape[2])
-    importance = np.repeat(np.maximum(np.einsum("gii->gi", hat), 0), rows.shape[1], axis=0)
-    grid, codes = round_on_best_grid(rows, uniform_grid(flat, importance, bits), hat, *feedback_factor(hat))
-    return grid.values(codes).reshape(rows.shape)
+    importance = np.maximum(np.einsum("gii->gi", hat), 0)
+    found = FeedbackRounder(rows, hat).on_best_grid(uniform_grid(flat, importance, bits))
+    return found.grid.values(found.codes).reshape(rows.shape)
 
 
 def main() -> None:
