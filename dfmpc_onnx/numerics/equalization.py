@@ -31,8 +31,8 @@ def gate_codes(reach: Float) -> Float:
 class ChannelReader:
     """A layer that reads channels which factors are to be taken from.
 
-    rows: its weight, ``[groups, out/group, k]``; squares: mean squares of the entries of its patches, ``[groups, k]``.
-    Entries are channel by channel, each with its taps.
+    rows: its weight, ``[groups, out/group, k]``; squares: mean squares of the entries of its patches on a sample,
+    ``[groups, k]``. Entries are channel by channel, each with its taps.
     """
 
     rows: Float32
@@ -42,15 +42,17 @@ class ChannelReader:
         """Of its outputs, the share that is noise of rounding, where channels are divided by factors.
 
         A weight is rounded in steps of the largest of its output's row, ``max_e |w_e f_e|``, and what it reads in steps
-        of the widest channel, ``max_j r_j / f_j``; each step d is an error of variance d^2 / 12. factors, reach:
-        ``[channels]``; bits: of the weight; 8 are those of what it reads. Entries are taken as independent.
+        of the widest channel, ``max_j r_j / f_j``; each step d is an error of variance d^2 / 12. Entries are taken as
+        independent, and what is faint on the sample as an average one: other inputs may excite it. factors, reach:
+        ``[channels]``; bits: of the weight; 8 are those of what it reads.
         """
+        squares = np.maximum(self.squares, self.squares.mean())
         entries = np.repeat(factors, self.squares.size // len(factors)).reshape(self.squares.shape)
         rows = self.rows * entries[:, None, :].astype(np.float32)
         steps = np.abs(rows).max(axis=2).astype(np.float64) / (2 ** (bits - 1) - 1)
-        of_weight = float((np.square(steps).sum(axis=1) * (self.squares / np.square(entries)).sum(axis=1)).sum())
+        of_weight = float((np.square(steps).sum(axis=1) * (squares / np.square(entries)).sum(axis=1)).sum())
         of_input = float(np.square((reach / factors).max() / LEVELS) * np.square(rows).sum(dtype=np.float64))
-        signal = float((np.square(self.rows) @ self.squares[:, :, None]).sum(dtype=np.float64))
+        signal = float((np.square(self.rows) @ squares[:, :, None]).sum(dtype=np.float64))
         return (of_weight + of_input) / (12 * signal) if signal > 0 else 0.0
 
 
@@ -58,8 +60,8 @@ def quietest(readers: Sequence[ChannelReader], factors: Float, reach: Float, bit
     """The power of the factors with which all readers together make the least noise, the highest of those alike.
 
     Channels of like reach waste no steps of what is read. But the factors come back in the weights of the layers that
-    read them, whose rows have one step each: where one channel reaches far beyond the others, it makes that step coarse
-    for all. A depthwise Conv has a step a channel, and loses nothing. As `ChannelReader.noise`.
+    read them, whose rows have one step each: where one channel reaches far beyond the others, that step is coarse
+    for all, and the weights of those that are faint on the sample are lost. A depthwise Conv has a step a channel, and loses nothing. As `ChannelReader.noise`.
     """
     tried = [np.power(factors, power) for power in POWERS]
     return min(tried, key=lambda chosen: sum(reader.noise(chosen, reach, bits) for reader in readers))
