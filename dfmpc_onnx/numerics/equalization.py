@@ -60,8 +60,9 @@ def quietest(readers: Sequence[ChannelReader], factors: Float, reach: Float, bit
     """The power of the factors with which all readers together make the least noise, the highest of those alike.
 
     Channels of like reach waste no steps of what is read. But the factors come back in the weights of the layers that
-    read them, whose rows have one step each: where one channel reaches far beyond the others, that step is coarse
-    for all, and the weights of those that are faint on the sample are lost. A depthwise Conv has a step a channel, and loses nothing. As `ChannelReader.noise`.
+    read them, whose rows have one step each: where one channel reaches far beyond the others, that step is coarse for
+    all, and the weights of those that are faint on the sample are lost. A depthwise Conv has a step a channel, and
+    loses nothing. factors, reach, bits: as of `ChannelReader.noise`.
     """
     tried = [np.power(factors, power) for power in POWERS]
     return min(tried, key=lambda chosen: sum(reader.noise(chosen, reach, bits) for reader in readers))

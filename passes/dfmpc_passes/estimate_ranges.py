@@ -161,7 +161,7 @@ def _within_averages(
     """
     found = dict(reach)
     for name in averaged_vectors(graph) & reach.keys() & measured.keys():
-        least, most = (LONGEST_REACH * bound for bound in measured[name])
+        least, most = LONGEST_REACH * min(measured[name][0], 0.0), LONGEST_REACH * max(measured[name][1], 0.0)
         found[name] = max(reach[name][0], least), min(reach[name][1], most)
     return found
 
