@@ -43,17 +43,20 @@ class ChannelReader:
 
         A weight is rounded in steps of the largest of its output's row, ``max_e |w_e f_e|``, and what it reads in steps
         of the widest channel, ``max_j r_j / f_j``; each step d is an error of variance d^2 / 12. Entries are taken as
-        independent, and what is faint on the sample as an average one: other inputs may excite it. factors, reach:
-        ``[channels]``; bits: of the weight; 8 are those of what it reads.
+        independent. The larger share counts of that on the sample and that where what is faint on it is excited as an
+        average entry is. factors, reach: ``[channels]``; bits: of the weight; 8 are those of what it reads.
         """
-        squares = np.maximum(self.squares, self.squares.mean())
         entries = np.repeat(factors, self.squares.size // len(factors)).reshape(self.squares.shape)
         rows = self.rows * entries[:, None, :].astype(np.float32)
         steps = np.abs(rows).max(axis=2).astype(np.float64) / (2 ** (bits - 1) - 1)
-        of_weight = float((np.square(steps).sum(axis=1) * (squares / np.square(entries)).sum(axis=1)).sum())
+        power = np.square(steps).sum(axis=1)
         of_input = float(np.square((reach / factors).max() / LEVELS) * np.square(rows).sum(dtype=np.float64))
-        signal = float((np.square(self.rows) @ squares[:, :, None]).sum(dtype=np.float64))
-        return (of_weight + of_input) / (12 * signal) if signal > 0 else 0.0
+        shares = [0.0]
+        for squares in (self.squares, np.maximum(self.squares, self.squares.mean())):
+            of_weight = float((power * (squares / np.square(entries)).sum(axis=1)).sum())
+            signal = float((np.square(self.rows) @ squares[:, :, None]).sum(dtype=np.float64))
+            shares += [(of_weight + of_input) / (12 * signal)] if signal > 0 else []
+        return max(shares)
 
 
 def quietest(readers: Sequence[ChannelReader], factors: Float, reach: Float, bits: int) -> Float:
