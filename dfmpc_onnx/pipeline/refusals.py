@@ -41,6 +41,7 @@ REFUSAL_CODES = {
     "bias-too-large": "the bias does not fit int32 at the scale of the products",
     "noisy-input": "rounding its input would make most of the noise",
     "output-layer": "the values of the layer go to the outputs, no sample bounds them, and float costs next to nothing",
+    "whole-map": "the layer reads averages over whole maps, errs alike at every position, and costs little in float",
     "slower-in-integers": "integers, and the steps to and from them, would make the layer slower; it stays in float",
     "codes-too-wide": "the codes less their zero points do not fit the integer type",
     # of a layer that was quantized in a simpler way

@@ -13,7 +13,7 @@ from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.placement import Placer, Sites
 
 # Codes of the reasons that weigh error against speed: what a user asked for, or no kernel has, stays as it is.
-BY_CHOICE = frozenset({"slower-in-integers", "output-layer"})
+BY_CHOICE = frozenset({"slower-in-integers", "output-layer", "whole-map"})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -105,11 +105,16 @@ class LayerReach:
 
 
 class ReachOfLayers:
-    """The visitor that changes nothing and collects how far layers reach."""
+    """The visitor that changes nothing and collects how far layers reach.
+
+    squares: by layer the mean squares of its patches' entries, ``[groups, k]``, those of what is seldom active as large
+    as the layers in front allow.
+    """
 
     def __init__(self, reach: LayerReach, layers: Mapping[str, Layer]) -> None:
         self._reach = reach
         self._layers = layers
+        self.squares: dict[str, Float] = {}
 
     def layer(self, node: gs.Node, moments: Callable[[], PatchMoments], known: Known) -> None:
         layer = self._layers[node.name]
@@ -117,7 +122,7 @@ class ReachOfLayers:
             return
         rows, found = to_rows(np.asarray(constant(node.inputs[1]), np.float32), layer), moments()
         if found.count:
-            self._reach.sampled(node, rows, found)
+            self.squares[node.name] = found.diagonal + self._reach.sampled(node, rows, found)
 
     def after_layer(self, node: gs.Node, shift: Callable[[], Float] | None) -> None:
         """Biases stay."""

@@ -13,14 +13,15 @@ from dfmpc_onnx.graph.affine import apply_behind, apply_in_front, is_moderate
 from dfmpc_onnx.graph.edit import Namer
 from dfmpc_onnx.graph.joined_channels import JoinedChannels, joined_channels
 from dfmpc_onnx.graph.operators import op_of
-from dfmpc_onnx.graph.query import only_consumer
-from dfmpc_onnx.numerics.arrays import Float
+from dfmpc_onnx.graph.query import constant, only_consumer
+from dfmpc_onnx.numerics.arrays import Float, Float32
+from dfmpc_onnx.numerics.equalization import ChannelReader, quietest
 from dfmpc_onnx.numerics.ranges import reach_factors
-from dfmpc_onnx.pipeline.facts import Codes, FloatStatistics, Layers, MeasuredRanges, Originals, Ranges
+from dfmpc_onnx.pipeline.facts import Codes, FloatStatistics, Layer, Layers, MeasuredRanges, Originals, Ranges
 from dfmpc_onnx.pipeline.manager import Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.pipeline.shared_weights import layers_of_one_weight
 from dfmpc_onnx.pipeline.workspace import Workspace
-from dfmpc_onnx.quantization.layer_reach import LayerReach, ReachOfLayers
+from dfmpc_onnx.quantization.layer_reach import LayerReach, ReachOfLayers, to_rows
 from dfmpc_onnx.statistics.batch_axis import statistics_batch
 from dfmpc_onnx.statistics.image_streams import ImageStreams
 from dfmpc_onnx.statistics.walk import walk
@@ -43,7 +44,9 @@ class EqualizeChannels(Pass[EqualizeChannelsOptions]):
     folded into the Conv in front its factors differ by up to a hundred, most of all between a pointwise and a depthwise
     Conv, and faint channels are left few codes. A positive factor goes through Relu, LeakyRelu, pooling, resizing and
     sums as it is, so with a in proportion to how far each channel reaches the network stays what it was and all
-    channels have all codes. Weights have a scale for each output and lose nothing by it.
+    channels have all codes. The weights that make them have a scale for each output and lose nothing by it; those of a
+    pointwise Conv that reads them do, where one channel reaches far beyond the others. So of a, its roots and 1 that is
+    taken with which rounding of both makes the least noise.
 
     Requires: the layers.
 
@@ -77,16 +80,23 @@ class EqualizeChannels(Pass[EqualizeChannelsOptions]):
         try:
             batch = statistics_batch(graph, workspace.inputs, settings.seed, self.options.images)
             feeds = batch.first(self.options.images).feeds
-            engine = ImageStreams(graph, feeds, settings.seed, PATCHES)
-            walk(graph, engine, ReachOfLayers(reach, layers), frozenset(layers))
+            engine, visitor = ImageStreams(graph, feeds, settings.seed, PATCHES), ReachOfLayers(reach, layers)
+            walk(graph, engine, visitor, frozenset(layers))
         except ModelError as error:
             why = f"how far its channels reach cannot be measured: {error}"
             return PassResult(self.name, refusals=(Refusal("model", why, "outputs-not-comparable"),))
         names, rewrites = Namer(graph), []
         for group in groups:
-            factors = _factors(graph, group, reach)
-            if factors is None:
+            far = _reach(graph, group, reach)
+            factors = reach_factors(far) if far is not None else None
+            if far is None or factors is None or not is_moderate(factors):
                 continue
+            readers = [
+                ChannelReader(_rows(node, layers[node.name]), visitor.squares[node.name])
+                for node in group.readers
+                if node.name in visitor.squares
+            ]
+            factors = quietest(readers, factors, far, settings.weights.high)
             for node in group.makers:
                 apply_behind(node, 1 / factors, np.zeros(1), names)
             for node in group.readers:
@@ -96,8 +106,8 @@ class EqualizeChannels(Pass[EqualizeChannelsOptions]):
         return PassResult(self.name, tuple(rewrites))
 
 
-def _factors(graph: gs.Graph, group: JoinedChannels, reach: LayerReach) -> Float | None:
-    """What the channels of a group are divided by, at most 1; None where it is not known how far they reach."""
+def _reach(graph: gs.Graph, group: JoinedChannels, reach: LayerReach) -> Float | None:
+    """How far the channels of a group reach, ``[channels]``; None where it is not known."""
     found: list[Float] = []
     for tensor in group.tensors:
         reader = only_consumer(graph, tensor)
@@ -109,5 +119,9 @@ def _factors(graph: gs.Graph, group: JoinedChannels, reach: LayerReach) -> Float
     sizes = {len(far) for far in found}
     if len(sizes) != 1 or not np.isfinite(found).all():
         return None
-    factors = reach_factors(np.max(found, axis=0))
-    return factors if is_moderate(factors) else None
+    far: Float = np.max(found, axis=0)
+    return far
+
+
+def _rows(node: gs.Node, layer: Layer) -> Float32:
+    return to_rows(np.asarray(constant(node.inputs[1]), np.float32), layer)

@@ -37,6 +37,7 @@ from dfmpc_onnx.pipeline.manager import Pass, PassResult, Refusal
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.added_numbers import multiplies_by_codes
 from dfmpc_onnx.quantization.layer_reach import reach_by_moments
+from dfmpc_onnx.statistics.averaged_vectors import averaged_vectors
 from dfmpc_onnx.statistics.gated_ranges import cap_gated
 from dfmpc_onnx.statistics.hidden_of_heads import hidden_of_heads
 from dfmpc_onnx.statistics.independent_moments import NOT_NEEDED, propagate
@@ -93,6 +94,7 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
         if workspace.inputs.images is None:
             fixed = pinned | skewed.keys()
             reach_of = found.reach or reach_by_moments(workspace.graph, workspace.get(Layers).by_name(), known)
+            reach_of = _within_averages(workspace.graph, reach_of, found.tensors)
             ranges.update(widened(workspace.graph, ranges, reach_of, known, fixed))
         if found.tensors:  # a recipe that runs no network has none
             _reach_as_stated(workspace, ranges)
@@ -147,6 +149,21 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
                 low, high = min(max(derived[0], least), low), max(min(derived[1], most), high)
             ranges[name] = max(low, float(m.low.min())), min(high, float(m.high.max()))
         return ranges
+
+
+def _within_averages(
+    graph: gs.Graph, reach: Mapping[str, tuple[float, float]], measured: Mapping[str, tuple[float, float]]
+) -> dict[str, tuple[float, float]]:
+    """The reach of layers, of hidden vectors that follow from averages over the map at most three times as measured.
+
+    Their entries move together, from one picture to the next, and cancel in the sums of a layer; what weights make of
+    independent entries is twenty times as far as any of them goes.
+    """
+    found = dict(reach)
+    for name in averaged_vectors(graph) & reach.keys() & measured.keys():
+        least, most = LONGEST_REACH * min(measured[name][0], 0.0), LONGEST_REACH * max(measured[name][1], 0.0)
+        found[name] = max(reach[name][0], least), min(reach[name][1], most)
+    return found
 
 
 def _reach_as_stated(workspace: Workspace, ranges: dict[str, tuple[float, float]]) -> None:

@@ -62,3 +62,22 @@ def test_normalized_and_float_networks_stay_as_they_are():
 def test_no_image_is_run_where_there_is_nothing_to_equalize(monkeypatch):
     monkeypatch.setattr(ImageStreams, "__init__", lambda *_: (_ for _ in ()).throw(AssertionError))
     equalized(graphs.chain())
+
+
+def test_a_channel_that_reaches_far_does_not_cost_a_pointwise_conv_the_weights_of_all_others():
+    net = graphs.Net(shape=(1, 3, 32, 32))
+    factors = np.array([100.0] + [1.0] * 63)[:, None, None, None]
+    x = net.relu(net.conv("x", 64, 3, weight=net.random.standard_normal((64, 3, 3, 3)) * factors))
+    model = net.model(net.tail(net.relu(net.conv(x, 16, 1))))
+    x = graphs.input_of(model)
+    want = graphs.run(model, x)
+
+    def error(space):
+        node = next(node for node in space.graph.nodes if node.name == "conv2")
+        weight = node.inputs[1].values
+        step = np.abs(weight).max(axis=(1, 2, 3), keepdims=True) / 127
+        node.inputs[1].values = np.rint(weight / step) * step
+        return graphs.relative(graphs.run(space.graph, x), want)
+
+    before, after, _ = equalized(model)
+    assert error(after) < 2 * error(before)

@@ -175,3 +175,16 @@ def test_what_score_maps_are_made_of_reaches_three_times_as_far():
     reach = space.get(MeasuredRanges).reach
     assert found["relu2"] == (0, pytest.approx(max(3 * seen["relu2"][1], reach["conv2"][1])))
     assert found["relu1"] == (0, pytest.approx(max(1.5 * seen["relu1"][1], reach["conv1"][1])))
+
+
+def test_a_vector_behind_an_average_reaches_three_times_as_far_at_most_where_its_weights_cancel():
+    net = graphs.Net()
+    x = net.relu(net.conv("x", 8, weight=np.repeat(net.random.standard_normal((1, 3, 3, 3)), 8, axis=0)))
+    pooled = net.node("GlobalAveragePool", x)
+    weight = 100 * net.random.standard_normal((4, 8, 1, 1))
+    weight += 0.5 - weight.mean(axis=1, keepdims=True)  # of averages that move together the mean alone counts
+    hidden = net.relu(net.conv(pooled, 4, 1, weight=weight))
+    gate = net.node("Sigmoid", net.conv(hidden, 8, 1))
+    found, seen, space = measured(net.model(net.conv(net.node("Mul", x, gate), 4)))
+    assert space.get(MeasuredRanges).reach["conv2"][1] > 10 * seen["relu2"][1]
+    assert found["relu2"] == (0, pytest.approx(3 * seen["relu2"][1]))

@@ -56,3 +56,23 @@ def test_a_gemm_in_front_of_a_sigmoid_is_integer_without_codes_behind():
     quantized = [n.input[0] for n in made.model.graph.node if n.op_type == "QuantizeLinear"]
     assert "gemm1" not in quantized and {layer.name: layer.integer for layer in made.report.layers}["gemm1"]
     assert Session(made.model).run({"x": np.zeros((1, 3, 8, 8), np.float32)})[0].min() > 0
+
+
+def squeezed(classifies):
+    net = graphs.Net()
+    x = net.relu(net.conv("x", 32))
+    gate = net.conv(net.relu(net.conv(net.node("GlobalAveragePool", x), 8, 1)), 32, 1)
+    x = net.relu(net.conv(net.node("Mul", x, net.node("Sigmoid", gate)), 32))
+    return net.model(net.tail(x) if classifies else net.conv(x, 32))
+
+
+def test_what_makes_gates_of_averages_is_kept_where_an_output_is_a_map():
+    layers, _ = kept(squeezed(classifies=False))
+    assert {name: reason.code for name, reason in layers.items()} == {"conv2": "whole-map", "conv3": "whole-map"}
+    assert not kept(squeezed(classifies=True))[0]
+
+
+def test_the_file_computes_gates_of_averages_in_float():
+    made = dfmpc_onnx.quantize(squeezed(classifies=False), None, "int8", preprocess="imagenet", check=False)
+    integer = {layer.name: layer.integer for layer in made.report.layers}
+    assert integer["conv4"] and not integer["conv2"] and not integer["conv3"]
