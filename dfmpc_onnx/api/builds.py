@@ -20,7 +20,7 @@ from dfmpc_onnx.api.reference import check_source
 from dfmpc_onnx.errors import CannotRun, OptionError, PassError
 from dfmpc_onnx.graph.exchange import to_model
 from dfmpc_onnx.model.source import size_of
-from dfmpc_onnx.pipeline.instruments import Dump, Progress, Timing
+from dfmpc_onnx.pipeline.instruments import Dump, PassSteps, Timing
 from dfmpc_onnx.pipeline.manager import Instrument, Pass, PassManager, PassResult
 from dfmpc_onnx.pipeline.settings import WeightBudget
 from dfmpc_onnx.pipeline.weight_plan import PlannedWidths
@@ -46,13 +46,15 @@ class Builder:
         self, taken: Intake, instruments: Sequence[Instrument] = (), dump: str | os.PathLike[str] | None = None
     ) -> None:
         self._taken = taken
-        self._instruments = [*instruments, Progress(taken.workspace.tell)]
+        by_layer = {step.name for step in taken.pipeline if step.by_layer}
+        self._instruments: list[Instrument] = [*instruments, PassSteps(by_layer)]
         if dump is not None:
             self._instruments.append(Dump(dump, taken.source))
         found = [index for index, step in enumerate(taken.pipeline) if PlannedWidths in step.provides]
         self._planner = found[0] if found else None
         self._front = Built((), Timing())
         self._before: Snapshot | None = None
+        self._built = False
 
     @property
     def plans(self) -> bool:
@@ -78,6 +80,9 @@ class Builder:
     def build_with(self, budget: WeightBudget) -> Built:
         """Run the planner under a budget and the passes behind it, on the workspace as `measure` left it."""
         workspace = self._taken.workspace
+        if self._built:
+            workspace.progress.expect(len(self._taken.pipeline[self._planner :]))
+        self._built = True
         self.rewind()
         workspace.settings = dataclasses.replace(workspace.settings, budget=budget)
         found = self._run(self._taken.pipeline[self._planner :])

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Sequence
 from typing import Literal
 
 import msgspec
 
 from dfmpc_onnx import catalog
 from dfmpc_onnx.api.agreement import Judge, as_entry
+from dfmpc_onnx.api.boundary import GivenImages, GivenLayers, GivenRanges, GivenShapes, Path, as_path, public
 from dfmpc_onnx.api.builds import Builder, as_model, check_plans
 from dfmpc_onnx.api.intake import Intake, parse_settings, take_in, with_budget
 from dfmpc_onnx.api.planned_again import plan_again
@@ -21,6 +21,7 @@ from dfmpc_onnx.model.source import ModelSource, size_of
 from dfmpc_onnx.model.write import check_target, save_text
 from dfmpc_onnx.pipeline.facts import BitPlan, Sensitivity
 from dfmpc_onnx.pipeline.plan_file import FrontEntry, PlannedLayer, PlanRecord, plan_as_toml, record_of
+from dfmpc_onnx.pipeline.progress import Progress, Report
 from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE
 from dfmpc_onnx.pipeline.settings import ASKED, FLOAT, TERNARY, WeightBits, WeightBudget
 from dfmpc_onnx.pipeline.weight_plan import PlannedWidths, PlanTable, WeightPlan
@@ -42,6 +43,11 @@ class Planned(msgspec.Struct, frozen=True):
     text: str
     warnings: tuple[str, ...] = ()
     agreement: FrontEntry | None = None
+
+    def __repr__(self) -> str:
+        found = self.record
+        sizes = f"{found.bytes} bytes, {found.mean_bits or 0:.2f} bits a weight, SQNR {found.sqnr_db or 0:.1f} dB"
+        return f"Planned({len(found.layers)} layers, {sizes})"
 
 
 JUDGING_SEED = 7919  # beside that of a run: of inputs that the greedy search judges settings on
@@ -77,11 +83,12 @@ class _Asked:
         return ", ".join(filter(None, (str(self.budget), agreement)))
 
 
+@public
 @takes_threads
 def plan(
     model: ModelSource | None = None,
-    output: str | os.PathLike[str] | None = None,
-    recipe: str = DEFAULT_RECIPE,
+    output: Path | None = None,
+    recipe: Path = DEFAULT_RECIPE,
     *,
     max_size: str | int | None = None,
     mean_bits: float | None = None,
@@ -90,17 +97,17 @@ def plan(
     min_agreement: float | None = None,
     pareto: int = 0,
     search: Search = "knapsack",
-    table_from: str | os.PathLike[str] | None = None,
+    table_from: Path | None = None,
     activations: str | int | None = None,
-    layers: Sequence[str] = (),
+    layers: GivenLayers = (),
     reduce_range: bool | None = None,
     target: str = "cpu",
     preprocess: str = AUTO,
-    input_shapes: Sequence[str] = (),
-    input_ranges: Sequence[str] = (),
-    images: str | os.PathLike[str] | None = None,
+    input_shapes: GivenShapes = (),
+    input_ranges: GivenRanges = (),
+    images: GivenImages | None = None,
     seed: int = 0,
-    progress: Callable[[str], None] | None = None,
+    progress: Report | None = None,
     threads: int | None = None,
 ) -> Planned:
     """Choose bits for all weights of a float model under one budget.
@@ -113,7 +120,7 @@ def plan(
     The other options are those of `quantize`. Raises UserError.
     """
     budget = WeightBudget.parse(max_size, mean_bits, min_sqnr, max_float_layers)
-    asked = _Asked(budget, min_agreement, pareto, search, images)
+    asked = _Asked(budget, min_agreement, pareto, search, as_path(images))
     asked.check()
     _check_name(output)
     if table_from is not None:
@@ -133,10 +140,10 @@ def plan(
         chosen, None, activations, layers, preprocess, input_shapes, input_ranges, seed, None, reduce_range, target
     )
     settings = dataclasses.replace(with_budget(settings, budget, None), weights=WeightBits.parse("auto"))
-    taken = take_in(model, None, chosen, pipeline, settings, preprocess, progress or (lambda name: None))
+    taken = take_in(model, None, chosen, pipeline, settings, preprocess, Progress(progress))
     if output is not None:
         check_target(output, taken.source)
-    planner = _Planner(taken, asked, _extends(recipe, output))
+    planner = _Planner(taken, asked, _extends(os.fspath(recipe), output))
     return _written(planner.run(), output)
 
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from dfmpc_onnx.api.provenance import origin_warnings
+from dfmpc_onnx.api.boundary import GivenImages, GivenRanges, GivenShapes, as_path, images_label, public, texts
+from dfmpc_onnx.api.provenance import origin_warnings, version
 from dfmpc_onnx.api.reference import CHECK_IMAGES, CHECK_SEED, check_limits, reference_session
 from dfmpc_onnx.errors import ModelError, OptionError
 from dfmpc_onnx.evaluation.fidelity import compare
@@ -79,16 +80,17 @@ def _without_trust(
     return msgspec.structs.replace(choice, warning=warning)
 
 
+@public
 @takes_threads
 def verify(
     model: ModelSource,
     quantized: ModelSource,
     *,
-    images: str | os.PathLike[str] | None = None,
+    images: GivenImages | None = None,
     preprocess: str | None = None,
-    providers: Sequence[str] = ("CPU",),
-    input_shapes: Sequence[str] = (),
-    input_ranges: Sequence[str] = (),
+    providers: str | Sequence[str] = ("CPU",),
+    input_shapes: GivenShapes = (),
+    input_ranges: GivenRanges = (),
     seed: int = 0,
     threads: int | None = None,
 ) -> Verification:
@@ -101,6 +103,7 @@ def verify(
     other than the CPU's, it also counts the nodes that ran there, and compares the outputs with those of the CPU
     provider. Raises UserError; RuntimeUnavailable where a provider was not really used.
     """
+    images = as_path(images)
     float_source, source = load(model), load(quantized)
     metadata = metadata_of(source.model)
     stated = metadata.get("preprocess")
@@ -109,8 +112,8 @@ def verify(
         WeightBits.parse("8"),
         "8",
         preprocess=parse_or_assume(wanted),
-        input_shapes=parse_input_shapes(input_shapes),
-        input_ranges=parse_input_ranges(input_ranges),
+        input_shapes=parse_input_shapes(texts(input_shapes)),
+        input_ranges=parse_input_ranges(texts(input_ranges)),
         seed=seed + CHECK_SEED,
     )
     if images is None and not input_shapes:
@@ -138,7 +141,18 @@ def verify(
     rows = tuple(_on_provider(provider, source, reference, batch, kinds, why) for provider in providers)
     left_out = dict.fromkeys(note for row in rows for note in row.fidelity.notes)
     warnings = (*origin_warnings(float_source, source, choice.name), *choice.warnings, *left_out)
-    return Verification(float_source.size, source.size, choice.name, choice, warnings, rows)
+    return Verification(
+        float_source.size,
+        source.size,
+        choice.name,
+        choice,
+        warnings,
+        rows,
+        model=float_source.label,
+        quantized=source.label,
+        images=images_label(images),
+        version=version(),
+    )
 
 
 def _on_provider(

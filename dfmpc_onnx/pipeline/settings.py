@@ -33,9 +33,10 @@ class WeightBits:
 
     @classmethod
     def parse(cls, text: str) -> WeightBits:
-        if text.strip() == "auto":
+        word = text.strip().lower()
+        if word == "auto":
             return cls(8, 8, auto=True)
-        match = re.fullmatch(r"(?:(ternary|[2-8])/)?([2-8])", text.strip())
+        match = re.fullmatch(r"(?:(ternary|[2-8])/)?([2-8])", word)
         if not match:
             raise OptionError(
                 f"weights '{text}': not understood; give LOW/HIGH such as 2/6, BITS such as 8, or ternary/HIGH, "
@@ -43,6 +44,8 @@ class WeightBits:
             )
         high = int(match[2])
         low = match[1] or match[2]
+        if low != TERNARY and int(low) > high:
+            raise OptionError(f"weights '{text}': LOW is more than HIGH; give {high}/{low}, or {low} for all")
         return cls(TERNARY if low == TERNARY else int(low), high)
 
     @property
@@ -66,6 +69,7 @@ class LayerOverride:
     @classmethod
     def parse(cls, text: str) -> LayerOverride:
         pattern, sign, bits = text.rpartition("=")
+        bits = bits.lower()
         if not sign or not pattern or not re.fullmatch(r"ternary|float|[2-8]", bits):
             raise OptionError(f"layer '{text}': not understood; give GLOB=BITS (2 to 8), GLOB=ternary or GLOB=float")
         if bits == "ternary":
@@ -160,7 +164,7 @@ def parse_activations(text: str | int) -> Activations:
     """Bits of the activations, 8 or "none"; raises OptionError for anything else."""
     if str(text) == "8":
         return "8"
-    if str(text) == "none":
+    if str(text).lower() == "none":
         return "none"
     raise OptionError(f"activations '{text}': not understood; give 8 or none")
 

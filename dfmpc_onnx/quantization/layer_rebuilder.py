@@ -177,7 +177,7 @@ class Rebuilder:
         self._graph = workspace.graph
         self._biases: dict[str, tuple[Float | None, Float]] = {}  # those changed: in both networks
         self._rounded_at = workspace.settings.rounded_at
-        self._tell = workspace.tell
+        self._tell = workspace.progress.layer
         self._seed = workspace.settings.seed
         self.ranges: dict[str, tuple[float, float]] = {}
         self.reach = LayerReach(workspace.graph, layers)

@@ -19,7 +19,8 @@ class LayerReport(msgspec.Struct, frozen=True):
     bits: width of its codes, 32 for float. stored_bits: what each takes in the file, 1.6 for ternary codes five to
     a byte. role: low, high, 8-bit or float; where the recipe chose the bits by measured error, that of the width it
     chose. refused: why the layer is not quantized; None where it is. integer: whether it computes in integers. why:
-    what decided its bits. refused_code: the code of `refused`, as in refusals.
+    what decided its bits. refused_code: the code of `refused`, as in refusals. loss: the share of the output that its
+    width costs, as measured before it was chosen; None where no measurement chose it.
     """
 
     name: str
@@ -33,6 +34,7 @@ class LayerReport(msgspec.Struct, frozen=True):
     weights: int
     why: str
     refused_code: str | None = None
+    loss: float | None = None
 
 
 class PassReport(msgspec.Struct, frozen=True):
@@ -47,7 +49,8 @@ class Report(msgspec.Struct, frozen=True):
     """What `quantize` did. Sizes in bytes; mean_weight_bits: as `qdq.stored_bits.mean_bits`, over all layers.
 
     peak_bytes: the most memory that this process has held so far; None where the system does not tell. latency: what a
-    limit on time came to; None where there was none, or nothing could be timed.
+    limit on time came to; None where there was none, or nothing could be timed. model: where the float model came from.
+    output: where the result was written, images: where the user's images lie; None for none. version: this package's.
     """
 
     recipe: str
@@ -70,10 +73,25 @@ class Report(msgspec.Struct, frozen=True):
     passes: tuple[PassReport, ...]
     peak_bytes: int | None = None
     latency: LatencyReport | None = None
+    model: str = ""
+    output: str | None = None
+    images: str | None = None
+    version: str = ""
 
     def count(self, role: str) -> int:
         """How many layers have a role: low, high, 8-bit or float."""
         return sum(layer.role == role for layer in self.layers)
+
+    @property
+    def summary(self) -> str:
+        """The run in a line."""
+        times = self.float_bytes / max(self.bytes, 1)
+        sqnr = f", SQNR {self.fidelity.sqnr_db} dB" if self.fidelity is not None else ""
+        size = f"{self.float_bytes} -> {self.bytes} bytes, {times:.2f}x smaller"
+        return f"recipe {self.recipe}, {len(self.layers)} layers, {size}{sqnr}"
+
+    def __repr__(self) -> str:
+        return f"Report({self.summary})"
 
 
 class Expansion(msgspec.Struct, frozen=True):
@@ -168,6 +186,11 @@ class Inspection(msgspec.Struct, frozen=True):
     mean_weight_bits: float | None = None
     latency: TimeTable | None = None
 
+    def __repr__(self) -> str:
+        layers = len(self.quantized_layers) or len(self.layers)
+        state = "quantized" if self.quantized_layers else "float"
+        return f"Inspection({self.model}, {self.bytes} bytes, {state}, {layers} layers)"
+
 
 class ProviderFidelity(msgspec.Struct, frozen=True):
     """A quantized file on one provider. use: how it was used there, None for the CPU's."""
@@ -178,7 +201,7 @@ class ProviderFidelity(msgspec.Struct, frozen=True):
 
 
 class Verification(msgspec.Struct, frozen=True):
-    """What `verify` measured, by provider; bytes of both files."""
+    """What `verify` measured, by provider; bytes of both files, where they and the images came from, this version."""
 
     float_bytes: int
     bytes: int
@@ -186,3 +209,11 @@ class Verification(msgspec.Struct, frozen=True):
     preprocess_choice: PreprocessChoice
     warnings: tuple[str, ...]
     providers: tuple[ProviderFidelity, ...]
+    model: str = ""
+    quantized: str = ""
+    images: str | None = None
+    version: str = ""
+
+    def __repr__(self) -> str:
+        each = ", ".join(f"{row.provider} SQNR {row.fidelity.sqnr_db} dB" for row in self.providers)
+        return f"Verification({each}, {self.float_bytes} -> {self.bytes} bytes)"

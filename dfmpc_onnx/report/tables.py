@@ -1,4 +1,4 @@
-"""Tables of rich that cut nothing: what a name or a remark from a model needs on a terminal of any width."""
+"""Tables of rich of one line a row: on a narrow terminal names lose their middle, and nothing else is cut."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.text import Text
 from dfmpc_onnx.errors import printable
 
 GAP = 2  # blanks between columns
+LEAST_NAME = 12  # characters of a name that say something
 
 
 def table(*columns: str, right: Sequence[str] = ()) -> Table:
@@ -21,6 +22,42 @@ def table(*columns: str, right: Sequence[str] = ()) -> Table:
     for column in columns:
         made.add_column(column, justify="right" if column in right else "left", overflow="fold")
     return made
+
+
+def rows_of_one_line(
+    console: Console, columns: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[str] = (), name: int = 0
+) -> None:
+    """A table with one line a row. name: the column of names from a model, which alone may be shortened."""
+    cells = [[printable(str(value)) for value in row] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(columns, *cells, strict=True)]
+    room = console.width - sum(widths) + widths[name] - GAP * (len(widths) - 1)
+    widths[name] = min(widths[name], max(room, LEAST_NAME))
+
+    def line(row: Sequence[str]) -> str:
+        padded = []
+        for cell, width, column in zip(row, widths, columns, strict=True):
+            blanks = " " * (width - cell_len(cell))
+            padded.append(blanks + cell if column in right else cell + blanks)
+        return (" " * GAP).join(padded).rstrip()
+
+    console.print(Text(line(columns), style="bold"), soft_wrap=True)
+    for row in cells:
+        row[name] = shortened(row[name], widths[name])
+        console.print(Text(line(row)), soft_wrap=True)
+
+
+def shortened(name: str, width: int) -> str:
+    """A name within so many characters: a longer one loses its middle, since names of one network begin alike, and
+    differ at their end."""
+    if cell_len(name) <= width:
+        return name
+    end = name[-(2 * (width - 2) // 3) :]
+    while cell_len(end) > width - 2:
+        end = end[1:]
+    begin = name
+    while cell_len(begin) + cell_len(end) > width - 2:
+        begin = begin[:-1]
+    return f"{begin}..{end}"
 
 
 def listing(
@@ -57,6 +94,18 @@ def listing(
         console.print(Text(line(row)))
         if row[-1]:
             console.print(Padding(Text(row[-1]), (0, 0, 0, 2 * GAP), expand=False))
+
+
+def definitions(console: Console, entries: Sequence[tuple[str, str, str]]) -> None:
+    """A term with a remark in its line, and below it what it means, in as many lines as that takes."""
+    width = max((cell_len(term) for term, _, _ in entries), default=0)
+    for term, remark, meaning in entries:
+        head = Text(printable(term), style="bold")
+        if remark:
+            head.append(f"{' ' * (width - cell_len(term) + GAP)}{printable(remark)}", style="not bold")
+        console.print(head, soft_wrap=True)
+        for line in meaning.splitlines():
+            console.print(Padding(Text(printable(line)), (0, 0, 0, 2 * GAP), expand=False))
 
 
 def megabytes(count: int) -> str:

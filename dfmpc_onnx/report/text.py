@@ -14,49 +14,46 @@ from dfmpc_onnx.evaluation.output_differences import GroupFidelity, OutputFideli
 from dfmpc_onnx.inputs.normalization import PreprocessChoice
 from dfmpc_onnx.pipeline.refusals import NOT_LOW, UNSTATED, Refusal
 from dfmpc_onnx.report.latency_text import latency_rows
-from dfmpc_onnx.report.schema import Expansion, LayerReport, Report, Verification
-from dfmpc_onnx.report.tables import GAP, figures, listing, megabytes, plain, table
+from dfmpc_onnx.report.layer_groups import grouped_layers
+from dfmpc_onnx.report.schema import Expansion, Report, Verification
+from dfmpc_onnx.report.tables import GAP, figures, listing, megabytes, plain, rows_of_one_line, table
 
 MOST_OUTPUTS = 8  # that the terminal lists
 MOST_CHANNEL_RUNS = 4  # of channels, likewise
 
 
-def _preprocess(choice: PreprocessChoice) -> str:
+LEGEND = (
+    "stored: bits that a weight takes in the file; loss %: what the layer's bits add to the error of the output; role: "
+    "low has 2 or 3 bits and is repaired in the next layer, high has more, 8-bit has 8, float is not quantized"
+)
+
+
+def _preprocess(choice: PreprocessChoice, verbose: bool) -> str:
     if choice.by == "no image":
         return choice.reason
-    return choice.name if choice.by == "given" else f"{choice.name} ({choice.reason})"
+    if choice.by == "given":
+        return choice.name
+    return f"{choice.name} ({choice.reason if verbose else 'found out; -v says how'})"
 
 
-def report_table(report: Report, output: str, console: Console) -> None:
-    """What was done to each layer, what was refused, and the figures of the whole."""
-    reasons_differ = len({layer.why for layer in report.layers}) > 1
-    listing(
-        console,
-        ("layer", "op", "bits", "stored", "role", "computes in", "why"),
-        [
-            (
-                layer.name,
-                layer.op,
-                _bits(layer),
-                f"{layer.stored_bits:g}",
-                layer.role,
-                _compute(layer),
-                layer.why if reasons_differ else "",
-            )
-            for layer in report.layers
-        ],
-        right=("bits", "stored"),
-    )
+def report_table(report: Report, output: str, console: Console, *, verbose: bool = False) -> None:
+    """What was done to the layers, what was refused, and the figures of the whole.
+
+    verbose: every layer by itself, with what decided its bits, and all refusals with their reasons.
+    """
+    _layer_table(report, console, verbose)
     for title, refusals, most in _refusals(report):
-        refusal_list(title, refusals, most, console)
+        if verbose or title.endswith(LEFT_IN_FLOAT):
+            refusal_list(title, refusals, most if verbose else MOST_REASONS_IN_SHORT, console)
+    hidden = sum(len(refusals) for title, refusals, _ in _refusals(report) if not title.endswith(LEFT_IN_FLOAT))
+    if hidden and not verbose:
+        console.print(Text(f"\n{hidden} remarks on other nodes, which are no errors: -v lists them"))
     counts = ", ".join(
         f"{report.count(role)} {role}" for role in ("low", "high", "8-bit", "float") if report.count(role)
     )
-    if report.layers and not reasons_differ:
-        counts += f" ({report.layers[0].why})"
     rows = [
         ("recipe", f"{report.recipe}, weights {report.weights}, activations {report.activations}, for {report.target}"),
-        ("preprocess", _preprocess(report.preprocess_choice)),
+        ("preprocess", _preprocess(report.preprocess_choice, verbose)),
         ("layers", counts),
         (
             "size",
@@ -66,6 +63,8 @@ def report_table(report: Report, output: str, console: Console) -> None:
         ("mean bits per weight", f"{report.mean_weight_bits} stored"),
         ("needs", f"onnxruntime {report.oldest_onnxruntime} or newer (opset {report.opset})"),
     ]
+    if report.images is not None:
+        rows.append(("statistics from", f"your images, {shown(report.images)}"))
     if report.fidelity is not None:
         unknown = report.fidelity.not_known
         verdict = f"not known: {unknown}" if unknown else fidelity_line(report.fidelity)
@@ -80,6 +79,22 @@ def report_table(report: Report, output: str, console: Console) -> None:
     console.print(figures(rows))
 
 
+def _layer_table(report: Report, console: Console, verbose: bool) -> None:
+    """One line a layer, or a group of like neighbours; with `verbose` every layer, and below it what decided."""
+    groups = grouped_layers(report.layers, each=verbose)
+    columns = ("layer", "op", "bits", "stored", "loss %", "role", "computes in")
+    rows = [(g.name, g.op, g.bits, g.stored, g.loss, g.role, g.computes) for g in groups]
+    right = ("bits", "stored", "loss %")
+    if verbose:
+        listing(console, (*columns, "why"), [(*row, g.why) for row, g in zip(rows, groups, strict=True)], right)
+    else:
+        rows_of_one_line(console, columns, rows, right)
+    if report.layers:
+        console.print(Text(f"\n{LEGEND}{'' if verbose else '; -v says of each layer why'}"))
+
+
+LEFT_IN_FLOAT = "layers left in float"
+MOST_REASONS_IN_SHORT = 3
 MOST_REASONS = 12  # reasons that a heading is followed by
 
 
@@ -95,7 +110,7 @@ def _refusals(report: Report) -> Iterable[tuple[str, list[Refusal], int]]:
         for layer in report.layers
         if layer.refused is not None
     ]
-    yield f"of {len(report.layers)} layers left in float", in_float, MOST_REASONS
+    yield f"of {len(report.layers)} {LEFT_IN_FLOAT}", in_float, MOST_REASONS
     others = [r for r in report.refusals if r.site not in kept]
     not_low = [r for r in others if r.site in coded and r.code in NOT_LOW]
     # Which layers cannot be low matters only where low layers were asked for.
@@ -125,14 +140,6 @@ def refusal_list(title: str, refusals: list[Refusal], most: int, console: Consol
         console.print(Padding(line, (0, 0, 0, GAP), expand=False))
     if len(reasons) > most:
         console.print(Text(f"  ... and {len(reasons) - most} reasons more, which --json lists"))
-
-
-def _bits(layer: LayerReport) -> str:
-    return "float" if layer.bits == 32 else "ternary" if layer.ternary else str(layer.bits)
-
-
-def _compute(layer: LayerReport) -> str:
-    return "integers" if layer.integer else "float"
 
 
 def fidelity_line(found: Fidelity) -> str:

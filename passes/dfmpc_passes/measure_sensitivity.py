@@ -59,6 +59,7 @@ class MeasureSensitivity(Pass[MeasureSensitivityOptions]):
     Options = MeasureSensitivityOptions
     requires: ClassVar = (BitPlan, Layers)
     provides: ClassVar = (Sensitivity,)
+    by_layer: ClassVar = True
 
     def reads_images(self) -> bool:
         return registration(self.options.statistics).reads_images
