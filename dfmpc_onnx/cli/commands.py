@@ -30,6 +30,8 @@ from dfmpc_onnx.cli.usage_errors import Group
 from dfmpc_onnx.errors import OptionError, printable, shown
 from dfmpc_onnx.memory import limit_memory
 
+MAKE, LOOK_UP = cloup.Section("Quantize"), cloup.Section("Look")
+
 
 @cloup.group(
     cls=Group,
@@ -56,7 +58,12 @@ def main() -> None:
     """
 
 
+main.add_command(quantize, section=MAKE)
+main.add_command(plan, section=MAKE)
+
+
 @main.command(
+    section=LOOK_UP,
     short_help="List layers, what each recipe would do, and kernels.",
     formatter_settings=LOOK,
     epilog=examples("dfmpc-onnx inspect model.onnx", "dfmpc-onnx inspect small.onnx --latency --threads 1"),
@@ -83,6 +90,7 @@ def inspect(model: str, latency: bool, threads: int, json_wanted: bool, verbose:
 
 
 @main.command(
+    section=MAKE,
     short_help="Write a quantized file with plain int8 weights.",
     formatter_settings=LOOK,
     epilog=examples("dfmpc-onnx expand small.onnx -o plain.onnx"),
@@ -119,6 +127,7 @@ def expand(model: str, output: str, force: bool, json_wanted: bool) -> None:
 
 
 @main.command(
+    section=MAKE,
     short_help="Compare a quantized model with its float one.",
     formatter_settings=LOOK,
     epilog=examples(
@@ -235,6 +244,7 @@ def verify(
 
 
 @main.command(
+    section=LOOK_UP,
     short_help="Show the procedural images that stand in for data.",
     formatter_settings=LOOK,
     epilog=examples("dfmpc-onnx images -o sheet.png --count 16"),
@@ -264,6 +274,7 @@ def images(output: str, size: int, count: int, seed: int) -> None:
 
 
 @main.command(
+    section=LOOK_UP,
     short_help="List the passes, or say what one does.",
     formatter_settings=LOOK,
     epilog=examples("dfmpc-onnx passes", "dfmpc-onnx passes compensate"),
@@ -282,6 +293,7 @@ def passes(name: str | None, verbose: bool) -> None:
 
 
 @main.command(
+    section=LOOK_UP,
     short_help="List the recipes, or print one as TOML.",
     formatter_settings=LOOK,
     epilog=examples(
@@ -307,7 +319,3 @@ def recipes(name: str | None) -> None:
         click.echo(as_toml(recorded_recipe(load(name))), nl=False)
     else:
         click.echo(catalog.recipe_page(name), nl=False)
-
-
-main.section("Quantize", quantize, verify, plan, expand)
-main.section("Look", inspect, recipes, passes, images)

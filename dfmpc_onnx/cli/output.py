@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 
-import click
 import onnx
 
 from dfmpc_onnx.cli.console import reader_may_leave
@@ -33,7 +32,6 @@ def write_model(model: onnx.ModelProto) -> None:
 
 def write_bytes(data: bytes) -> None:
     """Bytes on standard output."""
-    stream = click.get_binary_stream("stdout")
     with reader_may_leave():
-        stream.write(data)
-        stream.flush()
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)

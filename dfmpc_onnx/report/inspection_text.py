@@ -12,7 +12,7 @@ from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE
 from dfmpc_onnx.pipeline.refusals import UNSTATED, Refusal
 from dfmpc_onnx.report.latency_text import time_tables
 from dfmpc_onnx.report.schema import Inspection, QuantizedLayer
-from dfmpc_onnx.report.tables import figures, listing, megabytes, plain, rows_of_one_line
+from dfmpc_onnx.report.tables import figures, listing, megabytes, plain, prose, rows_of_one_line
 from dfmpc_onnx.report.text import MOST_REASONS, refusal_list
 
 ROLES_LEGEND = (
@@ -46,10 +46,10 @@ def inspection_table(found: Inspection, console: Console, *, verbose: bool = Fal
         _forecasts(found, console)
         _layers(found, console, verbose)
     for note in found.notes:
-        console.print(*plain(f"note: {note}"))
+        prose(console, f"note: {note}")
     if found.census is not None:
         console.print()
-        console.print(figures(list(_census_rows(found.census))))
+        figures(console, list(_census_rows(found.census)))
     if found.latency is not None:
         console.print()
         time_tables(found.latency, console)
@@ -59,15 +59,16 @@ def _quantized_table(found: Inspection, console: Console) -> None:
     """How a quantized file was made, and its layers."""
     made = list(_origin_rows(found.metadata))
     if made:
-        console.print(figures(made))
+        figures(console, made)
         console.print(Text("(--json has the seed, the versions and the sha256 of the float model, too)\n"))
     layers = found.quantized_layers
     weights = sum(layer.weights for layer in layers)
     counts = f"{len(layers)} layers, {weights:,} weights of {found.mean_weight_bits or 0:.2f} bits each in the file"
     if found.census is not None:
         counts += f"; {sum(layer.integer is True for layer in layers)} layers compute in integers"
-    console.print(*plain(counts))
-    console.print(*plain(STORED_LEGEND), end="\n\n")
+    prose(console, counts)
+    prose(console, STORED_LEGEND)
+    console.print()
     rows = [
         (layer.name, layer.op, "x".join(map(str, layer.shape)), _stored_text(layer), _computes(layer))
         for layer in layers
@@ -131,7 +132,8 @@ def _layers(found: Inspection, console: Console, verbose: bool) -> None:
         refusal_list("layers that stay in float", in_float, MOST_REASONS, console)
     if found.recipes:
         said = "" if verbose else "; -v says what repairs a layer, or why nothing does"
-        console.print(Text(f"\n{ROLES_LEGEND}{said}"))
+        console.print()
+        prose(console, f"{ROLES_LEGEND}{said}")
 
 
 def _forecasts(found: Inspection, console: Console) -> None:
@@ -158,9 +160,10 @@ def _forecasts(found: Inspection, console: Console) -> None:
         for row in found.recipes
     ]
     rows_of_one_line(console, ("recipe", "weights", "activations", *counts), forecasts, right=counts)
-    console.print(Text(f"\n{CODES_LEGEND}"))
+    console.print()
+    prose(console, CODES_LEGEND)
     if any(row.auto for row in found.recipes):
-        console.print(Text(AUTO_LEGEND))
+        prose(console, AUTO_LEGEND)
     alike: dict[tuple[str, ...], list[str]] = {}
     for layer in found.layers:
         if all(layer.name in row.bits for row in found.recipes):

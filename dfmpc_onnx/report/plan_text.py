@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.text import Text
 
 from dfmpc_onnx.pipeline.plan_file import FrontEntry, PlanRecord
 from dfmpc_onnx.report.layer_groups import loss_text
-from dfmpc_onnx.report.tables import figures, listing, megabytes, plain, rows_of_one_line, table
+from dfmpc_onnx.report.tables import figures, listing, megabytes, plain, prose, rows_of_one_line, table
 
 LOSS_LEGEND = "loss %: what the layer's bits add to the error of the output; - where you or the target set the bits"
 
@@ -24,7 +23,8 @@ def plan_table(
         listing(console, (*columns, "why"), [(*row, e.why) for row, e in zip(rows, record.layers, strict=True)], right)
     else:
         rows_of_one_line(console, columns, rows, right)
-    console.print(Text(f"\n{LOSS_LEGEND}"))
+    console.print()
+    prose(console, LOSS_LEGEND)
     if record.front:
         console.print()
         front_table(record.front, console)
@@ -41,7 +41,7 @@ def plan_table(
     if output is not None:
         figure_rows.append(("written", output))
     console.print()
-    console.print(figures(figure_rows))
+    figures(console, figure_rows)
 
 
 def front_table(front: list[FrontEntry], console: Console) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from rich.cells import cell_len
@@ -96,6 +97,25 @@ def listing(
             console.print(Padding(Text(row[-1]), (0, 0, 0, 2 * GAP), expand=False))
 
 
+def prose(console: Console, text: str, indent: int = 0) -> None:
+    """Sentences, broken between words where a line ends."""
+    for line in printable_lines(text, console.width, indent):
+        console.print(Text(line), soft_wrap=True)
+
+
+def printable_lines(text: str, width: int, indent: int) -> list[str]:
+    """A text in lines of so many characters; a word that is longer than a line stands whole."""
+    blanks = " " * indent
+    return textwrap.wrap(
+        printable(text),
+        max(width, indent + LEAST_NAME),
+        initial_indent=blanks,
+        subsequent_indent=blanks,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
 def definitions(console: Console, entries: Sequence[tuple[str, str, str]]) -> None:
     """A term with a remark in its line, and below it what it means, in as many lines as that takes."""
     width = max((cell_len(term) for term, _, _ in entries), default=0)
@@ -105,7 +125,7 @@ def definitions(console: Console, entries: Sequence[tuple[str, str, str]]) -> No
             head.append(f"{' ' * (width - cell_len(term) + GAP)}{printable(remark)}", style="not bold")
         console.print(head, soft_wrap=True)
         for line in meaning.splitlines():
-            console.print(Padding(Text(printable(line)), (0, 0, 0, 2 * GAP), expand=False))
+            prose(console, line, 2 * GAP)
 
 
 def megabytes(count: int) -> str:
@@ -116,11 +136,11 @@ def plain(*values: object) -> list[Text]:
     return [Text(printable(str(value))) for value in values]
 
 
-def figures(rows: list[tuple[str, str]]) -> Table:
-    """Keys and values, one a line."""
-    made = Table(box=None, show_header=False, pad_edge=False)
-    made.add_column(no_wrap=True)
-    made.add_column(overflow="fold")
+def figures(console: Console, rows: Sequence[tuple[str, str]]) -> None:
+    """Keys and values; a value that is longer than its line goes on below its beginning."""
+    width = max((cell_len(key) for key, _ in rows), default=0) + GAP
     for key, value in rows:
-        made.add_row(*plain(key, value))
-    return made
+        lines = printable_lines(value, console.width, width) or [""]
+        console.print(Text(f"{key}{' ' * (width - cell_len(key))}{lines[0].lstrip()}".rstrip()), soft_wrap=True)
+        for line in lines[1:]:
+            console.print(Text(line), soft_wrap=True)

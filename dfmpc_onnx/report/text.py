@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rich.console import Console
-from rich.padding import Padding
 from rich.text import Text
 
 from dfmpc_onnx.errors import printable, shown
@@ -16,13 +15,13 @@ from dfmpc_onnx.pipeline.refusals import NOT_LOW, UNSTATED, Refusal
 from dfmpc_onnx.report.latency_text import latency_rows
 from dfmpc_onnx.report.layer_groups import grouped_layers
 from dfmpc_onnx.report.schema import Expansion, Report, Verification
-from dfmpc_onnx.report.tables import GAP, figures, listing, megabytes, plain, rows_of_one_line, table
+from dfmpc_onnx.report.tables import GAP, figures, listing, megabytes, plain, prose, rows_of_one_line, table
 
 MOST_OUTPUTS = 8  # that the terminal lists
 MOST_CHANNEL_RUNS = 4  # of channels, likewise
 
 
-LEGEND = (
+LAYER_LEGEND = (
     "stored: bits that a weight takes in the file; loss %: what the layer's bits add to the error of the output; role: "
     "low has 2 or 3 bits and is repaired in the next layer, high has more, 8-bit has 8, float is not quantized"
 )
@@ -76,7 +75,7 @@ def report_table(report: Report, output: str, console: Console, *, verbose: bool
         rows.append(("memory", f"{megabytes(report.peak_bytes)} at most"))
     rows.append(("written", output))
     console.print()
-    console.print(figures(rows))
+    figures(console, rows)
 
 
 def _layer_table(report: Report, console: Console, verbose: bool) -> None:
@@ -90,7 +89,8 @@ def _layer_table(report: Report, console: Console, verbose: bool) -> None:
     else:
         rows_of_one_line(console, columns, rows, right)
     if report.layers:
-        console.print(Text(f"\n{LEGEND}{'' if verbose else '; -v says of each layer why'}"))
+        console.print()
+        prose(console, f"{LAYER_LEGEND}{'' if verbose else '; -v says of each layer why'}")
 
 
 LEFT_IN_FLOAT = "layers left in float"
@@ -136,8 +136,7 @@ def refusal_list(title: str, refusals: list[Refusal], most: int, console: Consol
     for alike in list(reasons.values())[:most]:
         more = f" and {len(alike) - 1} more alike" if len(alike) > 1 else ""
         by = f"{alike[0].by}: " if alike[0].by else ""
-        line = Text(printable(f"{alike[0].site}{more}: {by}{alike[0].reason}"))
-        console.print(Padding(line, (0, 0, 0, GAP), expand=False))
+        prose(console, f"{alike[0].site}{more}: {by}{alike[0].reason}", GAP)
     if len(reasons) > most:
         console.print(Text(f"  ... and {len(reasons) - most} reasons more, which --json lists"))
 
@@ -200,7 +199,7 @@ def expansion_table(report: Expansion, output: str, console: Console) -> None:
         ("needs", f"onnxruntime {report.oldest_onnxruntime} or newer (opset {report.opset}, IR {report.ir_version})"),
         ("written", output),
     ]
-    console.print(figures(rows))
+    figures(console, rows)
 
 
 def _times(before: int, after: int) -> str:
