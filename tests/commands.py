@@ -42,5 +42,6 @@ def assert_refused(result: Result, *saying: str) -> None:
     assert result.stdout == ""
     what, *tip = result.stderr.splitlines()
     assert what.startswith("error: ") and len(tip) <= 1 and all(t.startswith("tip: ") for t in tip), result.stderr
+    said = result.stderr.replace("\ntip: ", "; ")
     for part in saying:
-        assert part in result.stderr
+        assert part in said

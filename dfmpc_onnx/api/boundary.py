@@ -20,11 +20,11 @@ import onnx
 from dfmpc_onnx.errors import OptionError, UserError
 from dfmpc_onnx.pipeline.recipe import Recipe
 
-P = ParamSpec("P")
-R = TypeVar("R")
+Given = ParamSpec("Given")
+Returned = TypeVar("Returned")
 Path = str | os.PathLike[str]
-Array = npt.NDArray[np.generic]
-GivenImages = Path | Array | Iterable[Array]
+AnyArray = npt.NDArray[np.generic]
+GivenImages = Path | AnyArray | Iterable[AnyArray]
 GivenLayers = Sequence[str] | Mapping[str, str | int]
 GivenShapes = Sequence[str] | Mapping[str, Sequence[int]]
 GivenRanges = Sequence[str] | Mapping[str, Sequence[float]]
@@ -32,7 +32,7 @@ IN_MEMORY = "given_images.npz"  # the file that arrays are written to while a ru
 logger = logging.getLogger("dfmpc_onnx")
 
 
-def public(call: Callable[P, R]) -> Callable[P, R]:
+def public(call: Callable[Given, Returned]) -> Callable[Given, Returned]:
     """A function of the public interface.
 
     Its arguments may be plain values of Python, and each of a wrong type is an OptionError that names it. What its
@@ -41,7 +41,7 @@ def public(call: Callable[P, R]) -> Callable[P, R]:
     signature = inspect.signature(call)
 
     @functools.wraps(call)
-    def within(*args: P.args, **kwargs: P.kwargs) -> R:
+    def within(*args: Given.args, **kwargs: Given.kwargs) -> Returned:
         bound = signature.bind(*args, **kwargs)
         for name, value in bound.arguments.items():
             if value is not signature.parameters[name].default and name in ARGUMENTS:
@@ -64,7 +64,7 @@ def _warnings(result: object) -> Sequence[str]:
 
 
 @contextlib.contextmanager
-def _as_file(images: Iterable[Array]) -> Iterator[str]:
+def _as_file(images: Iterable[AnyArray]) -> Iterator[str]:
     """A path of the images while the block runs: a network is run on them several times, part by part."""
     x = _stacked(images)
     with tempfile.TemporaryDirectory() as folder:
@@ -77,7 +77,7 @@ def _as_file(images: Iterable[Array]) -> Iterator[str]:
             raise
 
 
-def _stacked(images: Iterable[Array]) -> Array:
+def _stacked(images: Iterable[AnyArray]) -> AnyArray:
     """``[n, ...]``; raises OptionError."""
     if isinstance(images, np.ndarray):
         return images

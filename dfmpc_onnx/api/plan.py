@@ -21,7 +21,7 @@ from dfmpc_onnx.model.source import ModelSource, size_of
 from dfmpc_onnx.model.write import check_target, save_text
 from dfmpc_onnx.pipeline.facts import BitPlan, Sensitivity
 from dfmpc_onnx.pipeline.plan_file import FrontEntry, PlannedLayer, PlanRecord, plan_as_toml, record_of
-from dfmpc_onnx.pipeline.progress import Progress, Report
+from dfmpc_onnx.pipeline.progress import Progress, ProgressReport
 from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE
 from dfmpc_onnx.pipeline.settings import ASKED, FLOAT, TERNARY, WeightBits, WeightBudget
 from dfmpc_onnx.pipeline.weight_plan import PlannedWidths, PlanTable, WeightPlan
@@ -107,7 +107,7 @@ def plan(
     input_ranges: GivenRanges = (),
     images: GivenImages | None = None,
     seed: int = 0,
-    progress: Report | None = None,
+    progress: ProgressReport | None = None,
     threads: int | None = None,
 ) -> Planned:
     """Choose bits for all weights of a float model under one budget.

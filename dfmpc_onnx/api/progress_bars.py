@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from dfmpc_onnx.errors import OptionError, printable
-from dfmpc_onnx.pipeline.progress import Report
+from dfmpc_onnx.pipeline.progress import ProgressReport
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,7 +16,7 @@ LONGEST_NAME = 44  # characters, so that a bar fits into a line of 80 beside its
 
 
 @contextlib.contextmanager
-def rich_progress(console: Console | None = None) -> Iterator[Report]:
+def rich_progress(console: Console | None = None) -> Iterator[ProgressReport]:
     """A bar of rich with the share that is done, the time left and what is at work, while the block runs.
 
     console: where to draw; standard error if not given. The line is taken away at the end.
@@ -37,7 +37,7 @@ def rich_progress(console: Console | None = None) -> Iterator[Report]:
 
 
 @contextlib.contextmanager
-def tqdm_progress(**options: Any) -> Iterator[Report]:
+def tqdm_progress(**options: Any) -> Iterator[ProgressReport]:
     """A bar of tqdm, which in a notebook is a widget, while the block runs.
 
     options: as tqdm takes them. Raises OptionError where tqdm is not installed.

@@ -1,4 +1,7 @@
-"""quantize(): from a float model to a quantized one, with a report on how it was made."""
+"""quantize(): from a float model to a quantized one, with a report on how it was made.
+
+Several threads of a program may quantize at once.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ from dfmpc_onnx.inputs.unknown_inputs import not_known
 from dfmpc_onnx.model.source import ModelSource, size_of
 from dfmpc_onnx.model.write import save
 from dfmpc_onnx.pipeline.manager import Instrument
-from dfmpc_onnx.pipeline.progress import Progress, Report
+from dfmpc_onnx.pipeline.progress import Progress, ProgressReport
 from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE, Recipe
 from dfmpc_onnx.pipeline.settings import WeightBudget
 from dfmpc_onnx.report.build import make_report
@@ -54,7 +57,7 @@ def quantize(
     max_latency: str | float | None = None,
     dump: Path | None = None,
     instruments: Sequence[Instrument] = (),
-    progress: Report | None = None,
+    progress: ProgressReport | None = None,
     threads: int | None = None,
     max_size: str | int | None = None,
     mean_bits: float | None = None,
@@ -64,28 +67,25 @@ def quantize(
 ) -> Quantized:
     """Quantize a float model without data.
 
-    model: a path, the bytes of a file, or a ModelProto; never changed. output: where to write the result, whole or
-    not at all; None to get it in memory only. recipe: a name, a ``.toml`` path, or a Recipe. weights: 8, ``LOW/HIGH``
-    or ``ternary/HIGH``. activations: 8 or "none". layers: overrides, ``{"layer1/*": 8}``; the recipe's where None.
-    reduce_range: 7 bits in place of 8 between quantized activations, for processors without VNNI. target: the
-    provider that the file is for (`pipeline.targets`). preprocess: as the network expects its input; "auto" finds it
-    out. input_shapes, input_ranges: ``{"x": (1, 3, 224, 224)}``; ``{"x": (0, 255)}``, what lies in an input. images:
-    a few unlabelled ones of the user's own in place of procedural ones: an .npz, a folder, or arrays, uint8 [n,
-    height, width, 3] or float32 as the model takes them. check: compare the result with the model on 16 procedural
-    images before it takes its name. max_latency: ``12.5`` (milliseconds of a run on this machine) or ``80%`` (of what
-    the float model takes): activations that accuracy wants in float are quantized until it is met. dump: a folder for
-    the graph after each pass. progress: called with (done, total, name), as `rich_progress` and `tqdm_progress` want.
-    threads: how many onnxruntime and BLAS may take; None and 0: as many as the machine has (another number rounds
-    sums in another order). Several threads of a program may quantize at once. max_size: of the file, as "2MB", bytes,
-    or "25%" of the float one, met from below within a percent where more bits can fill it. mean_bits: of all weights,
-    at most. min_sqnr: in dB, predicted. max_float_layers: how many may stay in float for these. force: whether a file
-    that is no ONNX model may be written over.
+    model: a path, the bytes of a file, or a ModelProto; never changed. output: where to write the result, whole or not
+    at all; None to get it in memory only. recipe: a name, a ``.toml`` path, or a Recipe. weights: 8, ``LOW/HIGH`` or
+    ``ternary/HIGH``. activations: 8 or "none". layers: overrides, ``{"layer1/*": 8}``; the recipe's where None.
+    reduce_range: 7-bit weights in place of 8, for processors without VNNI. target: the provider that the file is for
+    (`pipeline.targets`). preprocess: as the network expects its input; "auto" finds it out. input_shapes, input_ranges:
+    ``{"x": (1, 3, 224, 224)}``; ``{"x": (0, 255)}``, what lies in an input. images: unlabelled ones in place of
+    procedural ones: an .npz, a folder, or arrays, uint8 [n, height, width, 3] or float32 as the model takes them.
+    check: compare the result with the model. max_latency: ``12.5`` (milliseconds of a run here) or ``80%`` (of what the
+    float model takes): activations that accuracy wants in float are quantized until it is met. dump: a folder for the
+    graph after each pass. progress: called with (done, total, name), see `rich_progress`. threads: how many onnxruntime
+    and BLAS may take; None and 0: as many as the machine has. max_size: of the file, as "2MB", bytes, or "25%" of the
+    float one, met within a percent. mean_bits: of all weights, at most. min_sqnr: in dB, predicted. max_float_layers:
+    how many may stay in float for these. force: whether a file that is no ONNX model may be written over.
 
     Raises UserError for what the caller can correct, Defect for our own mistakes. When it raises, `output` is as it
     was before: absent, or the earlier file.
     """
     began = time.perf_counter()
-    chosen = with_time_limit(catalog.find_recipe(recipe), None if max_latency is None else str(max_latency))
+    chosen = with_time_limit(catalog.find_recipe(recipe), max_latency)
     pipeline = catalog.build(chosen)
     budget = WeightBudget.parse(max_size, mean_bits, min_sqnr, max_float_layers)
     settings = parse_settings(

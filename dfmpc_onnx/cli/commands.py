@@ -16,12 +16,12 @@ from dfmpc_onnx.cli.quantize_command import quantize
 from dfmpc_onnx.cli.shared_options import (
     DETAILS,
     FORCE,
+    IMAGE_SEED,
     INPUT_SHAPES,
     JSON,
     LOOK,
     MODEL,
     RANGES,
-    SEED,
     THREADS,
     examples,
     file_name,
@@ -155,7 +155,7 @@ def expand(model: str, output: str, force: bool, json_wanted: bool) -> None:
     ),
     INPUT_SHAPES,
     RANGES,
-    SEED,
+    IMAGE_SEED,
 )
 @cloup.option_group(
     "Thresholds",
@@ -263,7 +263,7 @@ def verify(
     cloup.option(
         "--count", default=16, show_default=True, type=click.IntRange(1, 256), metavar="N", help="how many, 1 to 256"
     ),
-    SEED,
+    IMAGE_SEED,
 )
 def images(output: str, size: int, count: int, seed: int) -> None:
     """Write the procedural images that stand in for data as one sheet, to look at."""

@@ -9,7 +9,8 @@ import dfmpc_onnx
 from dfmpc_onnx.cli.console import say, standard_output
 from dfmpc_onnx.cli.shared_options import (
     ACTIVATIONS,
-    IMAGES,
+    IMAGE_SEED,
+    IMAGE_SOURCE,
     INPUT_SHAPES,
     JSON,
     LAYERS,
@@ -22,7 +23,6 @@ from dfmpc_onnx.cli.shared_options import (
     RANGES,
     RECIPE,
     REDUCE_RANGE,
-    SEED,
     TARGET,
     THREADS,
     VERBOSE,
@@ -89,8 +89,8 @@ from dfmpc_onnx.memory import limit_memory
     LAYERS,
     REDUCE_RANGE,
 )
-@cloup.option_group("Input", PREPROCESS, INPUT_SHAPES, RANGES, IMAGES)
-@cloup.option_group("Run", TARGET, SEED, THREADS)
+@cloup.option_group("Input", PREPROCESS, INPUT_SHAPES, RANGES, IMAGE_SOURCE)
+@cloup.option_group("Run", TARGET, IMAGE_SEED, THREADS)
 def plan(
     model: str | None,
     output: str | None,

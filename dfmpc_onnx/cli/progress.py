@@ -9,13 +9,13 @@ from collections.abc import Iterator
 
 from dfmpc_onnx.api.progress_bars import rich_progress, short
 from dfmpc_onnx.cli.console import give_up, say
-from dfmpc_onnx.pipeline.progress import Report, no_report
+from dfmpc_onnx.pipeline.progress import ProgressReport, no_report
 
 QUIET_SECONDS = 30.0  # between two lines where there is no terminal: who looks into a log knows that it goes on
 
 
 @contextlib.contextmanager
-def progress(verbosity: int, *, alone: bool = False) -> Iterator[Report]:
+def progress(verbosity: int, *, alone: bool = False) -> Iterator[ProgressReport]:
     """What a run shall report to, while the block runs.
 
     verbosity: -1 for nothing, 0 for a bar, 1 for a line a step, too. alone: nothing but one JSON object is wanted.

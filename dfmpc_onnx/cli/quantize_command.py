@@ -12,7 +12,8 @@ from dfmpc_onnx.cli.console import reader_may_leave, say, standard_output
 from dfmpc_onnx.cli.shared_options import (
     ACTIVATIONS,
     FORCE,
-    IMAGES,
+    IMAGE_SEED,
+    IMAGE_SOURCE,
     INPUT_SHAPES,
     JSON,
     LAYERS,
@@ -26,7 +27,6 @@ from dfmpc_onnx.cli.shared_options import (
     RANGES,
     RECIPE,
     REDUCE_RANGE,
-    SEED,
     TARGET,
     THREADS,
     VERBOSE,
@@ -87,11 +87,11 @@ if TYPE_CHECKING:
         "model's time",
     ),
 )
-@cloup.option_group("Input", PREPROCESS, INPUT_SHAPES, RANGES, IMAGES)
+@cloup.option_group("Input", PREPROCESS, INPUT_SHAPES, RANGES, IMAGE_SOURCE)
 @cloup.option_group(
     "Run",
     TARGET,
-    SEED,
+    IMAGE_SEED,
     THREADS,
     cloup.option(
         "--dump", type=click.Path(), metavar="FOLDER", help="where to write the graph after each pass, to look into"

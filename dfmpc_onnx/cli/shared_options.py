@@ -95,13 +95,13 @@ RANGES = cloup.option(
     metavar="NAME=LOW:HIGH",
     help="the least and the largest number of an input that is no picture; may be repeated",
 )
-IMAGES = cloup.option(
+IMAGE_SOURCE = cloup.option(
     "--images",
     type=click.Path(),
     metavar="FILE.npz|FOLDER",
     help="unlabelled images of yours in place of procedural ones",
 )
-SEED = cloup.option(
+IMAGE_SEED = cloup.option(
     "--seed", default=0, show_default=True, type=click.IntRange(min=0), metavar="N", help="of procedural images"
 )
 THREADS = cloup.option(

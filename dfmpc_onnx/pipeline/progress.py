@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-Report = Callable[[int, int, str], None]  # done, total, what is at work now
+ProgressReport = Callable[[int, int, str], None]  # done, total, what is at work now
 
 
 def no_report(done: int, total: int, name: str) -> None:
@@ -18,7 +18,7 @@ class Progress:
     that follows what is found out: it is never below what is done, and `done` never falls.
     """
 
-    def __init__(self, report: Report | None = None) -> None:
+    def __init__(self, report: ProgressReport | None = None) -> None:
         self._report = report or no_report
         self._done = 0
         self._left = 0  # steps that are still expected

@@ -28,10 +28,14 @@ def table(*columns: str, right: Sequence[str] = ()) -> Table:
 def rows_of_one_line(
     console: Console, columns: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[str] = (), name: int = 0
 ) -> None:
-    """A table with one line a row. name: the column of names from a model, which alone may be shortened."""
+    """A table with one line a row. name: the column of names from a model, which alone may be shortened; where that is
+    not enough, the last columns are left out."""
     cells = [[printable(str(value)) for value in row] for row in rows]
     widths = [max(map(cell_len, column)) for column in zip(columns, *cells, strict=True)]
     room = console.width - sum(widths) + widths[name] - GAP * (len(widths) - 1)
+    while room < min(LEAST_NAME, widths[name]) and len(widths) > name + 2:
+        room += widths.pop() + GAP
+    columns, cells = columns[: len(widths)], [row[: len(widths)] for row in cells]
     widths[name] = min(widths[name], max(room, LEAST_NAME))
 
     def line(row: Sequence[str]) -> str:
@@ -111,7 +115,6 @@ def printable_lines(text: str, width: int, indent: int) -> list[str]:
         max(width, indent + LEAST_NAME),
         initial_indent=blanks,
         subsequent_indent=blanks,
-        break_long_words=False,
         break_on_hyphens=False,
     )
 

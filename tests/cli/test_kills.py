@@ -125,7 +125,18 @@ def test_a_whole_run_killed_as_it_writes_leaves_input_and_output(tmp_path: pathl
         "from dfmpc_onnx.cli import main\n"
         "main(sys.argv[1:])\n"
     )
-    command = [sys.executable, "-c", program, "quantize", str(source), "-o", str(out), "--recipe", "per-channel"]
+    command = [
+        sys.executable,
+        "-c",
+        program,
+        "quantize",
+        str(source),
+        "-o",
+        str(out),
+        "--recipe",
+        "per-channel",
+        "--force",
+    ]
     ended = subprocess.run(command, capture_output=True, check=False, env=environment())
     assert ended.returncode == -signal.SIGKILL
     after = held(tmp_path)
@@ -152,7 +163,7 @@ main()
 
 def asked(number: str, event: str, name: str, source: pathlib.Path, out: pathlib.Path) -> tuple[int, str, str]:
     """Exit status and streams of a run that is asked to end in front of an event."""
-    words = ["quantize", str(source), "-o", str(out), "--recipe", "per-channel"]
+    words = ["quantize", str(source), "-o", str(out), "--recipe", "per-channel", "--force"]
     command = [sys.executable, "-c", ASKED, number, event, name, *words]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
     return ended.returncode, ended.stdout, ended.stderr

@@ -8,7 +8,7 @@ import pathlib
 import pytest
 
 from tests import graphs
-from tests.commands import dfmpc
+from tests.commands import assert_refused, dfmpc
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +71,9 @@ def test_quantize_ends_with_1_below_the_sqnr_that_was_asked_for(model: pathlib.P
 )
 def test_a_mistake_is_one_line(model: pathlib.Path, arguments: list[str], message: str) -> None:
     result = dfmpc("plan", model, *arguments)
-    assert result.exit_code == 2 and result.stdout == ""
-    assert result.stderr.startswith(message) and result.stderr.count("\n") == 1
+    assert_refused(result, message)
 
 
 def test_a_plan_of_nothing_asks_for_a_model() -> None:
     result = dfmpc("plan")
-    assert result.exit_code == 2 and result.stderr == "error: plan: give a model, or a plan file with --from\n"
+    assert_refused(result, "error: plan: give a model, or a plan file with --from")

@@ -66,8 +66,8 @@ def test_names_match_by_glob_and_case(glob, name, hit):
 
 def test_activations():
     assert parse_activations("8") == parse_activations(8) == "8"
-    assert parse_activations("none") == "none"
-    for wrong in ("4", "None", "", 16):
+    assert parse_activations("none") == parse_activations("None") == "none"
+    for wrong in ("4", "nan", "", 16):
         with pytest.raises(OptionError, match="give 8 or none"):
             parse_activations(wrong)
 
