@@ -30,7 +30,7 @@ from dfmpc_onnx.model.write import save
 from dfmpc_onnx.pipeline.manager import Instrument
 from dfmpc_onnx.pipeline.progress import Progress, ProgressReport
 from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE, Recipe
-from dfmpc_onnx.pipeline.settings import WeightBudget
+from dfmpc_onnx.pipeline.settings import Settings, WeightBudget
 from dfmpc_onnx.report.build import make_report
 from dfmpc_onnx.runtime.session import require
 from dfmpc_onnx.runtime.threads import takes_threads
@@ -92,12 +92,17 @@ def quantize(
         chosen, weights, activations, layers, preprocess, input_shapes, input_ranges, seed, images, reduce_range, target
     )
     settings = with_budget(settings, budget, weights)
-    if max_latency is not None:
-        check_timed(settings)
-    if check or max_latency is not None:
-        require()
+    _check_runtime(settings, check=check, timed=max_latency is not None)
     taken = take_in(model, output, chosen, pipeline, settings, preprocess, Progress(progress), force=force)
     return _finish(taken, _build(taken, budget, instruments, dump), check, began)
+
+
+def _check_runtime(settings: Settings, *, check: bool, timed: bool) -> None:
+    """Raise OptionError where a limit on time can change nothing, RuntimeUnavailable where a run is needed."""
+    if timed:
+        check_timed(settings)
+    if check or timed:
+        require()
 
 
 def _build(
