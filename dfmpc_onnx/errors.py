@@ -39,8 +39,8 @@ def printable(text: str | bytes) -> str:
 
 # A message ends with what to do, behind a semicolon and one of these.
 _ADVICE = re.compile(
-    r"; (?=(?:add|choose|close|convert|copy|export|give|install|keep|leave|lower|make|name|pip install|plan|put|raise|"
-    r"remove|rename|run|save|see|store|take|to use|uninstall|use|write)\b)"
+    r"; (?=(?:add|choose|close|convert|copy|did you mean|export|give|install|keep|leave|lower|make|name|pip install|"
+    r"plan|put|raise|remove|rename|run|save|see|store|take|to use|uninstall|use|write)\b)"
 )
 
 
@@ -54,7 +54,7 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
     """`` (did you mean cpu?)`` where one of the words is near to what was typed, to put behind it; else nothing."""
     import difflib
 
-    near = difflib.get_close_matches(word.lower(), list(words), n=1)
+    near = difflib.get_close_matches(word.lower(), list(words), n=1, cutoff=0.7)
     return f" (did you mean {near[0]}?)" if near else ""
 
 

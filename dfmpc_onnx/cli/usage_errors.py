@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -47,9 +49,16 @@ def one_line() -> Iterator[None]:
     except click.UsageError as error:
         said = printable(error.format_message()).rstrip(".")
         command = error.ctx.command_path if error.ctx is not None else "dfmpc-onnx"
-        raise Mistake(f"{said[:1].lower()}{said[1:]}; see '{command} --help'") from None
+        said, near = _without_guess(f"{said[:1].lower()}{said[1:]}")
+        raise Mistake(f"{said}; {near}see '{command} --help'") from None
     except click.ClickException as error:
         raise Mistake(printable(error.format_message())) from None
+
+
+def _without_guess(said: str) -> tuple[str, str]:
+    """A message of click's without its guess, and that as the beginning of a tip."""
+    found = re.search(r"[.]? ?[(]?Did you mean (?:one of: )?(.*?)[?]?[)]?[?]?$", said)
+    return (said, "") if found is None else (said[: found.start()], f"did you mean {found[1].rstrip('?')}? ")
 
 
 class Group(cloup.Group):
@@ -84,7 +93,7 @@ class Group(cloup.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with one_line(), written(ctx):
+            with one_line(), written(ctx), muted_logger():
                 return super().invoke(ctx)
         except UserError as error:
             say_error(str(error))
@@ -105,6 +114,19 @@ class Group(cloup.Group):
             line = printable(f"defect: {type(error).__name__} at {place}: {error}")
             say(f"{line}\nThis is our mistake. Please report it to {REPORT_TO}.")
             ctx.exit(3)
+
+
+@contextlib.contextmanager
+def muted_logger() -> Iterator[None]:
+    """Within the block warnings are printed by the commands themselves, in their words."""
+    logger, nobody = logging.getLogger("dfmpc_onnx"), logging.NullHandler()
+    before, logger.propagate = logger.propagate, False
+    logger.addHandler(nobody)
+    try:
+        yield
+    finally:
+        logger.removeHandler(nobody)
+        logger.propagate = before
 
 
 def interrupted(ctx: click.Context, error: KeyboardInterrupt) -> NoReturn:
