@@ -11,6 +11,7 @@ import msgspec
 import onnx
 
 from dfmpc_onnx.model.write import check_target, save
+from dfmpc_onnx.report.json_text import report_json
 from dfmpc_onnx.report.layer_groups import grouped_layers
 from dfmpc_onnx.report.schema import Report
 
@@ -29,7 +30,7 @@ class Quantized:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain dictionaries and lists: what ``--json`` prints."""
-        found: dict[str, Any] = msgspec.to_builtins(self.report)
+        found: dict[str, Any] = msgspec.json.decode(report_json(self.report))
         return found
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> int:

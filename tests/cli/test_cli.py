@@ -12,10 +12,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+import dfmpc_onnx
 from dfmpc_onnx import catalog
+from dfmpc_onnx.cli import main
 from dfmpc_onnx.graph import exchange
 from dfmpc_onnx.pipeline.manager import PassResult
 from dfmpc_passes.compensate import Compensate
@@ -56,6 +59,87 @@ def test_quantize_json_is_one_object_with_the_promised_figures(model_file: pathl
         ("conv3", "Conv", 6, "high", None),
         ("gemm1", "Gemm", 8, "8-bit", None),
     ]
+
+
+def test_json_says_what_it_is_of(model_file: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    out, own = model_file.with_name("out.onnx"), tmp_path / "own.npz"
+    np.savez(own, x=np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), np.uint8))
+    result = dfmpc("quantize", model_file, "-o", out, "--json", "--images", own, "--preprocess", "unit")
+    figures = json.loads(result.stdout)
+    assert (figures["model"], figures["output"], figures["images"]) == (str(model_file), str(out), str(own))
+    assert figures["version"] == dfmpc_onnx.__version__
+    losses = [layer["loss"] for layer in figures["layers"]]
+    assert all(isinstance(loss, float) and 0 <= loss < 1 for loss in losses)
+    found = json.loads(dfmpc("verify", model_file, out, "--json", "--images", own).stdout)
+    assert (found["model"], found["quantized"], found["images"]) == (str(model_file), str(out), str(own))
+    assert found["version"] == dfmpc_onnx.__version__
+    assert json.loads(dfmpc("verify", model_file, out, "--json").stdout)["images"] is None
+
+
+def test_where_images_come_from_stands_in_the_table(model_file: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    own = tmp_path / "own.npz"
+    np.savez(own, x=np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), np.uint8))
+    out = model_file.with_name("out.onnx")
+    result = dfmpc("quantize", model_file, "-o", out, "--images", own, "--preprocess", "unit")
+    assert f"statistics from your images, {own}" in " ".join(result.stdout.split())
+
+
+def test_a_file_that_is_no_model_is_written_over_with_force_alone(model_file: pathlib.Path) -> None:
+    out = model_file.with_name("thesis.txt")
+    out.write_text("Chapter 1\n")
+    for command in (["quantize", model_file], ["expand", model_file]):
+        assert_refused(dfmpc(*command, "-o", out), "thesis.txt: is there already, and is no ONNX model", "--force")
+        assert out.read_text() == "Chapter 1\n"
+    assert dfmpc("quantize", model_file, "-o", out, *CLOSED_FORM, "--force").exit_code == 0
+    onnx.checker.check_model(onnx.load(out))
+    assert dfmpc("quantize", model_file, "-o", out, *CLOSED_FORM).exit_code == 0  # it is a model now
+
+
+def test_several_models_in_one_call_are_one_clear_line(model_file: pathlib.Path) -> None:
+    for command in ("quantize", "inspect", "plan", "expand"):
+        words = [] if command == "inspect" else ["-o", "out.onnx"]
+        said = f"3 models given, and {command} takes one: {model_file}, {model_file}, ...; run it once for each"
+        assert_refused(dfmpc(command, model_file, model_file, model_file, *words), said)
+
+
+@pytest.mark.parametrize(
+    ("words", "guess"),
+    [
+        (["quantise"], "did you mean 'quantize'?"),
+        (["quantize", "m.onnx", "-o", "o.onnx", "--recipee", "int8"], "'--recipe'"),
+        (["quantize", "m.onnx", "-o", "o.onnx", "--recipe", "int88"], "did you mean int8?"),
+        (["quantize", "m.onnx", "-o", "o.onnx", "--target", "tensort"], "did you mean tensorrt?"),
+        (["quantize", "m.onnx", "-o", "o.onnx", "--preprocess", "imagnet"], "did you mean imagenet?"),
+        (["passes", "normalise"], "did you mean normalize?"),
+    ],
+)
+def test_a_near_miss_is_suggested(words: list[str], guess: str) -> None:
+    assert_refused(dfmpc(*words), guess)
+
+
+def test_fixed_words_may_be_written_in_any_case(model_file: pathlib.Path) -> None:
+    out = model_file.with_name("out.onnx")
+    words = ["--recipe", "PAPER", "--target", "CPU", "--preprocess", "Unit", "--activations", "None"]
+    assert dfmpc("quantize", model_file, "-o", out, *words).exit_code == 0
+    assert dfmpc("passes", "Compensate").exit_code == 0
+
+
+def test_quiet_leaves_warnings_and_errors_verbose_says_each_step(model_file: pathlib.Path) -> None:
+    make = ["quantize", model_file, "-o", model_file.with_name("out.onnx"), *CLOSED_FORM]
+    quiet, verbose = dfmpc(*make, "-q"), dfmpc(*make, "-v")
+    assert (quiet.exit_code, quiet.stdout, quiet.stderr) == (0, "", "")
+    assert "low half of a pair" in verbose.stdout and " of " in verbose.stderr.splitlines()[0]
+    assert any("pair_convolutions" in line for line in verbose.stderr.splitlines())
+    assert_refused(dfmpc(*make, "-q", "-v"), "-v and -q contradict each other; leave one of them out")
+
+
+def test_errors_and_tips_are_coloured_on_a_terminal_that_wants_it() -> None:
+    assert dfmpc("inspect", "none.onnx").stderr == "error: none.onnx: no such file\n"
+    runner = CliRunner()
+    drawn = runner.invoke(main, ["passes", "normalise"], color=True).stderr
+    assert drawn.startswith("\x1b[31m\x1b[1merror:\x1b[0m pass 'normalise'")
+    plain = runner.invoke(main, ["passes", "normalise"], color=True, env={"NO_COLOR": "1"}).stderr
+    assert plain.startswith("error: pass 'normalise'")
 
 
 def test_warnings_go_to_stderr_and_leave_the_json_alone(model_file: pathlib.Path) -> None:

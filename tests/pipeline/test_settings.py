@@ -118,3 +118,14 @@ def test_a_budget_says_what_was_asked_for():
         "max-size 2000000, min-sqnr 30, max-float-layers 1"
     )
     assert not WeightBudget(other_bytes=5).asked and WeightBudget(most_float=1).asked
+
+
+@pytest.mark.parametrize("wrong", ["6/2", "8/3"])
+def test_low_layers_have_no_more_bits_than_the_others(wrong):
+    with pytest.raises(OptionError, match=f"weights '{wrong}': LOW is more than HIGH; give {wrong[2]}/{wrong[0]}"):
+        WeightBits.parse(wrong)
+
+
+def test_fixed_words_are_read_in_any_case():
+    assert str(WeightBits.parse("Ternary/6")) == "ternary/6" and WeightBits.parse("AUTO").auto
+    assert LayerOverride.parse("head/*=FLOAT").bits == "float"
