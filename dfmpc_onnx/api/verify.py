@@ -96,9 +96,9 @@ def verify(
 ) -> Verification:
     """Run a float model on CPU and its quantized form on each provider, and compare them.
 
-    images: an .npz with x (and y), a folder of image files, or arrays as for `quantize`; None takes procedural images, or
-    generated inputs. preprocess: None takes what the quantized file states; "auto", and a file that says nothing, find
-    it out from the float model. input_ranges: as for `quantize`; none takes those that the file states, where no
+    images: an .npz with x (and y), a folder of image files, or arrays as for `quantize`; None takes procedural images,
+    or generated inputs. preprocess: None takes what the quantized file states; "auto", and a file that says nothing,
+    find it out from the float model. input_ranges: as for `quantize`; none takes those that the file states, where no
     preprocess is given. On a provider other than the CPU's, it also counts the nodes that ran there, and compares the
     outputs with the CPU provider's. Raises UserError; RuntimeUnavailable where a provider was not really used.
     """

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 import sys
+import textwrap
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -25,6 +27,7 @@ def say(line: str) -> None:
 
     The word in front of its colon, such as ``error``, is coloured on a terminal that wants colours.
     """
+    line = _for_terminal(line)
     kind, sign, rest = line.partition(":")
     if sign and kind in COLOURS and "NO_COLOR" not in os.environ:
         line = click.style(f"{kind}:", fg=COLOURS[kind], bold=True) + rest
@@ -32,6 +35,15 @@ def say(line: str) -> None:
         click.echo(line, err=True)
     except OSError:
         give_up(2)
+
+
+def _for_terminal(line: str) -> str:
+    """A message in lines of the terminal's width, broken between words, where standard error is one."""
+    if "\n" in line or sys.stderr is None or not sys.stderr.isatty():
+        return line
+    return textwrap.fill(
+        line, shutil.get_terminal_size().columns, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False
+    )
 
 
 def say_error(message: str) -> None:
