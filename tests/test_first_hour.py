@@ -93,7 +93,7 @@ def in_terminal(folder: pathlib.Path, words: list[str], columns: int = COLUMNS) 
 def lines_of(sent: str) -> list[str]:
     """What stays on the screen: a line that is drawn over is what was drawn last."""
     whole = sent.replace("\r\n", "\n")
-    whole = re.sub(r"[^\n]*\n(?:\x1b\[\?25h)?\x1b\[1A\x1b\[2K", "", whole)  # a bar that is taken away at its end
+    whole = re.sub(r"[^\n]*\n(?:\x1b\[\?25h)?\r?\x1b\[1A\x1b\[2K", "", whole)  # a bar that is taken away at its end
     drawn = [line.rpartition("\x1b[2K")[2] for line in whole.split("\n")]
     return [CONTROL.sub("", line).rpartition("\r")[2].rstrip() for line in drawn]
 

@@ -206,7 +206,6 @@ ARGUMENTS: Mapping[str, Callable[[str, Any], Any]] = {
     "latency": _flag,
     "max_latency": _text("'12.5' or '80%'"),
     "progress": _called,
-    "threads": _whole,
     "max_size": _one_of("bytes, '2MB' or '25%'", str, numbers.Integral),
     "mean_bits": _number,
     "min_sqnr": _number,

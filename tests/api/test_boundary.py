@@ -93,7 +93,6 @@ def test_a_provider_is_one_text(quantized: pathlib.Path, model_file: pathlib.Pat
         ("max_size", 2.5),
         ("output", 5),
         ("check", 1),
-        ("threads", "2"),
     ],
 )
 def test_a_wrong_type_is_an_option_error_that_names_the_argument(name: str, value: Any) -> None:
