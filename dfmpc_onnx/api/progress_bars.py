@@ -57,7 +57,6 @@ def tqdm_progress(**options: Any) -> Iterator[ProgressReport]:
 
 
 def short(name: str) -> str:
-    """A name of what is at work, in one line: a longer one loses its middle."""
+    """What is at work, in one line: which pass and layer stand at its beginning."""
     name = printable(name)
-    half = (LONGEST_NAME - 3) // 2
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 3 - half]}...{name[-half:]}"
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 2]}.."

@@ -17,7 +17,7 @@ from dfmpc_onnx.report.text import MOST_REASONS, refusal_list
 
 ROLES_LEGEND = (
     "role: what a recipe with two widths, such as 2/6, makes of the layer: low is repaired in the next layer, high "
-    "repairs it; the first layer and the classifier get 8 bits. The default recipe measures each layer instead"
+    "repairs it; first layer, depthwise layers and classifier get 8 bits. The default recipe measures each layer instead"
 )
 CODES_LEGEND = (
     "* the default; low, high, 8-bit, auto, float: layers of that width; codes: bytes of the weights alone, to which "
@@ -38,8 +38,8 @@ def inspection_table(found: Inspection, console: Console, *, verbose: bool = Fal
             f"{found.producer or 'producer not stated'}"
         )
     )
-    console.print(*plain(f"inputs {'; '.join(found.inputs)}"))
-    console.print(*plain(f"outputs {'; '.join(found.outputs)}"), end="\n\n")
+    figures(console, [("inputs", "; ".join(found.inputs)), ("outputs", "; ".join(found.outputs))])
+    console.print()
     if found.quantized_layers:
         _quantized_table(found, console)
     elif found.layers:

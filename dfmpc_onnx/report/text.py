@@ -32,7 +32,10 @@ def _preprocess(choice: PreprocessChoice, verbose: bool) -> str:
         return choice.reason
     if choice.by == "given":
         return choice.name
-    return f"{choice.name} ({choice.reason if verbose else 'found out; -v says how'})"
+    if verbose or choice.by == "assumed":
+        return f"{choice.name} ({choice.reason})"
+    colours = f", {choice.order} assumed" if choice.order is not None and not choice.order_asserted else ""
+    return f"{choice.name} (found out{colours}; -v says how)"
 
 
 def report_table(report: Report, output: str, console: Console, *, verbose: bool = False) -> None:
