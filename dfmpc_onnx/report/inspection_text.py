@@ -17,7 +17,7 @@ from dfmpc_onnx.report.text import MOST_REASONS, refusal_list
 
 ROLES_LEGEND = (
     "role: what a recipe with two widths, such as 2/6, makes of the layer: low is repaired in the next layer, high "
-    "repairs it; first layer, depthwise layers and classifier get 8 bits. The default recipe measures each layer instead"
+    "repairs it; first layer, depthwise and classifier get 8 bits. The default recipe measures each layer instead"
 )
 CODES_LEGEND = (
     "* the default; low, high, 8-bit, auto, float: layers of that width; codes: bytes of the weights alone, to which "
