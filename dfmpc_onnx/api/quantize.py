@@ -8,15 +8,16 @@ import pathlib
 import time
 from collections.abc import Callable, Sequence
 
+import msgspec
 import onnx
 
 from dfmpc_onnx import catalog
 from dfmpc_onnx.api.builds import Builder, Built, as_model, build_within, check_plans
-from dfmpc_onnx.api.closing_check import closing_check
+from dfmpc_onnx.api.closing_check import ClosingCheck, closing_check
 from dfmpc_onnx.api.file_size import larger_than_its_source
 from dfmpc_onnx.api.intake import Intake, parse_settings, take_in, with_budget
 from dfmpc_onnx.api.time_limit import allow_trials, check_timed, with_time_limit
-from dfmpc_onnx.evaluation.fidelity import Fidelity
+from dfmpc_onnx.evaluation.verdict import Verdict
 from dfmpc_onnx.inputs.preprocess import AUTO
 from dfmpc_onnx.inputs.unknown_inputs import not_known
 from dfmpc_onnx.model.source import ModelSource, size_of
@@ -36,6 +37,11 @@ class Quantized:
 
     model: onnx.ModelProto
     report: Report
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """How much of the float network is left; None where nothing was compared."""
+        return self.report.verdict
 
 
 @takes_threads
@@ -73,13 +79,14 @@ def quantize(
     None. reduce_range: 7 bits in place of 8 between quantized activations, for processors without VNNI. target: the
     provider that the file is for (`pipeline.targets`). preprocess: as the network expects its input; "auto" finds it
     out. input_ranges: ``NAME=LOW:HIGH``, what lies in an input. images: a few unlabelled images of the user's own in
-    place of procedural ones (.npz or folder). check: compare the result with the model on 16 procedural images before
-    it takes its name. max_latency: ``12.5`` (milliseconds of a run on this machine) or ``80%`` (of what the float model
-    takes): activations that accuracy wants in float are quantized until it is met. dump: a folder for the graph after
-    each pass. threads: how many onnxruntime and BLAS may take; None and 0: as many as the machine has (another number
-    rounds sums in another order). Several threads of a program may quantize at once. max_size: of the file, as "2MB",
-    bytes, or "25%" of the float one, met from below within a percent where more bits can fill it. mean_bits: of all
-    weights, at most. min_sqnr: in dB, predicted. max_float_layers: how many may stay in float for these.
+    place of procedural ones (.npz or folder); a quarter of them is held back for the verdict. check: compare the result
+    with the model, on inputs that no statistics came from, before it takes its name. max_latency: ``12.5``
+    (milliseconds of a run on this machine) or ``80%`` (of what the float model takes): activations that accuracy wants
+    in float are quantized until it is met. dump: a folder for the graph after each pass. threads: how many onnxruntime
+    and BLAS may take; None and 0: as many as the machine has (another number rounds sums in another order). Several
+    threads of a program may quantize at once. max_size: of the file, as "2MB", bytes, or "25%" of the float one, met
+    from below within a percent where more bits can fill it. mean_bits: of all weights, at most. min_sqnr: in dB,
+    predicted. max_float_layers: how many may stay in float for these.
 
     Raises UserError for what the caller can correct, Defect for our own mistakes. When it raises, `output` is as it
     was before: absent, or the earlier file.
@@ -119,20 +126,21 @@ def _finish(taken: Intake, built: Built, check: bool, began: float) -> Quantized
     results, timing = built.results, built.timing
     result = as_model(taken, results)
     size = size_of(result)
-    fidelity: Fidelity | None = None
-    notes: tuple[str, ...] = ()
+    found = ClosingCheck()
 
     def closing(candidate: pathlib.Path | onnx.ModelProto) -> None:
-        nonlocal fidelity, notes
+        nonlocal found
         if check:
             workspace.tell("check")
-            fidelity, notes = closing_check(source, candidate, settings, inputs, not_known(taken.choice.unknown))
+            found = closing_check(source, candidate, settings, inputs, not_known(taken.choice.unknown))
 
     if taken.destination is None:
         closing(result)
     else:
         workspace.tell("write")
         size = save(result, taken.destination, source.external, closing)
-    notes = (*larger_than_its_source(source, result, size, settings), *notes)
-    report = make_report(workspace, taken.recipe, source, size, results, timing, fidelity, taken.choice, notes, began)
-    return Quantized(result, report)
+    notes = (*larger_than_its_source(source, result, size, settings), *found.notes)
+    report = make_report(
+        workspace, taken.recipe, source, size, results, timing, found.fidelity, taken.choice, notes, began
+    )
+    return Quantized(result, msgspec.structs.replace(report, verdict=found.verdict))

@@ -24,8 +24,9 @@ from dfmpc_onnx.cli.shared_options import (
     REDUCE_RANGE,
     THREADS,
 )
+from dfmpc_onnx.cli.thresholds import DECIBELS, NOT_NEGATIVE, PERCENT, below_thresholds
 from dfmpc_onnx.cli.usage_errors import Group
-from dfmpc_onnx.errors import OptionError, printable, shown
+from dfmpc_onnx.errors import printable
 from dfmpc_onnx.memory import limit_memory
 from dfmpc_onnx.pipeline.targets import TARGETS
 
@@ -77,7 +78,7 @@ main.add_command(plan)
 @THREADS
 @MAX_SIZE
 @MEAN_BITS
-@click.option("--min-sqnr", type=float, metavar="DB", help="predicted, and exit 1 where the closing check is below")
+@click.option("--min-sqnr", type=DECIBELS, metavar="DB", help="predicted, and exit 1 where the closing check is below")
 @MAX_FLOAT
 @click.option("--dump", type=click.Path(), metavar="DIR", help="write the graph after each pass into this folder")
 @JSON
@@ -193,15 +194,16 @@ def expand(model: str, output: str, json_wanted: bool) -> None:
 @click.option("--provider", "providers", multiple=True, metavar="NAME", help="such as CPU; may be repeated")
 @INPUT_SHAPES
 @RANGES
-@click.option("--min-agreement", type=click.FloatRange(0, 100), metavar="PERCENT", help="exit 1 below this agreement")
-@click.option("--min-sqnr", type=float, metavar="DB", help="exit 1 below this signal-to-noise ratio")
+@click.option("--min-agreement", type=PERCENT, metavar="PERCENT", help="exit 1 below this agreement")
+@click.option("--min-sqnr", type=DECIBELS, metavar="DB", help="exit 1 below this signal-to-noise ratio")
 @click.option(
     "--max-steps",
-    type=click.FloatRange(min=0),
+    type=NOT_NEGATIVE,
     metavar="N",
     help="exit 1 where a provider's outputs are further from the CPU provider's, in steps of the output's scale",
 )
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="of the images without --images")
+@click.option("--count", type=click.IntRange(min=1), metavar="N", help="how many images  [default: all of --images]")
 @THREADS
 @JSON
 def verify(
@@ -216,15 +218,15 @@ def verify(
     min_sqnr: float | None,
     max_steps: float | None,
     seed: int,
+    count: int | None,
     threads: int,
     json_wanted: bool,
 ) -> None:
     """Run FLOAT and QUANTIZED on the same images and compare their outputs."""
-    from dfmpc_onnx.inputs.unknown_inputs import what_to_give
     from dfmpc_onnx.report.json_text import as_json
     from dfmpc_onnx.report.text import verification_table
 
-    with limit_memory():
+    with limit_memory(), progress(quiet=json_wanted) as tell:
         found = dfmpc_onnx.verify(
             float_model,
             quantized,
@@ -235,24 +237,12 @@ def verify(
             input_ranges=ranges,
             seed=seed,
             threads=threads,
+            count=count,
+            progress=tell,
         )
-    unknown = found.providers[0].fidelity.not_known
-    if unknown and (min_sqnr is not None or min_agreement is not None):
-        give = what_to_give(found.preprocess_choice.unknown, may_give_images=images is None)
-        option = "min-agreement" if min_sqnr is None else "min-sqnr"
-        raise OptionError(f"{option}: {unknown}, so what the quantized model loses is not known; give {give}")
+    below = below_thresholds(found, min_agreement, min_sqnr, max_steps, images is not None)
     for warning in found.warnings:
         say(f"warning: {printable(warning)}")
-    below = []
-    for row in found.providers:
-        if min_agreement is not None and row.fidelity.agreement < min_agreement:
-            reached = f"{row.fidelity.agreement} % ({row.fidelity.agreeing} of {row.fidelity.rows})"
-            below.append(f"{row.provider}: agreement {reached} is below {min_agreement} %")
-        if min_sqnr is not None and row.fidelity.sqnr_db < min_sqnr:
-            of = f" of output '{shown(row.fidelity.worst.name)}'" if row.fidelity.worst is not None else ""
-            below.append(f"{row.provider}: SQNR {row.fidelity.sqnr_db} dB{of} is below {min_sqnr} dB")
-        if max_steps is not None and row.use is not None and row.use.steps > max_steps:
-            below.append(f"{row.provider}: {row.use.steps} steps from the CPU provider are more than {max_steps:g}")
     if json_wanted:
         click.echo(as_json(found, below=below))
     else:

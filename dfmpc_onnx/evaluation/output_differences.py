@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dfmpc_onnx.errors import ModelError, shown
+from dfmpc_onnx.evaluation.class_answers import ClassAnswers
 from dfmpc_onnx.graph.output_branches import ScoreChannels
 from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.numerics.channel_groups import FAINTEST, ChannelGroups, ChannelSums, channel_axes, spread
@@ -63,13 +64,15 @@ class OutputFidelity(msgspec.Struct, frozen=True):
 class StatedOutput:
     """An output as its network states it. shape: as onnxruntime has it, empty for a scalar and for what is unknown.
     chosen: whether its rows are chosen by values; where it states how many there are, they are compared as they stand.
-    scores: which of its channels are scores by the graph, where others are none.
+    scores: which of its channels are scores by the graph, where others are none. without_classes: whether its largest
+    value is no answer, whatever its shape.
     """
 
     name: str
     shape: StatedShape
     chosen: bool = False
     scores: ScoreChannels | None = None
+    without_classes: bool = False
 
     def may_become(self, a: tuple[int, ...], b: tuple[int, ...]) -> bool:
         """Whether values may have both shapes, rows first: whether the network states no size where they differ."""
@@ -88,8 +91,7 @@ class OutputDifference:
         self.name = stated.name
         self.why_not = EMPTY
         self.floats = False
-        self.largest: tuple[list[npt.NDArray[np.intp]], list[npt.NDArray[np.intp]]] = ([], [])  # of each row
-        self.classes = 0
+        self._answers = None if stated.without_classes or stated.chosen else ClassAnswers()
         self.signal = self.noise = self.worst = 0.0
         self._values = self._unequal = 0
         self._rank = len(stated.shape)
@@ -99,6 +101,11 @@ class OutputDifference:
     @property
     def compared(self) -> bool:
         return not self.why_not
+
+    @property
+    def answers(self) -> ClassAnswers | None:
+        """The class of each row, where it holds scores of classes, or labels, and nothing else."""
+        return self._answers if self.compared and self._answers is not None and self._answers.usable else None
 
     @property
     def sqnr_db(self) -> float:
@@ -129,7 +136,7 @@ class OutputDifference:
     def leave_out(self, why: str) -> None:
         """From now on; what was compared before counts no longer."""
         self.why_not = why
-        self.largest = ([], [])
+        self._answers = None
 
     def add(self, want: npt.NDArray[np.generic], got: npt.NDArray[np.generic]) -> None:
         """The same rows in both networks, of one shape."""
@@ -152,11 +159,8 @@ class OutputDifference:
             return
         self.why_not = ""
         self.floats = want.dtype.kind not in "biu"
-        for part in parts:
-            for chosen, out in zip(self.largest, part, strict=True):
-                rows = out.reshape(len(out), -1)
-                chosen.append(rows.argmax(1))
-                self.classes = rows.shape[1]
+        if self._answers is not None:
+            self._answers.add(want, got)
 
     def _measure(self, want: npt.NDArray[np.generic], got: npt.NDArray[np.generic]) -> None:
         """In blocks of flat values: in double precision, with their difference and squares, large ones would swell."""
@@ -280,6 +284,12 @@ class NetworkDifference:
     @property
     def compared(self) -> list[OutputDifference]:
         return [output for output in self.each if output.compared]
+
+    @property
+    def answers(self) -> ClassAnswers | None:
+        """Of the first output that holds scores of classes; of labels where none does."""
+        found = [answers for output in self.compared if (answers := output.answers) is not None]
+        return next((answers for answers in found if answers.classes), found[0] if found else None)
 
     @property
     def judged(self) -> list[OutputDifference]:

@@ -14,9 +14,7 @@ from dfmpc_onnx.model.protos import makers, op_of
 
 MOVES_VALUES = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
 # What stands at the end of an embedding, of features, of coordinates, or of questions answered one by one.
-ENDS_OTHERWISE = frozenset(
-    {"BatchNormalization", "Div", "HardSigmoid", "LpNormalization", "Relu", "Sigmoid", "Tanh"}
-)
+ENDS_OTHERWISE = frozenset({"BatchNormalization", "Div", "HardSigmoid", "LpNormalization", "Relu", "Sigmoid", "Tanh"})
 NAMES_CLASSES = frozenset({"Softmax", "LogSoftmax"})
 OTHER_NAMES = re.compile(
     r"embed|feature|(^|[^a-z])feat|landmark|keypoint|bbox|boxes|coord|angle|pose|vector|latent|regress", re.IGNORECASE

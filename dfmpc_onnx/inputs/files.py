@@ -76,6 +76,14 @@ def held_back(count: int, least: int) -> npt.NDArray[np.intp]:
     return index if count >= FEWEST_TO_HOLD_BACK and count - len(index) >= least else index[:0]
 
 
+def unseen(count: int, least: int, read: int) -> npt.NDArray[np.intp]:
+    """Which of the user's images statistics do not see: those held back, and those beyond the first `read` others."""
+    kept = held_back(count, least)
+    if not len(kept):
+        return kept
+    return np.sort(np.concatenate([kept, np.delete(np.arange(count), kept)[read:]]))
+
+
 def holds_pixels(path: str | os.PathLike[str]) -> bool:
     """Whether images are pixels, so that a network gets them at the scale of a preprocess. Raises OptionError."""
     source = pathlib.Path(path)

@@ -90,6 +90,7 @@ def stream_images(
         raise OptionError(f"{where}: holds no array 'x'; it needs x (uint8 NHWC or float32) and optionally y")
     if not stored.shape or not stored.shape[0]:  # raises
         as_network_takes(np.empty(stored.shape, stored.dtype), shape, preprocess, where)
+
     def from_npz() -> Iterator[npt.NDArray[np.float32]]:
         for x in stored.rows(at_once):
             yield as_network_takes(x, shape, preprocess, where)

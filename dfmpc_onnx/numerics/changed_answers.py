@@ -2,8 +2,8 @@
 
 For two tables of scores, each row's mean and each class's mean removed, let rho be their correlation. The error stands
 at an angle to the scores whose tangent, t = sqrt(1 - rho^2) / rho, is noise over signal where noise is small and grows
-without end where nothing is left of the scores. Rows near the border between two classes change, and their density at
-the border does not depend on small noise: the odds of a change are c t. log10 of c scatters between networks and between
+without end where nothing is left of the scores. Rows near the border between two classes change, and their density
+there does not depend on small noise: the odds of a change are c t. log10 of c scatters between networks and between
 settings of a network; a new network's c has Student's t distribution about their mean.
 """
 

@@ -1,0 +1,56 @@
+"""The verdict as one plain sentence."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.text import Text
+
+from dfmpc_onnx.errors import printable, shown
+from dfmpc_onnx.evaluation.verdict import DOUBTFUL_DB, NETWORKS_OF_LAWS, Verdict
+
+HOW_TO_NARROW = "a few dozen images of yours (--images) narrow this"
+ENOUGH_IMAGES = 200  # rows, from which more narrow an interval little
+
+
+def print_verdict(verdict: Verdict, console: Console) -> None:
+    """The sentence, as the last thing that a command says."""
+    console.print(Text(printable(f"verdict: {verdict_sentence(verdict)}")))
+
+
+def verdict_sentence(verdict: Verdict) -> str:
+    """Level, agreement to expect with its interval, what it rests on, and how to know more; one sentence."""
+    if verdict.level == "not known":
+        return f"not known: {verdict.not_known}"
+    rests = f"an output error of {verdict.error_percent:g} % (SQNR {verdict.sqnr_db:g} dB) on {shown(verdict.origin)}"
+    if verdict.agreement is None or verdict.interval is None:
+        return f"{verdict.level}: {_without_classes(verdict, rests)}"
+    low, high = verdict.interval
+    says = f"about {verdict.agreement:g} % of real inputs keep their class (95 % interval {low:g} to {high:g} %)"
+    if verdict.basis == "generated":
+        return (
+            f"{verdict.level}: {says}, judged by {rests} and by what such errors change in {NETWORKS_OF_LAWS} measured "
+            f"networks; {HOW_TO_NARROW}"
+        )
+    counted = (
+        f"counted on {shown(verdict.origin)}: {verdict.agreeing} of {verdict.rows} agree, SQNR {verdict.sqnr_db:g} dB"
+    )
+    more = "; more images narrow this" if verdict.rows < ENOUGH_IMAGES else ""
+    return f"{verdict.level}: {says}, {counted}{more}"
+
+
+def _without_classes(verdict: Verdict, rests: str) -> str:
+    own = "" if verdict.basis != "generated" else "; give images of yours (--images) to see it on what the model is for"
+    return f"{rests}; the outputs are no class scores, so no agreement is counted{own}"
+
+
+def low_verdict_warning(verdict: Verdict, ways: str) -> str:
+    """One line where so much is lost that the user must hear of it. ways: what may help."""
+    if verdict.sqnr_db is not None and verdict.sqnr_db < DOUBTFUL_DB:
+        lost = (
+            f"the quantized model's outputs are only {verdict.sqnr_db:.1f} dB above their error; below "
+            f"{DOUBTFUL_DB:g} dB classifiers lost 5 points and more"
+        )
+    else:
+        where = "real inputs" if verdict.basis == "generated" else verdict.origin
+        lost = f"the quantized model keeps the class of only about {verdict.agreement:g} % of {shown(where)}"
+    return f"{lost}: {ways}"
