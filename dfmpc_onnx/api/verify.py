@@ -88,6 +88,37 @@ def _without_trust(
     return msgspec.structs.replace(choice, warning=warning)
 
 
+def _settings(
+    float_source: Source,
+    metadata: Mapping[str, str],
+    wanted: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    ranges: Mapping[str, tuple[float, float]],
+    seed: int,
+    *,
+    by_file: bool,
+    own: bool,
+) -> Settings:
+    """What decides the inputs; what the user did not give, as the quantized file states it.
+
+    by_file: whether no preprocess was given; own: whether images were.
+    """
+    preprocess = parse_or_assume(wanted)
+    settings = Settings(
+        WeightBits.parse("8"),
+        "8",
+        preprocess=preprocess,
+        input_shapes=shapes,
+        input_ranges=ranges,
+        seed=seed + CHECK_SEED,
+    )
+    if not own and not shapes:
+        settings = dataclasses.replace(settings, input_shapes=_recorded_shapes(float_source, metadata, settings))
+    if not ranges and by_file:
+        settings = dataclasses.replace(settings, input_ranges=_recorded_ranges(float_source, metadata, settings))
+    return settings
+
+
 @takes_threads
 def verify(
     model: ModelSource,
@@ -108,28 +139,20 @@ def verify(
     images: an .npz with x (and y) or a folder of image files, read a few at a time; None takes procedural images, or
     generated inputs where the model takes others than images. count: how many, evenly spread over those given; None
     takes all of these, and of generated ones 64, or fewer of a large model. progress: called with a line on how far
-    it is. preprocess: None takes what the quantized file says it was made with;
-    "auto", and a file that says nothing, find it out from the float model. input_ranges: as for `quantize`; none takes
-    those that the file states, where no preprocess is given. threads: as for `quantize`. On a provider
-    other than the CPU's, it also counts the nodes that ran there, and compares the outputs with those of the CPU
-    provider. Raises UserError; RuntimeUnavailable where a provider was not really used.
+    it is. preprocess: None takes what the quantized file says it was made with; "auto", and a file that says nothing,
+    find it out from the float model. input_ranges: as for `quantize`; none takes those that the file states, where no
+    preprocess is given. threads: as for `quantize`. On a provider other than the CPU's, it also counts the nodes that
+    ran there, and compares the outputs with those of the CPU provider. Raises UserError; RuntimeUnavailable where a
+    provider was not really used.
     """
     float_source, source = load(model), load(quantized)
     metadata = metadata_of(source.model)
     stated = metadata.get("preprocess")
     wanted = preprocess or stated or AUTO
-    settings = Settings(
-        WeightBits.parse("8"),
-        "8",
-        preprocess=parse_or_assume(wanted),
-        input_shapes=parse_input_shapes(input_shapes),
-        input_ranges=parse_input_ranges(input_ranges),
-        seed=seed + CHECK_SEED,
+    options = parse_input_shapes(input_shapes), parse_input_ranges(input_ranges)
+    settings = _settings(
+        float_source, metadata, wanted, *options, seed, by_file=preprocess is None, own=images is not None
     )
-    if images is None and not input_shapes:
-        settings = dataclasses.replace(settings, input_shapes=_recorded_shapes(float_source, metadata, settings))
-    if not input_ranges and preprocess is None:
-        settings = dataclasses.replace(settings, input_ranges=_recorded_ranges(float_source, metadata, settings))
     inputs = resolve_inputs(float_source.model, settings)
     inputs.check_options(settings.input_shapes)
     check_limits(float_source, inputs)

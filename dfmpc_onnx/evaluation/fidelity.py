@@ -15,7 +15,7 @@ from dfmpc_onnx.evaluation.class_answers import ClassAnswers
 from dfmpc_onnx.evaluation.output_differences import NetworkDifference, OutputFidelity, Part, StatedOutput
 from dfmpc_onnx.graph.output_branches import ScoreChannels
 from dfmpc_onnx.inputs.files import Images
-from dfmpc_onnx.inputs.image_stream import VALUES_AT_ONCE, ImageStream
+from dfmpc_onnx.inputs.image_stream import IMAGE_VALUES_AT_ONCE, ImageStream
 from dfmpc_onnx.inputs.samples import Samples
 from dfmpc_onnx.runtime.session import Session
 
@@ -206,7 +206,7 @@ def as_taken(session: Session, feeds: Mapping[str, npt.NDArray[np.generic]]) -> 
 def _at_once(x: npt.NDArray[np.float32]) -> int:
     """How many images are fed together: fewer of large ones, whose maps take the memory."""
     values = int(np.prod(x.shape[1:], dtype=np.int64))
-    return int(np.clip(VALUES_AT_ONCE // max(values, 1), 1, BATCH))
+    return int(np.clip(IMAGE_VALUES_AT_ONCE // max(values, 1), 1, BATCH))
 
 
 def _batches(x: npt.NDArray[np.float32], size: int, pad: bool) -> Iterator[tuple[npt.NDArray[np.float32], int]]:

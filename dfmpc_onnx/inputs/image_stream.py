@@ -18,7 +18,7 @@ from dfmpc_onnx.inputs.preprocess import Preprocess
 from dfmpc_onnx.model.plain_files import is_folder
 
 IMAGES_AT_ONCE = 50
-VALUES_AT_ONCE = 16 * 3 * 224 * 224  # of images that are held together
+IMAGE_VALUES_AT_ONCE = 16 * 3 * 224 * 224  # of images that are held together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,7 @@ def stream_images(
     source = pathlib.Path(path)
     where = shown(str(source))
     values = int(np.prod(shape[1:], dtype=np.int64))
-    at_once = int(np.clip(VALUES_AT_ONCE // max(values, 1), 1, IMAGES_AT_ONCE))
+    at_once = int(np.clip(IMAGE_VALUES_AT_ONCE // max(values, 1), 1, IMAGES_AT_ONCE))
     at_once = -(-at_once // batch) * batch
     if is_folder(source):
         folder = ImageFolder.of(source, shape)
