@@ -55,11 +55,10 @@ class Verdict(msgspec.Struct, frozen=True):
 
     @property
     def is_low(self) -> bool:
-        """Whether so much is lost that the user must hear of it."""
-        return self.level != "not known" and (
-            (self.sqnr_db is not None and self.sqnr_db < DOUBTFUL_DB)
-            or (self.agreement is not None and self.agreement < LEAST_AGREEMENT)
-        )
+        """Whether so much is lost that the user must hear of it: for sure, or by what was counted."""
+        few_decibels = self.sqnr_db is not None and self.sqnr_db < DOUBTFUL_DB
+        few_agree = self.rows > 0 and self.agreement is not None and self.agreement < LEAST_AGREEMENT
+        return self.level == "bad" or few_decibels or few_agree
 
 
 def verdict_of(found: Fidelity, basis: Basis) -> Verdict:

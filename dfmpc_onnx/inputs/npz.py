@@ -132,9 +132,11 @@ def _header(stream: IO[bytes], size: int) -> _Header:
 
 def _check_size(head: _Header, size: int, at_once: int, where: str) -> None:
     """at_once: values that are to be held. Raises OptionError, or ValueError where the file holds others."""
-    if at_once * head.dtype.itemsize > free_memory() or max(head.shape, default=0) >= 2**63:
+    claimed = math.prod(head.shape) * head.dtype.itemsize
+    fits = claimed == size - head.length
+    if (at_once * head.dtype.itemsize if fits else claimed) > free_memory() or max(head.shape, default=0) >= 2**63:
         raise _too_large(where)
-    if math.prod(head.shape) * head.dtype.itemsize != size - head.length:
+    if not fits:
         raise ValueError("fewer or more values than its shape wants")
 
 

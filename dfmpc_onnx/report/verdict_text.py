@@ -14,33 +14,29 @@ ENOUGH_IMAGES = 200  # rows, from which more narrow an interval little
 
 def print_verdict(verdict: Verdict, console: Console) -> None:
     """The sentence, as the last thing that a command says."""
-    console.print(Text(printable(f"verdict: {verdict_sentence(verdict)}")))
+    console.print(Text(printable(f"verdict {verdict_sentence(verdict)}")))
 
 
 def verdict_sentence(verdict: Verdict) -> str:
     """Level, agreement to expect with its interval, what it rests on, and how to know more; one sentence."""
     if verdict.level == "not known":
         return f"not known: {verdict.not_known}"
-    rests = f"an output error of {verdict.error_percent:g} % (SQNR {verdict.sqnr_db:g} dB) on {shown(verdict.origin)}"
+    error = f"an output error of {verdict.error_percent:g} % (SQNR {verdict.sqnr_db:g} dB) on {shown(verdict.origin)}"
     if verdict.agreement is None or verdict.interval is None:
-        return f"{verdict.level}: {_without_classes(verdict, rests)}"
+        return f"{verdict.level}: {_without_classes(verdict, error)}"
     low, high = verdict.interval
     says = f"about {verdict.agreement:g} % of real inputs keep their class (95 % interval {low:g} to {high:g} %)"
     if verdict.basis == "generated":
-        return (
-            f"{verdict.level}: {says}, judged by {rests} and by what such errors change in {NETWORKS_OF_LAWS} measured "
-            f"networks; {HOW_TO_NARROW}"
-        )
-    counted = (
-        f"counted on {shown(verdict.origin)}: {verdict.agreeing} of {verdict.rows} agree, SQNR {verdict.sqnr_db:g} dB"
-    )
+        rests = f"going by {error} and by {NETWORKS_OF_LAWS} measured networks; {HOW_TO_NARROW}"
+        return f"{verdict.level}: {says}, {rests}"
+    counted = f"{verdict.agreeing} of {verdict.rows} do of {shown(verdict.origin)}, SQNR {verdict.sqnr_db:g} dB"
     more = "; more images narrow this" if verdict.rows < ENOUGH_IMAGES else ""
-    return f"{verdict.level}: {says}, {counted}{more}"
+    return f"{verdict.level}: {says}: {counted}{more}"
 
 
-def _without_classes(verdict: Verdict, rests: str) -> str:
-    own = "" if verdict.basis != "generated" else "; give images of yours (--images) to see it on what the model is for"
-    return f"{rests}; the outputs are no class scores, so no agreement is counted{own}"
+def _without_classes(verdict: Verdict, error: str) -> str:
+    own = "" if verdict.basis != "generated" else "; images of yours (--images) show what is lost of what you need"
+    return f"{error}; the outputs are no class scores, so no agreement is counted{own}"
 
 
 def low_verdict_warning(verdict: Verdict, ways: str) -> str:
