@@ -69,8 +69,10 @@ def report_table(report: Report, output: str, console: Console) -> None:
     ]
     if report.images is not None:
         rows.append(("images", report.images))
-    if report.fidelity is not None and not report.fidelity.not_known:
-        rows.append(("against the float model", fidelity_line(report.fidelity)))
+    if report.fidelity is not None:
+        unknown = report.fidelity.not_known
+        found = f"not known: {unknown}" if unknown else fidelity_line(report.fidelity)
+        rows.append(("against the float model", found))
     if report.latency is not None:
         rows += latency_rows(report.latency)
     rows.append(("seconds", f"{report.seconds}"))
