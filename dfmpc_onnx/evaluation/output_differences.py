@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dfmpc_onnx.errors import ModelError, shown
+from dfmpc_onnx.evaluation.box_answers import BoxAnswers
 from dfmpc_onnx.evaluation.class_answers import ClassAnswers
 from dfmpc_onnx.graph.output_branches import ScoreChannels
 from dfmpc_onnx.numerics.arrays import Float
@@ -45,7 +46,8 @@ class OutputFidelity(msgspec.Struct, frozen=True):
     group where channels are of unlike scale. why_not: the reason why not. groups: the largest scale first; none where
     all channels are of one scale. equal: of an output of whole numbers, as indices and labels, which have no decibels,
     the per cent that are the same. rows_matched: whether rows are chosen by values, so that each was held against the
-    nearest of the other network."""
+    nearest of the other network. boxes: of a detector's scores beside boxes, how many of the float network's were found
+    again, of how many; None of any other output."""
 
     name: str
     sqnr_db: float | None
@@ -53,6 +55,7 @@ class OutputFidelity(msgspec.Struct, frozen=True):
     groups: tuple[GroupFidelity, ...] = ()
     rows_matched: bool = False
     equal: float | None = None
+    boxes: tuple[int, int] | None = None
 
     @property
     def worst(self) -> GroupFidelity | None:
@@ -92,6 +95,7 @@ class OutputDifference:
         self.why_not = EMPTY
         self.floats = False
         self._answers = None if stated.without_classes or stated.chosen else ClassAnswers()
+        self._boxes = BoxAnswers.of(stated.scores)
         self.signal = self.noise = self.worst = 0.0
         self._values = self._unequal = 0
         self._rank = len(stated.shape)
@@ -126,7 +130,8 @@ class OutputDifference:
             equal = round(100 * (1 - self._unequal / max(self._values, 1)), 2)
             return OutputFidelity(self.name, None, "", (), self._chosen, equal)
         groups = self.groups()
-        return OutputFidelity(self.name, round(self._worst_of(groups), 2), "", groups, self._chosen)
+        boxes = (self._boxes.found, self._boxes.count) if self._boxes is not None else None
+        return OutputFidelity(self.name, round(self._worst_of(groups), 2), "", groups, self._chosen, boxes=boxes)
 
     def can_match(self, want: npt.NDArray[np.generic], got: npt.NDArray[np.generic]) -> bool:
         """Whether rows of a run can be held against the nearest of the other network, where that has another number."""
@@ -161,6 +166,8 @@ class OutputDifference:
         self.floats = want.dtype.kind not in "biu"
         if self._answers is not None:
             self._answers.add(want, got)
+        if self._boxes is not None:
+            self._boxes.add(want, got)
 
     def _measure(self, want: npt.NDArray[np.generic], got: npt.NDArray[np.generic]) -> None:
         """In blocks of flat values: in double precision, with their difference and squares, large ones would swell."""

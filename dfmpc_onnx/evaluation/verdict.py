@@ -38,7 +38,9 @@ class Verdict(msgspec.Struct, frozen=True):
     the outputs hold no classes, or nothing tells. interval: 95 % of it, per cent. basis: what it rests on: generated
     inputs, images of the user's that statistics did not see, or those that they saw. inputs: how many; origin: what
     they are. agreeing, rows: how many answers were the same on images of the user's, of how many; 0 of 0 where none
-    were counted. sqnr_db, error_percent: of the worst output, signal over noise and the error beside the values.
+    were counted. boxes: of a detector, how many of the float network's were found again on images of the user's, of how
+    many; None where there were none. sqnr_db, error_percent: of the worst output, signal over noise and the error
+    beside the values.
     """
 
     level: Level
@@ -49,6 +51,7 @@ class Verdict(msgspec.Struct, frozen=True):
     interval: tuple[float, float] | None = None
     agreeing: int = 0
     rows: int = 0
+    boxes: tuple[int, int] | None = None
     sqnr_db: float | None = None
     error_percent: float | None = None
     not_known: str = ""
@@ -58,7 +61,8 @@ class Verdict(msgspec.Struct, frozen=True):
         """Whether so much is lost that the user must hear of it: for sure, or by what was counted."""
         few_decibels = self.sqnr_db is not None and self.sqnr_db < DOUBTFUL_DB
         few_agree = self.rows > 0 and self.agreement is not None and self.agreement < LEAST_AGREEMENT
-        return self.level == "bad" or few_decibels or few_agree
+        few_boxes = self.boxes is not None and _share(self.boxes) < LEAST_AGREEMENT
+        return self.level == "bad" or few_decibels or few_agree or few_boxes
 
 
 def verdict_of(found: Fidelity, basis: Basis) -> Verdict:
@@ -67,8 +71,10 @@ def verdict_of(found: Fidelity, basis: Basis) -> Verdict:
         return Verdict("not known", basis, found.images, found.origin, not_known=found.not_known)
     own = basis != "generated"
     agreement, interval = _agreement(found, own)
+    boxes = _boxes(found) if own else None
     return Verdict(
-        level=_level(found.sqnr_db, agreement, interval),
+        level=_level(found.sqnr_db, agreement, interval) if boxes is None else _level_of_boxes(found.sqnr_db, boxes),
+        boxes=boxes,
         basis=basis,
         inputs=found.images,
         origin=found.origin,
@@ -104,3 +110,22 @@ def _level(sqnr_db: float, agreement: float | None, interval: tuple[float, float
         return "bad"
     sure = agreement >= GOOD_AGREEMENT and interval[0] >= LEAST_AGREEMENT
     return "good" if sure and sqnr_db >= DOUBTFUL_DB else "check"
+
+
+def _boxes(found: Fidelity) -> tuple[int, int] | None:
+    """Of all outputs together; None where the float network found none."""
+    each = [output.boxes for output in found.outputs if output.boxes is not None]
+    count = sum(of for _, of in each)
+    return (sum(again for again, _ in each), count) if count else None
+
+
+def _share(boxes: tuple[int, int]) -> float:
+    """Per cent found again."""
+    return 100 * boxes[0] / boxes[1]
+
+
+def _level_of_boxes(sqnr_db: float, boxes: tuple[int, int]) -> Level:
+    low, high = (100 * end for end in wilson_interval(*boxes))
+    if sqnr_db < RUINED_DB or high < LEAST_AGREEMENT:
+        return "bad"
+    return "good" if _share(boxes) >= GOOD_AGREEMENT and low >= LEAST_AGREEMENT else "check"

@@ -21,6 +21,7 @@ FIGURES = frozenset(
         "float_top1",
         "rms",
         "equal",
+        "boxes",
         "outputs",
         "groups",
     }

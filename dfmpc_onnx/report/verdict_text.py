@@ -35,6 +35,8 @@ def verdict_sentence(verdict: Verdict) -> str:
 
 
 def _without_classes(verdict: Verdict, error: str) -> str:
+    if verdict.boxes is not None:
+        return f"{verdict.boxes[0]} of {verdict.boxes[1]} boxes are found again, with {error}"
     own = "" if verdict.basis != "generated" else "; images of yours (--images) show what is lost of what you need"
     return f"{error}; the outputs are no class scores, so no agreement is counted{own}"
 
@@ -46,6 +48,8 @@ def low_verdict_warning(verdict: Verdict, ways: str) -> str:
             f"the quantized model's outputs are only {verdict.sqnr_db:.1f} dB above their error; below "
             f"{DOUBTFUL_DB:g} dB classifiers lost 5 points and more"
         )
+    elif verdict.agreement is None and verdict.boxes is not None:
+        lost = f"the quantized model finds only {verdict.boxes[0]} of {verdict.boxes[1]} boxes again"
     else:
         where = "real inputs" if verdict.basis == "generated" else verdict.origin
         lost = f"the quantized model keeps the class of only about {verdict.agreement:g} % of {shown(where)}"

@@ -5,6 +5,7 @@ import pytest
 
 from dfmpc_onnx.evaluation.fidelity import Fidelity, compare
 from dfmpc_onnx.evaluation.verdict import verdict_of
+from dfmpc_onnx.graph.output_branches import score_channels
 from dfmpc_onnx.inputs.files import Images
 from dfmpc_onnx.numerics.proportions import wilson_interval
 from dfmpc_onnx.report.verdict_text import low_verdict_warning, verdict_sentence
@@ -129,3 +130,28 @@ def test_probabilities_are_as_far_apart_as_the_scores_in_front_of_them():
         x = Images(np.sin(np.arange(600, dtype=np.float32)).reshape(50, 12), None, "")
         found.append(compare(*both, x).tangent)
     assert found[0] == pytest.approx(found[1], rel=1e-3) and found[0] > 0.01
+
+
+def detector(shift=0.0):
+    """A head of four channels of a box and two of classes, ``[n, 6, 3]`` of x ``[n, 18]``."""
+    net = graphs.Net(("n", 18))
+    x = net.node("Reshape", "x", net.weight("shape", np.array([0, 6, 3])))
+    places = net.node("Slice", x, *(net.weight(k, np.array([v])) for k, v in (("a", 0), ("b", 4), ("c", 1))))
+    scores = net.node("Slice", x, *(net.weight(k, np.array([v])) for k, v in (("d", 4), ("e", 6), ("f", 1))))
+    scores = net.node("Sigmoid", net.node("Add", scores, net.weight("s", np.float32(shift))))
+    return net.model(net.node("Concat", places, scores, axis=1))
+
+
+def test_a_detector_is_judged_by_the_boxes_that_are_found_again():
+    x = np.zeros((40, 6, 3), np.float32)
+    x[:, :4] = np.array([[10, 10, 30, 30], [100, 100, 140, 120], [50, 50, 70, 90]], np.float32).T
+    x[:, 4:] = -9
+    x[:, 4, 0], x[:, 5, 1] = 1.0, 0.0  # two boxes, of scores 0.73 and 0.5
+    fed, places = Images(x.reshape(40, 18), None, "pictures"), score_channels(detector())
+    assert places
+    for shift, again, level in ((0.1, 80, "good"), (-1.5, 40, "bad")):
+        pair = Session(detector()), Session(detector(shift))
+        verdict = verdict_of(compare(*pair, fed, (), places), "images")
+        assert verdict.boxes == (again, 80) and verdict.level == level
+        assert verdict_sentence(verdict).startswith(f"{level}: {again} of 80 boxes are found again")
+        assert verdict_of(compare(*pair, fed, (), places), "generated").boxes is None
