@@ -201,6 +201,7 @@ ARGUMENTS: Mapping[str, Callable[[str, Any], Any]] = {
     "input_ranges": _strings("NAME=LOW:HIGH items, or a mapping such as {'x': (0, 255)}", _range),
     "images": _images,
     "seed": _whole,
+    "count": _whole,
     "check": _flag,
     "force": _flag,
     "latency": _flag,

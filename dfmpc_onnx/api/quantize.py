@@ -14,15 +14,14 @@ import msgspec
 import onnx
 
 from dfmpc_onnx import catalog
-from dfmpc_onnx.api.boundary import GivenImages, GivenLayers, GivenRanges, GivenShapes, Path, images_label, public
+from dfmpc_onnx.api.boundary import GivenImages, GivenLayers, GivenRanges, GivenShapes, Path, public
 from dfmpc_onnx.api.builds import Builder, Built, as_model, build_within, check_plans
-from dfmpc_onnx.api.closing_check import closing_check
+from dfmpc_onnx.api.closing_check import ClosingCheck, closing_check
 from dfmpc_onnx.api.file_size import larger_than_its_source
 from dfmpc_onnx.api.intake import Intake, parse_settings, take_in, with_budget
 from dfmpc_onnx.api.provenance import version
 from dfmpc_onnx.api.quantized import Quantized
 from dfmpc_onnx.api.time_limit import allow_trials, check_timed, with_time_limit
-from dfmpc_onnx.evaluation.fidelity import Fidelity
 from dfmpc_onnx.inputs.preprocess import AUTO
 from dfmpc_onnx.inputs.unknown_inputs import not_known
 from dfmpc_onnx.model.source import ModelSource, size_of
@@ -74,12 +73,13 @@ def quantize(
     (`pipeline.targets`). preprocess: as the network expects its input; "auto" finds it out. input_shapes, input_ranges:
     ``{"x": (1, 3, 224, 224)}``; ``{"x": (0, 255)}``, what lies in an input. images: unlabelled ones in place of
     procedural ones: an .npz, a folder, or arrays, uint8 [n, height, width, 3] or float32 as the model takes them.
-    check: compare the result with the model. max_latency: ``12.5`` (milliseconds of a run here) or ``80%`` (of what the
-    float model takes): activations that accuracy wants in float are quantized until it is met. dump: a folder for the
-    graph after each pass. progress: called with (done, total, name), see `rich_progress`. threads: how many onnxruntime
-    and BLAS may take; None and 0: as many as the machine has. max_size: of the file, as "2MB", bytes, or "25%" of the
-    float one, met within a percent. mean_bits: of all weights, at most. min_sqnr: in dB, predicted. max_float_layers:
-    how many may stay in float for these. force: whether a file that is no ONNX model may be written over.
+    check: compare the result with the model, on inputs that no statistics came from. max_latency: ``12.5``
+    (milliseconds of a run here) or ``80%`` (of what the float model takes): activations that accuracy wants in float
+    are quantized until it is met. dump: a folder for the graph after each pass. progress: called with (done, total,
+    name), see `rich_progress`. threads: how many onnxruntime and BLAS may take; None and 0: as many as the machine has.
+    max_size: of the file, as "2MB", bytes, or "25%" of the float one, met within a percent. mean_bits: of all weights,
+    at most. min_sqnr: in dB, predicted. max_float_layers: how many may stay in float for these. force: whether a file
+    that is no ONNX model may be written over.
 
     Raises UserError for what the caller can correct, Defect for our own mistakes. When it raises, `output` is as it
     was before: absent, or the earlier file.
@@ -124,14 +124,13 @@ def _finish(taken: Intake, built: Built, check: bool, began: float) -> Quantized
     results, timing = built.results, built.timing
     result = as_model(taken, results)
     size = size_of(result)
-    fidelity: Fidelity | None = None
-    notes: tuple[str, ...] = ()
+    found = ClosingCheck()
 
     def closing(candidate: pathlib.Path | onnx.ModelProto) -> None:
-        nonlocal fidelity, notes
+        nonlocal found
         if check:
             workspace.progress.begin("check")
-            fidelity, notes = closing_check(source, candidate, settings, inputs, not_known(taken.choice.unknown))
+            found = closing_check(source, candidate, settings, inputs, not_known(taken.choice.unknown))
 
     if taken.destination is None:
         closing(result)
@@ -139,8 +138,10 @@ def _finish(taken: Intake, built: Built, check: bool, began: float) -> Quantized
         workspace.progress.begin("write")
         size = save(result, taken.destination, source.external, closing)
     workspace.progress.end()
-    notes = (*larger_than_its_source(source, result, size, settings), *notes)
-    report = make_report(workspace, taken.recipe, source, size, results, timing, fidelity, taken.choice, notes, began)
+    notes = (*larger_than_its_source(source, result, size, settings), *found.notes)
+    report = make_report(
+        workspace, taken.recipe, source, size, results, timing, found.fidelity, taken.choice, notes, began
+    )
     output = None if taken.destination is None else str(taken.destination)
-    report = msgspec.structs.replace(report, output=output, images=images_label(settings.images), version=version())
+    report = msgspec.structs.replace(report, output=output, version=version(), verdict=found.verdict)
     return Quantized(result, report)

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import onnx
 
+from dfmpc_onnx.evaluation.verdict import Verdict
 from dfmpc_onnx.model.write import check_target, save
 from dfmpc_onnx.report.json_text import report_json
 from dfmpc_onnx.report.layer_groups import grouped_layers
@@ -22,6 +23,11 @@ class Quantized:
 
     model: onnx.ModelProto
     report: Report
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """How much of the float network is left; None where nothing was compared."""
+        return self.report.verdict
 
     @property
     def layers(self) -> list[dict[str, Any]]:

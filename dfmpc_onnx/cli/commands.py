@@ -21,13 +21,16 @@ from dfmpc_onnx.cli.shared_options import (
     JSON,
     LOOK,
     MODEL,
+    QUIET,
     RANGES,
     THREADS,
+    VERBOSE,
     examples,
     file_name,
 )
+from dfmpc_onnx.cli.thresholds import DECIBELS, NOT_NEGATIVE, PERCENT, below_thresholds
 from dfmpc_onnx.cli.usage_errors import Group
-from dfmpc_onnx.errors import OptionError, printable, shown
+from dfmpc_onnx.errors import printable
 from dfmpc_onnx.memory import limit_memory
 
 MAKE, LOOK_UP = cloup.Section("Quantize"), cloup.Section("Look")
@@ -153,19 +156,23 @@ def expand(model: str, output: str, force: bool, json_wanted: bool) -> None:
         shell_complete=complete_preprocess,
         help="auto, imagenet, lite, keras, unit, raw, caffe or half, or MEAN/STD  [default: as QUANTIZED states]",
     ),
+    cloup.option(
+        "--count",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="how many images  [default: all of --images, else up to 64]",
+    ),
     INPUT_SHAPES,
     RANGES,
     IMAGE_SEED,
 )
 @cloup.option_group(
     "Thresholds",
-    cloup.option(
-        "--min-agreement", type=click.FloatRange(0, 100), metavar="PERCENT", help="exit 1 below this agreement"
-    ),
-    cloup.option("--min-sqnr", type=float, metavar="DB", help="exit 1 below this signal-to-noise ratio"),
+    cloup.option("--min-agreement", type=PERCENT, metavar="PERCENT", help="exit 1 below this agreement"),
+    cloup.option("--min-sqnr", type=DECIBELS, metavar="DB", help="exit 1 below this signal-to-noise ratio"),
     cloup.option(
         "--max-steps",
-        type=click.FloatRange(min=0),
+        type=NOT_NEGATIVE,
         metavar="N",
         help="exit 1 where a provider's outputs are further from the CPU provider's, in steps of the output's scale",
     ),
@@ -182,6 +189,8 @@ def expand(model: str, output: str, force: bool, json_wanted: bool) -> None:
     ),
     THREADS,
     JSON,
+    VERBOSE,
+    QUIET,
 )
 def verify(
     float_model: str,
@@ -195,15 +204,18 @@ def verify(
     min_sqnr: float | None,
     max_steps: float | None,
     seed: int,
+    count: int | None,
     threads: int,
     json_wanted: bool,
+    verbose: bool,
+    quiet: bool,
 ) -> None:
     """Run FLOAT and QUANTIZED on the same images and compare their outputs."""
-    from dfmpc_onnx.inputs.unknown_inputs import what_to_give
+    from dfmpc_onnx.cli.progress import progress
     from dfmpc_onnx.report.json_text import as_json
     from dfmpc_onnx.report.text import verification_table
 
-    with limit_memory():
+    with limit_memory(), progress(verbose - quiet, alone=json_wanted) as report:
         found = dfmpc_onnx.verify(
             float_model,
             quantized,
@@ -214,28 +226,16 @@ def verify(
             input_ranges=ranges,
             seed=seed,
             threads=threads,
+            count=count,
+            progress=report,
         )
-    unknown = found.providers[0].fidelity.not_known
-    if unknown and (min_sqnr is not None or min_agreement is not None):
-        give = what_to_give(found.preprocess_choice.unknown, may_give_images=images is None)
-        option = "min-agreement" if min_sqnr is None else "min-sqnr"
-        raise OptionError(f"{option}: {unknown}, so what the quantized model loses is not known; give {give}")
+    below = below_thresholds(found, min_agreement, min_sqnr, max_steps, images is not None)
     for warning in found.warnings:
         say(f"warning: {printable(warning)}")
-    below = []
-    for row in found.providers:
-        if min_agreement is not None and row.fidelity.agreement < min_agreement:
-            reached = f"{row.fidelity.agreement} % ({row.fidelity.agreeing} of {row.fidelity.rows})"
-            below.append(f"{row.provider}: agreement {reached} is below {min_agreement} %")
-        if min_sqnr is not None and row.fidelity.sqnr_db < min_sqnr:
-            of = f" of output '{shown(row.fidelity.worst.name)}'" if row.fidelity.worst is not None else ""
-            below.append(f"{row.provider}: SQNR {row.fidelity.sqnr_db} dB{of} is below {min_sqnr} dB")
-        if max_steps is not None and row.use is not None and row.use.steps > max_steps:
-            below.append(f"{row.provider}: {row.use.steps} steps from the CPU provider are more than {max_steps:g}")
     with reader_may_leave():
         if json_wanted:
             click.echo(as_json(found, below=below))
-        else:
+        elif not quiet:
             verification_table(found, standard_output())
     for line in below:
         say(f"failed: {line}")

@@ -33,6 +33,7 @@ from dfmpc_onnx.cli.shared_options import (
     WEIGHTS,
     examples,
 )
+from dfmpc_onnx.cli.thresholds import DECIBELS
 from dfmpc_onnx.errors import printable
 from dfmpc_onnx.memory import limit_memory
 
@@ -75,7 +76,7 @@ if TYPE_CHECKING:
     MEAN_BITS,
     cloup.option(
         "--min-sqnr",
-        type=float,
+        type=DECIBELS,
         metavar="DB",
         help="signal-to-noise ratio of the outputs, at least: planned for, and exit 1 where the check is below",
     ),
@@ -157,6 +158,6 @@ def _show(result: Quantized, output: str, *, json_wanted: bool, verbose: bool, q
 
 def _check_sqnr(fidelity: Fidelity | None, least: float | None) -> None:
     """Exit with 1 where the closing check is below what was asked for."""
-    if least is not None and fidelity is not None and fidelity.sqnr_db < least:
+    if least is not None and fidelity is not None and not fidelity.sqnr_db >= least:
         say(f"failed: SQNR {fidelity.sqnr_db} dB is below {least} dB")
         click.get_current_context().exit(1)

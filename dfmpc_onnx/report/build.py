@@ -7,6 +7,7 @@ import time
 from dfmpc_onnx.evaluation.fidelity import Fidelity
 from dfmpc_onnx.evaluation.time_trials import LimitJudged
 from dfmpc_onnx.inputs.normalization import PreprocessChoice
+from dfmpc_onnx.inputs.samples import described_images
 from dfmpc_onnx.memory import peak_memory
 from dfmpc_onnx.model.source import Source
 from dfmpc_onnx.pipeline.facts import BitPlan, Codes, Layers, Packed, Placement
@@ -66,6 +67,7 @@ def make_report(
         peak_bytes=peak_memory(),
         latency=judged.report if (judged := workspace.find(LimitJudged)) else None,
         model=source.label,
+        images=None if workspace.inputs.images is None else described_images(workspace.inputs),
     )
 
 

@@ -9,6 +9,7 @@ from dfmpc_onnx.evaluation.island_times import TimeTable
 from dfmpc_onnx.evaluation.kernel_census import Census
 from dfmpc_onnx.evaluation.provider_use import ProviderUse
 from dfmpc_onnx.evaluation.time_trials import LatencyReport
+from dfmpc_onnx.evaluation.verdict import Verdict
 from dfmpc_onnx.inputs.normalization import PreprocessChoice
 from dfmpc_onnx.pipeline.manager import PassResult, Refusal
 
@@ -49,8 +50,9 @@ class Report(msgspec.Struct, frozen=True):
     """What `quantize` did. Sizes in bytes; mean_weight_bits: as `qdq.stored_bits.mean_bits`, over all layers.
 
     peak_bytes: the most memory that this process has held so far; None where the system does not tell. latency: what a
-    limit on time came to; None where there was none, or nothing could be timed. model: where the float model came from.
-    output: where the result was written, images: where the user's images lie; None for none. version: this package's.
+    limit on time came to; None where there was none, or nothing could be timed. verdict: what to think of the result;
+    None where it was not compared. images: which of the user's gave the statistics; None where none were given. model:
+    where the float model came from. output: where the result was written; None for memory. version: this package's.
     """
 
     recipe: str
@@ -73,9 +75,10 @@ class Report(msgspec.Struct, frozen=True):
     passes: tuple[PassReport, ...]
     peak_bytes: int | None = None
     latency: LatencyReport | None = None
+    verdict: Verdict | None = None
+    images: str | None = None
     model: str = ""
     output: str | None = None
-    images: str | None = None
     version: str = ""
 
     def count(self, role: str) -> int:
@@ -193,11 +196,12 @@ class Inspection(msgspec.Struct, frozen=True):
 
 
 class ProviderFidelity(msgspec.Struct, frozen=True):
-    """A quantized file on one provider. use: how it was used there, None for the CPU's."""
+    """A quantized file on one provider. use: how it was used there, None for the CPU's. verdict: by `fidelity`."""
 
     provider: str
     fidelity: Fidelity
     use: ProviderUse | None = None
+    verdict: Verdict | None = None
 
 
 class Verification(msgspec.Struct, frozen=True):
@@ -217,3 +221,9 @@ class Verification(msgspec.Struct, frozen=True):
     def __repr__(self) -> str:
         each = ", ".join(f"{row.provider} SQNR {row.fidelity.sqnr_db} dB" for row in self.providers)
         return f"Verification({each}, {self.float_bytes} -> {self.bytes} bytes)"
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """That of the provider on which least is left."""
+        found = [row.verdict for row in self.providers if row.verdict is not None]
+        return min(found, key=lambda verdict: verdict.sqnr_db or 0.0, default=None)

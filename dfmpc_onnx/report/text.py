@@ -16,6 +16,7 @@ from dfmpc_onnx.report.latency_text import latency_rows
 from dfmpc_onnx.report.layer_groups import grouped_layers
 from dfmpc_onnx.report.schema import Expansion, Report, Verification
 from dfmpc_onnx.report.tables import GAP, figures, listing, megabytes, plain, prose, rows_of_one_line, table
+from dfmpc_onnx.report.verdict_text import print_verdict
 
 MOST_OUTPUTS = 8  # that the terminal lists
 MOST_CHANNEL_RUNS = 4  # of channels, likewise
@@ -66,11 +67,11 @@ def report_table(report: Report, output: str, console: Console, *, verbose: bool
         ("needs", f"onnxruntime {report.oldest_onnxruntime} or newer (opset {report.opset})"),
     ]
     if report.images is not None:
-        rows.append(("statistics from", f"your images, {shown(report.images)}"))
+        rows.append(("images", report.images))
     if report.fidelity is not None:
         unknown = report.fidelity.not_known
-        verdict = f"not known: {unknown}" if unknown else fidelity_line(report.fidelity)
-        rows.append(("against the float model", verdict))
+        found = f"not known: {unknown}" if unknown else fidelity_line(report.fidelity)
+        rows.append(("against the float model", found))
     if report.latency is not None:
         rows += latency_rows(report.latency)
     rows.append(("seconds", f"{report.seconds}"))
@@ -79,6 +80,9 @@ def report_table(report: Report, output: str, console: Console, *, verbose: bool
     rows.append(("written", output))
     console.print()
     figures(console, rows)
+    if report.verdict is not None:
+        console.print()
+        print_verdict(report.verdict, console)
 
 
 def _layer_table(report: Report, console: Console, verbose: bool) -> None:
@@ -152,7 +156,7 @@ def fidelity_line(found: Fidelity) -> str:
         of = f" ('{shown(found.worst.name)}', the worst of {compared} outputs{_of_group(worst)})"
     elif worst is not None and worst.groups:
         of = f" ({_of_group(worst).removeprefix(', ')})"
-    text = f"SQNR {found.sqnr_db} dB{of} on {found.origin}, the largest output is the same in {_agreeing(found)}"
+    text = f"SQNR {found.sqnr_db} dB{of} on {found.origin}"
     if found.top1 is not None:
         text += f"; top-1 {found.top1} % (float {found.float_top1} %, drop {found.drop})"
     return text
@@ -191,6 +195,8 @@ def _channels(group: GroupFidelity) -> str:
 
 def _agreeing(found: Fidelity) -> str:
     """In numbers, not per cent, of which few images make large ones; in rows where a row is no image."""
+    if not found.rows:
+        return "-"
     return f"{found.agreeing} of {found.rows}{'' if found.rows == found.images else ' rows'}"
 
 
@@ -239,11 +245,11 @@ def verification_table(found: Verification, console: Console) -> None:
             left = f"; not compared: {', '.join(row.use.not_compared)}" if row.use.not_compared else ""
             console.print(Text(printable(f"{row.provider}: {ran}; {apart}{left}")))
     first = found.providers[0].fidelity
-    if first.not_known:
-        console.print(*plain(f"not known: {first.not_known}; the figures are those of inputs at a scale made up"))
     origin = first.origin
     console.print(
         *plain(
             f"on {origin}, preprocess {found.preprocess}; {megabytes(found.float_bytes)} -> {megabytes(found.bytes)}"
         )
     )
+    if found.verdict is not None:
+        print_verdict(found.verdict, console)
