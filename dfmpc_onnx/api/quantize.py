@@ -79,7 +79,8 @@ def quantize(
     each pass. threads: how many onnxruntime and BLAS may take; None and 0: as many as the machine has (another number
     rounds sums in another order). Several threads of a program may quantize at once. max_size: of the file, as "2MB",
     bytes, or "25%" of the float one, met from below within a percent where more bits can fill it. mean_bits: of all
-    weights, at most. min_sqnr: in dB, predicted. max_float_layers: how many may stay in float for these.
+    weights, at most. min_sqnr: in dB, as the closing check measures it; nothing is written where no plan reaches it.
+    max_float_layers: how many may stay in float for these.
 
     Raises UserError for what the caller can correct, Defect for our own mistakes. When it raises, `output` is as it
     was before: absent, or the earlier file.
@@ -94,7 +95,7 @@ def quantize(
     settings = with_budget(settings, budget, weights)
     if max_latency is not None:
         check_timed(settings)
-    if check or max_latency is not None:
+    if check or max_latency is not None or min_sqnr is not None:
         require()
     taken = take_in(model, output, chosen, pipeline, settings, preprocess, progress or (lambda name: None))
     return _finish(taken, _build(taken, budget, instruments, dump), check, began)

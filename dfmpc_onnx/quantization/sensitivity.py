@@ -38,7 +38,7 @@ from dfmpc_onnx.statistics.walk import walk
 Estimator = Literal["probe", "measured", "closed-form"]
 # By estimator, the widths that gains are measured at and what BatchNormalizations normalize by meanwhile.
 PROBES: Mapping[Estimator, tuple[tuple[int, Norms], ...]] = {
-    "probe": ((4, "exported"),),
+    "probe": ((3, "exported"),),
     "measured": ((2, "batch"), (2, "exported"), (4, "batch"), (4, "exported")),
     "closed-form": (),
 }
