@@ -214,7 +214,22 @@ def _build_finest(builder: Builder, taken: Intake) -> Built:
     return builder.build_plan(table, BudgetPlanner(table, budget.most_float).best)
 
 
-r_bytes=other)
+def _build_within_size(builder: Builder, taken: Intake, allowed: int) -> Built:
+    workspace, budget = taken.workspace, taken.workspace.settings.budget
+    best: tuple[int, Built, Snapshot] | None = None
+    smallest, tried = 0, set[tuple[object, ...]]()
+    for _ in range(MOST_BUILDS):
+        made = builder.build_with(budget)
+        size = size_of(as_model(taken, made.results))
+        found = workspace.get(PlannedWidths)
+        smallest = min(smallest or size, size)
+        if size <= allowed and (best is None or size > best[0]):
+            best = size, made, workspace.snapshot()
+        if NEAR * allowed <= size <= allowed or found.plan.widths in tried or not found.table.rows:
+            break
+        tried.add(found.plan.widths)
+        other = with_other_bytes(found.table, found.plan, size).other_bytes
+        budget = dataclasses.replace(budget, other_bytes=other)
     if best is None:
         raise OptionError(
             f"max-size {allowed}: the smallest file that was built takes {smallest} bytes; give at least that"

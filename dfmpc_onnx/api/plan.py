@@ -25,7 +25,7 @@ from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE
 from dfmpc_onnx.pipeline.settings import ASKED, FLOAT, TERNARY, WeightBits, WeightBudget
 from dfmpc_onnx.pipeline.weight_plan import PlannedWidths, PlanTable, WeightPlan
 from dfmpc_onnx.quantization.budget_planner import BudgetPlanner, plan_of, whys_of, with_other_bytes
-from dfmpc_onnx.quantization.greedy_search import greedy_search
+from dfmpc_onnx.quantization.greedy_search import completed, greedy_search
 from dfmpc_onnx.quantization.joint_damage import JointDamage
 from dfmpc_onnx.quantization.statistics_source import statistics_source
 from dfmpc_onnx.runtime.threads import takes_threads
@@ -233,7 +233,7 @@ class _Planner:
         return table if found is None else dataclasses.replace(table, noise=found[1])
 
     def _searched(self, table: PlanTable, plan: WeightPlan) -> WeightPlan:
-        """A plan of the same size by the greedy search; the knapsack's where that was interrupted too early."""
+        """A plan of the same size by the greedy search; where that ends too early, the knapsack goes on from there."""
         self._builder.rewind()
         step = next(step for step in self._taken.pipeline if Sensitivity in step.provides)
         statistics, images = getattr(step.options, "statistics", "images"), getattr(step.options, "images", 0)
@@ -245,9 +245,9 @@ class _Planner:
         except Unknown as reason:
             raise self._cannot_search(reason) from None
         if not found.finished:
-            where = f"{found.steps} steps ended at {found.size} bytes of {plan.size}"
-            self._warnings.append(f"search: {where}: the knapsack's plan is kept")
-            return plan
+            where = f"{found.steps} steps in {found.runs} runs ended at {found.size} bytes of {plan.size}"
+            self._warnings.append(f"search: {where}; the knapsack went on from there")
+            return plan_of(table, completed(table, found, plan.size))
         return plan_of(table, found.widths)
 
     def _front(self, table: PlanTable, judge: Judge | None) -> list[FrontEntry]:

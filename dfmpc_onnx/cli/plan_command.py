@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 import dfmpc_onnx
@@ -75,7 +77,8 @@ def plan(
     from dfmpc_onnx.report.json_text import as_json
     from dfmpc_onnx.report.plan_text import plan_table
 
-    with limit_memory(), progress(quiet=json_wanted) as tell:
+    with limit_memory(), progress(quiet=json_wanted) as tell_terminal:
+        tell = _said_of_search if search == "greedy" and not sys.stderr.isatty() else tell_terminal
         found = dfmpc_onnx.plan(
             model,
             output,
@@ -106,3 +109,9 @@ def plan(
         click.echo(as_json(found.record, agreement=found.agreement, warnings=found.warnings))
     else:
         plan_table(found.record, found.agreement, output, standard_output())
+
+
+def _said_of_search(line: str) -> None:
+    """How far a search is, as lines of a log: it takes minutes, and there is no terminal to show them in."""
+    if line.startswith("greedy step"):
+        say(line)

@@ -118,3 +118,9 @@ def test_a_budget_says_what_was_asked_for():
         "max-size 2000000, min-sqnr 30, max-float-layers 1"
     )
     assert not WeightBudget(other_bytes=5).asked and WeightBudget(most_float=1).asked
+
+
+def test_a_share_above_the_whole_float_file_is_a_mistake():
+    with pytest.raises(OptionError, match=r"max-size '150%': that is more than the float file; give at most 100%"):
+        WeightBudget.parse("150%")
+    assert WeightBudget.parse("100%").share == 1.0
