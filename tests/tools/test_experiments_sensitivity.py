@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dfmpc_onnx.pipeline.weight_plan import bits_of
+from tools.experiments.agreement import held
 from tools.experiments.plans import Outcome, mean_of
 from tools.experiments.sensitivity import (
     EQUAL_BITS,
@@ -57,3 +58,13 @@ def test_settings_at_equal_bytes_have_four_bits_a_weight():
 def test_a_relative_error_is_that_of_what_differs_between_images():
     plain = np.array([[1.0, 10.0], [3.0, 10.0]], np.float32)
     assert relative_error(plain, plain + np.float32(1)) == pytest.approx(2.0)
+
+
+def test_intervals_of_32_images_hold_about_as_often_as_they_say():
+    generator = np.random.default_rng(1)
+    inside, above = held(generator.random(1000) < 0.9, 32, 400, 0)
+    assert inside >= 90 and above <= 5
+
+
+def test_where_all_images_agree_each_interval_holds():
+    assert held(np.ones(100, bool), 32, 20, 0) == (100.0, 0.0)
