@@ -77,8 +77,7 @@ def plan(
     from dfmpc_onnx.report.json_text import as_json
     from dfmpc_onnx.report.plan_text import plan_table
 
-    with limit_memory(), progress(quiet=json_wanted) as tell_terminal:
-        tell = _said_of_search if search == "greedy" and not sys.stderr.isatty() else tell_terminal
+    with limit_memory(), progress(quiet=json_wanted) as tell:
         found = dfmpc_onnx.plan(
             model,
             output,
@@ -101,7 +100,7 @@ def plan(
             images=images,
             seed=seed,
             threads=threads,
-            progress=tell,
+            progress=_said_of_search if search == "greedy" and not sys.stderr.isatty() else tell,
         )
     for warning in found.warnings:
         say(f"warning: {printable(warning)}")

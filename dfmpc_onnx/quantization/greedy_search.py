@@ -25,7 +25,7 @@ from dfmpc_onnx.quantization.budget_planner import BudgetPlanner
 from dfmpc_onnx.quantization.storage_costs import predicted_bytes
 
 ERROR_FACTOR = 1.5  # the paper's weight of the error against the size
-MOST_RUNS = 2000  # of the network; a search of 50 layers takes five times as many
+MOST_SEARCH_RUNS = 2000  # of the network; a search of 50 layers takes five times as many
 
 DamageOf = Callable[[Mapping[str, BitWidth]], float]
 
@@ -49,7 +49,7 @@ def greedy_search(
     size: int,
     damage_of: DamageOf,
     tell: Callable[[str], None] = lambda line: None,
-    most_runs: int = MOST_RUNS,
+    most_runs: int = MOST_SEARCH_RUNS,
 ) -> Searched:
     """Widths for each row of a table whose file takes at most `size` bytes.
 

@@ -123,11 +123,14 @@ class KeepActivationsFloat(Pass[KeepActivationsFloatOptions]):
         notes = [f"8-bit activations cost {100 * before.share_of_variance:.2g} % of the output"]
         if taken:
             notes[0] += f", {100 * after.share_of_variance:.2g} % without {len(taken)} of {len(groups)}"
-        notes += network.notes
-        if network.passed_over:
-            left = ", ".join(f"'{shown(name)}'" for name in network.passed_over)
-            notes.append(f"not compared, since it holds no finite numbers or differs from run to run: {left}")
+        notes += (*network.notes, *_passed_over(network))
         return PassResult(self.name, refusals=refusals, notes=tuple(notes))
+
+
+def _passed_over(network: ToggledRounding) -> tuple[str, ...]:
+    """A note on the outputs that cannot be compared, where there are any."""
+    left = ", ".join(f"'{shown(name)}'" for name in network.passed_over)
+    return (f"not compared, since it holds no finite numbers or differs from run to run: {left}",) if left else ()
 
 
 def _filling_a_part(workspace: Workspace, feeds: Mapping[str, Array]) -> dict[str, Array]:
