@@ -30,7 +30,8 @@ from dfmpc_onnx.quantization.joint_damage import JointDamage
 from dfmpc_onnx.quantization.statistics_source import statistics_source
 from dfmpc_onnx.runtime.threads import takes_threads
 
-MOST_MEASURED = 3  # files that are built and run for a plan of an SQNR, each planned by what the one before showed
+MOST_MEASURED = 3  # files that are built and run for a plan, each planned by what the one before showed
+ALIKE_DB = 0.3  # between the plan of such a file and the next, which is then not built
 NAME_SLACK = 64  # bytes: the name of a plan file is longer than that of the recipe
 Search = Literal["knapsack", "greedy"]
 
@@ -220,7 +221,7 @@ class _Planner:
         for _ in range(MOST_MEASURED):
             table = self._with_noise(table, made)
             plan, kept = BudgetPlanner(table, budget.most_float).plan(budget, damage)
-            if budget.min_sqnr is None or plan.widths == built:
+            if abs(plan.sqnr_db - plan_of(table, built).sqnr_db) <= ALIKE_DB:
                 break
             made, built = self._builder.build_plan(table, plan), plan.widths
         if not kept and budget.min_sqnr is not None:

@@ -83,3 +83,9 @@ def test_a_mistake_is_one_line(model: pathlib.Path, arguments: list[str], messag
 def test_a_plan_of_nothing_asks_for_a_model() -> None:
     result = dfmpc("plan")
     assert result.exit_code == 2 and result.stderr == "error: plan: give a model, or a plan file with --from\n"
+
+
+def test_a_greedy_search_says_how_far_it_is_where_there_is_no_terminal(model: pathlib.Path) -> None:
+    result = dfmpc("plan", model, "--search", "greedy", "--max-size", "40KB")
+    assert result.exit_code == 0
+    assert re.match(r"greedy step 1: [0-9]+ bytes of [0-9]+, about [0-9]+ s left\n", result.stderr)
