@@ -12,7 +12,7 @@ import msgspec
 from dfmpc_onnx import catalog
 from dfmpc_onnx.api.agreement import Judge, as_entry
 from dfmpc_onnx.api.boundary import GivenImages, GivenLayers, GivenRanges, GivenShapes, Path, as_path, public
-from dfmpc_onnx.api.builds import Builder, as_model, check_plans
+from dfmpc_onnx.api.builds import Builder, Built, as_model, check_plans, measured_noise
 from dfmpc_onnx.api.intake import Intake, parse_settings, take_in, with_budget
 from dfmpc_onnx.api.planned_again import plan_again
 from dfmpc_onnx.errors import OptionError, Unknown, shown
@@ -26,11 +26,13 @@ from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE
 from dfmpc_onnx.pipeline.settings import ASKED, FLOAT, TERNARY, WeightBits, WeightBudget
 from dfmpc_onnx.pipeline.weight_plan import PlannedWidths, PlanTable, WeightPlan
 from dfmpc_onnx.quantization.budget_planner import BudgetPlanner, plan_of, whys_of, with_other_bytes
-from dfmpc_onnx.quantization.greedy_search import greedy_search
+from dfmpc_onnx.quantization.greedy_search import completed, greedy_search
 from dfmpc_onnx.quantization.joint_damage import JointDamage
 from dfmpc_onnx.quantization.statistics_source import statistics_source
 from dfmpc_onnx.runtime.threads import takes_threads
 
+MOST_MEASURED = 3  # files that are built and run for a plan, each planned by what the one before showed
+ALIKE_DB = 0.3  # between the plan of such a file and the next, which is then not built
 NAME_SLACK = 64  # bytes: the name of a plan file is longer than that of the recipe
 Search = Literal["knapsack", "greedy"]
 
@@ -194,7 +196,7 @@ class _Planner:
             if not reached:
                 self._warnings.append(f"min-agreement {self._asked.min_agreement:g} is not reached; the best plan is")
         elif judge is not None:
-            agreement = judge.judged(table, plan, most_float)
+            agreement = judge.judged(table, plan)
         front = self._front(table, judge)
         record = self._record(table, plan, front)
         warnings = (*self._taken.choice.warnings, *self._warnings)
@@ -211,7 +213,8 @@ class _Planner:
         return OptionError(f"search greedy: it runs the network, which recipe {name} cannot ({why}); leave it out")
 
     def _plan(self) -> tuple[PlanTable, WeightPlan]:
-        """The table, right about the rest of the file since one was built, and the plan for the budget."""
+        """The table, right about the rest of the file and about noise since one was built, and the plan for the
+        budget."""
         budget = self._workspace.settings.budget
         made = self._builder.build_with(budget)
         found = self._workspace.get(PlannedWidths)
@@ -221,13 +224,24 @@ class _Planner:
         table = dataclasses.replace(table, float_bytes=self._taken.source.size, other_bytes=other)
         budget = dataclasses.replace(budget, other_bytes=table.other_bytes)
         options = next(step.options for step in self._taken.pipeline if PlannedWidths in step.provides)
-        plan, kept = BudgetPlanner(table, budget.most_float).plan(budget, getattr(options, "damage", 0.0))
+        built, damage = found.plan.widths, getattr(options, "damage", 0.0)
+        for _ in range(MOST_MEASURED):
+            table = self._with_noise(table, made)
+            plan, kept = BudgetPlanner(table, budget.most_float).plan(budget, damage)
+            if abs(plan.sqnr_db - plan_of(table, built).sqnr_db) <= ALIKE_DB:
+                break
+            made, built = self._builder.build_plan(table, plan), plan.widths
         if not kept and budget.min_sqnr is not None:
             self._warnings.append(f"min-sqnr {budget.min_sqnr:g} is not reached: {plan.sqnr_db:.1f} dB are predicted")
         return table, plan
 
+    def _with_noise(self, table: PlanTable, made: Built) -> PlanTable:
+        """The table with what the file that was built last shows; as it is where that cannot be compared."""
+        found = measured_noise(self._taken, made)
+        return table if found is None else dataclasses.replace(table, noise=found[1])
+
     def _searched(self, table: PlanTable, plan: WeightPlan) -> WeightPlan:
-        """A plan of the same size by the greedy search; the knapsack's where that was interrupted too early."""
+        """A plan of the same size by the greedy search; where that ends too early, the knapsack goes on from there."""
         self._builder.rewind()
         step = next(step for step in self._taken.pipeline if Sensitivity in step.provides)
         statistics, images = getattr(step.options, "statistics", "images"), getattr(step.options, "images", 0)
@@ -239,9 +253,9 @@ class _Planner:
         except Unknown as reason:
             raise self._cannot_search(reason) from None
         if not found.finished:
-            where = f"{found.steps} steps ended at {found.size} bytes of {plan.size}"
-            self._warnings.append(f"search: {where}: the knapsack's plan is kept")
-            return plan
+            where = f"{found.steps} steps in {found.runs} runs ended at {found.size} bytes of {plan.size}"
+            self._warnings.append(f"search: {where}; the knapsack went on from there")
+            return plan_of(table, completed(table, found, plan.size))
         return plan_of(table, found.widths)
 
     def _front(self, table: PlanTable, judge: Judge | None) -> list[FrontEntry]:
@@ -251,7 +265,7 @@ class _Planner:
         plans = BudgetPlanner(table, most_float).spread(self._asked.pareto)
         if judge is None:
             return [as_entry(plan) for plan in plans]
-        return judge.all_judged(table, plans, most_float)
+        return judge.all_judged(table, plans)
 
     def _record(self, table: PlanTable, plan: WeightPlan, front: list[FrontEntry]) -> PlanRecord:
         self._builder.rewind()

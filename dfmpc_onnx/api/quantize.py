@@ -78,8 +78,8 @@ def quantize(
     are quantized until it is met. dump: a folder for the graph after each pass. progress: called with (done, total,
     name), see `rich_progress`. threads: how many onnxruntime and BLAS may take; None and 0: as many as the machine has.
     max_size: of the file, as "2MB", bytes, or "25%" of the float one, met within a percent. mean_bits: of all weights,
-    at most. min_sqnr: in dB, predicted. max_float_layers: how many may stay in float for these. force: whether a file
-    that is no ONNX model may be written over.
+    at most. min_sqnr: in dB, as the check measures it. max_float_layers: how many may stay in float for these. force:
+    whether a file that is no ONNX model may be written over.
 
     Raises UserError for what the caller can correct, Defect for our own mistakes. When it raises, `output` is as it
     was before: absent, or the earlier file.
@@ -92,7 +92,7 @@ def quantize(
         chosen, weights, activations, layers, preprocess, input_shapes, input_ranges, seed, images, reduce_range, target
     )
     settings = with_budget(settings, budget, weights)
-    _check_runtime(settings, check=check, timed=max_latency is not None)
+    _check_runtime(settings, check=check or min_sqnr is not None, timed=max_latency is not None)
     taken = take_in(model, output, chosen, pipeline, settings, preprocess, Progress(progress), force=force)
     return _finish(taken, _build(taken, budget, instruments, dump), check, began)
 

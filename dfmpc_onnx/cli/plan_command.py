@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 import cloup
 
@@ -122,7 +124,7 @@ def plan(
             search="greedy" if search == "greedy" else "knapsack",
             input_shapes=shapes,
             input_ranges=ranges,
-            progress=report,
+            progress=_of_search if search == "greedy" and not sys.stderr.isatty() else report,
             **options,  # type: ignore[arg-type]  # each option under the name that plan() has for it
         )
     for warning in found.warnings:
@@ -134,3 +136,9 @@ def plan(
     elif not quiet:
         where = "standard output" if to_stream else output
         plan_table(found.record, found.agreement, where, standard_output(error=to_stream), verbose=verbose)
+
+
+def _of_search(done: int, total: int, name: str) -> None:
+    """How far a search is, as lines of a log: it takes minutes, and there is no terminal to show them in."""
+    if name.startswith("greedy step"):
+        say(name)

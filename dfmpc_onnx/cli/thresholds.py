@@ -26,7 +26,7 @@ class FiniteRange(click.FloatRange):
 
 PERCENT = FiniteRange(0, 100)
 NOT_NEGATIVE = FiniteRange(min=0)
-DECIBELS = FiniteRange()
+DECIBELS = FiniteRange(-200, 200)  # no comparison gives more or less
 
 
 def below_thresholds(

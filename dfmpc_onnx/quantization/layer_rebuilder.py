@@ -45,7 +45,7 @@ from dfmpc_onnx.statistics.walk import BatchNormUpdate, bias_of
 
 FEWEST_PATCHES = 16  # that say enough of a layer's input to fit to it, or to choose bits by
 FINE_RASTER, COARSE_RASTER = 3, 7  # of the ranges that grids of few levels are sought among
-ESTIMATED_WIDTHS: tuple[BitWidth, ...] = (TERNARY, 2, 4, 5)
+ESTIMATED_WIDTHS: tuple[BitWidth, ...] = (TERNARY, 2, 3, 4, 5)
 WIDEST_PATCH = 8192  # entries of a patch: half a gigabyte for one matrix of second moments
 
 
@@ -139,7 +139,7 @@ class Task:
         return self._on_grid(width)
 
     def estimated(self) -> dict[BitWidth, Candidate]:
-        """At ternary, 2, 4 and 5 bits, on grids that are good rather than the best: for what rounding loses."""
+        """At ternary and 2 to 5 bits, on grids that are good rather than the best: for what rounding loses."""
         found = {width: self._on_grid(width, thorough=False) for width in ESTIMATED_WIDTHS}
         found[2] = min(found[2], found[TERNARY], key=lambda candidate: candidate.lost)
         return found

@@ -33,7 +33,7 @@ def plan_table(
         ("asked", record.asked or "the recipe's own budget"),
         ("predicted size", f"{megabytes(record.bytes or 0)}{times}"),
         ("mean bits per weight", f"{record.mean_bits or 0:.2f}"),
-        ("predicted SQNR", f"{record.sqnr_db or 0:.1f} dB, what weights alone cost"),
+        ("predicted SQNR", f"{record.sqnr_db or 0:.1f} dB, by what a file showed on procedural inputs"),
         ("estimated by", f"{record.estimator}, {record.inputs}" if record.inputs else record.estimator),
     ]
     if agreement is not None:

@@ -129,3 +129,9 @@ def test_low_layers_have_no_more_bits_than_the_others(wrong):
 def test_fixed_words_are_read_in_any_case():
     assert str(WeightBits.parse("Ternary/6")) == "ternary/6" and WeightBits.parse("AUTO").auto
     assert LayerOverride.parse("head/*=FLOAT").bits == "float"
+
+
+def test_a_share_above_the_whole_float_file_is_a_mistake():
+    with pytest.raises(OptionError, match=r"max-size '150%': that is more than the float file; give at most 100%"):
+        WeightBudget.parse("150%")
+    assert WeightBudget.parse("100%").share == 1.0
