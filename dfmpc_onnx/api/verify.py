@@ -170,8 +170,9 @@ def verify(
         raise OptionError(f"count {count}: give at least 1")
     number = check_count(float_source, inputs) if count is None and images is None else count
     batch, basis = _inputs(images, inputs, settings.seed, number, float_source.label)
-    if basis == "images" and images is not None and gave_statistics(metadata, images):
+    if images is not None and gave_statistics(metadata, images):
         basis = "images of the statistics"
+        batch = dataclasses.replace(batch, origin=f"{batch.origin}, most of which statistics saw")
     if not providers:
         raise OptionError("no provider given; give at least one, such as CPU")
     comparison = _Comparison(

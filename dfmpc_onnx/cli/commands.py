@@ -244,7 +244,7 @@ def verify(
     for warning in found.warnings:
         say(f"warning: {printable(warning)}")
     if json_wanted:
-        click.echo(as_json(found, below=below))
+        click.echo(as_json(found, below=below, verdict=found.verdict))
     else:
         verification_table(found, standard_output())
     for line in below:
