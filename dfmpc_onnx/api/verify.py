@@ -176,10 +176,7 @@ def verify(
         float_source.model, inputs, wanted, BY_PICTURES, doubt=not by_file, recorded_by=recorded_by
     )
     choice = _without_trust(inputs, choice, images, by_file=by_file)
-    number = check_count(float_source, inputs) if count is None and images is None else count
-    batch, basis = _inputs(images, inputs, settings.seed, number, float_source.label)
-    if basis == "images" and images is not None and gave_statistics(metadata, images):
-        basis = "images of the statistics"
+    batch, basis = _inputs(images, inputs, settings.seed, count, float_source, metadata)
     comparison = _Comparison(
         source, reference, batch, basis, output_kinds(float_source.model), not_known(choice.unknown), progress
     )
@@ -236,14 +233,29 @@ class _Comparison:
 
 
 def _inputs(
-    given: str | os.PathLike[str] | None, inputs: InputSpecs, seed: int, count: int | None, label: str
+    given: str | os.PathLike[str] | None,
+    inputs: InputSpecs,
+    seed: int,
+    count: int | None,
+    source: Source,
+    metadata: Mapping[str, str],
 ) -> tuple[Images | Samples | ImageStream, Basis]:
-    """What the networks are compared on, and what kind of inputs these are."""
-    if given is not None:
-        spec = inputs.image_input()
-        found = stream_images(given, spec.shape, spec.preprocess, spec.batch or 1)
-        return (found if count is None else found.spread(count)), "images"
-    try:
-        return check_images(inputs, seed, count or 1), "generated"
-    except ModelError as error:
-        raise ModelError(f"{label}: {error}") from None
+    """What the networks are compared on, and what kind of inputs these are.
+
+    source: the float model; metadata: of the quantized file.
+    """
+    if count is not None and count < 1:
+        raise OptionError(f"count {count}: give at least 1")
+    if given is None:
+        try:
+            return check_images(inputs, seed, count or check_count(source, inputs)), "generated"
+        except ModelError as error:
+            raise ModelError(f"{source.label}: {error}") from None
+    spec = inputs.image_input()
+    found = stream_images(given, spec.shape, spec.preprocess, spec.batch or 1)
+    found = found if count is None else found.spread(count)
+    if not gave_statistics(metadata, given):
+        return found, "images"
+    return dataclasses.replace(
+        found, origin=f"{found.origin}, most of which statistics saw"
+    ), "images of the statistics"

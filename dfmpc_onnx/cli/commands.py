@@ -234,7 +234,7 @@ def verify(
         say(f"warning: {printable(warning)}")
     with reader_may_leave():
         if json_wanted:
-            click.echo(as_json(found, below=below))
+            click.echo(as_json(found, below=below, verdict=found.verdict))
         elif not quiet:
             verification_table(found, standard_output())
     for line in below:
