@@ -5,62 +5,82 @@
     quantized = dfmpc_onnx.quantize("model.onnx", "small.onnx", recipe="int8")
     print(quantized.report.bytes, quantized.report.fidelity)
 
-Names are imported when they are first used, so that importing the package stays light.
+Names are imported when they are first used, so that importing the package stays light. Nothing else is imported here,
+neither `typing` nor `importlib`: the command line begins with this module, before it can answer an interrupt.
 """
 
-from __future__ import annotations
-
-import importlib
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # to a type checker it is true, as that of `typing` is
 if TYPE_CHECKING:
     from dfmpc_onnx.api.expand import Expanded as Expanded
     from dfmpc_onnx.api.expand import expand as expand
     from dfmpc_onnx.api.inspection import inspect as inspect
     from dfmpc_onnx.api.plan import Planned as Planned
     from dfmpc_onnx.api.plan import plan as plan
-    from dfmpc_onnx.api.quantize import Quantized as Quantized
+    from dfmpc_onnx.api.progress_bars import rich_progress as rich_progress
+    from dfmpc_onnx.api.progress_bars import tqdm_progress as tqdm_progress
     from dfmpc_onnx.api.quantize import quantize as quantize
+    from dfmpc_onnx.api.quantized import Quantized as Quantized
     from dfmpc_onnx.api.verify import verify as verify
+    from dfmpc_onnx.errors import AlreadyQuantized as AlreadyQuantized
+    from dfmpc_onnx.errors import CannotRun as CannotRun
     from dfmpc_onnx.errors import Defect as Defect
     from dfmpc_onnx.errors import DfmpcError as DfmpcError
     from dfmpc_onnx.errors import ModelError as ModelError
+    from dfmpc_onnx.errors import NoSuchType as NoSuchType
     from dfmpc_onnx.errors import OptionError as OptionError
     from dfmpc_onnx.errors import PassError as PassError
     from dfmpc_onnx.errors import PipelineError as PipelineError
     from dfmpc_onnx.errors import RecipeError as RecipeError
     from dfmpc_onnx.errors import RuntimeUnavailable as RuntimeUnavailable
     from dfmpc_onnx.errors import RunTooLong as RunTooLong
+    from dfmpc_onnx.errors import TooLittleMemory as TooLittleMemory
     from dfmpc_onnx.errors import UserError as UserError
     from dfmpc_onnx.pipeline.manager import Pass as Pass
     from dfmpc_onnx.pipeline.manager import PassResult as PassResult
     from dfmpc_onnx.pipeline.recipe import Recipe as Recipe
+    from dfmpc_onnx.report.schema import Inspection as Inspection
+    from dfmpc_onnx.report.schema import Report as Report
+    from dfmpc_onnx.report.schema import Verification as Verification
+
+    __version__: str
 
 _HOMES = {
     "api.expand": ("Expanded", "expand"),
     "api.inspection": ("inspect",),
     "api.plan": ("Planned", "plan"),
-    "api.quantize": ("Quantized", "quantize"),
+    "api.progress_bars": ("rich_progress", "tqdm_progress"),
+    "api.quantize": ("quantize",),
+    "api.quantized": ("Quantized",),
     "api.verify": ("verify",),
     "errors": (
+        "AlreadyQuantized",
+        "CannotRun",
         "Defect",
         "DfmpcError",
         "ModelError",
+        "NoSuchType",
         "OptionError",
         "PassError",
         "PipelineError",
         "RecipeError",
         "RunTooLong",
         "RuntimeUnavailable",
+        "TooLittleMemory",
         "UserError",
     ),
     "pipeline.manager": ("Pass", "PassResult"),
     "pipeline.recipe": ("Recipe",),
+    "report.schema": ("Inspection", "Report", "Verification"),
 }
 __all__ = sorted(name for names in _HOMES.values() for name in names)
 
 
 def __getattr__(name: str) -> object:
+    import importlib
+    import importlib.metadata
+
+    if name == "__version__":
+        return importlib.metadata.version("dfmpc-onnx")
     for module, names in _HOMES.items():
         if name in names:
             return getattr(importlib.import_module(f"{__name__}.{module}"), name)

@@ -12,13 +12,14 @@ import copy
 import functools
 import importlib.metadata
 import importlib.resources
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Literal, get_args, get_origin
 
 import msgspec
 
-from dfmpc_onnx.errors import RecipeError, printable, shown
+from dfmpc_onnx.errors import RecipeError, did_you_mean, printable, shown
 from dfmpc_onnx.model.plain_files import why_unreadable
 from dfmpc_onnx.pipeline.facts import BitPlan, Sensitivity
 from dfmpc_onnx.pipeline.manager import Pass, PassManager
@@ -53,8 +54,11 @@ def passes() -> dict[str, PassType]:
 def find_pass(name: str) -> PassType:
     """A pass by its present or a former name; raises RecipeError that lists those there are."""
     known = passes()
+    name = name.lower() if current_name(name.lower()) in known else name
     if current_name(name) not in known:
-        raise RecipeError(f"pass '{shown(name)}': no such pass; there are {', '.join(sorted(known))}")
+        near = did_you_mean(name, known)
+        there = "`dfmpc-onnx passes` lists them" if near else f"there are {', '.join(sorted(known))}"
+        raise RecipeError(f"pass '{shown(name)}': no such pass{near}; {there}")
     return known[current_name(name)]
 
 
@@ -88,7 +92,8 @@ def recipe_text(name: str, beside: pathlib.Path | None = None) -> RecipeText:
         return RecipeText.of(path)
     if name not in _texts():
         raise RecipeError(
-            f"recipe '{shown(name)}': no such recipe; there are {', '.join(_texts())}, or give a .toml file"
+            f"recipe '{shown(name)}': no such recipe{did_you_mean(name, _texts())}; "
+            f"give one of {', '.join(_texts())}, or a .toml file"
         )
     return RecipeText(_texts()[name], name, f"{name}.toml")
 
@@ -116,8 +121,12 @@ def _gives(name: str, *facts: type[object]) -> bool:
 LIBRARY = Library(recipe_text, current_name, with_plan)
 
 
-def find_recipe(name: str) -> Recipe:
-    """A recipe by name, or from a file whose name ends in .toml; raises RecipeError."""
+def find_recipe(name: str | os.PathLike[str] | Recipe) -> Recipe:
+    """A recipe by name in any case, or from a file whose name ends in .toml; raises RecipeError."""
+    if isinstance(name, Recipe):
+        return name
+    name = os.fspath(name)
+    name = name.lower() if name.lower() in _texts() else name
     return copy.deepcopy(_shipped(name)) if name in _texts() else resolve(recipe_text(name), LIBRARY)
 
 

@@ -20,6 +20,9 @@ Each message says what is wrong, where, and what to do about it, in one line tha
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
 REPORT_TO = "the project's issue tracker, with the command and the model or its inspect --json"
 
 
@@ -32,6 +35,27 @@ def printable(text: str | bytes) -> str:
     if isinstance(text, bytes):
         text = text.decode("utf-8", "replace")
     return "".join(c if c.isprintable() else "?" for c in text)
+
+
+# A message ends with what to do, behind a semicolon and one of these.
+_ADVICE = re.compile(
+    r"; (?=(?:add|choose|close|convert|copy|did you mean|export|give|install|keep|leave|lower|make|name|pip install|"
+    r"plan|put|raise|remove|rename|run|save|see|store|take|to use|uninstall|use|write)\b)"
+)
+
+
+def what_and_tip(message: str) -> tuple[str, str]:
+    """A message as what is wrong, and what to do about it; that is empty where the message gives no advice."""
+    what, *tip = _ADVICE.split(message, maxsplit=1)
+    return what, "".join(tip)
+
+
+def did_you_mean(word: str, words: Iterable[str]) -> str:
+    """`` (did you mean cpu?)`` where one of the words is near to what was typed, to put behind it; else nothing."""
+    import difflib
+
+    near = difflib.get_close_matches(word.lower(), list(words), n=1, cutoff=0.7)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 class DfmpcError(Exception):

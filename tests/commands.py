@@ -37,9 +37,11 @@ def held(folder: pathlib.Path) -> dict[str, bytes]:
 
 
 def assert_refused(result: Result, *saying: str) -> None:
-    """Exit 2, nothing on stdout, one line on stderr that says what is wrong."""
+    """Exit 2, nothing on stdout, one line on stderr that says what is wrong, and at most one what to do about it."""
     assert result.exit_code == 2, result.output
     assert result.stdout == ""
-    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
+    what, *tip = result.stderr.splitlines()
+    assert what.startswith("error: ") and len(tip) <= 1 and all(t.startswith("tip: ") for t in tip), result.stderr
+    said = result.stderr.replace("\ntip: ", "; ")
     for part in saying:
-        assert part in result.stderr
+        assert part in said

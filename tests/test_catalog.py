@@ -78,10 +78,13 @@ def test_every_recipe_that_ships_is_in_an_order_that_can_run():
 
 
 def test_an_unknown_name_lists_those_there_are():
-    with pytest.raises(RecipeError, match=r"pass 'nomalize': no such pass; there are .*normalize"):
+    with pytest.raises(
+        RecipeError, match=r"pass 'nomalize': no such pass \(did you mean normalize\?\); `dfmpc-onnx passes` lists"
+    ):
         catalog.find_pass("nomalize")
     with pytest.raises(
-        RecipeError, match=r"recipe 'papper': no such recipe; there are .*paper.* or give a \.toml file"
+        RecipeError,
+        match=r"recipe 'papper': no such recipe \(did you mean paper\?\); give one of .*paper, .* or a",
     ):
         catalog.find_recipe("papper")
 

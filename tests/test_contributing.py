@@ -104,7 +104,7 @@ def test_in_full_the_recipe_is_the_same(stranger: pathlib.Path) -> None:
 def test_its_refusals_are_shown(stranger: pathlib.Path) -> None:
     onnx.save(folded(), stranger / "model.onnx")
     command = ["quantize", stranger / "model.onnx", "-o", stranger / "out.onnx", "--recipe", stranger / "mine.toml"]
-    assert "absorb_bias: no BatchNormalization stands alone behind it" in dfmpc(*command).stdout
+    assert "absorb_bias: no BatchNormalization stands alone behind it" in dfmpc(*command, "-v").stdout
 
 
 def test_behind_the_statistics_that_it_makes_untrue_it_is_refused(stranger: pathlib.Path) -> None:

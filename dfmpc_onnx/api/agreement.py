@@ -18,7 +18,6 @@ from dfmpc_onnx.graph.compared_outputs import chosen_outputs
 from dfmpc_onnx.inputs.files import Images, read_images
 from dfmpc_onnx.numerics.proportions import samples_for, wilson_interval
 from dfmpc_onnx.pipeline.plan_file import FrontEntry
-from dfmpc_onnx.pipeline.settings import WeightBudget
 from dfmpc_onnx.pipeline.weight_plan import PlanTable, WeightPlan
 from dfmpc_onnx.quantization.budget_planner import BudgetPlanner
 from dfmpc_onnx.runtime.session import Session
@@ -53,23 +52,23 @@ class Judge:
                 f"begins at {best:.1f} %; give at least {samples_for(percent / 100)}"
             )
 
-    def all_judged(self, table: PlanTable, plans: Sequence[WeightPlan], most_float: int) -> list[FrontEntry]:
+    def all_judged(self, table: PlanTable, plans: Sequence[WeightPlan]) -> list[FrontEntry]:
         """Each plan with its agreement; progress says how many are left and how long they take."""
         began, found = time.monotonic(), list[FrontEntry]()
         for plan in plans:
             left = (time.monotonic() - began) / len(found) * (len(plans) - len(found)) if found else None
             said = f", about {left:.0f} s left" if left is not None else ""
             self._taken.workspace.tell(f"plan {len(found) + 1} of {len(plans)}{said}")
-            found.append(self.judged(table, plan, most_float))
+            found.append(self.judged(table, plan))
         return found
 
-    def judged(self, table: PlanTable, plan: WeightPlan, most_float: int) -> FrontEntry:
+    def judged(self, table: PlanTable, plan: WeightPlan) -> FrontEntry:
         """A plan with its agreement: percent, and the interval of 95 %."""
-        return self._judged(table, plan, most_float)[0]
+        return self._judged(table, plan)[0]
 
-    def _judged(self, table: PlanTable, plan: WeightPlan, most_float: int) -> tuple[FrontEntry, float]:
+    def _judged(self, table: PlanTable, plan: WeightPlan) -> tuple[FrontEntry, float]:
         """A plan with its agreement, and where the interval begins exactly: the entry has it rounded."""
-        self._builder.build_with(budget_of(table, plan, most_float))
+        self._builder.build_plan(table, plan)
         candidate = Session(as_model(self._taken, ()), label="the planned model")
         found = compare(self._want, candidate, self.images, chosen_outputs(self._taken.source.model))
         low, high = wilson_interval(found.agreeing, found.rows)
@@ -82,22 +81,17 @@ class Judge:
         best. Agreement is taken to rise with the size."""
         plans = BudgetPlanner(table, most_float).spread(TRIED)
         low, high = 0, len(plans) - 1
-        found, begins = self._judged(table, plans[high], most_float)
+        found, begins = self._judged(table, plans[high])
         if begins < percent:
             return plans[high], found, False
         while low < high:
             middle = (low + high) // 2
-            trial, begins = self._judged(table, plans[middle], most_float)
+            trial, begins = self._judged(table, plans[middle])
             if begins >= percent:
                 high, found = middle, trial
             else:
                 low = middle + 1
         return plans[high], found, True
-
-
-def budget_of(table: PlanTable, plan: WeightPlan, most_float: int) -> WeightBudget:
-    """The budget that gives a plan of a table again, or one of its size that is predicted better."""
-    return WeightBudget(size=plan.size, most_float=most_float, other_bytes=table.other_bytes)
 
 
 def as_entry(plan: WeightPlan) -> FrontEntry:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 
 import onnx
 
+from dfmpc_onnx.api.boundary import Path, public
 from dfmpc_onnx.errors import ModelError
 from dfmpc_onnx.model.metadata import METADATA_PREFIX, metadata_of
 from dfmpc_onnx.model.protos import standard_opset
@@ -26,15 +26,17 @@ class Expanded:
     report: Expansion
 
 
-def expand(model: ModelSource, output: str | os.PathLike[str] | None = None) -> Expanded:
+@public
+def expand(model: ModelSource, output: Path | None = None, *, force: bool = False) -> Expanded:
     """The plain-int8 form of a file that `quantize` wrote, for tools that parse ONNX themselves.
 
     Every packed weight becomes an INT8 initializer with a DequantizeLinear, of the same values bit for bit; opset and
     IR version become the lowest that the rest needs. output: where to write it, whole or not at all; None to get it
-    in memory only. Needs no onnxruntime. Raises ModelError for a file of other origin or with nothing packed.
+    in memory only. force: whether a file that is no ONNX model may be written over. Needs no onnxruntime. Raises
+    ModelError for a file of other origin or with nothing packed.
     """
     source = load(model)
-    target = None if output is None else check_target(output, source)
+    target = None if output is None else check_target(output, source, force=force)
     check_claims(source.model, {}, source.label)
     stated = metadata_of(source.model)
     if "version" not in stated:

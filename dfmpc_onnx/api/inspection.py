@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from dfmpc_onnx import catalog
+from dfmpc_onnx.api.boundary import public
 from dfmpc_onnx.errors import AlreadyQuantized, DfmpcError, ModelError, OptionError, RuntimeUnavailable, shown
 from dfmpc_onnx.evaluation.island_times import TimeTable, time_table
 from dfmpc_onnx.evaluation.kernel_census import Census, is_quantized, take_census
@@ -29,6 +30,7 @@ from dfmpc_onnx.runtime.threads import takes_threads
 TIMED_SEED = 0  # of the input: kernels take the same time whatever the numbers
 
 
+@public
 @takes_threads
 def inspect(model: ModelSource, *, latency: bool = False, threads: int | None = None) -> Inspection:
     """What a model holds: its layers with role or reason of refusal, and what each recipe would do to it.

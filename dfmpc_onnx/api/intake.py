@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
+from dfmpc_onnx.api.boundary import GivenImages, GivenLayers, GivenRanges, GivenShapes, texts
 from dfmpc_onnx.api.reference import check_limits, check_source
 from dfmpc_onnx.errors import DfmpcError, OptionError
 from dfmpc_onnx.graph.exchange import to_graph
@@ -19,6 +20,7 @@ from dfmpc_onnx.inputs.unknown_inputs import told_by_images, unknown_inputs_warn
 from dfmpc_onnx.model.source import ModelSource, Source, load
 from dfmpc_onnx.model.write import check_target
 from dfmpc_onnx.pipeline.manager import Pass
+from dfmpc_onnx.pipeline.progress import Progress
 from dfmpc_onnx.pipeline.recipe import Recipe
 from dfmpc_onnx.pipeline.settings import (
     LayerOverride,
@@ -33,7 +35,8 @@ from dfmpc_onnx.pipeline.targets import parse_target
 from dfmpc_onnx.pipeline.workspace import Workspace, resolve_inputs
 from dfmpc_onnx.statistics.leading_moments import BY_COVARIANCES, BY_PICTURES
 
-Tell = Callable[[str], None]
+WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+ENDS = 4  # steps of a run beside its passes: load, preprocess, check, write
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,18 +63,24 @@ def take_in(
     pipeline: Sequence[Pass[msgspec.Struct]],
     settings: Settings,
     preprocess: str,
-    tell: Tell,
+    progress: Progress,
+    *,
+    force: bool = False,
 ) -> Intake:
     """Read a model and find out what it is fed. Raises UserError where the file, or an option for it, is unusable.
 
-    preprocess: as the user wrote it, "auto" included. tell: called with the name of each step.
+    preprocess: as the user wrote it, "auto" included. progress: told of each step.
+    force: whether a file that is no ONNX model may be written over.
     """
     runs = any(step.may_read_images for step in pipeline)
     if settings.images is not None and not runs:
         raise OptionError(f"images: recipe {recipe.name} runs no network, so it cannot use them; leave them out")
-    tell("load")
+    progress.expect(ENDS + len(pipeline))
+    progress.begin("load")
     source = load(model)
-    destination = None if output is None else check_target(output, source)
+    layers = sum(node.op_type in WEIGHTED for node in source.model.graph.node)
+    progress.expect(layers * sum(step.by_layer for step in pipeline))
+    destination = None if output is None else check_target(output, source, force=force)
     graph = to_graph(source)
     inputs = resolve_inputs(source.model, settings)
     inputs.check_options(settings.input_shapes)
@@ -80,7 +89,7 @@ def take_in(
             f"preprocess {preprocess}: no input is left for it beside those of --input-range; give one of them"
         )
     check_limits(source, inputs)
-    tell("preprocess")
+    progress.begin("preprocess")
     prediction = BY_PICTURES if runs else BY_COVARIANCES
     try:
         inputs, choice = find_out(source.model, inputs, preprocess, prediction, doubt=runs)
@@ -94,7 +103,7 @@ def take_in(
     if choice.unknown:
         settings, choice = _without_trust(settings, choice, may_give_images=runs and inputs.images is None)
     workspace = Workspace(graph, settings, source.label, inputs)
-    workspace.tell = tell
+    workspace.progress = progress
     workspace.sha256 = source.sha256
     workspace.settings = dataclasses.replace(workspace.settings, budget=settings.budget.of_file(source.size))
     return Intake(recipe, pipeline, source, destination, workspace, choice)
@@ -115,7 +124,7 @@ def _without_trust(
     return settings, msgspec.structs.replace(choice, warning=warning)
 
 
-def with_budget(settings: Settings, budget: WeightBudget, weights: str | None) -> Settings:
+def with_budget(settings: Settings, budget: WeightBudget, weights: str | int | None) -> Settings:
     """The settings under a budget, for which every width is free, whatever the recipe says; as they are without one.
 
     weights: the bits that the user gave; OptionError where a budget stands beside them.
@@ -129,14 +138,14 @@ def with_budget(settings: Settings, budget: WeightBudget, weights: str | None) -
 
 def parse_settings(
     recipe: Recipe,
-    weights: str | None,
+    weights: str | int | None,
     activations: str | int | None,
-    layers: Sequence[str],
+    layers: GivenLayers,
     preprocess: str,
-    input_shapes: Sequence[str],
-    input_ranges: Sequence[str],
+    input_shapes: GivenShapes,
+    input_ranges: GivenRanges,
     seed: int,
-    images: str | os.PathLike[str] | None,
+    images: GivenImages | None,
     reduce_range: bool | None,
     target: str,
 ) -> Settings:
@@ -148,12 +157,12 @@ def parse_settings(
     if reduce_range and numbers == "none":
         raise OptionError("reduce-range: activations stay in float, so no sum of products can overflow; leave it out")
     return Settings(
-        weights=recipe.weight_bits if weights is None else WeightBits.parse(weights),
+        weights=recipe.weight_bits if weights is None else WeightBits.parse(str(weights)),
         activations=numbers,
-        layers=tuple(LayerOverride.parse(item) for item in layers),
+        layers=tuple(LayerOverride.parse(item) for item in texts(layers)),
         preprocess=parse_or_assume(preprocess),
-        input_shapes=parse_input_shapes(input_shapes),
-        input_ranges=parse_input_ranges(input_ranges),
+        input_shapes=parse_input_shapes(texts(input_shapes)),
+        input_ranges=parse_input_ranges(texts(input_ranges)),
         seed=seed,
         images=None if images is None else str(images),
         by_hand=weights is not None or bool(layers),

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Sequence
 from typing import Literal
 
 import msgspec
 
 from dfmpc_onnx import catalog
 from dfmpc_onnx.api.agreement import Judge, as_entry
-from dfmpc_onnx.api.builds import Builder, as_model, check_plans
+from dfmpc_onnx.api.boundary import GivenImages, GivenLayers, GivenRanges, GivenShapes, Path, as_path, public
+from dfmpc_onnx.api.builds import Builder, Built, as_model, check_plans, measured_noise
 from dfmpc_onnx.api.intake import Intake, parse_settings, take_in, with_budget
 from dfmpc_onnx.api.planned_again import plan_again
 from dfmpc_onnx.errors import OptionError, Unknown, shown
@@ -21,15 +21,18 @@ from dfmpc_onnx.model.source import ModelSource, size_of
 from dfmpc_onnx.model.write import check_target, save_text
 from dfmpc_onnx.pipeline.facts import BitPlan, Sensitivity
 from dfmpc_onnx.pipeline.plan_file import FrontEntry, PlannedLayer, PlanRecord, plan_as_toml, record_of
+from dfmpc_onnx.pipeline.progress import Progress, ProgressReport
 from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE
 from dfmpc_onnx.pipeline.settings import ASKED, FLOAT, TERNARY, WeightBits, WeightBudget
 from dfmpc_onnx.pipeline.weight_plan import PlannedWidths, PlanTable, WeightPlan
 from dfmpc_onnx.quantization.budget_planner import BudgetPlanner, plan_of, whys_of, with_other_bytes
-from dfmpc_onnx.quantization.greedy_search import greedy_search
+from dfmpc_onnx.quantization.greedy_search import completed, greedy_search
 from dfmpc_onnx.quantization.joint_damage import JointDamage
 from dfmpc_onnx.quantization.statistics_source import statistics_source
 from dfmpc_onnx.runtime.threads import takes_threads
 
+MOST_MEASURED = 3  # files that are built and run for a plan, each planned by what the one before showed
+ALIKE_DB = 0.3  # between the plan of such a file and the next, which is then not built
 NAME_SLACK = 64  # bytes: the name of a plan file is longer than that of the recipe
 Search = Literal["knapsack", "greedy"]
 
@@ -42,6 +45,11 @@ class Planned(msgspec.Struct, frozen=True):
     text: str
     warnings: tuple[str, ...] = ()
     agreement: FrontEntry | None = None
+
+    def __repr__(self) -> str:
+        found = self.record
+        sizes = f"{found.bytes} bytes, {found.mean_bits or 0:.2f} bits a weight, SQNR {found.sqnr_db or 0:.1f} dB"
+        return f"Planned({len(found.layers)} layers, {sizes})"
 
 
 JUDGING_SEED = 7919  # beside that of a run: of inputs that the greedy search judges settings on
@@ -77,11 +85,12 @@ class _Asked:
         return ", ".join(filter(None, (str(self.budget), agreement)))
 
 
+@public
 @takes_threads
 def plan(
     model: ModelSource | None = None,
-    output: str | os.PathLike[str] | None = None,
-    recipe: str = DEFAULT_RECIPE,
+    output: Path | None = None,
+    recipe: Path = DEFAULT_RECIPE,
     *,
     max_size: str | int | None = None,
     mean_bits: float | None = None,
@@ -90,17 +99,17 @@ def plan(
     min_agreement: float | None = None,
     pareto: int = 0,
     search: Search = "knapsack",
-    table_from: str | os.PathLike[str] | None = None,
+    table_from: Path | None = None,
     activations: str | int | None = None,
-    layers: Sequence[str] = (),
+    layers: GivenLayers = (),
     reduce_range: bool | None = None,
     target: str = "cpu",
     preprocess: str = AUTO,
-    input_shapes: Sequence[str] = (),
-    input_ranges: Sequence[str] = (),
-    images: str | os.PathLike[str] | None = None,
+    input_shapes: GivenShapes = (),
+    input_ranges: GivenRanges = (),
+    images: GivenImages | None = None,
     seed: int = 0,
-    progress: Callable[[str], None] | None = None,
+    progress: ProgressReport | None = None,
     threads: int | None = None,
 ) -> Planned:
     """Choose bits for all weights of a float model under one budget.
@@ -113,7 +122,7 @@ def plan(
     The other options are those of `quantize`. Raises UserError.
     """
     budget = WeightBudget.parse(max_size, mean_bits, min_sqnr, max_float_layers)
-    asked = _Asked(budget, min_agreement, pareto, search, images)
+    asked = _Asked(budget, min_agreement, pareto, search, as_path(images))
     asked.check()
     _check_name(output)
     if table_from is not None:
@@ -133,10 +142,10 @@ def plan(
         chosen, None, activations, layers, preprocess, input_shapes, input_ranges, seed, None, reduce_range, target
     )
     settings = dataclasses.replace(with_budget(settings, budget, None), weights=WeightBits.parse("auto"))
-    taken = take_in(model, None, chosen, pipeline, settings, preprocess, progress or (lambda name: None))
+    taken = take_in(model, None, chosen, pipeline, settings, preprocess, Progress(progress))
     if output is not None:
         check_target(output, taken.source)
-    planner = _Planner(taken, asked, _extends(recipe, output))
+    planner = _Planner(taken, asked, _extends(os.fspath(recipe), output))
     return _written(planner.run(), output)
 
 
@@ -187,7 +196,7 @@ class _Planner:
             if not reached:
                 self._warnings.append(f"min-agreement {self._asked.min_agreement:g} is not reached; the best plan is")
         elif judge is not None:
-            agreement = judge.judged(table, plan, most_float)
+            agreement = judge.judged(table, plan)
         front = self._front(table, judge)
         record = self._record(table, plan, front)
         warnings = (*self._taken.choice.warnings, *self._warnings)
@@ -204,7 +213,8 @@ class _Planner:
         return OptionError(f"search greedy: it runs the network, which recipe {name} cannot ({why}); leave it out")
 
     def _plan(self) -> tuple[PlanTable, WeightPlan]:
-        """The table, right about the rest of the file since one was built, and the plan for the budget."""
+        """The table, right about the rest of the file and about noise since one was built, and the plan for the
+        budget."""
         budget = self._workspace.settings.budget
         made = self._builder.build_with(budget)
         found = self._workspace.get(PlannedWidths)
@@ -214,13 +224,24 @@ class _Planner:
         table = dataclasses.replace(table, float_bytes=self._taken.source.size, other_bytes=other)
         budget = dataclasses.replace(budget, other_bytes=table.other_bytes)
         options = next(step.options for step in self._taken.pipeline if PlannedWidths in step.provides)
-        plan, kept = BudgetPlanner(table, budget.most_float).plan(budget, getattr(options, "damage", 0.0))
+        built, damage = found.plan.widths, getattr(options, "damage", 0.0)
+        for _ in range(MOST_MEASURED):
+            table = self._with_noise(table, made)
+            plan, kept = BudgetPlanner(table, budget.most_float).plan(budget, damage)
+            if abs(plan.sqnr_db - plan_of(table, built).sqnr_db) <= ALIKE_DB:
+                break
+            made, built = self._builder.build_plan(table, plan), plan.widths
         if not kept and budget.min_sqnr is not None:
             self._warnings.append(f"min-sqnr {budget.min_sqnr:g} is not reached: {plan.sqnr_db:.1f} dB are predicted")
         return table, plan
 
+    def _with_noise(self, table: PlanTable, made: Built) -> PlanTable:
+        """The table with what the file that was built last shows; as it is where that cannot be compared."""
+        found = measured_noise(self._taken, made)
+        return table if found is None else dataclasses.replace(table, noise=found[1])
+
     def _searched(self, table: PlanTable, plan: WeightPlan) -> WeightPlan:
-        """A plan of the same size by the greedy search; the knapsack's where that was interrupted too early."""
+        """A plan of the same size by the greedy search; where that ends too early, the knapsack goes on from there."""
         self._builder.rewind()
         step = next(step for step in self._taken.pipeline if Sensitivity in step.provides)
         statistics, images = getattr(step.options, "statistics", "images"), getattr(step.options, "images", 0)
@@ -232,9 +253,9 @@ class _Planner:
         except Unknown as reason:
             raise self._cannot_search(reason) from None
         if not found.finished:
-            where = f"{found.steps} steps ended at {found.size} bytes of {plan.size}"
-            self._warnings.append(f"search: {where}: the knapsack's plan is kept")
-            return plan
+            where = f"{found.steps} steps in {found.runs} runs ended at {found.size} bytes of {plan.size}"
+            self._warnings.append(f"search: {where}; the knapsack went on from there")
+            return plan_of(table, completed(table, found, plan.size))
         return plan_of(table, found.widths)
 
     def _front(self, table: PlanTable, judge: Judge | None) -> list[FrontEntry]:
@@ -244,7 +265,7 @@ class _Planner:
         plans = BudgetPlanner(table, most_float).spread(self._asked.pareto)
         if judge is None:
             return [as_entry(plan) for plan in plans]
-        return judge.all_judged(table, plans, most_float)
+        return judge.all_judged(table, plans)
 
     def _record(self, table: PlanTable, plan: WeightPlan, front: list[FrontEntry]) -> PlanRecord:
         self._builder.rewind()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
+from collections.abc import Mapping
 
 import msgspec
 import numpy as np
@@ -72,6 +74,12 @@ def provenance(
     if inputs.images is not None:
         stated["images_sha256"] = digest(inputs.images)
     return stated
+
+
+def gave_statistics(metadata: Mapping[str, str], images: str | os.PathLike[str]) -> bool:
+    """Whether a quantized file's statistics came from these images. Raises OptionError where they cannot be read."""
+    recorded = metadata.get("images_sha256")
+    return recorded is not None and digest(images) == recorded
 
 
 def recorded_recipe(source: Source) -> Recipe:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+import onnx
 
 from dfmpc_onnx import catalog
 from dfmpc_onnx.errors import CannotRun, ModelError, RuntimeUnavailable, shown
 from dfmpc_onnx.evaluation.fidelity import SessionInput, first_feeds
+from dfmpc_onnx.graph.class_outputs import outputs_without_classes
+from dfmpc_onnx.graph.compared_outputs import chosen_outputs
 from dfmpc_onnx.graph.exchange import to_graph, to_model
+from dfmpc_onnx.graph.output_branches import ScoreChannels, score_channels
 from dfmpc_onnx.inputs.samples import Samples, check_images
 from dfmpc_onnx.inputs.spec import InputSpec, InputSpecs
 from dfmpc_onnx.model.resource_limits import check_claims
@@ -22,8 +27,27 @@ from dfmpc_onnx.pipeline.settings import Settings
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.runtime.session import Session
 
-CHECK_IMAGES = 16
+MOST_CHECKED, FEWEST_CHECKED = 64, 16  # inputs that are made to compare networks on
+WORK_OF_MOST = 25e6 * 3 * 224 * 224  # bytes of a model times values of an input, above which they become fewer
 CHECK_SEED = 1_000_000
+
+
+def check_count(source: Source, inputs: InputSpecs) -> int:
+    """On how many inputs networks are compared: fewer where a run takes long, by the size of the model and its input.
+
+    By sizes and not by time, so that the same files give the same figures.
+    """
+    values = sum(math.prod(spec.resolved or ()) // (spec.batch or 1) for spec in inputs)
+    work = max(source.size * values, 1)
+    return int(np.clip(MOST_CHECKED * WORK_OF_MOST / work, FEWEST_CHECKED, MOST_CHECKED))
+
+
+OutputKinds = tuple[frozenset[str], Mapping[str, ScoreChannels], frozenset[str]]
+
+
+def output_kinds(model: onnx.ModelProto) -> OutputKinds:
+    """What `compare` must know of a model's outputs: which are chosen by values, hold scores, and hold no classes."""
+    return chosen_outputs(model), score_channels(model), outputs_without_classes(model)
 
 
 def check_limits(source: Source, inputs: InputSpecs) -> None:

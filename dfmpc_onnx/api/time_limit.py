@@ -24,13 +24,14 @@ def _providers(fact: type[object]) -> list[str]:
     return [name for name, kind in catalog.passes().items() if fact in kind.provides]
 
 
-def with_time_limit(recipe: Recipe, limit: str | None) -> Recipe:
+def with_time_limit(recipe: Recipe, limit: str | float | None) -> Recipe:
     """The recipe with a step that meets a limit, in front of what puts integers into the graph; as it is without one.
 
     Raises OptionError.
     """
     if limit is None:
         return recipe
+    limit = str(limit)
     TimeLimit.parse(limit)
     limiting, placing = _providers(LimitJudged), _providers(Placement)
     step = Step(limiting[0], {"limit": limit.strip()}, "max-latency")

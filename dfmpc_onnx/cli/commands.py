@@ -5,158 +5,82 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
+import cloup
 
 import dfmpc_onnx
-from dfmpc_onnx.cli.console import progress, say, standard_output
+from dfmpc_onnx.cli.completion import complete_pass, complete_preprocess, complete_provider, complete_recipe
+from dfmpc_onnx.cli.console import reader_may_leave, say, standard_output
 from dfmpc_onnx.cli.plan_command import plan
+from dfmpc_onnx.cli.quantize_command import quantize
 from dfmpc_onnx.cli.shared_options import (
-    ACTIVATIONS,
+    DETAILS,
+    FORCE,
+    IMAGE_SEED,
     INPUT_SHAPES,
     JSON,
-    MAX_FLOAT,
-    MAX_SIZE,
-    MEAN_BITS,
+    LOOK,
+    MODEL,
+    QUIET,
     RANGES,
-    RECIPE,
-    REDUCE_RANGE,
     THREADS,
+    VERBOSE,
+    examples,
+    file_name,
 )
+from dfmpc_onnx.cli.thresholds import DECIBELS, NOT_NEGATIVE, PERCENT, below_thresholds
 from dfmpc_onnx.cli.usage_errors import Group
-from dfmpc_onnx.errors import OptionError, printable, shown
+from dfmpc_onnx.errors import printable
 from dfmpc_onnx.memory import limit_memory
-from dfmpc_onnx.pipeline.targets import TARGETS
 
-if TYPE_CHECKING:
-    from dfmpc_onnx.evaluation.fidelity import Fidelity
-
-MODEL = click.argument("model", type=click.Path())
-PREPROCESS = "auto, imagenet, lite, keras, unit, raw, caffe, half, or MEAN/STD on the 0..255 scale; with :rgb or :bgr"
+MAKE, LOOK_UP = cloup.Section("Quantize"), cloup.Section("Look")
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@cloup.group(
+    cls=Group,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    formatter_settings=LOOK,
+    epilog=examples(
+        "dfmpc-onnx quantize model.onnx -o small.onnx",
+        "dfmpc-onnx inspect small.onnx",
+        "dfmpc-onnx verify model.onnx small.onnx --images photos/",
+    )
+    + """
+
+\b
+Tab completes commands, options and names once the shell has read this line:
+  bash  eval "$(_DFMPC_ONNX_COMPLETE=bash_source dfmpc-onnx)"
+  zsh   eval "$(_DFMPC_ONNX_COMPLETE=zsh_source dfmpc-onnx)"
+  fish  _DFMPC_ONNX_COMPLETE=fish_source dfmpc-onnx | source""",
+)
 @click.version_option(package_name="dfmpc-onnx", prog_name="dfmpc-onnx")
 def main() -> None:
-    """Quantize ONNX networks without data, and prove that the result works."""
+    """Quantize ONNX networks without data, and prove that the result works.
+
+    `dfmpc-onnx COMMAND --help` has the options of a command, with examples.
+    """
 
 
-main.add_command(plan)
+main.add_command(quantize, section=MAKE)
+main.add_command(plan, section=MAKE)
 
 
-@main.command()
+@main.command(
+    section=LOOK_UP,
+    short_help="List layers, what each recipe would do, and kernels.",
+    formatter_settings=LOOK,
+    epilog=examples("dfmpc-onnx inspect model.onnx", "dfmpc-onnx inspect small.onnx --latency --threads 1"),
+)
 @MODEL
-@click.option("-o", "--output", type=click.Path(), required=True, help="where to write the quantized model")
-@RECIPE
-@click.option("--weights", metavar="LOW/HIGH|BITS|ternary/HIGH", help="bits of the weights; the recipe's if not given")
-@ACTIVATIONS
-@click.option("--layer", "layers", multiple=True, metavar="GLOB=BITS|float", help="override for matching layers")
-@click.option(
-    "--target",
-    default="cpu",
-    show_default=True,
-    metavar="|".join(TARGETS),
-    help="the execution provider that the file is for",
+@cloup.option_group(
+    "Options",
+    cloup.option("--latency", is_flag=True, help="measure here what takes the time, and what integers would save"),
+    THREADS,
+    JSON,
+    DETAILS,
 )
-@REDUCE_RANGE
-@click.option("--preprocess", default="auto", show_default=True, metavar="NAME|MEAN/STD", help=PREPROCESS)
-@INPUT_SHAPES
-@RANGES
-@click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="of procedural images and samples"
-)
-@click.option(
-    "--images", type=click.Path(), help="unlabelled images of yours in place of procedural ones (.npz or folder)"
-)
-@click.option(
-    "--max-latency",
-    metavar="MS|PERCENT%",
-    help="quantize what accuracy keeps in float until a run here takes at most this long; % of the float model's time",
-)
-@THREADS
-@MAX_SIZE
-@MEAN_BITS
-@click.option("--min-sqnr", type=float, metavar="DB", help="predicted, and exit 1 where the closing check is below")
-@MAX_FLOAT
-@click.option("--dump", type=click.Path(), metavar="DIR", help="write the graph after each pass into this folder")
-@JSON
-def quantize(
-    model: str,
-    output: str,
-    recipe: str | None,
-    weights: str | None,
-    activations: str | None,
-    layers: tuple[str, ...],
-    target: str,
-    reduce_range: bool | None,
-    preprocess: str,
-    shapes: tuple[str, ...],
-    ranges: tuple[str, ...],
-    seed: int,
-    images: str | None,
-    max_latency: str | None,
-    threads: int,
-    max_size: str | None,
-    mean_bits: float | None,
-    min_sqnr: float | None,
-    max_float_layers: int,
-    dump: str | None,
-    json_wanted: bool,
-) -> None:
-    """Write a quantized form of MODEL, then load it in onnxruntime and compare it with MODEL."""
-    from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE
-    from dfmpc_onnx.report.json_text import report_json
-    from dfmpc_onnx.report.text import report_table
-
-    name = recipe or DEFAULT_RECIPE
-    with limit_memory(), progress(quiet=json_wanted) as tell:
-        result = dfmpc_onnx.quantize(
-            model,
-            output,
-            name,
-            weights=weights,
-            activations=activations,
-            layers=layers,
-            reduce_range=reduce_range,
-            target=target,
-            preprocess=preprocess,
-            input_shapes=shapes,
-            input_ranges=ranges,
-            images=images,
-            seed=seed,
-            max_latency=max_latency,
-            dump=dump,
-            threads=threads,
-            progress=tell,
-            max_size=max_size,
-            mean_bits=mean_bits,
-            min_sqnr=min_sqnr,
-            max_float_layers=max_float_layers,
-        )
-    for warning in result.report.warnings:
-        say(f"warning: {printable(warning)}")
-    if json_wanted:
-        click.echo(report_json(result.report))
-    else:
-        report_table(result.report, output, standard_output())
-    _check_sqnr(result.report.fidelity, min_sqnr)
-
-
-def _check_sqnr(fidelity: Fidelity | None, least: float | None) -> None:
-    """Exit with 1 where the closing check is below what was asked for."""
-    if least is not None and fidelity is not None and fidelity.sqnr_db < least:
-        say(f"failed: SQNR {fidelity.sqnr_db} dB is below {least} dB")
-        click.get_current_context().exit(1)
-
-
-@main.command()
-@MODEL
-@click.option("--latency", is_flag=True, help="measure here what takes the time, and what integers would save")
-@THREADS
-@JSON
-def inspect(model: str, latency: bool, threads: int, json_wanted: bool) -> None:
-    """List what each recipe would do to the layers of MODEL, or how a quantized one is stored and runs."""
+def inspect(model: str, latency: bool, threads: int, json_wanted: bool, verbose: bool) -> None:
+    """List what each recipe would do to the layers of MODEL; of a quantized one, how it is stored and runs."""
     from dfmpc_onnx.report.inspection_text import inspection_table
     from dfmpc_onnx.report.json_text import as_json
 
@@ -165,45 +89,109 @@ def inspect(model: str, latency: bool, threads: int, json_wanted: bool) -> None:
     if json_wanted:
         click.echo(as_json(inspection))
     else:
-        inspection_table(inspection, standard_output())
+        inspection_table(inspection, standard_output(), verbose=verbose)
 
 
-@main.command()
+@main.command(
+    section=MAKE,
+    short_help="Write a quantized file with plain int8 weights.",
+    formatter_settings=LOOK,
+    epilog=examples("dfmpc-onnx expand small.onnx -o plain.onnx"),
+)
 @MODEL
-@click.option("-o", "--output", type=click.Path(), required=True, help="where to write the plain form")
-@JSON
-def expand(model: str, output: str, json_wanted: bool) -> None:
-    """Write MODEL, a quantized file, with plain int8 weights: for tools that parse ONNX themselves."""
+@cloup.option_group(
+    "Options",
+    cloup.option(
+        "-o",
+        "--output",
+        type=click.Path(),
+        required=True,
+        metavar="FILE",
+        help="where to write the plain form; - for standard output",
+    ),
+    FORCE,
+    JSON,
+)
+def expand(model: str, output: str, force: bool, json_wanted: bool) -> None:
+    """Write MODEL, a file that `quantize` made, with plain int8 weights: for tools that parse ONNX themselves."""
+    from dfmpc_onnx.cli.output import check_stream, write_model
     from dfmpc_onnx.report.json_text import as_json
     from dfmpc_onnx.report.text import expansion_table
 
+    to_stream = check_stream(output, json_wanted)
     with limit_memory():
-        report = dfmpc_onnx.expand(model, output).report
-    if json_wanted:
-        click.echo(as_json(report))
+        done = dfmpc_onnx.expand(model, None if to_stream else output, force=force)
+    if to_stream:
+        write_model(done.model)
+    elif json_wanted:
+        click.echo(as_json(done.report))
     else:
-        expansion_table(report, output, standard_output())
+        expansion_table(done.report, output, standard_output())
 
 
-@main.command()
-@click.argument("float_model", metavar="FLOAT", type=click.Path())
-@click.argument("quantized", metavar="QUANTIZED", type=click.Path())
-@click.option("--images", type=click.Path(), help="an .npz with x (and y), or a folder of images (and labels.csv)")
-@click.option("--preprocess", default=None, metavar="NAME|MEAN/STD", help="as QUANTIZED states if not given")
-@click.option("--provider", "providers", multiple=True, metavar="NAME", help="such as CPU; may be repeated")
-@INPUT_SHAPES
-@RANGES
-@click.option("--min-agreement", type=click.FloatRange(0, 100), metavar="PERCENT", help="exit 1 below this agreement")
-@click.option("--min-sqnr", type=float, metavar="DB", help="exit 1 below this signal-to-noise ratio")
-@click.option(
-    "--max-steps",
-    type=click.FloatRange(min=0),
-    metavar="N",
-    help="exit 1 where a provider's outputs are further from the CPU provider's, in steps of the output's scale",
+@main.command(
+    section=MAKE,
+    short_help="Compare a quantized model with its float one.",
+    formatter_settings=LOOK,
+    epilog=examples(
+        "dfmpc-onnx verify model.onnx small.onnx",
+        "dfmpc-onnx verify model.onnx small.onnx --images photos/ --min-agreement 98",
+        "dfmpc-onnx verify model.onnx small.onnx --provider CPU --provider CUDA",
+    ),
 )
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="of the images without --images")
-@THREADS
-@JSON
+@cloup.argument("float_model", metavar="FLOAT", type=click.Path())
+@cloup.argument("quantized", metavar="QUANTIZED", type=click.Path())
+@cloup.option_group(
+    "Input",
+    cloup.option(
+        "--images",
+        type=click.Path(),
+        metavar="FILE.npz|FOLDER",
+        help="an .npz with x (and y), or a folder of images (and labels.csv)",
+    ),
+    cloup.option(
+        "--preprocess",
+        default=None,
+        metavar="NAME|MEAN/STD",
+        shell_complete=complete_preprocess,
+        help="auto, imagenet, lite, keras, unit, raw, caffe or half, or MEAN/STD  [default: as QUANTIZED states]",
+    ),
+    cloup.option(
+        "--count",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="how many images  [default: all of --images, else up to 64]",
+    ),
+    INPUT_SHAPES,
+    RANGES,
+    IMAGE_SEED,
+)
+@cloup.option_group(
+    "Thresholds",
+    cloup.option("--min-agreement", type=PERCENT, metavar="PERCENT", help="exit 1 below this agreement"),
+    cloup.option("--min-sqnr", type=DECIBELS, metavar="DB", help="exit 1 below this signal-to-noise ratio"),
+    cloup.option(
+        "--max-steps",
+        type=NOT_NEGATIVE,
+        metavar="N",
+        help="exit 1 where a provider's outputs are further from the CPU provider's, in steps of the output's scale",
+    ),
+)
+@cloup.option_group(
+    "Run",
+    cloup.option(
+        "--provider",
+        "providers",
+        multiple=True,
+        metavar="NAME",
+        shell_complete=complete_provider,
+        help="of onnxruntime, such as CPU or CUDA; may be repeated  [default: CPU]",
+    ),
+    THREADS,
+    JSON,
+    VERBOSE,
+    QUIET,
+)
 def verify(
     float_model: str,
     quantized: str,
@@ -216,15 +204,18 @@ def verify(
     min_sqnr: float | None,
     max_steps: float | None,
     seed: int,
+    count: int | None,
     threads: int,
     json_wanted: bool,
+    verbose: bool,
+    quiet: bool,
 ) -> None:
     """Run FLOAT and QUANTIZED on the same images and compare their outputs."""
-    from dfmpc_onnx.inputs.unknown_inputs import what_to_give
+    from dfmpc_onnx.cli.progress import progress
     from dfmpc_onnx.report.json_text import as_json
     from dfmpc_onnx.report.text import verification_table
 
-    with limit_memory():
+    with limit_memory(), progress(verbose - quiet, alone=json_wanted) as report:
         found = dfmpc_onnx.verify(
             float_model,
             quantized,
@@ -235,65 +226,86 @@ def verify(
             input_ranges=ranges,
             seed=seed,
             threads=threads,
+            count=count,
+            progress=report,
         )
-    unknown = found.providers[0].fidelity.not_known
-    if unknown and (min_sqnr is not None or min_agreement is not None):
-        give = what_to_give(found.preprocess_choice.unknown, may_give_images=images is None)
-        option = "min-agreement" if min_sqnr is None else "min-sqnr"
-        raise OptionError(f"{option}: {unknown}, so what the quantized model loses is not known; give {give}")
+    below = below_thresholds(found, min_agreement, min_sqnr, max_steps, images is not None)
     for warning in found.warnings:
         say(f"warning: {printable(warning)}")
-    below = []
-    for row in found.providers:
-        if min_agreement is not None and row.fidelity.agreement < min_agreement:
-            reached = f"{row.fidelity.agreement} % ({row.fidelity.agreeing} of {row.fidelity.rows})"
-            below.append(f"{row.provider}: agreement {reached} is below {min_agreement} %")
-        if min_sqnr is not None and row.fidelity.sqnr_db < min_sqnr:
-            of = f" of output '{shown(row.fidelity.worst.name)}'" if row.fidelity.worst is not None else ""
-            below.append(f"{row.provider}: SQNR {row.fidelity.sqnr_db} dB{of} is below {min_sqnr} dB")
-        if max_steps is not None and row.use is not None and row.use.steps > max_steps:
-            below.append(f"{row.provider}: {row.use.steps} steps from the CPU provider are more than {max_steps:g}")
-    if json_wanted:
-        click.echo(as_json(found, below=below))
-    else:
-        verification_table(found, standard_output())
+    with reader_may_leave():
+        if json_wanted:
+            click.echo(as_json(found, below=below, verdict=found.verdict))
+        elif not quiet:
+            verification_table(found, standard_output())
     for line in below:
         say(f"failed: {line}")
     if below:
         click.get_current_context().exit(1)
 
 
-@main.command()
-@click.option("-o", "--output", type=click.Path(), required=True, help="a .png file to write")
-@click.option("--size", default=224, show_default=True, type=click.IntRange(8, 1024), help="height and width of each")
-@click.option("--count", default=16, show_default=True, type=click.IntRange(1, 256), help="how many")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@main.command(
+    section=LOOK_UP,
+    short_help="Show the procedural images that stand in for data.",
+    formatter_settings=LOOK,
+    epilog=examples("dfmpc-onnx images -o sheet.png --count 16"),
+)
+@cloup.option_group(
+    "Options",
+    cloup.option("-o", "--output", type=click.Path(), required=True, metavar="FILE.png", help="where to write them"),
+    cloup.option(
+        "--size",
+        default=224,
+        show_default=True,
+        type=click.IntRange(8, 1024),
+        metavar="N",
+        help="height and width of each, 8 to 1024",
+    ),
+    cloup.option(
+        "--count", default=16, show_default=True, type=click.IntRange(1, 256), metavar="N", help="how many, 1 to 256"
+    ),
+    IMAGE_SEED,
+)
 def images(output: str, size: int, count: int, seed: int) -> None:
-    """Show the procedural images that stand in for data, as one sheet."""
+    """Write the procedural images that stand in for data as one sheet, to look at."""
     from dfmpc_onnx.report.image_sheet import write_sheet
 
     write_sheet(output, size, count, seed)
-    click.echo(f"{count} procedural images of {size}x{size}, seed {seed}: {printable(output)}")
+    click.echo(f"{count} procedural images of {size}x{size}, seed {seed}: {file_name(output)}")
 
 
-@main.command()
-@click.argument("name", required=False)
-def passes(name: str | None) -> None:
-    """List the passes, or print what one does."""
+@main.command(
+    section=LOOK_UP,
+    short_help="List the passes, or say what one does.",
+    formatter_settings=LOOK,
+    epilog=examples("dfmpc-onnx passes", "dfmpc-onnx passes compensate"),
+)
+@cloup.argument("name", required=False, shell_complete=complete_pass)
+@DETAILS
+def passes(name: str | None, verbose: bool) -> None:
+    """List the passes in the order in which recipes run them, or say what the one called NAME does, and why."""
     from dfmpc_onnx import catalog
     from dfmpc_onnx.report.catalog_text import pass_page, passes_table
 
     if name is None:
-        passes_table(list(catalog.passes().values()), standard_output())
+        passes_table(list(catalog.passes().values()), standard_output(), verbose=verbose)
     else:
         pass_page(catalog.find_pass(name), standard_output())
 
 
-@main.command()
-@click.argument("name", required=False)
+@main.command(
+    section=LOOK_UP,
+    short_help="List the recipes, or print one as TOML.",
+    formatter_settings=LOOK,
+    epilog=examples(
+        "dfmpc-onnx recipes", "dfmpc-onnx recipes int8 > mine.toml", "dfmpc-onnx recipes small.onnx > as-made.toml"
+    ),
+)
+@cloup.argument("name", required=False, shell_complete=complete_recipe)
 def recipes(name: str | None) -> None:
-    """List the recipes, or print one as TOML, to copy and change: by name, of a .toml file, or that which a quantized
-    .onnx file was made with."""
+    """List the recipes, or print one as TOML, to copy and change.
+
+    NAME is that of a recipe, of a .toml file, or of a quantized .onnx file, for the recipe that it was made with.
+    """
     from dfmpc_onnx import catalog
     from dfmpc_onnx.report.catalog_text import recipes_table
 

@@ -1,44 +1,57 @@
-"""The standard streams: progress and messages on standard error, the width of standard output, disks that are full."""
+"""The standard streams: messages on standard error, the width of standard output, readers that left, full disks."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import os
+import shutil
 import sys
+import textwrap
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from dfmpc_onnx.errors import printable
+from dfmpc_onnx.errors import what_and_tip
 
+if TYPE_CHECKING:  # rich takes a third of the time that --help may take
+    from rich.console import Console
 
-@contextlib.contextmanager
-def progress(quiet: bool) -> Iterator[Callable[[str], None]]:
-    """A line on standard error with the pass or layer at work, while the block runs and where that is a terminal."""
-    console = Console(stderr=True)
-    if quiet or not console.is_terminal:
-        yield lambda name: None
-        return
-    columns = (SpinnerColumn(), TimeElapsedColumn(), TextColumn("{task.completed} {task.description}", markup=False))
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=None)
-
-        def tell(name: str) -> None:
-            bar.update(task, description=printable(name)[-60:], advance=1)
-
-        yield tell
+COLOURS = {"error": "red", "defect": "red", "failed": "red", "warning": "yellow", "tip": "cyan"}
 
 
 def say(line: str) -> None:
-    """A line on standard error; where nobody can be told, as on a full disk, nothing is lost but the line."""
+    """A line on standard error; where nobody can be told, as on a full disk, nothing is lost but the line.
+
+    The word in front of its colon, such as ``error``, is coloured on a terminal that wants colours.
+    """
+    line = _for_terminal(line)
+    kind, sign, rest = line.partition(":")
+    if sign and kind in COLOURS and "NO_COLOR" not in os.environ:
+        line = click.style(f"{kind}:", fg=COLOURS[kind], bold=True) + rest
     try:
         click.echo(line, err=True)
     except OSError:
         give_up(2)
+
+
+def _for_terminal(line: str) -> str:
+    """A message in lines of the terminal's width, broken between words, where standard error is one."""
+    if "\n" in line or sys.stderr is None or not sys.stderr.isatty():
+        return line
+    return textwrap.fill(
+        line, shutil.get_terminal_size().columns, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False
+    )
+
+
+def say_error(message: str) -> None:
+    """What is wrong, and in a line of its own what to do about it."""
+    what, tip = what_and_tip(message)
+    say(f"error: {what}")
+    if tip:
+        say(f"tip: {tip}")
 
 
 def give_up(handle: int) -> None:
@@ -47,6 +60,17 @@ def give_up(handle: int) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, handle)
         os.close(nowhere)
+
+
+@contextlib.contextmanager
+def reader_may_leave() -> Iterator[None]:
+    """Within the block the reader of standard output may go away: what comes behind it decides the exit status."""
+    try:
+        yield
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        give_up(1)
 
 
 def prepare_streams() -> None:
@@ -75,16 +99,16 @@ def silence_warnings() -> None:
         warnings.simplefilter("ignore")
 
 
-class _Output(Console):
-    """A console that leaves it to the program what to do where its reader has gone."""
+def standard_output(*, error: bool = False) -> Console:
+    """Standard output, or standard error where that carries a file; a line is as long as it has to be where that is
+    no terminal, for files and grep. It leaves it to the program what to do where its reader has gone."""
+    from rich.console import Console
 
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError
+    class Output(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
 
-
-def standard_output() -> Console:
-    """Standard output; a line is as long as it has to be where that is no terminal, for files and grep."""
-    console = _Output()
+    console = Output(stderr=error)
     if console.is_terminal or "COLUMNS" in os.environ:
         return console
-    return _Output(width=100_000)
+    return Output(width=100_000, stderr=error)

@@ -2,107 +2,143 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
+import cloup
 
 import dfmpc_onnx
-from dfmpc_onnx.cli.console import progress, say, standard_output
+from dfmpc_onnx.cli.console import say, standard_output
 from dfmpc_onnx.cli.shared_options import (
     ACTIVATIONS,
+    IMAGE_SEED,
+    IMAGE_SOURCE,
     INPUT_SHAPES,
     JSON,
+    LAYERS,
+    LOOK,
     MAX_FLOAT,
     MAX_SIZE,
     MEAN_BITS,
+    PREPROCESS,
+    QUIET,
     RANGES,
     RECIPE,
     REDUCE_RANGE,
+    TARGET,
     THREADS,
+    VERBOSE,
+    examples,
+    model_argument,
 )
 from dfmpc_onnx.errors import printable
 from dfmpc_onnx.memory import limit_memory
-from dfmpc_onnx.pipeline.targets import TARGETS
 
 
-@click.command()
-@click.argument("model", type=click.Path(), required=False)
-@click.option("-o", "--output", type=click.Path(), help="where to write the plan (.toml)")
-@MAX_SIZE
-@MEAN_BITS
-@click.option("--min-sqnr", type=float, metavar="DB", help="predicted signal-to-noise ratio, at least")
-@MAX_FLOAT
-@click.option("--images", type=click.Path(), help="unlabelled images that plans are judged on (.npz or folder)")
-@click.option("--min-agreement", type=float, metavar="PERCENT", help="on --images, at least, by its 95 % interval")
-@click.option("--pareto", default=0, type=click.IntRange(min=0), metavar="N", help="show N plans, smallest to best")
-@click.option("--search", type=click.Choice(["knapsack", "greedy"]), default="knapsack", show_default=True)
-@click.option("--from", "table_from", type=click.Path(), metavar="PLAN", help="plan again from this plan's table")
-@RECIPE
-@ACTIVATIONS
-@click.option("--layer", "layers", multiple=True, metavar="GLOB=BITS|float", help="fixed for matching layers")
-@click.option("--target", default="cpu", show_default=True, metavar="|".join(TARGETS), help="the provider it is for")
-@REDUCE_RANGE
-@click.option("--preprocess", default="auto", show_default=True, metavar="NAME|MEAN/STD", help="as of quantize")
-@INPUT_SHAPES
-@RANGES
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="of procedural images")
-@THREADS
-@JSON
+@cloup.command(
+    short_help="Choose the bits of all weights under one limit.",
+    formatter_settings=LOOK,
+    epilog=examples(
+        "dfmpc-onnx plan model.onnx --max-size 25% -o plan.toml",
+        "dfmpc-onnx quantize model.onnx --recipe plan.toml -o small.onnx",
+        "dfmpc-onnx plan model.onnx --images photos/ --min-agreement 98 -o plan.toml",
+        "dfmpc-onnx plan --from plan.toml --mean-bits 4 -o smaller.toml",
+    ),
+)
+@model_argument(required=False)
+@cloup.option_group(
+    "Output",
+    cloup.option(
+        "-o",
+        "--output",
+        type=click.Path(),
+        metavar="FILE.toml",
+        help="where to write the plan; - for standard output; without it, it is shown alone",
+    ),
+    JSON,
+    VERBOSE,
+    QUIET,
+)
+@cloup.option_group(
+    "Limits",
+    MAX_SIZE,
+    MEAN_BITS,
+    cloup.option("--min-sqnr", type=float, metavar="DB", help="predicted signal-to-noise ratio, at least"),
+    MAX_FLOAT,
+    cloup.option(
+        "--min-agreement",
+        type=float,
+        metavar="PERCENT",
+        help="how often the first answer is that of the float model on --images, at least, by its 95 % interval",
+    ),
+)
+@cloup.option_group(
+    "Plan",
+    cloup.option("--pareto", default=0, type=click.IntRange(min=0), metavar="N", help="show N plans, smallest to best"),
+    cloup.option(
+        "--search",
+        type=click.Choice(["knapsack", "greedy"], case_sensitive=False),
+        default="knapsack",
+        show_default=True,
+        metavar="NAME",
+        help="knapsack, from what each layer costs alone; or greedy, which runs the network at every step",
+    ),
+    cloup.option(
+        "--from", "table_from", type=click.Path(), metavar="PLAN.toml", help="plan again from what this plan measured"
+    ),
+    RECIPE,
+    ACTIVATIONS,
+    LAYERS,
+    REDUCE_RANGE,
+)
+@cloup.option_group("Input", PREPROCESS, INPUT_SHAPES, RANGES, IMAGE_SOURCE)
+@cloup.option_group("Run", TARGET, IMAGE_SEED, THREADS)
 def plan(
     model: str | None,
     output: str | None,
-    max_size: str | None,
-    mean_bits: float | None,
-    min_sqnr: float | None,
-    max_float_layers: int,
-    images: str | None,
-    min_agreement: float | None,
-    pareto: int,
+    json_wanted: bool,
+    verbose: bool,
+    quiet: bool,
     search: str,
-    table_from: str | None,
     recipe: str | None,
-    activations: str | None,
-    layers: tuple[str, ...],
-    target: str,
-    reduce_range: bool | None,
-    preprocess: str,
     shapes: tuple[str, ...],
     ranges: tuple[str, ...],
-    seed: int,
-    threads: int,
-    json_wanted: bool,
+    **options: object,
 ) -> None:
-    """Choose the bits of all weights of MODEL under one budget, as a file that quantize --recipe takes."""
+    """Choose the bits of all weights of MODEL under one limit, as a file that `quantize --recipe` takes.
+
+    The file is a text: look at it, and change what you like. Without a limit the recipe's own holds.
+    """
+    from dfmpc_onnx.cli.output import check_stream, write_bytes
+    from dfmpc_onnx.cli.progress import progress
     from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE
     from dfmpc_onnx.report.json_text import as_json
     from dfmpc_onnx.report.plan_text import plan_table
 
-    with limit_memory(), progress(quiet=json_wanted) as tell:
+    to_stream = check_stream(output, json_wanted)
+    with limit_memory(), progress(verbose - quiet, alone=json_wanted) as report:
         found = dfmpc_onnx.plan(
             model,
-            output,
+            None if to_stream else output,
             recipe or DEFAULT_RECIPE,
-            max_size=max_size,
-            mean_bits=mean_bits,
-            min_sqnr=min_sqnr,
-            max_float_layers=max_float_layers,
-            min_agreement=min_agreement,
-            pareto=pareto,
             search="greedy" if search == "greedy" else "knapsack",
-            table_from=table_from,
-            activations=activations,
-            layers=layers,
-            reduce_range=reduce_range,
-            target=target,
-            preprocess=preprocess,
             input_shapes=shapes,
             input_ranges=ranges,
-            images=images,
-            seed=seed,
-            threads=threads,
-            progress=tell,
+            progress=_of_search if search == "greedy" and not sys.stderr.isatty() else report,
+            **options,  # type: ignore[arg-type]  # each option under the name that plan() has for it
         )
     for warning in found.warnings:
         say(f"warning: {printable(warning)}")
+    if to_stream:
+        write_bytes(found.text.encode())
     if json_wanted:
-        click.echo(as_json(found.record, agreement=found.agreement, warnings=found.warnings))
-    else:
-        plan_table(found.record, found.agreement, output, standard_output())
+        click.echo(as_json(found.record, agreement=found.agreement, warnings=found.warnings, output=output))
+    elif not quiet:
+        where = "standard output" if to_stream else output
+        plan_table(found.record, found.agreement, where, standard_output(error=to_stream), verbose=verbose)
+
+
+def _of_search(done: int, total: int, name: str) -> None:
+    """How far a search is, as lines of a log: it takes minutes, and there is no terminal to show them in."""
+    if name.startswith("greedy step"):
+        say(name)

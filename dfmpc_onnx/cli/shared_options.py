@@ -1,30 +1,145 @@
-"""Options that several commands take."""
+"""Arguments and options that several commands take, and the look of their help."""
 
 from __future__ import annotations
 
-import click
+from collections.abc import Callable
 
-INPUT_SHAPES = click.option(
-    "--input-shape", "shapes", multiple=True, metavar="NAME:1x3x224x224", help="for dynamic inputs"
+import click
+import cloup
+
+from dfmpc_onnx.cli.completion import complete_preprocess, complete_recipe, complete_target
+from dfmpc_onnx.errors import printable
+
+LOOK = cloup.HelpFormatter.settings(
+    max_width=80,
+    col1_max_width=26,
+    theme=cloup.HelpTheme(heading=cloup.Style(bold=True), col1=cloup.Style(fg="cyan")),
 )
-REDUCE_RANGE = click.option(
-    "--reduce-range", is_flag=True, default=None, help="7 bits in place of 8, for processors that lack VNNI"
+STANDARD_STREAM = "-"
+
+
+def examples(*lines: str) -> str:
+    """Commands to copy, as the end of a help page."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def _one_model(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> str | None:
+    """The one model of a command; raises UsageError where there are several."""
+    if len(given) > 1:
+        raise click.UsageError(
+            f"{len(given)} models given, and {ctx.info_name} takes one: {given[0]}, {given[1]}"
+            f"{', ...' if len(given) > 2 else ''}; run it once for each, as in: "
+            f'for m in *.onnx; do {ctx.command_path} "$m" ...; done',
+            ctx,
+        )
+    return given[0] if given else None
+
+
+def model_argument(*, required: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return cloup.argument("model", type=click.Path(), nargs=-1, required=required, metavar="MODEL", callback=_one_model)
+
+
+MODEL = model_argument()
+RECIPE = cloup.option(
+    "--recipe",
+    metavar="NAME|FILE.toml",
+    shell_complete=complete_recipe,
+    help="mixed, int8, int4, closed-form, per-channel or paper, or a file of yours; `dfmpc-onnx recipes` says what "
+    "each does  [default: mixed]",
 )
-RECIPE = click.option("--recipe", default=None, help="a recipe by name, or a .toml file  [default: mixed]")
-ACTIVATIONS = click.option("--activations", metavar="8|none", help="bits of the activations; the recipe's if not given")
-JSON = click.option("--json", "json_wanted", is_flag=True, help="one JSON object on standard output, and nothing else")
-RANGES = click.option(
-    "--input-range", "ranges", multiple=True, metavar="NAME=LOW:HIGH", help="what lies in an input, where nothing tells"
+WEIGHTS = cloup.option(
+    "--weights",
+    metavar="BITS|LOW/HIGH",
+    help="2 to 8 bits for all, such as 8; LOW for layers that the next one repairs and HIGH for the others, such as "
+    "2/6; ternary/HIGH; or auto  [default: the recipe's]",
 )
-THREADS = click.option(
+ACTIVATIONS = cloup.option("--activations", metavar="8|none", help="bits of the activations  [default: the recipe's]")
+LAYERS = cloup.option(
+    "--layer",
+    "layers",
+    multiple=True,
+    metavar="GLOB=BITS",
+    help="2 to 8, ternary or float for the layers whose name matches, such as 'head/*=8'; may be repeated",
+)
+TARGET = cloup.option(
+    "--target",
+    default="cpu",
+    show_default=True,
+    metavar="NAME",
+    shell_complete=complete_target,
+    help="the execution provider that the file is for: cpu, tensorrt, cuda, openvino, webgpu or portable",
+)
+REDUCE_RANGE = cloup.option(
+    "--reduce-range", is_flag=True, default=None, help="7-bit weights in place of 8, for processors without VNNI"
+)
+PREPROCESS = cloup.option(
+    "--preprocess",
+    default="auto",
+    show_default=True,
+    metavar="NAME|MEAN/STD",
+    shell_complete=complete_preprocess,
+    help="what the network expects of a picture: auto, imagenet, lite, keras, unit, raw, caffe or half, or MEAN/STD on "
+    "the 0..255 scale such as 127.5/127.5; with :rgb or :bgr for the order of colours",
+)
+INPUT_SHAPES = cloup.option(
+    "--input-shape",
+    "shapes",
+    multiple=True,
+    metavar="NAME:1x3x224x224",
+    help="of an input whose size the model leaves open; may be repeated",
+)
+RANGES = cloup.option(
+    "--input-range",
+    "ranges",
+    multiple=True,
+    metavar="NAME=LOW:HIGH",
+    help="the least and the largest number of an input that is no picture; may be repeated",
+)
+IMAGE_SOURCE = cloup.option(
+    "--images",
+    type=click.Path(),
+    metavar="FILE.npz|FOLDER",
+    help="unlabelled images of yours in place of procedural ones",
+)
+IMAGE_SEED = cloup.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(min=0), metavar="N", help="of procedural images"
+)
+THREADS = cloup.option(
     "--threads",
     default=0,
     type=click.IntRange(min=0),
     metavar="N",
-    help="how many onnxruntime and BLAS may take  [default: as many as the machine has]",
+    help="that onnxruntime and BLAS may take  [default: all processors]",
 )
-MAX_SIZE = click.option("--max-size", metavar="2MB|25%", help="of the file: bytes, or a share of the float file")
-MEAN_BITS = click.option("--mean-bits", type=float, metavar="B", help="of all weights, at most")
-MAX_FLOAT = click.option(
-    "--max-float-layers", default=0, type=click.IntRange(min=0), metavar="N", help="how many may stay in float for that"
+MAX_SIZE = cloup.option(
+    "--max-size", metavar="2MB|25%", help="of the file, at most: bytes, or a share of the float file"
 )
+MEAN_BITS = cloup.option("--mean-bits", type=float, metavar="B", help="of all weights, at most")
+MAX_FLOAT = cloup.option(
+    "--max-float-layers",
+    default=0,
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="how many may stay in float to meet the limits above  [default: 0]",
+)
+JSON = cloup.option("--json", "json_wanted", is_flag=True, help="one JSON object on standard output, and nothing else")
+FORCE = cloup.option("--force", is_flag=True, help="write over a file that is no ONNX model, too")
+
+
+def _verbosity(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
+    other = "quiet" if param.name == "verbose" else "verbose"
+    if value and ctx.params.get(other):
+        raise click.UsageError("-v and -q contradict each other; leave one of them out", ctx)
+    return value
+
+
+VERBOSE = cloup.option(
+    "-v", "--verbose", is_flag=True, callback=_verbosity, help="all details; each step as a line on standard error"
+)
+DETAILS = cloup.option("-v", "--verbose", is_flag=True, help="with all details")
+QUIET = cloup.option("-q", "--quiet", is_flag=True, callback=_verbosity, help="nothing but warnings and errors")
+
+
+def file_name(path: str) -> str:
+    """A path as a message shows it."""
+    return printable(path)

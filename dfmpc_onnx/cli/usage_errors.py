@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import re
 import sys
 import traceback
 from collections.abc import Iterator
 from typing import IO, Any, NoReturn
 
 import click
+import cloup
 
 from dfmpc_onnx.cli import signals
-from dfmpc_onnx.cli.console import give_up, prepare_streams, say, silence_warnings
+from dfmpc_onnx.cli.console import give_up, prepare_streams, reader_may_leave, say, say_error, silence_warnings
 from dfmpc_onnx.errors import REPORT_TO, Defect, UserError, printable, shown
 
 # Raised where nothing was typed, with the help for its message; releases of click before 8.2 print that themselves.
@@ -24,7 +27,16 @@ class Mistake(click.ClickException):
     exit_code = 2
 
     def show(self, file: IO[Any] | None = None) -> None:
-        say(f"error: {self.message}")
+        say_error(self.message)
+
+
+class NothingTyped(click.ClickException):
+    """No command: the help, on standard error."""
+
+    exit_code = 2
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        say(self.message)
 
 
 @contextlib.contextmanager
@@ -32,20 +44,34 @@ def one_line() -> Iterator[None]:
     """Messages of click's own repeat what was typed: shown as data."""
     try:
         yield
-    except HELP:
-        raise
+    except HELP as error:
+        raise NothingTyped(error.format_message()) from None
     except click.UsageError as error:
         said = printable(error.format_message()).rstrip(".")
         command = error.ctx.command_path if error.ctx is not None else "dfmpc-onnx"
-        raise Mistake(f"{said[:1].lower()}{said[1:]}; see '{command} --help'") from None
+        said, near = _without_guess(f"{said[:1].lower()}{said[1:]}")
+        raise Mistake(f"{said}; {near}see '{command} --help'") from None
     except click.ClickException as error:
         raise Mistake(printable(error.format_message())) from None
 
 
-class Group(click.Group):
-    """Turns our errors into one line and an exit status, for every command."""
+def _without_guess(said: str) -> tuple[str, str]:
+    """A message of click's without its guess, and that as the beginning of a tip."""
+    found = re.search(r"[.]? ?[(]?Did you mean (?:one of: )?(.*?)[?]?[)]?[?]?$", said)
+    return (said, "") if found is None else (said[: found.start()], f"did you mean {found[1].rstrip('?')}? ")
+
+
+class Group(cloup.Group):
+    """Turns our errors into a line, a tip and an exit status, for every command."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return self._main(*args, **kwargs)
+        except KeyboardInterrupt as error:  # before there is a command to interrupt
+            say("interrupted")
+            raise SystemExit(signals.status(error)) from None
+
+    def _main(self, *args: Any, **kwargs: Any) -> Any:
         prepare_streams()
         with contextlib.ExitStack() as stack:
             if not args and "args" not in kwargs:  # the words are those of the process, so it is ours alone
@@ -67,10 +93,10 @@ class Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with one_line(), written(ctx):
+            with one_line(), written(ctx), muted_logger():
                 return super().invoke(ctx)
         except UserError as error:
-            say(f"error: {error}")
+            say_error(str(error))
             ctx.exit(2)
         except (click.exceptions.Exit, click.Abort, click.ClickException):
             raise
@@ -80,7 +106,7 @@ class Group(click.Group):
             say(f"defect: {error}\nThis is our mistake. Please report it to {REPORT_TO}.")
             ctx.exit(3)
         except MemoryError:
-            say("error: not enough memory for this model; use a machine with more")
+            say_error("not enough memory for this model; use a machine with more")
             ctx.exit(2)
         except Exception as error:
             where = traceback.extract_tb(error.__traceback__)[-1]
@@ -88,6 +114,19 @@ class Group(click.Group):
             line = printable(f"defect: {type(error).__name__} at {place}: {error}")
             say(f"{line}\nThis is our mistake. Please report it to {REPORT_TO}.")
             ctx.exit(3)
+
+
+@contextlib.contextmanager
+def muted_logger() -> Iterator[None]:
+    """Within the block warnings are printed by the commands themselves, in their words."""
+    logger, nobody = logging.getLogger("dfmpc_onnx"), logging.NullHandler()
+    before, logger.propagate = logger.propagate, False
+    logger.addHandler(nobody)
+    try:
+        yield
+    finally:
+        logger.removeHandler(nobody)
+        logger.propagate = before
 
 
 def interrupted(ctx: click.Context, error: KeyboardInterrupt) -> NoReturn:
@@ -102,9 +141,12 @@ def written(ctx: click.Context) -> Iterator[None]:
     try:
         try:
             yield
-        finally:
-            if sys.stdout is not None:
-                sys.stdout.flush()
+        except BaseException:  # the exit status, too, is an exception: a reader that left does not change it
+            with reader_may_leave():
+                pass
+            raise
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:
         # The reader of our output went away; there is nobody left to tell.
         give_up(1)

@@ -11,9 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dfmpc_onnx.errors import ModelError, OptionError, shown
+from dfmpc_onnx.evaluation.class_answers import ClassAnswers
 from dfmpc_onnx.evaluation.output_differences import NetworkDifference, OutputFidelity, Part, StatedOutput
 from dfmpc_onnx.graph.output_branches import ScoreChannels
 from dfmpc_onnx.inputs.files import Images
+from dfmpc_onnx.inputs.image_stream import IMAGE_VALUES_AT_ONCE, ImageStream
 from dfmpc_onnx.inputs.samples import Samples
 from dfmpc_onnx.runtime.session import Session
 
@@ -30,8 +32,9 @@ MOST_KEPT = 2**28  # bytes of outputs that are kept while another network runs
 class Fidelity(msgspec.Struct, frozen=True):
     """Two networks on the same images.
 
-    agreement: per cent of rows whose largest output is the same, agreeing of rows: a row is an image, or a run where
-    the first output does not run along the batch. sqnr_db: 10 log10 of signal over noise, of the worst output and in it
+    agreement: per cent of rows of the same class, agreeing of rows, where an output is a vector of class scores for
+    each row, or a label; None where none is, as of detectors, maps and sequences. tangent: how far the scores are apart
+    (`numerics.changed_answers`); None of labels. sqnr_db: 10 log10 of signal over noise, of the worst output and in it
     of the worst channels where they are of unlike scale; of whole numbers, such as labels, the share that is not equal
     counts as noise, and only where there is no other output. max_error: largest absolute difference.
     outputs: each by itself, and which are not compared. The first output is the first of those that are.
@@ -41,7 +44,7 @@ class Fidelity(msgspec.Struct, frozen=True):
 
     images: int
     origin: str
-    agreement: float
+    agreement: float | None
     sqnr_db: float
     max_error: float
     top1: float | None = None
@@ -50,6 +53,7 @@ class Fidelity(msgspec.Struct, frozen=True):
     rows: int = 0
     outputs: tuple[OutputFidelity, ...] = ()
     not_known: str = ""
+    tangent: float | None = None
 
     @property
     def drop(self) -> float | None:
@@ -155,7 +159,7 @@ class SessionInput:
 
     def batches(self, x: npt.NDArray[np.float32]) -> Iterator[tuple[dict[str, npt.NDArray[np.generic]], int]]:
         """What to feed for images ``[n, ...]``, batch by batch, and how many of a batch are real."""
-        for batch, real in _batches(x, self.batch or BATCH, pad=self.batch is not None):
+        for batch, real in _batches(x, self.batch or _at_once(x), pad=self.batch is not None):
             yield {self.name: batch.astype(self.dtype, copy=False)}, real
 
 
@@ -169,13 +173,21 @@ def _image_parts(session: Session, x: npt.NDArray[np.float32]) -> Iterator[Part]
         yield [_rows(out, len(feeds[given.name]), real) for out in _arrays(session, feeds)]
 
 
-def output_parts(session: Session, images: Images | Samples) -> Iterator[Part]:
+def output_parts(session: Session, images: Images | Samples | ImageStream) -> Iterator[Part]:
     """Every output of a network, run by run, rows of images first."""
-    return _parts(session, _feeds_of(images))
+    for chunk in chunks_of(images):
+        yield from _parts(session, chunk.x if isinstance(chunk, Images) else chunk.feeds)
 
 
-def first_feeds(session: Session, images: Images | Samples) -> dict[str, npt.NDArray[np.generic]]:
+def chunks_of(images: Images | Samples | ImageStream) -> Iterator[Images | Samples]:
+    """What is held at a time: a stream of images a few of them, anything else the whole."""
+    return images.chunks() if isinstance(images, ImageStream) else iter([images])
+
+
+def first_feeds(session: Session, images: Images | Samples | ImageStream) -> dict[str, npt.NDArray[np.generic]]:
     """What a network is fed first when it is compared."""
+    if isinstance(images, ImageStream):
+        images = next(images.chunks())
     if isinstance(images, Images):
         return next(SessionInput.of(session).batches(images.x))[0]
     return as_taken(session, {name: values[0] for name, values in images.feeds.items()})
@@ -189,6 +201,12 @@ def as_taken(session: Session, feeds: Mapping[str, npt.NDArray[np.generic]]) -> 
         name: value if value.dtype.kind != "f" else value.astype(types.get(name) or value.dtype, copy=False)
         for name, value in fed.items()
     }
+
+
+def _at_once(x: npt.NDArray[np.float32]) -> int:
+    """How many images are fed together: fewer of large ones, whose maps take the memory."""
+    values = int(np.prod(x.shape[1:], dtype=np.int64))
+    return int(np.clip(IMAGE_VALUES_AT_ONCE // max(values, 1), 1, BATCH))
 
 
 def _batches(x: npt.NDArray[np.float32], size: int, pad: bool) -> Iterator[tuple[npt.NDArray[np.float32], int]]:
@@ -209,40 +227,39 @@ def _rows(out: npt.NDArray[np.generic], batch: int, real: int) -> npt.NDArray[np
 class Expected:
     """What a network makes of the images that another is compared with it on.
 
-    stated: its outputs. parts: their values run by run, kept when its session may go; None where they are too large for
-    that, and the session runs once more.
+    stated: its outputs. parts: their values, by chunk of the images and run by run, kept when its session may go; None
+    where they are too large for that, and the session runs once more.
     """
 
     label: str
     stated: tuple[StatedOutput, ...]
-    parts: list[Part] | None
+    parts: list[list[Part]] | None
     session: Session | None = None
 
-    def again(self, images: Images | Samples) -> Iterator[Part]:
+    def again(self, chunk: Images | Samples, number: int) -> Iterator[Part]:
+        """The outputs of a chunk of the images, which has this number."""
         if self.parts is not None:
-            return iter(self.parts)
+            return iter(self.parts[number])
         assert self.session is not None  # one or the other is there
-        return output_parts(self.session, images)
+        return output_parts(self.session, chunk)
 
 
-def expected_outputs(reference: Session, images: Images | Samples) -> Expected:
+def expected_outputs(reference: Session, images: Images | Samples | ImageStream) -> Expected:
     """Run the network that another is compared with."""
     reference.check_types()
-    parts, kept = [], 0
-    for part in output_parts(reference, images):
-        parts.append(part)
-        kept += sum(out.nbytes for out in part)
-        if kept > MOST_KEPT:
-            return Expected(reference.label, _stated(reference), None, reference)
+    parts, kept = list[list[Part]](), 0
+    for chunk in chunks_of(images):
+        parts.append([])
+        for part in output_parts(reference, chunk):
+            parts[-1].append(part)
+            kept += sum(out.nbytes for out in part)
+            if kept > MOST_KEPT:
+                return Expected(reference.label, _stated(reference), None, reference)
     return Expected(reference.label, _stated(reference), parts)
 
 
 def _stated(session: Session) -> tuple[StatedOutput, ...]:
     return tuple(StatedOutput(name, shape) for name, shape in session.output_shapes)
-
-
-def _feeds_of(images: Images | Samples) -> npt.NDArray[np.float32] | Mapping[str, npt.NDArray[np.generic]]:
-    return images.x if isinstance(images, Images) else images.feeds
 
 
 def _in_step(
@@ -270,53 +287,79 @@ def _in_step(
 def compare(
     reference: Session | Expected,
     candidate: Session,
-    images: Images | Samples,
+    images: Images | Samples | ImageStream,
     chosen: Collection[str] = (),
     score_places: Mapping[str, ScoreChannels] = MappingProxyType({}),
+    without_classes: Collection[str] = (),
+    tell: Callable[[int], None] = lambda done: None,
 ) -> Fidelity:
-    """Run networks on the images; each output is judged by itself.
+    """Run networks on the images, a chunk after another; each output is judged by itself.
 
     chosen: outputs of the reference whose rows are chosen by values (`chosen_outputs`), and come in any order.
     score_places: of outputs that hold scores beside other channels, which these are (`score_channels`).
-    What is no number, and what differs in size because the size depends on values, is left out. Raises ModelError where
-    outputs have other shapes for another reason, or none is left.
+    without_classes: outputs that hold no class scores (`outputs_without_classes`); where there are labels, all may.
+    tell: called with how many images are done. What is no number, and what differs in size because the size depends on
+    values, is left out. Raises ModelError where outputs have other shapes for another reason, or none is left.
     """
-    y = images.y if isinstance(images, Images) else None
-    count = len(images.x) if isinstance(images, Images) else images.runs
+    y = _labels_of(images)
     known = reference
     if isinstance(known, Session):
         known = Expected(known.label, _stated(known), None, known)
+    candidate.check_types()
     stated = [
-        dataclasses.replace(output, chosen=output.name in chosen, scores=score_places.get(output.name))
+        dataclasses.replace(
+            output,
+            chosen=output.name in chosen,
+            scores=score_places.get(output.name),
+            without_classes=y is None and output.name in without_classes,
+        )
         for output in known.stated
     ]
-    candidate.check_types()
     found = NetworkDifference(known.label, candidate.label, stated, _stated(candidate))
-    for want, got in _in_step(known.again(images), output_parts(candidate, images), found.shapes_differ):
-        found.add(want, got)
+    done = 0
+    for number, chunk in enumerate(chunks_of(images)):
+        for want, got in _in_step(known.again(chunk, number), output_parts(candidate, chunk), found.shapes_differ):
+            found.add(want, got)
+        done += input_count(chunk)
+        tell(done)
     if not found.compared:
         raise found.nothing_compared()
-    first = found.compared[0]
-    first_want, first_got = (np.concatenate(chosen) for chosen in first.largest)
-    scores: list[float | None] = [None, None]
-    if y is not None:
-        lowest, highest = int(y.min()), int(y.max())
-        if len(first_want) != len(y) or lowest < 0 or highest >= first.classes:
-            raise ModelError(
-                f"{known.label}: its first output is no table of class scores for labels from {lowest} to {highest}"
-            )
-        scores = [round(100 * float((chosen == y).mean()), 2) for chosen in (first_got, first_want)]
-    same = first_want == first_got
-    results = {id(output): output.result() for output in found.each}
+    answers = found.answers
+    top1 = None if y is None else _scored(answers, y, known.label)
+    same = np.zeros(0, bool) if answers is None else answers.same()
     return Fidelity(
-        images=count,
+        images=input_count(images),
         origin=images.origin,
-        agreement=round(100 * float(same.mean()), 2),
+        agreement=None if answers is None else round(100 * float(same.mean()), 2),
         sqnr_db=min(round(output.sqnr_db, 2) for output in found.judged),
         max_error=float(np.max([output.worst for output in found.compared])),
-        top1=scores[0],
-        float_top1=scores[1],
+        top1=top1 and top1[1],
+        float_top1=top1 and top1[0],
         agreeing=int(same.sum()),
         rows=len(same),
-        outputs=tuple(results.values()),
+        outputs=tuple(output.result() for output in found.each),
+        tangent=None if answers is None else answers.tangent,
     )
+
+
+def input_count(images: Images | Samples | ImageStream) -> int:
+    """How many images or runs there are."""
+    if isinstance(images, Samples):
+        return images.runs
+    return len(images.x) if isinstance(images, Images) else images.count
+
+
+def _labels_of(images: Images | Samples | ImageStream) -> npt.NDArray[np.int64] | None:
+    if isinstance(images, Samples):
+        return None
+    return images.y if isinstance(images, Images) else images.labels
+
+
+def _scored(answers: ClassAnswers | None, y: npt.NDArray[np.int64], label: str) -> tuple[float, float]:
+    """Per cent correct, of the reference and of the candidate. Raises ModelError where labels are of other classes."""
+    lowest, highest = int(y.min()), int(y.max())
+    both = [np.zeros(0)] * 2 if answers is None else answers.joined()
+    if answers is None or len(both[0]) != len(y) or lowest < 0 or 0 < answers.classes <= highest:
+        raise ModelError(f"{label}: its first output is no table of class scores for labels from {lowest} to {highest}")
+    of_want, of_got = (round(100 * float((chosen == y).mean()), 2) for chosen in both)
+    return of_want, of_got

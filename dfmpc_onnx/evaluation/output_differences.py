@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dfmpc_onnx.errors import ModelError, shown
+from dfmpc_onnx.evaluation.box_answers import BoxAnswers
+from dfmpc_onnx.evaluation.class_answers import ClassAnswers
 from dfmpc_onnx.graph.output_branches import ScoreChannels
 from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.numerics.channel_groups import FAINTEST, ChannelGroups, ChannelSums, channel_axes, spread
@@ -44,7 +46,8 @@ class OutputFidelity(msgspec.Struct, frozen=True):
     group where channels are of unlike scale. why_not: the reason why not. groups: the largest scale first; none where
     all channels are of one scale. equal: of an output of whole numbers, as indices and labels, which have no decibels,
     the per cent that are the same. rows_matched: whether rows are chosen by values, so that each was held against the
-    nearest of the other network."""
+    nearest of the other network. boxes: of a detector's scores beside boxes, how many of the float network's were found
+    again, of how many; None of any other output."""
 
     name: str
     sqnr_db: float | None
@@ -52,6 +55,7 @@ class OutputFidelity(msgspec.Struct, frozen=True):
     groups: tuple[GroupFidelity, ...] = ()
     rows_matched: bool = False
     equal: float | None = None
+    boxes: tuple[int, int] | None = None
 
     @property
     def worst(self) -> GroupFidelity | None:
@@ -63,13 +67,15 @@ class OutputFidelity(msgspec.Struct, frozen=True):
 class StatedOutput:
     """An output as its network states it. shape: as onnxruntime has it, empty for a scalar and for what is unknown.
     chosen: whether its rows are chosen by values; where it states how many there are, they are compared as they stand.
-    scores: which of its channels are scores by the graph, where others are none.
+    scores: which of its channels are scores by the graph, where others are none. without_classes: whether its largest
+    value is no answer, whatever its shape.
     """
 
     name: str
     shape: StatedShape
     chosen: bool = False
     scores: ScoreChannels | None = None
+    without_classes: bool = False
 
     def may_become(self, a: tuple[int, ...], b: tuple[int, ...]) -> bool:
         """Whether values may have both shapes, rows first: whether the network states no size where they differ."""
@@ -88,8 +94,8 @@ class OutputDifference:
         self.name = stated.name
         self.why_not = EMPTY
         self.floats = False
-        self.largest: tuple[list[npt.NDArray[np.intp]], list[npt.NDArray[np.intp]]] = ([], [])  # of each row
-        self.classes = 0
+        self._answers = None if stated.without_classes or stated.chosen else ClassAnswers()
+        self._boxes = BoxAnswers.of(stated.scores)
         self.signal = self.noise = self.worst = 0.0
         self._values = self._unequal = 0
         self._rank = len(stated.shape)
@@ -99,6 +105,11 @@ class OutputDifference:
     @property
     def compared(self) -> bool:
         return not self.why_not
+
+    @property
+    def answers(self) -> ClassAnswers | None:
+        """The class of each row, where it holds scores of classes, or labels, and nothing else."""
+        return self._answers if self.compared and self._answers is not None and self._answers.usable else None
 
     @property
     def sqnr_db(self) -> float:
@@ -119,7 +130,8 @@ class OutputDifference:
             equal = round(100 * (1 - self._unequal / max(self._values, 1)), 2)
             return OutputFidelity(self.name, None, "", (), self._chosen, equal)
         groups = self.groups()
-        return OutputFidelity(self.name, round(self._worst_of(groups), 2), "", groups, self._chosen)
+        boxes = (self._boxes.found, self._boxes.count) if self._boxes is not None else None
+        return OutputFidelity(self.name, round(self._worst_of(groups), 2), "", groups, self._chosen, boxes=boxes)
 
     def can_match(self, want: npt.NDArray[np.generic], got: npt.NDArray[np.generic]) -> bool:
         """Whether rows of a run can be held against the nearest of the other network, where that has another number."""
@@ -129,7 +141,7 @@ class OutputDifference:
     def leave_out(self, why: str) -> None:
         """From now on; what was compared before counts no longer."""
         self.why_not = why
-        self.largest = ([], [])
+        self._answers = None
 
     def add(self, want: npt.NDArray[np.generic], got: npt.NDArray[np.generic]) -> None:
         """The same rows in both networks, of one shape."""
@@ -152,11 +164,10 @@ class OutputDifference:
             return
         self.why_not = ""
         self.floats = want.dtype.kind not in "biu"
-        for part in parts:
-            for chosen, out in zip(self.largest, part, strict=True):
-                rows = out.reshape(len(out), -1)
-                chosen.append(rows.argmax(1))
-                self.classes = rows.shape[1]
+        if self._answers is not None:
+            self._answers.add(want, got)
+        if self._boxes is not None:
+            self._boxes.add(want, got)
 
     def _measure(self, want: npt.NDArray[np.generic], got: npt.NDArray[np.generic]) -> None:
         """In blocks of flat values: in double precision, with their difference and squares, large ones would swell."""
@@ -280,6 +291,12 @@ class NetworkDifference:
     @property
     def compared(self) -> list[OutputDifference]:
         return [output for output in self.each if output.compared]
+
+    @property
+    def answers(self) -> ClassAnswers | None:
+        """Of the first output that holds scores of classes; of labels where none does."""
+        found = [answers for output in self.compared if (answers := output.answers) is not None]
+        return next((answers for answers in found if answers.classes), found[0] if found else None)
 
     @property
     def judged(self) -> list[OutputDifference]:

@@ -15,6 +15,7 @@ from onnx import numpy_helper
 from dfmpc_onnx.errors import RuntimeUnavailable, shown
 from dfmpc_onnx.evaluation.fidelity import first_feeds, output_parts
 from dfmpc_onnx.inputs.files import Images
+from dfmpc_onnx.inputs.image_stream import ImageStream
 from dfmpc_onnx.inputs.samples import Samples
 from dfmpc_onnx.model.protos import RUNTIME_DOMAINS, initializers, makers, op_of
 from dfmpc_onnx.numerics.arrays import Array
@@ -34,7 +35,7 @@ class ProviderUse(msgspec.Struct, frozen=True):
 
 
 def provider_use(
-    source: Loadable, model: onnx.ModelProto, provider: str, label: str, images: Images | Samples
+    source: Loadable, model: onnx.ModelProto, provider: str, label: str, images: Images | Samples | ImageStream
 ) -> ProviderUse:
     """Run a file on a provider and on the CPU's.
 

@@ -101,7 +101,7 @@ def _own_images(inputs: InputSpecs, path: str, free: bool) -> Batch:
             f"images of shape {found.x.shape[1:]} do not fit the model's input '{shown(spec.name)}' {stated}"
         )
     fixed = spec.shape[0] if not spec.has_batch else None if free else spec.batch
-    x = np.delete(found.x, held_back(len(found.x), spec.batch or 1), axis=0) if inputs.holds_back else found.x
+    x = np.delete(found.x, held_back(len(found.x), fixed or 1), axis=0) if inputs.holds_back else found.x
     x = x[: fixed or MOST_IMAGES]
     if fixed and len(x) < fixed:
         raise OptionError(f"images: the model takes batches of {fixed}, only {len(x)} images given")

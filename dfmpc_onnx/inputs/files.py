@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dfmpc_onnx.errors import OptionError, shown
-from dfmpc_onnx.inputs.image_files import image_files, read_folder, to_layout
+from dfmpc_onnx.inputs.image_files import ImageFolder, image_files, to_layout
 from dfmpc_onnx.inputs.labels import TABLE
 from dfmpc_onnx.inputs.npz import read_arrays
 from dfmpc_onnx.inputs.preprocess import Preprocess
-from dfmpc_onnx.model.plain_files import why_unreadable
+from dfmpc_onnx.model.plain_files import is_folder, why_unreadable
 
 FEWEST_TO_HOLD_BACK = 8  # images, below which all are needed for statistics
 HELD_BACK = 4  # one of so many is kept from statistics
@@ -40,20 +40,31 @@ def read_images(path: str | os.PathLike[str], shape: tuple[int, ...], preprocess
     """
     source = pathlib.Path(path)
     where = shown(str(source))
-    reason = why_unreadable(source)
-    if reason == "is a folder":
-        pixels, labels = read_folder(source, shape)
-        x = to_layout(preprocess(pixels), shape, where)
-        return Images(x, labels, f"{len(pixels)} images of {shown(source.name)}/")
-    if reason is not None:
-        raise OptionError(f"{where}: {reason}{' or folder of images' if reason == 'no such file' else ''}")
+    if is_folder(source):
+        folder = ImageFolder.of(source, shape)
+        (pixels,) = folder.read(len(folder.files))
+        return Images(to_layout(preprocess(pixels), shape, where), folder.labels, folder.origin)
+    check_file(source)
     arrays = read_arrays(str(source), where)
     if "x" not in arrays:
         raise OptionError(f"{where}: holds no array 'x'; it needs x (uint8 NHWC or float32) and optionally y")
-    x, y = _checked(arrays["x"], shape, preprocess, where), arrays.get("y")
-    if y is not None and (y.shape != (len(x),) or y.dtype.kind not in "iu"):
-        raise OptionError(f"{where}: y must hold one whole number for each of the {len(x)} images")
-    return Images(x, None if y is None else y.astype(np.int64), f"{len(x)} images of {shown(source.name)}")
+    x = as_network_takes(arrays["x"], shape, preprocess, where)
+    return Images(x, checked_labels(arrays.get("y"), len(x), where), f"{len(x)} images of {shown(source.name)}")
+
+
+def check_file(source: pathlib.Path) -> None:
+    """Raise OptionError where no file of images is there that can be read."""
+    reason = why_unreadable(source)
+    if reason is not None:
+        more = " or folder of images" if reason == "no such file" else ""
+        raise OptionError(f"{shown(str(source))}: {reason}{more}")
+
+
+def checked_labels(y: npt.NDArray[np.generic] | None, count: int, where: str) -> npt.NDArray[np.int64] | None:
+    """The labels of an .npz; raises OptionError where they are no whole number for each image."""
+    if y is not None and (y.shape != (count,) or y.dtype.kind not in "iu"):
+        raise OptionError(f"{where}: y must hold one whole number for each of the {count} images")
+    return None if y is None else y.astype(np.int64)
 
 
 def held_back(count: int, least: int) -> npt.NDArray[np.intp]:
@@ -65,6 +76,14 @@ def held_back(count: int, least: int) -> npt.NDArray[np.intp]:
     return index if count >= FEWEST_TO_HOLD_BACK and count - len(index) >= least else index[:0]
 
 
+def unseen(count: int, least: int, read: int) -> npt.NDArray[np.intp]:
+    """Which of the user's images statistics do not see: those held back, and those beyond the first `read` others."""
+    kept = held_back(count, least)
+    if not len(kept):
+        return kept
+    return np.sort(np.concatenate([kept, np.delete(np.arange(count), kept)[read:]]))
+
+
 def holds_pixels(path: str | os.PathLike[str]) -> bool:
     """Whether images are pixels, so that a network gets them at the scale of a preprocess. Raises OptionError."""
     source = pathlib.Path(path)
@@ -74,7 +93,7 @@ def holds_pixels(path: str | os.PathLike[str]) -> bool:
     return x is None or x.dtype == np.uint8
 
 
-def _checked(
+def as_network_takes(
     x: npt.NDArray[np.generic], shape: tuple[int, ...], preprocess: Preprocess, where: str
 ) -> npt.NDArray[np.float32]:
     """The images of an .npz as the network takes them; raises OptionError where they do not fit."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"}
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "PPM", "GIF", "TIFF")  # for others Pillow may start programs
+FARTHEST_RESIZED = 3.0  # times larger or smaller than the network takes, beyond which the user hears of it
 MOST_PIXELS = 2**27  # of one image, as it is and as it is resized
 
 
@@ -28,36 +31,70 @@ def image_files(folder: pathlib.Path) -> list[pathlib.Path]:
         raise OptionError(f"{shown(str(folder))}: cannot be read ({error.strerror})") from None
 
 
-def read_folder(
-    folder: pathlib.Path, shape: tuple[int, ...]
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64] | None]:
-    """Pixels ``[n, height, width, channels]`` of all images, and labels ``[n]`` where there is a table of them.
+@dataclasses.dataclass(frozen=True)
+class ImageFolder:
+    """A folder of image files for a network that takes pictures of a height and width.
 
-    shape: the network's input. Raises OptionError.
+    labels: int64 of each file, where there is a table of them. size: width and height of the first image as it is.
     """
-    try:
-        import PIL.Image  # noqa: F401
-    except ImportError:
-        raise OptionError("reading image files needs Pillow; pip install Pillow") from None
-    where = shown(str(folder))
-    files = image_files(folder)
-    if not files:
-        raise OptionError(f"{where}: holds no image files ({', '.join(sorted(SUFFIXES))})")
-    if len(shape) != 4:
-        raise OptionError(f"{where}: the model's input {shape} is not an image; give an .npz")
-    last = shape[1] not in (1, 3)
-    height, width = (shape[1], shape[2]) if last else (shape[2], shape[3])
-    grey = (shape[3] if last else shape[1]) == 1
-    labels = read_labels(folder, where)
-    rows, y = [], []
-    for file in files:
-        rows.append(_read_image(file, height, width, grey))
-        if labels is not None:
-            if file.name not in labels:
-                raise OptionError(f"{where}: {TABLE} has no row for '{shown(file.name)}'")
-            y.append(labels[file.name])
-    pixels = np.stack(rows)
-    return pixels[..., None] if pixels.ndim == 3 else pixels, None if labels is None else np.array(y, np.int64)
+
+    folder: pathlib.Path
+    files: list[pathlib.Path]
+    labels: npt.NDArray[np.int64] | None
+    height: int
+    width: int
+    grey: bool
+    size: tuple[int, int]
+
+    @classmethod
+    def of(cls, folder: pathlib.Path, shape: tuple[int, ...]) -> ImageFolder:
+        """shape: the network's input. Raises OptionError."""
+        try:
+            import PIL.Image  # noqa: F401
+        except ImportError:
+            raise OptionError("reading image files needs Pillow; pip install Pillow") from None
+        where = shown(str(folder))
+        files = image_files(folder)
+        if not files:
+            raise OptionError(f"{where}: holds no image files ({', '.join(sorted(SUFFIXES))})")
+        if len(shape) != 4:
+            raise OptionError(f"{where}: the model's input {shape} is not an image; give an .npz")
+        last = shape[1] not in (1, 3)
+        height, width = (shape[1], shape[2]) if last else (shape[2], shape[3])
+        grey = (shape[3] if last else shape[1]) == 1
+        table = read_labels(folder, where)
+        missing = next((file for file in files if table is not None and file.name not in table), None)
+        if missing is not None:
+            raise OptionError(f"{where}: {TABLE} has no row for '{shown(missing.name)}'")
+        labels = None if table is None else np.array([table[file.name] for file in files], np.int64)
+        return cls(folder, files, labels, height, width, grey, _stated_size(files[0]) or (width, height))
+
+    def read(self, at_once: int) -> Iterator[npt.NDArray[np.uint8]]:
+        """Pixels ``[n, height, width, channels]`` of so many images at a time, in order. Raises OptionError."""
+        for start in range(0, len(self.files), at_once):
+            files = self.files[start : start + at_once]
+            pixels = np.stack([_read_image(file, self.height, self.width, self.grey) for file in files])
+            yield pixels[..., None] if pixels.ndim == 3 else pixels
+
+    @property
+    def origin(self) -> str:
+        """What they are, to print, and that they are resized."""
+        text = f"{len(self.files)} images of {shown(self.folder.name)}/"
+        if self.size == (self.width, self.height):
+            return text
+        return f"{text} ({self.size[1]}x{self.size[0]}, resized to {self.height}x{self.width})"
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """That the network takes pictures of quite another size; a crop of usual size goes without."""
+        factor = min(self.size) / min(self.height, self.width)
+        if 1 / FARTHEST_RESIZED <= factor <= FARTHEST_RESIZED:
+            return ()
+        return (
+            f"images of {shown(self.folder.name)}/ are {self.size[1]}x{self.size[0]} and the model takes "
+            f"{self.height}x{self.width}: they are resized, and may not look like what the model was trained on; give "
+            f"images of that size, or --input-shape where the model takes others",
+        )
 
 
 def to_layout(x: npt.NDArray[np.float32], shape: tuple[int, ...], where: str) -> npt.NDArray[np.float32]:
@@ -67,6 +104,20 @@ def to_layout(x: npt.NDArray[np.float32], shape: tuple[int, ...], where: str) ->
     if len(shape) == 4 and shape[1] != x.shape[-1] and shape[-1] == x.shape[-1]:
         return x
     return np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+
+
+def _stated_size(file: pathlib.Path) -> tuple[int, int] | None:
+    """Width and height of an image by its header; None where it cannot be read, which is refused when it is."""
+    from PIL import Image
+
+    if why_unreadable(file) is not None:
+        return None
+    try:
+        Image.init()
+        with Image.open(file, formats=[kind for kind in FORMATS if kind in Image.OPEN]) as image:
+            return image.size
+    except Exception:  # as in `_read_image`
+        return None
 
 
 def _read_image(file: pathlib.Path, height: int, width: int, grey: bool) -> npt.NDArray[np.uint8]:

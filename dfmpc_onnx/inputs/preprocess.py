@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from dfmpc_onnx.errors import OptionError
+from dfmpc_onnx.errors import OptionError, did_you_mean
 from dfmpc_onnx.numerics.arrays import Float, Float32
 
 # The mean and deviation of a pixel of natural photographs on the 0..255 scale, from the normalization that
@@ -41,13 +41,14 @@ class Preprocess:
 
         ``:rgb`` or ``:bgr`` behind it gives the order of the channels; without it, BGR for caffe and RGB for others.
         """
-        body, sign, order = text.strip().rpartition(":")
+        text = text.strip().lower()
+        body, sign, order = text.rpartition(":")
         if sign and order in ORDERS:
             plain = cls.parse(body)
             usual = "bgr" if plain.reverse else "rgb"
             name = plain.name if order == usual else f"{plain.name.partition(':')[0]}:{order}"
             return dataclasses.replace(plain, name=name, reverse=order == "bgr")
-        match text.strip():
+        match text:
             case "imagenet":
                 return cls("imagenet", 255.0, _IMAGENET_MEAN, _IMAGENET_STD)
             case "lite":
@@ -75,11 +76,12 @@ class Preprocess:
             or not all(np.isfinite((*mean, *std)))
             or not all(s > 0 for s in std)
         ):
+            near = did_you_mean(body or text, (AUTO, *NAMES))
             raise OptionError(
-                f"preprocess '{text}': not understood; give {AUTO}, one of {', '.join(NAMES)}, or MEAN/STD on the "
-                "0..255 scale such as 123.7,116.3,103.5/58.4,57.1,57.4; :rgb or :bgr behind it is the channel order"
+                f"preprocess '{text}': not understood{near}; give {AUTO}, one of {', '.join(NAMES)}, or MEAN/STD on "
+                "the 0..255 scale such as 123.7,116.3,103.5/58.4,57.1,57.4; :rgb or :bgr behind it is the channel order"
             )
-        return cls(text.strip(), 1.0, mean, std)
+        return cls(text, 1.0, mean, std)
 
     @property
     def own_channels(self) -> int | None:

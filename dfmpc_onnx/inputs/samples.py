@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
 
 from dfmpc_onnx.errors import ModelError, shown
+from dfmpc_onnx.inputs.batches import MOST_IMAGES
 from dfmpc_onnx.inputs.feeds import USUAL_PART, filled_in_part, whole_in_range
-from dfmpc_onnx.inputs.files import FEWEST_TO_HOLD_BACK, Images, held_back, read_images
+from dfmpc_onnx.inputs.files import FEWEST_TO_HOLD_BACK, Images, unseen
 from dfmpc_onnx.inputs.generated import generate
-from dfmpc_onnx.inputs.spec import PICTURE_TYPES, InputSpec, InputSpecs
+from dfmpc_onnx.inputs.image_stream import ImageStream, stream_images
+from dfmpc_onnx.inputs.spec import PICTURE_TYPES, InputSpec, InputSpecs, channels_last
+
+PICTURES_MADE = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +39,7 @@ def check_images(inputs: InputSpecs, seed: int, count: int) -> Images | Samples:
     """
     only = next(iter(inputs)) if len(inputs) == 1 else None
     if only is not None and only.dtype in PICTURE_TYPES and only.shape and (only.is_picture or only.is_float):
-        found = generate(only, (count, *only.shape[1:]), seed)
+        found = _mirrored(only, seed, count) if only.is_picture else generate(only, (count, *only.shape[1:]), seed)
         if not only.has_stated_range:
             return found
         x = filled_in_part(found.x.astype(np.float64), USUAL_PART).astype(np.float32)
@@ -44,24 +49,55 @@ def check_images(inputs: InputSpecs, seed: int, count: int) -> Images | Samples:
     return Samples(feeds, count, f"{count} generated inputs")
 
 
-def held_back_images(inputs: InputSpecs, count: int) -> tuple[Images, tuple[str, ...]]:
-    """The user's images that statistics did not see, `count` at most, and a note where they are too few for that.
+def _mirrored(spec: InputSpec, seed: int, count: int) -> Images:
+    """Pictures, of which a few are made, which takes the time; the others are their mirror images both ways."""
+    made = generate(spec, (min(count, PICTURES_MADE), *spec.shape[1:]), seed)
+    if count <= PICTURES_MADE:
+        return made
+    axes = (1, 2) if channels_last(spec.shape) else (2, 3)
+    forms = [made.x, *(np.flip(made.x, axis) for axis in (axes[1], axes[0], axes))]
+    x = np.concatenate(forms)[:count]
+    counted = re.sub(r"^\d+", str(len(x)), made.origin)
+    return Images(np.ascontiguousarray(x), None, f"{counted} ({len(made.x)}, mirrored)")
 
-    For a network of whose input nothing else tells what it holds. Raises OptionError as `read_images`.
+
+def held_back_images(inputs: InputSpecs, count: int) -> ImageStream | None:
+    """The user's images that statistics did not see, `count` at most, without labels; None where they are too few.
+
+    Raises OptionError as `stream_images`.
     """
+    found, least = _own(inputs)
+    index = unseen(found.count, least, MOST_IMAGES)
+    if not len(index):
+        return None
+    index = index[np.arange(min(count, len(index))) * len(index) // min(count, len(index))]
+    return found.only(index, f"{len(index)} images of yours that statistics did not see")
+
+
+def seen_images(inputs: InputSpecs, count: int) -> tuple[ImageStream, str]:
+    """The first of the user's images, which statistics saw, and a warning that says so."""
+    found, least = _own(inputs)
+    kept = min(count, found.count)
+    warning = (
+        f"compared on the images that statistics come from, since {found.count} are too few to hold some back: "
+        f"give {max(FEWEST_TO_HOLD_BACK, 2 * least)}, or verify the file on others"
+    )
+    return found.only(np.arange(kept), f"{kept} images of yours, which statistics saw"), warning
+
+
+def described_images(inputs: InputSpecs) -> str:
+    """What the user's images are, and how many of them are kept from statistics."""
+    found, least = _own(inputs)
+    return f"{found.origin}, {len(unseen(found.count, least, MOST_IMAGES))} of them unseen by statistics"
+
+
+def _own(inputs: InputSpecs) -> tuple[ImageStream, int]:
+    """The user's images, and how many the network takes at once at least."""
     spec = inputs.image_input()
     assert inputs.images is not None  # who has none has nothing to hold back
-    found = read_images(inputs.images, spec.shape, spec.preprocess)
-    index = held_back(len(found.x), spec.batch or 1)
-    if len(index):
-        kept = found.x[index[:count]]
-        return Images(kept, None, f"{len(kept)} images of yours that statistics did not see"), ()
-    kept = found.x[:count]
-    note = (
-        f"compared on the images that statistics come from, since {len(found.x)} are too few to hold some back: "
-        f"give {max(FEWEST_TO_HOLD_BACK, 2 * (spec.batch or 1))}, or verify the file on others"
-    )
-    return Images(kept, None, f"{len(kept)} images of yours, which statistics saw"), (note,)
+    batch = spec.batch or 1
+    found = stream_images(inputs.images, spec.shape, spec.preprocess, batch)
+    return dataclasses.replace(found, labels=None), batch
 
 
 def _runs(spec: InputSpec, seed: int, count: int, generator: np.random.Generator) -> npt.NDArray[np.generic]:

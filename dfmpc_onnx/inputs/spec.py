@@ -213,8 +213,8 @@ class InputSpecs:
 
     @property
     def holds_back(self) -> bool:
-        """Whether some of the user's images are kept from statistics, to compare on: else nothing tells the scale."""
-        return self.images is not None and bool(self.unknown)
+        """Whether some of the user's images are kept from statistics, to compare on."""
+        return self.images is not None
 
     @property
     def has_normalized(self) -> bool:

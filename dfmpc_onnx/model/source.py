@@ -83,6 +83,15 @@ def load(source: ModelSource) -> Source:
     return _check(Source(model, path, len(data) + read, hasher.hexdigest(), bool(external), files))
 
 
+def may_be_replaced(path: pathlib.Path) -> bool:
+    """Whether a file is empty or an ONNX model, its weights aside: nothing that somebody keeps for something else."""
+    try:
+        data = path.read_bytes() if path.stat().st_size < PROTOBUF_LIMIT else b""
+        return not data or bool(_parse(data, "").graph)
+    except (OSError, ModelError):
+        return False
+
+
 def size_of(model: onnx.ModelProto) -> int:
     """Bytes of a model as one file; those of its weights where no file can hold it, since protobuf ends at 2 GiB."""
     try:

@@ -14,12 +14,15 @@ import onnx.external_data_helper
 from dfmpc_onnx.errors import OptionError, shown
 from dfmpc_onnx.model.external_data import external_tensors
 from dfmpc_onnx.model.plain_files import is_folder, is_utf8, why_unreadable
-from dfmpc_onnx.model.source import EXTERNAL_LIMIT, Source, size_of
+from dfmpc_onnx.model.source import EXTERNAL_LIMIT, Source, may_be_replaced, size_of
 from dfmpc_onnx.model.staging import data_name, publishing, remove_orphans, staging_folder
 
 
-def check_target(output: str | os.PathLike[str], source: Source | None) -> pathlib.Path:
-    """The output path, refused where writing there is impossible or would destroy the input."""
+def check_target(output: str | os.PathLike[str], source: Source | None, *, force: bool = True) -> pathlib.Path:
+    """The output path, refused where writing there is impossible or would destroy the input.
+
+    force: whether a file that is no ONNX model may be written over.
+    """
     path = pathlib.Path(output)
     where = shown(str(path))
     if "\0" in str(path):
@@ -44,6 +47,8 @@ def check_target(output: str | os.PathLike[str], source: Source | None) -> pathl
         raise OptionError(f"{where}: is the input itself; choose another output")
     if not os.access(path.parent, os.W_OK):
         raise OptionError(f"{where}: folder '{shown(str(path.parent))}' cannot be written to")
+    if not force and path.exists() and not may_be_replaced(path):
+        raise OptionError(f"{where}: is there already, and is no ONNX model; choose another output, or give --force")
     return path
 
 

@@ -6,12 +6,13 @@ import os
 import pathlib
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Collection
 
 from dfmpc_onnx.errors import OptionError, shown
 from dfmpc_onnx.graph.exchange import to_model
 from dfmpc_onnx.model.source import Source
 from dfmpc_onnx.model.write import check_target, save
+from dfmpc_onnx.pipeline.facts import Layers
 from dfmpc_onnx.pipeline.manager import PassResult
 from dfmpc_onnx.pipeline.workspace import Workspace
 
@@ -30,14 +31,15 @@ class Timing:
         self.seconds.append((name, time.perf_counter() - self._began))
 
 
-class Progress:
-    """Tells a callback the name of each pass as it begins."""
+class PassSteps:
+    """Makes each pass a step of the workspace's progress. by_layer: the names of those that go layer by layer."""
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self._tell = tell
+    def __init__(self, by_layer: Collection[str] = ()) -> None:
+        self._by_layer = by_layer
 
     def before(self, name: str, workspace: Workspace) -> None:
-        self._tell(name)
+        layers = workspace.find(Layers) if name in self._by_layer else None
+        workspace.progress.begin(name, len(layers.quantizable) if layers else 0)
 
     def after(self, name: str, workspace: Workspace, result: PassResult) -> None:
         """Nothing to tell."""

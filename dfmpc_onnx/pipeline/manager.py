@@ -63,6 +63,7 @@ class Pass(ABC, Generic[OptionsT]):
     untrue), and its `Options`, whose fields are the keys that a recipe may give. Its docstring has the headings
     Before, After, Why, Requires, Refuses when, Reference.
 
+    by_layer: whether it reports each layer to the workspace's progress, since it takes long.
     may_stop: whether it may raise CannotGoOn. fallback: what then runs in its place; a recipe gives it.
     """
 
@@ -71,6 +72,7 @@ class Pass(ABC, Generic[OptionsT]):
     provides: ClassVar[tuple[type[object], ...]] = ()
     discards: ClassVar[tuple[type[object], ...]] = ()
     Options: ClassVar[type[msgspec.Struct]] = NoOptions
+    by_layer: ClassVar[bool] = False
     may_stop: ClassVar[bool] = False
     fallback: tuple[Pass[msgspec.Struct], ...] = ()
 

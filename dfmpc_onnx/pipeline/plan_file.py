@@ -24,6 +24,7 @@ from typing import Any
 import msgspec
 
 from dfmpc_onnx.errors import RecipeError, shown
+from dfmpc_onnx.pipeline.measured_noise import MeasuredNoise
 from dfmpc_onnx.pipeline.recipe import Step, toml_value
 from dfmpc_onnx.pipeline.recipe_lines import Lines
 from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY
@@ -84,6 +85,8 @@ class PlanRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     other_weights: int = 0
     other_bits: float = 0.0
     floor: float = 0.0
+    noise_per_damage: float = 1.0
+    activation_noise: float = 0.0
     opset: int = 0
     integer: bool = True
     widths: list[int | str] = []
@@ -118,6 +121,7 @@ class PlanRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             self.float_bytes,
             self.estimator,
             self.inputs,
+            MeasuredNoise(self.noise_per_damage, self.activation_noise),
         )
 
 
@@ -252,6 +256,8 @@ def record_of(
         other_weights=table.other_weights,
         other_bits=table.other_bits,
         floor=_rounded(table.floor),
+        noise_per_damage=_rounded(table.noise.per_damage),
+        activation_noise=_rounded(table.noise.activations),
         opset=table.opset,
         integer=table.integer,
         widths=list(widths),

@@ -10,6 +10,7 @@ from typing import Literal
 
 from dfmpc_onnx.errors import OptionError, shown
 from dfmpc_onnx.inputs.preprocess import Preprocess
+from dfmpc_onnx.pipeline.measured_noise import NOT_MEASURED, MeasuredNoise
 from dfmpc_onnx.pipeline.targets import CPU_TARGET, Activations, Target
 
 TERNARY: Literal["ternary"] = "ternary"
@@ -33,9 +34,10 @@ class WeightBits:
 
     @classmethod
     def parse(cls, text: str) -> WeightBits:
-        if text.strip() == "auto":
+        word = text.strip().lower()
+        if word == "auto":
             return cls(8, 8, auto=True)
-        match = re.fullmatch(r"(?:(ternary|[2-8])/)?([2-8])", text.strip())
+        match = re.fullmatch(r"(?:(ternary|[2-8])/)?([2-8])", word)
         if not match:
             raise OptionError(
                 f"weights '{text}': not understood; give LOW/HIGH such as 2/6, BITS such as 8, or ternary/HIGH, "
@@ -43,6 +45,8 @@ class WeightBits:
             )
         high = int(match[2])
         low = match[1] or match[2]
+        if low != TERNARY and int(low) > high:
+            raise OptionError(f"weights '{text}': LOW is more than HIGH; give {high}/{low}, or {low} for all")
         return cls(TERNARY if low == TERNARY else int(low), high)
 
     @property
@@ -66,6 +70,7 @@ class LayerOverride:
     @classmethod
     def parse(cls, text: str) -> LayerOverride:
         pattern, sign, bits = text.rpartition("=")
+        bits = bits.lower()
         if not sign or not pattern or not re.fullmatch(r"ternary|float|[2-8]", bits):
             raise OptionError(f"layer '{text}': not understood; give GLOB=BITS (2 to 8), GLOB=ternary or GLOB=float")
         if bits == "ternary":
@@ -85,7 +90,7 @@ class WeightBudget:
 
     size: bytes of the file, at most. share: the same as a share of the float file, 0 to 1, until that is known.
     mean_bits: of all weights, at most. min_sqnr: in dB, predicted. most_float: how many weights may stay in float.
-    other_bytes: what a file that was built before takes beside the weights whose width is free.
+    other_bytes: what a file that was built before takes beside the weights whose width is free. noise: what it showed.
     """
 
     size: int | None = None
@@ -94,6 +99,7 @@ class WeightBudget:
     min_sqnr: float | None = None
     most_float: int = 0
     other_bytes: int | None = None
+    noise: MeasuredNoise = NOT_MEASURED
 
     @classmethod
     def parse(
@@ -120,7 +126,7 @@ class WeightBudget:
     @property
     def asked(self) -> bool:
         """Whether anything but the recipe's own budget counts."""
-        return dataclasses.replace(self, other_bytes=None) != WeightBudget()
+        return dataclasses.replace(self, other_bytes=None, noise=NOT_MEASURED) != WeightBudget()
 
     def of_file(self, float_bytes: int) -> WeightBudget:
         """With the share in bytes. float_bytes: of the float file."""
@@ -151,6 +157,8 @@ def _size(text: str) -> tuple[int | None, float | None]:
     if match is None or (unit != "%" and unit not in SIZE_UNITS) or float(match[1]) <= 0:
         raise OptionError(f"max-size '{shown(text)}': not understood; give bytes such as 2MB or 512KiB, or 25%")
     amount = float(match[1]) * SIZE_UNITS.get(str(unit), 1)
+    if unit == "%" and 100 < amount <= MOST_SIZE:
+        raise OptionError(f"max-size '{shown(text)}': that is more than the float file; give at most 100%")
     if amount > MOST_SIZE:
         raise OptionError(f"max-size '{shown(text)}': more than any file takes; give bytes such as 2MB, or 25%")
     return (None, amount / 100) if unit == "%" else (int(amount), None)
@@ -160,7 +168,7 @@ def parse_activations(text: str | int) -> Activations:
     """Bits of the activations, 8 or "none"; raises OptionError for anything else."""
     if str(text) == "8":
         return "8"
-    if str(text) == "none":
+    if str(text).lower() == "none":
         return "none"
     raise OptionError(f"activations '{text}': not understood; give 8 or none")
 

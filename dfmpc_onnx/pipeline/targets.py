@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from dfmpc_onnx.errors import OptionError, printable
+from dfmpc_onnx.errors import OptionError, did_you_mean, printable
 
 Activations = Literal["8", "none"]
 
@@ -57,7 +57,8 @@ CPU_TARGET = TARGETS["cpu"]
 
 
 def parse_target(name: str) -> Target:
-    """A target by its name; raises OptionError."""
-    if name not in TARGETS:
-        raise OptionError(f"target '{printable(name)}': not known; give one of {', '.join(TARGETS)}")
-    return TARGETS[name]
+    """A target by its name, in any case; raises OptionError."""
+    if name.lower() not in TARGETS:
+        near = did_you_mean(name, TARGETS)
+        raise OptionError(f"target '{printable(name)}': not known{near}; give one of {', '.join(TARGETS)}")
+    return TARGETS[name.lower()]

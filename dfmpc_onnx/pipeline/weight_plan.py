@@ -6,6 +6,7 @@ import dataclasses
 import math
 from typing import Literal
 
+from dfmpc_onnx.pipeline.measured_noise import NOT_MEASURED, MeasuredNoise
 from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY, BitWidth
 
 Width = BitWidth | Literal["float"]
@@ -47,7 +48,7 @@ class PlanTable:
     other_bytes: of the file without these rows. other_weights, other_bits: how many weights lie in other layers, and
     the bits that their codes take. floor: the damage that those do. opset: the newest whose types weights may have.
     integer: whether activations are quantized. float_bytes: of the float file. estimator, inputs: how the damages were
-    found.
+    found. noise: what a file that was built from it showed.
     """
 
     rows: tuple[PlanRow, ...]
@@ -60,22 +61,24 @@ class PlanTable:
     float_bytes: int
     estimator: str
     inputs: str
+    noise: MeasuredNoise = NOT_MEASURED
 
 
 @dataclasses.dataclass(frozen=True)
 class WeightPlan:
     """One width for each row of a table. damage: of all layers together, as predicted. size: bytes of the file, as
-    predicted. mean_bits: of all weights of the network, those in float included."""
+    predicted. mean_bits: of all weights of the network, those in float included. noise: what damages come to."""
 
     widths: tuple[Width, ...]
     damage: float
     size: int
     mean_bits: float
+    noise: MeasuredNoise = NOT_MEASURED
 
     @property
     def sqnr_db(self) -> float:
         """The signal-to-noise ratio that the damage stands for, in dB; infinite where nothing is lost."""
-        return -10 * math.log10(self.damage) if self.damage > 0 else math.inf
+        return self.noise.sqnr_db(self.damage)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,7 @@ from dfmpc_onnx.inputs.spec import InputSpecs, resolve
 from dfmpc_onnx.numerics.arrays import Float32
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.pipeline.facts import Codes
+from dfmpc_onnx.pipeline.progress import Progress
 from dfmpc_onnx.pipeline.settings import Settings
 
 Fact = TypeVar("Fact")
@@ -43,8 +44,8 @@ class Workspace:
     """A graph and the typed facts known of it; a fact is looked up by its type.
 
     inputs: what the network is fed, as `resolve_inputs` finds it where it is not given; their types are those of the
-    graph, which a pass that converts it keeps true. tell: called with the name of the site that a long pass is
-    working on. sha256: of the model as read; empty where that is not known.
+    graph, which a pass that converts it keeps true. progress: told of each layer that a long pass comes to. sha256: of
+    the model as read; empty where that is not known.
     """
 
     def __init__(
@@ -55,10 +56,15 @@ class Workspace:
         self.inputs = resolve_inputs(graph, settings) if inputs is None else inputs
         self.label = label
         self.sha256 = ""
-        self.tell: Callable[[str], None] = lambda site: None
+        self.progress = Progress()
         self._facts: dict[type[object], object] = {}
         self._unread: dict[str, QuantizedWeight] | None = None  # of the codes, as long as nobody has seen them
         self._decoded = weakref.WeakKeyDictionary[QuantizedWeight, weakref.ref[Float32]]()
+
+    @property
+    def tell(self) -> Callable[[str], None]:
+        """Takes what a long pass is at, in words, where it does not go layer by layer."""
+        return self.progress.note
 
     def put(self, fact: object) -> None:
         """Store a fact in place of an earlier one of its type."""

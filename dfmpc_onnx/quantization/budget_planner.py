@@ -14,9 +14,10 @@ import numpy as np
 
 from dfmpc_onnx.errors import OptionError
 from dfmpc_onnx.numerics.bit_budget import BudgetFront, Choice, WeightOptions
-from dfmpc_onnx.pipeline.facts import LayerBits
+from dfmpc_onnx.pipeline.facts import BitPlan, LayerBits
 from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY, WeightBudget
-from dfmpc_onnx.pipeline.weight_plan import PlanRow, PlanTable, WeightPlan, Width
+from dfmpc_onnx.pipeline.weight_plan import PlannedWidths, PlanRow, PlanTable, WeightPlan, Width
+from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.quantization.storage_costs import mean_bits, predicted_bytes, stored_bits
 
 TENTHS = 10  # of bits, so that 1.6 is whole
@@ -55,7 +56,7 @@ class BudgetPlanner:
             return self._within_size(budget.size, budget.min_sqnr, sure=budget.other_bytes is not None)
         if budget.mean_bits is not None:
             return self._within_mean(budget.mean_bits, budget.min_sqnr)
-        wanted = damage if budget.min_sqnr is None else 10 ** (-budget.min_sqnr / 10)
+        wanted = damage if budget.min_sqnr is None else self.table.noise.damage_at(budget.min_sqnr)
         found = self._front.within_damage(wanted - self.table.floor)
         return (self._as_plan(found), True) if found is not None else (self.best, False)
 
@@ -110,7 +111,7 @@ def plan_of(table: PlanTable, widths: tuple[Width, ...]) -> WeightPlan:
     """What is predicted of a setting of all rows."""
     pairs = zip(table.rows, widths, strict=True)
     damage = table.floor + sum(row.damages[row.widths.index(width)] for row, width in pairs)
-    return WeightPlan(widths, damage, predicted_bytes(table, widths), mean_bits(table, widths))
+    return WeightPlan(widths, damage, predicted_bytes(table, widths), mean_bits(table, widths), table.noise)
 
 
 def whys_of(table: PlanTable, plan: WeightPlan) -> dict[str, str]:
@@ -125,6 +126,15 @@ def planned(table: PlanTable, plan: WeightPlan) -> Iterator[tuple[PlanRow, Width
     whys = whys_of(table, plan)
     for row, width in zip(table.rows, plan.widths, strict=True):
         yield row, width, planned_bits(width, whys[row.layers[0]])
+
+
+def take_plan(workspace: Workspace, table: PlanTable, plan: WeightPlan) -> None:
+    """Give the layers of a workspace the widths of a plan, and keep the plan as a fact."""
+    layers = dict(workspace.get(BitPlan).layers)
+    for row, _, bits in planned(table, plan):
+        layers.update(dict.fromkeys(row.layers, bits))
+    workspace.put(dataclasses.replace(workspace.get(BitPlan), layers=layers))
+    workspace.put(PlannedWidths(table, plan))
 
 
 def planned_bits(width: Width, why: str) -> LayerBits:

@@ -19,19 +19,22 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from dfmpc_onnx.pipeline.settings import FLOAT, BitWidth
+from dfmpc_onnx.pipeline.settings import FLOAT, BitWidth, WeightBudget
 from dfmpc_onnx.pipeline.weight_plan import PlanTable, Width
+from dfmpc_onnx.quantization.budget_planner import BudgetPlanner
 from dfmpc_onnx.quantization.storage_costs import predicted_bytes
 
 ERROR_FACTOR = 1.5  # the paper's weight of the error against the size
+MOST_SEARCH_RUNS = 2000  # of the network; a search of 50 layers takes five times as many
 
 DamageOf = Callable[[Mapping[str, BitWidth]], float]
 
 
 @dataclasses.dataclass(frozen=True)
 class Searched:
-    """Where a search ended. finished: whether it is small enough; not where it was interrupted. damage: as measured,
-    all weights together. steps, runs: how many were made, and how often the network was run."""
+    """Where a search ended. finished: whether it is small enough; not where runs ran out, or it was
+    interrupted. damage: as measured, all weights together. steps, runs: how many were made, and how often the network
+    was run."""
 
     widths: tuple[Width, ...]
     size: int
@@ -42,12 +45,16 @@ class Searched:
 
 
 def greedy_search(
-    table: PlanTable, size: int, damage_of: DamageOf, tell: Callable[[str], None] = lambda line: None
+    table: PlanTable,
+    size: int,
+    damage_of: DamageOf,
+    tell: Callable[[str], None] = lambda line: None,
+    most_runs: int = MOST_SEARCH_RUNS,
 ) -> Searched:
     """Widths for each row of a table whose file takes at most `size` bytes.
 
-    damage_of: of widths by layer name. tell: called with a line on how far it is. An interrupt (Ctrl-C) ends it with
-    the setting reached so far.
+    damage_of: of widths by layer name. tell: called with a line on how far it is. A step that would take the search
+    beyond most_runs is not made. An interrupt (Ctrl-C) ends it with the setting reached so far.
     """
     choices = [tuple(width for width in row.widths if width != FLOAT) for row in table.rows]
     at = [len(widths) - 1 for widths in choices]
@@ -58,7 +65,7 @@ def greedy_search(
     try:
         while now > size:
             moves = [move for move in _moves(choices, at) if tuple(move) not in seen]
-            if not moves:
+            if not moves or runs + len(moves) > most_runs:
                 break
             found = []
             for move in moves:
@@ -70,9 +77,31 @@ def greedy_search(
             steps += 1
             left = (time.monotonic() - began) * max(now - size, 0) / max(first - now, 1)
             tell(f"greedy step {steps}: {now} bytes of {size}, about {left:.0f} s left")
-    except KeyboardInterrupt:
-        pass
+    except KeyboardInterrupt as stop:
+        if type(stop) is not KeyboardInterrupt:  # of the command line's: the process is to end, not the search
+            raise
     return Searched(_widths(choices, at), now, damage, now <= size, steps, runs)
+
+
+def completed(table: PlanTable, searched: Searched, size: int) -> tuple[Width, ...]:
+    """Widths of least damage in so many bytes by the table, none above those where a search ended.
+
+    Raises OptionError where the smallest widths take more.
+    """
+    rows = []
+    for row, reached in zip(table.rows, searched.widths, strict=True):
+        kept = row.widths.index(reached) + 1
+        rows.append(
+            dataclasses.replace(
+                row,
+                widths=row.widths[:kept],
+                losses=row.losses[:kept],
+                damages=row.damages[:kept],
+                sizes=row.sizes[:kept],
+            )
+        )
+    planner = BudgetPlanner(dataclasses.replace(table, rows=tuple(rows)))
+    return planner.plan(WeightBudget(size=size, other_bytes=table.other_bytes), 0.0)[0].widths
 
 
 def _moves(choices: Sequence[Sequence[Width]], at: Sequence[int]) -> Iterator[list[int]]:

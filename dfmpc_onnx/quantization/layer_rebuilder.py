@@ -44,7 +44,7 @@ from dfmpc_onnx.statistics.walk import BatchNormUpdate, bias_of
 
 FEWEST_PATCHES = 16  # that say enough of a layer's input to fit to it, or to choose bits by
 FINE_RASTER, COARSE_RASTER = 3, 7  # of the ranges that grids of few levels are sought among
-ESTIMATED_WIDTHS: tuple[BitWidth, ...] = (TERNARY, 2, 4, 5)
+ESTIMATED_WIDTHS: tuple[BitWidth, ...] = (TERNARY, 2, 3, 4, 5)
 WIDEST_PATCH = 8192  # entries of a patch: half a gigabyte for one matrix of second moments
 
 
@@ -137,7 +137,7 @@ class Task:
         return min(self._on_grids(widths), key=lambda candidate: candidate.lost)
 
     def estimated(self) -> dict[BitWidth, Candidate]:
-        """At ternary, 2, 4 and 5 bits, on grids that are good rather than the best: for what rounding loses."""
+        """At ternary and 2 to 5 bits, on grids that are good rather than the best: for what rounding loses."""
         found = dict(zip(ESTIMATED_WIDTHS, self._on_grids(ESTIMATED_WIDTHS, thorough=False), strict=True))
         found[2] = min(found[2], found[TERNARY], key=lambda candidate: candidate.lost)
         return found
@@ -178,7 +178,7 @@ class Rebuilder:
         self._graph = workspace.graph
         self._biases: dict[str, tuple[Float | None, Float]] = {}  # those changed: in both networks
         self._rounded_at = workspace.settings.rounded_at
-        self._tell = workspace.tell
+        self._tell = workspace.progress.layer
         self._seed = workspace.settings.seed
         self.ranges: dict[str, tuple[float, float]] = {}
         self.reach = LayerReach(workspace.graph, layers)

@@ -38,7 +38,7 @@ from dfmpc_onnx.statistics.walk import walk
 Estimator = Literal["probe", "measured", "closed-form"]
 # By estimator, the widths that gains are measured at and what BatchNormalizations normalize by meanwhile.
 PROBES: Mapping[Estimator, tuple[tuple[int, Norms], ...]] = {
-    "probe": ((4, "exported"),),
+    "probe": ((3, "exported"),),
     "measured": ((2, "batch"), (2, "exported"), (4, "batch"), (4, "exported")),
     "closed-form": (),
 }
@@ -47,6 +47,8 @@ PROBES: Mapping[Estimator, tuple[tuple[int, Norms], ...]] = {
 SATURATED, FINER_PROBE = 0.25, 4
 # Variance by which logarithms of gains on procedural images scatter around those on photographs: a factor of 1.6.
 SCATTER = 0.2
+# The same of gains that are derived in closed form: a factor of 8. Only where layers differ by more do they tell.
+DERIVED_SCATTER = 4.5
 LEAST_LOSS_SEEN = 1e-9  # of a loss: below it nothing can be told
 # Of the typical gain. A layer that nothing excites on these inputs, as one that waits for a face, seems to do nothing.
 LEAST_OF_TYPICAL = 1 / 16
@@ -84,17 +86,17 @@ def centred_layers(workspace: Workspace, names: Collection[str]) -> frozenset[st
     )
 
 
-def expected_gains(logs: Mapping[str, float]) -> dict[str, float]:
+def expected_gains(logs: Mapping[str, float], scatter: float = SCATTER) -> dict[str, float]:
     """What gains are to be expected on other inputs, from the logarithms of those that were measured, by name.
 
-    They scatter by `SCATTER` around what they are there, so each is taken toward the mean by the share of the scatter
-    in their variance (James and Stein 1961): where layers differ by far more, not at all.
+    They scatter by a variance around what they are there, so each is taken toward the mean by the share of the scatter
+    in theirs (James and Stein 1961): where layers differ by far more, not at all.
     """
     if not logs:
         return {}
     mean = statistics.fmean(logs.values())
     variance = statistics.pvariance(logs.values(), mean)
-    kept = max(1.0 - SCATTER / variance, 0.0) if variance > 0 else 0.0
+    kept = max(1.0 - scatter / variance, 0.0) if variance > 0 else 0.0
     return {name: math.exp(mean + kept * (log - mean)) for name, log in logs.items()}
 
 
@@ -201,4 +203,5 @@ class SensitivityMeter:
             moments, gain = known.get(tensor), gains.get(tensor)
             if moments is not None and gain is not None:
                 found[first] = found.get(first, 0.0) + float((gain * moments.variance).sum())
-        return found
+        logs = {name: math.log(gain) for name, gain in found.items() if gain > 0 and math.isfinite(gain)}
+        return expected_gains(logs, DERIVED_SCATTER)

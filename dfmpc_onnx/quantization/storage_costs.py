@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from dfmpc_onnx.numerics.grids import ASYMMETRIC_BITS
 from dfmpc_onnx.pipeline.facts import BitPlan, Layer, Layers, Sensitivity
+from dfmpc_onnx.pipeline.measured_noise import NOT_MEASURED, MeasuredNoise
 from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY
 from dfmpc_onnx.pipeline.weight_plan import FLOAT_BITS, PlanRow, PlanTable, Width, bits_of
 from dfmpc_onnx.pipeline.workspace import Workspace
@@ -89,11 +90,13 @@ def _cost(form: Form, kind: Kind, opset: int) -> int:
     return form.bytes(kind.size) + form.overhead(kind.size, opset)
 
 
-def table_of(workspace: Workspace, float_bytes: int, other_bytes: int | None = None) -> PlanTable:
+def table_of(
+    workspace: Workspace, float_bytes: int, other_bytes: int | None = None, noise: MeasuredNoise = NOT_MEASURED
+) -> PlanTable:
     """The table of a workspace whose widths are to be planned, from its sensitivities.
 
     float_bytes: of the float file; 0 where it is not known. other_bytes: what a file that was built takes beside the
-    rows; None estimates it. Float comes last in each row.
+    rows; None estimates it. noise: what that file showed. Float comes last in each row.
     """
     found, settings = workspace.get(Sensitivity), workspace.settings
     layers, plan = workspace.get(Layers), workspace.get(BitPlan).layers
@@ -131,6 +134,7 @@ def table_of(workspace: Workspace, float_bytes: int, other_bytes: int | None = N
         float_bytes,
         found.estimator,
         found.inputs,
+        noise,
     )
 
 

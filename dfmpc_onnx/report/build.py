@@ -7,6 +7,7 @@ import time
 from dfmpc_onnx.evaluation.fidelity import Fidelity
 from dfmpc_onnx.evaluation.time_trials import LimitJudged
 from dfmpc_onnx.inputs.normalization import PreprocessChoice
+from dfmpc_onnx.inputs.samples import described_images
 from dfmpc_onnx.memory import peak_memory
 from dfmpc_onnx.model.source import Source
 from dfmpc_onnx.pipeline.facts import BitPlan, Codes, Layers, Packed, Placement
@@ -14,6 +15,7 @@ from dfmpc_onnx.pipeline.instruments import Timing
 from dfmpc_onnx.pipeline.manager import PassResult
 from dfmpc_onnx.pipeline.recipe import Recipe
 from dfmpc_onnx.pipeline.settings import FLOAT, Settings
+from dfmpc_onnx.pipeline.weight_plan import PlannedWidths
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.code_formats import PLAIN, oldest_runtime
 from dfmpc_onnx.qdq.stored_bits import mean_bits
@@ -64,6 +66,8 @@ def make_report(
         passes=tuple(passes),
         peak_bytes=peak_memory(),
         latency=judged.report if (judged := workspace.find(LimitJudged)) else None,
+        model=source.label,
+        images=None if workspace.inputs.images is None else described_images(workspace.inputs),
     )
 
 
@@ -90,6 +94,7 @@ def _layer_reports(workspace: Workspace) -> tuple[LayerReport, ...]:
     codes = found.weights if (found := workspace.find(Codes)) else {}
     packed = widths.bits if (widths := workspace.find(Packed)) else {}
     integer = placed.integer if (placed := workspace.find(Placement)) else frozenset()
+    losses = _losses(workspace.find(PlannedWidths))
     rows = []
     for layer in layers.with_nested:
         bits = plan.layers[layer.name]
@@ -107,6 +112,16 @@ def _layer_reports(workspace: Workspace) -> tuple[LayerReport, ...]:
                 weights=layer.size,
                 why=bits.why,
                 refused_code=bits.code if bits.bits == FLOAT else None,
+                loss=losses.get(layer.name),
             )
         )
     return tuple(rows)
+
+
+def _losses(planned: PlannedWidths | None) -> dict[str, float]:
+    """What the width of each layer was measured to cost the output, a share; layers that share a weight have it once
+    each."""
+    if planned is None:
+        return {}
+    pairs = zip(planned.table.rows, planned.plan.widths, strict=True)
+    return {name: row.damages[row.widths.index(width)] for row, width in pairs for name in row.layers}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from typing import Any
 
 import msgspec
@@ -11,16 +12,26 @@ from rich.text import Text
 
 from dfmpc_onnx.pipeline.manager import Pass
 from dfmpc_onnx.pipeline.recipe import Recipe
-from dfmpc_onnx.report.tables import plain, table
+from dfmpc_onnx.report.tables import definitions
 
 
-def passes_table(kinds: list[type[Pass[Any]]], console: Console) -> None:
-    """Every pass with its first line before and after."""
-    rows = table("pass", "before", "after")
+def passes_table(kinds: list[type[Pass[Any]]], console: Console, *, verbose: bool = False) -> None:
+    """Every pass with what it does; verbose: with the graph before and after it, too."""
+    entries = []
     for kind in kinds:
         page = headings(kind)
-        rows.add_row(*plain(kind.name, page.get("Before", ""), page.get("After", "")))
-    console.print(rows)
+        said = [pass_summary(kind)] if pass_summary(kind) else []
+        if verbose or not said:
+            said += [f"{heading}: {page[heading]}" for heading in ("Before", "After") if heading in page]
+        entries.append((kind.name, "", "\n".join(said)))
+    definitions(console, entries)
+    console.print(Text("\ndfmpc-onnx passes NAME says why a pass is right, and when it refuses a layer"))
+
+
+def pass_summary(kind: type[Pass[Any]]) -> str:
+    """The first sentence of the module of a pass; empty where another package's has none."""
+    module = sys.modules.get(kind.__module__)
+    return (inspect.getdoc(module) or "").partition("\n\n")[0].replace("\n", " ") if module else ""
 
 
 def headings(kind: type[Pass[Any]]) -> dict[str, str]:
@@ -53,7 +64,7 @@ def pass_page(kind: type[Pass[Any]], console: Console) -> None:
 
 
 def recipes_table(recipes: list[Recipe], console: Console) -> None:
-    rows = table("recipe", "weights", "activations", "summary")
-    for recipe in recipes:
-        rows.add_row(*plain(recipe.name, recipe.weights, recipe.activations, recipe.summary))
-    console.print(rows)
+    """Every recipe with its bits and its summary."""
+    entries = [(r.name, f"weights {r.weights}, activations {r.activations}", r.summary) for r in recipes]
+    definitions(console, entries)
+    console.print(Text("\ndfmpc-onnx recipes NAME prints one as TOML, to copy and change"))

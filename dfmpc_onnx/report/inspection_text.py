@@ -9,41 +9,47 @@ from rich.text import Text
 
 from dfmpc_onnx.evaluation.kernel_census import Census
 from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE
+from dfmpc_onnx.pipeline.refusals import UNSTATED, Refusal
 from dfmpc_onnx.report.latency_text import time_tables
 from dfmpc_onnx.report.schema import Inspection, QuantizedLayer
-from dfmpc_onnx.report.tables import figures, listing, megabytes, plain, table
+from dfmpc_onnx.report.tables import figures, listing, megabytes, plain, prose, rows_of_one_line
+from dfmpc_onnx.report.text import MOST_REASONS, refusal_list
 
-ROLES = f"""\
-layers; role and remark are for two widths alone (--weights LOW/HIGH, and recipes with such weights). By default
-({DEFAULT_RECIPE}) the measured error of a layer decides its bits, whatever its role:
-"""
+ROLES_LEGEND = (
+    "role: what a recipe with two widths, such as 2/6, makes of the layer: low is repaired in the next layer, high "
+    "repairs it; first layer, depthwise and classifier get 8 bits. The default recipe measures each layer instead"
+)
 CODES_LEGEND = (
-    "codes: bytes of the weights alone; scales, biases and the graph come to them, mostly 1.5 to 3 kB a layer"
+    "* the default; low, high, 8-bit, auto, float: layers of that width; codes: bytes of the weights alone, to which "
+    "scales, biases and the graph add 1.5 to 3 kB a layer"
 )
 STORED_LEGEND = "(bits are those of codes; scales, biases, the graph and what no layer holds make the rest of the file)"
 AUTO_LEGEND = "auto: the recipe chooses the bits of each layer by its measured error, while it runs"
 
 
-def inspection_table(found: Inspection, console: Console) -> None:
-    """Of a float model what each recipe would do, and its layers; of a quantized one its layers, and the census."""
+def inspection_table(found: Inspection, console: Console, *, verbose: bool = False) -> None:
+    """Of a float model what each recipe would do, and its layers; of a quantized one its layers, and the census.
+
+    verbose: what repairs a layer, or why nothing does.
+    """
     console.print(
         *plain(
             f"{found.model}: {megabytes(found.bytes)}, opset {found.opset}, IR {found.ir_version}, "
             f"{found.producer or 'producer not stated'}"
         )
     )
-    console.print(*plain(f"inputs {'; '.join(found.inputs)}"))
-    console.print(*plain(f"outputs {'; '.join(found.outputs)}"), end="\n\n")
+    figures(console, [("inputs", "; ".join(found.inputs)), ("outputs", "; ".join(found.outputs))])
+    console.print()
     if found.quantized_layers:
         _quantized_table(found, console)
     elif found.layers:
         _forecasts(found, console)
-        _layers(found, console)
+        _layers(found, console, verbose)
     for note in found.notes:
-        console.print(*plain(f"note: {note}"))
+        prose(console, f"note: {note}")
     if found.census is not None:
         console.print()
-        console.print(figures(list(_census_rows(found.census))))
+        figures(console, list(_census_rows(found.census)))
     if found.latency is not None:
         console.print()
         time_tables(found.latency, console)
@@ -53,20 +59,21 @@ def _quantized_table(found: Inspection, console: Console) -> None:
     """How a quantized file was made, and its layers."""
     made = list(_origin_rows(found.metadata))
     if made:
-        console.print(figures(made))
+        figures(console, made)
         console.print(Text("(--json has the seed, the versions and the sha256 of the float model, too)\n"))
     layers = found.quantized_layers
     weights = sum(layer.weights for layer in layers)
     counts = f"{len(layers)} layers, {weights:,} weights of {found.mean_weight_bits or 0:.2f} bits each in the file"
     if found.census is not None:
         counts += f"; {sum(layer.integer is True for layer in layers)} layers compute in integers"
-    console.print(*plain(counts))
-    console.print(*plain(STORED_LEGEND), end="\n\n")
+    prose(console, counts)
+    prose(console, STORED_LEGEND)
+    console.print()
     rows = [
         (layer.name, layer.op, "x".join(map(str, layer.shape)), _stored_text(layer), _computes(layer))
         for layer in layers
     ]
-    listing(console, ("layer", "op", "weight", "stored bits", "computes in"), rows, right=("stored bits",))
+    rows_of_one_line(console, ("layer", "op", "weight", "stored bits", "computes in"), rows, right=("stored bits",))
     left = sum(layer.refused is None for layer in found.layers)
     if left:
         console.print(Text(f"\n{left} layers are float and can be quantized; what is quantized would stay as it is"))
@@ -107,7 +114,7 @@ def _computes(layer: QuantizedLayer) -> str:
     return "not known" if layer.integer is None else "integers" if layer.integer else "float"
 
 
-def _layers(found: Inspection, console: Console) -> None:
+def _layers(found: Inspection, console: Console, verbose: bool) -> None:
     """Every layer with its place where there are two widths, or why it stays in float."""
     rows = []
     for layer in found.layers:
@@ -116,9 +123,17 @@ def _layers(found: Inspection, console: Console) -> None:
         not_low = f"not low: {layer.not_low}" if layer.not_low else ""
         remark = layer.refused or not_low or (repaired if layer.repaired_in else "")
         rows.append((layer.name, layer.op, "x".join(map(str, layer.shape)), layer.role, remark))
+    columns = ("layer", "op", "weight", "role")
+    if verbose:
+        listing(console, (*columns, "remark"), rows)
+    else:
+        rows_of_one_line(console, columns, [row[:-1] for row in rows])
+        in_float = [Refusal(x.name, x.refused, x.refused_code or UNSTATED) for x in found.layers if x.refused]
+        refusal_list("layers that stay in float", in_float, MOST_REASONS, console)
     if found.recipes:
-        console.print(Text(ROLES))
-    listing(console, ("layer", "op", "weight", "role", "remark"), rows)
+        said = "" if verbose else "; -v says what repairs a layer, or why nothing does"
+        console.print()
+        prose(console, f"{ROLES_LEGEND}{said}")
 
 
 def _forecasts(found: Inspection, console: Console) -> None:
@@ -130,36 +145,36 @@ def _forecasts(found: Inspection, console: Console) -> None:
     if not found.recipes:
         return
     counts = ("low", "high", "8-bit", "auto", "float", "codes")
-    forecast = table("recipe", "weights", "activations", *counts, right=counts)
-    for row in found.recipes:
-        forecast.add_row(
-            *plain(
-                row.recipe + (" (default)" if row.recipe == DEFAULT_RECIPE else ""),
-                row.weights,
-                row.activations,
-                row.low,
-                row.high,
-                row.eight_bit,
-                row.auto,
-                row.float,
-                f"{'<= ' if row.auto else ''}{megabytes(row.weight_bytes)}",
-            )
+    forecasts = [
+        (
+            row.recipe + ("*" if row.recipe == DEFAULT_RECIPE else ""),
+            row.weights,
+            row.activations,
+            row.low,
+            row.high,
+            row.eight_bit,
+            row.auto,
+            row.float,
+            f"{'<= ' if row.auto else ''}{megabytes(row.weight_bytes)}",
         )
-    console.print(forecast)
-    console.print(Text(f"\n{CODES_LEGEND}"))
+        for row in found.recipes
+    ]
+    rows_of_one_line(console, ("recipe", "weights", "activations", *counts), forecasts, right=counts)
+    console.print()
+    prose(console, CODES_LEGEND)
     if any(row.auto for row in found.recipes):
-        console.print(Text(AUTO_LEGEND))
+        prose(console, AUTO_LEGEND)
     alike: dict[tuple[str, ...], list[str]] = {}
     for layer in found.layers:
         if all(layer.name in row.bits for row in found.recipes):
             alike.setdefault(tuple(row.bits[layer.name] for row in found.recipes), []).append(layer.name)
     names = [row.recipe for row in found.recipes]
     rows = [
-        (*widths, f"{layers[0]}{f' and {len(layers) - 1} more' if len(layers) > 1 else ''}")
+        (f"{layers[0]}{f' + {len(layers) - 1} more' if len(layers) > 1 else ''}", *widths)
         for widths, layers in alike.items()
     ]
-    console.print(Text("\nbits of the layers:\n"))
-    listing(console, (*names, "layers"), rows, right=names)
+    console.print(Text("\nbits of the layers, by recipe; those that all recipes treat alike are one line:\n"))
+    rows_of_one_line(console, ("layers", *names), rows, right=names)
     console.print()
 
 

@@ -11,7 +11,20 @@ from dfmpc_onnx.report.schema import Report
 
 # Of a comparison.
 FIGURES = frozenset(
-    {"agreement", "agreeing", "sqnr_db", "max_error", "top1", "float_top1", "rms", "equal", "outputs", "groups"}
+    {
+        "agreement",
+        "tangent",
+        "agreeing",
+        "sqnr_db",
+        "max_error",
+        "top1",
+        "float_top1",
+        "rms",
+        "equal",
+        "boxes",
+        "outputs",
+        "groups",
+    }
 )
 
 

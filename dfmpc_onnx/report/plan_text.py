@@ -4,35 +4,44 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from dfmpc_onnx.pipeline.plan_file import FrontEntry, PlannedLayer, PlanRecord
-from dfmpc_onnx.report.tables import figures, listing, megabytes, plain, table
+from dfmpc_onnx.pipeline.plan_file import FrontEntry, PlanRecord
+from dfmpc_onnx.report.layer_groups import loss_text
+from dfmpc_onnx.report.tables import figures, listing, megabytes, plain, prose, rows_of_one_line, table
+
+LOSS_LEGEND = "loss %: what the layer's bits add to the error of the output; - where you or the target set the bits"
 
 
-def plan_table(record: PlanRecord, agreement: FrontEntry | None, output: str | None, console: Console) -> None:
+def plan_table(
+    record: PlanRecord, agreement: FrontEntry | None, output: str | None, console: Console, *, verbose: bool = False
+) -> None:
     """The width of each layer, what the plan is predicted to take and to lose, and the front where there is one."""
-    listing(
-        console,
-        ("layer", "bits", "adds to the error"),
-        [(entry.layer, entry.bits, _part(entry)) for entry in record.layers],
-        right=("bits",),
-    )
+    columns, right = ("layer", "bits", "loss %"), ("bits", "loss %")
+    rows = [
+        (entry.layer, entry.bits, "-" if entry.damage is None else loss_text(entry.damage)) for entry in record.layers
+    ]
+    if verbose:
+        listing(console, (*columns, "why"), [(*row, e.why) for row, e in zip(rows, record.layers, strict=True)], right)
+    else:
+        rows_of_one_line(console, columns, rows, right)
+    console.print()
+    prose(console, LOSS_LEGEND)
     if record.front:
         console.print()
         front_table(record.front, console)
     times = f" ({record.float_bytes / record.bytes:.2f}x smaller)" if record.bytes and record.float_bytes else ""
-    rows = [
+    figure_rows = [
         ("asked", record.asked or "the recipe's own budget"),
         ("predicted size", f"{megabytes(record.bytes or 0)}{times}"),
         ("mean bits per weight", f"{record.mean_bits or 0:.2f}"),
-        ("predicted SQNR", f"{record.sqnr_db or 0:.1f} dB, what weights alone cost"),
+        ("predicted SQNR", f"{record.sqnr_db or 0:.1f} dB, by what a file showed on procedural inputs"),
         ("estimated by", f"{record.estimator}, {record.inputs}" if record.inputs else record.estimator),
     ]
     if agreement is not None:
-        rows.append(("agreement", f"{_agreement(agreement)} on images that no statistics came from"))
+        figure_rows.append(("agreement", f"{_agreement(agreement)} on images that no statistics came from"))
     if output is not None:
-        rows.append(("written", output))
+        figure_rows.append(("written", output))
     console.print()
-    console.print(figures(rows))
+    figures(console, figure_rows)
 
 
 def front_table(front: list[FrontEntry], console: Console) -> None:
@@ -44,10 +53,6 @@ def front_table(front: list[FrontEntry], console: Console) -> None:
         cells = [megabytes(entry.bytes), f"{entry.mean_bits:.2f}", f"{entry.sqnr_db:.1f}"]
         made.add_row(*plain(*cells, *([_agreement(entry)] if judged else [])))
     console.print(made)
-
-
-def _part(entry: PlannedLayer) -> str:
-    return entry.why if entry.damage is None else f"{100 * entry.damage:.2g} %"
 
 
 def _agreement(entry: FrontEntry) -> str:

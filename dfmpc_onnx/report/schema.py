@@ -9,6 +9,7 @@ from dfmpc_onnx.evaluation.island_times import TimeTable
 from dfmpc_onnx.evaluation.kernel_census import Census
 from dfmpc_onnx.evaluation.provider_use import ProviderUse
 from dfmpc_onnx.evaluation.time_trials import LatencyReport
+from dfmpc_onnx.evaluation.verdict import Verdict
 from dfmpc_onnx.inputs.normalization import PreprocessChoice
 from dfmpc_onnx.pipeline.manager import PassResult, Refusal
 
@@ -19,7 +20,8 @@ class LayerReport(msgspec.Struct, frozen=True):
     bits: width of its codes, 32 for float. stored_bits: what each takes in the file, 1.6 for ternary codes five to
     a byte. role: low, high, 8-bit or float; where the recipe chose the bits by measured error, that of the width it
     chose. refused: why the layer is not quantized; None where it is. integer: whether it computes in integers. why:
-    what decided its bits. refused_code: the code of `refused`, as in refusals.
+    what decided its bits. refused_code: the code of `refused`, as in refusals. loss: the share of the output that its
+    width costs, as measured before it was chosen; None where no measurement chose it.
     """
 
     name: str
@@ -33,6 +35,7 @@ class LayerReport(msgspec.Struct, frozen=True):
     weights: int
     why: str
     refused_code: str | None = None
+    loss: float | None = None
 
 
 class PassReport(msgspec.Struct, frozen=True):
@@ -47,7 +50,9 @@ class Report(msgspec.Struct, frozen=True):
     """What `quantize` did. Sizes in bytes; mean_weight_bits: as `qdq.stored_bits.mean_bits`, over all layers.
 
     peak_bytes: the most memory that this process has held so far; None where the system does not tell. latency: what a
-    limit on time came to; None where there was none, or nothing could be timed.
+    limit on time came to; None where there was none, or nothing could be timed. verdict: what to think of the result;
+    None where it was not compared. images: which of the user's gave the statistics; None where none were given. model:
+    where the float model came from. output: where the result was written; None for memory. version: this package's.
     """
 
     recipe: str
@@ -70,10 +75,26 @@ class Report(msgspec.Struct, frozen=True):
     passes: tuple[PassReport, ...]
     peak_bytes: int | None = None
     latency: LatencyReport | None = None
+    verdict: Verdict | None = None
+    images: str | None = None
+    model: str = ""
+    output: str | None = None
+    version: str = ""
 
     def count(self, role: str) -> int:
         """How many layers have a role: low, high, 8-bit or float."""
         return sum(layer.role == role for layer in self.layers)
+
+    @property
+    def summary(self) -> str:
+        """The run in a line."""
+        times = self.float_bytes / max(self.bytes, 1)
+        sqnr = f", SQNR {self.fidelity.sqnr_db} dB" if self.fidelity is not None else ""
+        size = f"{self.float_bytes} -> {self.bytes} bytes, {times:.2f}x smaller"
+        return f"recipe {self.recipe}, {len(self.layers)} layers, {size}{sqnr}"
+
+    def __repr__(self) -> str:
+        return f"Report({self.summary})"
 
 
 class Expansion(msgspec.Struct, frozen=True):
@@ -168,17 +189,23 @@ class Inspection(msgspec.Struct, frozen=True):
     mean_weight_bits: float | None = None
     latency: TimeTable | None = None
 
+    def __repr__(self) -> str:
+        layers = len(self.quantized_layers) or len(self.layers)
+        state = "quantized" if self.quantized_layers else "float"
+        return f"Inspection({self.model}, {self.bytes} bytes, {state}, {layers} layers)"
+
 
 class ProviderFidelity(msgspec.Struct, frozen=True):
-    """A quantized file on one provider. use: how it was used there, None for the CPU's."""
+    """A quantized file on one provider. use: how it was used there, None for the CPU's. verdict: by `fidelity`."""
 
     provider: str
     fidelity: Fidelity
     use: ProviderUse | None = None
+    verdict: Verdict | None = None
 
 
 class Verification(msgspec.Struct, frozen=True):
-    """What `verify` measured, by provider; bytes of both files."""
+    """What `verify` measured, by provider; bytes of both files, where they and the images came from, this version."""
 
     float_bytes: int
     bytes: int
@@ -186,3 +213,17 @@ class Verification(msgspec.Struct, frozen=True):
     preprocess_choice: PreprocessChoice
     warnings: tuple[str, ...]
     providers: tuple[ProviderFidelity, ...]
+    model: str = ""
+    quantized: str = ""
+    images: str | None = None
+    version: str = ""
+
+    def __repr__(self) -> str:
+        each = ", ".join(f"{row.provider} SQNR {row.fidelity.sqnr_db} dB" for row in self.providers)
+        return f"Verification({each}, {self.float_bytes} -> {self.bytes} bytes)"
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """That of the provider on which least is left."""
+        found = [row.verdict for row in self.providers if row.verdict is not None]
+        return min(found, key=lambda verdict: verdict.sqnr_db or 0.0, default=None)

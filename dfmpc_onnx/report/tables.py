@@ -1,7 +1,8 @@
-"""Tables of rich that cut nothing: what a name or a remark from a model needs on a terminal of any width."""
+"""Tables of rich of one line a row: on a narrow terminal names lose their middle, and nothing else is cut."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from rich.cells import cell_len
@@ -13,6 +14,7 @@ from rich.text import Text
 from dfmpc_onnx.errors import printable
 
 GAP = 2  # blanks between columns
+LEAST_NAME = 12  # characters of a name that say something
 
 
 def table(*columns: str, right: Sequence[str] = ()) -> Table:
@@ -21,6 +23,46 @@ def table(*columns: str, right: Sequence[str] = ()) -> Table:
     for column in columns:
         made.add_column(column, justify="right" if column in right else "left", overflow="fold")
     return made
+
+
+def rows_of_one_line(
+    console: Console, columns: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[str] = (), name: int = 0
+) -> None:
+    """A table with one line a row. name: the column of names from a model, which alone may be shortened; where that is
+    not enough, the last columns are left out."""
+    cells = [[printable(str(value)) for value in row] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(columns, *cells, strict=True)]
+    room = console.width - sum(widths) + widths[name] - GAP * (len(widths) - 1)
+    while room < min(LEAST_NAME, widths[name]) and len(widths) > name + 2:
+        room += widths.pop() + GAP
+    columns, cells = columns[: len(widths)], [row[: len(widths)] for row in cells]
+    widths[name] = min(widths[name], max(room, LEAST_NAME))
+
+    def line(row: Sequence[str]) -> str:
+        padded = []
+        for cell, width, column in zip(row, widths, columns, strict=True):
+            blanks = " " * (width - cell_len(cell))
+            padded.append(blanks + cell if column in right else cell + blanks)
+        return (" " * GAP).join(padded).rstrip()
+
+    console.print(Text(line(columns), style="bold"), soft_wrap=True)
+    for row in cells:
+        row[name] = shortened(row[name], widths[name])
+        console.print(Text(line(row)), soft_wrap=True)
+
+
+def shortened(name: str, width: int) -> str:
+    """A name within so many characters: a longer one loses its middle, since names of one network begin alike, and
+    differ at their end."""
+    if cell_len(name) <= width:
+        return name
+    end = name[-(2 * (width - 2) // 3) :]
+    while cell_len(end) > width - 2:
+        end = end[1:]
+    begin = name
+    while cell_len(begin) + cell_len(end) > width - 2:
+        begin = begin[:-1]
+    return f"{begin}..{end}"
 
 
 def listing(
@@ -59,6 +101,36 @@ def listing(
             console.print(Padding(Text(row[-1]), (0, 0, 0, 2 * GAP), expand=False))
 
 
+def prose(console: Console, text: str, indent: int = 0) -> None:
+    """Sentences, broken between words where a line ends."""
+    for line in printable_lines(text, console.width, indent):
+        console.print(Text(line), soft_wrap=True)
+
+
+def printable_lines(text: str, width: int, indent: int) -> list[str]:
+    """A text in lines of so many characters; a word that is longer than a line stands whole."""
+    blanks = " " * indent
+    return textwrap.wrap(
+        printable(text),
+        max(width, indent + LEAST_NAME),
+        initial_indent=blanks,
+        subsequent_indent=blanks,
+        break_on_hyphens=False,
+    )
+
+
+def definitions(console: Console, entries: Sequence[tuple[str, str, str]]) -> None:
+    """A term with a remark in its line, and below it what it means, in as many lines as that takes."""
+    width = max((cell_len(term) for term, _, _ in entries), default=0)
+    for term, remark, meaning in entries:
+        head = Text(printable(term), style="bold")
+        if remark:
+            head.append(f"{' ' * (width - cell_len(term) + GAP)}{printable(remark)}", style="not bold")
+        console.print(head, soft_wrap=True)
+        for line in meaning.splitlines():
+            prose(console, line, 2 * GAP)
+
+
 def megabytes(count: int) -> str:
     return f"{count / 1e6:.3f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"
 
@@ -67,11 +139,11 @@ def plain(*values: object) -> list[Text]:
     return [Text(printable(str(value))) for value in values]
 
 
-def figures(rows: list[tuple[str, str]]) -> Table:
-    """Keys and values, one a line."""
-    made = Table(box=None, show_header=False, pad_edge=False)
-    made.add_column(no_wrap=True)
-    made.add_column(overflow="fold")
+def figures(console: Console, rows: Sequence[tuple[str, str]]) -> None:
+    """Keys and values; a value that is longer than its line goes on below its beginning."""
+    width = max((cell_len(key) for key, _ in rows), default=0) + GAP
     for key, value in rows:
-        made.add_row(*plain(key, value))
-    return made
+        lines = printable_lines(value, console.width, width) or [""]
+        console.print(Text(f"{key}{' ' * (width - cell_len(key))}{lines[0].lstrip()}".rstrip()), soft_wrap=True)
+        for line in lines[1:]:
+            console.print(Text(line), soft_wrap=True)

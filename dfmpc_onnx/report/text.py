@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rich.console import Console
-from rich.padding import Padding
 from rich.text import Text
 
 from dfmpc_onnx.errors import printable, shown
@@ -14,49 +13,50 @@ from dfmpc_onnx.evaluation.output_differences import GroupFidelity, OutputFideli
 from dfmpc_onnx.inputs.normalization import PreprocessChoice
 from dfmpc_onnx.pipeline.refusals import NOT_LOW, UNSTATED, Refusal
 from dfmpc_onnx.report.latency_text import latency_rows
-from dfmpc_onnx.report.schema import Expansion, LayerReport, Report, Verification
-from dfmpc_onnx.report.tables import GAP, figures, listing, megabytes, plain, table
+from dfmpc_onnx.report.layer_groups import grouped_layers
+from dfmpc_onnx.report.schema import Expansion, Report, Verification
+from dfmpc_onnx.report.tables import GAP, figures, listing, megabytes, plain, prose, rows_of_one_line, table
+from dfmpc_onnx.report.verdict_text import print_verdict
 
 MOST_OUTPUTS = 8  # that the terminal lists
 MOST_CHANNEL_RUNS = 4  # of channels, likewise
 
 
-def _preprocess(choice: PreprocessChoice) -> str:
+LAYER_LEGEND = (
+    "stored: bits that a weight takes in the file; loss %: what the layer's bits add to the error of the output; role: "
+    "low has 2 or 3 bits and is repaired in the next layer, high has more, 8-bit has 8, float is not quantized"
+)
+
+
+def _preprocess(choice: PreprocessChoice, verbose: bool) -> str:
     if choice.by == "no image":
         return choice.reason
-    return choice.name if choice.by == "given" else f"{choice.name} ({choice.reason})"
+    if choice.by == "given":
+        return choice.name
+    if verbose or choice.by == "assumed":
+        return f"{choice.name} ({choice.reason})"
+    colours = f", {choice.order} assumed" if choice.order is not None and not choice.order_asserted else ""
+    return f"{choice.name} (found out{colours}; -v says how)"
 
 
-def report_table(report: Report, output: str, console: Console) -> None:
-    """What was done to each layer, what was refused, and the figures of the whole."""
-    reasons_differ = len({layer.why for layer in report.layers}) > 1
-    listing(
-        console,
-        ("layer", "op", "bits", "stored", "role", "computes in", "why"),
-        [
-            (
-                layer.name,
-                layer.op,
-                _bits(layer),
-                f"{layer.stored_bits:g}",
-                layer.role,
-                _compute(layer),
-                layer.why if reasons_differ else "",
-            )
-            for layer in report.layers
-        ],
-        right=("bits", "stored"),
-    )
+def report_table(report: Report, output: str, console: Console, *, verbose: bool = False) -> None:
+    """What was done to the layers, what was refused, and the figures of the whole.
+
+    verbose: every layer by itself, with what decided its bits, and all refusals with their reasons.
+    """
+    _layer_table(report, console, verbose)
     for title, refusals, most in _refusals(report):
-        refusal_list(title, refusals, most, console)
+        if verbose or title.endswith(LEFT_IN_FLOAT):
+            refusal_list(title, refusals, most if verbose else MOST_REASONS_IN_SHORT, console)
+    hidden = sum(len(refusals) for title, refusals, _ in _refusals(report) if not title.endswith(LEFT_IN_FLOAT))
+    if hidden and not verbose:
+        console.print(Text(f"\n{hidden} remarks on other nodes, which are no errors: -v lists them"))
     counts = ", ".join(
         f"{report.count(role)} {role}" for role in ("low", "high", "8-bit", "float") if report.count(role)
     )
-    if report.layers and not reasons_differ:
-        counts += f" ({report.layers[0].why})"
     rows = [
         ("recipe", f"{report.recipe}, weights {report.weights}, activations {report.activations}, for {report.target}"),
-        ("preprocess", _preprocess(report.preprocess_choice)),
+        ("preprocess", _preprocess(report.preprocess_choice, verbose)),
         ("layers", counts),
         (
             "size",
@@ -66,10 +66,12 @@ def report_table(report: Report, output: str, console: Console) -> None:
         ("mean bits per weight", f"{report.mean_weight_bits} stored"),
         ("needs", f"onnxruntime {report.oldest_onnxruntime} or newer (opset {report.opset})"),
     ]
+    if report.images is not None:
+        rows.append(("images", report.images))
     if report.fidelity is not None:
         unknown = report.fidelity.not_known
-        verdict = f"not known: {unknown}" if unknown else fidelity_line(report.fidelity)
-        rows.append(("against the float model", verdict))
+        found = f"not known: {unknown}" if unknown else fidelity_line(report.fidelity)
+        rows.append(("against the float model", found))
     if report.latency is not None:
         rows += latency_rows(report.latency)
     rows.append(("seconds", f"{report.seconds}"))
@@ -77,9 +79,29 @@ def report_table(report: Report, output: str, console: Console) -> None:
         rows.append(("memory", f"{megabytes(report.peak_bytes)} at most"))
     rows.append(("written", output))
     console.print()
-    console.print(figures(rows))
+    figures(console, rows)
+    if report.verdict is not None:
+        console.print()
+        print_verdict(report.verdict, console)
 
 
+def _layer_table(report: Report, console: Console, verbose: bool) -> None:
+    """One line a layer, or a group of like neighbours; with `verbose` every layer, and below it what decided."""
+    groups = grouped_layers(report.layers, each=verbose)
+    columns = ("layer", "op", "bits", "stored", "loss %", "role", "computes in")
+    rows = [(g.name, g.op, g.bits, g.stored, g.loss, g.role, g.computes) for g in groups]
+    right = ("bits", "stored", "loss %")
+    if verbose:
+        listing(console, (*columns, "why"), [(*row, g.why) for row, g in zip(rows, groups, strict=True)], right)
+    else:
+        rows_of_one_line(console, columns, rows, right)
+    if report.layers:
+        console.print()
+        prose(console, f"{LAYER_LEGEND}{'' if verbose else '; -v says of each layer why'}")
+
+
+LEFT_IN_FLOAT = "layers left in float"
+MOST_REASONS_IN_SHORT = 3
 MOST_REASONS = 12  # reasons that a heading is followed by
 
 
@@ -95,7 +117,7 @@ def _refusals(report: Report) -> Iterable[tuple[str, list[Refusal], int]]:
         for layer in report.layers
         if layer.refused is not None
     ]
-    yield f"of {len(report.layers)} layers left in float", in_float, MOST_REASONS
+    yield f"of {len(report.layers)} {LEFT_IN_FLOAT}", in_float, MOST_REASONS
     others = [r for r in report.refusals if r.site not in kept]
     not_low = [r for r in others if r.site in coded and r.code in NOT_LOW]
     # Which layers cannot be low matters only where low layers were asked for.
@@ -121,18 +143,9 @@ def refusal_list(title: str, refusals: list[Refusal], most: int, console: Consol
     for alike in list(reasons.values())[:most]:
         more = f" and {len(alike) - 1} more alike" if len(alike) > 1 else ""
         by = f"{alike[0].by}: " if alike[0].by else ""
-        line = Text(printable(f"{alike[0].site}{more}: {by}{alike[0].reason}"))
-        console.print(Padding(line, (0, 0, 0, GAP), expand=False))
+        prose(console, f"{alike[0].site}{more}: {by}{alike[0].reason}", GAP)
     if len(reasons) > most:
         console.print(Text(f"  ... and {len(reasons) - most} reasons more, which --json lists"))
-
-
-def _bits(layer: LayerReport) -> str:
-    return "float" if layer.bits == 32 else "ternary" if layer.ternary else str(layer.bits)
-
-
-def _compute(layer: LayerReport) -> str:
-    return "integers" if layer.integer else "float"
 
 
 def fidelity_line(found: Fidelity) -> str:
@@ -143,7 +156,7 @@ def fidelity_line(found: Fidelity) -> str:
         of = f" ('{shown(found.worst.name)}', the worst of {compared} outputs{_of_group(worst)})"
     elif worst is not None and worst.groups:
         of = f" ({_of_group(worst).removeprefix(', ')})"
-    text = f"SQNR {found.sqnr_db} dB{of} on {found.origin}, the largest output is the same in {_agreeing(found)}"
+    text = f"SQNR {found.sqnr_db} dB{of} on {found.origin}"
     if found.top1 is not None:
         text += f"; top-1 {found.top1} % (float {found.float_top1} %, drop {found.drop})"
     return text
@@ -182,6 +195,8 @@ def _channels(group: GroupFidelity) -> str:
 
 def _agreeing(found: Fidelity) -> str:
     """In numbers, not per cent, of which few images make large ones; in rows where a row is no image."""
+    if not found.rows:
+        return "-"
     return f"{found.agreeing} of {found.rows}{'' if found.rows == found.images else ' rows'}"
 
 
@@ -193,7 +208,7 @@ def expansion_table(report: Expansion, output: str, console: Console) -> None:
         ("needs", f"onnxruntime {report.oldest_onnxruntime} or newer (opset {report.opset}, IR {report.ir_version})"),
         ("written", output),
     ]
-    console.print(figures(rows))
+    figures(console, rows)
 
 
 def _times(before: int, after: int) -> str:
@@ -230,11 +245,11 @@ def verification_table(found: Verification, console: Console) -> None:
             left = f"; not compared: {', '.join(row.use.not_compared)}" if row.use.not_compared else ""
             console.print(Text(printable(f"{row.provider}: {ran}; {apart}{left}")))
     first = found.providers[0].fidelity
-    if first.not_known:
-        console.print(*plain(f"not known: {first.not_known}; the figures are those of inputs at a scale made up"))
     origin = first.origin
     console.print(
         *plain(
             f"on {origin}, preprocess {found.preprocess}; {megabytes(found.float_bytes)} -> {megabytes(found.bytes)}"
         )
     )
+    if found.verdict is not None:
+        print_verdict(found.verdict, console)

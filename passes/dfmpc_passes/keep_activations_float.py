@@ -15,7 +15,15 @@ from dfmpc_onnx.numerics.arrays import Array
 from dfmpc_onnx.numerics.group_search import costliest
 from dfmpc_onnx.numerics.output_loss import OutputLoss
 from dfmpc_onnx.numerics.ranges import signed_qparams, unsigned_qparams
-from dfmpc_onnx.pipeline.facts import Codes, FinalOpset, FloatActivations, FoldedBatchNorms, Layers, Ranges
+from dfmpc_onnx.pipeline.facts import (
+    ActivationNoise,
+    Codes,
+    FinalOpset,
+    FloatActivations,
+    FoldedBatchNorms,
+    Layers,
+    Ranges,
+)
 from dfmpc_onnx.pipeline.manager import Pass, PassResult, Refusal
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.placement import Placer
@@ -54,13 +62,14 @@ class KeepActivationsFloat(Pass[KeepActivationsFloatOptions]):
     name = "keep_activations_float"
     Options = KeepActivationsFloatOptions
     requires: ClassVar = (Ranges, Codes, Layers, FoldedBatchNorms, FinalOpset)
-    provides: ClassVar = (FloatActivations,)
+    provides: ClassVar = (FloatActivations, ActivationNoise)
 
     def reads_images(self) -> bool:
         return True
 
     def run(self, workspace: Workspace) -> PassResult:
         workspace.put(FloatActivations({}))
+        workspace.put(ActivationNoise(0.0))
         settings, graph = workspace.settings, workspace.graph
         if settings.activations == "none" or graph.opset < 13:
             return PassResult(self.name, notes=("activations stay in float",))
@@ -109,15 +118,19 @@ class KeepActivationsFloat(Pass[KeepActivationsFloatOptions]):
             why = f"{cost}, and the search for those that matter was cut short"
             kept.update(dict.fromkeys((name for index in part for name in groups[names[index]]), why))
         workspace.put(FloatActivations(kept))
+        workspace.put(ActivationNoise(after.share_of_variance))
         refusals = tuple(Refusal(name, f"stays in float: {why}", "costly-activation") for name, why in kept.items())
         notes = [f"8-bit activations cost {100 * before.share_of_variance:.2g} % of the output"]
         if taken:
             notes[0] += f", {100 * after.share_of_variance:.2g} % without {len(taken)} of {len(groups)}"
-        notes += network.notes
-        if network.passed_over:
-            left = ", ".join(f"'{shown(name)}'" for name in network.passed_over)
-            notes.append(f"not compared, since it holds no finite numbers or differs from run to run: {left}")
+        notes += (*network.notes, *_passed_over(network))
         return PassResult(self.name, refusals=refusals, notes=tuple(notes))
+
+
+def _passed_over(network: ToggledRounding) -> tuple[str, ...]:
+    """A note on the outputs that cannot be compared, where there are any."""
+    left = ", ".join(f"'{shown(name)}'" for name in network.passed_over)
+    return (f"not compared, since it holds no finite numbers or differs from run to run: {left}",) if left else ()
 
 
 def _filling_a_part(workspace: Workspace, feeds: Mapping[str, Array]) -> dict[str, Array]:

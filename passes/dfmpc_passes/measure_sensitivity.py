@@ -20,7 +20,7 @@ from dfmpc_onnx.statistics.engines import registration
 
 class MeasureSensitivityOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """statistics, images, ridge: as those of `reconstruct_layers`. estimator: of what the outputs make of an error:
-    measured with each layer at 4 bits in turn (probe), at 2 and at 4 bits with BatchNormalizations of the batch and as
+    measured with each layer at 3 bits in turn (probe), at 2 and at 4 bits with BatchNormalizations of the batch and as
     exported (measured, four times the time), or derived from weights and BatchNormalizations (closed-form)."""
 
     statistics: str = "images"
@@ -40,7 +40,7 @@ class MeasureSensitivity(Pass[MeasureSensitivityOptions]):
     After: the same, and for each of its widths the share of the output that quantizing this layer alone costs
 
     Why: one threshold for what each layer loses makes a network no better at equal bytes than one width for all: what
-    an output makes of an error differs by a hundred times between layers. Each layer is rounded to 4 bits in turn, all
+    an output makes of an error differs by a hundred times between layers. Each layer is rounded to 3 bits in turn, all
     others float, and what lies behind it is run; the other widths follow from what rounding to them costs the layer's
     next input. BatchNormalizations are re-calibrated, as they are in what is written. Inputs are procedural also where
     the user gives images: an error is larger beside what procedural ones differ by, so that the same budget would
@@ -59,6 +59,7 @@ class MeasureSensitivity(Pass[MeasureSensitivityOptions]):
     Options = MeasureSensitivityOptions
     requires: ClassVar = (BitPlan, Layers)
     provides: ClassVar = (Sensitivity,)
+    by_layer: ClassVar = True
 
     def reads_images(self) -> bool:
         return registration(self.options.statistics).reads_images

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -11,7 +10,7 @@ from dfmpc_onnx.pipeline.facts import BitPlan, Layers, Sensitivity
 from dfmpc_onnx.pipeline.manager import Figure, Pass, PassResult, Rewrite
 from dfmpc_onnx.pipeline.weight_plan import PlannedWidths, WeightPlan
 from dfmpc_onnx.pipeline.workspace import Workspace
-from dfmpc_onnx.quantization.budget_planner import BudgetPlanner, percent, planned, width_name
+from dfmpc_onnx.quantization.budget_planner import BudgetPlanner, percent, planned, take_plan, width_name
 from dfmpc_onnx.quantization.storage_costs import table_of
 
 
@@ -44,16 +43,13 @@ class PlanBits(Pass[PlanBitsOptions]):
 
     def run(self, workspace: Workspace) -> PassResult:
         budget = workspace.settings.budget
-        table = table_of(workspace, 0, budget.other_bytes)
+        table = table_of(workspace, 0, budget.other_bytes, budget.noise)
         plan, kept = BudgetPlanner(table, budget.most_float).plan(budget, self.options.damage)
-        layers = dict(workspace.get(BitPlan).layers)
         rewrites = []
         for row, width, bits in planned(table, plan):
-            layers.update(dict.fromkeys(row.layers, bits))
             figures: dict[str, Figure] = {"why": bits.why, "damage": row.damages[row.widths.index(width)]}
             rewrites += [Rewrite(name, width_name(width), figures) for name in row.layers]
-        workspace.put(dataclasses.replace(workspace.get(BitPlan), layers=layers))
-        workspace.put(PlannedWidths(table, plan))
+        take_plan(workspace, table, plan)
         note = (
             f"all weights together cost {percent(plan.damage)} of the output, at {plan.mean_bits:.2f} bits on average"
         )

@@ -45,6 +45,7 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
     Options = ReconstructLayersOptions
     requires: ClassVar = (BitPlan, Layers)
     provides: ClassVar = (Codes, MeasuredRanges)
+    by_layer: ClassVar = True
     may_stop = True
 
     def reads_images(self) -> bool:

@@ -23,7 +23,7 @@ def test_an_interval_that_only_rounds_to_what_was_asked_for_does_not_reach_it(mo
     judge = object.__new__(agreement.Judge)
     judge._want, judge.images = [], None  # type: ignore[assignment]
     judge._taken = types.SimpleNamespace(source=types.SimpleNamespace(model=None))  # type: ignore[assignment]
-    judge._builder = types.SimpleNamespace(build_with=lambda budget: None)  # type: ignore[assignment]
+    judge._builder = types.SimpleNamespace(build_plan=lambda table, plan: None)  # type: ignore[assignment]
     _, entry, reached = judge.smallest(TABLE, 95.0, 0)
     assert not reached
     assert entry.interval is not None and entry.interval[0] == 94.9

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 import dfmpc_onnx
+from dfmpc_onnx.api.builds import Builder, Built
 from dfmpc_onnx.errors import OptionError, RecipeError
+from dfmpc_onnx.pipeline.facts import BitPlan
+from dfmpc_onnx.pipeline.weight_plan import PlanTable, WeightPlan
 from tests import graphs
 from tests.commands import ROOT
 
@@ -162,3 +165,39 @@ def test_quantize_says_so_too() -> None:
         dfmpc_onnx.quantize(wide(), max_size="10KB", threads=1)
     with pytest.raises(OptionError, match="max-size 90000: --weights states the bits already; leave one of them out"):
         dfmpc_onnx.quantize(wide(), max_size="90KB", weights="4", threads=1)
+
+
+def test_an_sqnr_that_is_asked_for_is_what_the_closing_check_shows() -> None:
+    found = dfmpc_onnx.quantize(wide(), min_sqnr=22.0, threads=1).report
+    assert found.fidelity is not None and found.fidelity.sqnr_db >= 22
+    assert not any("min-sqnr" in warning for warning in found.warnings)
+
+
+def test_what_a_plan_predicts_is_what_its_file_shows_rounded_activations_included(planned: pathlib.Path) -> None:
+    plan = stated(planned)
+    shown = dfmpc_onnx.quantize(wide(), recipe=str(planned), threads=1).report.fidelity
+    assert shown is not None and shown.sqnr_db == pytest.approx(plan["sqnr_db"], abs=1.0)
+    assert plan["activation_noise"] > 0
+    assert dfmpc_onnx.plan(table_from=planned, max_size="45KB").record.sqnr_db == pytest.approx(
+        plan["sqnr_db"], abs=0.5
+    )
+
+
+def test_a_plan_that_is_judged_is_built_with_its_very_widths(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[tuple[object, ...]] = []
+
+    def watched(builder: Builder, table: PlanTable, plan: WeightPlan) -> Built:
+        made = build_plan(builder, table, plan)
+        layers = builder._taken.workspace.get(BitPlan).layers
+        assert tuple(layers[row.layers[0]].bits for row in table.rows) == plan.widths
+        built.append(plan.widths)
+        return made
+
+    build_plan = Builder.build_plan
+    monkeypatch.setattr(Builder, "build_plan", watched)
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).integers(0, 255, (8, 16, 16, 3), np.uint8))
+    found = dfmpc_onnx.plan(wide(), images=tmp_path / "x.npz", mean_bits=4.0, threads=1)
+    widths = {layer.layer: layer.bits for layer in found.record.layers}
+    assert built and all(width in widths.values() for width in built[-1])

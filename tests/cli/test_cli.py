@@ -12,14 +12,17 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+import dfmpc_onnx
 from dfmpc_onnx import catalog
+from dfmpc_onnx.cli import main
 from dfmpc_onnx.graph import exchange
 from dfmpc_onnx.pipeline.manager import PassResult
 from dfmpc_passes.compensate import Compensate
-from tests.commands import dfmpc, environment, held, program
+from tests.commands import assert_refused, dfmpc, environment, held, program
 from tests.graphs import Net, chain, dense, folded, nested, run
 
 CLOSED_FORM = ["--recipe", "per-channel", "--weights", "2/6"]
@@ -33,11 +36,11 @@ def test_quantize_prints_what_it_did_to_each_layer_and_the_whole(model_file: pat
     assert (result.exit_code, result.stderr) == (0, "")
     table = result.stdout.partition("\n\n")[0]
     rows = {line.split()[0]: line.split() for line in table.splitlines()}
-    assert rows["conv1"][1:5] == ["Conv", "8", "8", "8-bit"]
-    assert rows["conv2"][1:5] == ["Conv", "ternary", "2", "low"]
-    assert rows["conv3"][1:5] == ["Conv", "6", "8", "high"]
+    assert rows["conv1"][1:6] == ["Conv", "8", "8", "-", "8-bit"]
+    assert rows["conv2"][1:6] == ["Conv", "ternary", "2", "-", "low"]
+    assert rows["conv3"][1:6] == ["Conv", "6", "8", "-", "high"]
     assert "1 low, 1 high, 2 8-bit" in result.stdout
-    assert "dB on 16 " in result.stdout
+    assert "dB on 64 " in result.stdout
     for label in ("size", "mean bits per weight", "against the float model", "seconds"):
         assert label in result.stdout
     onnx.checker.check_model(out, full_check=True)
@@ -56,6 +59,80 @@ def test_quantize_json_is_one_object_with_the_promised_figures(model_file: pathl
         ("conv3", "Conv", 6, "high", None),
         ("gemm1", "Gemm", 8, "8-bit", None),
     ]
+
+
+def test_json_says_what_it_is_of(model_file: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    out, own = model_file.with_name("out.onnx"), tmp_path / "own.npz"
+    np.savez(own, x=np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), np.uint8))
+    result = dfmpc("quantize", model_file, "-o", out, "--json", "--images", own, "--preprocess", "unit")
+    figures = json.loads(result.stdout)
+    assert (figures["model"], figures["output"]) == (str(model_file), str(out))
+    assert figures["images"].startswith("12 images of own.npz")
+    assert figures["version"] == dfmpc_onnx.__version__
+    losses = [layer["loss"] for layer in figures["layers"]]
+    assert all(isinstance(loss, float) and 0 <= loss < 1 for loss in losses)
+    found = json.loads(dfmpc("verify", model_file, out, "--json", "--images", own).stdout)
+    assert (found["model"], found["quantized"], found["images"]) == (str(model_file), str(out), str(own))
+    assert found["version"] == dfmpc_onnx.__version__
+    assert json.loads(dfmpc("verify", model_file, out, "--json").stdout)["images"] is None
+
+
+def test_a_file_that_is_no_model_is_written_over_with_force_alone(model_file: pathlib.Path) -> None:
+    out = model_file.with_name("thesis.txt")
+    out.write_text("Chapter 1\n")
+    for command in (["quantize", model_file], ["expand", model_file]):
+        assert_refused(dfmpc(*command, "-o", out), "thesis.txt: is there already, and is no ONNX model", "--force")
+        assert out.read_text() == "Chapter 1\n"
+    assert dfmpc("quantize", model_file, "-o", out, *CLOSED_FORM, "--force").exit_code == 0
+    onnx.checker.check_model(onnx.load(out))
+    assert dfmpc("quantize", model_file, "-o", out, *CLOSED_FORM).exit_code == 0  # it is a model now
+
+
+def test_several_models_in_one_call_are_one_clear_line(model_file: pathlib.Path) -> None:
+    for command in ("quantize", "inspect", "plan", "expand"):
+        words = [] if command == "inspect" else ["-o", "out.onnx"]
+        said = f"3 models given, and {command} takes one: {model_file}, {model_file}, ...; run it once for each"
+        assert_refused(dfmpc(command, model_file, model_file, model_file, *words), said)
+
+
+@pytest.mark.parametrize(
+    ("words", "guess"),
+    [
+        (["quantise"], "did you mean 'quantize'?"),
+        (["quantize", "m.onnx", "-o", "o.onnx", "--recipee", "int8"], "'--recipe'"),
+        (["quantize", "m.onnx", "-o", "o.onnx", "--recipe", "int88"], "did you mean int8?"),
+        (["quantize", "m.onnx", "-o", "o.onnx", "--target", "tensort"], "did you mean tensorrt?"),
+        (["quantize", "m.onnx", "-o", "o.onnx", "--preprocess", "imagnet"], "did you mean imagenet?"),
+        (["passes", "normalise"], "did you mean normalize?"),
+    ],
+)
+def test_a_near_miss_is_suggested(words: list[str], guess: str) -> None:
+    assert_refused(dfmpc(*words), guess)
+
+
+def test_fixed_words_may_be_written_in_any_case(model_file: pathlib.Path) -> None:
+    out = model_file.with_name("out.onnx")
+    words = ["--recipe", "PAPER", "--target", "CPU", "--preprocess", "Unit", "--activations", "None"]
+    assert dfmpc("quantize", model_file, "-o", out, *words).exit_code == 0
+    assert dfmpc("passes", "Compensate").exit_code == 0
+
+
+def test_quiet_leaves_warnings_and_errors_verbose_says_each_step(model_file: pathlib.Path) -> None:
+    make = ["quantize", model_file, "-o", model_file.with_name("out.onnx"), *CLOSED_FORM]
+    quiet, verbose = dfmpc(*make, "-q"), dfmpc(*make, "-v")
+    assert (quiet.exit_code, quiet.stdout, quiet.stderr) == (0, "", "")
+    assert "low half of a pair" in verbose.stdout and " of " in verbose.stderr.splitlines()[0]
+    assert any("pair_convolutions" in line for line in verbose.stderr.splitlines())
+    assert_refused(dfmpc(*make, "-q", "-v"), "-v and -q contradict each other; leave one of them out")
+
+
+def test_errors_and_tips_are_coloured_on_a_terminal_that_wants_it() -> None:
+    assert dfmpc("inspect", "none.onnx").stderr == "error: none.onnx: no such file\n"
+    runner = CliRunner()
+    drawn = runner.invoke(main, ["passes", "normalise"], color=True).stderr
+    assert drawn.startswith("\x1b[31m\x1b[1merror:\x1b[0m pass 'normalise'")
+    plain = runner.invoke(main, ["passes", "normalise"], color=True, env={"NO_COLOR": "1"}).stderr
+    assert plain.startswith("error: pass 'normalise'")
 
 
 def test_warnings_go_to_stderr_and_leave_the_json_alone(model_file: pathlib.Path) -> None:
@@ -95,7 +172,7 @@ def test_a_model_of_several_inputs_is_compared_and_says_on_what(model_file: path
     result = dfmpc("quantize", model_file, "-o", out, "--recipe", "int8", "--json")
     assert (result.exit_code, result.stderr) == (0, "")
     found = json.loads(result.stdout)["fidelity"]
-    assert found["origin"] == "16 generated inputs" and found["sqnr_db"] > 20
+    assert found["origin"] == "64 generated inputs" and found["sqnr_db"] > 20
     assert json.loads(dfmpc("verify", model_file, out, "--json").stdout)["providers"][0]["fidelity"] == found
 
 
@@ -178,7 +255,7 @@ def test_activations_say_whether_layers_compute_in_integers(
 
 def test_an_existing_output_is_replaced_and_nothing_else_touched(model_file: pathlib.Path) -> None:
     out = model_file.with_name("out.onnx")
-    out.write_bytes(b"old")
+    onnx.save(_other_network(), out)
     before = held(model_file.parent)
     assert dfmpc("quantize", model_file, "-o", out).exit_code == 0
     after = held(model_file.parent)
@@ -207,8 +284,7 @@ def test_dump_writes_the_graph_after_each_pass_and_never_over_the_input(model_fi
     assert onnx.load(folder / names[-1]).graph == onnx.load(out).graph
     before = held(folder)
     result = dfmpc("quantize", folder / names[1], "-o", out, *CLOSED_FORM, "--dump", folder)
-    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
-    assert f"{names[1]}: is the input itself" in result.stderr
+    assert_refused(result, f"{names[1]}: is the input itself")
     assert held(folder)[names[1]] == before[names[1]]
 
 
@@ -219,7 +295,7 @@ def test_inspect_lists_every_layer_with_role_and_every_recipe(model_file: pathli
     assert [r["recipe"] for r in found["recipes"]] == sorted(catalog.recipes())
     for forecast in found["recipes"]:
         assert sum(forecast[role] for role in ("low", "high", "eight_bit", "auto", "float")) == len(roles)
-    table = dfmpc("inspect", model_file).stdout
+    table = dfmpc("inspect", model_file, "-v").stdout
     assert "repaired in conv3" in table
     assert all(name in table for name in (*roles, *catalog.recipes()))
 
@@ -229,7 +305,7 @@ def test_inspect_counts_those_that_repair_a_layer_of_a_dense_net(model_file: pat
     found = {layer["name"]: layer for layer in json.loads(dfmpc("inspect", model_file, "--json").stdout)["layers"]}
     assert (found["conv3"]["repaired_in"], found["conv3"]["also_repaired_in"]) == ("conv4", ["gemm1"])
     assert (found["conv5"]["repaired_in"], found["conv5"]["also_repaired_in"]) == ("gemm1", [])
-    assert "repaired in conv4 and 1 more" in dfmpc("inspect", model_file).stdout
+    assert "repaired in conv4 and 1 more" in dfmpc("inspect", model_file, "-v").stdout
 
 
 def test_layers_where_no_pass_reaches_are_listed_by_inspect_and_quantize(model_file: pathlib.Path) -> None:
@@ -237,7 +313,7 @@ def test_layers_where_no_pass_reaches_are_listed_by_inspect_and_quantize(model_f
     found = json.loads(dfmpc("inspect", model_file, "--json").stdout)["layers"]
     result = dfmpc("quantize", model_file, "-o", model_file.with_name("out.onnx"), "--json", *CLOSED_FORM)
     made = json.loads(result.stdout)
-    assert made["fidelity"]["origin"] == "16 generated inputs"
+    assert made["fidelity"]["origin"] == "64 generated inputs"
     for layers in (found, made["layers"]):
         assert [layer["name"] for layer in layers[-2:]] == ["choice/then_branch/Conv_0", "choice/else_branch/Conv_1"]
         assert all(layer["role"] == "float" and "not entered" in layer["refused"] for layer in layers[-2:])
@@ -255,7 +331,7 @@ def test_inspect_and_the_catalogue_need_no_onnxruntime(
 def test_verify_prints_one_row_a_provider(model_file: pathlib.Path, quantized: pathlib.Path) -> None:
     result = dfmpc("verify", model_file, quantized, "--provider", "CPU")
     assert (result.exit_code, result.stderr) == (0, "")
-    assert result.stdout.splitlines()[1].split()[0] == "CPU" and "on 16 " in result.stdout
+    assert result.stdout.splitlines()[1].split()[0] == "CPU" and "on 64 " in result.stdout
 
 
 def test_verify_takes_the_preprocess_that_the_file_states(model_file: pathlib.Path, quantized: pathlib.Path) -> None:
@@ -309,7 +385,7 @@ def test_verify_below_a_threshold_ends_with_1_and_says_so(
     result = dfmpc("verify", model_file, quantized, threshold, reached, "--json")
     assert result.exit_code == 1
     assert "\nfailed: CPUExecutionProvider: " in result.stderr and f"below {reached}" in result.stderr
-    assert [f"failed: {line}" for line in json.loads(result.stdout)["below"]] == result.stderr.splitlines()[1:]
+    assert [f"failed: {line}" for line in json.loads(result.stdout)["below"]] == result.stderr.splitlines()[2:]
 
 
 def _other_network() -> onnx.ModelProto:
@@ -492,7 +568,7 @@ def test_a_result_that_does_not_load_leaves_the_earlier_file(
     if earlier:
         out.write_bytes(earlier)
     before = held(model_file.parent)
-    result = dfmpc("quantize", model_file, "-o", out)
+    result = dfmpc("quantize", model_file, "-o", out, "--force")
     assert result.exit_code == 3
     assert "cannot load it" in result.stderr and "nothing has been written" in result.stderr
     assert held(model_file.parent) == before

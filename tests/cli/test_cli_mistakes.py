@@ -489,7 +489,7 @@ def test_a_file_that_is_no_npz_is_refused(
 
 @pytest.mark.parametrize("command", ["passes", "recipes"])
 def test_an_unknown_name_is_refused_with_those_there_are(command: str) -> None:
-    assert_refused(dfmpc(command, "nonesuch"), "'nonesuch'", "there are")
+    assert_refused(dfmpc(command, "nonesuch"), "'nonesuch'", "normalize" if command == "passes" else "give one of")
 
 
 @pytest.mark.parametrize("words", [["a\nb\x9b\x1b"], ["--a\nb\x9b\x1b"], ["passes", "--a\nb\x9b\x1b"]])
@@ -517,7 +517,7 @@ def test_a_wrong_use_is_one_line_too(words: list[str], saying: str) -> None:
 def test_no_word_at_all_gets_the_help() -> None:
     result = dfmpc()
     assert result.exit_code == 2
-    assert "Commands:\n" in result.output and "\n  quantize " in result.output
+    assert "Examples:\n" in result.output and "\n  quantize " in result.output
 
 
 def test_an_interruption_is_no_failed_threshold(monkeypatch: pytest.MonkeyPatch, model_file: pathlib.Path) -> None:

@@ -125,7 +125,18 @@ def test_a_whole_run_killed_as_it_writes_leaves_input_and_output(tmp_path: pathl
         "from dfmpc_onnx.cli import main\n"
         "main(sys.argv[1:])\n"
     )
-    command = [sys.executable, "-c", program, "quantize", str(source), "-o", str(out), "--recipe", "per-channel"]
+    command = [
+        sys.executable,
+        "-c",
+        program,
+        "quantize",
+        str(source),
+        "-o",
+        str(out),
+        "--recipe",
+        "per-channel",
+        "--force",
+    ]
     ended = subprocess.run(command, capture_output=True, check=False, env=environment())
     assert ended.returncode == -signal.SIGKILL
     after = held(tmp_path)
@@ -152,7 +163,7 @@ main()
 
 def asked(number: str, event: str, name: str, source: pathlib.Path, out: pathlib.Path) -> tuple[int, str, str]:
     """Exit status and streams of a run that is asked to end in front of an event."""
-    words = ["quantize", str(source), "-o", str(out), "--recipe", "per-channel"]
+    words = ["quantize", str(source), "-o", str(out), "--recipe", "per-channel", "--force"]
     command = [sys.executable, "-c", ASKED, number, event, name, *words]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
     return ended.returncode, ended.stdout, ended.stderr
@@ -194,6 +205,48 @@ def test_a_signal_that_the_process_was_started_to_ignore_stays_ignored(tmp_path:
     command = ["bash", "-c", f"{line} --recipe per-channel", ASKED]
     ended = subprocess.run(command, capture_output=True, check=False, env=environment(), cwd=tmp_path)
     assert ended.returncode == 0 and (tmp_path / "out.onnx").exists()
+
+
+# The command line, interrupted as it imports the n-th module, for some n in a fork of their own.
+STARTING = """
+import os, runpy, signal, sys
+for moment in (1, 2, 3, 5, 8, 16, 32, 64, 128, 256, 512, 100_000):
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.dup2(write, 1), os.dup2(write, 2)
+        left, seen = moment, False
+
+        def hook(event, args):
+            global left, seen
+            seen = seen or event == "import" and args[0].startswith("dfmpc_onnx.cli")
+            if event == "import" and seen:
+                left -= 1
+                if left == 0:
+                    os.kill(os.getpid(), signal.SIGINT)
+
+        sys.addaudithook(hook)
+        sys.argv = ["dfmpc-onnx", "recipes", "nonesuch"]
+        runpy.run_module("dfmpc_onnx", run_name="__main__", alter_sys=True)
+        os._exit(99)
+    os.close(write)
+    said = os.fdopen(read).read()
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(moment, status, repr(said), flush=True)
+    if status == 2:
+        break
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and signals")
+def test_an_interruption_while_anything_is_imported_shows_no_traceback(tmp_path: pathlib.Path) -> None:
+    command = [sys.executable, "-c", STARTING]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment(), cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    moments = [line.split(maxsplit=2) for line in ended.stdout.splitlines()]
+    assert len(moments) > 8 and moments[-1][1] == "2", "too few moments to speak of any"
+    assert [m for m in moments if "Traceback" in m[2]] == []
+    assert {m[1] for m in moments[:-1]} == {"130"}
 
 
 def test_a_run_that_is_interrupted_as_it_starts_shows_no_traceback(tmp_path: pathlib.Path) -> None:

@@ -9,14 +9,14 @@ import pytest
 from PIL import Image
 
 from dfmpc_onnx.errors import OptionError
-from dfmpc_onnx.inputs.image_files import read_folder
+from dfmpc_onnx.inputs.image_files import ImageFolder
 
 SHAPE = (1, 3, 8, 10)
 PIXELS = np.random.default_rng(0).integers(0, 256, (8, 10, 3), np.uint8)
 
 
 def read(folder):
-    pixels, _ = read_folder(folder, SHAPE)
+    (pixels,) = ImageFolder.of(folder, SHAPE).read(1)
     return pixels[0]
 
 

@@ -215,7 +215,7 @@ def test_auto_is_the_default_and_stands_in_table_json_and_file(tmp_path: pathlib
     stated = {p.key.removeprefix("dfmpc_onnx."): p.value for p in onnx.load(out).metadata_props}
     assert stated["preprocess"] == "raw"
     assert stated["preprocess_choice"] == f"images: {report['preprocess_choice']['reason']}"
-    table = dfmpc("quantize", path, "-o", out, "--recipe", "int8", "--preprocess", "auto").stdout
+    table = dfmpc("quantize", path, "-o", out, "--recipe", "int8", "--preprocess", "AUTO", "-v").stdout
     assert f"raw ({report['preprocess_choice']['reason']})" in table
     verified = json.loads(dfmpc("verify", path, out, "--json").stdout)
     assert (verified["preprocess"], verified["preprocess_choice"]["by"]) == ("raw", "file")

@@ -9,8 +9,9 @@ import pytest
 from dfmpc_onnx.errors import DfmpcError, ModelError, PassError, PipelineError
 from dfmpc_onnx.evaluation.instruments import FidelityAfterEachPass
 from dfmpc_onnx.pipeline.facts import Layers
-from dfmpc_onnx.pipeline.instruments import Dump, Progress, Timing
+from dfmpc_onnx.pipeline.instruments import Dump, PassSteps, Timing
 from dfmpc_onnx.pipeline.manager import CannotGoOn, Pass, PassManager, PassResult, Refusal, Rewrite
+from dfmpc_onnx.pipeline.progress import Progress
 from dfmpc_onnx.pipeline.refusals import UNSTATED, Reason
 from tests import graphs
 
@@ -183,9 +184,13 @@ def test_an_instrument_that_fails_is_a_defect_too():
 
 
 def test_timing_and_progress_tell_the_passes_in_order():
-    timing, told = Timing(), []
-    run(Lay(), Hatch(), instruments=[timing, Progress(told.append)])
-    assert told == [name for name, _ in timing.seconds] == ["lay", "hatch"]
+    timing, steps = Timing(), []
+    workspace = graphs.workspace(graphs.chain())
+    workspace.progress = Progress(lambda done, total, name: steps.append((done, total, name)))
+    workspace.progress.expect(2)
+    PassManager([Lay(), Hatch()], [timing, PassSteps()]).run(workspace)
+    assert steps == [(0, 2, "lay"), (1, 2, "hatch")]
+    assert [name for name, _ in timing.seconds] == ["lay", "hatch"]
     assert all(seconds >= 0 for _, seconds in timing.seconds)
 
 

@@ -66,8 +66,8 @@ def test_names_match_by_glob_and_case(glob, name, hit):
 
 def test_activations():
     assert parse_activations("8") == parse_activations(8) == "8"
-    assert parse_activations("none") == "none"
-    for wrong in ("4", "None", "", 16):
+    assert parse_activations("none") == parse_activations("None") == "none"
+    for wrong in ("4", "nan", "", 16):
         with pytest.raises(OptionError, match="give 8 or none"):
             parse_activations(wrong)
 
@@ -118,3 +118,20 @@ def test_a_budget_says_what_was_asked_for():
         "max-size 2000000, min-sqnr 30, max-float-layers 1"
     )
     assert not WeightBudget(other_bytes=5).asked and WeightBudget(most_float=1).asked
+
+
+@pytest.mark.parametrize("wrong", ["6/2", "8/3"])
+def test_low_layers_have_no_more_bits_than_the_others(wrong):
+    with pytest.raises(OptionError, match=f"weights '{wrong}': LOW is more than HIGH; give {wrong[2]}/{wrong[0]}"):
+        WeightBits.parse(wrong)
+
+
+def test_fixed_words_are_read_in_any_case():
+    assert str(WeightBits.parse("Ternary/6")) == "ternary/6" and WeightBits.parse("AUTO").auto
+    assert LayerOverride.parse("head/*=FLOAT").bits == "float"
+
+
+def test_a_share_above_the_whole_float_file_is_a_mistake():
+    with pytest.raises(OptionError, match=r"max-size '150%': that is more than the float file; give at most 100%"):
+        WeightBudget.parse("150%")
+    assert WeightBudget.parse("100%").share == 1.0

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import pytest
+
 from dfmpc_onnx.pipeline.weight_plan import PlanRow, PlanTable, bits_of
-from dfmpc_onnx.quantization.greedy_search import greedy_search
+from dfmpc_onnx.quantization.greedy_search import completed, greedy_search
 from dfmpc_onnx.quantization.storage_costs import predicted_bytes
 
 WIDTHS = ("ternary", 2, 4, 8, "float")
@@ -78,3 +80,22 @@ def test_an_interrupt_ends_it_with_what_it_has() -> None:
     found = greedy_search(table(), 60_000, interrupted, lines.append)
     assert not found.finished and found.steps == 1 and found.widths == (8, 8, 4)
     assert lines[0].startswith("greedy step 1: ") and lines[0].endswith(" s left")
+
+
+def test_a_search_keeps_to_its_runs_and_the_knapsack_goes_on_from_there() -> None:
+    found = greedy_search(table(), 40_000, damage_of, most_runs=7)
+    assert not found.finished and 0 < found.runs <= 7
+    widths = completed(table(), found, 40_000)
+    assert predicted_bytes(table(), widths) <= 40_000
+    assert all(bits_of(width) <= bits_of(reached) for width, reached in zip(widths, found.widths, strict=True))
+
+
+def test_what_ends_the_process_ends_more_than_the_search() -> None:
+    class Ended(KeyboardInterrupt):
+        """As the command line raises it for SIGTERM."""
+
+    def ended(settings: Mapping[str, int | str]) -> float:
+        raise Ended
+
+    with pytest.raises(Ended):
+        greedy_search(table(), 60_000, ended)

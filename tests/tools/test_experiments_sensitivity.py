@@ -3,8 +3,17 @@
 import numpy as np
 import pytest
 
+from dfmpc_onnx.pipeline.weight_plan import bits_of
+from tools.experiments.agreement import held
 from tools.experiments.plans import Outcome, mean_of
-from tools.experiments.sensitivity import correlations, drop_of, random_widths
+from tools.experiments.sensitivity import (
+    EQUAL_BITS,
+    at_equal_bytes,
+    correlations,
+    drop_of,
+    random_widths,
+    relative_error,
+)
 from tools.experiments.trials import divergences
 
 
@@ -35,3 +44,27 @@ def test_random_settings_give_each_weight_a_width_and_come_from_the_seed():
 
 def test_outcomes_are_averaged_figure_by_figure():
     assert mean_of([Outcome(10, 1.0, 2.0, 0.0), Outcome(20, 3.0, 4.0, 1.0)]) == Outcome(15, 2.0, 3.0, 0.5)
+
+
+def test_settings_at_equal_bytes_have_four_bits_a_weight():
+    sizes = {f"conv{i}": 100 for i in range(60)}
+    settings = at_equal_bytes(random_widths(list(sizes), 5, 0), sizes, 0)
+    for setting in settings:
+        bits = sum(sizes[name] * bits_of(width) for name, width in setting.items())
+        assert bits / sum(sizes.values()) == pytest.approx(EQUAL_BITS, rel=0.01)
+    assert settings == at_equal_bytes(random_widths(list(sizes), 5, 0), sizes, 0)
+
+
+def test_a_relative_error_is_that_of_what_differs_between_images():
+    plain = np.array([[1.0, 10.0], [3.0, 10.0]], np.float32)
+    assert relative_error(plain, plain + np.float32(1)) == pytest.approx(2.0)
+
+
+def test_intervals_of_32_images_hold_about_as_often_as_they_say():
+    generator = np.random.default_rng(1)
+    inside, above = held(generator.random(1000) < 0.9, 32, 400, 0)
+    assert inside >= 90 and above <= 5
+
+
+def test_where_all_images_agree_each_interval_holds():
+    assert held(np.ones(100, bool), 32, 20, 0) == (100.0, 0.0)

@@ -3,8 +3,9 @@
 
     python -m tools.experiments.plans [--only NETWORK]... [--parts 1 0.8 0.65] [--seeds 2] [--estimator probe]
 
-Uniform: `--weights 4 --activations none`. Planned: the same with `--max-size`, a part of the bytes of that file. SQNR
-and drop are measured on labelled images that take no part in making the files; each is the mean of the seeds.
+Uniform: `--weights 4 --activations none`. Planned: `plan --max-size`, a part of the bytes of that file, and `quantize`
+by that plan; what it predicts stands beside what is real. SQNR and drop are measured on labelled images that take no
+part in making the files; each is the mean of the seeds. `--activations 8` rounds activations too.
 """
 
 from __future__ import annotations
@@ -18,8 +19,6 @@ import tempfile
 from collections.abc import Sequence
 
 import dfmpc_onnx
-from dfmpc_onnx import catalog
-from tools.experiments.ablation import variant
 from tools.experiments.measure import Network, networks
 
 NETWORKS = ("resnet20", "resnet56", "mobilenetv2", "mobilenetv1")
@@ -49,35 +48,41 @@ def cells(network: str, part: str, outcome: Outcome) -> tuple[str, ...]:
     return network, part, f"{outcome.bytes:.0f}", predicted, f"{outcome.sqnr:.1f}", f"{outcome.drop:.1f}"
 
 
-def uniform(network: Network, seed: int) -> Outcome:
+def uniform(network: Network, seed: int, activations: str = "none") -> Outcome:
     """4 bits everywhere but in the first and the last layer and depthwise ones, which have 8."""
-    return _measured(network, "mixed", seed, weights="4")
+    return _measured(network, "mixed", seed, activations, math.nan, weights="4")
 
 
-def planned(network: Network, seed: int, size: int, estimator: str) -> Outcome:
-    """A file of at most so many bytes."""
-    recipe = variant(catalog.find_recipe("mixed"), {"estimator": estimator}, "measure_sensitivity")
-    return _measured(network, recipe, seed, max_size=size)
+def planned(network: Network, seed: int, size: int, estimator: str, activations: str = "none") -> Outcome:
+    """A file of at most so many bytes, by way of a plan file."""
+    with tempfile.TemporaryDirectory() as folder:
+        recipe, plan = (pathlib.Path(folder) / name for name in ("recipe.toml", "plan.toml"))
+        text = f'extends = "mixed"\n[passes.measure_sensitivity]\nestimator = "{estimator}"\n'
+        recipe.write_text(text, encoding="utf-8")
+        options = {"activations": activations, "preprocess": network.preprocess, "seed": seed}
+        found = dfmpc_onnx.plan(str(network.model), plan, str(recipe), max_size=size, **options)  # type: ignore[arg-type]
+        assert found.record.sqnr_db is not None  # a plan that was made here states what it predicts
+        return _measured(network, str(plan), seed, activations, found.record.sqnr_db)
 
 
-def _measured(network: Network, recipe: object, seed: int, **options: object) -> Outcome:
+def _measured(
+    network: Network, recipe: str, seed: int, activations: str, predicted: float, weights: str | None = None
+) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         out = pathlib.Path(folder) / "out.onnx"
-        made = dfmpc_onnx.quantize(
+        dfmpc_onnx.quantize(
             str(network.model),
             out,
-            recipe,  # type: ignore[arg-type]
-            activations="none",
+            recipe,
+            weights=weights,
+            activations=activations,
             preprocess=network.preprocess,
             seed=seed,
             check=False,
-            **options,  # type: ignore[arg-type]
         )
         found = dfmpc_onnx.verify(str(network.model), out, images=network.images).providers[0].fidelity
         size = out.stat().st_size
     assert found.drop is not None  # images of the experiments have labels
-    plan = getattr(made.report, "plan", None)
-    predicted = math.nan if plan is None else plan.sqnr_db
     return Outcome(size, predicted, found.sqnr_db, found.drop)
 
 
@@ -88,6 +93,7 @@ def main() -> None:
     parser.add_argument("--parts", type=float, nargs="+", default=PARTS, help="of the bytes of uniform 4 bits")
     parser.add_argument("--seeds", type=int, default=2, help="measure each row with this many seeds")
     parser.add_argument("--estimator", default="probe", choices=("probe", "measured", "closed-form"))
+    parser.add_argument("--activations", default="none", choices=("none", "8"))
     args = parser.parse_args()
     print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
     for name in args.only or NETWORKS:
@@ -95,10 +101,11 @@ def main() -> None:
             print(f"{name}: skipped, DFMPC_DATA names no folder that holds it")
             continue
         network, seeds = known[name], range(args.seeds)
-        base = mean_of([uniform(network, seed) for seed in seeds])
+        base = mean_of([uniform(network, seed, args.activations) for seed in seeds])
         print("| " + " | ".join(cells(network.label, "itself", base)) + " |", flush=True)
         for part in args.parts:
-            found = mean_of([planned(network, seed, int(base.bytes * part), args.estimator) for seed in seeds])
+            size = int(base.bytes * part)
+            found = mean_of([planned(network, seed, size, args.estimator, args.activations) for seed in seeds])
             print("| " + " | ".join(cells(network.label, f"{part:g}", found)) + " |", flush=True)
 
 

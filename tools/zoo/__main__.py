@@ -248,7 +248,7 @@ def row(outcome: Outcome) -> tuple[str, ...]:
         str(outcome.layers),
         str(outcome.quantized),
         outcome.refused,
-        f"{fidelity.agreement:.1f}" if fidelity else "",
+        f"{fidelity.agreement:.1f}" if fidelity and fidelity.agreement is not None else "",
         f"{fidelity.sqnr_db:.1f}" if fidelity else next(iter(report.warnings), ""),
         decibels(outcome.real.photographs),
         decibels(outcome.real.own),

@@ -1,0 +1,62 @@
+"""Bars for the `progress` of quantize() and plan(): of rich, which is there, and of tqdm, for notebooks."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from dfmpc_onnx.errors import OptionError, printable
+from dfmpc_onnx.pipeline.progress import ProgressReport
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LONGEST_NAME = 44  # characters, so that a bar fits into a line of 80 beside its figures
+
+
+@contextlib.contextmanager
+def rich_progress(console: Console | None = None) -> Iterator[ProgressReport]:
+    """A bar of rich with the share that is done, the time left and what is at work, while the block runs.
+
+    console: where to draw; standard error if not given. The line is taken away at the end.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        BarColumn(bar_width=16),
+        TaskProgressColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.description}", markup=False),
+    )
+    with Bar(*columns, console=console or Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total, name: bar.update(task, completed=done, total=total, description=short(name))
+
+
+@contextlib.contextmanager
+def tqdm_progress(**options: Any) -> Iterator[ProgressReport]:
+    """A bar of tqdm, which in a notebook is a widget, while the block runs.
+
+    options: as tqdm takes them. Raises OptionError where tqdm is not installed.
+    """
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        raise OptionError("progress: tqdm is not installed; pip install tqdm, or take rich_progress") from None
+    with tqdm(**{"total": 0, "leave": False, **options}) as bar:
+
+        def report(done: int, total: int, name: str) -> None:
+            bar.total, bar.n = total, done
+            bar.set_description_str(short(name), refresh=False)
+            bar.refresh()
+
+        yield report
+
+
+def short(name: str) -> str:
+    """What is at work, in one line: which pass and layer stand at its beginning."""
+    name = printable(name)
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 2]}.."

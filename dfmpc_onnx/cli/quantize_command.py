@@ -1,0 +1,163 @@
+"""The command `quantize`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+import cloup
+
+import dfmpc_onnx
+from dfmpc_onnx.cli.console import reader_may_leave, say, standard_output
+from dfmpc_onnx.cli.shared_options import (
+    ACTIVATIONS,
+    FORCE,
+    IMAGE_SEED,
+    IMAGE_SOURCE,
+    INPUT_SHAPES,
+    JSON,
+    LAYERS,
+    LOOK,
+    MAX_FLOAT,
+    MAX_SIZE,
+    MEAN_BITS,
+    MODEL,
+    PREPROCESS,
+    QUIET,
+    RANGES,
+    RECIPE,
+    REDUCE_RANGE,
+    TARGET,
+    THREADS,
+    VERBOSE,
+    WEIGHTS,
+    examples,
+)
+from dfmpc_onnx.cli.thresholds import DECIBELS
+from dfmpc_onnx.errors import printable
+from dfmpc_onnx.memory import limit_memory
+
+if TYPE_CHECKING:
+    from dfmpc_onnx.api.quantized import Quantized
+    from dfmpc_onnx.evaluation.fidelity import Fidelity
+
+
+@cloup.command(
+    short_help="Make a model smaller and faster, and check the result.",
+    formatter_settings=LOOK,
+    epilog=examples(
+        "dfmpc-onnx quantize model.onnx -o small.onnx",
+        "dfmpc-onnx quantize model.onnx -o small.onnx --recipe int8 --target tensorrt",
+        "dfmpc-onnx quantize model.onnx -o small.onnx --max-size 25%",
+        "dfmpc-onnx quantize model.onnx -o small.onnx --images photos/ --min-sqnr 20",
+        "dfmpc-onnx quantize model.onnx -o - > small.onnx",
+    ),
+)
+@MODEL
+@cloup.option_group(
+    "Output",
+    cloup.option(
+        "-o",
+        "--output",
+        type=click.Path(),
+        required=True,
+        metavar="FILE",
+        help="where to write the quantized model; - for standard output",
+    ),
+    FORCE,
+    JSON,
+    VERBOSE,
+    QUIET,
+)
+@cloup.option_group("Bits", RECIPE, WEIGHTS, ACTIVATIONS, LAYERS, REDUCE_RANGE)
+@cloup.option_group(
+    "Limits",
+    MAX_SIZE,
+    MEAN_BITS,
+    cloup.option(
+        "--min-sqnr",
+        type=DECIBELS,
+        metavar="DB",
+        help="signal-to-noise ratio of the outputs, at least: planned for, and exit 1 where the check is below",
+    ),
+    MAX_FLOAT,
+    cloup.option(
+        "--max-latency",
+        metavar="MS|PERCENT%",
+        help="of a run here, at most: what accuracy keeps in float is quantized until it is met; % of the float "
+        "model's time",
+    ),
+)
+@cloup.option_group("Input", PREPROCESS, INPUT_SHAPES, RANGES, IMAGE_SOURCE)
+@cloup.option_group(
+    "Run",
+    TARGET,
+    IMAGE_SEED,
+    THREADS,
+    cloup.option(
+        "--dump", type=click.Path(), metavar="FOLDER", help="where to write the graph after each pass, to look into"
+    ),
+)
+def quantize(
+    model: str,
+    output: str,
+    force: bool,
+    json_wanted: bool,
+    verbose: bool,
+    quiet: bool,
+    min_sqnr: float | None,
+    shapes: tuple[str, ...],
+    ranges: tuple[str, ...],
+    recipe: str | None,
+    max_latency: str | None,
+    **options: object,
+) -> None:
+    """Write a quantized form of MODEL, then run both on inputs that took no part in it and compare them.
+
+    No data is needed: statistics come from the network itself and from procedural images. MODEL is never changed, and
+    a file of yours that is no ONNX model is not written over without --force.
+    """
+    from dfmpc_onnx.cli.output import check_stream, write_model
+    from dfmpc_onnx.cli.progress import progress
+    from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE
+
+    to_stream = check_stream(output, json_wanted)
+    with limit_memory(), progress(verbose - quiet, alone=json_wanted) as report:
+        result = dfmpc_onnx.quantize(
+            model,
+            None if to_stream else output,
+            recipe or DEFAULT_RECIPE,
+            input_shapes=shapes,
+            input_ranges=ranges,
+            force=force,
+            min_sqnr=min_sqnr,
+            max_latency=max_latency,
+            progress=report,
+            **options,  # type: ignore[arg-type]  # each option under the name that quantize() has for it
+        )
+    for warning in result.report.warnings:
+        say(f"warning: {printable(warning)}")
+    if to_stream:
+        write_model(result.model)
+    _show(result, output, json_wanted=json_wanted, verbose=verbose, quiet=quiet, to_stream=to_stream)
+    _check_sqnr(result.report.fidelity, min_sqnr)
+
+
+def _show(result: Quantized, output: str, *, json_wanted: bool, verbose: bool, quiet: bool, to_stream: bool) -> None:
+    """What was done; on standard error where standard output carries the file."""
+    from dfmpc_onnx.report.json_text import report_json
+    from dfmpc_onnx.report.text import report_table
+
+    with reader_may_leave():
+        if json_wanted:
+            click.echo(report_json(result.report))
+        elif not quiet:
+            where = "standard output" if to_stream else output
+            report_table(result.report, where, standard_output(error=to_stream), verbose=verbose)
+
+
+def _check_sqnr(fidelity: Fidelity | None, least: float | None) -> None:
+    """Exit with 1 where the closing check is below what was asked for."""
+    if least is not None and fidelity is not None and not fidelity.sqnr_db >= least:
+        say(f"failed: SQNR {fidelity.sqnr_db} dB is below {least} dB")
+        click.get_current_context().exit(1)

@@ -1,0 +1,81 @@
+"""Thresholds of `verify` and `quantize`: numbers that are numbers, and what a comparison is held against."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dfmpc_onnx.errors import OptionError, shown
+
+if TYPE_CHECKING:
+    from dfmpc_onnx.report.schema import ProviderFidelity, Verification
+
+
+class FiniteRange(click.FloatRange):
+    """A float within a range: neither NaN, below which nothing lies, nor infinity."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return float(number)
+
+
+PERCENT = FiniteRange(0, 100)
+NOT_NEGATIVE = FiniteRange(min=0)
+DECIBELS = FiniteRange(-200, 200)  # no comparison gives more or less
+
+
+def below_thresholds(
+    found: Verification,
+    min_agreement: float | None,
+    min_sqnr: float | None,
+    max_steps: float | None,
+    own_images: bool,
+) -> list[str]:
+    """What is below a threshold, a line each. Raises OptionError where a threshold has nothing to be held against."""
+    _check(found, min_agreement, min_sqnr, max_steps, own_images)
+    return [line for row in found.providers for line in _below(row, min_agreement, min_sqnr, max_steps)]
+
+
+def _check(
+    found: Verification,
+    min_agreement: float | None,
+    min_sqnr: float | None,
+    max_steps: float | None,
+    own_images: bool,
+) -> None:
+    from dfmpc_onnx.inputs.unknown_inputs import what_to_give
+
+    first = found.providers[0].fidelity
+    if first.not_known and (min_sqnr is not None or min_agreement is not None):
+        give = what_to_give(found.preprocess_choice.unknown, may_give_images=not own_images)
+        option = "min-agreement" if min_sqnr is None else "min-sqnr"
+        raise OptionError(f"{option}: {first.not_known}, so what the quantized model loses is not known; give {give}")
+    if min_agreement is not None and first.agreement is None:
+        raise OptionError(
+            "min-agreement: no output holds class scores, so no agreement can be counted; give --min-sqnr in its place"
+        )
+    if max_steps is not None and all(row.use is None for row in found.providers):
+        raise OptionError(
+            "max-steps: it holds a provider against the CPU provider, and there is no other here; give --provider, "
+            "such as CUDA"
+        )
+
+
+def _below(
+    row: ProviderFidelity, min_agreement: float | None, min_sqnr: float | None, max_steps: float | None
+) -> Iterator[str]:
+    """Comparisons are written so that a figure that is NaN fails."""
+    found = row.fidelity
+    if min_agreement is not None and not (found.agreement or 0.0) >= min_agreement:
+        reached = f"{found.agreement} % ({found.agreeing} of {found.rows})"
+        yield f"{row.provider}: agreement {reached} is below {min_agreement} %"
+    if min_sqnr is not None and not found.sqnr_db >= min_sqnr:
+        of = f" of output '{shown(found.worst.name)}'" if found.worst is not None else ""
+        yield f"{row.provider}: SQNR {found.sqnr_db} dB{of} is below {min_sqnr} dB"
+    if max_steps is not None and row.use is not None and not row.use.steps <= max_steps:
+        yield f"{row.provider}: {row.use.steps} steps from the CPU provider are more than {max_steps:g}"

@@ -1,0 +1,35 @@
+"""Which outputs cannot be class scores, by what makes them and by their names.
+
+A vector for each image may hold scores of classes, of which the largest is the answer, or numbers whose largest entry
+means nothing: an embedding, coordinates, answers of yes and no to several questions.
+"""
+
+from __future__ import annotations
+
+import re
+
+import onnx
+
+from dfmpc_onnx.model.protos import makers, op_of
+
+MOVES_VALUES = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
+# What stands at the end of an embedding, of features, of coordinates, or of questions answered one by one.
+ENDS_OTHERWISE = frozenset({"BatchNormalization", "Div", "HardSigmoid", "LpNormalization", "Relu", "Sigmoid", "Tanh"})
+NAMES_CLASSES = frozenset({"Softmax", "LogSoftmax"})
+OTHER_NAMES = re.compile(
+    r"embed|feature|(^|[^a-z])feat|landmark|keypoint|bbox|boxes|coord|angle|pose|vector|latent|regress", re.IGNORECASE
+)
+
+
+def outputs_without_classes(model: onnx.ModelProto) -> frozenset[str]:
+    """The outputs of a model that hold no class scores, whatever their shape. A Softmax says more than a name does."""
+    made = makers(model.graph.node)
+    return frozenset(value.name for value in model.graph.output if _is_other(value.name, made))
+
+
+def _is_other(name: str, made: dict[str, onnx.NodeProto]) -> bool:
+    node = made.get(name)
+    while node is not None and op_of(node) in MOVES_VALUES:
+        node = made.get(node.input[0])
+    kind = "" if node is None else op_of(node)
+    return kind not in NAMES_CLASSES and (kind in ENDS_OTHERWISE or OTHER_NAMES.search(name) is not None)

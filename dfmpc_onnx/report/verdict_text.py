@@ -1,0 +1,56 @@
+"""The verdict as one plain sentence."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from dfmpc_onnx.errors import shown
+from dfmpc_onnx.evaluation.verdict import DOUBTFUL_DB, NETWORKS_OF_LAWS, Verdict
+from dfmpc_onnx.report.tables import prose
+
+HOW_TO_NARROW = "a few dozen images of yours (--images) narrow this"
+ENOUGH_IMAGES = 200  # rows, from which more narrow an interval little
+
+
+def print_verdict(verdict: Verdict, console: Console) -> None:
+    """The sentence, as the last thing that a command says."""
+    prose(console, f"verdict {verdict_sentence(verdict)}")
+
+
+def verdict_sentence(verdict: Verdict) -> str:
+    """Level, agreement to expect with its interval, what it rests on, and how to know more; one sentence."""
+    if verdict.level == "not known":
+        return f"not known: {verdict.not_known}"
+    error = f"an output error of {verdict.error_percent:g} % (SQNR {verdict.sqnr_db:g} dB) on {shown(verdict.origin)}"
+    if verdict.agreement is None or verdict.interval is None:
+        return f"{verdict.level}: {_without_classes(verdict, error)}"
+    low, high = verdict.interval
+    says = f"about {verdict.agreement:g} % of real inputs keep their class (95 % interval {low:g} to {high:g} %)"
+    if verdict.basis == "generated":
+        rests = f"going by {error} and by {NETWORKS_OF_LAWS} measured networks; {HOW_TO_NARROW}"
+        return f"{verdict.level}: {says}, {rests}"
+    counted = f"{verdict.agreeing} of {verdict.rows} do of {shown(verdict.origin)}, SQNR {verdict.sqnr_db:g} dB"
+    more = "; more images narrow this" if verdict.rows < ENOUGH_IMAGES else ""
+    return f"{verdict.level}: {says}: {counted}{more}"
+
+
+def _without_classes(verdict: Verdict, error: str) -> str:
+    if verdict.boxes is not None:
+        return f"{verdict.boxes[0]} of {verdict.boxes[1]} boxes are found again, with {error}"
+    own = "" if verdict.basis != "generated" else "; images of yours (--images) show what is lost of what you need"
+    return f"{error}; the outputs are no class scores, so no agreement is counted{own}"
+
+
+def low_verdict_warning(verdict: Verdict, ways: str) -> str:
+    """One line where so much is lost that the user must hear of it. ways: what may help."""
+    if verdict.sqnr_db is not None and verdict.sqnr_db < DOUBTFUL_DB:
+        lost = (
+            f"the quantized model's outputs are only {verdict.sqnr_db:.1f} dB above their error; below "
+            f"{DOUBTFUL_DB:g} dB classifiers lost 5 points and more"
+        )
+    elif verdict.agreement is None and verdict.boxes is not None:
+        lost = f"the quantized model finds only {verdict.boxes[0]} of {verdict.boxes[1]} boxes again"
+    else:
+        where = "real inputs" if verdict.basis == "generated" else verdict.origin
+        lost = f"the quantized model keeps the class of only about {verdict.agreement:g} % of {shown(where)}"
+    return f"{lost}: {ways}"

@@ -1,0 +1,39 @@
+"""Vectors whose largest entry is no answer."""
+
+import numpy as np
+import pytest
+
+from dfmpc_onnx.graph.class_outputs import outputs_without_classes
+from tests import graphs
+
+
+def of(*ends, name=None):
+    """Which outputs of a small network hold no classes; `ends`: its last operators."""
+    net = graphs.Net(("n", 4))
+    y = net.node("MatMul", "x", net.weight("w", np.ones((4, 3), np.float32)))
+    for end in ends:
+        y = net.node(end, y)
+    model = net.model(y)
+    if name is not None:
+        model.graph.output[0].name = model.graph.node[-1].output[0] = name
+    return bool(outputs_without_classes(model))
+
+
+@pytest.mark.parametrize("ends", [(), ("Softmax",), ("Identity",), ("LogSoftmax", "Identity")])
+def test_scores_and_probabilities_may_be_classes(ends):
+    assert not of(*ends)
+
+
+@pytest.mark.parametrize("ends", [("Sigmoid",), ("Tanh",), ("Relu", "Identity"), ("LpNormalization",)])
+def test_answers_of_yes_and_no_and_embeddings_are_none(ends):
+    assert of(*ends)
+
+
+@pytest.mark.parametrize("name", ["embedding", "output_features", "landmarks", "bbox", "pose"])
+def test_a_name_says_what_a_vector_is_unless_a_softmax_does(name):
+    assert of(name=name) and not of("Softmax", name=name)
+
+
+@pytest.mark.parametrize("name", ["output", "logits", "prob", "fc1000", "defeat"])
+def test_other_names_say_nothing(name):
+    assert not of(name=name)
