@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import io
 import json
-import os
 import pathlib
 import tempfile
 from collections.abc import Iterator
@@ -35,7 +34,7 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as name:
-        os.symlink(NOTEBOOK.parents[1] / "models", pathlib.Path(name) / "models")
+        (pathlib.Path(name) / "models").symlink_to(NOTEBOOK.parents[1] / "models")
         for number, (cell, said) in enumerate(run(notebook, pathlib.Path(name)), 1):
             cell["execution_count"] = number
             cell["outputs"] = [{"name": "stdout", "output_type": "stream", "text": said.splitlines(True)}]
