@@ -12,7 +12,10 @@ import yaml
 from dfmpc_onnx.cli import main
 from dfmpc_onnx.pipeline.targets import TARGETS
 from tests.commands import ROOT
+from tools.bench import peers
+from tools.experiments import measure
 from tools.figures import TOOLS, rows, sizes_and_drops
+from tools.zoo import __main__ as zoo
 
 DOCS = ROOT / "docs"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -48,6 +51,13 @@ def test_a_table_is_included_by_a_page_that_names_the_command(table: pathlib.Pat
     including = [page for page in pages if f"tables/{table.name}" in page]
     assert len(including) == 1
     assert "python -m tools." in including[0]
+
+
+@pytest.mark.parametrize(
+    ("table", "header"), [("measured", measure.HEADER), ("peers", peers.HEADER), ("zoo", zoo.HEADER)]
+)
+def test_a_table_has_the_columns_that_its_tool_writes(table: str, header: tuple[str, ...]) -> None:
+    assert set(rows(table)[0]) <= set(header)
 
 
 @pytest.mark.parametrize("command", sorted(main.commands))
