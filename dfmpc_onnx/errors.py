@@ -1,4 +1,6 @@
-"""Every error that this package raises on purpose::
+"""Every error that this package raises on purpose.
+
+::
 
     DfmpcError
     +-- UserError               the caller can correct it; exit status 2, one line, no traceback

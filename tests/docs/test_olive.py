@@ -41,4 +41,5 @@ def test_the_pass_writes_a_file_that_runs(workflow: dict[str, object]) -> None:
 
 def test_the_pass_fails_below_the_threshold(workflow: dict[str, object]) -> None:
     workflow["passes"]["quantize"]["min_sqnr"] = 200.0
-    assert not run(workflow).has_output_model()
+    with pytest.raises(ValueError, match=r"at least 200\.0 dB"):
+        run(workflow)
