@@ -35,6 +35,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 toc_object_entries = False
+maximum_signature_line_length = 80
 copybutton_exclude = ".linenos, .gp, .go"
 
 html_theme = "furo"
