@@ -22,6 +22,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinxcontrib.mermaid",
     "catalogue",
+    "help_texts",
     "parameters",
 ]
 exclude_patterns = ["tables", "_extensions"]
