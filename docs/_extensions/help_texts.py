@@ -7,9 +7,9 @@ import re
 import click
 from sphinx.application import Sphinx
 
-MARKUP = re.compile(r"(?<!\\)([*|_])")
+MARKUP = re.compile(r"(?<![\\*])([*|_])(?!\*)")  # `**Required**` is of sphinx-click
 MADE = (".. ", ":")  # lines that sphinx-click makes itself: directives and their options
-TEXTS = ("description", "options", "epilog")
+TEXTS = ("description", "options")
 
 
 def escape(app: Sphinx, context: click.Context, lines: list[str]) -> None:
@@ -21,7 +21,14 @@ def escape(app: Sphinx, context: click.Context, lines: list[str]) -> None:
             lines[index] = "``".join(parts)
 
 
+def leave_out_examples(app: Sphinx, context: click.Context, lines: list[str]) -> None:
+    """The pages have examples of their own, in front."""
+    if "\n".join(lines).lstrip("| \n").startswith("Examples"):
+        lines.clear()
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     for text in TEXTS:
         app.connect(f"sphinx-click-process-{text}", escape)
+    app.connect("sphinx-click-process-epilog", leave_out_examples)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
