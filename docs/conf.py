@@ -23,6 +23,7 @@ extensions = [
     "sphinxcontrib.mermaid",
     "catalogue",
     "help_texts",
+    "notebook",
     "parameters",
 ]
 exclude_patterns = ["tables", "_extensions"]
