@@ -13,7 +13,7 @@ from sphinx.util.docutils import SphinxDirective
 
 
 def cell_lines(cells: list[dict[str, Any]]) -> Iterator[str]:
-    """Markdown of cells; the title, which the page has, is left out."""
+    """Markdown of cells; the title, which the page has, is left out. They begin with a section."""
     for cell in cells:
         text = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
