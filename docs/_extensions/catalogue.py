@@ -36,7 +36,7 @@ def pass_lines() -> Iterator[str]:
             if heading in GRAPHS:
                 yield from (f"{heading}:", "", "```text", text, "```", "")
             else:
-                yield from (f"**{heading}.** {escaped(text)}", "")
+                yield from (f"**{heading}:** {escaped(text)}", "")
         yield from option_lines(kind.Options)
 
 

@@ -37,7 +37,7 @@ def test_every_pass_has_its_headings_and_options() -> None:
     assert len(sections) == len(catalog.passes())
     for name, section in zip(catalog.passes(), sections, strict=True):
         assert section.removeprefix("## ").startswith(f"{name}\n")
-        assert all(heading in section for heading in ("Before:", "After:", "**Why.**", "**Refuses when.**"))
+        assert all(heading in section for heading in ("Before:", "After:", "**Why:**", "**Refuses when:**"))
     assert "| `lambda1` | `0.1` |" in "\n".join(sections)
 
 
