@@ -1,5 +1,7 @@
 """Every error that this package raises on purpose.
 
+::
+
     DfmpcError
     +-- UserError               the caller can correct it; exit status 2, one line, no traceback
     |   +-- ModelError          the model cannot be read, or cannot be quantized

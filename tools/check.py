@@ -1,4 +1,4 @@
-"""Run every check that a change must pass: lint, format, types, floors, tests. Exits 1 if any of them fails.
+"""Run every check that a change must pass: lint, format, types, floors, pages, tests. Exits 1 if any of them fails.
 
 python tools/check.py [what pytest takes, such as -k name or a file]
 """
@@ -18,6 +18,7 @@ CHECKS = (
     ("ruff", "format", "--check", "."),
     ("mypy",),
     ("lint-imports",),
+    ("sphinx-build", "-q", "-W", "--keep-going", "-b", "html", "docs", "build/docs"),
     # Tests in several processes; none takes more than one thread.
     ("pytest", "-n", "auto", "--maxprocesses", "4", "--dist", "worksteal"),
 )

@@ -1,4 +1,4 @@
-"""The patterns of the README's gallery, each in a small network: what is quantized, and that it still computes it."""
+"""The patterns of docs/patterns.md, each in a small network: what is quantized, and that it still computes it."""
 
 from collections.abc import Callable
 

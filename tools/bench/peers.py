@@ -26,6 +26,8 @@ from dfmpc_onnx.inputs.preprocess import Preprocess
 from dfmpc_onnx.runtime.session import Session
 from tools.experiments.measure import Network, networks
 
+HEADER = ("network", "setting", "top-1 %", "drop", "one standard error", "SQNR dB", "bytes")
+
 
 class Reader(CalibrationDataReader):
     """One calibration image at a time."""
@@ -67,8 +69,7 @@ def main() -> None:
     parser.add_argument("--real", type=int, default=32)
     args = parser.parse_args()
     logging.disable(logging.WARNING)
-    header = ("network", "setting", "top-1 %", "drop", "one standard error", "SQNR dB", "bytes")
-    print("| " + " | ".join(header) + " |\n|" + "---|" * len(header))
+    print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
     for short, network in networks().items():
         if args.only and short not in args.only:
             continue

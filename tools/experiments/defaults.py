@@ -7,7 +7,7 @@
 Prints, for budgets of the automatic bits, ridges and forms of the compensation (weights only), for how far ranges
 reach beyond what was measured (8/8, and on the networks' folded forms) and how many deviations (8/8), how often the
 written file agrees with its float network on the last 5,000 training images of CIFAR-10, SQNR and size. No image that
-the README's tables are measured on takes part.
+the tables of docs/results are measured on takes part.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Accuracy, size and fidelity of written files, through onnxruntime's CPU provider: the tables of the README.
+"""Accuracy, size and fidelity of written files, through onnxruntime's CPU provider: the tables of docs/results.
 
     python -m tools.experiments.measure [--only NETWORK] [--recipe NAME] [--setting WEIGHTS] [--seeds 5]
 
 The project's own networks in models/ are always measured. Networks of others are measured too where the environment
-variable DFMPC_DATA names a folder with `models/` and `images/` (README, "Measured", says which they are).
+variable DFMPC_DATA names a folder with `models/` and `images/` (docs/results/accuracy.md says which they are).
 """
 
 from __future__ import annotations
