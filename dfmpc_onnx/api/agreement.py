@@ -11,10 +11,9 @@ import msgspec
 
 from dfmpc_onnx.api.builds import Builder, as_model
 from dfmpc_onnx.api.intake import Intake
-from dfmpc_onnx.api.reference import reference_session
+from dfmpc_onnx.api.reference import output_kinds, reference_session
 from dfmpc_onnx.errors import ModelError, OptionError
 from dfmpc_onnx.evaluation.fidelity import compare, expected_outputs
-from dfmpc_onnx.graph.compared_outputs import chosen_outputs
 from dfmpc_onnx.inputs.files import Images, read_images
 from dfmpc_onnx.numerics.proportions import samples_for, wilson_interval
 from dfmpc_onnx.pipeline.plan_file import FrontEntry
@@ -70,7 +69,9 @@ class Judge:
         """A plan with its agreement, and where the interval begins exactly: the entry has it rounded."""
         self._builder.build_plan(table, plan)
         candidate = Session(as_model(self._taken, ()), label="the planned model")
-        found = compare(self._want, candidate, self.images, chosen_outputs(self._taken.source.model))
+        found = compare(self._want, candidate, self.images, *output_kinds(self._taken.source.model))
+        if not found.rows:
+            raise OptionError("images: agreement is of class scores, and no output has some; give a size or --min-sqnr")
         low, high = wilson_interval(found.agreeing, found.rows)
         interval = [math.floor(1000 * low) / 10, math.ceil(1000 * high) / 10]  # outwards: no plan looks better
         entry = msgspec.structs.replace(as_entry(plan), agreement=found.agreement, interval=interval)
