@@ -13,6 +13,7 @@ from dfmpc_onnx.api.boundary import GivenImages, GivenLayers, GivenRanges, Given
 from dfmpc_onnx.api.reference import check_limits, check_source
 from dfmpc_onnx.errors import DfmpcError, OptionError
 from dfmpc_onnx.graph.exchange import to_graph
+from dfmpc_onnx.graph.operators import op_of
 from dfmpc_onnx.inputs.knowledge import find_out
 from dfmpc_onnx.inputs.normalization import PreprocessChoice, parse_or_assume
 from dfmpc_onnx.inputs.preprocess import AUTO
@@ -78,10 +79,10 @@ def take_in(
     progress.expect(ENDS + len(pipeline))
     progress.begin("load")
     source = load(model)
-    layers = sum(node.op_type in WEIGHTED for node in source.model.graph.node)
-    progress.expect(layers * sum(step.by_layer for step in pipeline))
     destination = None if output is None else check_target(output, source, force=force)
     graph = to_graph(source)
+    layers = sum(op_of(node) in WEIGHTED for node in graph.nodes)
+    progress.expect(layers * sum(step.by_layer for step in pipeline))
     inputs = resolve_inputs(source.model, settings)
     inputs.check_options(settings.input_shapes)
     if preprocess != AUTO and settings.input_ranges and not inputs.has_normalized:

@@ -5,6 +5,7 @@ Several threads of a program may quantize at once.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 import time
@@ -108,10 +109,10 @@ def _check_runtime(settings: Settings, *, check: bool, timed: bool) -> None:
 def _build(
     taken: Intake, budget: WeightBudget, instruments: Sequence[Instrument], dump: str | os.PathLike[str] | None
 ) -> Built:
-    """Run the passes, as often as a budget needs."""
+    """Run the passes, as often as a budget needs. Where a recipe plans nothing, a least SQNR is a threshold alone."""
     allow_trials(taken)
     builder = Builder(taken, instruments, dump)
-    if not budget.asked:
+    if not budget.asked or (not builder.plans and not dataclasses.replace(budget, min_sqnr=None).asked):
         return builder.build()
     check_plans(builder, str(budget), taken.recipe.name)
     return build_within(builder, taken)

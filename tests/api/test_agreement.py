@@ -18,8 +18,8 @@ def test_an_interval_that_only_rounds_to_what_was_asked_for_does_not_reach_it(mo
     found = types.SimpleNamespace(agreeing=169, rows=172, agreement=100 * 169 / 172)
     assert 94.95 < 100 * wilson_interval(found.agreeing, found.rows)[0] < 95
     monkeypatch.setattr(agreement, "compare", lambda *given: found)
-    for name in ("Session", "as_model", "chosen_outputs"):
-        monkeypatch.setattr(agreement, name, lambda *given, **named: None)
+    for name in ("Session", "as_model", "output_kinds"):
+        monkeypatch.setattr(agreement, name, lambda *given, **named: ())
     judge = object.__new__(agreement.Judge)
     judge._want, judge.images = [], None  # type: ignore[assignment]
     judge._taken = types.SimpleNamespace(source=types.SimpleNamespace(model=None))  # type: ignore[assignment]

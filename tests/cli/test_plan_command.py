@@ -88,3 +88,12 @@ def test_a_greedy_search_says_how_far_it_is_where_there_is_no_terminal(model: pa
     result = dfmpc("plan", model, "--search", "greedy", "--max-size", "40KB")
     assert result.exit_code == 0
     assert re.match(r"greedy step 1: [0-9]+ bytes of [0-9]+, about [0-9]+ s left\n", result.stderr)
+
+
+def test_a_recipe_that_plans_nothing_is_held_against_the_threshold(model: pathlib.Path) -> None:
+    """The file is there to look at, and the exit status says that it is not what was asked for."""
+    out = model.with_name("held.onnx")
+    result = dfmpc("quantize", model, "-o", out, "--recipe", "per-channel", "--min-sqnr", "150")
+    assert result.exit_code == 1 and out.exists()
+    assert re.search(r"^failed: SQNR [0-9.]+ dB is below 150 dB$", result.stderr, re.M)
+    assert dfmpc("quantize", model, "-o", out, "--recipe", "per-channel", "--min-sqnr", "3").exit_code == 0

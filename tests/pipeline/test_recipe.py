@@ -51,7 +51,11 @@ def message(text):
         ('weights = "2/6"', 'weights = "9"', "mine.toml:2: weights '9': not understood; give LOW/HIGH"),
         ("activations = 8", "activations = 4", "mine.toml:3: activations '4': not understood"),
         ('summary = "an example"\n', "", "missing key 'summary'"),
-        ('use = "compensate"', 'use = "compensat"', "mine.toml:8: pass 'compensat': no such pass; there are"),
+        (
+            'use = "compensate"',
+            'use = "compensat"',
+            "mine.toml:8: pass 'compensat': no such pass (did you mean compensate?)",
+        ),
         ('use = "compensate"', "uses = 3", 'mine.toml:8: a pass needs its name, as in use = "estimate_ranges"'),
         ("lambda1 = 0.5", "lamda1 = 0.5", "mine.toml:10: pass compensate: unknown key 'lamda1'"),
         ("lambda1 = 0.5", 'lambda1 = "a"', "mine.toml:10: pass compensate: expected 'float', got 'str' at 'lambda1'"),

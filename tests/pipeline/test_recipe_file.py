@@ -175,7 +175,10 @@ def test_a_pass_that_runs_twice_cannot_be_named(extended):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("mixd", r"mine.toml:1: recipe 'mixd': no such recipe; there are .*, or give a \.toml file"),
+        (
+            "mixd",
+            r"mine.toml:1: recipe 'mixd': no such recipe \(did you mean mixed\?\); give one of .*, or a \.toml file",
+        ),
         ("absent.toml", "mine.toml:1: recipe 'absent.toml': no such file"),
     ],
 )
