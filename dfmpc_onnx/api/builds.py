@@ -124,6 +124,11 @@ def as_model(taken: Intake, results: tuple[PassResult, ...]) -> onnx.ModelProto:
     return to_model(workspace.graph, taken.source, stated)
 
 
+def plans_bits(pipeline: Sequence[Pass[msgspec.Struct]]) -> bool:
+    """Whether one of the passes plans the widths of weights."""
+    return any(PlannedWidths in step.provides for step in pipeline)
+
+
 def check_plans(builder: Builder, what: str, recipe: str) -> None:
     """Raise OptionError where a recipe cannot plan. what: the user asks for."""
     if not builder.plans:

@@ -16,7 +16,7 @@ import onnx
 
 from dfmpc_onnx import catalog
 from dfmpc_onnx.api.boundary import GivenImages, GivenLayers, GivenRanges, GivenShapes, Path, public
-from dfmpc_onnx.api.builds import Builder, Built, as_model, build_within, check_plans
+from dfmpc_onnx.api.builds import Builder, Built, as_model, build_within, check_plans, plans_bits
 from dfmpc_onnx.api.closing_check import ClosingCheck, closing_check
 from dfmpc_onnx.api.file_size import larger_than_its_source
 from dfmpc_onnx.api.intake import Intake, parse_settings, take_in, with_budget
@@ -89,6 +89,8 @@ def quantize(
     chosen = with_time_limit(catalog.find_recipe(recipe), max_latency)
     pipeline = catalog.build(chosen)
     budget = WeightBudget.parse(max_size, mean_bits, min_sqnr, max_float_layers)
+    if not plans_bits(pipeline) and not dataclasses.replace(budget, min_sqnr=None).asked:
+        budget = WeightBudget()  # there is nothing to plan: what the closing check finds is the caller's to judge
     settings = parse_settings(
         chosen, weights, activations, layers, preprocess, input_shapes, input_ranges, seed, images, reduce_range, target
     )
@@ -109,10 +111,10 @@ def _check_runtime(settings: Settings, *, check: bool, timed: bool) -> None:
 def _build(
     taken: Intake, budget: WeightBudget, instruments: Sequence[Instrument], dump: str | os.PathLike[str] | None
 ) -> Built:
-    """Run the passes, as often as a budget needs. Where a recipe plans nothing, a least SQNR is a threshold alone."""
+    """Run the passes, as often as a budget needs."""
     allow_trials(taken)
     builder = Builder(taken, instruments, dump)
-    if not budget.asked or (not builder.plans and not dataclasses.replace(budget, min_sqnr=None).asked):
+    if not budget.asked:
         return builder.build()
     check_plans(builder, str(budget), taken.recipe.name)
     return build_within(builder, taken)
