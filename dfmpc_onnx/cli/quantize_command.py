@@ -157,7 +157,11 @@ def _show(result: Quantized, output: str, *, json_wanted: bool, verbose: bool, q
 
 
 def _check_sqnr(fidelity: Fidelity | None, least: float | None) -> None:
-    """Exit with 1 where the closing check is below what was asked for."""
-    if least is not None and fidelity is not None and not fidelity.sqnr_db >= least:
-        say(f"failed: SQNR {fidelity.sqnr_db} dB is below {least} dB")
-        click.get_current_context().exit(1)
+    """Exit with 1 where the closing check is below what was asked for, or could not tell."""
+    if least is None or (fidelity is not None and not fidelity.not_known and fidelity.sqnr_db >= least):
+        return
+    if fidelity is None or fidelity.not_known:
+        say(f"failed: min-sqnr {least:g}: what the result loses is not known")
+    else:
+        say(f"failed: SQNR {fidelity.sqnr_db} dB is below {least:g} dB")
+    click.get_current_context().exit(1)
