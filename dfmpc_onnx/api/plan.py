@@ -13,7 +13,7 @@ from dfmpc_onnx import catalog
 from dfmpc_onnx.api.agreement import Judge, as_entry
 from dfmpc_onnx.api.boundary import GivenImages, GivenLayers, GivenRanges, GivenShapes, Path, as_path, public
 from dfmpc_onnx.api.builds import Builder, Built, as_model, check_plans, measured_noise
-from dfmpc_onnx.api.intake import Intake, parse_settings, take_in, with_budget
+from dfmpc_onnx.api.intake import Intake, parse_settings, take_in
 from dfmpc_onnx.api.planned_again import plan_again
 from dfmpc_onnx.errors import OptionError, Unknown, shown
 from dfmpc_onnx.inputs.preprocess import AUTO
@@ -141,7 +141,7 @@ def plan(
     settings = parse_settings(
         chosen, None, activations, layers, preprocess, input_shapes, input_ranges, seed, None, reduce_range, target
     )
-    settings = dataclasses.replace(with_budget(settings, budget, None), weights=WeightBits.parse("auto"))
+    settings = dataclasses.replace(settings, weights=WeightBits.parse("auto"), budget=budget)
     taken = take_in(model, None, chosen, pipeline, settings, preprocess, Progress(progress))
     if output is not None:
         check_target(output, taken.source)

@@ -124,7 +124,7 @@ def plan(
             search="greedy" if search == "greedy" else "knapsack",
             input_shapes=shapes,
             input_ranges=ranges,
-            progress=_of_search if search == "greedy" and not sys.stderr.isatty() else report,
+            progress=_of_search if search == "greedy" and not (quiet or json_wanted or sys.stderr.isatty()) else report,
             **options,  # type: ignore[arg-type]  # each option under the name that plan() has for it
         )
     for warning in found.warnings:
