@@ -12,6 +12,7 @@ from dfmpc_onnx.evaluation.fidelity import Fidelity
 from dfmpc_onnx.evaluation.output_differences import GroupFidelity, OutputFidelity
 from dfmpc_onnx.inputs.normalization import PreprocessChoice
 from dfmpc_onnx.pipeline.refusals import NOT_LOW, UNSTATED, Refusal
+from dfmpc_onnx.report.computes_text import WHY_FLOAT, computes_in, why_float
 from dfmpc_onnx.report.latency_text import latency_rows
 from dfmpc_onnx.report.layer_groups import grouped_layers
 from dfmpc_onnx.report.schema import Expansion, Report, Verification
@@ -48,9 +49,11 @@ def report_table(report: Report, output: str, console: Console, *, verbose: bool
     for title, refusals, most in _refusals(report):
         if verbose or title.endswith(LEFT_IN_FLOAT):
             refusal_list(title, refusals, most if verbose else MOST_REASONS_IN_SHORT, console)
-    hidden = sum(len(refusals) for title, refusals, _ in _refusals(report) if not title.endswith(LEFT_IN_FLOAT))
+    in_the_rows = (LEFT_IN_FLOAT, IN_FLOAT)
+    hidden = sum(len(refusals) for title, refusals, _ in _refusals(report) if not title.endswith(in_the_rows))
     if hidden and not verbose:
-        console.print(Text(f"\n{hidden} remarks on other nodes, which are no errors: -v lists them"))
+        remarks = "1 more remark, which is no error" if hidden == 1 else f"{hidden} more remarks, which are no errors"
+        console.print(Text(f"\n{remarks}: -v lists {'it' if hidden == 1 else 'them'}"))
     counts = ", ".join(
         f"{report.count(role)} {role}" for role in ("low", "high", "8-bit", "float") if report.count(role)
     )
@@ -58,6 +61,7 @@ def report_table(report: Report, output: str, console: Console, *, verbose: bool
         ("recipe", f"{report.recipe}, weights {report.weights}, activations {report.activations}, for {report.target}"),
         ("preprocess", _preprocess(report.preprocess_choice, verbose)),
         ("layers", counts),
+        *([("computes in", computes_in(report))] if report.layers else []),
         (
             "size",
             f"{megabytes(report.float_bytes)} -> {megabytes(report.bytes)} "
@@ -92,7 +96,9 @@ def _layer_table(report: Report, console: Console, verbose: bool) -> None:
     rows = [(g.name, g.op, g.bits, g.stored, g.loss, g.role, g.computes) for g in groups]
     right = ("bits", "stored", "loss %")
     if verbose:
-        listing(console, (*columns, "why"), [(*row, g.why) for row, g in zip(rows, groups, strict=True)], right)
+        in_float = why_float(report)
+        whys = [f"{g.why}; float: {in_float[g.name]}" if g.name in in_float else g.why for g in groups]
+        listing(console, (*columns, "why"), [(*row, why) for row, why in zip(rows, whys, strict=True)], right)
     else:
         rows_of_one_line(console, columns, rows, right)
     if report.layers:
@@ -101,6 +107,7 @@ def _layer_table(report: Report, console: Console, verbose: bool) -> None:
 
 
 LEFT_IN_FLOAT = "layers left in float"
+IN_FLOAT = "layers with integer weights that compute in float"
 MOST_REASONS_IN_SHORT = 3
 MOST_REASONS = 12  # reasons that a heading is followed by
 
@@ -123,7 +130,9 @@ def _refusals(report: Report) -> Iterable[tuple[str, list[Refusal], int]]:
     # Which layers cannot be low matters only where low layers were asked for.
     if "/" in report.weights:
         yield "layers quantized, but not low", not_low, MOST_REASONS
-    rest = [r for r in others if r not in not_low]
+    computing = [r for r in others if r.site in coded and r.code in WHY_FLOAT]
+    yield IN_FLOAT, computing, MOST_REASONS
+    rest = [r for r in others if r not in not_low and r not in computing]
     yield "remarks on layers that are quantized", [r for r in rest if r.site in coded], MOST_REASONS
     elsewhere = [r for r in rest if r.site not in coded]
     # Moments of what computes shapes are missed by nobody.

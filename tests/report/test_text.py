@@ -158,10 +158,32 @@ def test_layers_that_are_quantized_are_not_told_as_refused(model_file: pathlib.P
     assert "refus" not in told
     float_ones, remarks = told.split("\n\n")[2:4]
     assert float_ones == "1 of 4 layers left in float:\n  conv3: as asked with --layer"
-    assert remarks.endswith("remarks on other nodes, which are no errors: -v lists them")
+    assert remarks.endswith("more remarks, which are no errors: -v lists them")
     not_low = dfmpc(*make, "--recipe", "per-channel", "--layer", "conv3=float", "-v").stdout.split("\n\n")[3]
     assert not_low.startswith("2 layers quantized, but not low:\n  conv1: ") and "\n  gemm1: " in not_low
     assert "but not low" not in dfmpc(*make, "--recipe", "int8").stdout
+
+
+def test_layers_that_compute_in_float_are_counted_with_the_reason(model_file: pathlib.Path) -> None:
+    """A summary of "8-bit" layers alone hides that integers would make most of them slower."""
+    net = Net(shape=(1, 3, 160, 160))
+    x = net.relu(net.conv("x", 8))
+    for _ in range(2):
+        x = net.relu(net.conv(net.conv(x, 8, 1), 8, group=8))
+    onnx.save(net.model(net.tail(x)), model_file)
+    make = ["quantize", model_file, "-o", model_file.with_name("out.onnx"), "--preprocess", "unit", "--recipe", "int8"]
+    report = json.loads(dfmpc(*make, "--json").stdout)
+    integers = sum(layer["integer"] for layer in report["layers"])
+    slower = [r["site"] for r in report["refusals"] if r["code"] == "slower-in-integers"]
+    assert len(slower) >= 5
+    told = dfmpc(*make).stdout
+    assert f"integers: {integers}, float: {len(report['layers']) - integers} (" in told
+    assert "integers would be slower" in told
+    whole = dfmpc(*make, "-v").stdout
+    assert "one width for all layers; float: integers would be slower" in whole
+    assert f"{len(slower)} layers with integer weights that compute in float:" in whole
+    remarks = whole.partition("remarks on layers that are quantized")[2]
+    assert "slower" not in remarks
 
 
 def test_inspect_says_what_its_figures_count_and_what_roles_are_for(model_file: pathlib.Path) -> None:
