@@ -91,6 +91,7 @@ class WeightBudget:
     size: bytes of the file, at most. share: the same as a share of the float file, 0 to 1, until that is known.
     mean_bits: of all weights, at most. min_sqnr: in dB, predicted. most_float: how many weights may stay in float.
     other_bytes: what a file that was built before takes beside the weights whose width is free. noise: what it showed.
+    stated_size: the size as the user wrote it. float_bytes: of the float file; 0 until that is known.
     """
 
     size: int | None = None
@@ -100,6 +101,8 @@ class WeightBudget:
     most_float: int = 0
     other_bytes: int | None = None
     noise: MeasuredNoise = NOT_MEASURED
+    stated_size: str = ""
+    float_bytes: int = 0
 
     @classmethod
     def parse(
@@ -121,12 +124,13 @@ class WeightBudget:
         if isinstance(max_size, int) and abs(max_size) > MOST_SIZE:  # of more digits than Python may write
             raise OptionError("max-size: no file takes so many bytes; give bytes such as 2MB, or 25%")
         size, share = (None, None) if max_size is None else _size(str(max_size))
-        return cls(size, share, mean_bits, min_sqnr, max_float_layers)
+        stated = "" if max_size is None else str(max_size).strip()
+        return cls(size, share, mean_bits, min_sqnr, max_float_layers, stated_size=stated)
 
     @property
     def asked(self) -> bool:
         """Whether anything but the recipe's own budget counts."""
-        return dataclasses.replace(self, other_bytes=None, noise=NOT_MEASURED) != WeightBudget()
+        return dataclasses.replace(self, other_bytes=None, noise=NOT_MEASURED, float_bytes=0) != WeightBudget()
 
     @property
     def only_sqnr(self) -> bool:
@@ -135,9 +139,8 @@ class WeightBudget:
 
     def of_file(self, float_bytes: int) -> WeightBudget:
         """With the share in bytes. float_bytes: of the float file."""
-        if self.share is None:
-            return self
-        return dataclasses.replace(self, size=int(self.share * float_bytes), share=None)
+        size = self.size if self.share is None else int(self.share * float_bytes)
+        return dataclasses.replace(self, size=size, share=None, float_bytes=float_bytes)
 
     def __str__(self) -> str:
         parts = [
@@ -152,6 +155,7 @@ class WeightBudget:
 
 NO_BUDGET = WeightBudget()
 SIZE_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+LEAST_SIZE = 1000  # bytes: what is less lacks its unit, or its %
 MOST_SIZE = 10**15  # bytes of a file, or percent
 
 
@@ -166,7 +170,14 @@ def _size(text: str) -> tuple[int | None, float | None]:
         raise OptionError(f"max-size '{shown(text)}': that is more than the float file; give at most 100%")
     if amount > MOST_SIZE:
         raise OptionError(f"max-size '{shown(text)}': more than any file takes; give bytes such as 2MB, or 25%")
-    return (None, amount / 100) if unit == "%" else (int(amount), None)
+    if unit == "%":
+        return None, amount / 100
+    if amount < LEAST_SIZE:
+        raise OptionError(
+            f"max-size {shown(text)}: that is {amount:g} bytes, less than any network takes; give a share such as 25% "
+            "or bytes such as 25KB"
+        )
+    return int(amount), None
 
 
 def parse_activations(text: str | int) -> Activations:

@@ -53,7 +53,7 @@ class BudgetPlanner:
         the rest of the file is known from one that was built, else the smallest plan is given.
         """
         if budget.size is not None:
-            return self._within_size(budget.size, budget.min_sqnr, sure=budget.other_bytes is not None)
+            return self._within_size(budget.size, budget)
         if budget.mean_bits is not None:
             return self._within_mean(budget.mean_bits, budget.min_sqnr)
         wanted = damage if budget.min_sqnr is None else self.table.noise.damage_at(budget.min_sqnr)
@@ -74,13 +74,15 @@ class BudgetPlanner:
         """At most so many plans from the smallest file to the least damage, about evenly spaced in the size's log."""
         return [self._as_plan(choice) for choice in self._front.spread(count)]
 
-    def _within_size(self, size: int, min_sqnr: float | None, sure: bool) -> tuple[WeightPlan, bool]:
-        least = self.smallest.size
+    def _within_size(self, size: int, budget: WeightBudget) -> tuple[WeightPlan, bool]:
+        least, min_sqnr = self.smallest.size, budget.min_sqnr
         if size < least:
-            if not sure:
+            if budget.other_bytes is None:
                 return self.smallest, min_sqnr is None or self.smallest.sqnr_db >= min_sqnr
+            share = f", {100 * least / budget.float_bytes:.2g} % of the float file" if budget.float_bytes else ""
             raise OptionError(
-                f"max-size {size}: the smallest possible file takes about {rounded_up(least)} bytes; give at least that"
+                f"max-size {budget.stated_size or size}: the smallest possible file takes about {rounded_up(least)} "
+                f"bytes{share}; give at least that"
             )
         # What weights share comes on top of the rows' bytes, never off: so the search goes down from there.
         position = self._front.position_within_size(size - self.table.other_bytes)

@@ -129,7 +129,7 @@ def test_the_greedy_search_keeps_to_the_size() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_size": "10KB"}, r"max-size 10000: the smallest possible file takes about \d+ bytes; give at least that"),
+        ({"max_size": "10KB"}, r"max-size 10KB: the smallest possible file takes about \d+ bytes, \d+ % of the float file; give at least that"),
         ({"max_size": "2 apples"}, "max-size '2 apples': not understood; give bytes such as 2MB or 512KiB, or 25%"),
         ({"max_size": "1MB", "mean_bits": 4.0}, "max-size and mean-bits: both limit the size; give one of them"),
         ({"min_agreement": 99.0}, "min-agreement: only images of yours can show it; give --images"),
@@ -161,7 +161,7 @@ def test_a_plan_is_not_written_under_the_name_of_a_model(planned: pathlib.Path, 
 
 
 def test_quantize_says_so_too() -> None:
-    with pytest.raises(OptionError, match=r"max-size 10000: the smallest possible file takes about \d+ bytes"):
+    with pytest.raises(OptionError, match=r"max-size 10KB: the smallest possible file takes about \d+ bytes"):
         dfmpc_onnx.quantize(wide(), max_size="10KB", threads=1)
     with pytest.raises(OptionError, match=r"max-size 90000: --weights states the bits already \(4\); leave"):
         dfmpc_onnx.quantize(wide(), max_size="90KB", weights="4", threads=1)

@@ -68,7 +68,7 @@ def test_quantize_refuses_an_sqnr_that_no_plan_reaches_and_names_the_best(model:
     ("arguments", "message"),
     [
         (["--min-agreement", "99"], "error: min-agreement: only images of yours can show it; give --images"),
-        (["--max-size", "1KB"], "error: max-size 1000: the smallest possible file takes about "),
+        (["--max-size", "1KB"], "error: max-size 1KB: the smallest possible file takes about "),
         (["--max-size", "9" * 400], "error: max-size '9"),
         (["--max-size", "9" * 400 + "%"], "error: max-size '9"),
         (["--max-size", "lots"], "error: max-size 'lots': not understood; give bytes such as 2MB or 512KiB, or 25%"),

@@ -135,3 +135,16 @@ def test_a_share_above_the_whole_float_file_is_a_mistake():
     with pytest.raises(OptionError, match=r"max-size '150%': that is more than the float file; give at most 100%"):
         WeightBudget.parse("150%")
     assert WeightBudget.parse("100%").share == 1.0
+
+
+@pytest.mark.parametrize("size", ["25", "0.25", "999B", 25])
+def test_a_size_that_lacks_its_unit_is_refused_at_once(size: str | int) -> None:
+    with pytest.raises(OptionError, match=rf"max-size {size}: that is [0-9.]+ bytes, .*; give a share such as 25% or"):
+        WeightBudget.parse(size)
+
+
+def test_a_budget_keeps_the_size_as_it_was_written() -> None:
+    """A refusal of 25% that speaks of 23625 bytes is about nothing that the user wrote."""
+    budget = WeightBudget.parse("25%").of_file(94500)
+    assert (budget.stated_size, budget.size, budget.float_bytes) == ("25%", 23625, 94500)
+    assert not WeightBudget().of_file(94500).asked
