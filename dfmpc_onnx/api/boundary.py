@@ -18,6 +18,7 @@ import numpy.typing as npt
 import onnx
 
 from dfmpc_onnx.errors import OptionError, UserError
+from dfmpc_onnx.inputs.files import check_there
 from dfmpc_onnx.pipeline.recipe import Recipe
 
 Given = ParamSpec("Given")
@@ -167,7 +168,9 @@ def _called(name: str, value: Any) -> Any:
 def _images(name: str, value: Any) -> Any:
     if isinstance(value, (bytes, onnx.ModelProto)) or not isinstance(value, (str, os.PathLike, Iterable)):
         raise _wrong(name, value, "a path, an array [n, height, width, 3] or an iterable of arrays")
-    return _path(name, value) if isinstance(value, (str, os.PathLike)) else value
+    if isinstance(value, (str, os.PathLike)):
+        check_there(_path(name, value))  # a model may take long, to be read and to be run
+    return value
 
 
 MODELS = (str, os.PathLike, bytes, bytearray, memoryview, onnx.ModelProto)

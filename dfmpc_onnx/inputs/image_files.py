@@ -31,6 +31,11 @@ def image_files(folder: pathlib.Path) -> list[pathlib.Path]:
         raise OptionError(f"{shown(str(folder))}: cannot be read ({error.strerror})") from None
 
 
+def no_image_files(folder: pathlib.Path) -> OptionError:
+    """The mistake of a folder without pictures."""
+    return OptionError(f"{shown(str(folder))}: holds no image files ({', '.join(sorted(SUFFIXES))})")
+
+
 @dataclasses.dataclass(frozen=True)
 class ImageFolder:
     """A folder of image files for a network that takes pictures of a height and width.
@@ -56,7 +61,7 @@ class ImageFolder:
         where = shown(str(folder))
         files = image_files(folder)
         if not files:
-            raise OptionError(f"{where}: holds no image files ({', '.join(sorted(SUFFIXES))})")
+            raise no_image_files(folder)
         if len(shape) != 4:
             raise OptionError(f"{where}: the model's input {shape} is not an image; give an .npz")
         last = shape[1] not in (1, 3)

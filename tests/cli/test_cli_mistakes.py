@@ -554,3 +554,26 @@ def test_a_hostile_name_is_shown_as_data_in_an_error(model_file: pathlib.Path) -
     onnx.save(model, model_file)
     result = dfmpc("quantize", model_file, "-o", model_file.with_name("out.onnx"))
     assert_refused(result, "[red]?[31m?x")
+
+
+@pytest.mark.parametrize(
+    ("images", "saying"),
+    [
+        ("absent", "absent: no such file or folder of images"),
+        ("empty", "empty: holds no image files"),
+        ("other.npz", "other.npz: holds no array 'x'"),
+        ("notes.txt", "notes.txt: not an .npz of plain arrays"),
+    ],
+)
+def test_images_that_cannot_be_are_refused_before_the_model_is_read(
+    tmp_path: pathlib.Path, images: str, saying: str
+) -> None:
+    """The network could take minutes before the images are opened."""
+    (tmp_path / "empty").mkdir()
+    np.savez(tmp_path / "other.npz", y=np.arange(3))
+    (tmp_path / "notes.txt").write_text("no archive\n")
+    _not_onnx(tmp_path / "model.onnx")
+    model, given = tmp_path / "model.onnx", ("--images", tmp_path / images)
+    assert_refused(dfmpc("quantize", model, "-o", tmp_path / "out.onnx", *given), saying)
+    assert_refused(dfmpc("plan", model, *given), saying)
+    assert_refused(dfmpc("verify", model, model, *given), saying)
