@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import logging
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import IO, Any, NoReturn
 
 import click
@@ -17,6 +18,7 @@ from dfmpc_onnx.cli import signals
 from dfmpc_onnx.cli.console import give_up, prepare_streams, reader_may_leave, say, say_error, silence_warnings
 from dfmpc_onnx.errors import REPORT_TO, Defect, UserError, printable, shown
 
+ABOUT_AS_NEAR = 0.1  # of a ratio of difflib
 # Raised where nothing was typed, with the help for its message; releases of click before 8.2 print that themselves.
 HELP: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
@@ -40,19 +42,30 @@ class NothingTyped(click.ClickException):
 
 
 @contextlib.contextmanager
-def one_line() -> Iterator[None]:
-    """Messages of click's own repeat what was typed: shown as data."""
+def one_line(ctx: click.Context) -> Iterator[None]:
+    """Messages of click's own repeat what was typed: shown as data. ctx: of the group."""
     try:
         yield
     except HELP as error:
         raise NothingTyped(error.format_message()) from None
     except click.UsageError as error:
+        if isinstance(error, click.NoSuchOption):
+            near = _nearest(error.option_name, error.possibilities or ())
+            error = click.NoSuchOption(error.option_name, possibilities=near, ctx=error.ctx)
         said = printable(error.format_message()).rstrip(".")
-        command = error.ctx.command_path if error.ctx is not None else "dfmpc-onnx"
+        # An option that lacks its value comes without the command that it belongs to.
+        within = " ".join(filter(None, (ctx.command_path, ctx.invoked_subcommand)))
+        command = error.ctx.command_path if error.ctx is not None else within
         said, near = _without_guess(f"{said[:1].lower()}{said[1:]}")
         raise Mistake(f"{said}; {near}see '{command} --help'") from None
     except click.ClickException as error:
         raise Mistake(printable(error.format_message())) from None
+
+
+def _nearest(typed: str, guesses: Sequence[str]) -> list[str]:
+    """Those guesses that are about as near as the nearest; click gives each that has some letters in common."""
+    near = {guess: difflib.SequenceMatcher(None, typed, guess).ratio() for guess in guesses}
+    return [guess for guess in guesses if near[guess] >= max(near.values()) - ABOUT_AS_NEAR]
 
 
 def _without_guess(said: str) -> tuple[str, str]:
@@ -86,14 +99,14 @@ class Group(cloup.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:
-            with one_line(), written(ctx):  # --help and --version print from here
+            with one_line(ctx), written(ctx):  # --help and --version print from here
                 return super().parse_args(ctx, args)
         except KeyboardInterrupt as error:
             interrupted(ctx, error)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with one_line(), written(ctx), muted_logger():
+            with one_line(ctx), written(ctx), muted_logger():
                 return super().invoke(ctx)
         except UserError as error:
             say_error(str(error))

@@ -577,3 +577,16 @@ def test_images_that_cannot_be_are_refused_before_the_model_is_read(
     assert_refused(dfmpc("quantize", model, "-o", tmp_path / "out.onnx", *given), saying)
     assert_refused(dfmpc("plan", model, *given), saying)
     assert_refused(dfmpc("verify", model, model, *given), saying)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["plan", "m.onnx", "--pareto"], ["quantize", "m.onnx", "-o"], ["verify", "m.onnx", "--count"]]
+)
+def test_an_option_without_its_value_names_the_help_of_its_command(arguments: list[str]) -> None:
+    assert_refused(dfmpc(*arguments), "requires an argument", f" {arguments[0]} --help'")
+
+
+def test_of_near_options_only_the_nearest_are_suggested() -> None:
+    result = dfmpc("quantize", "m.onnx", "-o", "out.onnx", "--recipie", "int8")
+    assert_refused(result, "no such option", "did you mean '--recipe'?")
+    assert "--force" not in result.stderr
