@@ -6,7 +6,17 @@ from rich.console import Console
 
 from dfmpc_onnx.pipeline.plan_file import FrontEntry, PlanRecord
 from dfmpc_onnx.report.layer_groups import loss_text
-from dfmpc_onnx.report.tables import figures, listing, megabytes, plain, prose, rows_of_one_line, table
+from dfmpc_onnx.report.tables import (
+    figures,
+    in_unit,
+    listing,
+    megabytes,
+    plain,
+    prose,
+    rows_of_one_line,
+    table,
+    unit_of,
+)
 
 LOSS_LEGEND = "loss %: what the layer's bits add to the error of the output; - where you or the target set the bits"
 
@@ -28,6 +38,9 @@ def plan_table(
     if record.front:
         console.print()
         front_table(record.front, console)
+        middle = record.front[len(record.front) // 2]
+        size = in_unit(middle.bytes, *unit_of([middle.bytes]), up=True).replace(" ", "")
+        prose(console, f"take one: dfmpc-onnx quantize MODEL -o OUT --max-size {size}")
     times = f" ({record.float_bytes / record.bytes:.2f}x smaller)" if record.bytes and record.float_bytes else ""
     figure_rows = [
         ("asked", record.asked or "the recipe's own budget"),
@@ -49,8 +62,9 @@ def front_table(front: list[FrontEntry], console: Console) -> None:
     judged = any(entry.agreement is not None for entry in front)
     columns = ["size", "bits", "SQNR (dB)", *(["agreement"] if judged else [])]
     made = table(*columns, right=columns[:3])
+    unit = unit_of([entry.bytes for entry in front])
     for entry in front:
-        cells = [megabytes(entry.bytes), f"{entry.mean_bits:.2f}", f"{entry.sqnr_db:.1f}"]
+        cells = [in_unit(entry.bytes, *unit), f"{entry.mean_bits:.2f}", f"{entry.sqnr_db:.1f}"]
         made.add_row(*plain(*cells, *([_agreement(entry)] if judged else [])))
     console.print(made)
 

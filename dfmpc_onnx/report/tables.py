@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Sequence
 
@@ -132,7 +133,18 @@ def definitions(console: Console, entries: Sequence[tuple[str, str, str]]) -> No
 
 
 def megabytes(count: int) -> str:
-    return f"{count / 1e6:.3f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"
+    return in_unit(count, *unit_of([count]))
+
+
+def unit_of(counts: Sequence[int]) -> tuple[str, int]:
+    """The unit that numbers of bytes are shown in side by side, and how many decimals."""
+    return ("MB", 3) if max(counts) >= 100_000 else ("kB", 1)
+
+
+def in_unit(count: int, unit: str, decimals: int, *, up: bool = False) -> str:
+    """A number of bytes in a unit. up: never less than it is."""
+    amount = count / (1e6 if unit == "MB" else 1e3)
+    return f"{math.ceil(amount * 10**decimals) / 10**decimals if up else amount:.{decimals}f} {unit}"
 
 
 def plain(*values: object) -> list[Text]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pathlib
 import re
 
 import pytest
+from rich.console import Console
 
+from dfmpc_onnx.pipeline.plan_file import FrontEntry
+from dfmpc_onnx.report.plan_text import front_table
 from tests import graphs
 from tests.commands import assert_refused, dfmpc
 
@@ -108,3 +112,20 @@ def test_bits_that_are_stated_are_held_against_the_threshold(model: pathlib.Path
 def test_a_size_beside_bits_that_are_stated_is_a_mistake(model: pathlib.Path) -> None:
     result = dfmpc("quantize", model, "-o", model.with_name("out.onnx"), "--recipe", "int8", "--max-size", "20%")
     assert_refused(result, "error: max-size 20%: recipe int8 states the bits already (8)")
+
+
+def test_the_front_is_in_one_unit_and_says_how_to_take_a_plan_of_it(model: pathlib.Path) -> None:
+    result = dfmpc("plan", model, "--pareto", "4", "--json")
+    sizes = [entry["bytes"] for entry in json.loads(result.stdout)["front"]]
+    told = dfmpc("plan", model, "--pareto", "4").stdout
+    asked = re.search(r"take one: dfmpc-onnx quantize MODEL -o OUT --max-size (\S+)", told)
+    assert asked, told
+    out = model.with_name("taken.onnx")
+    assert dfmpc("quantize", model, "-o", out, "--max-size", asked[1]).exit_code == 0
+    assert out.stat().st_size <= 1.01 * max(sizes)
+
+
+def test_sizes_side_by_side_have_one_unit() -> None:
+    console = Console(width=80, file=io.StringIO())
+    front_table([FrontEntry(95_500, 4.0, 30.0), FrontEntry(119_000, 5.0, 36.0)], console)
+    assert [line.split()[:2] for line in console.file.getvalue().splitlines()[1:]] == [["0.096", "MB"], ["0.119", "MB"]]
