@@ -86,7 +86,7 @@ INPUT_SHAPES = cloup.option(
     "shapes",
     multiple=True,
     metavar="NAME:1x3x224x224",
-    help="of an input whose size the model leaves open; may be repeated",
+    help="of an input whose size the model leaves open; may be repeated; without NAME: of the only input",
 )
 RANGES = cloup.option(
     "--input-range",

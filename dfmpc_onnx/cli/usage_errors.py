@@ -50,8 +50,8 @@ def one_line(ctx: click.Context) -> Iterator[None]:
         raise NothingTyped(error.format_message()) from None
     except click.UsageError as error:
         if isinstance(error, click.NoSuchOption):
-            near = _nearest(error.option_name, error.possibilities or ())
-            error = click.NoSuchOption(error.option_name, possibilities=near, ctx=error.ctx)
+            nearest = _nearest(error.option_name, error.possibilities or ())
+            error = click.NoSuchOption(error.option_name, possibilities=nearest, ctx=error.ctx)
         said = printable(error.format_message()).rstrip(".")
         # An option that lacks its value comes without the command that it belongs to.
         within = " ".join(filter(None, (ctx.command_path, ctx.invoked_subcommand)))

@@ -253,7 +253,7 @@ class InputSpecs:
     def check_options(self, input_shapes: Mapping[str, Shape]) -> None:
         """Raise OptionError where the user named an input that is not there, or lists of values for other channels."""
         for name in input_shapes:
-            if name not in self._by_name:
+            if name and name not in self._by_name:
                 listed = ", ".join(map(shown, self._by_name))
                 raise OptionError(f"input shape for '{shown(name)}': no such input; the model has {listed}")
         wanted = self.preprocess.own_channels
@@ -275,16 +275,29 @@ def resolve(
     """The inputs of a model or graph, initializers left out, under what the user asked for.
 
     A dynamic channel dimension gets the channels of the first Conv that reads it, else 3 in rank 4; dynamic height
-    and width 224, other dynamic dimensions 1; `input_shapes`, by name, says otherwise. A batch by whose name another
+    and width 224, other dynamic dimensions 1; `input_shapes`, by name, says otherwise; of one input the name may be
+    left out as "". A batch by whose name another
     input calls an inner dimension, as the state of a recurrent network does, is 1. Raises OptionError where a given
     shape does not fit the stated one.
     """
     found = stated_by_graph(model) if isinstance(model, gs.Graph) else stated_by_model(model)
+    input_shapes = _with_names(found, input_shapes)
     tied = _with_tied_batches(found, input_shapes)
     specs = tuple(
         _resolve_input(raw, input_shapes.get(raw.name), _preprocess_of(preprocess, raw.dtype)) for raw in tied
     )
     return InputSpecs(specs, preprocess, images)
+
+
+def _with_names(found: Sequence[StatedInput], input_shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
+    """The shapes by name where one has none: it is that of the only input. Raises OptionError where there are more."""
+    if "" not in input_shapes:
+        return input_shapes
+    if len(found) != 1:
+        sizes = "x".join(map(str, input_shapes[""]))
+        names = ", ".join(shown(raw.name) for raw in found)
+        raise OptionError(f"input shape '{sizes}': of which input; give NAME:{sizes}, with one of {names} for NAME")
+    return {found[0].name: input_shapes[""], **{name: shape for name, shape in input_shapes.items() if name}}
 
 
 def _with_tied_batches(found: Sequence[StatedInput], input_shapes: Mapping[str, Shape]) -> Sequence[StatedInput]:

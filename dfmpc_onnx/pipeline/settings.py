@@ -190,11 +190,11 @@ def parse_activations(text: str | int) -> Activations:
 
 
 def parse_input_shapes(items: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """``NAME:1x3x224x224`` items as a mapping; raises OptionError."""
+    """``NAME:1x3x224x224`` items as a mapping, one without a name under ""; raises OptionError."""
     shapes = {}
     for item in items:
         name, sign, dims = item.rpartition(":")
-        if not sign or not name or not re.fullmatch(r"[1-9][0-9]{0,17}(x[1-9][0-9]{0,17})*", dims):
+        if bool(sign) != bool(name) or not re.fullmatch(r"[1-9][0-9]{0,17}(x[1-9][0-9]{0,17})*", dims):
             raise OptionError(f"input shape '{item}': not understood; give NAME:1x3x224x224")
         shapes[name] = tuple(int(d) for d in dims.split("x"))
     return shapes

@@ -31,6 +31,7 @@ def checked(shape, preprocess="unit", given=()):
         (("n", 3, "h", "w"), {}, (1, 3, 224, 224)),
         (("n", "h", "w", 3), {}, (1, 224, 224, 3)),
         (("n", 3, "h", "w"), {"x": (2, 3, 64, 48)}, (2, 3, 64, 48)),
+        (("n", 3, "h", "w"), {"": (1, 3, 64, 64)}, (1, 3, 64, 64)),
         (("n", 4), {}, (1, 4)),
     ],
 )
@@ -49,6 +50,14 @@ def test_dynamic_dimensions_are_made_concrete(shape, given, want):
 def test_a_shape_that_does_not_fit_is_refused(given, said):
     with pytest.raises(OptionError, match=said):
         checked((1, 3, 32, 32), given=given)
+
+
+def test_a_shape_without_a_name_is_that_of_the_only_input():
+    two = feeding(x=(TensorProto.FLOAT, ("n", 3, 8, 8)), y=(TensorProto.FLOAT, ("n", 3)))
+    with pytest.raises(
+        OptionError, match="input shape '1x3': of which input; give NAME:1x3, with one of x, y for NAME"
+    ):
+        resolve(two, {"": (1, 3)}, UNIT)
 
 
 @pytest.mark.parametrize(
