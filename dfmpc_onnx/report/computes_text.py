@@ -42,5 +42,7 @@ def computes_in(report: Report) -> str:
     reasons = Counter(why_float(report).values())
     kept = sum(layer.bits == 32 for layer in report.layers)
     each = [reason if len(reasons) == 1 and not kept else f"{n}: {reason}" for reason, n in reasons.most_common()]
-    left = [f"{kept}: left in float"] if kept else []
-    return f"integers: {integers}, float: {in_float} ({'; '.join([*each, *left])}; -v says which)"
+    if kept:
+        each.append(f"{kept}: left in float" if reasons else "left in float")
+    which = "" if not integers and len(each) == 1 else "; -v says which"
+    return f"integers: {integers}, float: {in_float} ({'; '.join(each)}{which})"

@@ -24,9 +24,13 @@ MOST_CHANNEL_RUNS = 4  # of channels, likewise
 
 
 LAYER_LEGEND = (
-    "stored: bits that a weight takes in the file; loss %: what the layer's bits add to the error of the output; role: "
-    "low has 2 or 3 bits and is repaired in the next layer, high has more, 8-bit has 8, float is not quantized"
+    "stored: bits that a weight takes in the file, which may be more where fewer would cost more to decode; loss %: "
+    "what the layer's bits add to the error of the output; role: low is ternary or has 2 or 3 bits, and is repaired in "
+    "the next layer where there is one that can, high has more, 8-bit has 8, float is not quantized"
 )
+
+
+PHOTOS_TIP = "if the network takes photos, try --preprocess raw:bgr, --preprocess imagenet or --preprocess unit"
 
 
 def _preprocess(choice: PreprocessChoice, verbose: bool) -> str:
@@ -87,6 +91,9 @@ def report_table(report: Report, output: str, console: Console, *, verbose: bool
     if report.verdict is not None:
         console.print()
         print_verdict(report.verdict, console)
+    unknown = report.preprocess_choice.unknown
+    if len(unknown) == 1 and unknown[0].preprocess_tells:
+        prose(console, PHOTOS_TIP)
 
 
 def _layer_table(report: Report, console: Console, verbose: bool) -> None:

@@ -502,8 +502,17 @@ def test_pixels_under_a_preprocess_that_is_a_guess_tell_no_scale(tmp_path: pathl
     report = json.loads(guessed.stdout)
     assert report["activations"] == "none" and report["fidelity"]["sqnr_db"] is None
     assert "give --preprocess" in guessed.stderr and "--images" not in guessed.stderr
+    tip = "if the network takes photos, try --preprocess raw:bgr, --preprocess imagenet or --preprocess unit"
+    assert dfmpc(*given).stdout.splitlines()[-1] == tip
     known = json.loads(dfmpc(*given, "--preprocess", "half", "--json").stdout)
     assert known["activations"] == "8" and known["fidelity"]["sqnr_db"] > 25
+
+
+def test_of_an_input_that_is_no_photo_no_preprocess_is_suggested(tmp_path: pathlib.Path) -> None:
+    model, _ = folded_bands()
+    onnx.save(model, path := tmp_path / "m.onnx")
+    result = dfmpc("quantize", path, "-o", tmp_path / "q.onnx", "--recipe", "int8")
+    assert "not known" in result.stdout and "takes photos" not in result.stdout
 
 
 def test_json_has_null_and_the_reason_in_place_of_what_made_up_inputs_gave(tmp_path: pathlib.Path) -> None:

@@ -186,6 +186,19 @@ def test_layers_that_compute_in_float_are_counted_with_the_reason(model_file: pa
     assert "slower" not in remarks
 
 
+def test_the_legend_knows_ternary_layers_and_those_that_nothing_repairs(model_file: pathlib.Path) -> None:
+    made = dfmpc("quantize", model_file, "-o", model_file.with_name("out.onnx"), "--recipe", "per-channel").stdout
+    legend = " ".join(made.partition("stored: ")[2].split())
+    assert "low is ternary or has 2 or 3 bits, and is repaired in the next layer where there is one that can" in legend
+    assert "which may be more where fewer would cost more to decode" in legend
+
+
+def test_where_nothing_is_quantized_to_integers_the_row_is_short(model_file: pathlib.Path) -> None:
+    make = ["quantize", model_file, "-o", model_file.with_name("out.onnx"), "--preprocess", "unit", "--recipe", "int8"]
+    told = dfmpc(*make, "--activations", "none").stdout
+    assert "integers: 0, float: 4 (activations are not quantized)\n" in told
+
+
 def test_inspect_says_what_its_figures_count_and_what_roles_are_for(model_file: pathlib.Path) -> None:
     told = " ".join(program("inspect", model_file, "-v", COLUMNS="200").stdout.split())
     assert "mixed* " in told and "* the default;" in told
