@@ -11,14 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from dfmpc_onnx.errors import OptionError, shown
-from dfmpc_onnx.inputs.image_files import ImageFolder, image_files, no_image_files, to_layout
+from dfmpc_onnx.inputs.image_files import ImageFolder, image_files, to_layout
 from dfmpc_onnx.inputs.labels import TABLE
-from dfmpc_onnx.inputs.npz import read_arrays, stored_array
+from dfmpc_onnx.inputs.npz import read_arrays
 from dfmpc_onnx.inputs.preprocess import Preprocess
 from dfmpc_onnx.model.plain_files import is_folder, why_unreadable
 
 FEWEST_TO_HOLD_BACK = 8  # images, below which all are needed for statistics
-NO_ARRAY = "holds no array 'x'; it needs x (uint8 NHWC or float32) and optionally y"
 HELD_BACK = 4  # one of so many is kept from statistics
 
 
@@ -48,7 +47,7 @@ def read_images(path: str | os.PathLike[str], shape: tuple[int, ...], preprocess
     check_file(source)
     arrays = read_arrays(str(source), where)
     if "x" not in arrays:
-        raise OptionError(f"{where}: {NO_ARRAY}")
+        raise OptionError(f"{where}: holds no array 'x'; it needs x (uint8 NHWC or float32) and optionally y")
     x = as_network_takes(arrays["x"], shape, preprocess, where)
     return Images(x, checked_labels(arrays.get("y"), len(x), where), f"{len(x)} images of {shown(source.name)}")
 
@@ -59,18 +58,6 @@ def check_file(source: pathlib.Path) -> None:
     if reason is not None:
         more = " or folder of images" if reason == "no such file" else ""
         raise OptionError(f"{shown(str(source))}: {reason}{more}")
-
-
-def check_there(path: str | os.PathLike[str]) -> None:
-    """Raise OptionError where no images can be at a path, before a network is read: no pixel is looked at."""
-    source = pathlib.Path(path)
-    if is_folder(source):
-        if not image_files(source):
-            raise no_image_files(source)
-        return
-    check_file(source)
-    if stored_array(str(source), shown(str(source)), "x") is None:
-        raise OptionError(f"{shown(str(source))}: {NO_ARRAY}")
 
 
 def checked_labels(y: npt.NDArray[np.generic] | None, count: int, where: str) -> npt.NDArray[np.int64] | None:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dfmpc_onnx.errors import OptionError, shown
-from dfmpc_onnx.inputs.files import NO_ARRAY, Images, as_network_takes, check_file, checked_labels
+from dfmpc_onnx.inputs.files import Images, as_network_takes, check_file, checked_labels
 from dfmpc_onnx.inputs.image_files import ImageFolder, to_layout
 from dfmpc_onnx.inputs.npz import read_arrays, stored_array
 from dfmpc_onnx.inputs.preprocess import Preprocess
@@ -87,7 +87,7 @@ def stream_images(
     check_file(source)
     stored = stored_array(str(source), where, "x")
     if stored is None:
-        raise OptionError(f"{where}: {NO_ARRAY}")
+        raise OptionError(f"{where}: holds no array 'x'; it needs x (uint8 NHWC or float32) and optionally y")
     if not stored.shape or not stored.shape[0]:  # raises
         as_network_takes(np.empty(stored.shape, stored.dtype), shape, preprocess, where)
 
