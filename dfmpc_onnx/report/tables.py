@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import textwrap
 from collections.abc import Sequence
@@ -47,8 +48,8 @@ def rows_of_one_line(
         return (" " * GAP).join(padded).rstrip()
 
     console.print(Text(line(columns), style="bold"), soft_wrap=True)
-    for row in cells:
-        row[name] = shortened(row[name], widths[name])
+    for row, within in zip(cells, told_apart([row[name] for row in cells], widths[name]), strict=True):
+        row[name] = within
         console.print(Text(line(row)), soft_wrap=True)
 
 
@@ -64,6 +65,23 @@ def shortened(name: str, width: int) -> str:
     while cell_len(begin) + cell_len(end) > width - 2:
         begin = begin[:-1]
     return f"{begin}..{end}"
+
+
+def told_apart(names: Sequence[str], width: int) -> list[str]:
+    """Each name within so many characters; those that would look alike begin where they differ."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(shortened(name, width), []).append(name)
+    found = []
+    for name in names:
+        within = shortened(name, width)
+        columns = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*alike[within], strict=False))
+        same = [letters[0] for letters in columns]
+        if len(same) < len(name):
+            begin = max((place + 1 for place, letter in enumerate(same) if not letter.isalnum()), default=0)
+            within = f"..{shortened(name[begin:], width - 2)}"
+        found.append(within)
+    return found
 
 
 def listing(
