@@ -13,6 +13,7 @@ from typing import Literal
 
 import msgspec
 
+from dfmpc_onnx.errors import printable
 from dfmpc_onnx.evaluation.fidelity import Fidelity
 from dfmpc_onnx.numerics.changed_answers import ErrorLaw, changed_share
 from dfmpc_onnx.numerics.proportions import wilson_interval
@@ -63,6 +64,19 @@ class Verdict(msgspec.Struct, frozen=True):
         few_agree = self.rows > 0 and self.agreement is not None and self.agreement < LEAST_AGREEMENT
         few_boxes = self.boxes is not None and _share(self.boxes) < LEAST_AGREEMENT
         return self.level == "bad" or few_decibels or few_agree or few_boxes
+
+    def __str__(self) -> str:
+        """In short, on one line; a command says it with what it rests on, and how to know more."""
+        if self.level == "not known":
+            return printable(f"not known: {self.not_known}")
+        found = f"SQNR {self.sqnr_db:g} dB on {self.origin}"
+        if self.agreement is not None and self.interval is not None:
+            low, high = self.interval
+            keeps = f"about {self.agreement:g} % of real inputs keep their class (95 % interval {low:g} to {high:g} %)"
+            found = f"{keeps}; {found}"
+        elif self.boxes is not None:
+            found = f"{self.boxes[0]} of {self.boxes[1]} boxes are found again; {found}"
+        return printable(f"{self.level}: {found}")
 
 
 def verdict_of(found: Fidelity, basis: Basis) -> Verdict:
