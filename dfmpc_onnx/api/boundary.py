@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from dfmpc_onnx.errors import OptionError, UserError
+from dfmpc_onnx.errors import OptionError, UserError, did_you_mean
 from dfmpc_onnx.inputs.image_places import check_place
 from dfmpc_onnx.pipeline.recipe import Recipe
 
@@ -43,7 +43,10 @@ def public(call: Callable[Given, Returned]) -> Callable[Given, Returned]:
 
     @functools.wraps(call)
     def within(*args: Given.args, **kwargs: Given.kwargs) -> Returned:
-        bound = signature.bind(*args, **kwargs)
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{call.__name__}(): {error}{_near_of(kwargs, signature)}") from None
         for name, value in bound.arguments.items():
             if value is not signature.parameters[name].default and name in ARGUMENTS:
                 bound.arguments[name] = ARGUMENTS[name](name, value)
@@ -57,6 +60,12 @@ def public(call: Callable[Given, Returned]) -> Callable[Given, Returned]:
         return result
 
     return within
+
+
+def _near_of(given: Iterable[str], signature: inspect.Signature) -> str:
+    """What an argument that a function does not have may have been meant for."""
+    unknown = next((name for name in given if name not in signature.parameters), None)
+    return "" if unknown is None else did_you_mean(unknown, signature.parameters)
 
 
 def _warnings(result: object) -> Sequence[str]:

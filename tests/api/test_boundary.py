@@ -135,3 +135,10 @@ def test_the_command_line_prints_each_warning_once(tmp_path: pathlib.Path) -> No
     words = ["quantize", tmp_path / "m.onnx", "-o", tmp_path / "o.onnx", "--recipe", "int8", "--layer", "*=2"]
     lines = program(*words).stderr.splitlines()
     assert lines and all(line.startswith("warning: ") for line in lines) and len(set(lines)) == len(lines)
+
+
+def test_an_argument_that_is_misspelt_names_the_function_and_the_nearest() -> None:
+    with pytest.raises(TypeError, match=r"quantize\(\): got an unexpected .*'receipe' \(did you mean recipe\?\)"):
+        dfmpc_onnx.quantize(chain(), receipe="int8")  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"verify\(\): missing a required argument: 'quantized'$"):
+        dfmpc_onnx.verify(chain())  # type: ignore[call-arg]
