@@ -53,7 +53,7 @@ def report_table(report: Report, output: str, console: Console, *, verbose: bool
     for title, refusals, most in _refusals(report):
         if verbose or title.endswith(LEFT_IN_FLOAT):
             refusal_list(title, refusals, most if verbose else MOST_REASONS_IN_SHORT, console)
-    in_the_rows = (LEFT_IN_FLOAT, IN_FLOAT)
+    in_the_rows = (LEFT_IN_FLOAT, COMPUTES_FLOAT)
     hidden = sum(len(refusals) for title, refusals, _ in _refusals(report) if not title.endswith(in_the_rows))
     if hidden and not verbose:
         remarks = "1 more remark, which is no error" if hidden == 1 else f"{hidden} more remarks, which are no errors"
@@ -91,8 +91,8 @@ def report_table(report: Report, output: str, console: Console, *, verbose: bool
     if report.verdict is not None:
         console.print()
         print_verdict(report.verdict, console)
-    unknown = report.preprocess_choice.unknown
-    if len(unknown) == 1 and unknown[0].preprocess_tells:
+    inputs = report.preprocess_choice.unknown
+    if len(inputs) == 1 and inputs[0].preprocess_tells:
         prose(console, PHOTOS_TIP)
 
 
@@ -114,7 +114,7 @@ def _layer_table(report: Report, console: Console, verbose: bool) -> None:
 
 
 LEFT_IN_FLOAT = "layers left in float"
-IN_FLOAT = "layers with integer weights that compute in float"
+COMPUTES_FLOAT = "layers with integer weights that compute in float"
 MOST_REASONS_IN_SHORT = 3
 MOST_REASONS = 12  # reasons that a heading is followed by
 
@@ -138,7 +138,7 @@ def _refusals(report: Report) -> Iterable[tuple[str, list[Refusal], int]]:
     if "/" in report.weights:
         yield "layers quantized, but not low", not_low, MOST_REASONS
     computing = [r for r in others if r.site in coded and r.code in WHY_FLOAT]
-    yield IN_FLOAT, computing, MOST_REASONS
+    yield COMPUTES_FLOAT, computing, MOST_REASONS
     rest = [r for r in others if r not in not_low and r not in computing]
     yield "remarks on layers that are quantized", [r for r in rest if r.site in coded], MOST_REASONS
     elsewhere = [r for r in rest if r.site not in coded]

@@ -127,7 +127,8 @@ class AssignBits(Pass[AssignBitsOptions]):
             return LayerBits(weights.high, _role(weights.high), "too few weights for low bits to pay")
         if half == "folded":
             return LayerBits(weights.high, _role(weights.high), NO_STATISTICS, "no-batch-norm")
-        return LayerBits(weights.high, _role(weights.high), "high half or alone" if weights.paired else "one width for all layers")
+        why = "high half or alone" if weights.paired else "one width for all layers"
+        return LayerBits(weights.high, _role(weights.high), why)
 
 
 def _one_width_for_each_shared_weight(workspace: Workspace, plan: dict[str, LayerBits]) -> None:
