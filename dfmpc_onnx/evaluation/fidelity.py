@@ -320,6 +320,7 @@ def compare(
     for number, chunk in enumerate(chunks_of(images)):
         for want, got in _in_step(known.again(chunk, number), output_parts(candidate, chunk), found.shapes_differ):
             found.add(want, got)
+        _check_classes(found.answers, y, known.label)
         done += input_count(chunk)
         tell(done)
     if not found.compared:
@@ -355,11 +356,21 @@ def _labels_of(images: Images | Samples | ImageStream) -> npt.NDArray[np.int64] 
     return images.y if isinstance(images, Images) else images.labels
 
 
+def _check_classes(answers: ClassAnswers | None, y: npt.NDArray[np.int64] | None, label: str) -> None:
+    """Raise ModelError where labels are of more classes than the scores that have come so far: others have as many."""
+    if answers is None or y is None or not 0 < answers.classes <= int(y.max()):
+        return
+    raise ModelError(
+        f"{label}: labels run to {int(y.max())}, and the model has {answers.classes} classes; give images of its own "
+        "classes, or leave the labels out"
+    )
+
+
 def _scored(answers: ClassAnswers | None, y: npt.NDArray[np.int64], label: str) -> tuple[float, float]:
     """Per cent correct, of the reference and of the candidate. Raises ModelError where labels are of other classes."""
     lowest, highest = int(y.min()), int(y.max())
     both = [np.zeros(0)] * 2 if answers is None else answers.joined()
-    if answers is None or len(both[0]) != len(y) or lowest < 0 or 0 < answers.classes <= highest:
+    if answers is None or len(both[0]) != len(y) or lowest < 0:
         raise ModelError(f"{label}: its first output is no table of class scores for labels from {lowest} to {highest}")
     of_want, of_got = (round(100 * float((chosen == y).mean()), 2) for chosen in both)
     return of_want, of_got

@@ -153,9 +153,11 @@ def test_networks_with_other_inputs_cannot_be_compared():
         compare(paired(WEIGHT), linear(WEIGHT), Samples({"x": X[None, :2], "s": np.zeros(1, np.float32)}, 1, ""))
 
 
-def test_labels_need_a_table_of_scores():
-    with pytest.raises(ModelError, match="no table of class scores"):
-        compare(linear(WEIGHT), linear(NOISY), Images(X, np.full(len(X), 3), ""))
+def test_labels_of_more_classes_than_the_model_has_are_refused_behind_the_first_images():
+    told = []
+    with pytest.raises(ModelError, match="labels run to 3, and the model has 3 classes; give images of its own"):
+        compare(linear(WEIGHT), linear(NOISY), Images(X, np.full(len(X), 3), ""), tell=told.append)
+    assert told == []
 
 
 def several(*outputs):
@@ -167,6 +169,13 @@ def several(*outputs):
 
 def times(factor, op="Mul"):
     return lambda net: net.node(op, "x", net.weight(f"w{len(net.weights)}", np.float32(factor)))
+
+
+def test_labels_need_a_table_of_scores():
+    maps = several(lambda net: net.node("Unsqueeze", "x", net.weight("axes", np.array([1]))))
+    for network, label in ((maps, 3), (several(times(1)), -1)):
+        with pytest.raises(ModelError, match=f"no table of class scores for labels from {label} to"):
+            compare(network, network, Images(X, np.full(len(X), label), ""))
 
 
 def test_each_output_is_judged_and_the_worst_counts():
