@@ -23,8 +23,8 @@ from dfmpc_onnx.cli.shared_options import (
     MODEL,
     QUIET,
     RANGES,
+    STEPS,
     THREADS,
-    VERBOSE,
     examples,
     file_name,
 )
@@ -189,7 +189,7 @@ def expand(model: str, output: str, force: bool, json_wanted: bool) -> None:
     ),
     THREADS,
     JSON,
-    VERBOSE,
+    STEPS,
     QUIET,
 )
 def verify(

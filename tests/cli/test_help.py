@@ -59,3 +59,8 @@ def test_help_imports_no_library_that_takes_long() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment())
     assert ended.stderr == "\n"
+
+
+def test_verify_promises_no_details_that_its_table_has_anyway() -> None:
+    told = " ".join(dfmpc("verify", "--help").stdout.split())
+    assert "-v, --verbose each step as a line on standard error" in told and "all details" not in told
