@@ -18,7 +18,6 @@ import numpy.typing as npt
 import onnx
 
 from dfmpc_onnx.errors import OptionError, UserError, did_you_mean
-from dfmpc_onnx.inputs.image_places import check_place
 from dfmpc_onnx.pipeline.recipe import Recipe
 
 Given = ParamSpec("Given")
@@ -177,9 +176,7 @@ def _called(name: str, value: Any) -> Any:
 def _images(name: str, value: Any) -> Any:
     if isinstance(value, (bytes, onnx.ModelProto)) or not isinstance(value, (str, os.PathLike, Iterable)):
         raise _wrong(name, value, "a path, an array [n, height, width, 3] or an iterable of arrays")
-    if isinstance(value, (str, os.PathLike)):
-        check_place(_path(name, value))  # a model may take long, to be read and to be run
-    return value
+    return _path(name, value) if isinstance(value, (str, os.PathLike)) else value
 
 
 MODELS = (str, os.PathLike, bytes, bytearray, memoryview, onnx.ModelProto)

@@ -16,6 +16,7 @@ from dfmpc_onnx.api.builds import Builder, Built, as_model, check_plans, measure
 from dfmpc_onnx.api.intake import Intake, parse_settings, take_in
 from dfmpc_onnx.api.planned_again import plan_again
 from dfmpc_onnx.errors import OptionError, Unknown, shown
+from dfmpc_onnx.inputs.image_places import check_place
 from dfmpc_onnx.inputs.preprocess import AUTO
 from dfmpc_onnx.model.source import ModelSource, size_of
 from dfmpc_onnx.model.write import check_target, save_text
@@ -124,6 +125,7 @@ def plan(
     budget = WeightBudget.parse(max_size, mean_bits, min_sqnr, max_float_layers)
     asked = _Asked(budget, min_agreement, pareto, search, as_path(images))
     asked.check()
+    check_place(asked.images)
     _check_name(output)
     if table_from is not None:
         beside = {"--layer": layers, "--images": images, "--input-shape": input_shapes, "--input-range": input_ranges}

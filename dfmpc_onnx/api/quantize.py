@@ -22,6 +22,7 @@ from dfmpc_onnx.api.intake import Intake, parse_settings, take_in, with_budget
 from dfmpc_onnx.api.provenance import version
 from dfmpc_onnx.api.quantized import Quantized
 from dfmpc_onnx.api.time_limit import allow_trials, check_timed, with_time_limit
+from dfmpc_onnx.inputs.image_places import check_place
 from dfmpc_onnx.inputs.preprocess import AUTO
 from dfmpc_onnx.inputs.unknown_inputs import not_known
 from dfmpc_onnx.model.source import ModelSource, size_of
@@ -94,6 +95,7 @@ def quantize(
     if not (settings.weights.auto and plans_bits(pipeline)) and budget.only_sqnr:
         budget = WeightBudget()  # there is nothing to plan: what the closing check finds is the caller's to judge
     settings = with_budget(settings, budget, "--weights" if weights is not None else f"recipe {chosen.name}")
+    check_place(settings.images)
     _check_runtime(settings, check=check or min_sqnr is not None, timed=max_latency is not None)
     taken = take_in(model, output, chosen, pipeline, settings, preprocess, Progress(progress), force=force)
     return _finish(taken, _build(taken, budget, instruments, dump), check, began)

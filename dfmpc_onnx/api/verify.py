@@ -23,6 +23,7 @@ from dfmpc_onnx.evaluation.fidelity import compare, input_count
 from dfmpc_onnx.evaluation.provider_use import provider_use
 from dfmpc_onnx.evaluation.verdict import Basis, verdict_of
 from dfmpc_onnx.inputs.files import Images
+from dfmpc_onnx.inputs.image_places import check_place
 from dfmpc_onnx.inputs.image_stream import ImageStream, stream_images
 from dfmpc_onnx.inputs.knowledge import find_out
 from dfmpc_onnx.inputs.normalization import PreprocessChoice, parse_or_assume
@@ -155,6 +156,7 @@ def verify(
     """
     _check_options(providers, count)
     images = as_path(images)
+    check_place(images)
     float_source, source = load(model), load(quantized)
     metadata = metadata_of(source.model)
     stated = metadata.get("preprocess")

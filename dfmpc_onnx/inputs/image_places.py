@@ -12,8 +12,10 @@ from dfmpc_onnx.inputs.npz import stored_array
 from dfmpc_onnx.model.plain_files import is_folder
 
 
-def check_place(path: str | os.PathLike[str]) -> None:
-    """Raise OptionError where no images can be at a path; no pixel is looked at."""
+def check_place(path: str | os.PathLike[str] | None) -> None:
+    """Raise OptionError where no images can be at a path that is given; no pixel is looked at."""
+    if path is None:
+        return
     source = pathlib.Path(path)
     if is_folder(source):
         if not image_files(source):

@@ -131,7 +131,7 @@ def test_the_greedy_search_keeps_to_the_size() -> None:
     [
         (
             {"max_size": "10KB"},
-            r"max-size 10KB: the smallest possible file takes about \d+ bytes, \d+ % of the float file; give at",
+            r"max-size 10KB: the smallest possible file takes about \d+ bytes, [\d.]+ % of the float file; give",
         ),
         ({"max_size": "2 apples"}, "max-size '2 apples': not understood; give bytes such as 2MB or 512KiB, or 25%"),
         ({"max_size": "1MB", "mean_bits": 4.0}, "max-size and mean-bits: both limit the size; give one of them"),
