@@ -32,7 +32,7 @@ class LastProjection:
 
     def basis(self) -> Float:
         """``[in, in]``, R with ``|e R| = |e W|`` for every e."""
-        found: Float = np.linalg.qr(self.weight.T, mode="r").T
+        found: Float = np.asarray(np.linalg.qr(self.weight.T, mode="r")).T
         return found
 
 

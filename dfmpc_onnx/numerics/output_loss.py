@@ -106,6 +106,7 @@ class JudgedOutput:
         self._vector = is_vector(plain.shape)
         self._groups = groups or array_groups(plain)
         self._entries: list[_Entries] = []
+        self._values_an_image = plain.size // (len(plain) if plain.ndim > 1 and len(plain) else 1)
         self._variance = np.zeros(0)
         self._channel = 2 if plain.ndim == 3 and plain.shape[2] < plain.shape[1] else 1
         if self._groups is not None:
@@ -168,10 +169,7 @@ class JudgedOutput:
         shares, between = [0.0], [0.0]
         for part in self._entries:
             if part.index is None or self._groups is None:
-                error, count = (
-                    float(square.sum()),
-                    self._plain.size // (len(self._plain) if self._plain.ndim > 1 else 1),
-                )
+                error, count = float(square.sum()), self._values_an_image
             else:
                 chosen = square.take(part.index, self._groups.axis - 1)
                 error, count = float(chosen.sum()), chosen.size

@@ -178,14 +178,16 @@ class LayerVariants:
         """Of variants that were not run through a linear map at the end, by name, the errors in what it reads."""
         read, run = self.live[last.read.name], self.live[last.output].hats
         plain = read.plain.astype(np.float64)
-        return ((variant, hat - plain) for variant, hat in read.hats.items() if variant not in run)
+        return ((variant, hat.astype(np.float64) - plain) for variant, hat in read.hats.items() if variant not in run)
 
     def _projected(self, output: str) -> dict[str, Float32]:
         found = {}
         for last in self._projections:
             if last.output == output:
                 for variant, error in self._errors_in_front(last):
-                    found[variant] = (self.live[output].plain + error @ last.weight).astype(np.float32)
+                    found[variant] = (self.live[output].plain.astype(np.float64) + error @ last.weight).astype(
+                        np.float32
+                    )
         return found
 
     def _losses_in_front(self, output: str, judged: JudgedOutput) -> Iterator[tuple[str, OutputLoss]]:
@@ -196,7 +198,7 @@ class LayerVariants:
                     yield variant, judged.loss_of_error(error @ basis)
             elif last.output == output:
                 for variant, error in self._errors_in_front(last):
-                    yield variant, judged.loss(self.live[output].plain + error @ last.weight)
+                    yield variant, judged.loss(self.live[output].plain.astype(np.float64) + error @ last.weight)
 
     def _inputs(self, node: gs.Node) -> dict[str, Variants]:
         return {tensor.name: self.live[tensor.name] for tensor in reads(node)}
