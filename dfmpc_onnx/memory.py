@@ -11,7 +11,7 @@ from collections.abc import Iterator
 UNKNOWN = 1 << 36  # where the system does not tell: 64 GiB
 CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 # Options of mallopt, as <malloc.h> numbers them, and bytes: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD.
-KEPT_MEMORY = ((-3, 2**28), (-1, 2**29), (-2, 2**26))
+KEPT_MEMORY = ((-3, 2**27), (-1, 2**28), (-2, 2**24))
 MEMINFO, STATUS = "/proc/meminfo", "/proc/self/status"
 
 
@@ -61,7 +61,7 @@ def limit_memory() -> Iterator[None]:
 
 
 def keep_freed_memory() -> bool:
-    """Have this process keep what it frees, up to half a gigabyte, for what it allocates next; whether the system can.
+    """Have this process keep what it frees, up to a quarter of a gigabyte, for what it allocates next; whether the system can.
 
     Activations of a few MB come and go by the thousand. glibc asks the system for each and gives it back, and the
     system clears every page anew: a third of all processor time. Where the C library is another, nothing changes.
