@@ -61,7 +61,7 @@ def limit_memory() -> Iterator[None]:
 
 
 def keep_freed_memory() -> bool:
-    """Have this process keep what it frees, up to a quarter of a gigabyte, for what it allocates next; whether the system can.
+    """Have this process keep up to a quarter of a gigabyte of what it frees for what it allocates next; whether it can.
 
     Activations of a few MB come and go by the thousand. glibc asks the system for each and gives it back, and the
     system clears every page anew: a third of all processor time. Where the C library is another, nothing changes.
