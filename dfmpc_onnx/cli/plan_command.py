@@ -32,7 +32,7 @@ from dfmpc_onnx.cli.shared_options import (
     model_argument,
 )
 from dfmpc_onnx.errors import printable
-from dfmpc_onnx.memory import limit_memory
+from dfmpc_onnx.memory import keep_freed_memory, limit_memory
 
 
 @cloup.command(
@@ -116,6 +116,7 @@ def plan(
     from dfmpc_onnx.report.plan_text import plan_table
 
     to_stream = check_stream(output, json_wanted)
+    keep_freed_memory()
     with limit_memory(), progress(verbose - quiet, alone=json_wanted) as report:
         found = dfmpc_onnx.plan(
             model,
