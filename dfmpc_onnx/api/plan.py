@@ -20,7 +20,7 @@ from dfmpc_onnx.inputs.preprocess import AUTO
 from dfmpc_onnx.model.source import ModelSource, size_of
 from dfmpc_onnx.model.write import check_target, save_text
 from dfmpc_onnx.pipeline.facts import BitPlan, Sensitivity
-from dfmpc_onnx.pipeline.plan_file import FrontEntry, PlannedLayer, PlanRecord, plan_as_toml, record_of
+from dfmpc_onnx.pipeline.plan_file import PLAN_FILE, FrontEntry, PlannedLayer, PlanRecord, plan_as_toml, record_of
 from dfmpc_onnx.pipeline.progress import Progress, ProgressReport
 from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE
 from dfmpc_onnx.pipeline.settings import ASKED, FLOAT, TERNARY, WeightBits, WeightBudget
@@ -111,20 +111,24 @@ def plan(
     seed: int = 0,
     progress: ProgressReport | None = None,
     threads: int | None = None,
+    force: bool = False,
 ) -> Planned:
     """Choose bits for all weights of a float model under one budget.
 
-    output: where to write the plan (.toml), whole or not at all. max_size, mean_bits, min_sqnr, max_float_layers: as
-    for `quantize`; the recipe's own budget where none is given. min_agreement: percent; the smallest file of which 95 %
-    intervals say that it agrees as often with the float model on `images`, which statistics do not see. pareto: how
-    many points of the front to store. search: "greedy" measures all weights together, step by step (`greedy_search`).
-    table_from: a plan file whose table is planned from, without a run of the network; the model may then be None.
+    output: where to write the plan (.toml), whole or not at all. force: over a file that is no plan, too. max_size,
+    mean_bits, min_sqnr, max_float_layers: as for `quantize`; the recipe's own budget where none is given.
+    min_agreement: percent; the smallest file of which 95 % intervals say that it agrees as often with the float model
+    on `images`, which statistics do not see. pareto: how many points of the front to store. search: "greedy" measures
+    all weights together, step by step (`greedy_search`). table_from: a plan file whose table is planned from, without a
+    run of the network; the model may then be None.
     The other options are those of `quantize`. Raises UserError.
     """
     budget = WeightBudget.parse(max_size, mean_bits, min_sqnr, max_float_layers)
     asked = _Asked(budget, min_agreement, pareto, search, as_path(images))
     asked.check()
     _check_name(output)
+    if output is not None:
+        check_target(output, None, force=force, kind=PLAN_FILE)
     if table_from is not None:
         beside = {"--layer": layers, "--images": images, "--input-shape": input_shapes, "--input-range": input_ranges}
         changed = [name for name, given in beside.items() if given]
