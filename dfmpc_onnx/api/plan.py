@@ -126,9 +126,7 @@ def plan(
     budget = WeightBudget.parse(max_size, mean_bits, min_sqnr, max_float_layers)
     asked = _Asked(budget, min_agreement, pareto, search, as_path(images))
     asked.check()
-    _check_name(output)
-    if output is not None:
-        check_target(output, None, force=force, kind=PLAN_FILE)
+    _check_output(output, force=force)
     if table_from is not None:
         beside = {"--layer": layers, "--images": images, "--input-shape": input_shapes, "--input-range": input_ranges}
         changed = [name for name, given in beside.items() if given]
@@ -153,10 +151,16 @@ def plan(
     return _written(planner.run(), output)
 
 
-def _check_name(output: str | os.PathLike[str] | None) -> None:
-    """Raise OptionError where a plan would be written under the name of a model."""
-    if output is not None and str(output).lower().endswith(".onnx"):
+def _check_output(output: str | os.PathLike[str] | None, *, force: bool) -> None:
+    """Raise OptionError where a plan would be written under the name of a model, or over what is no plan.
+
+    force: whether it may be written over that.
+    """
+    if output is None:
+        return
+    if str(output).lower().endswith(".onnx"):
         raise OptionError(f"{shown(str(output))}: a plan is a text; give a name that ends in .toml")
+    check_target(output, None, force=force, kind=PLAN_FILE)
 
 
 def _extends(recipe: str, output: str | os.PathLike[str] | None) -> str:
