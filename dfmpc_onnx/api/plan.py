@@ -128,12 +128,10 @@ def plan(
     asked.check()
     _check_output(output, force=force)
     if table_from is not None:
-        beside = {"--layer": layers, "--images": images, "--input-shape": input_shapes, "--input-range": input_ranges}
-        changed = [name for name, given in beside.items() if given]
-        changed += [] if search == "knapsack" else ["--search"]
-        changed += [] if target == "cpu" else ["--target"]
-        if changed:
-            raise OptionError(f"from: plans from a table alone, as it was measured; leave out {', '.join(changed)}")
+        beside: dict[str, object] = {"--layer": layers, "--images": images, "--input-shape": input_shapes}
+        beside |= {"--input-range": input_ranges, "--search": search != "knapsack", "--target": target != "cpu"}
+        if changed := ", ".join(name for name, given in beside.items() if given):
+            raise OptionError(f"from: plans from a table alone, as it was measured; leave out {changed}")
         record, extends = plan_again(table_from, model, budget, pareto)
         return _written(Planned(record, plan_as_toml(record, extends)), output)
     if model is None:
