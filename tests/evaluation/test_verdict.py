@@ -15,6 +15,27 @@ from tests import graphs
 RANDOM = np.random.default_rng(0)
 
 
+@pytest.mark.parametrize(
+    ("verdict", "said"),
+    [
+        (
+            Verdict("good", "generated", 64, "64 procedural images", 98.6, (96.3, 99.5), sqnr_db=31.2),
+            "good: about 98.6 % of real inputs keep their class (95 % interval 96.3 to 99.5 %); SQNR 31.2 dB on 64 "
+            "procedural images",
+        ),
+        (
+            Verdict("check", "images", 9, "9 images of a\nb/", boxes=(8, 9), sqnr_db=20.0),
+            "check: 8 of 9 boxes are found again; SQNR 20 dB on 9 images of a?b/",
+        ),
+        (Verdict("check", "generated", 64, "64 images", sqnr_db=20.0), "check: SQNR 20 dB on 64 images"),
+        (Verdict("not known", "generated", 64, "64", not_known="nothing tells it"), "not known: nothing tells it"),
+    ],
+)
+def test_a_verdict_is_printed_as_a_line(verdict, said):
+    """`print(made.verdict)` is the first thing that a script does; all fields in brackets say nothing there."""
+    assert str(verdict) == said
+
+
 def found(sqnr_db=30.0, tangent=0.03, changed=0, rows=64, **more):
     """A comparison of classifiers; `tangent` None as of labels, rows 0 as of what is no classifier."""
     agreement = 100 * (rows - changed) / rows if rows else None
@@ -155,24 +176,3 @@ def test_a_detector_is_judged_by_the_boxes_that_are_found_again():
         assert verdict.boxes == (again, 80) and verdict.level == level
         assert verdict_sentence(verdict).startswith(f"{level}: {again} of 80 boxes are found again")
         assert verdict_of(compare(*pair, fed, (), places), "generated").boxes is None
-
-
-@pytest.mark.parametrize(
-    ("verdict", "said"),
-    [
-        (
-            Verdict("good", "generated", 64, "64 procedural images", 98.6, (96.3, 99.5), sqnr_db=31.2),
-            "good: about 98.6 % of real inputs keep their class (95 % interval 96.3 to 99.5 %); SQNR 31.2 dB on 64 "
-            "procedural images",
-        ),
-        (
-            Verdict("check", "images", 9, "9 images of a\nb/", boxes=(8, 9), sqnr_db=20.0),
-            "check: 8 of 9 boxes are found again; SQNR 20 dB on 9 images of a?b/",
-        ),
-        (Verdict("check", "generated", 64, "64 images", sqnr_db=20.0), "check: SQNR 20 dB on 64 images"),
-        (Verdict("not known", "generated", 64, "64", not_known="nothing tells it"), "not known: nothing tells it"),
-    ],
-)
-def test_a_verdict_is_printed_as_a_line(verdict, said):
-    """`print(made.verdict)` is the first thing that a script does; all fields in brackets say nothing there."""
-    assert str(verdict) == said
