@@ -80,6 +80,7 @@ class _Asked:
             raise OptionError(f"pareto {self.pareto}: give at least 2 points")
         if self.search not in ("knapsack", "greedy"):
             raise OptionError(f"search '{self.search}': not known; give knapsack or greedy")
+        check_place(self.images)
 
     def __str__(self) -> str:
         agreement = f"min-agreement {self.min_agreement:g}" if self.min_agreement is not None else ""
@@ -127,7 +128,6 @@ def plan(
     budget = WeightBudget.parse(max_size, mean_bits, min_sqnr, max_float_layers)
     asked = _Asked(budget, min_agreement, pareto, search, as_path(images))
     asked.check()
-    check_place(asked.images)
     _check_output(output, force=force)
     if table_from is not None:
         beside: dict[str, object] = {"--layer": layers, "--images": images, "--input-shape": input_shapes}

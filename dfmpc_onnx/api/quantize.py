@@ -95,14 +95,17 @@ def quantize(
     if not (settings.weights.auto and plans_bits(pipeline)) and budget.only_sqnr:
         budget = WeightBudget()  # there is nothing to plan: what the closing check finds is the caller's to judge
     settings = with_budget(settings, budget, "--weights" if weights is not None else f"recipe {chosen.name}")
-    check_place(settings.images)
     _check_runtime(settings, check=check or min_sqnr is not None, timed=max_latency is not None)
     taken = take_in(model, output, chosen, pipeline, settings, preprocess, Progress(progress), force=force)
     return _finish(taken, _build(taken, budget, instruments, dump), check, began)
 
 
 def _check_runtime(settings: Settings, *, check: bool, timed: bool) -> None:
-    """Raise OptionError where a limit on time can change nothing, RuntimeUnavailable where a run is needed."""
+    """Raise OptionError where no images are at their path, or a limit on time can change nothing.
+
+    RuntimeUnavailable where a run is needed.
+    """
+    check_place(settings.images)
     if timed:
         check_timed(settings)
     if check or timed:

@@ -22,9 +22,9 @@ from dfmpc_onnx.cli.shared_options import (
     JSON,
     LOOK,
     MODEL,
+    PROGRESS_LINES,
     QUIET,
     RANGES,
-    STEPS,
     THREADS,
     examples,
     file_name,
@@ -190,7 +190,7 @@ def expand(model: str, output: str, force: bool, json_wanted: bool) -> None:
     ),
     THREADS,
     JSON,
-    STEPS,
+    PROGRESS_LINES,
     QUIET,
 )
 def verify(

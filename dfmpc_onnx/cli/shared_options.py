@@ -142,7 +142,9 @@ def _verbosity(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
 VERBOSE = cloup.option(
     "-v", "--verbose", is_flag=True, callback=_verbosity, help="all details; each step as a line on standard error"
 )
-STEPS = cloup.option("-v", "--verbose", is_flag=True, callback=_verbosity, help="each step as a line on standard error")
+PROGRESS_LINES = cloup.option(
+    "-v", "--verbose", is_flag=True, callback=_verbosity, help="each step as a line on standard error"
+)
 DETAILS = cloup.option("-v", "--verbose", is_flag=True, help="with all details")
 QUIET = cloup.option("-q", "--quiet", is_flag=True, callback=_verbosity, help="nothing but warnings and errors")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from dfmpc_onnx.errors import ModelError
 from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.numerics.changed_answers import ScoreSums
 
@@ -35,6 +36,14 @@ class ClassAnswers:
     def tangent(self) -> float | None:
         """As of `ScoreSums`; None of labels."""
         return None if self._sums is None else self._sums.tangent
+
+    def check_labels(self, y: npt.NDArray[np.int64], label: str) -> None:
+        """Raise ModelError where labels are of more classes than there are scores. label: of the network."""
+        if 0 < self.classes <= int(y.max()):
+            raise ModelError(
+                f"{label}: labels run to {int(y.max())}, and the model has {self.classes} classes; give images of its "
+                "own classes, or leave the labels out"
+            )
 
     def joined(self) -> list[npt.NDArray[np.int64]]:
         """The answers of both networks, ``[rows]`` each."""
