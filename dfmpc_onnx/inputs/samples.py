@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dfmpc_onnx.errors import ModelError, shown
-from dfmpc_onnx.inputs.batches import MOST_IMAGES
+from dfmpc_onnx.inputs.batches import fewest_at_once, unseen_by_statistics
 from dfmpc_onnx.inputs.feeds import USUAL_PART, filled_in_part, whole_in_range
-from dfmpc_onnx.inputs.files import FEWEST_TO_HOLD_BACK, Images, unseen
+from dfmpc_onnx.inputs.files import FEWEST_TO_HOLD_BACK, Images
 from dfmpc_onnx.inputs.generated import generate
 from dfmpc_onnx.inputs.image_stream import ImageStream, stream_images
 from dfmpc_onnx.inputs.spec import PICTURE_TYPES, InputSpec, InputSpecs, channels_last
@@ -66,8 +66,8 @@ def held_back_images(inputs: InputSpecs, count: int) -> ImageStream | None:
 
     Raises OptionError as `stream_images`.
     """
-    found, least = _own(inputs)
-    index = unseen(found.count, least, MOST_IMAGES)
+    found = _own(inputs)
+    index = unseen_by_statistics(inputs.image_input(), found.count)
     if not len(index):
         return None
     index = index[np.arange(min(count, len(index))) * len(index) // min(count, len(index))]
@@ -76,28 +76,28 @@ def held_back_images(inputs: InputSpecs, count: int) -> ImageStream | None:
 
 def seen_images(inputs: InputSpecs, count: int) -> tuple[ImageStream, str]:
     """The first of the user's images, which statistics saw, and a warning that says so."""
-    found, least = _own(inputs)
+    found = _own(inputs)
     kept = min(count, found.count)
     warning = (
         f"compared on the images that statistics come from, since {found.count} are too few to hold some back: "
-        f"give {max(FEWEST_TO_HOLD_BACK, 2 * least)}, or verify the file on others"
+        f"give {max(FEWEST_TO_HOLD_BACK, 2 * fewest_at_once(inputs.image_input()))}, or verify the file on others"
     )
     return found.only(np.arange(kept), f"{kept} images of yours, which statistics saw"), warning
 
 
 def described_images(inputs: InputSpecs) -> str:
     """What the user's images are, and how many of them are kept from statistics."""
-    found, least = _own(inputs)
-    return f"{found.origin}, {len(unseen(found.count, least, MOST_IMAGES))} of them unseen by statistics"
+    found = _own(inputs)
+    kept = unseen_by_statistics(inputs.image_input(), found.count)
+    return f"{found.origin}, {len(kept)} of them unseen by statistics"
 
 
-def _own(inputs: InputSpecs) -> tuple[ImageStream, int]:
-    """The user's images, and how many the network takes at once at least."""
+def _own(inputs: InputSpecs) -> ImageStream:
+    """The user's images, without labels."""
     spec = inputs.image_input()
     assert inputs.images is not None  # who has none has nothing to hold back
-    batch = spec.batch or 1
-    found = stream_images(inputs.images, spec.shape, spec.preprocess, batch)
-    return dataclasses.replace(found, labels=None), batch
+    found = stream_images(inputs.images, spec.shape, spec.preprocess, spec.batch or 1)
+    return dataclasses.replace(found, labels=None)
 
 
 def _runs(spec: InputSpec, seed: int, count: int, generator: np.random.Generator) -> npt.NDArray[np.generic]:

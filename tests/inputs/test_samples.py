@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from dfmpc_onnx.errors import ModelError
+from dfmpc_onnx.inputs.batches import input_batch
 from dfmpc_onnx.inputs.preprocess import Preprocess
-from dfmpc_onnx.inputs.samples import check_images
+from dfmpc_onnx.inputs.samples import check_images, described_images, held_back_images
 from dfmpc_onnx.inputs.spec import resolve
 from tests import graphs
 from tests.graphs import feeding
@@ -42,3 +43,30 @@ def test_an_input_that_nothing_can_be_generated_for_is_named(kind):
     model = feeding(x=(graphs.TensorProto.FLOAT, [1]), z=(getattr(graphs.TensorProto, kind), [1]))
     with pytest.raises(ModelError, match="nothing can be generated for its input 'z' of type"):
         check_images(inputs_of(model), 0, 2)
+
+
+@pytest.mark.parametrize(
+    ("batch", "free", "count", "checked"),
+    [
+        ("n", False, 170, 106),
+        (1, False, 170, 106),
+        (128, False, 170, 42),
+        (128, False, 400, 272),
+        (128, True, 400, 272),
+        (128, False, 130, 0),
+        (16, True, 20, 0),
+        (16, True, 24, 6),
+    ],
+)
+def test_no_image_of_the_users_own_is_both_in_the_statistics_and_compared_on(tmp_path, batch, free, count, checked):
+    """A stated batch above 64 took images that counted as unseen."""
+    numbered = np.arange(count, dtype=np.float32).reshape(-1, 1, 1, 1)
+    np.savez(tmp_path / "x.npz", x=np.broadcast_to(numbered, (count, 3, 4, 4)))
+    model = feeding(x=(graphs.TensorProto.FLOAT, [batch, 3, 4, 4]))
+    inputs = resolve(model, {}, Preprocess.parse("unit"), str(tmp_path / "x.npz"))
+    seen = input_batch(inputs, 0, free=free).feeds["x"][:, 0, 0, 0]
+    assert len(seen) == (batch if isinstance(batch, int) and not free else min(64, count - checked))
+    assert f", {checked} of them unseen by statistics" in described_images(inputs)
+    held = held_back_images(inputs, count)
+    found = [] if held is None else [float(v) for chunk in held.chunks() for v in chunk.x[:, 0, 0, 0]]
+    assert len(found) == checked and not set(found) & set(seen.tolist())
