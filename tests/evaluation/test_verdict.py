@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from dfmpc_onnx.api.reference import output_kinds
 from dfmpc_onnx.evaluation.fidelity import Fidelity, compare
 from dfmpc_onnx.evaluation.verdict import verdict_of
 from dfmpc_onnx.graph.output_branches import score_channels
@@ -155,3 +156,14 @@ def test_a_detector_is_judged_by_the_boxes_that_are_found_again():
         assert verdict.boxes == (again, 80) and verdict.level == level
         assert verdict_sentence(verdict).startswith(f"{level}: {again} of 80 boxes are found again")
         assert verdict_of(compare(*pair, fed, (), places), "generated").boxes is None
+
+
+def test_a_count_beside_a_map_is_no_label():
+    """Of a detector it said "0 % of real inputs keep their class" where the numbers of detections differed."""
+    net = graphs.Net(("n", 3, 8, 8))
+    scores = net.conv("x", 2)
+    count = net.node("ReduceSum", net.node("Cast", net.relu(scores), to=7), net.weight("axes", np.array([1, 2, 3])))
+    model = net.model(count, scores)
+    x = Images(RANDOM.standard_normal((36, 3, 8, 8)).astype(np.float32), None, "")
+    got = compare(Session(model), Session(model), x, *output_kinds(model))
+    assert (got.agreement, got.rows) == (None, 0)
