@@ -7,11 +7,12 @@ be a label, or a count.
 
 from __future__ import annotations
 
+import math
 import re
 
 import onnx
 
-from dfmpc_onnx.model.protos import makers, op_of
+from dfmpc_onnx.model.protos import initializers, makers, op_of, stored_value
 
 MOVES_VALUES = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
 # What stands at the end of an embedding, of features, of coordinates, or of questions answered one by one.
@@ -23,7 +24,9 @@ WHOLE_NUMBERS = frozenset(
 )
 NAMES_CLASSES = frozenset({"Softmax", "LogSoftmax"})
 OTHER_NAMES = re.compile(
-    r"embed|feature|(^|[^a-z])feat|landmark|keypoint|bbox|boxes|coord|angle|pose|vector|latent|regress", re.IGNORECASE
+    r"(?i:embed|feature|landmark|keypoint|bbox|boxes|coord|latent|regress)"
+    # Words of their own: transpose, purpose, rectangle and defeat say nothing.
+    r"|(?<![A-Za-z])(?i:feat|angle|pose|vector)|(?<=[a-z])(?:Feat|Angle|Pose|Vector)"
 )
 
 
@@ -33,13 +36,22 @@ def outputs_without_classes(model: onnx.ModelProto) -> frozenset[str]:
     A Softmax says more than a name does. Whole numbers are labels where an operator that chooses the best makes them.
     """
     made = makers(model.graph.node)
-    return frozenset(value.name for value in model.graph.output if _is_other(value, made))
+    scalars = _scalars(model.graph)
+    return frozenset(value.name for value in model.graph.output if _is_other(value, made, scalars))
 
 
-def _is_other(value: onnx.ValueInfoProto, made: dict[str, onnx.NodeProto]) -> bool:
+def _scalars(graph: onnx.GraphProto) -> frozenset[str]:
+    """The constants of one value."""
+    stored = {**initializers(graph), **{node.output[0]: stored_value(node) for node in graph.node if node.output}}
+    return frozenset(name for name, tensor in stored.items() if tensor is not None and math.prod(tensor.dims) == 1)
+
+
+def _is_other(value: onnx.ValueInfoProto, made: dict[str, onnx.NodeProto], scalars: frozenset[str]) -> bool:
     name = value.name
     node = made.get(name)
-    while node is not None and op_of(node) in MOVES_VALUES:
+    while node is not None and (
+        op_of(node) in MOVES_VALUES or (op_of(node) == "Div" and scalars.issuperset(node.input[1:]))
+    ):
         node = made.get(node.input[0])
     kind = "" if node is None else op_of(node)
     if value.type.tensor_type.elem_type in WHOLE_NUMBERS:
