@@ -130,7 +130,7 @@ class OutputDifference:
             equal = round(100 * (1 - self._unequal / max(self._values, 1)), 2)
             return OutputFidelity(self.name, None, "", (), self._chosen, equal)
         groups = self.groups()
-        boxes = (self._boxes.found, self._boxes.count) if self._boxes is not None else None
+        boxes = self._boxes.result if self._boxes is not None else None
         return OutputFidelity(self.name, round(self._worst_of(groups), 2), "", groups, self._chosen, boxes=boxes)
 
     def can_match(self, want: npt.NDArray[np.generic], got: npt.NDArray[np.generic]) -> bool:
