@@ -18,6 +18,7 @@ from dfmpc_onnx.inputs.image_stream import ImageStream, stream_images
 from dfmpc_onnx.inputs.spec import PICTURE_TYPES, InputSpec, InputSpecs, channels_last
 
 PICTURES_MADE = 16
+FORMS = 4  # of each: as it is, mirrored both ways, and both at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +52,8 @@ def check_images(inputs: InputSpecs, seed: int, count: int) -> Images | Samples:
 
 def _mirrored(spec: InputSpec, seed: int, count: int) -> Images:
     """Pictures, of which a few are made, which takes the time; the others are their mirror images both ways."""
-    made = generate(spec, (min(count, PICTURES_MADE), *spec.shape[1:]), seed)
+    number = max(min(count, PICTURES_MADE), -(-count // FORMS))
+    made = generate(spec, (number, *spec.shape[1:]), seed)
     if count <= PICTURES_MADE:
         return made
     axes = (1, 2) if channels_last(spec.shape) else (2, 3)

@@ -38,6 +38,14 @@ def test_several_inputs_and_other_types_get_generated_runs():
     assert not np.array_equal(samples.feeds["picture"][0], samples.feeds["picture"][1])
 
 
+@pytest.mark.parametrize(("count", "made"), [(9, 9), (64, 16), (100, 25), (101, 26)])
+def test_as_many_pictures_are_made_as_were_asked_for(count, made):
+    """Above 64 it made 64 without a word."""
+    found = check_images(inputs_of(feeding(x=(graphs.TensorProto.FLOAT, ["n", 3, 8, 8]))), 0, count)
+    assert len(found.x) == count == len(np.unique(found.x.reshape(count, -1), axis=0))
+    assert found.origin.startswith(f"{count} ") and (f"({made}, mirrored)" in found.origin) == (count > 16)
+
+
 @pytest.mark.parametrize("kind", ["STRING", "BFLOAT16", "INT4"])
 def test_an_input_that_nothing_can_be_generated_for_is_named(kind):
     model = feeding(x=(graphs.TensorProto.FLOAT, [1]), z=(getattr(graphs.TensorProto, kind), [1]))
