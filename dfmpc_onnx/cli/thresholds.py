@@ -76,7 +76,7 @@ def _agreement(row: ProviderFidelity) -> tuple[float, str]:
         low, high = row.verdict.interval or (0.0, 0.0)
         return low, f"95 % interval {low:g} to {high:g} %, nothing is counted on generated inputs"
     found = row.fidelity
-    return found.agreement or 0.0, f"{found.agreeing} of {found.rows}"
+    return 100 * found.agreeing / max(found.rows, 1), f"{found.agreeing} of {found.rows}"
 
 
 def _below(
@@ -87,7 +87,7 @@ def _below(
     if min_agreement is not None:
         reached, counted = _agreement(row)
         if not reached >= min_agreement:
-            yield f"{row.provider}: agreement {reached:.4g} % ({counted}) is below {min_agreement} %"
+            yield f"{row.provider}: agreement {reached:.7g} % ({counted}) is below {min_agreement} %"
     if min_sqnr is not None and not found.sqnr_db >= min_sqnr:
         of = f" of output '{shown(found.worst.name)}'" if found.worst is not None else ""
         yield f"{row.provider}: SQNR {found.sqnr_db} dB{of} is below {min_sqnr} dB"
