@@ -94,6 +94,12 @@ def described_images(inputs: InputSpecs) -> str:
     return f"{found.origin}, {len(kept)} of them unseen by statistics"
 
 
+def most_seen(inputs: InputSpecs, count: int, taken: int) -> int:
+    """How many of `taken` images, evenly spread over `count` of the user's, statistics may have seen."""
+    index = np.arange(taken) * count // taken
+    return len(np.setdiff1d(index, unseen_by_statistics(inputs.image_input(), count)))
+
+
 def _own(inputs: InputSpecs) -> ImageStream:
     """The user's images, without labels."""
     spec = inputs.image_input()

@@ -4,7 +4,7 @@ import pytest
 from dfmpc_onnx.errors import ModelError
 from dfmpc_onnx.inputs.batches import input_batch
 from dfmpc_onnx.inputs.preprocess import Preprocess
-from dfmpc_onnx.inputs.samples import check_images, described_images, held_back_images
+from dfmpc_onnx.inputs.samples import check_images, described_images, held_back_images, most_seen
 from dfmpc_onnx.inputs.spec import resolve
 from tests import graphs
 from tests.graphs import feeding
@@ -78,3 +78,11 @@ def test_no_image_of_the_users_own_is_both_in_the_statistics_and_compared_on(tmp
     held = held_back_images(inputs, count)
     found = [] if held is None else [float(v) for chunk in held.chunks() for v in chunk.x[:, 0, 0, 0]]
     assert len(found) == checked and not set(found) & set(seen.tolist())
+
+
+@pytest.mark.parametrize(
+    ("count", "taken", "seen"), [(500, 500, 64), (500, 50, 9), (8, 8, 6), (8, 4, 4), (5, 5, 5), (5, 2, 2)]
+)
+def test_how_many_images_statistics_saw_is_a_number(count, taken, seen):
+    """Of 500 images it said "most of which statistics saw", of which these are 64."""
+    assert most_seen(inputs_of(feeding(x=(graphs.TensorProto.FLOAT, ["n", 3, 4, 4]))), count, taken) == seen
