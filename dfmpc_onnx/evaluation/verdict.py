@@ -29,7 +29,7 @@ RUINED_SHARE = 0.5  # of labels on generated inputs: if fewer are the same, real
 
 Level = Literal["good", "check", "bad", "not known"]
 Basis = Literal["generated", "images", "images of the statistics"]
-Kind = Literal["class scores", "labels", "boxes", "other"]
+OutputKind = Literal["class scores", "labels", "boxes", "other"]
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -56,7 +56,7 @@ class Verdict(msgspec.Struct, frozen=True):
     boxes: tuple[int, int] | None = None
     sqnr_db: float | None = None
     error_percent: float | None = None
-    kind: Kind = "other"
+    kind: OutputKind = "other"
     not_known: str = ""
 
     @property
@@ -93,7 +93,7 @@ def verdict_of(found: Fidelity, basis: Basis) -> Verdict:
     )
 
 
-def _kind(found: Fidelity, boxes: tuple[int, int] | None) -> Kind:
+def _kind(found: Fidelity, boxes: tuple[int, int] | None) -> OutputKind:
     """What the outputs hold; labels only where nothing beside them has an error in decibels."""
     if boxes is not None:
         return "boxes"
@@ -104,7 +104,7 @@ def _kind(found: Fidelity, boxes: tuple[int, int] | None) -> Kind:
 
 def _level_of(
     found: Fidelity,
-    kind: Kind,
+    kind: OutputKind,
     agreement: float | None,
     interval: tuple[float, float] | None,
     boxes: tuple[int, int] | None,
