@@ -92,15 +92,22 @@ def _count(spec: InputSpec, wanted: int, free: bool) -> int:
     return wanted or int(np.clip(PIXELS // max(area, 1), FEWEST_IMAGES, MOST_IMAGES))
 
 
-def fewest_at_once(spec: InputSpec) -> int:
-    """How many images an input takes at once at least, by what the file states."""
-    return spec.batch or (1 if spec.has_batch else spec.shape[0])
+def fixed_batch(spec: InputSpec, free: bool | None) -> int | None:
+    """How many images an input takes at once; None where it takes any number."""
+    if not spec.has_batch:
+        return spec.shape[0]
+    return None if free else spec.batch
 
 
-def unseen_by_statistics(spec: InputSpec, count: int) -> npt.NDArray[np.intp]:
-    """Which of `count` images of the user's no statistics see, whether a batch that the file states is free or not."""
-    fewest = fewest_at_once(spec)
-    return unseen(count, fewest, max(fewest, MOST_IMAGES))
+def unseen_by_statistics(spec: InputSpec, count: int, free: bool | None) -> npt.NDArray[np.intp]:
+    """Which of `count` images of the user's no statistics see.
+
+    free: whether a batch that the file states is free; where None, those that statistics see in neither case.
+    """
+    if free is None:
+        return np.intersect1d(unseen_by_statistics(spec, count, True), unseen_by_statistics(spec, count, False))
+    fixed = fixed_batch(spec, free)
+    return unseen(count, fixed or 1, fixed or MOST_IMAGES)
 
 
 def _own_images(inputs: InputSpecs, path: str, free: bool) -> Batch:
@@ -111,8 +118,8 @@ def _own_images(inputs: InputSpecs, path: str, free: bool) -> Batch:
         raise OptionError(
             f"images of shape {found.x.shape[1:]} do not fit the model's input '{shown(spec.name)}' {stated}"
         )
-    fixed = spec.shape[0] if not spec.has_batch else None if free else spec.batch
-    x = np.delete(found.x, unseen_by_statistics(spec, len(found.x)), axis=0)[: fixed or MOST_IMAGES]
+    fixed = fixed_batch(spec, free)
+    x = np.delete(found.x, unseen_by_statistics(spec, len(found.x), free), axis=0)[: fixed or MOST_IMAGES]
     if fixed and len(x) < fixed:
         raise OptionError(f"images: the model takes batches of {fixed}, only {len(x)} images given")
     feeds: dict[str, npt.NDArray[np.generic]] = {spec.name: x.astype(spec.dtype, copy=False)}

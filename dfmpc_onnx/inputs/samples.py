@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dfmpc_onnx.errors import ModelError, shown
-from dfmpc_onnx.inputs.batches import fewest_at_once, unseen_by_statistics
+from dfmpc_onnx.inputs.batches import fixed_batch, unseen_by_statistics
 from dfmpc_onnx.inputs.feeds import USUAL_PART, filled_in_part, whole_in_range
 from dfmpc_onnx.inputs.files import FEWEST_TO_HOLD_BACK, Images
 from dfmpc_onnx.inputs.generated import generate
@@ -69,7 +69,7 @@ def held_back_images(inputs: InputSpecs, count: int) -> ImageStream | None:
     Raises OptionError as `stream_images`.
     """
     found = _own(inputs)
-    index = unseen_by_statistics(inputs.image_input(), found.count)
+    index = _unseen(inputs, found.count)
     if not len(index):
         return None
     index = index[np.arange(min(count, len(index))) * len(index) // min(count, len(index))]
@@ -80,9 +80,10 @@ def seen_images(inputs: InputSpecs, count: int) -> tuple[ImageStream, str]:
     """The first of the user's images, which statistics saw, and a warning that says so."""
     found = _own(inputs)
     kept = min(count, found.count)
+    at_once = fixed_batch(inputs.image_input(), inputs.batch_is_free) or 1
     warning = (
         f"compared on the images that statistics come from, since {found.count} are too few to hold some back: "
-        f"give {max(FEWEST_TO_HOLD_BACK, 2 * fewest_at_once(inputs.image_input()))}, or verify the file on others"
+        f"give {max(FEWEST_TO_HOLD_BACK, 2 * at_once)}, or verify the file on others"
     )
     return found.only(np.arange(kept), f"{kept} images of yours, which statistics saw"), warning
 
@@ -90,14 +91,18 @@ def seen_images(inputs: InputSpecs, count: int) -> tuple[ImageStream, str]:
 def described_images(inputs: InputSpecs) -> str:
     """What the user's images are, and how many of them are kept from statistics."""
     found = _own(inputs)
-    kept = unseen_by_statistics(inputs.image_input(), found.count)
+    kept = _unseen(inputs, found.count)
     return f"{found.origin}, {len(kept)} of them unseen by statistics"
 
 
 def most_seen(inputs: InputSpecs, count: int, taken: int) -> int:
     """How many of `taken` images, evenly spread over `count` of the user's, statistics may have seen."""
     index = np.arange(taken) * count // taken
-    return len(np.setdiff1d(index, unseen_by_statistics(inputs.image_input(), count)))
+    return len(np.setdiff1d(index, _unseen(inputs, count)))
+
+
+def _unseen(inputs: InputSpecs, count: int) -> npt.NDArray[np.intp]:
+    return unseen_by_statistics(inputs.image_input(), count, inputs.batch_is_free)
 
 
 def _own(inputs: InputSpecs) -> ImageStream:
