@@ -58,7 +58,7 @@ def low_verdict_warning(verdict: Verdict, ways: str) -> str:
         if verdict.kind == "class scores":
             lost += f"below {DOUBTFUL_DB:g} dB classifiers lost 5 points and more"
         else:
-            lost += f"that is {verdict.error_percent:g} % of their values"
+            lost += f"the error is {verdict.error_percent:g} % of their values"
     elif verdict.agreement is None and verdict.boxes is not None:
         lost = f"the quantized model finds only {verdict.boxes[0]} of {verdict.boxes[1]} boxes again"
     else:
