@@ -20,6 +20,7 @@ OWNERS = {
     "onnxruntime.set_default_logger_severity": "dfmpc_onnx/runtime/session.py",
     "resource.setrlimit": "dfmpc_onnx/memory.py",
     "memory.limit_memory": COMMANDS,
+    "memory.keep_freed_memory": "dfmpc_onnx/cli/plan_command.py dfmpc_onnx/cli/quantize_command.py",
     "signal": "dfmpc_onnx/cli/signals.py",  # while the command line alone runs
     "locale": None,
     "warnings.catch_warnings": None,

@@ -167,12 +167,20 @@ def _called(name: str, value: Any) -> Any:
 def _images(name: str, value: Any) -> Any:
     if isinstance(value, (bytes, onnx.ModelProto)) or not isinstance(value, (str, os.PathLike, Iterable)):
         raise _wrong(name, value, "a path, an array [n, height, width, 3] or an iterable of arrays")
-    return value
+    return _path(name, value) if isinstance(value, (str, os.PathLike)) else value
 
 
 MODELS = (str, os.PathLike, bytes, bytearray, memoryview, onnx.ModelProto)
 _model = _one_of("a path, the bytes of a file, or a ModelProto", *MODELS)
-_path = _one_of("a path", str, os.PathLike)
+
+
+def _path(name: str, value: Any) -> Any:
+    """A path that is not empty: that would be the working folder."""
+    if not os.fspath(_one_of("a path", str, os.PathLike)(name, value)):
+        raise OptionError(f"{name}: is empty; give a path")
+    return value
+
+
 _word = _one_of("a text", str)
 _whole = _one_of("a whole number", numbers.Integral)
 _number = _one_of("a number", numbers.Real)

@@ -127,16 +127,16 @@ def _without_trust(
     return settings, msgspec.structs.replace(choice, warning=warning)
 
 
-def with_budget(settings: Settings, budget: WeightBudget, weights: str | int | None) -> Settings:
-    """The settings under a budget, for which every width is free, whatever the recipe says; as they are without one.
+def with_budget(settings: Settings, budget: WeightBudget, stated_by: str) -> Settings:
+    """The settings under a budget, which chooses among all widths; as they are without one.
 
-    weights: the bits that the user gave; OptionError where a budget stands beside them.
+    stated_by: who states the widths where they are not free, such as ``--weights``. Raises OptionError there.
     """
     if not budget.asked:
         return settings
-    if weights is not None:
-        raise OptionError(f"{budget}: --weights states the bits already; leave one of them out")
-    return dataclasses.replace(settings, weights=WeightBits.parse("auto"), budget=budget)
+    if not settings.weights.auto:
+        raise OptionError(f"{budget}: {stated_by} states the bits already ({settings.weights}); leave one of them out")
+    return dataclasses.replace(settings, budget=budget)
 
 
 def parse_settings(

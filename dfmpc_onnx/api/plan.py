@@ -13,14 +13,14 @@ from dfmpc_onnx import catalog
 from dfmpc_onnx.api.agreement import Judge, as_entry
 from dfmpc_onnx.api.boundary import GivenImages, GivenLayers, GivenRanges, GivenShapes, Path, as_path, public
 from dfmpc_onnx.api.builds import Builder, Built, as_model, check_plans, measured_noise
-from dfmpc_onnx.api.intake import Intake, parse_settings, take_in, with_budget
+from dfmpc_onnx.api.intake import Intake, parse_settings, take_in
 from dfmpc_onnx.api.planned_again import plan_again
 from dfmpc_onnx.errors import OptionError, Unknown, shown
 from dfmpc_onnx.inputs.preprocess import AUTO
 from dfmpc_onnx.model.source import ModelSource, size_of
 from dfmpc_onnx.model.write import check_target, save_text
 from dfmpc_onnx.pipeline.facts import BitPlan, Sensitivity
-from dfmpc_onnx.pipeline.plan_file import FrontEntry, PlannedLayer, PlanRecord, plan_as_toml, record_of
+from dfmpc_onnx.pipeline.plan_file import PLAN_FILE, FrontEntry, PlannedLayer, PlanRecord, plan_as_toml, record_of
 from dfmpc_onnx.pipeline.progress import Progress, ProgressReport
 from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE
 from dfmpc_onnx.pipeline.settings import ASKED, FLOAT, TERNARY, WeightBits, WeightBudget
@@ -111,27 +111,27 @@ def plan(
     seed: int = 0,
     progress: ProgressReport | None = None,
     threads: int | None = None,
+    force: bool = False,
 ) -> Planned:
     """Choose bits for all weights of a float model under one budget.
 
-    output: where to write the plan (.toml), whole or not at all. max_size, mean_bits, min_sqnr, max_float_layers: as
-    for `quantize`; the recipe's own budget where none is given. min_agreement: percent; the smallest file of which 95 %
-    intervals say that it agrees as often with the float model on `images`, which statistics do not see. pareto: how
-    many points of the front to store. search: "greedy" measures all weights together, step by step (`greedy_search`).
-    table_from: a plan file whose table is planned from, without a run of the network; the model may then be None.
+    output: where to write the plan (.toml), whole or not at all. force: over a file that is no plan, too. max_size,
+    mean_bits, min_sqnr, max_float_layers: as for `quantize`; the recipe's own budget where none is given.
+    min_agreement: percent; the smallest file of which 95 % intervals say that it agrees as often with the float model
+    on `images`, which statistics do not see. pareto: how many points of the front to store. search: "greedy" measures
+    all weights together, step by step (`greedy_search`). table_from: a plan file whose table is planned from, without a
+    run of the network; the model may then be None.
     The other options are those of `quantize`. Raises UserError.
     """
     budget = WeightBudget.parse(max_size, mean_bits, min_sqnr, max_float_layers)
     asked = _Asked(budget, min_agreement, pareto, search, as_path(images))
     asked.check()
-    _check_name(output)
+    _check_output(output, force=force)
     if table_from is not None:
-        beside = {"--layer": layers, "--images": images, "--input-shape": input_shapes, "--input-range": input_ranges}
-        changed = [name for name, given in beside.items() if given]
-        changed += [] if search == "knapsack" else ["--search"]
-        changed += [] if target == "cpu" else ["--target"]
-        if changed:
-            raise OptionError(f"from: plans from a table alone, as it was measured; leave out {', '.join(changed)}")
+        beside: dict[str, object] = {"--layer": layers, "--images": images, "--input-shape": input_shapes}
+        beside |= {"--input-range": input_ranges, "--search": search != "knapsack", "--target": target != "cpu"}
+        if changed := ", ".join(name for name, given in beside.items() if given):
+            raise OptionError(f"from: plans from a table alone, as it was measured; leave out {changed}")
         record, extends = plan_again(table_from, model, budget, pareto)
         return _written(Planned(record, plan_as_toml(record, extends)), output)
     if model is None:
@@ -141,7 +141,7 @@ def plan(
     settings = parse_settings(
         chosen, None, activations, layers, preprocess, input_shapes, input_ranges, seed, None, reduce_range, target
     )
-    settings = dataclasses.replace(with_budget(settings, budget, None), weights=WeightBits.parse("auto"))
+    settings = dataclasses.replace(settings, weights=WeightBits.parse("auto"), budget=budget)
     taken = take_in(model, None, chosen, pipeline, settings, preprocess, Progress(progress))
     if output is not None:
         check_target(output, taken.source)
@@ -149,10 +149,16 @@ def plan(
     return _written(planner.run(), output)
 
 
-def _check_name(output: str | os.PathLike[str] | None) -> None:
-    """Raise OptionError where a plan would be written under the name of a model."""
-    if output is not None and str(output).lower().endswith(".onnx"):
+def _check_output(output: str | os.PathLike[str] | None, *, force: bool) -> None:
+    """Raise OptionError where a plan would be written under the name of a model, or over what is no plan.
+
+    force: whether it may be written over that.
+    """
+    if output is None:
+        return
+    if str(output).lower().endswith(".onnx"):
         raise OptionError(f"{shown(str(output))}: a plan is a text; give a name that ends in .toml")
+    check_target(output, None, force=force, kind=PLAN_FILE)
 
 
 def _extends(recipe: str, output: str | os.PathLike[str] | None) -> str:

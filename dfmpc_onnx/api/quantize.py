@@ -5,7 +5,6 @@ Several threads of a program may quantize at once.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import pathlib
 import time
@@ -89,12 +88,12 @@ def quantize(
     chosen = with_time_limit(catalog.find_recipe(recipe), max_latency)
     pipeline = catalog.build(chosen)
     budget = WeightBudget.parse(max_size, mean_bits, min_sqnr, max_float_layers)
-    if not plans_bits(pipeline) and not dataclasses.replace(budget, min_sqnr=None).asked:
-        budget = WeightBudget()  # there is nothing to plan: what the closing check finds is the caller's to judge
     settings = parse_settings(
         chosen, weights, activations, layers, preprocess, input_shapes, input_ranges, seed, images, reduce_range, target
     )
-    settings = with_budget(settings, budget, weights)
+    if not (settings.weights.auto and plans_bits(pipeline)) and budget.only_sqnr:
+        budget = WeightBudget()  # there is nothing to plan: what the closing check finds is the caller's to judge
+    settings = with_budget(settings, budget, "--weights" if weights is not None else f"recipe {chosen.name}")
     _check_runtime(settings, check=check or min_sqnr is not None, timed=max_latency is not None)
     taken = take_in(model, output, chosen, pipeline, settings, preprocess, Progress(progress), force=force)
     return _finish(taken, _build(taken, budget, instruments, dump), check, began)

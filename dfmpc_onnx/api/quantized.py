@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import html
 import os
+import pathlib
 from typing import Any
 
 import msgspec
 import onnx
 
+from dfmpc_onnx.errors import OptionError, shown
 from dfmpc_onnx.evaluation.verdict import Verdict
 from dfmpc_onnx.model.write import check_target, save
 from dfmpc_onnx.report.json_text import report_json
@@ -42,9 +44,13 @@ class Quantized:
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> int:
         """Write the model, whole or not at all; returns the bytes written.
 
-        force: over a file that is no ONNX model, too. Raises OptionError where nothing can be written there.
+        force: over a file that is no ONNX model, too. Raises OptionError where nothing can be written there, and for
+        the float model's own file.
         """
-        return save(self.model, check_target(path, None, force=force), external=False)
+        target, source = check_target(path, None, force=force), pathlib.Path(self.report.model)
+        if target.exists() and source.exists() and target.samefile(source):
+            raise OptionError(f"{shown(str(target))}: is the input itself; choose another output")
+        return save(self.model, target, external=False)
 
     def __repr__(self) -> str:
         return f"Quantized({self.report.summary})"

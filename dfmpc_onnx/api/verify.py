@@ -208,19 +208,19 @@ class _Comparison:
         use = None
         if session.provider != CPU_PROVIDER:
             use = provider_use(loaded, self.source.model, session.provider, self.source.label, self.inputs)
-        compared = compare(self.reference, session, self.inputs, *self.kinds, self._told(provider))
+        compared = compare(self.reference, session, self.inputs, *self.kinds, self._steps(provider))
         found = msgspec.structs.replace(compared, not_known=self.not_known)
         return ProviderFidelity(session.provider, found, use, verdict_of(found, self.basis))
 
-    def _told(self, provider: str) -> Callable[[int], None]:
+    def _steps(self, provider: str) -> Callable[[int], None]:
         """What is called with the number of inputs that are done."""
         most = input_count(self.inputs)
 
-        def told(done: int) -> None:
+        def step(done: int) -> None:
             if self.progress is not None:
                 self.progress(done, most, f"{provider}: {done} of {most} inputs")
 
-        return told
+        return step
 
     def warnings(self, rows: Sequence[ProviderFidelity]) -> tuple[str, ...]:
         """What is not compared, what to think of the images, and whether too little is left."""

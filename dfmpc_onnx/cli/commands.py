@@ -16,6 +16,7 @@ from dfmpc_onnx.cli.quantize_command import quantize
 from dfmpc_onnx.cli.shared_options import (
     DETAILS,
     FORCE,
+    FORCE_OVER_PICTURE,
     IMAGE_SEED,
     INPUT_SHAPES,
     JSON,
@@ -264,12 +265,16 @@ def verify(
         "--count", default=16, show_default=True, type=click.IntRange(1, 256), metavar="N", help="how many, 1 to 256"
     ),
     IMAGE_SEED,
+    FORCE_OVER_PICTURE,
 )
-def images(output: str, size: int, count: int, seed: int) -> None:
-    """Write the procedural images that stand in for data as one sheet, to look at."""
+def images(output: str, size: int, count: int, seed: int, force: bool) -> None:
+    """Write the procedural images that stand in for data as one sheet, to look at.
+
+    A file of yours that is no PNG is not written over without --force.
+    """
     from dfmpc_onnx.report.image_sheet import write_sheet
 
-    write_sheet(output, size, count, seed)
+    write_sheet(output, size, count, seed, force=force)
     click.echo(f"{count} procedural images of {size}x{size}, seed {seed}: {file_name(output)}")
 
 

@@ -23,7 +23,7 @@ COLOURS = {"error": "red", "defect": "red", "failed": "red", "warning": "yellow"
 
 
 def say(line: str) -> None:
-    """A line on standard error; where nobody can be told, as on a full disk, nothing is lost but the line.
+    """A line on standard error; where it cannot be written, as on a full disk, the run goes on without it.
 
     The word in front of its colon, such as ``error``, is coloured on a terminal that wants colours.
     """

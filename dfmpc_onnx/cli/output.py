@@ -13,12 +13,14 @@ from dfmpc_onnx.model.source import EXTERNAL_LIMIT, size_of
 
 
 def check_stream(output: str | None, json_wanted: bool) -> bool:
-    """Whether the file goes to standard output; raises OptionError where that is taken, or a terminal."""
+    """Whether the file goes to standard output; raises OptionError where that is taken, closed, or a terminal."""
     if output != STANDARD_STREAM:
         return False
     if json_wanted:
         raise OptionError("-o -: --json wants standard output, too; give a file name, or leave --json out")
-    if sys.stdout is not None and sys.stdout.isatty():
+    if sys.stdout is None:
+        raise OptionError("-o -: standard output is closed; give a file name")
+    if sys.stdout.isatty():
         raise OptionError("-o -: standard output is a terminal; give a file name, or redirect it with > or |")
     return True
 

@@ -11,6 +11,7 @@ import dfmpc_onnx
 from dfmpc_onnx.cli.console import say, standard_output
 from dfmpc_onnx.cli.shared_options import (
     ACTIVATIONS,
+    FORCE_OVER_PLAN,
     IMAGE_SEED,
     IMAGE_SOURCE,
     INPUT_SHAPES,
@@ -32,7 +33,7 @@ from dfmpc_onnx.cli.shared_options import (
     model_argument,
 )
 from dfmpc_onnx.errors import printable
-from dfmpc_onnx.memory import limit_memory
+from dfmpc_onnx.memory import keep_freed_memory, limit_memory
 
 
 @cloup.command(
@@ -55,6 +56,7 @@ from dfmpc_onnx.memory import limit_memory
         metavar="FILE.toml",
         help="where to write the plan; - for standard output; without it, it is shown alone",
     ),
+    FORCE_OVER_PLAN,
     JSON,
     VERBOSE,
     QUIET,
@@ -107,7 +109,8 @@ def plan(
 ) -> None:
     """Choose the bits of all weights of MODEL under one limit, as a file that `quantize --recipe` takes.
 
-    The file is a text: look at it, and change what you like. Without a limit the recipe's own holds.
+    The file is a text: look at it, and change what you like. Without a limit the recipe's own holds. A file of yours
+    that is no plan is not written over without --force.
     """
     from dfmpc_onnx.cli.output import check_stream, write_bytes
     from dfmpc_onnx.cli.progress import progress
@@ -116,6 +119,7 @@ def plan(
     from dfmpc_onnx.report.plan_text import plan_table
 
     to_stream = check_stream(output, json_wanted)
+    keep_freed_memory()
     with limit_memory(), progress(verbose - quiet, alone=json_wanted) as report:
         found = dfmpc_onnx.plan(
             model,
@@ -124,7 +128,7 @@ def plan(
             search="greedy" if search == "greedy" else "knapsack",
             input_shapes=shapes,
             input_ranges=ranges,
-            progress=_of_search if search == "greedy" and not sys.stderr.isatty() else report,
+            progress=_of_search if search == "greedy" and not (quiet or json_wanted or sys.stderr.isatty()) else report,
             **options,  # type: ignore[arg-type]  # each option under the name that plan() has for it
         )
     for warning in found.warnings:

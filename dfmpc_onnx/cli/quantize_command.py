@@ -35,7 +35,7 @@ from dfmpc_onnx.cli.shared_options import (
 )
 from dfmpc_onnx.cli.thresholds import DECIBELS
 from dfmpc_onnx.errors import printable
-from dfmpc_onnx.memory import limit_memory
+from dfmpc_onnx.memory import keep_freed_memory, limit_memory
 
 if TYPE_CHECKING:
     from dfmpc_onnx.api.quantized import Quantized
@@ -122,6 +122,7 @@ def quantize(
     from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE
 
     to_stream = check_stream(output, json_wanted)
+    keep_freed_memory()
     with limit_memory(), progress(verbose - quiet, alone=json_wanted) as report:
         result = dfmpc_onnx.quantize(
             model,

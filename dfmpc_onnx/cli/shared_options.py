@@ -123,7 +123,13 @@ MAX_FLOAT = cloup.option(
     help="how many may stay in float to meet the limits above  [default: 0]",
 )
 JSON = cloup.option("--json", "json_wanted", is_flag=True, help="one JSON object on standard output, and nothing else")
-FORCE = cloup.option("--force", is_flag=True, help="write over a file that is no ONNX model, too")
+
+
+def _force(kind: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return cloup.option("--force", is_flag=True, help=f"write over a file that is no {kind}, too")
+
+
+FORCE, FORCE_OVER_PLAN, FORCE_OVER_PICTURE = map(_force, ("ONNX model", "plan file", "PNG file"))
 
 
 def _verbosity(ctx: click.Context, param: click.Parameter, value: bool) -> bool:

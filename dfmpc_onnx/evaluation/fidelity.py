@@ -92,7 +92,8 @@ def outputs(
     x: for a network with one input all images, fed batch by batch; otherwise by input name what each run is fed.
     """
     try:
-        return [np.concatenate(column).astype(np.float64) for column in zip(*_parts(session, x), strict=True)]
+        parts = (run.rows() for run in _runs(session, x))
+        return [np.concatenate(column).astype(np.float64) for column in zip(*parts, strict=True)]
     except (ValueError, TypeError):
         raise _no_numbers(session.label) from None
 
@@ -101,19 +102,44 @@ def _no_numbers(label: str) -> ModelError:
     return ModelError(f"{label}: its outputs are not numbers of one size; nothing to compare")
 
 
-def _parts(session: Session, x: npt.NDArray[np.float32] | Mapping[str, npt.NDArray[np.generic]]) -> Iterator[Part]:
-    return _sample_parts(session, x) if isinstance(x, Mapping) else _image_parts(session, x)
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What one run of a network gave.
+
+    values: its outputs. batches: how many rows they have where they run along the batch. real: how many of these are
+    of images, where others only fill the batch up.
+    """
+
+    values: Part
+    batches: frozenset[int]
+    real: int | None = None
+
+    def along(self) -> frozenset[int]:
+        """The places of the outputs that have as many rows as there are inputs."""
+        return frozenset(i for i, out in enumerate(self.values) if out.ndim and len(out) in self.batches)
+
+    def rows(self, along: frozenset[int] | None = None) -> Part:
+        """Rows of images first; an output that does not run along the batch counts whole. along: those that do."""
+        along = self.along() if along is None else along
+        return [out[: self.real] if i in along else out[None] for i, out in enumerate(self.values)]
+
+    def fed_as(self, other: Run) -> bool:
+        """Whether both networks ran on the same inputs, as far as their numbers say."""
+        return (self.batches, self.real, len(self.values)) == (other.batches, other.real, len(other.values))
 
 
-def _sample_parts(session: Session, feeds: Mapping[str, npt.NDArray[np.generic]]) -> Iterator[Part]:
+def _runs(session: Session, x: npt.NDArray[np.float32] | Mapping[str, npt.NDArray[np.generic]]) -> Iterator[Run]:
+    return _sample_runs(session, x) if isinstance(x, Mapping) else _image_runs(session, x)
+
+
+def _sample_runs(session: Session, feeds: Mapping[str, npt.NDArray[np.generic]]) -> Iterator[Run]:
     names = {name for name, _, _ in session.inputs}
     if names != set(feeds):
         listed = ", ".join(sorted(map(shown, names)))
         raise ModelError(f"{session.label}: its inputs are {listed}; they differ from the other network's")
     for values in zip(*feeds.values(), strict=True):
         fed = as_taken(session, dict(zip(feeds, values, strict=True)))
-        batches = {len(value) for value in fed.values() if value.ndim}
-        yield [out if out.ndim and len(out) in batches else out[None] for out in _arrays(session, fed)]
+        yield Run(_arrays(session, fed), frozenset(len(value) for value in fed.values() if value.ndim))
 
 
 def _arrays(session: Session, feeds: Mapping[str, npt.NDArray[np.generic]]) -> Part:
@@ -164,20 +190,20 @@ class SessionInput:
             yield {self.name: batch.astype(self.dtype, copy=False)}, real
 
 
-def _image_parts(session: Session, x: npt.NDArray[np.float32]) -> Iterator[Part]:
+def _image_runs(session: Session, x: npt.NDArray[np.float32]) -> Iterator[Run]:
     given = SessionInput.of(session)
     if not given.fits(x.shape):
         raise OptionError(
             f"images of shape {x.shape[1:]} do not fit the input '{shown(given.name)}' {given.shape} of {session.label}"
         )
     for feeds, real in given.batches(x):
-        yield [_rows(out, len(feeds[given.name]), real) for out in _arrays(session, feeds)]
+        yield Run(_arrays(session, feeds), frozenset({len(feeds[given.name])}), real)
 
 
-def output_parts(session: Session, images: Images | Samples | ImageStream) -> Iterator[Part]:
-    """Every output of a network, run by run, rows of images first."""
+def output_runs(session: Session, images: Images | Samples | ImageStream) -> Iterator[Run]:
+    """Every output of a network, run by run."""
     for chunk in chunks_of(images):
-        yield from _parts(session, chunk.x if isinstance(chunk, Images) else chunk.feeds)
+        yield from _runs(session, chunk.x if isinstance(chunk, Images) else chunk.feeds)
 
 
 def chunks_of(images: Images | Samples | ImageStream) -> Iterator[Images | Samples]:
@@ -219,64 +245,63 @@ def _batches(x: npt.NDArray[np.float32], size: int, pad: bool) -> Iterator[tuple
         yield batch, real
 
 
-def _rows(out: npt.NDArray[np.generic], batch: int, real: int) -> npt.NDArray[np.generic]:
-    """The rows of an output that belong to real images; an output that does not run along the batch counts whole."""
-    return out[:real] if out.ndim and len(out) == batch else out[None]
-
-
 @dataclasses.dataclass(frozen=True)
 class Expected:
     """What a network makes of the images that another is compared with it on.
 
-    stated: its outputs. parts: their values, by chunk of the images and run by run, kept when its session may go; None
+    stated: its outputs. runs: their values, by chunk of the images and run by run, kept when its session may go; None
     where they are too large for that, and the session runs once more.
     """
 
     label: str
     stated: tuple[StatedOutput, ...]
-    parts: list[list[Part]] | None
+    runs: list[list[Run]] | None
     session: Session | None = None
 
-    def again(self, chunk: Images | Samples, number: int) -> Iterator[Part]:
+    def again(self, chunk: Images | Samples, number: int) -> Iterator[Run]:
         """The outputs of a chunk of the images, which has this number."""
-        if self.parts is not None:
-            return iter(self.parts[number])
+        if self.runs is not None:
+            return iter(self.runs[number])
         assert self.session is not None  # one or the other is there
-        return output_parts(self.session, chunk)
+        return output_runs(self.session, chunk)
 
 
 def expected_outputs(reference: Session, images: Images | Samples | ImageStream) -> Expected:
     """Run the network that another is compared with."""
     reference.check_types()
-    parts, kept = list[list[Part]](), 0
+    runs, kept = list[list[Run]](), 0
     for chunk in chunks_of(images):
-        parts.append([])
-        for part in output_parts(reference, chunk):
-            parts[-1].append(part)
-            kept += sum(out.nbytes for out in part)
+        runs.append([])
+        for run in output_runs(reference, chunk):
+            runs[-1].append(run)
+            kept += sum(out.nbytes for out in run.values)
             if kept > MOST_KEPT:
                 return Expected(reference.label, _stated(reference), None, reference)
-    return Expected(reference.label, _stated(reference), parts)
+    return Expected(reference.label, _stated(reference), runs)
 
 
 def _stated(session: Session) -> tuple[StatedOutput, ...]:
     return tuple(StatedOutput(name, shape) for name, shape in session.output_shapes)
 
 
-def _in_step(
-    want: Iterator[Part], got: Iterator[Part], differ: Callable[[], ModelError]
-) -> Iterator[tuple[Part, Part]]:
-    """The outputs of two networks cut to the same rows: one of them may take larger batches than the other."""
-    a: Part | None = []
-    b: Part | None = []
+def _in_step(want: Iterator[Run], got: Iterator[Run], differ: Callable[[], ModelError]) -> Iterator[tuple[Part, Part]]:
+    """The outputs of two networks cut to the same rows: one of them may take larger batches than the other.
+
+    A list of finds may have as many rows as there are images by chance, and then seldom in both networks: where both
+    ran on the same images, an output runs along the batch if it does in both.
+    """
+    a: Part = []
+    b: Part = []
     while True:
-        if a is not None and not any(map(len, a)):
-            a = next(want, None)
-        if b is not None and not any(map(len, b)):
-            b = next(got, None)
-        if a is None and b is None:
+        new_a = None if any(map(len, a)) else next(want, None)
+        new_b = None if any(map(len, b)) else next(got, None)
+        along = new_a.along() & new_b.along() if new_a and new_b and new_a.fed_as(new_b) else None
+        a = a if new_a is None else new_a.rows(along)
+        b = b if new_b is None else new_b.rows(along)
+        ended = new_a is None and not any(map(len, a)), new_b is None and not any(map(len, b))
+        if all(ended):
             return
-        if a is None or b is None or len(a) != len(b):
+        if any(ended) or len(a) != len(b):
             raise differ()
         counts = [min(len(x), len(y)) for x, y in zip(a, b, strict=True)]
         if not any(counts) and any(map(len, (*a, *b))):
@@ -319,7 +344,7 @@ def compare(
     found = NetworkDifference(known.label, candidate.label, stated, _stated(candidate))
     done = 0
     for number, chunk in enumerate(chunks_of(images)):
-        for want, got in _in_step(known.again(chunk, number), output_parts(candidate, chunk), found.shapes_differ):
+        for want, got in _in_step(known.again(chunk, number), output_runs(candidate, chunk), found.shapes_differ):
             found.add(want, got)
         done += input_count(chunk)
         tell(done)

@@ -13,7 +13,7 @@ import onnx
 from onnx import numpy_helper
 
 from dfmpc_onnx.errors import RuntimeUnavailable, shown
-from dfmpc_onnx.evaluation.fidelity import first_feeds, output_parts
+from dfmpc_onnx.evaluation.fidelity import first_feeds, output_runs
 from dfmpc_onnx.inputs.files import Images
 from dfmpc_onnx.inputs.image_stream import ImageStream
 from dfmpc_onnx.inputs.samples import Samples
@@ -51,9 +51,10 @@ def provider_use(
         where = ", ".join(name.removesuffix("ExecutionProvider") for name in nodes) or "no provider"
         raise RuntimeUnavailable(f"{label}: provider '{short}' ran none of its nodes, {where} ran them all")
     found = [StepDifference(scale) for scale in output_scales(model)]
-    both = (output_parts(Session(source, used, label), images) for used in (CPU_PROVIDER, provider))
+    both = (output_runs(Session(source, used, label), images) for used in (CPU_PROVIDER, provider))
     for want, got in zip(*both, strict=True):
-        for difference, a, b in zip(found, want, got, strict=True):
+        along = want.along() & got.along()
+        for difference, a, b in zip(found, want.rows(along), got.rows(along), strict=True):
             difference.add(a, b)
     compared = [difference for difference in found if difference.count]
     worst = max((difference.worst / difference.step for difference in compared), default=0.0)

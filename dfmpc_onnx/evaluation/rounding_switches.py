@@ -19,8 +19,7 @@ from dfmpc_onnx.graph.edit import Namer
 from dfmpc_onnx.graph.exchange import to_model
 from dfmpc_onnx.inputs.batches import free_batch
 from dfmpc_onnx.model.protos import put_in
-from dfmpc_onnx.numerics.channel_groups import array_groups
-from dfmpc_onnx.numerics.output_loss import OutputLoss, output_loss
+from dfmpc_onnx.numerics.output_loss import JudgedOutput, OutputLoss, output_loss
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.runtime.session import Session
 
@@ -62,8 +61,8 @@ class ToggledRounding:
             _numbers(a) and a.shape == b.shape and output_loss(a, b).share_of_variance <= REPEATS
             for a, b in zip(self._exact, again, strict=True)
         ]
-        self._groups = [
-            array_groups(out) if whether else None for out, whether in zip(self._exact, self._compared, strict=True)
+        self._judged = [
+            JudgedOutput(out) if whether else None for out, whether in zip(self._exact, self._compared, strict=True)
         ]
 
     @property
@@ -86,8 +85,8 @@ class ToggledRounding:
         self._compared = [
             whether and a.shape == b.shape for a, b, whether in zip(self._exact, rounded, self._compared, strict=True)
         ]
-        pairs = zip(self._exact, rounded, self._groups, self._compared, strict=True)
-        return [output_loss(a, b, groups) for a, b, groups, whether in pairs if whether]
+        pairs = zip(self._judged, rounded, self._compared, strict=True)
+        return [judged.loss(hat) for judged, hat, whether in pairs if whether and judged is not None]
 
     def agreeing(self, groups: Sequence[int]) -> int:
         """On how many inputs the largest value of the first output that is compared is where it is without rounding.

@@ -14,6 +14,7 @@ import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import shown
 from dfmpc_onnx.graph.operators import is_weighted, op_of, squashes
+from dfmpc_onnx.graph.output_branches import joined_branches
 from dfmpc_onnx.graph.query import producer, reads
 from dfmpc_onnx.model import protos
 from dfmpc_onnx.model.protos import every_node, fed_names
@@ -49,7 +50,10 @@ def compared_tensor(output: gs.Tensor) -> gs.Tensor:
 
 
 def compared_tensors(graph: gs.Graph) -> ComparedTensors:
-    """The tensors to compare for the outputs of a graph; one visit of each node at most."""
+    """The tensors to compare for the outputs of a graph; one visit of each node at most.
+
+    Scores that a Concat joins to boxes are compared beside these and not in them, whatever their scales.
+    """
     computed = _reached(graph, is_weighted, through=lambda node: op_of(node) not in MEASURES_SHAPE)
     chosen = _reached(graph, lambda node: selects(node) and _reads_any(node, computed))
     found: dict[str, gs.Tensor] = {}
@@ -57,8 +61,8 @@ def compared_tensors(graph: gs.Graph) -> ComparedTensors:
     seen: set[str] = set()
     for output in graph.outputs:
         if not _is_replaced(output, chosen, computed):
-            tensor = compared_tensor(output)
-            found.setdefault(tensor.name, tensor)
+            for tensor in joined_branches(compared_tensor(output)):
+                found.setdefault(tensor.name, tensor)
             continue
         replaced.append(output.name)
         left = [output]

@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.graph.edit import Namer, remove, replace_reads
 from dfmpc_onnx.graph.operators import dequantizes, op_of
-from dfmpc_onnx.graph.query import constant, describe, element_type, is_output, producer
+from dfmpc_onnx.graph.query import constant, describe, element_type, producer
 
 # What exporters put between a stored weight and the layer that reads it.
 FOLDABLE = frozenset(
@@ -40,20 +40,25 @@ def fold_constants(graph: gs.Graph) -> list[str]:
     """Replace nodes that compute a float constant from constants; returns their names.
 
     Codes of a quantized weight are integers of 8 bits or fewer: what decodes them stays, and so does whatever would
-    make a constant larger than what it is made of (but for half floats, which become float32).
+    make a constant larger than what it is made of (but for half floats, which become float32). What is an output as
+    well keeps its name.
     """
     done, dead = [], []
-    names = Namer(graph)
+    names, places = Namer(graph), {id(tensor): place for place, tensor in enumerate(graph.outputs)}
     for node in list(graph.nodes):
         if op_of(node) not in FOLDABLE or len(node.outputs) != 1:
             continue
         output = node.outputs[0]
-        if not output.outputs or not _foldable(node) or is_output(graph, output):
+        if not output.outputs or not _foldable(node):
             continue
         values = _value(graph, node)
         if values is None:
             continue
-        replace_reads(output, gs.Constant(names(f"{output.name}.folded"), values))
+        place = places.get(id(output))
+        folded = gs.Constant(output.name if place is not None else names(f"{output.name}.folded"), values)
+        replace_reads(output, folded)
+        if place is not None:
+            graph.outputs[place] = folded
         done.append(node.name)
         dead.append(node)
     remove(graph, dead)

@@ -6,17 +6,22 @@ Boxes from 0 to 1 beside scores from 0 to 1 are of like scale and not of one kin
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx.shape_inference
+import onnx_graphsurgeon as gs
 
+from dfmpc_onnx.graph.operators import op_of as node_op
+from dfmpc_onnx.graph.query import producer
 from dfmpc_onnx.model.protos import makers, op_of
 
 GIVES_SCORES = frozenset({"Sigmoid", "HardSigmoid", "Softmax"})
 ONLY_MOVES = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
+
+TURNS = frozenset({"Cast", "Identity", "Transpose"})  # what may stand between the Concat and the output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +62,7 @@ def score_channels(model: onnx.ModelProto) -> dict[str, ScoreChannels]:
 def _joined(value: onnx.ValueInfoProto, made: Mapping[str, onnx.NodeProto]) -> tuple[int, onnx.NodeProto] | None:
     """The Concat that makes an output, and its axis there, behind what at most turns dimensions round."""
     node, orders = made.get(value.name), list[list[int]]()
-    while node is not None and op_of(node) in ("Cast", "Identity", "Transpose"):
+    while node is not None and op_of(node) in TURNS:
         if op_of(node) == "Transpose":
             orders.append([int(i) for a in node.attribute if a.name == "perm" for i in a.ints])
         node = made.get(node.input[0])
@@ -75,3 +80,28 @@ def _is_score(name: str, made: Mapping[str, onnx.NodeProto]) -> bool:
     while node is not None and op_of(node) in ONLY_MOVES:
         node = made.get(node.input[0])
     return node is not None and op_of(node) in GIVES_SCORES
+
+
+def joined_branches(tensor: gs.Tensor) -> tuple[gs.Tensor, ...]:
+    """What a Concat joins where some of it is scores and some is not; else the tensor alone.
+
+    The same rule as of `score_channels`, on the graph that passes change, where no size need be known.
+    """
+    node = _behind(producer(tensor), TURNS)
+    if node is None or node_op(node) != "Concat":
+        return (tensor,)
+    branches = tuple(branch for branch in node.inputs if isinstance(branch, gs.Variable))
+    kinds = {_ends_in_scores(branch) for branch in branches}
+    return tuple({branch.name: branch for branch in branches}.values()) if len(kinds) == 2 else (tensor,)
+
+
+def _ends_in_scores(tensor: gs.Tensor) -> bool:
+    node = _behind(producer(tensor), ONLY_MOVES)
+    return node is not None and node_op(node) in GIVES_SCORES
+
+
+def _behind(node: gs.Node | None, moves: Collection[str]) -> gs.Node | None:
+    """The node in front of those that only move values."""
+    while node is not None and node_op(node) in moves:
+        node = producer(node.inputs[0])
+    return node

@@ -53,6 +53,7 @@ def merge(graph: gs.Graph) -> int:
     for _, _, node in nested_nodes(graph):  # of these the names stay
         kept.update((id(tensor._values), tensor) for tensor in node.inputs if isinstance(tensor, gs.Constant))
     outputs = {id(tensor) for tensor in graph.outputs}
+    kept.update((id(tensor._values), tensor) for tensor in graph.outputs if isinstance(tensor, gs.Constant))
     for node in graph.nodes:
         for index, tensor in enumerate(node.inputs):
             if not isinstance(tensor, gs.Constant) or id(tensor) in outputs:

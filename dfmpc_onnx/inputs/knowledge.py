@@ -2,10 +2,10 @@
 
 A picture under a preprocess is known: as the user wrote it, as the first BatchNormalizations speak for it, or as the
 arithmetic at the model's head shows it, which makes a usual normalized picture of bytes or of 0 to 1 only. Any other
-input is known by the range that the user gave, by the moments that the first BatchNormalizations hold, or by
-arithmetic that takes a mean away and divides by a deviation; where these lie about 0, as those of sound, they say
-nothing of its tails. What is left is fed values of unit variance. Both are named: no range or figure that comes of them
-may be trusted.
+input is known by the range that the user gave, by the moments that the first BatchNormalizations hold, by arithmetic
+that takes a mean away and divides by a deviation, or by the bounds of a Clip that alone reads it; where moments lie
+about 0, as those of sound, they say nothing of its tails. What is left is fed values of unit variance. Both are named:
+no range or figure that comes of them may be trusted.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from dfmpc_onnx.inputs.normalization import (
 )
 from dfmpc_onnx.inputs.preprocess import Preprocess
 from dfmpc_onnx.inputs.spec import InputSpec, InputSpecs
+from dfmpc_onnx.model.head_bounds import clipped_range
 from dfmpc_onnx.model.linear_head import Head, linear_head
 from dfmpc_onnx.model.linear_maps import Arithmetic, Filters
 from dfmpc_onnx.model.protos import WEIGHTED_OPERATORS, every_node, names_read, op_of
@@ -59,16 +60,13 @@ BY_JUDGEMENT = ("images", "covariances")  # the first BatchNormalizations fit pi
 def with_ranges(inputs: InputSpecs, ranges: Mapping[str, Range]) -> InputSpecs:
     """The inputs with the ranges that the user gave. Raises OptionError where one names no input of numbers."""
     check_names(ranges, {spec.name: spec.kind for spec in inputs})
-    specs = []
-    for spec in inputs:
-        bounds = ranges.get(spec.name)
-        if bounds is None:
-            specs.append(spec)
-        elif spec.is_picture:
-            specs.append(dataclasses.replace(spec, range=bounds, preprocess=preprocess_of(bounds)))
-        else:
-            specs.append(dataclasses.replace(spec, range=bounds))
-    return dataclasses.replace(inputs, specs=tuple(specs))
+    specs = tuple(_with_range(spec, ranges[spec.name]) if spec.name in ranges else spec for spec in inputs)
+    return dataclasses.replace(inputs, specs=specs)
+
+
+def _with_range(spec: InputSpec, bounds: Range) -> InputSpec:
+    preprocess = preprocess_of(bounds) if spec.is_picture else spec.preprocess
+    return dataclasses.replace(spec, range=bounds, preprocess=preprocess)
 
 
 def find_out(
@@ -107,19 +105,26 @@ def find_out(
     for spec, moments, by in _moments(head, wanted):
         found[spec.name] = dataclasses.replace(spec, moments=moments)
         how[spec.name] = f"{_moments_in_words(moments)}, by {by}"
+    for spec in wanted:
+        bounds = clipped_range(model.graph, head.constants, spec.name) if spec.name not in found else None
+        if bounds is not None:
+            found[spec.name] = _with_range(spec, bounds)
+            how[spec.name] = f"{bounds[0]:g} to {bounds[1]:g}, by the Clip at its head"
     unknown = tuple(
         msgspec.structs.replace(entry, images_tell=len(inputs) == 1)
         for entry in _unknown(model, inputs, choice, wanted, found, judged=judged)
     )
     if found:
-        pictures = {spec.preprocess.name for spec in found.values() if spec.moments is None}
+        scaled = [spec.preprocess for spec in found.values() if spec.moments is None and spec.range is None]
+        pictures = {preprocess.name for preprocess in scaled}
         if pictures and recorded_by == BY_HEAD:  # what the file states is theirs; the others got what was assumed
             inputs = inputs.with_preprocess(Preprocess.parse(ASSUMED))
         specs = tuple(found.get(spec.name, spec) for spec in inputs)
         inputs = dataclasses.replace(inputs, specs=specs)
         if len(pictures) == 1:
-            inputs = dataclasses.replace(inputs, preprocess=next(iter(found.values())).preprocess)
-        choice = _in_words(choice, pictures, how)
+            inputs = dataclasses.replace(inputs, preprocess=scaled[0])
+        by = BY_NORMS if any(spec.moments is not None for spec in found.values()) and not pictures else BY_HEAD
+        choice = _in_words(choice, pictures, how, by)
     inputs = dataclasses.replace(inputs, unknown=frozenset(entry.name for entry in unknown))
     return inputs, msgspec.structs.replace(choice, unknown=unknown)
 
@@ -155,13 +160,12 @@ def _unknown(
     )
 
 
-def _in_words(choice: PreprocessChoice, pictures: set[str], how: Mapping[str, str]) -> PreprocessChoice:
+def _in_words(choice: PreprocessChoice, pictures: set[str], how: Mapping[str, str], by: str) -> PreprocessChoice:
     """The choice where inputs were found out without a usual preprocess."""
     words = "; ".join(f"'{shown(name)}': {text}" for name, text in how.items())
     if choice.by not in NOT_GUESSED:
         return msgspec.structs.replace(choice, reason=f"{choice.reason}; {words}")
     name = min(pictures) if pictures else ASSUMED
-    by = BY_HEAD if pictures else BY_NORMS
     return msgspec.structs.replace(choice, name=name, by=by, reason=words, warning=None)
 
 

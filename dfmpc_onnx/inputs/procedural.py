@@ -48,13 +48,7 @@ def noise_fields(
     """
     generator = np.random.default_rng(seed)
     axes = tuple(range(2, 2 + len(shape)))
-    frequency = np.sqrt(sum(np.square(f) for f in np.meshgrid(*(np.fft.fftfreq(n) for n in shape), indexing="ij")))
-    lowest = 1.0 / max(shape)
-    amplitude = 1.0 / np.maximum(frequency, lowest)
-    if exponent != 1.0:
-        amplitude = amplitude**exponent
-    if standardize:
-        amplitude.reshape(-1)[0] = 0.0
+    amplitude = _amplitudes(tuple(shape), exponent, standardize)
     white = generator.standard_normal((count, channels + 1, *shape))
     # Of real fields half of the spectrum says all; what is linear is done to it before the way back.
     spectrum = np.fft.rfftn(white, axes=axes)
@@ -66,6 +60,20 @@ def noise_fields(
     mixed += np.sqrt(correlation) * spectrum[:, :1]
     result: Float = np.fft.irfftn(mixed, s=shape, axes=axes)
     return result
+
+
+@functools.lru_cache(1)
+def _amplitudes(shape: tuple[int, ...], exponent: float, standardize: bool) -> Float:
+    """By frequency, as `np.fft.fftn` orders them: ``[*shape]``. Pictures of one size, made one by one, share them."""
+    frequency = np.sqrt(sum(np.square(f) for f in np.meshgrid(*(np.fft.fftfreq(n) for n in shape), indexing="ij")))
+    lowest = 1.0 / max(shape)
+    found: Float = 1.0 / np.maximum(frequency, lowest)
+    if exponent != 1.0:
+        found = found**exponent
+    if standardize:
+        found.reshape(-1)[0] = 0.0
+    found.flags.writeable = False
+    return found
 
 
 def _deviations(spectrum: npt.NDArray[np.complex128], shape: tuple[int, ...]) -> Float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import pathlib
@@ -18,10 +19,24 @@ from dfmpc_onnx.model.source import EXTERNAL_LIMIT, Source, may_be_replaced, siz
 from dfmpc_onnx.model.staging import data_name, publishing, remove_orphans, staging_folder
 
 
-def check_target(output: str | os.PathLike[str], source: Source | None, *, force: bool = True) -> pathlib.Path:
+@dataclasses.dataclass(frozen=True)
+class FileKind:
+    """What a command writes, so that it knows its own files again. name: as in "is no ONNX model"; may_be_replaced:
+    whether what lies at a path is such a file, or empty: nothing that somebody keeps for something else."""
+
+    name: str
+    may_be_replaced: Callable[[pathlib.Path], bool]
+
+
+ONNX_MODEL = FileKind("ONNX model", may_be_replaced)
+
+
+def check_target(
+    output: str | os.PathLike[str], source: Source | None, *, force: bool = True, kind: FileKind = ONNX_MODEL
+) -> pathlib.Path:
     """The output path, refused where writing there is impossible or would destroy the input.
 
-    force: whether a file that is no ONNX model may be written over.
+    force: whether a file of another kind may be written over.
     """
     path = pathlib.Path(output)
     where = shown(str(path))
@@ -47,8 +62,8 @@ def check_target(output: str | os.PathLike[str], source: Source | None, *, force
         raise OptionError(f"{where}: is the input itself; choose another output")
     if not os.access(path.parent, os.W_OK):
         raise OptionError(f"{where}: folder '{shown(str(path.parent))}' cannot be written to")
-    if not force and path.exists() and not may_be_replaced(path):
-        raise OptionError(f"{where}: is there already, and is no ONNX model; choose another output, or give --force")
+    if not force and path.exists() and not kind.may_be_replaced(path):
+        raise OptionError(f"{where}: is there already, and is no {kind.name}; choose another output, or give --force")
     return path
 
 

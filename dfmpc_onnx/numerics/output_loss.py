@@ -11,7 +11,7 @@ counts.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -74,76 +74,149 @@ def output_loss(
 
     groups: those of `plain` (`array_groups`), where they are known already; else they are found.
     """
-    vector = is_vector(plain.shape)
     if plain is hat:
-        return OutputLoss(0.0, 0.0, vector)
-    found = groups or array_groups(plain)
-    if not vector:
-        share = _share_of_channels(plain, hat, found)
-        return OutputLoss(share, share, vector)
-    losses = [_vector_loss(plain, hat, 0.0)]
-    if found is not None:
-        parts = ((plain.take(index, found.axis), hat.take(index, found.axis)) for index in found.groups)
-        losses = [_vector_loss(want, got, found.floor) for want, got in parts]
-    return OutputLoss(max(loss[0] for loss in losses), max(loss[1] for loss in losses), vector)
+        return OutputLoss(0.0, 0.0, is_vector(plain.shape))
+    return JudgedOutput(plain, groups).loss(hat)
 
 
-def _vector_loss(plain: npt.NDArray[np.generic], hat: npt.NDArray[np.generic], floor: float) -> tuple[float, float]:
-    """The share of all variance and that of what lies between the images; floor: least variance of an entry."""
-    share = _share_of_channels(plain.reshape(1, -1), hat.reshape(1, -1), None, floor)
-    several = plain.ndim >= 2 and len(plain) >= 2
-    return share, _share_between(plain, hat, floor) if several else share
+@dataclasses.dataclass(frozen=True)
+class _Entries:
+    """Entries of a vector that are judged by themselves.
 
-
-def _share_between(plain: npt.NDArray[np.generic], hat: npt.NDArray[np.generic], floor: float) -> float:
-    """Squared error over the variance between images, both summed over the entries of a vector; 0 to 1."""
-    if not plain.size:
-        return 0.0
-    want = np.asarray(plain, np.float64)
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is lost
-        square = np.nan_to_num(np.square(np.asarray(hat, np.float64) - want), nan=np.inf)
-        error = float(square.mean(axis=0).sum())
-    variance = max(float(want.var(axis=0).sum()), floor * want[0].size)
-    return min(error / variance, 1.0) if variance > 1e-12 * float(np.square(want).mean()) else 0.0
-
-
-def _share_of_channels(
-    want: npt.NDArray[np.generic],
-    got: npt.NDArray[np.generic],
-    groups: ChannelGroups | None,
-    floor: float = 0.0,
-) -> float:
-    """Squared error over variance of an output ``[n, ...]``, 0 to 1: the mean over its channels, each at most 1.
-
-    Channels are along the axis of the groups, of which the worst counts; else along the second dimension, or the last
-    where that one is the shorter and no other follows. A vector ``[1, k]`` is one channel. floor: least variance.
+    index: along the axis of the groups; None: all. variance: of all values together. between: of the images, summed
+    over the entries; None where there is one image alone. Both are 0 where nothing varies.
     """
-    if not want.size:
-        return 0.0
-    if groups is None:
-        channel = 2 if want.ndim == 3 and want.shape[2] < want.shape[1] else 1 if want.ndim > 2 else 0
-        parts: tuple[npt.NDArray[np.intp], ...] = (np.arange(want.shape[channel]),)
-    else:
-        channel, parts, floor = groups.axis, groups.groups, groups.floor
-    variance, error = _by_channel(want, got, channel)
-    share = np.minimum(error / np.maximum(np.maximum(variance, floor), 1e-300), 1.0)
-    losses = []
-    for part in parts:
-        live = part[variance[part] > 1e-12 * max(float(variance[part].max(initial=0.0)), 1e-300)]
-        losses += [float(share[live].mean())] if live.size else []
-    return max(losses, default=0.0)
+
+    index: npt.NDArray[np.intp] | None
+    variance: float
+    between: float | None
 
 
-def _by_channel(want: npt.NDArray[np.generic], got: npt.NDArray[np.generic], channel: int) -> tuple[Float, Float]:
-    """Variance and mean squared error of each index along an axis, float64 ``[channels]``."""
-    axes = tuple(axis for axis in range(want.ndim) if axis != channel)
-    # Some channels at a time: in double precision, with their difference and its square, large outputs would swell.
-    many = max(VALUES_AT_ONCE // (want.size // want.shape[channel]), 1)
-    variances, errors = [], []
-    for start in range(0, want.shape[channel], many):
-        part = (slice(None),) * channel + (slice(start, start + many),)
-        x = want[part].astype(np.float64)
-        variances.append(x.var(axis=axes))
+class JudgedOutput:
+    """An output ``[n, ...]`` of finite numbers that others are held against; what it varies by is found once.
+
+    Of a vector there are two shares. Of maps and lists it is the mean over the channels of squared error over variance,
+    each at most 1. Channels are along the axis of the groups, of which the worst counts; else along the second
+    dimension, or the last where that one is the shorter and no other follows.
+    """
+
+    def __init__(self, plain: npt.NDArray[np.generic], groups: ChannelGroups | None = None) -> None:
+        """groups: those of `plain` (`array_groups`), where they are known already; else they are found."""
+        self._plain = plain
+        self._vector = is_vector(plain.shape)
+        self._groups = groups or array_groups(plain)
+        self._entries: list[_Entries] = []
+        self._values_an_image = plain.size // (len(plain) if plain.ndim > 1 and len(plain) else 1)
+        self._variance = np.zeros(0)
+        self._channel = 2 if plain.ndim == 3 and plain.shape[2] < plain.shape[1] else 1
+        if self._groups is not None:
+            self._channel = self._groups.axis
+        if not plain.size:
+            return
+        if not self._vector:
+            self._variance = _by_channel(plain, self._channel, lambda x, _: x.var(axis=_others(x, self._channel)))
+            return
+        parts = [None, *(() if self._groups is None else self._groups.groups)]
+        self._entries = [self._spread(index) for index in parts]
+
+    @property
+    def pools_last_axis(self) -> bool:
+        """Whether of an error no more is asked than its squares summed over the last axis, so that the error may be
+        given in any orthonormal basis there."""
+        if self._plain.ndim < 2:
+            return False
+        return self._groups is None if self._vector else self._channel != self._plain.ndim - 1
+
+    def loss(self, hat: npt.NDArray[np.generic]) -> OutputLoss:
+        """What is lost where it becomes `hat`, of the same shape."""
+        if self._vector:
+            return self._vector_loss(_mean_squares(hat, self._plain))
+        error = _by_channel(hat, self._channel, self._squares)
+        return self._loss_of_channels(error)
+
+    def loss_of_error(self, error: Float) -> OutputLoss:
+        """What is lost by an error in an orthonormal basis of the last axis: ``[n, ..., k]`` with any k.
+
+        Only where `pools_last_axis`.
+        """
+        if self._vector:
+            return self._vector_loss(_mean_squares(error))
         with np.errstate(over="ignore", invalid="ignore"):
-            errors.append(np.nan_to_num(np.square(got[part].astype(np.float64) - x).mean(axis=axes), nan=np.inf))
-    return np.concatenate(variances), np.concatenate(errors)
+            square = np.nan_to_num(np.square(error).sum(axis=-1, keepdims=True), nan=np.inf)
+        return self._loss_of_channels(square.mean(axis=_others(error, self._channel)) / self._plain.shape[-1])
+
+    def _squares(self, got: Float, part: tuple[slice, ...]) -> Float:
+        want = self._plain[part].astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is lost
+            found: Float = np.nan_to_num(np.square(got - want).mean(axis=_others(want, self._channel)), nan=np.inf)
+        return found
+
+    def _spread(self, index: npt.NDArray[np.intp] | None) -> _Entries:
+        """Of a vector's entries; those of a group vary at least by its floor."""
+        groups = self._groups
+        want = self._plain if index is None or groups is None else self._plain.take(index, groups.axis)
+        floor = 0.0 if index is None or groups is None else groups.floor
+        x = np.asarray(want, np.float64)
+        variance = float(x.var())
+        variance = max(variance, floor) if variance > 0 else 0.0
+        if x.ndim < 2 or len(x) < 2:
+            return _Entries(index, variance, None)
+        between = max(float(x.var(axis=0).sum()), floor * x[0].size)
+        return _Entries(index, variance, between if between > 1e-12 * float(np.square(x).mean()) else 0.0)
+
+    def _vector_loss(self, square: Float) -> OutputLoss:
+        """square: mean over the images of the squared error of each entry, ``[...]`` without the images."""
+        shares, between = [0.0], [0.0]
+        for part in self._entries:
+            if part.index is None or self._groups is None:
+                error, count = float(square.sum()), self._values_an_image
+            else:
+                chosen = square.take(part.index, self._groups.axis - 1)
+                error, count = float(chosen.sum()), chosen.size
+            shares.append(min(error / count / part.variance, 1.0) if part.variance > 0 else 0.0)
+            if part.between is None:
+                between.append(shares[-1])
+            else:
+                between.append(min(error / part.between, 1.0) if part.between > 0 else 0.0)
+        return OutputLoss(max(shares), max(between), True)
+
+    def _loss_of_channels(self, error: Float) -> OutputLoss:
+        """error: mean square of each channel."""
+        variance, groups = self._variance, self._groups
+        floor = 0.0 if groups is None else groups.floor
+        share = np.minimum(error / np.maximum(np.maximum(variance, floor), 1e-300), 1.0)
+        losses = [0.0]
+        for part in (np.arange(len(variance)),) if groups is None else groups.groups:
+            live = part[variance[part] > 1e-12 * max(float(variance[part].max(initial=0.0)), 1e-300)]
+            losses += [float(share[live].mean())] if live.size else []
+        return OutputLoss(max(losses), max(losses), False)
+
+
+def _mean_squares(got: npt.NDArray[np.generic], want: npt.NDArray[np.generic] | None = None) -> Float:
+    """The squared difference of vectors, mean over the images: of each entry, float64. What is not finite is lost."""
+    if not got.size:
+        return np.zeros(0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        error = np.asarray(got, np.float64) - (0.0 if want is None else np.asarray(want, np.float64))
+        square = np.nan_to_num(np.square(error), nan=np.inf)
+        found: Float = square.mean(axis=0) if square.ndim > 1 else square
+    return found
+
+
+def _others(x: npt.NDArray[np.generic], channel: int) -> tuple[int, ...]:
+    return tuple(axis for axis in range(x.ndim) if axis != channel)
+
+
+def _by_channel(
+    x: npt.NDArray[np.generic], channel: int, figures: Callable[[Float, tuple[slice, ...]], Float]
+) -> Float:
+    """A figure of each index along an axis, float64 ``[channels]``, some channels at a time: in double precision, with
+    their difference and its square, large outputs would swell."""
+    if not x.size:
+        return np.zeros(0)
+    many = max(VALUES_AT_ONCE // (x.size // x.shape[channel]), 1)
+    found = []
+    for start in range(0, x.shape[channel], many):
+        part = (slice(None),) * channel + (slice(start, start + many),)
+        found.append(figures(x[part].astype(np.float64), part))
+    return np.concatenate(found)

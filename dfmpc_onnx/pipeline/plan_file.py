@@ -18,12 +18,15 @@ the passes that do. What stands in [[plan.table]] is read by `dfmpc-onnx plan --
 from __future__ import annotations
 
 import math
+import pathlib
+import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from dfmpc_onnx.errors import RecipeError, shown
+from dfmpc_onnx.model.write import FileKind
 from dfmpc_onnx.pipeline.measured_noise import MeasuredNoise
 from dfmpc_onnx.pipeline.recipe import Step, toml_value
 from dfmpc_onnx.pipeline.recipe_lines import Lines
@@ -123,6 +126,18 @@ class PlanRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             self.inputs,
             MeasuredNoise(self.noise_per_damage, self.activation_noise),
         )
+
+
+def may_be_replaced(path: pathlib.Path) -> bool:
+    """Whether a file is empty or a plan: nothing that somebody keeps for something else."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        return not text or "plan" in tomllib.loads(text)
+    except (OSError, ValueError, RecursionError):  # ValueError: neither text nor TOML
+        return False
+
+
+PLAN_FILE = FileKind("plan file", may_be_replaced)
 
 
 def read_plan(found: Mapping[str, Any], lines: Lines) -> PlanRecord:

@@ -128,6 +128,11 @@ class WeightBudget:
         """Whether anything but the recipe's own budget counts."""
         return dataclasses.replace(self, other_bytes=None, noise=NOT_MEASURED) != WeightBudget()
 
+    @property
+    def only_sqnr(self) -> bool:
+        """Whether a least SQNR is all that was asked for."""
+        return self.min_sqnr is not None and not dataclasses.replace(self, min_sqnr=None).asked
+
     def of_file(self, float_bytes: int) -> WeightBudget:
         """With the share in bytes. float_bytes: of the float file."""
         if self.share is None:

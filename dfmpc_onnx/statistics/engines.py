@@ -30,7 +30,7 @@ from dfmpc_onnx.statistics.walk import Engine
 
 PROBE_PATCHES = 1000  # of a layer, enough for the few numbers of it that a probe is for
 # Images of variants: fewer of large pictures, which take long. Plans by four are 0.1 to 2 dB worse.
-FEWEST_OF_VARIANTS, MOST_OF_VARIANTS, VALUES_OF_VARIANTS = 8, 16, 8 * 3 * 224 * 224
+FEWEST_OF_VARIANTS, MOST_OF_VARIANTS, VALUES_OF_VARIANTS = 8, 16, 16 * 3 * 64 * 64
 FEWEST_IMAGES_OF_PROBE = 8  # images of a probe
 
 

@@ -2,14 +2,15 @@
 
 What changing one weight does to the outputs is asked for every layer. One walk answers it for all: a layer's variant
 is born where the layer stands, and everything in front of it is run once. So what is run is, for each layer, only what
-lies behind it. The walk is that of `dfmpc_onnx.statistics.walk`.
+lies behind it, and in front of a compared output; a wide linear map at the end is run for none (`LastProjection`). The
+walk is that of `dfmpc_onnx.statistics.walk`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Literal
 
@@ -18,13 +19,13 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.graph.compared_outputs import compared_tensors, selects
+from dfmpc_onnx.graph.last_projections import LastProjection, last_projections, nodes_in_front
 from dfmpc_onnx.graph.query import reads
 from dfmpc_onnx.numerics.arrays import Array, Float, Float32
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
-from dfmpc_onnx.numerics.channel_groups import array_groups
 from dfmpc_onnx.numerics.least_squares import PatchMoments
 from dfmpc_onnx.numerics.moments import MeanVariance
-from dfmpc_onnx.numerics.output_loss import OutputLoss, output_loss
+from dfmpc_onnx.numerics.output_loss import JudgedOutput, OutputLoss
 from dfmpc_onnx.numerics.recalibration import restoring_gain, shrunk_mean
 from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics, channel_moments, run_means
 from dfmpc_onnx.statistics.image_streams import ImageStreams, affine_map, alike, bytes_of, is_index
@@ -69,11 +70,14 @@ class LayerVariants:
         self._variant_of = variant_of
         self._centred = centred
         self._compared = compared_tensors(graph).tensors
+        self._in_front = nodes_in_front(graph, self._compared)
+        self._projections = [last for last in last_projections(graph, self._compared) if last.node.name not in centred]
+        self._not_run = {id(last.node) for last in self._projections}
         self._plain = ImageStreams(graph, feeds, seed=0, positions=0)
         self.postponed: set[str] = set()  # variants that memory was too short for
         self._started: set[str] = set()
         self._found: MeanVariance | None = None  # moments of what a BatchNormalization reads in the float network
-        self.live: Live[Variants] = Live(graph, lambda value: value.bytes, self._compared)
+        self.live: Live[Variants] = Live(graph, lambda value: value.bytes, self._kept())
         for name, x in feeds.items():
             self.live.put(name, Variants(x, {}))
 
@@ -144,22 +148,57 @@ class LayerVariants:
 
     def outputs(self) -> list[Variants]:
         """After the walk, the compared outputs that hold finite numbers."""
-        found = [self.live[t.name] for t in self._compared if t.name in self.live]
-        return [
-            value
-            for value in found
-            if isinstance(value.plain, np.ndarray) and value.plain.dtype.kind == "f" and value.plain.size
-            if np.isfinite(value.plain).all()
-        ]
+        return [Variants(value.plain, {**value.hats, **self._projected(name)}) for name, value in self._judged()]
 
     def losses_of(self) -> dict[str, list[OutputLoss]]:
         """After the walk, by variant, what it has lost of each of the outputs."""
         found: dict[str, list[OutputLoss]] = {}
-        for value in self.outputs():
-            groups = array_groups(value.plain)
-            for name, hat in value.hats.items():
-                found.setdefault(name, []).append(output_loss(value.plain, hat, groups))
+        for name, value in self._judged():
+            output = JudgedOutput(value.plain)
+            for variant, hat in value.hats.items():
+                found.setdefault(variant, []).append(output.loss(hat))
+            for variant, loss in self._losses_in_front(name, output):
+                found.setdefault(variant, []).append(loss)
         return found
+
+    def _judged(self) -> list[tuple[str, Variants]]:
+        found = [(t.name, self.live[t.name]) for t in self._compared if t.name in self.live]
+        return [
+            (name, value)
+            for name, value in found
+            if isinstance(value.plain, np.ndarray) and value.plain.dtype.kind == "f" and value.plain.size
+            if np.isfinite(value.plain).all()
+        ]
+
+    def _kept(self) -> list[gs.Tensor]:
+        """What is looked at after the walk."""
+        return [*self._compared, *(last.read for last in self._projections)]
+
+    def _errors_in_front(self, last: LastProjection) -> Iterator[tuple[str, Float]]:
+        """Of variants that were not run through a linear map at the end, by name, the errors in what it reads."""
+        read, run = self.live[last.read.name], self.live[last.output].hats
+        plain = read.plain.astype(np.float64)
+        return ((variant, hat.astype(np.float64) - plain) for variant, hat in read.hats.items() if variant not in run)
+
+    def _projected(self, output: str) -> dict[str, Float32]:
+        found = {}
+        for last in self._projections:
+            if last.output == output:
+                for variant, error in self._errors_in_front(last):
+                    found[variant] = (self.live[output].plain.astype(np.float64) + error @ last.weight).astype(
+                        np.float32
+                    )
+        return found
+
+    def _losses_in_front(self, output: str, judged: JudgedOutput) -> Iterator[tuple[str, OutputLoss]]:
+        for last in self._projections:
+            if last.output == output and judged.pools_last_axis:
+                basis = last.basis()
+                for variant, error in self._errors_in_front(last):
+                    yield variant, judged.loss_of_error(error @ basis)
+            elif last.output == output:
+                for variant, error in self._errors_in_front(last):
+                    yield variant, judged.loss(self.live[output].plain.astype(np.float64) + error @ last.weight)
 
     def _inputs(self, node: gs.Node) -> dict[str, Variants]:
         return {tensor.name: self.live[tensor.name] for tensor in reads(node)}
@@ -169,6 +208,8 @@ class LayerVariants:
         changed = [
             name for name in dict.fromkeys(n for value in inputs.values() for n in value.hats) if name != without
         ]
+        if id(node) not in self._in_front or id(node) in self._not_run:
+            changed = []
         often = len(changed) >= OFTEN
         plain = self._plain.run(node, {name: value.plain for name, value in inputs.items()}, often=often)
         hats: list[dict[str, npt.NDArray[np.generic]]] = [{} for _ in plain]

@@ -128,14 +128,18 @@ def _name_nodes(graph: gs.Graph) -> None:
 
 def _constants(graph: gs.Graph) -> list[str]:
     sites, dead = [], []
-    outputs = {id(t) for t in graph.outputs}  # asked once: there may be as many as nodes
+    places = {id(t): place for place, t in enumerate(graph.outputs)}  # asked once: there may be as many as nodes
     for node in graph.nodes:
-        if op_of(node) != "Constant" or id(node.outputs[0]) in outputs:
+        if op_of(node) != "Constant":
             continue
-        values = _constant_value(node)
+        output = node.outputs[0]
+        place = places.get(id(output))
+        values = _constant_value(node) if place is None or output.outputs else None
         if values is not None:
-            output = node.outputs[0]
-            replace_reads(output, gs.Constant(output.name, values))
+            stored = gs.Constant(output.name, values)
+            replace_reads(output, stored)
+            if place is not None:  # a layer's weight that is given out, too
+                graph.outputs[place] = stored
             sites.append(node.name)
             dead.append(node)
     remove(graph, dead)

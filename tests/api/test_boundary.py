@@ -101,6 +101,12 @@ def test_a_wrong_type_is_an_option_error_that_names_the_argument(name: str, valu
         dfmpc_onnx.quantize(chain(), **{**QUICK, name: value})
 
 
+@pytest.mark.parametrize("name", ["output", "dump", "images"])
+def test_an_empty_path_is_not_the_working_folder(name: str) -> None:
+    with pytest.raises(OptionError, match=f"{name}: is empty; give a path"):
+        dfmpc_onnx.quantize(chain(), threads=1, **{name: ""})  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("call", [dfmpc_onnx.quantize, dfmpc_onnx.inspect, dfmpc_onnx.expand, dfmpc_onnx.plan])
 def test_a_model_of_a_wrong_type_is_named(call: Any) -> None:
     with pytest.raises(OptionError, match="model: of type int; give a path, the bytes of a file, or a ModelProto"):

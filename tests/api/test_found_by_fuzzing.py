@@ -325,14 +325,16 @@ def test_an_opset_that_onnx_never_released(opset):
 # Seeds 2 and 3
 
 
+@pytest.mark.parametrize("maker", ["Abs", "Identity"])
 @pytest.mark.parametrize("recipe", ["mixed", "per-channel", "paper"])
-def test_a_grouped_weight_that_is_an_output_of_the_model(recipe):
-    """It stays as it is, and has no shape to ask whether it is depthwise."""
+def test_a_grouped_weight_that_is_an_output_of_the_model(recipe, maker):
+    """What is computed stays as it is, and has no shape to ask whether it is depthwise; a copy is a weight."""
     net = Net()
-    weight = net.node("Identity", net.weight("w", np.ones((3, 1, 3, 3), np.float32)))
+    weight = net.node(maker, net.weight("w", np.ones((3, 1, 3, 3), np.float32)))
     x = net.conv(net.node("Conv", "x", weight, group=3), 4)
     found = quantized(net.model(x, weight), recipe)
-    assert next(layer for layer in found.report.layers if layer.name == "conv1").refused
+    layer = next(layer for layer in found.report.layers if layer.name == "conv1")
+    assert bool(layer.refused) == (maker == "Abs") and layer.weights == (1 if maker == "Abs" else 27)
 
 
 @pytest.mark.parametrize("recipe", ["per-channel", "int8"])
@@ -347,11 +349,12 @@ def test_a_kernel_wider_than_its_map(recipe):
     assert quantized(net.model(net.conv(y, 4)), recipe).report.preprocess == "imagenet"
 
 
+@pytest.mark.parametrize("maker", ["Abs", "Identity"])
 @pytest.mark.parametrize("recipe", ["mixed", "int8", "per-channel"])
-def test_a_normalization_behind_a_layer_whose_weight_is_an_output_of_the_model(recipe):
-    """And has no shape by which the layer's own bias could be told to be one number a channel."""
+def test_a_normalization_behind_a_layer_whose_weight_is_an_output_of_the_model(recipe, maker):
+    """And has no shape by which the layer's own bias could be told to be one number a channel, where it is computed."""
     net = Net()
-    weight = net.node("Identity", net.weight("w", np.ones((4, 4, 3, 3), np.float32)))
+    weight = net.node(maker, net.weight("w", np.ones((4, 4, 3, 3), np.float32)))
     x = net.conv("x", 4)
     y = net.node("Conv", x, weight, net.weight("b", np.arange(4, dtype=np.float32)), pads=[1] * 4)
     quantized(net.model(net.conv(net.relu(net.norm(y)), 4), weight), recipe)

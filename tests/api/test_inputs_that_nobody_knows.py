@@ -615,6 +615,37 @@ def test_an_input_that_no_layer_depends_on_is_not_doubted() -> None:
     assert report.activations == "8" and not report.preprocess_choice.unknown
 
 
+def clipped_bands(low: float = 0.0, high: float = 1.0, beside: bool = False) -> tuple[onnx.ModelProto, Feeds]:
+    """Reflectances of 12 bands that a Clip bounds, normalizations folded. beside: whether a layer reads all of them."""
+    net, feeds = Trained(x=("n", 12, 32, 32)), {"x": np.clip(0.3 + 0.1 * fields(4, 12, 32, 32), 0, 1).astype("f4")}
+    bounded = net.node("Clip", "x", net.constant(low), net.constant(high))
+    x = net.block(bounded, 12, 16, 3, 3, norm=False, scale=5.0)
+    if beside:
+        x = net.node("Add", x, net.block("x", 12, 16, 3, 3, norm=False))
+    return net.model(net.tail(net.block(x, 16, 24, 3, 3, norm=False), 24), feeds), feeds
+
+
+def test_the_bounds_of_a_clip_that_alone_reads_an_input_are_its_range(tmp_path: pathlib.Path) -> None:
+    model, feeds = clipped_bands()
+    source, target = tmp_path / "model.onnx", tmp_path / "out.onnx"
+    onnx.save(model, source)
+    made = dfmpc_onnx.quantize(source, target, recipe="int8", threads=1)
+    choice = made.report.preprocess_choice
+    assert choice.reason == "'x': 0 to 1, by the Clip at its head" and choice.by == "head" and not choice.unknown
+    assert made.report.activations == "8" and not made.report.warnings
+    assert sqnr(model, made.model, feeds) > 25
+    given = dfmpc_onnx.quantize(source, recipe="int8", input_ranges=["x=0:1"], threads=1)
+    assert made.report.fidelity == given.report.fidelity
+    (row,) = dfmpc_onnx.verify(source, target).providers
+    assert row.fidelity == made.report.fidelity
+
+
+@pytest.mark.parametrize("given", [{"high": 3e38}, {"low": -65504.0, "high": 65504.0}, {"beside": True}])
+def test_a_clip_that_guards_against_overflow_or_beside_another_reader_tells_nothing(given: dict[str, float]) -> None:
+    report = dfmpc_onnx.quantize(clipped_bands(**given)[0], recipe="int8", threads=1).report  # type: ignore[arg-type]
+    assert report.activations == "none" and [entry.name for entry in report.preprocess_choice.unknown] == ["x"]
+
+
 def halved(model: onnx.ModelProto) -> onnx.ModelProto:
     """In half precision between inputs and outputs of single."""
     model = onnx.ModelProto.FromString(model.SerializeToString())

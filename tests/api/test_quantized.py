@@ -28,6 +28,15 @@ def test_it_is_saved_whole_and_over_no_other_kind_of_file(made: dfmpc_onnx.Quant
     assert made.save(out, force=True) == out.stat().st_size
 
 
+def test_it_is_not_saved_over_its_float_model(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "net.onnx"
+    onnx.save(chain(), path)
+    held = path.read_bytes()
+    with pytest.raises(errors.OptionError, match="is the input itself; choose another output"):
+        dfmpc_onnx.quantize(path, threads=1).save(path)
+    assert path.read_bytes() == held
+
+
 def test_layers_are_rows_of_plain_values(made: dfmpc_onnx.Quantized) -> None:
     assert [row["name"] for row in made.layers] == ["conv1", "conv2", "conv3", "gemm1"]
     assert {type(value) for row in made.layers for value in row.values()} <= {str, int, float, bool, type(None)}

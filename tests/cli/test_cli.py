@@ -88,6 +88,30 @@ def test_a_file_that_is_no_model_is_written_over_with_force_alone(model_file: pa
     assert dfmpc("quantize", model_file, "-o", out, *CLOSED_FORM).exit_code == 0  # it is a model now
 
 
+def test_a_plan_is_written_over_plans_alone(model_file: pathlib.Path) -> None:
+    out = model_file.with_name("settings.toml")
+    plan = ["plan", model_file, "--max-size", "90%", "-o", out]
+    for text in ("[tool]\nname = 'mine'\n", "Chapter 1\n"):
+        out.write_text(text)
+        assert_refused(dfmpc(*plan), "settings.toml: is there already, and is no plan file", "--force")
+        assert out.read_text() == text
+    assert dfmpc(*plan, "--force").exit_code == 0
+    assert "[plan]" in out.read_text()
+    assert dfmpc(*plan).exit_code == 0  # it is a plan now
+    assert dfmpc("plan", "--from", out, "--mean-bits", "6", "-o", out).exit_code == 0
+
+
+def test_a_sheet_of_images_is_written_over_pictures_alone(tmp_path: pathlib.Path) -> None:
+    out = tmp_path / "thesis.png"
+    out.write_text("Chapter 1\n")
+    images = ["images", "-o", out, "--size", 8, "--count", 1]
+    assert_refused(dfmpc(*images), "thesis.png: is there already, and is no PNG file", "--force")
+    assert out.read_text() == "Chapter 1\n"
+    assert dfmpc(*images, "--force").exit_code == 0
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert dfmpc(*images).exit_code == 0
+
+
 def test_several_models_in_one_call_are_one_clear_line(model_file: pathlib.Path) -> None:
     for command in ("quantize", "inspect", "plan", "expand"):
         words = [] if command == "inspect" else ["-o", "out.onnx"]

@@ -88,12 +88,23 @@ def test_a_greedy_search_says_how_far_it_is_where_there_is_no_terminal(model: pa
     result = dfmpc("plan", model, "--search", "greedy", "--max-size", "40KB")
     assert result.exit_code == 0
     assert re.match(r"greedy step 1: [0-9]+ bytes of [0-9]+, about [0-9]+ s left\n", result.stderr)
+    for quiet in ("-q", "--json"):
+        again = dfmpc("plan", model, "--search", "greedy", "--max-size", "40KB", quiet)
+        assert (again.exit_code, again.stderr) == (0, "")
 
 
-def test_a_recipe_that_plans_nothing_is_held_against_the_threshold(model: pathlib.Path) -> None:
+@pytest.mark.parametrize("stated", [("--recipe", "per-channel"), ("--recipe", "int8"), ("--weights", "5")])
+def test_bits_that_are_stated_are_held_against_the_threshold(model: pathlib.Path, stated: tuple[str, str]) -> None:
     """The file is there to look at, and the exit status says that it is not what was asked for."""
     out = model.with_name("held.onnx")
-    result = dfmpc("quantize", model, "-o", out, "--recipe", "per-channel", "--min-sqnr", "150")
+    result = dfmpc("quantize", model, "-o", out, *stated, "--min-sqnr", "150")
     assert result.exit_code == 1 and out.exists()
     assert re.search(r"^failed: SQNR [0-9.]+ dB is below 150 dB$", result.stderr, re.M)
-    assert dfmpc("quantize", model, "-o", out, "--recipe", "per-channel", "--min-sqnr", "3").exit_code == 0
+    held = out.read_bytes()
+    assert dfmpc("quantize", model, "-o", out, *stated, "--min-sqnr", "0.5").exit_code == 0
+    assert out.read_bytes() == held
+
+
+def test_a_size_beside_bits_that_are_stated_is_a_mistake(model: pathlib.Path) -> None:
+    result = dfmpc("quantize", model, "-o", model.with_name("out.onnx"), "--recipe", "int8", "--max-size", "20%")
+    assert_refused(result, "error: max-size 20%: recipe int8 states the bits already (8)")

@@ -81,3 +81,8 @@ def test_a_file_on_standard_output_leaves_no_room_for_json_and_is_not_shown_on_a
 ) -> None:
     status, stdout, said = shell(f"{PROGRAM} quantize {model_file} -o - --json")
     assert (status, stdout) == (2, "") and "--json wants standard output, too" in said
+
+
+def test_a_file_for_an_output_that_is_closed_is_refused(model_file: pathlib.Path) -> None:
+    status, _, said = shell(f"{PROGRAM} quantize {model_file} -o - >&-")
+    assert status == 2 and "error: -o -: standard output is closed" in said

@@ -49,11 +49,12 @@ def test_no_step_writes_an_input_into_its_script() -> None:
 @needs_bash
 def test_quantize_writes_the_model_and_the_report(model_file: pathlib.Path) -> None:
     folder = model_file.parent
-    options = "--recipe int8 --preprocess unit"
+    options = "--recipe int8\n--preprocess unit\n"
     done = run_step(folder, model="model.onnx", output="o p.onnx", options=options, report="r.json")
     assert done.returncode == 0, done.stderr
     assert (folder / "o p.onnx").exists()
-    assert json.loads((folder / "r.json").read_text())["recipe"] == "int8"
+    report = json.loads((folder / "r.json").read_text())
+    assert (report["recipe"], report["preprocess"]) == ("int8", "unit")
 
 
 @needs_bash

@@ -88,7 +88,7 @@ def test_what_is_too_large_to_keep_is_computed_again(monkeypatch):
     kept = expected_outputs(linear(WEIGHT), images)
     monkeypatch.setattr(fidelity, "MOST_KEPT", 100)
     again = expected_outputs(linear(WEIGHT), images)
-    assert (kept.parts is None, again.parts is None) == (False, True)
+    assert (kept.runs is None, again.runs is None) == (False, True)
     assert compare(kept, linear(NOISY), images) == compare(again, linear(NOISY), images)
 
 
@@ -357,3 +357,23 @@ def test_figures_are_rounded_down_so_that_a_threshold_is_not_passed_by_rounding(
     found = compare(Session(model), Session(shifted), Images(x, None, ""))
     assert (found.agreeing, found.rows, found.agreement) == (20_000, 20_001, 99.99)
     assert [rounded_down(value) for value in (19.998, 20.0, 19.999995, -0.01)] == [19.99, 20, 20, -0.01]
+
+
+def finds(threshold):
+    """Scores ``[2, 2]`` of two images, and where they lie above a threshold, as ``[finds, 2]``."""
+    return Session(
+        onnx.parser.parse_model(
+            f"""<ir_version: 8, opset_import: ["": 13]>
+            net (float[2, 2] x) => (float[2, 2] y, int64[k, 2] found) <float t = {{{threshold}}}>
+            {{ y = Identity(x) above = Greater(x, t) places = NonZero(above) found = Transpose(places) }}"""
+        )
+    )
+
+
+@pytest.mark.parametrize("thresholds", [(0.0, 1.5), (1.5, 0.0)])
+def test_as_many_finds_as_there_are_images_are_no_rows_of_these(thresholds):
+    """3 finds of one network stood beside 2 of the other, which are as many as images, and no shape was the same."""
+    x = np.array([[1, 2], [3, -1]], np.float32)
+    found = compare(*map(finds, thresholds), Images(x, None, "by hand"), {"found"})
+    assert [(output.name, output.sqnr_db) for output in found.outputs] == [("y", SQNR_CAP), ("found", None)]
+    assert found.outputs[1].rows_matched

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from dfmpc_onnx.evaluation.fidelity import compare
+from dfmpc_onnx.evaluation.rounding_switches import ToggledRounding
+from dfmpc_onnx.graph.compared_outputs import compared_tensors
 from dfmpc_onnx.graph.output_branches import score_channels
 from dfmpc_onnx.inputs.files import Images
 from dfmpc_onnx.runtime.session import Session
@@ -32,7 +34,29 @@ def test_scores_and_boxes_of_one_scale_are_judged_apart(turned, axis):
     assert boxes.channels == ((0, 3),) and scores.channels == ((4, 5),) and boxes.sqnr_db == 200
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_budgets_count_scores_and_boxes_apart(turned):
+    """Pooled, an error that scores drown in is a small part of what boxes and scores together vary by."""
+    graph = graphs.workspace(detector(turned)).graph
+    boxes, scores = compared_tensors(graph).tensors
+    assert (boxes.inputs[0].op, scores.inputs[0].op) == ("Clip", "Sigmoid")
+
+
+def test_a_budget_counts_what_joined_scores_lose():
+    """8 bits that are too coarse for the scores alone: less than the budget of 1 % of both, far more of theirs."""
+    net = graphs.Net((4, 3, 8, 8))
+    score = net.node("Sigmoid", net.node("Mul", "x", net.weight("tiny", np.float32(0.02))))
+    model = net.model(
+        net.concat(net.node("Clip", "x", net.weight("lo", np.float32(0)), net.weight("hi", np.float32(1))), score)
+    )
+    feeds = {"x": np.random.default_rng(0).random((4, 3, 8, 8), np.float32)}
+    toggled = ToggledRounding(graphs.workspace(model, "8"), {"sigmoid1": np.float32(0.05)}, [["sigmoid1"]], feeds)
+    boxes, scores = toggled.losses([0])
+    assert boxes.share_of_variance == 0 and scores.share_of_variance > 0.5
+
+
 def test_one_kind_alone_says_nothing():
     net = graphs.Net()
     alike = net.concat(net.node("Sigmoid", net.conv("x", 4)), net.node("Sigmoid", net.conv("x", 2)))
     assert score_channels(net.model(alike)) == {}
+    assert len(compared_tensors(graphs.workspace(net.model(alike)).graph).tensors) == 1

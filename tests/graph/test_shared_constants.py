@@ -33,3 +33,13 @@ def test_a_layer_whose_weight_another_operator_reads_is_known_to_share_it():
     graph = two_products()
     graph.nodes[1].op = "Add"
     assert unshare(graph) == (["one"], {"one": "w"})
+
+
+def test_a_weight_that_is_an_output_as_well_is_stored_once_where_it_stays_float():
+    graph = two_products()
+    weight = graph.nodes[0].inputs[1]
+    graph.outputs.append(weight)
+    unshare(graph)
+    assert all(node.inputs[1] is not weight for node in graph.nodes)
+    assert merge(graph) == 2
+    assert all(node.inputs[1] is weight for node in graph.nodes)

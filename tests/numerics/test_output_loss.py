@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dfmpc_onnx.numerics.output_loss import output_loss
+from dfmpc_onnx.numerics.output_loss import JudgedOutput, output_loss
 
 
 def logits(images=16, classes=10):
@@ -67,3 +67,22 @@ def test_what_is_not_finite_is_lost(bad):
 def test_where_nothing_varies_nothing_is_lost(plain):
     loss = output_loss(plain, plain + 1)
     assert loss.share_of_variance == loss.share_between_images == 0
+
+
+@pytest.mark.parametrize("shape", [(6, 12), (1, 12), (4, 7, 12), (3, 4, 5, 12)])
+def test_where_the_last_axis_is_pooled_an_error_may_be_given_in_any_basis(shape):
+    """Rows of another length, of the same squares: R with R R' = W W'."""
+    rng = np.random.default_rng(0)
+    plain, weight = rng.standard_normal(shape), rng.standard_normal((3, shape[-1]))
+    error = 0.1 * rng.standard_normal((*shape[:-1], 3))
+    judged = JudgedOutput(plain)
+    assert judged.pools_last_axis
+    narrow = judged.loss_of_error(error @ np.linalg.cholesky(weight @ weight.T))
+    want = judged.loss(plain + error @ weight)
+    assert narrow.share_of_variance == pytest.approx(want.share_of_variance)
+    assert narrow.share_between_images == pytest.approx(want.share_between_images)
+
+
+@pytest.mark.parametrize("shape", [(4, 12, 7), (7,)])
+def test_the_last_axis_is_not_pooled_where_it_holds_the_channels_or_the_images(shape):
+    assert not JudgedOutput(np.random.default_rng(0).standard_normal(shape)).pools_last_axis

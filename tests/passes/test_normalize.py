@@ -43,6 +43,22 @@ def test_constant_node_to_initializer():
     assert [(r.site, r.action) for r in result.rewrites] == [("k", "Constant node to initializer")]
 
 
+@pytest.mark.parametrize(
+    "made",
+    ["k = Constant <value = float[2,2,1,1] {1.0, 2.0, 3.0, 4.0}> ()", "k = Identity (w)", "k = Reshape (v, shape)"],
+)
+def test_a_constant_that_is_an_output_as_well_is_an_initializer_that_a_layer_has_a_copy_of(made):
+    """Its layer stayed float for a computed weight of one value, and `inspect` counted all that it stores."""
+    stored = "<float[2,2,1,1] w = {1, 2, 3, 4}, float[2,2] v = {1, 2, 3, 4}, int64[4] shape = {2, 2, 1, 1}>"
+    model = parsed(f"{stored} {{ {made} y = Conv (x, k) }}")
+    model.graph.output.append(onnx.helper.make_tensor_value_info("k", onnx.TensorProto.FLOAT, [2, 2, 1, 1]))
+    space, _ = normalized(model)
+    assert graphs.wiring(space.graph) == ["y = Conv(x, k_copy)"]
+    assert [output.name for output in space.graph.outputs] == ["y", "k"]
+    assert graphs.values(space.graph, "k_copy").reshape(-1).tolist() == [1, 2, 3, 4]
+    assert space.graph.outputs[1].values.reshape(-1).tolist() == [1, 2, 3, 4]
+
+
 def test_identity_and_dropout_are_removed():
     space, result = normalized(
         parsed(f"{WEIGHT} {{ v = Identity(w) a = Conv(x, v) b = Dropout(a) c = Identity(b) y = Relu(c) }}")

@@ -84,7 +84,7 @@ def test_a_probe_runs_on_half_of_the_images(images, any_number, left):
     assert len(source.probe().live["x"].plain) == left
 
 
-@pytest.mark.parametrize(("side", "count"), [(8, 16), (224, 8)])
+@pytest.mark.parametrize(("side", "count"), [(8, 16), (64, 16), (124, 8), (224, 8)])
 def test_variants_run_on_fewer_images_where_they_are_large_but_on_eight_at_least(side, count):
     space = graphs.workspace(graphs.chain(), "auto")
     batch = Batch({"x": np.zeros((16, 3, side, side), np.float32)}, "16 black pictures", any_number=True)

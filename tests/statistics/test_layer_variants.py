@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dfmpc_onnx.graph.query import nodes_by_name
+from dfmpc_onnx.numerics.output_loss import output_loss
 from dfmpc_onnx.pipeline.manager import PassManager
 from dfmpc_onnx.quantization.sensitivity import ChangedWeights
 from dfmpc_onnx.statistics import layer_variants
@@ -165,3 +166,62 @@ def test_variants_whose_outputs_would_not_fit_wait_in_the_middle_of_a_walk(monke
     assert {n: lost[0].share_of_variance for n, lost in found.items()} == pytest.approx(
         {n: lost[0].share_of_variance for n, lost in together.items()}
     )
+
+
+def reader(places, characters, *, squashed=True):
+    """A network of text: at each place a MatMul into the characters, from four numbers."""
+    net = graphs.Net(("n", 3, 8, 8))
+    x = net.relu(net.conv(net.relu(net.conv("x", 6)), 4))
+    shape = net.weight("shape", np.array([0, 4, -1], np.int64))
+    x = net.node("Transpose", net.node("Reshape", x, shape), perm=[0, 2, 1])
+    x = net.node("Slice", x, *(net.weight(k, np.array([v], np.int64)) for k, v in (("s", 0), ("e", places), ("a", 1))))
+    x = net.node("MatMul", x, net.weight("head", random_weight(4, characters)))
+    x = net.node("Add", x, net.weight("bias", random_weight(characters)))
+    return net.model(net.node("Softmax", x, axis=2) if squashed else x)
+
+
+def random_weight(*shape):
+    return np.random.default_rng(5).standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(("places", "characters"), [(7, 50), (60, 20)], ids=["pooled", "channels"])
+@pytest.mark.parametrize("squashed", [True, False])
+def test_no_variant_is_run_through_a_wide_linear_map_at_the_end(places, characters, squashed):
+    """And what it loses is what the outputs show: the classes may be pooled, or be the channels of the loss."""
+    space = prepared(reader(places, characters, squashed=squashed))
+    weights = disturbed(space, ("conv1", "conv2"))
+    wide = []
+
+    class Watching(LayerVariants):
+        def other(self, node):
+            found = super().other(node)
+            wide.extend(value for value in found if value.plain.shape[-1] == characters and value.hats)
+            return found
+
+    engine = Watching(space.graph, images())
+    walk(space.graph, engine, ChangedWeights(weights), frozenset(weights))
+    assert not wide
+    (output,) = engine.outputs()
+    losses = engine.losses_of()
+    assert set(losses) == set(output.hats) == set(weights)
+    for name, (lost,) in losses.items():
+        want = output_loss(output.plain, output.hats[name])
+        assert 0 < lost.share_of_variance == pytest.approx(want.share_of_variance, rel=1e-4)
+
+
+def test_the_linear_map_itself_is_run_where_its_weight_is_changed():
+    space = prepared(reader(7, 50))
+    (head,) = (node.name for node in space.graph.nodes if node.op == "MatMul")
+    weights = disturbed(space, ("conv1", head))
+    nodes = nodes_by_name(space.graph)
+    for variant_of in (lambda layer: layer, lambda layer: "all"):
+        engine = walked(space, weights, variant_of=variant_of)
+        (output,) = engine.outputs()
+        assert set(engine.losses_of()) == set(output.hats) == {variant_of(name) for name in weights}
+    engine = walked(space, weights, variant_of=lambda layer: "all")
+    hat = engine.outputs()[0].hats["all"]
+    for name, weight in weights.items():
+        nodes[name].inputs[1].values = weight
+    scores = graphs.run(space.graph, images()["x"])[0]
+    shown = np.exp(hat - hat.max(-1, keepdims=True))
+    assert np.allclose(shown / shown.sum(-1, keepdims=True), scores, atol=1e-4)

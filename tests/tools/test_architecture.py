@@ -12,16 +12,13 @@ def test_the_map_is_up_to_date():
     assert architecture.main(["--check"]) == 0
 
 
-@pytest.fixture
-def project(tmp_path):
-    """A project of two wings and one pass, with a document that has a place for everything."""
-    files = {
-        "dfmpc_onnx/__init__.py": '"""The package."""\n',
-        "dfmpc_onnx/api/__init__.py": "",
-        "dfmpc_onnx/model/__init__.py": "",
-        "dfmpc_onnx/pipeline/__init__.py": "",
-        "dfmpc_onnx/errors.py": '"""What is raised."""\n',
-        "dfmpc_onnx/api/quantize.py": '''"""quantize()."""
+PROJECT = {  # its files: two wings and one pass
+    "dfmpc_onnx/__init__.py": '"""The package."""\n',
+    "dfmpc_onnx/api/__init__.py": "",
+    "dfmpc_onnx/model/__init__.py": "",
+    "dfmpc_onnx/pipeline/__init__.py": "",
+    "dfmpc_onnx/errors.py": '"""What is raised."""\n',
+    "dfmpc_onnx/api/quantize.py": '''"""quantize()."""
 from dfmpc_onnx.errors import Mistake
 from dfmpc_onnx.model import source
 from dfmpc_onnx.model.source import load
@@ -45,7 +42,7 @@ def _checked(model):
         raise Mistake(source.explain())
     return source.look(model)
 ''',
-        "dfmpc_onnx/model/source.py": '''"""Reads | writes.
+    "dfmpc_onnx/model/source.py": '''"""Reads | writes.
 
 More.
 """
@@ -57,15 +54,20 @@ def load(model):
 
 def size_of(model): ...
 ''',
-        "dfmpc_onnx/pipeline/manager.py": '"""Runs passes."""\nfrom dfmpc_onnx.model import source\n',
-        "passes/dfmpc_passes/fold.py": '"""Folds."""\n\n\nclass Fold:\n    name = "fold"\n',
-        "passes/dfmpc_passes/recipes/mixed.toml": '[[passes]]\nuse = "fold"\n',
-        "pyproject.toml": """[[tool.importlinter.contracts]]
+    "dfmpc_onnx/pipeline/manager.py": '"""Runs passes."""\nfrom dfmpc_onnx.model import source\n',
+    "passes/dfmpc_passes/fold.py": '"""Folds."""\n\n\nclass Fold:\n    name = "fold"\n',
+    "passes/dfmpc_passes/recipes/mixed.toml": '[[passes]]\nuse = "fold"\n',
+    "pyproject.toml": """[[tool.importlinter.contracts]]
 type = "layers"
 layers = ["dfmpc_onnx.api", "dfmpc_passes", "dfmpc_onnx.pipeline", "dfmpc_onnx.model", "dfmpc_onnx.errors"]
 """,
-    }
-    for name, text in files.items():
+}
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A project of two wings and one pass, with a document that has a place for everything."""
+    for name, text in PROJECT.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)

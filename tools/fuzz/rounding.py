@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx.inliner
 from onnx import numpy_helper
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy whose constant weights are whole multiples of a 127th of the largest of their output channel."""
+    """A copy whose constant weights are whole multiples of a 127th of the largest of their output channel.
+
+    Layers that are calls of the model's own functions are rounded, too: `quantize` inlines them.
+    """
     result = onnx.ModelProto()
-    result.CopyFrom(model)
+    result.CopyFrom(onnx.inliner.inline_local_functions(model) if model.functions else model)
     held = {tensor.name: tensor for tensor in result.graph.initializer}
     for node in result.graph.node:
         if node.op_type in LAYERS and len(node.input) > 1 and node.input[1] in held:
