@@ -18,6 +18,7 @@ import numpy.typing as npt
 import onnx
 
 from dfmpc_onnx.errors import OptionError, UserError, did_you_mean
+from dfmpc_onnx.inputs.files import IN_MEMORY
 from dfmpc_onnx.pipeline.recipe import Recipe
 
 Given = ParamSpec("Given")
@@ -28,7 +29,6 @@ GivenImages = Path | AnyArray | Iterable[AnyArray]
 GivenLayers = Sequence[str] | Mapping[str, str | int]
 GivenShapes = Sequence[str] | Mapping[str, Sequence[int]]
 GivenRanges = Sequence[str] | Mapping[str, Sequence[float]]
-IN_MEMORY = "given_images.npz"  # the file that arrays are written to while a run lasts
 logger = logging.getLogger("dfmpc_onnx")
 
 

@@ -34,6 +34,7 @@ from dfmpc_onnx.pipeline.settings import (
 )
 from dfmpc_onnx.pipeline.targets import parse_target
 from dfmpc_onnx.pipeline.workspace import Workspace, resolve_inputs
+from dfmpc_onnx.statistics.batch_axis import with_free_batch
 from dfmpc_onnx.statistics.leading_moments import BY_COVARIANCES, BY_PICTURES
 
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -94,6 +95,7 @@ def take_in(
     prediction = BY_PICTURES if runs else BY_COVARIANCES
     try:
         inputs, choice = find_out(source.model, inputs, preprocess, prediction, doubt=runs)
+        inputs = with_free_batch(graph, inputs, settings.seed)
     except (DfmpcError, MemoryError):
         raise
     except Exception:  # a damaged node may trip what follows its numbers

@@ -28,7 +28,7 @@ from dfmpc_onnx.inputs.image_stream import ImageStream, stream_images
 from dfmpc_onnx.inputs.knowledge import find_out
 from dfmpc_onnx.inputs.normalization import PreprocessChoice, parse_or_assume
 from dfmpc_onnx.inputs.preprocess import AUTO
-from dfmpc_onnx.inputs.samples import Samples, check_images
+from dfmpc_onnx.inputs.samples import Samples, check_images, most_seen
 from dfmpc_onnx.inputs.spec import InputSpecs
 from dfmpc_onnx.inputs.unknown_inputs import not_known, told_by_images, unknown_inputs_warning
 from dfmpc_onnx.model.metadata import metadata_of
@@ -254,10 +254,11 @@ def _inputs(
         except ModelError as error:
             raise ModelError(f"{source.label}: {error}") from None
     spec = inputs.image_input()
-    found = stream_images(given, spec.shape, spec.preprocess, spec.batch or 1)
-    found = found if count is None else found.spread(count)
+    every = stream_images(given, spec.shape, spec.preprocess, spec.batch or 1)
+    found = every if count is None else every.spread(count)
     if not gave_statistics(metadata, given):
         return found, "images"
+    seen = most_seen(inputs, every.count, found.count)
     return dataclasses.replace(
-        found, origin=f"{found.origin}, most of which statistics saw"
+        found, origin=f"{found.origin}, at most {seen} of which statistics saw"
     ), "images of the statistics"

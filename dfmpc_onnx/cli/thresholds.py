@@ -59,6 +59,10 @@ def _check(
         raise OptionError(
             "min-agreement: no output holds class scores, so no agreement can be counted; give --min-sqnr in its place"
         )
+    if min_agreement is not None and all(
+        row.verdict is None or row.verdict.interval is None for row in found.providers
+    ):
+        raise OptionError("min-agreement: on generated inputs labels are not counted; give --images")
     if max_steps is not None and all(row.use is None for row in found.providers):
         raise OptionError(
             "max-steps: it holds a provider against the CPU provider, and there is no other here; give --provider, "
@@ -66,14 +70,24 @@ def _check(
         )
 
 
+def _agreement(row: ProviderFidelity) -> tuple[float, str]:
+    """Per cent, and where from: counted on the user's images; of others nothing is, so where the interval begins."""
+    if row.verdict is not None and row.verdict.basis == "generated":
+        low, high = row.verdict.interval or (0.0, 0.0)
+        return low, f"95 % interval {low:g} to {high:g} %, nothing is counted on generated inputs"
+    found = row.fidelity
+    return 100 * found.agreeing / max(found.rows, 1), f"{found.agreeing} of {found.rows}"
+
+
 def _below(
     row: ProviderFidelity, min_agreement: float | None, min_sqnr: float | None, max_steps: float | None
 ) -> Iterator[str]:
     """Comparisons are written so that a figure that is NaN fails."""
     found = row.fidelity
-    if min_agreement is not None and not (found.agreement or 0.0) >= min_agreement:
-        reached = f"{found.agreement} % ({found.agreeing} of {found.rows})"
-        yield f"{row.provider}: agreement {reached} is below {min_agreement} %"
+    if min_agreement is not None:
+        reached, counted = _agreement(row)
+        if not reached >= min_agreement:
+            yield f"{row.provider}: agreement {reached:.7g} % ({counted}) is below {min_agreement} %"
     if min_sqnr is not None and not found.sqnr_db >= min_sqnr:
         of = f" of output '{shown(found.worst.name)}'" if found.worst is not None else ""
         yield f"{row.provider}: SQNR {found.sqnr_db} dB{of} is below {min_sqnr} dB"

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from dfmpc_onnx.errors import ModelError, OptionError, shown
 from dfmpc_onnx.evaluation.class_answers import ClassAnswers
-from dfmpc_onnx.evaluation.output_differences import NetworkDifference, OutputFidelity, Part, StatedOutput
+from dfmpc_onnx.evaluation.output_differences import NetworkDifference, OutputFidelity, Part, StatedOutput, rounded_down
 from dfmpc_onnx.graph.output_branches import ScoreChannels
 from dfmpc_onnx.inputs.files import Images
 from dfmpc_onnx.inputs.image_stream import IMAGE_VALUES_AT_ONCE, ImageStream
@@ -38,6 +38,7 @@ class Fidelity(msgspec.Struct, frozen=True):
     of the worst channels where they are of unlike scale; of whole numbers, such as labels, the share that is not equal
     counts as noise, and only where there is no other output. max_error: largest absolute difference.
     outputs: each by itself, and which are not compared. The first output is the first of those that are.
+    Agreement and decibels are rounded down, so that what is below a threshold does not reach it.
     top1, float_top1: per cent correct where labels are known, else None. not_known: why the figures say nothing of real
     inputs, where these were made up at a scale that nothing tells; `--json` then leaves them out.
     """
@@ -357,8 +358,8 @@ def compare(
     return Fidelity(
         images=input_count(images),
         origin=images.origin,
-        agreement=None if answers is None else round(100 * float(same.mean()), 2),
-        sqnr_db=min(round(output.sqnr_db, 2) for output in found.judged),
+        agreement=None if answers is None else 10_000 * int(same.sum()) // len(same) / 100,
+        sqnr_db=min(rounded_down(output.sqnr_db) for output in found.judged),
         max_error=float(np.max([output.worst for output in found.compared])),
         top1=top1 and top1[1],
         float_top1=top1 and top1[0],

@@ -130,8 +130,8 @@ class OutputDifference:
             equal = round(100 * (1 - self._unequal / max(self._values, 1)), 2)
             return OutputFidelity(self.name, None, "", (), self._chosen, equal)
         groups = self.groups()
-        boxes = (self._boxes.found, self._boxes.count) if self._boxes is not None else None
-        return OutputFidelity(self.name, round(self._worst_of(groups), 2), "", groups, self._chosen, boxes=boxes)
+        boxes = self._boxes.result if self._boxes is not None else None
+        return OutputFidelity(self.name, rounded_down(self._worst_of(groups)), "", groups, self._chosen, boxes=boxes)
 
     def can_match(self, want: npt.NDArray[np.generic], got: npt.NDArray[np.generic]) -> bool:
         """Whether rows of a run can be held against the nearest of the other network, where that has another number."""
@@ -257,7 +257,7 @@ def _group(axis: int, index: npt.NDArray[np.intp], sums: ChannelSums, errors: Fl
         axis,
         tuple((int(run[0]), int(run[-1])) for run in runs),
         float(f"{math.sqrt(signal / (sums.count * len(index))):.4g}"),
-        round(decibels(max(signal, least), noise), 2),
+        rounded_down(decibels(max(signal, least), noise)),
     )
 
 
@@ -329,6 +329,11 @@ def sqnr(want: list[npt.NDArray[np.float64]], got: list[npt.NDArray[np.float64]]
         found.append(OutputDifference(StatedOutput("", ())))
         found[-1].add(np.atleast_1d(a), np.atleast_1d(b))
     return min((output.sqnr_db for output in found if output.compared), default=SQNR_CAP)
+
+
+def rounded_down(value: float) -> float:
+    """To two places; what lies on one but for the rounding of float32 stays there."""
+    return math.floor(100 * value + 1e-3) / 100
 
 
 def decibels(signal: float, noise: float) -> float:

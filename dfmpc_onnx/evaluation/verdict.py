@@ -26,9 +26,11 @@ GOOD_AGREEMENT, LEAST_AGREEMENT = 95.0, 90.0  # per cent: what is expected, and 
 DOUBTFUL_DB = 10.0  # of the settings measured, those below lost 5 points of top-1 and more
 RUINED_DB = 5.0  # a third of the outputs is error; 15 points and more
 GOOD_DB_OF_OTHERS = 25.0  # of outputs that hold no classes: an error of 6 %
+RUINED_SHARE = 0.5  # of labels on generated inputs: if fewer are the same, real inputs do not keep theirs either
 
 Level = Literal["good", "check", "bad", "not known"]
 Basis = Literal["generated", "images", "images of the statistics"]
+OutputKind = Literal["class scores", "labels", "boxes", "other"]
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -38,10 +40,10 @@ class Verdict(msgspec.Struct, frozen=True):
     all figures are None. agreement: per cent of real inputs of which the class is expected to be the same; None where
     the outputs hold no classes, or nothing tells. interval: 95 % of it, per cent. basis: what it rests on: generated
     inputs, images of the user's that statistics did not see, or those that they saw. inputs: how many; origin: what
-    they are. agreeing, rows: how many answers were the same on images of the user's, of how many; 0 of 0 where none
-    were counted. boxes: of a detector, how many of the float network's were found again on images of the user's, of how
-    many; None where there were none. sqnr_db, error_percent: of the worst output, signal over noise and the error
-    beside the values.
+    they are. kind: of the outputs that it judges. agreeing, rows: how many answers were the same on images of the
+    user's, or how many labels on generated inputs, of how many; 0 of 0 where none were counted. boxes: of a detector,
+    how many of the float network's were found again on images of the user's, of how many; None where there were none.
+    sqnr_db, error_percent: of the worst output, signal over noise and the error beside the values.
     """
 
     level: Level
@@ -55,12 +57,13 @@ class Verdict(msgspec.Struct, frozen=True):
     boxes: tuple[int, int] | None = None
     sqnr_db: float | None = None
     error_percent: float | None = None
+    kind: OutputKind = "other"
     not_known: str = ""
 
     @property
     def is_low(self) -> bool:
         """Whether so much is lost that the user must hear of it: for sure, or by what was counted."""
-        few_decibels = self.sqnr_db is not None and self.sqnr_db < DOUBTFUL_DB
+        few_decibels = self.kind != "labels" and self.sqnr_db is not None and self.sqnr_db < DOUBTFUL_DB
         few_agree = self.rows > 0 and self.agreement is not None and self.agreement < LEAST_AGREEMENT
         few_boxes = self.boxes is not None and _share(self.boxes) < LEAST_AGREEMENT
         return self.level == "bad" or few_decibels or few_agree or few_boxes
@@ -86,19 +89,45 @@ def verdict_of(found: Fidelity, basis: Basis) -> Verdict:
     own = basis != "generated"
     agreement, interval = _agreement(found, own)
     boxes = _boxes(found) if own else None
+    kind = _kind(found, boxes)
+    counted = own or kind == "labels"
     return Verdict(
-        level=_level(found.sqnr_db, agreement, interval) if boxes is None else _level_of_boxes(found.sqnr_db, boxes),
+        level=_level_of(found, kind, agreement, interval, boxes),
         boxes=boxes,
         basis=basis,
         inputs=found.images,
         origin=found.origin,
         agreement=agreement,
         interval=interval,
-        agreeing=found.agreeing if own else 0,
-        rows=found.rows if own else 0,
+        agreeing=found.agreeing if counted else 0,
+        rows=found.rows if counted else 0,
         sqnr_db=found.sqnr_db,
         error_percent=float(f"{100 * 10 ** (-found.sqnr_db / 20):.2g}"),
+        kind=kind,
     )
+
+
+def _kind(found: Fidelity, boxes: tuple[int, int] | None) -> OutputKind:
+    """What the outputs hold; labels only where nothing beside them has an error in decibels."""
+    if boxes is not None:
+        return "boxes"
+    if found.tangent is not None:
+        return "class scores"
+    return "labels" if found.rows and all(output.sqnr_db is None for output in found.outputs) else "other"
+
+
+def _level_of(
+    found: Fidelity,
+    kind: OutputKind,
+    agreement: float | None,
+    interval: tuple[float, float] | None,
+    boxes: tuple[int, int] | None,
+) -> Level:
+    if boxes is not None:
+        return _level_of_boxes(found.sqnr_db, boxes)
+    if kind == "labels" and agreement is None:  # on generated inputs, on which they change more, or less, often
+        return "bad" if found.agreeing < RUINED_SHARE * found.rows else "check"
+    return _level(found.sqnr_db, agreement, interval)
 
 
 def _agreement(found: Fidelity, own: bool) -> tuple[float | None, tuple[float, float] | None]:

@@ -11,7 +11,7 @@ import onnx
 
 from dfmpc_onnx.errors import OptionError, shown
 from dfmpc_onnx.inputs.feeds import whole_in_range
-from dfmpc_onnx.inputs.files import held_back, read_images
+from dfmpc_onnx.inputs.files import read_images, unseen
 from dfmpc_onnx.inputs.generated import generate
 from dfmpc_onnx.inputs.spec import InputSpec, InputSpecs
 
@@ -92,6 +92,24 @@ def _count(spec: InputSpec, wanted: int, free: bool) -> int:
     return wanted or int(np.clip(PIXELS // max(area, 1), FEWEST_IMAGES, MOST_IMAGES))
 
 
+def fixed_batch(spec: InputSpec, free: bool | None) -> int | None:
+    """How many images an input takes at once; None where it takes any number."""
+    if not spec.has_batch:
+        return spec.shape[0]
+    return None if free else spec.batch
+
+
+def unseen_by_statistics(spec: InputSpec, count: int, free: bool | None) -> npt.NDArray[np.intp]:
+    """Which of `count` images of the user's no statistics see.
+
+    free: whether a batch that the file states is free; where None, those that statistics see in neither case.
+    """
+    if free is None:
+        return np.intersect1d(unseen_by_statistics(spec, count, True), unseen_by_statistics(spec, count, False))
+    fixed = fixed_batch(spec, free)
+    return unseen(count, fixed or 1, fixed or MOST_IMAGES)
+
+
 def _own_images(inputs: InputSpecs, path: str, free: bool) -> Batch:
     spec = inputs.image_input()
     found = read_images(path, spec.shape, spec.preprocess)
@@ -100,9 +118,8 @@ def _own_images(inputs: InputSpecs, path: str, free: bool) -> Batch:
         raise OptionError(
             f"images of shape {found.x.shape[1:]} do not fit the model's input '{shown(spec.name)}' {stated}"
         )
-    fixed = spec.shape[0] if not spec.has_batch else None if free else spec.batch
-    x = np.delete(found.x, held_back(len(found.x), fixed or 1), axis=0) if inputs.holds_back else found.x
-    x = x[: fixed or MOST_IMAGES]
+    fixed = fixed_batch(spec, free)
+    x = np.delete(found.x, unseen_by_statistics(spec, len(found.x), free), axis=0)[: fixed or MOST_IMAGES]
     if fixed and len(x) < fixed:
         raise OptionError(f"images: the model takes batches of {fixed}, only {len(x)} images given")
     feeds: dict[str, npt.NDArray[np.generic]] = {spec.name: x.astype(spec.dtype, copy=False)}

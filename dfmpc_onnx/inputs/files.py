@@ -18,6 +18,7 @@ from dfmpc_onnx.inputs.preprocess import Preprocess
 from dfmpc_onnx.model.plain_files import is_folder, why_unreadable
 
 FEWEST_TO_HOLD_BACK = 8  # images, below which all are needed for statistics
+IN_MEMORY = "given_images.dfmpc.npz"  # the file that arrays are written to while a run lasts
 HELD_BACK = 4  # one of so many is kept from statistics
 
 
@@ -49,7 +50,12 @@ def read_images(path: str | os.PathLike[str], shape: tuple[int, ...], preprocess
     if "x" not in arrays:
         raise OptionError(f"{where}: holds no array 'x'; it needs x (uint8 NHWC or float32) and optionally y")
     x = as_network_takes(arrays["x"], shape, preprocess, where)
-    return Images(x, checked_labels(arrays.get("y"), len(x), where), f"{len(x)} images of {shown(source.name)}")
+    return Images(x, checked_labels(arrays.get("y"), len(x), where), origin_of(len(x), source))
+
+
+def origin_of(count: int, source: pathlib.Path) -> str:
+    """What the images of an .npz are, to print."""
+    return f"{count} images given as arrays" if source.name == IN_MEMORY else f"{count} images of {shown(source.name)}"
 
 
 def check_file(source: pathlib.Path) -> None:

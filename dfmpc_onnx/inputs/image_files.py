@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,7 +41,8 @@ def no_image_files(folder: pathlib.Path) -> OptionError:
 class ImageFolder:
     """A folder of image files for a network that takes pictures of a height and width.
 
-    labels: int64 of each file, where there is a table of them. size: width and height of the first image as it is.
+    labels: int64 of each file, where there is a table of them. sizes: width and height of the
+    images as they are, with how many are of each.
     """
 
     folder: pathlib.Path
@@ -49,7 +51,7 @@ class ImageFolder:
     height: int
     width: int
     grey: bool
-    size: tuple[int, int]
+    sizes: Mapping[tuple[int, int], int]
 
     @classmethod
     def of(cls, folder: pathlib.Path, shape: tuple[int, ...]) -> ImageFolder:
@@ -72,7 +74,8 @@ class ImageFolder:
         if missing is not None:
             raise OptionError(f"{where}: {TABLE} has no row for '{shown(missing.name)}'")
         labels = None if table is None else np.array([table[file.name] for file in files], np.int64)
-        return cls(folder, files, labels, height, width, grey, _stated_size(files[0]) or (width, height))
+        sizes = Counter(_stated_size(file) or (width, height) for file in files)
+        return cls(folder, files, labels, height, width, grey, sizes)
 
     def read(self, at_once: int) -> Iterator[npt.NDArray[np.uint8]]:
         """Pixels ``[n, height, width, channels]`` of so many images at a time, in order. Raises OptionError."""
@@ -85,21 +88,35 @@ class ImageFolder:
     def origin(self) -> str:
         """What they are, to print, and that they are resized."""
         text = f"{len(self.files)} images of {shown(self.folder.name)}/"
-        if self.size == (self.width, self.height):
+        if self.sizes.keys() == {(self.width, self.height)}:
             return text
-        return f"{text} ({self.size[1]}x{self.size[0]}, resized to {self.height}x{self.width})"
+        ends = sorted(self.sizes, key=lambda size: (min(size), size))
+        found = " to ".join(dict.fromkeys(_by(size) for size in (ends[0], ends[-1])))
+        return f"{text} ({found}, resized to {self.height}x{self.width})"
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """That the network takes pictures of quite another size; a crop of usual size goes without."""
-        factor = min(self.size) / min(self.height, self.width)
-        if 1 / FARTHEST_RESIZED <= factor <= FARTHEST_RESIZED:
+        taken = min(self.height, self.width)
+        far = {
+            size: count
+            for size, count in self.sizes.items()
+            if not 1 / FARTHEST_RESIZED <= min(size) / taken <= FARTHEST_RESIZED
+        }
+        if not far:
             return ()
+        part = "" if len(far) == len(self.sizes) else f"{sum(far.values())} of {len(self.files)} "
+        most = _by(max(far, key=lambda size: (far[size], size)))
+        are = most if len(far) == 1 else f"of other sizes, such as {most},"
         return (
-            f"images of {shown(self.folder.name)}/ are {self.size[1]}x{self.size[0]} and the model takes "
+            f"{part}images of {shown(self.folder.name)}/ are {are} and the model takes "
             f"{self.height}x{self.width}: they are resized, and may not look like what the model was trained on; give "
             f"images of that size, or --input-shape where the model takes others",
         )
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[1]}x{size[0]}"
 
 
 def to_layout(x: npt.NDArray[np.float32], shape: tuple[int, ...], where: str) -> npt.NDArray[np.float32]:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dfmpc_onnx.errors import OptionError, shown
-from dfmpc_onnx.inputs.files import Images, as_network_takes, check_file, checked_labels
+from dfmpc_onnx.inputs.files import Images, as_network_takes, check_file, checked_labels, origin_of
 from dfmpc_onnx.inputs.image_files import ImageFolder, to_layout
 from dfmpc_onnx.inputs.npz import read_arrays, stored_array
 from dfmpc_onnx.inputs.preprocess import Preprocess
@@ -96,4 +96,4 @@ def stream_images(
             yield as_network_takes(x, shape, preprocess, where)
 
     labels = checked_labels(read_arrays(str(source), where, ["y"]).get("y"), stored.shape[0], where)
-    return ImageStream(stored.shape[0], labels, f"{stored.shape[0]} images of {shown(source.name)}", (), from_npz)
+    return ImageStream(stored.shape[0], labels, origin_of(stored.shape[0], source), (), from_npz)

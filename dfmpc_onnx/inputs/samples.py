@@ -10,14 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from dfmpc_onnx.errors import ModelError, shown
-from dfmpc_onnx.inputs.batches import MOST_IMAGES
+from dfmpc_onnx.inputs.batches import fixed_batch, unseen_by_statistics
 from dfmpc_onnx.inputs.feeds import USUAL_PART, filled_in_part, whole_in_range
-from dfmpc_onnx.inputs.files import FEWEST_TO_HOLD_BACK, Images, unseen
+from dfmpc_onnx.inputs.files import FEWEST_TO_HOLD_BACK, Images
 from dfmpc_onnx.inputs.generated import generate
 from dfmpc_onnx.inputs.image_stream import ImageStream, stream_images
 from dfmpc_onnx.inputs.spec import PICTURE_TYPES, InputSpec, InputSpecs, channels_last
 
 PICTURES_MADE = 16
+FORMS = 4  # of each: as it is, mirrored both ways, and both at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +52,8 @@ def check_images(inputs: InputSpecs, seed: int, count: int) -> Images | Samples:
 
 def _mirrored(spec: InputSpec, seed: int, count: int) -> Images:
     """Pictures, of which a few are made, which takes the time; the others are their mirror images both ways."""
-    made = generate(spec, (min(count, PICTURES_MADE), *spec.shape[1:]), seed)
+    number = max(min(count, PICTURES_MADE), -(-count // FORMS))
+    made = generate(spec, (number, *spec.shape[1:]), seed)
     if count <= PICTURES_MADE:
         return made
     axes = (1, 2) if channels_last(spec.shape) else (2, 3)
@@ -66,8 +68,8 @@ def held_back_images(inputs: InputSpecs, count: int) -> ImageStream | None:
 
     Raises OptionError as `stream_images`.
     """
-    found, least = _own(inputs)
-    index = unseen(found.count, least, MOST_IMAGES)
+    found = _own(inputs)
+    index = _unseen(inputs, found.count)
     if not len(index):
         return None
     index = index[np.arange(min(count, len(index))) * len(index) // min(count, len(index))]
@@ -76,28 +78,39 @@ def held_back_images(inputs: InputSpecs, count: int) -> ImageStream | None:
 
 def seen_images(inputs: InputSpecs, count: int) -> tuple[ImageStream, str]:
     """The first of the user's images, which statistics saw, and a warning that says so."""
-    found, least = _own(inputs)
+    found = _own(inputs)
     kept = min(count, found.count)
+    at_once = fixed_batch(inputs.image_input(), inputs.batch_is_free) or 1
     warning = (
         f"compared on the images that statistics come from, since {found.count} are too few to hold some back: "
-        f"give {max(FEWEST_TO_HOLD_BACK, 2 * least)}, or verify the file on others"
+        f"give {max(FEWEST_TO_HOLD_BACK, 2 * at_once)}, or verify the file on others"
     )
     return found.only(np.arange(kept), f"{kept} images of yours, which statistics saw"), warning
 
 
 def described_images(inputs: InputSpecs) -> str:
     """What the user's images are, and how many of them are kept from statistics."""
-    found, least = _own(inputs)
-    return f"{found.origin}, {len(unseen(found.count, least, MOST_IMAGES))} of them unseen by statistics"
+    found = _own(inputs)
+    kept = _unseen(inputs, found.count)
+    return f"{found.origin}, {len(kept)} of them unseen by statistics"
 
 
-def _own(inputs: InputSpecs) -> tuple[ImageStream, int]:
-    """The user's images, and how many the network takes at once at least."""
+def most_seen(inputs: InputSpecs, count: int, taken: int) -> int:
+    """How many of `taken` images, evenly spread over `count` of the user's, statistics may have seen."""
+    index = np.arange(taken) * count // taken
+    return len(np.setdiff1d(index, _unseen(inputs, count)))
+
+
+def _unseen(inputs: InputSpecs, count: int) -> npt.NDArray[np.intp]:
+    return unseen_by_statistics(inputs.image_input(), count, inputs.batch_is_free)
+
+
+def _own(inputs: InputSpecs) -> ImageStream:
+    """The user's images, without labels."""
     spec = inputs.image_input()
     assert inputs.images is not None  # who has none has nothing to hold back
-    batch = spec.batch or 1
-    found = stream_images(inputs.images, spec.shape, spec.preprocess, batch)
-    return dataclasses.replace(found, labels=None), batch
+    found = stream_images(inputs.images, spec.shape, spec.preprocess, spec.batch or 1)
+    return dataclasses.replace(found, labels=None)
 
 
 def _runs(spec: InputSpec, seed: int, count: int, generator: np.random.Generator) -> npt.NDArray[np.generic]:

@@ -182,13 +182,15 @@ class InputSpecs:
     """The inputs of a network, in its own order.
 
     preprocess: what pixels go through in front of an input of floats. images: the path of the user's own, if any.
-    unknown: names of those whose scale nothing tells but images.
+    unknown: names of those whose scale nothing tells but images. batch_is_free: whether a batch that the file states is
+    free (see `statistics.batch_axis`), where that was found out.
     """
 
     specs: tuple[InputSpec, ...]
     preprocess: Preprocess
     images: str | None = None
     unknown: frozenset[str] = frozenset()
+    batch_is_free: bool | None = None
 
     def __iter__(self) -> Iterator[InputSpec]:
         return iter(self.specs)

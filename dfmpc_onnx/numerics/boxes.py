@@ -23,17 +23,21 @@ class Boxes:
     classes: npt.NDArray[np.intp]
 
 
-def confident_boxes(places: Float, scores: Float) -> Boxes:
+def crossed_corners(places: Float) -> int:
+    """Of how many places ``[n, 4]``, taken as corners, the right edge lies left of the left one, or bottom over top."""
+    return int(np.count_nonzero(np.any(places[:, 2:] < places[:, :2], axis=1)))
+
+
+def confident_boxes(places: Float, scores: Float, *, centred: bool) -> Boxes:
     """The boxes of one image, the weaker ones of an object dropped.
 
-    places: ``[n, 4]``, as corners, or as centre, width and height where some right edge would lie left of its left one;
-    scores: ``[n, classes]`` from 0 to 1.
+    places: ``[n, 4]``, corners, or centre, width and height where `centred`; scores: ``[n, classes]`` from 0 to 1.
     """
     best = scores.max(axis=1)
     order = np.argsort(-best, kind="stable")
     order = order[best[order] >= CONFIDENT][:MOST_BOXES]
     corners = places[order].astype(np.float64)
-    if np.any(corners[:, 2:] <= corners[:, :2]):
+    if centred:
         half = corners[:, 2:] / 2
         corners = np.concatenate([corners[:, :2] - half, corners[:, :2] + half], axis=1)
     classes = scores[order].argmax(axis=1)

@@ -10,6 +10,7 @@ from rich.text import Text
 from dfmpc_onnx.errors import printable, shown
 from dfmpc_onnx.evaluation.fidelity import Fidelity
 from dfmpc_onnx.evaluation.output_differences import GroupFidelity, OutputFidelity
+from dfmpc_onnx.evaluation.verdict import Verdict
 from dfmpc_onnx.inputs.normalization import PreprocessChoice
 from dfmpc_onnx.pipeline.refusals import NOT_LOW, UNSTATED, Refusal
 from dfmpc_onnx.report.computes_text import WHY_FLOAT, computes_in, why_float
@@ -209,9 +210,10 @@ def _channels(group: GroupFidelity) -> str:
     return f"{' '.join(runs)}{more} of axis {group.axis}"
 
 
-def _agreeing(found: Fidelity) -> str:
-    """In numbers, not per cent, of which few images make large ones; in rows where a row is no image."""
-    if not found.rows:
+def _agreeing(found: Fidelity, verdict: Verdict | None) -> str:
+    """In numbers, not per cent, of which few images make large ones; in rows where a row is no image. On generated
+    inputs nothing is counted."""
+    if not found.rows or (verdict is not None and verdict.basis == "generated"):
         return "-"
     return f"{found.agreeing} of {found.rows}{'' if found.rows == found.images else ' rows'}"
 
@@ -242,7 +244,7 @@ def verification_table(found: Verification, console: Console) -> None:
             *plain(
                 row.provider.removesuffix("ExecutionProvider"),
                 f.images,
-                _agreeing(f),
+                _agreeing(f, row.verdict),
                 f"{f.sqnr_db:.2f}",
                 f"{f.max_error:.4g}",
                 *scores,

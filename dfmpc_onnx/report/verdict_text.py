@@ -9,6 +9,7 @@ from dfmpc_onnx.evaluation.verdict import DOUBTFUL_DB, NETWORKS_OF_LAWS, Verdict
 from dfmpc_onnx.report.tables import prose
 
 HOW_TO_NARROW = "a few dozen images of yours (--images) narrow this"
+SHOWN_BY_IMAGES = "images of yours (--images) show"
 ENOUGH_IMAGES = 200  # rows, from which more narrow an interval little
 
 
@@ -21,6 +22,8 @@ def verdict_sentence(verdict: Verdict) -> str:
     """Level, agreement to expect with its interval, what it rests on, and how to know more; one sentence."""
     if verdict.level == "not known":
         return f"not known: {verdict.not_known}"
+    if verdict.kind == "labels" and verdict.agreement is None:
+        return f"{verdict.level}: {_labels(verdict)}; on real inputs more or fewer may be, which {SHOWN_BY_IMAGES}"
     error = f"an output error of {verdict.error_percent:g} % (SQNR {verdict.sqnr_db:g} dB) on {shown(verdict.origin)}"
     if verdict.agreement is None or verdict.interval is None:
         return f"{verdict.level}: {_without_classes(verdict, error)}"
@@ -29,25 +32,33 @@ def verdict_sentence(verdict: Verdict) -> str:
     if verdict.basis == "generated":
         rests = f"going by {error} and by {NETWORKS_OF_LAWS} measured networks; {HOW_TO_NARROW}"
         return f"{verdict.level}: {says}, {rests}"
-    counted = f"{verdict.agreeing} of {verdict.rows} do of {shown(verdict.origin)}, SQNR {verdict.sqnr_db:g} dB"
+    decibels = f", SQNR {verdict.sqnr_db:g} dB" if verdict.kind != "labels" else ""
+    counted = f"{verdict.agreeing} of {verdict.rows} do of {shown(verdict.origin)}{decibels}"
     more = "; more images narrow this" if verdict.rows < ENOUGH_IMAGES else ""
     return f"{verdict.level}: {says}: {counted}{more}"
+
+
+def _labels(verdict: Verdict) -> str:
+    return f"{verdict.agreeing} of {verdict.rows} labels are the same on {shown(verdict.origin)}"
 
 
 def _without_classes(verdict: Verdict, error: str) -> str:
     if verdict.boxes is not None:
         return f"{verdict.boxes[0]} of {verdict.boxes[1]} boxes are found again, with {error}"
-    own = "" if verdict.basis != "generated" else "; images of yours (--images) show what is lost of what you need"
+    own = "" if verdict.basis != "generated" else f"; {SHOWN_BY_IMAGES} what is lost of what you need"
     return f"{error}; the outputs are no class scores, so no agreement is counted{own}"
 
 
 def low_verdict_warning(verdict: Verdict, ways: str) -> str:
     """One line where so much is lost that the user must hear of it. ways: what may help."""
-    if verdict.sqnr_db is not None and verdict.sqnr_db < DOUBTFUL_DB:
-        lost = (
-            f"the quantized model's outputs are only {verdict.sqnr_db:.1f} dB above their error; below "
-            f"{DOUBTFUL_DB:g} dB classifiers lost 5 points and more"
-        )
+    if verdict.kind == "labels" and verdict.agreement is None:
+        lost = f"the quantized model gives other labels: {_labels(verdict)}"
+    elif verdict.kind != "labels" and verdict.sqnr_db is not None and verdict.sqnr_db < DOUBTFUL_DB:
+        lost = f"the quantized model's outputs are only {verdict.sqnr_db:.1f} dB above their error; "
+        if verdict.kind == "class scores":
+            lost += f"below {DOUBTFUL_DB:g} dB classifiers lost 5 points and more"
+        else:
+            lost += f"the error is {verdict.error_percent:g} % of their values"
     elif verdict.agreement is None and verdict.boxes is not None:
         lost = f"the quantized model finds only {verdict.boxes[0]} of {verdict.boxes[1]} boxes again"
     else:

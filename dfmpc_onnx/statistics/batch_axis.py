@@ -18,7 +18,15 @@ TOLERANCE = 1e-3  # of the largest output: kernels may sum in another order
 
 def statistics_batch(graph: gs.Graph, inputs: InputSpecs, seed: int, count: int) -> Batch:
     """Inputs to collect statistics with, as `input_batch`; many images where the batch is fixed in the file alone."""
-    return input_batch(inputs, seed, count, free=batch_is_free(graph, inputs, seed))
+    known = inputs.batch_is_free
+    return input_batch(inputs, seed, count, free=batch_is_free(graph, inputs, seed) if known is None else known)
+
+
+def with_free_batch(graph: gs.Graph, inputs: InputSpecs, seed: int) -> InputSpecs:
+    """The inputs, and where images are the user's whether their batch is free: by it these are split, once for all."""
+    if inputs.images is None:
+        return inputs
+    return dataclasses.replace(inputs, batch_is_free=batch_is_free(graph, inputs, seed))
 
 
 def batch_is_free(graph: gs.Graph, inputs: InputSpecs, seed: int) -> bool:

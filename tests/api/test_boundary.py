@@ -61,13 +61,14 @@ def test_images_are_arrays(given: Any, tmp_path: pathlib.Path) -> None:
     of_file = dfmpc_onnx.quantize(chain(), images=own, **options)
     of_arrays = dfmpc_onnx.quantize(chain(), images=given, **options)
     assert of_arrays.model.graph == of_file.model.graph
-    assert of_arrays.report.images is not None and of_arrays.report.images.startswith("12 images of given")
+    assert of_arrays.report.images == "12 images given as arrays, 3 of them unseen by statistics"
 
 
 def test_a_provider_is_one_text(quantized: pathlib.Path, model_file: pathlib.Path) -> None:
     found = dfmpc_onnx.verify(model_file, quantized, providers="CPU", images=PIXELS)
     assert [row.provider for row in found.providers] == ["CPUExecutionProvider"]
     assert found.images == "arrays" and found.model == str(model_file)
+    assert found.providers[0].fidelity.origin == "12 images given as arrays"
 
 
 @pytest.mark.parametrize(

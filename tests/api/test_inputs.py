@@ -173,3 +173,25 @@ def test_a_size_that_is_stated_is_not_blamed() -> None:
 def test_another_mistake_is_not_put_down_to_an_assumed_size() -> None:
     with pytest.raises(UserError, match="holds NaN or infinity"):
         dfmpc_onnx.quantize(sound("b", "t", weight=np.nan), recipe="int8")
+
+
+def test_of_a_batch_above_64_no_image_of_the_statistics_counts_as_unseen(tmp_path: pathlib.Path) -> None:
+    """The batch is baked into a Reshape, so the statistics get 72 images at once."""
+    net = graphs.Net((72, 3, 8, 8))
+    pooled = net.node("GlobalAveragePool", net.block("x", 8))
+    model = net.model(net.gemm(net.node("Reshape", pooled, net.weight("shape", np.array([72, 8], np.int64))), 5))
+    pixels = np.random.default_rng(0).integers(0, 256, (110, 8, 8, 3), np.uint8)
+    np.savez(tmp_path / "x.npz", x=pixels)
+    report = dfmpc_onnx.quantize(model, recipe="int8", preprocess="unit", images=tmp_path / "x.npz", threads=1).report
+    assert report.images == "110 images of x.npz, 38 of them unseen by statistics"
+    assert report.fidelity is not None and report.fidelity.origin == "38 images of yours that statistics did not see"
+    assert any("72 of 110 images" in note for step in report.passes for note in step.result.notes)
+
+
+def test_of_a_batch_that_the_file_alone_states_images_are_held_back_as_of_any(tmp_path: pathlib.Path) -> None:
+    """Five of 20 were kept from statistics, and nothing was compared on them."""
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), np.uint8))
+    given = {"recipe": "int8", "preprocess": "unit", "images": tmp_path / "x.npz", "threads": 1}
+    report = dfmpc_onnx.quantize(restated(graphs.chain(), n=16), **given).report
+    assert report.images == "20 images of x.npz, 5 of them unseen by statistics"
+    assert report.fidelity is not None and report.fidelity.origin == "5 images of yours that statistics did not see"

@@ -402,8 +402,8 @@ def test_the_worst_output_is_shown_and_held_against_the_threshold(tmp_path: path
 def test_verify_below_a_threshold_ends_with_1_and_says_so(
     model_file: pathlib.Path, quantized: pathlib.Path, threshold: str
 ) -> None:
-    fidelity = json.loads(dfmpc("verify", model_file, quantized, "--json").stdout)["providers"][0]["fidelity"]
-    reached = fidelity["agreement" if threshold == "--min-agreement" else "sqnr_db"]
+    (found,) = json.loads(dfmpc("verify", model_file, quantized, "--json").stdout)["providers"]
+    reached = found["verdict"]["interval"][0] if threshold == "--min-agreement" else found["fidelity"]["sqnr_db"]
     assert dfmpc("verify", model_file, quantized, threshold, reached).exit_code == 0
     onnx.save(_other_network(), model_file)
     result = dfmpc("verify", model_file, quantized, threshold, reached, "--json")

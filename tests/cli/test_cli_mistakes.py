@@ -410,7 +410,10 @@ BAD_IMAGES = {
     "labels of other length": ({"x": PIXELS, "y": np.arange(3)}, "y must hold"),
     "labels not whole": ({"x": PIXELS, "y": np.zeros(4)}, "y must hold"),
     "labels below 0": ({"x": PIXELS, "y": np.array([0, 1, 2, -1])}, "labels from -1 to 2"),
-    "labels of other classes": ({"x": PIXELS, "y": np.array([0, 1, 2, 900])}, "labels run to 900, and the model has 5 classes"),
+    "labels of other classes": (
+        {"x": PIXELS, "y": np.array([0, 1, 2, 900])},
+        "labels run to 900, and the model has 5 classes",
+    ),
     "pickled": ({"x": np.array([None])}, "plain arrays"),
     "one number": ({"x": np.float32(3)}, "x is a single number"),
 }

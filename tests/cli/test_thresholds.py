@@ -49,6 +49,29 @@ def test_agreement_needs_class_scores(tmp_path: pathlib.Path) -> None:
     assert told.exit_code == 0 and "the outputs are no class scores" in " ".join(told.stdout.split())
 
 
+def test_without_images_the_interval_of_the_agreement_is_held_against_the_threshold(
+    pair: tuple[pathlib.Path, pathlib.Path], tmp_path: pathlib.Path
+) -> None:
+    """Answers on generated inputs were counted, which the verdict beside does not."""
+    (found,) = json.loads(dfmpc("verify", *pair, "--json").stdout)["providers"]
+    low, high = found["verdict"]["interval"]
+    assert dfmpc("verify", *pair, "--min-agreement", low).exit_code == 0
+    failed = dfmpc("verify", *pair, "--min-agreement", low + 0.1)
+    assert failed.exit_code == 1
+    assert f"agreement {low:g} % (95 % interval {low:g} to {high:g} %, nothing is counted" in failed.stderr
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).integers(0, 256, (64, 8, 8, 3), np.uint8))
+    counted = json.loads(dfmpc("verify", *pair, "--images", tmp_path / "x.npz", "--json").stdout)["providers"][0]
+    reached = counted["fidelity"]["agreement"]
+    assert dfmpc("verify", *pair, "--images", tmp_path / "x.npz", "--min-agreement", reached).exit_code == 0
+
+
+def test_labels_on_generated_inputs_are_held_against_no_threshold(tmp_path: pathlib.Path) -> None:
+    net = Net(("n", 3, 8, 8))
+    onnx.save(net.model(net.node("ArgMax", net.tail(net.block("x", 8)), axis=1, keepdims=0)), tmp_path / "l.onnx")
+    both = ("verify", tmp_path / "l.onnx", tmp_path / "l.onnx", "--preprocess", "unit", "--min-agreement", 90)
+    assert_refused(dfmpc(*both), "min-agreement: on generated inputs labels are not counted; give --images")
+
+
 def test_two_networks_that_have_nothing_in_common_are_bad_and_that_is_said(
     pair: tuple[pathlib.Path, pathlib.Path], tmp_path: pathlib.Path
 ) -> None:
@@ -84,7 +107,8 @@ def test_images_that_were_given_stand_in_table_and_json(
     seen = dfmpc("verify", *pair, "--images", tmp_path / "pictures", "--count", 3, "--json")
     found = json.loads(seen.stdout)["providers"][0]
     assert found["fidelity"]["images"] == 3 and found["verdict"]["basis"] == "images of the statistics"
-    assert json.loads(seen.stdout)["verdict"] == found["verdict"] and "statistics saw" in found["verdict"]["origin"]
+    assert json.loads(seen.stdout)["verdict"] == found["verdict"]
+    assert found["verdict"]["origin"].endswith(", at most 3 of which statistics saw")
 
 
 def test_quantize_ends_with_the_verdict(pair: tuple[pathlib.Path, pathlib.Path]) -> None:

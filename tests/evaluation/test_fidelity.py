@@ -22,6 +22,7 @@ from dfmpc_onnx.evaluation.output_differences import (
     OutputDifference,
     OutputFidelity,
     StatedOutput,
+    rounded_down,
     sqnr,
 )
 from dfmpc_onnx.inputs.files import Images
@@ -29,6 +30,7 @@ from dfmpc_onnx.inputs.samples import Samples
 from dfmpc_onnx.report.text import by_output
 from dfmpc_onnx.runtime.session import Session
 from tests import graphs
+from tests.graphs import Net
 
 
 def linear(weight, batch="n"):
@@ -64,7 +66,7 @@ def test_agreement_accuracy_and_error_by_hand():
     y[:10] = (y[:10] + 1) % 3
     found = compare(linear(WEIGHT), linear(NOISY), Images(X, y, "by hand"))
     assert (found.images, found.origin) == (len(X), "by hand")
-    assert found.agreement == round(100 * (want.argmax(1) == got.argmax(1)).mean(), 2)
+    assert found.agreement == pytest.approx(100 * (want.argmax(1) == got.argmax(1)).mean(), abs=0.01)
     assert found.top1 == round(100 * (got.argmax(1) == y).mean(), 2)
     assert found.float_top1 == round(100 * (want.argmax(1) == y).mean(), 2)
     assert found.drop == round(found.float_top1 - found.top1, 2)
@@ -135,7 +137,7 @@ def test_networks_of_several_inputs_are_compared_run_by_run():
     found = compare(paired(WEIGHT), paired(NOISY), samples)
     want, got = X[:20] @ WEIGHT, X[:20] @ NOISY
     assert (found.images, found.origin, found.top1) == (10, "made up", None)
-    assert found.agreement == round(100 * (want.argmax(1) == got.argmax(1)).mean(), 2)
+    assert found.agreement == pytest.approx(100 * (want.argmax(1) == got.argmax(1)).mean(), abs=0.01)
 
 
 @pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.UINT8])
@@ -349,6 +351,21 @@ def test_networks_of_two_inputs_are_fed_in_the_precision_that_each_takes():
     single, half = (Session(added(kind)) for kind in (TensorProto.FLOAT, TensorProto.FLOAT16))
     feeds = {name: RANDOM.standard_normal((3, 1, 4)).astype(np.float32) for name in "ab"}
     assert compare(single, half, Samples(feeds, 3, "")).sqnr_db > 60
+
+
+def test_figures_are_rounded_down_so_that_a_threshold_is_not_passed_by_rounding():
+    """One change in 20,001 read 100 %, and 19.998 dB read 20."""
+    net = Net((1, 2))
+    model = net.model(net.node("Mul", "x", net.weight("one", np.float32(1))))
+    other = Net((1, 2))
+    shifted = other.model(other.node("Max", "x", other.weight("least", np.array([-2, 0.5], np.float32))))
+    for one in (model, shifted):
+        one.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "n"
+    x = np.tile(np.array([[1, 0.75]], np.float32), (20_001, 1))
+    x[7] = [0, -1]
+    found = compare(Session(model), Session(shifted), Images(x, None, ""))
+    assert (found.agreeing, found.rows, found.agreement) == (20_000, 20_001, 99.99)
+    assert [rounded_down(value) for value in (19.998, 20.0, 19.999995, -0.01)] == [19.99, 20, 20, -0.01]
 
 
 def finds(threshold):

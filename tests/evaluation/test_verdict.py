@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from dfmpc_onnx.api.reference import output_kinds
 from dfmpc_onnx.evaluation.fidelity import Fidelity, compare
 from dfmpc_onnx.evaluation.verdict import Verdict, verdict_of
 from dfmpc_onnx.graph.output_branches import score_channels
@@ -91,6 +92,8 @@ def test_the_level_and_whether_the_user_is_warned(given, basis, level, low):
     verdict = verdict_of(found(**given), basis)
     assert (verdict.level, verdict.is_low) == (level, low), verdict
     if low:
+        of_classifiers = verdict.sqnr_db < 10 and given["tangent"] is not None
+        assert ("classifiers" in low_verdict_warning(verdict, "")) == of_classifiers
         warning = low_verdict_warning(verdict, "see to it")
         assert ("above their error" in warning) == (verdict.sqnr_db < 10) and warning.endswith(": see to it")
 
@@ -176,3 +179,32 @@ def test_a_detector_is_judged_by_the_boxes_that_are_found_again():
         assert verdict.boxes == (again, 80) and verdict.level == level
         assert verdict_sentence(verdict).startswith(f"{level}: {again} of 80 boxes are found again")
         assert verdict_of(compare(*pair, fed, (), places), "generated").boxes is None
+
+
+def test_a_count_beside_a_map_is_no_label():
+    """Of a detector it said "0 % of real inputs keep their class" where the numbers of detections differed."""
+    net = graphs.Net(("n", 3, 8, 8))
+    scores = net.conv("x", 2)
+    count = net.node("ReduceSum", net.node("Cast", net.relu(scores), to=7), net.weight("axes", np.array([1, 2, 3])))
+    model = net.model(count, scores)
+    x = Images(RANDOM.standard_normal((36, 3, 8, 8)).astype(np.float32), None, "")
+    got = compare(Session(model), Session(model), x, *output_kinds(model))
+    assert (got.agreement, got.rows) == (None, 0)
+
+
+@pytest.mark.parametrize(("changed", "level", "low"), [(0, "check", False), (2, "check", False), (40, "bad", True)])
+def test_labels_on_made_up_inputs_are_no_map_of_scores(changed, level, low):
+    """It said "an output error of 18 %" of 2 labels of 64, and that the outputs were no class scores."""
+    verdict = verdict_of(found(tangent=None, changed=changed, sqnr_db=15.05), "generated")
+    assert (verdict.kind, verdict.level, verdict.is_low) == ("labels", level, low)
+    sentence = verdict_sentence(verdict)
+    assert sentence.startswith(f"{level}: {64 - changed} of 64 labels are the same on 64 inputs; ")
+    assert "dB" not in sentence and "no class scores" not in sentence
+    if low:
+        assert "24 of 64 labels are the same" in low_verdict_warning(verdict, "see to it")
+
+
+def test_labels_on_images_of_the_users_own_have_no_decibels():
+    verdict = verdict_of(found(tangent=None, changed=20, rows=100, sqnr_db=7.0), "images")
+    assert verdict_sentence(verdict).endswith("80 of 100 do of 64 inputs; more images narrow this") and verdict.is_low
+    assert "keeps the class of only about 80 % of 64 inputs" in low_verdict_warning(verdict, "see to it")

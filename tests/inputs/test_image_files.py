@@ -76,3 +76,26 @@ def test_what_would_start_another_program_is_no_image(tmp_path):
 def test_a_pipe_is_never_opened(tmp_path):
     os.mkfifo(tmp_path / "x.png")
     assert "is a device or a pipe" in refused(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("sides", "origin", "said"),
+    [
+        ([8, 60, 60], "(8x8 to 60x60, resized to 8x10)", "2 of 3 images of pictures/ are 60x60 and the model takes"),
+        (
+            [50, 60, 60],
+            "(50x50 to 60x60, resized to 8x10)",
+            "images of pictures/ are of other sizes, such as 60x60, and",
+        ),
+        ([60, 60], "(60x60, resized to 8x10)", "images of pictures/ are 60x60 and the model takes"),
+        ([8, 9], "(8x8 to 9x9, resized to 8x10)", None),
+    ],
+)
+def test_sizes_of_all_images_are_looked_at(tmp_path, sides, origin, said):
+    """Of one image of the model's size and nine larger ones nothing was said."""
+    (folder := tmp_path / "pictures").mkdir()
+    for index, side in enumerate(sides):
+        Image.fromarray(np.zeros((side, side, 3), np.uint8)).save(folder / f"{index}.png")
+    found = ImageFolder.of(folder, SHAPE)
+    assert found.origin == f"{len(sides)} images of pictures/ {origin}"
+    assert len(found.warnings) == bool(said) and all(text.startswith(said) for text in found.warnings)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dfmpc_onnx.numerics.boxes import Boxes, confident_boxes, found_again, intersection_over_union
+from dfmpc_onnx.numerics.boxes import Boxes, confident_boxes, crossed_corners, found_again, intersection_over_union
 
 PLACES = np.array([[10, 10, 30, 30], [11, 10, 31, 30], [100, 100, 140, 120], [5, 5, 9, 9]], np.float64)
 SCORES = np.array([[0.9, 0.1], [0.8, 0.0], [0.1, 0.6], [0.2, 0.1]])
@@ -15,17 +15,22 @@ def test_overlap_is_shared_area_over_all_of_it():
 
 
 def test_the_weaker_box_of_an_object_and_those_of_low_score_are_dropped():
-    found = confident_boxes(PLACES, SCORES)
+    found = confident_boxes(PLACES, SCORES, centred=False)
     assert found.corners.tolist() == PLACES[[0, 2]].tolist() and found.classes.tolist() == [0, 1]
 
 
-def test_centre_and_size_are_told_from_corners():
+def test_centre_and_size_become_corners():
     centre = np.array([[20, 20, 20, 20], [120, 110, 40, 20]], np.float64)
-    assert confident_boxes(centre, SCORES[[0, 2]]).corners.tolist() == PLACES[[0, 2]].tolist()
+    assert confident_boxes(centre, SCORES[[0, 2]], centred=True).corners.tolist() == PLACES[[0, 2]].tolist()
+
+
+def test_places_that_are_no_corners_are_counted():
+    assert crossed_corners(PLACES) == 0
+    assert crossed_corners(np.array([[20, 20, 20, 20], [120, 110, 40, 120], [0, 0, 0, 0], [9, 90, 9, 9]])) == 2
 
 
 def test_a_box_is_found_again_by_one_of_its_class_that_stands_for_no_other():
-    want = confident_boxes(PLACES, SCORES)
+    want = confident_boxes(PLACES, SCORES, centred=False)
     assert found_again(want, want) == 2
     assert found_again(want, Boxes(want.corners + 2, want.classes)) == 2
     assert found_again(want, Boxes(want.corners + 30, want.classes)) == 0

@@ -218,12 +218,17 @@ def test_inspect_says_what_its_figures_count_and_what_roles_are_for(model_file: 
     assert "not low: only a Conv is quantized low" in told
 
 
-def test_agreement_is_told_in_numbers(model_file: pathlib.Path, quantized: pathlib.Path) -> None:
+def test_agreement_is_told_in_numbers_where_images_are_given(
+    model_file: pathlib.Path, quantized: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     found = json.loads(dfmpc("verify", model_file, quantized, "--json").stdout)["providers"][0]["fidelity"]
     assert found["rows"] == found["images"] == 64
-    assert found["agreement"] == round(100 * found["agreeing"] / 64, 2)
-    told = f"{found['agreeing']} of 64"
-    assert f" {told} " in dfmpc("verify", model_file, quantized).stdout
+    assert found["agreement"] == 10_000 * found["agreeing"] // 64 / 100
+    assert " of 64" not in dfmpc("verify", model_file, quantized).stdout
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).integers(0, 256, (64, 8, 8, 3), np.uint8))
+    given = ("verify", model_file, quantized, "--images", tmp_path / "x.npz")
+    (counted,) = json.loads(dfmpc(*given, "--json").stdout)["providers"]
+    assert f" {counted['fidelity']['agreeing']} of 64 " in dfmpc(*given).stdout
     made = dfmpc("quantize", model_file, "-o", quantized, "--recipe", "per-channel", "--preprocess", "unit").stdout
     assert " dB on 64 procedural images of 8x8 (16, mirrored)" in made and "of 64" not in made
 
