@@ -33,9 +33,11 @@ def verdict_sentence(verdict: Verdict) -> str:
         rests = f"going by {error} and by {NETWORKS_OF_LAWS} measured networks; {HOW_TO_NARROW}"
         return f"{verdict.level}: {says}, {rests}"
     decibels = f", SQNR {verdict.sqnr_db:g} dB" if verdict.kind != "labels" else ""
-    counted = f"{verdict.agreeing} of {verdict.rows} do of {shown(verdict.origin)}{decibels}"
+    origin = shown(verdict.origin)
+    whole = origin.startswith(f"{verdict.rows} ")  # the origin has the count already
+    counted = f"{verdict.agreeing} of {origin} do" if whole else f"{verdict.agreeing} of {verdict.rows} do of {origin}"
     more = "; more images narrow this" if verdict.rows < ENOUGH_IMAGES else ""
-    return f"{verdict.level}: {says}: {counted}{more}"
+    return f"{verdict.level}: {says}: {counted}{decibels}{more}"
 
 
 def _labels(verdict: Verdict) -> str:

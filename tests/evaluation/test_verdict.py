@@ -208,3 +208,10 @@ def test_labels_on_images_of_the_users_own_have_no_decibels():
     verdict = verdict_of(found(tangent=None, changed=20, rows=100, sqnr_db=7.0), "images")
     assert verdict_sentence(verdict).endswith("80 of 100 do of 64 inputs; more images narrow this") and verdict.is_low
     assert "keeps the class of only about 80 % of 64 inputs" in low_verdict_warning(verdict, "see to it")
+
+
+def test_the_number_of_images_is_said_once():
+    verdict = Verdict(
+        "good", "images", 500, "500 images of photos/", 98.6, (97.1, 99.3), 493, 500, sqnr_db=31.2, error_percent=2.8
+    )
+    assert "493 of 500 images of photos/ do, SQNR 31.2 dB" in verdict_sentence(verdict)
