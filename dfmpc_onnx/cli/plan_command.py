@@ -32,6 +32,7 @@ from dfmpc_onnx.cli.shared_options import (
     examples,
     model_argument,
 )
+from dfmpc_onnx.cli.thresholds import DECIBELS, PERCENT
 from dfmpc_onnx.errors import printable
 from dfmpc_onnx.memory import keep_freed_memory, limit_memory
 
@@ -65,11 +66,11 @@ from dfmpc_onnx.memory import keep_freed_memory, limit_memory
     "Limits",
     MAX_SIZE,
     MEAN_BITS,
-    cloup.option("--min-sqnr", type=float, metavar="DB", help="predicted signal-to-noise ratio, at least"),
+    cloup.option("--min-sqnr", type=DECIBELS, metavar="DB", help="predicted signal-to-noise ratio, at least"),
     MAX_FLOAT,
     cloup.option(
         "--min-agreement",
-        type=float,
+        type=PERCENT,
         metavar="PERCENT",
         help="how often the first answer is that of the float model on --images, at least, by its 95 % interval",
     ),

@@ -24,7 +24,20 @@ class FiniteRange(click.FloatRange):
         return float(number)
 
 
-PERCENT = FiniteRange(0, 100)
+class Percent(FiniteRange):
+    """Per cent, from 0 to 100. A share, such as 0.99, is a mistake: as per cent nearly everything would pass it."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 100)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        if 0 < number < 1:
+            self.fail(f"{value} is below one per cent; give {100 * number:g} for that share.", param, ctx)
+        return number
+
+
+PERCENT = Percent()
 NOT_NEGATIVE = FiniteRange(min=0)
 DECIBELS = FiniteRange(-200, 200)  # no comparison gives more or less
 

@@ -30,6 +30,12 @@ def test_what_is_no_number_is_no_threshold(tmp_path: pathlib.Path, option: str, 
     assert_refused(refused, option)
 
 
+@pytest.mark.parametrize("words", [("verify", "a.onnx", "b.onnx"), ("plan", "a.onnx", "-o", "b.toml")])
+def test_a_share_in_place_of_per_cent_is_a_mistake(words: tuple[str, ...]) -> None:
+    refused = dfmpc(*words, "--min-agreement", "0.99")
+    assert_refused(refused, "0.99 is below one per cent; give 99 for that share")
+
+
 def test_nor_is_it_one_of_quantize(tmp_path: pathlib.Path) -> None:
     assert_refused(dfmpc("quantize", tmp_path / "a.onnx", "-o", tmp_path / "b.onnx", "--min-sqnr=nan"), "--min-sqnr")
 
