@@ -48,7 +48,7 @@ def rows_of_one_line(
         return (" " * GAP).join(padded).rstrip()
 
     console.print(Text(line(columns), style="bold"), soft_wrap=True)
-    for row, within in zip(cells, told_apart([row[name] for row in cells], widths[name]), strict=True):
+    for row, within in zip(cells, distinct_names([row[name] for row in cells], widths[name]), strict=True):
         row[name] = within
         console.print(Text(line(row)), soft_wrap=True)
 
@@ -67,7 +67,7 @@ def shortened(name: str, width: int) -> str:
     return f"{begin}..{end}"
 
 
-def told_apart(names: Sequence[str], width: int) -> list[str]:
+def distinct_names(names: Sequence[str], width: int) -> list[str]:
     """Each name within so many characters; those that would look alike begin where they differ."""
     alike: dict[str, list[str]] = {}
     for name in names:

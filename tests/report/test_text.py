@@ -16,7 +16,7 @@ from dfmpc_onnx import catalog
 from dfmpc_onnx.evaluation.fidelity import Fidelity
 from dfmpc_onnx.evaluation.output_differences import GroupFidelity, OutputFidelity
 from dfmpc_onnx.pipeline.refusals import REFUSAL_CODES, Refusal
-from dfmpc_onnx.report.tables import listing, told_apart
+from dfmpc_onnx.report.tables import distinct_names, listing
 from dfmpc_onnx.report.text import by_output, fidelity_line, refusal_list
 from tests.commands import dfmpc, program
 from tests.graphs import Net, chain
@@ -71,13 +71,13 @@ def test_a_name_that_does_not_fit_stands_above_its_row():
 
 def test_names_that_look_alike_when_shortened_begin_where_they_differ():
     names = [f"/features/features.{n}/conv/conv.0/conv1/Conv + 1 more" for n in (9, 10, 11)]
-    assert told_apart([*names, "/head"], 24) == [
+    assert distinct_names([*names, "/head"], 24) == [
         "..9/conv/..Conv + 1 more",
         "..10/conv..Conv + 1 more",
         "..11/conv..Conv + 1 more",
         "/head",
     ]
-    assert told_apart(["/a/long/name", "/a/long/name"], 8) == ["/a..name", "/a..name"]
+    assert distinct_names(["/a/long/name", "/a/long/name"], 8) == ["/a..name", "/a..name"]
 
 
 @pytest.mark.parametrize("columns", [80, 60])

@@ -24,7 +24,7 @@ from dfmpc_onnx.inputs.files import read_images
 from dfmpc_onnx.inputs.preprocess import Preprocess
 from dfmpc_onnx.numerics.proportions import wilson_interval
 from dfmpc_onnx.runtime.session import Session
-from tools.experiments.measure import Network, networks
+from tools.experiments.measure import Network, asked, networks
 
 NETWORKS = ("resnet20", "ownmobile", "owndense")
 PARTS = (1.0, 0.8, 0.65)
@@ -66,20 +66,16 @@ def agreeing(network: Network, parts: Sequence[float]) -> list[Same]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    known = networks()
-    parser.add_argument("--only", action="append", choices=list(known), help="a network; may be repeated")
+    parser.add_argument("--only", action="append", choices=list(networks()), help="a network; may be repeated")
     parser.add_argument("--parts", type=float, nargs="+", default=PARTS, help="of the bytes of uniform 4 bits")
     parser.add_argument("--images", type=int, default=32, help="that an interval comes from")
     parser.add_argument("--draws", type=int, default=1000)
     args = parser.parse_args()
     print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
-    for name in args.only or NETWORKS:
-        if name not in known:
-            print(f"{name}: skipped, DFMPC_DATA names no folder that holds it")
-            continue
-        for part, same in zip(args.parts, agreeing(known[name], args.parts), strict=True):
+    for network in asked(args.only or NETWORKS):
+        for part, same in zip(args.parts, agreeing(network, args.parts), strict=True):
             inside, above = held(same, args.images, args.draws, 0)
-            cells = (known[name].label, f"{part:g}", f"{100 * same.mean():.1f}", f"{inside:.1f}", f"{above:.1f}")
+            cells = (network.label, f"{part:g}", f"{100 * same.mean():.1f}", f"{inside:.1f}", f"{above:.1f}")
             print("| " + " | ".join(cells) + " |", flush=True)
 
 

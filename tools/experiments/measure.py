@@ -13,8 +13,10 @@ import argparse
 import dataclasses
 import os
 import pathlib
+import sys
 import tempfile
 import time
+from collections.abc import Iterable, Iterator
 
 import dfmpc_onnx
 
@@ -68,6 +70,16 @@ def networks() -> dict[str, Network]:
         for name, (label, file, images, preprocess) in others.items():
             found[name] = Network(label, folder / f"models/{file}.onnx", images, preprocess)
     return found
+
+
+def asked(names: Iterable[str]) -> Iterator[Network]:
+    """The networks of those names, one after another; a line on standard error on each that is not there."""
+    known = networks()
+    for name in names:
+        if name in known:
+            yield known[name]
+        else:
+            print(f"{name}: skipped, DFMPC_DATA names no folder that holds it", file=sys.stderr)
 
 
 def folded_twins() -> dict[str, Network]:

@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Sequence
 
 import dfmpc_onnx
-from tools.experiments.measure import Network, networks
+from tools.experiments.measure import Network, asked, networks
 
 NETWORKS = ("resnet20", "resnet56", "mobilenetv2", "mobilenetv1")
 PARTS = (1.0, 0.8, 0.65)  # of the bytes of uniform 4 bits
@@ -88,19 +88,15 @@ def _measured(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    known = networks()
-    parser.add_argument("--only", action="append", choices=list(known), help="a network; may be repeated")
+    parser.add_argument("--only", action="append", choices=list(networks()), help="a network; may be repeated")
     parser.add_argument("--parts", type=float, nargs="+", default=PARTS, help="of the bytes of uniform 4 bits")
     parser.add_argument("--seeds", type=int, default=2, help="measure each row with this many seeds")
     parser.add_argument("--estimator", default="probe", choices=("probe", "measured", "closed-form"))
     parser.add_argument("--activations", default="none", choices=("none", "8"))
     args = parser.parse_args()
     print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
-    for name in args.only or NETWORKS:
-        if name not in known:
-            print(f"{name}: skipped, DFMPC_DATA names no folder that holds it")
-            continue
-        network, seeds = known[name], range(args.seeds)
+    for network in asked(args.only or NETWORKS):
+        seeds = range(args.seeds)
         base = mean_of([uniform(network, seed, args.activations) for seed in seeds])
         print("| " + " | ".join(cells(network.label, "itself", base)) + " |", flush=True)
         for part in args.parts:

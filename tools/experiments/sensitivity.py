@@ -27,7 +27,7 @@ from dfmpc_onnx.quantization.sensitivity import PROBES, SensitivityMeter, expect
 from dfmpc_onnx.quantization.statistics_source import statistics_source
 from dfmpc_onnx.quantization.width_losses import PLANNED_WIDTHS
 from dfmpc_onnx.statistics.batch_axis import statistics_batch
-from tools.experiments.measure import Network, networks
+from tools.experiments.measure import Network, asked, networks
 from tools.experiments.trials import ALL, Answers, Trials, divergences, in_batches, joined, labelled, measurable
 
 NETWORKS = ("resnet20", "resnet56", "mobilenetv2", "owndense")
@@ -203,19 +203,15 @@ def _mean(spread: Sequence[Float], part: slice) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    known = networks()
-    parser.add_argument("--only", action="append", choices=list(known), help="a network; may be repeated")
+    parser.add_argument("--only", action="append", choices=list(networks()), help="a network; may be repeated")
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--layers", type=int, default=24)
     parser.add_argument("--joint", type=int, default=40)
     parser.add_argument("--at-once", type=int, default=16, help="images that are run together")
     args = parser.parse_args()
     print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
-    for name in args.only or NETWORKS:
-        if name not in known:
-            print(f"{name}: skipped, DFMPC_DATA names no folder that holds it")
-            continue
-        for line in study(known[name], args.images, args.layers, args.joint, args.at_once):
+    for network in asked(args.only or NETWORKS):
+        for line in study(network, args.images, args.layers, args.joint, args.at_once):
             print("| " + " | ".join(line) + " |", flush=True)
 
 
