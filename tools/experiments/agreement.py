@@ -46,8 +46,9 @@ def held(same: Same, count: int, draws: int, seed: int) -> tuple[float, float]:
     return 100 * inside / draws, 100 * above / draws
 
 
-def agreeing(network: Network, parts: Sequence[float]) -> list[Same]:
-    """Of each image whether the planned file gives the float network's first answer, for each part."""
+def agreeing(network: Network, parts: Sequence[float]) -> list[Same | None]:
+    """Of each image whether the planned file gives the float network's first answer, for each part; None for a part
+    that is below the smallest file."""
     with tempfile.TemporaryDirectory() as folder:
         out = pathlib.Path(folder) / "out.onnx"
         options = {"activations": "none", "preprocess": network.preprocess, "check": False}
@@ -56,9 +57,13 @@ def agreeing(network: Network, parts: Sequence[float]) -> list[Same]:
         shape = tuple(plain.inputs[0][1])
         images = read_images(network.images, (None, *shape[1:]), Preprocess.parse(network.preprocess)).x  # type: ignore[arg-type]
         want = outputs(plain, images)[0].reshape(len(images), -1).argmax(1)
-        found = []
+        found: list[Same | None] = []
         for part in parts:
-            dfmpc_onnx.quantize(str(network.model), out, max_size=int(part * size), **options)  # type: ignore[arg-type]
+            try:
+                dfmpc_onnx.quantize(str(network.model), out, max_size=int(part * size), **options)  # type: ignore[arg-type]
+            except dfmpc_onnx.OptionError:
+                found.append(None)
+                continue
             got = outputs(Session(out, label="the planned network"), images)[0].reshape(len(images), -1).argmax(1)
             found.append(np.asarray(want == got))
         return found
@@ -74,6 +79,9 @@ def main() -> None:
     print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
     for network in asked(args.only or NETWORKS):
         for part, same in zip(args.parts, agreeing(network, args.parts), strict=True):
+            if same is None:
+                print(f"| {network.label} | {part:g} | below the smallest file | | |", flush=True)
+                continue
             inside, above = held(same, args.images, args.draws, 0)
             cells = (network.label, f"{part:g}", f"{100 * same.mean():.1f}", f"{inside:.1f}", f"{above:.1f}")
             print("| " + " | ".join(cells) + " |", flush=True)
