@@ -21,6 +21,8 @@ DOCS = ROOT / "docs"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TABLES = sorted((DOCS / "tables").glob("*.md"))
 FIGURES = r" \| ([\d.]+) %, ([\d.]+) MB"
+MEASURED = re.compile(r"(?<![\w`,])[\d.]+ (?:dB|points|MB|GB|ms)\b|\b\d+ of \d{2,}\b")
+LIMITS_OF_THE_VERDICT = "## The levels"
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
 
@@ -90,3 +92,21 @@ def test_the_version_is_the_same_wherever_it_stands() -> None:
 def test_no_line_of_a_page_is_lost_as_a_comment(page: pathlib.Path) -> None:
     lines = page.read_text(encoding="utf-8").splitlines()
     assert not [line for line in lines if line.lstrip().startswith("%")]
+
+
+def sections(page: str) -> list[str]:
+    """The sections of a page in Markdown: each heading with what stands under it, code blocks included."""
+    return re.split(r"^(?=#+ )", page, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("document", [ROOT / "README.md", *DOCS.rglob("*.md")], ids=str)
+def test_a_section_with_measured_figures_names_a_command(document: pathlib.Path) -> None:
+    """Decibels, points, sizes, times and counts are measured: a reader must be able to measure them again."""
+    if document.parent.name in ("tables", "commands") or document.name in ("changelog.md", "architecture.md"):
+        return
+    text = document.read_text(encoding="utf-8")
+    for section in sections(text):
+        prose = re.sub(r"```.*?```", "", section, flags=re.DOTALL)
+        if MEASURED.search(prose) and not section.startswith(LIMITS_OF_THE_VERDICT):
+            page_has_one = text.startswith("# ") and "/results/" in document.as_posix() and "python -m tools." in text
+            assert page_has_one or re.search(r"python -m tools\.|dfmpc-onnx ", section), section
