@@ -110,8 +110,8 @@ def plan(
 ) -> None:
     """Choose the bits of all weights of MODEL under one limit, as a file that `quantize --recipe` takes.
 
-    The file is a text: look at it, and change what you like. Without a limit the recipe's own holds. A file of yours
-    that is no plan is not written over without --force.
+    The file is a text: look at it, and change what you like. Without a limit the recipe's own holds. A plan that you
+    changed, and any other file of yours, is not written over without --force.
     """
     from dfmpc_onnx.cli.output import check_stream, write_bytes
     from dfmpc_onnx.cli.progress import progress

@@ -57,6 +57,8 @@ def one_line(ctx: click.Context) -> Iterator[None]:
         within = " ".join(filter(None, (ctx.command_path, ctx.invoked_subcommand)))
         command = error.ctx.command_path if error.ctx is not None else within
         said, near = _without_guess(f"{said[:1].lower()}{said[1:]}")
+        if isinstance(error, click.BadOptionUsage):
+            near = _of_its_value(ctx, error.option_name)
         raise Mistake(f"{said}; {near}see '{command} --help'") from None
     except click.ClickException as error:
         raise Mistake(printable(error.format_message())) from None
@@ -72,6 +74,16 @@ def _without_guess(said: str) -> tuple[str, str]:
     """A message of click's without its guess, and that as the beginning of a tip."""
     found = re.search(r"[.]? ?[(]?Did you mean (?:one of: )?(.*?)[?]?[)]?[?]?$", said)
     return (said, "") if found is None else (said[: found.start()], f"did you mean {found[1].rstrip('?')}? ")
+
+
+def _of_its_value(ctx: click.Context, name: str) -> str:
+    """What to write behind an option, as the beginning of a tip. ctx: of the group, whose subcommand has the option."""
+    group = ctx.command
+    command = group.get_command(ctx, ctx.invoked_subcommand or "") if isinstance(group, click.Group) else None
+    for option in command.params if command is not None else ():
+        if name in option.opts and isinstance(option, click.Option):
+            return f"write {name} {option.make_metavar(ctx)}, " if option.nargs == 1 and not option.is_flag else ""
+    return ""
 
 
 class Group(cloup.Group):

@@ -17,9 +17,9 @@ the passes that do. What stands in [[plan.table]] is read by `dfmpc-onnx plan --
 
 from __future__ import annotations
 
+import hashlib
 import math
 import pathlib
-import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,6 +34,7 @@ from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY
 from dfmpc_onnx.pipeline.validation_messages import explain, named_key
 from dfmpc_onnx.pipeline.weight_plan import PlanRow, PlanTable, WeightPlan, Width
 
+SEAL = "# not changed since it was written: "  # the last line of a plan, with a digest of the lines above it
 DIGITS_KEPT = 6  # of losses and damages
 MOST_FIGURE = 10**15  # in a plan; bytes of all rows together too, so that the planner's 64 bits hold them
 MOST_WEIGHTS = 10**12  # of all rows together, for the same reason
@@ -129,15 +130,20 @@ class PlanRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 def may_be_replaced(path: pathlib.Path) -> bool:
-    """Whether a file is empty or a plan: nothing that somebody keeps for something else."""
+    """Whether a file is empty, or a plan as it was written: nothing that somebody keeps, and no work of anybody's."""
     try:
         text = path.read_text(encoding="utf-8")
-        return not text or "plan" in tomllib.loads(text)
-    except (OSError, ValueError, RecursionError):  # ValueError: neither text nor TOML
+    except (OSError, ValueError):  # ValueError: no text
         return False
+    content, _, seal = text.rpartition(SEAL)
+    return not text or (bool(content) and seal.strip() == _digest(content))
 
 
-PLAN_FILE = FileKind("plan file", may_be_replaced)
+PLAN_FILE = FileKind("plan file as `plan` wrote it", may_be_replaced)
+
+
+def _digest(content: str) -> str:
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def read_plan(found: Mapping[str, Any], lines: Lines) -> PlanRecord:
@@ -311,7 +317,8 @@ def plan_as_toml(record: PlanRecord, extends: str) -> str:
         for entry in entries:
             lines += ["", f"[[plan.{key}]]"]
             lines += [f"{name} = {toml_value(value)}" for name, value in entry.items() if value is not None]
-    return "\n".join(lines) + "\n"
+    content = "\n".join([*lines, "", ""])
+    return f"{content}{SEAL}{_digest(content)}\n"
 
 
 def shown_layers(names: Sequence[str]) -> str:

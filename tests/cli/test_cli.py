@@ -99,6 +99,11 @@ def test_a_plan_is_written_over_plans_alone(model_file: pathlib.Path) -> None:
     assert "[plan]" in out.read_text()
     assert dfmpc(*plan).exit_code == 0  # it is a plan now
     assert dfmpc("plan", "--from", out, "--mean-bits", "6", "-o", out).exit_code == 0
+    changed = out.read_text() + "# notes of mine\n"
+    out.write_text(changed)
+    assert_refused(dfmpc(*plan), "is no plan file as `plan` wrote it", "--force")
+    assert out.read_text() == changed
+    assert dfmpc(*plan, "--force").exit_code == 0
 
 
 def test_a_sheet_of_images_is_written_over_pictures_alone(tmp_path: pathlib.Path) -> None:
