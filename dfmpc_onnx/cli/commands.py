@@ -56,7 +56,7 @@ Tab completes commands, options and names once the shell has read this line:
 )
 @click.version_option(package_name="dfmpc-onnx", prog_name="dfmpc-onnx")
 def main() -> None:
-    """Quantize ONNX networks without data, and prove that the result works.
+    """Quantize ONNX networks without data, and check that the result works.
 
     `dfmpc-onnx COMMAND --help` has the options of a command, with examples.
     """
@@ -95,7 +95,7 @@ def inspect(model: str, latency: bool, threads: int, json_wanted: bool, verbose:
 
 @main.command(
     section=MAKE,
-    short_help="Write a quantized file with plain int8 weights.",
+    short_help="Rewrite packed weights as plain int8.",
     formatter_settings=LOOK,
     epilog=examples("dfmpc-onnx expand small.onnx -o plain.onnx"),
 )

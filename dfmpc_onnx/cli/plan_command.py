@@ -38,7 +38,7 @@ from dfmpc_onnx.memory import keep_freed_memory, limit_memory
 
 
 @cloup.command(
-    short_help="Choose the bits of all weights under one limit.",
+    short_help="Choose bits layer by layer for a size or a quality.",
     formatter_settings=LOOK,
     epilog=examples(
         "dfmpc-onnx plan model.onnx --max-size 25% -o plan.toml",
@@ -66,7 +66,7 @@ from dfmpc_onnx.memory import keep_freed_memory, limit_memory
     "Limits",
     MAX_SIZE,
     MEAN_BITS,
-    cloup.option("--min-sqnr", type=DECIBELS, metavar="DB", help="predicted signal-to-noise ratio, at least"),
+    cloup.option("--min-sqnr", type=DECIBELS, metavar="DB", help="the least predicted signal-to-noise ratio"),
     MAX_FLOAT,
     cloup.option(
         "--min-agreement",
@@ -108,7 +108,7 @@ def plan(
     ranges: tuple[str, ...],
     **options: object,
 ) -> None:
-    """Choose the bits of all weights of MODEL under one limit, as a file that `quantize --recipe` takes.
+    """Choose the bits of all weights of MODEL for a size or a quality, as a file that `quantize --recipe` takes.
 
     The file is a text: look at it, and change what you like. Without a limit the recipe's own holds. A plan that you
     changed, and any other file of yours, is not written over without --force.

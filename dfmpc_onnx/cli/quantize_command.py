@@ -78,14 +78,14 @@ if TYPE_CHECKING:
         "--min-sqnr",
         type=DECIBELS,
         metavar="DB",
-        help="signal-to-noise ratio of the outputs, at least: planned for, and exit 1 where the check is below",
+        help="the least signal-to-noise ratio of the outputs: planned for, and exit 1 where the check is below",
     ),
     MAX_FLOAT,
     cloup.option(
         "--max-latency",
         metavar="MS|PERCENT%",
-        help="of a run here, at most: what accuracy keeps in float is quantized until it is met; % of the float "
-        "model's time",
+        help="the longest run on this machine, or % of the float model's: what accuracy keeps in float is quantized "
+        "until that is met",
     ),
 )
 @cloup.option_group("Input", PREPROCESS, INPUT_SHAPES, RANGES, IMAGE_SOURCE)

@@ -50,8 +50,8 @@ RECIPE = cloup.option(
 WEIGHTS = cloup.option(
     "--weights",
     metavar="BITS|LOW/HIGH",
-    help="2 to 8 bits for all, such as 8; LOW for layers that the next one repairs and HIGH for the others, such as "
-    "2/6; ternary/HIGH; or auto  [default: the recipe's]",
+    help="2 to 8 bits for all, such as 8; LOW/HIGH, such as 2/6 or ternary/6: LOW where the next layer can repair the "
+    "error, HIGH elsewhere; or auto  [default: the recipe's]",
 )
 ACTIVATIONS = cloup.option("--activations", metavar="8|none", help="bits of the activations  [default: the recipe's]")
 LAYERS = cloup.option(
@@ -99,34 +99,37 @@ IMAGE_SOURCE = cloup.option(
     "--images",
     type=click.Path(),
     metavar="FILE.npz|FOLDER",
-    help="unlabelled images of yours in place of procedural ones",
+    help="unlabelled images of yours, in place of procedural (made up) ones",
 )
 IMAGE_SEED = cloup.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(min=0), metavar="N", help="of procedural images"
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="seed of the procedural images",
 )
 THREADS = cloup.option(
     "--threads",
     default=0,
     type=click.IntRange(min=0),
     metavar="N",
-    help="that onnxruntime and BLAS may take  [default: all processors]",
+    help="threads that onnxruntime and BLAS may take  [default: all processors]",
 )
-MAX_SIZE = cloup.option(
-    "--max-size", metavar="2MB|25%", help="of the file, at most: bytes, or a share of the float file"
-)
-MEAN_BITS = cloup.option("--mean-bits", type=float, metavar="B", help="of all weights, at most")
+MAX_SIZE = cloup.option("--max-size", metavar="2MB|25%", help="the largest file: bytes, or a share of the float file")
+MEAN_BITS = cloup.option("--mean-bits", type=float, metavar="B", help="the most bits of a weight, on average")
 MAX_FLOAT = cloup.option(
     "--max-float-layers",
     default=0,
     type=click.IntRange(min=0),
     metavar="N",
-    help="how many may stay in float to meet the limits above  [default: 0]",
+    help="how many layers may stay in float to meet the limits above  [default: 0]",
 )
 JSON = cloup.option("--json", "json_wanted", is_flag=True, help="one JSON object on standard output, and nothing else")
 
 
 def _force(kind: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    return cloup.option("--force", is_flag=True, help=f"write over a file that is no {kind}, too")
+    return cloup.option("--force", is_flag=True, help=f"write over a file even if it is no {kind}")
 
 
 FORCE, FORCE_OVER_PLAN, FORCE_OVER_PICTURE = map(_force, ("ONNX model", "plan file as written", "PNG file"))

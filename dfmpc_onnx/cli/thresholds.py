@@ -96,13 +96,15 @@ def _below(
     row: ProviderFidelity, min_agreement: float | None, min_sqnr: float | None, max_steps: float | None
 ) -> Iterator[str]:
     """Comparisons are written so that a figure that is NaN fails."""
+    from dfmpc_onnx.report.text import short_provider
+
     found = row.fidelity
     if min_agreement is not None:
         reached, counted = _agreement(row)
         if not reached >= min_agreement:
-            yield f"{row.provider}: agreement {reached:.7g} % ({counted}) is below {min_agreement} %"
+            yield f"{short_provider(row.provider)}: agreement {reached:.7g} % ({counted}) is below {min_agreement} %"
     if min_sqnr is not None and not found.sqnr_db >= min_sqnr:
         of = f" of output '{shown(found.worst.name)}'" if found.worst is not None else ""
-        yield f"{row.provider}: SQNR {found.sqnr_db} dB{of} is below {min_sqnr} dB"
+        yield f"{short_provider(row.provider)}: SQNR {found.sqnr_db} dB{of} is below {min_sqnr} dB"
     if max_steps is not None and row.use is not None and not row.use.steps <= max_steps:
-        yield f"{row.provider}: {row.use.steps} steps from the CPU provider are more than {max_steps:g}"
+        yield f"{short_provider(row.provider)}: {row.use.steps} steps from the CPU provider are more than {max_steps:g}"

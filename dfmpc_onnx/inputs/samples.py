@@ -60,7 +60,7 @@ def _mirrored(spec: InputSpec, seed: int, count: int) -> Images:
     forms = [made.x, *(np.flip(made.x, axis) for axis in (axes[1], axes[0], axes))]
     x = np.concatenate(forms)[:count]
     counted = re.sub(r"^\d+", str(len(x)), made.origin)
-    return Images(np.ascontiguousarray(x), None, f"{counted} ({len(made.x)}, mirrored)")
+    return Images(np.ascontiguousarray(x), None, f"{counted} ({len(made.x)}, each flipped 3 ways)")
 
 
 def held_back_images(inputs: InputSpecs, count: int) -> ImageStream | None:

@@ -117,10 +117,22 @@ def plan_of(table: PlanTable, widths: tuple[Width, ...]) -> WeightPlan:
 
 
 def whys_of(table: PlanTable, plan: WeightPlan) -> dict[str, str]:
-    """What decided the width of each layer, in words."""
+    """What decided the width of each layer, in words: its damage, and that of the next smaller form."""
     pairs = zip(table.rows, plan.widths, strict=True)
-    parts = {row.layers: percent(row.damages[row.widths.index(width)]) for row, width in pairs}
-    return {name: f"adds {part} to the output's error" for names, part in parts.items() for name in names}
+    whys = {row.layers: _why(row, row.widths.index(width)) for row, width in pairs}
+    return {name: why for names, why in whys.items() for name in names}
+
+
+def _why(row: PlanRow, chosen: int) -> str:
+    said = f"adds {percent(row.damages[chosen])} to the output's error"
+    smaller = [index for index, size in enumerate(row.sizes) if size < row.sizes[chosen]]
+    if not smaller:
+        return said
+    next_smaller = max(smaller, key=lambda index: row.sizes[index])
+    width = row.widths[next_smaller]
+    return (
+        f"{said}, {width if isinstance(width, str) else f'{width} bits'} would add {percent(row.damages[next_smaller])}"
+    )
 
 
 def planned(table: PlanTable, plan: WeightPlan) -> Iterator[tuple[PlanRow, Width, LayerBits]]:

@@ -23,7 +23,7 @@ CODES_LEGEND = (
     "* the default; low, high, 8-bit, auto, float: layers of that width; codes: bytes of the weights alone, to which "
     "scales, biases and the graph add 1.5 to 3 kB a layer"
 )
-STORED_LEGEND = "(bits are those of codes; scales, biases, the graph and what no layer holds make the rest of the file)"
+STORED_LEGEND = "(bits of the weights' codes; scales, biases and the graph come on top)"
 AUTO_LEGEND = "auto: the recipe chooses the bits of each layer by its measured error, while it runs"
 
 

@@ -18,13 +18,25 @@ from dfmpc_onnx.report.tables import (
     unit_of,
 )
 
-LOSS_LEGEND = "loss %: what the layer's bits add to the error of the output; - where you or the target set the bits"
+LOSS_LEGEND = "loss %: what the layer's bits add to the output's error, as a share of the output's power"
+SET_LEGEND = "- where you or the target set the bits"
 
 
 def plan_table(
     record: PlanRecord, agreement: FrontEntry | None, output: str | None, console: Console, *, verbose: bool = False
 ) -> None:
-    """The width of each layer, what the plan is predicted to take and to lose, and the front where there is one."""
+    """The width of each layer, what the plan is predicted to take and to lose.
+
+    With a front, its points in their place; verbose: the layers too, each with its reason.
+    """
+    if verbose or not record.front:
+        _layers(record, console, verbose)
+    if record.front:
+        _front(record, console)
+    _figures(record, agreement, output, console)
+
+
+def _layers(record: PlanRecord, console: Console, verbose: bool) -> None:
     columns, right = ("layer", "bits", "loss %"), ("bits", "loss %")
     rows = [
         (entry.layer, entry.bits, "-" if entry.damage is None else loss_text(entry.damage)) for entry in record.layers
@@ -34,27 +46,35 @@ def plan_table(
     else:
         rows_of_one_line(console, columns, rows, right)
     console.print()
-    prose(console, LOSS_LEGEND)
-    if record.front:
-        console.print()
-        front_table(record.front, console)
-        middle = record.front[len(record.front) // 2]
-        size = in_unit(middle.bytes, *unit_of([middle.bytes]), up=True).replace(" ", "")
-        prose(console, f"take one: dfmpc-onnx quantize MODEL -o OUT --max-size {size}")
+    is_set = any(entry.damage is None for entry in record.layers)
+    prose(console, f"{LOSS_LEGEND}{f'; {SET_LEGEND}' if is_set else ''}")
+    console.print()
+
+
+def _front(record: PlanRecord, console: Console) -> None:
+    front_table(record.front, console)
+    middle = record.front[len(record.front) // 2]
+    size = in_unit(middle.bytes, *unit_of([middle.bytes]), up=True).replace(" ", "")
+    prose(console, f"take one: dfmpc-onnx quantize MODEL -o OUT --max-size {size}")
+    console.print()
+
+
+def _figures(record: PlanRecord, agreement: FrontEntry | None, output: str | None, console: Console) -> None:
     times = f" ({record.float_bytes / record.bytes:.2f}x smaller)" if record.bytes and record.float_bytes else ""
     figure_rows = [
-        ("asked", record.asked or "the recipe's own budget"),
+        ("limit", record.asked or "none given: what the recipe lets the output lose"),
         ("predicted size", f"{megabytes(record.bytes or 0)}{times}"),
         ("mean bits per weight", f"{record.mean_bits or 0:.2f}"),
-        ("predicted SQNR", f"{record.sqnr_db or 0:.1f} dB, by what a file showed on procedural inputs"),
+        ("predicted SQNR", f"{record.sqnr_db or 0:.1f} dB, from a trial file run on procedural inputs"),
         ("estimated by", f"{record.estimator}, {record.inputs}" if record.inputs else record.estimator),
     ]
     if agreement is not None:
         figure_rows.append(("agreement", f"{_agreement(agreement)} on images that no statistics came from"))
     if output is not None:
         figure_rows.append(("written", output))
-    console.print()
     figures(console, figure_rows)
+    if output is not None and output.endswith(".toml"):  # not the standard output
+        prose(console, f"use it: dfmpc-onnx quantize MODEL --recipe {output} -o OUT")
 
 
 def front_table(front: list[FrontEntry], console: Console) -> None:

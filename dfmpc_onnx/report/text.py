@@ -24,11 +24,15 @@ MOST_OUTPUTS = 8  # that the terminal lists
 MOST_CHANNEL_RUNS = 4  # of channels, likewise
 
 
-LAYER_LEGEND = (
-    "stored: bits that a weight takes in the file, which may be more where fewer would cost more to decode; loss %: "
-    "what the layer's bits add to the error of the output; role: low is ternary or has 2 or 3 bits, and is repaired in "
-    "the next layer where there is one that can, high has more, 8-bit has 8, float is not quantized"
-)
+STORED_LEGEND = "stored: bits that a weight takes in the file, more than bits where fewer would cost more to decode"
+LOSS_LEGEND = "loss %: what the layer's bits add to the output's error, as a share of the output's power"
+UNKNOWN_LOSS_LEGEND = "- where it was not measured"
+ROLE_LEGENDS = {
+    "low": "low is ternary or has 2 or 3 bits, and is repaired in the next layer where one can",
+    "high": "high has more",
+    "8-bit": "8-bit has 8",
+    "float": "float is not quantized",
+}
 
 
 PHOTOS_TIP = "if the network takes photos, try --preprocess raw:bgr, --preprocess imagenet or --preprocess unit"
@@ -42,7 +46,7 @@ def _preprocess(choice: PreprocessChoice, verbose: bool) -> str:
     if verbose or choice.by == "assumed":
         return f"{choice.name} ({choice.reason})"
     colours = f", {choice.order} assumed" if choice.order is not None and not choice.order_asserted else ""
-    return f"{choice.name} (found out{colours}; -v says how)"
+    return f"{choice.name} (detected{colours}; -v says how)"
 
 
 def report_table(report: Report, output: str, console: Console, *, verbose: bool = False) -> None:
@@ -83,9 +87,8 @@ def report_table(report: Report, output: str, console: Console, *, verbose: bool
         rows.append(("against the float model", found))
     if report.latency is not None:
         rows += latency_rows(report.latency)
-    rows.append(("seconds", f"{report.seconds}"))
-    if report.peak_bytes is not None:
-        rows.append(("memory", f"{megabytes(report.peak_bytes)} at most"))
+    memory = f", {report.peak_bytes / 1e6:.0f} MB of memory at most" if report.peak_bytes is not None else ""
+    rows.append(("quantizing took", f"{report.seconds:.1f} s{memory}"))
     rows.append(("written", output))
     console.print()
     figures(console, rows)
@@ -111,7 +114,20 @@ def _layer_table(report: Report, console: Console, verbose: bool) -> None:
         rows_of_one_line(console, columns, rows, right)
     if report.layers:
         console.print()
-        prose(console, f"{LAYER_LEGEND}{'' if verbose else '; -v says of each layer why'}")
+        prose(console, f"{layer_legend(report)}{'' if verbose else '; -v has every layer'}")
+
+
+def layer_legend(report: Report) -> str:
+    """What the columns say, as far as they say something that needs words."""
+    roles = [words for role, words in ROLE_LEGENDS.items() if report.count(role)]
+    unknown = any(layer.loss is None for layer in report.layers)
+    return "; ".join(
+        [
+            STORED_LEGEND,
+            LOSS_LEGEND + (f" ({UNKNOWN_LOSS_LEGEND})" if unknown else ""),
+            f"role: {', '.join(roles)}",
+        ]
+    )
 
 
 LEFT_IN_FLOAT = "layers left in float"
@@ -234,34 +250,36 @@ def _times(before: int, after: int) -> str:
     return f"{before / after:.2f}x smaller" if after <= before else f"{after / before:.2f}x larger"
 
 
+def short_provider(name: str) -> str:
+    """An execution provider as people name it, such as CPU."""
+    return name.removesuffix("ExecutionProvider")
+
+
 def verification_table(found: Verification, console: Console) -> None:
-    """One row a provider."""
-    rows = table("provider", "images", "agreement", "SQNR dB", "largest error", "top-1 %", "float %", "drop")
+    """One row a provider; columns that nothing was counted for are left out."""
+    columns = ("provider", "inputs", "agreement", "SQNR dB", "largest error", "top-1 %", "float %", "drop")
+    lines = []
     for row in found.providers:
         f = row.fidelity
         scores = ["-" if v is None else f"{v:.2f}" for v in (f.top1, f.float_top1, f.drop)]
-        rows.add_row(
-            *plain(
-                row.provider.removesuffix("ExecutionProvider"),
-                f.images,
-                _agreeing(f, row.verdict),
-                f"{f.sqnr_db:.2f}",
-                f"{f.max_error:.4g}",
-                *scores,
-            )
+        counted = _agreeing(f, row.verdict)
+        lines.append(
+            (short_provider(row.provider), f.images, counted, f"{f.sqnr_db:.2f}", f"{f.max_error:.4g}", *scores)
         )
+    kept = [index for index in range(len(columns)) if any(line[index] != "-" for line in lines)]
+    rows = table(*(columns[index] for index in kept))
+    for line in lines:
+        rows.add_row(*plain(*(line[index] for index in kept)))
     console.print(rows)
     for row in found.providers:
         if row.fidelity.worst is not None or any(output.groups for output in row.fidelity.outputs):
-            console.print(
-                Text(printable(f"{row.provider.removesuffix('ExecutionProvider')}: {by_output(row.fidelity)}"))
-            )
+            console.print(Text(printable(f"{short_provider(row.provider)}: {by_output(row.fidelity)}")))
         if row.use is not None:
             counts = row.use.nodes.items()
-            ran = ", ".join(f"{n} nodes on {name.removesuffix('ExecutionProvider')}" for name, n in counts)
+            ran = ", ".join(f"{n} nodes on {short_provider(name)}" for name, n in counts)
             apart = f"at most {row.use.steps:g} steps from the CPU provider, {row.use.mean_steps:g} on average"
             left = f"; not compared: {', '.join(row.use.not_compared)}" if row.use.not_compared else ""
-            console.print(Text(printable(f"{row.provider}: {ran}; {apart}{left}")))
+            console.print(Text(printable(f"{short_provider(row.provider)}: {ran}; {apart}{left}")))
     first = found.providers[0].fidelity
     origin = first.origin
     console.print(

@@ -28,16 +28,17 @@ def verdict_sentence(verdict: Verdict) -> str:
     if verdict.agreement is None or verdict.interval is None:
         return f"{verdict.level}: {_without_classes(verdict, error)}"
     low, high = verdict.interval
-    says = f"about {verdict.agreement:g} % of real inputs keep their class (95 % interval {low:g} to {high:g} %)"
+    says = f"about {verdict.agreement:g} % of real inputs should keep their class (95 % interval {low:g} to {high:g} %)"
     if verdict.basis == "generated":
-        rests = f"going by {error} and by {NETWORKS_OF_LAWS} measured networks; {HOW_TO_NARROW}"
+        rests = f"estimated from {error} and from {NETWORKS_OF_LAWS} measured networks; {HOW_TO_NARROW}"
         return f"{verdict.level}: {says}, {rests}"
     decibels = f", SQNR {verdict.sqnr_db:g} dB" if verdict.kind != "labels" else ""
     origin = shown(verdict.origin)
     whole = origin.startswith(f"{verdict.rows} ")  # the origin has the count already
-    counted = f"{verdict.agreeing} of {origin} do" if whole else f"{verdict.agreeing} of {verdict.rows} do of {origin}"
+    counted = f"{verdict.agreeing} of {origin if whole else f'{verdict.rows} of {origin}'} keep their class"
     more = "; more images narrow this" if verdict.rows < ENOUGH_IMAGES else ""
-    return f"{verdict.level}: {says}: {counted}{decibels}{more}"
+    says = says.replace(" should keep their class", " should")
+    return f"{verdict.level}: {counted}{decibels}; {says}{more}"
 
 
 def _labels(verdict: Verdict) -> str:
@@ -47,7 +48,7 @@ def _labels(verdict: Verdict) -> str:
 def _without_classes(verdict: Verdict, error: str) -> str:
     if verdict.boxes is not None:
         return f"{verdict.boxes[0]} of {verdict.boxes[1]} boxes are found again, with {error}"
-    own = "" if verdict.basis != "generated" else f"; {SHOWN_BY_IMAGES} what is lost of what you need"
+    own = "" if verdict.basis != "generated" else f"; {SHOWN_BY_IMAGES} what it does to what you need"
     return f"{error}; the outputs are no class scores, so no agreement is counted{own}"
 
 

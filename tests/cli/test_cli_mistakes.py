@@ -509,10 +509,7 @@ def test_an_unknown_command_or_option_is_shown_as_data(words: list[str]) -> None
         (["quantize"], "missing argument 'MODEL'; see 'main quantize --help'"),
         (["quantize", "m.onnx"], "missing option '-o' / '--output'; see 'main quantize --help'"),
         (["quantize", "m.onnx", "-o", "o.onnx", "--seed", "-1"], "invalid value for '--seed': -1 is not in the range"),
-        (
-            ["quantize", "m.onnx", "-o", "o.onnx", "--layer"],
-            "'--layer' requires an argument; write --layer GLOB=BITS, see",
-        ),
+        (["quantize", "m.onnx", "--layer"], "option '--layer' requires an argument; write --layer GLOB=BITS, see"),
         (["plan", "m.onnx", "--pareto"], "option '--pareto' requires an argument; write --pareto N, see"),
         (["verify", "m.onnx", "o.onnx", "p.onnx"], "got unexpected extra argument (p.onnx); see 'main verify --help'"),
         (["images", "-o", "a.png", "--size", "4"], "invalid value for '--size': 4 is not in the range"),

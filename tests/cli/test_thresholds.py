@@ -120,7 +120,7 @@ def test_images_that_were_given_stand_in_table_and_json(
 def test_quantize_ends_with_the_verdict(pair: tuple[pathlib.Path, pathlib.Path]) -> None:
     told = dfmpc("quantize", pair[0], "-o", pair[1], "--recipe", "int8", "--preprocess", "unit", COLUMNS="400")
     last = told.stdout.splitlines()[-1]
-    assert last.startswith("verdict ") and " % of real inputs keep their class (95 % interval " in last
+    assert last.startswith("verdict ") and " % of real inputs should keep their class (95 % interval " in last
     assert "64 procedural images" in last and "a few dozen images of yours (--images) narrow this" in last
     made = dfmpc_onnx.quantize(pair[0], recipe="int8", preprocess="unit")
     assert made.verdict is not None and made.verdict == made.report.verdict and made.verdict.inputs == 64

@@ -45,7 +45,7 @@ def test_as_many_pictures_are_made_as_were_asked_for(count, made):
     """Above 64 it made 64 without a word."""
     found = check_images(inputs_of(feeding(x=(graphs.TensorProto.FLOAT, ["n", 3, 8, 8]))), 0, count)
     assert len(found.x) == count == len(np.unique(found.x.reshape(count, -1), axis=0))
-    assert found.origin.startswith(f"{count} ") and (f"({made}, mirrored)" in found.origin) == (count > 16)
+    assert found.origin.startswith(f"{count} ") and (f"({made}, each flipped 3 ways)" in found.origin) == (count > 16)
 
 
 @pytest.mark.parametrize("kind", ["STRING", "BFLOAT16", "INT4"])
