@@ -24,9 +24,11 @@ MOST_OUTPUTS = 8  # that the terminal lists
 MOST_CHANNEL_RUNS = 4  # of channels, likewise
 
 
-STORED_LEGEND = "stored: bits that a weight takes in the file, more than bits where fewer would cost more to decode"
-LOSS_LEGEND = "loss %: what the layer's bits add to the output's error, as a share of the output's power"
-UNKNOWN_LOSS_LEGEND = "- where it was not measured"
+STORED_BITS_LEGEND = (
+    "stored: bits that a weight takes in the file, more than bits where fewer would cost more to decode"
+)
+LAYER_LOSS_LEGEND = "loss %: what the layer's bits add to the output's error, as a share of the output's power"
+UNKNOWN_LEGEND = "- where it was not measured"
 ROLE_LEGENDS = {
     "low": "low is ternary or has 2 or 3 bits, and is repaired in the next layer where one can",
     "high": "high has more",
@@ -123,8 +125,8 @@ def layer_legend(report: Report) -> str:
     unknown = any(layer.loss is None for layer in report.layers)
     return "; ".join(
         [
-            STORED_LEGEND,
-            LOSS_LEGEND + (f" ({UNKNOWN_LOSS_LEGEND})" if unknown else ""),
+            STORED_BITS_LEGEND,
+            LAYER_LOSS_LEGEND + (f" ({UNKNOWN_LEGEND})" if unknown else ""),
             f"role: {', '.join(roles)}",
         ]
     )

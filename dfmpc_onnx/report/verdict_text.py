@@ -35,7 +35,7 @@ def verdict_sentence(verdict: Verdict) -> str:
     decibels = f", SQNR {verdict.sqnr_db:g} dB" if verdict.kind != "labels" else ""
     origin = shown(verdict.origin)
     whole = origin.startswith(f"{verdict.rows} ")  # the origin has the count already
-    counted = f"{verdict.agreeing} of {origin if whole else f'{verdict.rows} of {origin}'} keep their class"
+    counted = f"{verdict.agreeing} of {origin if whole else f'{verdict.rows} answers on {origin}'} keep their class"
     more = "; more images narrow this" if verdict.rows < ENOUGH_IMAGES else ""
     says = says.replace(" should keep their class", " should")
     return f"{verdict.level}: {counted}{decibels}; {says}{more}"

@@ -61,7 +61,7 @@ def test_a_few_dozen_images_of_the_users_own_narrow_it():
     narrow = verdict_of(found(tangent=0.05, rows=36), "images").interval
     counted = [100 * end for end in wilson_interval(36, 36)]
     assert narrow[1] - narrow[0] < wide[1] - wide[0] and narrow[1] - narrow[0] < counted[1] - counted[0]
-    assert "36 of 36 do of 64 inputs" in verdict_sentence(verdict_of(found(rows=36), "images"))
+    assert "36 of 36 answers on 64 inputs keep their class" in verdict_sentence(verdict_of(found(rows=36), "images"))
 
 
 def test_counted_labels_have_the_interval_of_wilson_and_made_up_ones_none():
@@ -206,7 +206,9 @@ def test_labels_on_made_up_inputs_are_no_map_of_scores(changed, level, low):
 
 def test_labels_on_images_of_the_users_own_have_no_decibels():
     verdict = verdict_of(found(tangent=None, changed=20, rows=100, sqnr_db=7.0), "images")
-    assert verdict_sentence(verdict).endswith("80 of 100 do of 64 inputs; more images narrow this") and verdict.is_low
+    said = verdict_sentence(verdict)
+    assert said.startswith("bad: 80 of 100 answers on 64 inputs keep their class; about ") and verdict.is_low
+    assert said.endswith(" %); more images narrow this") and "dB" not in said
     assert "keeps the class of only about 80 % of 64 inputs" in low_verdict_warning(verdict, "see to it")
 
 
@@ -214,4 +216,7 @@ def test_the_number_of_images_is_said_once():
     verdict = Verdict(
         "good", "images", 500, "500 images of photos/", 98.6, (97.1, 99.3), 493, 500, sqnr_db=31.2, error_percent=2.8
     )
-    assert "493 of 500 images of photos/ do, SQNR 31.2 dB" in verdict_sentence(verdict)
+    assert (
+        "493 of 500 images of photos/ keep their class, SQNR 31.2 dB; about 98.6 % of real inputs should ("
+        in verdict_sentence(verdict)
+    )
