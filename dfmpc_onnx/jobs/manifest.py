@@ -30,12 +30,14 @@ LARGEST_MANIFEST = 64 * 2**20  # bytes
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A row of a manifest. where: file, line and column, for messages. path: as given; name: empty where none is."""
+    """A row of a manifest. path: as given; name: empty where none is. where: file, line and column of the path, for
+    messages; places: those of options."""
 
     where: str
     path: str
     name: str
     options: Mapping[str, Any]
+    places: Mapping[str, str]
 
 
 def read_manifest(path: pathlib.Path) -> list[Entry]:
@@ -103,7 +105,8 @@ def _csv_row(columns: list[str], cells: list[str], where: str) -> Entry:
         for column, (number, text) in given.items()
         if column not in (PATH, NAME)
     }
-    return Entry(f"{where}:{given[PATH][0]}", given[PATH][1], given.get(NAME, (0, ""))[1], options)
+    places = {column: f"{where}:{number}" for column, (number, _) in given.items()}
+    return Entry(places[PATH], given[PATH][1], given.get(NAME, (0, ""))[1], options, places)
 
 
 def _toml(text: str, where: str) -> Iterator[Entry]:
@@ -121,29 +124,35 @@ def _toml(text: str, where: str) -> Iterator[Entry]:
     models = found.get(TABLE_OF_MODEL, [])
     if not isinstance(for_all, dict) or not isinstance(models, list) or not all(isinstance(m, dict) for m in models):
         raise OptionError(f"{where}: write [options] for all models, and a table [[model]] for each")
-    usual = _toml_options(for_all, places, places.table(f"[{TABLE_FOR_ALL}]", 1))
+    start = places.table(f"[{TABLE_FOR_ALL}]", 1)
+    usual = Entry("", "", "", *_toml_options(for_all, places, start))
     for nth, model in enumerate(models, 1):
         yield _toml_entry(model, usual, places, places.table(f"[[{TABLE_OF_MODEL}]]", nth))
 
 
-def _toml_entry(model: dict[str, Any], usual: Mapping[str, Any], places: _Places, start: int) -> Entry:
+def _toml_entry(model: dict[str, Any], usual: Entry, places: _Places, start: int) -> Entry:
     path, name = model.pop(PATH, None), model.pop(NAME, "")
     if not isinstance(path, str) or not path:
         raise OptionError(f'{places.key(PATH, start)}: names no path; write path = "net.onnx"')
     if not isinstance(name, str):
         raise OptionError(f"{places.key(NAME, start)}: name is no text; put it in quotes")
-    return Entry(places.key(PATH, start), path, name, {**usual, **_toml_options(model, places, start)})
+    where = places.key(PATH, start)
+    options, of_options = _toml_options(model, places, start)
+    return Entry(where, path, name, {**usual.options, **options}, {**usual.places, **of_options})
 
 
-def _toml_options(given: dict[str, Any], places: _Places, start: int) -> dict[str, Any]:
+def _toml_options(given: dict[str, Any], places: _Places, start: int) -> tuple[dict[str, Any], dict[str, str]]:
+    """The options of a table, and where each stands."""
     options: dict[str, Any] = {}
+    of_options: dict[str, str] = {}
     for word, value in given.items():
         where = places.key(word, start)
         name = _at(where, option_name, word)
         if isinstance(value, str):
             value = _at(where, option_value, name, value)
         options |= _at(where, plain_options, {name: value})
-    return options
+        of_options[name] = where
+    return options, of_options
 
 
 def _at(where: str, call: Any, *given: Any) -> Any:

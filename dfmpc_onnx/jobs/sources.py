@@ -15,7 +15,7 @@ import msgspec
 
 from dfmpc_onnx.api.option_check import check_options
 from dfmpc_onnx.errors import OptionError, UserError, shown
-from dfmpc_onnx.jobs.given_options import SEPARATOR, option_name, option_value
+from dfmpc_onnx.jobs.given_options import SEPARATOR, SHORT_NAMES, option_name, option_value
 from dfmpc_onnx.jobs.job import Job
 from dfmpc_onnx.jobs.manifest import Entry, read_manifest
 from dfmpc_onnx.model.plain_files import is_folder
@@ -53,13 +53,22 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class _Found:
-    """A model file with its options. named: whether the name is the user's own."""
+    """A model file with its options. named: whether the name is the user's own. where: what named it, for messages;
+    places: where each of its options stands."""
 
     path: pathlib.Path
     name: str
     options: Mapping[str, Any]
     where: str = ""
     named: bool = False
+    places: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def place_of(self, message: str) -> str:
+        """Where the option stands that a message begins with; the model's own place where it is none of these."""
+        word = re.match(r"[\w-]*", message)
+        name = (word[0] if word else "").replace("-", "_")
+        place = self.places.get(SHORT_NAMES.get(name, name), self.where)
+        return f"{place}: " if place else ""
 
 
 def find_jobs(
@@ -71,13 +80,15 @@ def find_jobs(
         raise OptionError("no model given; name files, folders, patterns such as 'nets/*.onnx', or a manifest")
     found = [model for source in sources for model in _of_source(source, output)]
     settings = list(_swept(sweep))
-    rows = [
-        (dataclasses.replace(model, options={**options, **model.options, **setting}), setting)
-        for model in found
-        for setting in settings
-    ]
+    rows = [(_under(model, options, setting), setting) for model in found for setting in settings]
     _check(rows)
     return sorted(_named(rows), key=lambda job: job.name)
+
+
+def _under(model: _Found, options: Mapping[str, Any], setting: Mapping[str, Any]) -> _Found:
+    """A model with the options of all, its own, and those of the sweep, which come last."""
+    places = {name: place for name, place in model.places.items() if name not in setting}
+    return dataclasses.replace(model, options={**options, **model.options, **setting}, places=places)
 
 
 def _of_source(source: str, output: pathlib.Path) -> Iterator[_Found]:
@@ -94,7 +105,7 @@ def _of_entry(entry: Entry, folder: pathlib.Path, output: pathlib.Path) -> Itera
     if entry.name and len(files) > 1:
         raise OptionError(f"{entry.where}: {len(files)} models have one name, '{shown(entry.name)}'; leave it out")
     for file, name in files:
-        yield _Found(file, entry.name or name, entry.options, f"{entry.where}: ", bool(entry.name))
+        yield _Found(file, entry.name or name, entry.options, entry.where, bool(entry.name), entry.places)
 
 
 def _files(path: pathlib.Path, output: pathlib.Path, where: str) -> Iterator[tuple[pathlib.Path, str]]:
@@ -162,7 +173,7 @@ def _check(rows: Iterable[tuple[_Found, Mapping[str, Any]]]) -> None:
         try:
             check_options(**{name: value for name, value in model.options.items() if name != "report"})
         except UserError as error:
-            raise type(error)(f"{model.where}{error}") from None
+            raise type(error)(f"{model.place_of(str(error))}{error}") from None
 
 
 def _named(rows: Sequence[tuple[_Found, Mapping[str, Any]]]) -> Iterator[Job]:
@@ -178,7 +189,7 @@ def _named(rows: Sequence[tuple[_Found, Mapping[str, Any]]]) -> Iterator[Job]:
     for (path, options), (name, model) in jobs.items():
         if taken[name.lower()] > 1:
             if model.named:
-                raise OptionError(f"{model.where}name '{shown(name)}' is there twice; give each a name of its own")
+                raise OptionError(f"{model.where}: name '{shown(name)}' is there twice; give each a name of its own")
             name = f"{name}-{hashlib.sha256(path.encode('utf-8', 'surrogateescape') + options).hexdigest()[:8]}"
         yield Job(name, path, dict(model.options), _size(path))
 

@@ -87,7 +87,7 @@ def _change(name: str, old: JobRow | None, new: JobRow | None) -> JobChange:
 def _worse(old: JobRow | None, new: JobRow | None) -> bool:
     if old is None or new is None:
         return old is not None and old.written  # a model that is gone
-    if RANK[old.status] != RANK[new.status]:
+    if RANK[old.status] < RANK[new.status] or not (old.written and new.written):
         return RANK[old.status] < RANK[new.status]
     if old.agreement is not None and new.agreement is not None:
         return new.agreement < old.agreement
