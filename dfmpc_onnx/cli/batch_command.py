@@ -50,7 +50,7 @@ NO_LIMIT = "none"
         "dfmpc-onnx batch --compare last-release/ run/ --html changes.html",
     ),
 )
-@cloup.argument("sources", metavar="[SOURCE]...", nargs=-1, type=click.Path())
+@cloup.argument("sources", metavar="SOURCES", nargs=-1, type=click.Path())
 @cloup.option_group(
     "Output",
     cloup.option(
@@ -157,9 +157,9 @@ def batch(
 ) -> None:
     """Quantize many models, each in a process of its own, and end each as a row, whatever becomes of it.
 
-    SOURCE is a model, a folder, a pattern, or a manifest: a .csv or .toml file with options for each model. Run the
-    same command again to go on where it was stopped. Exit status: 0 all are written; 1 some are below a gate; 2 a
-    mistake of yours; 5 some are not written.
+    SOURCES are models, folders, patterns and manifests: .csv or .toml files with options for each model. Run the same
+    command again to go on where it was stopped. Exit status: 0 all are written; 1 some are below a gate; 2 a mistake of
+    yours; 5 some are not written.
     """
     ctx = click.get_current_context()
     if compare is not None or html is not None:
@@ -211,7 +211,7 @@ def _compare(compare: tuple[str, str] | None, html: str | None, others: bool, js
     if compare is None:
         raise OptionError("html: is the page of a comparison; give --compare OLD NEW, or leave it out")
     if others:
-        raise OptionError("compare: nothing is quantized; leave SOURCE and -o out")
+        raise OptionError("compare: nothing is quantized; leave SOURCES and -o out")
     found = dfmpc_onnx.compare_batches(*compare)
     if html is not None:
         changes_page(found, html)

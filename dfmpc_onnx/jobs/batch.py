@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -136,6 +136,11 @@ def _engine(workers: int | None, limits: JobLimits, dask: str | None, files: str
     return LocalEngine(workers or usual, int(free_memory() * MEMORY_TO_USE))
 
 
+def _no_rows() -> Generator[JobRow, None, None]:
+    """Nothing to do, so no cluster has to be there."""
+    yield from ()
+
+
 class _Batch:
     """One run over a folder: which jobs are done already, and the rows of those that are done now."""
 
@@ -169,7 +174,7 @@ class _Batch:
         self._make(*{pathlib.Path(path).parent for order in orders for path in (order.output, order.report) if path})
         failures, ended = 0, 0
         self._progress(0, len(orders), "")
-        with contextlib.closing(engine.run(orders)) as rows:
+        with contextlib.closing(engine.run(orders) if orders else _no_rows()) as rows:
             for row in rows:
                 if is_disk_full(row):
                     raise OptionError(

@@ -1,3 +1,4 @@
+import pathlib
 import re
 import subprocess
 import sys
@@ -12,7 +13,8 @@ from tests.tools import nets
 
 
 def zoo(*arguments):
-    command = [sys.executable, "-W", "error", "-m", "tools.zoo", "--no-backend", *map(str, arguments)]
+    run = pathlib.Path(arguments[0]) / ".run"  # hidden, so that its models are not those of the folder
+    command = [sys.executable, "-W", "error", "-m", "tools.zoo", "--no-backend", "--run", run, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
 
 
