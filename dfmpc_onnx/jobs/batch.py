@@ -14,7 +14,7 @@ from dfmpc_onnx.api.boundary import Path, public
 from dfmpc_onnx.api.provenance import version
 from dfmpc_onnx.errors import OptionError, shown
 from dfmpc_onnx.jobs.content import Keys
-from dfmpc_onnx.jobs.given_options import SEPARATOR, plain_options, with_places
+from dfmpc_onnx.jobs.given_options import REPORT, SEPARATOR, plain_options, with_places
 from dfmpc_onnx.jobs.job import Job, JobLimits, Order, model_place, parse_memory, parse_time, processors, report_place
 from dfmpc_onnx.jobs.ledger import Ledger, read_rows
 from dfmpc_onnx.jobs.local import JobEngine, LocalEngine
@@ -93,8 +93,7 @@ def batch(
     if max_failures is not None and max_failures < 1:
         raise OptionError(f"max-failures {max_failures}: not understood; give 1 or more")
     given = with_places(plain_options(options), pathlib.Path())
-    places = [sources] if isinstance(sources, (str, os.PathLike)) else sources
-    jobs = find_jobs([os.fspath(place) for place in places], given, _texts(sweep), folder)
+    jobs = find_jobs(_places(sources), given, _texts(sweep), folder)
     mine = part.of(jobs)
     engine = _engine(workers, limits, dask, dask_files)
     with Ledger.open(folder, part) as ledger:
@@ -111,6 +110,14 @@ def compare_batches(old: Path, new: Path) -> BatchChanges:
     """
     before, after = (read_rows(pathlib.Path(folder)) for folder in (old, new))
     return changes_between(str(old), before, str(new), after)
+
+
+def _places(sources: Path | Sequence[Path]) -> list[str]:
+    places = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
+    for place in places:
+        if not isinstance(place, (str, os.PathLike)) or not os.fspath(place):
+            raise OptionError(f"sources: of type {type(place).__name__} or empty; give paths of models or manifests")
+    return [os.fspath(place) for place in places]
 
 
 def _texts(sweep: Mapping[str, Sequence[object]] | Sequence[str]) -> list[str]:
@@ -226,8 +233,8 @@ class _Batch:
         return msgspec.structs.replace(row, key=self._keys[row.name], version=self._version, **inner)
 
     def _order(self, job: Job, limits: JobLimits) -> Order:
-        wanted = bool(job.options.get("report"))
-        options = {name: value for name, value in job.options.items() if name != "report"}
+        wanted = bool(job.options.get(REPORT))
+        options = {name: value for name, value in job.options.items() if name != REPORT}
         report = str(report_place(self._folder, job.name).absolute()) if wanted else ""
         place = str(model_place(self._folder, job.name).absolute())
         return Order(msgspec.structs.replace(job, options=options), place, report, limits)

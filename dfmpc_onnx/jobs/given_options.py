@@ -12,10 +12,19 @@ from dfmpc_onnx.errors import OptionError, did_you_mean
 
 OF_THE_BATCH = frozenset({"model", "output", "instruments", "progress", "dump", "force", "threads"})
 SHORT_NAMES = {"layer": "layers", "input_shape": "input_shapes", "input_range": "input_ranges"}
-WHOLE, FRACTION = ("seed", "max_float_layers"), ("mean_bits", "min_sqnr")
-YES_OR_NO, SEVERAL = ("reduce_range", "check", "report"), ("layers", "input_shapes", "input_ranges")
+REPORT = "report"  # of quantize a path; here whether there is one, since the batch names the file
 YES, NO = ("yes", "true", "1"), ("no", "false", "0")
 SEPARATOR = ";"  # of the items of one option in one text
+
+
+# How the parameters of `quantize` are annotated, the first that fits: what a text has to be.
+KIND_OF_ANNOTATION = (
+    ("bool", "yes or no"),
+    ("int", "a whole number"),
+    ("float", "a number"),
+    ("GivenImages", "a path"),
+    ("Given", "items"),
+)
 
 
 def option_names() -> tuple[str, ...]:
@@ -37,20 +46,23 @@ def option_name(word: str) -> str:
 
 def option_value(name: str, text: str) -> Any:
     """A text as the value of an option; raises OptionError where it is none."""
-    text = text.strip()
-    if name in SEVERAL:
+    text, kind = text.strip(), _kind(name)
+    if kind == "items":
         return [item.strip() for item in text.split(SEPARATOR) if item.strip()]
-    if name in YES_OR_NO:
-        if text.lower() not in (*YES, *NO):
-            raise OptionError(f"{name.replace('_', '-')} '{text}': not understood; give yes or no")
-        return text.lower() in YES
-    if name in WHOLE or name in FRACTION:
-        try:
-            return int(text) if name in WHOLE else float(text)
-        except ValueError:
-            kind = "a whole number" if name in WHOLE else "a number"
-            raise OptionError(f"{name.replace('_', '-')} '{text}': not understood; give {kind}") from None
-    return text
+    try:
+        if kind == "yes or no":
+            return {**dict.fromkeys(YES, True), **dict.fromkeys(NO, False)}[text.lower()]
+        return int(text) if kind == "a whole number" else float(text) if kind == "a number" else text
+    except (ValueError, KeyError):
+        raise OptionError(f"{name.replace('_', '-')} '{text}': not understood; give {kind}") from None
+
+
+def _kind(name: str) -> str:
+    """What the value of an option is; a text where its annotation names no other kind."""
+    if name == REPORT:
+        return "yes or no"
+    annotation = str(inspect.signature(dfmpc_onnx.quantize).parameters[name].annotation)
+    return next((kind for start, kind in KIND_OF_ANNOTATION if annotation.startswith(start)), "a text")
 
 
 def plain_options(options: Mapping[str, Any]) -> dict[str, Any]:

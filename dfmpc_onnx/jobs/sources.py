@@ -15,10 +15,10 @@ import msgspec
 
 from dfmpc_onnx.api.option_check import check_options
 from dfmpc_onnx.errors import OptionError, UserError, shown
-from dfmpc_onnx.jobs.given_options import SEPARATOR, SHORT_NAMES, option_name, option_value
+from dfmpc_onnx.jobs.given_options import REPORT, SEPARATOR, SHORT_NAMES, option_name, option_value
 from dfmpc_onnx.jobs.job import Job
 from dfmpc_onnx.jobs.manifest import Entry, read_manifest
-from dfmpc_onnx.model.plain_files import is_folder
+from dfmpc_onnx.model.plain_files import is_folder, is_utf8
 
 MANIFESTS = (".csv", ".toml")
 LONGEST_JOB_NAME = 100  # characters: file systems take 255 bytes, and a model's data file adds to them
@@ -171,7 +171,7 @@ def _check(rows: Iterable[tuple[_Found, Mapping[str, Any]]]) -> None:
             continue
         seen.add(key)
         try:
-            check_options(**{name: value for name, value in model.options.items() if name != "report"})
+            check_options(**{name: value for name, value in model.options.items() if name != REPORT})
         except UserError as error:
             raise type(error)(f"{model.place_of(str(error))}{error}") from None
 
@@ -191,7 +191,9 @@ def _named(rows: Sequence[tuple[_Found, Mapping[str, Any]]]) -> Iterator[Job]:
             if model.named:
                 raise OptionError(f"{model.where}: name '{shown(name)}' is there twice; give each a name of its own")
             name = f"{name}-{hashlib.sha256(path.encode('utf-8', 'surrogateescape') + options).hexdigest()[:8]}"
-        yield Job(name, path, dict(model.options), _size(path))
+        # A path that is not UTF-8 cannot be handed over; its job says that there is no such file.
+        shown_path = path if is_utf8(path) else path.encode("utf-8", "backslashreplace").decode()
+        yield Job(name, shown_path, dict(model.options), _size(path))
 
 
 def _word(value: Any) -> str:

@@ -24,6 +24,7 @@ import msgspec
 import dfmpc_onnx
 from dfmpc_onnx import errors
 from dfmpc_onnx.jobs.content import data_digest, file_digest
+from dfmpc_onnx.jobs.given_options import REPORT
 from dfmpc_onnx.jobs.job import Job, Order
 from dfmpc_onnx.memory import keep_freed_memory, limit_memory, peak_memory
 from dfmpc_onnx.report.schema import Report
@@ -78,7 +79,7 @@ def run(order: Order, begin: Callable[[str], None]) -> dict[str, Any]:
             begin(now)
 
     job = order.job
-    options = dict(job.options, **({"report": order.report} if order.report else {}))
+    options = dict(job.options, **({REPORT: order.report} if order.report else {}))
     try:
         made = dfmpc_onnx.quantize(
             job.model, order.output, **options, progress=step, threads=order.limits.threads, force=True

@@ -13,9 +13,10 @@ def main():
     order = json.loads(sys.stdin.buffer.read())
     content = pathlib.Path(order["job"]["model"]).read_text()
     say({"stage": "load"})
-    {"abort": os.abort, "exit": leave, "hang": hang, "full": full}.get(
-        content.split()[0], lambda: done(order, content)
-    )()
+    word = content.split()[0]
+    if word == "hang":
+        hang(order)
+    {"abort": os.abort, "exit": leave, "full": full}.get(word, lambda: done(order, content))()
 
 
 def done(order, content):
@@ -30,8 +31,11 @@ def done(order, content):
     say({"row": {"status": "ok", "code": "ok", "sha256": digest, **figures}})
 
 
-def hang():
+def hang(order):
     say({"stage": "check"})
+    begun = pathlib.Path(order["output"]).with_suffix(".begun")
+    begun.with_suffix(".pid").write_text(str(os.getpid()))
+    begun.with_suffix(".pid").rename(begun)
     time.sleep(ENDLESS)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
+import os
 import pathlib
 import random
+import signal
 import subprocess
 import sys
 
@@ -151,13 +154,45 @@ def test_a_full_disk_ends_in_one_line_and_what_is_done_stays_done(nets: pathlib.
         ({"images": graphs.np.zeros(3)}, "images: of type ndarray; give a text, a number or a path"),
         ({"seed": "x"}, "seed: of type str; give a whole number"),
         ({"output": ""}, "output: is empty; give a path"),
+        ({"sources": [3]}, "sources: of type int or empty; give paths of models or manifests"),
     ],
 )
 def test_a_mistake_is_named_before_anything_is_done(nets: pathlib.Path, options: dict, message: str) -> None:
     with pytest.raises(OptionError) as error:
-        dfmpc_onnx.batch(nets, **{"output": nets.parent / "run", **options})
+        dfmpc_onnx.batch(**{"sources": nets, "output": nets.parent / "run", **options})
     assert message in str(error.value)
     assert not (nets.parent / "run").exists()
+
+
+# Ended by signals.
+
+COMMAND = """
+import sys
+from dfmpc_onnx.cli import main
+from dfmpc_onnx.jobs import processes
+processes.PROGRAM = tuple(sys.argv[3:])
+sys.argv[:] = ["dfmpc-onnx", "batch", sys.argv[1], "-o", sys.argv[2]]
+main()
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to catch")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_whoever_ends_a_batch_ends_its_jobs(nets: pathlib.Path, number: int, status: int) -> None:
+    (nets / "long.onnx").write_text("hang")
+    run = nets.parent / "run"
+    begun = run / "models" / "long.begun"
+    command = [sys.executable, "-c", COMMAND, str(nets / "long.onnx"), str(run), *STUB]
+    with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) as process:
+        while not begun.exists() and process.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.05)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (status, "interrupted\n")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(begun.read_text()), 0)
+    assert read_rows(run) == {}
 
 
 # Killed by signal 9.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 
 import pytest
@@ -51,6 +52,14 @@ def test_a_name_may_be_written_on_every_system(nets: pathlib.Path) -> None:
     odd.write_text("good")
     (found,) = names(jobs(odd))
     assert len(found) == 100 and found.isascii() and " " not in found and "*" not in found
+
+
+def test_a_file_whose_name_is_no_utf8_is_a_job_too(nets: pathlib.Path) -> None:
+    try:
+        pathlib.Path(os.fsdecode(os.fsencode(nets) + b"/\xff.onnx")).write_text("good")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    assert any(job.model.endswith("\\udcff.onnx") for job in jobs(nets))
 
 
 def test_a_sweep_is_every_combination(nets: pathlib.Path) -> None:

@@ -31,6 +31,8 @@ def test_a_model_is_quantized_or_refused_in_one_line(tmp_path):
     )
     assert good.startswith("| good | 4 | 4 |  | ")
     assert total == "3 models: 1 quantized, 0 with no layer quantized, 2 refused, 0 raised"
+    assert "[[model]]\npath = " in (tmp_path / ".run" / "zoo.toml").read_text()
+    assert (tmp_path / ".run" / "models" / "good.onnx").is_file()
 
 
 def test_layers_are_refused_with_how_many_and_without_names(tmp_path):
