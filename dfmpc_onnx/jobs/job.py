@@ -15,8 +15,9 @@ SIZE_OF_LIMIT = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
 TIME_OF_LIMIT = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?", re.IGNORECASE)
 SECONDS_OF_UNIT = {"s": 1, "m": 60, "min": 60, "h": 3600}
 LEAST_MEMORY = 128 * 2**20  # below which Python and its libraries themselves do not fit
-# Measured over networks of 8 kB to 23 MB: what a process holds at first, and how much more for each byte of the model.
-MEMORY_AT_FIRST, MEMORY_OF_BYTE = 250 * 10**6, 20
+# What a process takes, measured: something at first, and in a small model, where pictures weigh more than weights, up to
+# 140 bytes for each of its own; in one of hundreds of MB about ten.
+MEMORY_AT_FIRST, MEMORY_OF_SMALL, MEMORY_OF_LARGE, MOST_OF_PICTURES = 250 * 10**6, 140, 10, 2 * 10**9
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -37,7 +38,9 @@ class JobLimits(msgspec.Struct, frozen=True):
 
     def need(self, job: Job) -> int:
         """Bytes of memory to keep free for a job: its limit, else an estimate by the size of its model."""
-        return self.memory if self.memory is not None else MEMORY_AT_FIRST + MEMORY_OF_BYTE * job.size
+        if self.memory is not None:
+            return self.memory
+        return MEMORY_AT_FIRST + min(MEMORY_OF_SMALL * job.size, MOST_OF_PICTURES + MEMORY_OF_LARGE * job.size)
 
 
 class Order(msgspec.Struct, frozen=True):
