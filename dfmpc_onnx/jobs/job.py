@@ -15,8 +15,8 @@ SIZE_OF_LIMIT = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
 TIME_OF_LIMIT = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?", re.IGNORECASE)
 SECONDS_OF_UNIT = {"s": 1, "m": 60, "min": 60, "h": 3600}
 LEAST_MEMORY = 128 * 2**20  # below which Python and its libraries themselves do not fit
-# What a process takes, measured: something at first, and in a small model, where pictures weigh more than weights, up to
-# 140 bytes for each of its own; in one of hundreds of MB about ten.
+# What a process takes, measured: something at first, and of a small model, where pictures weigh more than weights, up
+# to 140 bytes for each of its own; of one of hundreds of MB about ten.
 MEMORY_AT_FIRST, MEMORY_OF_SMALL, MEMORY_OF_LARGE, MOST_OF_PICTURES = 250 * 10**6, 140, 10, 2 * 10**9
 
 

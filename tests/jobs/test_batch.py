@@ -17,6 +17,7 @@ import pytest
 
 import dfmpc_onnx
 from dfmpc_onnx.errors import OptionError
+from dfmpc_onnx.jobs import given_options
 from dfmpc_onnx.jobs.batch import BatchResult
 from dfmpc_onnx.jobs.ledger import read_rows
 from dfmpc_onnx.report.batch_row import JobRow
@@ -125,6 +126,16 @@ def test_gates_are_exit_code_1_and_need_no_new_run(nets: pathlib.Path) -> None:
     assert {row.status for row in read_rows(nets.parent / "run").values()} == {"below"}
     assert batch(nets, recipe="int8", min_sqnr=25).exit_code == 1
     assert batch(nets).exit_code == 0
+
+
+def test_each_job_may_have_a_report_that_the_page_links(nets: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = (*given_options.option_names(), "report")
+    monkeypatch.setattr(given_options, "option_names", lambda: names)
+    (nets / "zoo.csv").write_text("path,report\na.onnx,yes\nb.onnx,no\n")
+    found = dfmpc_onnx.batch(nets / "zoo.csv", nets.parent / "run")
+    assert [row.report for row in found.rows] == ["reports/a.html", ""]
+    assert list(held(nets.parent / "run" / "reports")) == ["a.html"]
+    assert '<a href="reports/a.html">report</a>' in (nets.parent / "run" / "index.html").read_text()
 
 
 def test_shards_together_are_the_whole(nets: pathlib.Path) -> None:
