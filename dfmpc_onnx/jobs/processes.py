@@ -76,9 +76,12 @@ class Processes:
         with self._lock:
             if self._ended:
                 return _failed("interrupted", "the batch was ended")
-            process = subprocess.Popen(
-                self._program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, env=environment
-            )
+            try:
+                process = subprocess.Popen(
+                    self._program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, env=environment
+                )
+            except OSError as error:  # such as too many processes
+                return _failed("died", f"its process cannot be started ({error.strerror})")
             self._running.add(process)
         try:
             with process, contextlib.suppress(BrokenPipeError):

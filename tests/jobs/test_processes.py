@@ -7,6 +7,7 @@ import pathlib
 import onnx
 import pytest
 
+import dfmpc_onnx
 from dfmpc_onnx.jobs.job import LEAST_MEMORY, Job, JobLimits, Order
 from dfmpc_onnx.jobs.processes import Processes
 from dfmpc_onnx.report.batch_row import JobRow
@@ -69,6 +70,11 @@ def test_what_a_killed_process_has_left_is_removed(word, tmp_path: pathlib.Path)
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_a_process_that_cannot_be_started_is_a_row(tmp_path: pathlib.Path) -> None:
+    row = Processes(["/none/python"]).run(Order(Job("job", "model.onnx"), str(tmp_path / "out.onnx")))
+    assert (row.code, row.reason) == ("died", "its process cannot be started (No such file or directory)")
+
+
 def test_nothing_is_started_once_all_is_ended(tmp_path: pathlib.Path, stub: None) -> None:
     (tmp_path / "model.onnx").write_text("good")
     processes = Processes()
@@ -85,6 +91,8 @@ def test_a_model_is_quantized_and_compared(model_file: pathlib.Path) -> None:
     assert (row.status, row.layers, row.quantized_layers, row.recipe, row.basis) == ("ok", 4, 4, "int8", "generated")
     assert stages(row) == "load:ok check:ok quantize:ok write:ok verify:ok"
     assert row.bytes == pathlib.Path(row.output).stat().st_size
+    alone = dfmpc_onnx.quantize(model_file, None, "int8", preprocess="unit", threads=1)
+    assert onnx.load(row.output) == alone.model
     assert row.float_bytes == model_file.stat().st_size
     assert row.agreement is not None and row.agreement_low is not None
     assert row.agreement_low < row.agreement <= 100
