@@ -1,7 +1,7 @@
 """The process of one job: reads an Order from standard input, quantizes, says on standard output how far it has come.
 
 Each line on standard output is a JSON object: ``{"stage": "load"}`` as a stage begins, and at the end ``{"row": ...}``
-with the columns of `JobRow` that this process knows. What libraries print goes to standard error. The memory limit,
+with the columns of `JobRow` that this process knows; the last such line counts. What libraries print goes to standard error. The memory limit,
 the place in the system's list of whom to kill first, and the end with the parent belong to this process alone.
 """
 
@@ -64,7 +64,9 @@ def main() -> None:
 
     with limit_memory(order.limits.memory):
         keep_freed_memory()
-        say(row=run(order, lambda stage: say(stage=stage)))
+        row = run(order, lambda stage: say(stage=stage))
+        say(row=row)  # whatever comes of reading the model once more
+        say(row=row | {"data": _data_files(order.job)})
 
 
 def run(order: Order, begin: Callable[[str], None]) -> dict[str, Any]:
@@ -85,12 +87,12 @@ def run(order: Order, begin: Callable[[str], None]) -> dict[str, Any]:
             job.model, order.output, **options, progress=step, threads=order.limits.threads, force=True
         )
         row = _figures(made.report) | {"sha256": file_digest(pathlib.Path(order.output)), "status": "ok", "code": "ok"}
-    except (Exception, MemoryError) as error:
+    except Exception as error:
         code = _code(error)
         refused = isinstance(error, errors.UserError) and code not in (NO_MEMORY, DISK_FULL)
         row = {"status": "refused" if refused else "failed", "code": code, "reason": _reason(error)}
     peak = peak_memory()
-    return row | {"peak_mb": None if peak is None else round(peak / 1e6, 1), "data": _data_files(job)}
+    return row | {"peak_mb": None if peak is None else round(peak / 1e6, 1)}
 
 
 def _code(error: BaseException) -> str:
@@ -168,7 +170,7 @@ def _offer_to_the_system() -> None:
 
 def _end_with(parent: int) -> None:
     """Let this process end as soon as the one that started it has, however that was ended."""
-    if not parent:
+    if not parent or os.name == "nt":  # Windows starts the interpreter of a virtual environment by another program
         return
 
     def watch() -> None:
