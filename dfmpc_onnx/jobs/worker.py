@@ -1,8 +1,9 @@
 """The process of one job: reads an Order from standard input, quantizes, says on standard output how far it has come.
 
 Each line on standard output is a JSON object: ``{"stage": "load"}`` as a stage begins, and at the end ``{"row": ...}``
-with the columns of `JobRow` that this process knows; the last such line counts. What libraries print goes to standard error. The memory limit,
-the place in the system's list of whom to kill first, and the end with the parent belong to this process alone.
+with the columns of `JobRow` that this process knows; the last such line counts. What libraries print goes to standard
+error. The memory limit, the place in the system's list of whom to kill first, and the end with the parent belong to
+this process alone.
 """
 
 from __future__ import annotations
