@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from dfmpc_onnx.errors import RunTooLong as RunTooLong
     from dfmpc_onnx.errors import TooLittleMemory as TooLittleMemory
     from dfmpc_onnx.errors import UserError as UserError
+    from dfmpc_onnx.jobs.batch import BatchResult as BatchResult
+    from dfmpc_onnx.jobs.batch import batch as batch
+    from dfmpc_onnx.jobs.batch import compare_batches as compare_batches
     from dfmpc_onnx.pipeline.manager import Pass as Pass
     from dfmpc_onnx.pipeline.manager import PassResult as PassResult
     from dfmpc_onnx.pipeline.recipe import Recipe as Recipe
@@ -68,6 +71,7 @@ _HOMES = {
         "TooLittleMemory",
         "UserError",
     ),
+    "jobs.batch": ("BatchResult", "batch", "compare_batches"),
     "pipeline.manager": ("Pass", "PassResult"),
     "pipeline.recipe": ("Recipe",),
     "report.schema": ("Inspection", "Report", "Verification"),

@@ -36,8 +36,10 @@ def free_memory() -> int:
 
 
 @contextlib.contextmanager
-def limit_memory() -> Iterator[None]:
+def limit_memory(most: int | None = None) -> Iterator[None]:
     """Within the block this process is refused more memory than there is, in place of being killed for it.
+
+    most: bytes that it may take in any case; None for no bound but that.
 
     An allocation beyond the bound raises MemoryError, or ModelError where it was onnxruntime's. Does nothing on
     systems without such bounds. Data of the process alone is counted, not files or addresses without memory.
@@ -52,7 +54,8 @@ def limit_memory() -> Iterator[None]:
     except (ImportError, AttributeError, ValueError, OSError):
         yield
         return
-    wanted = min([free_memory(), *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY)])
+    bounds = [free_memory(), *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY)]
+    wanted = min(bounds if most is None else [most, *bounds])
     resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
     try:
         yield
@@ -96,7 +99,13 @@ def _text(path: str) -> str:
 
 
 def peak_memory() -> int | None:
-    """Bytes of memory that this process has held at most; None where the system does not tell, as on Windows."""
+    """Bytes of memory that this process has held at most; None where the system does not tell, as on Windows.
+
+    On Linux of its own program alone: what getrusage says begins with what the program held that started it.
+    """
+    own = _bytes(STATUS, "VmHWM")
+    if own is not None:
+        return own
     try:
         import resource
     except ImportError:

@@ -11,16 +11,17 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = [*(ROOT / "dfmpc_onnx").rglob("*.py"), *(ROOT / "passes/dfmpc_passes").rglob("*.py")]
 COMMANDS = " ".join(f"dfmpc_onnx/cli/{name}.py" for name in ("commands", "plan_command", "quantize_command"))
+WORKER = "dfmpc_onnx/jobs/worker.py"  # the process of one job, and of nothing else
 OWNERS = {
     "os.umask": None,
     "os.chdir": None,
     "os.putenv": None,
-    "os.environ": "dfmpc_onnx/cli/console.py",  # reads COLUMNS
+    "os.environ": "dfmpc_onnx/cli/console.py dfmpc_onnx/jobs/processes.py",  # reads COLUMNS; reads what a child gets
     "threadpoolctl": "dfmpc_onnx/runtime/threads.py",
     "onnxruntime.set_default_logger_severity": "dfmpc_onnx/runtime/session.py",
     "resource.setrlimit": "dfmpc_onnx/memory.py",
-    "memory.limit_memory": COMMANDS,
-    "memory.keep_freed_memory": "dfmpc_onnx/cli/plan_command.py dfmpc_onnx/cli/quantize_command.py",
+    "memory.limit_memory": f"{COMMANDS} {WORKER}",
+    "memory.keep_freed_memory": f"dfmpc_onnx/cli/plan_command.py dfmpc_onnx/cli/quantize_command.py {WORKER}",
     "signal": "dfmpc_onnx/cli/signals.py",  # while the command line alone runs
     "locale": None,
     "warnings.catch_warnings": None,

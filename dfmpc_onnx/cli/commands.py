@@ -1,6 +1,7 @@
 """The command line: parse, call, print. Exit status 0 done, 1 below a threshold, 2 the user's mistake, 3 a defect.
 
-130 where it was interrupted (SIGINT), 143 where it was asked to end (SIGTERM).
+5 where some jobs of a batch were not written. 130 where it was interrupted (SIGINT), 143 where it was asked to end
+(SIGTERM).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import click
 import cloup
 
 import dfmpc_onnx
+from dfmpc_onnx.cli.batch_command import batch
 from dfmpc_onnx.cli.completion import complete_pass, complete_preprocess, complete_provider, complete_recipe
 from dfmpc_onnx.cli.console import reader_may_leave, say, standard_output
 from dfmpc_onnx.cli.plan_command import plan
@@ -64,6 +66,7 @@ def main() -> None:
 
 main.add_command(quantize, section=MAKE)
 main.add_command(plan, section=MAKE)
+main.add_command(batch, section=MAKE)
 
 
 @main.command(

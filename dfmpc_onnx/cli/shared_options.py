@@ -23,13 +23,19 @@ def examples(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
+def _many(command: str) -> str:
+    """What to do with many models."""
+    if command == "quantize":
+        return "use batch for many, as in: dfmpc-onnx batch *.onnx -o FOLDER"
+    return f'run it once for each, as in: for m in *.onnx; do dfmpc-onnx {command} "$m" ...; done'
+
+
 def _one_model(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> str | None:
     """The one model of a command; raises UsageError where there are several."""
     if len(given) > 1:
         raise click.UsageError(
             f"{len(given)} models given, and {ctx.info_name} takes one: {given[0]}, {given[1]}"
-            f"{', ...' if len(given) > 2 else ''}; run it once for each, as in: "
-            f'for m in *.onnx; do {ctx.command_path} "$m" ...; done',
+            f"{', ...' if len(given) > 2 else ''}; {_many(str(ctx.info_name))}",
             ctx,
         )
     return given[0] if given else None

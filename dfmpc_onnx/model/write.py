@@ -108,11 +108,16 @@ def save(
 
 def save_text(text: str, path: str | os.PathLike[str]) -> None:
     """Write a text under its name at once, by a temporary file and a rename. Raises OptionError."""
+    save_bytes(text.encode("utf-8"), path)
+
+
+def save_bytes(content: bytes, path: str | os.PathLike[str]) -> None:
+    """Write bytes under a name at once, by a temporary file and a rename. Raises OptionError."""
     target = check_target(path, None)
     try:
         with staging_folder(target) as scratch:
-            whole = scratch / "text"
-            whole.write_text(text, encoding="utf-8")
+            whole = scratch / "content"
+            whole.write_bytes(content)
             whole.replace(target)
     except OSError as error:
         raise OptionError(f"{shown(str(target))}: cannot be written ({error.strerror})") from None

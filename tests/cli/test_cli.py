@@ -120,7 +120,8 @@ def test_a_sheet_of_images_is_written_over_pictures_alone(tmp_path: pathlib.Path
 def test_several_models_in_one_call_are_one_clear_line(model_file: pathlib.Path) -> None:
     for command in ("quantize", "inspect", "plan", "expand"):
         words = [] if command == "inspect" else ["-o", "out.onnx"]
-        said = f"3 models given, and {command} takes one: {model_file}, {model_file}, ...; run it once for each"
+        advice = "use batch for many, as in: dfmpc-onnx batch" if command == "quantize" else "run it once for each"
+        said = f"3 models given, and {command} takes one: {model_file}, {model_file}, ...; {advice}"
         assert_refused(dfmpc(command, model_file, model_file, model_file, *words), said)
 
 

@@ -21,8 +21,10 @@ import pytest
 from dfmpc_onnx import memory
 from tests.graphs import ALL, Net
 from tools.fuzz import trial
+from tools.fuzz.__main__ import main
 from tools.fuzz.control_flow import control
 from tools.fuzz.drawing import Drawing
+from tools.fuzz.grammars import GRAPHS, drawer
 from tools.fuzz.layers import conv
 from tools.fuzz.mutations import mutated
 from tools.fuzz.networks import Network, finished, network
@@ -226,3 +228,11 @@ def test_a_case_that_never_ends_is_told_and_the_others_go_on(monkeypatch):
     found = {number: outcome for number, _, outcome in pool.results(1, range(3), 1, looping)}
     assert (found[1].outcome, found[1].place) == ("defect", "hang")
     assert found[2].outcome == AGREEING
+
+
+def test_models_of_cases_are_written_for_a_batch(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["fuzz", "--seed", "7", "--cases", "3", "--models", str(tmp_path / "models")])
+    assert main() == 0
+    files = sorted((tmp_path / "models").iterdir())
+    assert [file.name for file in files] == ["7_0.onnx", "7_1.onnx", "7_2.onnx"]
+    assert files[0].read_bytes() == drawer(GRAPHS)(7, 0).model

@@ -1,3 +1,4 @@
+import pathlib
 import re
 import subprocess
 import sys
@@ -12,7 +13,8 @@ from tests.tools import nets
 
 
 def zoo(*arguments):
-    command = [sys.executable, "-W", "error", "-m", "tools.zoo", "--no-backend", *map(str, arguments)]
+    run = pathlib.Path(arguments[0]) / ".run"  # hidden, so that its models are not those of the folder
+    command = [sys.executable, "-W", "error", "-m", "tools.zoo", "--no-backend", "--run", run, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
 
 
@@ -29,6 +31,8 @@ def test_a_model_is_quantized_or_refused_in_one_line(tmp_path):
     )
     assert good.startswith("| good | 4 | 4 |  | ")
     assert total == "3 models: 1 quantized, 0 with no layer quantized, 2 refused, 0 raised"
+    assert "[[model]]\npath = " in (tmp_path / ".run" / "zoo.toml").read_text()
+    assert (tmp_path / ".run" / "models" / "good.onnx").is_file()
 
 
 def test_layers_are_refused_with_how_many_and_without_names(tmp_path):

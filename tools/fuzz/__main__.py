@@ -3,6 +3,7 @@
 python -m tools.fuzz --cases 10000 --seed 1 [--grammar architectures] [--workers 2] [--keep FOLDER]
 python -m tools.fuzz --seed 1 --case 4711        one case, in this process, with its traceback
 python -m tools.fuzz --seed 1 --case 4711 --add NAME --why "what is wrong"    into the corpus of what once failed
+python -m tools.fuzz --cases 300 --models FOLDER their models as files, as for `dfmpc-onnx batch`; nothing is run
 python -m tools.fuzz --corpus                    that corpus alone; every other run begins with it
 
 Two grammars: `graphs` draws operators at random and damages models, `architectures` draws whole networks with weights
@@ -91,6 +92,7 @@ def main() -> int:
     parser.add_argument("--add", metavar="NAME", help="with --case: put it into the corpus of what once failed")
     parser.add_argument("--why", default="", help="with --add: what was wrong, in a sentence")
     parser.add_argument("--corpus", action="store_true", help="run what once failed, and nothing else")
+    parser.add_argument("--models", type=pathlib.Path, help="write the models of the cases there, and run none of them")
     parser.add_argument("--errors", action="store_true", help="count the sentences of clear errors, too")
     options = parser.parse_args()
     if options.case is not None:
@@ -99,11 +101,16 @@ def main() -> int:
         if options.add is not None:
             print(corpus.keep(case, options.add, options.why))
         return one(case)
+    numbers = range(options.first, options.first + options.cases)
+    if options.models is not None:
+        draw = drawer(options.grammar)
+        for number in numbers:
+            _keep(options.models, f"{options.seed}_{number}", draw(options.seed, number).model)
+        return 0
     kept = range(len(corpus.names()))
     once = many(0, kept, options.workers, options.keep, options.errors, CORPUS)
     if options.corpus:
         return once
-    numbers = range(options.first, options.first + options.cases)
     return many(options.seed, numbers, options.workers, options.keep, options.errors, options.grammar) or once
 
 

@@ -1,14 +1,18 @@
 #!/usr/bin/env python3
-"""Every model at hand through `quantize` with the default recipe: each is quantized, or refused in one line.
+"""Every model at hand as a batch: each is quantized with the default recipe, or refused in one line.
 
-    python -m tools.zoo [FOLDER...] [--images FOLDER] [--pictures FOLDER] [--all] [--no-backend] [--only GLOB]
+    python -m tools.zoo [FOLDER...] --run RUN [--images FOLDER] [--pictures FOLDER] [--all] [--no-backend] [--only GLOB]
 
 Takes the models that onnx ships as backend test data, and every .onnx file in the folders given, such as the one that
-tools/data/fetch_models.py has filled. --images adds SQNR on photographs and, for detectors, how many boxes of the float
-network the quantized one finds at an IoU of 0.5. --pictures adds the same on pictures of what a model is for, where
-that is known: text or faces, as tools/data/fetch_pictures.py has put them there, and for text readers lines that the
-float text detector among the models finds in the text. Test data is summed up by outcome, unless --all asks for a row
-each. Exits 1 where a model made the project raise anything but its own error.
+tools/data/fetch_models.py has filled. They go into a manifest, RUN/zoo.toml, with what models do not say of themselves;
+`dfmpc-onnx batch RUN/zoo.toml -o RUN` is what runs it, so it goes on where it was stopped, and two runs are compared
+with `dfmpc-onnx batch --compare`. The table on standard output is made of its rows.
+
+--images adds SQNR on photographs and, for detectors, how many boxes of the float network the quantized one finds at an
+IoU of 0.5. --pictures adds the same on pictures of what a model is for, where that is known: text or faces, as
+tools/data/fetch_pictures.py has put them there, and for text readers lines that the float text detector among the
+models finds in the text. Test data is summed up by outcome, unless --all asks for a row each. Exits 1 where a job ended
+in anything but a file or an error of the project's own.
 """
 
 from __future__ import annotations
@@ -19,12 +23,12 @@ import dataclasses
 import fnmatch
 import hashlib
 import itertools
+import json
+import math
 import pathlib
 import re
 import sys
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -32,14 +36,14 @@ import onnx
 
 import dfmpc_onnx
 from dfmpc_onnx.errors import OptionError, UserError
-from dfmpc_onnx.evaluation.fidelity import Fidelity, outputs
+from dfmpc_onnx.evaluation.fidelity import outputs
 from dfmpc_onnx.evaluation.output_differences import sqnr
 from dfmpc_onnx.inputs.files import Images, read_images
 from dfmpc_onnx.inputs.preprocess import Preprocess
 from dfmpc_onnx.inputs.samples import check_images
 from dfmpc_onnx.inputs.spec import resolve
 from dfmpc_onnx.pipeline.settings import parse_input_shapes
-from dfmpc_onnx.report.schema import Report
+from dfmpc_onnx.report.batch_row import JobRow
 from dfmpc_onnx.runtime.session import Session
 from tools.zoo.ctc import alike
 from tools.zoo.detection import CONFIDENCE, detections, matched
@@ -47,11 +51,12 @@ from tools.zoo.own_pictures import LINES, OwnPictures
 
 GROUPS = ("light", "simple", "pytorch-operator", "pytorch-converted")
 HEADER = (
-    "model", "layers", "quantized", "refused", "agreement %", "SQNR dB", "SQNR dB, photographs",
+    "model", "layers", "quantized", "refused", "agreement % (95 % interval)", "SQNR dB", "SQNR dB, photographs",
     "SQNR dB, its own pictures", "boxes matched", "MB", "s",
 )  # fmt: skip
 PHOTOGRAPHS = 50  # of a folder, at most
 QUANTIZED = "quantized"
+MANIFEST = "zoo.toml"  # in the folder of the run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,31 +106,35 @@ class OnPictures:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of one model. refused: layers by reason; said: the error, where there was one."""
+    """What became of one model: the row of its job, and what was found on pictures."""
 
     group: str
     model: str
-    seconds: float
-    report: Report | None = None
-    said: str = ""
-    raised: bool = False
+    row: JobRow
     real: OnPictures = dataclasses.field(default_factory=OnPictures)
 
     @property
+    def raised(self) -> bool:
+        """Whether the job ended in anything but a file or an error of the project's own."""
+        return self.row.status == "failed"
+
+    @property
     def layers(self) -> int:
-        return len(self.report.layers) if self.report else 0
+        return self.row.layers or 0
 
     @property
     def quantized(self) -> int:
-        return sum(layer.refused is None for layer in self.report.layers) if self.report else 0
+        return self.row.quantized_layers or 0
+
+    @property
+    def said(self) -> str:
+        """Why there is no file, without names."""
+        return without_names(self.row.reason.rpartition(".onnx: ")[2])
 
     @property
     def refused(self) -> str:
         """Why layers were refused, or the model: without names, with how many there are of each."""
-        if self.report is None:
-            return self.said
-        counts = collections.Counter(without_names(x.refused) for x in self.report.layers if x.refused)
-        return "; ".join(f"{count} x {reason}" for reason, count in counts.most_common())
+        return self.row.refusals if self.row.written else self.said
 
 
 def without_names(reason: str) -> str:
@@ -145,7 +154,9 @@ def folder_models(folders: Sequence[pathlib.Path]) -> Iterator[tuple[str, pathli
     """Every .onnx file in the folders, each content once."""
     seen = set()
     for folder in folders:
-        for file in sorted(folder.rglob("*.onnx")):
+        for file in sorted(
+            f for f in folder.rglob("*.onnx") if not any(p.startswith(".") for p in f.relative_to(folder).parts)
+        ):
             digest = hashlib.sha256(file.read_bytes()).digest()
             if digest not in seen:
                 seen.add(digest)
@@ -156,30 +167,47 @@ def known_of(file: pathlib.Path) -> Known:
     return next((known for pattern, known in KNOWN.items() if fnmatch.fnmatch(file.name, pattern)), Known())
 
 
-def tried(group: str, file: pathlib.Path, given: Pictures) -> Outcome:
-    """One model through `quantize`, and what became of it."""
-    name = file.parent.name if file.stem == "model" else file.stem
-    known = known_of(file)
-    began = time.perf_counter()
-    try:
-        with tempfile.TemporaryDirectory() as scratch:
-            written = pathlib.Path(scratch) / "out.onnx"
-            shapes = [f"{input_name(file)}:{known.shape}"] if known.shape else []
-            made = dfmpc_onnx.quantize(file, written, preprocess=known.preprocess, input_shapes=shapes)
-            seconds = time.perf_counter() - began
-            real = OnPictures()
-            if group == "":
-                try:
-                    real = compared(file, written, known, shapes, given)
-                except UserError as error:  # of the pictures, not of the model
-                    print(f"{file.name}: not compared on pictures: {error}", file=sys.stderr)
-            return Outcome(group, name, seconds, made.report, real=real)
-    except UserError as error:
-        said = without_names(str(error).rpartition(".onnx: ")[2])
-        return Outcome(group, name, time.perf_counter() - began, said=said)
-    except Exception as error:  # what this tool is there to find
-        said = f"{type(error).__name__}: {error}"
-        return Outcome(group, name, time.perf_counter() - began, said=said, raised=True)
+@dataclasses.dataclass(frozen=True)
+class Entered:
+    """A model as it stands in the manifest. name: of its job; title: in the table."""
+
+    group: str
+    file: pathlib.Path
+    name: str
+    title: str
+    known: Known
+    shapes: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """Its table of the manifest."""
+        values = {"path": str(self.file.resolve()), "name": self.name, "preprocess": self.known.preprocess}
+        lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+        lines += [f"input-shape = {json.dumps(list(self.shapes))}"] if self.shapes else []
+        return "\n".join(["[[model]]", *lines, ""])
+
+
+def entered(found: Iterable[tuple[str, pathlib.Path]]) -> Iterator[Entered]:
+    """The models with what they do not say of themselves, each under a name of its own."""
+    taken: collections.Counter[str] = collections.Counter()
+    for group, file in found:
+        title = file.parent.name if file.stem == "model" else file.stem
+        name = f"{group}.{title}".lstrip(".")
+        taken[name] += 1
+        known = known_of(file)
+        shapes = (f"{input_name(file)}:{known.shape}",) if known.shape else ()
+        yield Entered(group, file, name if taken[name] == 1 else f"{name}-{taken[name]}", title, known, shapes)
+
+
+def outcome(model: Entered, row: JobRow, run: pathlib.Path, given: Pictures) -> Outcome:
+    """What became of a model, on pictures too where there is a file."""
+    real = OnPictures()
+    if row.written and model.group == "":
+        try:
+            real = compared(model.file, run / row.output, model.known, model.shapes, given)
+        except UserError as error:  # of the pictures, not of the model
+            print(f"{model.file.name}: not compared on pictures: {error}", file=sys.stderr)
+    return Outcome(model.group, model.title, row, real)
 
 
 def input_name(file: pathlib.Path) -> str:
@@ -237,25 +265,31 @@ def megabytes(count: float) -> str:
 
 def row(outcome: Outcome) -> tuple[str, ...]:
     """A line of the table for one model."""
-    model = f"{outcome.group}/{outcome.model}".lstrip("/")
-    seconds = f"{outcome.seconds:.1f}"
-    if outcome.report is None:
-        verdict = f"RAISED {outcome.said}" if outcome.raised else f"the model: {outcome.said}"
+    model, found = f"{outcome.group}/{outcome.model}".lstrip("/"), outcome.row
+    seconds = f"{found.seconds:.1f}"
+    if not found.written:
+        verdict = f"RAISED {found.code}: {outcome.said}" if outcome.raised else f"the model: {outcome.said}"
         return (model, "", "", verdict, "", "", "", "", "", "", seconds)
-    report, fidelity = outcome.report, outcome.report.fidelity
     return (
         model,
         str(outcome.layers),
         str(outcome.quantized),
         outcome.refused,
-        f"{fidelity.agreement:.1f}" if fidelity and fidelity.agreement is not None else "",
-        f"{fidelity.sqnr_db:.1f}" if fidelity else next(iter(report.warnings), ""),
+        agreement(found),
+        "not known" if found.sqnr_db is None else f"{found.sqnr_db:.1f}",
         decibels(outcome.real.photographs),
         decibels(outcome.real.own),
         "; ".join(outcome.real.alike),
-        f"{megabytes(report.float_bytes)} -> {megabytes(report.bytes)}",
+        f"{megabytes(found.float_bytes or 0)} -> {megabytes(found.bytes or 0)}",
         seconds,
     )
+
+
+def agreement(found: JobRow) -> str:
+    """Per cent, with its 95 % interval."""
+    if found.agreement is None or found.agreement_low is None or found.agreement_high is None:
+        return ""
+    return f"{found.agreement:.1f} ({found.agreement_low:.1f} to {found.agreement_high:.1f})"
 
 
 def summed(outcomes: Sequence[Outcome]) -> Iterator[tuple[str, ...]]:
@@ -265,7 +299,7 @@ def summed(outcomes: Sequence[Outcome]) -> Iterator[tuple[str, ...]]:
         if outcome.raised:
             yield row(outcome)
             continue
-        kind = QUANTIZED if outcome.report and outcome.quantized else without_counts(outcome.refused)
+        kind = QUANTIZED if outcome.quantized else without_counts(outcome.refused)
         alike.setdefault((outcome.group, kind), []).append(outcome)
     for (group, _), same in alike.items():
         yield row(same[0]) if len(same) == 1 else together(group, same)
@@ -276,26 +310,28 @@ def without_counts(refused: str) -> str:
 
 
 def together(group: str, same: Sequence[Outcome]) -> tuple[str, ...]:
-    reports = [o.report for o in same if o.report]
-    scores: list[Fidelity] = [r.fidelity for r in reports if r.fidelity]
-    seconds = f"{sum(o.seconds for o in same):.1f}"
+    rows = [o.row for o in same]
+    written = [r for r in rows if r.written]
+    seconds = f"{sum(r.seconds for r in rows):.1f}"
     model = f"{group}: {len(same)} models"
-    if not reports:
+    if not written:
         return (model, "", "", f"each model: {same[0].said}", "", "", "", "", "", "", seconds)
     reasons: collections.Counter[str] = collections.Counter()
-    for report in reports:
-        reasons.update(without_names(x.refused) for x in report.layers if x.refused)
+    for entry in filter(None, "; ".join(r.refusals for r in written).split("; ")):
+        count, _, reason = entry.partition(" x ")
+        reasons[reason] += int(count)
+    sizes = [sum(r.float_bytes or 0 for r in written), sum(r.bytes or 0 for r in written)]
     return (
         model,
         str(sum(o.layers for o in same)),
         str(sum(o.quantized for o in same)),
         "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common()),
-        spread([s.agreement for s in scores]),
-        spread([s.sqnr_db for s in scores]),
+        spread([r.agreement for r in written if r.agreement is not None]),
+        spread([r.sqnr_db for r in written if r.sqnr_db is not None]),
         "",
         "",
         "",
-        f"{megabytes(sum(r.float_bytes for r in reports))} -> {megabytes(sum(r.bytes for r in reports))}",
+        " -> ".join(map(megabytes, sizes)),
         seconds,
     )
 
@@ -330,39 +366,64 @@ def show(cells: Sequence[str]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", type=pathlib.Path, help="folders with .onnx files")
+    parser.add_argument("--run", type=pathlib.Path, required=True, help="the folder of the batch; goes on where one is")
+    parser.add_argument("--workers", type=int, help="jobs at once")
     parser.add_argument("--images", type=pathlib.Path, help="a folder of photographs to compare on, too")
     parser.add_argument("--pictures", type=pathlib.Path, help="a folder that tools/data/fetch_pictures.py has filled")
     parser.add_argument("--all", action="store_true", help="a row for every model of the test data")
     parser.add_argument("--no-backend", action="store_true", help="leave onnx's test data out")
     parser.add_argument("--only", default="*", help="models whose name fits, such as '*yolo*'")
+    parser.add_argument("--largest", type=float, default=math.inf, metavar="MB", help="leave larger models out")
     args = parser.parse_args()
     found = [*([] if args.no_backend else backend_models()), *folder_models(args.folders)]
     chosen = [(g, f) for g, f in found if fnmatch.fnmatch(f.parent.name if f.stem == "model" else f.name, args.only)]
+    chosen = [(g, f) for g, f in chosen if f.stat().st_size <= args.largest * 1e6]
     try:
         given = Pictures(args.images, own_pictures(args.pictures, [f for _, f in found], [f for _, f in chosen]))
+        models = list(entered(chosen))
+        rows = batch_rows(models, args.run, args.workers)
     except UserError as error:
         parser.error(str(error))
-    outcomes: list[Outcome] = []
-    print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
-    for group, same in itertools.groupby(chosen, key=lambda found: found[0]):
-        alike = []
-        for _, file in same:
-            print(f"{len(outcomes) + 1} of {len(chosen)}: {file.name}", end="\r", file=sys.stderr, flush=True)
-            alike.append(tried(group, file, given))
-            outcomes.append(alike[-1])
-            if args.all or not group:
-                show(row(alike[-1]))
-        if group and not args.all:
-            for line in summed(alike):
-                show(line)
+    outcomes = printed(models, rows, args.run, given, each=args.all)
     raised = sum(o.raised for o in outcomes)
-    refused = sum(o.report is None and not o.raised for o in outcomes)
+    written = [o for o in outcomes if o.row.written]
     print(
-        f"\n{len(outcomes)} models: {sum(o.quantized > 0 for o in outcomes)} quantized, "
-        f"{sum(o.report is not None and not o.quantized for o in outcomes)} with no layer quantized, "
-        f"{refused} refused, {raised} raised"
+        f"\n{len(outcomes)} models: {sum(o.quantized > 0 for o in written)} quantized, "
+        f"{sum(not o.quantized for o in written)} with no layer quantized, "
+        f"{len(outcomes) - len(written) - raised} refused, {raised} raised"
     )
     return 1 if raised else 0
+
+
+def batch_rows(models: Sequence[Entered], run: pathlib.Path, workers: int | None) -> dict[str, JobRow]:
+    """Write the manifest and run it; the row of each model by the name of its job."""
+    run.mkdir(parents=True, exist_ok=True)
+    manifest = run / MANIFEST
+    manifest.write_text("\n".join(model.text for model in models), encoding="utf-8")
+
+    def say(done: int, total: int, name: str) -> None:
+        print(f"{done} of {total}: {name}", end="\r", file=sys.stderr, flush=True)
+
+    found = dfmpc_onnx.batch(manifest, run, workers=workers, progress=say)
+    return {row.name: row for row in found.rows}
+
+
+def printed(
+    models: Sequence[Entered], rows: Mapping[str, JobRow], run: pathlib.Path, given: Pictures, *, each: bool
+) -> list[Outcome]:
+    """Print the table; what became of each model."""
+    outcomes: list[Outcome] = []
+    print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
+    for group, same in itertools.groupby(models, key=lambda model: model.group):
+        alike = []
+        for model in same:
+            alike.append(outcome(model, rows[model.name], run, given))
+            if each or not group:
+                show(row(alike[-1]))
+        for line in summed(alike) if group and not each else ():
+            show(line)
+        outcomes += alike
+    return outcomes
 
 
 if __name__ == "__main__":

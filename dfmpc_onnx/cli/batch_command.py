@@ -1,0 +1,222 @@
+"""The command `batch`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+import cloup
+
+import dfmpc_onnx
+from dfmpc_onnx.cli.console import reader_may_leave, say, standard_output
+from dfmpc_onnx.cli.shared_options import (
+    ACTIVATIONS,
+    IMAGE_SEED,
+    IMAGE_SOURCE,
+    INPUT_SHAPES,
+    JSON,
+    LAYERS,
+    LOOK,
+    MAX_FLOAT,
+    MAX_SIZE,
+    MEAN_BITS,
+    PREPROCESS,
+    QUIET,
+    RANGES,
+    RECIPE,
+    REDUCE_RANGE,
+    TARGET,
+    VERBOSE,
+    WEIGHTS,
+    examples,
+)
+from dfmpc_onnx.cli.thresholds import DECIBELS, PERCENT
+from dfmpc_onnx.errors import OptionError, printable
+
+if TYPE_CHECKING:
+    from dfmpc_onnx.jobs.batch import BatchResult
+
+NO_LIMIT = "none"
+
+
+@cloup.command(
+    short_help="Quantize many models; each ends as a row of a table.",
+    formatter_settings=LOOK,
+    epilog=examples(
+        "dfmpc-onnx batch nets/ -o run/ --recipe int8",
+        "dfmpc-onnx batch zoo.toml -o run/ --sweep recipe=int8,mixed",
+        "dfmpc-onnx batch 'nets/*.onnx' -o run/ --time-limit 10m --memory-limit 4GB",
+        "dfmpc-onnx batch zoo.csv -o run/ --dask tcp://10.0.0.1:8786",
+        "dfmpc-onnx batch --compare last-release/ run/ --html changes.html",
+    ),
+)
+@cloup.argument("sources", metavar="SOURCES", nargs=-1, type=click.Path())
+@cloup.option_group(
+    "Output",
+    cloup.option(
+        "-o",
+        "--output",
+        type=click.Path(),
+        metavar="FOLDER",
+        help="for results.jsonl, results.csv, index.html and models/; of an earlier run: what is done stays done",
+    ),
+    cloup.option("--report", is_flag=True, default=None, help="an HTML report of each job, too, in reports/"),
+    JSON,
+    VERBOSE,
+    QUIET,
+)
+@cloup.option_group(
+    "Jobs",
+    cloup.option(
+        "--sweep",
+        multiple=True,
+        metavar="OPTION=A,B",
+        help="each model with each of these values of an option of quantize; may be repeated: every combination",
+    ),
+    cloup.option(
+        "--workers",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="jobs at once, as far as memory allows  [default: one for each processor]",
+    ),
+    cloup.option(
+        "--threads",
+        default=1,
+        show_default=True,
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="of each job, 0 for all processors",
+    ),
+    cloup.option(
+        "--time-limit",
+        default="1h",
+        show_default=True,
+        metavar="30m|none",
+        help="of each job; what takes longer is ended",
+    ),
+    cloup.option("--memory-limit", metavar="4GB", help="of each job  [default: what the machine has free]"),
+    cloup.option("--shard", metavar="I/N", help="part I of N of the jobs, as for N machines that share the folder"),
+    cloup.option("--retry", is_flag=True, help="do jobs again that an earlier run could not do"),
+    cloup.option(
+        "--max-failures",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="stop once so many jobs were refused or failed",
+    ),
+)
+@cloup.option_group(
+    "Cluster",
+    cloup.option("--dask", metavar="ADDRESS", help="of a scheduler whose workers do the jobs (extra dask)"),
+    cloup.option(
+        "--dask-files",
+        type=click.Choice(["shared", "bytes"]),
+        default="shared",
+        show_default=True,
+        help="whether workers find files under the same paths, or are sent them",
+    ),
+)
+@cloup.option_group("Bits of all models", RECIPE, WEIGHTS, ACTIVATIONS, LAYERS, REDUCE_RANGE)
+@cloup.option_group(
+    "Limits of all models",
+    MAX_SIZE,
+    MEAN_BITS,
+    cloup.option("--min-sqnr", type=DECIBELS, metavar="DB", help="as of quantize; exit 1 where a model is below"),
+    cloup.option(
+        "--min-agreement",
+        type=PERCENT,
+        metavar="PERCENT",
+        help="exit 1 where less agrees; without --images: where the 95 % interval begins below",
+    ),
+    MAX_FLOAT,
+    cloup.option("--max-latency", metavar="MS|PERCENT%", help="as of quantize"),
+)
+@cloup.option_group("Input of all models", PREPROCESS, INPUT_SHAPES, RANGES, IMAGE_SOURCE, TARGET, IMAGE_SEED)
+@cloup.option_group(
+    "Compare",
+    cloup.option(
+        "--compare",
+        nargs=2,
+        type=click.Path(),
+        metavar="OLD NEW",
+        help="what changed between the runs in two folders; nothing is quantized",
+    ),
+    cloup.option("--html", type=click.Path(), metavar="FILE", help="with --compare: write it as a page, too"),
+)
+def batch(
+    sources: tuple[str, ...],
+    output: str | None,
+    json_wanted: bool,
+    verbose: bool,
+    quiet: bool,
+    compare: tuple[str, str] | None,
+    html: str | None,
+    time_limit: str,
+    shapes: tuple[str, ...],
+    ranges: tuple[str, ...],
+    **options: Any,
+) -> None:
+    """Quantize many models, each in a process of its own, and end each as a row, whatever becomes of it.
+
+    SOURCES are models, folders, patterns and manifests: .csv or .toml files with options for each model. Run the same
+    command again to go on where it was stopped. Exit status: 0 all are written; 1 some are below a gate; 2 a mistake of
+    yours; 5 some are not written.
+    """
+    ctx = click.get_current_context()
+    if compare is not None or html is not None:
+        _compare(compare, html, bool(sources) or output is not None, json_wanted)
+        return
+    if output is None:
+        raise click.UsageError("missing option '-o' / '--output'", ctx)
+    from dfmpc_onnx.cli.progress import progress
+
+    given = {name: value for name, value in options.items() if _is_given(ctx, name)}
+    if shapes or ranges:
+        given |= {"input_shapes": shapes, "input_ranges": ranges}
+    with progress(verbose - quiet, alone=json_wanted) as report:
+        found = dfmpc_onnx.batch(
+            sources,
+            output,
+            time_limit=None if time_limit.lower() == NO_LIMIT else time_limit,
+            progress=report,
+            **given,
+        )
+    for note in found.notes:
+        say(f"warning: {printable(note)}")
+    _show(found, output, json_wanted=json_wanted, verbose=verbose, quiet=quiet)
+    ctx.exit(found.exit_code)
+
+
+def _is_given(ctx: click.Context, name: str) -> bool:
+    """Whether the user has given an option; what a manifest says comes before what is usual."""
+    return ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+
+
+def _show(found: BatchResult, folder: str, *, json_wanted: bool, verbose: bool, quiet: bool) -> None:
+    from dfmpc_onnx.report.batch_text import batch_table
+    from dfmpc_onnx.report.json_text import as_json
+
+    with reader_may_leave():
+        if json_wanted:
+            click.echo(as_json(found, counts=found.counts, exit_code=found.exit_code))
+        elif not quiet:
+            batch_table(found.rows, folder, standard_output(), verbose=verbose)
+
+
+def _compare(compare: tuple[str, str] | None, html: str | None, others: bool, json_wanted: bool) -> None:
+    """What changed between two runs."""
+    from dfmpc_onnx.report.batch_page import changes_page
+    from dfmpc_onnx.report.batch_text import changes_table
+    from dfmpc_onnx.report.json_text import as_json
+
+    if compare is None:
+        raise OptionError("html: is the page of a comparison; give --compare OLD NEW, or leave it out")
+    if others:
+        raise OptionError("compare: nothing is quantized; leave SOURCES and -o out")
+    found = dfmpc_onnx.compare_batches(*compare)
+    if html is not None:
+        changes_page(found, html)
+    with reader_may_leave():
+        if json_wanted:
+            click.echo(as_json(found, worse=found.worse))
+        else:
+            changes_table(found, standard_output())

@@ -1,0 +1,55 @@
+"""The engine of one machine: so many jobs at once as there are workers and memory, the largest first."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Callable, Generator, Sequence
+from typing import Protocol
+
+from dfmpc_onnx.jobs.job import Order
+from dfmpc_onnx.jobs.processes import Processes
+from dfmpc_onnx.report.batch_row import JobRow
+
+
+class JobEngine(Protocol):
+    """Runs jobs somewhere; rows come in the order in which jobs end. Who closes the iterator ends what still runs."""
+
+    def run(self, orders: Sequence[Order]) -> Generator[JobRow, None, None]: ...
+
+
+def need_of(order: Order) -> int:
+    """Bytes of memory to keep free for a job."""
+    return order.limits.need(order.job)
+
+
+class LocalEngine:
+    """workers: jobs at once, at most. memory: bytes for all of them together; a job that needs more runs alone."""
+
+    def __init__(self, workers: int, memory: int, processes: Callable[[], Processes] = Processes) -> None:
+        self._workers, self._memory, self._processes = workers, memory, processes
+
+    def run(self, orders: Sequence[Order]) -> Generator[JobRow, None, None]:
+        processes = self._processes()
+        waiting = sorted(orders, key=need_of, reverse=True)
+        running: dict[concurrent.futures.Future[JobRow], Order] = {}
+        with concurrent.futures.ThreadPoolExecutor(self._workers) as pool:
+            try:
+                while waiting or running:
+                    while (order := self._next(waiting, list(running.values()))) is not None:
+                        waiting.remove(order)
+                        running[pool.submit(processes.run, order)] = order
+                    ended, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
+                    for future in ended:
+                        del running[future]
+                        yield future.result()
+            finally:
+                processes.end()
+
+    def _next(self, waiting: Sequence[Order], running: Sequence[Order]) -> Order | None:
+        """The largest job that fits beside those that run; the first where none runs, however large it is."""
+        if len(running) >= self._workers:
+            return None
+        if not running:
+            return waiting[0] if waiting else None
+        free = self._memory - sum(map(need_of, running))
+        return next((order for order in waiting if need_of(order) <= free), None)

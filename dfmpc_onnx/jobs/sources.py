@@ -1,0 +1,216 @@
+"""From what a user names, files, patterns, folders and manifests, to jobs, each with a name of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import hashlib
+import itertools
+import pathlib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from dfmpc_onnx.api.option_check import check_options
+from dfmpc_onnx.errors import OptionError, UserError, shown
+from dfmpc_onnx.jobs.given_options import REPORT, SEPARATOR, SHORT_NAMES, option_name, option_value
+from dfmpc_onnx.jobs.job import Job
+from dfmpc_onnx.jobs.manifest import Entry, read_manifest
+from dfmpc_onnx.model.plain_files import is_folder, is_utf8
+
+MANIFESTS = (".csv", ".toml")
+LONGEST_JOB_NAME = 100  # characters: file systems take 255 bytes, and a model's data file adds to them
+MOST_SWEPT = 10_000  # settings of one sweep
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """Part `index` of `count`, counted from 1."""
+
+    index: int = 1
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str | None) -> Shard:
+        """``I/N``; the whole for None. Raises OptionError."""
+        if text is None:
+            return cls()
+        found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text.strip())
+        if found is None or not 1 <= int(found[1]) <= int(found[2]):
+            raise OptionError(f"shard '{text}': not understood; give I/N, such as 1/4 for the first of four")
+        return cls(int(found[1]), int(found[2]))
+
+    @property
+    def suffix(self) -> str:
+        return "" if self.count == 1 else f".{self.index}-of-{self.count}"
+
+    def of(self, jobs: Sequence[Job]) -> list[Job]:
+        """Its part of jobs, which stand in the same order on every machine."""
+        return list(jobs[self.index - 1 :: self.count])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """A model file with its options. named: whether the name is the user's own. where: what named it, for messages;
+    places: where each of its options stands."""
+
+    path: pathlib.Path
+    name: str
+    options: Mapping[str, Any]
+    where: str = ""
+    named: bool = False
+    places: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def place_of(self, message: str) -> str:
+        """Where the option stands that a message begins with; the model's own place where it is none of these."""
+        word = re.match(r"[\w-]*", message)
+        name = (word[0] if word else "").replace("-", "_")
+        place = self.places.get(SHORT_NAMES.get(name, name), self.where)
+        return f"{place}: " if place else ""
+
+
+def find_jobs(
+    sources: Sequence[str], options: Mapping[str, Any], sweep: Sequence[str], output: pathlib.Path
+) -> list[Job]:
+    """The jobs of a batch, by name. options: of all, where neither a manifest nor the sweep says otherwise; output:
+    the batch's own folder, in which no model is looked for. Raises OptionError and RecipeError."""
+    if not sources:
+        raise OptionError("no model given; name files, folders, patterns such as 'nets/*.onnx', or a manifest")
+    found = [model for source in sources for model in _of_source(source, output)]
+    settings = list(_swept(sweep))
+    rows = [(_under(model, options, setting), setting) for model in found for setting in settings]
+    _check(rows)
+    return sorted(_named(rows), key=lambda job: job.name)
+
+
+def _under(model: _Found, options: Mapping[str, Any], setting: Mapping[str, Any]) -> _Found:
+    """A model with the options of all, its own, and those of the sweep, which come last."""
+    places = {name: place for name, place in model.places.items() if name not in setting}
+    return dataclasses.replace(model, options={**options, **model.options, **setting}, places=places)
+
+
+def _of_source(source: str, output: pathlib.Path) -> Iterator[_Found]:
+    path = pathlib.Path(source)
+    if path.suffix.lower() in MANIFESTS and not is_folder(path):
+        for entry in read_manifest(path):
+            yield from _of_entry(entry, path.parent, output)
+        return
+    yield from (_Found(file, name, {}) for file, name in _files(path, output, shown(source)))
+
+
+def _of_entry(entry: Entry, folder: pathlib.Path, output: pathlib.Path) -> Iterator[_Found]:
+    files = list(_files(folder / entry.path, output, f"{entry.where}: {shown(entry.path)}"))
+    if entry.name and len(files) > 1:
+        raise OptionError(f"{entry.where}: {len(files)} models have one name, '{shown(entry.name)}'; leave it out")
+    for file, name in files:
+        yield _Found(file, entry.name or name, entry.options, entry.where, bool(entry.name), entry.places)
+
+
+def _files(path: pathlib.Path, output: pathlib.Path, where: str) -> Iterator[tuple[pathlib.Path, str]]:
+    """The model files that a path, a folder or a pattern stands for, each with a name."""
+    try:
+        if is_folder(path):
+            inside = [p for p in sorted(path.rglob("*.onnx")) if _may_be_a_model(p, path, output)]
+            if not inside:
+                raise OptionError(f"{where}: holds no .onnx file; name another folder")
+            yield from ((file, str(file.relative_to(path).with_suffix(""))) for file in inside)
+        elif glob.has_magic(str(path)) and not path.exists():
+            pattern = path.relative_to(path.anchor) if path.anchor else path
+            matching = sorted(pathlib.Path(path.anchor).glob(str(pattern)))
+            matching = [p for p in matching if not is_folder(p) and _may_be_a_model(p, p.parent, output)]
+            if not matching:
+                raise OptionError(f"{where}: no file matches; name another pattern")
+            yield from ((file, file.stem) for file in matching)
+        elif not path.exists():
+            raise OptionError(f"{where}: no such file; name a model, a folder, a pattern or a manifest")
+        else:
+            yield path, path.stem
+    except (OSError, ValueError) as error:  # a name that is too long, or holds NUL
+        raise OptionError(f"{where}: cannot be read ({getattr(error, 'strerror', error)})") from None
+
+
+def _may_be_a_model(path: pathlib.Path, folder: pathlib.Path, output: pathlib.Path) -> bool:
+    """Whether a file found in a folder is neither hidden nor a result of this very batch."""
+    if any(part.startswith(".") for part in path.relative_to(folder).parts):
+        return False
+    return not path.resolve().is_relative_to(output.resolve())
+
+
+def _swept(sweep: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """All settings of a sweep, ``recipe=int8,mixed`` each; one without options where there is no sweep."""
+    axes: dict[str, list[Any]] = {}
+    for text in sweep:
+        word, sign, values = text.partition("=")
+        if not sign or not values.strip():
+            raise OptionError(f"sweep '{text}': not understood; give OPTION=VALUE,VALUE such as recipe=int8,mixed")
+        try:
+            name = option_name(word)
+            if name in axes:
+                raise OptionError(f"{word} is swept already; put all its values in one")
+            parts = [part for part in values.split(SEPARATOR if SEPARATOR in values else ",") if part.strip()]
+            axes[name] = [option_value(name, part) for part in parts]
+        except OptionError as error:
+            raise OptionError(f"sweep '{text}': {error}") from None
+    size = 1
+    for of_axis in axes.values():
+        size *= len(of_axis)
+    if size > MOST_SWEPT:
+        raise OptionError(f"sweep: {size} settings are more than {MOST_SWEPT}; leave some values out")
+    for chosen in itertools.product(*axes.values()):
+        yield dict(zip(axes, chosen, strict=True))
+
+
+def _check(rows: Iterable[tuple[_Found, Mapping[str, Any]]]) -> None:
+    """Raise what `quantize` would for the options of a job, before the first begins; each set of options once."""
+    seen = set()
+    for model, _ in rows:
+        key = msgspec.json.encode(model.options, order="sorted")
+        if key in seen:
+            continue
+        seen.add(key)
+        try:
+            check_options(**{name: value for name, value in model.options.items() if name != REPORT})
+        except UserError as error:
+            raise type(error)(f"{model.place_of(str(error))}{error}") from None
+
+
+def _named(rows: Sequence[tuple[_Found, Mapping[str, Any]]]) -> Iterator[Job]:
+    """Jobs, each with a name of its own; one that is given twice is one."""
+    jobs: dict[tuple[str, bytes], tuple[str, _Found]] = {}
+    for model, setting in rows:
+        name = _plain(model.name + "".join(f".{key.replace('_', '-')}={_word(v)}" for key, v in setting.items()))
+        path = str(model.path.resolve())
+        jobs.setdefault((path, msgspec.json.encode(model.options, order="sorted")), (name, model))
+    taken: dict[str, int] = {}
+    for name, _ in jobs.values():
+        taken[name.lower()] = taken.get(name.lower(), 0) + 1
+    for (path, options), (name, model) in jobs.items():
+        if taken[name.lower()] > 1:
+            if model.named:
+                raise OptionError(f"{model.where}: name '{shown(name)}' is there twice; give each a name of its own")
+            name = f"{name}-{hashlib.sha256(path.encode('utf-8', 'surrogateescape') + options).hexdigest()[:8]}"
+        # A path that is not UTF-8 cannot be handed over; its job says that there is no such file.
+        shown_path = path if is_utf8(path) else path.encode("utf-8", "backslashreplace").decode()
+        yield Job(name, shown_path, dict(model.options), _size(path))
+
+
+def _word(value: Any) -> str:
+    text = "+".join(map(str, value)) if isinstance(value, list) else str(value)
+    return pathlib.PurePath(text).stem if text.endswith(".toml") else text
+
+
+def _plain(name: str) -> str:
+    """A name as a file may have it everywhere; one that is too long ends in a digest."""
+    plain = re.sub(r"[^A-Za-z0-9._=%+-]+", "_", name).lstrip(".") or "model"
+    if len(plain) <= LONGEST_JOB_NAME:
+        return plain
+    return f"{plain[: LONGEST_JOB_NAME - 9]}-{hashlib.sha256(name.encode('utf-8', 'replace')).hexdigest()[:8]}"
+
+
+def _size(path: str) -> int:
+    try:
+        return pathlib.Path(path).stat().st_size
+    except OSError:
+        return 0

@@ -1,0 +1,94 @@
+"""Two runs of a batch beside each other: what got better, worse, slower, or stopped working."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from dfmpc_onnx.report.batch_row import JobRow
+
+SLOWER, LEAST_SECONDS = 1.25, 1.0  # a time is another one where it differs by a quarter, and by a second
+RANK = {"ok": 0, "below": 1, "refused": 2, "failed": 3, "": 4}
+
+
+class JobChange(msgspec.Struct, frozen=True):
+    """One job in both runs; None and an empty status where a run has no such job, or the figure is not known.
+
+    changed: the columns that differ, of status, bytes, agreement, sqnr_db, sha256 and seconds. worse: whether the
+    status got worse, or less is left of the network: its agreement, or where there is none its SQNR.
+    """
+
+    name: str
+    changed: tuple[str, ...]
+    worse: bool
+    old_status: str
+    new_status: str
+    old_reason: str
+    new_reason: str
+    old_bytes: int | None
+    new_bytes: int | None
+    old_agreement: float | None
+    new_agreement: float | None
+    old_sqnr_db: float | None
+    new_sqnr_db: float | None
+    old_seconds: float | None
+    new_seconds: float | None
+
+
+class BatchChanges(msgspec.Struct, frozen=True):
+    """What changed from the run in folder `old` to that in folder `new`. same: jobs of which nothing did."""
+
+    old: str
+    new: str
+    rows: tuple[JobChange, ...]
+    same: int
+
+    @property
+    def worse(self) -> int:
+        """How many jobs got worse."""
+        return sum(row.worse for row in self.rows)
+
+
+def changes_between(old: str, before: Mapping[str, JobRow], new: str, after: Mapping[str, JobRow]) -> BatchChanges:
+    """The jobs of both runs by name, those that got worse first."""
+    rows = [_change(name, before.get(name), after.get(name)) for name in sorted({*before, *after})]
+    changed = sorted((row for row in rows if row.changed), key=lambda row: (not row.worse, row.name))
+    return BatchChanges(old, new, tuple(changed), len(rows) - len(changed))
+
+
+def _change(name: str, old: JobRow | None, new: JobRow | None) -> JobChange:
+    changed = [] if old is not None and new is not None and old.status == new.status else ["status"]
+    if old is not None and new is not None:
+        columns = ("bytes", "agreement", "sqnr_db", "sha256")
+        changed += [column for column in columns if getattr(old, column) != getattr(new, column)]
+        times = sorted((old.seconds, new.seconds))
+        if times[1] >= times[0] * SLOWER and times[1] - times[0] >= LEAST_SECONDS:
+            changed.append("seconds")
+    return JobChange(
+        name,
+        tuple(changed),
+        _worse(old, new),
+        old.status if old else "",
+        new.status if new else "",
+        old.reason if old else "",
+        new.reason if new else "",
+        old.bytes if old else None,
+        new.bytes if new else None,
+        old.agreement if old else None,
+        new.agreement if new else None,
+        old.sqnr_db if old else None,
+        new.sqnr_db if new else None,
+        old.seconds if old else None,
+        new.seconds if new else None,
+    )
+
+
+def _worse(old: JobRow | None, new: JobRow | None) -> bool:
+    if old is None or new is None:
+        return old is not None and old.written  # a model that is gone
+    if RANK[old.status] < RANK[new.status] or not (old.written and new.written):
+        return RANK[old.status] < RANK[new.status]
+    if old.agreement is not None and new.agreement is not None:
+        return new.agreement < old.agreement
+    return old.sqnr_db is not None and (new.sqnr_db is None or new.sqnr_db < old.sqnr_db)

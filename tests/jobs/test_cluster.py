@@ -1,0 +1,109 @@
+"""Jobs on a dask cluster of two workers, which the tests start and stop."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import pathlib
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+
+import onnx
+import pytest
+
+import dfmpc_onnx
+from dfmpc_onnx.errors import OptionError
+from dfmpc_onnx.jobs import cluster as engine
+from tests import graphs
+from tests.commands import environment, held
+
+distributed = pytest.importorskip("distributed")
+
+STARTED = 60  # seconds that a scheduler or worker may take to start
+
+
+@contextlib.contextmanager
+def program(*words: str, saying: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A program of dask's while the block runs, and the line in which it says that it has begun."""
+    command = [sys.executable, "-m", "distributed.cli." + words[0], *words[1:]]
+    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "env": environment()}
+    with subprocess.Popen(command, **options) as process:  # type: ignore[call-overload]
+        try:
+            yield process, next(line for line in process.stderr if saying in line)
+        finally:
+            process.terminate()
+            process.communicate(timeout=STARTED)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """A scheduler's address, and its workers."""
+
+    address: str
+    workers: list[subprocess.Popen[str]]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    words = ("--port", "0", "--no-dashboard", "--host", "127.0.0.1")
+    with contextlib.ExitStack() as stack:
+        _, line = stack.enter_context(program("dask_scheduler", *words, saying="Scheduler at:"))
+        address = line.split()[-1]
+        usual = ("--nthreads", "1", "--no-dashboard", "--no-nanny", "--memory-limit", "0")
+        resources = ("--resources", "memory=8e9")
+        workers = [
+            stack.enter_context(program("dask_worker", address, *usual, *resources, saying="Registered to:"))[0]
+            for _ in range(2)
+        ]
+        yield Cluster(address, workers)
+
+
+@pytest.fixture
+def models(tmp_path: pathlib.Path) -> pathlib.Path:
+    (tmp_path / "nets").mkdir()
+    onnx.save(graphs.chain(), tmp_path / "nets" / "chain.onnx")
+    (tmp_path / "nets" / "text.onnx").write_text("no model")
+    return tmp_path / "nets"
+
+
+def test_jobs_are_done_by_shared_files_and_by_bytes(cluster: Cluster, models: pathlib.Path) -> None:
+    run = models.parent
+    for files in ("shared", "bytes"):
+        found = dfmpc_onnx.batch(
+            models, run / files, dask=cluster.address, dask_files=files, recipe="int8", preprocess="unit"
+        )
+        assert {row.name: row.code for row in found.rows} == {"chain": "ok", "text": "model"}
+        assert found.rows[1].reason.startswith(f"{models / 'text.onnx'}: not an ONNX model")
+    assert held(run / "shared" / "models") == held(run / "bytes" / "models")
+    assert found.rows[0].made == dfmpc_onnx.batch(models, run / "shared", recipe="int8", preprocess="unit").rows[0].made
+
+
+def test_a_worker_that_is_killed_in_the_middle_of_a_job_is_survived(cluster: Cluster, tmp_path: pathlib.Path) -> None:
+    """Of three jobs one is done, so each of the two workers is at one: the other worker does that of the killed one."""
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.onnx").write_text("no model")
+
+    def kill_one(done: int, total: int, name: str) -> None:
+        if done == 1:
+            cluster.workers[-1].kill()
+
+    found = dfmpc_onnx.batch(tmp_path / "*.onnx", tmp_path / "run", dask=cluster.address, progress=kill_one)
+    assert {row.name: row.code for row in found.rows} == dict.fromkeys("abc", "model")
+    assert cluster.workers[-1].wait(STARTED) != 0
+
+
+def test_a_scheduler_that_does_not_answer_is_one_line(models: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "CONNECT_SECONDS", 0.2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(OptionError, match="no scheduler answers there"):
+            dfmpc_onnx.batch(models, models.parent / "run", dask="tcp://127.0.0.1:9")
+
+
+def test_images_do_not_travel_by_bytes(models: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    images = tmp_path / "images.npz"
+    graphs.np.savez(images, x=graphs.np.zeros((2, 8, 8, 3), graphs.np.uint8))
+    with pytest.raises(OptionError, match="reads images from a file, and only models are sent"):
+        dfmpc_onnx.batch(models, tmp_path / "run", dask="tcp://127.0.0.1:9", dask_files="bytes", images=images)
