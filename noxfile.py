@@ -41,8 +41,11 @@ def old_runtimes(session: nox.Session, onnxruntime: str, numpy: str) -> None:
 
 @nox.session(python="3.11")
 def openvino(session: nox.Session) -> None:
-    """Files for `openvino` on its provider, which runs on the processor."""
-    session.install("-e", ".[openvino]")
+    """Files for `openvino` on its provider, which runs on the processor.
+
+    By the build of its own: the plug-in takes Intel's processors alone.
+    """
+    session.install("-e", ".", "onnxruntime-openvino==1.24.1")
     folder = session.create_tmp()
     session.run("python", TOOLS / "write.py", folder, "--target", "openvino", *QUICK)
     session.run("python", TOOLS / "compare.py", folder, "--provider", "openvino")
@@ -50,7 +53,10 @@ def openvino(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def webgpu(session: nox.Session) -> None:
-    """Files for `webgpu` and `cpu` on its provider, on Mesa's software Vulkan."""
+    """Files for `webgpu` and `cpu` on its provider, on Mesa's software Vulkan.
+
+    By the build of its own: the plug-in wants a GPU that the system lists.
+    """
     from software_vulkan import UnavailableError, environment
 
     home = pathlib.Path(os.environ.get("NOX_SOFTWARE_VULKAN", session.cache_dir / "software_vulkan"))
