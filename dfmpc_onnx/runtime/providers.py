@@ -19,40 +19,40 @@ from typing import Any
 
 from dfmpc_onnx.errors import RuntimeUnavailable, shown
 
-SUFFIX = "ExecutionProvider"
+PROVIDER_SUFFIX = "ExecutionProvider"
 PLUGIN_PREFIX = "onnxruntime_ep_"  # how modules of plug-ins are named
 PLUGIN_MODULES = ("onnxruntime_qnn",)  # those that are not
-KINDS = ("CPU", "GPU", "NPU")
+DEVICE_KINDS = ("CPU", "GPU", "NPU")
 _LOCK = threading.Lock()  # a library is registered for the process
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class ProviderPackage:
     """Where a provider comes from that not every onnxruntime has.
 
-    package: that has it; plugin: whether beside onnxruntime, else in its place. kinds: of its devices those that run
+    name: of the package that has it; plugin: whether beside onnxruntime, else in its place. kinds: of its devices those that run
     a file from Python, the preferred one first. otherwise: what there is where no device is found.
     """
 
-    package: str
+    name: str
     plugin: bool = True
-    kinds: tuple[str, ...] = KINDS
+    kinds: tuple[str, ...] = DEVICE_KINDS
     otherwise: str = ""
 
 
-SOURCES: Mapping[str, Source] = {
-    "CUDAExecutionProvider": Source("onnxruntime-gpu", plugin=False),
-    "TensorrtExecutionProvider": Source("onnxruntime-gpu", plugin=False),
-    "DmlExecutionProvider": Source("onnxruntime-directml", plugin=False),
-    "NvTensorRTRTXExecutionProvider": Source("onnxruntime-ep-nv-tensorrt-rtx", kinds=("GPU",)),
-    "OpenVINOExecutionProvider": Source(
+PROVIDER_PACKAGES: Mapping[str, ProviderPackage] = {
+    "CUDAExecutionProvider": ProviderPackage("onnxruntime-gpu", plugin=False),
+    "TensorrtExecutionProvider": ProviderPackage("onnxruntime-gpu", plugin=False),
+    "DmlExecutionProvider": ProviderPackage("onnxruntime-directml", plugin=False),
+    "NvTensorRTRTXExecutionProvider": ProviderPackage("onnxruntime-ep-nv-tensorrt-rtx", kinds=("GPU",)),
+    "OpenVINOExecutionProvider": ProviderPackage(
         "onnxruntime-ep-openvino",
         otherwise="; install onnxruntime-openvino in place of onnxruntime on a processor that is not Intel's",
     ),
-    "QNNExecutionProvider": Source(
+    "QNNExecutionProvider": ProviderPackage(
         "onnxruntime-qnn", kinds=("NPU",), otherwise="; run it on a device with a Hexagon NPU"
     ),
-    "WebGpuExecutionProvider": Source(
+    "WebGpuExecutionProvider": ProviderPackage(
         "onnxruntime-ep-webgpu", kinds=("GPU",), otherwise="; install a GPU's driver, with the Vulkan loader on Linux"
     ),
 }
@@ -89,7 +89,7 @@ def find_provider(onnxruntime: ModuleType, wanted: str) -> Provider:
 def provider_names(onnxruntime: ModuleType) -> list[str]:
     """Short names of the providers that can be asked for, those of plug-ins last; no library is registered."""
     names = [*onnxruntime.get_available_providers(), *(n for m in plugin_modules() for n in _names_of(m))]
-    return list(dict.fromkeys(name.removesuffix(SUFFIX) for name in names))
+    return list(dict.fromkeys(name.removesuffix(PROVIDER_SUFFIX) for name in names))
 
 
 def plugin_modules() -> Iterator[ModuleType]:
@@ -104,25 +104,25 @@ def plugin_modules() -> Iterator[ModuleType]:
 
 def _plugged_in(onnxruntime: ModuleType, module: ModuleType, name: str) -> Provider:
     """The provider of a plug-in on the device that is taken for it."""
-    source = SOURCES.get(name, Source(module.__name__.replace("_", "-")))
+    package = PROVIDER_PACKAGES.get(name, ProviderPackage(module.__name__.replace("_", "-")))
     if not hasattr(onnxruntime, "register_execution_provider_library"):
         raise RuntimeUnavailable(
             f"provider '{_short(name)}': onnxruntime {onnxruntime.__version__} takes no plug-ins such as "
-            f"{source.package}; install onnxruntime 1.24 or newer"
+            f"{package.name}; install onnxruntime 1.24 or newer"
         )
     with _LOCK:
         if not _devices(onnxruntime, name):
-            _register(onnxruntime, module, name, source)
-        devices = [d for d in _devices(onnxruntime, name) if d.device.type.name in source.kinds]
+            _register(onnxruntime, module, name, package)
+        devices = [d for d in _devices(onnxruntime, name) if d.device.type.name in package.kinds]
     if not devices:
         raise RuntimeUnavailable(
-            f"provider '{_short(name)}': {source.package} is installed, and finds no device here that it takes"
-            + source.otherwise
+            f"provider '{_short(name)}': {package.name} is installed, and finds no device here that it takes"
+            + package.otherwise
         )
-    return Provider(name, min(devices, key=lambda d: source.kinds.index(d.device.type.name)))
+    return Provider(name, min(devices, key=lambda d: package.kinds.index(d.device.type.name)))
 
 
-def _register(onnxruntime: ModuleType, module: ModuleType, name: str, source: Source) -> None:
+def _register(onnxruntime: ModuleType, module: ModuleType, name: str, package: ProviderPackage) -> None:
     try:
         # The provider of onnxruntime-qnn is called what its library is registered as.
         onnxruntime.register_execution_provider_library(name, module.get_library_path())
@@ -131,7 +131,7 @@ def _register(onnxruntime: ModuleType, module: ModuleType, name: str, source: So
             return
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise RuntimeUnavailable(
-            f"provider '{_short(name)}': {source.package} is installed, and onnxruntime {onnxruntime.__version__} "
+            f"provider '{_short(name)}': {package.name} is installed, and onnxruntime {onnxruntime.__version__} "
             f"cannot load it ({shown(lines[0][:200])})"
         ) from None
 
@@ -153,13 +153,13 @@ def _registered(onnxruntime: ModuleType) -> set[str]:
 
 
 def _not_there(onnxruntime: ModuleType, wanted: str) -> str:
-    known = {_key(name): source for name, source in SOURCES.items()}
-    source = known.get(_key(wanted))
-    if source is None:
+    known = {_key(name): package for name, package in PROVIDER_PACKAGES.items()}
+    package = known.get(_key(wanted))
+    if package is None:
         listed = ", ".join(provider_names(onnxruntime))
         return f"provider '{shown(wanted)}' is not in this onnxruntime; it has {listed}"
-    remedy = "" if source.plugin else "uninstall onnxruntime and "
-    return f"provider '{shown(wanted)}' is not installed; {remedy}pip install {source.package}"
+    remedy = "" if package.plugin else "uninstall onnxruntime and "
+    return f"provider '{shown(wanted)}' is not installed; {remedy}pip install {package.name}"
 
 
 def _names_of(module: ModuleType) -> list[str]:
@@ -168,8 +168,8 @@ def _names_of(module: ModuleType) -> list[str]:
 
 def _key(name: str) -> str:
     """A name as it is compared."""
-    return name.lower().removesuffix(SUFFIX.lower())
+    return name.lower().removesuffix(PROVIDER_SUFFIX.lower())
 
 
 def _short(name: str) -> str:
-    return shown(name.removesuffix(SUFFIX))
+    return shown(name.removesuffix(PROVIDER_SUFFIX))
