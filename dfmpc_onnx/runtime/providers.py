@@ -30,8 +30,8 @@ _LOCK = threading.Lock()  # a library is registered for the process
 class ProviderPackage:
     """Where a provider comes from that not every onnxruntime has.
 
-    name: of the package that has it; plugin: whether beside onnxruntime, else in its place. kinds: of its devices those that run
-    a file from Python, the preferred one first. otherwise: what there is where no device is found.
+    name: of the package that has it; plugin: whether beside onnxruntime, else in its place. kinds: of its devices those
+    that run a file, the preferred one first. otherwise: what to do where no device is found.
     """
 
     name: str
