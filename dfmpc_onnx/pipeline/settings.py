@@ -11,7 +11,8 @@ from typing import Literal
 from dfmpc_onnx.errors import OptionError, shown
 from dfmpc_onnx.inputs.preprocess import Preprocess
 from dfmpc_onnx.pipeline.measured_noise import NOT_MEASURED, MeasuredNoise
-from dfmpc_onnx.pipeline.targets import CPU_TARGET, Activations, Target
+from dfmpc_onnx.pipeline.target_rules import Activations, Target
+from dfmpc_onnx.pipeline.targets import CPU_TARGET
 
 TERNARY: Literal["ternary"] = "ternary"
 FLOAT: Literal["float"] = "float"

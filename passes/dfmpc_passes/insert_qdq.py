@@ -89,7 +89,7 @@ class InsertQDQ(Pass[NoOptions]):
         parameters: Parameters = {
             name: given.get(name) or qparams(*ranges[like]) for name, like in sites.tensors.items()
         }
-        with_bias = sites.layers if target.int32_bias else frozenset[str]()
+        with_bias = sites.layers if target.bias == "int32" else frozenset[str]()
         coarser = _make_room_for_biases(workspace, layers, with_bias, parameters)
         codes = workspace.codes()
         reduced = workspace.settings.reduce_range

@@ -9,7 +9,7 @@ from dfmpc_onnx.graph.opset import ConversionRefused, convert
 from dfmpc_onnx.pipeline.facts import Codes, FinalOpset
 from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.pipeline.shared_weights import holders_of_codes
-from dfmpc_onnx.pipeline.targets import Target
+from dfmpc_onnx.pipeline.target_rules import Target
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.code_formats import OLDEST_WITH_TABLES, Kind, choose_forms, opset_for
 
