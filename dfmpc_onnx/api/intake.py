@@ -11,6 +11,7 @@ import msgspec
 
 from dfmpc_onnx.api.boundary import GivenImages, GivenLayers, GivenRanges, GivenShapes, texts
 from dfmpc_onnx.api.reference import check_limits, check_source
+from dfmpc_onnx.api.static_shapes import check_dimensions
 from dfmpc_onnx.errors import DfmpcError, OptionError
 from dfmpc_onnx.graph.exchange import to_graph
 from dfmpc_onnx.graph.operators import op_of
@@ -90,6 +91,7 @@ def take_in(
         raise OptionError(
             f"preprocess {preprocess}: no input is left for it beside those of --input-range; give one of them"
         )
+    check_dimensions(inputs, settings)
     check_limits(source, inputs)
     progress.begin("preprocess")
     prediction = BY_PICTURES if runs else BY_COVARIANCES
@@ -115,11 +117,11 @@ def take_in(
 def _without_trust(
     settings: Settings, choice: PreprocessChoice, *, may_give_images: bool
 ) -> tuple[Settings, PreprocessChoice]:
-    """Settings and choice where nothing is known of an input: unless the user wants 8 bits, activations stay in float.
+    """Settings and choice where nothing is known of an input: unless the user wants bits, activations stay in float.
 
     A wrong scale then costs speed, and no accuracy.
     """
-    quantized = settings.activations == "8"
+    quantized = settings.activations != "none"
     if quantized and not settings.activations_given:
         settings = dataclasses.replace(settings, activations="none")
     kept = "activations stay in float, and " if quantized and settings.activations == "none" else ""

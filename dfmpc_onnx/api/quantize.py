@@ -21,6 +21,7 @@ from dfmpc_onnx.api.file_size import larger_than_its_source
 from dfmpc_onnx.api.intake import Intake, parse_settings, take_in, with_budget
 from dfmpc_onnx.api.provenance import version
 from dfmpc_onnx.api.quantized import Quantized
+from dfmpc_onnx.api.static_shapes import assumed_batches
 from dfmpc_onnx.api.time_limit import allow_trials, check_timed, with_time_limit
 from dfmpc_onnx.inputs.image_places import check_place
 from dfmpc_onnx.inputs.preprocess import AUTO
@@ -69,7 +70,7 @@ def quantize(
 
     model: a path, the bytes of a file, or a ModelProto; never changed. output: where to write the result, whole or not
     at all; None to get it in memory only. recipe: a name, a ``.toml`` path, or a Recipe. weights: 8, ``LOW/HIGH`` or
-    ``ternary/HIGH``. activations: 8 or "none". layers: overrides, ``{"layer1/*": 8}``; the recipe's where None.
+    ``ternary/HIGH``. activations: 8, 16 or "none". layers: overrides, ``{"layer1/*": 8}``; the recipe's where None.
     reduce_range: 7-bit weights in place of 8, for processors without VNNI. target: the provider that the file is for
     (`pipeline.targets`). preprocess: as the network expects its input; "auto" finds it out. input_shapes, input_ranges:
     ``{"x": (1, 3, 224, 224)}``; ``{"x": (0, 255)}``, what lies in an input. images: unlabelled ones in place of
@@ -145,7 +146,7 @@ def _finish(taken: Intake, built: Built, check: bool, began: float) -> Quantized
         workspace.progress.begin("write")
         size = save(result, taken.destination, source.external, closing)
     workspace.progress.end()
-    notes = (*larger_than_its_source(source, result, size, settings), *found.notes)
+    notes = (*assumed_batches(workspace), *larger_than_its_source(source, result, size, settings), *found.notes)
     report = make_report(
         workspace, taken.recipe, source, size, results, timing, found.fidelity, taken.choice, notes, began
     )

@@ -58,7 +58,11 @@ WEIGHTS = cloup.option(
     help="2 to 8 bits for all, such as 8; LOW for layers that the next one repairs and HIGH for the others, such as "
     "2/6; ternary/HIGH; or auto  [default: the recipe's]",
 )
-ACTIVATIONS = cloup.option("--activations", metavar="8|none", help="bits of the activations  [default: the recipe's]")
+ACTIVATIONS = cloup.option(
+    "--activations",
+    metavar="8|16|none",
+    help="bits of the activations; 16 where the target takes them, as qnn does  [default: the recipe's]",
+)
 LAYERS = cloup.option(
     "--layer",
     "layers",

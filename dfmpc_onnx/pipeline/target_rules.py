@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-Activations = Literal["8", "none"]
+Activations = Literal["8", "16", "none"]
 LAYER_OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 

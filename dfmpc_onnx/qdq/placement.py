@@ -4,6 +4,9 @@ On the CPU provider a layer fuses to QLinearConv or QGemm when its input comes f
 another, and its output (through a Relu, or a Clip from 0 that covers the range) goes to a QuantizeLinear. The operators
 between layers have integer kernels of their own; a tensor that they pass along keeps its scale.
 
+A target that wants all quantized has every operator between tensors of known range read and give codes, outputs
+included, whatever the CPU provider has kernels for.
+
 TensorRT wants QuantizeLinear in front of the layers alone, and moves it backward through what stands between by itself.
 It adds the other branch of a sum within the Conv that ends one branch, if that other branch is quantized, and the
 Conv's own output is not.
@@ -17,7 +20,7 @@ from collections.abc import Mapping
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import shown
-from dfmpc_onnx.graph.operators import averages, keeps_scale, meaning_of, op_of
+from dfmpc_onnx.graph.operators import averages, is_weighted, keeps_scale, meaning_of, op_of
 from dfmpc_onnx.graph.query import (
     captured_tensors,
     constant,
@@ -54,6 +57,11 @@ class Sites:
 
 def _has_scale(node: gs.Node) -> bool:
     return meaning_of(node).own_scale
+
+
+def _has_constant_weight(node: gs.Node) -> bool:
+    """Whether a node is a layer, which is integer or not as a layer."""
+    return is_weighted(node) and len(node.inputs) > 1 and constant(node.inputs[1]) is not None
 
 
 def _moved_inside(graph: gs.Graph) -> dict[str, str]:
@@ -131,7 +139,8 @@ class Placer:
 
     def place(self) -> Sites:
         integer = {name for name, layer in self._layers.items() if self._fits(layer)}
-        self._float_pools = _pools_of_floats(self._graph, integer) if self._target.between else frozenset()
+        on_cpu = self._target.between and not self._target.all_quantized
+        self._float_pools = _pools_of_floats(self._graph, integer) if on_cpu else frozenset()
         self._leading = _leading_to_layers(self._graph, integer)
         self._in_front_of(integer)
         if self._target.between:
@@ -200,7 +209,8 @@ class Placer:
                 n.name in integer or keeps_scale(n) or _has_scale(n) or op_of(n) in ("Relu", "Clip")
                 for n in consumers(output)
             )
-            if kind == "Conv" or (read and (kind != "Gemm" or output.name in self._leading)):
+            wanted = self._target.all_quantized or kind == "Conv"
+            if wanted or (read and (kind != "Gemm" or output.name in self._leading)):
                 self._chosen.add(output.name)
 
     def _sources_of_scales(self) -> dict[str, str]:
@@ -214,14 +224,16 @@ class Placer:
 
     def _between(self, node: gs.Node, integer: set[str]) -> None:
         """An operator between layers: quantized where its inputs are, or can be, and somebody reads the result."""
-        moves = keeps_scale(node)
-        if not (moves or _has_scale(node)) or node.name in self._float_pools:
+        moves, every = keeps_scale(node), self._target.all_quantized
+        if not (moves or _has_scale(node) or every) or node.name in self._float_pools:
+            return
+        if every and (_has_constant_weight(node) or self._is_fused(node)):
             return
         slots = node.inputs[:1] if moves else node.inputs
         variables = [t for t in slots if isinstance(t, gs.Variable) and not t.is_empty()]
         if not variables or any(t.name not in self._ranges for t in variables):
             return
-        if any(isinstance(t, gs.Constant) for t in slots) and not codes_fit(node):
+        if not every and any(isinstance(t, gs.Constant) for t in slots) and not codes_fit(node):
             return
         outputs = node.outputs if op_of(node) == "Split" else node.outputs[:1] if len(node.outputs) == 1 else []
         outputs = [effective_output(self._graph, node)] if len(outputs) == 1 else outputs
@@ -232,16 +244,23 @@ class Placer:
             and self._read_in_integers(variables[0], integer)
         ):
             self._chosen.add(variables[0].name)
-        if not any(t.name in self._chosen for t in variables):
+        if not every and not any(t.name in self._chosen for t in variables):
             return
-        if not outputs or any(is_output(self._graph, t) or t.name not in self._leading for t in outputs):
+        if not outputs:
+            return
+        if not every and any(is_output(self._graph, t) or t.name not in self._leading for t in outputs):
             return
         if any(t.name in self._exempt for t in outputs):
             return
         if moves:
-            self._chosen.update(t.name for t in outputs)
+            self._chosen.update(t.name for t in (*variables[: int(every)], *outputs))
         elif outputs[0].name in self._ranges:
             self._chosen.update(t.name for t in (*variables, *outputs))
+
+    def _is_fused(self, node: gs.Node) -> bool:
+        """Whether a Relu or Clip is one operator with what it reads."""
+        source = producer(node.inputs[0]) if op_of(node) in ("Relu", "Clip") else None
+        return source is not None and effective_output(self._graph, source) is node.outputs[0]
 
     def _read_in_integers(self, tensor: gs.Tensor, integer: set[str]) -> bool:
         """Whether nobody reads a tensor who would rather have it in float."""

@@ -20,12 +20,12 @@ from dfmpc_onnx.graph.query import (
 )
 from dfmpc_onnx.numerics.arrays import Float32
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
-from dfmpc_onnx.numerics.ranges import signed_qparams, unsigned_qparams
+from dfmpc_onnx.numerics.ranges import QParams
 from dfmpc_onnx.pipeline.facts import Codes, FinalOpset, FloatLayers, FoldedBatchNorms, Layer, Layers, Placement, Ranges
 from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.pipeline.refusals import Reason
 from dfmpc_onnx.pipeline.workspace import Workspace
-from dfmpc_onnx.qdq.added_numbers import quantize_numbers
+from dfmpc_onnx.qdq.added_numbers import quantize_numbers, quantize_operands
 from dfmpc_onnx.qdq.beside_integers import (
     guard_float_layers,
     keep_from_gemm,
@@ -39,7 +39,6 @@ from dfmpc_onnx.qdq.decoder import fits_int8, integer_scale
 from dfmpc_onnx.qdq.placed_times import PlacedTimes
 from dfmpc_onnx.qdq.placement import IN_FLOAT, Placer
 
-QParams = tuple[np.float32, np.uint8 | np.int8]  # scale and zero point
 Parameters = dict[str, QParams]
 BIAS_LIMIT = 2**30  # leaves as much again for the sum of products in an int32 accumulator
 
@@ -74,35 +73,40 @@ class InsertQDQ(Pass[NoOptions]):
             workspace.put(Placement(frozenset()))
             return PassResult(self.name, notes=("activations stay in float",))
         graph = workspace.graph
-        if graph.opset < 13:
+        settings = workspace.settings
+        if graph.opset < settings.lowest_opset:
             workspace.put(Placement(frozenset()))
-            why = f"opset {graph.opset} has no DequantizeLinear with an axis; activations stay in float"
+            lacks = "of 16 bits" if settings.activation_bits == 16 else "with an axis"
+            why = f"opset {graph.opset} has no DequantizeLinear {lacks}; activations stay in float"
             return PassResult(self.name, refusals=(Refusal("model", why, "opset-too-old"),), warnings=(why,))
         ranges = workspace.get(Ranges).tensors
         layers, target = workspace.get(Layers).by_name(), workspace.settings.target
         spared = workspace.find(FloatLayers)
         sites = Placer.of(workspace).place()
-        late = PlacedTimes(graph, sites, workspace.inputs.shapes).slower() if target.between else ()
+        on_cpu = target.between and not target.all_quantized
+        late = PlacedTimes(graph, sites, workspace.inputs.shapes).slower() if on_cpu else ()
         names = Namer(graph)
-        qparams = signed_qparams if target.signed else unsigned_qparams
-        given = quantized_before(graph, target.signed)
+        kind = settings.qparams(0.0, 0.0)[1].dtype
+        given = quantized_before(graph, kind)
         parameters: Parameters = {
-            name: given.get(name) or qparams(*ranges[like]) for name, like in sites.tensors.items()
+            name: given.get(name) or settings.qparams(*ranges[like]) for name, like in sites.tensors.items()
         }
         with_bias = sites.layers if target.bias == "int32" else frozenset[str]()
         coarser = _make_room_for_biases(workspace, layers, with_bias, parameters)
         codes = workspace.codes()
-        reduced = workspace.settings.reduce_range
+        reduced = settings.reduce_range
         unfit = frozenset(name for name in sites.layers if not fits_int8(codes[name], reduced))
         biases, float_biases = _quantize_biases(graph, layers, with_bias - unfit, codes, parameters, names)
         integer = sites.layers - unfit - set(float_biases)
         own = {id(node) for node in graph.nodes if dequantizes(node)}
-        kind = np.dtype(np.int8 if target.signed else np.uint8)
         tensors = graph.tensors()
         new = {n: p for n, p in parameters.items() if not _is_quantized_outside(graph, tensors[n], given, kind)}
         _insert(graph, new, names)
         insert(graph, before=biases)
-        if target.between:
+        kept: list[str] = []
+        if target.all_quantized:
+            quantize_operands(graph, settings.qparams, names)
+        elif target.between:
             quantize_numbers(graph, names)
             pool_floats(graph, sites.pools, own, names)
             pad_codes(graph)
@@ -147,19 +151,18 @@ def _refusals(
     return tuple(refusals)
 
 
-def quantized_before(graph: gs.Graph, signed: bool) -> Parameters:
+def quantized_before(graph: gs.Graph, kind: np.dtype[np.generic]) -> Parameters:
     """Scale and zero point of the tensors that a DequantizeLinear of the model's own makes, one for all.
 
-    signed: whether of int8, else of uint8: of the type that the target wants.
+    kind: of the codes that the target wants.
     """
-    kind: type[np.int8] | type[np.uint8] = np.int8 if signed else np.uint8
     found: Parameters = {}
     for node in graph.nodes:
         if not dequantizes(node) or not has_input(node, 2):
             continue
         scale, zero = input_constant(node, 1), input_constant(node, 2)
         if scale is not None and zero is not None and scale.size == zero.size == 1 and zero.dtype == kind:
-            found[node.outputs[0].name] = np.float32(scale.reshape(())), kind(zero.reshape(()))
+            found[node.outputs[0].name] = np.float32(scale.reshape(())), zero.reshape(-1)[0]
     return found
 
 

@@ -42,6 +42,7 @@ class RaiseOpset(Pass[NoOptions]):
         holders = holders_of_codes(workspace)
         kinds = {name: Kind.of(weight) for name, weight in workspace.codes().items() if holders[name] == name}
         needed = opset_for(choose_forms(kinds, target.newest_opset).values())
+        needed = max(needed, workspace.settings.lowest_opset)
         if needed <= before or not kinds:
             workspace.put(FinalOpset(before))
             return PassResult(self.name, notes=(f"opset {before} holds every weight",))

@@ -1,0 +1,38 @@
+"""Qualcomm's Hexagon NPU (HTP), by onnxruntime's QNN provider."""
+
+from __future__ import annotations
+
+import msgspec
+
+from dfmpc_onnx.pipeline.target_rules import RuleSource, sources_with
+from dfmpc_onnx.pipeline.targets.cpu import CPU
+
+HTP = "https://docs.qualcomm.com/bundle/publicresource/topics/80-63442-50/HtpOpDefSupplement.html"
+QNN_PROVIDER = "https://onnxruntime.ai/docs/execution-providers/QNN-ExecutionProvider.html"
+QNN = msgspec.structs.replace(
+    CPU,
+    name="qnn",
+    summary="uint8 or uint16 activations around every operator, every dimension known, one scale for a Gemm's weights",
+    takes="a Hexagon NPU, by onnxruntime-qnn",
+    ran="",
+    not_run="on a device",
+    sources=sources_with(
+        CPU,
+        RuleSource(
+            ("activation_bits", "per_channel", "float_operators", "spatial_dimensions"),
+            "HTP backend operator definition supplement (Qualcomm): types, and weights with a scale a channel",
+            HTP,
+        ),
+        RuleSource(
+            ("all_quantized", "static_shapes"),
+            "QNN execution provider (onnxruntime): a quantized model with fixed shapes for the HTP backend",
+            QNN_PROVIDER,
+        ),
+    ),
+    activation_bits=(8, 16),
+    per_channel=("Conv", "ConvTranspose"),
+    float_operators=(),
+    spatial_dimensions=(1, 2, 3),
+    all_quantized=True,
+    static_shapes=True,
+)
