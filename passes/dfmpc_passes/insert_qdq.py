@@ -10,7 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.graph.edit import Namer, insert
-from dfmpc_onnx.graph.operators import dequantizes, quantizes
+from dfmpc_onnx.graph.operators import dequantizes, meaning_of, op_of, quantizes
 from dfmpc_onnx.graph.query import (
     consumers,
     has_input,
@@ -20,10 +20,11 @@ from dfmpc_onnx.graph.query import (
 )
 from dfmpc_onnx.numerics.arrays import Float32
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
-from dfmpc_onnx.numerics.ranges import QParams
+from dfmpc_onnx.numerics.ranges import QParams, Range
 from dfmpc_onnx.pipeline.facts import Codes, FinalOpset, FloatLayers, FoldedBatchNorms, Layer, Layers, Placement, Ranges
 from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.pipeline.refusals import Reason
+from dfmpc_onnx.pipeline.settings import Settings
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.added_numbers import quantize_numbers, quantize_operands
 from dfmpc_onnx.qdq.beside_integers import (
@@ -79,7 +80,7 @@ class InsertQDQ(Pass[NoOptions]):
             lacks = "of 16 bits" if settings.activation_bits == 16 else "with an axis"
             why = f"opset {graph.opset} has no DequantizeLinear {lacks}; activations stay in float"
             return PassResult(self.name, refusals=(Refusal("model", why, "opset-too-old"),), warnings=(why,))
-        ranges = workspace.get(Ranges).tensors
+        ranges = {**workspace.get(Ranges).tensors, **_fixed_ranges(graph, settings)}
         layers, target = workspace.get(Layers).by_name(), workspace.settings.target
         spared = workspace.find(FloatLayers)
         sites = Placer.of(workspace).place()
@@ -127,6 +128,19 @@ class InsertQDQ(Pass[NoOptions]):
         how = "stays float behind a Max of one input" if target.between else "reads what is not quantized"
         notes = tuple(f"{name} {how}" for name in kept)
         return PassResult(self.name, rewrites, refusals, notes, late)
+
+
+def _fixed_ranges(graph: gs.Graph, settings: Settings) -> dict[str, Range]:
+    """The ranges of what operators give whose scale the target fixes: their bounds, in steps of a power of two.
+
+    The greatest value is a step below the upper bound, so that 256 or 65536 steps fill the bounds.
+    """
+    found = {}
+    for node in graph.nodes:
+        if op_of(node) in settings.target.fixed_scales:
+            low, high = meaning_of(node).bounds
+            found[node.outputs[0].name] = low, high - (high - low) / 2**settings.activation_bits
+    return found
 
 
 def _refusals(

@@ -24,6 +24,12 @@ QNN = msgspec.structs.replace(
             HTP,
         ),
         RuleSource(
+            ("fixed_scales",),
+            "get_qnn_qdq_config (onnxruntime): 1 / 65536 behind a Sigmoid of 16 bits, 1 / 32768 around 0 behind a Tanh",
+            "https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/python/tools/quantization/"
+            "execution_providers/qnn/quant_config.py",
+        ),
+        RuleSource(
             ("all_quantized", "static_shapes"),
             "QNN execution provider (onnxruntime): a quantized model with fixed shapes for the HTP backend",
             QNN_PROVIDER,
@@ -34,5 +40,6 @@ QNN = msgspec.structs.replace(
     float_operators=(),
     spatial_dimensions=(1, 2, 3),
     all_quantized=True,
+    fixed_scales=("Sigmoid", "Tanh"),
     static_shapes=True,
 )
