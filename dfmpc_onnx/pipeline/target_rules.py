@@ -73,6 +73,11 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
         """Whether activations are int8 with zero point 0."""
         return self.activation_type == "int8"
 
+    @property
+    def packing_opset(self) -> int:
+        """The opset whose types and tables weights may be stored in; 0, which has none, where they are plain int8."""
+        return self.newest_opset if self.storage == "packed" else 0
+
 
 NO_RULES = frozenset({"name", "summary", "takes", "ran", "not_run", "sources"})
 RULES = tuple(field.name for field in msgspec.structs.fields(Target) if field.name not in NO_RULES)

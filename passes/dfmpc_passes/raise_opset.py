@@ -21,7 +21,8 @@ class RaiseOpset(Pass[NoOptions]):
     Why: each weight is stored in the form that makes the file smallest. 2-bit tensors need opset 25, 4-bit tensors
     opset 21, 8-bit ones 13, and so does what a table decodes, such as five ternary codes in a byte. No higher opset is
     declared than the chosen forms need, so that the file loads in as old a runtime as it can. For a target of older
-    runtimes weights keep to forms of opset 13, and a model of a newer opset than those runtimes load is lowered.
+    runtimes weights keep to forms of opset 13, and a model of a newer opset than those runtimes load is lowered; one
+    that needs a newer opset than the forms gets that.
 
     Requires: codes.
 
@@ -41,8 +42,8 @@ class RaiseOpset(Pass[NoOptions]):
             return self._lower(workspace, target)
         holders = holders_of_codes(workspace)
         kinds = {name: Kind.of(weight) for name, weight in workspace.codes().items() if holders[name] == name}
-        needed = opset_for(choose_forms(kinds, target.newest_opset).values())
-        needed = max(needed, workspace.settings.lowest_opset)
+        wanted = max(target.lowest_opset, workspace.settings.lowest_opset)
+        needed = max(opset_for(choose_forms(kinds, target.packing_opset).values()), wanted)
         if needed <= before or not kinds:
             workspace.put(FinalOpset(before))
             return PassResult(self.name, notes=(f"opset {before} holds every weight",))

@@ -12,9 +12,9 @@ QNN_PROVIDER = "https://onnxruntime.ai/docs/execution-providers/QNN-ExecutionPro
 QNN = msgspec.structs.replace(
     CPU,
     name="qnn",
-    summary="uint8 or uint16 activations around every operator, every dimension known, one scale for a Gemm's weights",
+    summary="uint8 or uint16 activations around every operator, every dimension known, one scale for a MatMul",
     takes="a Hexagon NPU, by onnxruntime-qnn",
-    ran="",
+    ran="onnxruntime-qnn 2.7.0 with onnxruntime 1.32 on x86-64, which compiles every network of models/ to one context",
     not_run="on a device",
     sources=sources_with(
         CPU,
@@ -36,7 +36,7 @@ QNN = msgspec.structs.replace(
         ),
     ),
     activation_bits=(8, 16),
-    per_channel=("Conv", "ConvTranspose"),
+    per_channel=("Conv", "ConvTranspose", "Gemm"),
     float_operators=(),
     spatial_dimensions=(1, 2, 3),
     all_quantized=True,
