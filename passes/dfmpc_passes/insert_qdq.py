@@ -39,7 +39,7 @@ from dfmpc_onnx.qdq.beside_integers import (
 )
 from dfmpc_onnx.qdq.decoder import fits_int8, integer_scale
 from dfmpc_onnx.qdq.placed_times import PlacedTimes
-from dfmpc_onnx.qdq.placement import IN_FLOAT, Placer
+from dfmpc_onnx.qdq.placement import IN_FLOAT, Placer, Sites
 from dfmpc_onnx.quantization.grid_rules import GridRules
 from dfmpc_onnx.quantization.layer_rebuilder import nearest
 
@@ -108,19 +108,7 @@ class InsertQDQ(Pass[NoOptions]):
         new = {n: p for n, p in parameters.items() if not _is_quantized_outside(graph, tensors[n], given, kind)}
         _insert(graph, new, names)
         insert(graph, before=biases)
-        kept: list[str] = []
-        if target.all_quantized:
-            quantize_operands(graph, settings.qparams, names)
-        elif target.between:
-            quantize_numbers(graph, names)
-            pool_floats(graph, sites.pools, own, names)
-            pad_codes(graph)
-            keep_from_relu(graph, integer, names)
-            kept = guard_float_layers(graph, workspace.get(Layers), integer, names)
-        else:
-            kept = read_float(graph, workspace.get(Layers), integer, own)
-            move_float(graph, own)
-            keep_from_gemm(graph, integer, names)
+        kept = _fit_neighbours(workspace, sites, integer, own, names)
         workspace.put(Placement(integer))
         rewrites = tuple(
             Rewrite(name, f"quantized to {kind.name}", {"scale": float(scale), "zero_point": int(zero)})
@@ -132,6 +120,26 @@ class InsertQDQ(Pass[NoOptions]):
         how = "stays float behind a Max of one input" if target.between else "reads what is not quantized"
         notes = tuple(f"{name} {how}" for name in kept)
         return PassResult(self.name, rewrites, refusals, notes, late)
+
+
+def _fit_neighbours(
+    workspace: Workspace, sites: Sites, integer: frozenset[str], own: set[int], names: Namer
+) -> list[str]:
+    """Let what stands beside the integer layers be what the target wants of it; returns the layers kept in float."""
+    graph, settings, layers = workspace.graph, workspace.settings, workspace.get(Layers)
+    if settings.target.all_quantized:
+        quantize_operands(graph, settings.qparams, names)
+        return guard_float_layers(graph, layers, integer, names, operands=2)
+    if settings.target.between:
+        quantize_numbers(graph, names)
+        pool_floats(graph, sites.pools, own, names)
+        pad_codes(graph)
+        keep_from_relu(graph, integer, names)
+        return guard_float_layers(graph, layers, integer, names)
+    kept = read_float(graph, layers, integer, own)
+    move_float(graph, own)
+    keep_from_gemm(graph, integer, names)
+    return kept
 
 
 def _fixed_ranges(graph: gs.Graph, settings: Settings) -> dict[str, Range]:
