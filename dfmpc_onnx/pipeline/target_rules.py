@@ -37,7 +37,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     its branches, so that the other branch is quantized and the output of that Conv is not. float_operators: that are
     never quantized. spatial_dimensions: of a Conv that has an integer kernel. all_quantized: whether every operator
     that can be is to be quantized, because a float one would leave the device. fixed_scales: the operators
-    whose output has the scale of its own bounds, a power of two. storage: of weights, packed in as few
+    whose output has the scale of its own bounds, a power of two. operators: that its
+    runtime takes; empty where it takes all that onnxruntime does. storage: of weights, packed in as few
     bits as the opset has types or tables for, or plain int8. float_type: of what is not quantized. static_shapes:
     whether every dimension must be known. lowest_opset, highest_opset: that its runtimes load. newest_opset: whose
     types weights may be stored in.
@@ -61,6 +62,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     spatial_dimensions: tuple[int, ...] = (2,)
     all_quantized: bool = False
     fixed_scales: tuple[str, ...] = ()
+    operators: tuple[str, ...] = ()
     storage: Literal["packed", "int8"] = "packed"
     float_type: Literal["float32", "float16"] = "float32"
     static_shapes: bool = False

@@ -40,6 +40,7 @@ from dfmpc_onnx.qdq.beside_integers import (
 from dfmpc_onnx.qdq.decoder import fits_int8, integer_scale
 from dfmpc_onnx.qdq.placed_times import PlacedTimes
 from dfmpc_onnx.qdq.placement import IN_FLOAT, Placer, Sites
+from dfmpc_onnx.qdq.taken_operators import not_taken, not_taken_warning
 from dfmpc_onnx.quantization.grid_rules import GridRules
 from dfmpc_onnx.quantization.layer_rebuilder import nearest
 
@@ -119,7 +120,8 @@ class InsertQDQ(Pass[NoOptions]):
         refusals = _refusals(sites.refused, float_biases, left, unfit, reduced)
         how = "stays float behind a Max of one input" if target.between else "reads what is not quantized"
         notes = tuple(f"{name} {how}" for name in kept)
-        return PassResult(self.name, rewrites, refusals, notes, late)
+        refusals += tuple(Refusal.of(name, why) for name, why in not_taken(graph, target).items())
+        return PassResult(self.name, rewrites, refusals, notes, (*late, *not_taken_warning(graph, target)))
 
 
 def _fit_neighbours(

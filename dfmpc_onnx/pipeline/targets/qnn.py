@@ -9,6 +9,18 @@ from dfmpc_onnx.pipeline.targets.cpu import CPU
 
 HTP = "https://docs.qualcomm.com/bundle/publicresource/topics/80-63442-50/HtpOpDefSupplement.html"
 QNN_PROVIDER = "https://onnxruntime.ai/docs/execution-providers/QNN-ExecutionProvider.html"
+# Those that the provider has a builder for.
+OPERATORS = """
+Abs Add And ArgMax ArgMin Asin Atan AveragePool BatchNormalization Cast Ceil Clip Concat Conv ConvTranspose Cos
+CumSum DepthToSpace DequantizeLinear Div Einsum Elu Equal Exp Expand Flatten Floor Gather GatherElements
+GatherND Gelu Gemm GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual GridSample GroupNormalization GRU
+HardSigmoid HardSwish Identity If InstanceNormalization IsNaN LayerNormalization LeakyRelu Less LessOrEqual Log
+LogSoftmax LpNormalization LRN LSTM MatMul Max MaxPool Mean Min Mod Mul Neg NonZero Not Or Pad Pow PRelu
+QuantizeLinear Reciprocal ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum Relu Reshape Resize
+RMSNormalization RoiAlign RotaryEmbedding Round ScatterElements ScatterND Selu Sigmoid Sign Sin Slice Softmax
+Softplus SpaceToDepth Split Sqrt Squeeze STFT Sub Sum Tan Tanh ThresholdedRelu Tile TopK Transpose Unsqueeze
+Upsample Where Xor
+"""
 QNN = msgspec.structs.replace(
     CPU,
     name="qnn",
@@ -22,6 +34,12 @@ QNN = msgspec.structs.replace(
             ("activation_bits", "per_channel", "float_operators", "spatial_dimensions"),
             "HTP backend operator definition supplement (Qualcomm): types, and weights with a scale a channel",
             HTP,
+        ),
+        RuleSource(
+            ("operators",),
+            "op_builder_factory.cc (onnxruntime-qnn)",
+            "https://github.com/onnxruntime/onnxruntime-qnn/blob/main/onnxruntime/core/providers/qnn/builder/"
+            "op_builder_factory.cc",
         ),
         RuleSource(
             ("fixed_scales",),
@@ -41,5 +59,6 @@ QNN = msgspec.structs.replace(
     spatial_dimensions=(1, 2, 3),
     all_quantized=True,
     fixed_scales=("Sigmoid", "Tanh"),
+    operators=tuple(OPERATORS.split()),
     static_shapes=True,
 )
