@@ -61,7 +61,7 @@ WEIGHTS = cloup.option(
 ACTIVATIONS = cloup.option(
     "--activations",
     metavar="8|16|none",
-    help="bits of the activations; 16 where the target takes them, as qnn does  [default: the recipe's]",
+    help="bits of the activations; 16 for qnn alone  [default: the target's, or the recipe's none]",
 )
 LAYERS = cloup.option(
     "--layer",

@@ -35,6 +35,7 @@ RULE_LABELS = {
 }
 RULE_WORDS: dict[tuple[str, object], str] = {
     ("activations", "8"): "8 bits",
+    ("activations", "16"): "16 bits",
     ("activations", "none"): "float, unless bits are asked for",
     ("activation_type", "uint8"): "uint8, any zero point",
     ("activation_type", "int8"): "int8, zero point 0",
