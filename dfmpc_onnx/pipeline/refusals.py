@@ -46,6 +46,7 @@ REFUSAL_CODES = {
     "codes-too-wide": "the codes less their zero points do not fit the integer type",
     # of a layer that was quantized in a simpler way
     "rounded-to-nearest": "each weight was rounded by itself; the layer repairs nothing",
+    "operator-not-taken": "what the target runs on does not take the operator; the processor runs it",
     "codes-stored-again": "its weight is in the file in another form too: other codes, or as floats",
     "bias-not-constant": "the bias is not one constant a channel, so the mean of the output is not corrected",
     # of a BatchNormalization

@@ -9,7 +9,7 @@ from dfmpc_onnx.graph.operators import op_of
 from dfmpc_onnx.pipeline.refusals import Reason
 from dfmpc_onnx.pipeline.target_rules import Target
 
-MOST_NAMED = 3
+NODES_NAMED = 3
 
 
 def not_taken(graph: gs.Graph, target: Target) -> dict[str, Reason]:
@@ -43,5 +43,5 @@ def not_taken_warning(graph: gs.Graph, target: Target) -> tuple[str, ...]:
 
 
 def _some(names: list[str]) -> str:
-    rest = len(names) - MOST_NAMED
-    return ", ".join(names[:MOST_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+    rest = len(names) - NODES_NAMED
+    return ", ".join(names[:NODES_NAMED]) + (f" and {rest} more" if rest > 0 else "")

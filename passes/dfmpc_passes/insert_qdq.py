@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from typing import ClassVar
 
+import msgspec
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -55,7 +56,8 @@ class InsertQDQ(Pass[NoOptions]):
     Why: q = clip(round(x / s) + z, 0, 255) with s, z from the range. Runtimes fuse DequantizeLinear, layer and
     QuantizeLinear to one integer kernel. The bias becomes int32 with the scale s_x s_w, which every version fuses. A
     Pad with zeros works on the codes. For TensorRT z is 0, codes lie in -127..127, biases stay in float, and only what
-    layers read is quantized, with all branches of a sum but the one whose Conv takes in the sum.
+    layers read is quantized, with all branches of a sum but the one whose Conv takes in the sum. A target that wants
+    all quantized gets codes on both sides of every operator, of 16 bits where asked, and of constants beside them.
 
     Requires: ranges, codes, BatchNormalization folded (it would block the fusion), the final opset.
 
@@ -64,7 +66,8 @@ class InsertQDQ(Pass[NoOptions]):
     products has products that are nothing beside its bias: its weights are rounded to a coarser scale. Where one
     scale serves all channels the layer computes in float instead, since onnxruntime would quantize a float bias by
     itself, and overflow. So does a layer whose codes less their zero points INT8 cannot hold, which only 8-bit codes
-    with a zero point can come to; or 7 bits, where a reduced range is asked for.
+    with a zero point can come to; or 7 bits, where a reduced range is asked for. A node of an operator that the target
+    does not take is named; the processor will run it.
 
     Reference: Jacob et al. 2018, section 2; the ONNX QDQ format.
     """
@@ -74,6 +77,15 @@ class InsertQDQ(Pass[NoOptions]):
     provides: ClassVar = (Placement, Codes)
 
     def run(self, workspace: Workspace) -> PassResult:
+        target = workspace.settings.target
+        left = tuple(Refusal.of(name, why) for name, why in not_taken(workspace.graph, target).items())
+        warnings = not_taken_warning(workspace.graph, target)
+        result = self._quantize(workspace)
+        return msgspec.structs.replace(
+            result, refusals=(*result.refusals, *left), warnings=(*result.warnings, *warnings)
+        )
+
+    def _quantize(self, workspace: Workspace) -> PassResult:
         if workspace.settings.activations == "none":
             workspace.put(Placement(frozenset()))
             return PassResult(self.name, notes=("activations stay in float",))
@@ -120,8 +132,7 @@ class InsertQDQ(Pass[NoOptions]):
         refusals = _refusals(sites.refused, float_biases, left, unfit, reduced)
         how = "stays float behind a Max of one input" if target.between else "reads what is not quantized"
         notes = tuple(f"{name} {how}" for name in kept)
-        refusals += tuple(Refusal.of(name, why) for name, why in not_taken(graph, target).items())
-        return PassResult(self.name, rewrites, refusals, notes, (*late, *not_taken_warning(graph, target)))
+        return PassResult(self.name, rewrites, refusals, notes, late)
 
 
 def _fit_neighbours(
