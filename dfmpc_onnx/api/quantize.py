@@ -18,7 +18,7 @@ from dfmpc_onnx.api.boundary import GivenImages, GivenLayers, GivenRanges, Given
 from dfmpc_onnx.api.builds import Builder, Built, as_model, build_within, check_plans, plans_bits
 from dfmpc_onnx.api.closing_check import ClosingCheck, closing_check
 from dfmpc_onnx.api.file_size import larger_than_its_source
-from dfmpc_onnx.api.intake import Intake, parse_settings, take_in, with_budget
+from dfmpc_onnx.api.intake import Intake, parse_settings, take_in, with_budget, with_float16
 from dfmpc_onnx.api.provenance import version
 from dfmpc_onnx.api.quantized import Quantized
 from dfmpc_onnx.api.time_limit import allow_trials, check_timed, with_time_limit
@@ -48,6 +48,7 @@ def quantize(
     layers: GivenLayers = (),
     reduce_range: bool | None = None,
     target: str = "cpu",
+    fp16: bool | None = None,
     preprocess: str = AUTO,
     input_shapes: GivenShapes = (),
     input_ranges: GivenRanges = (),
@@ -71,7 +72,8 @@ def quantize(
     at all; None to get it in memory only. recipe: a name, a ``.toml`` path, or a Recipe. weights: 8, ``LOW/HIGH`` or
     ``ternary/HIGH``. activations: 8 or "none". layers: overrides, ``{"layer1/*": 8}``; the recipe's where None.
     reduce_range: 7-bit weights in place of 8, for processors without VNNI. target: the provider that the file is for
-    (`pipeline.targets`). preprocess: as the network expects its input; "auto" finds it out. input_shapes, input_ranges:
+    (`pipeline.targets`). fp16: whether what is not quantized is float16 where it fits; None: as the target wants it.
+    preprocess: as the network expects its input; "auto" finds it out. input_shapes, input_ranges:
     ``{"x": (1, 3, 224, 224)}``; ``{"x": (0, 255)}``, what lies in an input. images: unlabelled ones in place of
     procedural ones: an .npz, a folder, or arrays, uint8 [n, height, width, 3] or float32 as the model takes them.
     check: compare the result with the model, on inputs that no statistics came from. max_latency: ``12.5``
@@ -92,6 +94,7 @@ def quantize(
     settings = parse_settings(
         chosen, weights, activations, layers, preprocess, input_shapes, input_ranges, seed, images, reduce_range, target
     )
+    settings = with_float16(settings, fp16)
     if not (settings.weights.auto and plans_bits(pipeline)) and budget.only_sqnr:
         budget = WeightBudget()  # there is nothing to plan: what the closing check finds is the caller's to judge
     settings = with_budget(settings, budget, "--weights" if weights is not None else f"recipe {chosen.name}")
