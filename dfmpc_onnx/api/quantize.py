@@ -72,8 +72,7 @@ def quantize(
     at all; None to get it in memory only. recipe: a name, a ``.toml`` path, or a Recipe. weights: 8, ``LOW/HIGH`` or
     ``ternary/HIGH``. activations: 8 or "none". layers: overrides, ``{"layer1/*": 8}``; the recipe's where None.
     reduce_range: 7-bit weights in place of 8, for processors without VNNI. target: the provider that the file is for
-    (`pipeline.targets`). fp16: whether what is not quantized is float16 where it fits; None: as the target wants it.
-    preprocess: as the network expects its input; "auto" finds it out. input_shapes, input_ranges:
+    (`pipeline.targets`). fp16: floats are float16 where they fit; None: as the target wants. preprocess: as the network expects its input; "auto" finds it out. input_shapes, input_ranges:
     ``{"x": (1, 3, 224, 224)}``; ``{"x": (0, 255)}``, what lies in an input. images: unlabelled ones in place of
     procedural ones: an .npz, a folder, or arrays, uint8 [n, height, width, 3] or float32 as the model takes them.
     check: compare the result with the model, on inputs that no statistics came from. max_latency: ``12.5``
@@ -91,10 +90,8 @@ def quantize(
     chosen = with_time_limit(catalog.find_recipe(recipe), max_latency)
     pipeline = catalog.build(chosen)
     budget = WeightBudget.parse(max_size, mean_bits, min_sqnr, max_float_layers)
-    settings = parse_settings(
-        chosen, weights, activations, layers, preprocess, input_shapes, input_ranges, seed, images, reduce_range, target
-    )
-    settings = with_float16(settings, fp16)
+    given = (weights, activations, layers, preprocess, input_shapes, input_ranges, seed, images, reduce_range, target)
+    settings = with_float16(parse_settings(chosen, *given), fp16)
     if not (settings.weights.auto and plans_bits(pipeline)) and budget.only_sqnr:
         budget = WeightBudget()  # there is nothing to plan: what the closing check finds is the caller's to judge
     settings = with_budget(settings, budget, "--weights" if weights is not None else f"recipe {chosen.name}")
