@@ -75,14 +75,13 @@ def quantize(
     (`pipeline.targets`). fp16: floats are float16 where they fit; None: as the target wants. preprocess: as the network
     expects its input; "auto" finds it out. input_shapes, input_ranges: ``{"x": (1, 3, 224, 224)}``; ``{"x": (0,
     255)}``, what lies in an input. images: unlabelled ones in place of procedural ones: an .npz, a folder, or arrays,
-    uint8 [n, height, width, 3] or float32 as the model takes them. check: compare the result with the model, on inputs
-    that no statistics came from. max_latency: ``12.5`` (milliseconds of a run here) or ``80%`` (of what the float model
-    takes): activations that accuracy wants in float are quantized until it is met. dump: a folder for the graph after
-    each pass. progress: called with (done, total, name), see `rich_progress`. threads: how many onnxruntime and BLAS
-    may take; None and 0: as many as the machine has. max_size: of the file, as "2MB", bytes, or "25%" of the float one,
-    met within a percent. mean_bits: of all weights, at most. min_sqnr: in dB, as the check measures it.
-    max_float_layers: how many may stay in float for these. force: whether a file that is no ONNX model may be written
-    over.
+    uint8 [n, height, width, 3] or float32 as the model takes them. check: compare with the model, on inputs that no
+    statistics came from. max_latency: ``12.5`` (milliseconds of a run here) or ``80%`` (of what the float model takes):
+    activations that accuracy wants in float are quantized until it is met. dump: a folder for the graph after each
+    pass. progress: called with (done, total, name), see `rich_progress`. threads: how many onnxruntime and BLAS may
+    take; None and 0: as many as the machine has. max_size: of the file, as "2MB", bytes, or "25%" of the float one, met
+    within a percent. mean_bits: of all weights, at most. min_sqnr: in dB, as the check measures it. max_float_layers:
+    how many may stay in float for these. force: write over what is no ONNX model.
 
     Raises UserError for what the caller can correct, Defect for our own mistakes. When it raises, `output` is as it
     was before: absent, or the earlier file.
