@@ -72,7 +72,7 @@ def test_tensorrt_has_signed_activations_without_zero_point_and_float_biases() -
             weight = makers[node.input[1]]
             assert weight.op_type == "DequantizeLinear"
             assert not values[weight.input[2]].any() and values[weight.input[1]].shape == (values[node.input[2]].size,)
-            assert values[node.input[2]].dtype == np.float32
+            assert values[node.input[2]].dtype == np.float16
 
 
 def test_tensorrt_quantizes_what_layers_read_and_the_branch_of_a_sum_that_no_conv_ends() -> None:
