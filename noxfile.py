@@ -12,11 +12,12 @@ import sys
 
 import nox
 
-nox.options.sessions = ["checks", "old_runtimes", "openvino", "webgpu"]
+nox.options.sessions = ["checks", "old_runtimes", "openvino", "webgpu", "qnn"]
 nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = False
 TOOLS = pathlib.Path("tools/providers")
 sys.path.append(str(TOOLS))
+DATA_MODELS = ("imagenet_mobilenet_v2", "linzaer_version-RFB-320", "yunet_n_320")  # of DFMPC_DATA
 # The files of models/ in the recipe that needs no statistics: quick, and its weights take 1.6, 6 and 8 bits.
 QUICK = ("--recipe", "per-channel")
 
@@ -41,16 +42,41 @@ def old_runtimes(session: nox.Session, onnxruntime: str, numpy: str) -> None:
 
 @nox.session(python="3.11")
 def openvino(session: nox.Session) -> None:
-    """Files for `openvino` on its provider, which runs on the processor."""
-    session.install("-e", ".[openvino]")
+    """Files for `openvino` on its provider, which runs on the processor.
+
+    By the build of its own: the plug-in takes Intel's processors alone.
+    """
+    session.install("-e", ".", "onnxruntime-openvino==1.24.1")
     folder = session.create_tmp()
     session.run("python", TOOLS / "write.py", folder, "--target", "openvino", *QUICK)
     session.run("python", TOOLS / "compare.py", folder, "--provider", "openvino")
 
 
 @nox.session(python="3.11")
+def qnn(session: nox.Session) -> None:
+    """Files for `qnn`, of 16 and 8 bits, each compiled to one context of the Hexagon NPU; nothing runs.
+
+    Those of models/, and where DFMPC_DATA is set a detector and MobileNetV2.
+    """
+    session.install("-e", ".[qnn]")
+    folder = pathlib.Path(session.create_tmp())
+    data = os.environ.get("DFMPC_DATA")
+    more = [pathlib.Path(data, "models", f"{name}.onnx") for name in DATA_MODELS] if data else []
+    models = [model for model in sorted(pathlib.Path("models").glob("*.onnx")) if ".folded" not in model.name]
+    for model in (*models, *more):
+        for bits in ("16", "8"):
+            out = folder / f"{model.stem}.{bits}.onnx"
+            options = ("--target", "qnn", "--activations", bits, *QUICK, "--force", "-q")
+            session.run("dfmpc-onnx", "quantize", model, "-o", out, *options)
+    session.run("python", TOOLS / "qnn.py", *sorted(folder.glob("*.onnx")))
+
+
+@nox.session(python="3.11")
 def webgpu(session: nox.Session) -> None:
-    """Files for `webgpu` and `cpu` on its provider, on Mesa's software Vulkan."""
+    """Files for `webgpu` and `cpu` on its provider, on Mesa's software Vulkan.
+
+    By the build of its own: the plug-in wants a GPU that the system lists.
+    """
     from software_vulkan import UnavailableError, environment
 
     home = pathlib.Path(os.environ.get("NOX_SOFTWARE_VULKAN", session.cache_dir / "software_vulkan"))

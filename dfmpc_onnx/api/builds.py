@@ -19,6 +19,7 @@ from dfmpc_onnx.api.closing_check import closing_check
 from dfmpc_onnx.api.intake import Intake
 from dfmpc_onnx.api.provenance import provenance
 from dfmpc_onnx.api.reference import check_source
+from dfmpc_onnx.api.static_shapes import with_static_shapes
 from dfmpc_onnx.errors import CannotRun, OptionError, PassError
 from dfmpc_onnx.graph.exchange import to_model
 from dfmpc_onnx.model.source import size_of
@@ -121,7 +122,7 @@ def as_model(taken: Intake, results: tuple[PassResult, ...]) -> onnx.ModelProto:
     """The graph as passes have left it, with the statement of its making."""
     workspace = taken.workspace
     stated = provenance(taken.source, taken.recipe, workspace.settings, workspace.inputs, taken.choice, results)
-    return to_model(workspace.graph, taken.source, stated)
+    return with_static_shapes(to_model(workspace.graph, taken.source, stated), workspace)
 
 
 def plans_bits(pipeline: Sequence[Pass[msgspec.Struct]]) -> bool:
@@ -174,7 +175,7 @@ def build_within(builder: Builder, taken: Intake) -> Built:
 def _cannot_reach(taken: Intake, best: float) -> OptionError:
     settings = taken.workspace.settings
     within = "" if settings.budget.size is None and settings.budget.mean_bits is None else " within that size"
-    other = ", or leave activations in float (--activations none)" if settings.activations == "8" else ""
+    other = ", or leave activations in float (--activations none)" if settings.activations != "none" else ""
     return OptionError(
         f"{settings.budget}: {math.floor(10 * best) / 10:.1f} dB are the best that can be reached{within}; "
         f"give at most that{other}"

@@ -11,6 +11,7 @@ import msgspec
 
 from dfmpc_onnx.api.boundary import GivenImages, GivenLayers, GivenRanges, GivenShapes, texts
 from dfmpc_onnx.api.reference import check_limits, check_source
+from dfmpc_onnx.api.static_shapes import check_dimensions
 from dfmpc_onnx.errors import DfmpcError, OptionError
 from dfmpc_onnx.graph.exchange import to_graph
 from dfmpc_onnx.graph.operators import op_of
@@ -90,6 +91,7 @@ def take_in(
         raise OptionError(
             f"preprocess {preprocess}: no input is left for it beside those of --input-range; give one of them"
         )
+    check_dimensions(inputs, settings)
     check_limits(source, inputs)
     progress.begin("preprocess")
     prediction = BY_PICTURES if runs else BY_COVARIANCES
@@ -115,11 +117,11 @@ def take_in(
 def _without_trust(
     settings: Settings, choice: PreprocessChoice, *, may_give_images: bool
 ) -> tuple[Settings, PreprocessChoice]:
-    """Settings and choice where nothing is known of an input: unless the user wants 8 bits, activations stay in float.
+    """Settings and choice where nothing is known of an input: unless the user wants bits, activations stay in float.
 
     A wrong scale then costs speed, and no accuracy.
     """
-    quantized = settings.activations == "8"
+    quantized = settings.activations != "none"
     if quantized and not settings.activations_given:
         settings = dataclasses.replace(settings, activations="none")
     kept = "activations stay in float, and " if quantized and settings.activations == "none" else ""
@@ -155,8 +157,11 @@ def parse_settings(
     """What the user asked for, as one value; the recipe says the rest. Raises OptionError."""
     provider = parse_target(target)
     numbers = recipe.activation_bits if activations is None else parse_activations(activations)
-    if activations is None and provider.activations == "none":
+    if activations is None and numbers != "none":
         numbers = provider.activations
+    if numbers != "none" and int(numbers) not in provider.activation_bits:
+        known = ", ".join(map(str, provider.activation_bits))
+        raise OptionError(f"activations {numbers}: {provider.name} takes {known} bits; give one of these, or none")
     if reduce_range and numbers == "none":
         raise OptionError("reduce-range: activations stay in float, so no sum of products can overflow; leave it out")
     return Settings(
@@ -171,5 +176,16 @@ def parse_settings(
         by_hand=weights is not None or bool(layers),
         activations_given=activations is not None,
         reduce_range=recipe.reduce_range if reduce_range is None else reduce_range,
+        float16=provider.float_type == "float16",
         target=provider,
     )
+
+
+def with_float16(settings: Settings, fp16: bool | None) -> Settings:
+    """The settings with floats in float16 or not; None: as the target wants them. Raises OptionError."""
+    if fp16 is None:
+        return settings
+    if settings.target.float_type != "float16":
+        kind, name = settings.target.float_type, settings.target.name
+        raise OptionError(f"fp16: floats are {kind} for {name}; leave it out")
+    return dataclasses.replace(settings, float16=fp16)

@@ -62,6 +62,8 @@ def provenance(
         "passes": _json([to_record(step) for step in recipe.steps]),
         "versions": _json(versions),
     }
+    if settings.float16:
+        stated["float_type"] = "float16"
     if settings.input_ranges:
         stated["input_ranges"] = _json(settings.input_ranges)
     if settings.budget.asked:

@@ -27,9 +27,9 @@ def complete_pass(ctx: click.Context, param: click.Parameter, incomplete: str) -
 
 
 def complete_target(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    from dfmpc_onnx.pipeline.targets import TARGETS
+    from dfmpc_onnx.pipeline.targets import targets
 
-    return _beginning(((target.name, target.summary) for target in TARGETS.values()), incomplete)
+    return _beginning(((target.name, target.summary) for target in targets().values()), incomplete)
 
 
 def complete_preprocess(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -39,10 +39,12 @@ def complete_preprocess(ctx: click.Context, param: click.Parameter, incomplete: 
 
 
 def complete_provider(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The execution providers of the onnxruntime that is installed."""
+    """The execution providers of the onnxruntime that is installed, and of the plug-ins beside it."""
+    from dfmpc_onnx.runtime.providers import provider_names
+
     try:
         import onnxruntime
     except ImportError:
         return []
-    names = [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]
+    names = provider_names(onnxruntime)
     return [CompletionItem(name) for name in names if name.lower().startswith(incomplete.lower())]

@@ -1,6 +1,8 @@
-"""Scales and zero points for unsigned 8-bit activations, from a range."""
+"""Scales and zero points for activations, from a range."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -8,7 +10,9 @@ import numpy.typing as npt
 from dfmpc_onnx.numerics.moments import clipped_gaussian
 
 Range = tuple[float, float]  # the least and the greatest value of a tensor
+QParams = tuple[np.float32, np.uint8 | np.uint16 | np.int8]  # scale and zero point
 LEVELS = 255  # steps that 8 bits divide a range into
+LEVELS_16_BITS = 65535
 SIGNED_LEVELS = 127
 DEVIATIONS = 8.0  # docs/method.md, section 7: what lies beyond is cheaper to clip than to make room for
 PARENT_DEVIATIONS = 4.0
@@ -83,21 +87,22 @@ def signed_qparams(low: float, high: float) -> tuple[np.float32, np.int8]:
     return max(np.float32(peak / SIGNED_LEVELS), np.finfo(np.float32).tiny), np.int8(0)
 
 
-def unsigned_qparams(low: float, high: float) -> tuple[np.float32, np.uint8]:
-    """Scale and zero point of uint8 codes covering ``[low, high]`` and zero, zero being exactly representable.
+def unsigned_qparams(low: float, high: float, bits: Literal[8, 16] = 8) -> tuple[np.float32, np.uint8 | np.uint16]:
+    """Scale and zero point of codes of 8 or 16 bits covering ``[low, high]`` and zero, zero being exact.
 
-    ``zero_point = round(-low / scale)``; where low is 0 the zero point is 0 and ``255 scale <= high``, so that a
-    Relu or Clip in front is implied by the range and a runtime may drop it.
+    ``zero_point = round(-low / scale)``; where low is 0 the zero point is 0 and ``(2^bits - 1) scale <= high``, so that
+    a Relu or Clip in front is implied by the range and a runtime may drop it.
     """
+    kind, levels = (np.uint8, LEVELS) if bits == 8 else (np.uint16, LEVELS_16_BITS)
     low, high = min(low, 0.0), max(high, 0.0)
     width = high - low
     if not width > 0:
-        return np.float32(1), np.uint8(0)
-    scale = np.float32(width / LEVELS)
-    if low == 0.0 and float(scale) * LEVELS > high:
+        return np.float32(1), kind(0)
+    scale = np.float32(width / levels)
+    if low == 0.0 and float(scale) * levels > high:
         scale = np.nextafter(scale, np.float32(0))
     scale = max(scale, np.finfo(np.float32).tiny)
-    return np.float32(scale), np.uint8(np.clip(np.rint(-low / float(scale)), 0, LEVELS))
+    return np.float32(scale), kind(np.clip(np.rint(-low / float(scale)), 0, levels))
 
 
 def equal_reach(

@@ -10,14 +10,17 @@ from typing import Literal
 
 from dfmpc_onnx.errors import OptionError, shown
 from dfmpc_onnx.inputs.preprocess import Preprocess
+from dfmpc_onnx.numerics.ranges import QParams, signed_qparams, unsigned_qparams
 from dfmpc_onnx.pipeline.measured_noise import NOT_MEASURED, MeasuredNoise
-from dfmpc_onnx.pipeline.targets import CPU_TARGET, Activations, Target
+from dfmpc_onnx.pipeline.target_rules import Activations, Target
+from dfmpc_onnx.pipeline.targets import CPU_TARGET
 
 TERNARY: Literal["ternary"] = "ternary"
 FLOAT: Literal["float"] = "float"
 ASKED = "as asked with --layer"  # why a layer has a width that the user gave it
 BitWidth = int | Literal["ternary"]
 LARGEST_BOUND = 1e8  # of an input: statistics measure nothing larger
+OPSET_OF_8_BITS, OPSET_OF_16_BITS = 13, 21  # whose Q/DQ take an axis; whose codes may have 16 bits
 REDUCED_BITS = 7  # 2 * 255 * 64 fits into 16 bits, 2 * 255 * 128 does not
 
 
@@ -181,12 +184,12 @@ def _size(text: str) -> tuple[int | None, float | None]:
 
 
 def parse_activations(text: str | int) -> Activations:
-    """Bits of the activations, 8 or "none"; raises OptionError for anything else."""
-    if str(text) == "8":
-        return "8"
-    if str(text).lower() == "none":
-        return "none"
-    raise OptionError(f"activations '{text}': not understood; give 8 or none")
+    """Bits of the activations, 8, 16 or "none"; raises OptionError for anything else."""
+    known: dict[str, Activations] = {"8": "8", "16": "16", "none": "none"}
+    word = str(text).lower()
+    if word not in known:
+        raise OptionError(f"activations '{text}': not understood; give 8, 16 or none")
+    return known[word]
 
 
 def parse_input_shapes(items: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -228,7 +231,8 @@ class Settings:
     preprocess, input_shapes, input_ranges and images are what was asked for; what came of them is in
     `Workspace.inputs`. by_hand: whether the user, and not the recipe, chose the weights or a layer's;
     activations_given: the same of the activations. reduce_range: whether 8-bit weights take 7 bits between quantized
-    activations, whose products processors without VNNI add up in 16 bits, two by two.
+    activations, whose products processors without VNNI add up in 16 bits, two by two. float16: whether what is not
+    quantized is written in float16, where it fits.
     budget: what all weights together may take or cost.
     """
 
@@ -243,8 +247,25 @@ class Settings:
     by_hand: bool = False
     activations_given: bool = False
     reduce_range: bool = False
+    float16: bool = False
     target: Target = CPU_TARGET
     budget: WeightBudget = NO_BUDGET
+
+    @property
+    def activation_bits(self) -> Literal[8, 16]:
+        """The bits of activations where they are quantized."""
+        return 16 if self.activations == "16" else 8
+
+    @property
+    def lowest_opset(self) -> int:
+        """The first opset whose QuantizeLinear gives such codes."""
+        return OPSET_OF_16_BITS if self.activations == "16" else OPSET_OF_8_BITS
+
+    def qparams(self, low: float, high: float) -> QParams:
+        """Scale and zero point of an activation between these bounds, as the target wants them."""
+        if self.target.signed:
+            return signed_qparams(low, high)
+        return unsigned_qparams(low, high, self.activation_bits)
 
     def rounded_at(self, bits: BitWidth) -> BitWidth:
         """The width that a weight planned at `bits` is rounded to."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -9,9 +11,11 @@ from dfmpc_onnx.errors import Unknown
 from dfmpc_onnx.graph.edit import Namer, insert
 from dfmpc_onnx.graph.operators import clip_bounds, dequantizes, op_of, quantizes
 from dfmpc_onnx.graph.query import constant, only_consumer, producer
-from dfmpc_onnx.numerics.ranges import LEVELS, unsigned_qparams
+from dfmpc_onnx.numerics.arrays import Float32
+from dfmpc_onnx.numerics.ranges import LEVELS, QParams, unsigned_qparams
 
 FUSES_ACTIVATION = frozenset({"Conv", "Add"})
+OPERANDS = frozenset({"Add", "Concat", "Div", "MatMul", "Max", "Min", "Mul", "PRelu", "Sub"})
 EXACT = 1e-5  # of a constant, by which its code may differ from it
 
 
@@ -69,11 +73,44 @@ def quantize_numbers(graph: gs.Graph, names: Namer) -> None:
         value = np.asarray(constant(node.inputs[index]), np.float32)
         if source is None or not dequantizes(source) or not np.isfinite(value).all():
             continue
-        scale, zero = unsigned_qparams(*sorted((0.0, float(value.max()))))
-        code = np.asarray(np.rint(value.astype(np.float64) / scale + zero), np.uint8)
-        stem, decoded = names("number"), gs.Variable(names("number.decoded"))  # short: they are stored several times
-        constants = [gs.Constant(f"{stem}.q", code), gs.Constant(f"{stem}.scale", np.array(scale, np.float32))]
-        constants.append(gs.Constant(f"{stem}.zp", np.array(zero, np.uint8)))
-        before[id(node)] = [gs.Node("DequantizeLinear", stem, {}, constants, [decoded])]
-        node.inputs[index] = decoded
+        bound = float(value.max())
+        parameters = unsigned_qparams(min(bound, 0.0), max(bound, 0.0))
+        before[id(node)] = [_decoded(node, index, value, parameters, names)]
     insert(graph, before=before)
+
+
+def quantize_operands(graph: gs.Graph, qparams: Callable[[float, float], QParams], names: Namer) -> None:
+    """Give every constant beside a dequantized operand codes, rounded to the scale that its own range asks for.
+
+    For a runtime that computes an operator in integers where all of its operands are. qparams: scale and zero point
+    between two bounds.
+    """
+    before: dict[int, list[gs.Node]] = {}
+    for node in graph.nodes:
+        sources = [producer(t) for t in node.inputs if isinstance(t, gs.Variable)] if op_of(node) in OPERANDS else []
+        if not any(source is not None and dequantizes(source) for source in sources):
+            continue
+        for index, tensor in enumerate(node.inputs):
+            value = constant(tensor)
+            if value is None or value.dtype != np.float32 or not value.size or not np.isfinite(value).all():
+                continue
+            parameters = qparams(float(value.min()), float(value.max()))
+            before.setdefault(id(node), []).append(
+                _decoded(node, index, np.asarray(value, np.float32), parameters, names)
+            )
+    insert(graph, before=before)
+
+
+def _decoded(node: gs.Node, index: int, value: Float32, parameters: QParams, names: Namer) -> gs.Node:
+    """Let a node read a constant from codes; returns the DequantizeLinear to put in front of it."""
+    scale, zero = parameters
+    span = np.iinfo(zero.dtype)
+    code = np.clip(np.rint(value.astype(np.float64) / scale + int(zero)), span.min, span.max)
+    stem, decoded = names("number"), gs.Variable(names("number.decoded"))  # short: they are stored several times
+    constants = [
+        gs.Constant(f"{stem}.q", np.asarray(code, zero.dtype)),
+        gs.Constant(f"{stem}.scale", np.array(scale, np.float32)),
+    ]
+    constants.append(gs.Constant(f"{stem}.zp", np.array(zero)))
+    node.inputs[index] = decoded
+    return gs.Node("DequantizeLinear", stem, {}, constants, [decoded])

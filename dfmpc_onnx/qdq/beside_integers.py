@@ -120,12 +120,15 @@ def keep_from_relu(graph: gs.Graph, integer: frozenset[str], names: Namer) -> No
     insert(graph, before=before)
 
 
-def guard_float_layers(graph: gs.Graph, layers: Layers, integer: frozenset[str], names: Namer) -> list[str]:
+def guard_float_layers(
+    graph: gs.Graph, layers: Layers, integer: frozenset[str], names: Namer, operands: int = 1
+) -> list[str]:
     """Keep float layers float: onnxruntime quantizes the float weight of a layer between QDQ nodes by itself.
 
     It looks for a DequantizeLinear right in front of the layer (WeightBiasQuantization, seen in 1.31), having moved it
     behind what only moves values, such as Reshape (QDQPropagation). A Max of one input changes no value and is not
-    optimized away, so the layer no longer fits. May go when onnxruntime leaves such layers alone.
+    optimized away, so the layer no longer fits. May go when onnxruntime leaves such layers alone. operands: how often
+    the Max reads the tensor; QNN takes no Max of one.
     """
     nodes = nodes_by_name(graph)
     before: dict[int, list[gs.Node]] = {}
@@ -137,7 +140,7 @@ def guard_float_layers(graph: gs.Graph, layers: Layers, integer: frozenset[str],
         if decoder is not None and dequantizes(decoder):
             continue  # quantized before it came here: it shall fuse
         same = gs.Variable(names(f"{layer.name}.float_input"))
-        before[id(node)] = [gs.Node("Max", names(f"{layer.name}.Max"), {}, [node.inputs[0]], [same])]
+        before[id(node)] = [gs.Node("Max", names(f"{layer.name}.Max"), {}, [node.inputs[0]] * operands, [same])]
         node.inputs[0] = same
     insert(graph, before=before)
     return [layer.name for layer in layers.all if id(nodes[layer.name]) in before]

@@ -4,6 +4,9 @@ On the CPU provider a layer fuses to QLinearConv or QGemm when its input comes f
 another, and its output (through a Relu, or a Clip from 0 that covers the range) goes to a QuantizeLinear. The operators
 between layers have integer kernels of their own; a tensor that they pass along keeps its scale.
 
+A target that wants all quantized has every operator between tensors of known range read and give codes, outputs
+included, whatever the CPU provider has kernels for.
+
 TensorRT wants QuantizeLinear in front of the layers alone, and moves it backward through what stands between by itself.
 It adds the other branch of a sum within the Conv that ends one branch, if that other branch is quantized, and the
 Conv's own output is not.
@@ -17,7 +20,7 @@ from collections.abc import Mapping
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import shown
-from dfmpc_onnx.graph.operators import averages, keeps_scale, meaning_of, op_of
+from dfmpc_onnx.graph.operators import averages, is_weighted, keeps_scale, meaning_of, op_of
 from dfmpc_onnx.graph.query import (
     captured_tensors,
     constant,
@@ -29,7 +32,8 @@ from dfmpc_onnx.graph.query import (
 )
 from dfmpc_onnx.pipeline.facts import Codes, FloatActivations, FloatLayers, Layer, Layers, Ranges
 from dfmpc_onnx.pipeline.refusals import Reason
-from dfmpc_onnx.pipeline.targets import CPU_TARGET, Target
+from dfmpc_onnx.pipeline.target_rules import Target
+from dfmpc_onnx.pipeline.targets import CPU_TARGET
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.added_numbers import codes_fit, effective_output
 
@@ -53,6 +57,11 @@ class Sites:
 
 def _has_scale(node: gs.Node) -> bool:
     return meaning_of(node).own_scale
+
+
+def _has_constant_weight(node: gs.Node) -> bool:
+    """Whether a node is a layer, which is integer or not as a layer."""
+    return is_weighted(node) and len(node.inputs) > 1 and constant(node.inputs[1]) is not None
 
 
 def _moved_inside(graph: gs.Graph) -> dict[str, str]:
@@ -130,7 +139,8 @@ class Placer:
 
     def place(self) -> Sites:
         integer = {name for name, layer in self._layers.items() if self._fits(layer)}
-        self._float_pools = _pools_of_floats(self._graph, integer) if self._target.between else frozenset()
+        on_cpu = self._target.between and not self._target.all_quantized
+        self._float_pools = _pools_of_floats(self._graph, integer) if on_cpu else frozenset()
         self._leading = _leading_to_layers(self._graph, integer)
         self._in_front_of(integer)
         if self._target.between:
@@ -141,7 +151,7 @@ class Placer:
                 before = len(self._chosen)
                 for node in (*self._graph.nodes, *reversed(self._graph.nodes)):
                     self._between(node, integer)
-        else:
+        if self._target.fused_sums:
             self._sums(integer)
         return Sites(frozenset(integer), self._sources_of_scales(), self._refused, self._float_pools)
 
@@ -150,15 +160,15 @@ class Placer:
         read, made = node.inputs[0].name, effective_output(self._graph, node).name
         exempt = self._exempt.get(read) or (self._exempt.get(made) if self._target.between else None)
         reason: Reason | None = None
-        if layer.op == "ConvTranspose":
-            reason = Reason("no-integer-kernel", "ConvTranspose has no integer kernel in onnxruntime")
+        if layer.op in self._target.float_operators:
+            reason = Reason("no-integer-kernel", f"{layer.op} has no integer kernel in onnxruntime")
         elif exempt is not None:
             reason = Reason("float-activation", exempt)
         elif read not in self._ranges:
             reason = Reason("range-unknown", "the range of its input is not known")
         elif self._target.between and made not in self._ranges:
             reason = Reason("range-unknown", "the range of its output is not known")
-        elif layer.op == "Conv" and len(layer.shape) != 4:
+        elif layer.op == "Conv" and len(layer.shape) - 2 not in self._target.spatial_dimensions:
             why = f"a Conv of {len(layer.shape) - 2} spatial dimensions has no fast integer kernel"
             reason = Reason("no-integer-kernel", why)
         elif float(node.attrs.get("alpha", 1.0)) != 1.0 or float(node.attrs.get("beta", 1.0)) != 1.0:
@@ -199,7 +209,8 @@ class Placer:
                 n.name in integer or keeps_scale(n) or _has_scale(n) or op_of(n) in ("Relu", "Clip")
                 for n in consumers(output)
             )
-            if kind == "Conv" or (read and (kind != "Gemm" or output.name in self._leading)):
+            wanted = self._target.all_quantized or kind == "Conv"
+            if wanted or (read and (kind != "Gemm" or output.name in self._leading)):
                 self._chosen.add(output.name)
 
     def _sources_of_scales(self) -> dict[str, str]:
@@ -213,14 +224,16 @@ class Placer:
 
     def _between(self, node: gs.Node, integer: set[str]) -> None:
         """An operator between layers: quantized where its inputs are, or can be, and somebody reads the result."""
-        moves = keeps_scale(node)
-        if not (moves or _has_scale(node)) or node.name in self._float_pools:
+        moves, every = keeps_scale(node), self._target.all_quantized
+        if not (moves or _has_scale(node) or every) or node.name in self._float_pools:
+            return
+        if every and (_has_constant_weight(node) or self._is_fused(node)):
             return
         slots = node.inputs[:1] if moves else node.inputs
         variables = [t for t in slots if isinstance(t, gs.Variable) and not t.is_empty()]
         if not variables or any(t.name not in self._ranges for t in variables):
             return
-        if any(isinstance(t, gs.Constant) for t in slots) and not codes_fit(node):
+        if not every and any(isinstance(t, gs.Constant) for t in slots) and not codes_fit(node):
             return
         outputs = node.outputs if op_of(node) == "Split" else node.outputs[:1] if len(node.outputs) == 1 else []
         outputs = [effective_output(self._graph, node)] if len(outputs) == 1 else outputs
@@ -231,16 +244,23 @@ class Placer:
             and self._read_in_integers(variables[0], integer)
         ):
             self._chosen.add(variables[0].name)
-        if not any(t.name in self._chosen for t in variables):
+        if not every and not any(t.name in self._chosen for t in variables):
             return
-        if not outputs or any(is_output(self._graph, t) or t.name not in self._leading for t in outputs):
+        if not outputs:
+            return
+        if not every and any(is_output(self._graph, t) or t.name not in self._leading for t in outputs):
             return
         if any(t.name in self._exempt for t in outputs):
             return
         if moves:
-            self._chosen.update(t.name for t in outputs)
+            self._chosen.update(t.name for t in (*variables[: int(every)], *outputs))
         elif outputs[0].name in self._ranges:
             self._chosen.update(t.name for t in (*variables, *outputs))
+
+    def _is_fused(self, node: gs.Node) -> bool:
+        """Whether a Relu or Clip is one operator with what it reads."""
+        source = producer(node.inputs[0]) if op_of(node) in ("Relu", "Clip") else None
+        return source is not None and effective_output(self._graph, source) is node.outputs[0]
 
     def _read_in_integers(self, tensor: gs.Tensor, integer: set[str]) -> bool:
         """Whether nobody reads a tensor who would rather have it in float."""

@@ -57,4 +57,5 @@ class JointDamage:
         if bits in ROUNDED_WIDTHS:
             return self._visitor.rounded[bits][name]
         node = nodes_by_name(self._workspace.graph)[name]
-        return nearest(np.asarray(constant(node.inputs[1]), np.float32), self._layers[name], bits).dequantize()
+        weight = np.asarray(constant(node.inputs[1]), np.float32)
+        return nearest(weight, self._layers[name], bits, self._visitor.rules).dequantize()

@@ -35,6 +35,7 @@ from dfmpc_onnx.pipeline.manager import Figure, Refusal, Rewrite
 from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY, BitWidth
 from dfmpc_onnx.pipeline.shared_weights import layers_of_one_weight
 from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.quantization.grid_rules import GridRules
 from dfmpc_onnx.quantization.layer_reach import LayerReach, only_norms_read, to_rows
 from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics
 from dfmpc_onnx.statistics.engines import registration
@@ -130,6 +131,7 @@ class Task:
     layer: Layer
     errors: OutputErrors
     gain: float
+    rules: GridRules
 
     def rounded(self, width: BitWidth) -> Candidate:
         """At a width; 2 bits are four levels or ternary, whichever loses less."""
@@ -147,7 +149,8 @@ class Task:
         seen = np.maximum(self.moments.diagonal, 0.0)
         if self.moments.count < FEWEST_PATCHES:
             seen = np.ones_like(seen)  # an input that was 0 in a handful of patches is not 0 for ever
-        grids = [_grid(flat, seen, width, FINE_RASTER if thorough else COARSE_RASTER) for width in widths]
+        raster, op = FINE_RASTER if thorough else COARSE_RASTER, self.layer.op
+        grids = [_grid(flat, seen, width, self.rules, op, raster) for width in widths]
         if self.rounder is not None:
             return [self._candidate(found) for found in self.rounder.on_best_grids(grids, thorough=thorough)]
         return [self._candidate(self._nearest(flat, grid)) for grid in grids]
@@ -180,6 +183,7 @@ class Rebuilder:
         self._rounded_at = workspace.settings.rounded_at
         self._tell = workspace.progress.layer
         self._seed = workspace.settings.seed
+        self.rules = GridRules.of(workspace.settings.target)
         self.ranges: dict[str, tuple[float, float]] = {}
         self.reach = LayerReach(workspace.graph, layers)
         inputs = workspace.inputs
@@ -274,7 +278,7 @@ class Rebuilder:
         shrunk = moments.shrunk().varying(unseen)
         feedback = self._options.rounding == "feedback" and moments.count >= FEWEST_PATCHES
         rounder = FeedbackRounder(target, shrunk.hat) if feedback else None
-        return Task(target, shrunk, measure, rounder, layer, errors, gain)
+        return Task(target, shrunk, measure, rounder, layer, errors, gain, self.rules)
 
     def measure(self, node: gs.Node, rows: Float32, moments: PatchMoments, signal: Float, known: Known) -> Measure:
         """How errors of a layer are measured: at what is read of it next."""
@@ -290,7 +294,7 @@ class Rebuilder:
         said = f"{why}; rounded to the nearest level, not compensated"
         self.refusals.append(Refusal(node.name, said, "rounded-to-nearest"))
         weight = np.asarray(constant(node.inputs[1]), np.float32)
-        return nearest(weight, layer, self._rounded_at(bits))
+        return nearest(weight, layer, self._rounded_at(bits), self.rules)
 
     def _target(self, rows: Float32, moments: PatchMoments, layer: Layer) -> Float32:
         """The weight to round."""
@@ -367,17 +371,10 @@ def _bias_of(node: gs.Node) -> Float | None:
     return None if bias is None else np.asarray(bias, np.float64).reshape(-1)
 
 
-def from_rows(rows: Float32, layer: Layer) -> Float32:
-    """The weight of `to_rows`."""
-    if layer.op == "Conv":
-        return np.ascontiguousarray(rows.reshape(layer.shape))
-    return np.ascontiguousarray(rows[0] if layer.axis == 0 else rows[0].T)
-
-
-def nearest(weight: Float32, layer: Layer, bits: BitWidth) -> QuantizedWeight:
+def nearest(weight: Float32, layer: Layer, bits: BitWidth, rules: GridRules) -> QuantizedWeight:
     """A weight on the grid that suits it, each number at the level nearest to it."""
     flat = np.asarray(PerAxis(layer.axis).rows(weight), np.float32)
-    grid = _grid(flat, np.ones((1, flat.shape[1])), bits)
+    grid = _grid(flat, np.ones((1, flat.shape[1])), bits, rules, layer.op)
     return _as_weight(grid.codes(flat), grid, layer)
 
 
@@ -385,15 +382,19 @@ def _as_weight(codes: Float32, grid: Grid, layer: Layer) -> QuantizedWeight:
     """Codes of rows and their grid in the layout of the layer's weight."""
     whole = codes.astype(np.int8)
     granularity = PerAxis(layer.axis)
-    shape = granularity.scale_shape(layer.shape)
     shaped = np.ascontiguousarray(unrows(whole.reshape(layer.shape[layer.axis], -1), layer.shape, granularity))
-    zero = grid.zero_point.reshape(shape)
-    return QuantizedWeight(shaped, grid.scale.reshape(shape), zero, grid.bits, grid.ternary)
+    shape = (1,) * len(layer.shape) if grid.shared else granularity.scale_shape(layer.shape)
+    scale, zero = (values[: 1 if grid.shared else None].reshape(shape) for values in (grid.scale, grid.zero_point))
+    return QuantizedWeight(shaped, scale, zero, grid.bits, grid.ternary)
 
 
-def _grid(rows: Float32, importance: Float, width: BitWidth, raster: int = FINE_RASTER) -> Grid:
+def _grid(
+    rows: Float32, importance: Float, width: BitWidth, rules: GridRules, op: str, raster: int = FINE_RASTER
+) -> Grid:
     """importance: ``[groups, k]``, each of as many rows that follow each other."""
     if width == TERNARY:
         each = np.repeat(importance.astype(np.float32), len(rows) // len(importance), axis=0)
-        return ternary_grid(ternary_optimal(rows, each, PerAxis(0)).scale)
-    return uniform_grid(rows, importance, int(width), raster)
+        grid = ternary_grid(ternary_optimal(rows, each, PerAxis(0)).scale)
+    else:
+        grid = uniform_grid(rows, importance, int(width), raster)
+    return rules.constrained(grid, rows, importance, op)

@@ -79,7 +79,7 @@ def _stored_bits(layer: LayerReport, packed: Packed | None) -> float:
 
 def _advice(settings: Settings) -> tuple[str, ...]:
     """What about the options the user may want to reconsider."""
-    if settings.activations == "8" and settings.target.activations == "none":
+    if settings.activations != "none" and settings.target.activations == "none":
         return (
             f"the {settings.target.name} provider has no integer Conv: 8-bit activations are slower there than float",
         )

@@ -22,6 +22,7 @@ from dfmpc_onnx.errors import CannotRun, ModelError, NoSuchType, RuntimeUnavaila
 from dfmpc_onnx.model.source import EXTERNAL_LIMIT, size_of
 from dfmpc_onnx.model.unbounded_loops import has_loop
 from dfmpc_onnx.model.write import save
+from dfmpc_onnx.runtime.providers import Provider, find_provider
 from dfmpc_onnx.runtime.threads import thread_count
 
 CPU_PROVIDER = "CPUExecutionProvider"
@@ -33,7 +34,7 @@ Feeds = Mapping[str, npt.NDArray[np.generic]]
 
 def require() -> ModuleType:
     """onnxruntime, imported; raises RuntimeUnavailable where it is not installed, or installed but broken."""
-    remedy = "pip install onnxruntime (or onnxruntime-gpu, or onnxruntime-openvino)"
+    remedy = "pip install onnxruntime (or onnxruntime-gpu)"
     try:
         import onnxruntime
     except Exception as error:  # a broken one raises ImportError, OSError and others, as its native library pleases
@@ -76,13 +77,9 @@ class Session:
         idle threads wait for work in a loop, as those of a program's own sessions do; for what measures its time.
         """
         onnxruntime = require()
-        name = provider if provider.endswith("ExecutionProvider") else f"{provider}ExecutionProvider"
-        known = {p.lower(): p for p in onnxruntime.get_available_providers()}
-        if name.lower() not in known:
-            listed = ", ".join(p.removesuffix("ExecutionProvider") for p in known.values())
-            raise RuntimeUnavailable(f"provider '{shown(provider)}' is not in this onnxruntime; it has {listed}")
-        self.provider = known[name.lower()]
-        options = _options(onnxruntime, threads, spinning=spinning)
+        options = _options(onnxruntime, threads, spinning=spinning)  # first: it silences what looks for devices
+        found = find_provider(onnxruntime, provider)
+        self.provider = found.name
         if profile is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile)
@@ -91,10 +88,9 @@ class Session:
         with contextlib.ExitStack() as stack:
             source = _loadable(model, stack)
             try:
+                providers = _providers(onnxruntime, found, options)
                 # Its own fallback would print to standard output, and try the same again.
-                self._session = onnxruntime.InferenceSession(
-                    source, options, providers=_with_helpers(self.provider, known), enable_fallback=0
-                )
+                self._session = onnxruntime.InferenceSession(source, options, providers=providers, enable_fallback=0)
             except Exception as error:  # onnxruntime's exceptions have no common public base
                 raise _kind_of(error)(
                     f"{label}: onnxruntime {onnxruntime.__version__} cannot load it ({_cause(error)})"
@@ -202,10 +198,16 @@ def _silence(onnxruntime: ModuleType) -> None:
     onnxruntime.set_default_logger_severity(4)
 
 
-def _with_helpers(provider: str, known: Mapping[str, str]) -> list[str]:
-    """A provider, and for TensorRT the one that takes on the GPU what TensorRT leaves."""
+def _providers(onnxruntime: ModuleType, found: Provider, options: Any) -> list[str] | None:
+    """What a session is to be given: a provider that is built in, and for TensorRT the one that takes on the GPU what
+    TensorRT leaves. None for a plug-in, which goes into the options with its device.
+    """
+    if found.device is not None:
+        options.add_provider_for_devices([found.device], {})
+        return None
     helper = "CUDAExecutionProvider"
-    return [provider, helper] if provider.startswith("Tensorrt") and helper in known.values() else [provider]
+    helped = found.name.startswith("Tensorrt") and helper in onnxruntime.get_available_providers()
+    return [found.name, helper] if helped else [found.name]
 
 
 def optimized_model(model: Loadable, label: str = "the model", *, fused: bool = True) -> onnx.ModelProto:

@@ -6,11 +6,12 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from typing import ClassVar
 
+import msgspec
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.graph.edit import Namer, insert
-from dfmpc_onnx.graph.operators import dequantizes, quantizes
+from dfmpc_onnx.graph.operators import dequantizes, meaning_of, op_of, quantizes
 from dfmpc_onnx.graph.query import (
     consumers,
     has_input,
@@ -20,12 +21,14 @@ from dfmpc_onnx.graph.query import (
 )
 from dfmpc_onnx.numerics.arrays import Float32
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
-from dfmpc_onnx.numerics.ranges import signed_qparams, unsigned_qparams
+from dfmpc_onnx.numerics.ranges import QParams, Range
 from dfmpc_onnx.pipeline.facts import Codes, FinalOpset, FloatLayers, FoldedBatchNorms, Layer, Layers, Placement, Ranges
 from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.pipeline.refusals import Reason
+from dfmpc_onnx.pipeline.settings import Settings
+from dfmpc_onnx.pipeline.target_rules import Target
 from dfmpc_onnx.pipeline.workspace import Workspace
-from dfmpc_onnx.qdq.added_numbers import quantize_numbers
+from dfmpc_onnx.qdq.added_numbers import quantize_numbers, quantize_operands
 from dfmpc_onnx.qdq.beside_integers import (
     guard_float_layers,
     keep_from_gemm,
@@ -37,9 +40,11 @@ from dfmpc_onnx.qdq.beside_integers import (
 )
 from dfmpc_onnx.qdq.decoder import fits_int8, integer_scale
 from dfmpc_onnx.qdq.placed_times import PlacedTimes
-from dfmpc_onnx.qdq.placement import IN_FLOAT, Placer
+from dfmpc_onnx.qdq.placement import IN_FLOAT, Placer, Sites
+from dfmpc_onnx.qdq.taken_operators import not_taken, not_taken_warning
+from dfmpc_onnx.quantization.grid_rules import GridRules
+from dfmpc_onnx.quantization.layer_rebuilder import nearest
 
-QParams = tuple[np.float32, np.uint8 | np.int8]  # scale and zero point
 Parameters = dict[str, QParams]
 BIAS_LIMIT = 2**30  # leaves as much again for the sum of products in an int32 accumulator
 
@@ -51,7 +56,8 @@ class InsertQDQ(Pass[NoOptions]):
     Why: q = clip(round(x / s) + z, 0, 255) with s, z from the range. Runtimes fuse DequantizeLinear, layer and
     QuantizeLinear to one integer kernel. The bias becomes int32 with the scale s_x s_w, which every version fuses. A
     Pad with zeros works on the codes. For TensorRT z is 0, codes lie in -127..127, biases stay in float, and only what
-    layers read is quantized, with all branches of a sum but the one whose Conv takes in the sum.
+    layers read is quantized, with all branches of a sum but the one whose Conv takes in the sum. A target that wants
+    all quantized gets codes on both sides of every operator, of 16 bits where asked, and of constants beside them.
 
     Requires: ranges, codes, BatchNormalization folded (it would block the fusion), the final opset.
 
@@ -60,7 +66,8 @@ class InsertQDQ(Pass[NoOptions]):
     products has products that are nothing beside its bias: its weights are rounded to a coarser scale. Where one
     scale serves all channels the layer computes in float instead, since onnxruntime would quantize a float bias by
     itself, and overflow. So does a layer whose codes less their zero points INT8 cannot hold, which only 8-bit codes
-    with a zero point can come to; or 7 bits, where a reduced range is asked for.
+    with a zero point can come to; or 7 bits, where a reduced range is asked for. A node of an operator that the target
+    does not take is named; the processor will run it.
 
     Reference: Jacob et al. 2018, section 2; the ONNX QDQ format.
     """
@@ -70,48 +77,51 @@ class InsertQDQ(Pass[NoOptions]):
     provides: ClassVar = (Placement, Codes)
 
     def run(self, workspace: Workspace) -> PassResult:
+        target = workspace.settings.target
+        left = tuple(Refusal.of(name, why) for name, why in not_taken(workspace.graph, target).items())
+        warnings = not_taken_warning(workspace.graph, target)
+        result = self._quantize(workspace)
+        return msgspec.structs.replace(
+            result, refusals=(*result.refusals, *left), warnings=(*result.warnings, *warnings)
+        )
+
+    def _quantize(self, workspace: Workspace) -> PassResult:
         if workspace.settings.activations == "none":
             workspace.put(Placement(frozenset()))
             return PassResult(self.name, notes=("activations stay in float",))
         graph = workspace.graph
-        if graph.opset < 13:
+        settings = workspace.settings
+        if graph.opset < settings.lowest_opset:
             workspace.put(Placement(frozenset()))
-            why = f"opset {graph.opset} has no DequantizeLinear with an axis; activations stay in float"
+            lacks = "of 16 bits" if settings.activation_bits == 16 else "with an axis"
+            why = f"opset {graph.opset} has no DequantizeLinear {lacks}; activations stay in float"
             return PassResult(self.name, refusals=(Refusal("model", why, "opset-too-old"),), warnings=(why,))
-        ranges = workspace.get(Ranges).tensors
+        ranges = {**workspace.get(Ranges).tensors, **_fixed_ranges(graph, settings)}
         layers, target = workspace.get(Layers).by_name(), workspace.settings.target
         spared = workspace.find(FloatLayers)
         sites = Placer.of(workspace).place()
-        late = PlacedTimes(graph, sites, workspace.inputs.shapes).slower() if target.between else ()
+        on_cpu = target.between and not target.all_quantized
+        late = PlacedTimes(graph, sites, workspace.inputs.shapes).slower() if on_cpu else ()
         names = Namer(graph)
-        qparams = signed_qparams if target.signed else unsigned_qparams
-        given = quantized_before(graph, target.signed)
+        kind = settings.qparams(0.0, 0.0)[1].dtype
+        given = quantized_before(graph, kind)
         parameters: Parameters = {
-            name: given.get(name) or qparams(*ranges[like]) for name, like in sites.tensors.items()
+            name: given.get(name) or settings.qparams(*ranges[like]) for name, like in sites.tensors.items()
         }
-        with_bias = sites.layers if target.int32_bias else frozenset[str]()
+        _give_scales_of(target, workspace, sites.layers)
+        with_bias = sites.layers if target.bias == "int32" else frozenset[str]()
         coarser = _make_room_for_biases(workspace, layers, with_bias, parameters)
         codes = workspace.codes()
-        reduced = workspace.settings.reduce_range
+        reduced = settings.reduce_range
         unfit = frozenset(name for name in sites.layers if not fits_int8(codes[name], reduced))
         biases, float_biases = _quantize_biases(graph, layers, with_bias - unfit, codes, parameters, names)
         integer = sites.layers - unfit - set(float_biases)
         own = {id(node) for node in graph.nodes if dequantizes(node)}
-        kind = np.dtype(np.int8 if target.signed else np.uint8)
         tensors = graph.tensors()
         new = {n: p for n, p in parameters.items() if not _is_quantized_outside(graph, tensors[n], given, kind)}
         _insert(graph, new, names)
         insert(graph, before=biases)
-        if target.between:
-            quantize_numbers(graph, names)
-            pool_floats(graph, sites.pools, own, names)
-            pad_codes(graph)
-            keep_from_relu(graph, integer, names)
-            kept = guard_float_layers(graph, workspace.get(Layers), integer, names)
-        else:
-            kept = read_float(graph, workspace.get(Layers), integer, own)
-            move_float(graph, own)
-            keep_from_gemm(graph, integer, names)
+        kept = _fit_neighbours(workspace, sites, integer, own, names)
         workspace.put(Placement(integer))
         rewrites = tuple(
             Rewrite(name, f"quantized to {kind.name}", {"scale": float(scale), "zero_point": int(zero)})
@@ -123,6 +133,39 @@ class InsertQDQ(Pass[NoOptions]):
         how = "stays float behind a Max of one input" if target.between else "reads what is not quantized"
         notes = tuple(f"{name} {how}" for name in kept)
         return PassResult(self.name, rewrites, refusals, notes, late)
+
+
+def _fit_neighbours(
+    workspace: Workspace, sites: Sites, integer: frozenset[str], own: set[int], names: Namer
+) -> list[str]:
+    """Let what stands beside the integer layers be what the target wants of it; returns the layers kept in float."""
+    graph, settings, layers = workspace.graph, workspace.settings, workspace.get(Layers)
+    if settings.target.all_quantized:
+        quantize_operands(graph, settings.qparams, names)
+        return guard_float_layers(graph, layers, integer, names, operands=2)
+    if settings.target.between:
+        quantize_numbers(graph, names)
+        pool_floats(graph, sites.pools, own, names)
+        pad_codes(graph)
+        keep_from_relu(graph, integer, names)
+        return guard_float_layers(graph, layers, integer, names)
+    kept = read_float(graph, layers, integer, own)
+    move_float(graph, own)
+    keep_from_gemm(graph, integer, names)
+    return kept
+
+
+def _fixed_ranges(graph: gs.Graph, settings: Settings) -> dict[str, Range]:
+    """The ranges of what operators give whose scale the target fixes: their bounds, in steps of a power of two.
+
+    The greatest value is a step below the upper bound, so that 256 or 65536 steps fill the bounds.
+    """
+    found = {}
+    for node in graph.nodes:
+        if op_of(node) in settings.target.fixed_scales:
+            low, high = meaning_of(node).bounds
+            found[node.outputs[0].name] = low, high - (high - low) / 2**settings.activation_bits
+    return found
 
 
 def _refusals(
@@ -147,19 +190,18 @@ def _refusals(
     return tuple(refusals)
 
 
-def quantized_before(graph: gs.Graph, signed: bool) -> Parameters:
+def quantized_before(graph: gs.Graph, kind: np.dtype[np.generic]) -> Parameters:
     """Scale and zero point of the tensors that a DequantizeLinear of the model's own makes, one for all.
 
-    signed: whether of int8, else of uint8: of the type that the target wants.
+    kind: of the codes that the target wants.
     """
-    kind: type[np.int8] | type[np.uint8] = np.int8 if signed else np.uint8
     found: Parameters = {}
     for node in graph.nodes:
         if not dequantizes(node) or not has_input(node, 2):
             continue
         scale, zero = input_constant(node, 1), input_constant(node, 2)
         if scale is not None and zero is not None and scale.size == zero.size == 1 and zero.dtype == kind:
-            found[node.outputs[0].name] = np.float32(scale.reshape(())), kind(zero.reshape(()))
+            found[node.outputs[0].name] = np.float32(scale.reshape(())), zero.reshape(-1)[0]
     return found
 
 
@@ -221,6 +263,16 @@ def _insert(graph: gs.Graph, parameters: Parameters, names: Namer) -> None:
         else:
             after.setdefault(id(source), []).extend(nodes)
     insert(graph, after=after, first=first)
+
+
+def _give_scales_of(target: Target, workspace: Workspace, names: Collection[str]) -> None:
+    """Round weights again whose scales what was folded into them has made others than the target allows."""
+    rules, nodes = GridRules.of(target), nodes_by_name(workspace.graph)
+    layers, codes = workspace.get(Layers).by_name(), workspace.codes()
+    for name in sorted(names):
+        if not rules.allow(codes[name].scale, layers[name].op):
+            fresh = nearest(codes[name].dequantize(), layers[name], codes[name].bits, rules)
+            workspace.set_weight(nodes[name], fresh)
 
 
 def _make_room_for_biases(

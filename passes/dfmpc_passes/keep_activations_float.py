@@ -14,7 +14,6 @@ from dfmpc_onnx.inputs.feeds import LEAST_PART, filled_in_part
 from dfmpc_onnx.numerics.arrays import Array
 from dfmpc_onnx.numerics.group_search import costliest
 from dfmpc_onnx.numerics.output_loss import OutputLoss
-from dfmpc_onnx.numerics.ranges import signed_qparams, unsigned_qparams
 from dfmpc_onnx.pipeline.facts import (
     ActivationNoise,
     Codes,
@@ -71,7 +70,7 @@ class KeepActivationsFloat(Pass[KeepActivationsFloatOptions]):
         workspace.put(FloatActivations({}))
         workspace.put(ActivationNoise(0.0))
         settings, graph = workspace.settings, workspace.graph
-        if settings.activations == "none" or graph.opset < 13:
+        if settings.activations == "none" or graph.opset < settings.lowest_opset:
             return PassResult(self.name, notes=("activations stay in float",))
         ranges, sites = workspace.get(Ranges).tensors, Placer.of(workspace).place()
         # Tensors that are only moved have one scale with what they are moved from, and share its fate.
@@ -80,8 +79,7 @@ class KeepActivationsFloat(Pass[KeepActivationsFloatOptions]):
             groups.setdefault(like, []).append(name)
         if not groups:
             return PassResult(self.name, notes=("no activation is quantized",))
-        qparams = signed_qparams if settings.target.signed else unsigned_qparams
-        scales = {name: qparams(*ranges[like])[0] for name, like in sites.tensors.items()}
+        scales = {name: settings.qparams(*ranges[like])[0] for name, like in sites.tensors.items()}
         try:
             batch = statistics_batch(graph, workspace.inputs, settings.seed, self.options.images)
             feeds = dict(batch.first(self.options.images).feeds)  # the user's own may be more than asked for
@@ -92,7 +90,7 @@ class KeepActivationsFloat(Pass[KeepActivationsFloatOptions]):
             return PassResult(self.name, refusals=(Refusal("model", unknown, "outputs-not-comparable"),))
         if not network.comparable:
             why = "no output holds finite numbers that are the same in every run"
-            unknown = f"{why}; what 8-bit activations cost is not known"
+            unknown = f"{why}; what {settings.activation_bits}-bit activations cost is not known"
             return PassResult(self.name, refusals=(Refusal("model", unknown, "outputs-not-comparable"),))
         known: dict[frozenset[int], OutputLoss] = {}
 
@@ -104,23 +102,22 @@ class KeepActivationsFloat(Pass[KeepActivationsFloatOptions]):
 
         before = loss_of(range(len(groups)))
         found = costliest(lambda chosen: _budget_share(loss_of(chosen)), len(groups), self.options.budget, MOST_RUNS)
-        names, taken = list(groups), set(found.all)
+        names, taken, bits = list(groups), set(found.all), settings.activation_bits
         after = loss_of([i for i in range(len(groups)) if i not in taken])
         kept: dict[str, str] = {}
         for index in found.singly:
-            why = (
-                f"8 bits of '{shown(names[index])}' cost {100 * loss_of([index]).share_of_variance:.2g} % of the output"
-            )
+            share = f"{100 * loss_of([index]).share_of_variance:.2g} %"
+            why = f"{bits} bits of '{shown(names[index])}' cost {share} of the output"
             kept.update(dict.fromkeys(groups[names[index]], why))
         for part in found.together:
             share = f"{100 * loss_of(part).share_of_variance:.2g} %"
-            cost = f"8 bits of {len(part)} activations around it cost {share} of the output"
+            cost = f"{bits} bits of {len(part)} activations around it cost {share} of the output"
             why = f"{cost}, and the search for those that matter was cut short"
             kept.update(dict.fromkeys((name for index in part for name in groups[names[index]]), why))
         workspace.put(FloatActivations(kept))
         workspace.put(ActivationNoise(after.share_of_variance))
         refusals = tuple(Refusal(name, f"stays in float: {why}", "costly-activation") for name, why in kept.items())
-        notes = [f"8-bit activations cost {100 * before.share_of_variance:.2g} % of the output"]
+        notes = [f"{bits}-bit activations cost {100 * before.share_of_variance:.2g} % of the output"]
         if taken:
             notes[0] += f", {100 * after.share_of_variance:.2g} % without {len(taken)} of {len(groups)}"
         notes += (*network.notes, *_passed_over(network))

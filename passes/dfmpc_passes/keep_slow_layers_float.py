@@ -47,8 +47,9 @@ class KeepSlowLayersFloat(Pass[KeepSlowLayersFloatOptions]):
         spared, graph, settings = workspace.find(FloatLayers), workspace.graph, workspace.settings
         before = dict(spared.layers) if spared is not None else {}
         workspace.put(FloatLayers(before))
-        if settings.activations == "none" or graph.opset < 13 or not settings.target.between:
-            return PassResult(self.name, notes=("only where operators between layers have integer kernels",))
+        on_cpu = settings.target.between and not settings.target.all_quantized
+        if settings.activations == "none" or graph.opset < 13 or not on_cpu:
+            return PassResult(self.name, notes=("only for the kernels of the CPU provider",))
         times = PlacedTimes(graph, Placer.of(workspace).place(), workspace.inputs.shapes)
         if not times.convs:
             return PassResult(self.name, notes=("no integer Conv of known size",))

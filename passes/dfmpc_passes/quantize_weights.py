@@ -19,6 +19,8 @@ from dfmpc_onnx.pipeline.manager import Pass, PassResult, Rewrite
 from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY
 from dfmpc_onnx.pipeline.shared_weights import layers_of_one_weight
 from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.quantization.grid_rules import GridRules
+from dfmpc_onnx.quantization.layer_rebuilder import nearest
 
 
 class QuantizeWeightsOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,6 +57,7 @@ class QuantizeWeights(Pass[QuantizeWeightsOptions]):
         plan = workspace.get(BitPlan).layers
         statistics = workspace.find(FloatStatistics)
         nodes = nodes_by_name(workspace.graph)
+        rules = GridRules.of(workspace.settings.target)
         workspace.put(Codes({}))
         originals, rewrites = {}, []
         groups = {layer.name: group for group in layers_of_one_weight(workspace) for layer in group}
@@ -69,7 +72,10 @@ class QuantizeWeights(Pass[QuantizeWeightsOptions]):
             users, width = groups.get(layer.name, (layer,)), workspace.settings.rounded_at(bits)
             if (users[0].name, width) not in made:
                 pooled = _pooled([_second_moment(nodes[user.name], user, statistics) for user in users])
-                made[users[0].name, width] = self._quantize(weight, width, layer.axis, pooled)
+                free = rules.leaves_free(layer.op)
+                made[users[0].name, width] = (
+                    self._quantize(weight, width, layer.axis, pooled) if free else nearest(weight, layer, width, rules)
+                )
             quantized = made[users[0].name, width]
             values = workspace.set_weight(nodes[layer.name], quantized)
             if plan[layer.name].role == "low":

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import ClassVar
 
 from dfmpc_onnx.errors import shown
+from dfmpc_onnx.graph.float16 import OLDEST_HALF_QDQ
 from dfmpc_onnx.graph.opset import ConversionRefused, convert
 from dfmpc_onnx.pipeline.facts import Codes, FinalOpset
 from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
+from dfmpc_onnx.pipeline.settings import Settings
 from dfmpc_onnx.pipeline.shared_weights import holders_of_codes
-from dfmpc_onnx.pipeline.targets import Target
+from dfmpc_onnx.pipeline.target_rules import Target
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.code_formats import OLDEST_WITH_TABLES, Kind, choose_forms, opset_for
 
@@ -21,7 +23,8 @@ class RaiseOpset(Pass[NoOptions]):
     Why: each weight is stored in the form that makes the file smallest. 2-bit tensors need opset 25, 4-bit tensors
     opset 21, 8-bit ones 13, and so does what a table decodes, such as five ternary codes in a byte. No higher opset is
     declared than the chosen forms need, so that the file loads in as old a runtime as it can. For a target of older
-    runtimes weights keep to forms of opset 13, and a model of a newer opset than those runtimes load is lowered.
+    runtimes weights keep to forms of opset 13, and a model of a newer opset than those runtimes load is lowered; one
+    that needs a newer opset than the forms gets that.
 
     Requires: codes.
 
@@ -41,7 +44,7 @@ class RaiseOpset(Pass[NoOptions]):
             return self._lower(workspace, target)
         holders = holders_of_codes(workspace)
         kinds = {name: Kind.of(weight) for name, weight in workspace.codes().items() if holders[name] == name}
-        needed = opset_for(choose_forms(kinds, target.newest_opset).values())
+        needed = max(opset_for(choose_forms(kinds, target.packing_opset).values()), self._lowest(workspace.settings))
         if needed <= before or not kinds:
             workspace.put(FinalOpset(before))
             return PassResult(self.name, notes=(f"opset {before} holds every weight",))
@@ -58,6 +61,12 @@ class RaiseOpset(Pass[NoOptions]):
             )
         workspace.put(FinalOpset(needed))
         return PassResult(self.name, (Rewrite("model", f"opset {before} to {needed}"),))
+
+    @staticmethod
+    def _lowest(settings: Settings) -> int:
+        """That the target loads, and whose QuantizeLinear gives the codes, from float16 where floats are to be that."""
+        halved = settings.float16 and settings.activations != "none"
+        return max(settings.target.lowest_opset, settings.lowest_opset, OLDEST_HALF_QDQ if halved else 0)
 
     def _lower(self, workspace: Workspace, target: Target) -> PassResult:
         """For runtimes that are older than the model's opset."""

@@ -67,8 +67,9 @@ def test_names_match_by_glob_and_case(glob, name, hit):
 def test_activations():
     assert parse_activations("8") == parse_activations(8) == "8"
     assert parse_activations("none") == parse_activations("None") == "none"
-    for wrong in ("4", "nan", "", 16):
-        with pytest.raises(OptionError, match="give 8 or none"):
+    assert parse_activations("16") == parse_activations(16) == "16"
+    for wrong in ("4", "nan", "", 32):
+        with pytest.raises(OptionError, match="give 8, 16 or none"):
             parse_activations(wrong)
 
 

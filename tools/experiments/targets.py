@@ -4,10 +4,11 @@
     python -m tools.experiments.targets [--only NETWORK]... [--target NAME]... [--recipe mixed] [--images TEST.npz]
 
 The networks of tools/experiments/measure.py and their folded twins, quantized once for each target and run by
-onnxruntime's CPU provider. A bold row falls short: onnx.checker with full_check finds a fault, IR or opset are higher
-than the file needs, or the agreement with the float network is further below the `cpu` target's than 0.5 points (3
-for `tensorrt`, whose zero points are 0). Exits 1 where there is one. `--images` takes all CIFAR-10 test images
-(tools/data/cifar10.py) for the networks of CIFAR-10: of 500 images 0.5 points are two or three.
+onnxruntime's CPU provider; `qnn-8` is `qnn` with activations of 8 bits. A bold row falls short: onnx.checker with
+full_check finds a fault, IR or opset are higher than the file needs, or the agreement with the float network is
+further below the `cpu` target's than 0.5 points (3 for `tensorrt`, whose zero points are 0). Exits 1 where there is
+one. `--images` takes all CIFAR-10 test images (tools/data/cifar10.py) for the networks of CIFAR-10: of 500 images 0.5
+points are two or three.
 """
 
 from __future__ import annotations
@@ -26,11 +27,21 @@ from tools.experiments.measure import Network, folded_twins, networks
 
 HEADER = ("network", "target", "checker", "opset", "IR", "onnxruntime", "agreement %", "below cpu's", "drop", "SQNR dB")
 ALLOWED = {"tensorrt": 3.0}
+# By the name of a row: the target, and the bits of its activations where they are not its own.
+CASES: dict[str, tuple[str, str | None]] = {
+    **{name: (name, None) for name in TARGETS},
+    **{
+        f"{name}-{bits}": (name, str(bits))
+        for name, target in TARGETS.items()
+        for bits in target.activation_bits
+        if len(target.activation_bits) > 1 and str(bits) != target.activations
+    },
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One target's file: what it declares, and how close it is to the float network."""
+    """One target's file: what it declares, and how close it is to the float network. target: a name of `CASES`."""
 
     target: str
     fault: str
@@ -50,7 +61,8 @@ def measure(network: Network, target: str, recipe: str, weights: str | None, see
             out,
             recipe,
             weights=weights,
-            target=target,
+            activations=CASES[target][1],
+            target=CASES[target][0],
             preprocess=network.preprocess,
             seed=seed,
             check=False,
@@ -78,7 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     known = {**networks(), **folded_twins()}
     parser.add_argument("--only", action="append", choices=list(known), help="a network; may be repeated")
-    parser.add_argument("--target", action="append", choices=[t for t in TARGETS if t != "cpu"])
+    parser.add_argument("--target", action="append", choices=[t for t in CASES if t != "cpu"])
     parser.add_argument("--recipe", default="mixed")
     parser.add_argument("--weights")
     parser.add_argument("--seed", type=int, default=0)
@@ -92,7 +104,7 @@ def main() -> None:
         if args.images and network.images.name.startswith("cifar10"):
             network = dataclasses.replace(network, images=args.images)
         base: Row | None = None
-        for target in ("cpu", *(args.target or [t for t in TARGETS if t != "cpu"])):
+        for target in ("cpu", *(args.target or [t for t in CASES if t != "cpu"])):
             row = measure(network, target, args.recipe, args.weights, args.seed)
             base = base or row
             below = round(base.agreement - row.agreement, 2)

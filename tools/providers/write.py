@@ -15,6 +15,7 @@ import shutil
 import numpy as np
 
 import dfmpc_onnx
+from dfmpc_onnx.evaluation.fidelity import outputs
 from dfmpc_onnx.inputs.preprocess import Preprocess
 from dfmpc_onnx.pipeline.targets import TARGETS
 from dfmpc_onnx.runtime.session import Session, version
@@ -34,11 +35,8 @@ def write(folder: pathlib.Path, targets: list[str], recipe: str, count: int) -> 
         for target in targets:
             files[target] = folder / f"{model.stem}.{target}.onnx"
             dfmpc_onnx.quantize(model, files[target], recipe, target=target, check=False)
-        outputs = {}
-        for target, file in files.items():
-            session = Session(file)
-            outputs[target] = session.run({session.inputs[0][0]: x})[0]
-        np.savez(folder / f"{model.stem}.npz", x=x, y=sample["y"][:count], **outputs)
+        made = {target: outputs(Session(file), x)[0].astype(np.float32) for target, file in files.items()}
+        np.savez(folder / f"{model.stem}.npz", x=x, y=sample["y"][:count], **made)
         print(f"{model.stem}: {', '.join(files)} by onnxruntime {version()}", flush=True)
 
 

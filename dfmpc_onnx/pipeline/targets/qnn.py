@@ -1,0 +1,74 @@
+"""Qualcomm's Hexagon NPU (HTP), by onnxruntime's QNN provider."""
+
+from __future__ import annotations
+
+import msgspec
+
+from dfmpc_onnx.pipeline.target_rules import RuleSource, sources_with
+from dfmpc_onnx.pipeline.targets.cpu import CPU
+
+HTP = "https://docs.qualcomm.com/bundle/publicresource/topics/80-63442-50/HtpOpDefSupplement.html"
+QNN_PROVIDER = "https://onnxruntime.ai/docs/execution-providers/QNN-ExecutionProvider.html"
+# Those that the provider has a builder for.
+OPERATORS = """
+Abs Add And ArgMax ArgMin Asin Atan AveragePool BatchNormalization Cast Ceil Clip Concat Conv ConvTranspose Cos
+CumSum DepthToSpace DequantizeLinear Div Einsum Elu Equal Exp Expand Flatten Floor Gather GatherElements
+GatherND Gelu Gemm GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual GridSample GroupNormalization GRU
+HardSigmoid HardSwish Identity If InstanceNormalization IsNaN LayerNormalization LeakyRelu Less LessOrEqual Log
+LogSoftmax LpNormalization LRN LSTM MatMul Max MaxPool Mean Min Mod Mul Neg NonZero Not Or Pad Pow PRelu
+QuantizeLinear Reciprocal ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum Relu Reshape Resize
+RMSNormalization RoiAlign RotaryEmbedding Round ScatterElements ScatterND Selu Sigmoid Sign Sin Slice Softmax
+Softplus SpaceToDepth Split Sqrt Squeeze STFT Sub Sum Tan Tanh ThresholdedRelu Tile TopK Transpose Unsqueeze
+Upsample Where Xor
+"""
+QNN = msgspec.structs.replace(
+    CPU,
+    name="qnn",
+    summary="uint16 or uint8 activations around every operator, every dimension known, one scale for a MatMul",
+    takes="a Hexagon NPU, by onnxruntime-qnn",
+    ran="onnxruntime-qnn 2.7.0 with onnxruntime 1.32 on x86-64, which compiles every network of models/ to one context",
+    not_run="on a device",
+    sources=sources_with(
+        CPU,
+        RuleSource(
+            ("activation_bits", "float_operators", "spatial_dimensions"),
+            "HTP backend operator definition supplement (Qualcomm): types by operator",
+            HTP,
+        ),
+        RuleSource(
+            ("activations",),
+            "measured: with 8 bits up to 1.8 points fewer images keep their class than of files for cpu, with 16 none",
+        ),
+        RuleSource(
+            ("per_channel",),
+            "measured: onnxruntime-qnn 2.7.0 compiles a Gemm with a scale a channel for v68, v73 and v79, where its "
+            "output is quantized; get_qnn_qdq_config (onnxruntime) has one scale for a MatMul",
+        ),
+        RuleSource(
+            ("operators",),
+            "op_builder_factory.cc (onnxruntime-qnn)",
+            "https://github.com/onnxruntime/onnxruntime-qnn/blob/main/onnxruntime/core/providers/qnn/builder/"
+            "op_builder_factory.cc",
+        ),
+        RuleSource(
+            ("fixed_scales",),
+            "get_qnn_qdq_config (onnxruntime): 1 / 65536 behind a Sigmoid of 16 bits, 1 / 32768 around 0 behind a Tanh",
+            "https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/python/tools/quantization/"
+            "execution_providers/qnn/quant_config.py",
+        ),
+        RuleSource(
+            ("all_quantized", "static_shapes"),
+            "QNN execution provider (onnxruntime): a quantized model with fixed shapes for the HTP backend",
+            QNN_PROVIDER,
+        ),
+    ),
+    activations="16",
+    activation_bits=(8, 16),
+    per_channel=("Conv", "ConvTranspose", "Gemm"),
+    float_operators=(),
+    spatial_dimensions=(1, 2, 3),
+    all_quantized=True,
+    fixed_scales=("Sigmoid", "Tanh"),
+    operators=tuple(OPERATORS.split()),
+    static_shapes=True,
+)
