@@ -16,7 +16,8 @@ class Target:
 
     activations: their bits where nobody asks for others; "none" where the provider has no integer kernels for them.
     signed: activations are int8 with zero point 0, not uint8. int32_bias: at the scale of the products, which every
-    version of the CPU provider fuses; else in float. between: whether operators between layers have integer kernels
+    version of the CPU provider fuses; else in float. pairs_in_16_bits: whether some of its processors add two products
+    in 16 bits. between: whether operators between layers have integer kernels
     of their own, so that every tensor on the way is quantized; else only what layers read. newest_opset: whose types
     weights may be stored in. highest_opset: that the oldest of its runtimes loads.
     """
@@ -27,6 +28,7 @@ class Target:
     signed: bool = False
     int32_bias: bool = True
     between: bool = True
+    pairs_in_16_bits: bool = False
     newest_opset: int = 25
     highest_opset: int = 26
 
@@ -34,7 +36,7 @@ class Target:
 TARGETS = {
     target.name: target
     for target in (
-        Target("cpu", "uint8 activations, int32 biases: what onnxruntime's CPU provider fuses to integer kernels"),
+        Target("cpu", "uint8 activations, int32 biases: what onnxruntime's CPU provider fuses to integer kernels", pairs_in_16_bits=True),
         Target(
             "tensorrt",
             "int8 activations with zero points 0, float biases; of a sum's branches only those that no Conv ends in",
@@ -48,6 +50,7 @@ TARGETS = {
         Target(
             "portable",
             "as for cpu, with weights decoded by operators of opset 13, for onnxruntime 1.16 and later",
+            pairs_in_16_bits=True,
             newest_opset=13,
             highest_opset=19,
         ),

@@ -35,6 +35,7 @@ from dfmpc_onnx.pipeline.manager import Figure, Refusal, Rewrite
 from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY, BitWidth
 from dfmpc_onnx.pipeline.shared_weights import layers_of_one_weight
 from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.qdq.kernel_pairs import neighbours_of
 from dfmpc_onnx.quantization.layer_reach import LayerReach, only_norms_read, to_rows
 from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics
 from dfmpc_onnx.statistics.engines import registration
@@ -177,7 +178,7 @@ class Rebuilder:
         self._plan = plan
         self._graph = workspace.graph
         self._biases: dict[str, tuple[Float | None, Float]] = {}  # those changed: in both networks
-        self._rounded_at = workspace.settings.rounded_at
+        self._rounded_at, self._limits_pairs = workspace.settings.rounded_at, workspace.settings.limits_pairs
         self._tell = workspace.progress.layer
         self._seed = workspace.settings.seed
         self.ranges: dict[str, tuple[float, float]] = {}
@@ -273,7 +274,8 @@ class Rebuilder:
         gain = 0.0 if target is rows else measure.share(errors.of(rows)) - measure.share(errors.of(target))
         shrunk = moments.shrunk().varying(unseen)
         feedback = self._options.rounding == "feedback" and moments.count >= FEWEST_PATCHES
-        rounder = FeedbackRounder(target, shrunk.hat) if feedback else None
+        beside = neighbours_of(layer) if self._limits_pairs else None
+        rounder = FeedbackRounder(target, shrunk.hat, beside) if feedback else None
         return Task(target, shrunk, measure, rounder, layer, errors, gain)
 
     def measure(self, node: gs.Node, rows: Float32, moments: PatchMoments, signal: Float, known: Known) -> Measure:

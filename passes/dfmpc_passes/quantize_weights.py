@@ -19,6 +19,7 @@ from dfmpc_onnx.pipeline.manager import Pass, PassResult, Rewrite
 from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY
 from dfmpc_onnx.pipeline.shared_weights import layers_of_one_weight
 from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.qdq.kernel_pairs import without_saturation
 
 
 class QuantizeWeightsOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,7 +70,10 @@ class QuantizeWeights(Pass[QuantizeWeightsOptions]):
             users, width = groups.get(layer.name, (layer,)), workspace.settings.rounded_at(bits)
             if (users[0].name, width) not in made:
                 pooled = _pooled([_second_moment(nodes[user.name], user, statistics) for user in users])
-                made[users[0].name, width] = self._quantize(weight, width, layer.axis, pooled)
+                found = self._quantize(weight, width, layer.axis, pooled)
+                if workspace.settings.limits_pairs:
+                    found, _ = without_saturation(layer, weight, found)
+                made[users[0].name, width] = found
             quantized = made[users[0].name, width]
             values = workspace.set_weight(nodes[layer.name], quantized)
             if plan[layer.name].role == "low":
