@@ -86,11 +86,12 @@ def _damped_cholesky(matrix: Floating, damp: Float) -> tuple[Float32, Float]:
 @dataclasses.dataclass(frozen=True)
 class Rounded:
     """A weight on a grid. codes: ``[rows, k]`` float32, rows in the order groups, then out/group. error:
-    ``(w - w^) H (w - w^)'`` of each row, ``[groups, out/group]``."""
+    ``(w - w^) H (w - w^)'`` of each row, ``[groups, out/group]``. limited: how many rows had pairs that saturate."""
 
     grid: Grid
     codes: Float32
     error: Float
+    limited: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +121,7 @@ class _Found(_Trial):
 
     error: Float
     codes: CodeArray
+    limited: int = 0
 
     def better_of(self, other: _Found | None) -> _Found:
         """Row by row; this one where both are as good."""
@@ -182,14 +184,14 @@ class FeedbackRounder:
             return found
         scale, zero = found.scale[:, outs], found.zero[:, outs]
         trials = [
-            _Trial(found.grid, (scale * factor).astype(np.float32), zero)
-            for factor in factors_that_fit(worst[:, outs])
+            _Trial(found.grid, (scale * factor).astype(np.float32), zero) for factor in factors_that_fit(worst[:, outs])
         ]
         (better,) = self._best([trials], [None], outs)
         fresh = [getattr(found, field).copy() for field in ("scale", "error", "codes")]
         for values, new in zip(fresh, (better.scale, better.error, better.codes), strict=True):
             values[..., outs] = new
-        return dataclasses.replace(found, scale=fresh[0], error=fresh[1], codes=fresh[2])
+        limited = int((worst > MOST_PAIR).sum())
+        return dataclasses.replace(found, scale=fresh[0], error=fresh[1], codes=fresh[2], limited=limited)
 
     def _best(
         self,
@@ -200,8 +202,8 @@ class FeedbackRounder:
         """Of each list of trials and what was found before, what is best row by row. outs: as in `_walk`."""
         flat = [(index, trial) for index, several in enumerate(trials) for trial in several]
         best = list(before)
-        size = self._weight.size if outs is None else self._weight[0, :, 0].size * len(self._weight) * outs.size
-        at_once = max(1, STACKED // max(size, 1))
+        share = 1 if outs is None else outs.size / self._weight.shape[2]
+        at_once = max(1, int(STACKED / max(self._weight.size * share, 1)))
         for start in range(0, len(flat), at_once):
             part = flat[start : start + at_once]
             for (index, _), found in zip(part, self._walk([trial for _, trial in part], outs), strict=True):
@@ -219,7 +221,7 @@ class FeedbackRounder:
             np.put_along_axis(codes, order, found.codes.transpose(1, 2, 0).astype(np.float32), axis=2)
         scale, zero = found.scale.reshape(-1, 1), found.zero.reshape(-1, 1)
         grid = dataclasses.replace(found.grid, scale=scale, zero_point=zero)
-        return Rounded(grid, codes.reshape(-1, k), np.maximum(found.error, 0.0))
+        return Rounded(grid, codes.reshape(-1, k), np.maximum(found.error, 0.0), found.limited)
 
     def _ordered(self, rows: Float32) -> Float32:
         """``[k, groups, out/group]``, columns in the order in which they are rounded."""

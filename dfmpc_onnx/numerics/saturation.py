@@ -15,6 +15,7 @@ kernels without VNNI add the same pairs.
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ from dfmpc_onnx.numerics.arrays import CodeArray, Float, Float32, Floating
 
 MOST_PAIR = 128  # of two codes of one sign
 ALONE = -1  # in place of the neighbour of an entry that has none
-STEPS_TO_FIT = 4  # scales tried, beside the one that is best without neighbours, up to the one at which all pairs fit
+STEPS_TO_FIT = 2  # scales tried, beside the one that is best without neighbours, up to the one at which all pairs fit
 
 Neighbours = npt.NDArray[np.intp]
 
@@ -38,6 +39,12 @@ def neighbours(channels: int, taps: int) -> Neighbours:
     first, second = packed[0 : len(packed) - 1 : 2], packed[1::2]
     found[first], found[second] = second, first
     return found
+
+
+def neighbours_of_conv(shape: tuple[int, ...], groups: int) -> Neighbours | None:
+    """Those of a Conv's weight ``[out, in/group, *kernel]``; None of a depthwise one, whose kernels add in 32 bits."""
+    depthwise = shape[1] == 1 and groups == shape[0]
+    return None if depthwise else neighbours(shape[1], math.prod(shape[2:]))
 
 
 def reach_of_pair(own: npt.NDArray[np.number], other: npt.NDArray[np.number]) -> npt.NDArray[np.int32]:
@@ -56,8 +63,7 @@ def pair_sums(codes: npt.NDArray[np.number], beside: Neighbours) -> npt.NDArray[
 
 def saturating(codes: npt.NDArray[np.number], beside: Neighbours) -> npt.NDArray[np.bool_]:
     """Which rows of codes ``[..., k]`` have a pair whose products can leave 16 bits: ``[...]``."""
-    found: npt.NDArray[np.bool_] = (pair_sums(codes, beside) > MOST_PAIR).any(axis=-1)
-    return found
+    return np.asarray((pair_sums(codes, beside) > MOST_PAIR).any(axis=-1))
 
 
 def saturating_products(

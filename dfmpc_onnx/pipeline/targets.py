@@ -36,7 +36,11 @@ class Target:
 TARGETS = {
     target.name: target
     for target in (
-        Target("cpu", "uint8 activations, int32 biases: what onnxruntime's CPU provider fuses to integer kernels", pairs_in_16_bits=True),
+        Target(
+            "cpu",
+            "uint8 activations, int32 biases: what onnxruntime's CPU provider fuses to integer kernels",
+            pairs_in_16_bits=True,
+        ),
         Target(
             "tensorrt",
             "int8 activations with zero points 0, float biases; of a sum's branches only those that no Conv ends in",

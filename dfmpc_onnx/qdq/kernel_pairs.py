@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import numpy as np
 
 from dfmpc_onnx.numerics.arrays import Float32
 from dfmpc_onnx.numerics.granularity import PerAxis, unrows
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
-from dfmpc_onnx.numerics.saturation import Neighbours, neighbours, pair_sums, saturating, within_pairs
+from dfmpc_onnx.numerics.saturation import Neighbours, neighbours, neighbours_of_conv, saturating, within_pairs
 from dfmpc_onnx.pipeline.facts import Layer
 
 PAIRED_OPERATORS = ("Conv", "Gemm", "MatMul")  # that integer kernels compute
+LIMITED_OUTPUTS = "outputs_within_16_bits"  # the figure of a rewrite that counts outputs with other codes
 WIDEST_CODE = 8  # bits; all pairs of narrower codes fit
 
 
@@ -21,19 +21,9 @@ def neighbours_of(layer: Layer) -> Neighbours | None:
     """The neighbours of the entries of a layer's patches; None where no kernel adds two products in 16 bits."""
     if layer.op not in PAIRED_OPERATORS or len(layer.shape) < 2:
         return None
-    if layer.op != "Conv":
-        return neighbours(math.prod(layer.shape) // layer.shape[layer.axis], 1)
-    if layer.shape[1] == 1 and layer.groups == layer.shape[0]:
-        return None  # depthwise
-    return neighbours(layer.shape[1], math.prod(layer.shape[2:]))
-
-
-def worst_pair(layer: Layer, quantized: QuantizedWeight) -> int:
-    """The farthest from zero that two codes reach together; 0 where no kernel adds two products in 16 bits."""
-    beside = neighbours_of(layer)
-    if beside is None or not quantized.codes.size:
-        return 0
-    return int(pair_sums(_steps(layer, quantized), beside).max())
+    if layer.op == "Conv":
+        return neighbours_of_conv(layer.shape, layer.groups)
+    return neighbours(layer.size // layer.shape[layer.axis], 1)
 
 
 def without_saturation(layer: Layer, weight: Float32, quantized: QuantizedWeight) -> tuple[QuantizedWeight, int]:

@@ -35,7 +35,7 @@ from dfmpc_onnx.pipeline.manager import Figure, Refusal, Rewrite
 from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY, BitWidth
 from dfmpc_onnx.pipeline.shared_weights import layers_of_one_weight
 from dfmpc_onnx.pipeline.workspace import Workspace
-from dfmpc_onnx.qdq.kernel_pairs import neighbours_of
+from dfmpc_onnx.qdq.kernel_pairs import LIMITED_OUTPUTS, neighbours_of
 from dfmpc_onnx.quantization.layer_reach import LayerReach, only_norms_read, to_rows
 from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics
 from dfmpc_onnx.statistics.engines import registration
@@ -74,11 +74,14 @@ class ReconstructLayersOptions(msgspec.Struct, frozen=True, forbid_unknown_field
 
 @dataclasses.dataclass
 class Candidate:
-    """One width tried on a layer: what it rounds to, and the share of what is read next that is lost by rounding."""
+    """One width tried on a layer: what it rounds to, and the share of what is read next that is lost by rounding.
+
+    limited: of how many outputs pairs of codes would have reached too far for sums in 16 bits."""
 
     quantized: QuantizedWeight
     rows: Float32
     lost: float
+    limited: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +163,8 @@ class Task:
 
     def _candidate(self, found: Rounded) -> Candidate:
         values = found.grid.values(found.codes).reshape(self.target.shape)
-        return Candidate(_as_weight(found.codes, found.grid, self.layer), values, self.measure.share(found.error))
+        quantized, lost = _as_weight(found.codes, found.grid, self.layer), self.measure.share(found.error)
+        return Candidate(quantized, values, lost, found.limited)
 
 
 class Rebuilder:
@@ -248,6 +252,8 @@ class Rebuilder:
         }
         if pooled is not None:
             figures["uses"] = pooled.uses
+        if chosen.limited:
+            figures[LIMITED_OUTPUTS] = chosen.limited
         self.rewrites.append(Rewrite(node.name, f"rebuilt at {bits.bits} bits", figures))
         return chosen.quantized
 
@@ -367,13 +373,6 @@ def _bias_of(node: gs.Node) -> Float | None:
     """A layer's constant bias, flat; None where it has none, or a computed one."""
     bias = bias_of(node)
     return None if bias is None else np.asarray(bias, np.float64).reshape(-1)
-
-
-def from_rows(rows: Float32, layer: Layer) -> Float32:
-    """The weight of `to_rows`."""
-    if layer.op == "Conv":
-        return np.ascontiguousarray(rows.reshape(layer.shape))
-    return np.ascontiguousarray(rows[0] if layer.axis == 0 else rows[0].T)
 
 
 def nearest(weight: Float32, layer: Layer, bits: BitWidth) -> QuantizedWeight:

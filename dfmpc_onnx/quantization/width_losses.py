@@ -20,7 +20,6 @@ from dfmpc_onnx.quantization.layer_rebuilder import (
     FEWEST_PATCHES,
     Rebuilder,
     ReconstructLayersOptions,
-    from_rows,
     nearest,
 )
 from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics
@@ -69,7 +68,7 @@ class WidthLosses(Rebuilder):
             return
         found = {width: task.rounded(width) for width in ROUNDED_WIDTHS} if self._thorough else task.estimated()
         losses = {width: candidate.lost for width, candidate in found.items()}
-        self._note(first, losses, lambda bits: from_rows(found[bits].rows, layer))
+        self._note(first, losses, lambda bits: _from_rows(found[bits].rows, layer))
 
     def without_statistics(self, node: gs.Node) -> None:
         """Note what rounding each number of a weight by itself loses of the weight."""
@@ -100,6 +99,13 @@ class WidthLosses(Rebuilder):
 
     def observe(self, tensor: str, values: Float32) -> None:
         """Ranges are taken by the walk that quantizes."""
+
+
+def _from_rows(rows: Float32, layer: Layer) -> Float32:
+    """The weight of `to_rows`."""
+    if layer.op == "Conv":
+        return np.ascontiguousarray(rows.reshape(layer.shape))
+    return np.ascontiguousarray(rows[0] if layer.axis == 0 else rows[0].T)
 
 
 def _nearest_losses(weight: Float32, layer: Layer) -> dict[BitWidth, float]:

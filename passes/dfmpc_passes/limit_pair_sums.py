@@ -11,7 +11,7 @@ from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.pipeline.facts import Codes, Layers
 from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Rewrite
 from dfmpc_onnx.pipeline.workspace import Workspace
-from dfmpc_onnx.qdq.kernel_pairs import without_saturation
+from dfmpc_onnx.qdq.kernel_pairs import LIMITED_OUTPUTS, without_saturation
 
 
 class LimitPairSums(Pass[NoOptions]):
@@ -51,5 +51,5 @@ class LimitPairSums(Pass[NoOptions]):
             limited, outs = made[key]
             if outs:
                 workspace.set_weight(nodes[layer.name], limited)
-                rewrites.append(Rewrite(layer.name, "pairs of codes within 16 bits", {"outputs": outs}))
+                rewrites.append(Rewrite(layer.name, "pairs of codes within 16 bits", {LIMITED_OUTPUTS: outs}))
         return PassResult(self.name, tuple(rewrites))
