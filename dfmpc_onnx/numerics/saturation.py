@@ -159,23 +159,24 @@ def within_pairs(
     parts. Rows without such a pair keep their scale; each other takes that of `factors_that_fit` of least
     ``sum_k h_k (w_k - w^_k)^2``.
 
-    weight: ``[rows, k]`` float32. scale: ``[rows, 1]`` or ``[1, 1]``, over 0. importance: h, ``[k]`` or ``[rows, k]``.
-    one_scale: whether the scale stays as it is, as where it is that of a whole weight.
+    weight: ``[rows, k]`` float32. scale: ``[rows, 1]``, over 0. importance: h, ``[k]`` or ``[rows, k]``. one_scale:
+    whether all rows share theirs, and go on doing so.
     """
-    kept = np.broadcast_to(scale, (len(weight), 1)).astype(np.float32)
-    found = nearest_within_pairs(weight, kept, beside)
+    kept = scale.astype(np.float32)
     plain = np.clip(np.rint(weight / kept), -127, 127)
-    rows = np.flatnonzero(saturating(plain, beside))
-    if one_scale or not rows.size:
+    hit = saturating(plain, beside)
+    rows = np.arange(len(weight)) if one_scale and hit.any() else np.flatnonzero(hit)
+    found = plain.astype(np.int8)
+    if not rows.size:
         return found, kept
     part, h = weight[rows], np.broadcast_to(importance, weight.shape)[rows]
-    least = np.full(len(rows), np.inf)
-    for factor in factors_that_fit(pair_sums(plain[rows], beside).max(axis=1)):
+    least, worst = np.full(len(rows), np.inf), pair_sums(plain[rows], beside).max(axis=1)
+    for factor in factors_that_fit(np.full_like(worst, worst.max()) if one_scale else worst):
         wider = (scale[rows] * factor[:, None]).astype(np.float32)
         codes = nearest_within_pairs(part, wider, beside)
         error = np.einsum("rk,rk->r", h, np.square(part.astype(np.float64) - codes * wider))
-        better = error < least
-        least[better] = error[better]
+        better = (np.full_like(error, error.sum()) if one_scale else error) < least
+        least = np.where(better, error.sum() if one_scale else error, least)
         found[rows[better]], kept[rows[better]] = codes[better], wider[better]
     return found, kept
 

@@ -29,8 +29,8 @@ def neighbours_of(layer: Layer) -> Neighbours | None:
 def without_saturation(layer: Layer, weight: Float32, quantized: QuantizedWeight) -> tuple[QuantizedWeight, int]:
     """Codes for a weight of which no pair saturates, and for how many outputs they are other ones.
 
-    weight: float32, in the layer's shape. quantized: codes for it; returned as it is where nothing saturates. Where it
-    has a scale for each output, those of the outputs concerned may grow; codes on half steps of 7 bits take 8.
+    weight: float32, in the layer's shape. quantized: codes for it; returned as it is where nothing saturates. The
+    scales of the outputs concerned may grow, or the one scale of all; codes on half steps of 7 bits take 8.
     """
     beside = neighbours_of(layer)
     if beside is None or not quantized.codes.size:
@@ -42,13 +42,13 @@ def without_saturation(layer: Layer, weight: Float32, quantized: QuantizedWeight
     granularity = PerAxis(layer.axis)
     half = np.any(quantized.zero_point != np.rint(quantized.zero_point))
     scale = quantized.scale / np.float32(2) if half else quantized.scale
-    each = np.broadcast_to(scale, granularity.scale_shape(layer.shape)).reshape(-1, 1)[outs]
-    rows = np.asarray(granularity.rows(weight), np.float32)[outs]
     one_scale = quantized.scale.size == 1
-    steps[outs], wider = within_pairs(rows, each, beside, np.ones(len(beside)), one_scale=one_scale)
-    if not one_scale:
-        scale = scale.copy()
-        scale.reshape(-1)[outs] = wider[:, 0]
+    part = np.arange(len(steps)) if one_scale else np.flatnonzero(outs)
+    each = np.broadcast_to(scale, granularity.scale_shape(layer.shape)).reshape(-1, 1)[part]
+    rows = np.asarray(granularity.rows(weight), np.float32)[part]
+    steps[part], wider = within_pairs(rows, each, beside, np.ones(len(beside)), one_scale=one_scale)
+    scale = scale.copy()
+    scale.reshape(-1)[0 if one_scale else part] = wider[0, 0] if one_scale else wider[:, 0]
     codes = np.ascontiguousarray(unrows(steps.astype(np.int8), layer.shape, granularity))
     zero = np.zeros_like(quantized.zero_point)
     return dataclasses.replace(quantized, codes=codes, scale=scale, zero_point=zero, bits=WIDEST_CODE), int(outs.sum())

@@ -112,11 +112,21 @@ def test_a_wider_scale_is_taken_only_where_it_loses_less(seed):
     scale = np.abs(weight).max(axis=1, keepdims=True) / np.float32(127)
     codes, wider = within_pairs(weight, scale, beside, np.ones(32))
     error = np.square(weight - codes * wider).sum(axis=1)
-    same, kept = within_pairs(weight, scale, beside, np.ones(32), one_scale=True)
-    assert np.array_equal(kept, scale) and not saturating(same, beside).any()
+    same = nearest_within_pairs(weight, scale, beside)
+    assert not saturating(same, beside).any()
     assert (error <= np.square(weight - same * scale).sum(axis=1) * 1.0001).all()
     seven = np.rint(weight / (2 * scale)) * 2 * scale
     assert (error <= np.square(weight - seven).sum(axis=1) * 1.5).all()
+
+
+@given(seeds)
+def test_one_scale_for_all_rows_stays_one(seed):
+    beside, weight = neighbours(8, 4), random_weight(seed, 6, 32)
+    scale = np.full((6, 1), np.abs(weight).max() / np.float32(127), np.float32)
+    codes, wider = within_pairs(weight, scale, beside, np.ones(32), one_scale=True)
+    assert len(np.unique(wider)) == 1 and not saturating(codes, beside).any()
+    moved = nearest_within_pairs(weight, scale, beside)
+    assert np.square(weight - codes * wider).sum() <= np.square(weight - moved * scale).sum() * 1.0001
 
 
 # With feedback
