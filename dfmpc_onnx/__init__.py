@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from dfmpc_onnx.pipeline.manager import Pass as Pass
     from dfmpc_onnx.pipeline.manager import PassResult as PassResult
     from dfmpc_onnx.pipeline.recipe import Recipe as Recipe
+    from dfmpc_onnx.pipeline.target_rules import RuleSource as RuleSource
+    from dfmpc_onnx.pipeline.target_rules import Target as Target
+    from dfmpc_onnx.pipeline.targets import targets as targets
     from dfmpc_onnx.report.schema import Inspection as Inspection
     from dfmpc_onnx.report.schema import Report as Report
     from dfmpc_onnx.report.schema import Verification as Verification
@@ -70,6 +73,8 @@ _HOMES = {
     ),
     "pipeline.manager": ("Pass", "PassResult"),
     "pipeline.recipe": ("Recipe",),
+    "pipeline.target_rules": ("RuleSource", "Target"),
+    "pipeline.targets": ("targets",),
     "report.schema": ("Inspection", "Report", "Verification"),
 }
 __all__ = sorted(name for names in _HOMES.values() for name in names)

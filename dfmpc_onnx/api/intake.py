@@ -157,6 +157,9 @@ def parse_settings(
     numbers = recipe.activation_bits if activations is None else parse_activations(activations)
     if activations is None and provider.activations == "none":
         numbers = provider.activations
+    if numbers != "none" and int(numbers) not in provider.activation_bits:
+        known = ", ".join(map(str, provider.activation_bits))
+        raise OptionError(f"activations {numbers}: {provider.name} takes {known} bits; give one of these, or none")
     if reduce_range and numbers == "none":
         raise OptionError("reduce-range: activations stay in float, so no sum of products can overflow; leave it out")
     return Settings(

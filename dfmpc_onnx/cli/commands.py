@@ -9,7 +9,13 @@ import click
 import cloup
 
 import dfmpc_onnx
-from dfmpc_onnx.cli.completion import complete_pass, complete_preprocess, complete_provider, complete_recipe
+from dfmpc_onnx.cli.completion import (
+    complete_pass,
+    complete_preprocess,
+    complete_provider,
+    complete_recipe,
+    complete_target,
+)
 from dfmpc_onnx.cli.console import reader_may_leave, say, standard_output
 from dfmpc_onnx.cli.plan_command import plan
 from dfmpc_onnx.cli.quantize_command import quantize
@@ -324,3 +330,27 @@ def recipes(name: str | None) -> None:
         click.echo(as_toml(recorded_recipe(load(name))), nl=False)
     else:
         click.echo(catalog.recipe_page(name), nl=False)
+
+
+@main.command(
+    section=LOOK_UP,
+    short_help="List the targets, or the rules of one with their sources.",
+    formatter_settings=LOOK,
+    epilog=examples("dfmpc-onnx targets", "dfmpc-onnx targets tensorrt", "dfmpc-onnx targets tensorrt --json"),
+)
+@cloup.argument("name", required=False, shell_complete=complete_target)
+@cloup.option_group("Options", JSON)
+def targets(name: str | None, json_wanted: bool) -> None:
+    """List the targets of `quantize --target`, or the rules that a file for NAME follows, and where they come from."""
+    from dfmpc_onnx.pipeline.targets import parse_target
+    from dfmpc_onnx.report.json_text import as_json
+    from dfmpc_onnx.report.target_text import TargetList, target_page, targets_table
+
+    known = TargetList(tuple(dfmpc_onnx.targets().values()))
+    chosen = known if name is None else parse_target(name)
+    if json_wanted:
+        click.echo(as_json(chosen))
+    elif isinstance(chosen, TargetList):
+        targets_table(chosen.targets, standard_output())
+    else:
+        target_page(chosen, standard_output())

@@ -27,9 +27,9 @@ def complete_pass(ctx: click.Context, param: click.Parameter, incomplete: str) -
 
 
 def complete_target(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    from dfmpc_onnx.pipeline.targets import TARGETS
+    from dfmpc_onnx.pipeline.targets import targets
 
-    return _beginning(((target.name, target.summary) for target in TARGETS.values()), incomplete)
+    return _beginning(((target.name, target.summary) for target in targets().values()), incomplete)
 
 
 def complete_preprocess(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pathlib
+import pkgutil
 from collections.abc import Callable
 
 import click
@@ -16,6 +18,9 @@ LOOK = cloup.HelpFormatter.settings(
     theme=cloup.HelpTheme(heading=cloup.Style(bold=True), col1=cloup.Style(fg="cyan")),
 )
 STANDARD_STREAM = "-"
+# The names alone: importing the targets would take longer than a page of help may.
+_TARGET_MODULES = pathlib.Path(__file__).parents[1] / "pipeline" / "targets"
+TARGET_NAMES = ", ".join(sorted(module.name for module in pkgutil.iter_modules([str(_TARGET_MODULES)])))
 
 
 def examples(*lines: str) -> str:
@@ -67,7 +72,7 @@ TARGET = cloup.option(
     show_default=True,
     metavar="NAME",
     shell_complete=complete_target,
-    help="the execution provider that the file is for: cpu, tensorrt, cuda, openvino, webgpu or portable",
+    help=f"what the file is for: {TARGET_NAMES}; `dfmpc-onnx targets` says what each does",
 )
 REDUCE_RANGE = cloup.option(
     "--reduce-range", is_flag=True, default=None, help="7-bit weights in place of 8, for processors without VNNI"

@@ -12,13 +12,16 @@ ASYMMETRIC_BITS = 4  # docs/method.md, section 5: at 4 bits and below an integer
 SHRINK = np.linspace(1.0, 0.3, 29)
 CACHED = 2**15  # weights that are looked at in one go: what is made of them stays in the processor's cache
 FEWEST_ROWS = 256  # that one operation serves
+LEAST_SCALE = np.float32(2.0**-100)
+POWERS_TRIED = 5  # of two that are tried, from the one that covers the range on down
 
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
     """Levels ``scale * (q - zero_point)`` for q from lowest to highest, one row an output channel.
 
-    scale, zero_point: ``[rows, 1]`` float32; zero_point whole. bits: width of a code.
+    scale, zero_point: ``[rows, 1]`` float32; zero_point whole. bits: width of a code. shared: whether all rows have one
+    scale and zero point. fixed: whether scales must stay as they are, since rows share them or they are powers of two.
     """
 
     scale: Float32
@@ -27,6 +30,8 @@ class Grid:
     highest: int
     bits: int
     ternary: bool = False
+    shared: bool = False
+    fixed: bool = False
 
     def codes(self, values: Float32) -> Float32:
         """The codes of the nearest levels, as float32, for ``[rows, n]`` values."""
@@ -127,6 +132,62 @@ def _column(values: Float) -> Float32:
 def _positive(scale: Float32) -> Float32:
     """A row of zeros has no range; any scale suits it."""
     return np.where(scale > 0, scale, np.float32(1))
+
+
+def _weights_of(importance: Floating, shape: tuple[int, ...]) -> Float32:
+    """h of each number of a weight ``[rows, k]``, from ``[groups, k]``."""
+    given = np.atleast_2d(np.asarray(importance, np.float32))
+    return np.broadcast_to(np.repeat(given, shape[0] // len(given), axis=0), shape)
+
+
+def tensor_grid(grid: Grid, weight: Float32, importance: Floating) -> Grid:
+    """A grid with one scale and zero point for all rows, of the same width and form as one with a scale a row.
+
+    Of least ``sum_rk h_rk (w_rk - Q(w_rk))^2`` over the whole tensor, found over shrunken ranges as in `uniform_grid`;
+    ternary levels are tried at the scales of the rows. weight: ``[rows, k]``. importance: as in `uniform_grid`.
+    """
+    h = _weights_of(importance, weight.shape)
+    if grid.ternary:
+        tried = np.unique(grid.scale.reshape(-1))
+        scale = tried[np.argmin([_loss(dataclasses.replace(grid, scale=s.reshape(1, 1)), weight, h) for s in tried])]
+        zero = np.float32(0)
+    else:
+        scales, zeros = _best_ranges(weight.reshape(1, -1), h.reshape(-1), grid.bits, 3)
+        scale, zero = scales[0], zeros[0]
+    rows = np.ones_like(grid.scale)
+    return dataclasses.replace(grid, scale=rows * scale, zero_point=rows * zero, shared=True, fixed=True)
+
+
+def with_powers_of_two(grid: Grid, weight: Float32, importance: Floating) -> Grid:
+    """A symmetric grid of the same width whose scales are powers of two; rows that share a scale go on sharing one.
+
+    Of those around the scale of a grid without zero point the one of least ``sum h (w - Q(w))^2``, each row for itself
+    or all together. weight: ``[rows, k]``. importance: as in `uniform_grid`.
+    """
+    h = _weights_of(importance, weight.shape)
+    lowest = -1 if grid.ternary else -(2 ** (grid.bits - 1) - 1)
+    highest = -lowest
+    peak = np.abs(weight).max(axis=1, keepdims=True)
+    widest = grid.scale if grid.ternary else (peak.max() if grid.shared else peak) / np.float32(highest)
+    exponent = np.ceil(np.log2(np.maximum(widest, LEAST_SCALE) + np.zeros_like(grid.scale)))
+    zero = np.zeros_like(grid.scale)
+    tried = [
+        dataclasses.replace(
+            grid, scale=np.exp2(exponent - down).astype(np.float32), zero_point=zero, lowest=lowest, highest=highest
+        )
+        for down in range(POWERS_TRIED)
+    ]
+    losses = np.stack(
+        [np.einsum("rk,rk->r", h, np.square(weight - g.nearest(weight)), dtype=np.float64) for g in tried]
+    )
+    losses = np.broadcast_to(losses.sum(axis=1, keepdims=True), losses.shape) if grid.shared else losses
+    best = losses.argmin(axis=0)
+    scale = np.stack([g.scale for g in tried])[best, np.arange(len(weight))]
+    return dataclasses.replace(tried[0], scale=scale, fixed=True)
+
+
+def _loss(grid: Grid, weight: Float32, h: Float32) -> float:
+    return float(np.vdot(h, np.square(weight - grid.nearest(weight))))
 
 
 def ternary_grid(scale: Float32) -> Grid:

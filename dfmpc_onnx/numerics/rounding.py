@@ -112,7 +112,7 @@ class _Trial:
     @property
     def few(self) -> bool:
         """Whether neighbours of a grid are worth a try because it has few levels."""
-        return self.grid.bits <= FEW_LEVELS and self.grid.bits < FINE
+        return self.grid.bits <= FEW_LEVELS and self.grid.bits < FINE and not self.grid.fixed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +156,8 @@ class FeedbackRounder:
 
         Feedback drives the weights that are rounded late away from where they were, so the grid that is best for the
         nearest level is too narrow for it. Some scales around it are tried, at few levels zero points too, and each row
-        keeps what leaves the least ``(w - w^) H (w - w^)'``, its scale fitted to the codes by least squares.
+        keeps what leaves the least ``(w - w^) H (w - w^)'``, its scale fitted to the codes by least squares. A fixed
+        grid is taken as it is.
 
         thorough: whether neighbours of the best scale are tried too; without it an estimate of what rounding loses.
         """
@@ -279,7 +280,7 @@ class FeedbackRounder:
 
     def _fitted(self, trial: _Trial, error: Float, left: Float32, codes: CodeArray) -> _Found:
         """With the scale of least squares under the codes. left: ``r = w - w^``, ``[k, groups, out]``."""
-        if trial.grid.bits >= FINE:
+        if trial.grid.bits >= FINE or trial.grid.fixed:
             return _Found(trial.grid, trial.scale, trial.zero, error, codes)
         # w^ H w^' and w^ H r' from w H w', w H r' and r H r'.
         mixed = np.einsum("kgo,kgo->go", self._image, left).astype(np.float64)
@@ -291,7 +292,7 @@ class FeedbackRounder:
 
 
 def _first_trials(trial: _Trial, thorough: bool) -> list[_Trial]:
-    if trial.grid.bits >= FINE or not (thorough or trial.few):
+    if trial.grid.bits >= FINE or trial.grid.fixed or not (thorough or trial.few):
         return [trial]
     return [trial.scaled(factor) for factor in (WIDE if trial.few else CLOSE)]
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from dfmpc_onnx.pipeline.settings import WeightBits, parse_activations
-from dfmpc_onnx.pipeline.targets import Activations
+from dfmpc_onnx.pipeline.target_rules import Activations
 
 DEFAULT_RECIPE = "mixed"
 

@@ -11,7 +11,8 @@ from typing import Literal
 from dfmpc_onnx.errors import OptionError, shown
 from dfmpc_onnx.inputs.preprocess import Preprocess
 from dfmpc_onnx.pipeline.measured_noise import NOT_MEASURED, MeasuredNoise
-from dfmpc_onnx.pipeline.targets import CPU_TARGET, Activations, Target
+from dfmpc_onnx.pipeline.target_rules import Activations, Target
+from dfmpc_onnx.pipeline.targets import CPU_TARGET
 
 TERNARY: Literal["ternary"] = "ternary"
 FLOAT: Literal["float"] = "float"
@@ -249,7 +250,8 @@ class Settings:
     @property
     def limits_pairs(self) -> bool:
         """Whether two neighbouring 8-bit codes must not reach so far that kernels cut the sum of their products."""
-        return self.target.pairs_in_16_bits and self.activations == "8" and not self.reduce_range
+        concerned = self.target.pairs_in_16_bits and self.target.scales == "free"
+        return concerned and self.activations == "8" and not self.reduce_range
 
     def rounded_at(self, bits: BitWidth) -> BitWidth:
         """The width that a weight planned at `bits` is rounded to."""

@@ -235,3 +235,15 @@ def integer_scale(weight: QuantizedWeight) -> npt.NDArray[np.float32]:
     """The scale that `Decoder.integer_form` dequantizes with, flat: ``[out]`` or ``[1]`` float32."""
     scale = weight.scale / np.float32(2) if _half_steps(weight) else weight.scale
     return scale.reshape(-1).astype(np.float32)
+
+
+def plain_int8(weight: QuantizedWeight) -> QuantizedWeight:
+    """The same numbers as 8-bit codes without zero point, which one DequantizeLinear decodes.
+
+    Raises ValueError for a weight that `fits_int8` refuses.
+    """
+    if not fits_int8(weight):
+        raise ValueError("codes less their zero points do not fit into INT8")
+    steps = weight.codes.astype(np.float32) * np.float32(2 if _half_steps(weight) else 1) - _whole_zero(weight)
+    scale = integer_scale(weight).reshape(weight.scale.shape)
+    return QuantizedWeight(steps.astype(np.int8), scale, np.zeros_like(scale), 8)

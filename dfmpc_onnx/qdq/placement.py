@@ -29,7 +29,8 @@ from dfmpc_onnx.graph.query import (
 )
 from dfmpc_onnx.pipeline.facts import Codes, FloatActivations, FloatLayers, Layer, Layers, Ranges
 from dfmpc_onnx.pipeline.refusals import Reason
-from dfmpc_onnx.pipeline.targets import CPU_TARGET, Target
+from dfmpc_onnx.pipeline.target_rules import Target
+from dfmpc_onnx.pipeline.targets import CPU_TARGET
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.added_numbers import codes_fit, effective_output
 
@@ -141,7 +142,7 @@ class Placer:
                 before = len(self._chosen)
                 for node in (*self._graph.nodes, *reversed(self._graph.nodes)):
                     self._between(node, integer)
-        else:
+        if self._target.fused_sums:
             self._sums(integer)
         return Sites(frozenset(integer), self._sources_of_scales(), self._refused, self._float_pools)
 
@@ -150,15 +151,15 @@ class Placer:
         read, made = node.inputs[0].name, effective_output(self._graph, node).name
         exempt = self._exempt.get(read) or (self._exempt.get(made) if self._target.between else None)
         reason: Reason | None = None
-        if layer.op == "ConvTranspose":
-            reason = Reason("no-integer-kernel", "ConvTranspose has no integer kernel in onnxruntime")
+        if layer.op in self._target.float_operators:
+            reason = Reason("no-integer-kernel", f"{layer.op} has no integer kernel in onnxruntime")
         elif exempt is not None:
             reason = Reason("float-activation", exempt)
         elif read not in self._ranges:
             reason = Reason("range-unknown", "the range of its input is not known")
         elif self._target.between and made not in self._ranges:
             reason = Reason("range-unknown", "the range of its output is not known")
-        elif layer.op == "Conv" and len(layer.shape) != 4:
+        elif layer.op == "Conv" and len(layer.shape) - 2 not in self._target.spatial_dimensions:
             why = f"a Conv of {len(layer.shape) - 2} spatial dimensions has no fast integer kernel"
             reason = Reason("no-integer-kernel", why)
         elif float(node.attrs.get("alpha", 1.0)) != 1.0 or float(node.attrs.get("beta", 1.0)) != 1.0:

@@ -222,3 +222,10 @@ def _followed(reach: Reach | None, functions: Sequence[Callable[[Float], Float]]
     for function in reversed(functions):
         mean, low, high = (function(v[:, None])[:, 0] for v in (mean, low, high))
     return Reach(mean, np.minimum(low, high), np.maximum(low, high))
+
+
+def from_rows(rows: Float32, layer: Layer) -> Float32:
+    """The weight of `to_rows`."""
+    if layer.op == "Conv":
+        return np.ascontiguousarray(rows.reshape(layer.shape))
+    return np.ascontiguousarray(rows[0] if layer.axis == 0 else rows[0].T)

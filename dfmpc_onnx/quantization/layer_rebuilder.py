@@ -16,8 +16,7 @@ from dfmpc_onnx.graph.known_scale import tensors_of_known_scale
 from dfmpc_onnx.graph.query import constant, has_input
 from dfmpc_onnx.numerics.arrays import Float, Float32
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
-from dfmpc_onnx.numerics.granularity import PerAxis, unrows
-from dfmpc_onnx.numerics.grids import Grid, ternary_grid, uniform_grid
+from dfmpc_onnx.numerics.grids import Grid
 from dfmpc_onnx.numerics.least_squares import (
     RIDGE,
     OutputErrors,
@@ -29,14 +28,15 @@ from dfmpc_onnx.numerics.least_squares import (
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.numerics.recalibration import recalibrate_streams
 from dfmpc_onnx.numerics.rounding import FeedbackRounder, Rounded
-from dfmpc_onnx.numerics.ternary import ternary_optimal
 from dfmpc_onnx.pipeline.facts import Layer, LayerBits
 from dfmpc_onnx.pipeline.manager import Figure, Refusal, Rewrite
 from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY, BitWidth
 from dfmpc_onnx.pipeline.shared_weights import layers_of_one_weight
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.kernel_pairs import LIMITED_OUTPUTS, neighbours_of
+from dfmpc_onnx.quantization.grid_rules import GridRules
 from dfmpc_onnx.quantization.layer_reach import LayerReach, only_norms_read, to_rows
+from dfmpc_onnx.quantization.weight_grids import FINE_RASTER, as_weight, nearest, weight_grid
 from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics
 from dfmpc_onnx.statistics.engines import registration
 from dfmpc_onnx.statistics.error_at_next_layer import Known, NextInput, next_input
@@ -44,7 +44,7 @@ from dfmpc_onnx.statistics.image_streams import measured_range
 from dfmpc_onnx.statistics.walk import BatchNormUpdate, bias_of
 
 FEWEST_PATCHES = 16  # that say enough of a layer's input to fit to it, or to choose bits by
-FINE_RASTER, COARSE_RASTER = 3, 7  # of the ranges that grids of few levels are sought among
+COARSE_RASTER = 7  # of the ranges that grids of few levels are sought among, where they are only estimated
 ESTIMATED_WIDTHS: tuple[BitWidth, ...] = (TERNARY, 2, 3, 4, 5)
 WIDEST_PATCH = 8192  # entries of a patch: half a gigabyte for one matrix of second moments
 
@@ -134,6 +134,7 @@ class Task:
     layer: Layer
     errors: OutputErrors
     gain: float
+    rules: GridRules
 
     def rounded(self, width: BitWidth) -> Candidate:
         """At a width; 2 bits are four levels or ternary, whichever loses less."""
@@ -151,7 +152,8 @@ class Task:
         seen = np.maximum(self.moments.diagonal, 0.0)
         if self.moments.count < FEWEST_PATCHES:
             seen = np.ones_like(seen)  # an input that was 0 in a handful of patches is not 0 for ever
-        grids = [_grid(flat, seen, width, FINE_RASTER if thorough else COARSE_RASTER) for width in widths]
+        raster, op = FINE_RASTER if thorough else COARSE_RASTER, self.layer.op
+        grids = [weight_grid(flat, seen, width, self.rules, op, raster) for width in widths]
         if self.rounder is not None:
             return [self._candidate(found) for found in self.rounder.on_best_grids(grids, thorough=thorough)]
         return [self._candidate(self._nearest(flat, grid)) for grid in grids]
@@ -163,7 +165,7 @@ class Task:
 
     def _candidate(self, found: Rounded) -> Candidate:
         values = found.grid.values(found.codes).reshape(self.target.shape)
-        quantized, lost = _as_weight(found.codes, found.grid, self.layer), self.measure.share(found.error)
+        quantized, lost = as_weight(found.codes, found.grid, self.layer), self.measure.share(found.error)
         return Candidate(quantized, values, lost, found.limited)
 
 
@@ -185,6 +187,7 @@ class Rebuilder:
         self._rounded_at, self._limits_pairs = workspace.settings.rounded_at, workspace.settings.limits_pairs
         self._tell = workspace.progress.layer
         self._seed = workspace.settings.seed
+        self.rules = GridRules.of(workspace.settings.target)
         self.ranges: dict[str, tuple[float, float]] = {}
         self.reach = LayerReach(workspace.graph, layers)
         inputs = workspace.inputs
@@ -280,9 +283,9 @@ class Rebuilder:
         gain = 0.0 if target is rows else measure.share(errors.of(rows)) - measure.share(errors.of(target))
         shrunk = moments.shrunk().varying(unseen)
         feedback = self._options.rounding == "feedback" and moments.count >= FEWEST_PATCHES
-        beside = neighbours_of(layer) if self._limits_pairs else None
+        beside = neighbours_of(layer) if self._limits_pairs and self.rules.leaves_free(layer.op) else None
         rounder = FeedbackRounder(target, shrunk.hat, beside) if feedback else None
-        return Task(target, shrunk, measure, rounder, layer, errors, gain)
+        return Task(target, shrunk, measure, rounder, layer, errors, gain, self.rules)
 
     def measure(self, node: gs.Node, rows: Float32, moments: PatchMoments, signal: Float, known: Known) -> Measure:
         """How errors of a layer are measured: at what is read of it next."""
@@ -298,7 +301,7 @@ class Rebuilder:
         said = f"{why}; rounded to the nearest level, not compensated"
         self.refusals.append(Refusal(node.name, said, "rounded-to-nearest"))
         weight = np.asarray(constant(node.inputs[1]), np.float32)
-        return nearest(weight, layer, self._rounded_at(bits))
+        return nearest(weight, layer, self._rounded_at(bits), self.rules)
 
     def _target(self, rows: Float32, moments: PatchMoments, layer: Layer) -> Float32:
         """The weight to round."""
@@ -373,28 +376,3 @@ def _bias_of(node: gs.Node) -> Float | None:
     """A layer's constant bias, flat; None where it has none, or a computed one."""
     bias = bias_of(node)
     return None if bias is None else np.asarray(bias, np.float64).reshape(-1)
-
-
-def nearest(weight: Float32, layer: Layer, bits: BitWidth) -> QuantizedWeight:
-    """A weight on the grid that suits it, each number at the level nearest to it."""
-    flat = np.asarray(PerAxis(layer.axis).rows(weight), np.float32)
-    grid = _grid(flat, np.ones((1, flat.shape[1])), bits)
-    return _as_weight(grid.codes(flat), grid, layer)
-
-
-def _as_weight(codes: Float32, grid: Grid, layer: Layer) -> QuantizedWeight:
-    """Codes of rows and their grid in the layout of the layer's weight."""
-    whole = codes.astype(np.int8)
-    granularity = PerAxis(layer.axis)
-    shape = granularity.scale_shape(layer.shape)
-    shaped = np.ascontiguousarray(unrows(whole.reshape(layer.shape[layer.axis], -1), layer.shape, granularity))
-    zero = grid.zero_point.reshape(shape)
-    return QuantizedWeight(shaped, grid.scale.reshape(shape), zero, grid.bits, grid.ternary)
-
-
-def _grid(rows: Float32, importance: Float, width: BitWidth, raster: int = FINE_RASTER) -> Grid:
-    """importance: ``[groups, k]``, each of as many rows that follow each other."""
-    if width == TERNARY:
-        each = np.repeat(importance.astype(np.float32), len(rows) // len(importance), axis=0)
-        return ternary_grid(ternary_optimal(rows, each, PerAxis(0)).scale)
-    return uniform_grid(rows, importance, int(width), raster)

@@ -101,7 +101,7 @@ def table_of(
     found, settings = workspace.get(Sensitivity), workspace.settings
     layers, plan = workspace.get(Layers), workspace.get(BitPlan).layers
     by_name = layers.by_name()
-    opset, integer = settings.target.newest_opset, settings.activations == "8"
+    opset, integer = settings.target.packing_opset, settings.activations == "8"
     rows = []
     for row in found.rows:
         group = [by_name[name] for name in row.layers]
@@ -144,7 +144,7 @@ def estimated_other_bytes(workspace: Workspace, others: Sequence[Layer]) -> int:
     others: the layers that are in no row. Biases have one value a channel; BatchNormalizations become part of layers.
     """
     settings, plan = workspace.settings, workspace.get(BitPlan).layers
-    opset, integer = settings.target.newest_opset, settings.activations == "8"
+    opset, integer = settings.target.packing_opset, settings.activations == "8"
     layers = workspace.get(Layers)
     weights = {layer.weight for layer in layers.all}
     norms = {layer.batch_norm for layer in layers.all if layer.batch_norm is not None}

@@ -16,12 +16,9 @@ from dfmpc_onnx.numerics.least_squares import PatchMoments
 from dfmpc_onnx.pipeline.facts import Layer, LayerBits
 from dfmpc_onnx.pipeline.settings import TERNARY, BitWidth
 from dfmpc_onnx.pipeline.workspace import Workspace
-from dfmpc_onnx.quantization.layer_rebuilder import (
-    FEWEST_PATCHES,
-    Rebuilder,
-    ReconstructLayersOptions,
-    nearest,
-)
+from dfmpc_onnx.quantization.grid_rules import GridRules
+from dfmpc_onnx.quantization.layer_rebuilder import FEWEST_PATCHES, Rebuilder, ReconstructLayersOptions
+from dfmpc_onnx.quantization.weight_grids import nearest
 from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics
 from dfmpc_onnx.statistics.error_at_next_layer import Known
 
@@ -68,14 +65,15 @@ class WidthLosses(Rebuilder):
             return
         found = {width: task.rounded(width) for width in ROUNDED_WIDTHS} if self._thorough else task.estimated()
         losses = {width: candidate.lost for width, candidate in found.items()}
-        self._note(first, losses, lambda bits: _from_rows(found[bits].rows, layer))
+        self._note(first, losses, lambda bits: from_rows(found[bits].rows, layer))
 
     def without_statistics(self, node: gs.Node) -> None:
         """Note what rounding each number of a weight by itself loses of the weight."""
         first, layer = self.first.get(node.name, node.name), self._layers[node.name]
         if first not in self.losses:
             weight = np.asarray(constant(node.inputs[1]), np.float32)
-            self._note(first, _nearest_losses(weight, layer), lambda bits: nearest(weight, layer, bits).dequantize())
+            losses = _nearest_losses(weight, layer, self.rules)
+            self._note(first, losses, lambda bits: nearest(weight, layer, bits, self.rules).dequantize())
 
     def _note(self, name: str, losses: Mapping[BitWidth, float], weight: Callable[[BitWidth], Float32]) -> None:
         found = dict(losses)
@@ -101,17 +99,11 @@ class WidthLosses(Rebuilder):
         """Ranges are taken by the walk that quantizes."""
 
 
-def _from_rows(rows: Float32, layer: Layer) -> Float32:
-    """The weight of `to_rows`."""
-    if layer.op == "Conv":
-        return np.ascontiguousarray(rows.reshape(layer.shape))
-    return np.ascontiguousarray(rows[0] if layer.axis == 0 else rows[0].T)
-
-
-def _nearest_losses(weight: Float32, layer: Layer) -> dict[BitWidth, float]:
+def _nearest_losses(weight: Float32, layer: Layer, rules: GridRules) -> dict[BitWidth, float]:
     """Error over energy of a weight that is rounded without statistics."""
     energy = max(float(np.square(weight, dtype=np.float64).sum()), 1e-30)
-    return {
-        w: min(float(np.square(nearest(weight, layer, w).dequantize() - weight, dtype=np.float64).sum()) / energy, 1.0)
-        for w in ROUNDED_WIDTHS
-    }
+
+    def error(bits: BitWidth) -> float:
+        return float(np.square(nearest(weight, layer, bits, rules).dequantize() - weight, dtype=np.float64).sum())
+
+    return {bits: min(error(bits) / energy, 1.0) for bits in ROUNDED_WIDTHS}

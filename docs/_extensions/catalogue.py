@@ -1,4 +1,4 @@
-"""Two directives: ``recipes`` and ``passes`` write what the catalogue holds, each entry under a heading of its own.
+"""Directives ``recipes``, ``passes`` and ``targets``: what the program knows, each entry under a heading of its own.
 
 Nothing is copied into the pages: recipes are shown as they are on disk, passes as their docstrings say.
 """
@@ -16,7 +16,9 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from dfmpc_onnx import catalog
+from dfmpc_onnx.pipeline.targets import TARGETS
 from dfmpc_onnx.report.catalog_text import headings
+from dfmpc_onnx.report.target_text import rule_rows
 
 GRAPHS = ("Before", "After")  # lines of a graph, shown as code
 
@@ -47,6 +49,22 @@ def option_lines(options: Any) -> Iterator[str]:
     yield from ("Options in a recipe:", "", "| option | default |", "|---|---|")
     yield from (f"| `{field.name}` | {_default(field)} |" for field in fields)
     yield from ("", escaped(inspect.getdoc(options) or ""), "")
+
+
+def target_lines() -> Iterator[str]:
+    """Markdown of every target: what it is for, where it was run, and its rules with their sources."""
+    for name, target in TARGETS.items():
+        yield from (f"## {name}", "", f"For {escaped(target.takes)}: {escaped(target.summary)}.", "")
+        yield from (f"**Run on:** {escaped(target.ran)}.", "")
+        if target.not_run:
+            yield from (f"**Never run:** {escaped(target.not_run)}.", "")
+        yield from ("| rule | | source |", "|---|---|---|")
+        yield from (f"| {label} | {escaped(words)} | {number} |" for label, words, number in rule_rows(target))
+        yield ""
+        for number, source in enumerate(target.sources, 1):
+            title = escaped(source.title)
+            yield f"{number}. [{title}]({source.url})" if source.url else f"{number}. {title}"
+        yield ""
 
 
 def _default(field: msgspec.structs.FieldInfo) -> str:
@@ -84,7 +102,12 @@ class Passes(Catalogue):
     lines = staticmethod(pass_lines)
 
 
+class Targets(Catalogue):
+    lines = staticmethod(target_lines)
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("recipes", Recipes)
     app.add_directive("passes", Passes)
+    app.add_directive("targets", Targets)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -24,6 +24,7 @@ from dfmpc_onnx.numerics.ranges import signed_qparams, unsigned_qparams
 from dfmpc_onnx.pipeline.facts import Codes, FinalOpset, FloatLayers, FoldedBatchNorms, Layer, Layers, Placement, Ranges
 from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.pipeline.refusals import Reason
+from dfmpc_onnx.pipeline.target_rules import Target
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.added_numbers import quantize_numbers
 from dfmpc_onnx.qdq.beside_integers import (
@@ -38,6 +39,8 @@ from dfmpc_onnx.qdq.beside_integers import (
 from dfmpc_onnx.qdq.decoder import fits_int8, integer_scale
 from dfmpc_onnx.qdq.placed_times import PlacedTimes
 from dfmpc_onnx.qdq.placement import IN_FLOAT, Placer
+from dfmpc_onnx.quantization.grid_rules import GridRules
+from dfmpc_onnx.quantization.weight_grids import nearest
 
 QParams = tuple[np.float32, np.uint8 | np.int8]  # scale and zero point
 Parameters = dict[str, QParams]
@@ -89,7 +92,8 @@ class InsertQDQ(Pass[NoOptions]):
         parameters: Parameters = {
             name: given.get(name) or qparams(*ranges[like]) for name, like in sites.tensors.items()
         }
-        with_bias = sites.layers if target.int32_bias else frozenset[str]()
+        _give_scales_of(target, workspace, sites.layers)
+        with_bias = sites.layers if target.bias == "int32" else frozenset[str]()
         coarser = _make_room_for_biases(workspace, layers, with_bias, parameters)
         codes = workspace.codes()
         reduced = workspace.settings.reduce_range
@@ -221,6 +225,16 @@ def _insert(graph: gs.Graph, parameters: Parameters, names: Namer) -> None:
         else:
             after.setdefault(id(source), []).extend(nodes)
     insert(graph, after=after, first=first)
+
+
+def _give_scales_of(target: Target, workspace: Workspace, names: Collection[str]) -> None:
+    """Round weights again whose scales what was folded into them has made others than the target allows."""
+    rules, nodes = GridRules.of(target), nodes_by_name(workspace.graph)
+    layers, codes = workspace.get(Layers).by_name(), workspace.codes()
+    for name in sorted(names):
+        if not rules.allow(codes[name].scale, layers[name].op):
+            fresh = nearest(codes[name].dequantize(), layers[name], codes[name].bits, rules)
+            workspace.set_weight(nodes[name], fresh)
 
 
 def _make_room_for_biases(

@@ -18,7 +18,7 @@ from dfmpc_onnx.pipeline.manager import Figure, NoOptions, Pass, PassResult, Ref
 from dfmpc_onnx.pipeline.shared_weights import holders_of_codes
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.code_formats import Kind, choose_forms, oldest_runtime
-from dfmpc_onnx.qdq.decoder import Decoder
+from dfmpc_onnx.qdq.decoder import Decoder, plain_int8
 
 
 class PackWeights(Pass[NoOptions]):
@@ -48,10 +48,12 @@ class PackWeights(Pass[NoOptions]):
     def run(self, workspace: Workspace) -> PassResult:
         graph = workspace.graph
         integer = workspace.get(Placement).integer
-        codes = workspace.get(Codes).weights
+        codes = dict(workspace.get(Codes).weights)
+        if workspace.settings.target.storage == "int8":
+            codes |= {name: plain_int8(codes[name]) for name in integer & codes.keys()}
         nodes = nodes_by_name(graph)
-        decoder = Decoder(graph)
-        newest = min(graph.opset, workspace.settings.target.newest_opset)
+        decoder, target = Decoder(graph), workspace.settings.target
+        newest = min(graph.opset, target.packing_opset)
         holders = holders_of_codes(workspace)
         held = Counter(holders.values())
         stored = {name: Kind.of(codes[name]) for name in codes if holders[name] == name}

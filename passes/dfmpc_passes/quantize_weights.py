@@ -20,6 +20,8 @@ from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY
 from dfmpc_onnx.pipeline.shared_weights import layers_of_one_weight
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.kernel_pairs import LIMITED_OUTPUTS, without_saturation
+from dfmpc_onnx.quantization.grid_rules import GridRules
+from dfmpc_onnx.quantization.weight_grids import nearest
 
 
 class QuantizeWeightsOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,6 +58,7 @@ class QuantizeWeights(Pass[QuantizeWeightsOptions]):
         plan = workspace.get(BitPlan).layers
         statistics = workspace.find(FloatStatistics)
         nodes = nodes_by_name(workspace.graph)
+        rules = GridRules.of(workspace.settings.target)
         workspace.put(Codes({}))
         originals, rewrites = {}, []
         groups = {layer.name: group for group in layers_of_one_weight(workspace) for layer in group}
@@ -70,7 +73,10 @@ class QuantizeWeights(Pass[QuantizeWeightsOptions]):
             users, width = groups.get(layer.name, (layer,)), workspace.settings.rounded_at(bits)
             if (users[0].name, width) not in made:
                 pooled = _pooled([_second_moment(nodes[user.name], user, statistics) for user in users])
-                found = self._quantize(weight, width, layer.axis, pooled)
+                if not rules.leaves_free(layer.op):
+                    found = nearest(weight, layer, width, rules)
+                else:
+                    found = self._quantize(weight, width, layer.axis, pooled)
                 limits = workspace.settings.limits_pairs
                 made[users[0].name, width] = without_saturation(layer, weight, found) if limits else (found, 0)
             quantized, limited = made[users[0].name, width]

@@ -9,7 +9,7 @@ from dfmpc_onnx.graph.opset import ConversionRefused, convert
 from dfmpc_onnx.pipeline.facts import Codes, FinalOpset
 from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.pipeline.shared_weights import holders_of_codes
-from dfmpc_onnx.pipeline.targets import Target
+from dfmpc_onnx.pipeline.target_rules import Target
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.code_formats import OLDEST_WITH_TABLES, Kind, choose_forms, opset_for
 
@@ -21,7 +21,8 @@ class RaiseOpset(Pass[NoOptions]):
     Why: each weight is stored in the form that makes the file smallest. 2-bit tensors need opset 25, 4-bit tensors
     opset 21, 8-bit ones 13, and so does what a table decodes, such as five ternary codes in a byte. No higher opset is
     declared than the chosen forms need, so that the file loads in as old a runtime as it can. For a target of older
-    runtimes weights keep to forms of opset 13, and a model of a newer opset than those runtimes load is lowered.
+    runtimes weights keep to forms of opset 13, and a model of a newer opset than those runtimes load is lowered; one
+    that needs a newer opset than the forms gets that.
 
     Requires: codes.
 
@@ -41,7 +42,7 @@ class RaiseOpset(Pass[NoOptions]):
             return self._lower(workspace, target)
         holders = holders_of_codes(workspace)
         kinds = {name: Kind.of(weight) for name, weight in workspace.codes().items() if holders[name] == name}
-        needed = opset_for(choose_forms(kinds, target.newest_opset).values())
+        needed = max(opset_for(choose_forms(kinds, target.packing_opset).values()), target.lowest_opset)
         if needed <= before or not kinds:
             workspace.put(FinalOpset(before))
             return PassResult(self.name, notes=(f"opset {before} holds every weight",))

@@ -41,6 +41,20 @@ def test_every_pass_has_its_headings_and_options() -> None:
     assert "| `lambda1` | `0.1` |" in "\n".join(sections)
 
 
+def test_every_target_says_where_it_was_run_and_the_source_of_every_rule() -> None:
+    from catalogue import target_lines
+
+    from dfmpc_onnx.pipeline.target_rules import RULES
+    from dfmpc_onnx.pipeline.targets import TARGETS
+
+    sections = "\n".join(target_lines()).split("\n## ")
+    assert [section.removeprefix("## ").partition("\n")[0] for section in sections] == list(TARGETS)
+    for target, section in zip(TARGETS.values(), sections, strict=True):
+        assert "**Run on:**" in section and section.count("\n| ") == len(RULES) + 1
+        assert all(source.title.partition("_")[0] in section for source in target.sources)
+        assert ("**Never run:**" in section) == bool(target.not_run)
+
+
 def test_signs_of_equations_are_no_markup_and_code_stays_code() -> None:
     from catalogue import escaped
 

@@ -71,6 +71,7 @@ def test_a_command_has_a_page_with_examples_options_and_pitfalls(command: str) -
 def test_every_target_has_its_row() -> None:
     page = (DOCS / "how-to" / "targets.md").read_text(encoding="utf-8")
     assert all(f"| `{target}`" in page for target in TARGETS)
+    assert "```{targets}" in (DOCS / "targets.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("document", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")], ids=str)

@@ -1,0 +1,47 @@
+"""TensorRT, alone or as an execution provider of onnxruntime."""
+
+from __future__ import annotations
+
+import msgspec
+
+from dfmpc_onnx.pipeline.target_rules import RuleSource, sources_with
+from dfmpc_onnx.pipeline.targets.cpu import CPU
+
+TENSORRT_DOCS = "https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library"
+TENSORRT = msgspec.structs.replace(
+    CPU,
+    name="tensorrt",
+    summary="int8 activations with zero points 0, float biases; of a sum's branches only those that no Conv ends in",
+    takes="TensorRT, also through onnxruntime-gpu",
+    ran="onnxruntime 1.32 on the CPU provider",
+    not_run="on a GPU",
+    sources=sources_with(
+        CPU,
+        RuleSource(
+            ("activation_type", "scales"),
+            "Working with Quantized Types (TensorRT): symmetric int8, zero points 0",
+            f"{TENSORRT_DOCS}/work-with-quantized-types.html",
+        ),
+        RuleSource(
+            ("activations", "between", "per_channel", "storage"),
+            "Explicit Quantization (TensorRT): Q/DQ in front of weighted layers, moved over what commutes with it",
+            f"{TENSORRT_DOCS}/quantized-types-explicit-quantization.html",
+        ),
+        RuleSource(
+            ("fused_sums",),
+            "Add Custom QDQ Insertion Case (TensorFlow quantization toolkit): the residual branch of an Add",
+            "https://docs.nvidia.com/deeplearning/tensorrt/tensorflow-quantization-toolkit/docs/docs/"
+            "add_custom_qdq_cases.html",
+        ),
+        RuleSource(
+            ("bias",),
+            "onnxruntime issue 14229: TensorRT refuses a DequantizeLinear of int32",
+            "https://github.com/microsoft/onnxruntime/issues/14229",
+        ),
+    ),
+    activation_type="int8",
+    pairs_in_16_bits=False,
+    bias="float",
+    between=False,
+    fused_sums=True,
+)
