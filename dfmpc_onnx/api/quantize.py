@@ -25,12 +25,13 @@ from dfmpc_onnx.api.time_limit import allow_trials, check_timed, with_time_limit
 from dfmpc_onnx.inputs.image_places import check_place
 from dfmpc_onnx.inputs.preprocess import AUTO
 from dfmpc_onnx.inputs.unknown_inputs import not_known
-from dfmpc_onnx.model.source import ModelSource, size_of
+from dfmpc_onnx.model.source import ModelSource, load, size_of
 from dfmpc_onnx.model.write import save
 from dfmpc_onnx.pipeline.manager import Instrument
 from dfmpc_onnx.pipeline.progress import Progress, ProgressReport
 from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE, Recipe
 from dfmpc_onnx.pipeline.settings import Settings, WeightBudget
+from dfmpc_onnx.qdq.qonnx_nodes import loadable, to_qonnx
 from dfmpc_onnx.report.build import make_report
 from dfmpc_onnx.runtime.session import require
 from dfmpc_onnx.runtime.threads import takes_threads
@@ -130,6 +131,8 @@ def _finish(taken: Intake, built: Built, check: bool, began: float) -> Quantized
     settings, inputs = workspace.settings, workspace.inputs
     results, timing = built.results, built.timing
     result = as_model(taken, results)
+    if settings.target.quantizers == "qonnx":
+        result = to_qonnx(result)
     size = size_of(result)
     found = ClosingCheck()
 
@@ -137,6 +140,8 @@ def _finish(taken: Intake, built: Built, check: bool, began: float) -> Quantized
         nonlocal found
         if check:
             workspace.progress.begin("check")
+            if settings.target.quantizers == "qonnx":  # onnxruntime has no such nodes
+                candidate = loadable(load(candidate))
             found = closing_check(source, candidate, settings, inputs, not_known(taken.choice.unknown))
 
     if taken.destination is None:

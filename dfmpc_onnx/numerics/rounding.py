@@ -300,7 +300,8 @@ def _first_trials(trial: _Trial, thorough: bool) -> list[_Trial]:
 def _near_trials(found: _Trial) -> list[_Trial]:
     """Neighbours of the best so far, its own scale with codes of its own among them."""
     near = [found.scaled(factor) for factor in CLOSE]
-    return near if found.grid.ternary else [*near, found.moved(-1), found.moved(1)]
+    symmetric = found.grid.lowest == -found.grid.highest
+    return near if symmetric else [*near, found.moved(-1), found.moved(1)]
 
 
 @dataclasses.dataclass(frozen=True)

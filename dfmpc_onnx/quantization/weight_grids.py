@@ -42,5 +42,5 @@ def weight_grid(
         each = np.repeat(importance.astype(np.float32), len(rows) // len(importance), axis=0)
         grid = ternary_grid(ternary_optimal(rows, each, PerAxis(0)).scale)
     else:
-        grid = uniform_grid(rows, importance, int(width), raster)
+        grid = uniform_grid(rows, importance, int(width), raster, zero_points=rules.zero_points)
     return rules.constrained(grid, rows, importance, op)
