@@ -12,7 +12,7 @@ import sys
 
 import nox
 
-nox.options.sessions = ["checks", "old_runtimes", "old_processor", "openvino", "webgpu"]
+nox.options.sessions = ["checks", "old_runtimes", "old_processor", "qonnx", "openvino", "webgpu"]
 nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = False
 TOOLS = pathlib.Path("tools/providers")
@@ -54,6 +54,13 @@ def old_processor(session: nox.Session) -> None:
     program = pathlib.Path(session.bin) / "python"
     compare = (TOOLS / "compare.py", folder, "--max-steps", "0.1", "--images", "10")
     session.run(*command, program, *compare, external=True)
+
+
+@nox.session(python="3.11")
+def qonnx(session: nox.Session) -> None:
+    """Files for `qonnx` give the same numbers, bit for bit, in the executor of the package qonnx."""
+    session.install("-e", ".[dev,qonnx]")
+    session.run("pytest", "tests/qdq/test_qonnx_nodes.py")
 
 
 @nox.session(python="3.11")

@@ -166,6 +166,8 @@ def from_qonnx(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
     for node in graph.node:
         nodes.extend(_plain(node, names, label) if node.domain == QONNX_DOMAIN else [node])
     put_in(graph.node, nodes)
+    _, read = nodes_behind(nodes, [value.name for value in graph.output])
+    put_in(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in read])
     put_in(result.opset_import, [opset for opset in result.opset_import if opset.domain != QONNX_DOMAIN])
     return result
 
