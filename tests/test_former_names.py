@@ -81,6 +81,7 @@ SINCE = {
     "equalize_channels",
     "equalize_gates",
     "fold_scales",
+    "halve_floats",
     "integer_gates",
     "keep_scores_float",
     "keep_slow_layers_float",

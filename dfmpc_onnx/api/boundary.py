@@ -212,6 +212,7 @@ ARGUMENTS: Mapping[str, Callable[[str, Any], Any]] = {
     "activations": _text("8 or 'none'"),
     "layers": _strings("GLOB=BITS items, or a mapping such as {'head/*': 8}", _layer),
     "reduce_range": _flag,
+    "fp16": _flag,
     "target": _word,
     "preprocess": lambda name, value: _word(name, value).strip().lower(),
     "input_shapes": _strings("NAME:1x3x224x224 items, or a mapping such as {'x': (1, 3, 224, 224)}", _shape),

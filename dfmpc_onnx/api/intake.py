@@ -174,5 +174,16 @@ def parse_settings(
         by_hand=weights is not None or bool(layers),
         activations_given=activations is not None,
         reduce_range=recipe.reduce_range if reduce_range is None else reduce_range,
+        float16=provider.float_type == "float16",
         target=provider,
     )
+
+
+def with_float16(settings: Settings, fp16: bool | None) -> Settings:
+    """The settings with floats in float16 or not; None: as the target wants them. Raises OptionError."""
+    if fp16 is None:
+        return settings
+    if settings.target.float_type != "float16":
+        kind, name = settings.target.float_type, settings.target.name
+        raise OptionError(f"fp16: floats are {kind} for {name}; leave it out")
+    return dataclasses.replace(settings, float16=fp16)

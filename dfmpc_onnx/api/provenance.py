@@ -67,6 +67,8 @@ def provenance(
     if settings.limits_pairs:
         changed = {r.site for result in results for r in result.rewrites if LIMITED_OUTPUTS in r.figures}
         stated["pair_sums"] = str(len(changed))
+    if settings.float16:
+        stated["float_type"] = "float16"
     if settings.input_ranges:
         stated["input_ranges"] = _json(settings.input_ranges)
     if settings.budget.asked:

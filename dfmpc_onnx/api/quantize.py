@@ -18,7 +18,7 @@ from dfmpc_onnx.api.boundary import GivenImages, GivenLayers, GivenRanges, Given
 from dfmpc_onnx.api.builds import Builder, Built, as_model, build_within, check_plans, plans_bits
 from dfmpc_onnx.api.closing_check import ClosingCheck, closing_check
 from dfmpc_onnx.api.file_size import larger_than_its_source
-from dfmpc_onnx.api.intake import Intake, parse_settings, take_in, with_budget
+from dfmpc_onnx.api.intake import Intake, parse_settings, take_in, with_budget, with_float16
 from dfmpc_onnx.api.provenance import version
 from dfmpc_onnx.api.quantized import Quantized
 from dfmpc_onnx.api.time_limit import allow_trials, check_timed, with_time_limit
@@ -49,6 +49,7 @@ def quantize(
     layers: GivenLayers = (),
     reduce_range: bool | None = None,
     target: str = "cpu",
+    fp16: bool | None = None,
     preprocess: str = AUTO,
     input_shapes: GivenShapes = (),
     input_ranges: GivenRanges = (),
@@ -72,16 +73,16 @@ def quantize(
     at all; None to get it in memory only. recipe: a name, a ``.toml`` path, or a Recipe. weights: 8, ``LOW/HIGH`` or
     ``ternary/HIGH``. activations: 8 or "none". layers: overrides, ``{"layer1/*": 8}``; the recipe's where None.
     reduce_range: 7-bit weights in place of 8, for processors without VNNI. target: the provider that the file is for
-    (`pipeline.targets`). preprocess: as the network expects its input; "auto" finds it out. input_shapes, input_ranges:
-    ``{"x": (1, 3, 224, 224)}``; ``{"x": (0, 255)}``, what lies in an input. images: unlabelled ones in place of
-    procedural ones: an .npz, a folder, or arrays, uint8 [n, height, width, 3] or float32 as the model takes them.
-    check: compare the result with the model, on inputs that no statistics came from. max_latency: ``12.5``
-    (milliseconds of a run here) or ``80%`` (of what the float model takes): activations that accuracy wants in float
-    are quantized until it is met. dump: a folder for the graph after each pass. progress: called with (done, total,
-    name), see `rich_progress`. threads: how many onnxruntime and BLAS may take; None and 0: as many as the machine has.
-    max_size: of the file, as "2MB", bytes, or "25%" of the float one, met within a percent. mean_bits: of all weights,
-    at most. min_sqnr: in dB, as the check measures it. max_float_layers: how many may stay in float for these. force:
-    whether a file that is no ONNX model may be written over.
+    (`pipeline.targets`). fp16: floats are float16 where they fit; None: as the target wants. preprocess: as the network
+    expects its input; "auto" finds it out. input_shapes, input_ranges: ``{"x": (1, 3, 224, 224)}``; ``{"x": (0,
+    255)}``, what lies in an input. images: unlabelled ones in place of procedural ones: an .npz, a folder, or arrays,
+    uint8 [n, height, width, 3] or float32 as the model takes them. check: compare with the model, on inputs that no
+    statistics came from. max_latency: ``12.5`` (milliseconds of a run here) or ``80%`` (of what the float model takes):
+    activations that accuracy wants in float are quantized until it is met. dump: a folder for the graph after each
+    pass. progress: called with (done, total, name), see `rich_progress`. threads: how many onnxruntime and BLAS may
+    take; None and 0: as many as the machine has. max_size: of the file, as "2MB", bytes, or "25%" of the float one, met
+    within a percent. mean_bits: of all weights, at most. min_sqnr: in dB, as the check measures it. max_float_layers:
+    how many may stay in float for these. force: write over what is no ONNX model.
 
     Raises UserError for what the caller can correct, Defect for our own mistakes. When it raises, `output` is as it
     was before: absent, or the earlier file.
@@ -90,9 +91,8 @@ def quantize(
     chosen = with_time_limit(catalog.find_recipe(recipe), max_latency)
     pipeline = catalog.build(chosen)
     budget = WeightBudget.parse(max_size, mean_bits, min_sqnr, max_float_layers)
-    settings = parse_settings(
-        chosen, weights, activations, layers, preprocess, input_shapes, input_ranges, seed, images, reduce_range, target
-    )
+    given = (weights, activations, layers, preprocess, input_shapes, input_ranges, seed, images, reduce_range, target)
+    settings = with_float16(parse_settings(chosen, *given), fp16)
     if not (settings.weights.auto and plans_bits(pipeline)) and budget.only_sqnr:
         budget = WeightBudget()  # there is nothing to plan: what the closing check finds is the caller's to judge
     settings = with_budget(settings, budget, "--weights" if weights is not None else f"recipe {chosen.name}")

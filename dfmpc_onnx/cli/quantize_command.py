@@ -11,6 +11,7 @@ import dfmpc_onnx
 from dfmpc_onnx.cli.console import reader_may_leave, say, standard_output
 from dfmpc_onnx.cli.shared_options import (
     ACTIVATIONS,
+    FLOAT16,
     FORCE,
     IMAGE_SEED,
     IMAGE_SOURCE,
@@ -92,6 +93,7 @@ if TYPE_CHECKING:
 @cloup.option_group(
     "Run",
     TARGET,
+    FLOAT16,
     IMAGE_SEED,
     THREADS,
     cloup.option(

@@ -74,6 +74,11 @@ TARGET = cloup.option(
     shell_complete=complete_target,
     help=f"what the file is for: {TARGET_NAMES}; `dfmpc-onnx targets` says what each does",
 )
+FLOAT16 = cloup.option(
+    "--fp16/--no-fp16",
+    default=None,
+    help="for tensorrt: whether what is not int8 is float16 where it fits, or float32  [default: float16]",
+)
 REDUCE_RANGE = cloup.option(
     "--reduce-range", is_flag=True, default=None, help="7-bit weights in place of 8, for processors without VNNI"
 )

@@ -285,6 +285,13 @@ class Placement:
 
 
 @dataclasses.dataclass(frozen=True)
+class Halved:
+    """The nodes, by name, that compute in float16."""
+
+    nodes: frozenset[str]
+
+
+@dataclasses.dataclass(frozen=True)
 class Packed:
     """Bytes of each layer's codes in the file and bits a weight, by layer name; the oldest onnxruntime for them."""
 

@@ -44,6 +44,9 @@ REFUSAL_CODES = {
     "whole-map": "the layer reads averages over whole maps, errs alike at every position, and costs little in float",
     "slower-in-integers": "integers, and the steps to and from them, would make the layer slower; it stays in float",
     "codes-too-wide": "the codes less their zero points do not fit the integer type",
+    # of an operator that stays in float32 where float16 was wanted
+    "no-float16": "the operator has no float16 form, or carries control flow",
+    "float16-range": "values of the operator do not fit float16, or their range is not known",
     # of a layer that was quantized in a simpler way
     "rounded-to-nearest": "each weight was rounded by itself; the layer repairs nothing",
     "codes-stored-again": "its weight is in the file in another form too: other codes, or as floats",

@@ -229,7 +229,8 @@ class Settings:
     preprocess, input_shapes, input_ranges and images are what was asked for; what came of them is in
     `Workspace.inputs`. by_hand: whether the user, and not the recipe, chose the weights or a layer's;
     activations_given: the same of the activations. reduce_range: whether 8-bit weights take 7 bits between quantized
-    activations, whose products processors without VNNI add up in 16 bits, two by two.
+    activations, whose products processors without VNNI add up in 16 bits, two by two. float16: whether what is not
+    quantized is written in float16, where it fits.
     budget: what all weights together may take or cost.
     """
 
@@ -244,6 +245,7 @@ class Settings:
     by_hand: bool = False
     activations_given: bool = False
     reduce_range: bool = False
+    float16: bool = False
     target: Target = CPU_TARGET
     budget: WeightBudget = NO_BUDGET
 

@@ -25,7 +25,7 @@ from dfmpc_onnx.model.protos import WEIGHTED_OPERATORS, initializers, makers, op
 from dfmpc_onnx.numerics.arrays import Array
 
 NARROW: dict[int, int] = {TensorProto.INT8: 8, TensorProto.INT4: 4, TensorProto.INT2: 2, TensorProto.UINT2: 2}
-NUMBER_TYPES: frozenset[int] = frozenset({TensorProto.FLOAT, TensorProto.INT32, TensorProto.INT8})
+NUMBER_TYPES: frozenset[int] = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT32, TensorProto.INT8})
 HALVES: frozenset[int] = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 BYTES_OF_TABLE = (256, 243)  # fields of 1, 2 or 4 bits; trits
 MOST_PLANES = 8  # a code has no more bits
@@ -107,6 +107,12 @@ class DecodeChain:
         """What is taken off the codes, in the scale's shape or one value, float32."""
         found = self.zero_point
         return np.zeros((), np.float32) if found is None else numpy_helper.to_array(found).astype(np.float32)
+
+    @property
+    def float_type(self) -> np.dtype[np.generic]:
+        """The type of the weight that the layer reads: float16 where the network computes in that."""
+        halved = self.scale_tensor.data_type == TensorProto.FLOAT16 and self.scale_tensor.name in self.end.input
+        return np.dtype(np.float16 if halved else np.float32)
 
     def scale(self) -> npt.NDArray[np.float32]:
         """Step of the codes, float32: flat ``[channels]`` of a DequantizeLinear, of the weight's rank otherwise."""
@@ -191,12 +197,12 @@ class _Reading:
         return held is not None and held.data_type in HALVES | {TensorProto.FLOAT}
 
     def _scale(self, name: str) -> onnx.TensorProto:
-        """A constant of floats; networks in half precision hold it as such where that is exact."""
+        """A constant of floats; networks in half precision hold it as such where that is exact, or compute in it."""
         if self._peek(name, "Cast") is not None:
-            tensor = self._constant(self._cast(name, {TensorProto.FLOAT}))
+            tensor = self._constant(self._cast(name, {TensorProto.FLOAT, TensorProto.FLOAT16}))
             kinds = HALVES
         else:
-            tensor, kinds = self._constant(name), frozenset({int(TensorProto.FLOAT)})
+            tensor, kinds = self._constant(name), frozenset({int(TensorProto.FLOAT), int(TensorProto.FLOAT16)})
         if tensor.data_type not in kinds:
             raise _NotOurs
         return tensor

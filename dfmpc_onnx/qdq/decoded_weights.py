@@ -56,4 +56,6 @@ class _Constants:
 
 
 def _same_bits(a: Array, b: Array) -> bool:
-    return a.shape == b.shape and a.dtype == b.dtype == np.float32 and a.tobytes() == b.tobytes()
+    return (
+        a.shape == b.shape and a.dtype == b.dtype and a.dtype in (np.float32, np.float16) and a.tobytes() == b.tobytes()
+    )

@@ -163,7 +163,7 @@ def _unpack(layer: str, chain: DecodeChain, fresh: _Fresh) -> None:
     whole = zero.astype(np.int8).reshape(flat.shape)
     inputs = [
         fresh.codes(f"{layer}.codes", numbers.astype(np.int8)),
-        fresh.add(f"{layer}.scale", flat),
+        fresh.add(f"{layer}.scale", flat.astype(chain.float_type)),
         fresh.add(f"{layer}.zero_point", whole) if whole.any() else fresh.zero(flat.shape),
     ]
     node = onnx.helper.make_node("DequantizeLinear", inputs, end.output, end.name)

@@ -12,6 +12,7 @@ from dfmpc_passes.estimate_statistics import EstimateStatistics
 from dfmpc_passes.fold_batch_norm import FoldBatchNorm
 from dfmpc_passes.fold_batch_norm_forward import FoldBatchNormForward
 from dfmpc_passes.fold_scales import FoldScales
+from dfmpc_passes.halve_floats import HalveFloats
 from dfmpc_passes.insert_qdq import InsertQDQ
 from dfmpc_passes.integer_gates import IntegerGates
 from dfmpc_passes.keep_activations_float import KeepActivationsFloat
@@ -64,6 +65,7 @@ PASSES = (
     LimitPairSums,
     InsertQDQ,
     PackWeights,
+    HalveFloats,
 )
 
 # Names that recipes and files written by earlier versions state.

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 from dfmpc_onnx.errors import shown
+from dfmpc_onnx.graph.float16 import OLDEST_HALF_QDQ
 from dfmpc_onnx.graph.opset import ConversionRefused, convert
 from dfmpc_onnx.pipeline.facts import Codes, FinalOpset
 from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
+from dfmpc_onnx.pipeline.settings import Settings
 from dfmpc_onnx.pipeline.shared_weights import holders_of_codes
 from dfmpc_onnx.pipeline.target_rules import Target
 from dfmpc_onnx.pipeline.workspace import Workspace
@@ -42,7 +44,7 @@ class RaiseOpset(Pass[NoOptions]):
             return self._lower(workspace, target)
         holders = holders_of_codes(workspace)
         kinds = {name: Kind.of(weight) for name, weight in workspace.codes().items() if holders[name] == name}
-        needed = max(opset_for(choose_forms(kinds, target.packing_opset).values()), target.lowest_opset)
+        needed = max(opset_for(choose_forms(kinds, target.packing_opset).values()), self._lowest(workspace.settings))
         if needed <= before or not kinds:
             workspace.put(FinalOpset(before))
             return PassResult(self.name, notes=(f"opset {before} holds every weight",))
@@ -59,6 +61,12 @@ class RaiseOpset(Pass[NoOptions]):
             )
         workspace.put(FinalOpset(needed))
         return PassResult(self.name, (Rewrite("model", f"opset {before} to {needed}"),))
+
+    @staticmethod
+    def _lowest(settings: Settings) -> int:
+        """That the target loads, and whose QuantizeLinear takes float16 where floats are to be that."""
+        halved = settings.float16 and settings.activations != "none"
+        return max(settings.target.lowest_opset, OLDEST_HALF_QDQ if halved else 0)
 
     def _lower(self, workspace: Workspace, target: Target) -> PassResult:
         """For runtimes that are older than the model's opset."""

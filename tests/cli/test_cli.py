@@ -302,7 +302,7 @@ def test_dump_writes_the_graph_after_each_pass_and_never_over_the_input(model_fi
     out, folder = model_file.with_name("out.onnx"), model_file.with_name("graphs")
     assert dfmpc("quantize", model_file, "-o", out, *CLOSED_FORM, "--dump", folder).exit_code == 0
     names = sorted(p.name for p in folder.iterdir())
-    assert names[:2] == ["01_normalize.onnx", "02_fold_scales.onnx"] and names[-1].endswith("_pack_weights.onnx")
+    assert names[:2] == ["01_normalize.onnx", "02_fold_scales.onnx"] and names[-1].endswith("_halve_floats.onnx")
     x = np.ones((1, 3, 8, 8), np.float32)
     assert np.array_equal(run(onnx.load(folder / names[0]), x)[0], run(onnx.load(model_file), x)[0])
     assert onnx.load(folder / names[-1]).graph == onnx.load(out).graph

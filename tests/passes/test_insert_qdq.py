@@ -276,7 +276,7 @@ def test_8_bit_codes_with_a_zero_point_that_int8_cannot_hold_the_difference_of_c
     zero = np.full_like(weights["conv2"].scale, -1)  # up to 127 + 1
     weights["conv2"] = dataclasses.replace(weights["conv2"], zero_point=zero)
     space.put(Codes(weights))
-    insert, pack = graphs.pipeline()[-2:]
+    insert, pack = graphs.pipeline("pack_weights")[-2:]
     node = next(node for node in space.graph.nodes if node.name == "conv2")
     node.inputs[1].values = weights["conv2"].dequantize()
     want = graphs.run(space.graph)

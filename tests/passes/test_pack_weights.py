@@ -12,7 +12,7 @@ def same(a, b):
 def packed(model, **options):
     """The workspace after the pass, and its result."""
     space, _ = graphs.prepared(model, "insert_qdq", **options)
-    return space, graphs.pipeline()[-1].run(space)
+    return space, graphs.pipeline("pack_weights")[-1].run(space)
 
 
 @pytest.mark.parametrize("activations", ["8", "none"])
@@ -22,7 +22,7 @@ def test_every_layer_reads_the_weight_that_stood_there_bit_for_bit(network, acti
     layers = space.get(Layers).all
     nodes = {node.name: node for node in space.graph.nodes}
     want = [nodes[layer.name].inputs[1].values for layer in layers]
-    graphs.pipeline()[-1].run(space)
+    graphs.pipeline("pack_weights")[-1].run(space)
     space.graph.outputs = [nodes[layer.name].inputs[1] for layer in layers]
     assert all(same(a, b) for a, b in zip(graphs.run(space.graph), want, strict=True))
 

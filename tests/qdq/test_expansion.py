@@ -158,9 +158,10 @@ def test_the_plain_form_of_every_target_gives_the_outputs_of_the_packed_one(
     target: str, recipe: str, weights: str | None
 ) -> None:
     model = tokens()
+    exact = {"fp16": False} if target == "tensorrt" else {}  # float16 is rounded anew wherever kernels differ
     for activations in ("8", "none") if target in ("cpu", "tensorrt", "portable") else ("none",):
         packed = dfmpc_onnx.quantize(
-            model, None, recipe, weights=weights, activations=activations, target=target, check=False
+            model, None, recipe, weights=weights, activations=activations, target=target, check=False, **exact
         ).model
         plain = dfmpc_onnx.expand(packed).model
         x = graphs.input_of(model, 4)

@@ -1,4 +1,4 @@
-"""TensorRT, alone or as an execution provider of onnxruntime."""
+"""TensorRT, alone or as an execution provider of onnxruntime, and TensorRT for RTX."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ TENSORRT_DOCS = "https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-
 TENSORRT = msgspec.structs.replace(
     CPU,
     name="tensorrt",
-    summary="int8 activations with zero points 0, float biases; of a sum's branches only those that no Conv ends in",
-    takes="TensorRT, also through onnxruntime-gpu",
+    summary="int8 activations with zero points 0, all else float16; of a sum those branches that no Conv ends",
+    takes="TensorRT, onnxruntime-gpu with it, onnxruntime-ep-nv-tensorrt-rtx",
     ran="onnxruntime 1.32 on the CPU provider",
     not_run="on a GPU",
     sources=sources_with(
@@ -28,6 +28,16 @@ TENSORRT = msgspec.structs.replace(
             f"{TENSORRT_DOCS}/quantized-types-explicit-quantization.html",
         ),
         RuleSource(
+            ("float_type", "lowest_opset"),
+            "Migrating from Weak Typing to Strong Typing (TensorRT 11): the types in the file are those that compute",
+            "https://docs.nvidia.com/deeplearning/tensorrt/latest/api/migration/tensorrt-10x-to-11x-c-api-patterns.html",
+        ),
+        RuleSource(
+            ("float_operators", "spatial_dimensions"),
+            "Supported ONNX operators (onnx-tensorrt): int8 Conv and ConvTranspose of two and three dimensions",
+            "https://github.com/onnx/onnx-tensorrt/blob/main/docs/operators.md",
+        ),
+        RuleSource(
             ("fused_sums",),
             "Add Custom QDQ Insertion Case (TensorFlow quantization toolkit): the residual branch of an Add",
             "https://docs.nvidia.com/deeplearning/tensorrt/tensorflow-quantization-toolkit/docs/docs/"
@@ -41,7 +51,10 @@ TENSORRT = msgspec.structs.replace(
     ),
     activation_type="int8",
     pairs_in_16_bits=False,
+    float_type="float16",
     bias="float",
     between=False,
     fused_sums=True,
+    float_operators=(),
+    spatial_dimensions=(2, 3),
 )
