@@ -52,7 +52,7 @@ def old_processor(session: nox.Session) -> None:
     folder = session.create_tmp()
     session.run("python", TOOLS / "write.py", folder, "--target", "cpu", "--target", "portable", "--recipe", "int8")
     program = pathlib.Path(session.bin) / "python"
-    compare = (TOOLS / "compare.py", folder, "--max-steps", "0.1", "--images", "10")
+    compare = (TOOLS / "compare.py", folder, "--max-steps", "0.1", "--images", "10", "--untimed")
     session.run(*command, program, *compare, external=True)
 
 

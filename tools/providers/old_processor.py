@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Another program on a processor with AVX2 but without VNNI, emulated: QEMU, unpacked into a folder.
 
-    python tools/providers/old_processor.py FOLDER python tools/providers/compare.py FILES --max-steps 0.1
+    python tools/providers/old_processor.py FOLDER python tools/providers/compare.py FILES --max-steps 0.1 --untimed
 
 runs a command there. onnxruntime then takes its kernels for AVX2, which add two products of uint8 and int8 in 16 bits;
 compare.py, on files of write.py, says how far outputs are from those of the processor that wrote them. Needs Debian's
