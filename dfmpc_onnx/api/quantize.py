@@ -22,6 +22,7 @@ from dfmpc_onnx.api.intake import Intake, parse_settings, take_in, with_budget, 
 from dfmpc_onnx.api.provenance import version
 from dfmpc_onnx.api.quantized import Quantized
 from dfmpc_onnx.api.time_limit import allow_trials, check_timed, with_time_limit
+from dfmpc_onnx.errors import OptionError
 from dfmpc_onnx.inputs.image_places import check_place
 from dfmpc_onnx.inputs.preprocess import AUTO
 from dfmpc_onnx.inputs.unknown_inputs import not_known
