@@ -12,7 +12,7 @@ import sys
 
 import nox
 
-nox.options.sessions = ["checks", "old_runtimes", "openvino", "webgpu", "qnn"]
+nox.options.sessions = ["checks", "old_runtimes", "old_processor", "openvino", "webgpu", "qnn", "qonnx"]
 nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = False
 TOOLS = pathlib.Path("tools/providers")
@@ -38,6 +38,30 @@ def old_runtimes(session: nox.Session, onnxruntime: str, numpy: str) -> None:
     session.run("python", TOOLS / "write.py", folder, "--target", "portable", *QUICK)
     session.install(f"onnxruntime=={onnxruntime}", numpy)  # compare.py imports nothing of this package
     session.run("python", TOOLS / "compare.py", folder, "--max-steps", "2")
+
+
+@nox.session(python="3.11")
+def old_processor(session: nox.Session) -> None:
+    """Files for `cpu` and `portable` give the same numbers on a processor with AVX2 but without VNNI, emulated."""
+    from old_processor import UnavailableError, emulator
+
+    try:
+        command = emulator(pathlib.Path(session.cache_dir / "old_processor"))
+    except UnavailableError as reason:
+        session.skip(f"no emulator here: {reason}")
+    session.install("-e", ".[cpu]")
+    folder = session.create_tmp()
+    session.run("python", TOOLS / "write.py", folder, "--target", "cpu", "--target", "portable", "--recipe", "int8")
+    program = pathlib.Path(session.bin) / "python"
+    compare = (TOOLS / "compare.py", folder, "--max-steps", "0.1", "--images", "10", "--untimed")
+    session.run(*command, program, *compare, external=True)
+
+
+@nox.session(python="3.11")
+def qonnx(session: nox.Session) -> None:
+    """Files for `qonnx` give the same numbers, bit for bit, in the executor of the package qonnx."""
+    session.install("-e", ".[dev,qonnx]")
+    session.run("pytest", "tests/qdq/test_qonnx_nodes.py")
 
 
 @nox.session(python="3.11")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import onnx
+
 from dfmpc_onnx import catalog
 from dfmpc_onnx.api.boundary import public
 from dfmpc_onnx.errors import AlreadyQuantized, DfmpcError, ModelError, OptionError, RuntimeUnavailable, shown
@@ -23,6 +25,7 @@ from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY, Settings, WeightBits
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.code_formats import NEWEST, Kind, choose_forms
 from dfmpc_onnx.qdq.stored_bits import StoredLayer, mean_bits, stored_layers
+from dfmpc_onnx.qdq.stored_pairs import stored_pairs
 from dfmpc_onnx.report.schema import InspectedLayer, Inspection, QuantizedLayer, RecipeForecast
 from dfmpc_onnx.runtime.session import require
 from dfmpc_onnx.runtime.threads import takes_threads
@@ -81,7 +84,7 @@ def inspect(model: ModelSource, *, latency: bool = False, threads: int | None = 
         notes=(*notes, *unknown, *untimed),
         recipes=forecasts,
         census=census,
-        quantized_layers=_inspect_quantized(stored, census) if coded else (),
+        quantized_layers=_inspect_quantized(source.model, stored, census) if coded else (),
         mean_weight_bits=mean_bits((layer.total, math.prod(layer.shape)) for layer in stored) if coded else None,
         latency=times,
     )
@@ -95,9 +98,12 @@ def _times(source: Source, inputs: InputSpecs) -> tuple[TimeTable | None, tuple[
         return None, (f"not timed: {error}",)
 
 
-def _inspect_quantized(stored: Sequence[StoredLayer], census: Census | None) -> tuple[QuantizedLayer, ...]:
+def _inspect_quantized(
+    model: onnx.ModelProto, stored: Sequence[StoredLayer], census: Census | None
+) -> tuple[QuantizedLayer, ...]:
     """The layers of a file that holds codes for some of them."""
     integer = frozenset(census.integer_layers) if census is not None else frozenset()
+    pairs = stored_pairs(model)
     return tuple(
         QuantizedLayer(
             layer.name,
@@ -107,6 +113,7 @@ def _inspect_quantized(stored: Sequence[StoredLayer], census: Census | None) -> 
             layer.bits,
             layer.coded,
             None if census is None else layer.name in integer,
+            pairs.get(layer.name),
         )
         for layer in stored
     )

@@ -20,6 +20,7 @@ from dfmpc_onnx.model.source import Source
 from dfmpc_onnx.pipeline.manager import PassResult
 from dfmpc_onnx.pipeline.recipe import Recipe, Step, recorded_steps, to_record
 from dfmpc_onnx.pipeline.settings import Settings
+from dfmpc_onnx.qdq.kernel_pairs import LIMITED_OUTPUTS
 from dfmpc_onnx.runtime.session import version as runtime_version
 
 
@@ -42,7 +43,8 @@ def provenance(
     """What is written into the file: enough to make it again, and for `verify` to feed it rightly.
 
     A value that is a list or a mapping is JSON, since names from a model may hold any character. `fallbacks`: the
-    passes that could not go on, each with those that ran in its place.
+    passes that could not go on, each with those that ran in its place. `pair_sums`: where no two products leave 16
+    bits, how many layers have other codes for that.
     """
     versions = {"onnx": onnx.__version__, "onnxruntime": runtime_version(), "numpy": np.__version__}
     stated = {
@@ -62,6 +64,9 @@ def provenance(
         "passes": _json([to_record(step) for step in recipe.steps]),
         "versions": _json(versions),
     }
+    if settings.limits_pairs:
+        changed = {r.site for result in results for r in result.rewrites if LIMITED_OUTPUTS in r.figures}
+        stated["pair_sums"] = str(len(changed))
     if settings.float16:
         stated["float_type"] = "float16"
     if settings.input_ranges:

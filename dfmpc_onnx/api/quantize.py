@@ -23,15 +23,17 @@ from dfmpc_onnx.api.provenance import version
 from dfmpc_onnx.api.quantized import Quantized
 from dfmpc_onnx.api.static_shapes import assumed_batches
 from dfmpc_onnx.api.time_limit import allow_trials, check_timed, with_time_limit
+from dfmpc_onnx.errors import OptionError
 from dfmpc_onnx.inputs.image_places import check_place
 from dfmpc_onnx.inputs.preprocess import AUTO
 from dfmpc_onnx.inputs.unknown_inputs import not_known
-from dfmpc_onnx.model.source import ModelSource, size_of
+from dfmpc_onnx.model.source import ModelSource, load, size_of
 from dfmpc_onnx.model.write import save
 from dfmpc_onnx.pipeline.manager import Instrument
 from dfmpc_onnx.pipeline.progress import Progress, ProgressReport
 from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE, Recipe
 from dfmpc_onnx.pipeline.settings import Settings, WeightBudget
+from dfmpc_onnx.qdq.qonnx_nodes import loadable, to_qonnx
 from dfmpc_onnx.report.build import make_report
 from dfmpc_onnx.runtime.session import require
 from dfmpc_onnx.runtime.threads import takes_threads
@@ -72,7 +74,7 @@ def quantize(
     model: a path, the bytes of a file, or a ModelProto; never changed. output: where to write the result, whole or not
     at all; None to get it in memory only. recipe: a name, a ``.toml`` path, or a Recipe. weights: 8, ``LOW/HIGH`` or
     ``ternary/HIGH``. activations: 8, 16 or "none". layers: overrides, ``{"layer1/*": 8}``; the recipe's where None.
-    reduce_range: 7-bit weights in place of 8, for processors without VNNI. target: the provider that the file is for
+    reduce_range: 7-bit weights, for other runtimes without VNNI. target: the provider that the file is for
     (`pipeline.targets`). fp16: floats are float16 where they fit; None: as the target wants. preprocess: as the network
     expects its input; "auto" finds it out. input_shapes, input_ranges: ``{"x": (1, 3, 224, 224)}``; ``{"x": (0,
     255)}``, what lies in an input. images: unlabelled ones in place of procedural ones: an .npz, a folder, or arrays,
@@ -102,11 +104,13 @@ def quantize(
 
 
 def _check_runtime(settings: Settings, *, check: bool, timed: bool) -> None:
-    """Raise OptionError where no images are at their path, or a limit on time can change nothing.
+    """Raise OptionError where no images are at their path, or a limit on size or time can change nothing.
 
     RuntimeUnavailable where a run is needed.
     """
     check_place(settings.images)
+    if settings.target.quantizers == "qonnx" and (settings.budget.size, settings.budget.share) != (None, None):
+        raise OptionError("max-size: a file for qonnx holds its weights as floats; limit --mean-bits instead")
     if timed:
         check_timed(settings)
     if check or timed:
@@ -131,6 +135,8 @@ def _finish(taken: Intake, built: Built, check: bool, began: float) -> Quantized
     settings, inputs = workspace.settings, workspace.inputs
     results, timing = built.results, built.timing
     result = as_model(taken, results)
+    if settings.target.quantizers == "qonnx":
+        result = to_qonnx(result)
     size = size_of(result)
     found = ClosingCheck()
 
@@ -138,6 +144,8 @@ def _finish(taken: Intake, built: Built, check: bool, began: float) -> Quantized
         nonlocal found
         if check:
             workspace.progress.begin("check")
+            if settings.target.quantizers == "qonnx":  # onnxruntime has no such nodes
+                candidate = loadable(load(candidate))
             found = closing_check(source, candidate, settings, inputs, not_known(taken.choice.unknown))
 
     if taken.destination is None:

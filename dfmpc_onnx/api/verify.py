@@ -36,6 +36,7 @@ from dfmpc_onnx.model.source import ModelSource, Source, load
 from dfmpc_onnx.pipeline.progress import ProgressReport
 from dfmpc_onnx.pipeline.settings import Settings, WeightBits, parse_input_ranges, parse_input_shapes
 from dfmpc_onnx.pipeline.workspace import resolve_inputs
+from dfmpc_onnx.qdq.qonnx_nodes import loadable
 from dfmpc_onnx.report.schema import ProviderFidelity, Verification
 from dfmpc_onnx.report.verdict_text import low_verdict_warning
 from dfmpc_onnx.runtime.session import CPU_PROVIDER, Session
@@ -205,7 +206,7 @@ class _Comparison:
 
     def on(self, provider: str) -> ProviderFidelity:
         """The file on one provider."""
-        loaded = self.source.path or self.source.model
+        loaded = loadable(self.source)
         session = Session(loaded, provider, self.source.label)
         use = None
         if session.provider != CPU_PROVIDER:

@@ -90,7 +90,10 @@ FLOAT16 = cloup.option(
     help="for tensorrt: whether what is not int8 is float16 where it fits, or float32  [default: float16]",
 )
 REDUCE_RANGE = cloup.option(
-    "--reduce-range", is_flag=True, default=None, help="7-bit weights in place of 8, for processors without VNNI"
+    "--reduce-range",
+    is_flag=True,
+    default=None,
+    help="7-bit weights in place of 8, for other runtimes on processors without VNNI",
 )
 PREPROCESS = cloup.option(
     "--preprocess",

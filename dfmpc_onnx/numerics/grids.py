@@ -49,10 +49,13 @@ class Grid:
         return self.values(self.codes(values))
 
 
-def uniform_grid(weight: Float32, importance: Floating, bits: int, raster: int = 3) -> Grid:
+def uniform_grid(
+    weight: Float32, importance: Floating, bits: int, raster: int = 3, *, zero_points: bool = True
+) -> Grid:
     """The uniform grid of least ``sum_k h_k (w_k - Q(w_k))^2`` in each row, found over shrunken ranges.
 
-    At 4 bits and below the range is ``[min, max]`` of the row with a whole zero point, above it is symmetric.
+    At 4 bits and below the range is ``[min, max]`` of the row with a whole zero point, above it is symmetric, and
+    everywhere without zero_points.
     weight: ``[rows, k]`` float32. importance: h, at least 0, ``[k]`` or ``[groups, k]``, each of as many rows that
     follow each other. bits: 2 to 8. raster: of the shrunken ranges one in so many is tried at each end where both are
     sought apart, at 2 and 3 bits.
@@ -67,8 +70,8 @@ def uniform_grid(weight: Float32, importance: Floating, bits: int, raster: int =
     for start in range(0, rows, at_once):
         part = slice(start, min(start + at_once, rows))
         own = h[0] if len(h) == 1 else h[part] if each == 1 else h[start // each]
-        scale[part], zero[part] = _best_ranges(weight[part], own, bits, raster)
-    lower = lowest if bits <= ASYMMETRIC_BITS else -highest
+        scale[part], zero[part] = _best_ranges(weight[part], own, _trials(weight[part], bits, raster, zero_points))
+    lower = lowest if bits <= ASYMMETRIC_BITS and zero_points else -highest
     return Grid(scale[:, None], zero[:, None], lower, highest, bits)
 
 
@@ -82,10 +85,10 @@ class _Trials:
     most: Float32
 
 
-def _trials(weight: Float32, bits: int, raster: int) -> _Trials:
+def _trials(weight: Float32, bits: int, raster: int, zero_points: bool) -> _Trials:
     low, high = np.minimum(weight.min(axis=1), 0), np.maximum(weight.max(axis=1), 0)
     lowest, highest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-    if bits > ASYMMETRIC_BITS:
+    if bits > ASYMMETRIC_BITS or not zero_points:
         scale = _positive(np.maximum(-low, high) * _column(SHRINK) / np.float32(highest))
         whole = np.full_like(scale, highest)
         return _Trials(scale, np.zeros_like(scale), -whole, whole)
@@ -98,13 +101,12 @@ def _trials(weight: Float32, bits: int, raster: int) -> _Trials:
     return _Trials(scale, zero, lowest - zero, highest - zero)
 
 
-def _best_ranges(weight: Float32, h: Float32, bits: int, raster: int) -> tuple[Float32, Float32]:
+def _best_ranges(weight: Float32, h: Float32, trials: _Trials) -> tuple[Float32, Float32]:
     """Scale and zero point of some rows, ``[rows]``; h: ``[k]`` or ``[rows, k]``.
 
     All trials look at as many columns as the processor's cache holds before the next are read.
     """
     rows, k = weight.shape
-    trials = _trials(weight, bits, raster)
     error = np.zeros_like(trials.scale)
     step = min(max(1, CACHED // rows), k)
     steps, codes = (np.empty((step, rows), np.float32) for _ in range(2))
@@ -152,7 +154,9 @@ def tensor_grid(grid: Grid, weight: Float32, importance: Floating) -> Grid:
         scale = tried[np.argmin([_loss(dataclasses.replace(grid, scale=s.reshape(1, 1)), weight, h) for s in tried])]
         zero = np.float32(0)
     else:
-        scales, zeros = _best_ranges(weight.reshape(1, -1), h.reshape(-1), grid.bits, 3)
+        flat = weight.reshape(1, -1)
+        trials = _trials(flat, grid.bits, 3, zero_points=grid.lowest != -grid.highest)
+        scales, zeros = _best_ranges(flat, h.reshape(-1), trials)
         scale, zero = scales[0], zeros[0]
     rows = np.ones_like(grid.scale)
     return dataclasses.replace(grid, scale=rows * scale, zero_point=rows * zero, shared=True, fixed=True)

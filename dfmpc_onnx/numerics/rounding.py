@@ -18,6 +18,15 @@ import numpy.typing as npt
 from dfmpc_onnx.numerics.arrays import CodeArray, Float, Float32, Floating
 from dfmpc_onnx.numerics.factorization import cholesky
 from dfmpc_onnx.numerics.grids import Grid
+from dfmpc_onnx.numerics.saturation import (
+    ALONE,
+    MOST_PAIR,
+    Neighbours,
+    PairLimits,
+    factors_that_fit,
+    ordered_neighbours,
+    reach_of_pair,
+)
 
 DAMPING = 0.05  # of mean diag H: docs/method.md, section 5
 COLUMNS_AT_ONCE, COLUMNS_WITHIN = 128, 16  # columns that one product serves, in blocks and in blocks of blocks
@@ -77,11 +86,12 @@ def _damped_cholesky(matrix: Floating, damp: Float) -> tuple[Float32, Float]:
 @dataclasses.dataclass(frozen=True)
 class Rounded:
     """A weight on a grid. codes: ``[rows, k]`` float32, rows in the order groups, then out/group. error:
-    ``(w - w^) H (w - w^)'`` of each row, ``[groups, out/group]``."""
+    ``(w - w^) H (w - w^)'`` of each row, ``[groups, out/group]``. limited: how many rows had pairs that saturate."""
 
     grid: Grid
     codes: Float32
     error: Float
+    limited: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +121,7 @@ class _Found(_Trial):
 
     error: Float
     codes: CodeArray
+    limited: int = 0
 
     def better_of(self, other: _Found | None) -> _Found:
         """Row by row; this one where both are as good."""
@@ -127,9 +138,11 @@ class _Found(_Trial):
 class FeedbackRounder:
     """Rounds one weight ``[groups, out/group, k]`` float32 on any grid, so that ``|(W - W^) x^|`` stays small."""
 
-    def __init__(self, weight: Float32, hat: Floating) -> None:
-        """hat: H, ``E[x^ x^']``, ``[groups, k, k]``."""
+    def __init__(self, weight: Float32, hat: Floating, beside: Neighbours | None = None) -> None:
+        """hat: H, ``E[x^ x^']``, ``[groups, k, k]``. beside: the neighbours of entries (`saturation.neighbours`) whose
+        8-bit codes must not saturate together; None where they may."""
         self._feedback = feedback_of(hat)
+        self._beside = beside
         self._hat = hat
         self._rows = weight
         self._weight = self._ordered(weight)
@@ -156,16 +169,45 @@ class FeedbackRounder:
         best = self._best([_first_trials(trial, thorough) for trial in firsts], [None] * len(firsts))
         if thorough and any(trial.few for trial in firsts):
             best = self._best([_near_trials(found) if found.few else [] for found in best], list(best))
+        if self._beside is not None:
+            best = [self._without_saturation(found, self._beside) for found in best]
         return [self._rounded(found) for found in best]
 
-    def _best(self, trials: list[list[_Trial]], before: Sequence[_Found | None]) -> list[_Found]:
-        """Of each list of trials and what was found before, what is best row by row."""
+    def _without_saturation(self, found: _Found, beside: Neighbours) -> _Found:
+        """Where pairs of 8-bit codes saturate, the outputs rounded anew within limits, at the best of some scales."""
+        if found.grid.bits < FINE:
+            return found
+        place = ordered_neighbours(beside, self._feedback.order).T[:, :, None]
+        other = np.where(place == ALONE, 0, np.take_along_axis(found.codes, np.maximum(place, 0), axis=0))
+        worst = reach_of_pair(found.codes, other).max(axis=0)
+        outs = np.flatnonzero((worst > MOST_PAIR).any(axis=0))
+        if not outs.size:
+            return found
+        scale, zero = found.scale[:, outs], found.zero[:, outs]
+        trials = [
+            _Trial(found.grid, (scale * factor).astype(np.float32), zero) for factor in factors_that_fit(worst[:, outs])
+        ]
+        (better,) = self._best([trials], [None], outs)
+        fresh = [getattr(found, field).copy() for field in ("scale", "error", "codes")]
+        for values, new in zip(fresh, (better.scale, better.error, better.codes), strict=True):
+            values[..., outs] = new
+        limited = int((worst > MOST_PAIR).sum())
+        return dataclasses.replace(found, scale=fresh[0], error=fresh[1], codes=fresh[2], limited=limited)
+
+    def _best(
+        self,
+        trials: list[list[_Trial]],
+        before: Sequence[_Found | None],
+        outs: npt.NDArray[np.intp] | None = None,
+    ) -> list[_Found]:
+        """Of each list of trials and what was found before, what is best row by row. outs: as in `_walk`."""
         flat = [(index, trial) for index, several in enumerate(trials) for trial in several]
         best = list(before)
-        at_once = max(1, STACKED // max(self._weight.size, 1))
+        share = 1 if outs is None else outs.size / self._weight.shape[2]
+        at_once = max(1, int(STACKED / max(self._weight.size * share, 1)))
         for start in range(0, len(flat), at_once):
             part = flat[start : start + at_once]
-            for (index, _), found in zip(part, self._walk([trial for _, trial in part]), strict=True):
+            for (index, _), found in zip(part, self._walk([trial for _, trial in part], outs), strict=True):
                 earlier = best[index]
                 best[index] = found if earlier is None else earlier.better_of(found)
         return [found for found in best if found is not None]
@@ -180,7 +222,7 @@ class FeedbackRounder:
             np.put_along_axis(codes, order, found.codes.transpose(1, 2, 0).astype(np.float32), axis=2)
         scale, zero = found.scale.reshape(-1, 1), found.zero.reshape(-1, 1)
         grid = dataclasses.replace(found.grid, scale=scale, zero_point=zero)
-        return Rounded(grid, codes.reshape(-1, k), np.maximum(found.error, 0.0))
+        return Rounded(grid, codes.reshape(-1, k), np.maximum(found.error, 0.0), found.limited)
 
     def _ordered(self, rows: Float32) -> Float32:
         """``[k, groups, out/group]``, columns in the order in which they are rounded."""
@@ -202,20 +244,28 @@ class FeedbackRounder:
         power: Float = np.einsum("kgo,kgo->go", self._image, self._weight).astype(np.float64)
         return power
 
-    def _walk(self, trials: list[_Trial]) -> list[_Found]:
-        """Round on several trials, which stand beside each other as further outputs of their group."""
-        k, groups, out = self._weight.shape
+    def _walk(self, trials: list[_Trial], outs: npt.NDArray[np.intp] | None = None) -> list[_Found]:
+        """Round on several trials, which stand beside each other as further outputs of their group.
+
+        outs: the outputs that the trials are of, whose pairs then stay within limits; None for all, without limits.
+        """
+        weight, limits = self._weight, None
+        if outs is not None and self._beside is not None:
+            weight = self._weight[:, :, outs]
+            feedback = self._feedback
+            limits = PairLimits.of(self._beside, weight, feedback.order, feedback.factor, feedback.pivots)
+        k, groups, out = weight.shape
         wide = len(trials) * out
         scale = np.stack([trial.scale for trial in trials], axis=1).reshape(groups, wide)
         zero = np.stack([trial.zero for trial in trials], axis=1).reshape(groups, wide)
         ends = np.array([(trial.grid.lowest, trial.grid.highest) for trial in trials], np.float32)
         least, most = np.repeat(ends, out, axis=0).T
-        columns = _Columns(scale, zero if zero.any() else None, least - zero, most - zero)
+        columns = _Columns(scale, zero if zero.any() else None, least - zero, most - zero, limits)
         codes, left = np.empty((k, groups, wide), np.int8), np.empty((k, groups, wide), np.float32)
         error, spread = np.zeros((groups, wide)), np.zeros((groups, wide))
         for start in range(0, k, COLUMNS_AT_ONCE):
             part = slice(start, min(start + COLUMNS_AT_ONCE, k))
-            values = np.repeat(self._weight[part, :, None], len(trials), axis=2).reshape(-1, groups, wide)
+            values = np.repeat(weight[part, :, None], len(trials), axis=2).reshape(-1, groups, wide)
             left[part] = values
             columns.round(values, start, self._feedback.factor, left, codes)
             values *= self._feedback.pivots[:, part].T[:, :, None]
@@ -250,20 +300,22 @@ def _first_trials(trial: _Trial, thorough: bool) -> list[_Trial]:
 def _near_trials(found: _Trial) -> list[_Trial]:
     """Neighbours of the best so far, its own scale with codes of its own among them."""
     near = [found.scaled(factor) for factor in CLOSE]
-    return near if found.grid.ternary else [*near, found.moved(-1), found.moved(1)]
+    symmetric = found.grid.lowest == -found.grid.highest
+    return near if symmetric else [*near, found.moved(-1), found.moved(1)]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Columns:
     """Grids of the outputs that are rounded side by side: ``[groups, wide]`` each; zero: None where all are 0.
 
-    least, most: the ends of a grid, counted from its zero point.
+    least, most: the ends of a grid, counted from its zero point. limits: of pairs; None where codes are free.
     """
 
     scale: Float32
     zero: Float32 | None
     least: Float32
     most: Float32
+    limits: PairLimits | None
 
     def round(self, values: Float32, start: int, factor: Float32, left: Float32, codes: CodeArray) -> None:
         """Round the columns from `start` on: into codes, and what they leave into `left`, ``[k, groups, wide]`` each.
@@ -280,6 +332,9 @@ class _Columns:
                 if column > first:
                     value += _dot(factor[:, first:column, column], left[first:column])
                 np.divide(value, self.scale, out=level)
+                if self.limits is not None:
+                    ends = np.clip(level, self.least, self.most)
+                    level = self.limits.cut(column, ends, self.scale, codes)
                 np.rint(level, out=level)
                 np.maximum(level, self.least, out=level)
                 np.minimum(level, self.most, out=level)

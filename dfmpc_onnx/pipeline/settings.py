@@ -267,6 +267,12 @@ class Settings:
             return signed_qparams(low, high)
         return unsigned_qparams(low, high, self.activation_bits)
 
+    @property
+    def limits_pairs(self) -> bool:
+        """Whether two neighbouring 8-bit codes must not reach so far that kernels cut the sum of their products."""
+        concerned = self.target.pairs_in_16_bits and self.target.scales == "free"
+        return concerned and self.activations == "8" and not self.reduce_range
+
     def rounded_at(self, bits: BitWidth) -> BitWidth:
         """The width that a weight planned at `bits` is rounded to."""
         return REDUCED_BITS if bits == 8 and self.reduce_range and self.activations == "8" else bits

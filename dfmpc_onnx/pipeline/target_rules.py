@@ -32,16 +32,18 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     activation_bits: the widths that may be asked for. activation_type: uint8 with any zero point, or int8 with zero
     point 0. scales: any float, or powers of two alone. per_channel: the operators whose weights may have a scale a
     channel; those of others have one for all. bias: int32 at the scale of the products; float; or int8 at a scale of
-    its own. between: whether operators between layers have integer kernels of their own, so that every tensor on the
-    way is quantized; else only what layers read. fused_sums: whether a sum is computed within the Conv that ends one of
-    its branches, so that the other branch is quantized and the output of that Conv is not. float_operators: that are
-    never quantized. spatial_dimensions: of a Conv that has an integer kernel. all_quantized: whether every operator
-    that can be is to be quantized, because a float one would leave the device. fixed_scales: the operators
-    whose output has the scale of its own bounds, a power of two. operators: that its
-    runtime takes; empty where it takes all that onnxruntime does. storage: of weights, packed in as few
-    bits as the opset has types or tables for, or plain int8. float_type: of what is not quantized. static_shapes:
-    whether every dimension must be known. lowest_opset, highest_opset: that its runtimes load. newest_opset: whose
-    types weights may be stored in.
+    its own. pairs_in_16_bits: whether kernels for some of its processors add two products of uint8 and int8 in 16 bits,
+    which codes are then kept from leaving. between: whether operators between layers have integer kernels of their own,
+    so that every tensor on the way is quantized; else only what layers read. fused_sums: whether a sum is computed
+    within the Conv that ends one of its branches, so that the other branch is quantized and the output of that Conv is
+    not. float_operators: that are never quantized. spatial_dimensions: of a Conv that has an integer kernel.
+    all_quantized: whether every operator that can be is to be quantized, because a float one would leave the device.
+    fixed_scales: the operators whose output has the scale of its own bounds, a power of two. operators: that its
+    runtime takes; empty where it takes all that onnxruntime does. weight_zero_points: whether few bits may have them.
+    quantizers: QuantizeLinear and DequantizeLinear, or nodes of QONNX. storage: of weights, packed in as few bits as
+    the opset has types or tables for, or plain int8. float_type: of what is not quantized. static_shapes: whether every
+    dimension must be known. lowest_opset, highest_opset: that its runtimes load. newest_opset: whose types weights may
+    be stored in.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     scales: Literal["free", "power-of-two"] = "free"
     per_channel: tuple[str, ...] = LAYER_OPERATORS
     bias: Literal["int32", "float", "int8"] = "int32"
+    pairs_in_16_bits: bool = False
     between: bool = True
     fused_sums: bool = False
     float_operators: tuple[str, ...] = ("ConvTranspose",)
@@ -63,6 +66,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     all_quantized: bool = False
     fixed_scales: tuple[str, ...] = ()
     operators: tuple[str, ...] = ()
+    weight_zero_points: bool = True
+    quantizers: Literal["qdq", "qonnx"] = "qdq"
     storage: Literal["packed", "int8"] = "packed"
     float_type: Literal["float32", "float16"] = "float32"
     static_shapes: bool = False

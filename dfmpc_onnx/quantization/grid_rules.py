@@ -13,14 +13,16 @@ from dfmpc_onnx.pipeline.target_rules import LAYER_OPERATORS, Target
 
 @dataclasses.dataclass(frozen=True)
 class GridRules:
-    """per_channel: the operators whose weights may have a scale a channel. powers_of_two: whether scales are these."""
+    """per_channel: the operators whose weights may have a scale a channel. powers_of_two: whether scales are these.
+    zero_points: whether few bits may have them."""
 
     per_channel: tuple[str, ...] = LAYER_OPERATORS
     powers_of_two: bool = False
+    zero_points: bool = True
 
     @classmethod
     def of(cls, target: Target) -> GridRules:
-        return cls(target.per_channel, target.scales == "power-of-two")
+        return cls(target.per_channel, target.scales == "power-of-two", target.weight_zero_points)
 
     def leaves_free(self, op: str) -> bool:
         """Whether a weight of an operator may have any grid."""

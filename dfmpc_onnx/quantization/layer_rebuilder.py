@@ -16,8 +16,7 @@ from dfmpc_onnx.graph.known_scale import tensors_of_known_scale
 from dfmpc_onnx.graph.query import constant, has_input
 from dfmpc_onnx.numerics.arrays import Float, Float32
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
-from dfmpc_onnx.numerics.granularity import PerAxis, unrows
-from dfmpc_onnx.numerics.grids import Grid, ternary_grid, uniform_grid
+from dfmpc_onnx.numerics.grids import Grid
 from dfmpc_onnx.numerics.least_squares import (
     RIDGE,
     OutputErrors,
@@ -29,14 +28,15 @@ from dfmpc_onnx.numerics.least_squares import (
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.numerics.recalibration import recalibrate_streams
 from dfmpc_onnx.numerics.rounding import FeedbackRounder, Rounded
-from dfmpc_onnx.numerics.ternary import ternary_optimal
 from dfmpc_onnx.pipeline.facts import Layer, LayerBits
 from dfmpc_onnx.pipeline.manager import Figure, Refusal, Rewrite
 from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY, BitWidth
 from dfmpc_onnx.pipeline.shared_weights import layers_of_one_weight
 from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.qdq.kernel_pairs import LIMITED_OUTPUTS, neighbours_of
 from dfmpc_onnx.quantization.grid_rules import GridRules
 from dfmpc_onnx.quantization.layer_reach import LayerReach, only_norms_read, to_rows
+from dfmpc_onnx.quantization.weight_grids import FINE_RASTER, as_weight, nearest, weight_grid
 from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics
 from dfmpc_onnx.statistics.engines import registration
 from dfmpc_onnx.statistics.error_at_next_layer import Known, NextInput, next_input
@@ -44,7 +44,7 @@ from dfmpc_onnx.statistics.image_streams import measured_range
 from dfmpc_onnx.statistics.walk import BatchNormUpdate, bias_of
 
 FEWEST_PATCHES = 16  # that say enough of a layer's input to fit to it, or to choose bits by
-FINE_RASTER, COARSE_RASTER = 3, 7  # of the ranges that grids of few levels are sought among
+COARSE_RASTER = 7  # of the ranges that grids of few levels are sought among, where they are only estimated
 ESTIMATED_WIDTHS: tuple[BitWidth, ...] = (TERNARY, 2, 3, 4, 5)
 WIDEST_PATCH = 8192  # entries of a patch: half a gigabyte for one matrix of second moments
 
@@ -74,11 +74,14 @@ class ReconstructLayersOptions(msgspec.Struct, frozen=True, forbid_unknown_field
 
 @dataclasses.dataclass
 class Candidate:
-    """One width tried on a layer: what it rounds to, and the share of what is read next that is lost by rounding."""
+    """One width tried on a layer: what it rounds to, and the share of what is read next that is lost by rounding.
+
+    limited: of how many outputs pairs of codes would have reached too far for sums in 16 bits."""
 
     quantized: QuantizedWeight
     rows: Float32
     lost: float
+    limited: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +153,7 @@ class Task:
         if self.moments.count < FEWEST_PATCHES:
             seen = np.ones_like(seen)  # an input that was 0 in a handful of patches is not 0 for ever
         raster, op = FINE_RASTER if thorough else COARSE_RASTER, self.layer.op
-        grids = [_grid(flat, seen, width, self.rules, op, raster) for width in widths]
+        grids = [weight_grid(flat, seen, width, self.rules, op, raster) for width in widths]
         if self.rounder is not None:
             return [self._candidate(found) for found in self.rounder.on_best_grids(grids, thorough=thorough)]
         return [self._candidate(self._nearest(flat, grid)) for grid in grids]
@@ -162,7 +165,8 @@ class Task:
 
     def _candidate(self, found: Rounded) -> Candidate:
         values = found.grid.values(found.codes).reshape(self.target.shape)
-        return Candidate(_as_weight(found.codes, found.grid, self.layer), values, self.measure.share(found.error))
+        quantized, lost = as_weight(found.codes, found.grid, self.layer), self.measure.share(found.error)
+        return Candidate(quantized, values, lost, found.limited)
 
 
 class Rebuilder:
@@ -180,7 +184,7 @@ class Rebuilder:
         self._plan = plan
         self._graph = workspace.graph
         self._biases: dict[str, tuple[Float | None, Float]] = {}  # those changed: in both networks
-        self._rounded_at = workspace.settings.rounded_at
+        self._rounded_at, self._limits_pairs = workspace.settings.rounded_at, workspace.settings.limits_pairs
         self._tell = workspace.progress.layer
         self._seed = workspace.settings.seed
         self.rules = GridRules.of(workspace.settings.target)
@@ -251,6 +255,8 @@ class Rebuilder:
         }
         if pooled is not None:
             figures["uses"] = pooled.uses
+        if chosen.limited:
+            figures[LIMITED_OUTPUTS] = chosen.limited
         self.rewrites.append(Rewrite(node.name, f"rebuilt at {bits.bits} bits", figures))
         return chosen.quantized
 
@@ -277,7 +283,8 @@ class Rebuilder:
         gain = 0.0 if target is rows else measure.share(errors.of(rows)) - measure.share(errors.of(target))
         shrunk = moments.shrunk().varying(unseen)
         feedback = self._options.rounding == "feedback" and moments.count >= FEWEST_PATCHES
-        rounder = FeedbackRounder(target, shrunk.hat) if feedback else None
+        beside = neighbours_of(layer) if self._limits_pairs and self.rules.leaves_free(layer.op) else None
+        rounder = FeedbackRounder(target, shrunk.hat, beside) if feedback else None
         return Task(target, shrunk, measure, rounder, layer, errors, gain, self.rules)
 
     def measure(self, node: gs.Node, rows: Float32, moments: PatchMoments, signal: Float, known: Known) -> Measure:
@@ -369,32 +376,3 @@ def _bias_of(node: gs.Node) -> Float | None:
     """A layer's constant bias, flat; None where it has none, or a computed one."""
     bias = bias_of(node)
     return None if bias is None else np.asarray(bias, np.float64).reshape(-1)
-
-
-def nearest(weight: Float32, layer: Layer, bits: BitWidth, rules: GridRules) -> QuantizedWeight:
-    """A weight on the grid that suits it, each number at the level nearest to it."""
-    flat = np.asarray(PerAxis(layer.axis).rows(weight), np.float32)
-    grid = _grid(flat, np.ones((1, flat.shape[1])), bits, rules, layer.op)
-    return _as_weight(grid.codes(flat), grid, layer)
-
-
-def _as_weight(codes: Float32, grid: Grid, layer: Layer) -> QuantizedWeight:
-    """Codes of rows and their grid in the layout of the layer's weight."""
-    whole = codes.astype(np.int8)
-    granularity = PerAxis(layer.axis)
-    shaped = np.ascontiguousarray(unrows(whole.reshape(layer.shape[layer.axis], -1), layer.shape, granularity))
-    shape = (1,) * len(layer.shape) if grid.shared else granularity.scale_shape(layer.shape)
-    scale, zero = (values[: 1 if grid.shared else None].reshape(shape) for values in (grid.scale, grid.zero_point))
-    return QuantizedWeight(shaped, scale, zero, grid.bits, grid.ternary)
-
-
-def _grid(
-    rows: Float32, importance: Float, width: BitWidth, rules: GridRules, op: str, raster: int = FINE_RASTER
-) -> Grid:
-    """importance: ``[groups, k]``, each of as many rows that follow each other."""
-    if width == TERNARY:
-        each = np.repeat(importance.astype(np.float32), len(rows) // len(importance), axis=0)
-        grid = ternary_grid(ternary_optimal(rows, each, PerAxis(0)).scale)
-    else:
-        grid = uniform_grid(rows, importance, int(width), raster)
-    return rules.constrained(grid, rows, importance, op)

@@ -18,7 +18,8 @@ from dfmpc_onnx.pipeline.settings import TERNARY, BitWidth
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.quantization.grid_rules import GridRules
 from dfmpc_onnx.quantization.layer_reach import from_rows
-from dfmpc_onnx.quantization.layer_rebuilder import FEWEST_PATCHES, Rebuilder, ReconstructLayersOptions, nearest
+from dfmpc_onnx.quantization.layer_rebuilder import FEWEST_PATCHES, Rebuilder, ReconstructLayersOptions
+from dfmpc_onnx.quantization.weight_grids import nearest
 from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics
 from dfmpc_onnx.statistics.error_at_next_layer import Known
 

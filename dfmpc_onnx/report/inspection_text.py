@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.text import Text
 
 from dfmpc_onnx.evaluation.kernel_census import Census
+from dfmpc_onnx.numerics.saturation import MOST_PAIR
 from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE
 from dfmpc_onnx.pipeline.refusals import UNSTATED, Refusal
 from dfmpc_onnx.report.latency_text import time_tables
@@ -70,10 +71,19 @@ def _quantized_table(found: Inspection, console: Console) -> None:
     prose(console, STORED_LEGEND)
     console.print()
     rows = [
-        (layer.name, layer.op, "x".join(map(str, layer.shape)), _stored_text(layer), _computes(layer))
+        (
+            layer.name,
+            layer.op,
+            "x".join(map(str, layer.shape)),
+            _stored_text(layer),
+            _computes(layer),
+            _pair_text(layer),
+        )
         for layer in layers
     ]
-    rows_of_one_line(console, ("layer", "op", "weight", "stored bits", "computes in"), rows, right=("stored bits",))
+    columns = ("layer", "op", "weight", "stored bits", "computes in", "pair")
+    rows_of_one_line(console, columns, rows, right=("stored bits", "pair"))
+    _pairs_line(layers, found.metadata.get("pair_sums"), console)
     left = sum(layer.refused is None for layer in found.layers)
     if left:
         console.print(Text(f"\n{left} layers are float and can be quantized; what is quantized would stay as it is"))
@@ -104,6 +114,25 @@ def _origin_rows(metadata: dict[str, str]) -> Iterator[tuple[str, str]]:
         yield "statistics", metadata.get("statistics", "the user's images")
     if metadata.get("expanded") == "yes":
         yield "expanded", "yes: plain int8 weights"
+
+
+def _pairs_line(layers: Sequence[QuantizedLayer], changed: str | None, console: Console) -> None:
+    """Whether processors without VNNI compute what others do. changed: how many layers have other codes for that."""
+    pairs = [layer.pair_sum for layer in layers if layer.pair_sum is not None]
+    if not pairs:
+        return
+    cut = sum(pair > MOST_PAIR for pair in pairs)
+    kept = f" ({changed} layers have other codes for that)" if changed not in (None, "0") else ""
+    console.print()
+    prose(
+        console,
+        f"pair: how far two neighbouring codes of one sign reach; over {MOST_PAIR}, processors with AVX2 but without "
+        f"VNNI can cut the sum of their products: {f'{cut} layers' if cut else 'none here'}{kept}",
+    )
+
+
+def _pair_text(layer: QuantizedLayer) -> str:
+    return "" if layer.pair_sum is None else str(layer.pair_sum)
 
 
 def _stored_text(layer: QuantizedLayer) -> str:

@@ -153,7 +153,9 @@ class QuantizedLayer(msgspec.Struct, frozen=True):
     """One layer of a file that holds quantized layers.
 
     stored_bits: what each weight takes there, scales left out; 32 or 16 for a float one. coded: whether the file holds
-    codes for it. integer: whether onnxruntime computes it in integers; None where that is not known.
+    codes for it. integer: whether onnxruntime computes it in integers; None where that is not known. pair_sum: how far
+    from zero two neighbouring codes of one sign reach at most; over 128, processors without VNNI cut sums of their
+    products with uint8 activations. None where no two products are added in 16 bits.
     """
 
     name: str
@@ -163,6 +165,7 @@ class QuantizedLayer(msgspec.Struct, frozen=True):
     stored_bits: float
     coded: bool
     integer: bool | None
+    pair_sum: int | None = None
 
 
 class Inspection(msgspec.Struct, frozen=True):

@@ -19,6 +19,7 @@ from dfmpc_passes.keep_activations_float import KeepActivationsFloat
 from dfmpc_passes.keep_layers_float import KeepLayersFloat
 from dfmpc_passes.keep_scores_float import KeepScoresFloat
 from dfmpc_passes.keep_slow_layers_float import KeepSlowLayersFloat
+from dfmpc_passes.limit_pair_sums import LimitPairSums
 from dfmpc_passes.measure_sensitivity import MeasureSensitivity
 from dfmpc_passes.meet_latency import MeetLatency
 from dfmpc_passes.normalize import Normalize
@@ -61,6 +62,7 @@ PASSES = (
     KeepSlowLayersFloat,
     KeepActivationsFloat,
     MeetLatency,
+    LimitPairSums,
     InsertQDQ,
     PackWeights,
     HalveFloats,

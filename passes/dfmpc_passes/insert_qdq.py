@@ -43,7 +43,7 @@ from dfmpc_onnx.qdq.placed_times import PlacedTimes
 from dfmpc_onnx.qdq.placement import IN_FLOAT, Placer, Sites
 from dfmpc_onnx.qdq.taken_operators import not_taken, not_taken_warning
 from dfmpc_onnx.quantization.grid_rules import GridRules
-from dfmpc_onnx.quantization.layer_rebuilder import nearest
+from dfmpc_onnx.quantization.weight_grids import nearest
 
 Parameters = dict[str, QParams]
 BIAS_LIMIT = 2**30  # leaves as much again for the sum of products in an int32 accumulator

@@ -15,12 +15,13 @@ from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.numerics.ternary import ternary, ternary_optimal
 from dfmpc_onnx.numerics.uniform import dorefa, symmetric, with_zero_channels
 from dfmpc_onnx.pipeline.facts import BitPlan, Codes, FloatStatistics, Layer, Layers, Originals
-from dfmpc_onnx.pipeline.manager import Pass, PassResult, Rewrite
+from dfmpc_onnx.pipeline.manager import Figure, Pass, PassResult, Rewrite
 from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY
 from dfmpc_onnx.pipeline.shared_weights import layers_of_one_weight
 from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.qdq.kernel_pairs import LIMITED_OUTPUTS, without_saturation
 from dfmpc_onnx.quantization.grid_rules import GridRules
-from dfmpc_onnx.quantization.layer_rebuilder import nearest
+from dfmpc_onnx.quantization.weight_grids import nearest
 
 
 class QuantizeWeightsOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,7 +62,7 @@ class QuantizeWeights(Pass[QuantizeWeightsOptions]):
         workspace.put(Codes({}))
         originals, rewrites = {}, []
         groups = {layer.name: group for group in layers_of_one_weight(workspace) for layer in group}
-        made: dict[tuple[str, int | str], QuantizedWeight] = {}  # of the first of those that share a weight
+        made: dict[tuple[str, int | str], tuple[QuantizedWeight, int]] = {}  # of the first of those that share a weight
         for layer in workspace.get(Layers).all:
             bits = plan[layer.name].bits
             if bits == FLOAT:
@@ -72,17 +73,20 @@ class QuantizeWeights(Pass[QuantizeWeightsOptions]):
             users, width = groups.get(layer.name, (layer,)), workspace.settings.rounded_at(bits)
             if (users[0].name, width) not in made:
                 pooled = _pooled([_second_moment(nodes[user.name], user, statistics) for user in users])
-                free = rules.leaves_free(layer.op)
-                made[users[0].name, width] = (
-                    self._quantize(weight, width, layer.axis, pooled) if free else nearest(weight, layer, width, rules)
-                )
-            quantized = made[users[0].name, width]
+                if not rules.leaves_free(layer.op):
+                    found = nearest(weight, layer, width, rules)
+                else:
+                    found = self._quantize(weight, width, layer.axis, pooled)
+                limits = workspace.settings.limits_pairs
+                made[users[0].name, width] = without_saturation(layer, weight, found) if limits else (found, 0)
+            quantized, limited = made[users[0].name, width]
             values = workspace.set_weight(nodes[layer.name], quantized)
             if plan[layer.name].role == "low":
                 originals[layer.name] = weight
-            rewrites.append(
-                Rewrite(layer.name, "quantized", {"bits": quantized.bits, "sqnr_db": _sqnr(weight, values)})
-            )
+            figures: dict[str, Figure] = {"bits": quantized.bits, "sqnr_db": _sqnr(weight, values)}
+            if limited:
+                figures[LIMITED_OUTPUTS] = limited
+            rewrites.append(Rewrite(layer.name, "quantized", figures))
         workspace.put(Originals(originals))
         return PassResult(self.name, tuple(rewrites))
 

@@ -30,8 +30,8 @@ def done(model, **options):
     return graphs.prepared(model, NAME, weights="8", **options)
 
 
-def same_as_before(model, space):
-    before = graphs.prepared(model, "fold_batch_norm", weights="8")[0]
+def same_as_before(model, space, **options):
+    before = graphs.prepared(model, "fold_batch_norm", weights="8", **options)[0]
     x = graphs.input_of(model)
     return graphs.relative(graphs.run(space.graph, x), graphs.run(before.graph, x)) < 1e-5
 
@@ -115,7 +115,7 @@ def test_in_float_too():
     model = behind_relu()
     space, _ = done(model, activations="none")
     assert "BatchNormalization" not in graphs.ops(space.graph)
-    assert same_as_before(model, space)
+    assert same_as_before(model, space, activations="none")
 
 
 def reasons(model):

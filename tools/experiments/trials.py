@@ -22,9 +22,10 @@ from dfmpc_onnx.pipeline.facts import BitPlan, Layers
 from dfmpc_onnx.pipeline.manager import PassManager
 from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY, BitWidth
 from dfmpc_onnx.pipeline.workspace import Workspace
-from dfmpc_onnx.quantization.layer_rebuilder import ReconstructLayersOptions, nearest
+from dfmpc_onnx.quantization.layer_rebuilder import ReconstructLayersOptions
 from dfmpc_onnx.quantization.pooled_uses import pool_uses
 from dfmpc_onnx.quantization.sensitivity import ChangedWeights, centred_layers
+from dfmpc_onnx.quantization.weight_grids import nearest
 from dfmpc_onnx.quantization.width_losses import FINEST_ROUNDED, WidthLosses
 from dfmpc_onnx.statistics.engines import StatisticsSource
 from dfmpc_onnx.statistics.layer_variants import LayerVariants

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Run the files of write.py on a provider, or in another onnxruntime, and compare with what the CPU provider made.
 
-    python tools/providers/compare.py FOLDER [--provider CPU]... [--max-steps 8] [--images N]
+    python tools/providers/compare.py FOLDER [--provider CPU]... [--max-steps 8] [--images N] [--untimed]
 
 Needs numpy and onnxruntime alone, 1.16 or later. Prints one table; exits 1 where a file does not load, where the
 provider ran none of its nodes, or where outputs are further away than so many steps, a step being 1/255 of their range.
-Times are of one batch, the median of ten, interleaved with the float network on the same provider.
+Times are of one batch, the median of ten, interleaved with the float network on the same provider; none are taken where
+they would say nothing, as on an emulated processor (--untimed).
 """
 
 from __future__ import annotations
@@ -72,17 +73,20 @@ def timed(sessions: list[onnxruntime.InferenceSession], x: np.ndarray) -> list[f
     return [1000 * statistics.median(list_) for list_ in seconds]
 
 
-def row(file: pathlib.Path, data: dict[str, np.ndarray], provider: str, most: float) -> str:
+def row(file: pathlib.Path, data: dict[str, np.ndarray], provider: str, most: float, untimed: bool) -> str:
     network, target = file.name.split(".")[:2]
     x, y, cpu, plain = data["x"], data["y"], data[target], data["float"]
     nodes = nodes_run(file, provider, x[:1])
     there = nodes.get(provider, 0)
     if not there:
         raise Failure(f"{provider} ran none of its nodes")
-    session, float_session = session_of(file, provider), session_of(file.with_name(f"{network}.float.onnx"), provider)
+    session = session_of(file, provider)
     got = session.run(None, {session.get_inputs()[0].name: x})[0]
     steps = np.abs(got.astype(np.float64) - cpu) / (np.ptp(cpu) / 255)
-    own, reference = timed([session, float_session], x)
+    times = ("-", "-")
+    if not untimed:
+        own, reference = timed([session, session_of(file.with_name(f"{network}.float.onnx"), provider)], x)
+        times = (f"{own:.2f}", f"{own / reference:.2f}")
     fields = (
         network,
         target,
@@ -94,8 +98,7 @@ def row(file: pathlib.Path, data: dict[str, np.ndarray], provider: str, most: fl
         f"{100 * (got.argmax(1) == plain.argmax(1)).mean():.1f}",
         f"{steps.max():.2f}",
         f"{steps.mean():.3f}",
-        f"{own:.2f}",
-        f"{own / reference:.2f}",
+        *times,
     )
     print("| " + " | ".join(map(str, fields)) + " |", flush=True)
     if steps.max() > most:
@@ -104,7 +107,12 @@ def row(file: pathlib.Path, data: dict[str, np.ndarray], provider: str, most: fl
 
 
 def compare(
-    folder: pathlib.Path, providers: list[str], most: float, targets: list[str] | None = None, images: int | None = None
+    folder: pathlib.Path,
+    providers: list[str],
+    most: float,
+    targets: list[str] | None = None,
+    images: int | None = None,
+    untimed: bool = False,
 ) -> list[str]:
     """Print the table; returns what failed, a line each."""
     failed = []
@@ -119,7 +127,7 @@ def compare(
                 if targets is not None and target not in targets:
                     continue
                 try:
-                    row(file, data, full, most)
+                    row(file, data, full, most, untimed)
                 except Failure as reason:
                     failed.append(f"{file.name} on {provider}: {reason}")
     return failed
@@ -131,9 +139,10 @@ def main() -> None:
     parser.add_argument("--provider", action="append")
     parser.add_argument("--target", action="append")
     parser.add_argument("--images", type=int, help="the first so many; all if not given")
+    parser.add_argument("--untimed", action="store_true")
     parser.add_argument("--max-steps", type=float, default=8.0)
     args = parser.parse_args()
-    failed = compare(args.folder, args.provider or ["CPU"], args.max_steps, args.target, args.images)
+    failed = compare(args.folder, args.provider or ["CPU"], args.max_steps, args.target, args.images, args.untimed)
     for line in failed:
         print(f"failed: {line}", file=sys.stderr)
     sys.exit(1 if failed else 0)

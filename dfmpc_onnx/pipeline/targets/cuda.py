@@ -23,4 +23,5 @@ CUDA = msgspec.structs.replace(
         ),
     ),
     activations="none",
+    pairs_in_16_bits=False,
 )

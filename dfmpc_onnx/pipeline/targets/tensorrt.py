@@ -50,6 +50,7 @@ TENSORRT = msgspec.structs.replace(
         ),
     ),
     activation_type="int8",
+    pairs_in_16_bits=False,
     float_type="float16",
     bias="float",
     between=False,

@@ -1,0 +1,62 @@
+"""Which codes of a layer integer kernels multiply and add two by two, and codes whose sums stay within 16 bits."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from dfmpc_onnx.numerics.arrays import Float32
+from dfmpc_onnx.numerics.granularity import PerAxis, unrows
+from dfmpc_onnx.numerics.quantized import QuantizedWeight
+from dfmpc_onnx.numerics.saturation import Neighbours, neighbours, neighbours_of_conv, saturating, within_pairs
+from dfmpc_onnx.pipeline.facts import Layer
+
+PAIRED_OPERATORS = ("Conv", "Gemm", "MatMul")  # that integer kernels compute
+LIMITED_OUTPUTS = "outputs_within_16_bits"  # the figure of a rewrite that counts outputs with other codes
+WIDEST_CODE = 8  # bits; all pairs of narrower codes fit
+
+
+def neighbours_of(layer: Layer) -> Neighbours | None:
+    """The neighbours of the entries of a layer's patches; None where no kernel adds two products in 16 bits."""
+    if layer.op not in PAIRED_OPERATORS or len(layer.shape) < 2:
+        return None
+    if layer.op == "Conv":
+        return neighbours_of_conv(layer.shape, layer.groups)
+    return neighbours(layer.size // layer.shape[layer.axis], 1)
+
+
+def without_saturation(layer: Layer, weight: Float32, quantized: QuantizedWeight) -> tuple[QuantizedWeight, int]:
+    """Codes for a weight of which no pair saturates, and for how many outputs they are other ones.
+
+    weight: float32, in the layer's shape. quantized: codes for it; returned as it is where nothing saturates. The
+    scales of the outputs concerned may grow, or the one scale of all; codes on half steps of 7 bits take 8.
+    """
+    beside = neighbours_of(layer)
+    if beside is None or not quantized.codes.size:
+        return quantized, 0
+    steps = _steps(layer, quantized)
+    outs = saturating(steps, beside)
+    if not outs.any():
+        return quantized, 0
+    granularity = PerAxis(layer.axis)
+    half = np.any(quantized.zero_point != np.rint(quantized.zero_point))
+    scale = quantized.scale / np.float32(2) if half else quantized.scale
+    one_scale = quantized.scale.size == 1
+    part = np.arange(len(steps)) if one_scale else np.flatnonzero(outs)
+    each = np.broadcast_to(scale, granularity.scale_shape(layer.shape)).reshape(-1, 1)[part]
+    rows = np.asarray(granularity.rows(weight), np.float32)[part]
+    steps[part], wider = within_pairs(rows, each, beside, np.ones(len(beside)), one_scale=one_scale)
+    scale = scale.copy()
+    scale.reshape(-1)[0 if one_scale else part] = wider[0, 0] if one_scale else wider[:, 0]
+    codes = np.ascontiguousarray(unrows(steps.astype(np.int8), layer.shape, granularity))
+    zero = np.zeros_like(quantized.zero_point)
+    return dataclasses.replace(quantized, codes=codes, scale=scale, zero_point=zero, bits=WIDEST_CODE), int(outs.sum())
+
+
+def _steps(layer: Layer, quantized: QuantizedWeight) -> Float32:
+    """The codes as integer kernels have them, less their zero points, twice where those are halves: ``[out, k]``."""
+    half = np.any(quantized.zero_point != np.rint(quantized.zero_point))
+    steps = (quantized.codes - quantized.zero_point) * np.float32(2 if half else 1)
+    rows: Float32 = np.array(PerAxis(layer.axis).rows(steps), np.float32)
+    return rows

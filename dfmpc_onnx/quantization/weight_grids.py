@@ -1,0 +1,46 @@
+"""The grid that suits a weight at a width, and codes on it in the layout of its layer."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dfmpc_onnx.numerics.arrays import Float, Float32
+from dfmpc_onnx.numerics.granularity import PerAxis, unrows
+from dfmpc_onnx.numerics.grids import Grid, ternary_grid, uniform_grid
+from dfmpc_onnx.numerics.quantized import QuantizedWeight
+from dfmpc_onnx.numerics.ternary import ternary_optimal
+from dfmpc_onnx.pipeline.facts import Layer
+from dfmpc_onnx.pipeline.settings import TERNARY, BitWidth
+from dfmpc_onnx.quantization.grid_rules import GridRules
+
+FINE_RASTER = 3  # of the ranges that grids of few levels are sought among
+
+
+def nearest(weight: Float32, layer: Layer, bits: BitWidth, rules: GridRules) -> QuantizedWeight:
+    """A weight on the grid that suits it, each number at the level nearest to it."""
+    flat = np.asarray(PerAxis(layer.axis).rows(weight), np.float32)
+    grid = weight_grid(flat, np.ones((1, flat.shape[1])), bits, rules, layer.op)
+    return as_weight(grid.codes(flat), grid, layer)
+
+
+def as_weight(codes: Float32, grid: Grid, layer: Layer) -> QuantizedWeight:
+    """Codes of rows and their grid in the layout of the layer's weight."""
+    whole = codes.astype(np.int8)
+    granularity = PerAxis(layer.axis)
+    shaped = np.ascontiguousarray(unrows(whole.reshape(layer.shape[layer.axis], -1), layer.shape, granularity))
+    shape = (1,) * len(layer.shape) if grid.shared else granularity.scale_shape(layer.shape)
+    scale, zero = (values[: 1 if grid.shared else None].reshape(shape) for values in (grid.scale, grid.zero_point))
+    return QuantizedWeight(shaped, scale, zero, grid.bits, grid.ternary)
+
+
+def weight_grid(
+    rows: Float32, importance: Float, width: BitWidth, rules: GridRules, op: str, raster: int = FINE_RASTER
+) -> Grid:
+    """The grid of a width that suits rows ``[rows, k]``. importance: ``[groups, k]``, each of as many rows that follow
+    each other. raster: as in `uniform_grid`."""
+    if width == TERNARY:
+        each = np.repeat(importance.astype(np.float32), len(rows) // len(importance), axis=0)
+        grid = ternary_grid(ternary_optimal(rows, each, PerAxis(0)).scale)
+    else:
+        grid = uniform_grid(rows, importance, int(width), raster, zero_points=rules.zero_points)
+    return rules.constrained(grid, rows, importance, op)

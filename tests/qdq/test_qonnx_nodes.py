@@ -1,0 +1,164 @@
+"""QONNX and back: the same numbers, bit for bit, also in the executor of the package qonnx where it is installed."""
+
+import importlib.util
+import pathlib
+import warnings
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+import dfmpc_onnx
+from dfmpc_onnx.errors import ModelError
+from dfmpc_onnx.model.source import load
+from dfmpc_onnx.qdq.qonnx_nodes import QONNX_DOMAIN, from_qonnx, holds_qonnx, loadable, to_qonnx
+from tests import graphs
+from tests.commands import assert_refused, dfmpc
+
+needs_qonnx = pytest.mark.skipif(importlib.util.find_spec("qonnx") is None, reason="the package qonnx is not there")
+
+
+def by_nodes(model, x):
+    """What onnxruntime makes of a model node by node, nothing fused."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(model.SerializeToString(), options).run(None, {"x": x})[0]
+
+
+def network():
+    net = graphs.Net()
+    x = net.block(net.block(net.block("x", 8), 8, group=8), 16)
+    return net.model(net.tail(net.block(x, 8)))
+
+
+def written(weights="8", activations="8", target="qonnx", recipe="per-channel"):
+    """The QDQ model that a target's rules lead to, before it becomes QONNX."""
+    from dfmpc_onnx.pipeline.manager import PassManager
+    from dfmpc_onnx.pipeline.settings import Settings, WeightBits
+    from dfmpc_onnx.pipeline.targets import parse_target
+
+    space = graphs.workspace(network(), weights, activations)
+    space.settings = Settings(WeightBits.parse(weights), activations, target=parse_target(target))
+    PassManager(graphs.pipeline("pack_weights", recipe)).run(space)
+    return graphs.to_model(space.graph)
+
+
+def quants(model):
+    return {n.output[0]: n for n in model.graph.node if n.domain == QONNX_DOMAIN}
+
+
+def bits_of(model, name):
+    node = quants(model)[name]
+    held = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    return int(held[node.input[3]]), {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
+
+SETTINGS = [("8", "8"), ("2/6", "8"), ("4", "8"), ("3", "none"), ("ternary/6", "none"), ("7", "8")]
+
+
+@pytest.mark.parametrize("target", ["qonnx", "cpu"])
+@pytest.mark.parametrize(("weights", "activations"), SETTINGS)
+def test_there_and_back(weights, activations, target):
+    """Whatever zero points and storage the QDQ model has."""
+    model = written(weights, activations, target)
+    made = to_qonnx(model)
+    onnx.checker.check_model(made, full_check=True)
+    assert holds_qonnx(made) and not holds_qonnx(model)
+    ops = {n.op_type for n in made.graph.node}
+    assert not ops & {"QuantizeLinear", "Cast", "Gather"}
+    x = graphs.input_of(model)
+    assert np.array_equal(by_nodes(from_qonnx(made, "m"), x), by_nodes(model, x))
+    assert model == written(weights, activations, target)  # what came in is as it was
+
+
+@needs_qonnx
+@pytest.mark.parametrize("target", ["qonnx", "cpu"])
+@pytest.mark.parametrize(("weights", "activations"), SETTINGS)
+def test_the_numbers_of_qonnx(weights, activations, target):
+    model = written(weights, activations, target)
+    x = graphs.input_of(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the package and of what it imports
+        from qonnx.core.modelwrapper import ModelWrapper
+        from qonnx.core.onnx_exec import execute_onnx
+        from qonnx.transformation.infer_shapes import InferShapes
+
+        wrapped = ModelWrapper(to_qonnx(model)).transform(InferShapes())
+        (found,) = execute_onnx(wrapped, {"x": x}).values()
+    assert np.array_equal(found, by_nodes(model, x))
+
+
+def test_weights_have_no_zero_point_and_as_many_bits_as_codes_need():
+    made = to_qonnx(written("2/6", "8"))
+    held = {t.name: numpy_helper.to_array(t) for t in made.graph.initializer}
+    weights = [n.input[1] for n in made.graph.node if n.op_type in ("Conv", "Gemm")]
+    for name in weights:
+        assert not np.any(held[quants(made)[name].input[2]])
+        width, attributes = bits_of(made, name)
+        codes = np.rint(held[quants(made)[name].input[0]] / held[quants(made)[name].input[1]])
+        assert attributes["signed"] == attributes["narrow"] == 1
+        assert 2 ** (width - 2) <= max(np.abs(codes).max(), 1) < 2 ** (width - 1)
+    assert {bits_of(made, name)[0] for name in weights} >= {2, 6, 8}
+
+
+def test_what_is_behind_a_relu_has_7_bits_without_sign():
+    made = to_qonnx(written())
+    made_by = {n.output[0]: n.op_type for n in made.graph.node}
+    kinds = set()
+    for name, node in quants(made).items():
+        if made_by.get(node.input[0]) == "Relu":
+            width, attributes = bits_of(made, name)
+            kinds.add((width, attributes["signed"]))
+    assert kinds == {(7, 0)}
+
+
+def one_node(op="Quant", bits=4.0, **attributes):
+    inputs = ["x", "scale", "zero", "bits"] if op != "BipolarQuant" else ["x", "scale"]
+    node = helper.make_node(op, inputs, ["y"], name="q", domain=QONNX_DOMAIN, **attributes)
+    held = {"scale": np.float32(0.3), "zero": np.float32(1), "bits": np.float32(bits)}
+    value = (helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [64]) for n in "xy")
+    first, last = ([v] for v in value)
+    constants = [numpy_helper.from_array(np.asarray(v), k) for k, v in held.items() if k in inputs]
+    opsets = [helper.make_opsetid("", 13), helper.make_opsetid(QONNX_DOMAIN, 1)]
+    graph = helper.make_graph([node], "g", first, last, constants)
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+@pytest.mark.parametrize("signed", [0, 1])
+@pytest.mark.parametrize("narrow", [0, 1])
+@pytest.mark.parametrize(("mode", "rounds"), [("ROUND", np.rint), ("FLOOR", np.floor), ("CEIL", np.ceil)])
+def test_any_quant_by_the_equation(signed, narrow, mode, rounds):
+    model = one_node(bits=3, signed=signed, narrow=narrow, rounding_mode=mode)
+    x = np.linspace(-2, 3, 64, dtype=np.float32)
+    low, high = (narrow - 4, 3) if signed else (0, 7 - narrow)
+    want = (rounds(np.clip(x / np.float32(0.3) + 1, low, high)) - 1) * np.float32(0.3)
+    assert np.array_equal(by_nodes(from_qonnx(model, "m"), x), want.astype(np.float32))
+
+
+def test_two_levels():
+    x = np.linspace(-1, 1, 64, dtype=np.float32)
+    got = by_nodes(from_qonnx(one_node("BipolarQuant"), "m"), x)
+    assert np.array_equal(got, np.where(x >= 0, np.float32(0.3), -np.float32(0.3)))
+
+
+@pytest.mark.parametrize("model", [one_node("Trunc"), one_node(rounding_mode="HALF_UP"), one_node("FloatQuant")])
+def test_what_has_no_form_in_onnx_is_one_line(model):
+    with pytest.raises(ModelError, match=r"'q' is a .* that cannot be run here"):
+        from_qonnx(model, "m")
+
+
+def test_quantize_and_verify(tmp_path: pathlib.Path) -> None:
+    float_file, out = tmp_path / "float.onnx", tmp_path / "out.onnx"
+    onnx.save(network(), float_file)
+    made = dfmpc_onnx.quantize(float_file, out, "per-channel", weights="8", target="qonnx")
+    assert made.report.fidelity is not None and made.report.fidelity.sqnr_db > 20
+    assert holds_qonnx(onnx.load(out)) and holds_qonnx(made.model)
+    found = dfmpc_onnx.verify(float_file, out).providers[0]
+    assert found.fidelity.sqnr_db == pytest.approx(made.report.fidelity.sqnr_db, abs=0.5)
+    assert isinstance(loadable(load(out)), onnx.ModelProto)
+    onnx.save(one_node("Trunc"), out)
+    assert_refused(dfmpc("verify", float_file, out), "'q' is a Trunc that cannot be run here")
