@@ -1,0 +1,286 @@
+"""The sections that say how much is lost, where, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dfmpc_onnx.errors import shown
+from dfmpc_onnx.report.html.blocks import (
+    Block,
+    Bullets,
+    Cell,
+    Column,
+    Drawn,
+    Figures,
+    Gallery,
+    Paragraph,
+    Rows,
+    Section,
+    cells,
+)
+from dfmpc_onnx.report.html.charts import CLIPPED_MUCH, noise_chart, range_chart, weight_chart
+from dfmpc_onnx.report.html.schema import PageLayer, ReportPage
+from dfmpc_onnx.report.tables import megabytes
+from dfmpc_onnx.report.verdict_text import verdict_sentence
+
+MOST_WORST = 8  # layers that are listed as those that lose most
+MOST_MARKED = 3  # of them, that charts mark
+RANGES_LISTED = 10
+LOOSE = 0.4  # share of a range that is used, below which the range is far too wide
+DECIBELS = (
+    "SQNR is the network's signal over the error in it: 10 dB is an error of 32 % of the values, 20 dB of 10 %, 30 dB "
+    "of 3 %, 40 dB of 1 %."
+)
+BADGES = {
+    "good": "Good",
+    "check": "Check it on images of yours",
+    "bad": "Bad: much is lost",
+    "not known": "Not known",
+}
+
+
+def outcome(page: ReportPage) -> Section:
+    """The verdict, and the figures of the whole."""
+    before, after = page.float_file.bytes, page.quantized_file.bytes
+    entries = [
+        (megabytes(after), "size", f"{before / max(after, 1):.2f} times smaller than {megabytes(before)}")
+        if after <= before
+        else (megabytes(after), "size", f"larger than the float file, of {megabytes(before)}"),
+        (f"{page.mean_bits:g}", "bits a weight", "on average, as stored; 32 before"),
+    ]
+    found = page.fidelity
+    if found is not None and not found.not_known:
+        entries.append((f"{found.sqnr_db:g} dB", "signal over noise", "at the output"))
+        if page.verdict is not None and page.verdict.agreement is not None and page.verdict.interval is not None:
+            low, high = page.verdict.interval
+            entries.append((f"{page.verdict.agreement:g} %", "keep their class", f"95 % interval {low:g} to {high:g} %"))
+        if found.top1 is not None:
+            entries.append((f"{found.top1:g} %", "correct", f"{found.float_top1:g} % of the float network"))
+    if page.times is not None:
+        entries.append((f"{page.times.quantized_ms:.2f} ms", "a run on this machine", _faster(page)))
+    blocks: list[Block] = [Figures(entries)]
+    if page.verdict is not None:
+        blocks.append(Paragraph(f"{_sentence(verdict_sentence(page.verdict).partition(': ')[2])}"))
+        blocks.append(Paragraph(DECIBELS, quiet=True))
+    elif reason := page.untold.get("outcome"):
+        blocks.append(Paragraph(_sentence(reason)))
+    if page.warnings:
+        blocks.append(Bullets([("Warning", warning) for warning in page.warnings]))
+    return Section("outcome", "How good is it?", blocks)
+
+
+def _faster(page: ReportPage) -> str:
+    assert page.times is not None
+    ratio = page.times.float_ms / max(page.times.quantized_ms, 1e-9)
+    times = f"{ratio:.2f} times faster than" if ratio >= 1 else f"{1 / ratio:.2f} times slower than"
+    threads = f"{page.times.threads} thread{'' if page.times.threads == 1 else 's'}"
+    return f"{times} the float file's {page.times.float_ms:.2f} ms, {threads}"
+
+
+def _sentence(text: str) -> str:
+    """Words as a sentence of their own."""
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '!', '?')) else '.'}"
+
+
+def advice(page: ReportPage) -> Section:
+    """What to try next, of what was tried."""
+    blocks: list[Block] = []
+    if page.suggestions:
+        blocks.append(Paragraph("Each was tried on this network, and measured."))
+        rows = [
+            cells(s.what, f"{s.before_db:.1f}", f"{s.after_db:.1f}", f"{s.after_db - s.before_db:+.1f}", _signed(s.bytes))
+            for s in page.suggestions
+        ]
+        columns = [Column("what"), *(Column(name, right=True) for name in ("dB now", "dB then", "gain, dB", "bytes"))]
+        blocks.append(Rows("Changes that were tried, the best first", columns, rows))
+        commands = [("", s.command) for s in page.suggestions if s.command]
+        if commands:
+            blocks.append(Bullets(commands))
+    else:
+        blocks.append(Paragraph(_sentence(page.untold.get("advice", "nothing that was tried helps"))))
+    return Section("advice", "What to try next", blocks)
+
+
+def _signed(count: int) -> str:
+    return f"{'+' if count > 0 else '-' if count < 0 else ''}{megabytes(abs(count))}"
+
+
+def losses(page: ReportPage) -> Section:
+    """Where along the network the error enters."""
+    layers = page.layers
+    worst = worst_layers(layers)
+    blocks: list[Block] = []
+    if any(layer.sqnr_db is not None for layer in layers):
+        blocks.append(Paragraph(_where(layers, worst)))
+        blocks.append(Drawn(noise_chart([r.sqnr_db for r in layers], [r.added for r in layers], worst[:MOST_MARKED])))
+        blocks.append(Paragraph(_how_to_read(layers), quiet=True))
+    else:
+        blocks.append(Paragraph(_sentence(page.untold.get("losses", "the layers were not compared one by one"))))
+    if worst:
+        most = max(_share(layers[place]) for place in worst)
+        rows = [
+            cells(
+                place + 1,
+                shown(layers[place].name),
+                layers[place].bits,
+                Cell(percent(_share(layers[place])), _share(layers[place]) / most if most else 0.0, index < MOST_MARKED),
+                decibels_text(layers[place].sqnr_db),
+                f"{layers[place].weights:,}",
+            )
+            for index, place in enumerate(worst)
+        ]
+        columns = [
+            Column("no.", right=True),
+            Column("layer", name=True),
+            Column("bits", right=True),
+            Column("share of the error", right=True),
+            Column("SQNR behind it, dB", right=True),
+            Column("weights", right=True),
+        ]
+        blocks.append(Rows("The layers that lose most", columns, rows))
+    return Section("losses", "Where is the loss?", blocks)
+
+
+def _share(layer: PageLayer) -> float:
+    """What a layer loses: measured in the file, else as its bits were chosen."""
+    return layer.added if layer.added is not None else layer.planned or 0.0
+
+
+def worst_layers(layers: Sequence[PageLayer]) -> list[int]:
+    """The places of the layers that lose most, those first."""
+    places = sorted(range(len(layers)), key=lambda place: -_share(layers[place]))
+    return [place for place in places[:MOST_WORST] if _share(layers[place]) > 0]
+
+
+def _where(layers: Sequence[PageLayer], worst: Sequence[int]) -> str:
+    if not worst:
+        return "No layer adds an error that could be measured."
+    total, count = 0.0, 0
+    for place in worst:
+        total, count = total + _share(layers[place]), count + 1
+        if total >= 0.5:
+            break
+    names = ", ".join(f"{place + 1} ({shown(layers[place].name)})" for place in worst[: min(count, MOST_MARKED)])
+    more = f" and {count - MOST_MARKED} more" if count > MOST_MARKED else ""
+    if total < 0.5 and count == len(worst):
+        return f"The error comes from many layers: the {count} that add most make {percent(total)} of it."
+    verb = "adds" if count == 1 else "add"
+    return f"{count} of {len(layers)} layers {verb} {percent(total)} of the error: {names}{more}."
+
+
+def _how_to_read(layers: Sequence[PageLayer]) -> str:
+    rest = 1 - sum(layer.added or 0.0 for layer in layers)
+    elsewhere = f" The remaining {percent(rest)} enters between layers, as sums and pools are rounded." if rest > 0.01 else ""
+    return (
+        "Above: signal over noise behind each layer, with all that went wrong in front of it. Below: what each layer "
+        "adds by itself, its weights and the rounding of its input, as a share of what all add. In red: those that add "
+        f"most.{elsewhere}"
+    )
+
+
+def causes(page: ReportPage) -> Section:
+    """Causes by name, with the evidence."""
+    blocks: list[Block] = []
+    if page.findings:
+        blocks.append(Bullets([(f"{f.where}: {f.cause}", f.evidence) for f in page.findings]))
+    else:
+        blocks.append(Paragraph(_sentence(page.untold.get("causes", "nothing stands out"))))
+    return Section("causes", "What causes it?", blocks)
+
+
+def weights(page: ReportPage) -> Section:
+    """Histograms of weights before and after."""
+    numbers = {layer.name: place + 1 for place, layer in enumerate(page.layers)}
+    entries = [
+        (
+            f"{numbers.get(grid.layer, index + 1)}. {shown(grid.layer)}",
+            weight_chart(grid, numbers.get(grid.layer, index + 1)),
+            _of_grid(grid.sqnr_db, grid.beyond, len(grid.levels)),
+        )
+        for index, grid in enumerate(page.drawn)
+    ]
+    blocks: list[Block] = []
+    if entries:
+        blocks.append(
+            Paragraph(
+                "Blue: the float weights, brought to the scale of the quantized ones, in steps of the grid. Orange: "
+                "the weights on the grid. Dotted: the ends of the grid. "
+                f"Shown are the {len(entries)} of {len(page.layers)} layers that lose most.",
+                quiet=True,
+            )
+        )
+        blocks.append(Gallery(entries))
+    else:
+        blocks.append(Paragraph(_sentence(page.untold.get("weights", "the file holds no codes that could be read"))))
+    return Section("weights", "Weights before and after", blocks)
+
+
+def _of_grid(sqnr_db: float | None, beyond: float | None, levels: int) -> str:
+    text = f"{levels} levels in use"
+    if sqnr_db is not None:
+        text += f"; the weights keep {sqnr_db:g} dB"
+    if beyond:
+        text += f"; {percent(beyond)} lie beyond the grid"
+    return text
+
+
+def activations(page: ReportPage) -> Section:
+    """Ranges, and what is clipped."""
+    ranges = page.ranges
+    if not ranges:
+        reason = page.untold.get("activations", "the file quantizes no activations")
+        return Section("activations", "Activations and their ranges", [Paragraph(_sentence(reason))])
+    clipped = [r for r in ranges if r.clipped > CLIPPED_MUCH]
+    loose = [r for r in ranges if r.used < LOOSE]
+    said = (
+        f"Of {len(ranges)} quantized tensors {len(clipped) or 'none'} {'has' if len(clipped) == 1 else 'have'} more "
+        f"than {percent(CLIPPED_MUCH)} of the values beyond the range, and {len(loose) or 'none'} "
+        f"{'uses' if len(loose) == 1 else 'use'} less than {percent(LOOSE)} of it."
+    )
+    notable = sorted(range(len(ranges)), key=lambda i: (-ranges[i].clipped, ranges[i].used))[:RANGES_LISTED]
+    rows = [
+        cells(
+            place + 1,
+            shown(r.tensor),
+            f"{r.low:.3g} to {r.high:.3g}",
+            f"{r.least:.3g} to {r.largest:.3g}",
+            Cell(percent(r.clipped), bad=r.clipped > CLIPPED_MUCH),
+            Cell(percent(min(r.used, 1.0)), min(r.used, 1.0)),
+        )
+        for place in notable
+        for r in (ranges[place],)
+    ]
+    columns = [
+        Column("no.", right=True),
+        Column("tensor", name=True),
+        Column("range of its codes", right=True),
+        Column("values", right=True),
+        Column("clipped", right=True),
+        Column("range in use", right=True),
+    ]
+    legend = (
+        "Each line is what a tensor held on the images, beside the band, which is the range of its codes: what reaches "
+        "out of it is clipped, and a short line leaves steps unused. Red: much is clipped."
+    )
+    return Section(
+        "activations",
+        "Activations and their ranges",
+        [
+            Paragraph(said),
+            Drawn(range_chart(ranges)),
+            Paragraph(legend, quiet=True),
+            Rows("The tensors that are clipped most, and use least of their range", columns, rows),
+        ],
+    )
+
+
+def percent(share: float) -> str:
+    """A share in per cent, of two digits and never an exponent."""
+    value = 100 * share
+    if value == 0:
+        return "0 %"
+    return "<0.001 %" if 0 < value < 1e-3 else f"{value:.2g} %" if abs(value) < 10 else f"{value:.0f} %"
+
+
+def decibels_text(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
