@@ -1,0 +1,179 @@
+"""Which tensors stand in both of two networks, and the second one cut at them.
+
+Tensors are matched by name: what quantizes a network keeps the names of what it does not replace. Cut at the matched
+tensors, a network falls into pieces that can be fed what another network computes there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+import onnx
+
+from dfmpc_onnx.model.protos import (
+    WEIGHTED_OPERATORS,
+    fed_names,
+    makers,
+    names_read,
+    nodes_behind,
+    op_of,
+    put_in,
+    readers,
+)
+
+RUNTIME_LAYERS = frozenset({"com.microsoft::QLinearConv", "QLinearConv", "QLinearMatMul", "MatMulInteger"})
+OWN = "what the piece computes"  # ends the names of tensors of a cut network that would be those of its inputs
+
+
+@dataclasses.dataclass(frozen=True)
+class MatchedTensor:
+    """A tensor of both networks, as it stands in the second.
+
+    node, op: what makes it there. layers: the nodes with weights between the matched tensors in front of it and
+    itself, by name; most pieces have one or none. reads: those tensors, and inputs of the network.
+    """
+
+    name: str
+    node: str
+    op: str
+    layers: tuple[str, ...]
+    reads: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Matching:
+    """The tensors of both networks in the second one's order, and the layers of the first that have none.
+
+    layers: how many layers the first network has.
+    """
+
+    tensors: tuple[MatchedTensor, ...]
+    unmatched: tuple[str, ...]
+    layers: int
+
+
+def common_tensors(first: onnx.ModelProto, second: onnx.ModelProto) -> list[str]:
+    """Names of what both networks compute from their inputs, in the second one's order."""
+    mine = _computed(first.graph)
+    return [name for name in _computed(second.graph) if name in mine]
+
+
+def match(first: onnx.ModelProto, second: onnx.ModelProto, names: Collection[str]) -> Matching:
+    """How the networks hang together at these of their common tensors. first: the float network."""
+    found, inputs = makers(second.graph.node), frozenset(fed_names(second.graph))
+    computed = _computed(second.graph)
+    tensors = []
+    for name in computed:
+        if name in names:
+            layers, reads = _piece(name, found, frozenset(names) | inputs, computed)
+            tensors.append(MatchedTensor(name, found[name].name, op_of(found[name]), layers, reads))
+    layers_of_first = _layers(first.graph)
+    return Matching(tuple(tensors), _unmatched(first.graph, layers_of_first, names), len(layers_of_first))
+
+
+def with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
+    """A copy of the model whose outputs are these tensors, of types that the runtime works out."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    stated = {value.name: value for value in (*model.graph.output, *model.graph.input)}
+    put_in(copy.graph.output, [stated.get(name) or onnx.ValueInfoProto(name=name) for name in names])
+    return copy
+
+
+def cut(
+    model: onnx.ModelProto, tensors: Sequence[MatchedTensor], kinds: Mapping[str, int], wanted: Collection[str]
+) -> tuple[onnx.ModelProto, dict[str, str], list[str]]:
+    """The pieces of a model that make some of its matched tensors, each fed at the tensors that it reads.
+
+    kinds: the element type of each matched tensor. Returns the model of the pieces, the name under which it gives each
+    wanted tensor, and the names of the matched tensors that it is fed.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    matched, named = {tensor.name for tensor in tensors}, {}
+    for node in copy.graph.node:
+        for index, name in enumerate(node.output):
+            if name in matched:
+                node.output[index] = named[name] = f"{name} {OWN}"
+    ends = {name: named[name] for name in wanted}
+    nodes, read = nodes_behind(copy.graph.node, ends.values())
+    fed = [tensor.name for tensor in tensors if tensor.name in read]
+    put_in(copy.graph.node, nodes)
+    put_in(copy.graph.initializer, [tensor for tensor in copy.graph.initializer if tensor.name in read])
+    put_in(copy.graph.output, [onnx.ValueInfoProto(name=name) for name in ends.values()])
+    given = [value for value in copy.graph.input if value.name in read]
+    put_in(copy.graph.input, [*given, *(_input(name, kinds[name]) for name in fed)])
+    del copy.graph.value_info[:]
+    return copy, ends, fed
+
+
+def _input(name: str, kind: int) -> onnx.ValueInfoProto:
+    return onnx.helper.make_tensor_value_info(name, kind, None)
+
+
+def _computed(graph: onnx.GraphProto) -> dict[str, None]:
+    """What depends on the inputs of a graph, in order."""
+    known = set(fed_names(graph))
+    found: dict[str, None] = {}
+    for node in graph.node:
+        if any(name in known for name in names_read(node)):
+            outputs = [name for name in node.output if name]
+            known.update(outputs)
+            found.update(dict.fromkeys(outputs))
+    return found
+
+
+def _piece(
+    name: str, found: Mapping[str, onnx.NodeProto], ends: frozenset[str], computed: Collection[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The layers and the ends that a tensor is computed from, those nearest to it first."""
+    waiting, seen = [name], {name}
+    layers: dict[str, None] = {}
+    reads: dict[str, None] = {}
+    while waiting:
+        node = found.get(waiting.pop(0))
+        if node is None:
+            continue
+        if _is_layer(node, computed):
+            layers[node.name] = None
+        for read in names_read(node):
+            if read in seen:
+                continue
+            seen.add(read)
+            if read in ends:
+                reads[read] = None
+            else:
+                waiting.append(read)
+    return tuple(layers), tuple(reads)
+
+
+def _layers(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    computed = _computed(graph)
+    return [node for node in graph.node if _is_layer(node, computed)]
+
+
+def _unmatched(graph: onnx.GraphProto, layers: Sequence[onnx.NodeProto], names: Collection[str]) -> tuple[str, ...]:
+    """Layers behind which no matched tensor stands before the next layers."""
+    behind, outputs = readers(graph.node), {node.output[0] for node in layers}
+    found = []
+    for layer in layers:
+        waiting, seen = [layer.output[0]], set[str]()
+        while waiting:
+            name = waiting.pop()
+            if name in names:
+                break
+            if name not in seen:
+                seen.add(name)
+                given = [output for reader in behind.get(name, ()) for output in reader.output]
+                waiting.extend(output for output in given if output not in outputs)
+        else:
+            found.append(layer.name)
+    return tuple(found)
+
+
+def _is_layer(node: onnx.NodeProto, computed: Collection[str]) -> bool:
+    """Whether a node computes with a weight. computed: what depends on the inputs of the network."""
+    if op_of(node) in RUNTIME_LAYERS:
+        return True
+    return op_of(node) in WEIGHTED_OPERATORS and len(node.input) > 1 and node.input[1] not in computed
