@@ -27,7 +27,7 @@ import onnx
 
 from dfmpc_onnx.errors import ModelError
 from dfmpc_onnx.evaluation.fidelity import SessionInput, as_taken, chunks_of, input_count
-from dfmpc_onnx.evaluation.matched_tensors import Matching, common_tensors, cut, match, with_outputs
+from dfmpc_onnx.evaluation.matched_tensors import Matching, common_tensors, cut, match, standing, with_outputs
 from dfmpc_onnx.evaluation.output_differences import decibels, rounded_down
 from dfmpc_onnx.inputs.files import Images
 from dfmpc_onnx.inputs.image_stream import ImageStream
@@ -183,10 +183,9 @@ class _Pieces:
     """The quantized network cut at its matched tensors, as far as some of them need it."""
 
     def __init__(self, model: onnx.ModelProto, matching: Matching, kinds: Mapping[str, int], wanted: Sequence[str]):
-        cut_model, self._ends, fed = cut(model, matching.tensors, kinds, wanted)
-        self.fed = tuple(fed)
-        self._types = {name: onnx.helper.tensor_dtype_to_np_dtype(kinds[name]) for name in fed}
-        self._given = set(fed_names(cut_model.graph)) - set(fed)
+        cut_model, self._ends, self.fed = cut(model, matching.tensors, kinds, wanted)
+        self._types = {name: onnx.helper.tensor_dtype_to_np_dtype(kinds[name]) for name in self.fed}
+        self._given = set(fed_names(cut_model.graph)) - set(self.fed.values())
         self._session = Session(cut_model, label="the quantized network in pieces")
 
     def run(self, feeds: Feeds, plain: Feeds, factors: Mapping[str, _Affine]) -> Feeds:
@@ -196,7 +195,7 @@ class _Pieces:
             value = plain[name]
             if name in factors:
                 value = factors[name].put_in(value)
-            fed[name] = value.astype(dtype, copy=False)
+            fed[self.fed[name]] = value.astype(dtype, copy=False)
         values = self._session.run(fed, list(self._ends.values()))
         return dict(zip(self._ends, values, strict=True))
 
@@ -215,15 +214,16 @@ class _Pair:
         if not names:
             raise ModelError(f"{label}: the networks have no tensor of one name in common; nothing to compare inside")
         self._inputs, self._quantized = inputs, quantized
+        self._stands = standing(quantized, names)
         self._float = Session(with_outputs(float_model, names), label=label)
-        self._hat = Session(with_outputs(quantized, names), label=label)
+        self._hat = Session(with_outputs(quantized, self._stands.values()), label=label)
         self._at_once = 1
         self.kinds: dict[str, int] = {}
         self._bytes: dict[str, int] = {}
         self._probe(names)
         if not self.kinds:
             raise ModelError(f"{label}: the tensors that both networks have are of other shapes; nothing to compare")
-        self.matching = match(float_model, quantized, self.kinds.keys())
+        self.matching = match(float_model, quantized, {name: self._stands[name] for name in self.kinds})
         held = sum(self._bytes.values())
         self._at_once = int(np.clip(FETCHED_BYTES // max(held, 1), 1, MOST_AT_ONCE))
 
@@ -265,7 +265,8 @@ class _Pair:
 
     def both(self, feeds: Feeds, names: Sequence[str]) -> _Both:
         """Tensors of both networks."""
-        plain, hat = (session.run(_typed(session, feeds), names) for session in (self._float, self._hat))
+        plain = self._float.run(_typed(self._float, feeds), names)
+        hat = self._hat.run(_typed(self._hat, feeds), [self._stands[name] for name in names])
         return _Both(dict(zip(names, plain, strict=True)), dict(zip(names, hat, strict=True)))
 
     def groups(self) -> list[list[str]]:

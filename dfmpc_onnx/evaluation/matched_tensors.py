@@ -1,7 +1,9 @@
 """Which tensors stand in both of two networks, and the second one cut at them.
 
-Tensors are matched by name: what quantizes a network keeps the names of what it does not replace. Cut at the matched
-tensors, a network falls into pieces that can be fed what another network computes there.
+Tensors are matched by name: what quantizes a network keeps the names of what it does not replace. One that is rounded
+for all that read it stands in the second network as its rounded values: some tools leave a Relu to the codes, so that
+the values before are others. Cut at the matched tensors, a network falls into pieces that can be fed what another
+network computes there.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ import onnx
 
 from dfmpc_onnx.model.protos import (
     WEIGHTED_OPERATORS,
+    bodies,
+    captured_names,
     fed_names,
     makers,
     names_read,
@@ -30,11 +34,13 @@ OWN = "what the piece computes"  # ends the names of tensors of a cut network th
 class MatchedTensor:
     """A tensor of both networks, as it stands in the second.
 
-    node, op: what makes it there. layers: the nodes with weights between the matched tensors in front of it and
-    itself, by name; most pieces have one or none. reads: those tensors, and inputs of the network.
+    stands: its name there, another where it is rounded for all that read it. node, op: what makes it there, before it
+    is rounded. layers: the nodes with weights between the matched tensors in front of it and itself, by name; most
+    pieces have one or none. reads: those tensors, and inputs of the network.
     """
 
     name: str
+    stands: str
     node: str
     op: str
     layers: tuple[str, ...]
@@ -59,17 +65,36 @@ def common_tensors(first: onnx.ModelProto, second: onnx.ModelProto) -> list[str]
     return [name for name in _computed(second.graph) if name in mine]
 
 
-def match(first: onnx.ModelProto, second: onnx.ModelProto, names: Collection[str]) -> Matching:
-    """How the networks hang together at these of their common tensors. first: the float network."""
+def standing(second: onnx.ModelProto, names: Iterable[str]) -> dict[str, str]:
+    """By tensor its name in the second network: that of its rounded values where these are all that is read."""
+    behind, outputs = readers(second.graph.node), {value.name for value in second.graph.output}
+    captured = {name for node in second.graph.node for body in bodies(node) for name in captured_names(body)}
+
+    def only(name: str, op: str) -> str:
+        found = behind.get(name, [])
+        alone = len(found) == 1 and found[0].op_type == op and found[0].input[0] == name
+        return found[0].output[0] if alone and name not in outputs | captured else ""
+
+    rounded = {name: only(only(name, "QuantizeLinear"), "DequantizeLinear") for name in names}
+    return {name: stands or name for name, stands in rounded.items()}
+
+
+def match(first: onnx.ModelProto, second: onnx.ModelProto, stands: Mapping[str, str]) -> Matching:
+    """How the networks hang together at some of their common tensors.
+
+    first: the float network. stands: by the name of each tensor there its name in the second (`standing`).
+    """
     found, inputs = makers(second.graph.node), frozenset(fed_names(second.graph))
     computed = _computed(second.graph)
+    ends = {**{name: name for name in inputs}, **{hat: name for name, hat in stands.items()}}
     tensors = []
     for name in computed:
-        if name in names:
-            layers, reads = _piece(name, found, frozenset(names) | inputs, computed)
-            tensors.append(MatchedTensor(name, found[name].name, op_of(found[name]), layers, reads))
+        if name in stands:
+            layers, reads = _piece(stands[name], found, ends.keys(), computed)
+            of_first = tuple(ends[read] for read in reads)
+            tensors.append(MatchedTensor(name, stands[name], found[name].name, op_of(found[name]), layers, of_first))
     layers_of_first = _layers(first.graph)
-    return Matching(tuple(tensors), _unmatched(first.graph, layers_of_first, names), len(layers_of_first))
+    return Matching(tuple(tensors), _unmatched(first.graph, layers_of_first, stands), len(layers_of_first))
 
 
 def with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
@@ -83,27 +108,28 @@ def with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProt
 
 def cut(
     model: onnx.ModelProto, tensors: Sequence[MatchedTensor], kinds: Mapping[str, int], wanted: Collection[str]
-) -> tuple[onnx.ModelProto, dict[str, str], list[str]]:
+) -> tuple[onnx.ModelProto, dict[str, str], dict[str, str]]:
     """The pieces of a model that make some of its matched tensors, each fed at the tensors that it reads.
 
     kinds: the element type of each matched tensor. Returns the model of the pieces, the name under which it gives each
-    wanted tensor, and the names of the matched tensors that it is fed.
+    wanted tensor, and the name under which it takes each matched tensor that it is fed.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    matched, named = {tensor.name for tensor in tensors}, {}
+    matched = {tensor.stands for tensor in tensors}
+    named: dict[str, str] = {}
     for node in copy.graph.node:
         for index, name in enumerate(node.output):
             if name in matched:
                 node.output[index] = named[name] = f"{name} {OWN}"
-    ends = {name: named[name] for name in wanted}
+    ends = {tensor.name: named[tensor.stands] for tensor in tensors if tensor.name in wanted}
     nodes, read = nodes_behind(copy.graph.node, ends.values())
-    fed = [tensor.name for tensor in tensors if tensor.name in read]
+    fed = {tensor.name: tensor.stands for tensor in tensors if tensor.stands in read}
     put_in(copy.graph.node, nodes)
     put_in(copy.graph.initializer, [tensor for tensor in copy.graph.initializer if tensor.name in read])
     put_in(copy.graph.output, [onnx.ValueInfoProto(name=name) for name in ends.values()])
     given = [value for value in copy.graph.input if value.name in read]
-    put_in(copy.graph.input, [*given, *(_input(name, kinds[name]) for name in fed)])
+    put_in(copy.graph.input, [*given, *(_input(stands, kinds[name]) for name, stands in fed.items())])
     del copy.graph.value_info[:]
     return copy, ends, fed
 
@@ -125,7 +151,7 @@ def _computed(graph: onnx.GraphProto) -> dict[str, None]:
 
 
 def _piece(
-    name: str, found: Mapping[str, onnx.NodeProto], ends: frozenset[str], computed: Collection[str]
+    name: str, found: Mapping[str, onnx.NodeProto], ends: Collection[str], computed: Collection[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The layers and the ends that a tensor is computed from, those nearest to it first."""
     waiting, seen = [name], {name}
