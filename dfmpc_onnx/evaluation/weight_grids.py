@@ -94,9 +94,7 @@ def _of_chain(chain: DecodeChain) -> tuple[Float, Float] | None:
     return codes / half, np.broadcast_to(step * half, chain.shape)
 
 
-def _of_dequantize(
-    node: onnx.NodeProto | None, stored: dict[str, onnx.TensorProto]
-) -> tuple[Float, Float] | None:
+def _of_dequantize(node: onnx.NodeProto | None, stored: dict[str, onnx.TensorProto]) -> tuple[Float, Float] | None:
     """The same of a DequantizeLinear as other tools write it, over stored codes."""
     if node is None or op_of(node, RUNTIME_DOMAINS) != "DequantizeLinear" or node.input[0] not in stored:
         return None

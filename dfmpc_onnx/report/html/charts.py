@@ -45,7 +45,7 @@ def noise_chart(decibels: Sequence[float | None], added: Sequence[float | None],
         made,
         "noise",
         "Signal over noise behind each layer",
-        f"{len(numbers)} layers, {ends}; layers {', '.join(str(place + 1) for place in worst) or 'none'} add most error",
+        f"{len(numbers)} layers, {ends}; most is added by {', '.join(str(place + 1) for place in worst) or 'none'}",
     )
 
 

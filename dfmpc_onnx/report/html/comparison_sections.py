@@ -46,7 +46,9 @@ def _bits(found: Comparison) -> Section:
     columns = [Column("layer", name=True), *(Column(file.letter, right=True) for file in found.files)]
     rows = [cells(shown(name), *(file.bits.get(name, "-") for file in found.files)) for name in names]
     different = sum(len({file.bits.get(name) for file in found.files}) > 1 for name in names)
-    said = f"{different or 'None'} of {len(names)} layers {'has' if different == 1 else 'have'} other bits in some file."
+    said = (
+        f"{different or 'None'} of {len(names)} layers {'has' if different == 1 else 'have'} not the same bits in all."
+    )
     return Section("bits", "Bits of each layer", [Paragraph(said), Rows("Bits of each layer, by file", columns, rows)])
 
 

@@ -49,8 +49,10 @@ _PARAMETERS = threading.Lock()  # matplotlib keeps its parameters for the whole 
 
 
 class Chart(msgspec.Struct, frozen=True):
-    """A figure in a page. prefix: of its ids. drawing: the inside of an svg element; width, height: in pixels. title: what it shows;
-    description: what there is to see, for who does not see it."""
+    """A figure in a page. prefix: of its ids. drawing: the inside of an svg element; width, height: in pixels.
+
+    title: what it shows; description: what there is to see, for who does not see it.
+    """
 
     prefix: str
     drawing: str

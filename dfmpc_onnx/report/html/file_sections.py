@@ -64,8 +64,8 @@ def layers(page: ReportPage) -> Section:
         rows.append([*row, Cell(layer.why or "-")])
     legend = (
         "Role: low is ternary or has 2 or 3 bits, and the next layer is adjusted to repair its error where one can; "
-        "high has more; 8-bit has 8; float is not quantized. Loss as planned: what the layer's bits were measured to add "
-        "to the error of the output before they were chosen."
+        "high has more; 8-bit has 8; float is not quantized. Loss as planned: what the layer's bits were measured to "
+        "add to the error of the output before they were chosen."
     )
     blocks: list[Block] = [Rows("All layers, from input to output", columns, rows), Paragraph(legend, quiet=True)]
     return Section("layers", "All layers", blocks)
@@ -90,9 +90,7 @@ def sizes(page: ReportPage) -> Section:
         for content in CONTENTS
         if (count := after.contents.get(content, 0)) or before.contents.get(content, 0)
     ]
-    rows.append(
-        cells("all", in_unit(before.bytes, unit, decimals), in_unit(after.bytes, unit, decimals), percent(1.0))
-    )
+    rows.append(cells("all", in_unit(before.bytes, unit, decimals), in_unit(after.bytes, unit, decimals), percent(1.0)))
     columns = [
         Column("what"),
         Column("float file", right=True),

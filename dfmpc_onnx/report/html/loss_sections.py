@@ -53,7 +53,9 @@ def outcome(page: ReportPage) -> Section:
         entries.append((f"{found.sqnr_db:g} dB", "signal over noise", "at the output"))
         if page.verdict is not None and page.verdict.agreement is not None and page.verdict.interval is not None:
             low, high = page.verdict.interval
-            entries.append((f"{page.verdict.agreement:g} %", "keep their class", f"95 % interval {low:g} to {high:g} %"))
+            entries.append(
+                (f"{page.verdict.agreement:g} %", "keep their class", f"95 % interval {low:g} to {high:g} %")
+            )
         if found.top1 is not None:
             entries.append((f"{found.top1:g} %", "correct", f"{found.float_top1:g} % of the float network"))
     if page.times is not None:
@@ -88,7 +90,9 @@ def advice(page: ReportPage) -> Section:
     if page.suggestions:
         blocks.append(Paragraph("Each was tried on this network, and measured."))
         rows = [
-            cells(s.what, f"{s.before_db:.1f}", f"{s.after_db:.1f}", f"{s.after_db - s.before_db:+.1f}", _signed(s.bytes))
+            cells(
+                s.what, f"{s.before_db:.1f}", f"{s.after_db:.1f}", f"{s.after_db - s.before_db:+.1f}", _signed(s.bytes)
+            )
             for s in page.suggestions
         ]
         columns = [Column("what"), *(Column(name, right=True) for name in ("dB now", "dB then", "gain, dB", "bytes"))]
@@ -123,7 +127,9 @@ def losses(page: ReportPage) -> Section:
                 place + 1,
                 shown(layers[place].name),
                 layers[place].bits,
-                Cell(percent(_share(layers[place])), _share(layers[place]) / most if most else 0.0, index < MOST_MARKED),
+                Cell(
+                    percent(_share(layers[place])), _share(layers[place]) / most if most else 0.0, index < MOST_MARKED
+                ),
                 decibels_text(layers[place].sqnr_db),
                 f"{layers[place].weights:,}",
             )
@@ -170,7 +176,9 @@ def _where(layers: Sequence[PageLayer], worst: Sequence[int]) -> str:
 
 def _how_to_read(layers: Sequence[PageLayer]) -> str:
     rest = 1 - sum(layer.added or 0.0 for layer in layers)
-    elsewhere = f" The remaining {percent(rest)} enters between layers, as sums and pools are rounded." if rest > 0.01 else ""
+    elsewhere = (
+        f" The remaining {percent(rest)} enters between layers, as sums and pools are rounded." if rest > 0.01 else ""
+    )
     return (
         "Above: signal over noise behind each layer, with all that went wrong in front of it. Below: what each layer "
         "adds by itself, its weights and the rounding of its input, as a share of what all add. In red: those that add "
