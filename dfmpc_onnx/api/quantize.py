@@ -19,9 +19,12 @@ from dfmpc_onnx.api.builds import Builder, Built, as_model, build_within, check_
 from dfmpc_onnx.api.closing_check import ClosingCheck, closing_check
 from dfmpc_onnx.api.file_size import larger_than_its_source
 from dfmpc_onnx.api.intake import Intake, parse_settings, take_in, with_budget
+from dfmpc_onnx.api.layers import errors_of_layers
 from dfmpc_onnx.api.provenance import version
 from dfmpc_onnx.api.quantized import Quantized
 from dfmpc_onnx.api.time_limit import allow_trials, check_timed, with_time_limit
+from dfmpc_onnx.errors import OptionError
+from dfmpc_onnx.evaluation.layer_errors import LayerErrors
 from dfmpc_onnx.inputs.image_places import check_place
 from dfmpc_onnx.inputs.preprocess import AUTO
 from dfmpc_onnx.inputs.unknown_inputs import not_known
@@ -31,7 +34,7 @@ from dfmpc_onnx.pipeline.manager import Instrument
 from dfmpc_onnx.pipeline.progress import Progress, ProgressReport
 from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE, Recipe
 from dfmpc_onnx.pipeline.settings import Settings, WeightBudget
-from dfmpc_onnx.report.build import make_report
+from dfmpc_onnx.report.build import make_report, with_layer_errors
 from dfmpc_onnx.runtime.session import require
 from dfmpc_onnx.runtime.threads import takes_threads
 
@@ -64,6 +67,7 @@ def quantize(
     min_sqnr: float | None = None,
     max_float_layers: int = 0,
     force: bool = False,
+    layer_errors: bool = False,
 ) -> Quantized:
     """Quantize a float model without data.
 
@@ -80,7 +84,8 @@ def quantize(
     name), see `rich_progress`. threads: how many onnxruntime and BLAS may take; None and 0: as many as the machine has.
     max_size: of the file, as "2MB", bytes, or "25%" of the float one, met within a percent. mean_bits: of all weights,
     at most. min_sqnr: in dB, as the check measures it. max_float_layers: how many may stay in float for these. force:
-    whether a file that is no ONNX model may be written over.
+    whether a file that is no ONNX model may be written over. layer_errors: compare the tensors inside, too, layer by
+    layer, on a few of the check's inputs.
 
     Raises UserError for what the caller can correct, Defect for our own mistakes. When it raises, `output` is as it
     was before: absent, or the earlier file.
@@ -97,7 +102,9 @@ def quantize(
     settings = with_budget(settings, budget, "--weights" if weights is not None else f"recipe {chosen.name}")
     _check_runtime(settings, check=check or min_sqnr is not None, timed=max_latency is not None)
     taken = take_in(model, output, chosen, pipeline, settings, preprocess, Progress(progress), force=force)
-    return _finish(taken, _build(taken, budget, instruments, dump), check, began)
+    if layer_errors and not check:
+        raise OptionError("layer_errors: they are measured on the inputs of the check; leave check=False out")
+    return _finish(taken, _build(taken, budget, instruments, dump), check, began, layer_errors=layer_errors)
 
 
 def _check_runtime(settings: Settings, *, check: bool, timed: bool) -> None:
@@ -124,7 +131,7 @@ def _build(
     return build_within(builder, taken)
 
 
-def _finish(taken: Intake, built: Built, check: bool, began: float) -> Quantized:
+def _finish(taken: Intake, built: Built, check: bool, began: float, *, layer_errors: bool) -> Quantized:
     """The result as a model, compared and written, with the report on it."""
     workspace, source = taken.workspace, taken.source
     settings, inputs = workspace.settings, workspace.inputs
@@ -144,11 +151,31 @@ def _finish(taken: Intake, built: Built, check: bool, began: float) -> Quantized
     else:
         workspace.progress.begin("write")
         size = save(result, taken.destination, source.external, closing)
+    errors, said = _layer_errors(taken, result, found) if layer_errors else (None, ())
     workspace.progress.end()
-    notes = (*larger_than_its_source(source, result, size, settings), *found.notes)
+    notes = (*larger_than_its_source(source, result, size, settings), *found.notes, *said)
     report = make_report(
         workspace, taken.recipe, source, size, results, timing, found.fidelity, taken.choice, notes, began
     )
     output = None if taken.destination is None else str(taken.destination)
-    report = msgspec.structs.replace(report, output=output, version=version(), verdict=found.verdict)
+    report = msgspec.structs.replace(
+        with_layer_errors(report, errors), output=output, version=version(), verdict=found.verdict
+    )
     return Quantized(result, report)
+
+
+def _layer_errors(
+    taken: Intake, result: onnx.ModelProto, found: ClosingCheck
+) -> tuple[LayerErrors | None, tuple[str, ...]]:
+    """What the layers of the result lose, and what to warn of."""
+    progress = taken.workspace.progress
+    progress.begin("layer errors")
+    if found.inputs is None:
+        return None, ()  # the check says why it could not run
+    return errors_of_layers(
+        taken.source,
+        result,
+        found.inputs,
+        not_known(taken.choice.unknown),
+        lambda done, of: progress.note(f"layer errors: {done} of {of} inputs"),
+    )

@@ -7,21 +7,19 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from dfmpc_onnx.api.boundary import GivenImages, GivenRanges, GivenShapes, Path, as_path, images_label, public
-from dfmpc_onnx.api.prepared_pair import PreparedPair, prepare_pair
-from dfmpc_onnx.api.provenance import origin_warnings, version
-from dfmpc_onnx.api.reference import (
-    OutputKinds,
-    output_kinds,
-)
+from dfmpc_onnx.api.boundary import GivenImages, GivenRanges, GivenShapes, as_path, images_label, public
+from dfmpc_onnx.api.layers import errors_of_layers, layer_progress
+from dfmpc_onnx.api.pairs import take_pair
+from dfmpc_onnx.api.provenance import version
+from dfmpc_onnx.api.reference import OutputKinds, output_kinds
 from dfmpc_onnx.errors import OptionError
 from dfmpc_onnx.evaluation.fidelity import compare, input_count
+from dfmpc_onnx.evaluation.layer_errors import LayerErrors
 from dfmpc_onnx.evaluation.provider_use import provider_use
 from dfmpc_onnx.evaluation.verdict import Basis, verdict_of
 from dfmpc_onnx.inputs.files import Images
 from dfmpc_onnx.inputs.image_stream import ImageStream
 from dfmpc_onnx.inputs.samples import Samples
-from dfmpc_onnx.inputs.unknown_inputs import not_known
 from dfmpc_onnx.model.source import ModelSource, Source
 from dfmpc_onnx.pipeline.progress import ProgressReport
 from dfmpc_onnx.report.schema import ProviderFidelity, Verification
@@ -55,6 +53,7 @@ def verify(
     threads: int | None = None,
     count: int | None = None,
     progress: ProgressReport | None = None,
+    layer_errors: bool = False,
 ) -> Verification:
     """Run a float model on CPU and its quantized form on each provider, and compare them.
 
@@ -62,46 +61,41 @@ def verify(
     generated inputs. count: how many, evenly spread over those given; None takes all of these, and of generated ones
     64, or fewer of a large model. preprocess: None takes what the quantized file states; "auto", and a file that says
     nothing, find it out from the float model. input_ranges: none takes those that the file states, where no preprocess
-    is given. On a provider other than the CPU's, it also counts the nodes that ran there, and compares the outputs with
-    the CPU provider's. Raises UserError; RuntimeUnavailable where a provider was not really used.
+    is given. layer_errors: also compare the tensors inside, layer by layer, on a few of the inputs. On a provider other
+    than the CPU's, it also counts the nodes that ran there, and compares the outputs with the CPU provider's. Raises
+    UserError; RuntimeUnavailable where a provider was not really used.
     """
     _check_options(providers, count)
-    images = as_path(images)
-    pair = prepare_pair(
-        model,
-        quantized,
-        images=images,
-        preprocess=preprocess,
-        input_shapes=input_shapes,
-        input_ranges=input_ranges,
-        seed=seed,
-        count=count,
-    )
-    return compare_pair(pair, providers, images, progress)
-
-
-def compare_pair(
-    pair: PreparedPair, providers: Sequence[str], images: Path | None, progress: ProgressReport | None
-) -> Verification:
-    """Run a pair of files that is prepared on each provider. images: where the user's lie."""
-    choice = pair.choice
+    pair = take_pair(model, quantized, images, preprocess, input_shapes, input_ranges, seed, count)
     comparison = _Comparison(
         pair.source,
         pair.reference,
-        pair.batch,
+        pair.fed,
         pair.basis,
         output_kinds(pair.float_source.model),
-        not_known(choice.unknown),
+        pair.not_known,
         progress,
     )
     rows = tuple(comparison.on(provider) for provider in providers)
-    warnings = (
-        *origin_warnings(pair.float_source, pair.source, choice.name),
-        *choice.warnings,
-        *comparison.warnings(rows),
+    errors: LayerErrors | None = None
+    said: tuple[str, ...] = ()
+    if layer_errors:
+        tell = layer_progress(progress)
+        errors, said = errors_of_layers(pair.float_source, pair.source.model, pair.fed, pair.not_known, tell)
+    warnings = (*pair.warnings, *comparison.warnings(rows), *said)
+    return Verification(
+        float_bytes=pair.float_source.size,
+        bytes=pair.source.size,
+        preprocess=pair.choice.name,
+        preprocess_choice=pair.choice,
+        warnings=warnings,
+        providers=rows,
+        model=pair.float_source.label,
+        quantized=pair.source.label,
+        images=images_label(as_path(images)),
+        version=version(),
+        layer_errors=errors,
     )
-    names = pair.float_source.label, pair.source.label, images_label(images), version()
-    return Verification(pair.float_source.size, pair.source.size, choice.name, choice, warnings, rows, *names)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,7 @@ from dfmpc_onnx.cli.shared_options import (
     IMAGE_SEED,
     INPUT_SHAPES,
     JSON,
+    LAYER_ERRORS,
     LOOK,
     MODEL,
     PROGRESS_LINES,
@@ -188,6 +189,7 @@ def expand(model: str, output: str, force: bool, json_wanted: bool) -> None:
         shell_complete=complete_provider,
         help="of onnxruntime, such as CPU or CUDA; may be repeated  [default: CPU]",
     ),
+    LAYER_ERRORS,
     THREADS,
     JSON,
     PROGRESS_LINES,
@@ -210,6 +212,7 @@ def verify(
     json_wanted: bool,
     verbose: bool,
     quiet: bool,
+    layer_errors: bool,
 ) -> None:
     """Run FLOAT and QUANTIZED on the same images and compare their outputs."""
     from dfmpc_onnx.cli.progress import progress
@@ -229,6 +232,7 @@ def verify(
             threads=threads,
             count=count,
             progress=report,
+            layer_errors=layer_errors,
         )
     below = below_thresholds(found, min_agreement, min_sqnr, max_steps, images is not None)
     for warning in found.warnings:

@@ -16,6 +16,7 @@ from dfmpc_onnx.cli.shared_options import (
     IMAGE_SOURCE,
     INPUT_SHAPES,
     JSON,
+    LAYER_ERRORS,
     LAYERS,
     LOOK,
     MAX_FLOAT,
@@ -93,6 +94,7 @@ if TYPE_CHECKING:
     "Run",
     TARGET,
     IMAGE_SEED,
+    LAYER_ERRORS,
     THREADS,
     cloup.option(
         "--dump", type=click.Path(), metavar="FOLDER", help="where to write the graph after each pass, to look into"

@@ -122,6 +122,12 @@ MAX_FLOAT = cloup.option(
     metavar="N",
     help="how many may stay in float to meet the limits above  [default: 0]",
 )
+LAYER_ERRORS = cloup.option(
+    "--layers",
+    "layer_errors",
+    is_flag=True,
+    help="also compare the tensors inside, layer by layer: what each loses, and where the error enters",
+)
 JSON = cloup.option("--json", "json_wanted", is_flag=True, help="one JSON object on standard output, and nothing else")
 
 

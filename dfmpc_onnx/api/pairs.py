@@ -1,4 +1,4 @@
-"""A float model and its quantized form, ready to be run on the same inputs."""
+"""A float model and a quantized file that are to be compared: how both are read, and what both are fed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from dfmpc_onnx.api.boundary import GivenRanges, GivenShapes, Path, texts
-from dfmpc_onnx.api.provenance import gave_statistics
+from dfmpc_onnx.api.boundary import GivenImages, GivenRanges, GivenShapes, as_path, texts
+from dfmpc_onnx.api.provenance import gave_statistics, origin_warnings
 from dfmpc_onnx.api.reference import CHECK_SEED, check_count, check_limits, reference_session
 from dfmpc_onnx.errors import ModelError, OptionError
 from dfmpc_onnx.evaluation.verdict import Basis
@@ -21,7 +21,7 @@ from dfmpc_onnx.inputs.normalization import PreprocessChoice, parse_or_assume
 from dfmpc_onnx.inputs.preprocess import AUTO
 from dfmpc_onnx.inputs.samples import Samples, check_images, most_seen
 from dfmpc_onnx.inputs.spec import InputSpecs
-from dfmpc_onnx.inputs.unknown_inputs import told_by_images, unknown_inputs_warning
+from dfmpc_onnx.inputs.unknown_inputs import not_known, told_by_images, unknown_inputs_warning
 from dfmpc_onnx.model.metadata import metadata_of
 from dfmpc_onnx.model.source import ModelSource, Source, load
 from dfmpc_onnx.pipeline.settings import Settings, WeightBits, parse_input_ranges, parse_input_shapes
@@ -31,34 +31,42 @@ from dfmpc_onnx.statistics.leading_moments import BY_PICTURES
 
 
 @dataclasses.dataclass(frozen=True)
-class PreparedPair:
-    """Both files as read, the float model loaded, what is known of its inputs, and what both are to run on.
+class Pair:
+    """Both files, and what they are compared on.
 
-    reference: the float model, or what normalizing makes of it where onnxruntime cannot run the file. batch: the
-    inputs; basis: what kind of inputs these are. choice: how the preprocess came about.
+    specs: the float model's inputs; fed: what both are run on, and basis: of what kind it is. metadata: what the
+    quantized file says of its making. not_known: why figures say nothing of real inputs, if so.
     """
 
     float_source: Source
     source: Source
     reference: Session
-    inputs: InputSpecs
-    batch: Images | Samples | ImageStream
-    basis: Basis
+    metadata: Mapping[str, str]
+    settings: Settings
+    specs: InputSpecs
     choice: PreprocessChoice
+    fed: Images | Samples | ImageStream
+    basis: Basis
+    not_known: str
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is odd about the files, and what to hear of the preprocess."""
+        return (*origin_warnings(self.float_source, self.source, self.choice.name), *self.choice.warnings)
 
 
-def prepare_pair(
+def take_pair(
     model: ModelSource,
     quantized: ModelSource,
-    *,
-    images: Path | None,
+    images: GivenImages | None,
     preprocess: str | None,
     input_shapes: GivenShapes,
     input_ranges: GivenRanges,
     seed: int,
     count: int | None,
-) -> PreparedPair:
-    """Read both files and make or find what they run on; arguments are those of `verify`. Raises UserError."""
+) -> Pair:
+    """Read both files and find out what to feed them; the arguments are those of `verify`. Raises UserError."""
+    images = as_path(images)
     check_place(images)
     float_source, source = load(model), load(quantized)
     metadata = metadata_of(source.model)
@@ -82,7 +90,18 @@ def prepare_pair(
     )
     choice = _without_trust(inputs, choice, images, by_file=by_file)
     batch, basis = _inputs(images, inputs, settings.seed, count, float_source, metadata)
-    return PreparedPair(float_source, source, reference, inputs, batch, basis, choice)
+    return Pair(
+        float_source,
+        source,
+        reference,
+        metadata,
+        settings,
+        inputs,
+        choice,
+        batch,
+        basis,
+        not_known(choice.unknown),
+    )
 
 
 def _recorded_shapes(
