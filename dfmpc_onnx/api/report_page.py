@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -15,7 +16,7 @@ from dfmpc_onnx.evaluation.activation_ranges import activation_ranges
 from dfmpc_onnx.evaluation.fidelity import Fidelity
 from dfmpc_onnx.evaluation.island_times import MOST_CLOSED, TimeTable, time_table
 from dfmpc_onnx.evaluation.kernel_census import Census, is_quantized, take_census
-from dfmpc_onnx.evaluation.layer_errors import LAYER_INPUTS, LayerErrors, layer_errors
+from dfmpc_onnx.evaluation.layer_errors import LayerErrors
 from dfmpc_onnx.evaluation.verdict import Verdict
 from dfmpc_onnx.evaluation.weight_grids import WeightGrid, weight_grids
 from dfmpc_onnx.inputs.batches import input_batch
@@ -30,8 +31,7 @@ from dfmpc_onnx.pipeline.progress import ProgressReport
 from dfmpc_onnx.qdq.stored_bits import StoredLayer, mean_bits, stored_layers
 from dfmpc_onnx.qdq.stored_bytes import stored_bytes
 from dfmpc_onnx.report.computes_text import why_float
-from dfmpc_onnx.report.html.loss_sections import worst_layers
-from dfmpc_onnx.report.html.schema import FileFacts, PageLayer, ReportPage, RunTimes
+from dfmpc_onnx.report.html.schema import FileFacts, PageLayer, Place, ReportPage, RunTimes
 from dfmpc_onnx.report.html.thumbnails import shown_images
 from dfmpc_onnx.report.layer_groups import bits_text
 from dfmpc_onnx.report.schema import Report
@@ -43,15 +43,15 @@ DRAWN_LAYERS = 6  # whose weights are drawn: those that lose most
 TIMED_SECONDS = 0.5  # of runs of each file
 LOW_WIDTH = 3  # bits, up to which a layer is low
 Found = TypeVar("Found")
-STEPS_OF_REPORT = ("layers one by one", "weights", "activations", "time", "page")
+STEPS_OF_REPORT = ("weights", "activations", "time", "page")
 
 
 @dataclasses.dataclass(frozen=True)
 class ReportedPair:
     """Two files, what they ran on, and what came of it.
 
-    seed: of the images that were made; None where they are the user's. made: the report of the run that made the
-    quantized file, where this is that run.
+    seed: of the images that were made; None where they are the user's. errors: of the tensors inside. made: the report
+    of the run that made the quantized file, where this is that run.
     """
 
     float_source: Source
@@ -62,6 +62,7 @@ class ReportedPair:
     verdict: Verdict | None
     fidelity: Fidelity | None
     warnings: tuple[str, ...]
+    errors: LayerErrors | None = None
     made: Report | None = None
 
 
@@ -69,21 +70,20 @@ def gather_page(pair: ReportedPair, *, latency: bool, progress: ProgressReport) 
     """Measure what the report says beyond the comparison of outputs. latency: of each island of float, what integers
     in its place would save, too."""
     gathered = _Gathering(pair, progress)
-    errors = gathered.found("losses", lambda: _errors(pair))
-    gathered.step(1)
     stored = stored_layers(pair.source.model)
     names = {layer.name for layer in stored}
     grids = weight_grids(pair.float_source.model, pair.source.model, names)
     census = gathered.found("census", lambda: _census(pair.source))
-    layers = _with_errors(_layers(pair, stored, grids, census), errors)
-    gathered.step(2)
+    layers = _layers(pair, stored, grids, census)
+    places = _places(layers, pair.errors)
+    gathered.step(1)
     ranges = gathered.found("activations", lambda: activation_ranges(pair.source.model, pair.source.label, pair.batch))
-    gathered.step(3)
+    gathered.step(2)
     times = gathered.found("time", lambda: _times(pair))
     if times is not None:
         table = gathered.found("islands", lambda: _table(pair, MOST_CLOSED if latency else 0))
         times = msgspec.structs.replace(times, table=table)
-    gathered.step(4)
+    gathered.step(3)
     only = next(iter(pair.inputs)) if len(pair.inputs) == 1 else None
     return ReportPage(
         float_file=_facts(pair.float_source),
@@ -92,9 +92,10 @@ def gather_page(pair: ReportedPair, *, latency: bool, progress: ProgressReport) 
         fidelity=pair.fidelity,
         warnings=pair.warnings,
         made=_made(pair),
-        layers=layers,
+        layers=_with_places(layers, places, pair.errors),
+        places=places,
         mean_bits=_mean_bits(pair, stored),
-        drawn=_drawn(layers, grids),
+        drawn=_drawn(places, grids),
         ranges=ranges or (),
         times=times,
         refusals=_refusals(pair.made, census),
@@ -125,21 +126,6 @@ class _Gathering:
 
 def _facts(source: Source) -> FileFacts:
     return FileFacts(source.label, source.size, stored_bytes(source))
-
-
-def _errors(pair: ReportedPair) -> LayerErrors:
-    batch = first_inputs(pair.batch, LAYER_INPUTS)
-    return layer_errors(pair.float_source.model, pair.source.model, batch, pair.source.label)
-
-
-def first_inputs(batch: Images | Samples | ImageStream, count: int) -> Images | Samples | ImageStream:
-    """So many inputs of those given."""
-    if isinstance(batch, ImageStream):
-        return batch.spread(count)
-    if isinstance(batch, Images):
-        return dataclasses.replace(batch, x=batch.x[:count], y=None)
-    feeds = {name: values[:count] for name, values in batch.feeds.items()}
-    return dataclasses.replace(batch, feeds=feeds, runs=min(batch.runs, count))
 
 
 def _census(source: Source) -> Census | None:
@@ -179,7 +165,7 @@ def _layers(
 def _of_file(layer: StoredLayer, grid: WeightGrid | None, integer: bool, why: str) -> PageLayer:
     bits, role = "float", "float"
     if layer.coded:
-        width = math.ceil(layer.bits) if grid is None else _width(grid)
+        width = math.ceil(layer.bits) if grid is None else min(_width(grid), math.ceil(layer.bits))
         ternary = grid is not None and set(grid.levels) <= {-1.0, 0.0, 1.0}
         bits = "ternary" if ternary else str(width)
         role = "low" if width <= LOW_WIDTH else "8-bit" if width == 8 else "high"
@@ -188,36 +174,47 @@ def _of_file(layer: StoredLayer, grid: WeightGrid | None, integer: bool, why: st
 
 
 def _width(grid: WeightGrid) -> int:
-    """Bits that the levels in use need."""
+    """Bits that the levels in use need; more than a channel's own where channels have zero points of their own."""
     count = grid.levels[-1] - grid.levels[0] + 1
     return max(math.ceil(math.log2(count)), 1)
 
 
-def _with_errors(layers: tuple[PageLayer, ...], errors: LayerErrors | None) -> tuple[PageLayer, ...]:
-    """The layers with the error behind each, and its share of all that enters anywhere in the network."""
+def _places(layers: Sequence[PageLayer], errors: LayerErrors | None) -> tuple[Place, ...]:
+    """Where errors enter, in order: the tensors that were compared, each with the layer that computes it; without them
+    the layers, with what their bits were measured to cost."""
+    by_name = {layer.name: layer for layer in layers}
     if errors is None:
-        return layers
+        planned = sum(layer.planned or 0.0 for layer in layers)
+        return tuple(
+            Place(row.name, row.op, row.bits, row.weights, None, (row.planned or 0.0) / planned if planned else None)
+            for row in layers
+        )
     total = sum(row.own_error**2 for row in errors.rows)
-    seen: set[str] = set()
     found = []
-    for layer in layers:
-        row = errors.of_layer(layer.name)
-        if row is None:
-            found.append(layer)
-            continue
-        first = row.tensor not in seen  # of several layers with one row the first stands for all
-        seen.add(row.tensor)
+    for row in errors.rows:
+        own = [by_name[name] for name in row.layers if name in by_name]
+        name = row.layers[0] if row.layers else row.tensor
+        bits, weights = own[0].bits if own else "", sum(layer.weights for layer in own)
         share = row.own_error**2 / total if total > 0 else 0.0
-        found.append(msgspec.structs.replace(layer, sqnr_db=row.sqnr_db, added=share if first else None))
+        found.append(Place(name, row.op, bits, weights, row.sqnr_db, share))
     return tuple(found)
 
 
-def _drawn(layers: Sequence[PageLayer], grids: Sequence[WeightGrid]) -> tuple[WeightGrid, ...]:
+def _with_places(
+    layers: Sequence[PageLayer], places: Sequence[Place], errors: LayerErrors | None
+) -> tuple[PageLayer, ...]:
+    """The layers with their places."""
+    where = {place.name: number for number, place in enumerate(places, 1)}
+    if errors is not None:
+        where = {name: number for number, row in enumerate(errors.rows, 1) for name in row.layers}
+    return tuple(msgspec.structs.replace(layer, place=where.get(layer.name)) for layer in layers)
+
+
+def _drawn(places: Sequence[Place], grids: Sequence[WeightGrid]) -> tuple[WeightGrid, ...]:
     """The grids of the layers that lose most, of those that have a grid."""
     by_layer = {grid.layer: grid for grid in grids}
-    names = [layers[place].name for place in worst_layers(layers)] + [
-        grid.layer for grid in sorted(grids, key=lambda grid: math.inf if grid.sqnr_db is None else grid.sqnr_db)
-    ]
+    names = [place.name for place in sorted(places, key=lambda place: -(place.added or 0.0))]
+    names += [grid.layer for grid in sorted(grids, key=lambda grid: math.inf if grid.sqnr_db is None else grid.sqnr_db)]
     chosen = [by_layer[name] for name in dict.fromkeys(names) if name in by_layer]
     return tuple(chosen[:DRAWN_LAYERS])
 
@@ -228,7 +225,7 @@ def _times(pair: ReportedPair) -> RunTimes:
     taken = run_times([(session, feeds) for session in sessions], TIMED_SECONDS)
     ours, other = (round(1000 * Span.of(samples).seconds, 4) for samples in taken)
     fed = ", ".join(f"{name} {'x'.join(map(str, value.shape))}" for name, value in feeds.items())
-    return RunTimes(ours, other, thread_count(), None, fed)
+    return RunTimes(ours, other, thread_count() or os.cpu_count() or 1, None, fed)
 
 
 def _table(pair: ReportedPair, closed: int) -> TimeTable:

@@ -9,7 +9,7 @@ import msgspec
 
 from dfmpc_onnx.api.boundary import GivenImages, GivenRanges, GivenShapes, as_path, images_label, public
 from dfmpc_onnx.api.layers import errors_of_layers, layer_progress
-from dfmpc_onnx.api.pairs import take_pair
+from dfmpc_onnx.api.pairs import Pair, take_pair
 from dfmpc_onnx.api.provenance import version
 from dfmpc_onnx.api.reference import OutputKinds, output_kinds
 from dfmpc_onnx.errors import OptionError
@@ -67,6 +67,13 @@ def verify(
     """
     _check_options(providers, count)
     pair = take_pair(model, quantized, images, preprocess, input_shapes, input_ranges, seed, count)
+    return verify_pair(pair, providers, images_label(as_path(images)), progress, layer_errors=layer_errors)
+
+
+def verify_pair(
+    pair: Pair, providers: Sequence[str], images: str | None, progress: ProgressReport | None, *, layer_errors: bool
+) -> Verification:
+    """Compare a pair of files that is read already; images: what the user's are called."""
     comparison = _Comparison(
         pair.source,
         pair.reference,
@@ -92,7 +99,7 @@ def verify(
         providers=rows,
         model=pair.float_source.label,
         quantized=pair.source.label,
-        images=images_label(as_path(images)),
+        images=images,
         version=version(),
         layer_errors=errors,
     )

@@ -5,11 +5,10 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Sequence
 
-from dfmpc_onnx.api.boundary import GivenImages, GivenRanges, GivenShapes, Path, as_path, public
-from dfmpc_onnx.api.prepared_pair import PreparedPair, prepare_pair
-from dfmpc_onnx.api.reference import CHECK_SEED
+from dfmpc_onnx.api.boundary import GivenImages, GivenRanges, GivenShapes, Path, as_path, images_label, public
+from dfmpc_onnx.api.pairs import Pair, take_pair
 from dfmpc_onnx.api.report_page import ReportedPair, gather_page
-from dfmpc_onnx.api.verify import compare_pair
+from dfmpc_onnx.api.verify import verify_pair
 from dfmpc_onnx.errors import OptionError
 from dfmpc_onnx.model.source import ModelSource
 from dfmpc_onnx.model.write import check_target, save_text
@@ -48,19 +47,9 @@ def write_report(
     """
     require_report_extra()
     target = None if output is None else check_page_target(output, force=force, models=(model, quantized))
-    given = as_path(images)
-    pair = prepare_pair(
-        model,
-        quantized,
-        images=given,
-        preprocess=preprocess,
-        input_shapes=input_shapes,
-        input_ranges=input_ranges,
-        seed=seed,
-        count=count,
-    )
-    found = compare_pair(pair, ("CPU",), given, progress)
-    page = gather_page(_reported(pair, found, seed), latency=latency, progress=progress or no_report)
+    pair = take_pair(model, quantized, images, preprocess, input_shapes, input_ranges, seed, count)
+    found = verify_pair(pair, ("CPU",), images_label(as_path(images)), progress, layer_errors=True)
+    page = gather_page(_reported(pair, found), latency=latency, progress=progress or no_report)
     return finish_page(page, target)
 
 
@@ -85,9 +74,16 @@ def check_page_target(output: Path, *, force: bool, models: Sequence[ModelSource
     return target
 
 
-def _reported(pair: PreparedPair, found: Verification, seed: int) -> ReportedPair:
+def _reported(pair: Pair, found: Verification) -> ReportedPair:
     (row,) = found.providers
-    made = seed + CHECK_SEED if pair.basis == "generated" else None
     return ReportedPair(
-        pair.float_source, pair.source, pair.inputs, pair.batch, made, row.verdict, row.fidelity, found.warnings
+        float_source=pair.float_source,
+        source=pair.source,
+        inputs=pair.specs,
+        batch=pair.fed,
+        seed=pair.settings.seed if pair.basis == "generated" else None,
+        verdict=row.verdict,
+        fidelity=row.fidelity,
+        warnings=found.warnings,
+        errors=found.layer_errors,
     )

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dfmpc_onnx.evaluation.activation_ranges import ActivationRange
 from dfmpc_onnx.evaluation.weight_grids import WeightGrid
 from dfmpc_onnx.report.html.drawing import AFTER, BAD, BEFORE, INK, LINE, MUTED, PAPER, Chart, as_chart, figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 CHART_WIDTH, SMALL_WIDTH = 720, 300  # pixels
 MOST_NUMBERED = 24  # ticks along a network
@@ -18,9 +22,9 @@ FINEST_GRID = 64  # levels, above which a grid is drawn as a curve and not level
 
 
 def noise_chart(decibels: Sequence[float | None], added: Sequence[float | None], worst: Sequence[int]) -> Chart:
-    """SQNR at the output of each layer, in the order of the network, and below what each layer adds.
+    """SQNR at each place, in the order of the network, and below what each adds.
 
-    added: share of the whole error; worst: the places, from 0, of those that add most.
+    added: share of the whole error; worst: the indices of those that add most.
     """
     both = any(share is not None for share in added)
     made, axes = figure(CHART_WIDTH, 330 if both else 220, (1.5, 1.0) if both else (1.0,))
@@ -37,28 +41,28 @@ def noise_chart(decibels: Sequence[float | None], added: Sequence[float | None],
         axes[1].bar(numbers, shares, color=colours, width=0.8)
         axes[1].set_ylabel("adds, %")
         axes[1].grid(axis="y")
-    axes[-1].set_xlabel("number of the layer, from input to output")
+    axes[-1].set_xlabel("number of the place, from input to output")
     _ticks(axes[-1], len(numbers))
     known = values[~np.isnan(values)]
     ends = f"from {known[0]:.1f} dB behind the first to {known[-1]:.1f} dB behind the last" if known.size else ""
     return as_chart(
         made,
         "noise",
-        "Signal over noise behind each layer",
-        f"{len(numbers)} layers, {ends}; most is added by {', '.join(str(place + 1) for place in worst) or 'none'}",
+        "Signal over noise along the network, and what each place adds",
+        f"{len(numbers)} places, {ends}; most is added by {', '.join(str(place + 1) for place in worst) or 'none'}",
     )
 
 
-def _ticks(axes: object, count: int) -> None:
+def _ticks(axes: Axes, count: int) -> None:
     """Whole numbers along a network."""
     step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10**6) if count / step <= MOST_NUMBERED)
     others = range(2 * step if step == 2 else step, count + 1, step)  # 2 would stand too near to 1
-    axes.set_xticks([*([1] if step > 1 else []), *others])  # type: ignore[attr-defined]
-    axes.set_xlim(0.2, count + 0.8)  # type: ignore[attr-defined]
+    axes.set_xticks([*([1] if step > 1 else []), *others])
+    axes.set_xlim(0.2, count + 0.8)
 
 
 def weight_chart(grid: WeightGrid, number: int) -> Chart:
-    """The float weights of a layer in steps of its grid, and what the grid makes of them."""
+    """The float weights of a layer in steps of its grid, and what the grid makes of them. number: of no other chart."""
     made, (axes,) = figure(SMALL_WIDTH, 150)
     levels, shares = np.array(grid.levels), np.array(grid.shares)
     few = len(levels) <= FINEST_GRID
@@ -82,7 +86,7 @@ def weight_chart(grid: WeightGrid, number: int) -> Chart:
     return as_chart(
         made,
         f"w{number}",
-        f"Weights of layer {number} before and after",
+        "Weights before and after",
         f"{len(levels)} levels from {levels[0]:g} to {levels[-1]:g} steps{beyond}",
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dfmpc_onnx.errors import shown
+from dfmpc_onnx.evaluation.island_times import TimeTable
 from dfmpc_onnx.pipeline.manager import Refusal
 from dfmpc_onnx.pipeline.refusals import UNSTATED
 from dfmpc_onnx.qdq.stored_bytes import CONTENTS
@@ -20,7 +21,6 @@ from dfmpc_onnx.report.html.blocks import (
 )
 from dfmpc_onnx.report.html.loss_sections import decibels_text, percent
 from dfmpc_onnx.report.html.schema import ReportPage
-from dfmpc_onnx.report.tables import in_unit, unit_of
 
 ISLANDS_LISTED, SLOW_LISTED, OPERATORS_LISTED = 8, 8, 4
 REASONS_LISTED = 40
@@ -28,9 +28,10 @@ REASONS_LISTED = 40
 
 def layers(page: ReportPage) -> Section:
     """Every layer."""
-    with_added = any(layer.added is not None for layer in page.layers)
     with_planned = any(layer.planned is not None for layer in page.layers)
-    most = max((layer.added or 0.0 for layer in page.layers), default=0.0)
+    with_why = any(layer.why for layer in page.layers)
+    with_errors = any(place.sqnr_db is not None for place in page.places)
+    most = max((place.added or 0.0 for place in page.places), default=0.0)
     columns = [
         Column("no.", right=True),
         Column("layer", name=True),
@@ -41,13 +42,13 @@ def layers(page: ReportPage) -> Section:
         Column("role"),
         Column("computes in"),
         *([Column("loss as planned", right=True)] if with_planned else []),
-        *([Column("share of the error", right=True), Column("SQNR, dB", right=True)] if with_added else []),
-        Column("why"),
+        *([Column("share of the error", right=True), Column("SQNR, dB", right=True)] if with_errors else []),
+        *([Column("why")] if with_why else []),
     ]
     rows = []
-    for number, layer in enumerate(page.layers, 1):
+    for layer in page.layers:
         row = cells(
-            number,
+            layer.place or "-",
             shown(layer.name),
             layer.op,
             f"{layer.weights:,}",
@@ -58,10 +59,11 @@ def layers(page: ReportPage) -> Section:
         )
         if with_planned:
             row.append(Cell("-" if layer.planned is None else percent(layer.planned)))
-        if with_added:
-            row.append(_added(layer.added, most))
-            row.append(Cell(decibels_text(layer.sqnr_db)))
-        rows.append([*row, Cell(layer.why or "-")])
+        if with_errors:
+            place = page.places[layer.place - 1] if layer.place else None
+            row.append(_added(place.added if place is not None else None, most))
+            row.append(Cell(decibels_text(place.sqnr_db if place is not None else None)))
+        rows.append([*row, Cell(layer.why or "-")] if with_why else row)
     legend = (
         "Role: low is ternary or has 2 or 3 bits, and the next layer is adjusted to repair its error where one can; "
         "high has more; 8-bit has 8; float is not quantized. Loss as planned: what the layer's bits were measured to "
@@ -78,29 +80,32 @@ def _added(share: float | None, most: float) -> Cell:
 def sizes(page: ReportPage) -> Section:
     """Bytes by what they hold."""
     before, after = page.float_file, page.quantized_file
-    unit, decimals = unit_of([after.bytes])
     most = max(after.contents.values(), default=0)
     rows = [
         cells(
             content,
-            in_unit(before.contents.get(content, 0), unit, decimals),
-            Cell(in_unit(count, unit, decimals), count / most if most else 0.0),
+            _kilobytes(before.contents.get(content, 0)),
+            Cell(_kilobytes(count), count / most if most else 0.0),
             percent(count / max(after.bytes, 1)),
         )
         for content in CONTENTS
         if (count := after.contents.get(content, 0)) or before.contents.get(content, 0)
     ]
-    rows.append(cells("all", in_unit(before.bytes, unit, decimals), in_unit(after.bytes, unit, decimals), percent(1.0)))
+    rows.append(cells("all", _kilobytes(before.bytes), _kilobytes(after.bytes), percent(1.0)))
     columns = [
         Column("what"),
-        Column("float file", right=True),
-        Column("quantized file", right=True),
+        Column("float file, kB", right=True),
+        Column("quantized file, kB", right=True),
         Column("share", right=True),
     ]
     legend = "Graph: nodes, names and what the file says of itself, which no quantization makes smaller."
     return Section(
         "sizes", "What the bytes hold", [Rows("Bytes by what they hold", columns, rows), Paragraph(legend, quiet=True)]
     )
+
+
+def _kilobytes(count: int) -> str:
+    return f"{count / 1000:,.1f}"
 
 
 def time(page: ReportPage) -> Section:
@@ -116,40 +121,19 @@ def time(page: ReportPage) -> Section:
     blocks: list[Block] = [Paragraph(said)]
     table = times.table
     if table is None:
-        if reason := page.untold.get("islands"):
-            blocks.append(Paragraph(f"Where the time goes is not known: {reason}.", quiet=True))
+        if why := page.untold.get("islands"):
+            blocks.append(Paragraph(f"Where the time goes is not known: {why}.", quiet=True))
         return Section("time", "Time and float islands", blocks)
-    rest = table.ms - table.integer_ms
     blocks.append(
         Paragraph(
-            f"Of {table.ms:.2f} ms in kernels {table.integer_ms:.2f} are in integers, and {rest:.2f} in float and in "
-            "steps from and to it."
+            f"Of {table.ms:.2f} ms in kernels {table.integer_ms:.2f} are in integers, and "
+            f"{table.ms - table.integer_ms:.2f} in float and in steps from and to it."
         )
     )
     if table.islands:
-        saves = any(island.saves_ms is not None for island in table.islands)
-        columns = [
-            Column("island", name=True),
-            Column("ms", right=True),
-            Column("share of the run", right=True),
-            *([Column("integers would save, ms", right=True)] if saves else []),
-            Column("kernels"),
-        ]
-        rows = []
-        for island in table.islands[:ISLANDS_LISTED]:
-            name = shown(island.layers[0]) if island.layers else "between layers"
-            more = f" and {len(island.layers) - 1} more" if len(island.layers) > 1 else ""
-            made = sorted(island.operators.items(), key=lambda item: -item[1])
-            row = cells(f"{name}{more}", f"{island.ms:.3f}", Cell(percent(island.share / 100), island.share / 100))
-            if saves:
-                row.append(Cell("-" if island.saves_ms is None else f"{island.saves_ms:.3f}"))
-            listed = ", ".join(f"{count} {shown(op)}" for op, count in made[:OPERATORS_LISTED])
-            rows.append([*row, Cell(listed + (", ..." if len(made) > OPERATORS_LISTED else ""))])
-        hidden = len(table.islands) - ISLANDS_LISTED
-        caption = "Islands of float between integers, the slowest first"
-        blocks.append(Rows(caption + (f"; {hidden} more take less" if hidden > 0 else ""), columns, rows))
+        blocks.append(_islands(table))
     if table.layers:
-        numbers = {layer.name: number for number, layer in enumerate(page.layers, 1)}
+        numbers = {layer.name: layer.place or "-" for layer in page.layers}
         slow = [
             cells(numbers.get(row.name, "-"), shown(row.name), row.kernel, f"{row.ms:.3f}")
             for row in table.layers[:SLOW_LISTED]
@@ -157,6 +141,31 @@ def time(page: ReportPage) -> Section:
         columns = [Column("no.", right=True), Column("layer", name=True), Column("kernel"), Column("ms", right=True)]
         blocks.append(Rows("The slowest layers", columns, slow))
     return Section("time", "Time and float islands", blocks)
+
+
+def _islands(table: TimeTable) -> Rows:
+    """What is in float between integers, and what it takes."""
+    saves = any(island.saves_ms is not None for island in table.islands)
+    columns = [
+        Column("island", name=True),
+        Column("ms", right=True),
+        Column("share of the run", right=True),
+        *([Column("integers would save, ms", right=True)] if saves else []),
+        Column("kernels"),
+    ]
+    rows = []
+    for island in table.islands[:ISLANDS_LISTED]:
+        name = shown(island.layers[0]) if island.layers else "between layers"
+        more = f" and {len(island.layers) - 1} more" if len(island.layers) > 1 else ""
+        row = cells(f"{name}{more}", f"{island.ms:.3f}", Cell(percent(island.share / 100), island.share / 100))
+        if saves:
+            row.append(Cell("-" if island.saves_ms is None else f"{island.saves_ms:.3f}"))
+        made = sorted(island.operators.items(), key=lambda item: -item[1])
+        listed = ", ".join(f"{count} {shown(op)}" for op, count in made[:OPERATORS_LISTED])
+        rows.append([*row, Cell(listed + (", ..." if len(made) > OPERATORS_LISTED else ""))])
+    hidden = len(table.islands) - ISLANDS_LISTED
+    more = f"; {hidden} more take less" if hidden > 0 else ""
+    return Rows(f"Islands of float between integers, the slowest first{more}", columns, rows)
 
 
 def refusals(page: ReportPage) -> Section:
@@ -170,8 +179,8 @@ def refusals(page: ReportPage) -> Section:
     slow = [layer for layer in page.layers if layer.role != "float" and layer.computes == "float"]
     blocks.append(
         Paragraph(
-            f"{len(floats) or 'No'} of {len(page.layers)} layers {'is' if len(floats) == 1 else 'are'} left in float; "
-            f"{len(slow) or 'none'} with integer weights {'computes' if len(slow) == 1 else 'compute'} in float."
+            f"{len(floats) or 'None'} of {len(page.layers)} layers {'is' if len(floats) < 2 else 'are'} left in float; "
+            f"{len(slow) or 'none'} with integer weights {'computes' if len(slow) < 2 else 'compute'} in float."
         )
     )
     if alike:

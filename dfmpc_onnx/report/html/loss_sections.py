@@ -19,12 +19,19 @@ from dfmpc_onnx.report.html.blocks import (
     cells,
 )
 from dfmpc_onnx.report.html.charts import CLIPPED_MUCH, noise_chart, range_chart, weight_chart
-from dfmpc_onnx.report.html.schema import PageLayer, ReportPage
+from dfmpc_onnx.report.html.schema import Place, ReportPage
 from dfmpc_onnx.report.tables import megabytes
 from dfmpc_onnx.report.verdict_text import verdict_sentence
 
 MOST_WORST = 8  # layers that are listed as those that lose most
 MOST_MARKED = 3  # of them, that charts mark
+HALF = 0.5  # of the error: how many places add so much is said
+HOW_TO_READ = (
+    "Above: signal over noise behind each place, with all that went wrong in front of it. Below: what each place adds "
+    "by itself where its input is that of the float network: a layer by its weights and the rounding of its input, a "
+    "tensor between layers by its own rounding. Shares are of what all places add, each beside its own signal; what is "
+    "added early may fade or grow on its way. In red: those that add most."
+)
 RANGES_LISTED = 10
 LOOSE = 0.4  # share of a range that is used, below which the range is far too wide
 DECIBELS = (
@@ -111,79 +118,61 @@ def _signed(count: int) -> str:
 
 def losses(page: ReportPage) -> Section:
     """Where along the network the error enters."""
-    layers = page.layers
-    worst = worst_layers(layers)
+    places = page.places
+    worst = worst_places(places)
     blocks: list[Block] = []
-    if any(layer.sqnr_db is not None for layer in layers):
-        blocks.append(Paragraph(_where(layers, worst)))
-        blocks.append(Drawn(noise_chart([r.sqnr_db for r in layers], [r.added for r in layers], worst[:MOST_MARKED])))
-        blocks.append(Paragraph(_how_to_read(layers), quiet=True))
+    if any(place.sqnr_db is not None for place in places):
+        blocks.append(Paragraph(_where(places, worst)))
+        chart = noise_chart([p.sqnr_db for p in places], [p.added for p in places], worst[:MOST_MARKED])
+        blocks += [Drawn(chart), Paragraph(HOW_TO_READ, quiet=True)]
     else:
         blocks.append(Paragraph(_sentence(page.untold.get("losses", "the layers were not compared one by one"))))
     if worst:
-        most = max(_share(layers[place]) for place in worst)
+        most = places[worst[0]].added or 1.0
         rows = [
             cells(
-                place + 1,
-                shown(layers[place].name),
-                layers[place].bits,
-                Cell(
-                    percent(_share(layers[place])), _share(layers[place]) / most if most else 0.0, index < MOST_MARKED
-                ),
-                decibels_text(layers[place].sqnr_db),
-                f"{layers[place].weights:,}",
+                index + 1,
+                shown(place.name),
+                place.bits or "-",
+                Cell(percent(place.added or 0.0), (place.added or 0.0) / most, rank < MOST_MARKED),
+                decibels_text(place.sqnr_db),
+                f"{place.weights:,}" if place.weights else f"none ({shown(place.op)})",
             )
-            for index, place in enumerate(worst)
+            for rank, index in enumerate(worst)
+            for place in (places[index],)
         ]
         columns = [
             Column("no.", right=True),
-            Column("layer", name=True),
+            Column("layer or tensor", name=True),
             Column("bits", right=True),
             Column("share of the error", right=True),
             Column("SQNR behind it, dB", right=True),
             Column("weights", right=True),
         ]
-        blocks.append(Rows("The layers that lose most", columns, rows))
+        blocks.append(Rows("Where most is lost", columns, rows))
     return Section("losses", "Where is the loss?", blocks)
 
 
-def _share(layer: PageLayer) -> float:
-    """What a layer loses: measured in the file, else as its bits were chosen."""
-    return layer.added if layer.added is not None else layer.planned or 0.0
+def worst_places(places: Sequence[Place]) -> list[int]:
+    """The indices of the places that add most, those first."""
+    order = sorted(range(len(places)), key=lambda index: -(places[index].added or 0.0))
+    return [index for index in order[:MOST_WORST] if places[index].added]
 
 
-def worst_layers(layers: Sequence[PageLayer]) -> list[int]:
-    """The places of the layers that lose most, those first."""
-    places = sorted(range(len(layers)), key=lambda place: -_share(layers[place]))
-    return [place for place in places[:MOST_WORST] if _share(layers[place]) > 0]
-
-
-def _where(layers: Sequence[PageLayer], worst: Sequence[int]) -> str:
+def _where(places: Sequence[Place], worst: Sequence[int]) -> str:
     if not worst:
-        return "No layer adds an error that could be measured."
+        return "No place adds an error that could be measured."
     total, count = 0.0, 0
-    for place in worst:
-        total, count = total + _share(layers[place]), count + 1
-        if total >= 0.5:
+    for index in worst:
+        total, count = total + (places[index].added or 0.0), count + 1
+        if total >= HALF:
             break
-    names = ", ".join(f"{place + 1} ({shown(layers[place].name)})" for place in worst[: min(count, MOST_MARKED)])
-    more = f" and {count - MOST_MARKED} more" if count > MOST_MARKED else ""
-    if total < 0.5 and count == len(worst):
-        return f"The error comes from many layers: the {count} that add most make {percent(total)} of it."
-    verb = "adds" if count == 1 else "add"
-    return f"{count} of {len(layers)} layers {verb} {percent(total)} of the error: {names}{more}."
-
-
-def _how_to_read(layers: Sequence[PageLayer]) -> str:
-    rest = 1 - sum(layer.added or 0.0 for layer in layers)
-    elsewhere = (
-        f" The remaining {percent(rest)} enters between layers, as sums and pools are rounded." if rest > 0.01 else ""
-    )
-    return (
-        "Above: signal over noise behind each layer, with all that went wrong in front of it. Below: what each layer "
-        "adds by itself, its weights and the rounding of its input, as a share of what all add. In red: those that add "
-        f"most.{elsewhere}"
-    )
+    if total < HALF:
+        return f"The error comes from many places: the {count} that add most make {percent(total)} of what is added."
+    names = ", ".join(f"no. {index + 1}, {shown(places[index].name)}" for index in worst[: min(count, MOST_MARKED)])
+    more = f", and {count - MOST_MARKED} more" if count > MOST_MARKED else ""
+    which = f"1 of {len(places)} places adds" if count == 1 else f"{count} of {len(places)} places add"
+    return f"{which} {percent(total)} of the error: {names}{more}."
 
 
 def causes(page: ReportPage) -> Section:
@@ -198,33 +187,27 @@ def causes(page: ReportPage) -> Section:
 
 def weights(page: ReportPage) -> Section:
     """Histograms of weights before and after."""
-    numbers = {layer.name: place + 1 for place, layer in enumerate(page.layers)}
-    entries = [
-        (
-            f"{numbers.get(grid.layer, index + 1)}. {shown(grid.layer)}",
-            weight_chart(grid, numbers.get(grid.layer, index + 1)),
-            _of_grid(grid.sqnr_db, grid.beyond, len(grid.levels)),
-        )
-        for index, grid in enumerate(page.drawn)
-    ]
-    blocks: list[Block] = []
-    if entries:
-        blocks.append(
-            Paragraph(
-                "Blue: the float weights, brought to the scale of the quantized ones, in steps of the grid. Orange: "
-                "the weights on the grid. Dotted: the ends of the grid. "
-                f"Shown are the {len(entries)} of {len(page.layers)} layers that lose most.",
-                quiet=True,
-            )
-        )
-        blocks.append(Gallery(entries))
-    else:
-        blocks.append(Paragraph(_sentence(page.untold.get("weights", "the file holds no codes that could be read"))))
-    return Section("weights", "Weights before and after", blocks)
+    layers = {layer.name: layer for layer in page.layers}
+    entries = []
+    for index, grid in enumerate(page.drawn):
+        layer = layers.get(grid.layer)
+        number = layer.place or index + 1 if layer is not None else index + 1
+        bits = layer.bits if layer is not None else ""
+        chart = weight_chart(grid, index)
+        entries.append((f"{number}. {shown(grid.layer)}", chart, _of_grid(grid.sqnr_db, grid.beyond, bits)))
+    if not entries:
+        reason = page.untold.get("weights", "the file holds no codes that could be read")
+        return Section("weights", "Weights before and after", [Paragraph(_sentence(reason))])
+    legend = (
+        "Blue: the float weights, brought to the scale of the quantized ones, in steps of the grid. Orange: the "
+        "weights on the grid. Dotted: the ends of the grid. Shown are the "
+        f"{len(entries)} of {len(page.layers)} layers that lose most."
+    )
+    return Section("weights", "Weights before and after", [Paragraph(legend, quiet=True), Gallery(entries)])
 
 
-def _of_grid(sqnr_db: float | None, beyond: float | None, levels: int) -> str:
-    text = f"{levels} levels in use"
+def _of_grid(sqnr_db: float | None, beyond: float | None, bits: str) -> str:
+    text = f"{bits} bits" if bits.isdigit() else bits
     if sqnr_db is not None:
         text += f"; the weights keep {sqnr_db:g} dB"
     if beyond:

@@ -26,9 +26,8 @@ class PageLayer(msgspec.Struct, frozen=True):
 
     bits: the width of its codes, "ternary" or "float". stored_bits: what a weight takes in the file. role: low, high,
     8-bit or float. computes: "integers", "float", or "" where that is not known. why: what decided its bits, or why it
-    is float. planned: the share of the output's error that its width was measured to cost before it was chosen.
-    sqnr_db: signal over noise behind it; added: its share of all that layers add to the error; None where no tensor
-    behind it stands in both files.
+    is float. planned: the share of the output's error that its width was measured to cost before it was chosen; None
+    where nothing measured it. place: its place among `ReportPage.places`, from 1; None where it has none.
     """
 
     name: str
@@ -40,6 +39,21 @@ class PageLayer(msgspec.Struct, frozen=True):
     computes: str
     why: str = ""
     planned: float | None = None
+    place: int | None = None
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where an error may enter: a layer, or a tensor between layers that is rounded, such as a sum.
+
+    name: of the layer or tensor. op: what computes it. bits: of a layer. sqnr_db: signal over noise behind it, with all
+    that went wrong in front of it. added: what it adds by itself, as a share of what all places add; None where no
+    tensor behind it stands in both files.
+    """
+
+    name: str
+    op: str
+    bits: str = ""
+    weights: int = 0
     sqnr_db: float | None = None
     added: float | None = None
 
@@ -83,7 +97,8 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class ReportPage(msgspec.Struct, frozen=True):
-    """All that one report says. made: how the quantized file was made, as keys and values. drawn: the grids of the
+    """All that one report says. made: how the quantized file was made, as keys and values. places: from
+    input to output. drawn: the grids of the
     layers that lose most. untold: what could not be found out, and why, by the heading of the section."""
 
     float_file: FileFacts
@@ -93,6 +108,7 @@ class ReportPage(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...]
     made: tuple[tuple[str, str], ...]
     layers: tuple[PageLayer, ...]
+    places: tuple[Place, ...]
     mean_bits: float
     drawn: tuple[WeightGrid, ...]
     ranges: tuple[ActivationRange, ...]
