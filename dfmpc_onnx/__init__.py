@@ -11,6 +11,7 @@ neither `typing` nor `importlib`: the command line begins with this module, befo
 
 TYPE_CHECKING = False  # to a type checker it is true, as that of `typing` is
 if TYPE_CHECKING:
+    from dfmpc_onnx.api.compare import compare as compare
     from dfmpc_onnx.api.expand import Expanded as Expanded
     from dfmpc_onnx.api.expand import expand as expand
     from dfmpc_onnx.api.inspection import inspect as inspect
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from dfmpc_onnx.api.quantize import quantize as quantize
     from dfmpc_onnx.api.quantized import Quantized as Quantized
     from dfmpc_onnx.api.verify import verify as verify
+    from dfmpc_onnx.api.write_report import write_report as write_report
     from dfmpc_onnx.errors import AlreadyQuantized as AlreadyQuantized
     from dfmpc_onnx.errors import CannotRun as CannotRun
     from dfmpc_onnx.errors import Defect as Defect
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from dfmpc_onnx.pipeline.manager import Pass as Pass
     from dfmpc_onnx.pipeline.manager import PassResult as PassResult
     from dfmpc_onnx.pipeline.recipe import Recipe as Recipe
+    from dfmpc_onnx.report.html.schema import Comparison as Comparison
     from dfmpc_onnx.report.schema import Inspection as Inspection
     from dfmpc_onnx.report.schema import Report as Report
     from dfmpc_onnx.report.schema import Verification as Verification
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
+    "api.compare": ("compare",),
     "api.expand": ("Expanded", "expand"),
     "api.inspection": ("inspect",),
     "api.plan": ("Planned", "plan"),
@@ -52,6 +56,7 @@ _HOMES = {
     "api.quantize": ("quantize",),
     "api.quantized": ("Quantized",),
     "api.verify": ("verify",),
+    "api.write_report": ("write_report",),
     "errors": (
         "AlreadyQuantized",
         "CannotRun",
@@ -70,6 +75,7 @@ _HOMES = {
     ),
     "pipeline.manager": ("Pass", "PassResult"),
     "pipeline.recipe": ("Recipe",),
+    "report.html.schema": ("Comparison",),
     "report.schema": ("Inspection", "Report", "Verification"),
 }
 __all__ = sorted(name for names in _HOMES.values() for name in names)

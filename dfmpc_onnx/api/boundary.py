@@ -183,6 +183,13 @@ MODELS = (str, os.PathLike, bytes, bytearray, memoryview, onnx.ModelProto)
 _model = _one_of("a path, the bytes of a file, or a ModelProto", *MODELS)
 
 
+def _models(name: str, value: Any) -> list[Any]:
+    """Several models, in a list."""
+    if isinstance(value, MODELS) or not isinstance(value, Iterable):
+        raise _wrong(name, value, "a list of models")
+    return [_model(name, item) for item in value]
+
+
 def _path(name: str, value: Any) -> Any:
     """A path that is not empty: that would be the working folder."""
     if not os.fspath(_one_of("a path", str, os.PathLike)(name, value)):
@@ -205,6 +212,8 @@ ARGUMENTS: Mapping[str, Callable[[str, Any], Any]] = {
     "model": _model,
     "quantized": _model,
     "output": _path,
+    "against": _model,
+    "files": _models,
     "dump": _path,
     "table_from": _path,
     "recipe": _recipe,

@@ -162,6 +162,13 @@ def _layers(
     )
 
 
+def bits_of_layers(float_source: Source, source: Source, stored: Sequence[StoredLayer]) -> dict[str, str]:
+    """The bits of each layer of a file, as `PageLayer` has them."""
+    names = {layer.name for layer in stored}
+    grids = {grid.layer: grid for grid in weight_grids(float_source.model, source.model, names)}
+    return {layer.name: _of_file(layer, grids.get(layer.name), False, "").bits for layer in stored}
+
+
 def _of_file(layer: StoredLayer, grid: WeightGrid | None, integer: bool, why: str) -> PageLayer:
     bits, role = "float", "float"
     if layer.coded:

@@ -13,6 +13,7 @@ from dfmpc_onnx.cli.completion import complete_pass, complete_preprocess, comple
 from dfmpc_onnx.cli.console import reader_may_leave, say, standard_output
 from dfmpc_onnx.cli.plan_command import plan
 from dfmpc_onnx.cli.quantize_command import quantize
+from dfmpc_onnx.cli.report_command import report
 from dfmpc_onnx.cli.shared_options import (
     DETAILS,
     FORCE,
@@ -65,6 +66,7 @@ def main() -> None:
 
 main.add_command(quantize, section=MAKE)
 main.add_command(plan, section=MAKE)
+main.add_command(report, section=LOOK_UP)
 
 
 @main.command(

@@ -135,7 +135,9 @@ def _force(kind: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     return cloup.option("--force", is_flag=True, help=f"write over a file that is no {kind}, too")
 
 
-FORCE, FORCE_OVER_PLAN, FORCE_OVER_PICTURE = map(_force, ("ONNX model", "plan file", "PNG file"))
+FORCE, FORCE_OVER_PLAN, FORCE_OVER_PICTURE, FORCE_OVER_PAGE = map(
+    _force, ("ONNX model", "plan file", "PNG file", "HTML file")
+)
 
 
 def _verbosity(ctx: click.Context, param: click.Parameter, value: bool) -> bool:

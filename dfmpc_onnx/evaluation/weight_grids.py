@@ -22,7 +22,8 @@ from dfmpc_onnx.qdq.decode_chains import DecodeChain, DecodeChains
 
 ROUNDS_OF_FIT = 4
 BINS_EACH = 4  # bins of float weights for each level of a grid that has few
-MOST_BINS = 128
+MOST_LEVELS_DRAWN = 24  # of which each is drawn by itself
+MOST_BINS = 64  # over a grid of more levels
 MARGIN = 0.15  # of the grid's width, to either side of it, that histograms show
 MOST_WEIGHTS = 2**24  # of a layer that is looked at
 
@@ -115,20 +116,30 @@ def _grid_of(name: str, levels: Float, step: Float, original: Float | None) -> W
     if fitted is None:
         return grid
     steps = fitted / np.where(step == 0, 1, step)
-    low, high = values[0], values[-1]
-    room = max(MARGIN * (high - low), 1.0)
-    count = int(np.clip(np.ceil((high - low + 2 * room) * BINS_EACH), 16, MOST_BINS))
-    before, edges = np.histogram(steps, count, (low - room, high + room))
+    low, high = float(values[0]), float(values[-1])
+    edges = _bins(low, high)
+    before, _ = np.histogram(steps, edges)
     noise = float(np.square(levels * step - fitted).sum())
     signal = float(np.square(fitted).sum())
     beyond = float(((steps < low - 0.5) | (steps > high + 0.5)).mean())
     return msgspec.structs.replace(
         grid,
-        edges=tuple(np.round(edges, 4).tolist()),
+        edges=tuple(edges.tolist()),
         before=tuple(_shares(before, steps.size)),
         beyond=beyond,
         sqnr_db=round(10 * float(np.log10(signal / noise)), 2) if noise > 0 < signal else None,
     )
+
+
+def _bins(low: float, high: float) -> Float:
+    """Edges of bins over a grid and a little beyond: of a few to each level where there are few, else of one level or
+    several, so that each bin has as many levels as any other."""
+    span = high - low + 1
+    width = 1 / BINS_EACH if span <= MOST_LEVELS_DRAWN else float(np.ceil(span / MOST_BINS))
+    room = int(np.ceil(max(MARGIN * span, 1.0) / width))
+    count = int(np.ceil(span / width))
+    edges: Float = low - 0.5 + width * np.arange(-room, count + room + 1)
+    return edges
 
 
 def _shares(counts: npt.NDArray[np.intp], whole: int | None = None) -> list[float]:

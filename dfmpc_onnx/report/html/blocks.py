@@ -19,11 +19,12 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """A column of a table. right: whether it holds numbers; name: whether it holds names from a model."""
+    """A column of a table. right: whether it holds numbers; name: names from a model; long: sentences."""
 
     heading: str
     right: bool = False
     name: bool = False
+    long: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dfmpc_onnx.evaluation.activation_ranges import ActivationRange
-from dfmpc_onnx.evaluation.weight_grids import WeightGrid
+from dfmpc_onnx.evaluation.weight_grids import MOST_LEVELS_DRAWN, WeightGrid
 from dfmpc_onnx.report.html.drawing import AFTER, BAD, BEFORE, INK, LINE, MUTED, PAPER, Chart, as_chart, figure
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ CHART_WIDTH, SMALL_WIDTH = 720, 300  # pixels
 MOST_NUMBERED = 24  # ticks along a network
 RANGES_SHOWN = 2.5  # of a tensor's range, up to which values beyond it are drawn
 CLIPPED_MUCH = 1e-3  # share of values beyond a range that is marked
-FINEST_GRID = 64  # levels, above which a grid is drawn as a curve and not level by level
+FEW_LEVELS = 10  # up to which levels are drawn broad
 
 
 def noise_chart(decibels: Sequence[float | None], added: Sequence[float | None], worst: Sequence[int]) -> Chart:
@@ -64,22 +64,20 @@ def _ticks(axes: Axes, count: int) -> None:
 def weight_chart(grid: WeightGrid, number: int) -> Chart:
     """The float weights of a layer in steps of its grid, and what the grid makes of them. number: of no other chart."""
     made, (axes,) = figure(SMALL_WIDTH, 150)
-    levels, shares = np.array(grid.levels), np.array(grid.shares)
-    few = len(levels) <= FINEST_GRID
-    each = 1.0
-    if grid.edges:
-        edges = np.array(grid.edges)
-        each = 1 / (edges[1] - edges[0]) if few else 1.0
-        axes.stairs(100 * np.array(grid.before) * each, edges, fill=True, color=BEFORE, alpha=0.4, linewidth=0)
+    levels, shares = np.array(grid.levels), 100 * np.array(grid.shares)
+    few = levels[-1] - levels[0] < MOST_LEVELS_DRAWN
+    edges = np.array(grid.edges) if grid.edges else np.linspace(levels[0] - 0.5, levels[-1] + 0.5, 65)
+    each = edges[1] - edges[0]
+    if grid.before:
+        axes.stairs(100 * np.array(grid.before) / each, edges, fill=True, color=BEFORE, alpha=0.4, linewidth=0)
     if few:
-        axes.vlines(levels, 0, 100 * shares, color=AFTER, linewidth=2 if len(levels) > 10 else 5)
+        axes.vlines(levels, 0, shares, color=AFTER, linewidth=2 if len(levels) > FEW_LEVELS else 5)
     else:
-        bins = np.array(grid.edges) if grid.edges else np.linspace(levels[0] - 1, levels[-1] + 1, 65)
-        counts, _ = np.histogram(levels, bins, weights=100 * shares)
-        axes.stairs(counts, bins, color=AFTER, linewidth=1.4)
+        counts, _ = np.histogram(levels, edges, weights=shares)
+        axes.stairs(counts / each, edges, color=AFTER, linewidth=1.4)
     axes.axvline(levels[0], color=MUTED, linewidth=0.8, linestyle=":")
     axes.axvline(levels[-1], color=MUTED, linewidth=0.8, linestyle=":")
-    axes.set_ylabel("% a step" if few else "% a bin")
+    axes.set_ylabel("% a step")
     axes.set_xlabel("steps of the grid")
     axes.set_ylim(0, None)
     beyond = "" if grid.beyond is None else f", {100 * grid.beyond:.2g} % of the float weights beyond it"

@@ -43,7 +43,7 @@ def layers(page: ReportPage) -> Section:
         Column("computes in"),
         *([Column("loss as planned", right=True)] if with_planned else []),
         *([Column("share of the error", right=True), Column("SQNR, dB", right=True)] if with_errors else []),
-        *([Column("why")] if with_why else []),
+        *([Column("why", long=True)] if with_why else []),
     ]
     rows = []
     for layer in page.layers:
@@ -151,7 +151,7 @@ def _islands(table: TimeTable) -> Rows:
         Column("ms", right=True),
         Column("share of the run", right=True),
         *([Column("integers would save, ms", right=True)] if saves else []),
-        Column("kernels"),
+        Column("kernels", long=True),
     ]
     rows = []
     for island in table.islands[:ISLANDS_LISTED]:

@@ -102,7 +102,10 @@ def advice(page: ReportPage) -> Section:
             )
             for s in page.suggestions
         ]
-        columns = [Column("what"), *(Column(name, right=True) for name in ("dB now", "dB then", "gain, dB", "bytes"))]
+        columns = [
+            Column("what", long=True),
+            *(Column(name, right=True) for name in ("dB now", "dB then", "gain, dB", "bytes")),
+        ]
         blocks.append(Rows("Changes that were tried, the best first", columns, rows))
         commands = [("", s.command) for s in page.suggestions if s.command]
         if commands:
@@ -169,8 +172,8 @@ def _where(places: Sequence[Place], worst: Sequence[int]) -> str:
             break
     if total < HALF:
         return f"The error comes from many places: the {count} that add most make {percent(total)} of what is added."
-    names = ", ".join(f"no. {index + 1}, {shown(places[index].name)}" for index in worst[: min(count, MOST_MARKED)])
-    more = f", and {count - MOST_MARKED} more" if count > MOST_MARKED else ""
+    names = "; ".join(f"no. {index + 1}, {shown(places[index].name)}" for index in worst[: min(count, MOST_MARKED)])
+    more = f"; and {count - MOST_MARKED} more" if count > MOST_MARKED else ""
     which = f"1 of {len(places)} places adds" if count == 1 else f"{count} of {len(places)} places add"
     return f"{which} {percent(total)} of the error: {names}{more}."
 
@@ -228,7 +231,9 @@ def activations(page: ReportPage) -> Section:
         f"than {percent(CLIPPED_MUCH)} of the values beyond the range, and {len(loose) or 'none'} "
         f"{'uses' if len(loose) == 1 else 'use'} less than {percent(LOOSE)} of it."
     )
-    notable = sorted(range(len(ranges)), key=lambda i: (-ranges[i].clipped, ranges[i].used))[:RANGES_LISTED]
+    by_clipping = sorted(range(len(ranges)), key=lambda i: -ranges[i].clipped)[: RANGES_LISTED // 2]
+    by_use = sorted(range(len(ranges)), key=lambda i: ranges[i].used)[: RANGES_LISTED // 2]
+    notable = dict.fromkeys((*by_clipping, *by_use))
     rows = [
         cells(
             place + 1,

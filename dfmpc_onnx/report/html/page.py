@@ -36,8 +36,9 @@ def report_html(page: ReportPage) -> str:
         ]
     level = page.verdict.level if page.verdict is not None else "not known"
     name = pathlib.Path(page.quantized_file.label).name or page.quantized_file.label
+    float_name = pathlib.Path(page.float_file.label).name or page.float_file.label
     size = f"{megabytes(page.float_file.bytes)} to {megabytes(page.quantized_file.bytes)}"
-    remark = f"{shown(page.quantized_file.label)}, beside {shown(page.float_file.label)}: {size}"
+    remark = f"{shown(name)} beside {shown(float_name)}: {size}"
     badge = loss_sections.BADGES[level]
     return _rendered(f"Quantization of {shown(name)}", remark, sections, page.version, badge, level.replace(" ", "-"))
 
