@@ -31,7 +31,7 @@ from dfmpc_onnx.statistics.leading_moments import BY_PICTURES
 
 
 @dataclasses.dataclass(frozen=True)
-class Pair:
+class ComparedFiles:
     """Both files, and what they are compared on.
 
     specs: the float model's inputs; fed: what both are run on, and basis: of what kind it is. metadata: what the
@@ -64,7 +64,7 @@ def take_pair(
     input_ranges: GivenRanges,
     seed: int,
     count: int | None,
-) -> Pair:
+) -> ComparedFiles:
     """Read both files and find out what to feed them; the arguments are those of `verify`. Raises UserError."""
     images = as_path(images)
     check_place(images)
@@ -90,7 +90,7 @@ def take_pair(
     )
     choice = _without_trust(inputs, choice, images, by_file=by_file)
     batch, basis = _inputs(images, inputs, settings.seed, count, float_source, metadata)
-    return Pair(
+    return ComparedFiles(
         float_source,
         source,
         reference,

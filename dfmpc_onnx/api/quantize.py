@@ -84,11 +84,8 @@ def quantize(
     name), see `rich_progress`. threads: how many onnxruntime and BLAS may take; None and 0: as many as the machine has.
     max_size: of the file, as "2MB", bytes, or "25%" of the float one, met within a percent. mean_bits: of all weights,
     at most. min_sqnr: in dB, as the check measures it. max_float_layers: how many may stay in float for these. force:
-    whether a file that is no ONNX model may be written over. layer_errors: compare the tensors inside, too, layer by
-    layer, on a few of the check's inputs.
-
-    Raises UserError for what the caller can correct, Defect for our own mistakes. When it raises, `output` is as it
-    was before: absent, or the earlier file.
+    whether a file that is no ONNX model may be written over. layer_errors: compare the tensors inside, too. Raises
+    UserError for what the caller can correct, Defect for our own mistakes; `output` is then as it was before.
     """
     began = time.perf_counter()
     chosen = with_time_limit(catalog.find_recipe(recipe), max_latency)
@@ -101,10 +98,15 @@ def quantize(
         budget = WeightBudget()  # there is nothing to plan: what the closing check finds is the caller's to judge
     settings = with_budget(settings, budget, "--weights" if weights is not None else f"recipe {chosen.name}")
     _check_runtime(settings, check=check or min_sqnr is not None, timed=max_latency is not None)
+    _check_layer_errors(wanted=layer_errors, check=check)
     taken = take_in(model, output, chosen, pipeline, settings, preprocess, Progress(progress), force=force)
-    if layer_errors and not check:
-        raise OptionError("layer_errors: they are measured on the inputs of the check; leave check=False out")
     return _finish(taken, _build(taken, budget, instruments, dump), check, began, layer_errors=layer_errors)
+
+
+def _check_layer_errors(*, wanted: bool, check: bool) -> None:
+    """Raise OptionError where there would be no inputs to measure them on."""
+    if wanted and not check:
+        raise OptionError("layer_errors: they are measured on the inputs of the check; leave check=False out")
 
 
 def _check_runtime(settings: Settings, *, check: bool, timed: bool) -> None:

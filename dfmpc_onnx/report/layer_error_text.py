@@ -12,7 +12,7 @@ LEGEND = (
     "own %: what the layer alone adds, fed as in the float network; times: by how much it multiplies the errors that "
     "come in"
 )
-SMALLEST = 1e-4  # per cent, below which nothing is told apart
+LEAST_PERCENT = 1e-4  # per cent, below which nothing is told apart
 
 
 def layer_error_table(found: LayerErrors, console: Console, *, every: bool = False) -> None:
@@ -33,6 +33,6 @@ def _cells(row: LayerError) -> tuple[str, ...]:
 def percent(share: float) -> str:
     """A share in per cent, without its sign: two digits, never an exponent."""
     value = 100 * share
-    if 0 < value < SMALLEST:
-        return f"<{SMALLEST:.4f}"
+    if 0 < value < LEAST_PERCENT:
+        return f"<{LEAST_PERCENT:.4f}"
     return f"{value:.2g}" if value < 10 else f"{value:.0f}" if value < 1e5 else ">99999"

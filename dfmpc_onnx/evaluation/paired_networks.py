@@ -1,0 +1,153 @@
+"""Two networks that run side by side with their common tensors as outputs, and the second one cut at these.
+
+Tensors are held for a few inputs at a time, and of large networks a few tensors at a time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from dfmpc_onnx.errors import ModelError
+from dfmpc_onnx.evaluation.fidelity import SessionInput, as_taken, chunks_of
+from dfmpc_onnx.evaluation.matched_tensors import Matching, common_tensors, cut, match, standing, with_outputs
+from dfmpc_onnx.evaluation.tensor_sums import ChannelChange
+from dfmpc_onnx.inputs.files import Images
+from dfmpc_onnx.inputs.image_stream import ImageStream
+from dfmpc_onnx.inputs.samples import Samples
+from dfmpc_onnx.model.protos import fed_names
+from dfmpc_onnx.numerics.arrays import Array
+from dfmpc_onnx.runtime.session import Session
+
+FETCHED_BYTES = 2**27  # of one network's tensors that are held at a time
+PROBED_AT_ONCE = 16  # tensors whose sizes are found out together
+MOST_AT_ONCE = 16  # inputs of one run
+
+NamedArrays = dict[str, Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class BothValues:
+    """Tensors by name, in the float network and in the quantized one."""
+
+    plain: NamedArrays
+    hat: NamedArrays
+
+
+class Pieces:
+    """The quantized network cut at its matched tensors, as far as some of them need it."""
+
+    def __init__(self, model: onnx.ModelProto, matching: Matching, kinds: Mapping[str, int], wanted: Sequence[str]):
+        cut_model, self._ends, self.fed = cut(model, matching.tensors, kinds, wanted)
+        self._types = {name: onnx.helper.tensor_dtype_to_np_dtype(kinds[name]) for name in self.fed}
+        self._given = set(fed_names(cut_model.graph)) - set(self.fed.values())
+        self._session = Session(cut_model, label="the quantized network in pieces")
+
+    def run(self, feeds: NamedArrays, plain: NamedArrays, factors: Mapping[str, ChannelChange]) -> NamedArrays:
+        """What the pieces give for the float network's tensors, multiplied by factors where there are any."""
+        fed = {name: value for name, value in feeds.items() if name in self._given}
+        for name, dtype in self._types.items():
+            value = plain[name]
+            if name in factors:
+                value = factors[name].put_in(value)
+            fed[self.fed[name]] = value.astype(dtype, copy=False)
+        values = self._session.run(fed, list(self._ends.values()))
+        return dict(zip(self._ends, values, strict=True))
+
+
+class PairedNetworks:
+    """Both networks with their common tensors as outputs."""
+
+    def __init__(
+        self,
+        float_model: onnx.ModelProto,
+        quantized: onnx.ModelProto,
+        inputs: Images | Samples | ImageStream,
+        label: str,
+    ) -> None:
+        names = common_tensors(float_model, quantized)
+        if not names:
+            raise ModelError(f"{label}: the networks have no tensor of one name in common; nothing to compare inside")
+        self._inputs, self._quantized = inputs, quantized
+        self._stands = standing(quantized, names)
+        self._float = Session(with_outputs(float_model, names), label=label)
+        self._hat = Session(with_outputs(quantized, self._stands.values()), label=label)
+        self._at_once = 1
+        self.kinds: dict[str, int] = {}
+        self._bytes: dict[str, int] = {}
+        self._probe(names)
+        if not self.kinds:
+            raise ModelError(f"{label}: the tensors that both networks have are of other shapes; nothing to compare")
+        self.matching = match(float_model, quantized, {name: self._stands[name] for name in self.kinds})
+        held = sum(self._bytes.values())
+        self._at_once = int(np.clip(FETCHED_BYTES // max(held, 1), 1, MOST_AT_ONCE))
+
+    def _probe(self, names: Sequence[str]) -> None:
+        """Find the types and sizes of the tensors that can be compared: those of floats, of one shape in both."""
+        feeds, _ = next(self.feeds())
+        for start in range(0, len(names), PROBED_AT_ONCE):
+            part = names[start : start + PROBED_AT_ONCE]
+            both = self.both(feeds, part)
+            for name in part:
+                a, b = both.plain[name], both.hat[name]
+                arrays = isinstance(a, np.ndarray) and isinstance(b, np.ndarray)
+                if arrays and a.dtype.kind == b.dtype.kind == "f" and a.shape == b.shape and a.ndim and a.size:
+                    self.kinds[name] = onnx.helper.np_dtype_to_tensor_dtype(b.dtype)
+                    self._bytes[name] = a.nbytes + b.nbytes
+
+    def feeds(self) -> Iterator[tuple[NamedArrays, int]]:
+        """What both networks are fed, run by run, and how many of it are inputs and no filling."""
+        for chunk in chunks_of(self._inputs):
+            if isinstance(chunk, Samples):
+                for values in zip(*chunk.feeds.values(), strict=True):
+                    yield dict(zip(chunk.feeds, values, strict=True)), 1
+                continue
+            yield from self._of_images(chunk.x)
+
+    def _of_images(self, x: npt.NDArray[np.float32]) -> Iterator[tuple[NamedArrays, int]]:
+        given, other = SessionInput.of(self._float), SessionInput.of(self._hat)
+        if not (given.fits(x.shape) and other.fits(x.shape)) or given.name != other.name:
+            raise ModelError(f"{self._hat.label}: the networks take other inputs; nothing to compare inside")
+        fixed = given.batch or other.batch
+        if given.batch and other.batch and given.batch != other.batch:
+            raise ModelError(f"{self._hat.label}: the networks take {given.batch} and {other.batch} images at once")
+        for start in range(0, len(x), fixed or self._at_once):
+            part = x[start : start + (fixed or self._at_once)]
+            real = len(part)
+            if fixed and real < fixed:
+                part = np.concatenate([part, np.repeat(part[-1:], fixed - real, axis=0)])
+            yield {given.name: part}, real
+
+    def both(self, feeds: NamedArrays, names: Sequence[str]) -> BothValues:
+        """Tensors of both networks."""
+        plain = self._float.run(_typed(self._float, feeds), names)
+        hat = self._hat.run(_typed(self._hat, feeds), [self._stands[name] for name in names])
+        return BothValues(dict(zip(names, plain, strict=True)), dict(zip(names, hat, strict=True)))
+
+    def groups(self) -> list[list[str]]:
+        """The tensors in order, as many together as may be held of one run; of most networks all."""
+        found: list[list[str]] = []
+        held = 0
+        for tensor in self.matching.tensors:
+            size = self._bytes[tensor.name] * self._at_once
+            if not found or held + size > 2 * FETCHED_BYTES:
+                found.append([])
+                held = 0
+            found[-1].append(tensor.name)
+            held += size
+        return found
+
+    def pieces(self, wanted: Sequence[str]) -> Pieces:
+        return Pieces(self._quantized, self.matching, self.kinds, wanted)
+
+
+def _typed(session: Session, feeds: NamedArrays) -> NamedArrays:
+    """What a network is fed, in the types that it states."""
+    if len(session.inputs) == 1 and len(feeds) == 1:
+        given = SessionInput.of(session)
+        return {name: value.astype(given.dtype, copy=False) for name, value in feeds.items()}
+    return as_taken(session, feeds)
