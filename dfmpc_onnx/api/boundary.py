@@ -212,6 +212,7 @@ ARGUMENTS: Mapping[str, Callable[[str, Any], Any]] = {
     "model": _model,
     "quantized": _model,
     "output": _path,
+    "report": _path,
     "against": _model,
     "files": _models,
     "dump": _path,

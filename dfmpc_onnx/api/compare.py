@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from dfmpc_onnx.api.boundary import GivenImages, GivenRanges, GivenShapes, Path, as_path, images_label, public
-from dfmpc_onnx.api.pairs import Pair, take_pair
+from dfmpc_onnx.api.pairs import ComparedFiles, take_pair
 from dfmpc_onnx.api.provenance import version
 from dfmpc_onnx.api.report_page import bits_of_layers
 from dfmpc_onnx.api.verify import verify_pair
@@ -18,7 +18,7 @@ from dfmpc_onnx.model.write import save_text
 from dfmpc_onnx.pipeline.progress import ProgressReport, no_report
 from dfmpc_onnx.qdq.stored_bits import mean_bits, stored_layers
 from dfmpc_onnx.report.html.extra import require_report_extra
-from dfmpc_onnx.report.html.schema import ComparedFile, Comparison
+from dfmpc_onnx.report.html.schema import QuantizedFile, Comparison
 from dfmpc_onnx.report.schema import Verification
 from dfmpc_onnx.runtime.latency import Span, run_times
 from dfmpc_onnx.runtime.session import Session
@@ -72,7 +72,7 @@ def compare(
     return found
 
 
-def _comparison(pairs: Sequence[Pair], verified: Sequence[Verification]) -> Comparison:
+def _comparison(pairs: Sequence[ComparedFiles], verified: Sequence[Verification]) -> Comparison:
     times, untimed = _times(pairs)
     files = tuple(
         _file(LETTERS[number], pair, found, ms)
@@ -94,10 +94,10 @@ def _comparison(pairs: Sequence[Pair], verified: Sequence[Verification]) -> Comp
     )
 
 
-def _file(letter: str, pair: Pair, found: Verification, ms: float | None) -> ComparedFile:
+def _file(letter: str, pair: ComparedFiles, found: Verification, ms: float | None) -> QuantizedFile:
     stored = stored_layers(pair.source.model)
     (row,) = found.providers
-    return ComparedFile(
+    return QuantizedFile(
         letter=letter,
         label=pair.source.label,
         bytes=pair.source.size,
@@ -110,7 +110,7 @@ def _file(letter: str, pair: Pair, found: Verification, ms: float | None) -> Com
     )
 
 
-def _times(pairs: Sequence[Pair]) -> tuple[list[float | None], tuple[str, ...]]:
+def _times(pairs: Sequence[ComparedFiles]) -> tuple[list[float | None], tuple[str, ...]]:
     """Milliseconds of a run of the float file and of each other, measured in turns; or why that is not known."""
     sources = [pairs[0].float_source, *(pair.source for pair in pairs)]
     try:
@@ -122,11 +122,11 @@ def _times(pairs: Sequence[Pair]) -> tuple[list[float | None], tuple[str, ...]]:
     return [round(1000 * Span.of(samples).seconds, 4) for samples in taken], ()
 
 
-def _front(files: Sequence[ComparedFile]) -> tuple[str, ...]:
+def _front(files: Sequence[QuantizedFile]) -> tuple[str, ...]:
     """The letters of those that no other file beats in size without being further from the float network."""
     known = [file for file in files if not file.fidelity.not_known]
 
-    def beaten(file: ComparedFile) -> bool:
+    def beaten(file: QuantizedFile) -> bool:
         for other in known:
             smaller, nearer = file.bytes - other.bytes, other.fidelity.sqnr_db - file.fidelity.sqnr_db
             if smaller >= 0 and nearer >= 0 and (smaller > 0 or nearer > 0):

@@ -20,6 +20,7 @@ from dfmpc_onnx.api.closing_check import ClosingCheck, closing_check
 from dfmpc_onnx.api.file_size import larger_than_its_source
 from dfmpc_onnx.api.intake import Intake, parse_settings, take_in, with_budget
 from dfmpc_onnx.api.layers import errors_of_layers
+from dfmpc_onnx.api.page_of_run import check_page, write_page_of_run
 from dfmpc_onnx.api.provenance import version
 from dfmpc_onnx.api.quantized import Quantized
 from dfmpc_onnx.api.time_limit import allow_trials, check_timed, with_time_limit
@@ -68,6 +69,7 @@ def quantize(
     max_float_layers: int = 0,
     force: bool = False,
     layer_errors: bool = False,
+    report: Path | None = None,
 ) -> Quantized:
     """Quantize a float model without data.
 
@@ -84,36 +86,39 @@ def quantize(
     name), see `rich_progress`. threads: how many onnxruntime and BLAS may take; None and 0: as many as the machine has.
     max_size: of the file, as "2MB", bytes, or "25%" of the float one, met within a percent. mean_bits: of all weights,
     at most. min_sqnr: in dB, as the check measures it. max_float_layers: how many may stay in float for these. force:
-    whether a file that is no ONNX model may be written over. layer_errors: compare the tensors inside, too. Raises
-    UserError for what the caller can correct, Defect for our own mistakes; `output` is then as it was before.
+    whether a file that is no ONNX model may be written over. layer_errors: compare the tensors inside, too. report:
+    where to write what was done and lost as an HTML page (extra `report`). Raises UserError for what the caller can
+    correct, Defect for our own mistakes; `output` is then as it was before.
     """
     began = time.perf_counter()
+    page = check_page(report, model, output, force=force, check=check)
     chosen = with_time_limit(catalog.find_recipe(recipe), max_latency)
     pipeline = catalog.build(chosen)
-    budget = WeightBudget.parse(max_size, mean_bits, min_sqnr, max_float_layers)
     settings = parse_settings(
         chosen, weights, activations, layers, preprocess, input_shapes, input_ranges, seed, images, reduce_range, target
     )
-    if not (settings.weights.auto and plans_bits(pipeline)) and budget.only_sqnr:
-        budget = WeightBudget()  # there is nothing to plan: what the closing check finds is the caller's to judge
+    budget = WeightBudget.parse(max_size, mean_bits, min_sqnr, max_float_layers)
+    budget = _without_idle(budget, planned=settings.weights.auto and plans_bits(pipeline))
     settings = with_budget(settings, budget, "--weights" if weights is not None else f"recipe {chosen.name}")
-    _check_runtime(settings, check=check or min_sqnr is not None, timed=max_latency is not None)
-    _check_layer_errors(wanted=layer_errors, check=check)
+    _check_runtime(settings, check=check or min_sqnr is not None, timed=max_latency is not None, errors=layer_errors)
     taken = take_in(model, output, chosen, pipeline, settings, preprocess, Progress(progress), force=force)
-    return _finish(taken, _build(taken, budget, instruments, dump), check, began, layer_errors=layer_errors)
+    return _finish(taken, _build(taken, budget, instruments, dump), check, began, page, layer_errors=layer_errors)
 
 
-def _check_layer_errors(*, wanted: bool, check: bool) -> None:
-    """Raise OptionError where there would be no inputs to measure them on."""
-    if wanted and not check:
-        raise OptionError("layer_errors: they are measured on the inputs of the check; leave check=False out")
+def _without_idle(budget: WeightBudget, *, planned: bool) -> WeightBudget:
+    """The budget; none where nothing is planned and it asks for SQNR alone: the closing check's is the caller's to
+    judge."""
+    return WeightBudget() if budget.only_sqnr and not planned else budget
 
 
-def _check_runtime(settings: Settings, *, check: bool, timed: bool) -> None:
-    """Raise OptionError where no images are at their path, or a limit on time can change nothing.
+def _check_runtime(settings: Settings, *, check: bool, timed: bool, errors: bool) -> None:
+    """Raise OptionError where no images are at their path, a limit on time can change nothing, or errors of layers
+    would have no inputs to be measured on.
 
     RuntimeUnavailable where a run is needed.
     """
+    if errors and not check:
+        raise OptionError("layer_errors: they are measured on the inputs of the check; leave check=False out")
     check_place(settings.images)
     if timed:
         check_timed(settings)
@@ -133,7 +138,9 @@ def _build(
     return build_within(builder, taken)
 
 
-def _finish(taken: Intake, built: Built, check: bool, began: float, *, layer_errors: bool) -> Quantized:
+def _finish(
+    taken: Intake, built: Built, check: bool, began: float, page: pathlib.Path | None, *, layer_errors: bool
+) -> Quantized:
     """The result as a model, compared and written, with the report on it."""
     workspace, source = taken.workspace, taken.source
     settings, inputs = workspace.settings, workspace.inputs
@@ -153,7 +160,7 @@ def _finish(taken: Intake, built: Built, check: bool, began: float, *, layer_err
     else:
         workspace.progress.begin("write")
         size = save(result, taken.destination, source.external, closing)
-    errors, said = _layer_errors(taken, result, found) if layer_errors else (None, ())
+    errors, said = _layer_errors(taken, result, found) if layer_errors or page is not None else (None, ())
     workspace.progress.end()
     notes = (*larger_than_its_source(source, result, size, settings), *found.notes, *said)
     report = make_report(
@@ -163,6 +170,8 @@ def _finish(taken: Intake, built: Built, check: bool, began: float, *, layer_err
     report = msgspec.structs.replace(
         with_layer_errors(report, errors), output=output, version=version(), verdict=found.verdict
     )
+    if page is not None:
+        write_page_of_run(taken, result, found, report, page)
     return Quantized(result, report)
 
 

@@ -11,8 +11,8 @@ from typing import TypeVar
 import msgspec
 
 from dfmpc_onnx.api.provenance import version
-from dfmpc_onnx.errors import DfmpcError
-from dfmpc_onnx.evaluation.activation_ranges import activation_ranges
+from dfmpc_onnx.errors import DfmpcError, ModelError
+from dfmpc_onnx.evaluation.activation_ranges import ActivationRange, activation_ranges
 from dfmpc_onnx.evaluation.fidelity import Fidelity
 from dfmpc_onnx.evaluation.island_times import MOST_CLOSED, TimeTable, time_table
 from dfmpc_onnx.evaluation.kernel_census import Census, is_quantized, take_census
@@ -31,7 +31,7 @@ from dfmpc_onnx.pipeline.progress import ProgressReport
 from dfmpc_onnx.qdq.stored_bits import StoredLayer, mean_bits, stored_layers
 from dfmpc_onnx.qdq.stored_bytes import stored_bytes
 from dfmpc_onnx.report.computes_text import why_float
-from dfmpc_onnx.report.html.schema import FileFacts, PageLayer, Place, ReportPage, RunTimes
+from dfmpc_onnx.report.html.schema import FileFacts, PageLayer, Place, ReportPage, RunTimes, ShownImages
 from dfmpc_onnx.report.html.thumbnails import shown_images
 from dfmpc_onnx.report.layer_groups import bits_text
 from dfmpc_onnx.report.schema import Report
@@ -48,7 +48,7 @@ STEPS_OF_REPORT = ("weights", "activations", "time", "page")
 
 @dataclasses.dataclass(frozen=True)
 class ReportedPair:
-    """Two files, what they ran on, and what came of it.
+    """Two files, what they ran on, and what came of it; batch: None where the float model did not run.
 
     seed: of the images that were made; None where they are the user's. errors: of the tensors inside. made: the report
     of the run that made the quantized file, where this is that run.
@@ -57,7 +57,7 @@ class ReportedPair:
     float_source: Source
     source: Source
     inputs: InputSpecs
-    batch: Images | Samples | ImageStream
+    batch: Images | Samples | ImageStream | None
     seed: int | None
     verdict: Verdict | None
     fidelity: Fidelity | None
@@ -77,7 +77,7 @@ def gather_page(pair: ReportedPair, *, latency: bool, progress: ProgressReport) 
     layers = _layers(pair, stored, grids, census)
     places = _places(layers, pair.errors)
     gathered.step(1)
-    ranges = gathered.found("activations", lambda: activation_ranges(pair.source.model, pair.source.label, pair.batch))
+    ranges = gathered.found("activations", lambda: _ranges(pair))
     gathered.step(2)
     times = gathered.found("time", lambda: _times(pair))
     if times is not None:
@@ -99,7 +99,7 @@ def gather_page(pair: ReportedPair, *, latency: bool, progress: ProgressReport) 
         ranges=ranges or (),
         times=times,
         refusals=_refusals(pair.made, census),
-        images=shown_images(only, pair.batch.origin, pair.seed),
+        images=ShownImages("nothing") if pair.batch is None else shown_images(only, pair.batch.origin, pair.seed),
         version=version(),
         untold=gathered.untold,
     )
@@ -126,6 +126,12 @@ class _Gathering:
 
 def _facts(source: Source) -> FileFacts:
     return FileFacts(source.label, source.size, stored_bytes(source))
+
+
+def _ranges(pair: ReportedPair) -> tuple[ActivationRange, ...]:
+    if pair.batch is None:
+        raise ModelError("nothing could be run")
+    return activation_ranges(pair.source.model, pair.source.label, pair.batch)
 
 
 def _census(source: Source) -> Census | None:

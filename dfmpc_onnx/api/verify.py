@@ -9,7 +9,7 @@ import msgspec
 
 from dfmpc_onnx.api.boundary import GivenImages, GivenRanges, GivenShapes, as_path, images_label, public
 from dfmpc_onnx.api.layers import errors_of_layers, layer_progress
-from dfmpc_onnx.api.pairs import Pair, take_pair
+from dfmpc_onnx.api.pairs import ComparedFiles, take_pair
 from dfmpc_onnx.api.provenance import version
 from dfmpc_onnx.api.reference import OutputKinds, output_kinds
 from dfmpc_onnx.errors import OptionError
@@ -71,7 +71,12 @@ def verify(
 
 
 def verify_pair(
-    pair: Pair, providers: Sequence[str], images: str | None, progress: ProgressReport | None, *, layer_errors: bool
+    pair: ComparedFiles,
+    providers: Sequence[str],
+    images: str | None,
+    progress: ProgressReport | None,
+    *,
+    layer_errors: bool,
 ) -> Verification:
     """Compare a pair of files that is read already; images: what the user's are called."""
     comparison = _Comparison(

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Sequence
 
 from dfmpc_onnx.api.boundary import GivenImages, GivenRanges, GivenShapes, Path, as_path, images_label, public
-from dfmpc_onnx.api.pairs import Pair, take_pair
+from dfmpc_onnx.api.pairs import ComparedFiles, take_pair
 from dfmpc_onnx.api.report_page import ReportedPair, gather_page
 from dfmpc_onnx.api.verify import verify_pair
 from dfmpc_onnx.errors import OptionError
@@ -74,7 +74,7 @@ def check_page_target(output: Path, *, force: bool, models: Sequence[ModelSource
     return target
 
 
-def _reported(pair: Pair, found: Verification) -> ReportedPair:
+def _reported(pair: ComparedFiles, found: Verification) -> ReportedPair:
     (row,) = found.providers
     return ReportedPair(
         float_source=pair.float_source,

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         "dfmpc-onnx quantize model.onnx -o small.onnx --recipe int8 --target tensorrt",
         "dfmpc-onnx quantize model.onnx -o small.onnx --max-size 25%",
         "dfmpc-onnx quantize model.onnx -o small.onnx --images photos/ --min-sqnr 20",
+        "dfmpc-onnx quantize model.onnx -o small.onnx --report small.html",
         "dfmpc-onnx quantize model.onnx -o - > small.onnx",
     ),
 )
@@ -66,6 +67,12 @@ if TYPE_CHECKING:
         help="where to write the quantized model; - for standard output",
     ),
     FORCE,
+    cloup.option(
+        "--report",
+        type=click.Path(),
+        metavar="FILE.html",
+        help="where to write what was done and lost as an HTML page, to read and hand on",
+    ),
     JSON,
     VERBOSE,
     QUIET,

@@ -25,7 +25,7 @@ BINS_EACH = 4  # bins of float weights for each level of a grid that has few
 MOST_LEVELS_DRAWN = 24  # of which each is drawn by itself
 MOST_BINS = 64  # over a grid of more levels
 MARGIN = 0.15  # of the grid's width, to either side of it, that histograms show
-MOST_WEIGHTS = 2**24  # of a layer that is looked at
+LARGEST_LAYER = 2**24  # of a layer that is looked at
 
 
 class WeightGrid(msgspec.Struct, frozen=True):
@@ -78,13 +78,13 @@ def _float_weights(graph: onnx.GraphProto, layers: Collection[str]) -> Iterator[
     for node in graph.node:
         if op_of(node) in WEIGHTED_OPERATORS and len(node.input) > 1 and layer_name(node) in layers:
             tensor = stored.get(node.input[1])
-            if tensor is not None and np.prod(tensor.dims, dtype=np.int64) <= MOST_WEIGHTS:
+            if tensor is not None and np.prod(tensor.dims, dtype=np.int64) <= LARGEST_LAYER:
                 yield layer_name(node), numpy_helper.to_array(tensor).astype(np.float64)
 
 
 def _of_chain(chain: DecodeChain) -> tuple[Float, Float] | None:
     """Levels of each weight, and the step of its channel, broadcast to the weight."""
-    if np.prod(chain.shape, dtype=np.int64) > MOST_WEIGHTS:
+    if np.prod(chain.shape, dtype=np.int64) > LARGEST_LAYER:
         return None
     step = chain.scale().astype(np.float64)
     axis = next((int(a.i) for a in chain.end.attribute if a.name == "axis"), 1)
@@ -101,7 +101,7 @@ def _of_dequantize(node: onnx.NodeProto | None, stored: dict[str, onnx.TensorPro
         return None
     codes = numpy_helper.to_array(stored[node.input[0]]).astype(np.float64)
     numbers = [numpy_helper.to_array(stored[name]).astype(np.float64) for name in node.input[1:] if name in stored]
-    if len(numbers) != len(node.input) - 1 or codes.size > MOST_WEIGHTS or any(n.ndim > 1 for n in numbers):
+    if len(numbers) != len(node.input) - 1 or codes.size > LARGEST_LAYER or any(n.ndim > 1 for n in numbers):
         return None
     axis = next((int(a.i) for a in node.attribute if a.name == "axis"), 1)
     shape = [-1 if i == axis % max(codes.ndim, 1) else 1 for i in range(codes.ndim)]
@@ -138,8 +138,8 @@ def _bins(low: float, high: float) -> Float:
     width = 1 / BINS_EACH if span <= MOST_LEVELS_DRAWN else float(np.ceil(span / MOST_BINS))
     room = int(np.ceil(max(MARGIN * span, 1.0) / width))
     count = int(np.ceil(span / width))
-    edges: Float = low - 0.5 + width * np.arange(-room, count + room + 1)
-    return edges
+    numbers: Float = np.arange(-room, count + room + 1, dtype=np.float64)
+    return low - 0.5 + width * numbers
 
 
 def _shares(counts: npt.NDArray[np.intp], whole: int | None = None) -> list[float]:

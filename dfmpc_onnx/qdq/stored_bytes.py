@@ -26,7 +26,7 @@ Content = Literal[
 CONTENTS: tuple[Content, ...] = get_args(Content)
 SCALES_OF = ("QuantizeLinear", "DequantizeLinear")
 BIAS_INPUT = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2, "QLinearConv": 8, "QGemm": 6}
-MOST_STEPS = 6  # from a float weight through casts and reshapes to the layer that reads it
+STEPS_TO_LAYER = 6  # from a float weight through casts and reshapes to the layer that reads it
 
 
 def stored_bytes(source: Source) -> dict[Content, int]:
@@ -77,7 +77,7 @@ def _roles(graph: onnx.GraphProto) -> dict[str, Content]:
 def _role_by_readers(tensor: onnx.TensorProto, read_by: Mapping[str, list[onnx.NodeProto]]) -> Content:
     """What an initializer is that no chain of ours holds."""
     name: str = tensor.name
-    for _ in range(MOST_STEPS):
+    for _ in range(STEPS_TO_LAYER):
         nodes = read_by.get(name, [])
         found = {role for node in nodes if (role := _role_at(tensor, node, list(node.input).index(name))) is not None}
         if len(found) == 1:

@@ -7,13 +7,13 @@ from rich.text import Text
 
 from dfmpc_onnx.errors import printable, shown
 from dfmpc_onnx.evaluation.verdict import Verdict
-from dfmpc_onnx.report.html.schema import ComparedFile, Comparison
+from dfmpc_onnx.report.html.schema import QuantizedFile, Comparison
 from dfmpc_onnx.report.tables import megabytes, prose, rows_of_one_line
 
 ROW_HEADINGS = ("file", "size", "smaller", "bits", "SQNR dB", "agreement %", "ms", "faster", "verdict")
 
 
-def comparison_row(found: Comparison, file: ComparedFile) -> list[str]:
+def comparison_row(found: Comparison, file: QuantizedFile) -> list[str]:
     """A file's figures, under `ROW_HEADINGS`."""
     known = not file.fidelity.not_known
     faster = "-" if not file.ms or not found.float_ms else f"{found.float_ms / file.ms:.2f}x"
@@ -42,11 +42,16 @@ def agreement_text(verdict: Verdict | None) -> str:
     return "-"
 
 
+def threads_text(count: int) -> str:
+    """So many threads; 0 for as many as there are."""
+    return "all threads" if not count else f"{count} thread{'' if count == 1 else 's'}"
+
+
 def comparison_table(found: Comparison, console: Console) -> None:
     """One row a file, and which of them no other beats."""
     rows = [comparison_row(found, file) for file in found.files]
     rows_of_one_line(console, ROW_HEADINGS, rows, right=ROW_HEADINGS[1:-1])
     console.print()
-    timed = "" if found.float_ms is None else f"; float {found.float_ms:.2f} ms, {found.threads} threads"
+    timed = "" if found.float_ms is None else f"; float {found.float_ms:.2f} ms a run, {threads_text(found.threads)}"
     prose(console, f"on {found.origin}; float {megabytes(found.float_bytes)}{timed}")
     console.print(Text(printable("* no other file is both smaller and nearer to the float network")))

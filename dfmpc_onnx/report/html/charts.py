@@ -18,7 +18,7 @@ CHART_WIDTH, SMALL_WIDTH = 720, 300  # pixels
 MOST_NUMBERED = 24  # ticks along a network
 RANGES_SHOWN = 2.5  # of a tensor's range, up to which values beyond it are drawn
 CLIPPED_MUCH = 1e-3  # share of values beyond a range that is marked
-FEW_LEVELS = 10  # up to which levels are drawn broad
+BROAD_LEVELS = 10  # up to which levels are drawn broad
 
 
 def noise_chart(decibels: Sequence[float | None], added: Sequence[float | None], worst: Sequence[int]) -> Chart:
@@ -71,7 +71,7 @@ def weight_chart(grid: WeightGrid, number: int) -> Chart:
     if grid.before:
         axes.stairs(100 * np.array(grid.before) / each, edges, fill=True, color=BEFORE, alpha=0.4, linewidth=0)
     if few:
-        axes.vlines(levels, 0, shares, color=AFTER, linewidth=2 if len(levels) > FEW_LEVELS else 5)
+        axes.vlines(levels, 0, shares, color=AFTER, linewidth=2 if len(levels) > BROAD_LEVELS else 5)
     else:
         counts, _ = np.histogram(levels, edges, weights=shares)
         axes.stairs(counts / each, edges, color=AFTER, linewidth=1.4)

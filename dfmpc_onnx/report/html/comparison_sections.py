@@ -34,7 +34,7 @@ def _front(found: Comparison) -> Section:
     if not points:
         return Section("front", "Size against loss", [Paragraph("What the files lose is not known.")])
     beaten = [file.letter for file in found.files if file.letter not in found.front]
-    said = f"No other file is both smaller and nearer to the float network than {', '.join(found.front)}."
+    said = f"{', '.join(found.front)}: no other file is smaller and nearer to the float network as well."
     if beaten:
         said += f" {', '.join(beaten)}: another file is better in one and no worse in the other."
     return Section("front", "Size against loss", [Paragraph(said), Drawn(front_chart(points, found.front))])

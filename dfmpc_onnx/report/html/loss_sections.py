@@ -25,7 +25,7 @@ from dfmpc_onnx.report.verdict_text import verdict_sentence
 
 MOST_WORST = 8  # layers that are listed as those that lose most
 MOST_MARKED = 3  # of them, that charts mark
-HALF = 0.5  # of the error: how many places add so much is said
+HALF_OF_ERROR = 0.5  # of the error: how many places add so much is said
 HOW_TO_READ = (
     "Above: signal over noise behind each place, with all that went wrong in front of it. Below: what each place adds "
     "by itself where its input is that of the float network: a layer by its weights and the rounding of its input, a "
@@ -34,7 +34,7 @@ HOW_TO_READ = (
 )
 RANGES_LISTED = 10
 LOOSE = 0.4  # share of a range that is used, below which the range is far too wide
-DECIBELS = (
+WHAT_DECIBELS_ARE = (
     "SQNR is the network's signal over the error in it: 10 dB is an error of 32 % of the values, 20 dB of 10 %, 30 dB "
     "of 3 %, 40 dB of 1 %."
 )
@@ -70,7 +70,7 @@ def outcome(page: ReportPage) -> Section:
     blocks: list[Block] = [Figures(entries)]
     if page.verdict is not None:
         blocks.append(Paragraph(f"{_sentence(verdict_sentence(page.verdict).partition(': ')[2])}"))
-        blocks.append(Paragraph(DECIBELS, quiet=True))
+        blocks.append(Paragraph(WHAT_DECIBELS_ARE, quiet=True))
     elif reason := page.untold.get("outcome"):
         blocks.append(Paragraph(_sentence(reason)))
     if page.warnings:
@@ -168,9 +168,9 @@ def _where(places: Sequence[Place], worst: Sequence[int]) -> str:
     total, count = 0.0, 0
     for index in worst:
         total, count = total + (places[index].added or 0.0), count + 1
-        if total >= HALF:
+        if total >= HALF_OF_ERROR:
             break
-    if total < HALF:
+    if total < HALF_OF_ERROR:
         return f"The error comes from many places: the {count} that add most make {percent(total)} of what is added."
     names = "; ".join(f"no. {index + 1}, {shown(places[index].name)}" for index in worst[: min(count, MOST_MARKED)])
     more = f"; and {count - MOST_MARKED} more" if count > MOST_MARKED else ""

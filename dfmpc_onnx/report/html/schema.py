@@ -121,7 +121,7 @@ class ReportPage(msgspec.Struct, frozen=True):
     untold: dict[str, str] = {}
 
 
-class ComparedFile(msgspec.Struct, frozen=True):
+class QuantizedFile(msgspec.Struct, frozen=True):
     """One of several quantized files of a network. letter: what stands for it in charts. ms: of a run on this machine;
     None where it was not timed. bits: of each layer by name, as `PageLayer` has them."""
 
@@ -143,7 +143,7 @@ class Comparison(msgspec.Struct, frozen=True):
     float_label: str
     float_bytes: int
     float_ms: float | None
-    files: tuple[ComparedFile, ...]
+    files: tuple[QuantizedFile, ...]
     front: tuple[str, ...]
     origin: str
     threads: int
