@@ -18,7 +18,7 @@ from dfmpc_onnx.model.write import save_text
 from dfmpc_onnx.pipeline.progress import ProgressReport, no_report
 from dfmpc_onnx.qdq.stored_bits import mean_bits, stored_layers
 from dfmpc_onnx.report.html.extra import require_report_extra
-from dfmpc_onnx.report.html.schema import QuantizedFile, Comparison
+from dfmpc_onnx.report.html.schema import Comparison, QuantizedFile
 from dfmpc_onnx.report.schema import Verification
 from dfmpc_onnx.runtime.latency import Span, run_times
 from dfmpc_onnx.runtime.session import Session

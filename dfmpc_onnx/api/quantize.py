@@ -92,8 +92,7 @@ def quantize(
     """
     began = time.perf_counter()
     page = check_page(report, model, output, force=force, check=check)
-    chosen = with_time_limit(catalog.find_recipe(recipe), max_latency)
-    pipeline = catalog.build(chosen)
+    pipeline = catalog.build(chosen := with_time_limit(catalog.find_recipe(recipe), max_latency))
     settings = parse_settings(
         chosen, weights, activations, layers, preprocess, input_shapes, input_ranges, seed, images, reduce_range, target
     )

@@ -35,7 +35,7 @@ from dfmpc_onnx.memory import limit_memory
         "dfmpc-onnx report a.onnx b.onnx --against model.onnx -o front.html",
     ),
 )
-@cloup.argument("files", metavar="FLOAT QUANTIZED | QUANTIZED...", type=click.Path(), nargs=-1, required=True)
+@cloup.argument("files", metavar="FILES", type=click.Path(), nargs=-1, required=True)
 @cloup.option_group(
     "Output",
     cloup.option(
@@ -100,9 +100,10 @@ def report(
     ranges: tuple[str, ...],
     **options: object,
 ) -> None:
-    """Compare QUANTIZED with FLOAT and write one HTML page: how good it is, where the loss is, and what to change.
+    """Write one HTML page on FILES, a float model and its quantized file: how good it is, where the loss is, and what
+    to change.
 
-    With --against, compare several quantized files of one network, as a table and as a page. The page needs no network
+    With --against, FILES are quantized ones of one network, side by side as a table and a page. A page needs no network
     and holds no script. It takes the extra `report`: pip install 'dfmpc-onnx[report]'.
     """
     from dfmpc_onnx.cli.output import check_stream, write_bytes

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from dfmpc_onnx.errors import printable, shown
 from dfmpc_onnx.evaluation.verdict import Verdict
-from dfmpc_onnx.report.html.schema import QuantizedFile, Comparison
+from dfmpc_onnx.report.html.schema import Comparison, QuantizedFile
 from dfmpc_onnx.report.tables import megabytes, prose, rows_of_one_line
 
 ROW_HEADINGS = ("file", "size", "smaller", "bits", "SQNR dB", "agreement %", "ms", "faster", "verdict")
