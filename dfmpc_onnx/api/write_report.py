@@ -49,7 +49,7 @@ def write_report(
     target = None if output is None else check_page_target(output, force=force, models=(model, quantized))
     pair = take_pair(model, quantized, images, preprocess, input_shapes, input_ranges, seed, count)
     found = verify_pair(pair, ("CPU",), images_label(as_path(images)), progress, layer_errors=True)
-    page = gather_page(_reported(pair, found), latency=latency, progress=progress or no_report)
+    page = gather_page(reported(pair, found), latency=latency, progress=progress or no_report)
     return finish_page(page, target)
 
 
@@ -74,7 +74,8 @@ def check_page_target(output: Path, *, force: bool, models: Sequence[ModelSource
     return target
 
 
-def _reported(pair: ComparedFiles, found: Verification) -> ReportedPair:
+def reported(pair: ComparedFiles, found: Verification) -> ReportedPair:
+    """What a report says of two files that were compared."""
     (row,) = found.providers
     return ReportedPair(
         float_source=pair.float_source,
