@@ -134,6 +134,31 @@ def cut(
     return copy, ends, fed
 
 
+def fed_at(
+    model: onnx.ModelProto, tensors: Mapping[str, int], outputs: Sequence[str]
+) -> tuple[onnx.ModelProto, list[str]]:
+    """A model in which some tensors are inputs of their element types, and these its outputs; and what else it is fed.
+
+    An output that is one of the tensors is left out.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for node in copy.graph.node:
+        for index, name in enumerate(node.output):
+            if name in tensors:
+                node.output[index] = f"{name} {OWN}"
+    wanted = [name for name in outputs if name not in tensors]
+    nodes, read = nodes_behind(copy.graph.node, wanted)
+    put_in(copy.graph.node, nodes)
+    put_in(copy.graph.initializer, [tensor for tensor in copy.graph.initializer if tensor.name in read])
+    stated = {value.name: value for value in model.graph.output}
+    put_in(copy.graph.output, [stated.get(name) or onnx.ValueInfoProto(name=name) for name in wanted])
+    given = [value for value in copy.graph.input if value.name in read and value.name not in tensors]
+    put_in(copy.graph.input, [*given, *(_input(name, kind) for name, kind in tensors.items())])
+    del copy.graph.value_info[:]
+    return copy, [value.name for value in given]
+
+
 def _input(name: str, kind: int) -> onnx.ValueInfoProto:
     return onnx.helper.make_tensor_value_info(name, kind, None)
 

@@ -14,7 +14,7 @@ import onnx
 
 from dfmpc_onnx.errors import ModelError
 from dfmpc_onnx.evaluation.fidelity import SessionInput, as_taken, chunks_of
-from dfmpc_onnx.evaluation.matched_tensors import Matching, common_tensors, cut, match, standing, with_outputs
+from dfmpc_onnx.evaluation.matched_tensors import MatchedTensor, common_tensors, cut, match, standing, with_outputs
 from dfmpc_onnx.evaluation.tensor_sums import ChannelChange
 from dfmpc_onnx.inputs.files import Images
 from dfmpc_onnx.inputs.image_stream import ImageStream
@@ -39,24 +39,41 @@ class BothValues:
 
 
 class Pieces:
-    """The quantized network cut at its matched tensors, as far as some of them need it."""
+    """One of the networks cut at the matched tensors, as far as some of them need it."""
 
-    def __init__(self, model: onnx.ModelProto, matching: Matching, kinds: Mapping[str, int], wanted: Sequence[str]):
-        cut_model, self._ends, self.fed = cut(model, matching.tensors, kinds, wanted)
+    def __init__(
+        self, model: onnx.ModelProto, tensors: Sequence[MatchedTensor], kinds: Mapping[str, int], wanted: Sequence[str]
+    ) -> None:
+        cut_model, self._ends, self.fed = cut(model, tensors, kinds, wanted)
         self._types = {name: onnx.helper.tensor_dtype_to_np_dtype(kinds[name]) for name in self.fed}
         self._given = set(fed_names(cut_model.graph)) - set(self.fed.values())
-        self._session = Session(cut_model, label="the quantized network in pieces")
+        self._session = Session(cut_model, label="the network in pieces")
+
+    @classmethod
+    def of_float(cls, model: onnx.ModelProto, pair: PairedNetworks, wanted: Sequence[str]) -> Pieces:
+        """The float network's pieces."""
+        tensors = [dataclasses.replace(tensor, stands=tensor.name) for tensor in pair.matching.tensors]
+        return cls(model, tensors, pair.float_kinds, wanted)
 
     def run(self, feeds: NamedArrays, plain: NamedArrays, factors: Mapping[str, ChannelChange]) -> NamedArrays:
-        """What the pieces give for the float network's tensors, multiplied by factors where there are any."""
+        """What the pieces give for the float network's tensors, changed as the quantized network changes them."""
+        changed = {name: factors[name].put_in(plain[name]) if name in factors else plain[name] for name in self.fed}
+        return self._run(feeds, changed)
+
+    def run_taken_out(self, feeds: NamedArrays, hat: NamedArrays, factors: Mapping[str, ChannelChange]) -> NamedArrays:
+        """What the float network's pieces give for the quantized network's tensors, with its changes taken out."""
+        changed = {
+            name: factors[name].take_out(np.asarray(hat[name], np.float64)) if name in factors else hat[name]
+            for name in self.fed
+        }
+        return self._run(feeds, changed)
+
+    def _run(self, feeds: NamedArrays, values: NamedArrays) -> NamedArrays:
         fed = {name: value for name, value in feeds.items() if name in self._given}
         for name, dtype in self._types.items():
-            value = plain[name]
-            if name in factors:
-                value = factors[name].put_in(value)
-            fed[self.fed[name]] = value.astype(dtype, copy=False)
-        values = self._session.run(fed, list(self._ends.values()))
-        return dict(zip(self._ends, values, strict=True))
+            fed[self.fed[name]] = values[name].astype(dtype, copy=False)
+        got = self._session.run(typed(self._session, fed), list(self._ends.values()))
+        return dict(zip(self._ends, got, strict=True))
 
 
 class PairedNetworks:
@@ -75,9 +92,11 @@ class PairedNetworks:
         self._inputs, self._quantized = inputs, quantized
         self._stands = standing(quantized, names)
         self._float = Session(with_outputs(float_model, names), label=label)
-        self._hat = Session(with_outputs(quantized, self._stands.values()), label=label)
+        before = dict.fromkeys((*self._stands.values(), *names))  # a tensor that is rounded, as it is before, too
+        self._hat = Session(with_outputs(quantized, before), label=label)
         self._at_once = 1
-        self.kinds: dict[str, int] = {}
+        self.kinds: dict[str, int] = {}  # element types in the quantized network
+        self.float_kinds: dict[str, int] = {}
         self._bytes: dict[str, int] = {}
         self._probe(names)
         if not self.kinds:
@@ -97,6 +116,7 @@ class PairedNetworks:
                 arrays = isinstance(a, np.ndarray) and isinstance(b, np.ndarray)
                 if arrays and a.dtype.kind == b.dtype.kind == "f" and a.shape == b.shape and a.ndim and a.size:
                     self.kinds[name] = onnx.helper.np_dtype_to_tensor_dtype(b.dtype)
+                    self.float_kinds[name] = onnx.helper.np_dtype_to_tensor_dtype(a.dtype)
                     self._bytes[name] = a.nbytes + b.nbytes
 
     def feeds(self) -> Iterator[tuple[NamedArrays, int]]:
@@ -124,9 +144,21 @@ class PairedNetworks:
 
     def both(self, feeds: NamedArrays, names: Sequence[str]) -> BothValues:
         """Tensors of both networks."""
-        plain = self._float.run(_typed(self._float, feeds), names)
-        hat = self._hat.run(_typed(self._hat, feeds), [self._stands[name] for name in names])
+        plain = self._float.run(typed(self._float, feeds), names)
+        hat = self._hat.run(typed(self._hat, feeds), [self._stands[name] for name in names])
         return BothValues(dict(zip(names, plain, strict=True)), dict(zip(names, hat, strict=True)))
+
+    def plain(self, feeds: NamedArrays, names: Sequence[str]) -> NamedArrays:
+        """Tensors of the float network."""
+        return dict(zip(names, self._float.run(typed(self._float, feeds), names), strict=True))
+
+    def unrounded(self, feeds: NamedArrays, names: Sequence[str]) -> NamedArrays:
+        """Tensors of the quantized network as they are before they are rounded."""
+        return dict(zip(names, self._hat.run(typed(self._hat, feeds), names), strict=True))
+
+    def bytes_of(self, name: str) -> int:
+        """How much a tensor takes of one run of the probe's size, in both networks."""
+        return self._bytes.get(name, 0)
 
     def groups(self) -> list[list[str]]:
         """The tensors in order, as many together as may be held of one run; of most networks all."""
@@ -142,10 +174,10 @@ class PairedNetworks:
         return found
 
     def pieces(self, wanted: Sequence[str]) -> Pieces:
-        return Pieces(self._quantized, self.matching, self.kinds, wanted)
+        return Pieces(self._quantized, self.matching.tensors, self.kinds, wanted)
 
 
-def _typed(session: Session, feeds: NamedArrays) -> NamedArrays:
+def typed(session: Session, feeds: NamedArrays) -> NamedArrays:
     """What a network is fed, in the types that it states."""
     if len(session.inputs) == 1 and len(feeds) == 1:
         given = SessionInput.of(session)
