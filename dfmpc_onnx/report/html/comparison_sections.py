@@ -20,7 +20,7 @@ def _files(found: Comparison) -> Section:
     columns = [Column("file", name=True)]
     columns += [Column(name, right=name != "verdict") for name in ROW_HEADINGS[1:]]
     rows = [cells(*comparison_row(found, file)) for file in found.files]
-    blocks: list[Block] = [Rows("Files side by side", columns, rows)]
+    blocks: list[Block] = [Rows("Size, loss and time of each file", columns, rows)]
     said = [(file.letter, verdict_sentence(file.verdict)) for file in found.files if file.verdict is not None]
     if said:
         blocks.append(Bullets(said))
