@@ -178,18 +178,12 @@ def bits_of_layers(float_source: Source, source: Source, stored: Sequence[Stored
 def _of_file(layer: StoredLayer, grid: WeightGrid | None, integer: bool, why: str) -> PageLayer:
     bits, role = "float", "float"
     if layer.coded:
-        width = math.ceil(layer.bits) if grid is None else min(_width(grid), math.ceil(layer.bits))
+        width = math.ceil(layer.bits) if grid is None else grid.width
         ternary = grid is not None and set(grid.levels) <= {-1.0, 0.0, 1.0}
         bits = "ternary" if ternary else str(width)
         role = "low" if width <= LOW_WIDTH else "8-bit" if width == 8 else "high"
     computes = "integers" if integer else "float"
     return PageLayer(layer.name, layer.op, math.prod(layer.shape), bits, layer.bits, role, computes, why)
-
-
-def _width(grid: WeightGrid) -> int:
-    """Bits that the levels in use need; more than a channel's own where channels have zero points of their own."""
-    count = grid.levels[-1] - grid.levels[0] + 1
-    return max(math.ceil(math.log2(count)), 1)
 
 
 def _places(layers: Sequence[PageLayer], errors: LayerErrors | None) -> tuple[Place, ...]:

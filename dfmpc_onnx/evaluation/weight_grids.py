@@ -31,12 +31,14 @@ LARGEST_LAYER = 2**24  # of a layer that is looked at
 class WeightGrid(msgspec.Struct, frozen=True):
     """The weights of one layer in steps of its grid, per channel: 1 is one step.
 
-    levels: what the codes stand for, in increasing order; shares: of the weights at each of them. edges, before: bins
-    of the float weights and the share of them in each; none where no float weight fits. beyond: share of the float
-    weights beyond the ends of the grid. sqnr_db: float weights over what rounding changed.
+    width: bits that its codes need. levels: what the codes stand for, in increasing order; shares: of the weights at
+    each of them. edges, before: bins of the float weights and the share of them in each; none where no float weight
+    fits. beyond: share of the float weights beyond the ends of the grid. sqnr_db: float weights over what rounding
+    changed.
     """
 
     layer: str
+    width: int
     levels: tuple[float, ...]
     shares: tuple[float, ...]
     edges: tuple[float, ...] = ()
@@ -82,20 +84,22 @@ def _float_weights(graph: onnx.GraphProto, layers: Collection[str]) -> Iterator[
                 yield layer_name(node), numpy_helper.to_array(tensor).astype(np.float64)
 
 
-def _of_chain(chain: DecodeChain) -> tuple[Float, Float] | None:
-    """Levels of each weight, and the step of its channel, broadcast to the weight."""
+def _of_chain(chain: DecodeChain) -> tuple[Float, Float, Float] | None:
+    """The code of each weight, the level that it stands for, and the step of its channel, all of the weight's shape."""
     if np.prod(chain.shape, dtype=np.int64) > LARGEST_LAYER:
         return None
     step = chain.scale().astype(np.float64)
     axis = next((int(a.i) for a in chain.end.attribute if a.name == "axis"), 1)
     if chain.integer and step.size > 1:
         step = step.reshape([-1 if i == axis % len(chain.shape) else 1 for i in range(len(chain.shape))])
-    codes = chain.codes() - chain.zero().astype(np.float64)
     half = 2.0 if chain.doubled else 1.0
-    return codes / half, np.broadcast_to(step * half, chain.shape)
+    codes = chain.codes() / half
+    return codes, codes - chain.zero() / half, np.broadcast_to(step * half, chain.shape)
 
 
-def _of_dequantize(node: onnx.NodeProto | None, stored: dict[str, onnx.TensorProto]) -> tuple[Float, Float] | None:
+def _of_dequantize(
+    node: onnx.NodeProto | None, stored: dict[str, onnx.TensorProto]
+) -> tuple[Float, Float, Float] | None:
     """The same of a DequantizeLinear as other tools write it, over stored codes."""
     if node is None or op_of(node, RUNTIME_DOMAINS) != "DequantizeLinear" or node.input[0] not in stored:
         return None
@@ -106,12 +110,13 @@ def _of_dequantize(node: onnx.NodeProto | None, stored: dict[str, onnx.TensorPro
     axis = next((int(a.i) for a in node.attribute if a.name == "axis"), 1)
     shape = [-1 if i == axis % max(codes.ndim, 1) else 1 for i in range(codes.ndim)]
     step, zero = (n.reshape(shape) if n.size > 1 else n for n in (*numbers, np.zeros(1))[:2])
-    return codes - zero, np.broadcast_to(step, codes.shape)
+    return codes, codes - zero, np.broadcast_to(step, codes.shape)
 
 
-def _grid_of(name: str, levels: Float, step: Float, original: Float | None) -> WeightGrid:
+def _grid_of(name: str, codes: Float, levels: Float, step: Float, original: Float | None) -> WeightGrid:
     values, counts = np.unique(np.round(2 * levels) / 2, return_counts=True)
-    grid = WeightGrid(name, tuple(values.tolist()), tuple(_shares(counts)))
+    width = max(int(np.ceil(np.log2(codes.max() - codes.min() + 1))), 1)
+    grid = WeightGrid(name, width, tuple(values.tolist()), tuple(_shares(counts)))
     fitted = None if original is None else _fitted(original, levels * step)
     if fitted is None:
         return grid
