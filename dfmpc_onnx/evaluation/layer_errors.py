@@ -35,15 +35,15 @@ LAYER_INPUTS = 16  # on so many the tensors are compared: their values are many
 class LayerError(msgspec.Struct, frozen=True):
     """One tensor that stands in both networks.
 
-    tensor: its name. node, op: what makes it in the quantized network; layers: the nodes with weights among what
-    computes it from the matched tensors in front, which are `reads`. sqnr_db: signal over noise. error: the root of
-    noise over signal. own_error: the same where what it is computed from is the float network's. carried_error: what
-    the errors in front come to here. own_share: of the noise that these two add up to, what enters here, 0 to 1; 0
-    where there is none. amplification: `carried_error` over the largest error of what it is computed from; None where
-    there is none. rescaled: whether its channels are multiplied by factors that the layers behind take back; they are
-    taken out before anything is compared. worst_channel: the one with most of the own noise; worst_share: its part of
-    it. worst_gain: what its values of the piece are beside the float network's, by least squares: -1 of a negated one;
-    the last three are None where nothing enters here.
+    tensor: its name. node, op: what makes it in the quantized network, "" and "input" where it is an input; layers:
+    the nodes with weights among what computes it from the matched tensors in front, which are `reads`. sqnr_db: signal
+    over noise. error: the root of noise over signal. own_error: the same where what it is computed from is the float
+    network's. carried_error: what the errors in front come to here. own_share: of the noise that these two add up to,
+    what enters here, 0 to 1; 0 where there is none. amplification: `carried_error` over the largest error of what it is
+    computed from; None where there is none. rescaled: whether its channels are multiplied by factors that the layers
+    behind take back; they are taken out before anything is compared. worst_channel: the one with most of the own noise;
+    worst_share: its part of it. worst_gain: what its values of the piece are beside the float network's, by least
+    squares: -1 of a negated one; the last three are None where nothing enters here.
     """
 
     tensor: str
@@ -118,14 +118,28 @@ def layer_errors(
     have no tensor in common.
     """
     pair = PairedNetworks(float_model, quantized, inputs, label)
-    factors = TakenBack(pair).found()
+    return errors_of(pair, TakenBack(pair).found(), inputs, tell)
+
+
+def errors_of(
+    pair: PairedNetworks,
+    factors: Mapping[str, ChannelChange],
+    inputs: Images | Samples | ImageStream,
+    tell: Callable[[int, int], None],
+) -> LayerErrors:
+    """As `layer_errors`, of networks that run side by side already. factors: what is done to channels on purpose."""
     sums = {name: TensorSums() for name in pair.kinds}
+    for tensor in pair.matching.inputs:
+        sums[tensor.name] = TensorSums()
+        for feeds, real in pair.feeds():
+            rounded = pair.rounded_inputs(feeds)[tensor.name]
+            sums[tensor.name].add(feeds[tensor.name], rounded, rounded, None, real)
     count, done = input_count(inputs), 0
     groups = pair.groups()
     for group in groups:
         pieces = pair.pieces(group)
         for feeds, real in pair.feeds():
-            both = pair.both(feeds, sorted({*group, *pieces.fed}))
+            both = pair.both(feeds, sorted({*group, *pieces.inner}))
             own = pieces.run(feeds, both.plain, factors)
             for name in group:
                 factor = factors.get(name)
@@ -142,7 +156,7 @@ def _rows(
 ) -> tuple[LayerError, ...]:
     errors = {name: found.relative(found.noise) for name, found in sums.items()}
     rows = []
-    for tensor in matching.tensors:
+    for tensor in (*matching.inputs, *matching.tensors):
         found = sums[tensor.name]
         own, carried = found.relative(found.own), found.relative(found.carried)
         coming = max((errors.get(read, 0.0) for read in tensor.reads), default=0.0)

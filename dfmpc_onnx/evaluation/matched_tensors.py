@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import onnx
 
@@ -27,6 +28,7 @@ from dfmpc_onnx.model.protos import (
 )
 
 RUNTIME_LAYERS = frozenset({"com.microsoft::QLinearConv", "QLinearConv", "QLinearMatMul", "MatMulInteger"})
+INPUT = "input"  # in the place of an operator
 OWN = "what the piece computes"  # ends the names of tensors of a cut network that would be those of its inputs
 
 
@@ -36,7 +38,8 @@ class MatchedTensor:
 
     stands: its name there, another where it is rounded for all that read it. node, op: what makes it there, before it
     is rounded. layers: the nodes with weights between the matched tensors in front of it and itself, by name; most
-    pieces have one or none. reads: those tensors, and inputs of the network.
+    pieces have one or none. reads: those tensors, and inputs of the network; reads_at: the tensors of the second
+    network by which it reads them, which may be rounded for it alone, each with the name of the matched one.
     """
 
     name: str
@@ -45,15 +48,18 @@ class MatchedTensor:
     op: str
     layers: tuple[str, ...]
     reads: tuple[str, ...]
+    reads_at: tuple[tuple[str, str], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Matching:
     """The tensors of both networks in the second one's order, and the layers of the first that have none.
 
-    layers: how many layers the first network has.
+    inputs: those of the network that the second one rounds for all that read them. layers: how many layers the first
+    network has.
     """
 
+    inputs: tuple[MatchedTensor, ...]
     tensors: tuple[MatchedTensor, ...]
     unmatched: tuple[str, ...]
     layers: int
@@ -79,22 +85,38 @@ def standing(second: onnx.ModelProto, names: Iterable[str]) -> dict[str, str]:
     return {name: stands or name for name, stands in rounded.items()}
 
 
+def rounded_ends(second: onnx.ModelProto, names: Iterable[str]) -> dict[str, str]:
+    """What DequantizeLinears give of the codes of tensors, each with the name of the tensor."""
+    behind = readers(second.graph.node)
+    found = {}
+    for name in names:
+        for reader in behind.get(name, ()):
+            if reader.op_type == "QuantizeLinear" and reader.input[0] == name:
+                decoders = (r for r in behind.get(reader.output[0], ()) if r.op_type == "DequantizeLinear")
+                found.update({decoder.output[0]: name for decoder in decoders})
+    return found
+
+
 def match(first: onnx.ModelProto, second: onnx.ModelProto, stands: Mapping[str, str]) -> Matching:
     """How the networks hang together at some of their common tensors.
 
     first: the float network. stands: by the name of each tensor there its name in the second (`standing`).
     """
-    found, inputs = makers(second.graph.node), frozenset(fed_names(second.graph))
+    found, inputs = makers(second.graph.node), standing(second, fed_names(second.graph))
     computed = _computed(second.graph)
-    ends = {**{name: name for name in inputs}, **{hat: name for name, hat in stands.items()}}
+    ends = {hat: name for name, hat in (*inputs.items(), *stands.items())}
+    ends |= rounded_ends(second, (*inputs, *stands))
     tensors = []
     for name in computed:
         if name in stands:
             layers, reads = _piece(stands[name], found, ends.keys(), computed)
-            of_first = tuple(ends[read] for read in reads)
-            tensors.append(MatchedTensor(name, stands[name], found[name].name, op_of(found[name]), layers, of_first))
+            of_first = tuple(dict.fromkeys(ends[read] for read in reads))
+            at = tuple((read, ends[read]) for read in reads)
+            made = found[name]
+            tensors.append(MatchedTensor(name, stands[name], made.name, op_of(made), layers, of_first, at))
     layers_of_first = _layers(first.graph)
-    return Matching(tuple(tensors), _unmatched(first.graph, layers_of_first, stands), len(layers_of_first))
+    rounded = tuple(MatchedTensor(name, hat, "", INPUT, (), ()) for name, hat in inputs.items() if hat != name)
+    return Matching(rounded, tuple(tensors), _unmatched(first.graph, layers_of_first, stands), len(layers_of_first))
 
 
 def with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
@@ -107,31 +129,36 @@ def with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProt
 
 
 def cut(
-    model: onnx.ModelProto, tensors: Sequence[MatchedTensor], kinds: Mapping[str, int], wanted: Collection[str]
+    model: onnx.ModelProto,
+    tensors: Sequence[MatchedTensor],
+    kinds: Mapping[str, int],
+    wanted: Collection[str],
+    ends: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[onnx.ModelProto, dict[str, str], dict[str, str]]:
     """The pieces of a model that make some of its matched tensors, each fed at the tensors that it reads.
 
-    kinds: the element type of each matched tensor. Returns the model of the pieces, the name under which it gives each
-    wanted tensor, and the name under which it takes each matched tensor that it is fed.
+    kinds: the element type of each matched tensor. ends: other tensors to cut at, each with the matched one that it
+    holds. Returns the model of the pieces, the name under which it gives each wanted tensor, and by the names under
+    which it is fed the matched tensors.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    matched = {tensor.stands for tensor in tensors}
+    holds = {**ends, **{tensor.stands: tensor.name for tensor in tensors}}
     named: dict[str, str] = {}
     for node in copy.graph.node:
         for index, name in enumerate(node.output):
-            if name in matched:
+            if name in holds:
                 node.output[index] = named[name] = f"{name} {OWN}"
-    ends = {tensor.name: named[tensor.stands] for tensor in tensors if tensor.name in wanted}
-    nodes, read = nodes_behind(copy.graph.node, ends.values())
-    fed = {tensor.name: tensor.stands for tensor in tensors if tensor.stands in read}
+    given_as = {tensor.name: named[tensor.stands] for tensor in tensors if tensor.name in wanted}
+    nodes, read = nodes_behind(copy.graph.node, given_as.values())
+    fed = {hat: name for hat, name in holds.items() if hat in read}
     put_in(copy.graph.node, nodes)
     put_in(copy.graph.initializer, [tensor for tensor in copy.graph.initializer if tensor.name in read])
-    put_in(copy.graph.output, [onnx.ValueInfoProto(name=name) for name in ends.values()])
-    given = [value for value in copy.graph.input if value.name in read]
-    put_in(copy.graph.input, [*given, *(_input(stands, kinds[name]) for name, stands in fed.items())])
+    put_in(copy.graph.output, [onnx.ValueInfoProto(name=name) for name in given_as.values()])
+    given = [value for value in copy.graph.input if value.name in read and value.name not in fed]
+    put_in(copy.graph.input, [*given, *(_input(hat, kinds[name]) for hat, name in fed.items())])
     del copy.graph.value_info[:]
-    return copy, ends, fed
+    return copy, given_as, fed
 
 
 def fed_at(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,16 @@ import onnx
 
 from dfmpc_onnx.errors import ModelError
 from dfmpc_onnx.evaluation.fidelity import SessionInput, as_taken, chunks_of
-from dfmpc_onnx.evaluation.matched_tensors import MatchedTensor, common_tensors, cut, match, standing, with_outputs
+from dfmpc_onnx.evaluation.matched_tensors import (
+    INPUT,
+    MatchedTensor,
+    common_tensors,
+    cut,
+    match,
+    rounded_ends,
+    standing,
+    with_outputs,
+)
 from dfmpc_onnx.evaluation.tensor_sums import ChannelChange
 from dfmpc_onnx.inputs.files import Images
 from dfmpc_onnx.inputs.image_stream import ImageStream
@@ -42,11 +52,19 @@ class Pieces:
     """One of the networks cut at the matched tensors, as far as some of them need it."""
 
     def __init__(
-        self, model: onnx.ModelProto, tensors: Sequence[MatchedTensor], kinds: Mapping[str, int], wanted: Sequence[str]
+        self,
+        model: onnx.ModelProto,
+        tensors: Sequence[MatchedTensor],
+        kinds: Mapping[str, int],
+        wanted: Sequence[str],
+        ends: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        cut_model, self._ends, self.fed = cut(model, tensors, kinds, wanted)
-        self._types = {name: onnx.helper.tensor_dtype_to_np_dtype(kinds[name]) for name in self.fed}
-        self._given = set(fed_names(cut_model.graph)) - set(self.fed.values())
+        cut_model, self._ends, self.fed = cut(model, tensors, kinds, wanted, ends)
+        self._types = {hat: onnx.helper.tensor_dtype_to_np_dtype(kinds[name]) for hat, name in self.fed.items()}
+        self._given = set(fed_names(cut_model.graph)) - set(self.fed)
+        given = {tensor.name for tensor in tensors if tensor.op == INPUT}
+        # The matched tensors that it is fed, without inputs of the network.
+        self.inner = tuple(sorted({name for name in self.fed.values() if name not in given}))
         self._session = Session(cut_model, label="the network in pieces")
 
     @classmethod
@@ -57,21 +75,23 @@ class Pieces:
 
     def run(self, feeds: NamedArrays, plain: NamedArrays, factors: Mapping[str, ChannelChange]) -> NamedArrays:
         """What the pieces give for the float network's tensors, changed as the quantized network changes them."""
-        changed = {name: factors[name].put_in(plain[name]) if name in factors else plain[name] for name in self.fed}
+        values = {**feeds, **plain}
+        names = self.fed.values()
+        changed = {name: factors[name].put_in(values[name]) if name in factors else values[name] for name in names}
         return self._run(feeds, changed)
 
     def run_taken_out(self, feeds: NamedArrays, hat: NamedArrays, factors: Mapping[str, ChannelChange]) -> NamedArrays:
         """What the float network's pieces give for the quantized network's tensors, with its changes taken out."""
         changed = {
             name: factors[name].take_out(np.asarray(hat[name], np.float64)) if name in factors else hat[name]
-            for name in self.fed
+            for name in self.fed.values()
         }
         return self._run(feeds, changed)
 
     def _run(self, feeds: NamedArrays, values: NamedArrays) -> NamedArrays:
         fed = {name: value for name, value in feeds.items() if name in self._given}
-        for name, dtype in self._types.items():
-            fed[self.fed[name]] = values[name].astype(dtype, copy=False)
+        for hat, dtype in self._types.items():
+            fed[hat] = values[self.fed[hat]].astype(dtype, copy=False)
         got = self._session.run(typed(self._session, fed), list(self._ends.values()))
         return dict(zip(self._ends, got, strict=True))
 
@@ -92,7 +112,9 @@ class PairedNetworks:
         self._inputs, self._quantized = inputs, quantized
         self._stands = standing(quantized, names)
         self._float = Session(with_outputs(float_model, names), label=label)
-        before = dict.fromkeys((*self._stands.values(), *names))  # a tensor that is rounded, as it is before, too
+        self._given = standing(quantized, fed_names(quantized.graph))
+        self._rounded = rounded_ends(quantized, (*self._given, *names))
+        before = dict.fromkeys((*self._rounded, *self._stands.values(), *names))  # rounded, and as it was before
         self._hat = Session(with_outputs(quantized, before), label=label)
         self._at_once = 1
         self.kinds: dict[str, int] = {}  # element types in the quantized network
@@ -144,16 +166,18 @@ class PairedNetworks:
 
     def both(self, feeds: NamedArrays, names: Sequence[str]) -> BothValues:
         """Tensors of both networks."""
-        plain = self._float.run(typed(self._float, feeds), names)
-        hat = self._hat.run(typed(self._hat, feeds), [self._stands[name] for name in names])
-        return BothValues(dict(zip(names, plain, strict=True)), dict(zip(names, hat, strict=True)))
+        return BothValues(self.plain(feeds, names), self.hat(feeds, names))
 
     def plain(self, feeds: NamedArrays, names: Sequence[str]) -> NamedArrays:
         """Tensors of the float network."""
+        if not names:
+            return {}
         return dict(zip(names, self._float.run(typed(self._float, feeds), names), strict=True))
 
     def unrounded(self, feeds: NamedArrays, names: Sequence[str]) -> NamedArrays:
         """Tensors of the quantized network as they are before they are rounded."""
+        if not names:
+            return {}
         return dict(zip(names, self._hat.run(typed(self._hat, feeds), names), strict=True))
 
     def bytes_of(self, name: str) -> int:
@@ -173,8 +197,43 @@ class PairedNetworks:
             held += size
         return found
 
-    def pieces(self, wanted: Sequence[str]) -> Pieces:
-        return Pieces(self._quantized, self.matching.tensors, self.kinds, wanted)
+    def pieces(self, wanted: Sequence[str], unrounded: str = "") -> Pieces:
+        """The quantized network's pieces.
+
+        unrounded: a tensor that is wanted as it is before it is rounded; its piece is then fed behind all roundings.
+        """
+        found = (*self.matching.inputs, *self.matching.tensors)
+        kinds = {**self.kinds, **self._kinds_of_inputs()}
+        if not unrounded:
+            return Pieces(self._quantized, found, kinds, wanted)
+        tensors = [dataclasses.replace(t, stands=t.name) if t.name == unrounded else t for t in found]
+        ends = {hat: name for hat, name in self._rounded.items() if name in kinds and name != unrounded}
+        return Pieces(self._quantized, tensors, kinds, wanted, ends)
+
+    def read_by(self, feeds: NamedArrays, tensor: MatchedTensor) -> NamedArrays:
+        """What a tensor's piece reads in the quantized network, by the names of the matched tensors."""
+        inner = [(hat, name) for hat, name in tensor.reads_at if hat not in feeds]
+        values = self._hat.run(typed(self._hat, feeds), [hat for hat, _ in inner])
+        return {name: value for (_, name), value in zip(inner, values, strict=True)}
+
+    def hat(self, feeds: NamedArrays, names: Sequence[str]) -> NamedArrays:
+        """Tensors as they stand in the quantized network."""
+        if not names:
+            return {}
+        values = self._hat.run(typed(self._hat, feeds), [self._stands[name] for name in names])
+        return dict(zip(names, values, strict=True))
+
+    def _kinds_of_inputs(self) -> dict[str, int]:
+        stated = {value.name: value.type.tensor_type.elem_type for value in self._quantized.graph.input}
+        return {tensor.name: stated[tensor.name] for tensor in self.matching.inputs}
+
+    def rounded_inputs(self, feeds: NamedArrays) -> NamedArrays:
+        """What the quantized network makes of its inputs before anything else reads them."""
+        names = [tensor.name for tensor in self.matching.inputs]
+        if not names:
+            return feeds
+        values = self._hat.run(typed(self._hat, feeds), [self._given[name] for name in names])
+        return {**feeds, **dict(zip(names, values, strict=True))}
 
 
 def typed(session: Session, feeds: NamedArrays) -> NamedArrays:
@@ -183,3 +242,13 @@ def typed(session: Session, feeds: NamedArrays) -> NamedArrays:
         given = SessionInput.of(session)
         return {name: value.astype(given.dtype, copy=False) for name, value in feeds.items()}
     return as_taken(session, feeds)
+
+
+def within_bounds(values: Array, plain: Array) -> Array:
+    """Values that are not rounded yet, in the bounds of the float network's: a Relu may have been left to the codes."""
+    low, high = float(plain.min()), float(plain.max())
+    if low < 0 or not values.size or float(values.min()) >= 0:
+        return values
+    cut_above = float(np.mean(plain == high)) > 1e-3  # where many are equal to the largest, a Clip has cut them
+    bounded: Array = np.clip(np.asarray(values, np.float64), 0, high if cut_above else None)
+    return bounded

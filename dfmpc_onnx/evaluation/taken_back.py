@@ -61,7 +61,7 @@ class TakenBack:
             if not part:
                 continue
             pieces = self._pair.pieces(part)
-            plain = self._pair.both(feeds, sorted({*part, *pieces.fed})).plain
+            plain = self._pair.both(feeds, sorted({*part, *pieces.inner})).plain
             given = [pieces.run(feeds, plain, factors) for factors in (self._candidates, {})]
             for name in part:
                 for own in (False, True):

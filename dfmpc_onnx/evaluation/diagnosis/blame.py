@@ -8,15 +8,15 @@ in which sensitivities and plans are stated, too.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
 
 from dfmpc_onnx.evaluation.diagnosis.roundings import Rounding
-from dfmpc_onnx.evaluation.matched_tensors import MatchedTensor, fed_at
+from dfmpc_onnx.evaluation.matched_tensors import fed_at
 from dfmpc_onnx.evaluation.output_differences import sqnr
-from dfmpc_onnx.evaluation.paired_networks import NamedArrays, PairedNetworks, Pieces, typed
+from dfmpc_onnx.evaluation.paired_networks import NamedArrays, PairedNetworks, Pieces, typed, within_bounds
 from dfmpc_onnx.evaluation.tensor_sums import ChannelChange
 from dfmpc_onnx.numerics.arrays import Array
 from dfmpc_onnx.numerics.output_loss import damage, output_loss
@@ -125,25 +125,22 @@ class Blame:
 
     def _restored(self, group: Sequence[Candidate]) -> dict[Candidate, list[Array]]:
         """The values of each candidate's tensor without its error, run by run."""
-        names = [c.tensor for c in group if c.kind == "weights"]
-        pieces = Pieces.of_float(self._float, self._pair, names) if names else None
+        exact = _ExactPieces(self._pair, self._float, [c.tensor for c in group if c.kind == "weights"])
         rounded = sorted({c.tensor for c in group if c.kind == "activation"})
         found: dict[Candidate, list[Array]] = {candidate: [] for candidate in group}
         for feeds, _ in self._pair.feeds():
             inner = [name for name in rounded if name not in feeds]
             before = {**feeds, **self._pair.unrounded(feeds, inner)}
             plain = self._pair.plain(feeds, inner)
-            exact: NamedArrays = {}
-            if pieces is not None:
-                hat = self._pair.both(feeds, list(pieces.fed)).hat
-                exact = pieces.run_taken_out(feeds, hat, self._factors)
+            computed = exact.run(feeds, self._factors)
             for candidate in group:
-                name = candidate.tensor
-                if candidate.kind == "weights":
-                    change = self._factors.get(name)
-                    found[candidate].append(exact[name] if change is None else change.put_in(exact[name]))
-                else:
-                    found[candidate].append(_within(before[name], plain.get(name), self._factors.get(name)))
+                name, change = candidate.tensor, self._factors.get(candidate.tensor)
+                value = computed[name] if candidate.kind == "weights" else before[name]
+                if candidate.kind == "weights" and change is not None:
+                    value = change.put_in(value)
+                elif candidate.kind == "activation" and change is None and name in plain:
+                    value = within_bounds(value, plain[name])
+                found[candidate].append(value)
         return found
 
     def _run(self, candidate: Candidate, values: Sequence[Array]) -> Loss:
@@ -165,22 +162,29 @@ class Blame:
         return self._loss(found)
 
 
-def layers_of(tensors: Sequence[MatchedTensor]) -> dict[str, str]:
-    """By layer the tensor that it computes."""
-    return {layer: tensor.name for tensor in tensors for layer in tensor.layers}
+class _ExactPieces:
+    """The float network's pieces, each fed what it reads in the quantized network."""
+
+    def __init__(self, pair: PairedNetworks, model: onnx.ModelProto, wanted: Sequence[str]) -> None:
+        self._pair = pair
+        stands = {t.name: t.stands for t in (*pair.matching.inputs, *pair.matching.tensors)}
+        found = [tensor for tensor in pair.matching.tensors if tensor.name in set(wanted)]
+        self._single = [t for t in found if any(stands.get(name, name) != hat for hat, name in t.reads_at)]
+        usual = [tensor.name for tensor in found if tensor not in self._single]
+        self._usual = Pieces.of_float(model, pair, usual) if usual else None
+        self._pieces = [Pieces.of_float(model, pair, [tensor.name]) for tensor in self._single]
+
+    def run(self, feeds: NamedArrays, factors: Mapping[str, ChannelChange]) -> NamedArrays:
+        """What the wanted tensors would be, without what the quantized network does to their channels."""
+        given = self._pair.rounded_inputs(feeds)
+        found: NamedArrays = {}
+        if self._usual is not None:
+            found |= self._usual.run_taken_out(given, self._pair.hat(feeds, self._usual.inner), factors)
+        for tensor, pieces in zip(self._single, self._pieces, strict=True):
+            values = {**self._pair.hat(feeds, pieces.inner), **self._pair.read_by(feeds, tensor)}
+            found |= pieces.run_taken_out({**given, **values}, values, factors)
+        return found
 
 
 def _real(values: Array, real: int) -> Array:
     return values[:real] if values.ndim and len(values) > real else values
-
-
-def _within(before: Array, plain: Array | None, change: ChannelChange | None) -> Array:
-    """Values before they are rounded, in the bounds of the float network's: a Relu may have been left to the codes."""
-    if plain is None:
-        return before
-    low, high = float(plain.min()), float(plain.max())
-    if change is not None or low < 0 or before.min() >= 0:
-        return before
-    bounded = np.clip(before, 0, None)
-    top = float(np.mean(plain == high)) > 1e-3  # where many are equal to the largest, a Clip has cut them
-    return np.clip(bounded, None, high) if top else bounded
