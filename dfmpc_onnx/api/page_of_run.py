@@ -13,6 +13,7 @@ from dfmpc_onnx.api.reference import CHECK_SEED
 from dfmpc_onnx.api.report_page import ReportedPair, gather_page
 from dfmpc_onnx.api.write_report import check_page_target, finish_page
 from dfmpc_onnx.errors import OptionError
+from dfmpc_onnx.evaluation.layer_errors import LayerErrors
 from dfmpc_onnx.model.source import ModelSource, load
 from dfmpc_onnx.pipeline.progress import no_report
 from dfmpc_onnx.report.html.extra import require_report_extra
@@ -37,9 +38,14 @@ def check_page(
 
 
 def write_page_of_run(
-    taken: Intake, result: onnx.ModelProto, found: ClosingCheck, report: Report, page: pathlib.Path
+    taken: Intake,
+    result: onnx.ModelProto,
+    found: ClosingCheck,
+    report: Report,
+    errors: LayerErrors | None,
+    page: pathlib.Path,
 ) -> None:
-    """Write what a run did, and what came of it. found: by the closing check."""
+    """Write what a run did, and what came of it. found: by the closing check. errors: of the tensors inside."""
     settings = taken.workspace.settings
     own = found.verdict is not None and found.verdict.basis != "generated"
     pair = ReportedPair(
@@ -51,7 +57,7 @@ def write_page_of_run(
         verdict=found.verdict,
         fidelity=found.fidelity,
         warnings=report.warnings,
-        errors=report.layer_errors,
+        errors=errors,
         made=report,
     )
     finish_page(gather_page(pair, latency=False, progress=no_report), page)

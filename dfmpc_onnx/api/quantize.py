@@ -167,10 +167,13 @@ def _finish(
     )
     output = None if taken.destination is None else str(taken.destination)
     report = msgspec.structs.replace(
-        with_layer_errors(report, errors), output=output, version=version(), verdict=found.verdict
+        with_layer_errors(report, errors if layer_errors else None),
+        output=output,
+        version=version(),
+        verdict=found.verdict,
     )
     if page is not None:
-        write_page_of_run(taken, result, found, report, page)
+        write_page_of_run(taken, result, found, report, errors, page)
     return Quantized(result, report)
 
 

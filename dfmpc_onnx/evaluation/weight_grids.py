@@ -25,6 +25,7 @@ BINS_EACH = 4  # bins of float weights for each level of a grid that has few
 MOST_LEVELS_DRAWN = 24  # of which each is drawn by itself
 MOST_BINS = 64  # over a grid of more levels
 MARGIN = 0.15  # of the grid's width, to either side of it, that histograms show
+LEAST_LIKENESS = 1.0  # dB, below which the float weight of a layer's name is another one; ternary codes keep 4
 LARGEST_LAYER = 2**24  # of a layer that is looked at
 
 
@@ -77,11 +78,12 @@ def _float_weights(graph: onnx.GraphProto, layers: Collection[str]) -> Iterator[
         value = stored_value(node)
         if value is not None:
             stored[node.output[0]] = value
-    for node in graph.node:
-        if op_of(node) in WEIGHTED_OPERATORS and len(node.input) > 1 and layer_name(node) in layers:
+    for index, node in enumerate(graph.node):
+        name = node.name or f"{node.op_type}_{index}"  # as the pass `normalize` names what has no name
+        if op_of(node) in WEIGHTED_OPERATORS and len(node.input) > 1 and name in layers:
             tensor = stored.get(node.input[1])
             if tensor is not None and np.prod(tensor.dims, dtype=np.int64) <= LARGEST_LAYER:
-                yield layer_name(node), numpy_helper.to_array(tensor).astype(np.float64)
+                yield name, numpy_helper.to_array(tensor).astype(np.float64)
 
 
 def _of_chain(chain: DecodeChain) -> tuple[Float, Float, Float] | None:
@@ -120,19 +122,22 @@ def _grid_of(name: str, codes: Float, levels: Float, step: Float, original: Floa
     fitted = None if original is None else _fitted(original, levels * step)
     if fitted is None:
         return grid
+    noise = float(np.square(levels * step - fitted).sum())
+    signal = float(np.square(fitted).sum())
+    sqnr = 10 * float(np.log10(signal / noise)) if noise > 0 < signal else None
+    if sqnr is not None and sqnr < LEAST_LIKENESS:
+        return grid
     steps = fitted / np.where(step == 0, 1, step)
     low, high = float(values[0]), float(values[-1])
     edges = _bins(low, high)
     before, _ = np.histogram(steps, edges)
-    noise = float(np.square(levels * step - fitted).sum())
-    signal = float(np.square(fitted).sum())
     beyond = float(((steps < low - 0.5) | (steps > high + 0.5)).mean())
     return msgspec.structs.replace(
         grid,
         edges=tuple(edges.tolist()),
         before=tuple(_shares(before, steps.size)),
         beyond=beyond,
-        sqnr_db=round(10 * float(np.log10(signal / noise)), 2) if noise > 0 < signal else None,
+        sqnr_db=None if sqnr is None else round(sqnr, 2),
     )
 
 

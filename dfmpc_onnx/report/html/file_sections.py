@@ -135,12 +135,17 @@ def time(page: ReportPage) -> Section:
     if table.layers:
         numbers = {layer.name: layer.place or "-" for layer in page.layers}
         slow = [
-            cells(numbers.get(row.name, "-"), shown(row.name), row.kernel, f"{row.ms:.3f}")
+            cells(numbers.get(row.name, "-"), shown(row.name), _kernel(row.kernel), f"{row.ms:.3f}")
             for row in table.layers[:SLOW_LISTED]
         ]
         columns = [Column("no.", right=True), Column("layer", name=True), Column("kernel"), Column("ms", right=True)]
         blocks.append(Rows("The slowest layers", columns, slow))
     return Section("time", "Time and float islands", blocks)
+
+
+def _kernel(name: str) -> str:
+    """A kernel without the domain where it is onnxruntime's own."""
+    return shown(name.rpartition("::")[2] if name.startswith("com.microsoft") else name)
 
 
 def _islands(table: TimeTable) -> Rows:
@@ -161,7 +166,7 @@ def _islands(table: TimeTable) -> Rows:
         if saves:
             row.append(Cell("-" if island.saves_ms is None else f"{island.saves_ms:.3f}"))
         made = sorted(island.operators.items(), key=lambda item: -item[1])
-        listed = ", ".join(f"{count} {shown(op)}" for op, count in made[:OPERATORS_LISTED])
+        listed = ", ".join(f"{count} {_kernel(op)}" for op, count in made[:OPERATORS_LISTED])
         rows.append([*row, Cell(listed + (", ..." if len(made) > OPERATORS_LISTED else ""))])
     hidden = len(table.islands) - ISLANDS_LISTED
     more = f"; {hidden} more take less" if hidden > 0 else ""

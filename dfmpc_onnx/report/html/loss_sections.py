@@ -33,6 +33,7 @@ HOW_TO_READ = (
     "added early may fade or grow on its way. In red: those that add most."
 )
 RANGES_LISTED = 10
+SAME_TIME = 0.03  # by which times may differ that count as the same
 LOOSE = 0.4  # share of a range that is used, below which the range is far too wide
 WHAT_DECIBELS_ARE = (
     "SQNR is the network's signal over the error in it: 10 dB is an error of 32 % of the values, 20 dB of 10 %, 30 dB "
@@ -69,7 +70,8 @@ def outcome(page: ReportPage) -> Section:
         entries.append((f"{page.times.quantized_ms:.2f} ms", "a run on this machine", _faster(page)))
     blocks: list[Block] = [Figures(entries)]
     if page.verdict is not None:
-        blocks.append(Paragraph(f"{_sentence(verdict_sentence(page.verdict).partition(': ')[2])}"))
+        said = verdict_sentence(page.verdict)
+        blocks.append(Paragraph(_sentence(said if page.verdict.not_known else said.partition(": ")[2])))
         blocks.append(Paragraph(WHAT_DECIBELS_ARE, quiet=True))
     elif reason := page.untold.get("outcome"):
         blocks.append(Paragraph(_sentence(reason)))
@@ -82,8 +84,10 @@ def _faster(page: ReportPage) -> str:
     assert page.times is not None
     ratio = page.times.float_ms / max(page.times.quantized_ms, 1e-9)
     times = f"{ratio:.2f} times faster than" if ratio >= 1 else f"{1 / ratio:.2f} times slower than"
+    if abs(ratio - 1) < SAME_TIME:
+        times = "as fast as"
     threads = f"{page.times.threads} thread{'' if page.times.threads == 1 else 's'}"
-    return f"{times} the float file's {page.times.float_ms:.2f} ms, {threads}"
+    return f"{times} the float file, of {page.times.float_ms:.2f} ms, {threads}"
 
 
 def _sentence(text: str) -> str:
