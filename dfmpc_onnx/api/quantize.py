@@ -174,7 +174,7 @@ def _finish(
     )
     if page is not None:
         write_page_of_run(taken, result, found, report, errors, page)
-    return Quantized(result, report)
+    return Quantized(result, with_layer_errors(report, errors if layer_errors else None))
 
 
 def _layer_errors(

@@ -115,7 +115,7 @@ def advice(page: ReportPage) -> Section:
         if commands:
             blocks.append(Bullets(commands))
     else:
-        blocks.append(Paragraph(_sentence(page.untold.get("advice", "nothing that was tried helps"))))
+        blocks.append(Paragraph(_sentence(page.untold.get("advice", "no change was tried"))))
     return Section("advice", "What to try next", blocks)
 
 
@@ -188,7 +188,7 @@ def causes(page: ReportPage) -> Section:
     if page.findings:
         blocks.append(Bullets([(f"{f.where}: {f.cause}", f.evidence) for f in page.findings]))
     else:
-        blocks.append(Paragraph(_sentence(page.untold.get("causes", "nothing stands out"))))
+        blocks.append(Paragraph(_sentence(page.untold.get("causes", "no causes were looked for"))))
     return Section("causes", "What causes it?", blocks)
 
 
