@@ -12,6 +12,7 @@ neither `typing` nor `importlib`: the command line begins with this module, befo
 TYPE_CHECKING = False  # to a type checker it is true, as that of `typing` is
 if TYPE_CHECKING:
     from dfmpc_onnx.api.compare import compare as compare
+    from dfmpc_onnx.api.diagnose import diagnose as diagnose
     from dfmpc_onnx.api.expand import Expanded as Expanded
     from dfmpc_onnx.api.expand import expand as expand
     from dfmpc_onnx.api.inspection import inspect as inspect
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from dfmpc_onnx.errors import RunTooLong as RunTooLong
     from dfmpc_onnx.errors import TooLittleMemory as TooLittleMemory
     from dfmpc_onnx.errors import UserError as UserError
+    from dfmpc_onnx.evaluation.diagnosis.schema import Diagnosis as Diagnosis
     from dfmpc_onnx.pipeline.manager import Pass as Pass
     from dfmpc_onnx.pipeline.manager import PassResult as PassResult
     from dfmpc_onnx.pipeline.recipe import Recipe as Recipe
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "api.compare": ("compare",),
+    "api.diagnose": ("diagnose",),
     "api.expand": ("Expanded", "expand"),
     "api.inspection": ("inspect",),
     "api.plan": ("Planned", "plan"),
@@ -73,6 +76,7 @@ _HOMES = {
         "TooLittleMemory",
         "UserError",
     ),
+    "evaluation.diagnosis.schema": ("Diagnosis",),
     "pipeline.manager": ("Pass", "PassResult"),
     "pipeline.recipe": ("Recipe",),
     "report.html.schema": ("Comparison",),

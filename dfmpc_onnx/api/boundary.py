@@ -233,6 +233,7 @@ ARGUMENTS: Mapping[str, Callable[[str, Any], Any]] = {
     "force": _flag,
     "latency": _flag,
     "layer_errors": _flag,
+    "blame": _flag,
     "max_latency": _text("'12.5' or '80%'"),
     "progress": _called,
     "max_size": _one_of("bytes, '2MB' or '25%'", str, numbers.Integral),

@@ -11,6 +11,7 @@ import cloup
 import dfmpc_onnx
 from dfmpc_onnx.cli.completion import complete_pass, complete_preprocess, complete_provider, complete_recipe
 from dfmpc_onnx.cli.console import reader_may_leave, say, standard_output
+from dfmpc_onnx.cli.diagnose_command import diagnose
 from dfmpc_onnx.cli.plan_command import plan
 from dfmpc_onnx.cli.quantize_command import quantize
 from dfmpc_onnx.cli.report_command import report
@@ -67,6 +68,7 @@ def main() -> None:
 main.add_command(quantize, section=MAKE)
 main.add_command(plan, section=MAKE)
 main.add_command(report, section=LOOK_UP)
+main.add_command(diagnose, section=LOOK_UP)
 
 
 @main.command(

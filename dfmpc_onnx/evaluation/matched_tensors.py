@@ -18,6 +18,7 @@ from dfmpc_onnx.model.protos import (
     WEIGHTED_OPERATORS,
     bodies,
     captured_names,
+    every_node,
     fed_names,
     makers,
     names_read,
@@ -95,6 +96,18 @@ def rounded_ends(second: onnx.ModelProto, names: Iterable[str]) -> dict[str, str
                 decoders = (r for r in behind.get(reader.output[0], ()) if r.op_type == "DequantizeLinear")
                 found.update({decoder.output[0]: name for decoder in decoders})
     return found
+
+
+def without_rounding(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
+    """A copy of the model in which all that reads the rounded values of these tensors reads them unrounded."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    ends = rounded_ends(model, names)
+    for node in every_node(copy.graph.node):
+        for index, name in enumerate(node.input):
+            if name in ends:
+                node.input[index] = ends[name]
+    return copy
 
 
 def match(first: onnx.ModelProto, second: onnx.ModelProto, stands: Mapping[str, str]) -> Matching:

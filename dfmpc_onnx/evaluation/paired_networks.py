@@ -24,6 +24,7 @@ from dfmpc_onnx.evaluation.matched_tensors import (
     rounded_ends,
     standing,
     with_outputs,
+    without_rounding,
 )
 from dfmpc_onnx.evaluation.tensor_sums import ChannelChange
 from dfmpc_onnx.inputs.files import Images
@@ -170,15 +171,24 @@ class PairedNetworks:
 
     def plain(self, feeds: NamedArrays, names: Sequence[str]) -> NamedArrays:
         """Tensors of the float network."""
-        if not names:
-            return {}
-        return dict(zip(names, self._float.run(typed(self._float, feeds), names), strict=True))
+        return run_named(self._float, feeds, names)
 
     def unrounded(self, feeds: NamedArrays, names: Sequence[str]) -> NamedArrays:
         """Tensors of the quantized network as they are before they are rounded."""
-        if not names:
-            return {}
-        return dict(zip(names, self._hat.run(typed(self._hat, feeds), names), strict=True))
+        return run_named(self._hat, feeds, names)
+
+    def smooth(self) -> Session:
+        """The quantized network without the rounding of its matched tensors, which it gives as outputs."""
+        model = without_rounding(self._quantized, (*self._given, *self.kinds))
+        return Session(with_outputs(model, self.kinds), label=self._hat.label)
+
+    @property
+    def leaves_functions_to_codes(self) -> bool:
+        """Whether codes do the work of a Relu that the quantized network no longer has."""
+        feeds, _ = next(self.feeds())
+        names = [tensor.name for tensor in self.matching.tensors if tensor.name != tensor.stands]
+        plain, before = self.plain(feeds, names), self.unrounded(feeds, names)
+        return any(within_bounds(before[name], plain[name]) is not before[name] for name in names)
 
     def bytes_of(self, name: str) -> int:
         """How much a tensor takes of one run of the probe's size, in both networks."""
@@ -218,10 +228,8 @@ class PairedNetworks:
 
     def hat(self, feeds: NamedArrays, names: Sequence[str]) -> NamedArrays:
         """Tensors as they stand in the quantized network."""
-        if not names:
-            return {}
-        values = self._hat.run(typed(self._hat, feeds), [self._stands[name] for name in names])
-        return dict(zip(names, values, strict=True))
+        values = run_named(self._hat, feeds, [self._stands[name] for name in names])
+        return dict(zip(names, values.values(), strict=True))
 
     def _kinds_of_inputs(self) -> dict[str, int]:
         stated = {value.name: value.type.tensor_type.elem_type for value in self._quantized.graph.input}
@@ -234,6 +242,11 @@ class PairedNetworks:
             return feeds
         values = self._hat.run(typed(self._hat, feeds), [self._given[name] for name in names])
         return {**feeds, **dict(zip(names, values, strict=True))}
+
+
+def run_named(session: Session, feeds: NamedArrays, names: Sequence[str]) -> NamedArrays:
+    """Outputs of a network by name."""
+    return dict(zip(names, session.run(typed(session, feeds), names), strict=True)) if names else {}
 
 
 def typed(session: Session, feeds: NamedArrays) -> NamedArrays:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dfmpc_onnx.evaluation.paired_networks import PairedNetworks
+from dfmpc_onnx.evaluation.paired_networks import PairedNetworks, run_named
 from dfmpc_onnx.evaluation.tensor_sums import ChannelChange, TensorSums
 
 
@@ -21,14 +21,18 @@ class TakenBack:
         self._candidates: dict[str, ChannelChange] = {}
 
     def found(self) -> dict[str, ChannelChange]:
-        """The factors of each such tensor, ``[channels]``."""
-        groups = self._pair.groups()
-        for group in groups:
+        """The factors of each such tensor, ``[channels]``.
+
+        They are seen where no activation is rounded: an error of roundings in front would be taken for one of them.
+        """
+        smooth = None if self._pair.leaves_functions_to_codes else self._pair.smooth()
+        for group in self._pair.groups():
             sums = {name: TensorSums() for name in group}
             for feeds, real in self._pair.feeds():
-                both = self._pair.both(feeds, group)
+                plain = self._pair.plain(feeds, group)
+                hat = self._pair.hat(feeds, group) if smooth is None else run_named(smooth, feeds, group)
                 for name in group:
-                    sums[name].add(both.plain[name], both.hat[name], both.hat[name], None, real)
+                    sums[name].add(plain[name], hat[name], hat[name], None, real)
             for name in group:
                 factors = sums[name].factors()
                 if factors is not None:

@@ -21,8 +21,10 @@ CauseCode = Literal[
     "wrong-preprocess",
     "no-single-cause",
 ]
+LEAST_HELP_DB = 0.5  # what advice is worth at least
 LEAST_DAMAGE = 0.01  # of the outputs, below which nothing needs a culprit
 LEAST_SHARE = 0.5  # of the damage that one restored layer or activation takes away before it stands out
+LEAST_SHARE_UNEXPLAINED = 0.75  # the same where nothing explains it: errors make up for each other by chance
 
 
 class Cause(msgspec.Struct, frozen=True):
@@ -60,6 +62,26 @@ class FloatBetween(msgspec.Struct, frozen=True):
     why: str
 
 
+class Advice(msgspec.Struct, frozen=True):
+    """A change that was made and measured on the same inputs.
+
+    text: what was done; before_db, after_db: SQNR of the worst output; bytes: what the file grows by, below 0 where it
+    shrinks. layers: the overrides that it takes, as ``NAME=BITS``; preprocess: the one that it takes, "" for that of
+    the file.
+    """
+
+    text: str
+    before_db: float
+    after_db: float
+    bytes: int
+    layers: tuple[str, ...] = ()
+    preprocess: str = ""
+
+    @property
+    def helps(self) -> bool:
+        return self.after_db >= self.before_db + LEAST_HELP_DB
+
+
 class Diagnosis(msgspec.Struct, frozen=True):
     """Why a quantized network loses what it loses.
 
@@ -67,7 +89,10 @@ class Diagnosis(msgspec.Struct, frozen=True):
     0 to 1 and beyond; sqnr_db: of the worst output. layers: both networks, layer by layer. enters: the layers at which
     most error enters, beside the signal there, the worst first; amplified: those that multiply what comes in the most.
     blamed: whether each layer and activation was restored in turn; suspects are then ranked by what that gained, else
-    by their own error. between: layers in float between integers.
+    by their own error. between: layers in float between integers. advice: what helps, as it was tried, the best first;
+    tried: how many changes were. no_advice: why none was. preprocess: what the inputs went through; warnings: what to
+    hear of the files and of what is not compared. model, quantized, images: where they came from; output: where the
+    better file was written; version: this package's.
     """
 
     damage: float
@@ -78,6 +103,21 @@ class Diagnosis(msgspec.Struct, frozen=True):
     suspects: tuple[Suspect, ...]
     blamed: bool
     between: tuple[FloatBetween, ...] = ()
+    advice: tuple[Advice, ...] = ()
+    tried: int = 0
+    no_advice: str = ""
+    preprocess: str = ""
+    warnings: tuple[str, ...] = ()
+    model: str = ""
+    quantized: str = ""
+    images: str | None = None
+    output: str | None = None
+    version: str = ""
+
+    def __repr__(self) -> str:
+        found = self.culprit
+        said = "nothing stands out" if found is None or found.cause is None else f"{found.layer}: {found.cause.code}"
+        return f"Diagnosis(SQNR {self.sqnr_db} dB, {said})"
 
     @property
     def culprit(self) -> Suspect | None:
@@ -90,7 +130,9 @@ class Diagnosis(msgspec.Struct, frozen=True):
         enough = self.damage >= LEAST_DAMAGE
         if first.gain is None:
             return first if enough and first.cause.code != "no-single-cause" else None
-        return first if enough and first.gain >= LEAST_SHARE * self.damage else None
+        unexplained = first.cause.code == "no-single-cause"
+        share = LEAST_SHARE_UNEXPLAINED if unexplained else LEAST_SHARE
+        return first if enough and first.gain >= share * self.damage else None
 
     def to_dict(self) -> dict[str, Any]:
         """Its fields, as ``--json`` prints them."""
