@@ -7,6 +7,7 @@ import glob
 from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
+import numpy as np
 import onnx
 
 from dfmpc_onnx.api.pairs import ComparedFiles
@@ -23,7 +24,8 @@ from dfmpc_onnx.qdq.decode_chains import DecodeChains
 from dfmpc_onnx.runtime.session import Session
 
 MOST_LAYERS = 3  # that get more bits together
-WIDE_BITS = 8
+WIDE_BITS, LEAST_BITS = 8, 2
+TERNARY_LEVELS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +102,7 @@ class Trials:
             files.float_source.path or files.float_source.model,
             None,
             recipe,
-            layers=[*recorded, *trial.layers],  # the last that matches counts
+            layers=[*recorded, *_widths(files.source.model), *trial.layers],  # the last that matches counts
             target=metadata.get("target", "cpu"),
             preprocess=trial.preprocess or metadata.get("preprocess", AUTO),
             input_shapes=files.settings.input_shapes,
@@ -115,6 +117,20 @@ class Trials:
         files = self._files
         session = Session(model, label="the changed file")
         return compare(files.reference, session, files.fed, *output_kinds(files.float_source.model)).sqnr_db
+
+
+def _widths(model: onnx.ModelProto) -> Iterator[str]:
+    """The width that each layer of a file of ours has, as overrides: a change shall change nothing else."""
+    chains = DecodeChains(model.graph)
+    for node in model.graph.node:
+        chain = chains.of_layer(node)
+        if chain is None:
+            continue
+        bits = sum(plane.width for plane in chain.planes)
+        if np.unique(chain.codes()).size <= TERNARY_LEVELS:
+            yield f"{glob.escape(node.name)}=ternary"
+        elif LEAST_BITS <= bits <= WIDE_BITS:
+            yield f"{glob.escape(node.name)}={bits}"
 
 
 def trials_for(found: Diagnosis, quantized: onnx.ModelProto, right_preprocess: str) -> list[Trial]:

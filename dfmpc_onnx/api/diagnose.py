@@ -55,8 +55,9 @@ def diagnose(
     images, preprocess, input_shapes, input_ranges, seed: as in `verify`. A preprocess that the quantized file states,
     and that the float model's own parameters rule out, is not taken. count: on how many inputs, 16 where None. blame:
     restore each layer's weights and each activation to float in turn, rank them by what that gains, and try what helps.
-    output: where to write the file with the best change that was tried, if one helps; this needs `blame`. force: whether a file there
-    that is no ONNX model may be written over. progress: called with (done, total, name). Raises UserError.
+    output: where to write the file with the best change that was tried, if one helps; this needs `blame`. force:
+    whether a file there that is no ONNX model may be written over. progress: called with (done, total, name). Raises
+    UserError.
     """
     if output is not None and not blame:
         raise OptionError("output: only what was tried can be written; ask for blame, too")
