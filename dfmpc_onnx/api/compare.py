@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 
 from dfmpc_onnx.api.boundary import GivenImages, GivenRanges, GivenShapes, Path, as_path, images_label, public
+from dfmpc_onnx.api.page_files import check_page_target
 from dfmpc_onnx.api.pairs import ComparedFiles, take_pair
 from dfmpc_onnx.api.provenance import version
 from dfmpc_onnx.api.report_page import bits_of_layers
 from dfmpc_onnx.api.verify import verify_pair
-from dfmpc_onnx.api.write_report import check_page_target
 from dfmpc_onnx.errors import ModelError, OptionError
 from dfmpc_onnx.inputs.batches import input_batch
 from dfmpc_onnx.model.source import ModelSource

@@ -69,14 +69,36 @@ def diagnose(
     if output is not None:
         check_target(output, files.float_source, force=force)
         destination = check_target(output, files.source, force=force)
-    right = "" if preprocess is not None else _right_preprocess(files)
+    right = "" if preprocess is not None else right_preprocess(files)
     if right:
         files = take_pair(model, quantized, images, right, input_shapes, input_ranges, seed, wanted)
     tell = _telling(progress)
+    given = None if images is None else str(as_path(images))
+    found, best = diagnose_files(files, wanted, right, given, blame=blame, tell=tell)
+    if destination is not None and best is not None:
+        save(best.model, destination, files.source.external)
+        found = msgspec.structs.replace(found, output=str(destination))
+    return found
+
+
+def diagnose_files(
+    files: ComparedFiles,
+    count: int,
+    right: str,
+    images: str | None,
+    *,
+    blame: bool,
+    tell: Callable[[int, int, str], None],
+) -> tuple[Diagnosis, Tried | None]:
+    """The diagnosis of files that are read already, and with `blame` the best change that was tried, if one helps.
+
+    count: of inputs. right: the preprocess that the float model tells where the file states another, else "". images:
+    where the user's lie.
+    """
     found = diagnose_networks(
         files.float_source.model,
         files.source.model,
-        few_of(files.fed, wanted),
+        few_of(files.fed, count),
         _outputs(files.float_source),
         files.source.label,
         blame=blame,
@@ -89,15 +111,12 @@ def diagnose(
         warnings=_warnings(files, found, right),
         model=files.float_source.label,
         quantized=files.source.label,
-        images=images_label(as_path(images)),
+        images=images_label(images),
         version=version(),
     )
-    if blame:
-        found, best = _advised(found, files, None if images is None else str(as_path(images)), right, tell)
-        if destination is not None and best is not None:
-            save(best.model, destination, files.source.external)
-            found = msgspec.structs.replace(found, output=str(destination))
-    return found
+    if not blame:
+        return found, None
+    return _advised(found, files, images, right, tell)
 
 
 def _telling(progress: ProgressReport | None) -> Callable[[int, int, str], None]:
@@ -110,7 +129,7 @@ def _telling(progress: ProgressReport | None) -> Callable[[int, int, str], None]
     return tell
 
 
-def _right_preprocess(files: ComparedFiles) -> str:
+def right_preprocess(files: ComparedFiles) -> str:
     """What the float model's own parameters tell, where that is sure and not what the quantized file states."""
     stated = files.metadata.get("preprocess")
     if stated is None or files.choice.by == "no image":

@@ -159,7 +159,7 @@ def _finish(
     else:
         workspace.progress.begin("write")
         size = save(result, taken.destination, source.external, closing)
-    errors, said = _layer_errors(taken, result, found) if layer_errors or page is not None else (None, ())
+    errors, said = _layer_errors(taken, result, found) if layer_errors else (None, ())
     workspace.progress.end()
     notes = (*larger_than_its_source(source, result, size, settings), *found.notes, *said)
     report = make_report(
@@ -167,14 +167,14 @@ def _finish(
     )
     output = None if taken.destination is None else str(taken.destination)
     report = msgspec.structs.replace(
-        with_layer_errors(report, errors if layer_errors else None),
+        with_layer_errors(report, errors),
         output=output,
         version=version(),
         verdict=found.verdict,
     )
     if page is not None:
-        write_page_of_run(taken, result, found, report, errors, page)
-    return Quantized(result, with_layer_errors(report, errors if layer_errors else None))
+        write_page_of_run(taken, result, found, report, page)
+    return Quantized(result, with_layer_errors(report, errors))
 
 
 def _layer_errors(

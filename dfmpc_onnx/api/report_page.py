@@ -13,6 +13,7 @@ import msgspec
 from dfmpc_onnx.api.provenance import version
 from dfmpc_onnx.errors import DfmpcError, ModelError
 from dfmpc_onnx.evaluation.activation_ranges import ActivationRange, activation_ranges
+from dfmpc_onnx.evaluation.diagnosis.schema import Diagnosis
 from dfmpc_onnx.evaluation.fidelity import Fidelity
 from dfmpc_onnx.evaluation.island_times import MOST_CLOSED, TimeTable, time_table
 from dfmpc_onnx.evaluation.kernel_census import Census, is_quantized, take_census
@@ -47,11 +48,22 @@ STEPS_OF_REPORT = ("weights", "activations", "time", "page")
 
 
 @dataclasses.dataclass(frozen=True)
+class Diagnosed:
+    """errors: of the tensors inside; diagnosis: what causes them; None each where it could not be had, as `why_not`
+    says.
+    """
+
+    errors: LayerErrors | None = None
+    diagnosis: Diagnosis | None = None
+    why_not: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class ReportedPair:
     """Two files, what they ran on, and what came of it; batch: None where the float model did not run.
 
-    seed: of the images that were made; None where they are the user's. errors: of the tensors inside. made: the report
-    of the run that made the quantized file, where this is that run.
+    seed: of the images that were made; None where they are the user's. diagnosed: where the error is, and what causes
+    it. made: the report of the run that made the quantized file, where this is that run.
     """
 
     float_source: Source
@@ -62,7 +74,7 @@ class ReportedPair:
     verdict: Verdict | None
     fidelity: Fidelity | None
     warnings: tuple[str, ...]
-    errors: LayerErrors | None = None
+    diagnosed: Diagnosed
     made: Report | None = None
 
 
@@ -75,7 +87,7 @@ def gather_page(pair: ReportedPair, *, latency: bool, progress: ProgressReport) 
     grids = weight_grids(pair.float_source.model, pair.source.model, names)
     census = gathered.found("census", lambda: _census(pair.source))
     layers = _layers(pair, stored, grids, census)
-    places = _places(layers, pair.errors)
+    places = _places(layers, pair.diagnosed.errors)
     gathered.step(1)
     ranges = gathered.found("activations", lambda: _ranges(pair))
     gathered.step(2)
@@ -92,7 +104,7 @@ def gather_page(pair: ReportedPair, *, latency: bool, progress: ProgressReport) 
         fidelity=pair.fidelity,
         warnings=pair.warnings,
         made=_made(pair),
-        layers=_with_places(layers, places, pair.errors),
+        layers=_with_places(layers, places, pair.diagnosed.errors),
         places=places,
         mean_bits=_mean_bits(pair, stored),
         drawn=_drawn(places, grids),
@@ -101,6 +113,7 @@ def gather_page(pair: ReportedPair, *, latency: bool, progress: ProgressReport) 
         refusals=_refusals(pair.made, census),
         images=ShownImages("nothing") if pair.batch is None else shown_images(only, pair.batch.origin, pair.seed),
         version=version(),
+        diagnosis=pair.diagnosed.diagnosis,
         untold=gathered.untold,
     )
 
@@ -109,7 +122,8 @@ class _Gathering:
     """The parts of a report as they are gathered, and why those that could not be had are missing."""
 
     def __init__(self, pair: ReportedPair, progress: ProgressReport) -> None:
-        self.untold: dict[str, str] = {}
+        why = pair.diagnosed.why_not
+        self.untold: dict[str, str] = {"losses": why, "causes": why, "advice": why} if why else {}
         self._progress = progress
         self.step(0)
 

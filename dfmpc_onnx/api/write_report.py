@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import pathlib
-from collections.abc import Sequence
-
 from dfmpc_onnx.api.boundary import GivenImages, GivenRanges, GivenShapes, Path, as_path, images_label, public
+from dfmpc_onnx.api.diagnose import right_preprocess
+from dfmpc_onnx.api.page_files import check_page_target, finish_page
 from dfmpc_onnx.api.pairs import ComparedFiles, take_pair
-from dfmpc_onnx.api.report_page import ReportedPair, gather_page
+from dfmpc_onnx.api.report_diagnosis import diagnosis_of
+from dfmpc_onnx.api.report_page import Diagnosed, ReportedPair, gather_page
 from dfmpc_onnx.api.verify import verify_pair
-from dfmpc_onnx.errors import OptionError
 from dfmpc_onnx.model.source import ModelSource
-from dfmpc_onnx.model.write import check_target, save_text
 from dfmpc_onnx.pipeline.progress import ProgressReport, no_report
 from dfmpc_onnx.report.html.extra import require_report_extra
-from dfmpc_onnx.report.html.file_kind import HTML_FILE
-from dfmpc_onnx.report.html.schema import ReportPage
 from dfmpc_onnx.report.schema import Verification
 from dfmpc_onnx.runtime.threads import takes_threads
 
@@ -35,6 +31,7 @@ def write_report(
     threads: int | None = None,
     count: int | None = None,
     latency: bool = False,
+    blame: bool = False,
     progress: ProgressReport | None = None,
     force: bool = False,
 ) -> str:
@@ -42,39 +39,26 @@ def write_report(
 
     output: where to write it, whole or not at all; None to get the text alone, which is returned in any case. images,
     preprocess, input_shapes, input_ranges, seed, threads, count, progress: as `verify` takes them. latency: measure
-    what integers in place of each island of float would save, too. force: whether a file that is no HTML may be written
+    what integers in place of each island of float would save, too. blame: restore each layer to float in turn, as
+    `diagnose` does, and try what helps. force: whether a file that is no HTML may be written
     over. Raises UserError; OptionError where the extra `report` is not installed.
     """
     require_report_extra()
     target = None if output is None else check_page_target(output, force=force, models=(model, quantized))
-    pair = take_pair(model, quantized, images, preprocess, input_shapes, input_ranges, seed, count)
-    found = verify_pair(pair, ("CPU",), images_label(as_path(images)), progress, layer_errors=True)
-    page = gather_page(reported(pair, found), latency=latency, progress=progress or no_report)
+    tell = progress or no_report
+    files = take_pair(model, quantized, images, preprocess, input_shapes, input_ranges, seed, count)
+    path = None if images is None else str(as_path(images))
+    found = verify_pair(files, ("CPU",), images_label(path), progress, layer_errors=False)
+    right = "" if preprocess is not None else right_preprocess(files)
+    fed = files
+    if right:
+        fed = take_pair(model, quantized, images, right, input_shapes, input_ranges, seed, count)
+    diagnosed = diagnosis_of(fed, right, path, blame=blame, tell=tell)
+    page = gather_page(reported(files, found, diagnosed), latency=latency, progress=tell)
     return finish_page(page, target)
 
 
-def finish_page(page: ReportPage, target: pathlib.Path | None) -> str:
-    """The page as text, written where there is a target."""
-    from dfmpc_onnx.report.html.page import report_html
-
-    text = report_html(page)
-    if target is not None:
-        save_text(text, target)
-    return text
-
-
-def check_page_target(output: Path, *, force: bool, models: Sequence[ModelSource] = ()) -> pathlib.Path:
-    """Where a page may be written; raises OptionError, for the models' own files too."""
-    target = check_target(output, None, force=force, kind=HTML_FILE)
-    for model in models:
-        if isinstance(model, (str, pathlib.Path)) and target.exists():
-            path = pathlib.Path(model)
-            if path.exists() and path.samefile(target):
-                raise OptionError(f"{target}: is a model of the report; choose another output")
-    return target
-
-
-def reported(pair: ComparedFiles, found: Verification) -> ReportedPair:
+def reported(pair: ComparedFiles, found: Verification, diagnosed: Diagnosed) -> ReportedPair:
     """What a report says of two files that were compared."""
     (row,) = found.providers
     return ReportedPair(
@@ -86,5 +70,5 @@ def reported(pair: ComparedFiles, found: Verification) -> ReportedPair:
         verdict=row.verdict,
         fidelity=row.fidelity,
         warnings=found.warnings,
-        errors=found.layer_errors,
+        diagnosed=diagnosed,
     )

@@ -84,6 +84,9 @@ from dfmpc_onnx.memory import limit_memory
 @cloup.option_group(
     "Run",
     cloup.option(
+        "--blame", is_flag=True, help="restore each layer to float in turn, as `diagnose` does, and try what helps"
+    ),
+    cloup.option(
         "--latency", is_flag=True, help="measure, too, what integers in place of each island of float would save"
     ),
     THREADS,
@@ -92,6 +95,7 @@ def report(
     files: tuple[str, ...],
     output: str | None,
     against: str | None,
+    blame: bool,
     latency: bool,
     json_wanted: bool,
     verbose: bool,
@@ -112,8 +116,9 @@ def report(
     options = {**options, "input_shapes": shapes, "input_ranges": ranges}
     to_stream = check_stream(output, json_wanted)
     if against is not None:
-        if latency:
-            raise OptionError("latency: islands of float are in the report on one file; leave it out with --against")
+        if latency or blame:
+            which = "latency" if latency else "blame"
+            raise OptionError(f"{which}: it is for the report on one file; leave it out with --against")
         with limit_memory(), progress(verbose - quiet, alone=json_wanted) as tell:
             _compare(files, against, output, to_stream, json_wanted, quiet, {**options, "progress": tell})
         return
@@ -123,6 +128,7 @@ def report(
             float_model,
             quantized,
             None if to_stream else output,
+            blame=blame,
             latency=latency,
             progress=tell,
             **options,  # type: ignore[arg-type]  # each option under the name that write_report() has for it

@@ -71,6 +71,20 @@ def test_the_same_file_twice_has_no_loss(model_file: pathlib.Path) -> None:
     assert "4 of 4 layers are left in float" in found["refusals"]
 
 
+def test_what_was_tried_is_there_with_its_gain_and_its_cost(model_file: pathlib.Path) -> None:
+    made = dfmpc_onnx.quantize(model_file, None, "closed-form", weights="2", preprocess="unit")
+    found = sections(dfmpc_onnx.write_report(model_file, made.model, count=8, blame=True))
+    assert "give this layer 8 bits" in found["advice"] and "kB" in found["advice"]
+    assert "--blame --apply" in found["advice"]
+    assert "gain, dB" in found["causes"] and "weights" in found["causes"]
+
+
+def test_nothing_is_advised_that_was_not_tried(model_file: pathlib.Path, quantized: pathlib.Path) -> None:
+    found = sections(dfmpc_onnx.write_report(model_file, quantized, count=8))
+    assert "No change was tried" in found["advice"] and "--blame" in found["advice"]
+    assert "Largest errors of their own" in found["causes"]
+
+
 def test_time_goes_by_islands_of_float(model_file: pathlib.Path) -> None:
     made = dfmpc_onnx.quantize(model_file, None, "int8", activations="none", preprocess="unit")
     found = sections(dfmpc_onnx.write_report(model_file, made.model, count=4))

@@ -88,7 +88,8 @@ def test_models_are_not_written_over(model_file: pathlib.Path, quantized: pathli
         (("a.onnx", "b.onnx", "c.onnx", "-o", "a.html"), "3 files given"),
         (("a.onnx", "b.onnx"), "give -o FILE.html"),
         (("a.onnx", "b.onnx", "-o", "a.html", "--json"), "give --against"),
-        (("a.onnx", "--against", "b.onnx", "--latency"), "leave it out with --against"),
+        (("a.onnx", "--against", "b.onnx", "--latency"), "latency: it is for the report on one file"),
+        (("a.onnx", "--against", "b.onnx", "--blame"), "leave it out with --against"),
         (("none.onnx", "none.onnx", "-o", "a.html"), "no such file"),
     ],
 )

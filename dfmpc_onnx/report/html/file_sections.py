@@ -132,6 +132,10 @@ def time(page: ReportPage) -> Section:
     )
     if table.islands:
         blocks.append(_islands(table))
+    between = page.diagnosis.between if page.diagnosis is not None else ()
+    if between:
+        blocks.append(Paragraph("Layers that compute in float between integer ones:"))
+        blocks.append(Bullets([(shown(entry.layer), entry.why) for entry in between[:ISLANDS_LISTED]]))
     if table.layers:
         numbers = {layer.name: layer.place or "-" for layer in page.layers}
         slow = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dfmpc_onnx.errors import shown
+from dfmpc_onnx.report.diagnosis_text import finding
 from dfmpc_onnx.report.html.blocks import (
     Block,
     Bullets,
@@ -38,6 +39,10 @@ LOOSE = 0.4  # share of a range that is used, below which the range is far too w
 WHAT_DECIBELS_ARE = (
     "SQNR is the network's signal over the error in it: 10 dB is an error of 32 % of the values, 20 dB of 10 %, 30 dB "
     "of 3 %, 40 dB of 1 %."
+)
+NOT_TRIED = (
+    "no change was tried: `dfmpc-onnx report FLOAT QUANTIZED --blame` restores each layer to float in turn, and tries "
+    "what helps"
 )
 BADGES = {
     "good": "Good",
@@ -97,30 +102,39 @@ def _sentence(text: str) -> str:
 
 def advice(page: ReportPage) -> Section:
     """What to try next, of what was tried."""
-    blocks: list[Block] = []
-    if page.suggestions:
-        blocks.append(Paragraph("Each was tried on this network, and measured."))
-        rows = [
-            cells(
-                s.what, f"{s.before_db:.1f}", f"{s.after_db:.1f}", f"{s.after_db - s.before_db:+.1f}", _signed(s.bytes)
-            )
-            for s in page.suggestions
-        ]
-        columns = [
-            Column("what", long=True),
-            *(Column(name, right=True) for name in ("dB now", "dB then", "gain, dB", "bytes")),
-        ]
-        blocks.append(Rows("Changes that were tried, the best first", columns, rows))
-        commands = [("", s.command) for s in page.suggestions if s.command]
-        if commands:
-            blocks.append(Bullets(commands))
-    else:
-        blocks.append(Paragraph(_sentence(page.untold.get("advice", "no change was tried"))))
+    found = page.diagnosis
+    if found is None or not found.blamed or found.no_advice:
+        reason = page.untold.get("advice", NOT_TRIED) if found is None or not found.blamed else found.no_advice
+        return Section("advice", "What to try next", [Paragraph(_sentence(reason))])
+    if not found.advice:
+        tries = "No change is known that could help" if not found.tried else f"Of {found.tried} changes none helps"
+        return Section("advice", "What to try next", [Paragraph(f"{tries}.")])
+    rows = [
+        cells(
+            entry.text,
+            f"{entry.before_db:.1f}",
+            f"{entry.after_db:.1f}",
+            f"{entry.after_db - entry.before_db:+.1f}",
+            _signed(entry.bytes),
+        )
+        for entry in found.advice
+    ]
+    columns = [
+        Column("change", long=True),
+        *(Column(name, right=True) for name in ("dB now", "dB then", "gain, dB", "file grows by")),
+    ]
+    files = f"'{shown(page.float_file.label)}' '{shown(page.quantized_file.label)}'"
+    blocks: list[Block] = [
+        Paragraph("Each change was made, and the file measured with it on the same inputs."),
+        Rows("Changes that help, the best first", columns, rows),
+        Paragraph("This writes the file with the first of them:"),
+        Bullets([("", f"dfmpc-onnx diagnose {files} --blame --apply -o better.onnx")]),
+    ]
     return Section("advice", "What to try next", blocks)
 
 
 def _signed(count: int) -> str:
-    return f"{'+' if count > 0 else '-' if count < 0 else ''}{megabytes(abs(count))}"
+    return f"{'+' if count > 0 else '-' if count < 0 else ''}{abs(count) / 1000:,.1f} kB"
 
 
 def losses(page: ReportPage) -> Section:
@@ -184,11 +198,31 @@ def _where(places: Sequence[Place], worst: Sequence[int]) -> str:
 
 def causes(page: ReportPage) -> Section:
     """Causes by name, with the evidence."""
-    blocks: list[Block] = []
-    if page.findings:
-        blocks.append(Bullets([(f"{f.where}: {f.cause}", f.evidence) for f in page.findings]))
-    else:
-        blocks.append(Paragraph(_sentence(page.untold.get("causes", "no causes were looked for"))))
+    found = page.diagnosis
+    if found is None:
+        reason = page.untold.get("causes", "no causes were looked for")
+        return Section("causes", "What causes it?", [Paragraph(_sentence(reason))])
+    blocks: list[Block] = [Paragraph(_sentence(finding(found)))]
+    looked_into = [suspect for suspect in found.suspects if suspect.cause is not None]
+    if looked_into:
+        with_gains = [Column("SQNR without it, dB", right=True), Column("gain, dB", right=True)] if found.blamed else []
+        columns = [
+            Column("layer or tensor", name=True),
+            Column("what"),
+            Column("own error", right=True),
+            *with_gains,
+            Column("cause", long=True),
+        ]
+        rows = []
+        for suspect in looked_into:
+            row = cells(shown(suspect.layer), suspect.kind)
+            row.append(Cell("-" if suspect.own_error is None else percent(suspect.own_error)))
+            if found.blamed:
+                gain = "-" if suspect.gain_db is None else f"{suspect.gain_db:+.1f}"
+                row += cells(decibels_text(suspect.sqnr_db), gain)
+            rows.append([*row, Cell("" if suspect.cause is None else suspect.cause.text)])
+        what = "Restored to float, what gains most first" if found.blamed else "Largest errors of their own"
+        blocks.append(Rows(what, columns, rows))
     return Section("causes", "What causes it?", blocks)
 
 

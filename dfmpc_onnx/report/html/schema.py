@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from dfmpc_onnx.evaluation.activation_ranges import ActivationRange
+from dfmpc_onnx.evaluation.diagnosis.schema import Diagnosis
 from dfmpc_onnx.evaluation.fidelity import Fidelity
 from dfmpc_onnx.evaluation.island_times import TimeTable
 from dfmpc_onnx.evaluation.verdict import Verdict
@@ -78,28 +79,13 @@ class ShownImages(msgspec.Struct, frozen=True):
     note: str = ""
 
 
-class Suggestion(msgspec.Struct, frozen=True):
-    """Something to try next that was tried: what, the SQNR before and after in dB, and the bytes that it costs."""
-
-    what: str
-    before_db: float
-    after_db: float
-    bytes: int
-    command: str = ""
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """A cause that was found: where, what, and the evidence."""
-
-    where: str
-    cause: str
-    evidence: str
-
-
 class ReportPage(msgspec.Struct, frozen=True):
-    """All that one report says. made: how the quantized file was made, as keys and values. places: from
-    input to output. drawn: the grids of the
-    layers that lose most. untold: what could not be found out, and why, by the heading of the section."""
+    """All that one report says.
+
+    made: how the quantized file was made, as keys and values. places: from input to output. drawn: the grids of the
+    layers that lose most. diagnosis: what causes the loss, and what was tried. untold: what could not be found out, and
+    why, by the anchor of the section.
+    """
 
     float_file: FileFacts
     quantized_file: FileFacts
@@ -116,8 +102,7 @@ class ReportPage(msgspec.Struct, frozen=True):
     refusals: tuple[Refusal, ...]
     images: ShownImages
     version: str
-    suggestions: tuple[Suggestion, ...] = ()
-    findings: tuple[Finding, ...] = ()
+    diagnosis: Diagnosis | None = None
     untold: dict[str, str] = {}
 
 

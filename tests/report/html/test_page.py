@@ -10,6 +10,7 @@ import pytest
 
 import dfmpc_onnx
 from dfmpc_onnx.api.pairs import take_pair
+from dfmpc_onnx.api.report_diagnosis import diagnosis_of
 from dfmpc_onnx.api.report_page import gather_page
 from dfmpc_onnx.api.verify import verify_pair
 from dfmpc_onnx.api.write_report import reported
@@ -139,8 +140,9 @@ def test_the_shares_of_all_places_are_the_whole(model_file: pathlib.Path, quanti
 
 def gathered(model: pathlib.Path, quantized: pathlib.Path) -> ReportPage:
     pair = take_pair(model, quantized, None, None, (), (), 0, 8)
-    found = verify_pair(pair, ("CPU",), None, None, layer_errors=True)
-    return gather_page(reported(pair, found), latency=False, progress=no_report)
+    found = verify_pair(pair, ("CPU",), None, None, layer_errors=False)
+    diagnosed = diagnosis_of(pair, "", None, blame=False, tell=no_report)
+    return gather_page(reported(pair, found, diagnosed), latency=False, progress=no_report)
 
 
 def test_what_cannot_be_had_is_said_with_its_reason(model_file: pathlib.Path, quantized: pathlib.Path) -> None:
@@ -153,6 +155,7 @@ def test_what_cannot_be_had_is_said_with_its_reason(model_file: pathlib.Path, qu
         places=(),
         verdict=None,
         fidelity=None,
+        diagnosis=None,
         untold={"time": "no clock", "activations": "no images", "outcome": "the float model does not run"},
     )
     found = Page(report_html(bare))
