@@ -139,7 +139,7 @@ class _Gathering:
 
 
 def _facts(source: Source) -> FileFacts:
-    return FileFacts(source.label, source.size, stored_bytes(source))
+    return FileFacts(source.label, "" if source.path is None else str(source.path), source.size, stored_bytes(source))
 
 
 def _ranges(pair: ReportedPair) -> tuple[ActivationRange, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from dfmpc_onnx.errors import shown
@@ -123,13 +124,15 @@ def advice(page: ReportPage) -> Section:
         Column("change", long=True),
         *(Column(name, right=True) for name in ("dB now", "dB then", "gain, dB", "file grows by")),
     ]
-    files = f"'{shown(page.float_file.label)}' '{shown(page.quantized_file.label)}'"
     blocks: list[Block] = [
         Paragraph("Each change was made, and the file measured with it on the same inputs."),
         Rows("Changes that help, the best first", columns, rows),
-        Paragraph("This writes the file with the first of them:"),
-        Bullets([("", f"dfmpc-onnx diagnose {files} --blame --apply -o better.onnx")]),
     ]
+    paths = page.float_file.path, page.quantized_file.path
+    if all(paths):
+        files = " ".join(map(shlex.quote, paths))
+        blocks.append(Paragraph("This writes the file with the first of them:"))
+        blocks.append(Bullets([("", f"dfmpc-onnx diagnose {files} --blame --apply -o better.onnx")]))
     return Section("advice", "What to try next", blocks)
 
 

@@ -15,9 +15,10 @@ from dfmpc_onnx.qdq.stored_bytes import Content
 
 
 class FileFacts(msgspec.Struct, frozen=True):
-    """A file of a report: where it lies, its bytes, and what these hold."""
+    """A file of a report: where it lies, or "" for a model in memory; its bytes, and what these hold."""
 
     label: str
+    path: str
     bytes: int
     contents: dict[Content, int]
 
