@@ -72,7 +72,7 @@ def test_the_same_file_twice_has_no_loss(model_file: pathlib.Path) -> None:
 
 
 def test_what_was_tried_is_there_with_its_gain_and_its_cost(model_file: pathlib.Path) -> None:
-    made = dfmpc_onnx.quantize(model_file, None, "closed-form", weights="2", preprocess="unit")
+    made = dfmpc_onnx.quantize(model_file, None, "closed-form", weights="2", preprocess="imagenet")
     found = sections(dfmpc_onnx.write_report(model_file, made.model, count=8, blame=True))
     assert " 8 bits" in found["advice"] and "kB" in found["advice"]
     assert "--apply" not in found["advice"]  # which takes files
