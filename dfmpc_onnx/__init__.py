@@ -11,6 +11,8 @@ neither `typing` nor `importlib`: the command line begins with this module, befo
 
 TYPE_CHECKING = False  # to a type checker it is true, as that of `typing` is
 if TYPE_CHECKING:
+    from dfmpc_onnx.api.compare import compare as compare
+    from dfmpc_onnx.api.diagnose import diagnose as diagnose
     from dfmpc_onnx.api.expand import Expanded as Expanded
     from dfmpc_onnx.api.expand import expand as expand
     from dfmpc_onnx.api.inspection import inspect as inspect
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from dfmpc_onnx.api.quantize import quantize as quantize
     from dfmpc_onnx.api.quantized import Quantized as Quantized
     from dfmpc_onnx.api.verify import verify as verify
+    from dfmpc_onnx.api.write_report import write_report as write_report
     from dfmpc_onnx.errors import AlreadyQuantized as AlreadyQuantized
     from dfmpc_onnx.errors import CannotRun as CannotRun
     from dfmpc_onnx.errors import Defect as Defect
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from dfmpc_onnx.errors import RunTooLong as RunTooLong
     from dfmpc_onnx.errors import TooLittleMemory as TooLittleMemory
     from dfmpc_onnx.errors import UserError as UserError
+    from dfmpc_onnx.evaluation.diagnosis.schema import Diagnosis as Diagnosis
     from dfmpc_onnx.jobs.batch import BatchResult as BatchResult
     from dfmpc_onnx.jobs.batch import batch as batch
     from dfmpc_onnx.jobs.batch import compare_batches as compare_batches
@@ -44,6 +48,7 @@ if TYPE_CHECKING:
     from dfmpc_onnx.pipeline.target_rules import RuleSource as RuleSource
     from dfmpc_onnx.pipeline.target_rules import Target as Target
     from dfmpc_onnx.pipeline.targets import targets as targets
+    from dfmpc_onnx.report.html.schema import Comparison as Comparison
     from dfmpc_onnx.report.schema import Inspection as Inspection
     from dfmpc_onnx.report.schema import Report as Report
     from dfmpc_onnx.report.schema import Verification as Verification
@@ -51,6 +56,8 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
+    "api.compare": ("compare",),
+    "api.diagnose": ("diagnose",),
     "api.expand": ("Expanded", "expand"),
     "api.inspection": ("inspect",),
     "api.plan": ("Planned", "plan"),
@@ -58,6 +65,7 @@ _HOMES = {
     "api.quantize": ("quantize",),
     "api.quantized": ("Quantized",),
     "api.verify": ("verify",),
+    "api.write_report": ("write_report",),
     "errors": (
         "AlreadyQuantized",
         "CannotRun",
@@ -74,11 +82,13 @@ _HOMES = {
         "TooLittleMemory",
         "UserError",
     ),
+    "evaluation.diagnosis.schema": ("Diagnosis",),
     "jobs.batch": ("BatchResult", "batch", "compare_batches"),
     "pipeline.manager": ("Pass", "PassResult"),
     "pipeline.recipe": ("Recipe",),
     "pipeline.target_rules": ("RuleSource", "Target"),
     "pipeline.targets": ("targets",),
+    "report.html.schema": ("Comparison",),
     "report.schema": ("Inspection", "Report", "Verification"),
 }
 __all__ = sorted(name for names in _HOMES.values() for name in names)

@@ -10,7 +10,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = [*(ROOT / "dfmpc_onnx").rglob("*.py"), *(ROOT / "passes/dfmpc_passes").rglob("*.py")]
-COMMANDS = " ".join(f"dfmpc_onnx/cli/{name}.py" for name in ("commands", "plan_command", "quantize_command"))
+NAMES = ("commands", "plan_command", "quantize_command", "report_command")
+COMMANDS = " ".join(f"dfmpc_onnx/cli/{name}.py" for name in NAMES)
 WORKER = "dfmpc_onnx/jobs/worker.py"  # the process of one job, and of nothing else
 OWNERS = {
     "os.umask": None,
@@ -27,6 +28,8 @@ OWNERS = {
     "warnings.catch_warnings": None,
     "warnings.simplefilter": "dfmpc_onnx/cli/console.py",  # where the process is the command line alone
     "warnings.filterwarnings": None,
+    "matplotlib.rc_context": "dfmpc_onnx/report/html/drawing.py",
+    "matplotlib.rcParams": "dfmpc_onnx/report/html/drawing.py",
     "np.seterr": None,
     "np.set_printoptions": None,
     "np.random.seed": None,

@@ -183,6 +183,13 @@ MODELS = (str, os.PathLike, bytes, bytearray, memoryview, onnx.ModelProto)
 _model = _one_of("a path, the bytes of a file, or a ModelProto", *MODELS)
 
 
+def _models(name: str, value: Any) -> list[Any]:
+    """Several models, in a list."""
+    if isinstance(value, MODELS) or not isinstance(value, Iterable):
+        raise _wrong(name, value, "a list of models")
+    return [_model(name, item) for item in value]
+
+
 def _path(name: str, value: Any) -> Any:
     """A path that is not empty: that would be the working folder."""
     if not os.fspath(_one_of("a path", str, os.PathLike)(name, value)):
@@ -205,6 +212,9 @@ ARGUMENTS: Mapping[str, Callable[[str, Any], Any]] = {
     "model": _model,
     "quantized": _model,
     "output": _path,
+    "report": _path,
+    "against": _model,
+    "files": _models,
     "dump": _path,
     "table_from": _path,
     "recipe": _recipe,
@@ -223,6 +233,8 @@ ARGUMENTS: Mapping[str, Callable[[str, Any], Any]] = {
     "check": _flag,
     "force": _flag,
     "latency": _flag,
+    "layer_errors": _flag,
+    "blame": _flag,
     "max_latency": _text("'12.5' or '80%'"),
     "progress": _called,
     "max_size": _one_of("bytes, '2MB' or '25%'", str, numbers.Integral),

@@ -33,11 +33,15 @@ OF_OWN = 2  # times as many inputs where they are the user's, whose answers coun
 
 @dataclasses.dataclass(frozen=True)
 class ClosingCheck:
-    """What the closing check found: the comparison and the verdict, where there could be one, and what to warn of."""
+    """What the closing check found: the comparison and the verdict, where there could be one, and what to warn of.
+
+    inputs: what the networks were run on; None where they could not be run.
+    """
 
     fidelity: Fidelity | None = None
     verdict: Verdict | None = None
     notes: tuple[str, ...] = ()
+    inputs: Images | Samples | ImageStream | None = None
 
 
 def closing_check(
@@ -81,7 +85,7 @@ def closing_check(
     verdict = verdict_of(fidelity, fed.basis)
     first = (f"compared with the model as normalized: {said}",) if said else ()
     doubts = (low_verdict_warning(verdict, _ways(settings)),) if verdict.is_low else ()
-    return ClosingCheck(fidelity, verdict, (*first, *fed.warnings, *fidelity.notes, *doubts))
+    return ClosingCheck(fidelity, verdict, (*first, *fed.warnings, *fidelity.notes, *doubts), fed.inputs)
 
 
 @dataclasses.dataclass(frozen=True)

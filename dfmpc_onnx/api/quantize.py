@@ -19,11 +19,14 @@ from dfmpc_onnx.api.builds import Builder, Built, as_model, build_within, check_
 from dfmpc_onnx.api.closing_check import ClosingCheck, closing_check
 from dfmpc_onnx.api.file_size import larger_than_its_source
 from dfmpc_onnx.api.intake import Intake, parse_settings, take_in, with_budget, with_float16
+from dfmpc_onnx.api.layers import errors_of_layers
+from dfmpc_onnx.api.page_of_run import check_page, write_page_of_run
 from dfmpc_onnx.api.provenance import version
 from dfmpc_onnx.api.quantized import Quantized
 from dfmpc_onnx.api.static_shapes import assumed_batches
 from dfmpc_onnx.api.time_limit import allow_trials, check_timed, with_time_limit
 from dfmpc_onnx.errors import OptionError
+from dfmpc_onnx.evaluation.layer_errors import LayerErrors
 from dfmpc_onnx.inputs.image_places import check_place
 from dfmpc_onnx.inputs.preprocess import AUTO
 from dfmpc_onnx.inputs.unknown_inputs import not_known
@@ -34,7 +37,7 @@ from dfmpc_onnx.pipeline.progress import Progress, ProgressReport
 from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE, Recipe
 from dfmpc_onnx.pipeline.settings import Settings, WeightBudget
 from dfmpc_onnx.qdq.qonnx_nodes import loadable, to_qonnx
-from dfmpc_onnx.report.build import make_report
+from dfmpc_onnx.report.build import make_report, with_layer_errors
 from dfmpc_onnx.runtime.session import require
 from dfmpc_onnx.runtime.threads import takes_threads
 
@@ -68,6 +71,8 @@ def quantize(
     min_sqnr: float | None = None,
     max_float_layers: int = 0,
     force: bool = False,
+    layer_errors: bool = False,
+    report: Path | None = None,
 ) -> Quantized:
     """Quantize a float model without data.
 
@@ -84,30 +89,39 @@ def quantize(
     pass. progress: called with (done, total, name), see `rich_progress`. threads: how many onnxruntime and BLAS may
     take; None and 0: as many as the machine has. max_size: of the file, as "2MB", bytes, or "25%" of the float one, met
     within a percent. mean_bits: of all weights, at most. min_sqnr: in dB, as the check measures it. max_float_layers:
-    how many may stay in float for these. force: write over what is no ONNX model.
+    how many may stay in float for these. force: write over what is no ONNX model. layer_errors: compare the tensors
+    inside, too. report: where to write what was done and lost as an HTML page (extra `report`).
 
     Raises UserError for what the caller can correct, Defect for our own mistakes. When it raises, `output` is as it
     was before: absent, or the earlier file.
     """
     began = time.perf_counter()
-    chosen = with_time_limit(catalog.find_recipe(recipe), max_latency)
-    pipeline = catalog.build(chosen)
-    budget = WeightBudget.parse(max_size, mean_bits, min_sqnr, max_float_layers)
+    page = check_page(report, model, output, force=force, check=check)
+    pipeline = catalog.build(chosen := with_time_limit(catalog.find_recipe(recipe), max_latency))
     given = (weights, activations, layers, preprocess, input_shapes, input_ranges, seed, images, reduce_range, target)
     settings = with_float16(parse_settings(chosen, *given), fp16)
-    if not (settings.weights.auto and plans_bits(pipeline)) and budget.only_sqnr:
-        budget = WeightBudget()  # there is nothing to plan: what the closing check finds is the caller's to judge
+    budget = WeightBudget.parse(max_size, mean_bits, min_sqnr, max_float_layers)
+    budget = _without_idle(budget, planned=settings.weights.auto and plans_bits(pipeline))
     settings = with_budget(settings, budget, "--weights" if weights is not None else f"recipe {chosen.name}")
-    _check_runtime(settings, check=check or min_sqnr is not None, timed=max_latency is not None)
+    _check_runtime(settings, check=check or min_sqnr is not None, timed=max_latency is not None, errors=layer_errors)
     taken = take_in(model, output, chosen, pipeline, settings, preprocess, Progress(progress), force=force)
-    return _finish(taken, _build(taken, budget, instruments, dump), check, began)
+    return _finish(taken, _build(taken, budget, instruments, dump), check, began, page, layer_errors=layer_errors)
 
 
-def _check_runtime(settings: Settings, *, check: bool, timed: bool) -> None:
-    """Raise OptionError where no images are at their path, or a limit on size or time can change nothing.
+def _without_idle(budget: WeightBudget, *, planned: bool) -> WeightBudget:
+    """The budget; none where nothing is planned and it asks for SQNR alone: the closing check's is the caller's to
+    judge."""
+    return WeightBudget() if budget.only_sqnr and not planned else budget
+
+
+def _check_runtime(settings: Settings, *, check: bool, timed: bool, errors: bool) -> None:
+    """Raise OptionError where no images are at their path, a limit on time can change nothing, or errors of layers
+    would have no inputs to be measured on.
 
     RuntimeUnavailable where a run is needed.
     """
+    if errors and not check:
+        raise OptionError("layer_errors: they are measured on the inputs of the check; leave check=False out")
     check_place(settings.images)
     if settings.target.quantizers == "qonnx" and (settings.budget.size, settings.budget.share) != (None, None):
         raise OptionError("max-size: a file for qonnx holds its weights as floats; limit --mean-bits instead")
@@ -129,7 +143,9 @@ def _build(
     return build_within(builder, taken)
 
 
-def _finish(taken: Intake, built: Built, check: bool, began: float) -> Quantized:
+def _finish(
+    taken: Intake, built: Built, check: bool, began: float, page: pathlib.Path | None, *, layer_errors: bool
+) -> Quantized:
     """The result as a model, compared and written, with the report on it."""
     workspace, source = taken.workspace, taken.source
     settings, inputs = workspace.settings, workspace.inputs
@@ -153,11 +169,36 @@ def _finish(taken: Intake, built: Built, check: bool, began: float) -> Quantized
     else:
         workspace.progress.begin("write")
         size = save(result, taken.destination, source.external, closing)
+    errors, said = _layer_errors(taken, result, found) if layer_errors else (None, ())
     workspace.progress.end()
-    notes = (*assumed_batches(workspace), *larger_than_its_source(source, result, size, settings), *found.notes)
+    notes = (*assumed_batches(workspace), *larger_than_its_source(source, result, size, settings), *found.notes, *said)
     report = make_report(
         workspace, taken.recipe, source, size, results, timing, found.fidelity, taken.choice, notes, began
     )
     output = None if taken.destination is None else str(taken.destination)
-    report = msgspec.structs.replace(report, output=output, version=version(), verdict=found.verdict)
-    return Quantized(result, report)
+    report = msgspec.structs.replace(
+        with_layer_errors(report, errors),
+        output=output,
+        version=version(),
+        verdict=found.verdict,
+    )
+    if page is not None:
+        write_page_of_run(taken, result, found, report, page)
+    return Quantized(result, with_layer_errors(report, errors))
+
+
+def _layer_errors(
+    taken: Intake, result: onnx.ModelProto, found: ClosingCheck
+) -> tuple[LayerErrors | None, tuple[str, ...]]:
+    """What the layers of the result lose, and what to warn of."""
+    progress = taken.workspace.progress
+    progress.begin("layer errors")
+    if found.inputs is None:
+        return None, ()  # the check says why it could not run
+    return errors_of_layers(
+        taken.source,
+        result,
+        found.inputs,
+        not_known(taken.choice.unknown),
+        lambda done, of: progress.note(f"layer errors: {done} of {of} inputs"),
+    )

@@ -19,8 +19,10 @@ from dfmpc_onnx.cli.completion import (
     complete_target,
 )
 from dfmpc_onnx.cli.console import reader_may_leave, say, standard_output
+from dfmpc_onnx.cli.diagnose_command import diagnose
 from dfmpc_onnx.cli.plan_command import plan
 from dfmpc_onnx.cli.quantize_command import quantize
+from dfmpc_onnx.cli.report_command import report
 from dfmpc_onnx.cli.shared_options import (
     DETAILS,
     FORCE,
@@ -28,6 +30,7 @@ from dfmpc_onnx.cli.shared_options import (
     IMAGE_SEED,
     INPUT_SHAPES,
     JSON,
+    LAYER_ERRORS,
     LOOK,
     MODEL,
     PROGRESS_LINES,
@@ -73,6 +76,8 @@ def main() -> None:
 main.add_command(quantize, section=MAKE)
 main.add_command(plan, section=MAKE)
 main.add_command(batch, section=MAKE)
+main.add_command(report, section=LOOK_UP)
+main.add_command(diagnose, section=LOOK_UP)
 
 
 @main.command(
@@ -197,6 +202,7 @@ def expand(model: str, output: str, force: bool, json_wanted: bool) -> None:
         shell_complete=complete_provider,
         help="of onnxruntime, such as CPU or CUDA; may be repeated  [default: CPU]",
     ),
+    LAYER_ERRORS,
     THREADS,
     JSON,
     PROGRESS_LINES,
@@ -219,6 +225,7 @@ def verify(
     json_wanted: bool,
     verbose: bool,
     quiet: bool,
+    layer_errors: bool,
 ) -> None:
     """Run FLOAT and QUANTIZED on the same images and compare their outputs."""
     from dfmpc_onnx.cli.progress import progress
@@ -238,6 +245,7 @@ def verify(
             threads=threads,
             count=count,
             progress=report,
+            layer_errors=layer_errors,
         )
     below = below_thresholds(found, min_agreement, min_sqnr, max_steps, images is not None)
     for warning in found.warnings:

@@ -17,6 +17,7 @@ from dfmpc_onnx.cli.shared_options import (
     IMAGE_SOURCE,
     INPUT_SHAPES,
     JSON,
+    LAYER_ERRORS,
     LAYERS,
     LOOK,
     MAX_FLOAT,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
         "dfmpc-onnx quantize model.onnx -o small.onnx --recipe int8 --target tensorrt",
         "dfmpc-onnx quantize model.onnx -o small.onnx --max-size 25%",
         "dfmpc-onnx quantize model.onnx -o small.onnx --images photos/ --min-sqnr 20",
+        "dfmpc-onnx quantize model.onnx -o small.onnx --report small.html",
         "dfmpc-onnx quantize model.onnx -o - > small.onnx",
     ),
 )
@@ -66,6 +68,12 @@ if TYPE_CHECKING:
         help="where to write the quantized model; - for standard output",
     ),
     FORCE,
+    cloup.option(
+        "--report",
+        type=click.Path(),
+        metavar="FILE.html",
+        help="where to write what was done and lost as an HTML page, to read and hand on",
+    ),
     JSON,
     VERBOSE,
     QUIET,
@@ -95,6 +103,7 @@ if TYPE_CHECKING:
     TARGET,
     FLOAT16,
     IMAGE_SEED,
+    LAYER_ERRORS,
     THREADS,
     cloup.option(
         "--dump", type=click.Path(), metavar="FOLDER", help="where to write the graph after each pass, to look into"

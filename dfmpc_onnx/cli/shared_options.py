@@ -148,6 +148,12 @@ MAX_FLOAT = cloup.option(
     metavar="N",
     help="how many layers may stay in float to meet the limits above  [default: 0]",
 )
+LAYER_ERRORS = cloup.option(
+    "--layers",
+    "layer_errors",
+    is_flag=True,
+    help="also compare the tensors inside, layer by layer: what each loses, and where the error enters",
+)
 JSON = cloup.option("--json", "json_wanted", is_flag=True, help="one JSON object on standard output, and nothing else")
 
 
@@ -155,7 +161,9 @@ def _force(kind: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     return cloup.option("--force", is_flag=True, help=f"write over a file even if it is no {kind}")
 
 
-FORCE, FORCE_OVER_PLAN, FORCE_OVER_PICTURE = map(_force, ("ONNX model", "plan file as written", "PNG file"))
+FORCE, FORCE_OVER_PLAN, FORCE_OVER_PICTURE, FORCE_OVER_PAGE = map(
+    _force, ("ONNX model", "plan file as written", "PNG file", "HTML file")
+)
 
 
 def _verbosity(ctx: click.Context, param: click.Parameter, value: bool) -> bool:

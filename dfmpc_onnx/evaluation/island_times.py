@@ -60,20 +60,23 @@ class TimeTable(msgspec.Struct, frozen=True):
     fed: str
 
 
-def time_table(source: Source, feeds: Feeds) -> TimeTable:
+def time_table(
+    source: Source, feeds: Feeds, closed_islands: int = MOST_CLOSED, seconds: float = SECONDS_EACH
+) -> TimeTable:
     """Measure a model on this machine. Raises ModelError where it cannot be run.
 
-    Each of the slowest islands is closed by itself and timed beside the model as it is, in turns.
+    Each of the slowest islands, `closed_islands` at most, is closed by itself and timed beside the model as it is, in
+    turns. seconds: of runs of each network.
     """
     model = _with_names(source)
-    (now,) = profiles([(model, feeds)], source.label, SECONDS_EACH)
+    (now,) = profiles([(model, feeds)], source.label, seconds)
     parts = sorted(_islands(now), key=lambda part: -_seconds(part))
     named, nodes = now.layers(source.model), now.file_nodes(source.model)
     closed: dict[str, float] = {}
     rows = []
     for number, part in enumerate(parts):
         saved = None
-        if number < MOST_CLOSED:
+        if number < closed_islands:
             pair = _closed(
                 model, source.label, feeds, {t for run in part for node in nodes[run.name] for t in node.output}
             )

@@ -63,6 +63,18 @@ def _mirrored(spec: InputSpec, seed: int, count: int) -> Images:
     return Images(np.ascontiguousarray(x), None, f"{counted} ({len(made.x)}, each flipped 3 ways)")
 
 
+def few_of(found: Images | Samples | ImageStream, count: int) -> Images | Samples | ImageStream:
+    """So many of the inputs, where there are more: the first of those that were made, and of images evenly spread."""
+    if isinstance(found, ImageStream):
+        return dataclasses.replace(found.spread(count), labels=None)
+    if isinstance(found, Samples):
+        feeds = {name: values[:count] for name, values in found.feeds.items()}
+        runs = min(count, found.runs)
+        return Samples(feeds, runs, found.origin if runs == found.runs else f"{runs} of {found.origin}")
+    kept = min(count, len(found.x))
+    return Images(found.x[:kept], None, found.origin if kept == len(found.x) else f"{kept} of {found.origin}")
+
+
 def held_back_images(inputs: InputSpecs, count: int) -> ImageStream | None:
     """The user's images that statistics did not see, `count` at most, without labels; None where they are too few.
 

@@ -41,6 +41,11 @@ class StoredPlane:
     table: onnx.TensorProto | None = None
 
     @property
+    def width(self) -> int:
+        """Bits of a code that it holds."""
+        return NARROW[self.tensor.data_type] if self.table is None else 8 // self.table.dims[1]
+
+    @property
     def stored_bits(self) -> int:
         """Bits that it takes in the file, all codes together."""
         width = 8 if self.table is not None else NARROW[self.tensor.data_type]

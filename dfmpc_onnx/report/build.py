@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 
+import msgspec
+
 from dfmpc_onnx.evaluation.fidelity import Fidelity
+from dfmpc_onnx.evaluation.layer_errors import LayerErrors
 from dfmpc_onnx.evaluation.time_trials import LimitJudged
 from dfmpc_onnx.inputs.normalization import PreprocessChoice
 from dfmpc_onnx.inputs.samples import described_images
@@ -20,6 +23,8 @@ from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.code_formats import PLAIN, oldest_runtime
 from dfmpc_onnx.qdq.stored_bits import mean_bits
 from dfmpc_onnx.report.schema import LayerReport, PassReport, Report
+
+FIGURES_OF_LAYERS = ("sqnr_db", "error", "own_error", "own_share", "amplification")
 
 
 def make_report(
@@ -69,6 +74,18 @@ def make_report(
         model=source.label,
         images=None if workspace.inputs.images is None else described_images(workspace.inputs),
     )
+
+
+def with_layer_errors(report: Report, errors: LayerErrors | None) -> Report:
+    """The report with what the tensors inside lose, in the rows of the layers too."""
+    if errors is None:
+        return report
+    rows = []
+    for layer in report.layers:
+        found = errors.of_layer(layer.name)
+        figures = {} if found is None else {name: getattr(found, name) for name in FIGURES_OF_LAYERS}
+        rows.append(msgspec.structs.replace(layer, **figures))
+    return msgspec.structs.replace(report, layers=tuple(rows), layer_errors=errors)
 
 
 def _stored_bits(layer: LayerReport, packed: Packed | None) -> float:

@@ -7,6 +7,7 @@ import msgspec
 from dfmpc_onnx.evaluation.fidelity import Fidelity
 from dfmpc_onnx.evaluation.island_times import TimeTable
 from dfmpc_onnx.evaluation.kernel_census import Census
+from dfmpc_onnx.evaluation.layer_errors import LayerErrors
 from dfmpc_onnx.evaluation.provider_use import ProviderUse
 from dfmpc_onnx.evaluation.time_trials import LatencyReport
 from dfmpc_onnx.evaluation.verdict import Verdict
@@ -21,7 +22,8 @@ class LayerReport(msgspec.Struct, frozen=True):
     a byte. role: low, high, 8-bit or float; where the recipe chose the bits by measured error, that of the width it
     chose. refused: why the layer is not quantized; None where it is. integer: whether it computes in integers. why:
     what decided its bits. refused_code: the code of `refused`, as in refusals. loss: the share of the output that its
-    width costs, as measured before it was chosen; None where no measurement chose it.
+    width costs, as measured before it was chosen; None where no measurement chose it. sqnr_db, error, own_error,
+    own_share, amplification: of the tensor that it computes, as in `LayerError`; None where they were not measured.
     """
 
     name: str
@@ -36,6 +38,11 @@ class LayerReport(msgspec.Struct, frozen=True):
     why: str
     refused_code: str | None = None
     loss: float | None = None
+    sqnr_db: float | None = None
+    error: float | None = None
+    own_error: float | None = None
+    own_share: float | None = None
+    amplification: float | None = None
 
 
 class PassReport(msgspec.Struct, frozen=True):
@@ -53,6 +60,7 @@ class Report(msgspec.Struct, frozen=True):
     limit on time came to; None where there was none, or nothing could be timed. verdict: what to think of the result;
     None where it was not compared. images: which of the user's gave the statistics; None where none were given. model:
     where the float model came from. output: where the result was written; None for memory. version: this package's.
+    layer_errors: of the tensors inside; None where they were not asked for, or cannot be compared.
     """
 
     recipe: str
@@ -80,6 +88,7 @@ class Report(msgspec.Struct, frozen=True):
     model: str = ""
     output: str | None = None
     version: str = ""
+    layer_errors: LayerErrors | None = None
 
     def count(self, role: str) -> int:
         """How many layers have a role: low, high, 8-bit or float."""
@@ -208,7 +217,10 @@ class ProviderFidelity(msgspec.Struct, frozen=True):
 
 
 class Verification(msgspec.Struct, frozen=True):
-    """What `verify` measured, by provider; bytes of both files, where they and the images came from, this version."""
+    """What `verify` measured, by provider; bytes of both files, where they and the images came from, this version.
+
+    layer_errors: of the tensors inside; None where they were not asked for, or cannot be compared.
+    """
 
     float_bytes: int
     bytes: int
@@ -220,6 +232,7 @@ class Verification(msgspec.Struct, frozen=True):
     quantized: str = ""
     images: str | None = None
     version: str = ""
+    layer_errors: LayerErrors | None = None
 
     def __repr__(self) -> str:
         each = ", ".join(f"{row.provider} SQNR {row.fidelity.sqnr_db} dB" for row in self.providers)

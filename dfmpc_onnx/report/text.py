@@ -15,6 +15,7 @@ from dfmpc_onnx.inputs.normalization import PreprocessChoice
 from dfmpc_onnx.pipeline.refusals import NOT_LOW, UNSTATED, Refusal
 from dfmpc_onnx.report.computes_text import WHY_FLOAT, computes_in, why_float
 from dfmpc_onnx.report.latency_text import latency_rows
+from dfmpc_onnx.report.layer_error_text import layer_error_table
 from dfmpc_onnx.report.layer_groups import grouped_layers
 from dfmpc_onnx.report.schema import Expansion, Report, Verification
 from dfmpc_onnx.report.tables import GAP, figures, listing, megabytes, plain, prose, rows_of_one_line, table
@@ -57,6 +58,8 @@ def report_table(report: Report, output: str, console: Console, *, verbose: bool
     verbose: every layer by itself, with what decided its bits, and all refusals with their reasons.
     """
     _layer_table(report, console, verbose)
+    if report.layer_errors is not None:
+        layer_error_table(report.layer_errors, console, every=verbose)
     for title, refusals, most in _refusals(report):
         if verbose or title.endswith(LEFT_IN_FLOAT):
             refusal_list(title, refusals, most if verbose else MOST_REASONS_IN_SHORT, console)
@@ -289,5 +292,8 @@ def verification_table(found: Verification, console: Console) -> None:
             f"on {origin}, preprocess {found.preprocess}; {megabytes(found.float_bytes)} -> {megabytes(found.bytes)}"
         )
     )
+    if found.layer_errors is not None:
+        layer_error_table(found.layer_errors, console)
+        console.print()
     if found.verdict is not None:
         print_verdict(found.verdict, console)

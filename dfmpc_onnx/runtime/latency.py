@@ -144,12 +144,12 @@ def in_turns(runs: Sequence[Runner], seconds: float = SECONDS) -> list[list[floa
     return taken
 
 
-def run_times(networks: Sequence[tuple[Session, Feeds]]) -> list[list[float]]:
+def run_times(networks: Sequence[tuple[Session, Feeds]], seconds: float = SECONDS) -> list[list[float]]:
     """Seconds of a whole run of each network in each round, ``[networks][rounds]``, measured in turns.
 
-    Raises ModelError where one cannot be run, or takes too long to be timed.
+    seconds: for each network. Raises ModelError where one cannot be run, or takes too long to be timed.
     """
-    return in_turns([_runner(session, feeds) for session, feeds in networks])
+    return in_turns([_runner(session, feeds) for session, feeds in networks], seconds)
 
 
 def profiles(

@@ -1,0 +1,167 @@
+"""Advice that was tried: the file made again with a change, measured on the inputs of the diagnosis."""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+from collections.abc import Callable, Iterator, Sequence
+
+import msgspec
+import numpy as np
+import onnx
+
+from dfmpc_onnx.api.pairs import ComparedFiles
+from dfmpc_onnx.api.provenance import gave_statistics, recorded_recipe
+from dfmpc_onnx.api.quantize import quantize
+from dfmpc_onnx.api.reference import output_kinds
+from dfmpc_onnx.errors import ModelError, UserError
+from dfmpc_onnx.evaluation.diagnosis.schema import Advice, Diagnosis, Suspect
+from dfmpc_onnx.evaluation.fidelity import compare
+from dfmpc_onnx.inputs.preprocess import AUTO
+from dfmpc_onnx.model.source import size_of
+from dfmpc_onnx.pipeline.recipe import Recipe
+from dfmpc_onnx.qdq.decode_chains import DecodeChains
+from dfmpc_onnx.runtime.session import Session
+
+MOST_LAYERS = 3  # that get more bits together
+WIDE_BITS, LEAST_BITS = 8, 2
+TERNARY_LEVELS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """A change to try. text: what it is; layers, preprocess: as in `Advice`."""
+
+    text: str
+    layers: tuple[str, ...] = ()
+    preprocess: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tried:
+    """Advice, and the model that it gives."""
+
+    advice: Advice
+    model: onnx.ModelProto
+
+
+class Trials:
+    """Makes a file again as it was made, with changes. images: the user's, where there are any."""
+
+    def __init__(self, files: ComparedFiles, images: str | None) -> None:
+        self._files, self._images = files, images
+        self.why_not = self._why_not()
+        self._before: float | None = None
+
+    def _why_not(self) -> str:
+        """Why nothing can be tried; "" where it can."""
+        try:
+            recorded_recipe(self._files.source)
+        except ModelError:
+            return (
+                "it was not written by dfmpc-onnx quantize, so no change of it can be tried; quantize the float model "
+                "for a file of ours to compare with"
+            )
+        metadata = self._files.metadata
+        if "budget" in metadata:
+            return (
+                f"it was made under a budget ({metadata['budget']}), under which more bits here are fewer elsewhere; "
+                "give the budget more, or plan anew"
+            )
+        own = metadata.get("images_sha256")
+        if own and (self._images is None or not gave_statistics(metadata, self._images)):
+            return "its statistics came from images of yours; give the same ones with --images to try a change"
+        return ""
+
+    def run(self, trials: Sequence[Trial], tell: Callable[[int, int], None]) -> list[Tried]:
+        """The trials that could be made, the one that helps most first."""
+        found = []
+        for number, trial in enumerate(trials):
+            tell(number, len(trials))
+            try:
+                found.append(self._try(trial))
+            except UserError:  # what cannot be made is no advice
+                continue
+        found.sort(key=lambda tried: (-round(tried.advice.after_db, 1), tried.advice.bytes))
+        return found
+
+    def _try(self, trial: Trial) -> Tried:
+        model = self._make(trial)
+        if self._before is None:
+            self._before = self._sqnr(self._files.source.model)
+        grown = size_of(model) - size_of(self._files.source.model)
+        advice = Advice(trial.text, self._before, self._sqnr(model), grown, trial.layers, trial.preprocess)
+        return Tried(advice, model)
+
+    def _make(self, trial: Trial) -> onnx.ModelProto:
+        """The file as it was made, but for the change."""
+        files, metadata = self._files, self._files.metadata
+        recipe: Recipe = recorded_recipe(files.source)
+        recorded = msgspec.json.decode(metadata.get("layers", "[]"), type=list[str])
+        made = quantize(
+            files.float_source.path or files.float_source.model,
+            None,
+            recipe,
+            layers=[*recorded, *_widths(files.source.model), *trial.layers],  # the last that matches counts
+            target=metadata.get("target", "cpu"),
+            preprocess=trial.preprocess or metadata.get("preprocess", AUTO),
+            input_shapes=files.settings.input_shapes,
+            input_ranges=files.settings.input_ranges,
+            seed=int(metadata.get("seed", "0")),
+            images=self._images if "images_sha256" in metadata else None,
+            check=False,
+        )
+        return made.model
+
+    def _sqnr(self, model: onnx.ModelProto) -> float:
+        files = self._files
+        session = Session(model, label="the changed file")
+        return compare(files.reference, session, files.fed, *output_kinds(files.float_source.model)).sqnr_db
+
+
+def _widths(model: onnx.ModelProto) -> Iterator[str]:
+    """The width that each layer of a file of ours has, as overrides: a change shall change nothing else."""
+    chains = DecodeChains(model.graph)
+    for node in model.graph.node:
+        chain = chains.of_layer(node)
+        if chain is None:
+            continue
+        bits = sum(plane.width for plane in chain.planes)
+        if np.unique(chain.codes()).size <= TERNARY_LEVELS:
+            yield f"{glob.escape(node.name)}=ternary"
+        elif LEAST_BITS <= bits <= WIDE_BITS:
+            yield f"{glob.escape(node.name)}={bits}"
+
+
+def trials_for(found: Diagnosis, quantized: onnx.ModelProto, right_preprocess: str) -> list[Trial]:
+    """What to try. right_preprocess: what the float model's own parameters tell, where the file states another."""
+    if right_preprocess:
+        return [Trial(f"make it again with --preprocess {right_preprocess}", (), right_preprocess)]
+    culprit = found.culprit
+    if culprit is not None and culprit.cause is not None and culprit.cause.code != "too-few-bits":
+        broken = culprit.cause.code in ("channel-negated", "channel-scaled", "clipped-range", "range-too-wide")
+        if broken:
+            return [Trial("make it again from the float model, with the settings that it records")]
+    return list(_more_bits(found.suspects, quantized))
+
+
+def _more_bits(suspects: Sequence[Suspect], quantized: onnx.ModelProto) -> Iterator[Trial]:
+    """Eight bits for the first, the first two and the first three of the layers that have fewer."""
+    narrow = narrow_layers(quantized)
+    wanted = [s.layer for s in suspects if s.kind == "weights" and s.layer in narrow and (s.gain or 0.0) > 0]
+    for count in range(1, min(MOST_LAYERS, len(wanted)) + 1):
+        names = wanted[:count]
+        these = "this layer" if count == 1 else f"these {count} layers"
+        layers = tuple(f"{glob.escape(name)}={WIDE_BITS}" for name in names)
+        yield Trial(f"give {these} {WIDE_BITS} bits: {', '.join(names)}", layers)
+
+
+def narrow_layers(model: onnx.ModelProto) -> set[str]:
+    """The layers of a file of ours whose weights are stored in fewer than eight bits."""
+    chains = DecodeChains(model.graph)
+    found = set()
+    for node in model.graph.node:
+        chain = chains.of_layer(node)
+        if chain is not None and not chain.plain:
+            found.add(node.name)
+    return found

@@ -1,0 +1,108 @@
+"""Two networks compared layer by layer, suspects restored in turn, and the causes of the first few named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+import onnx
+
+from dfmpc_onnx.evaluation.diagnosis.blame import Blame, Candidate, Loss
+from dfmpc_onnx.evaluation.diagnosis.causes import rounding_cause, weight_cause
+from dfmpc_onnx.evaluation.diagnosis.evidence import Evidence
+from dfmpc_onnx.evaluation.diagnosis.roundings import roundings
+from dfmpc_onnx.evaluation.diagnosis.schema import Diagnosis, Suspect
+from dfmpc_onnx.evaluation.layer_errors import LayerErrors, errors_of
+from dfmpc_onnx.evaluation.paired_networks import PairedNetworks
+from dfmpc_onnx.evaluation.taken_back import TakenBack
+from dfmpc_onnx.inputs.files import Images
+from dfmpc_onnx.inputs.image_stream import ImageStream
+from dfmpc_onnx.inputs.samples import Samples
+from dfmpc_onnx.model.protos import fed_names
+
+EXPLAINED = 5  # suspects whose cause is looked for
+NAMED = 3  # layers that are named where error enters, and where it is amplified
+
+
+def diagnose_networks(
+    float_model: onnx.ModelProto,
+    quantized: onnx.ModelProto,
+    inputs: Images | Samples | ImageStream,
+    outputs: Sequence[str],
+    label: str = "the model",
+    *,
+    blame: bool = False,
+    tell: Callable[[int, int, str], None] = lambda done, of, name: None,
+) -> Diagnosis:
+    """Why the quantized network loses what it loses.
+
+    outputs: names of the float network's tensors that count as its outputs; those that the quantized one does not have
+    are left out. blame: restore each layer and activation in turn. tell: called with how many steps are done, of how
+    many, and the name of what is at work. Raises ModelError as `layer_errors`.
+    """
+    pair = PairedNetworks(float_model, quantized, inputs, label)
+    factors = TakenBack(pair).found()
+    errors = errors_of(pair, factors, inputs, lambda done, of: tell(done, of, "layers"))
+    judged = [name for name in outputs if name in pair.kinds] or [value.name for value in float_model.graph.output]
+    blamer = Blame(pair, factors, quantized, float_model, judged)
+    given = fed_names(quantized.graph)
+    found = blamer.candidates(roundings(quantized, {*pair.kinds, *given}))
+    if blame:
+        measured = blamer.measure(found, lambda done, of: tell(done, of, "restoring"))
+        suspects = [(c, _suspect(c, errors, given, blamer.loss, left)) for c, left in measured]
+        suspects.sort(key=lambda entry: (-(entry[1].gain or 0.0), -(entry[1].gain_db or 0.0)))
+    else:
+        suspects = [(c, _suspect(c, errors, given, blamer.loss, None)) for c in found]
+        suspects.sort(key=lambda entry: -(entry[1].own_error or 0.0))
+    evidence = Evidence(pair, factors, quantized, float_model)
+    named = tuple(_explained(c, s, evidence, given) for c, s in suspects[:EXPLAINED])
+    return Diagnosis(
+        damage=blamer.loss.damage,
+        sqnr_db=blamer.loss.sqnr_db,
+        layers=errors,
+        enters=_worst(errors, "own_error"),
+        amplified=_worst(errors, "amplification"),
+        suspects=(*named, *(s for _, s in suspects[EXPLAINED:])),
+        blamed=blame,
+    )
+
+
+def _suspect(
+    candidate: Candidate, errors: LayerErrors, given: Sequence[str], before: Loss, left: Loss | None
+) -> Suspect:
+    row = next((row for row in errors.rows if row.tensor == candidate.tensor), None)
+    if candidate.kind == "weights":
+        layer = candidate.layers[0]
+    else:
+        layer = candidate.tensor if candidate.tensor in given or row is None else row.node
+    suspect = Suspect(
+        kind="weights" if candidate.kind == "weights" else "activation",
+        tensor=candidate.tensor,
+        layer=layer,
+        own_error=None if row is None else row.own_error,
+    )
+    if left is None:
+        return suspect
+    return msgspec.structs.replace(
+        suspect,
+        damage=left.damage,
+        sqnr_db=left.sqnr_db,
+        gain=before.damage - left.damage,
+        gain_db=round(left.sqnr_db - before.sqnr_db, 2),
+    )
+
+
+def _explained(candidate: Candidate, suspect: Suspect, evidence: Evidence, given: Sequence[str]) -> Suspect:
+    if candidate.rounding is None:
+        cause = weight_cause(evidence.of_weights(candidate.tensor, suspect.layer))
+    else:
+        found = evidence.of_rounding(candidate.rounding)
+        cause = rounding_cause(found, candidate.rounding, is_input=candidate.tensor in given)
+    return msgspec.structs.replace(suspect, cause=cause)
+
+
+def _worst(errors: LayerErrors, figure: str) -> tuple[str, ...]:
+    """The layers with the largest of a figure, the largest first."""
+    rows = [row for row in errors.rows if row.layers and getattr(row, figure)]
+    rows.sort(key=lambda row: -float(getattr(row, figure)))
+    return tuple(row.layers[0] for row in rows[:NAMED])

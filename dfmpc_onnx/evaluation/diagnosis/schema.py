@@ -1,0 +1,140 @@
+"""What a diagnosis finds: frozen data that tables, JSON and the report read alike."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from dfmpc_onnx.evaluation.layer_errors import LayerErrors
+
+Kind = Literal["weights", "activation"]
+CauseCode = Literal[
+    "channel-negated",
+    "channel-scaled",
+    "too-few-bits",
+    "unlike-channels",
+    "unequal-concat",
+    "cut-negative-range",
+    "clipped-range",
+    "range-too-wide",
+    "wrong-preprocess",
+    "no-single-cause",
+]
+LEAST_HELP_DB = 0.5  # what advice is worth at least
+LEAST_DAMAGE = 0.01  # of the outputs, below which nothing needs a culprit
+LEAST_SHARE = 0.5  # of the damage that one restored layer or activation takes away before it stands out
+LEAST_SHARE_UNEXPLAINED = 0.75  # the same where nothing explains it: errors make up for each other by chance
+
+
+class Cause(msgspec.Struct, frozen=True):
+    """What is wrong with a layer or an activation. text: in words, with the evidence; figures: the same as numbers."""
+
+    code: CauseCode
+    text: str
+    figures: dict[str, float] = {}
+
+
+class Suspect(msgspec.Struct, frozen=True):
+    """A layer's weights or a rounded activation, and what is lost end to end without its error.
+
+    tensor: what it computes, or what is rounded. layer: of weights, its name; of an activation the node that computes
+    it, or the input. damage, sqnr_db: of the outputs with it restored; gain: the damage that goes away, below 0 where
+    its error makes up for others; gain_db: the same in decibels. All four are None where nothing was restored.
+    cause: of those that are looked into, the first few.
+    """
+
+    kind: Kind
+    tensor: str
+    layer: str
+    own_error: float | None = None
+    damage: float | None = None
+    sqnr_db: float | None = None
+    gain: float | None = None
+    gain_db: float | None = None
+    cause: Cause | None = None
+
+
+class FloatBetween(msgspec.Struct, frozen=True):
+    """A layer that computes in float although integers surround it, which costs time. why: what keeps it there."""
+
+    layer: str
+    why: str
+
+
+class Advice(msgspec.Struct, frozen=True):
+    """A change that was made and measured on the same inputs.
+
+    text: what was done; before_db, after_db: SQNR of the worst output; bytes: what the file grows by, below 0 where it
+    shrinks. layers: the overrides that it takes, as ``NAME=BITS``; preprocess: the one that it takes, "" for that of
+    the file.
+    """
+
+    text: str
+    before_db: float
+    after_db: float
+    bytes: int
+    layers: tuple[str, ...] = ()
+    preprocess: str = ""
+
+    @property
+    def helps(self) -> bool:
+        return self.after_db >= self.before_db + LEAST_HELP_DB
+
+
+class Diagnosis(msgspec.Struct, frozen=True):
+    """Why a quantized network loses what it loses.
+
+    damage: the share of what inputs differ by that is error at the output that suffers most (`numerics.output_loss`),
+    0 to 1 and beyond; sqnr_db: of the worst output. layers: both networks, layer by layer. enters: the layers at which
+    most error enters, beside the signal there, the worst first; amplified: those that multiply what comes in the most.
+    blamed: whether each layer and activation was restored in turn; suspects are then ranked by what that gained, else
+    by their own error. between: layers in float between integers. advice: what helps, as it was tried, the best first;
+    tried: how many changes were. no_advice: why none was. preprocess: what the inputs went through; warnings: what to
+    hear of the files and of what is not compared. model, quantized, images: where they came from; output: where the
+    better file was written; version: this package's.
+    """
+
+    damage: float
+    sqnr_db: float
+    layers: LayerErrors
+    enters: tuple[str, ...]
+    amplified: tuple[str, ...]
+    suspects: tuple[Suspect, ...]
+    blamed: bool
+    between: tuple[FloatBetween, ...] = ()
+    advice: tuple[Advice, ...] = ()
+    tried: int = 0
+    no_advice: str = ""
+    preprocess: str = ""
+    warnings: tuple[str, ...] = ()
+    model: str = ""
+    quantized: str = ""
+    images: str | None = None
+    output: str | None = None
+    version: str = ""
+
+    def __repr__(self) -> str:
+        found = self.culprit
+        said = "nothing stands out" if found is None or found.cause is None else f"{found.layer}: {found.cause.code}"
+        return f"Diagnosis(SQNR {self.sqnr_db} dB, {said})"
+
+    @property
+    def culprit(self) -> Suspect | None:
+        """The first suspect, where it stands out from the rest; None where nothing does."""
+        first = next(iter(self.suspects), None)
+        if first is None or first.cause is None:
+            return None
+        if first.cause.code == "wrong-preprocess":
+            return first
+        enough = self.damage >= LEAST_DAMAGE
+        if first.gain is None:
+            return first if enough and first.cause.code != "no-single-cause" else None
+        unexplained = first.cause.code == "no-single-cause"
+        share = LEAST_SHARE_UNEXPLAINED if unexplained else LEAST_SHARE
+        return first if enough and first.gain >= share * self.damage else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its fields, as ``--json`` prints them."""
+        found: dict[str, Any] = msgspec.to_builtins(self)
+        return found

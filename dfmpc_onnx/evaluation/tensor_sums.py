@@ -1,0 +1,127 @@
+"""Sums over the values of a tensor in two networks, and what one of them does to its channels."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from dfmpc_onnx.numerics.arrays import Array, Float
+
+LEAST_CHANGE = 0.1  # of a channel's gain, or of its mean beside its values, before it may be changed on purpose
+LEAST_CORRELATION = 0.7  # of its values with the float network's: below, no factor explains them
+
+
+@dataclasses.dataclass(frozen=True)
+class ChannelChange:
+    """What the channels of a tensor are multiplied by, and what is then added: ``[channels]`` each."""
+
+    gain: Float
+    shift: Float
+
+    def put_in(self, values: Array) -> Float:
+        axis = channel_axis(values.shape)
+        wide = np.asarray(values, np.float64)
+        found: Float = wide * _along(self.gain, wide.ndim, axis) + _along(self.shift, wide.ndim, axis)
+        return found
+
+    def take_out(self, values: Float) -> Float:
+        axis = channel_axis(values.shape)
+        found: Float = (values - _along(self.shift, values.ndim, axis)) / _along(self.gain, values.ndim, axis)
+        return found
+
+
+class TensorSums:
+    """Sums over the values of a tensor, by channel where that tells more."""
+
+    def __init__(self) -> None:
+        self._signal = self._plain_hat = self._hat_hat = self._own = self._plain_own = np.zeros(1)
+        self._plain_sum = self._hat_sum = np.zeros(1)
+        self._count = 0
+        self.noise = self.carried = 0.0
+
+    def add(self, plain: Array, hat: Array, own: Array, factor: ChannelChange | None, real: int) -> None:
+        """One run: the float network's values, the quantized one's, and those of the piece. factor: taken out of both.
+
+        real: how many rows are no filling, where the tensor runs along the batch.
+        """
+        axis = channel_axis(plain.shape)
+        y, q, p = (np.asarray(values, np.float64) for values in (plain, hat, own))
+        if len(y) > real > 0 and y.ndim > 1:
+            y, q, p = y[:real], q[:real], p[:real]
+        if factor is not None:
+            q, p = factor.take_out(q), factor.take_out(p)
+        others = tuple(i for i in range(y.ndim) if i != axis)
+        with np.errstate(over="ignore", invalid="ignore"):
+            self.noise += float(np.square(q - y).sum())
+            self.carried += float(np.square(q - p).sum())
+            self._signal = self._signal + np.square(y).sum(axis=others)
+            self._plain_hat = self._plain_hat + (y * q).sum(axis=others)
+            self._hat_hat = self._hat_hat + np.square(q).sum(axis=others)
+            self._plain_sum = self._plain_sum + y.sum(axis=others)
+            self._hat_sum = self._hat_sum + q.sum(axis=others)
+            self._count += y.size // y.shape[axis]
+            self._own = self._own + np.square(p - y).sum(axis=others)
+            self._plain_own = self._plain_own + (y * p).sum(axis=others)
+
+    def factors(self) -> ChannelChange | None:
+        """What is done to each channel, where to some much is done and on the whole that explains them; else None."""
+        count = max(self._count, 1)
+        mean, mean_hat = self._plain_sum / count, self._hat_sum / count
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            variance = self._signal / count - mean**2
+            covariance = self._plain_hat / count - mean * mean_hat
+            alike = np.abs(covariance) / np.sqrt(variance * (self._hat_hat / count - mean_hat**2))
+            gain = covariance / variance
+            shift = mean_hat - gain * mean
+        least = np.maximum(1e-9 * float(self._signal.sum()) / count / len(mean), (1e-5 * mean_hat) ** 2)
+        sure = (variance > least) & (np.nan_to_num(alike) > LEAST_CORRELATION) & (gain != 0) & np.isfinite(gain)
+        size = LEAST_CHANGE * np.sqrt(np.maximum(self._signal / count, 0))
+        changed = (np.abs(gain - 1) > LEAST_CHANGE) | (np.abs(shift) > size)
+        moved = ~sure & (np.abs(mean_hat - mean) > size)
+        known = sure & changed
+        if not np.any(known | moved):
+            return None
+        # A channel that hardly varies says nothing of its gain: it is taken for that of the others.
+        gain = np.where(sure, gain, np.where(moved, np.median(gain[known]) if np.any(known) else 1.0, 1.0))
+        return ChannelChange(gain, np.where(sure | moved, mean_hat - gain * mean, 0.0))
+
+    @property
+    def signal(self) -> float:
+        return float(self._signal.sum())
+
+    @property
+    def own(self) -> float:
+        return float(self._own.sum())
+
+    def relative(self, noise: float) -> float:
+        """The root of noise over signal; at most 1e9, which stands for what is not finite and for a signal of 0."""
+        if noise == 0:
+            return 0.0
+        return math.sqrt(min(noise / max(self.signal, 1e-300), 1e18)) if math.isfinite(noise) else 1e9
+
+    def worst(self) -> tuple[int, float, float] | None:
+        """The channel with most of the own noise, its part of it, and its gain."""
+        total = self.own
+        if not math.isfinite(total) or total <= 0:
+            return None
+        channel = int(self._own.argmax())
+        gain = float(self._plain_own[channel] / self._signal[channel]) if self._signal[channel] > 0 else 1.0
+        return channel, float(self._own[channel]) / total, gain
+
+    @property
+    def channels(self) -> int:
+        return len(self._signal)
+
+
+def channel_axis(shape: Sequence[int]) -> int:
+    """The axis of the channels of a tensor ``[n, ...]``: the second, or of a list the last where that is shorter."""
+    return 0 if len(shape) < 2 else 2 if len(shape) == 3 and shape[2] < shape[1] else 1
+
+
+def _along(factor: Float, rank: int, axis: int) -> Float:
+    shape = [1] * rank
+    shape[axis] = len(factor)
+    return factor.reshape(shape)

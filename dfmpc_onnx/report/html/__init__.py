@@ -1,0 +1,1 @@
+"""The report as one HTML file: data, charts and sections, put into templates."""

@@ -1,0 +1,137 @@
+"""What an HTML report is made of: all that was measured, before it becomes charts and sentences."""
+
+from __future__ import annotations
+
+import msgspec
+
+from dfmpc_onnx.evaluation.activation_ranges import ActivationRange
+from dfmpc_onnx.evaluation.diagnosis.schema import Diagnosis
+from dfmpc_onnx.evaluation.fidelity import Fidelity
+from dfmpc_onnx.evaluation.island_times import TimeTable
+from dfmpc_onnx.evaluation.verdict import Verdict
+from dfmpc_onnx.evaluation.weight_grids import WeightGrid
+from dfmpc_onnx.pipeline.manager import Refusal
+from dfmpc_onnx.qdq.stored_bytes import Content
+
+
+class FileFacts(msgspec.Struct, frozen=True):
+    """A file of a report: where it lies, or "" for a model in memory; its bytes, and what these hold."""
+
+    label: str
+    path: str
+    bytes: int
+    contents: dict[Content, int]
+
+
+class PageLayer(msgspec.Struct, frozen=True):
+    """A layer with a weight, as the quantized file holds it.
+
+    bits: the width of its codes, "ternary" or "float". stored_bits: what a weight takes in the file. role: low, high,
+    8-bit or float. computes: "integers", "float", or "" where that is not known. why: what decided its bits, or why it
+    is float. planned: the share of the output's error that its width was measured to cost before it was chosen; None
+    where nothing measured it. place: its place among `ReportPage.places`, from 1; None where it has none.
+    """
+
+    name: str
+    op: str
+    weights: int
+    bits: str
+    stored_bits: float
+    role: str
+    computes: str
+    why: str = ""
+    planned: float | None = None
+    place: int | None = None
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where an error may enter: a layer, or a tensor between layers that is rounded, such as a sum.
+
+    name: of the layer or tensor. op: what computes it. bits: of a layer. sqnr_db: signal over noise behind it, with all
+    that went wrong in front of it. added: what it adds by itself, as a share of what all places add; None where no
+    tensor behind it stands in both files.
+    """
+
+    name: str
+    op: str
+    bits: str = ""
+    weights: int = 0
+    sqnr_db: float | None = None
+    added: float | None = None
+
+
+class RunTimes(msgspec.Struct, frozen=True):
+    """Milliseconds of a run of both files on this machine, with how many threads, and where those of the quantized one
+    go; fed: what was fed."""
+
+    float_ms: float
+    quantized_ms: float
+    threads: int
+    table: TimeTable | None = None
+    fed: str = ""
+
+
+class ShownImages(msgspec.Struct, frozen=True):
+    """Inputs that both files ran on. origin: what they are. pictures: data addresses of PNG pictures; note: why there
+    are none, or which these are."""
+
+    origin: str
+    pictures: tuple[str, ...] = ()
+    note: str = ""
+
+
+class ReportPage(msgspec.Struct, frozen=True):
+    """All that one report says.
+
+    made: how the quantized file was made, as keys and values. places: from input to output. drawn: the grids of the
+    layers that lose most. diagnosis: what causes the loss, and what was tried. untold: what could not be found out, and
+    why, by the anchor of the section.
+    """
+
+    float_file: FileFacts
+    quantized_file: FileFacts
+    verdict: Verdict | None
+    fidelity: Fidelity | None
+    warnings: tuple[str, ...]
+    made: tuple[tuple[str, str], ...]
+    layers: tuple[PageLayer, ...]
+    places: tuple[Place, ...]
+    mean_bits: float
+    drawn: tuple[WeightGrid, ...]
+    ranges: tuple[ActivationRange, ...]
+    times: RunTimes | None
+    refusals: tuple[Refusal, ...]
+    images: ShownImages
+    version: str
+    diagnosis: Diagnosis | None = None
+    untold: dict[str, str] = {}
+
+
+class QuantizedFile(msgspec.Struct, frozen=True):
+    """One of several quantized files of a network. letter: what stands for it in charts. ms: of a run on this machine;
+    None where it was not timed. bits: of each layer by name, as `PageLayer` has them."""
+
+    letter: str
+    label: str
+    bytes: int
+    mean_bits: float | None
+    verdict: Verdict | None
+    fidelity: Fidelity
+    ms: float | None
+    bits: dict[str, str]
+    warnings: tuple[str, ...] = ()
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """Several quantized files of one network side by side. front: the letters of those that no other is both smaller
+    and nearer to the float network than. threads: with how many the runs were timed."""
+
+    float_label: str
+    float_bytes: int
+    float_ms: float | None
+    files: tuple[QuantizedFile, ...]
+    front: tuple[str, ...]
+    origin: str
+    threads: int
+    warnings: tuple[str, ...]
+    version: str = ""

@@ -1,0 +1,70 @@
+"""Quantized networks with one fault each, made by editing the file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def _decoder(model: onnx.ModelProto, layer: str) -> onnx.NodeProto:
+    """The DequantizeLinear of a layer's weight, of plain int8 codes."""
+    node = next(node for node in model.graph.node if node.name == layer)
+    found = next(other for other in model.graph.node if node.input[1] in other.output)
+    assert found.op_type == "DequantizeLinear"
+    return found
+
+
+def _change(model: onnx.ModelProto, name: str, change: Callable[[np.ndarray], np.ndarray], new: str) -> str:
+    """A changed copy of an initializer, under a new name, which is returned."""
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+    values = change(numpy_helper.to_array(tensor).copy())
+    model.graph.initializer.append(numpy_helper.from_array(values, new))
+    return new
+
+
+def with_scaled_channel(model: onnx.ModelProto, layer: str, channel: int, factor: float) -> onnx.ModelProto:
+    """One output channel of a weight multiplied, in its scale."""
+    copy = _copy(model)
+    node = _decoder(copy, layer)
+
+    def change(scale: np.ndarray) -> np.ndarray:
+        scale[channel] *= factor
+        return scale
+
+    node.input[1] = _change(copy, node.input[1], change, "broken.scale")
+    return copy
+
+
+def with_negated_channel(model: onnx.ModelProto, layer: str, channel: int) -> onnx.ModelProto:
+    """One output channel of a weight with the opposite sign, in its codes."""
+    copy = _copy(model)
+    node = _decoder(copy, layer)
+
+    def change(codes: np.ndarray) -> np.ndarray:
+        codes[channel] = np.clip(-codes[channel].astype(np.int32), -128, 127)
+        return codes
+
+    node.input[0] = _change(copy, node.input[0], change, "broken.codes")
+    return copy
+
+
+def with_wrong_range(model: onnx.ModelProto, tensor: str, factor: float) -> onnx.ModelProto:
+    """The range of one activation multiplied, for its QuantizeLinear and DequantizeLinear alike."""
+    copy = _copy(model)
+    quantizer = next(n for n in copy.graph.node if n.op_type == "QuantizeLinear" and n.input[0] == tensor)
+    new = _change(
+        copy, quantizer.input[1], lambda scale: (scale * np.float32(factor)).astype(np.float32), "broken.range"
+    )
+    for node in copy.graph.node:
+        if node is quantizer or (node.op_type == "DequantizeLinear" and node.input[0] == quantizer.output[0]):
+            node.input[1] = new
+    return copy

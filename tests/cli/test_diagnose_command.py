@@ -1,0 +1,87 @@
+"""The command `diagnose`: what it prints within 80 columns, its JSON, and what it writes."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import onnx
+import pytest
+
+import dfmpc_onnx
+from tests import broken, graphs
+from tests.commands import assert_refused, dfmpc
+
+
+@pytest.fixture
+def faulty(model_file: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    """The model as int8, with one channel of conv2 a hundred times as large."""
+    made = dfmpc_onnx.quantize(model_file, None, "int8", preprocess="imagenet", check=False).model
+    path = tmp_path / "faulty.onnx"
+    onnx.save(broken.with_scaled_channel(made, "conv2", 1, 100.0), path)
+    return path
+
+
+@pytest.fixture
+def healthy(model_file: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    path = tmp_path / "healthy.onnx"
+    dfmpc_onnx.quantize(model_file, path, "int8", preprocess="imagenet", check=False)
+    return path
+
+
+def test_the_finding_is_the_last_sentence_within_80_columns(model_file: pathlib.Path, faulty: pathlib.Path) -> None:
+    done = dfmpc("diagnose", model_file, faulty, "--blame", COLUMNS="80")
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    said = " ".join(done.stdout[done.stdout.index("diagnosis: ") :].split())
+    assert said.startswith("diagnosis: the weights of conv2: channel-scaled: output channel 1 is ")
+    assert "most error enters at: conv2" in done.stdout
+    assert "tried: make it again from the float model" in " ".join(done.stdout.split())
+
+
+def test_json_is_one_object_with_the_culprit(model_file: pathlib.Path, faulty: pathlib.Path) -> None:
+    found = json.loads(dfmpc("diagnose", model_file, faulty, "--json").stdout)
+    assert found["culprit"]["layer"] == "conv2" and found["culprit"]["cause"]["code"] == "channel-scaled"
+    assert found["blamed"] is False and found["layers"]["rows"] and found["suspects"]
+
+
+def test_of_a_healthy_file_nothing_stands_out(model_file: pathlib.Path, healthy: pathlib.Path) -> None:
+    done = dfmpc("diagnose", model_file, healthy)
+    assert "diagnosis: nothing stands out" in done.stdout and "--blame restores each layer in turn" in done.stdout
+
+
+def test_apply_writes_the_file_with_what_helped(
+    model_file: pathlib.Path, faulty: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    better = tmp_path / "better.onnx"
+    done = dfmpc("diagnose", model_file, faulty, "--apply", "-o", better)
+    assert done.exit_code == 0, done.output
+    assert f"written: {better}" in done.stdout
+    now = dfmpc_onnx.verify(model_file, better).providers[0].fidelity.sqnr_db
+    assert now > dfmpc_onnx.verify(model_file, faulty).providers[0].fidelity.sqnr_db + 10
+
+
+def test_apply_that_helps_nothing_writes_nothing(
+    model_file: pathlib.Path, healthy: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    better = tmp_path / "better.onnx"
+    done = dfmpc("diagnose", model_file, healthy, "--apply", "-o", better)
+    assert done.exit_code == 2 and "no change that was tried helps; nothing has been written" in done.stderr
+    assert not better.exists()
+
+
+def test_apply_and_output_go_together(model_file: pathlib.Path, quantized: pathlib.Path) -> None:
+    assert_refused(dfmpc("diagnose", model_file, quantized, "--apply"), "--apply and -o go together")
+    assert_refused(dfmpc("diagnose", model_file, quantized, "-o", "x.onnx"), "--apply and -o go together")
+
+
+def test_names_with_markup_stay_text(tmp_path: pathlib.Path) -> None:
+    model = graphs.chain()
+    for node in model.graph.node:
+        node.name = f"[red]{node.name}\x1b[0m"
+    path, out = tmp_path / "m.onnx", tmp_path / "q.onnx"
+    onnx.save(model, path)
+    dfmpc_onnx.quantize(path, out, "int8", preprocess="imagenet", check=False)
+    done = dfmpc("diagnose", path, out, "-v")
+    assert done.exit_code == 0 and "[red]conv1" in done.stdout and "\x1b" not in done.stdout

@@ -1,0 +1,89 @@
+"""What is measured of suspects in networks whose faults are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+
+import dfmpc_onnx
+from dfmpc_onnx.evaluation.diagnosis.diagnose import diagnose_networks
+from dfmpc_onnx.evaluation.diagnosis.roundings import roundings
+from dfmpc_onnx.evaluation.diagnosis.schema import Diagnosis
+from dfmpc_onnx.inputs.files import Images
+from tests import broken, graphs
+
+
+def images(count: int = 6) -> Images:
+    x = np.random.default_rng(3).standard_normal((count, 3, 8, 8)).astype(np.float32)
+    return Images(x.clip(-2, 2), None, f"{count} images")
+
+
+def int8(model: onnx.ModelProto) -> onnx.ModelProto:
+    return dfmpc_onnx.quantize(model, None, "int8", preprocess="imagenet", check=False).model
+
+
+def diagnosed(model: onnx.ModelProto, quantized: onnx.ModelProto) -> Diagnosis:
+    outputs = [value.name for value in model.graph.output]
+    return diagnose_networks(model, quantized, images(), outputs, blame=True)
+
+
+def rounded(model: onnx.ModelProto) -> Sequence[str]:
+    names = [name for node in model.graph.node for name in node.input]
+    return [found.tensor for found in roundings(model, set(names))]
+
+
+def test_a_rounding_knows_its_range() -> None:
+    model = int8(graphs.chain())
+    first = roundings(model, {"x"})[0]
+    assert first.codes == 256 and first.ends == ("a0",)
+    assert first.low < -1.5 < 1.5 < first.high and first.step == (first.high - first.low) / 255
+
+
+def test_every_layer_and_every_rounded_activation_is_restored_once() -> None:
+    model = graphs.residual()
+    made = int8(model)
+    found = diagnosed(model, made)
+    weights = [suspect.layer for suspect in found.suspects if suspect.kind == "weights"]
+    activations = [suspect.tensor for suspect in found.suspects if suspect.kind == "activation"]
+    assert sorted(weights) == sorted(node.name for node in model.graph.node if node.op_type in ("Conv", "Gemm"))
+    assert len(set(activations)) == len(activations) and "x" in activations
+    assert set(activations) <= {*rounded(made), "x"}
+    assert all(suspect.gain is not None and suspect.damage is not None for suspect in found.suspects)
+    assert [s.gain for s in found.suspects] == sorted((s.gain or 0.0 for s in found.suspects), reverse=True)
+
+
+def test_a_broken_layer_restored_gives_back_what_it_took() -> None:
+    model = graphs.residual()
+    made = int8(model)
+    healthy = diagnosed(model, made)
+    layer = [node.name for node in model.graph.node if node.op_type == "Conv"][1]
+    found = diagnosed(model, broken.with_scaled_channel(made, layer, 1, 50.0))
+    first = found.suspects[0]
+    assert (first.kind, first.layer) == ("weights", layer) and first.cause is not None
+    assert first.cause.code == "channel-scaled"
+    assert found.damage > 10 * healthy.damage
+    assert first.damage is not None and first.damage < 5 * healthy.damage
+
+
+def test_a_concat_of_unequal_parts_is_measured_part_by_part() -> None:
+    net = graphs.Net((1, 3, 8, 8))
+    small = net.node("Relu", net.norm(net.conv("x", 4), gamma=1.0, beta=0.0, mean=0.0, variance=1.0))
+    large = net.node("Relu", net.norm(net.conv("x", 4), gamma=300.0, beta=0.0, mean=0.0, variance=1.0))
+    joined = net.node("Concat", small, large, axis=1)
+    net.channels[joined] = 8
+    model = net.model(net.conv(joined, 2, kernel=1))
+    made = int8(model)
+    found = diagnosed(model, made)
+    causes = {suspect.tensor: suspect.cause.code for suspect in found.suspects if suspect.cause is not None}
+    assert causes.get(joined, "not rounded") in ("unequal-concat", "not rounded")
+
+
+def test_data_is_plain_and_frozen() -> None:
+    model = graphs.chain()
+    found = diagnosed(model, int8(model))
+    plain = found.to_dict()
+    assert plain["suspects"][0]["layer"] == found.suspects[0].layer
+    assert plain["layers"]["rows"][0]["tensor"] == found.layers.rows[0].tensor
+    assert found.culprit is None and repr(found).endswith("nothing stands out)")

@@ -1,0 +1,170 @@
+"""The HTML page by its elements: sections, tables, charts, names that stay text, size, no network."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+
+import msgspec
+import pytest
+
+import dfmpc_onnx
+from dfmpc_onnx.api.pairs import take_pair
+from dfmpc_onnx.api.report_diagnosis import diagnosis_of
+from dfmpc_onnx.api.report_page import gather_page
+from dfmpc_onnx.api.verify import verify_pair
+from dfmpc_onnx.api.write_report import reported
+from dfmpc_onnx.pipeline.progress import no_report
+from dfmpc_onnx.report.html.page import report_html
+from dfmpc_onnx.report.html.schema import ReportPage
+from dfmpc_onnx.report.html.thumbnails import SHOWN, shown_images
+from tests.report.html.pages import HARMFUL, Page, harmful_model
+
+SECTIONS = (
+    "How good is it?",
+    "What to try next",
+    "Where is the loss?",
+    "What causes it?",
+    "Weights before and after",
+    "Activations and their ranges",
+    "Time and float islands",
+    "What was left as it was, and why",
+    "What the bytes hold",
+    "All layers",
+    "Images that were used",
+    "How it was made",
+)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page on a run of quantize() of a network whose names are meant to do harm."""
+    path = tmp_path_factory.mktemp("report") / "page.html"
+    dfmpc_onnx.quantize(harmful_model(), None, "closed-form", weights="2/6", preprocess="imagenet", report=path)
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(text: str) -> Page:
+    return Page(text)
+
+
+def test_every_element_is_closed(page: Page) -> None:
+    assert not page.mistakes
+
+
+def test_every_section_has_a_heading_and_is_linked_at_the_top(page: Page) -> None:
+    (h1,) = page.root.all("h1")
+    assert h1.text == "Quantization of the given model"
+    assert tuple(heading.text for heading in page.root.all("h2")) == SECTIONS
+    (nav,) = page.root.all("nav")
+    targets = [(link.attributes["href"] or "").removeprefix("#") for link in nav.all("a")]
+    assert targets == [heading.attributes["id"] for heading in page.root.all("h2")]
+
+
+def test_ids_are_unique_and_references_have_a_target(page: Page) -> None:
+    elements = page.root.every()
+    ids = [element.attributes["id"] for element in elements if "id" in element.attributes]
+    assert len(ids) == len(set(ids))
+    labels = [element.attributes.get("aria-labelledby") or "" for element in elements]
+    assert {name for label in labels for name in label.split()} <= set(ids)
+    assert {(use.attributes["href"] or "")[1:] for use in page.root.all("use")} <= set(ids)
+
+
+def test_tables_have_captions_and_their_cells_have_headers(page: Page) -> None:
+    tables = page.root.all("table")
+    assert len(tables) >= 5
+    for table in tables:
+        assert len(table.all("caption")) == 1 and table.all("caption")[0].text
+        assert all(header.attributes.get("scope") in ("col", "row") for header in table.all("th"))
+        widths = {len(row.all("th") + row.all("td")) for row in table.all("tr")}
+        assert len(widths) == 1
+
+
+def test_charts_say_what_they_show_and_pictures_too(page: Page) -> None:
+    charts = page.root.all("svg")
+    assert len(charts) >= 4
+    for chart in charts:
+        assert chart.attributes["role"] == "img"
+        assert chart.all("title")[0].text and chart.all("desc")[0].text
+    pictures = page.root.all("img")
+    assert len(pictures) == SHOWN
+    assert all(picture.attributes["alt"] and picture.attributes["src"] for picture in pictures)
+
+
+def test_charts_take_the_colours_of_the_page(text: str) -> None:
+    assert not re.findall(r"#0102\d\d", text)
+    assert "var(--before)" in text and "prefers-color-scheme: dark" in text
+
+
+def test_names_with_markup_and_control_characters_stay_text(text: str, page: Page) -> None:
+    assert not page.root.all("script")
+    assert [image for image in page.root.all("img") if not (image.attributes["src"] or "").startswith("data:")] == []
+    assert not [name for element in page.root.every() for name in element.attributes if name.startswith("on")]
+    for name in list(HARMFUL.values())[:3]:
+        assert name in page.root.text
+    assert "a?[31m?b?c&amp;d" in page.root.text
+    assert "\x1b" not in text and "\u202e" not in text
+
+
+def test_nothing_is_loaded_from_elsewhere(text: str, page: Page) -> None:
+    assert not re.search(r"https?:", text)
+    assert not page.root.all("link") and "@import" not in text and "url(h" not in text
+    policy = [meta.attributes["content"] for meta in page.root.all("meta") if "http-equiv" in meta.attributes]
+    assert policy == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
+
+
+def test_it_is_small(text: str) -> None:
+    assert len(text.encode()) < 250_000
+
+
+def test_the_outcome_has_the_figures_of_the_run(model_file: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "page.html"
+    made = dfmpc_onnx.quantize(model_file, tmp_path / "out.onnx", "int8", preprocess="imagenet", report=path)
+    found = Page(path.read_text(encoding="utf-8")).root
+    section = next(s for s in found.all("section") if s.attributes["aria-labelledby"] == "outcome")
+    assert made.report.fidelity is not None
+    values = [value.text for value in section.all("dd") if value.attributes["class"] == "value"]
+    assert f"{made.report.fidelity.sqnr_db:g} dB" in values
+    assert f"{made.report.mean_weight_bits:g}" in values
+    rows = next(table for table in found.all("table") if table.all("caption")[0].text.startswith("All layers"))
+    assert [row.all("th")[0].text for row in rows.all("tr")[1:]] == ["conv1", "conv2", "conv3", "gemm1"]
+
+
+def test_the_shares_of_all_places_are_the_whole(model_file: pathlib.Path, quantized: pathlib.Path) -> None:
+    page = gathered(model_file, quantized)
+    assert sum(place.added or 0 for place in page.places) == pytest.approx(1)
+    assert all(0 <= (place.added or 0) <= 1 for place in page.places)
+    assert [layer.place for layer in page.layers] == sorted(layer.place or 0 for layer in page.layers)
+
+
+def gathered(model: pathlib.Path, quantized: pathlib.Path) -> ReportPage:
+    pair = take_pair(model, quantized, None, None, (), (), 0, 8)
+    found = verify_pair(pair, ("CPU",), None, None, layer_errors=False)
+    diagnosed = diagnosis_of(pair, "", None, blame=False, tell=no_report)
+    return gather_page(reported(pair, found, diagnosed), latency=False, progress=no_report)
+
+
+def test_what_cannot_be_had_is_said_with_its_reason(model_file: pathlib.Path, quantized: pathlib.Path) -> None:
+    page = gathered(model_file, quantized)
+    bare = msgspec.structs.replace(
+        page,
+        times=None,
+        ranges=(),
+        drawn=(),
+        places=(),
+        verdict=None,
+        fidelity=None,
+        diagnosis=None,
+        untold={"time": "no clock", "activations": "no images", "outcome": "the float model does not run"},
+    )
+    found = Page(report_html(bare))
+    assert not found.mistakes
+    assert tuple(heading.text for heading in found.root.all("h2")) == SECTIONS
+    for reason in ("no clock", "No images.", "The float model does not run.", "Not known"):
+        assert reason in found.root.text
+
+
+def test_inputs_that_are_no_pictures_are_not_shown_as_some() -> None:
+    assert shown_images(None, "16 vectors", 0).pictures == ()
+    assert shown_images(None, "photos", None).note == "Images of yours are not put into the report."
