@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 
 from dfmpc_onnx.numerics.arrays import Float, Float32, Floating
+from dfmpc_onnx.numerics.codebook import Codebook
 
 ASYMMETRIC_BITS = 4  # docs/method.md, section 5: at 4 bits and below an integer zero point pays
 SHRINK = np.linspace(1.0, 0.3, 29)
@@ -18,7 +19,8 @@ FEWEST_ROWS = 256  # that one operation serves
 class Grid:
     """Levels ``scale * (q - zero_point)`` for q from lowest to highest, one row an output channel.
 
-    scale, zero_point: ``[rows, 1]`` float32; zero_point whole. bits: width of a code.
+    scale, zero_point: ``[rows, 1]`` float32; zero_point whole. bits: width of a code. book: the table that blocks of
+    codes are taken from; None where each code is free.
     """
 
     scale: Float32
@@ -27,6 +29,7 @@ class Grid:
     highest: int
     bits: int
     ternary: bool = False
+    book: Codebook | None = None
 
     def codes(self, values: Float32) -> Float32:
         """The codes of the nearest levels, as float32, for ``[rows, n]`` values."""
