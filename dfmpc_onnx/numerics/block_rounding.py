@@ -15,19 +15,20 @@ import numpy as np
 import numpy.typing as npt
 
 from dfmpc_onnx.numerics.arrays import CodeArray, Float, Float32, Floating
-from dfmpc_onnx.numerics.codebook import Codebook, LearntTable
+from dfmpc_onnx.numerics.codebook import CODE_BITS, LARGEST, Codebook, LearntTable
 from dfmpc_onnx.numerics.grids import Grid
 from dfmpc_onnx.numerics.rounding import Feedback, Rounded, feedback_in_order, fitted_scale
 
-FIRST = (1.0, 0.8, 1.25)  # scales that are tried, as multiples of the one that the channel's size suggests
-NEAR = (0.9, 1.0, 1.1)  # and then around the best
+FIRST = (1.0, 1.2)  # scales that are tried, as multiples of the one that the channel's size suggests
+NEAR = (0.92, 1.0, 1.08)  # and then around the best
+LIKELY = (1.1,)  # the one for an estimate
 COLUMNS_AT_ONCE = 120  # that one product of earlier errors serves: whole blocks of 2 to 6
-STACKED = 2**22  # scores of vectors that are looked at together
+SCORED = 2**16  # products with vectors that are made in one go: they stay in the processor's cache
 
 
 @dataclasses.dataclass(frozen=True)
 class _Found:
-    """Scales ``[groups, out]``, what they leave, ``[groups, out]``, and codes ``[k, groups, out]`` in rounding order."""
+    """Scales ``[groups, out]``, the errors that they leave, and codes ``[k, groups, out]`` in rounding order."""
 
     scale: Float32
     error: Float
@@ -53,29 +54,45 @@ class BlockRounder:
     def on(self, table: LearntTable, *, thorough: bool = True) -> Rounded:
         """The weight on a codebook, each output channel at the best of some scales, fitted by least squares.
 
-        thorough: whether scales are sought at all; without it an estimate of what rounding loses.
+        thorough: whether scales are sought, and blocks sorted; without it an estimate of what rounding loses.
         """
-        walk = _Walk(self._rows, self._hat, table.book)
+        k = self._rows.shape[2]
+        diagonal = np.einsum("gii->i", self._hat) if thorough else np.ones(k)
+        order, cuts = block_order(diagonal, table.book.length)
+        feedback = self._feedback_in(order) if thorough else self._in_place
+        walk = _Walk(self._rows, self._image, feedback, cuts, table.book)
         size = np.sqrt(np.mean(np.square(self._rows, dtype=np.float64), axis=2))
         start = np.where(size > 0, size * table.unit, 1.0).astype(np.float32)
-        best = walk.best([start * np.float32(factor) for factor in (FIRST if thorough else FIRST[:1])])
+        best = walk.best([start * np.float32(factor) for factor in (FIRST if thorough else LIKELY)])
         if thorough:
             best = best.better_of(walk.best([best.scale * np.float32(factor) for factor in NEAR]))
         return walk.rounded(best)
+
+    @functools.cached_property
+    def _image(self) -> Float32:
+        """``W H``."""
+        return self._rows @ self._hat.astype(np.float32, copy=False)
+
+    @functools.cached_property
+    def _in_place(self) -> Feedback:
+        """Feedback with all columns where they are: one for blocks of any length."""
+        return self._feedback_in(np.arange(self._rows.shape[2]))
+
+    def _feedback_in(self, order: npt.NDArray[np.intp]) -> Feedback:
+        return feedback_in_order(self._hat, np.broadcast_to(order, (len(self._hat), len(order))))
 
 
 class _Walk:
     """One weight and one codebook, columns in the order in which their blocks are rounded."""
 
-    def __init__(self, rows: Float32, hat: Floating, book: Codebook) -> None:
-        self._shape, self._book = rows.shape, book
-        diagonal = np.einsum("gii->i", hat)
-        order, self._cuts = block_order(diagonal, book.length)
-        self._feedback = feedback_in_order(hat, np.broadcast_to(order, (len(hat), len(order))))
-        self._order = order
-        self._weight = np.ascontiguousarray(rows.transpose(2, 0, 1)[order])
-        image = rows @ hat.astype(np.float32, copy=False)
-        self._image = np.ascontiguousarray(image.transpose(2, 0, 1)[order])
+    def __init__(
+        self, rows: Float32, image: Float32, feedback: Feedback, cuts: list[tuple[int, int]], book: Codebook
+    ) -> None:
+        """image: ``W H``. cuts: where blocks begin and end in the order of the feedback, one for all groups."""
+        self._shape, self._book, self._cuts, self._feedback = rows.shape, book, cuts, feedback
+        self._order = feedback.order[0]
+        self._weight = np.ascontiguousarray(rows.transpose(2, 0, 1)[self._order])
+        self._image = np.ascontiguousarray(image.transpose(2, 0, 1)[self._order])
 
     @functools.cached_property
     def _power(self) -> Float:
@@ -84,7 +101,7 @@ class _Walk:
 
     def best(self, scales: Sequence[Float32]) -> _Found:
         """Row by row the best of some scales, ``[groups, out]`` each, the first where several are as good."""
-        k, groups, out = self._weight.shape
+        out = self._weight.shape[2]
         codes, left, error = self._walked(np.concatenate(scales, axis=1), len(scales))
         found: _Found | None = None
         for index, scale in enumerate(scales):
@@ -101,11 +118,11 @@ class _Walk:
         codes = np.empty((groups, out, k), np.float32)
         codes[:, :, self._order] = found.codes.transpose(1, 2, 0)
         scale = found.scale.reshape(-1, 1)
-        grid = Grid(scale, np.zeros_like(scale), -127, 127, 8, book=self._book)
+        grid = Grid(scale, np.zeros_like(scale), -LARGEST, LARGEST, CODE_BITS, book=self._book)
         return Rounded(grid, codes.reshape(-1, k), np.maximum(found.error, 0.0))
 
     def _walked(self, scale: Float32, trials: int) -> tuple[CodeArray, Float32, Float]:
-        """Codes, what they leave of the weight, ``[k, groups, wide]``, and the error of each row, ``[groups, wide]``."""
+        """Codes and what they leave of the weight, ``[k, groups, wide]``; the error of each row, ``[groups, wide]``."""
         k, groups, wide = len(self._weight), *scale.shape
         codes, left = np.empty((k, groups, wide), np.int8), np.empty((k, groups, wide), np.float32)
         error, spread = np.zeros((groups, wide)), np.zeros((groups, wide))
@@ -164,16 +181,18 @@ def _nearest(points: Float32, table: CodeArray, metric: Float32) -> tuple[npt.ND
 
     points: p, ``[groups, d, wide]``. table: ``[entries, d]``. metric: M, ``[groups, d, d]``.
     """
-    vectors = table.astype(np.float32) @ metric
-    half = 0.5 * np.square(vectors).sum(axis=2)
-    best = np.empty((points.shape[0], points.shape[2]), np.intp)
-    lost = np.square(points).sum(axis=1, dtype=np.float64)
-    step = max(1, STACKED // (len(table) * len(points)))
-    for start in range(0, points.shape[2], step):
-        part = points[:, :, start : start + step]
-        scores = part.transpose(0, 2, 1) @ vectors.transpose(0, 2, 1)
-        scores -= half[:, None]
-        found = scores.argmax(axis=2)
-        best[:, start : start + step] = found
-        lost[:, start : start + step] -= 2 * np.take_along_axis(scores, found[:, :, None], axis=2)[:, :, 0]
+    vectors = table.astype(np.float32) @ metric  # [groups, entries, d]
+    # Least |p - v|^2 is most p v - |v|^2 / 2: one product, of points with a 1 behind them.
+    ready = np.concatenate([vectors, -0.5 * np.square(vectors).sum(axis=2, keepdims=True)], axis=2).transpose(0, 2, 1)
+    groups, d, wide = points.shape
+    rows = np.ones((groups, wide, d + 1), np.float32)
+    rows[:, :, :d] = points.transpose(0, 2, 1)
+    best, score = np.empty((groups, wide), np.intp), np.empty((groups, wide), np.float32)
+    step = max(1, SCORED // (len(table) * groups))
+    for start in range(0, wide, step):
+        part = slice(start, start + step)
+        scores = rows[:, part] @ ready
+        best[:, part] = found = scores.argmax(axis=2)
+        score[:, part] = np.take_along_axis(scores, found[:, :, None], axis=2)[:, :, 0]
+    lost: Float = np.einsum("gdo,gdo->go", points, points) - 2 * score.astype(np.float64)
     return best, lost

@@ -22,7 +22,8 @@ from dfmpc_onnx.numerics.arrays import CodeArray, Float32
 
 ENTRIES = 256  # that an index of a byte can name
 LONGEST = 8  # codes of a block: together they are one number of 64 bits
-LARGEST = 63  # code of a table: two products with 8-bit activations fit 16 bits, as processors without VNNI need
+CODE_BITS = 7  # of a learnt table: two products with 8-bit activations fit 16 bits, as processors without VNNI need
+LARGEST = 2 ** (CODE_BITS - 1) - 1
 TRITS = 5  # in a byte: 3 ** 5 = 243
 SAMPLED = 12_288  # blocks that a table is learnt from
 ROUNDS = 12  # of Lloyd's iteration
@@ -58,10 +59,6 @@ class Codebook:
         """``[entries, length]`` int8."""
         return np.frombuffer(self.raw, np.int8).reshape(-1, self.length)
 
-    def bytes(self, count: int, run: int) -> int:
-        """Bytes of so many codes in runs of `run`."""
-        return blocks_of(run, self.length) * (count // run) if run else 0
-
     def pack(self, codes: CodeArray, run: int) -> bytes:
         """The indices of the blocks of codes in runs of `run`, row-major. Padding is what the table makes it.
 
@@ -81,14 +78,6 @@ class Codebook:
             return np.zeros(shape, np.int8)
         blocks = self.table[np.frombuffer(packed, np.uint8)].reshape(-1, blocks_of(run, self.length) * self.length)
         return np.ascontiguousarray(blocks[:, :run]).reshape(shape)
-
-    def holds(self, codes: CodeArray, run: int) -> bool:
-        """Whether every block of codes is in the table."""
-        try:
-            self.pack(codes, run)
-        except ValueError:
-            return False
-        return True
 
     def nearest(self, rows: Float32) -> CodeArray:
         """For ``[rows, run]`` float32 in units of a code the nearest blocks, as codes in the same shape."""
@@ -143,11 +132,11 @@ def channel_blocks(rows: Float32, length: int) -> Float32:
     return even[:, :whole].reshape(-1, length)
 
 
-def learn(weights: Iterable[Float32], length: int, seed: int) -> LearntTable:
-    """The table of vectors of so many codes for weights, ``[out, k]`` float32 each; the same for the same seed."""
+def learn(weights: Iterable[Float32], length: int) -> LearntTable:
+    """The table of vectors of so many codes for weights, ``[out, k]`` float32 each; always the same for the same."""
     blocks = np.concatenate([channel_blocks(rows, length) for rows in weights] or [np.zeros((0, length), np.float32)])
     blocks = blocks[np.any(blocks != 0, axis=1)]
-    generator = np.random.default_rng([seed, length])
+    generator = np.random.default_rng(length)
     if len(blocks) > SAMPLED:
         blocks = blocks[generator.permutation(len(blocks))[:SAMPLED]]
     half = ENTRIES // 2 - 1  # vectors with their negatives, and 0
@@ -187,7 +176,8 @@ def _nearest(points: Float32, vectors: Float32) -> npt.NDArray[np.intp]:
     """Of vectors ``[entries, d]`` the one nearest to each of the points ``[n, d]``."""
     scores = points @ vectors.T
     scores -= 0.5 * np.square(vectors).sum(axis=1)
-    return scores.argmax(axis=1)
+    best: npt.NDArray[np.intp] = scores.argmax(axis=1)
+    return best
 
 
 def _as_numbers(blocks: CodeArray) -> npt.NDArray[np.uint64]:

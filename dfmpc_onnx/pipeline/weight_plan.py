@@ -25,7 +25,7 @@ class PlanRow:
 
     layers: all that read it, the first of which stands for them. shape: the weight's. channels: outputs, of which each
     has a scale. widths: in rising order, float last. losses, damages: as in `WidthLoss`, 0 for float. sizes: bytes in
-    the file.
+    the file. run: codes of an output channel where they may be blocks of a codebook; else 0.
     """
 
     layers: tuple[str, ...]
@@ -35,6 +35,7 @@ class PlanRow:
     losses: tuple[float, ...]
     damages: tuple[float, ...]
     sizes: tuple[int, ...]
+    run: int = 0
 
     @property
     def weights(self) -> int:

@@ -12,8 +12,9 @@ from dfmpc_onnx.numerics.output_loss import damage
 from dfmpc_onnx.pipeline.facts import BitPlan, Layers
 from dfmpc_onnx.pipeline.settings import FLOAT, BitWidth
 from dfmpc_onnx.pipeline.workspace import Workspace
-from dfmpc_onnx.quantization.layer_rebuilder import ReconstructLayersOptions, nearest
+from dfmpc_onnx.quantization.layer_rebuilder import ReconstructLayersOptions
 from dfmpc_onnx.quantization.pooled_uses import pool_uses
+from dfmpc_onnx.quantization.rounding_task import nearest
 from dfmpc_onnx.quantization.sensitivity import ChangedWeights, centred_layers
 from dfmpc_onnx.quantization.width_losses import ROUNDED_WIDTHS, WidthLosses
 from dfmpc_onnx.statistics.engines import StatisticsSource
