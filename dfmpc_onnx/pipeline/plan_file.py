@@ -57,7 +57,7 @@ class TableEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     loss: list[float]
     damage: list[float]
     bytes: list[int]
-    run: int = 0
+    runs: list[int] = []
 
 
 class FrontEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -111,7 +111,7 @@ class PlanRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
                 tuple(entry.loss),
                 tuple(entry.damage),
                 tuple(entry.bytes),
-                entry.run,
+                tuple(entry.runs),
             )
             for entry in self.table
         )
@@ -183,8 +183,10 @@ def _check_row(row: TableEntry, widths: int, lines: Lines, line: int) -> None:
     if not 1 <= row.channels <= math.prod(row.shape):
         where = lines.key("channels", line)
         raise RecipeError(f"{where}: channels are 1 or more, and no more than weights, not {row.channels}")
-    if row.run < 0 or (row.run and math.prod(row.shape) % row.run):
-        raise RecipeError(f"{lines.key('run', line)}: no number of output channels has {row.run} weights each")
+    if row.runs and len(row.runs) != widths:
+        raise RecipeError(f"{lines.key('runs', line)}: runs need a figure for each of {widths} widths")
+    if any(run < 0 or (run and math.prod(row.shape) % run) for run in row.runs):
+        raise RecipeError(f"{lines.key('runs', line)}: no number of output channels has so many weights each")
 
 
 def _check_once(names: Sequence[tuple[str, int]], lines: Lines) -> None:
@@ -295,7 +297,7 @@ def record_of(
                 [_rounded(x) for x in row.losses],
                 [_rounded(x) for x in row.damages],
                 list(row.sizes),
-                row.run,
+                list(row.runs),
             )
             for row in table.rows
         ],

@@ -39,7 +39,7 @@ class BudgetPlanner:
     def _bits_front(self) -> BudgetFront:
         opset = self.table.opset
         sizes = [
-            tuple(round(stored_bits(row.weights, w, opset, row.run) * PARTS) * row.weights for w in row.widths)
+            tuple(round(stored_bits(row.weights, w, opset, row.run_at(w)) * PARTS) * row.weights for w in row.widths)
             for row in self.table.rows
         ]
         pairs = zip(self.table.rows, sizes, strict=True)

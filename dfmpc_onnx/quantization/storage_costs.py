@@ -46,15 +46,18 @@ def kind_of(weights: int, width: Width, reduced: bool = False, run: int = 0) -> 
     return Kind(weights, 7 if reduced and bits == 8 else bits, ternary)
 
 
-def layer_bytes(layers: Sequence[Layer], width: Width, opset: int, integer: bool, reduced: bool = False) -> int:
+def layer_bytes(
+    layers: Sequence[Layer], width: Width, opset: int, integer: bool, reduced: bool = False, *, blocks: bool = True
+) -> int:
     """Bytes of one weight at a width, and of what each of the layers that read it needs beside it.
 
-    opset: whose types it may have. integer: whether the layers compute in integers.
+    opset: whose types it may have. integer: whether the layers compute in integers. blocks: whether its codes are
+    blocks of a codebook where it can take one of that width.
     """
     first = layers[0]
     if width == FLOAT:
         return 4 * first.size + len(first.weight) + HEADER_BYTES
-    run = run_of(first)
+    run = run_of(first) if blocks else 0
     kind = kind_of(first.size, width, reduced, run)
     form = _cheapest(kind, opset)
     channels = first.channels or 1
@@ -71,7 +74,7 @@ def shared_bytes(table: PlanTable, widths: Sequence[Width]) -> int:
     """What one setting takes beside the sum of its rows: decoding tables, forms that pay by themselves alone, and zero
     points of 4 bytes where no row brings an opset that subtracts in INT8."""
     pairs = [(row, width) for row, width in zip(table.rows, widths, strict=True) if width != FLOAT]
-    kinds = {row.layers[0]: kind_of(row.weights, width, run=row.run) for row, width in pairs}
+    kinds = {row.layers[0]: kind_of(row.weights, width, run=row.run_at(width)) for row, width in pairs}
     if not kinds:
         return 0
     final = min(opset_for(choose_forms(kinds, table.opset).values()), table.opset)
@@ -82,7 +85,7 @@ def shared_bytes(table: PlanTable, widths: Sequence[Width]) -> int:
         alone = _cheapest(kind, table.opset)
         found += _cost(chosen[name], kind, final) - _cost(alone, kind, table.opset)
     if table.integer and final < FIRST_WITH_INT8_ARITHMETIC <= table.opset:
-        found += sum(3 * row.channels + NODE_BYTES for row, width in pairs if has_zero_point(width, row.run))
+        found += sum(3 * row.channels + NODE_BYTES for row, width in pairs if has_zero_point(width, row.run_at(width)))
     return found
 
 
@@ -117,6 +120,8 @@ def table_of(
     for row in found.rows:
         group = [by_name[name] for name in row.layers]
         widths: tuple[Width, ...] = (*(width.bits for width in row.widths), FLOAT)
+        blocks = (*(width.blocks for width in row.widths), False)
+        run = run_of(group[0])
         rows.append(
             PlanRow(
                 row.layers,
@@ -125,8 +130,11 @@ def table_of(
                 widths,
                 (*(width.loss for width in row.widths), 0.0),
                 (*(width.damage for width in row.widths), 0.0),
-                tuple(layer_bytes(group, width, opset, integer, settings.reduce_range) for width in widths),
-                run_of(group[0]),
+                tuple(
+                    layer_bytes(group, width, opset, integer, settings.reduce_range, blocks=own)
+                    for width, own in zip(widths, blocks, strict=True)
+                ),
+                tuple(run if own and width in LENGTHS else 0 for width, own in zip(widths, blocks, strict=True)),
             )
         )
     planned = {name for row in rows for name in row.layers}
@@ -185,7 +193,7 @@ def stored_bits(weights: int, width: Width, opset: int, run: int) -> float:
 def mean_bits(table: PlanTable, widths: Sequence[Width]) -> float:
     """Mean bits of all weights of a network, those outside the table included."""
     pairs = zip(table.rows, widths, strict=True)
-    chosen = sum(row.weights * stored_bits(row.weights, width, table.opset, row.run) for row, width in pairs)
+    chosen = sum(row.weights * stored_bits(row.weights, width, table.opset, row.run_at(width)) for row, width in pairs)
     weights = table.other_weights + sum(row.weights for row in table.rows)
     return (chosen + table.other_bits) / weights if weights else float(FLOAT_BITS)
 

@@ -49,6 +49,7 @@ class WidthLosses(Rebuilder):
         self._thorough = thorough
         self._probes = probes
         self.losses: dict[str, dict[BitWidth, float]] = {}
+        self.blocks: dict[str, frozenset[BitWidth]] = {}  # widths at which codes are blocks of a codebook
         self.rounded: dict[BitWidth, dict[str, Float32]] = {bits: {} for bits in probes}
 
     def layer(self, node: gs.Node, moments_of: Callable[[], PatchMoments], known: Known) -> None:
@@ -63,6 +64,7 @@ class WidthLosses(Rebuilder):
             return
         found = {width: task.rounded(width) for width in ROUNDED_WIDTHS} if self._thorough else task.estimated()
         losses = {width: candidate.lost for width, candidate in found.items()}
+        self.blocks[first] = frozenset(width for width, one in found.items() if one.quantized.book is not None)
         self._note(first, losses, lambda bits: from_rows(found[bits].rows, layer))
 
     def without_statistics(self, node: gs.Node) -> None:

@@ -84,9 +84,17 @@ HEAD = 'extends = "mixed"\n\n[plan]\n'
             "unknown key 'bit'",
         ),
         (HEAD + '[[plan.layers]]\nlayer = "a"\n', 4, "missing key 'bits'"),
-        (HEAD + '[[plan.layers]]\nlayer = "a"\nbits = 9\n', 6, 'bits are 2 to 8, "ternary" or "float", not 9'),
-        (HEAD + '[[plan.layers]]\nlayer = "a"\nbits = "4"\n', 6, 'bits are 2 to 8, "ternary" or "float", not "4"'),
-        (HEAD + '[[plan.layers]]\nlayer = "a"\nbits = 4.5\n', 6, "expected"),
+        (
+            HEAD + '[[plan.layers]]\nlayer = "a"\nbits = 9\n',
+            6,
+            'bits are 2 to 8, 1.6, 2.67, "ternary" or "float", not 9',
+        ),
+        (
+            HEAD + '[[plan.layers]]\nlayer = "a"\nbits = "4"\n',
+            6,
+            'bits are 2 to 8, 1.6, 2.67, "ternary" or "float", not "4"',
+        ),
+        (HEAD + '[[plan.layers]]\nlayer = "a"\nbits = 4.5\n', 6, "bits are 2 to 8, 1.6, 2.67"),
         (
             HEAD + "layers = []\nwidths = [4, 8]\n[[plan.table]]\nlayers = ['a']\nshape = [1]\nchannels = 1\n"
             "loss = [0.1]\ndamage = [0.1, 0.2]\nbytes = [1, 2]\n",

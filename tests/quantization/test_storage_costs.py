@@ -42,10 +42,12 @@ def built(name: str, weights: str, *layers: str) -> tuple[Workspace, int]:
 def table_and_widths(workspace: Workspace) -> tuple[PlanTable, tuple[Width, ...]]:
     """A table of all layers, and the widths that they have."""
     layers = workspace.get(Layers).quantizable
-    rows: list[LayerSensitivity] = [row([layer.name], 1.0) for layer in layers]
-    workspace.put(Sensitivity(tuple(rows), "by hand", "no inputs"))
     codes = workspace.get(Codes).weights
-    of = {n: TERNARY if w.ternary else w.bits for n, w in codes.items()}
+    rows: list[LayerSensitivity] = [
+        row([layer.name], 1.0, blocks=layer.name in codes and codes[layer.name].book is not None) for layer in layers
+    ]
+    workspace.put(Sensitivity(tuple(rows), "by hand", "no inputs"))
+    of = {n: TERNARY if w.ternary else w.width for n, w in codes.items()}
     return table_of(workspace, 0), tuple(of.get(layer.name, FLOAT) for layer in layers)
 
 
@@ -89,8 +91,8 @@ def test_a_target_of_old_types_pays_for_tables() -> None:
     space.put(Sensitivity(tuple(row([name], 1.0) for name in names), "by hand", "no inputs"))
     table = table_of(space, 0)
     old = dataclasses.replace(table, opset=13)
-    four = (4,) * len(names)
-    assert predicted_bytes(old, four) > predicted_bytes(table, four)
+    six = (6,) * len(names)
+    assert predicted_bytes(old, six) > predicted_bytes(table, six)
 
 
 def test_mean_bits_are_of_all_weights_of_the_network() -> None:
