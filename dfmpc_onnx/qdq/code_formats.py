@@ -84,7 +84,8 @@ class Plane:
         """About what the nodes that decode it and their constants cost in the file, tables left out."""
         if self.encoding == "type":
             return NODE_BYTES * (1 + (self.shift > 0))
-        return NODE_BYTES * (5 if self.ragged(count) else 3)
+        shape = CONSTANT_BYTES if self.encoding == "blocks" else 0  # of each layer, but for those of one shape
+        return NODE_BYTES * (5 if self.ragged(count) else 3) + shape
 
     def ragged(self, count: int) -> bool:
         """Whether the last byte of a run is not full, so that padding has to be cut off."""
