@@ -50,8 +50,8 @@ RECIPE = cloup.option(
 WEIGHTS = cloup.option(
     "--weights",
     metavar="BITS|LOW/HIGH",
-    help="2 to 8 bits for all, such as 8; LOW for layers that the next one repairs and HIGH for the others, such as "
-    "2/6; ternary/HIGH; or auto  [default: the recipe's]",
+    help="2 to 8, 1.6 or 2.67 bits for all, such as 8; LOW for layers that the next one repairs and HIGH for the "
+    "others, such as 2/6; ternary/HIGH; or auto  [default: the recipe's]",
 )
 ACTIVATIONS = cloup.option("--activations", metavar="8|none", help="bits of the activations  [default: the recipe's]")
 LAYERS = cloup.option(
@@ -59,7 +59,7 @@ LAYERS = cloup.option(
     "layers",
     multiple=True,
     metavar="GLOB=BITS",
-    help="2 to 8, ternary or float for the layers whose name matches, such as 'head/*=8'; may be repeated",
+    help="2 to 8, 1.6, 2.67, ternary or float for the layers whose name matches, such as 'head/*=8'; may be repeated",
 )
 TARGET = cloup.option(
     "--target",

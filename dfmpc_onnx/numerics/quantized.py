@@ -34,7 +34,10 @@ class QuantizedWeight:
     @property
     def width(self) -> float:
         """Bits that a code takes where it is packed: of a codebook those of an index over its codes, else `bits`."""
-        return self.bits if self.book is None else round(self.book.bits, 2)
+        if self.book is None:
+            return self.bits
+        whole, left = divmod(8, self.book.length)
+        return whole if not left else round(self.book.bits, 2)
 
     def dequantize(self) -> Float32:
         """The weight that the codes stand for, float32, in the shape of the codes."""

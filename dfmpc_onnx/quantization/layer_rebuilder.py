@@ -38,11 +38,11 @@ WIDEST_PATCH = 8192  # entries of a patch: half a gigabyte for one matrix of sec
 
 class ReconstructLayersOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """statistics: from images, from covariance functions alone (gaussian), or what else is registered in
-    `dfmpc_onnx.statistics.engines`. images: how many, 0 to let their size decide. compensate: the full least-squares
-    fit, the paper's one factor per input channel, or none. rounding: with error feedback, or to the nearest level.
-    recalibrate: whether BatchNormalizations, or biases where there are none, take up what the two networks show. ridge:
-    strength of the fit's regularization. threshold: the share of what the next layer reads from which on
-    rounding a weight at the bits that the user chose is warned of."""
+    `dfmpc_onnx.statistics.engines`. images: how many, 0 to let their size and the bits decide. compensate: the full
+    least-squares fit, the paper's one factor per input channel, or none. rounding: with error feedback, or to the
+    nearest level. recalibrate: whether BatchNormalizations, or biases where there are none, take up what the two
+    networks show. ridge: strength of the fit's regularization. threshold: the share of what the next layer reads from
+    which on rounding a weight at the bits that the user chose is warned of."""
 
     statistics: str = "images"
     images: int = 0
