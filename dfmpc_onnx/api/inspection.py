@@ -23,9 +23,11 @@ from dfmpc_onnx.pipeline.manager import PassManager
 from dfmpc_onnx.pipeline.recipe import Recipe
 from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY, Settings, WeightBits
 from dfmpc_onnx.pipeline.workspace import Workspace
-from dfmpc_onnx.qdq.code_formats import NEWEST, Kind, choose_forms
+from dfmpc_onnx.qdq.code_formats import NEWEST, choose_forms
 from dfmpc_onnx.qdq.stored_bits import StoredLayer, mean_bits, stored_layers
 from dfmpc_onnx.qdq.stored_pairs import stored_pairs
+from dfmpc_onnx.quantization.codebook_tables import run_of
+from dfmpc_onnx.quantization.storage_costs import kind_of
 from dfmpc_onnx.report.schema import InspectedLayer, Inspection, QuantizedLayer, RecipeForecast
 from dfmpc_onnx.runtime.session import require
 from dfmpc_onnx.runtime.threads import takes_threads
@@ -187,9 +189,11 @@ def _forecast(workspace: Workspace, recipe: Recipe) -> RecipeForecast:
             size += 4 * layer.size
             shown_bits[layer.name] = "float"
         else:
-            ternary = bits.bits == TERNARY or (bits.bits == 2 and two_is_ternary)
-            kinds[layer.name] = Kind(layer.size, 2 if ternary else int(bits.bits), ternary)
-            shown_bits[layer.name] = "auto" if bits.role == "auto" else "ternary" if ternary else str(bits.bits)
+            ternary = bits.bits == TERNARY or (two_is_ternary and float(bits.bits) < 3)
+            kinds[layer.name] = kind_of(
+                layer.size, TERNARY if ternary else bits.bits, run=0 if two_is_ternary else run_of(layer)
+            )
+            shown_bits[layer.name] = "auto" if bits.role == "auto" else "ternary" if ternary else f"{bits.bits:g}"
     opset = workspace.graph.opset if obstacle(workspace.graph, NEWEST) else max(NEWEST, workspace.graph.opset)
     size += sum(form.bytes(kinds[name].size) for name, form in choose_forms(kinds, opset).items())
     return RecipeForecast(

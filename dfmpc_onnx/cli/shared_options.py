@@ -61,8 +61,8 @@ RECIPE = cloup.option(
 WEIGHTS = cloup.option(
     "--weights",
     metavar="BITS|LOW/HIGH",
-    help="2 to 8 bits for all, such as 8; LOW/HIGH, such as 2/6 or ternary/6: LOW where the next layer can repair the "
-    "error, HIGH elsewhere; or auto  [default: the recipe's]",
+    help="2 to 8, 1.6 or 2.67 bits for all, such as 8; LOW/HIGH, such as 2/6 or ternary/6: LOW where the next layer "
+    "can repair the error, HIGH elsewhere; or auto  [default: the recipe's]",
 )
 ACTIVATIONS = cloup.option(
     "--activations",
@@ -74,7 +74,7 @@ LAYERS = cloup.option(
     "layers",
     multiple=True,
     metavar="GLOB=BITS",
-    help="2 to 8, ternary or float for the layers whose name matches, such as 'head/*=8'; may be repeated",
+    help="2 to 8, 1.6, 2.67, ternary or float for the layers whose name matches, such as 'head/*=8'; may be repeated",
 )
 TARGET = cloup.option(
     "--target",

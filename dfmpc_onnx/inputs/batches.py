@@ -92,6 +92,11 @@ def _count(spec: InputSpec, wanted: int, free: bool) -> int:
     return wanted or int(np.clip(PIXELS // max(area, 1), FEWEST_IMAGES, MOST_IMAGES))
 
 
+def usual_count(inputs: InputSpecs) -> int:
+    """How many images are made where nobody says how many and any number may be; 0 where no input counts them."""
+    return min((_count(spec, 0, free=True) for spec in inputs if spec.has_batch), default=0)
+
+
 def fixed_batch(spec: InputSpec, free: bool | None) -> int | None:
     """How many images an input takes at once; None where it takes any number."""
     if not spec.has_batch:

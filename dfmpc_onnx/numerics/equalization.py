@@ -38,7 +38,7 @@ class ChannelReader:
     rows: Float32
     squares: Float
 
-    def noise(self, factors: Float, reach: Float, bits: int) -> float:
+    def noise(self, factors: Float, reach: Float, bits: float) -> float:
         """Of its outputs, the share that is noise of rounding, where channels are divided by factors.
 
         A weight is rounded in steps of the largest of its output's row, ``max_e |w_e f_e|``, and what it reads in steps
@@ -59,7 +59,7 @@ class ChannelReader:
         return max(shares)
 
 
-def quietest(readers: Sequence[ChannelReader], factors: Float, reach: Float, bits: int) -> Float:
+def quietest(readers: Sequence[ChannelReader], factors: Float, reach: Float, bits: float) -> Float:
     """The power of the factors with which all readers together make the least noise, the highest of those alike.
 
     Channels of like reach waste no steps of what is read. But the factors come back in the weights of the layers that

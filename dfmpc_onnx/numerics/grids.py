@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 
 from dfmpc_onnx.numerics.arrays import Float, Float32, Floating
+from dfmpc_onnx.numerics.codebook import Codebook
 
 ASYMMETRIC_BITS = 4  # docs/method.md, section 5: at 4 bits and below an integer zero point pays
 SHRINK = np.linspace(1.0, 0.3, 29)
@@ -22,6 +23,7 @@ class Grid:
 
     scale, zero_point: ``[rows, 1]`` float32; zero_point whole. bits: width of a code. shared: whether all rows have one
     scale and zero point. fixed: whether scales must stay as they are, since rows share them or they are powers of two.
+    book: the table that blocks of codes are taken from; None where each code is free.
     """
 
     scale: Float32
@@ -32,6 +34,7 @@ class Grid:
     ternary: bool = False
     shared: bool = False
     fixed: bool = False
+    book: Codebook | None = None
 
     def codes(self, values: Float32) -> Float32:
         """The codes of the nearest levels, as float32, for ``[rows, n]`` values."""

@@ -1,4 +1,4 @@
-"""Codes packed into bytes: fields of 1, 2, 4 and 8 bits as ONNX stores them, and trits, five to a byte.
+"""Codes packed into bytes: fields of 1, 2, 4 and 8 bits as ONNX stores them.
 
 A code of another width is a sum of narrower ones. Its bits are cut into planes, the highest first: 6 bits are one
 plane of 4 bits and one of 2, ``q = 4 hi + lo``. The first plane carries the sign, so it is signed, the others are not.
@@ -11,8 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from dfmpc_onnx.numerics.arrays import CodeArray
-
-TRITS = 5  # in a byte: 3 ** 5 = 243
 
 
 def pack(codes: CodeArray, bits: int, signed: bool = True) -> bytes:
@@ -50,27 +48,6 @@ def unpack(packed: bytes, bits: int, shape: tuple[int, ...], signed: bool = True
     return codes.reshape(-1)[: int(np.prod(shape))].reshape(shape)
 
 
-def pack_trits(codes: CodeArray) -> bytes:
-    """Codes -1, 0 and 1, five to a byte: ``sum_i (q_i + 1) 3^i``, row-major, the last byte padded by zeros.
-
-    codes: any shape, int8. Raises ValueError for any other code.
-    """
-    flat = np.ascontiguousarray(codes).reshape(-1)
-    if flat.size and (int(flat.min()) < -1 or int(flat.max()) > 1):
-        raise ValueError("a code is not ternary")
-    padded = np.zeros(-(-flat.size // TRITS) * TRITS, np.uint8)
-    padded[: flat.size] = (flat + np.int8(1)).view(np.uint8)
-    packed = np.zeros(padded.size // TRITS, np.uint8)
-    for lane in range(TRITS):
-        packed += padded[lane::TRITS] * np.uint8(3**lane)
-    return packed.tobytes()
-
-
-def unpack_trits(packed: bytes, shape: tuple[int, ...]) -> CodeArray:
-    """The inverse of `pack_trits`: int8 codes of `shape`."""
-    return trit_table()[np.frombuffer(packed, np.uint8)].reshape(-1)[: int(np.prod(shape))].reshape(shape)
-
-
 def split(codes: CodeArray, widths: Sequence[int]) -> list[CodeArray]:
     """Planes of codes of ``sum(widths)`` bits, the highest bits first; the first plane signed, the others not.
 
@@ -91,12 +68,6 @@ def byte_table(bits: int, shift: int = 0, signed: bool = True) -> CodeArray:
     """What each byte holds: ``[256, 8 / bits]`` int8, its fields of `bits` bits, times ``2**shift``."""
     every = np.arange(256, dtype=np.uint8).tobytes()
     return unpack(every, bits, (256, 8 // bits), signed) << np.int8(shift)
-
-
-def trit_table() -> CodeArray:
-    """What each byte of `pack_trits` holds: ``[243, 5]`` int8 of -1, 0 and 1."""
-    digits = np.arange(3**TRITS)[:, None] // 3 ** np.arange(TRITS) % 3
-    return (digits - 1).astype(np.int8)
 
 
 def _limits(bits: int, signed: bool) -> tuple[int, int]:

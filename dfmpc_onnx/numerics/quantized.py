@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 
 from dfmpc_onnx.numerics.arrays import CodeArray, Float32
+from dfmpc_onnx.numerics.codebook import Codebook
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -19,6 +20,8 @@ class QuantizedWeight:
         for the mid-rise grid of DoReFa, whose levels are odd multiples of half a step.
     bits: width of a code, 2 to 8. Ternary codes are -1, 0, 1 in 2 bits.
     ternary: whether the codes are -1, 0 and 1 alone.
+    book: the table whose vectors the codes of each output channel are, block by block; the channels are then the
+        weight's first axis and zero points are 0. None where each code is free.
     """
 
     codes: CodeArray
@@ -26,6 +29,15 @@ class QuantizedWeight:
     zero_point: Float32
     bits: int
     ternary: bool = False
+    book: Codebook | None = None
+
+    @property
+    def width(self) -> float:
+        """Bits that a code takes where it is packed: of a codebook those of an index over its codes, else `bits`."""
+        if self.book is None:
+            return self.bits
+        whole, left = divmod(8, self.book.length)
+        return whole if not left else round(self.book.bits, 2)
 
     def dequantize(self) -> Float32:
         """The weight that the codes stand for, float32, in the shape of the codes."""
@@ -43,7 +55,11 @@ class QuantizedWeight:
         scale = np.where(coarse, least, self.scale).astype(np.float32)
         whole = self.zero_point == np.rint(self.zero_point)
         zero_point = np.where(coarse & ~whole, np.float32(0), self.zero_point).astype(np.float32)
-        fresh = quantize(self.dequantize(), scale, zero_point, self.bits)
+        if self.book is not None:
+            steps = (self.dequantize() / scale).reshape(len(self.codes), -1)
+            fresh = self.book.nearest(steps).reshape(self.codes.shape)
+        else:
+            fresh = quantize(self.dequantize(), scale, zero_point, self.bits)
         return dataclasses.replace(self, codes=np.where(coarse, fresh, self.codes), scale=scale, zero_point=zero_point)
 
     def scaled(self, factor: Float32) -> QuantizedWeight:

@@ -53,8 +53,13 @@ class Feedback:
 
 def feedback_of(hat: Floating, damping: float = DAMPING) -> Feedback:
     """Feedback under H, for any weight and grid. hat: H, ``[groups, k, k]``. Columns go in falling order of diag H."""
+    order = np.argsort(-np.einsum("gii->gi", hat), axis=1, kind="stable")
+    return feedback_in_order(hat, order, damping)
+
+
+def feedback_in_order(hat: Floating, order: npt.NDArray[np.intp], damping: float = DAMPING) -> Feedback:
+    """Feedback under H with columns in a given order, ``[groups, k]``."""
     diagonal = np.einsum("gii->gi", hat)
-    order = np.argsort(-diagonal, axis=1, kind="stable")
     backwards = order[:, ::-1]
     if len(hat) == 1:
         ordered = hat[0].take(backwards[0], axis=0).take(backwards[0], axis=1)[None]
@@ -282,13 +287,21 @@ class FeedbackRounder:
         """With the scale of least squares under the codes. left: ``r = w - w^``, ``[k, groups, out]``."""
         if trial.grid.bits >= FINE or trial.grid.fixed:
             return _Found(trial.grid, trial.scale, trial.zero, error, codes)
-        # w^ H w^' and w^ H r' from w H w', w H r' and r H r'.
         mixed = np.einsum("kgo,kgo->go", self._image, left).astype(np.float64)
-        noise, tilt = self._power - 2 * mixed + error, mixed - error
-        fits = (self._power - mixed > 0) & (noise > 0)
-        factor = np.divide(self._power - mixed, noise, out=np.ones_like(noise), where=fits)
-        gain = np.divide(np.square(tilt), noise, out=np.zeros_like(noise), where=fits)
+        factor, gain = fitted_scale(self._power, mixed, error)
         return _Found(trial.grid, (trial.scale * factor).astype(np.float32), trial.zero, error - gain, codes)
+
+
+def fitted_scale(power: Float, mixed: Float, error: Float) -> tuple[Float, Float]:
+    """The factor on the scales of w^ that leaves the least error, and how much less that is; 1 where it would turn.
+
+    With ``r = w - w^``: power: ``w H w'``, mixed: ``w H r'``, error: ``r H r'``, of one shape.
+    """
+    noise, tilt = power - 2 * mixed + error, mixed - error  # w^ H w^' and w^ H r'
+    fits = (power - mixed > 0) & (noise > 0)
+    factor = np.divide(power - mixed, noise, out=np.ones_like(noise), where=fits)
+    gain = np.divide(np.square(tilt), noise, out=np.zeros_like(noise), where=fits)
+    return factor, gain
 
 
 def _first_trials(trial: _Trial, thorough: bool) -> list[_Trial]:

@@ -165,11 +165,12 @@ class BitPlan:
 @dataclasses.dataclass(frozen=True)
 class WidthLoss:
     """What one width does to a layer. loss: the share of what the next layer reads that rounding costs; damage: the
-    share of the output that suffers most, both 0 to 1."""
+    share of the output that suffers most, both 0 to 1. blocks: whether codes are then blocks of a codebook."""
 
     bits: BitWidth
     loss: float
     damage: float
+    blocks: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

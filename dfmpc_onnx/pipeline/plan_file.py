@@ -8,7 +8,7 @@
 
     [[plan.layers]]
     layer = "/features/0/Conv"   # a name, or a pattern such as "/features/*"; the last that matches counts
-    bits = 4                     # 2 to 8, "ternary" or "float"
+    bits = 4                     # 2 to 8, 1.6, 2.67, "ternary" or "float"
     why = "adds 0.03 % to the output's error"
 
 Recipes with such a table neither measure nor plan: `Library.with_plan` puts a pass that gives these widths in place of
@@ -30,7 +30,7 @@ from dfmpc_onnx.model.write import FileKind
 from dfmpc_onnx.pipeline.measured_noise import MeasuredNoise
 from dfmpc_onnx.pipeline.recipe import Step, toml_value
 from dfmpc_onnx.pipeline.recipe_lines import Lines
-from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY
+from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY, WIDTHS
 from dfmpc_onnx.pipeline.validation_messages import explain, named_key
 from dfmpc_onnx.pipeline.weight_plan import PlanRow, PlanTable, WeightPlan, Width
 
@@ -44,12 +44,12 @@ class PlannedLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     """An entry of ``[[plan.layers]]``. damage: what the width does to the output, as predicted."""
 
     layer: str
-    bits: int | str
+    bits: int | float | str
     why: str = ""
     damage: float | None = None
 
 
-class TableEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class TableEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """An entry of ``[[plan.table]]``: a `PlanRow`, its lists by the widths of the table."""
 
     layers: list[str]
@@ -58,6 +58,7 @@ class TableEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     loss: list[float]
     damage: list[float]
     bytes: list[int]
+    runs: list[int] = []
 
 
 class FrontEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -93,7 +94,7 @@ class PlanRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     activation_noise: float = 0.0
     opset: int = 0
     integer: bool = True
-    widths: list[int | str] = []
+    widths: list[int | float | str] = []
     layers: list[PlannedLayer]
     table: list[TableEntry] = []
     front: list[FrontEntry] = []
@@ -111,6 +112,7 @@ class PlanRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
                 tuple(entry.loss),
                 tuple(entry.damage),
                 tuple(entry.bytes),
+                tuple(entry.runs),
             )
             for entry in self.table
         )
@@ -158,11 +160,13 @@ def read_plan(found: Mapping[str, Any], lines: Lines) -> PlanRecord:
     for layer, line in zip(record.layers, at["layers"], strict=True):
         if not _is_width(layer.bits):
             where = lines.key("bits", line)
-            raise RecipeError(f'{where}: bits are 2 to 8, "ternary" or "float", not {toml_value(layer.bits)}')
+            raise RecipeError(
+                f'{where}: bits are 2 to 8, 1.6, 2.67, "ternary" or "float", not {toml_value(layer.bits)}'
+            )
     _check_once([(layer.layer, line) for layer, line in zip(record.layers, at["layers"], strict=True)], lines)
     if record.table and not (record.widths and all(map(_is_width, record.widths))):
         raise RecipeError(
-            f'{lines.key("widths", start)}: widths in [plan] are 2 to 8, "ternary" or "float", one at least'
+            f'{lines.key("widths", start)}: widths in [plan] are 2 to 8, 1.6, 2.67, "ternary" or "float", one at least'
         )
     rows = list(zip(record.table, at.get("table", []), strict=True))
     for row, line in rows:
@@ -185,6 +189,10 @@ def _check_row(row: TableEntry, widths: int, lines: Lines, line: int) -> None:
     if not 1 <= row.channels <= math.prod(row.shape):
         where = lines.key("channels", line)
         raise RecipeError(f"{where}: channels are 1 or more, and no more than weights, not {row.channels}")
+    if row.runs and len(row.runs) != widths:
+        raise RecipeError(f"{lines.key('runs', line)}: runs need a figure for each of {widths} widths")
+    if any(run < 0 or (run and math.prod(row.shape) % run) for run in row.runs):
+        raise RecipeError(f"{lines.key('runs', line)}: no number of output channels has so many weights each")
 
 
 def _check_once(names: Sequence[tuple[str, int]], lines: Lines) -> None:
@@ -224,11 +232,11 @@ def _entry_lines(lines: Lines, key: str, count: int) -> list[int]:
     return found + [int(lines.key(key).rpartition(":")[2])] * (count - len(found))
 
 
-def _is_width(bits: int | str) -> bool:
-    return bits in (TERNARY, FLOAT) or (isinstance(bits, int) and 2 <= bits <= 8)
+def _is_width(bits: float | str) -> bool:
+    return bits in (TERNARY, FLOAT) or (not isinstance(bits, str) and f"{bits:g}" in WIDTHS)
 
 
-def _width(bits: int | str) -> Width:
+def _width(bits: float | str) -> Width:
     return bits  # type: ignore[return-value]  # read_plan has checked it
 
 
@@ -295,6 +303,7 @@ def record_of(
                 [_rounded(x) for x in row.losses],
                 [_rounded(x) for x in row.damages],
                 list(row.sizes),
+                list(row.runs),
             )
             for row in table.rows
         ],

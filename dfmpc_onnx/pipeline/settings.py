@@ -18,21 +18,30 @@ from dfmpc_onnx.pipeline.targets import CPU_TARGET
 TERNARY: Literal["ternary"] = "ternary"
 FLOAT: Literal["float"] = "float"
 ASKED = "as asked with --layer"  # why a layer has a width that the user gave it
-BitWidth = int | Literal["ternary"]
+BitWidth = float | Literal["ternary"]  # 2 to 8, and what blocks of 5 and of 3 codes to a byte take
+BLOCK_WIDTHS = (1.6, 2.67)
+WIDTHS = ("1.6", "2", "2.67", "3", "4", "5", "6", "7", "8")  # as a user writes them
+NUMBER = "|".join(re.escape(width) for width in sorted(WIDTHS, reverse=True))
 LARGEST_BOUND = 1e8  # of an input: statistics measure nothing larger
 OPSET_OF_8_BITS, OPSET_OF_16_BITS = 13, 21  # whose Q/DQ take an axis; whose codes may have 16 bits
 REDUCED_BITS = 7  # 2 * 255 * 64 fits into 16 bits, 2 * 255 * 128 does not
+
+
+def bit_number(text: str) -> float:
+    """One of `WIDTHS` as a number, whole ones as integers."""
+    return float(text) if "." in text else int(text)
 
 
 @dataclasses.dataclass(frozen=True)
 class WeightBits:
     """``LOW/HIGH``, ``ternary/HIGH`` or ``BITS``: the widths of low and of all other layers.
 
+    A number is how many bits a weight may take in the file, in whichever form loses least; ternary is -1, 0 and 1.
     auto: each layer gets the fewest bits that keep its error under a threshold; low and high are then the most.
     """
 
     low: BitWidth
-    high: int
+    high: float
     auto: bool = False
 
     @classmethod
@@ -40,17 +49,17 @@ class WeightBits:
         word = text.strip().lower()
         if word == "auto":
             return cls(8, 8, auto=True)
-        match = re.fullmatch(r"(?:(ternary|[2-8])/)?([2-8])", word)
+        match = re.fullmatch(rf"(?:(ternary|{NUMBER})/)?({NUMBER})", word)
         if not match:
             raise OptionError(
                 f"weights '{text}': not understood; give LOW/HIGH such as 2/6, BITS such as 8, or ternary/HIGH, "
-                "with 2 to 8 bits, or auto"
+                "with 2 to 8 bits, 1.6 or 2.67, or auto"
             )
-        high = int(match[2])
+        high = bit_number(match[2])
         low = match[1] or match[2]
-        if low != TERNARY and int(low) > high:
+        if low != TERNARY and bit_number(low) > high:
             raise OptionError(f"weights '{text}': LOW is more than HIGH; give {high}/{low}, or {low} for all")
-        return cls(TERNARY if low == TERNARY else int(low), high)
+        return cls(TERNARY if low == TERNARY else bit_number(low), high)
 
     @property
     def paired(self) -> bool:
@@ -74,11 +83,13 @@ class LayerOverride:
     def parse(cls, text: str) -> LayerOverride:
         pattern, sign, bits = text.rpartition("=")
         bits = bits.lower()
-        if not sign or not pattern or not re.fullmatch(r"ternary|float|[2-8]", bits):
-            raise OptionError(f"layer '{text}': not understood; give GLOB=BITS (2 to 8), GLOB=ternary or GLOB=float")
+        if not sign or not pattern or not re.fullmatch(rf"ternary|float|{NUMBER}", bits):
+            raise OptionError(
+                f"layer '{text}': not understood; give GLOB=BITS (1.6, 2, 2.67, 3 to 8), GLOB=ternary or GLOB=float"
+            )
         if bits == "ternary":
             return cls(pattern, TERNARY)
-        return cls(pattern, FLOAT) if bits == "float" else cls(pattern, int(bits))
+        return cls(pattern, FLOAT) if bits == "float" else cls(pattern, bit_number(bits))
 
     def matches(self, name: str) -> bool:
         return fnmatch.fnmatchcase(name, self.pattern)

@@ -58,7 +58,7 @@ def _same_codes(a: QuantizedWeight, b: QuantizedWeight) -> bool:
     """Whether two weights are stored as the same codes and zero points."""
     if a.codes is b.codes and a.zero_point is b.zero_point:
         return True
-    same = a.codes.shape == b.codes.shape and (a.bits, a.ternary) == (b.bits, b.ternary)
+    same = a.codes.shape == b.codes.shape and (a.bits, a.ternary, a.book) == (b.bits, b.ternary, b.book)
     if not same or a.scale.shape != b.scale.shape:
         return False
     zeros = [np.broadcast_to(weight.zero_point, weight.scale.shape) for weight in (a, b)]

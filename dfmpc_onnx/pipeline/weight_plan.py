@@ -25,7 +25,8 @@ class PlanRow:
 
     layers: all that read it, the first of which stands for them. shape: the weight's. channels: outputs, of which each
     has a scale. widths: in rising order, float last. losses, damages: as in `WidthLoss`, 0 for float. sizes: bytes in
-    the file.
+    the file. runs: by width, how many codes an output channel has where they are blocks of a codebook, 0 where they
+    are levels; empty where they always are.
     """
 
     layers: tuple[str, ...]
@@ -35,6 +36,11 @@ class PlanRow:
     losses: tuple[float, ...]
     damages: tuple[float, ...]
     sizes: tuple[int, ...]
+    runs: tuple[int, ...] = ()
+
+    def run_at(self, width: Width) -> int:
+        """Of `runs`, that of a width."""
+        return self.runs[self.widths.index(width)] if self.runs else 0
 
     @property
     def weights(self) -> int:

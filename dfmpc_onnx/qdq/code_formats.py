@@ -2,14 +2,16 @@
 
 A code is stored in planes of 8, 4, 2 or 1 bits (`numerics.packing`): 3 bits as 2 + 1, 5 as 4 + 1, 6 as 4 + 2, 7 as
 4 + 2 + 1, so every width takes no more than its bits. A plane stands in the file in one of three ways: as a tensor of
-an ONNX *type* that narrow, which only new opsets have; as plain bytes, each of which a *table* turns into its codes;
-and ternary codes as *trits*, five to a byte, by a table too. Tables serve any opset and all layers of a model, and
-cost their own bytes once. Nodes and names cost bytes as well, so small weights are left in wider types.
+an ONNX *type* that narrow, which only new opsets have; as plain bytes, each of which a *table* turns into its fields;
+and as *blocks*, each of them the index of a vector of a codebook: five ternary codes to a byte, or what a table that
+was learnt from the network holds. Tables serve any opset and all layers of a model, and cost their own bytes once.
+Nodes and names cost bytes as well, so small weights are left in wider types.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -17,8 +19,8 @@ from typing import Literal
 
 import onnx
 
-from dfmpc_onnx.numerics.arrays import CodeArray
-from dfmpc_onnx.numerics.packing import TRITS, byte_table, shifts, trit_table
+from dfmpc_onnx.numerics.codebook import Codebook, trits
+from dfmpc_onnx.numerics.packing import byte_table, shifts
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
 
 NEWEST = 25  # the opset that has every type
@@ -50,17 +52,23 @@ TABLE_HANDICAP = 0.01
 
 @dataclasses.dataclass(frozen=True)
 class Plane:
-    """`bits` bits of every code, worth ``2**shift`` each; how they are encoded. Of trits, bits counts those decoded."""
+    """`bits` bits of every code, worth ``2**shift`` each; how they are encoded. Of blocks, bits counts those decoded.
+
+    book: of blocks, the table whose vectors they are. run: how many codes blocks divide before they begin anew, the
+    last of them padded; 0 for all codes of a weight.
+    """
 
     bits: int
     shift: int = 0
     signed: bool = True
-    encoding: Literal["type", "table", "trits"] = "type"
+    encoding: Literal["type", "table", "blocks"] = "type"
+    book: Codebook | None = None
+    run: int = 0
 
     @property
     def per_byte(self) -> int:
         """Codes in a byte."""
-        return TRITS if self.encoding == "trits" else 8 // self.bits
+        return self.book.length if self.book is not None else 8 // self.bits
 
     @property
     def opset(self) -> int:
@@ -69,18 +77,31 @@ class Plane:
 
     def bytes(self, count: int) -> int:
         """Bytes of so many codes."""
-        return -(-count // self.per_byte)
+        run = self.run or count
+        return count // run * -(-run // self.per_byte) if run else 0
 
     def overhead(self, count: int) -> int:
         """About what the nodes that decode it and their constants cost in the file, tables left out."""
         if self.encoding == "type":
             return NODE_BYTES * (1 + (self.shift > 0))
-        ragged = count % self.per_byte > 0  # the last byte is not full: padding has to be cut off
-        return NODE_BYTES * (5 if ragged else 3)
+        shape = CONSTANT_BYTES if self.encoding == "blocks" else 0  # of each layer, but for those of one shape
+        return NODE_BYTES * (5 if self.ragged(count) else 3) + shape
 
-    def table(self) -> CodeArray:
-        """The codes in each byte, already times ``2**shift``: ``[256 or 243, per_byte]`` int8."""
-        return trit_table() if self.encoding == "trits" else byte_table(self.bits, self.shift, self.signed)
+    def ragged(self, count: int) -> bool:
+        """Whether the last byte of a run is not full, so that padding has to be cut off."""
+        return (self.run or count) % self.per_byte > 0
+
+    @property
+    def table(self) -> Codebook | None:
+        """The codes in each byte, already times ``2**shift``; None of a plane of a type."""
+        if self.encoding == "table":
+            return _table_of_fields(self.bits, self.shift, self.signed)
+        return self.book
+
+
+@functools.cache
+def _table_of_fields(bits: int, shift: int, signed: bool) -> Codebook:
+    return Codebook.of(byte_table(bits, shift, signed))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +112,7 @@ class Form:
 
     @property
     def bits(self) -> float:
-        """Bits a weight: 1.6 for trits, else whole."""
+        """Bits a weight, padding left out: whole but for blocks of 3 or 5."""
         return float(sum(8 / plane.per_byte for plane in self.planes))
 
     @property
@@ -104,9 +125,9 @@ class Form:
         return max(plane.opset for plane in self.planes)
 
     @property
-    def tables(self) -> frozenset[Plane]:
-        """The planes that need a table; planes that are equal share theirs."""
-        return frozenset(plane for plane in self.planes if plane.encoding != "type")
+    def tables(self) -> frozenset[Codebook]:
+        """The tables that it needs; planes and layers that need the same share it."""
+        return frozenset(table for plane in self.planes if (table := plane.table) is not None)
 
     def bytes(self, count: int) -> int:
         """Bytes of the codes of so many weights."""
@@ -118,7 +139,8 @@ class Form:
             return 0
         more = len(self.planes) - 1
         # What tables give is INT8 and so is the end; sums in INT32 take a Cast each way.
-        casts = len(self.tables) + 1 if more and opset < FIRST_WITH_INT8_ARITHMETIC else 0
+        looked_up = sum(plane.encoding != "type" for plane in self.planes)
+        casts = looked_up + 1 if more and opset < FIRST_WITH_INT8_ARITHMETIC else 0
         planes = sum(plane.overhead(count) for plane in self.planes)
         return planes + more * (NODE_BYTES + CONSTANT_BYTES) + casts * NODE_BYTES
 
@@ -132,23 +154,31 @@ PLAIN = Form((Plane(8),))
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """What the storage of a weight depends on: how many codes, of how many bits, whether -1, 0 and 1 alone."""
+    """What the storage of a weight depends on: how many codes, of how many bits, whether -1, 0 and 1 alone.
+
+    book: the table that blocks of its codes are in, if they are. run: how many codes an output channel then has.
+    """
 
     size: int
     bits: int
     ternary: bool = False
+    book: Codebook | None = None
+    run: int = 0
 
     @classmethod
     def of(cls, weight: QuantizedWeight) -> Kind:
-        return cls(weight.codes.size, weight.bits, weight.ternary)
+        run = 0 if weight.book is None else weight.codes.size // max(len(weight.codes), 1)
+        return cls(weight.codes.size, weight.bits, weight.ternary, weight.book, run)
 
 
 def forms(kind: Kind, opset: int = NEWEST) -> tuple[Form, ...]:
     """Every form that holds such codes and that an opset can decode; INT8, which all can, comes first."""
     found = [PLAIN]
     if kind.size and opset >= OLDEST_WITH_TABLES:
+        if kind.book is not None:
+            found.append(Form((Plane(kind.bits, encoding="blocks", book=kind.book, run=kind.run),)))
         if kind.ternary:
-            found.append(Form((Plane(2, encoding="trits"),)))
+            found.append(Form((Plane(2, encoding="blocks", book=trits()),)))
         for widths in SPLITS:
             if sum(widths) >= kind.bits:
                 found.extend(_encode(widths))
@@ -175,7 +205,7 @@ def choose_forms(kinds: Mapping[str, Kind], opset: int = NEWEST) -> dict[str, Fo
     options = {kind: forms(kind, opset) for kind in counts}
     prices = {kind: {form: form.cost(kind.size, opset) for form in found} for kind, found in options.items()}
 
-    def cheapest(tables: frozenset[Plane]) -> dict[Kind, Form]:
+    def cheapest(tables: frozenset[Codebook]) -> dict[Kind, Form]:
         return {
             kind: min((form for form in found if form.tables <= tables), key=prices[kind].__getitem__)
             for kind, found in options.items()
@@ -185,15 +215,16 @@ def choose_forms(kinds: Mapping[str, Kind], opset: int = NEWEST) -> dict[str, Fo
         tables = frozenset().union(*(form.tables for form in choice.values()))
         # By count, not by set order, which changes from process to process: sums of floats depend on it.
         own = sum(counts[kind] * prices[kind][form] for kind, form in choice.items())
-        return own + sum(table.table().size + CONSTANT_BYTES for table in tables)
+        return own + sum(len(table.raw) + CONSTANT_BYTES for table in tables)
 
-    allowed = frozenset[Plane]().union(*(form.tables for found in options.values() for form in found))
+    allowed = frozenset[Codebook]().union(*(form.tables for found in options.values() for form in found))
     chosen = cheapest(allowed)
     while True:
-        used = list(dict.fromkeys(p for form in chosen.values() for p in form.planes if p in form.tables))
+        planes = (plane for form in chosen.values() for plane in form.planes)
+        used = list(dict.fromkeys(table for plane in planes if (table := plane.table) is not None))
         together = [form.tables for form in chosen.values() if len(form.tables) > 1]
         # All at once, too: without the tables in use, weights may take others that are no better than none.
-        trials = dict.fromkeys([*(frozenset({plane}) for plane in used), *together, frozenset(used), allowed])
+        trials = dict.fromkeys([*(frozenset({table}) for table in used), *together, frozenset(used), allowed])
         fewer = min((allowed - trial for trial in trials), key=lambda tables: total(cheapest(tables)))
         if total(cheapest(fewer)) >= total(chosen):
             return {name: chosen[kind] for name, kind in kinds.items()}

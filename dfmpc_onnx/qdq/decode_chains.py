@@ -6,7 +6,8 @@ from the weight backward; ``*`` stands for a constant, brackets for what may be 
     weight  = Mul(numbers, *scale) | DequantizeLinear([Cast INT8] numbers, *scale, *0)
     numbers = [Sub(., *zero)] [Add(., itself)] plane | Add(planes, plane)
     plane   = [Mul(., *2**shift)] [Cast] *codes of INT8, INT4, INT2 or UINT2
-            | [Cast] Reshape([Slice(Reshape(., -1), 0, count)] Gather(*table, Cast INT32(*bytes)), *shape)
+            | [Cast] Reshape([cut] Gather(*table, Cast INT32(*bytes)), *shape)
+    cut     = Slice(Reshape(., -1), 0, count) | Slice(Reshape(., (runs, -1)), 0, run, axis 1)
 
 Only shapes and a few small constants are looked at until codes are asked for.
 """
@@ -27,18 +28,22 @@ from dfmpc_onnx.numerics.arrays import Array
 NARROW: dict[int, int] = {TensorProto.INT8: 8, TensorProto.INT4: 4, TensorProto.INT2: 2, TensorProto.UINT2: 2}
 NUMBER_TYPES: frozenset[int] = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT32, TensorProto.INT8})
 HALVES: frozenset[int] = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
-BYTES_OF_TABLE = (256, 243)  # fields of 1, 2 or 4 bits; trits
+BYTES_OF_TABLE = (256, 243)  # fields of 1, 2 or 4 bits, or what was learnt; trits
 MOST_PLANES = 8  # a code has no more bits
 MOST_VALUES = 2**16  # of a constant that is looked at: a zero point for each channel
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredPlane:
-    """Some bits of every code. tensor: as the file holds them. table: what each byte decodes to, ``[256, n]`` INT8."""
+    """Some bits of every code. tensor: as the file holds them. table: what each byte decodes to, ``[256, n]`` INT8.
+
+    runs: in how many equal parts codes are cut, each padded to whole bytes.
+    """
 
     tensor: onnx.TensorProto
     shift: int = 0
     table: onnx.TensorProto | None = None
+    runs: int = 1
 
     @property
     def width(self) -> int:
@@ -57,8 +62,8 @@ class StoredPlane:
         if self.table is None:
             numbers = values.astype(np.int32) << np.int32(self.shift)
         else:
-            decoded = numpy_helper.to_array(self.table)[values].reshape(-1)
-            numbers = decoded[: math.prod(shape)].astype(np.int32)
+            decoded = numpy_helper.to_array(self.table)[values].reshape(self.runs, -1)
+            numbers = decoded[:, : math.prod(shape) // self.runs].astype(np.int32)
         codes: npt.NDArray[np.int32] = numbers.reshape(shape)
         return codes
 
@@ -252,15 +257,10 @@ class _Reading:
         """Bytes that a table turns into codes, and the shape of these."""
         node = self._take(name, "Reshape")
         shape = tuple(int(size) for size in self._values(node.input[1]).reshape(-1))
-        name = node.input[0]
+        name, runs = node.input[0], 1
         cut = self._peek(name, "Slice") is not None
         if cut:
-            node = self._take(name, "Slice")
-            ends = [self._values(given).tolist() for given in node.input[1:]]
-            flat = self._take(node.input[0], "Reshape")
-            if ends != [[0], [math.prod(shape)]] or self._values(flat.input[1]).tolist() != [-1]:
-                raise _NotOurs
-            name = flat.input[0]
+            name, runs = self._cut(name, math.prod(shape))
         gather = self._take(name, "Gather")
         table, codes = self._constant(gather.input[0]), self._cast(gather.input[1], {TensorProto.INT32})
         stored = self._constant(codes)
@@ -268,9 +268,22 @@ class _Reading:
         if not fits or stored.data_type != TensorProto.UINT8 or min(shape, default=1) < 1 or gather.attribute:
             raise _NotOurs
         decoded, wanted = math.prod(stored.dims) * table.dims[1], math.prod(shape)
-        if decoded < wanted if cut else decoded != wanted:
+        if decoded % runs or (decoded < wanted if cut else decoded != wanted):
             raise _NotOurs
-        return StoredPlane(stored, 0, table), shape
+        return StoredPlane(stored, 0, table, runs), shape
+
+    def _cut(self, name: str, count: int) -> tuple[str, int]:
+        """What so many codes are cut from, and in how many runs."""
+        node = self._take(name, "Slice")
+        ends = [self._values(given).tolist() for given in node.input[1:]]
+        reshape = self._take(node.input[0], "Reshape")
+        flat = self._values(reshape.input[1]).tolist()
+        if flat == [-1] and ends == [[0], [count]]:
+            return reshape.input[0], 1
+        runs = flat[0] if isinstance(flat, list) and len(flat) == 2 and flat[1] == -1 else 0
+        if runs < 1 or count % runs or ends != [[0], [count // runs], [1]]:
+            raise _NotOurs
+        return reshape.input[0], int(runs)
 
     # -- steps
 

@@ -17,7 +17,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from dfmpc_onnx.graph.edit import Namer
 from dfmpc_onnx.numerics.arrays import Array
-from dfmpc_onnx.numerics.packing import pack, pack_trits, split
+from dfmpc_onnx.numerics.packing import pack, split
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.qdq.code_formats import FIRST_WITH_INT8_ARITHMETIC, STORAGE_TYPES, Form, Plane
 
@@ -149,18 +149,29 @@ class Decoder:
         """A plane of codes as it is stored."""
         if plane.encoding == "type":
             return _narrow(self._names(name), codes, plane)
-        packed = pack_trits(codes) if plane.encoding == "trits" else pack(codes, plane.bits, plane.signed)
+        if plane.book is not None:
+            packed = plane.book.pack(codes, plane.run or codes.size)
+        else:
+            packed = pack(codes, plane.bits, plane.signed)
         return self._constant(name, np.frombuffer(packed, np.uint8))
 
     def _looked_up(self, chain: _Chain, stored: gs.Constant, codes: npt.NDArray[np.int8], plane: Plane) -> gs.Tensor:
         """Codes by a table: ``bytes -> Cast(INT32) -> Gather`` gives ``[bytes, per byte]``, then cut and shaped."""
+        assert plane.table is not None  # as of every plane that is no type
         source = chain.cast(stored, np.int32)  # Gather takes no 8-bit indices
-        tensor = chain.add("Gather", np.int8, self._once("table", plane.table()), source)
-        if codes.size % plane.per_byte:
-            tensor = chain.add("Reshape", np.int8, tensor, self._once("flat", np.array([-1])))
-            start, end = self._once("start", np.array([0])), self._once("end", np.array([codes.size]))
-            tensor = chain.add("Slice", np.int8, tensor, start, end)
+        tensor = chain.add("Gather", np.int8, self._once("table", plane.table.table), source)
+        if plane.ragged(codes.size):
+            tensor = self._cut(chain, tensor, codes.size, plane.run or codes.size)
         return chain.add("Reshape", np.int8, tensor, self._once("shape", np.array(codes.shape, np.int64)))
+
+    def _cut(self, chain: _Chain, tensor: gs.Tensor, count: int, run: int) -> gs.Tensor:
+        """The codes without what pads the last block of each run."""
+        runs = count // run
+        bounds = [self._once("start", np.array([0])), self._once("end", np.array([run]))]
+        if runs > 1:
+            bounds.append(self._once("axis", np.array([1])))
+        flat = self._once("flat", np.array([runs, -1] if runs > 1 else [-1]))
+        return chain.add("Slice", np.int8, chain.add("Reshape", np.int8, tensor, flat), *bounds)
 
     def _chain(self) -> _Chain:
         self._count += 1

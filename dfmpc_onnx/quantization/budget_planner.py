@@ -20,7 +20,7 @@ from dfmpc_onnx.pipeline.weight_plan import PlannedWidths, PlanRow, PlanTable, W
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.quantization.storage_costs import mean_bits, predicted_bytes, stored_bits
 
-TENTHS = 10  # of bits, so that 1.6 is whole
+PARTS = 15  # of a bit, so that 1.6 and 8 / 3 are whole
 
 
 class BudgetPlanner:
@@ -39,7 +39,7 @@ class BudgetPlanner:
     def _bits_front(self) -> BudgetFront:
         opset = self.table.opset
         sizes = [
-            tuple(round(stored_bits(row.weights, w, opset) * TENTHS) * row.weights for w in row.widths)
+            tuple(round(stored_bits(row.weights, w, opset, row.run_at(w)) * PARTS) * row.weights for w in row.widths)
             for row in self.table.rows
         ]
         pairs = zip(self.table.rows, sizes, strict=True)
@@ -94,7 +94,7 @@ class BudgetPlanner:
 
     def _within_mean(self, wanted: float, min_sqnr: float | None) -> tuple[WeightPlan, bool]:
         weights = self.table.other_weights + sum(row.weights for row in self.table.rows)
-        budget = (wanted * weights - self.table.other_bits) * TENTHS
+        budget = (wanted * weights - self.table.other_bits) * PARTS
         found = self._bits_front.within_size(budget * (1 + 1e-12))
         if found is None:
             least = mean_bits(self.table, self._widths(self._bits_front[0]))
@@ -155,7 +155,7 @@ def planned_bits(width: Width, why: str) -> LayerBits:
     """A width with its role: low up to 3 bits, then the layer is repaired where it can be."""
     if width == FLOAT:
         return LayerBits(FLOAT, "float", why, "planned-float")
-    low = width == TERNARY or int(width) <= 3
+    low = width == TERNARY or float(width) <= 3
     return LayerBits(width, "low" if low else "8-bit" if width == 8 else "high", why)
 
 
@@ -167,7 +167,7 @@ def rounded_up(count: int) -> int:
 
 def width_name(width: Width) -> str:
     """A width in words."""
-    return f"{width} bits" if isinstance(width, int) else str(width)
+    return str(width) if isinstance(width, str) else f"{width:g} bits"
 
 
 def percent(part: float) -> str:

@@ -14,19 +14,25 @@ from dfmpc_onnx.pipeline.target_rules import LAYER_OPERATORS, Target
 @dataclasses.dataclass(frozen=True)
 class GridRules:
     """per_channel: the operators whose weights may have a scale a channel. powers_of_two: whether scales are these.
-    zero_points: whether few bits may have them."""
+    zero_points: whether few bits may have them. codebooks: whether codes may be blocks of a table."""
 
     per_channel: tuple[str, ...] = LAYER_OPERATORS
     powers_of_two: bool = False
     zero_points: bool = True
+    codebooks: bool = True
 
     @classmethod
     def of(cls, target: Target) -> GridRules:
-        return cls(target.per_channel, target.scales == "power-of-two", target.weight_zero_points)
+        tables = target.storage == "packed" and target.quantizers == "qdq"
+        return cls(target.per_channel, target.scales == "power-of-two", target.weight_zero_points, tables)
 
     def leaves_free(self, op: str) -> bool:
         """Whether a weight of an operator may have any grid."""
         return op in self.per_channel and not self.powers_of_two
+
+    def allow_codebooks(self, op: str) -> bool:
+        """Whether the codes of a weight of an operator may be blocks of a table."""
+        return self.codebooks and self.leaves_free(op)
 
     def allow(self, scale: Float32, op: str) -> bool:
         """Whether a weight of an operator may have these scales."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Annotated, Literal
 
 import msgspec
@@ -16,46 +15,37 @@ from dfmpc_onnx.graph.known_scale import tensors_of_known_scale
 from dfmpc_onnx.graph.query import constant, has_input
 from dfmpc_onnx.numerics.arrays import Float, Float32
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
-from dfmpc_onnx.numerics.grids import Grid
-from dfmpc_onnx.numerics.least_squares import (
-    RIDGE,
-    OutputErrors,
-    PatchMoments,
-    diagonal_factors,
-    least_squares,
-    rounding_error,
-)
+from dfmpc_onnx.numerics.least_squares import RIDGE, PatchMoments, diagonal_factors, least_squares
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.numerics.recalibration import recalibrate_streams
-from dfmpc_onnx.numerics.rounding import FeedbackRounder, Rounded
+from dfmpc_onnx.numerics.rounding import FeedbackRounder
 from dfmpc_onnx.pipeline.facts import Layer, LayerBits
 from dfmpc_onnx.pipeline.manager import Figure, Refusal, Rewrite
-from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY, BitWidth
+from dfmpc_onnx.pipeline.settings import FLOAT, BitWidth
 from dfmpc_onnx.pipeline.shared_weights import layers_of_one_weight
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.kernel_pairs import LIMITED_OUTPUTS, neighbours_of
+from dfmpc_onnx.quantization.codebook_tables import NetworkTables
 from dfmpc_onnx.quantization.grid_rules import GridRules
 from dfmpc_onnx.quantization.layer_reach import LayerReach, only_norms_read, to_rows
-from dfmpc_onnx.quantization.weight_grids import FINE_RASTER, as_weight, nearest, weight_grid
+from dfmpc_onnx.quantization.rounding_task import FEWEST_PATCHES, Measure, PooledUses, Task
+from dfmpc_onnx.quantization.weight_grids import nearest
 from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics
 from dfmpc_onnx.statistics.engines import registration
-from dfmpc_onnx.statistics.error_at_next_layer import Known, NextInput, next_input
+from dfmpc_onnx.statistics.error_at_next_layer import Known, next_input
 from dfmpc_onnx.statistics.image_streams import measured_range
 from dfmpc_onnx.statistics.walk import BatchNormUpdate, bias_of
 
-FEWEST_PATCHES = 16  # that say enough of a layer's input to fit to it, or to choose bits by
-COARSE_RASTER = 7  # of the ranges that grids of few levels are sought among, where they are only estimated
-ESTIMATED_WIDTHS: tuple[BitWidth, ...] = (TERNARY, 2, 3, 4, 5)
 WIDEST_PATCH = 8192  # entries of a patch: half a gigabyte for one matrix of second moments
 
 
 class ReconstructLayersOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """statistics: from images, from covariance functions alone (gaussian), or what else is registered in
-    `dfmpc_onnx.statistics.engines`. images: how many, 0 to let their size decide. compensate: the full least-squares
-    fit, the paper's one factor per input channel, or none. rounding: with error feedback, or to the nearest level.
-    recalibrate: whether BatchNormalizations, or biases where there are none, take up what the two networks show. ridge:
-    strength of the fit's regularization. threshold: the share of what the next layer reads from which on
-    rounding a weight at the bits that the user chose is warned of."""
+    `dfmpc_onnx.statistics.engines`. images: how many, 0 to let their size and the bits decide. compensate: the full
+    least-squares fit, the paper's one factor per input channel, or none. rounding: with error feedback, or to the
+    nearest level. recalibrate: whether BatchNormalizations, or biases where there are none, take up what the two
+    networks show. ridge: strength of the fit's regularization. threshold: the share of what the next layer reads from
+    which on rounding a weight at the bits that the user chose is warned of."""
 
     statistics: str = "images"
     images: int = 0
@@ -70,103 +60,6 @@ class ReconstructLayersOptions(msgspec.Struct, frozen=True, forbid_unknown_field
             registration(self.statistics)
         except ValueError as error:
             raise ValueError(f"{error} - at `$.statistics`") from None  # as msgspec says where its own errors are
-
-
-@dataclasses.dataclass
-class Candidate:
-    """One width tried on a layer: what it rounds to, and the share of what is read next that is lost by rounding.
-
-    limited: of how many outputs pairs of codes would have reached too far for sums in 16 bits."""
-
-    quantized: QuantizedWeight
-    rows: Float32
-    lost: float
-    limited: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Measure:
-    """What errors of a layer's outputs are, as a share of what is read of them next.
-
-    signal: variance of the float outputs, ``[groups, out/group]``.
-    """
-
-    signal: Float
-    ahead: NextInput
-
-    def share(self, error: Float) -> float:
-        """error: mean squares, as `signal`. A channel that does not vary counts only where no other does."""
-        live = self.signal > 0
-        if not live.any():
-            return 1.0 if error.any() else 0.0
-        lost = np.divide(error, self.signal, out=np.zeros_like(error), where=live)
-        return round(self.ahead.share(lost.reshape(-1)), 6)
-
-
-@dataclasses.dataclass(frozen=True)
-class PooledUses:
-    """What the layers that share a weight read together, and how errors are measured at those looked at.
-
-    moments: those of each, of mean square 1, averaged. uses: how many layers there are.
-    """
-
-    moments: PatchMoments
-    measures: tuple[Measure, ...]
-    uses: int
-
-    def share(self, error: Float) -> float:
-        """That of the layer where it is largest."""
-        return max(measure.share(error) for measure in self.measures)
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """A weight to round.
-
-    target: ``[groups, out/group, k]``. rounder: with feedback, None for the nearest code. errors: what replacements of
-    the weight cost its outputs. gain: what the fit that made the target takes back, as a share of what is read next.
-    """
-
-    target: Float32
-    moments: PatchMoments
-    measure: Measure | PooledUses
-    rounder: FeedbackRounder | None
-    layer: Layer
-    errors: OutputErrors
-    gain: float
-    rules: GridRules
-
-    def rounded(self, width: BitWidth) -> Candidate:
-        """At a width; 2 bits are four levels or ternary, whichever loses less."""
-        widths: tuple[BitWidth, ...] = (TERNARY, 2) if width == 2 else (width,)
-        return min(self._on_grids(widths), key=lambda candidate: candidate.lost)
-
-    def estimated(self) -> dict[BitWidth, Candidate]:
-        """At ternary and 2 to 5 bits, on grids that are good rather than the best: for what rounding loses."""
-        found = dict(zip(ESTIMATED_WIDTHS, self._on_grids(ESTIMATED_WIDTHS, thorough=False), strict=True))
-        found[2] = min(found[2], found[TERNARY], key=lambda candidate: candidate.lost)
-        return found
-
-    def _on_grids(self, widths: Sequence[BitWidth], *, thorough: bool = True) -> list[Candidate]:
-        flat = self.target.reshape(-1, self.target.shape[2])
-        seen = np.maximum(self.moments.diagonal, 0.0)
-        if self.moments.count < FEWEST_PATCHES:
-            seen = np.ones_like(seen)  # an input that was 0 in a handful of patches is not 0 for ever
-        raster, op = FINE_RASTER if thorough else COARSE_RASTER, self.layer.op
-        grids = [weight_grid(flat, seen, width, self.rules, op, raster) for width in widths]
-        if self.rounder is not None:
-            return [self._candidate(found) for found in self.rounder.on_best_grids(grids, thorough=thorough)]
-        return [self._candidate(self._nearest(flat, grid)) for grid in grids]
-
-    def _nearest(self, flat: Float32, grid: Grid) -> Rounded:
-        codes = grid.codes(flat)
-        values = grid.values(codes).reshape(self.target.shape)
-        return Rounded(grid, codes, rounding_error(self.target, values, self.moments))
-
-    def _candidate(self, found: Rounded) -> Candidate:
-        values = found.grid.values(found.codes).reshape(self.target.shape)
-        quantized, lost = as_weight(found.codes, found.grid, self.layer), self.measure.share(found.error)
-        return Candidate(quantized, values, lost, found.limited)
 
 
 class Rebuilder:
@@ -204,6 +97,7 @@ class Rebuilder:
             if plan[layer.name].bits != FLOAT
         }
         self._shared: dict[str, QuantizedWeight] = {}
+        self._tables = NetworkTables(self._graph, layers.values())
 
     def warnings(self, threshold: float) -> tuple[str, ...]:
         """What the bits that the user asked for cost, where it is more than would have been chosen."""
@@ -246,7 +140,7 @@ class Rebuilder:
         chosen = task.rounded(self._rounded_at(bits.bits))
         self._lost[node.name] = chosen.lost
         figures: dict[str, Figure] = {
-            "bits": chosen.quantized.bits,
+            "bits": chosen.quantized.width,
             "output_error": task.measure.share(task.errors.of(chosen.rows)),
             "rounding_share": chosen.lost,
             "shrinkage": round(float(task.moments.shrinkage.mean()), 4),
@@ -285,7 +179,7 @@ class Rebuilder:
         feedback = self._options.rounding == "feedback" and moments.count >= FEWEST_PATCHES
         beside = neighbours_of(layer) if self._limits_pairs and self.rules.leaves_free(layer.op) else None
         rounder = FeedbackRounder(target, shrunk.hat, beside) if feedback else None
-        return Task(target, shrunk, measure, rounder, layer, errors, gain, self.rules)
+        return Task(target, shrunk, measure, rounder, layer, errors, gain, self._tables, self.rules)
 
     def measure(self, node: gs.Node, rows: Float32, moments: PatchMoments, signal: Float, known: Known) -> Measure:
         """How errors of a layer are measured: at what is read of it next."""

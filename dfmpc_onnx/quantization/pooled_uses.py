@@ -15,13 +15,8 @@ from dfmpc_onnx.numerics.least_squares import PatchMoments, pooled_moments
 from dfmpc_onnx.pipeline.facts import Layer, LayerBits
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.quantization.layer_reach import to_rows
-from dfmpc_onnx.quantization.layer_rebuilder import (
-    WIDEST_PATCH,
-    Measure,
-    PooledUses,
-    Rebuilder,
-    ReconstructLayersOptions,
-)
+from dfmpc_onnx.quantization.layer_rebuilder import WIDEST_PATCH, Rebuilder, ReconstructLayersOptions
+from dfmpc_onnx.quantization.rounding_task import Measure, PooledUses
 from dfmpc_onnx.statistics.error_at_next_layer import Known
 from dfmpc_onnx.statistics.walk import Engine, walk
 

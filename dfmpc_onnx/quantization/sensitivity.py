@@ -175,7 +175,10 @@ class SensitivityMeter:
                 assert planned.bits != FLOAT  # of which there is no loss
                 floor += gains[first] * found[planned.bits]
                 continue
-            widths = tuple(WidthLoss(bits, found[bits], gains[first] * found[bits]) for bits in PLANNED_WIDTHS)
+            blocks = self._visitor.blocks.get(first, frozenset())
+            widths = tuple(
+                WidthLoss(bits, found[bits], gains[first] * found[bits], bits in blocks) for bits in PLANNED_WIDTHS
+            )
             rows.append(LayerSensitivity(tuple(members[first]), gains[first], widths))
         return Sensitivity(tuple(rows), self._estimator, self._source.note(0), floor)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dfmpc_onnx.numerics.codebook import CODE_BITS, Codebook
 from dfmpc_onnx.numerics.grids import ASYMMETRIC_BITS
 from dfmpc_onnx.pipeline.facts import BitPlan, Layer, Layers, Sensitivity
 from dfmpc_onnx.pipeline.measured_noise import NOT_MEASURED, MeasuredNoise
@@ -20,11 +21,11 @@ from dfmpc_onnx.qdq.code_formats import (
     NODE_BYTES,
     Form,
     Kind,
-    Plane,
     choose_forms,
     forms,
     opset_for,
 )
+from dfmpc_onnx.quantization.codebook_tables import LENGTHS, run_of
 
 HEADER_BYTES = 16  # of an initializer beside its name and values
 DEQUANTIZE_BYTES = 62  # a DequantizeLinear with its axis; its zero point is shared
@@ -32,26 +33,37 @@ QDQ_BYTES = 210  # a QuantizeLinear, a DequantizeLinear, their scale and zero po
 METADATA_BYTES = 1200
 
 
-def kind_of(weights: int, width: Width, reduced: bool = False) -> Kind:
-    """The kind of code that so many weights have at a width other than float. reduced: 7 bits in place of 8."""
-    bits = 2 if width == TERNARY else int(width)
-    return Kind(weights, 7 if reduced and bits == 8 else bits, width == TERNARY)
+def kind_of(weights: int, width: Width, reduced: bool = False, run: int = 0) -> Kind:
+    """The kind of code that so many weights have at a width other than float. reduced: 7 bits in place of 8.
+
+    run: how many an output channel has where the layer takes codebooks: then they are what is counted where there is
+    one of that width, since it seldom loses more than levels do. 0 where it takes none.
+    """
+    if run and width in LENGTHS:
+        return Kind(weights, CODE_BITS, book=Codebook.nominal(LENGTHS[width]), run=run)
+    ternary = width in (TERNARY, 1.6)
+    bits = 2 if ternary else int(width)
+    return Kind(weights, 7 if reduced and bits == 8 else bits, ternary)
 
 
-def layer_bytes(layers: Sequence[Layer], width: Width, opset: int, integer: bool, reduced: bool = False) -> int:
+def layer_bytes(
+    layers: Sequence[Layer], width: Width, opset: int, integer: bool, reduced: bool = False, *, blocks: bool = True
+) -> int:
     """Bytes of one weight at a width, and of what each of the layers that read it needs beside it.
 
-    opset: whose types it may have. integer: whether the layers compute in integers.
+    opset: whose types it may have. integer: whether the layers compute in integers. blocks: whether its codes are
+    blocks of a codebook where it can take one of that width.
     """
     first = layers[0]
     if width == FLOAT:
         return 4 * first.size + len(first.weight) + HEADER_BYTES
-    kind = kind_of(first.size, width, reduced)
+    run = run_of(first) if blocks else 0
+    kind = kind_of(first.size, width, reduced, run)
     form = _cheapest(kind, opset)
     channels = first.channels or 1
     name = 2 * len(first.weight)
     found = form.bytes(kind.size) + form.overhead(kind.size, opset) + name + HEADER_BYTES + 12
-    if has_zero_point(width):
+    if has_zero_point(width, run):
         each = 4 if not integer or opset < FIRST_WITH_INT8_ARITHMETIC else 1
         found += each * channels + name + 10 + HEADER_BYTES + NODE_BYTES
     end = DEQUANTIZE_BYTES if integer else NODE_BYTES + (NODE_BYTES if form.overhead(1, opset) == 0 else 0)
@@ -62,24 +74,26 @@ def shared_bytes(table: PlanTable, widths: Sequence[Width]) -> int:
     """What one setting takes beside the sum of its rows: decoding tables, forms that pay by themselves alone, and zero
     points of 4 bytes where no row brings an opset that subtracts in INT8."""
     pairs = [(row, width) for row, width in zip(table.rows, widths, strict=True) if width != FLOAT]
-    kinds = {row.layers[0]: kind_of(row.weights, width) for row, width in pairs}
+    kinds = {row.layers[0]: kind_of(row.weights, width, run=row.run_at(width)) for row, width in pairs}
     if not kinds:
         return 0
     final = min(opset_for(choose_forms(kinds, table.opset).values()), table.opset)
     chosen = choose_forms(kinds, final)
-    tables = frozenset[Plane]().union(*(form.tables for form in chosen.values()))
-    found = sum(plane.table().size + CONSTANT_BYTES for plane in tables)
+    tables = frozenset[Codebook]().union(*(form.tables for form in chosen.values()))
+    found = sum(len(table.raw) + CONSTANT_BYTES for table in tables)
     for name, kind in kinds.items():
         alone = _cheapest(kind, table.opset)
         found += _cost(chosen[name], kind, final) - _cost(alone, kind, table.opset)
     if table.integer and final < FIRST_WITH_INT8_ARITHMETIC <= table.opset:
-        found += sum(3 * row.channels + NODE_BYTES for row, width in pairs if has_zero_point(width))
+        found += sum(3 * row.channels + NODE_BYTES for row, width in pairs if has_zero_point(width, row.run_at(width)))
     return found
 
 
-def has_zero_point(width: Width) -> bool:
-    """Whether the grid of a width is not symmetric: each channel then has a zero point."""
-    return width not in (FLOAT, TERNARY) and int(width) <= ASYMMETRIC_BITS
+def has_zero_point(width: Width, run: int) -> bool:
+    """Whether the levels of a width are not symmetric: each channel then has a zero point. run: as in `kind_of`."""
+    if width in (FLOAT, TERNARY, 1.6) or (run and width in LENGTHS):
+        return False
+    return float(width) <= ASYMMETRIC_BITS
 
 
 def _cheapest(kind: Kind, opset: int) -> Form:
@@ -106,6 +120,8 @@ def table_of(
     for row in found.rows:
         group = [by_name[name] for name in row.layers]
         widths: tuple[Width, ...] = (*(width.bits for width in row.widths), FLOAT)
+        blocks = (*(width.blocks for width in row.widths), False)
+        run = run_of(group[0])
         rows.append(
             PlanRow(
                 row.layers,
@@ -114,12 +130,16 @@ def table_of(
                 widths,
                 (*(width.loss for width in row.widths), 0.0),
                 (*(width.damage for width in row.widths), 0.0),
-                tuple(layer_bytes(group, width, opset, integer, settings.reduce_range) for width in widths),
+                tuple(
+                    layer_bytes(group, width, opset, integer, settings.reduce_range, blocks=own)
+                    for width, own in zip(widths, blocks, strict=True)
+                ),
+                tuple(run if own and width in LENGTHS else 0 for width, own in zip(widths, blocks, strict=True)),
             )
         )
     planned = {name for row in rows for name in row.layers}
     others = [layer for layer in layers.with_nested if layer.name not in planned]
-    bits = sum(layer.size * stored_bits(layer.size, plan[layer.name].bits, opset) for layer in others)
+    bits = sum(layer.size * stored_bits(layer.size, plan[layer.name].bits, opset, run_of(layer)) for layer in others)
     weights = sum(layer.size for layer in others)
     if other_bytes is None:
         other_bytes = estimated_other_bytes(workspace, others)
@@ -164,15 +184,16 @@ def estimated_other_bytes(workspace: Workspace, others: Sequence[Layer]) -> int:
     return found
 
 
-def stored_bits(weights: int, width: Width, opset: int) -> float:
-    """Bits that each of so many weights takes in the file: more than its width where packing would not pay."""
-    return bits_of(width) if width == FLOAT else _cheapest(kind_of(weights, width), opset).bits
+def stored_bits(weights: int, width: Width, opset: int, run: int) -> float:
+    """Bits that each of so many weights takes in the file: more than its width where packing would not pay. run: as in
+    `kind_of`."""
+    return bits_of(width) if width == FLOAT else _cheapest(kind_of(weights, width, run=run), opset).bits
 
 
 def mean_bits(table: PlanTable, widths: Sequence[Width]) -> float:
     """Mean bits of all weights of a network, those outside the table included."""
     pairs = zip(table.rows, widths, strict=True)
-    chosen = sum(row.weights * stored_bits(row.weights, width, table.opset) for row, width in pairs)
+    chosen = sum(row.weights * stored_bits(row.weights, width, table.opset, row.run_at(width)) for row, width in pairs)
     weights = table.other_weights + sum(row.weights for row in table.rows)
     return (chosen + table.other_bits) / weights if weights else float(FLOAT_BITS)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from dfmpc_onnx.numerics.arrays import Float, Float32
@@ -11,15 +13,29 @@ from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.numerics.ternary import ternary_optimal
 from dfmpc_onnx.pipeline.facts import Layer
 from dfmpc_onnx.pipeline.settings import TERNARY, BitWidth
+from dfmpc_onnx.quantization.codebook_tables import LENGTHS
 from dfmpc_onnx.quantization.grid_rules import GridRules
 
 FINE_RASTER = 3  # of the ranges that grids of few levels are sought among
+# Levels that may take a width's place: those of no more bits, where a codebook cannot, and where it can.
+NARROWER: Mapping[BitWidth, tuple[BitWidth, ...]] = {1.6: (TERNARY,), 2: (TERNARY, 2), 2.67: (TERNARY, 2)}
+
+
+def forms_at(width: BitWidth, codebooks: bool) -> tuple[tuple[BitWidth, ...], tuple[int, ...]]:
+    """The levels to try at a width, and the lengths of blocks. codebooks: whether the layer takes any.
+
+    At 3 bits blocks of 3 codes, 2.67 bits each, are tried too: where they lose less they are smaller as well.
+    """
+    lengths = (LENGTHS[2.67 if width == 3 else width],) if codebooks and width in (*LENGTHS, 3) else ()
+    if lengths and width == 2.67:
+        return (), lengths
+    return NARROWER.get(width, (width,)), lengths
 
 
 def nearest(weight: Float32, layer: Layer, bits: BitWidth, rules: GridRules) -> QuantizedWeight:
-    """A weight on the grid that suits it, each number at the level nearest to it."""
+    """A weight on the grid that suits it, each number at the level nearest to it; no codebook serves for that."""
     flat = np.asarray(PerAxis(layer.axis).rows(weight), np.float32)
-    grid = weight_grid(flat, np.ones((1, flat.shape[1])), bits, rules, layer.op)
+    grid = weight_grid(flat, np.ones((1, flat.shape[1])), forms_at(bits, codebooks=False)[0][-1], rules, layer.op)
     return as_weight(grid.codes(flat), grid, layer)
 
 
@@ -30,7 +46,7 @@ def as_weight(codes: Float32, grid: Grid, layer: Layer) -> QuantizedWeight:
     shaped = np.ascontiguousarray(unrows(whole.reshape(layer.shape[layer.axis], -1), layer.shape, granularity))
     shape = (1,) * len(layer.shape) if grid.shared else granularity.scale_shape(layer.shape)
     scale, zero = (values[: 1 if grid.shared else None].reshape(shape) for values in (grid.scale, grid.zero_point))
-    return QuantizedWeight(shaped, scale, zero, grid.bits, grid.ternary)
+    return QuantizedWeight(shaped, scale, zero, grid.bits, grid.ternary, grid.book)
 
 
 def weight_grid(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -18,17 +17,18 @@ from dfmpc_onnx.pipeline.settings import TERNARY, BitWidth
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.quantization.grid_rules import GridRules
 from dfmpc_onnx.quantization.layer_reach import from_rows
-from dfmpc_onnx.quantization.layer_rebuilder import FEWEST_PATCHES, Rebuilder, ReconstructLayersOptions
+from dfmpc_onnx.quantization.layer_rebuilder import Rebuilder, ReconstructLayersOptions
+from dfmpc_onnx.quantization.rounding_task import FEWEST_PATCHES
 from dfmpc_onnx.quantization.weight_grids import nearest
 from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics
 from dfmpc_onnx.statistics.error_at_next_layer import Known
 
-PLANNED_WIDTHS: tuple[BitWidth, ...] = (TERNARY, 2, 3, 4, 5, 6, 7, 8)
+PLANNED_WIDTHS: tuple[BitWidth, ...] = (TERNARY, 1.6, 2, 2.67, 3, 4, 5, 6, 7, 8)
 FINEST_ROUNDED = ASYMMETRIC_BITS + 1  # of finer grids the loss follows from this one's: they have no zero point either
-ROUNDED_WIDTHS: tuple[BitWidth, ...] = (TERNARY, *range(2, FINEST_ROUNDED + 1))
+ROUNDED_WIDTHS = PLANNED_WIDTHS[: PLANNED_WIDTHS.index(FINEST_ROUNDED) + 1]
 
 
-def finer(loss: float, bits: int) -> float:
+def finer(loss: float, bits: float) -> float:
     """The loss at so many bits from that at `FINEST_ROUNDED`: it falls with the square of the step."""
     return loss * float(((2**FINEST_ROUNDED - 2) / (2**bits - 2)) ** 2)
 
@@ -52,6 +52,7 @@ class WidthLosses(Rebuilder):
         self._thorough = thorough
         self._probes = probes
         self.losses: dict[str, dict[BitWidth, float]] = {}
+        self.blocks: dict[str, frozenset[BitWidth]] = {}  # widths at which codes are blocks of a codebook
         self.rounded: dict[BitWidth, dict[str, Float32]] = {bits: {} for bits in probes}
 
     def layer(self, node: gs.Node, moments_of: Callable[[], PatchMoments], known: Known) -> None:
@@ -66,6 +67,7 @@ class WidthLosses(Rebuilder):
             return
         found = {width: task.rounded(width) for width in ROUNDED_WIDTHS} if self._thorough else task.estimated()
         losses = {width: candidate.lost for width, candidate in found.items()}
+        self.blocks[first] = frozenset(width for width, one in found.items() if one.quantized.book is not None)
         self._note(first, losses, lambda bits: from_rows(found[bits].rows, layer))
 
     def without_statistics(self, node: gs.Node) -> None:
@@ -79,10 +81,8 @@ class WidthLosses(Rebuilder):
     def _note(self, name: str, losses: Mapping[BitWidth, float], weight: Callable[[BitWidth], Float32]) -> None:
         found = dict(losses)
         for width in PLANNED_WIDTHS:
-            if width == 3 and width not in found:
-                found[width] = math.sqrt(found[2] * found[4])
-            elif width not in found:
-                found[width] = finer(found[FINEST_ROUNDED], int(width))
+            if width not in found:
+                found[width] = finer(found[FINEST_ROUNDED], float(width))
         least = 0.0
         for width in reversed(PLANNED_WIDTHS):  # shares are cut at 1, so a coarse grid may seem to lose less
             least = found[width] = max(found[width], least)

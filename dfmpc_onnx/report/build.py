@@ -120,7 +120,7 @@ def _layer_reports(workspace: Workspace) -> tuple[LayerReport, ...]:
             LayerReport(
                 name=layer.name,
                 op=layer.op,
-                bits=weight.bits if weight else 32,
+                bits=weight.width if weight else 32,
                 role=bits.role,
                 refused=bits.why if bits.bits == FLOAT else None,
                 stored_bits=packed.get(layer.name, 32),

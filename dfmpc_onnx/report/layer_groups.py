@@ -58,7 +58,7 @@ def _group(layers: Sequence[LayerReport]) -> LayerGroup:
 
 def bits_text(layer: LayerReport) -> str:
     """The width of a layer's codes."""
-    return "float" if layer.bits == 32 else "ternary" if layer.ternary else str(layer.bits)
+    return "float" if layer.bits == 32 else "ternary" if layer.ternary else f"{layer.bits:g}"
 
 
 def loss_text(share: float) -> str:

@@ -18,17 +18,18 @@ from dfmpc_onnx.pipeline.manager import PassResult, Refusal
 class LayerReport(msgspec.Struct, frozen=True):
     """One layer with a weight.
 
-    bits: width of its codes, 32 for float. stored_bits: what each takes in the file, 1.6 for ternary codes five to
-    a byte. role: low, high, 8-bit or float; where the recipe chose the bits by measured error, that of the width it
-    chose. refused: why the layer is not quantized; None where it is. integer: whether it computes in integers. why:
-    what decided its bits. refused_code: the code of `refused`, as in refusals. loss: the share of the output that its
-    width costs, as measured before it was chosen; None where no measurement chose it. sqnr_db, error, own_error,
-    own_share, amplification: of the tensor that it computes, as in `LayerError`; None where they were not measured.
+    bits: width of its codes, 32 for float; of blocks of a codebook that of the index over how many it stands for.
+    stored_bits: what each takes in the file, 1.6 for ternary codes five to a byte. role: low, high, 8-bit or float;
+    where the recipe chose the bits by measured error, that of the width it chose. refused: why the layer is not
+    quantized; None where it is. integer: whether it computes in integers. why: what decided its bits. refused_code:
+    the code of `refused`, as in refusals. loss: the share of the output that its width costs, as measured before it
+    was chosen; None where no measurement chose it. sqnr_db, error, own_error, own_share, amplification: of the tensor
+    that it computes, as in `LayerError`; None where they were not measured.
     """
 
     name: str
     op: str
-    bits: int
+    bits: int | float
     role: str
     refused: str | None
     stored_bits: float

@@ -108,5 +108,5 @@ def _named(entry: PlannedLayer | None, name: str) -> bool:
 
 
 def _bits(entry: PlannedLayer, whys: Mapping[str, str]) -> LayerBits:
-    width: Width = entry.bits if isinstance(entry.bits, int) else FLOAT if entry.bits == FLOAT else TERNARY
+    width: Width = entry.bits if not isinstance(entry.bits, str) else FLOAT if entry.bits == FLOAT else TERNARY
     return planned_bits(width, whys.get(entry.layer, "as planned"))

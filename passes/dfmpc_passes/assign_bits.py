@@ -17,7 +17,7 @@ from dfmpc_onnx.qdq.code_formats import FLOAT_FORM_BYTES, INTEGER_FORM_BYTES
 
 LEAST_LOSS = 2**12  # bytes: a file that is larger by less is not worth what integer kernels save
 LEAST_WIDTH = 2  # of those that a measured error chooses from
-WIDTH_ORDER: tuple[BitWidth | str, ...] = (TERNARY, *range(2, 9), FLOAT)
+WIDTH_ORDER: tuple[BitWidth | str, ...] = (TERNARY, 1.6, 2, 2.67, *range(3, 9), FLOAT)
 
 
 class AssignBitsOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -78,7 +78,7 @@ class AssignBits(Pass[AssignBitsOptions]):
             raise OptionError(f"layer '{shown(str(unused[0]))}': no layer has such a name; the first are {names}")
         workspace.put(BitPlan(plan))
         rewrites = tuple(
-            Rewrite(name, f"{bits.bits} bits" if isinstance(bits.bits, int) else str(bits.bits), {"why": bits.why})
+            Rewrite(name, str(bits.bits) if isinstance(bits.bits, str) else f"{bits.bits:g} bits", {"why": bits.why})
             for name, bits in plan.items()
             if bits.bits != FLOAT
         )
@@ -160,9 +160,9 @@ def _leave_out_what_does_not_pay(workspace: Workspace, plan: dict[str, LayerBits
     for group in (*groups, *alone):
         bits = plan[group[0].name]
         if bits.bits != FLOAT and not any(plan[layer.name].why == ASKED for layer in group):
-            width = LEAST_WIDTH if bits.role == "auto" or bits.bits == TERNARY else int(bits.bits)
+            width = LEAST_WIDTH if bits.role == "auto" or bits.bits == TERNARY else float(bits.bits)
             cost = sum(in_float + 4 * (layer.channels or 1) for layer in group)
-            found.append((group, group[0].size * (32 - width) // 8, cost))
+            found.append((group, int(group[0].size * (32 - width) // 8), cost))
     if sum(cost - saved for _, saved, cost in found) < LEAST_LOSS:
         return
     for group, saved, cost in found:
@@ -186,4 +186,4 @@ def _role(bits: BitWidth) -> Literal["high", "8-bit"]:
 def _role_of_override(bits: BitWidth) -> Literal["low", "high", "8-bit"]:
     """What a layer of a width of its own is called: low up to 3 bits, as where a recipe chooses; then it is repaired
     where it can be. One width for all layers makes none of them low."""
-    return "low" if bits == TERNARY or int(bits) <= 3 else _role(bits)
+    return "low" if bits == TERNARY or float(bits) <= 3 else _role(bits)

@@ -28,10 +28,11 @@ class PackWeights(Pass[NoOptions]):
     Why: scale * (codes - zero_point), bit for bit the value that stood there. A code is the sum of planes of 4, 2 and
     1 bits, q = 2^s hi + lo, so 3, 5, 6 and 7 bits take just as many in the file; ternary codes take 1.6, five to a
     byte: sum (q_i + 1) 3^i. A plane is a tensor of a type that narrow, or bytes that a table shared by all layers turns
-    into codes, whichever makes the file smaller; a weight so small that nodes and names cost more than packing saves
-    is left in a wider type. Layers that share codes, whatever their scales, read one copy of them. onnxruntime folds
-    the decoding at load, so it costs no inference time. Where the file was in half precision, inputs and outputs get
-    that type back by a Cast, and so do constants that it holds exactly.
+    into codes, whichever makes the file smaller. Of codes that are blocks of a codebook the indices of its vectors are
+    stored. A weight so small that nodes and names cost more than packing saves is left in a wider type. Layers that
+    share codes, whatever their scales, read one copy of them. onnxruntime folds the decoding at load, so it costs no
+    inference time. Where the file was in half precision, inputs and outputs get that type back by a Cast, and so do
+    constants that it holds exactly.
 
     Requires: codes, the final opset, and which layers compute in integers.
 
@@ -74,9 +75,9 @@ class PackWeights(Pass[NoOptions]):
                 emitted = decoder.float_form(codes[layer.name], form, layer.weight, holder)
             node.inputs[1] = emitted.result
             before[id(node)] = emitted.nodes
-            sizes[layer.name], widths[layer.name] = emitted.bytes, form.bits
+            sizes[layer.name], widths[layer.name] = emitted.bytes, round(form.bits, 2)
             end = "DequantizeLinear" if layer.name in integer else "Mul"
-            figures: dict[str, Figure] = {"bytes": emitted.bytes, "bits": form.bits}
+            figures: dict[str, Figure] = {"bytes": emitted.bytes, "bits": round(form.bits, 2)}
             rewrites.append(Rewrite(layer.name, f"packed for {end}", figures))
         insert(graph, before=before)
         merge(graph)

@@ -16,7 +16,7 @@ from dfmpc_onnx.numerics.ternary import ternary, ternary_optimal
 from dfmpc_onnx.numerics.uniform import dorefa, symmetric, with_zero_channels
 from dfmpc_onnx.pipeline.facts import BitPlan, Codes, FloatStatistics, Layer, Layers, Originals
 from dfmpc_onnx.pipeline.manager import Figure, Pass, PassResult, Rewrite
-from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY
+from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY, BitWidth
 from dfmpc_onnx.pipeline.shared_weights import layers_of_one_weight
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.kernel_pairs import LIMITED_OUTPUTS, without_saturation
@@ -62,7 +62,7 @@ class QuantizeWeights(Pass[QuantizeWeightsOptions]):
         workspace.put(Codes({}))
         originals, rewrites = {}, []
         groups = {layer.name: group for group in layers_of_one_weight(workspace) for layer in group}
-        made: dict[tuple[str, int | str], tuple[QuantizedWeight, int]] = {}  # of the first of those that share a weight
+        made: dict[tuple[str, BitWidth], tuple[QuantizedWeight, int]] = {}  # of the first of those that share a weight
         for layer in workspace.get(Layers).all:
             bits = plan[layer.name].bits
             if bits == FLOAT:
@@ -90,10 +90,10 @@ class QuantizeWeights(Pass[QuantizeWeightsOptions]):
         workspace.put(Originals(originals))
         return PassResult(self.name, tuple(rewrites))
 
-    def _quantize(self, weight: np.ndarray, bits: int | str, axis: int, second_moment: np.ndarray) -> QuantizedWeight:
+    def _quantize(self, weight: np.ndarray, bits: BitWidth, axis: int, second_moment: np.ndarray) -> QuantizedWeight:
         per_channel = self.options.granularity == "per_channel"
         granularity: Granularity = PerAxis(axis) if per_channel else PerTensor()
-        if bits == TERNARY or bits == 2:
+        if bits == TERNARY or float(bits) < 3:
             if self.options.ternary == "optimal":
                 return ternary_optimal(weight, second_moment, granularity)
             return ternary(weight, granularity)

@@ -10,6 +10,7 @@ from dfmpc_onnx.pipeline.manager import CannotGoOn, Pass, PassResult
 from dfmpc_onnx.pipeline.refusals import Reason
 from dfmpc_onnx.pipeline.settings import FLOAT
 from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.quantization.image_count import images_needed
 from dfmpc_onnx.quantization.layer_rebuilder import Rebuilder, ReconstructLayersOptions
 from dfmpc_onnx.quantization.pooled_uses import pool_uses
 from dfmpc_onnx.quantization.statistics_source import statistics_source
@@ -60,7 +61,8 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
 
     def _rebuild(self, workspace: Workspace) -> PassResult:
         plan, layers = workspace.get(BitPlan).layers, workspace.get(Layers).by_name()
-        source = statistics_source(workspace, self.options.statistics, self.options.images)
+        images = self.options.images or (images_needed(workspace) if self.reads_images() else 0)
+        source = statistics_source(workspace, self.options.statistics, images)
         engine = source.engine()
         rebuilder = Rebuilder(workspace, self.options, layers, dict(plan))
         rebuilder.ranges.update(source.ranges)

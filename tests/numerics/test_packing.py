@@ -12,12 +12,9 @@ from onnx import numpy_helper
 from dfmpc_onnx.numerics.packing import (
     byte_table,
     pack,
-    pack_trits,
     shifts,
     split,
-    trit_table,
     unpack,
-    unpack_trits,
 )
 
 ONNX_TYPES = {
@@ -126,32 +123,6 @@ def test_onnx_reads_unsigned_codes(case):
 def test_an_unsigned_code_that_does_not_fit(bits, code):
     with pytest.raises(ValueError, match=f"does not fit into {bits} bits"):
         pack(np.int8([0, code]), bits, signed=False)
-
-
-trits = hnp.arrays(np.int8, SHAPES, elements=st.integers(-1, 1))
-
-
-@given(trits)
-def test_trits_are_one_number_to_base_three_in_every_byte_and_come_back(codes):
-    packed, flat = pack_trits(codes), codes.reshape(-1).tolist()
-    assert len(packed) == math.ceil(codes.size / 5)
-    for i, byte in enumerate(packed):
-        assert byte == sum((code + 1) * 3**lane for lane, code in enumerate(flat[5 * i : 5 * i + 5]))
-    back = unpack_trits(packed, codes.shape)
-    assert back.dtype == np.int8 and back.shape == codes.shape and np.array_equal(back, codes)
-
-
-@pytest.mark.parametrize("code", [-2, 2, 127, -128])
-def test_a_code_that_is_not_ternary(code):
-    with pytest.raises(ValueError, match="not ternary"):
-        pack_trits(np.int8([0, 1, code]))
-
-
-def test_the_table_of_trits_holds_every_five_of_them_once():
-    table = trit_table()
-    assert table.shape == (243, 5) and table.dtype == np.int8
-    assert set(np.unique(table)) == {-1, 0, 1} and len(np.unique(table, axis=0)) == 243
-    assert pack_trits(table) == bytes(range(243))
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def test_every_free_layer_has_a_row_and_more_bits_do_less(network, estimator):
     auto = [name for name, bits in space.get(BitPlan).layers.items() if bits.role == "auto"]
     assert [name for row in table.rows for name in row.layers] == auto
     for row in table.rows:
-        assert [width.bits for width in row.widths] == ["ternary", 2, 3, 4, 5, 6, 7, 8]
+        assert [width.bits for width in row.widths] == ["ternary", 1.6, 2, 2.67, 3, 4, 5, 6, 7, 8]
         losses = [width.loss for width in row.widths[1:]]
         assert losses == sorted(losses, reverse=True) and row.gain > 0
         assert all(w.damage == pytest.approx(row.gain * w.loss) for w in row.widths)

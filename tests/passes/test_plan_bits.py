@@ -50,7 +50,7 @@ def test_what_the_output_feels_more_gets_more_bits():
 
 def test_low_up_to_three_bits_as_where_the_user_sets_a_width():
     found = planned(damage=0.5)[0].get(BitPlan).layers
-    assert {bits.role for bits in found.values() if bits.bits in ("ternary", 2, 3)} == {"low"}
+    assert {bits.role for bits in found.values() if bits.bits in ("ternary", 1.6, 2, 2.67, 3)} == {"low"}
     found = planned(damage=1e-6)[0].get(BitPlan).layers
     assert {bits.role for bits in found.values() if bits.bits == 8} <= {"8-bit"}
 

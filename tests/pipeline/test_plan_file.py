@@ -13,6 +13,7 @@ from dfmpc_onnx.pipeline.recipe_file import read_recipe
 from dfmpc_onnx.pipeline.recipe_lines import Lines
 from dfmpc_onnx.pipeline.weight_plan import PlanRow, PlanTable, WeightPlan
 
+BITS_ARE = 'bits are 2 to 8, 1.6, 2.67, "ternary" or "float", not '
 WIDTHS = ("ternary", 4, 8, "float")
 TABLE = PlanTable(
     (
@@ -84,9 +85,17 @@ HEAD = 'extends = "mixed"\n\n[plan]\n'
             "unknown key 'bit'",
         ),
         (HEAD + '[[plan.layers]]\nlayer = "a"\n', 4, "missing key 'bits'"),
-        (HEAD + '[[plan.layers]]\nlayer = "a"\nbits = 9\n', 6, 'bits are 2 to 8, "ternary" or "float", not 9'),
-        (HEAD + '[[plan.layers]]\nlayer = "a"\nbits = "4"\n', 6, 'bits are 2 to 8, "ternary" or "float", not "4"'),
-        (HEAD + '[[plan.layers]]\nlayer = "a"\nbits = 4.5\n', 6, "expected"),
+        (
+            HEAD + '[[plan.layers]]\nlayer = "a"\nbits = 9\n',
+            6,
+            'bits are 2 to 8, 1.6, 2.67, "ternary" or "float", not 9',
+        ),
+        (
+            HEAD + '[[plan.layers]]\nlayer = "a"\nbits = "4"\n',
+            6,
+            'bits are 2 to 8, 1.6, 2.67, "ternary" or "float", not "4"',
+        ),
+        (HEAD + '[[plan.layers]]\nlayer = "a"\nbits = 4.5\n', 6, "bits are 2 to 8, 1.6, 2.67"),
         (
             HEAD + "layers = []\nwidths = [4, 8]\n[[plan.table]]\nlayers = ['a']\nshape = [1]\nchannels = 1\n"
             "loss = [0.1]\ndamage = [0.1, 0.2]\nbytes = [1, 2]\n",
@@ -123,7 +132,7 @@ def test_a_mistake_is_one_line_with_its_place(tmp_path: pathlib.Path, content: s
         ),
         ("channels = 8", "channels = 0", "channels are 1 or more, and no more than weights, not 0"),
         ("channels = 8", "channels = 1000000", "channels are 1 or more, and no more than weights, not 1000000"),
-        ('widths = ["ternary", 4, 8, "float"]', "widths = []", "widths in [plan] are 2 to 8"),
+        ('widths = ["ternary", 4, 8, "float"]', "widths = []", "widths in [plan] are 2 to 8, 1.6, 2.67"),
         ('layer = "c"', 'layer = "conv1"', "layer 'conv1' stands in line"),
         ('layers = ["a[b]", "c"]', 'layers = ["a[b]", "conv1"]', "layer 'conv1' stands in line"),
     ],

@@ -19,6 +19,9 @@ from dfmpc_onnx.pipeline.settings import (
         ("8", 8, 8, False),
         (" 4 ", 4, 4, False),
         ("3/3", 3, 3, False),
+        ("1.6/6", 1.6, 6, True),
+        ("2/2.67", 2, 2.67, True),
+        ("1.6", 1.6, 1.6, False),
     ],
 )
 def test_weights(text, low, high, paired):
@@ -27,7 +30,10 @@ def test_weights(text, low, high, paired):
     assert WeightBits.parse(str(bits)) == bits
 
 
-@pytest.mark.parametrize("text", ["", "9", "1", "2/9", "2/", "/6", "2/6/8", "6/ternary", "ternary", "-4", "2.5", "٤"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "9", "1", "2/9", "2/", "/6", "2/6/8", "6/ternary", "ternary", "-4", "2.5", "2.66", "1.60", "1.6/ternary", "٤"],
+)
 def test_weights_that_make_no_sense(text):
     with pytest.raises(OptionError, match="not understood; give LOW/HIGH such as 2/6"):
         WeightBits.parse(text)
@@ -44,14 +50,19 @@ def test_a_reduced_range_takes_a_bit_from_eight_between_quantized_activations(ac
 
 @pytest.mark.parametrize(
     ("text", "pattern", "bits"),
-    [("conv1=4", "conv1", 4), ("*/dw*=float", "*/dw*", "float"), ("a=b=ternary", "a=b", "ternary")],
+    [
+        ("conv1=4", "conv1", 4),
+        ("conv1=2.67", "conv1", 2.67),
+        ("*/dw*=float", "*/dw*", "float"),
+        ("a=b=ternary", "a=b", "ternary"),
+    ],
 )
 def test_layer_overrides(text, pattern, bits):
     override = LayerOverride.parse(text)
     assert (override.pattern, override.bits, str(override)) == (pattern, bits, text)
 
 
-@pytest.mark.parametrize("text", ["conv1", "=4", "conv1=", "conv1=9", "conv1=1", "conv1=float32"])
+@pytest.mark.parametrize("text", ["conv1", "=4", "conv1=", "conv1=9", "conv1=1", "conv1=2.6", "conv1=float32"])
 def test_overrides_that_make_no_sense(text):
     with pytest.raises(OptionError, match="give GLOB=BITS"):
         LayerOverride.parse(text)

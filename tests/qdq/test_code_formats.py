@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 
 import dfmpc_onnx
+from dfmpc_onnx.numerics.codebook import Codebook, trits
 from dfmpc_onnx.qdq.code_formats import (
     PLAIN,
     RUNTIMES,
@@ -49,8 +50,20 @@ def test_a_large_weight_takes_as_many_bits_as_its_codes_have_in_every_opset(bits
 @pytest.mark.parametrize("opset", [13, 21, 25])
 def test_ternary_codes_take_a_fifth_of_a_byte(opset):
     form = chosen(2, opset, ternary=True)
-    assert encodings(form) == [(2, "trits")]
+    assert encodings(form) == [(2, "blocks")] and form.planes[0].book == trits()
     assert (form.bits, form.bytes(LARGE), form.bytes(LARGE + 1)) == (1.6, LARGE // 5, LARGE // 5 + 1)
+
+
+@pytest.mark.parametrize("opset", [13, 21, 25])
+@pytest.mark.parametrize(("length", "run", "each"), [(5, 1000, 200), (5, 1001, 201), (4, 1000, 250), (3, 1000, 334)])
+def test_blocks_of_a_codebook_take_a_byte_each_and_begin_anew_in_each_channel(length, run, each, opset):
+    form = choose_forms({"w": blocks_kind(64, run, length)}, opset)["w"]
+    assert (encodings(form), form.bits, form.bytes(64 * run)) == ([(7, "blocks")], 8 / length, 64 * each)
+    assert (form.opset, oldest_runtime([form], 13)) == (13, "1.16")
+
+
+def test_a_table_that_one_small_layer_alone_would_pay_for_is_not_written():
+    assert choose_forms({"w": blocks_kind(8, 40, 4)})["w"] == PLAIN
 
 
 @pytest.mark.parametrize("ternary", [False, True])
@@ -94,13 +107,19 @@ def test_types_are_preferred_where_a_table_saves_next_to_nothing():
 
 def total(choice, kinds):
     tables = frozenset().union(*(form.tables for form in choice.values()))
-    return sum(form.cost(kinds[name].size) for name, form in choice.items()) + sum(t.table().size for t in tables)
+    return sum(form.cost(kinds[name].size) for name, form in choice.items()) + sum(t.table.size for t in tables)
+
+
+def blocks_kind(channels, run, length):
+    """Of a weight whose output channels are blocks of a codebook."""
+    return Kind(channels * run, 7, book=Codebook.nominal(length), run=run)
 
 
 kinds_of_a_model = st.dictionaries(
     st.text(max_size=3),
     st.builds(Kind, st.integers(0, 40_000), st.integers(2, 8), st.just(False))
-    | st.builds(Kind, st.integers(0, 40_000), st.just(2), st.just(True)),
+    | st.builds(Kind, st.integers(0, 40_000), st.just(2), st.just(True))
+    | st.builds(blocks_kind, st.integers(0, 400), st.integers(1, 100), st.integers(2, 5)),
     max_size=12,
 )
 
@@ -112,7 +131,7 @@ def test_a_plan_holds_every_code_in_an_opset_that_can_decode_it_and_is_no_larger
     assert list(plan) == list(kinds)
     for name, form in plan.items():
         assert form == PLAIN or form.opset <= opset
-        assert form.planes[0].encoding == "trits" or sum(form.widths) >= kinds[name].bits
+        assert form.planes[0].encoding == "blocks" or sum(form.widths) >= kinds[name].bits
         assert form in forms(kinds[name], opset)
     assert total(plan, kinds) <= sum(kind.size for kind in kinds.values()) + 1e-6
 
@@ -132,8 +151,9 @@ def test_every_form_has_a_plane_for_every_bit_and_a_runtime(size, bits, ternary)
         assert first.signed and not any(plane.signed for plane in others)
         assert form.planes[-1].shift == 0
         assert form.bytes(size) * 8 >= size * form.bits - 1e-9
-        for plane in form.tables:
-            assert plane.table().dtype == np.int8 and plane.table().shape[1] == plane.per_byte
+        for plane in form.planes:
+            found = plane.table
+            assert found is None or (found.table.dtype == np.int8 and found.length == plane.per_byte)
 
 
 @pytest.mark.parametrize(("opset", "runtime"), [(9, "1.16"), (19, "1.16"), (22, "1.21"), (24, "1.24"), (99, "1.31")])

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 import dfmpc_onnx
 from dfmpc_onnx.evaluation.kernel_census import take_census
 from dfmpc_onnx.graph.exchange import to_model
+from dfmpc_onnx.numerics.codebook import learn
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.qdq.code_formats import Kind, forms
 from dfmpc_onnx.qdq.decode_chains import DecodeChain, DecodeChains
@@ -22,7 +23,9 @@ from tests import graphs
 
 SHAPE = (6, 5, 3, 3)
 # Of each grid: bits, zero point in codes.
-GRIDS = {"ternary": (2, 0.0), "symmetric": (5, 0.0), "half steps": (4, -0.5), "asymmetric": (6, 3.0), "wide": (8, 0.0)}
+GRIDS = {"ternary": (2, 0.0), "symmetric": (5, 0.0), "half steps": (4, -0.5), "asymmetric": (6, 3.0), "wide": (8, 0.0),
+         "blocks": (7, 0.0), "padded blocks": (7, 0.0)}  # fmt: skip
+LENGTHS = {"blocks": 5, "padded blocks": 4}  # of the 45 codes of a channel
 
 
 def weight_of(grid: str) -> QuantizedWeight:
@@ -31,6 +34,10 @@ def weight_of(grid: str) -> QuantizedWeight:
     least, most = (-1, 1) if grid == "ternary" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
     codes = random.integers(least, most, SHAPE, endpoint=True).astype(np.int8)
     scale = random.uniform(0.01, 0.1, (SHAPE[0], 1, 1, 1)).astype(np.float32)
+    if grid in LENGTHS:
+        book = learn([codes.reshape(SHAPE[0], -1).astype(np.float32)], LENGTHS[grid]).book
+        codes = book.nearest(codes.reshape(SHAPE[0], -1).astype(np.float32)).reshape(SHAPE)
+        return QuantizedWeight(codes, scale, np.zeros_like(scale), bits, book=book)
     return QuantizedWeight(codes, scale, np.full_like(scale, zero), bits, ternary=grid == "ternary")
 
 

@@ -5,6 +5,7 @@ from onnx.reference import ReferenceEvaluator
 
 from dfmpc_onnx.graph.edit import insert
 from dfmpc_onnx.graph.exchange import to_model
+from dfmpc_onnx.numerics.codebook import learn, trits
 from dfmpc_onnx.numerics.granularity import PerAxis, PerTensor
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.numerics.ternary import ternary
@@ -17,7 +18,7 @@ from tests import graphs
 WEIGHT = np.random.default_rng(3).standard_normal((5, 3, 3, 3)).astype(np.float32)
 EVEN = np.random.default_rng(4).standard_normal((4, 4, 2, 2)).astype(np.float32)
 TYPED = {2: Form((Plane(2),)), 4: Form((Plane(4),)), 6: Form((Plane(4, 2), Plane(2, 0, False)))}
-TABLE, TRITS = Form((Plane(4, encoding="table"),)), Form((Plane(2, encoding="trits"),))
+TABLE, TRITS = Form((Plane(4, encoding="table"),)), Form((Plane(2, encoding="blocks", book=trits()),))
 
 
 def asymmetric(bits: int) -> QuantizedWeight:
@@ -37,7 +38,16 @@ def full(bits: int) -> QuantizedWeight:
     return QuantizedWeight(codes, np.float32([[[[0.1]]]]), np.float32([[[[0]]]]), bits)
 
 
+def blocks(length: int) -> QuantizedWeight:
+    """Blocks of a codebook, the last of each channel cut off for every length but 3."""
+    learnt = learn([WEIGHT.reshape(5, -1)], length)
+    scale = np.full((5, 1, 1, 1), learnt.unit, np.float32)
+    codes = learnt.book.nearest(WEIGHT.reshape(5, -1) / np.float32(learnt.unit)).reshape(WEIGHT.shape)
+    return QuantizedWeight(codes, scale, np.zeros_like(scale), 7, book=learnt.book)
+
+
 GRIDS = {
+    **{f"blocks of {length}": blocks(length) for length in (2, 3, 4, 5)},
     "ternary": ternary(WEIGHT, PerAxis(0)),
     "ternary per tensor": ternary(EVEN, PerTensor()),
     **{f"symmetric {b}": symmetric(WEIGHT, b, PerAxis(0)) for b in (2, 3, 4, 5, 6, 7, 8)},

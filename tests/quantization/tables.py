@@ -8,16 +8,16 @@ from dfmpc_onnx.pipeline.facts import BitPlan, Layers, LayerSensitivity, Sensiti
 from dfmpc_onnx.pipeline.settings import TERNARY, BitWidth
 from dfmpc_onnx.pipeline.workspace import Workspace
 
-WIDTHS: tuple[BitWidth, ...] = (TERNARY, 2, 3, 4, 5, 6, 7, 8)
+WIDTHS: tuple[BitWidth, ...] = (TERNARY, 1.6, 2, 2.67, 3, 4, 5, 6, 7, 8)
 
 
 def loss_at(width: BitWidth) -> float:
     """About what a uniform grid loses of a weight: a quarter for each bit more."""
-    return 0.5 if width == TERNARY else 4.0 ** (1 - int(width))
+    return 0.5 if width == TERNARY else 4.0 ** (1 - float(width))
 
 
-def row(layers: Sequence[str], gain: float) -> LayerSensitivity:
-    widths = tuple(WidthLoss(width, loss_at(width), gain * loss_at(width)) for width in WIDTHS)
+def row(layers: Sequence[str], gain: float, *, blocks: bool = False) -> LayerSensitivity:
+    widths = tuple(WidthLoss(width, loss_at(width), gain * loss_at(width), blocks) for width in WIDTHS)
     return LayerSensitivity(tuple(layers), gain, widths)
 
 

@@ -29,8 +29,8 @@ def test_more_bits_in_every_layer_do_less(judged):
 def test_together_layers_do_about_what_they_do_one_by_one(judged):
     space, joint = judged
     rows = space.get(Sensitivity).rows
-    single = sum(next(w.damage for w in row.widths if w.bits == 4) for row in rows)
-    together = joint({name: 4 for row in rows for name in row.layers})
+    single = sum(next(w.damage for w in row.widths if w.bits == 5) for row in rows)
+    together = joint({name: 5 for row in rows for name in row.layers})
     assert single / 3 < together < 3 * single
 
 

@@ -1,0 +1,198 @@
+"""Rounding with error feedback to the vectors of a codebook: blocks of d weights at a time.
+
+As in `rounding`, with ``H = M M'`` and ``e H e' = sum_b |(e M)_b|^2`` over blocks b of columns: ``(e M)_b`` holds all
+that is known of the error when block b is rounded, ``e_b M_bb`` and what earlier blocks left. So the vector c is taken
+that is least in ``|(w_b - s c) M_bb + r_b|``, and the sum is the error. Blocks go in falling order of diag H.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from dfmpc_onnx.numerics.arrays import CodeArray, Float, Float32, Floating
+from dfmpc_onnx.numerics.codebook import CODE_BITS, LARGEST, Codebook, LearntTable
+from dfmpc_onnx.numerics.grids import Grid
+from dfmpc_onnx.numerics.rounding import Feedback, Rounded, feedback_in_order, fitted_scale
+
+FIRST = (1.0, 1.2)  # scales that are tried, as multiples of the one that the channel's size suggests
+NEAR = (0.92, 1.0, 1.08)  # and then around the best
+LIKELY = (1.1,)  # the one for an estimate
+COLUMNS_AT_ONCE = 120  # that one product of earlier errors serves: whole blocks of 2 to 6
+SCORED = 2**16  # products with vectors that are made in one go: they stay in the processor's cache
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """Scales ``[groups, out]``, the errors that they leave, and codes ``[k, groups, out]`` in rounding order."""
+
+    scale: Float32
+    error: Float
+    codes: CodeArray
+
+    def better_of(self, other: _Found) -> _Found:
+        """Row by row; this one where both are as good."""
+        better = other.error < self.error
+        return _Found(
+            np.where(better, other.scale, self.scale),
+            np.where(better, other.error, self.error),
+            np.where(better, other.codes, self.codes),
+        )
+
+
+class BlockRounder:
+    """Rounds one weight ``[groups, out/group, k]`` float32 to codebooks, so that ``|(W - W^) x^|`` stays small."""
+
+    def __init__(self, weight: Float32, hat: Floating) -> None:
+        """hat: H, ``E[x^ x^']``, ``[groups, k, k]``."""
+        self._rows, self._hat = weight, hat
+
+    def on(self, table: LearntTable, *, thorough: bool = True) -> Rounded:
+        """The weight on a codebook, each output channel at the best of some scales, fitted by least squares.
+
+        thorough: whether scales are sought, and blocks sorted; without it an estimate of what rounding loses.
+        """
+        k = self._rows.shape[2]
+        diagonal = np.einsum("gii->i", self._hat) if thorough else np.ones(k)
+        order, cuts = block_order(diagonal, table.book.length)
+        feedback = self._feedback_in(order) if thorough else self._in_place
+        walk = _Walk(self._rows, self._image, feedback, cuts, table.book)
+        size = np.sqrt(np.mean(np.square(self._rows, dtype=np.float64), axis=2))
+        start = np.where(size > 0, size * table.unit, 1.0).astype(np.float32)
+        best = walk.best([start * np.float32(factor) for factor in (FIRST if thorough else LIKELY)])
+        if thorough:
+            best = best.better_of(walk.best([best.scale * np.float32(factor) for factor in NEAR]))
+        return walk.rounded(best)
+
+    @functools.cached_property
+    def _image(self) -> Float32:
+        """``W H``."""
+        return self._rows @ self._hat.astype(np.float32, copy=False)
+
+    @functools.cached_property
+    def _in_place(self) -> Feedback:
+        """Feedback with all columns where they are: one for blocks of any length."""
+        return self._feedback_in(np.arange(self._rows.shape[2]))
+
+    def _feedback_in(self, order: npt.NDArray[np.intp]) -> Feedback:
+        return feedback_in_order(self._hat, np.broadcast_to(order, (len(self._hat), len(order))))
+
+
+class _Walk:
+    """One weight and one codebook, columns in the order in which their blocks are rounded."""
+
+    def __init__(
+        self, rows: Float32, image: Float32, feedback: Feedback, cuts: list[tuple[int, int]], book: Codebook
+    ) -> None:
+        """image: ``W H``. cuts: where blocks begin and end in the order of the feedback, one for all groups."""
+        self._shape, self._book, self._cuts, self._feedback = rows.shape, book, cuts, feedback
+        self._order = feedback.order[0]
+        self._weight = np.ascontiguousarray(rows.transpose(2, 0, 1)[self._order])
+        self._image = np.ascontiguousarray(image.transpose(2, 0, 1)[self._order])
+
+    @functools.cached_property
+    def _power(self) -> Float:
+        power: Float = np.einsum("kgo,kgo->go", self._image, self._weight).astype(np.float64)
+        return power
+
+    def best(self, scales: Sequence[Float32]) -> _Found:
+        """Row by row the best of some scales, ``[groups, out]`` each, the first where several are as good."""
+        out = self._weight.shape[2]
+        codes, left, error = self._walked(np.concatenate(scales, axis=1), len(scales))
+        found: _Found | None = None
+        for index, scale in enumerate(scales):
+            own = slice(index * out, (index + 1) * out)
+            mixed = np.einsum("kgo,kgo->go", self._image, left[:, :, own]).astype(np.float64)
+            factor, gain = fitted_scale(self._power, mixed, error[:, own])
+            trial = _Found((scale * factor).astype(np.float32), error[:, own] - gain, codes[:, :, own])
+            found = trial if found is None else found.better_of(trial)
+        assert found is not None
+        return found
+
+    def rounded(self, found: _Found) -> Rounded:
+        groups, out, k = self._shape
+        codes = np.empty((groups, out, k), np.float32)
+        codes[:, :, self._order] = found.codes.transpose(1, 2, 0)
+        scale = found.scale.reshape(-1, 1)
+        grid = Grid(scale, np.zeros_like(scale), -LARGEST, LARGEST, CODE_BITS, book=self._book)
+        return Rounded(grid, codes.reshape(-1, k), np.maximum(found.error, 0.0))
+
+    def _walked(self, scale: Float32, trials: int) -> tuple[CodeArray, Float32, Float]:
+        """Codes and what they leave of the weight, ``[k, groups, wide]``; the error of each row, ``[groups, wide]``."""
+        k, groups, wide = len(self._weight), *scale.shape
+        codes, left = np.empty((k, groups, wide), np.int8), np.empty((k, groups, wide), np.float32)
+        error, spread = np.zeros((groups, wide)), np.zeros((groups, wide))
+        factor, pivots = self._feedback.factor, self._feedback.pivots
+        inverse = 1 / scale
+        table = self._book.table
+        chunk, before = 0, np.zeros((0, 0, 0), np.float32)
+        for start, stop in self._cuts:
+            if start >= chunk + COLUMNS_AT_ONCE or not start:
+                chunk = start
+                ahead = slice(start, min(start + COLUMNS_AT_ONCE + 8, k))
+                before = _left_for(factor, left[:start], 0, start, ahead)
+            known = before[:, start - chunk : stop - chunk]
+            if start > chunk:
+                known = known + _left_for(factor, left[chunk:start], chunk, start, slice(start, stop))
+            weight = np.tile(self._weight[start:stop], (1, 1, trials)).transpose(1, 0, 2)
+            inner = factor[:, start:stop, start:stop]
+            target = inner.transpose(0, 2, 1) @ weight
+            if start:
+                target = target + known
+            target *= pivots[:, start:stop, None]
+            metric = inner * pivots[:, None, start:stop]
+            best, lost = _nearest(target * inverse[:, None], table[:, : stop - start], metric)
+            error += lost * np.square(scale)
+            chosen = table[best, : stop - start].transpose(2, 0, 1)
+            codes[start:stop] = chosen
+            left[start:stop] = weight.transpose(1, 0, 2) - chosen * scale
+            spread += np.square(left[start:stop]).sum(axis=0)
+        error -= self._feedback.damp[:, None] * spread
+        return codes, left, error
+
+
+def block_order(diagonal: Floating, length: int) -> tuple[npt.NDArray[np.intp], list[tuple[int, int]]]:
+    """Columns with blocks of `length` kept together, in falling order of what a block's columns have on the diagonal
+    of H on average, and where each block begins and ends in that order. diagonal: ``[k]``."""
+    k = len(diagonal)
+    starts = np.arange(0, k, length)
+    sizes = np.minimum(starts + length, k) - starts
+    means = np.add.reduceat(np.asarray(diagonal, np.float64), starts) / sizes
+    ranked = np.argsort(-means, kind="stable")
+    order = np.concatenate([np.arange(starts[b], starts[b] + sizes[b]) for b in ranked])
+    ends = np.cumsum(sizes[ranked])
+    return order, [(int(end - size), int(end)) for end, size in zip(ends, sizes[ranked], strict=True)]
+
+
+def _left_for(factor: Float32, left: Float32, first: int, last: int, columns: slice) -> Float32:
+    """What the errors of columns first to last leave for others: ``[groups, n, wide]``."""
+    if first == last:
+        return np.zeros((len(factor), columns.stop - columns.start, left.shape[2]), np.float32)
+    found: Float32 = factor[:, first:last, columns].transpose(0, 2, 1) @ left.transpose(1, 0, 2)
+    return found
+
+
+def _nearest(points: Float32, table: CodeArray, metric: Float32) -> tuple[npt.NDArray[np.intp], Float]:
+    """Which vectors c are least in ``|p - c M|^2``, and that: ``[groups, wide]`` each.
+
+    points: p, ``[groups, d, wide]``. table: ``[entries, d]``. metric: M, ``[groups, d, d]``.
+    """
+    vectors = table.astype(np.float32) @ metric  # [groups, entries, d]
+    # Least |p - v|^2 is most p v - |v|^2 / 2: one product, of points with a 1 behind them.
+    ready = np.concatenate([vectors, -0.5 * np.square(vectors).sum(axis=2, keepdims=True)], axis=2).transpose(0, 2, 1)
+    groups, d, wide = points.shape
+    rows = np.ones((groups, wide, d + 1), np.float32)
+    rows[:, :, :d] = points.transpose(0, 2, 1)
+    best, score = np.empty((groups, wide), np.intp), np.empty((groups, wide), np.float32)
+    step = max(1, SCORED // (len(table) * groups))
+    for start in range(0, wide, step):
+        part = slice(start, start + step)
+        scores = rows[:, part] @ ready
+        best[:, part] = found = scores.argmax(axis=2)
+        score[:, part] = np.take_along_axis(scores, found[:, :, None], axis=2)[:, :, 0]
+    lost: Float = np.einsum("gdo,gdo->go", points, points) - 2 * score.astype(np.float64)
+    return best, lost
