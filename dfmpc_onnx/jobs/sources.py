@@ -119,7 +119,7 @@ def _files(path: pathlib.Path, output: pathlib.Path, where: str) -> Iterator[tup
         elif glob.has_magic(str(path)) and not path.exists():
             pattern = path.relative_to(path.anchor) if path.anchor else path
             matching = sorted(pathlib.Path(path.anchor).glob(str(pattern)))
-            matching = [p for p in matching if not is_folder(p) and _may_be_a_model(p, p.parent, output)]
+            matching = [p for p in matching if _may_be_a_model(p, p.parent, output)]
             if not matching:
                 raise OptionError(f"{where}: no file matches; name another pattern")
             yield from ((file, file.stem) for file in matching)
@@ -132,8 +132,8 @@ def _files(path: pathlib.Path, output: pathlib.Path, where: str) -> Iterator[tup
 
 
 def _may_be_a_model(path: pathlib.Path, folder: pathlib.Path, output: pathlib.Path) -> bool:
-    """Whether a file found in a folder is neither hidden nor a result of this very batch."""
-    if any(part.startswith(".") for part in path.relative_to(folder).parts):
+    """Whether what was found in a folder is a file, and neither hidden nor a result of this very batch."""
+    if is_folder(path) or any(part.startswith(".") for part in path.relative_to(folder).parts):
         return False
     return not path.resolve().is_relative_to(output.resolve())
 

@@ -178,7 +178,8 @@ def test_a_mistake_is_named_before_anything_is_done(nets: pathlib.Path, options:
 # Ended by signals.
 
 COMMAND = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which whoever runs the tests may ignore
 from dfmpc_onnx.cli import main
 from dfmpc_onnx.jobs import processes
 processes.PROGRAM = tuple(sys.argv[3:])

@@ -44,6 +44,7 @@ def test_results_of_the_batch_and_hidden_files_are_no_models(nets: pathlib.Path)
     (run / "models").mkdir(parents=True)
     for path in (run / "models" / "a.onnx", nets / ".hidden.onnx"):
         path.write_text("good")
+    (nets / "folder.onnx").mkdir()
     assert len(find_jobs([str(nets)], {}, (), run)) == 4
 
 
