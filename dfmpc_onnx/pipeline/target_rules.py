@@ -36,7 +36,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     way is quantized; else only what layers read. fused_sums: whether a sum is computed within the Conv that ends one of
     its branches, so that the other branch is quantized and the output of that Conv is not. float_operators: that are
     never quantized. spatial_dimensions: of a Conv that has an integer kernel. all_quantized: whether every operator
-    that can be is to be quantized, because a float one would leave the device. storage: of weights, packed in as few
+    that can be is to be quantized, because a float one would leave the device. may_leave_device: whether it may all the
+    same where its 8 bits cost the output too much. storage: of weights, packed in as few
     bits as the opset has types or tables for, or plain int8. float_type: of what is not quantized. static_shapes:
     whether every dimension must be known. lowest_opset, highest_opset: that its runtimes load. newest_opset: whose
     types weights may be stored in.
@@ -59,6 +60,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     float_operators: tuple[str, ...] = ("ConvTranspose",)
     spatial_dimensions: tuple[int, ...] = (2,)
     all_quantized: bool = False
+    may_leave_device: bool = False
     storage: Literal["packed", "int8"] = "packed"
     float_type: Literal["float32", "float16"] = "float32"
     static_shapes: bool = False
@@ -70,6 +72,11 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     def signed(self) -> bool:
         """Whether activations are int8 with zero point 0."""
         return self.activation_type == "int8"
+
+    @property
+    def keeps_costly_floats(self) -> bool:
+        """Whether what 8 bits would cost too much may stay in float."""
+        return not self.all_quantized or self.may_leave_device
 
     @property
     def packing_opset(self) -> int:
