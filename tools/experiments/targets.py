@@ -6,8 +6,8 @@
 The networks of tools/experiments/measure.py and their folded twins, quantized once for each target and run by
 onnxruntime's CPU provider. A bold row falls short: onnx.checker with full_check finds a fault, IR or opset are higher
 than the file needs, or the agreement with the float network is further below the `cpu` target's than 0.5 points (3
-for `tensorrt`, whose zero points are 0, 1 for `vitisai`). Exits 1 where there is one. `--images` takes all CIFAR-10 test images
-(tools/data/cifar10.py) for the networks of CIFAR-10: of 500 images 0.5 points are two or three.
+for `tensorrt`, whose zero points are 0, 1 for `vitisai`). Exits 1 where there is one. `--images` takes all CIFAR-10
+test images (tools/data/cifar10.py) for the networks of CIFAR-10: of 500 images 0.5 points are two or three.
 """
 
 from __future__ import annotations
