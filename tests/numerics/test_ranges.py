@@ -60,6 +60,17 @@ def test_zero_is_a_code_and_the_range_is_covered_to_half_a_step(a, b):
 
 
 @given(ends, ends)
+def test_codes_of_16_bits_are_as_good_at_a_step_257_times_as_fine(a, b):
+    low, high = min(a, b, 0.0), max(a, b, 0.0)
+    (coarse, _), (scale, zero) = (unsigned_qparams(low, high, bits) for bits in (8, 16))
+    assert zero.dtype == np.uint16
+    if high > low:
+        assert float(scale) * 257 == pytest.approx(float(coarse), rel=1e-6)
+        ends_of_codes = float(scale) * (0 - int(zero)), float(scale) * (65535 - int(zero))
+        assert ends_of_codes == pytest.approx((low, high), abs=float(scale) * 0.51)
+
+
+@given(ends, ends)
 def test_no_code_is_wasted(a, b):
     """The levels span the range, with zero in it, and no more."""
     low, high = min(a, b, 0.0), max(a, b, 0.0)
