@@ -10,7 +10,6 @@ from typing import Literal
 
 from dfmpc_onnx.errors import OptionError, shown
 from dfmpc_onnx.inputs.preprocess import Preprocess
-from dfmpc_onnx.numerics.ranges import QParams, signed_qparams, unsigned_qparams
 from dfmpc_onnx.pipeline.measured_noise import NOT_MEASURED, MeasuredNoise
 from dfmpc_onnx.pipeline.target_rules import Activations, Target
 from dfmpc_onnx.pipeline.targets import CPU_TARGET
@@ -271,12 +270,6 @@ class Settings:
     def lowest_opset(self) -> int:
         """The first opset whose QuantizeLinear gives such codes."""
         return OPSET_OF_16_BITS if self.activations == "16" else OPSET_OF_8_BITS
-
-    def qparams(self, low: float, high: float) -> QParams:
-        """Scale and zero point of an activation between these bounds, as the target wants them."""
-        if self.target.signed:
-            return signed_qparams(low, high)
-        return unsigned_qparams(low, high, self.activation_bits)
 
     @property
     def limits_pairs(self) -> bool:

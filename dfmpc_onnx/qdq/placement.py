@@ -139,8 +139,8 @@ class Placer:
 
     def place(self) -> Sites:
         integer = {name for name, layer in self._layers.items() if self._fits(layer)}
-        on_cpu = self._target.between and not self._target.all_quantized
-        self._float_pools = _pools_of_floats(self._graph, integer) if on_cpu else frozenset()
+        fast_pools = self._target.between and not self._target.all_quantized
+        self._float_pools = _pools_of_floats(self._graph, integer) if fast_pools else frozenset()
         self._leading = _leading_to_layers(self._graph, integer)
         self._in_front_of(integer)
         if self._target.between:
@@ -209,8 +209,11 @@ class Placer:
                 n.name in integer or keeps_scale(n) or _has_scale(n) or op_of(n) in ("Relu", "Clip")
                 for n in consumers(output)
             )
-            wanted = self._target.all_quantized or kind == "Conv"
-            if wanted or (read and (kind != "Gemm" or output.name in self._leading)):
+            if (
+                kind == "Conv"
+                or self._target.all_quantized
+                or (read and (kind != "Gemm" or output.name in self._leading))
+            ):
                 self._chosen.add(output.name)
 
     def _sources_of_scales(self) -> dict[str, str]:
@@ -224,7 +227,7 @@ class Placer:
 
     def _between(self, node: gs.Node, integer: set[str]) -> None:
         """An operator between layers: quantized where its inputs are, or can be, and somebody reads the result."""
-        moves, every = keeps_scale(node), self._target.all_quantized
+        moves, every = keeps_scale(node), self._target.every_operator
         if not (moves or _has_scale(node) or every) or node.name in self._float_pools:
             return
         if every and (_has_constant_weight(node) or self._is_fused(node)):

@@ -28,6 +28,7 @@ from dfmpc_onnx.pipeline.refusals import Reason
 from dfmpc_onnx.pipeline.settings import Settings
 from dfmpc_onnx.pipeline.target_rules import Target
 from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.qdq.activation_grids import activation_qparams
 from dfmpc_onnx.qdq.added_numbers import quantize_numbers, quantize_operands
 from dfmpc_onnx.qdq.beside_integers import (
     guard_float_layers,
@@ -39,6 +40,7 @@ from dfmpc_onnx.qdq.beside_integers import (
     read_float,
 )
 from dfmpc_onnx.qdq.decoder import fits_int8, integer_scale
+from dfmpc_onnx.qdq.int8_biases import quantize_int8_biases
 from dfmpc_onnx.qdq.placed_times import PlacedTimes
 from dfmpc_onnx.qdq.placement import IN_FLOAT, Placer, Sites
 from dfmpc_onnx.qdq.taken_operators import not_taken, not_taken_warning
@@ -103,10 +105,11 @@ class InsertQDQ(Pass[NoOptions]):
         on_cpu = target.between and not target.all_quantized
         late = PlacedTimes(graph, sites, workspace.inputs.shapes).slower() if on_cpu else ()
         names = Namer(graph)
-        kind = settings.qparams(0.0, 0.0)[1].dtype
+        qparams = activation_qparams(settings)
+        kind = qparams(0.0, 0.0)[1].dtype
         given = quantized_before(graph, kind)
         parameters: Parameters = {
-            name: given.get(name) or settings.qparams(*ranges[like]) for name, like in sites.tensors.items()
+            name: given.get(name) or qparams(*ranges[like]) for name, like in sites.tensors.items()
         }
         _give_scales_of(target, workspace, sites.layers)
         with_bias = sites.layers if target.bias == "int32" else frozenset[str]()
@@ -120,6 +123,8 @@ class InsertQDQ(Pass[NoOptions]):
         tensors = graph.tensors()
         new = {n: p for n, p in parameters.items() if not _is_quantized_outside(graph, tensors[n], given, kind)}
         _insert(graph, new, names)
+        if target.bias == "int8":
+            biases = quantize_int8_biases(graph, integer, names)
         insert(graph, before=biases)
         kept = _fit_neighbours(workspace, sites, integer, own, names)
         workspace.put(Placement(integer))
@@ -140,8 +145,8 @@ def _fit_neighbours(
 ) -> list[str]:
     """Let what stands beside the integer layers be what the target wants of it; returns the layers kept in float."""
     graph, settings, layers = workspace.graph, workspace.settings, workspace.get(Layers)
-    if settings.target.all_quantized:
-        quantize_operands(graph, settings.qparams, names)
+    if settings.target.every_operator:
+        quantize_operands(graph, activation_qparams(settings), names)
         return guard_float_layers(graph, layers, integer, names, operands=2)
     if settings.target.between:
         quantize_numbers(graph, names)

@@ -25,6 +25,7 @@ from dfmpc_onnx.pipeline.facts import (
 )
 from dfmpc_onnx.pipeline.manager import Pass, PassResult, Refusal
 from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.qdq.activation_grids import activation_qparams
 from dfmpc_onnx.qdq.placement import Placer
 from dfmpc_onnx.statistics.batch_axis import statistics_batch
 
@@ -72,6 +73,8 @@ class KeepActivationsFloat(Pass[KeepActivationsFloatOptions]):
         settings, graph = workspace.settings, workspace.graph
         if settings.activations == "none" or graph.opset < settings.lowest_opset:
             return PassResult(self.name, notes=("activations stay in float",))
+        if not settings.target.keeps_costly_floats:
+            return PassResult(self.name, notes=(f"{settings.target.name} wants every operator quantized",))
         ranges, sites = workspace.get(Ranges).tensors, Placer.of(workspace).place()
         # Tensors that are only moved have one scale with what they are moved from, and share its fate.
         groups: dict[str, list[str]] = {}
@@ -79,7 +82,8 @@ class KeepActivationsFloat(Pass[KeepActivationsFloatOptions]):
             groups.setdefault(like, []).append(name)
         if not groups:
             return PassResult(self.name, notes=("no activation is quantized",))
-        scales = {name: settings.qparams(*ranges[like])[0] for name, like in sites.tensors.items()}
+        qparams = activation_qparams(settings)
+        scales = {name: qparams(*ranges[like])[0] for name, like in sites.tensors.items()}
         try:
             batch = statistics_batch(graph, workspace.inputs, settings.seed, self.options.images)
             feeds = dict(batch.first(self.options.images).feeds)  # the user's own may be more than asked for

@@ -58,12 +58,9 @@ class KeepScoresFloat(Pass[KeepScoresFloatOptions]):
 
     def run(self, workspace: Workspace) -> PassResult:
         graph = workspace.graph
-        if workspace.settings.activations == "none" or graph.opset < 13:
+        if workspace.settings.target.all_quantized or workspace.settings.activations == "none" or graph.opset < 13:
             workspace.put(FloatLayers({}))
             return PassResult(self.name, notes=("activations stay in float",))
-        if workspace.settings.target.all_quantized:
-            workspace.put(FloatLayers({}))
-            return PassResult(self.name, notes=("the target wants all quantized",))
         spared, nodes = workspace.find(FloatLayers), nodes_by_name(graph)
         before = spared.layers if spared is not None else {}
         coded = workspace.get(Codes).weights.keys() - before.keys()

@@ -148,7 +148,7 @@ def test_another_domains_codes_do_not_make_a_file_quantized() -> None:
     x = net.node("DequantizeLinear", "x", net.weight("s", np.float32(1)), net.weight("z", np.uint8(0)), domain="my.ops")
     model = net.model(net.conv(x, 4) if net.channels.setdefault(x, 3) else x)
     assert not is_quantized(model)
-    assert quantized_before(graphs.workspace(model).graph, signed=False) == {}
+    assert quantized_before(graphs.workspace(model).graph, np.dtype(np.uint8)) == {}
     own = net.node("QuantizeLinear", "x", "s", "z", domain="com.microsoft")
     assert own and is_quantized(net.model(own))  # onnxruntime's own does what the standard one does
 

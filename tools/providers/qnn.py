@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compile files for `qnn` to context binaries of Qualcomm's Hexagon NPU, without a device, in one table.
 
-    python tools/providers/qnn.py FILE.onnx... [--soc 30,68 --soc 43,73]
+    python tools/providers/qnn.py FILE.onnx... [--soc 43,73]...
 
 Needs onnx, onnxruntime and onnxruntime-qnn alone. Every node has to go into one EPContext: onnxruntime refuses the rest
 by session.disable_cpu_ep_fallback. Where it does, the nodes that stayed outside are named, each with what QNN says of
@@ -25,7 +25,7 @@ import onnxruntime
 import onnxruntime_qnn
 
 NAME = onnxruntime_qnn.get_ep_name()
-SOCS = ("30,68", "43,73", "69,79")  # SM8350, SM8550, SM8750: soc_model and htp_arch
+SOCS = ("43,73", "69,79")  # Snapdragon 8 Gen 2 and 8 Elite: soc_model and htp_arch
 HEAD = "| file | MB | soc_model, htp_arch | context MB | seconds |"
 # What QNN logs of nodes that it does not take: its own error, and the provider's.
 OF_HTP = re.compile(r"<E> (.*?) in the node '(.*?)'")

@@ -57,7 +57,7 @@ QNN = msgspec.structs.replace(
             "execution_providers/qnn/quant_config.py",
         ),
         RuleSource(
-            ("all_quantized", "static_shapes"),
+            ("all_quantized", "may_leave_device", "every_operator", "static_shapes"),
             "QNN execution provider (onnxruntime): a quantized model with fixed shapes for the HTP backend",
             QNN_PROVIDER,
         ),
@@ -68,6 +68,8 @@ QNN = msgspec.structs.replace(
     float_operators=(),
     spatial_dimensions=(1, 2, 3),
     all_quantized=True,
+    may_leave_device=True,
+    every_operator=True,
     fixed_scales=("Sigmoid", "Tanh"),
     operators=tuple(OPERATORS.split()),
     static_shapes=True,
