@@ -23,19 +23,19 @@ import numpy.typing as npt
 from dfmpc_onnx.numerics.arrays import CodeArray, Float, Float32, Floating
 
 MOST_PAIR = 128  # of two codes of one sign
-ALONE = -1  # in place of the neighbour of an entry that has none
+NO_NEIGHBOUR = -1  # in place of the neighbour of an entry that has none
 STEPS_TO_FIT = 2  # scales tried, beside the one that is best without neighbours, up to the one at which all pairs fit
 
 Neighbours = npt.NDArray[np.intp]
 
 
 def neighbours(channels: int, taps: int) -> Neighbours:
-    """For each entry of a patch the one whose product is added to its own first, ``[k]``; ALONE where there is none.
+    """For each entry of a patch the one whose product is added to its own first, ``[k]``; NO_NEIGHBOUR where there is none.
 
     A patch has k = channels * taps entries, all taps of a channel side by side, as the rows of a weight have them.
     """
     packed = np.arange(channels * taps).reshape(channels, taps).T.reshape(-1)
-    found = np.full(channels * taps, ALONE)
+    found = np.full(channels * taps, NO_NEIGHBOUR)
     first, second = packed[0 : len(packed) - 1 : 2], packed[1::2]
     found[first], found[second] = second, first
     return found
@@ -58,7 +58,7 @@ def reach_of_pair(own: npt.NDArray[np.number], other: npt.NDArray[np.number]) ->
 
 def pair_sums(codes: npt.NDArray[np.number], beside: Neighbours) -> npt.NDArray[np.int32]:
     """`reach_of_pair` of each code ``[..., k]`` and its neighbour, 0 where it has none: ``[..., k]`` int32."""
-    return reach_of_pair(codes, np.where(beside == ALONE, 0, codes[..., beside]))
+    return reach_of_pair(codes, np.where(beside == NO_NEIGHBOUR, 0, codes[..., beside]))
 
 
 def saturating(codes: npt.NDArray[np.number], beside: Neighbours) -> npt.NDArray[np.bool_]:
@@ -76,7 +76,7 @@ def saturating_products(
     a, w = activations.astype(np.int32), codes.astype(np.int32)
     total = np.zeros((len(a), len(w)), np.int32)
     for one, other in enumerate(beside):
-        if other == ALONE:
+        if other == NO_NEIGHBOUR:
             total += np.outer(a[:, one], w[:, one])
         elif one < other:
             pair = np.outer(a[:, one], w[:, one]) + np.outer(a[:, other], w[:, other])
@@ -135,7 +135,7 @@ class PairLimits:
         ahead = np.tile(self.weight[beside, groups], (1, scale.shape[1] // self.weight.shape[2])) / scale
         rounded = (beside < column)[:, None]
         other = np.where(rounded, codes[beside, groups], np.clip(ahead, -127, 127))
-        other[beside == ALONE] = 0
+        other[beside == NO_NEIGHBOUR] = 0
         far = np.abs(steps)
         over = np.where(np.sign(steps) == np.sign(other), far + np.abs(other) - MOST_PAIR, 0)
         part = np.maximum(over, 0) * np.where(rounded, 1, self.share[column][:, None])
@@ -147,7 +147,7 @@ def ordered_neighbours(beside: Neighbours, order: npt.NDArray[np.intp]) -> Neigh
     """Neighbours by their place in an order of the columns, ``[groups, k]``, for each place in it."""
     place = np.argsort(order, axis=1)
     found = np.take_along_axis(place, np.maximum(beside[order], 0), axis=1)
-    return np.where(beside[order] == ALONE, ALONE, found)
+    return np.where(beside[order] == NO_NEIGHBOUR, NO_NEIGHBOUR, found)
 
 
 def within_pairs(
@@ -184,11 +184,11 @@ def within_pairs(
 def nearest_within_pairs(weight: Float32, scale: Float32, beside: Neighbours) -> CodeArray:
     """The codes next to ``weight / scale``, ``[rows, k]`` int8, pairs cut to MOST_PAIR in equal parts."""
     steps = np.clip(weight.astype(np.float64) / scale, -127, 127)
-    other = np.where(beside == ALONE, 0.0, steps[:, beside])
+    other = np.where(beside == NO_NEIGHBOUR, 0.0, steps[:, beside])
     far = np.abs(steps)
     over = np.where(np.sign(steps) == np.sign(other), far + np.abs(other) - MOST_PAIR, 0.0)
     codes = np.rint(np.sign(steps) * (far - np.maximum(over, 0.0) / 2))
     # Two halves of a step may both have been rounded away from zero.
-    late = (beside != ALONE) & (beside < np.arange(len(beside)))
+    late = (beside != NO_NEIGHBOUR) & (beside < np.arange(len(beside)))
     codes -= np.sign(codes) * (late & (pair_sums(codes, beside) > MOST_PAIR))
     return codes.astype(np.int8)
