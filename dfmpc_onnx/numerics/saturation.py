@@ -30,7 +30,7 @@ Neighbours = npt.NDArray[np.intp]
 
 
 def neighbours(channels: int, taps: int) -> Neighbours:
-    """For each entry of a patch the one whose product is added to its own first, ``[k]``; NO_NEIGHBOUR where there is none.
+    """For each entry of a patch the one whose product is added to its own first, ``[k]``; NO_NEIGHBOUR for none.
 
     A patch has k = channels * taps entries, all taps of a channel side by side, as the rows of a weight have them.
     """
