@@ -23,6 +23,7 @@ import numpy.typing as npt
 from dfmpc_onnx.numerics.arrays import CodeArray, Float, Float32, Floating
 
 MOST_PAIR = 128  # of two codes of one sign
+AT_ONCE = 2**21  # entries of rows that are looked at in one go
 NO_NEIGHBOUR = -1  # in place of the neighbour of an entry that has none
 STEPS_TO_FIT = 2  # scales tried, beside the one that is best without neighbours, up to the one at which all pairs fit
 
@@ -47,23 +48,35 @@ def neighbours_of_conv(shape: tuple[int, ...], groups: int) -> Neighbours | None
     return None if depthwise else neighbours(shape[1], math.prod(shape[2:]))
 
 
-def reach_of_pair(own: npt.NDArray[np.number], other: npt.NDArray[np.number]) -> npt.NDArray[np.int32]:
-    """How far from zero two neighbours reach together, int32: that of codes of two signs is that of the farther one."""
-    a, b = own.astype(np.int32), other.astype(np.int32)
+def reach_of_pair(own: npt.NDArray[np.number], other: npt.NDArray[np.number]) -> npt.NDArray[np.int16]:
+    """How far from zero two neighbours reach together, int16: that of codes of two signs is that of the farther one."""
+    a, b = own.astype(np.int16), other.astype(np.int16)
     high = np.maximum(a, 0) + np.maximum(b, 0)
     low = np.minimum(a, 0) + np.minimum(b, 0)
-    far: npt.NDArray[np.int32] = np.maximum(high, -low)
+    far: npt.NDArray[np.int16] = np.maximum(high, -low)
     return far
 
 
-def pair_sums(codes: npt.NDArray[np.number], beside: Neighbours) -> npt.NDArray[np.int32]:
-    """`reach_of_pair` of each code ``[..., k]`` and its neighbour, 0 where it has none: ``[..., k]`` int32."""
-    return reach_of_pair(codes, np.where(beside == NO_NEIGHBOUR, 0, codes[..., beside]))
+def pair_sums(codes: npt.NDArray[np.number], beside: Neighbours) -> npt.NDArray[np.int16]:
+    """`reach_of_pair` of each code ``[rows, k]`` and its neighbour, 0 where it has none: ``[rows, k]`` int16."""
+    return reach_of_pair(codes, np.where(beside == NO_NEIGHBOUR, 0, codes[:, beside]))
+
+
+def worst_pairs(codes: npt.NDArray[np.number], beside: Neighbours) -> npt.NDArray[np.int16]:
+    """The largest of the `pair_sums` of each row of codes ``[rows, k]``: ``[rows]`` int16."""
+    parts = [pair_sums(codes[part], beside).max(axis=1, initial=0) for part in row_blocks(*codes.shape)]
+    return np.concatenate(parts) if parts else np.zeros(0, np.int16)
+
+
+def row_blocks(rows: int, k: int) -> list[slice]:
+    """Rows of k entries in blocks, so that what is made of one does not fill the memory."""
+    each = max(1, AT_ONCE // max(k, 1))
+    return [slice(start, start + each) for start in range(0, rows, each)]
 
 
 def saturating(codes: npt.NDArray[np.number], beside: Neighbours) -> npt.NDArray[np.bool_]:
-    """Which rows of codes ``[..., k]`` have a pair whose products can leave 16 bits: ``[...]``."""
-    return np.asarray((pair_sums(codes, beside) > MOST_PAIR).any(axis=-1))
+    """Which rows of codes ``[rows, k]`` have a pair whose products can leave 16 bits: ``[rows]``."""
+    return np.asarray(worst_pairs(codes, beside) > MOST_PAIR)
 
 
 def saturating_products(
@@ -84,7 +97,7 @@ def saturating_products(
     return total
 
 
-def factors_that_fit(worst: npt.NDArray[np.int32]) -> Float:
+def factors_that_fit(worst: npt.NDArray[np.int16]) -> Float:
     """Factors to try on the scales of rows: ``[trials, *worst.shape]``, from 1 to that at which all pairs fit.
 
     The best lies between: at 1 codes of pairs must move far, at the last hardly one must, but all are coarser.
@@ -170,7 +183,7 @@ def within_pairs(
     if not rows.size:
         return found, kept
     part, h = weight[rows], np.broadcast_to(importance, weight.shape)[rows]
-    least, worst = np.full(len(rows), np.inf), pair_sums(plain[rows], beside).max(axis=1)
+    least, worst = np.full(len(rows), np.inf), worst_pairs(plain[rows], beside)
     for factor in factors_that_fit(np.full_like(worst, worst.max()) if one_scale else worst):
         wider = (scale[rows] * factor[:, None]).astype(np.float32)
         codes = nearest_within_pairs(part, wider, beside)
