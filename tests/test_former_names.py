@@ -80,6 +80,7 @@ PASSES = (
 SINCE = {
     "equalize_channels",
     "equalize_gates",
+    "fold_for_one_scale",
     "fold_scales",
     "halve_floats",
     "integer_gates",

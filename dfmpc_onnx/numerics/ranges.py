@@ -83,6 +83,19 @@ def signed_qparams(low: float, high: float) -> tuple[np.float32, np.int8]:
     return max(np.float32(peak / SIGNED_LEVELS), np.finfo(np.float32).tiny), np.int8(0)
 
 
+def power_of_two_qparams(low: float, high: float) -> tuple[np.float32, np.int8]:
+    """Scale, a power of two, and zero point 0 of int8 codes: the least scale that covers ``[low, high] / REACH``.
+
+    Ranges have room for what was not measured, by `REACH` or by deviations that are rarely reached. A power of two
+    that uses up this room costs fewer bits than the next one, which may be twice as coarse, and clips next to nothing.
+    """
+    peak = max(-low, high, 0.0)
+    if not peak > 0:
+        return np.float32(1), np.int8(0)
+    exponent = np.ceil(np.log2(peak / REACH / SIGNED_LEVELS))
+    return np.float32(np.exp2(np.clip(exponent, -100, 100))), np.int8(0)
+
+
 def unsigned_qparams(low: float, high: float) -> tuple[np.float32, np.uint8]:
     """Scale and zero point of uint8 codes covering ``[low, high]`` and zero, zero being exactly representable.
 

@@ -38,10 +38,11 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     within the Conv that ends one of its branches, so that the other branch is quantized and the output of that Conv is
     not. float_operators: that are never quantized. spatial_dimensions: of a Conv that has an integer kernel.
     all_quantized: whether every operator that can be is to be quantized, because a float one would leave the device.
-    weight_zero_points: whether few bits may have them. quantizers: QuantizeLinear and DequantizeLinear, or nodes of
-    QONNX. storage: of weights, packed in as few bits as the opset has types or tables for, or plain int8. float_type:
-    of what is not quantized. static_shapes: whether every dimension must be known. lowest_opset, highest_opset: that
-    its runtimes load. newest_opset: whose types weights may be stored in.
+    may_leave_device: whether it may all the same where its 8 bits cost the output too much. weight_zero_points: whether
+    few bits may have them. quantizers: QuantizeLinear and DequantizeLinear, or nodes of QONNX. storage: of weights,
+    packed in as few bits as the opset has types or tables for, or plain int8. float_type: of what is not quantized.
+    static_shapes: whether every dimension must be known. lowest_opset, highest_opset: that its runtimes load.
+    newest_opset: whose types weights may be stored in.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     float_operators: tuple[str, ...] = ("ConvTranspose",)
     spatial_dimensions: tuple[int, ...] = (2,)
     all_quantized: bool = False
+    may_leave_device: bool = False
     weight_zero_points: bool = True
     quantizers: Literal["qdq", "qonnx"] = "qdq"
     storage: Literal["packed", "int8"] = "packed"
@@ -75,6 +77,11 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     def signed(self) -> bool:
         """Whether activations are int8 with zero point 0."""
         return self.activation_type == "int8"
+
+    @property
+    def keeps_costly_floats(self) -> bool:
+        """Whether what 8 bits would cost too much may stay in float."""
+        return not self.all_quantized or self.may_leave_device
 
     @property
     def packing_opset(self) -> int:

@@ -131,7 +131,8 @@ class Placer:
 
     def place(self) -> Sites:
         integer = {name for name, layer in self._layers.items() if self._fits(layer)}
-        self._float_pools = _pools_of_floats(self._graph, integer) if self._target.between else frozenset()
+        fast_pools = self._target.between and not self._target.all_quantized
+        self._float_pools = _pools_of_floats(self._graph, integer) if fast_pools else frozenset()
         self._leading = _leading_to_layers(self._graph, integer)
         self._in_front_of(integer)
         if self._target.between:
@@ -200,7 +201,11 @@ class Placer:
                 n.name in integer or keeps_scale(n) or _has_scale(n) or op_of(n) in ("Relu", "Clip")
                 for n in consumers(output)
             )
-            if kind == "Conv" or (read and (kind != "Gemm" or output.name in self._leading)):
+            if (
+                kind == "Conv"
+                or self._target.all_quantized
+                or (read and (kind != "Gemm" or output.name in self._leading))
+            ):
                 self._chosen.add(output.name)
 
     def _sources_of_scales(self) -> dict[str, str]:

@@ -11,6 +11,7 @@ from dfmpc_passes.estimate_ranges import EstimateRanges
 from dfmpc_passes.estimate_statistics import EstimateStatistics
 from dfmpc_passes.fold_batch_norm import FoldBatchNorm
 from dfmpc_passes.fold_batch_norm_forward import FoldBatchNormForward
+from dfmpc_passes.fold_for_one_scale import FoldForOneScale
 from dfmpc_passes.fold_scales import FoldScales
 from dfmpc_passes.halve_floats import HalveFloats
 from dfmpc_passes.insert_qdq import InsertQDQ
@@ -38,6 +39,7 @@ PASSES = (
     FoldScales,
     IntegerGates,
     EqualizeGates,
+    FoldForOneScale,
     PairConvolutions,
     BalanceChannels,
     EqualizeChannels,

@@ -20,12 +20,12 @@ from dfmpc_onnx.graph.query import (
 )
 from dfmpc_onnx.numerics.arrays import Float32
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
-from dfmpc_onnx.numerics.ranges import signed_qparams, unsigned_qparams
 from dfmpc_onnx.pipeline.facts import Codes, FinalOpset, FloatLayers, FoldedBatchNorms, Layer, Layers, Placement, Ranges
 from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.pipeline.refusals import Reason
 from dfmpc_onnx.pipeline.target_rules import Target
 from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.qdq.activation_grids import QParams, activation_qparams
 from dfmpc_onnx.qdq.added_numbers import quantize_numbers
 from dfmpc_onnx.qdq.beside_integers import (
     guard_float_layers,
@@ -37,12 +37,12 @@ from dfmpc_onnx.qdq.beside_integers import (
     read_float,
 )
 from dfmpc_onnx.qdq.decoder import fits_int8, integer_scale
+from dfmpc_onnx.qdq.int8_biases import quantize_int8_biases
 from dfmpc_onnx.qdq.placed_times import PlacedTimes
 from dfmpc_onnx.qdq.placement import IN_FLOAT, Placer
 from dfmpc_onnx.quantization.grid_rules import GridRules
 from dfmpc_onnx.quantization.weight_grids import nearest
 
-QParams = tuple[np.float32, np.uint8 | np.int8]  # scale and zero point
 Parameters = dict[str, QParams]
 BIAS_LIMIT = 2**30  # leaves as much again for the sum of products in an int32 accumulator
 
@@ -87,7 +87,7 @@ class InsertQDQ(Pass[NoOptions]):
         sites = Placer.of(workspace).place()
         late = PlacedTimes(graph, sites, workspace.inputs.shapes).slower() if target.between else ()
         names = Namer(graph)
-        qparams = signed_qparams if target.signed else unsigned_qparams
+        qparams = activation_qparams(target)
         given = quantized_before(graph, target.signed)
         parameters: Parameters = {
             name: given.get(name) or qparams(*ranges[like]) for name, like in sites.tensors.items()
@@ -105,6 +105,8 @@ class InsertQDQ(Pass[NoOptions]):
         tensors = graph.tensors()
         new = {n: p for n, p in parameters.items() if not _is_quantized_outside(graph, tensors[n], given, kind)}
         _insert(graph, new, names)
+        if target.bias == "int8":
+            biases = quantize_int8_biases(graph, integer, names)
         insert(graph, before=biases)
         if target.between:
             quantize_numbers(graph, names)

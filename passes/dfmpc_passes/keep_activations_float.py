@@ -14,7 +14,6 @@ from dfmpc_onnx.inputs.feeds import LEAST_PART, filled_in_part
 from dfmpc_onnx.numerics.arrays import Array
 from dfmpc_onnx.numerics.group_search import costliest
 from dfmpc_onnx.numerics.output_loss import OutputLoss
-from dfmpc_onnx.numerics.ranges import signed_qparams, unsigned_qparams
 from dfmpc_onnx.pipeline.facts import (
     ActivationNoise,
     Codes,
@@ -26,6 +25,7 @@ from dfmpc_onnx.pipeline.facts import (
 )
 from dfmpc_onnx.pipeline.manager import Pass, PassResult, Refusal
 from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.qdq.activation_grids import activation_qparams
 from dfmpc_onnx.qdq.placement import Placer
 from dfmpc_onnx.statistics.batch_axis import statistics_batch
 
@@ -73,6 +73,8 @@ class KeepActivationsFloat(Pass[KeepActivationsFloatOptions]):
         settings, graph = workspace.settings, workspace.graph
         if settings.activations == "none" or graph.opset < 13:
             return PassResult(self.name, notes=("activations stay in float",))
+        if not settings.target.keeps_costly_floats:
+            return PassResult(self.name, notes=(f"{settings.target.name} wants every operator quantized",))
         ranges, sites = workspace.get(Ranges).tensors, Placer.of(workspace).place()
         # Tensors that are only moved have one scale with what they are moved from, and share its fate.
         groups: dict[str, list[str]] = {}
@@ -80,7 +82,7 @@ class KeepActivationsFloat(Pass[KeepActivationsFloatOptions]):
             groups.setdefault(like, []).append(name)
         if not groups:
             return PassResult(self.name, notes=("no activation is quantized",))
-        qparams = signed_qparams if settings.target.signed else unsigned_qparams
+        qparams = activation_qparams(settings.target)
         scales = {name: qparams(*ranges[like])[0] for name, like in sites.tensors.items()}
         try:
             batch = statistics_batch(graph, workspace.inputs, settings.seed, self.options.images)

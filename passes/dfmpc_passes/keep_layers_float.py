@@ -51,7 +51,7 @@ class KeepLayersFloat(Pass[KeepLayersFloatOptions]):
 
     def run(self, workspace: Workspace) -> PassResult:
         settings = workspace.settings
-        if settings.activations == "none" or not settings.target.signed:
+        if settings.activations == "none" or not settings.target.signed or not settings.target.keeps_costly_floats:
             workspace.put(FloatLayers({}))
             return PassResult(self.name, notes=("only where activations are signed",))
         graph, ranges = workspace.graph, workspace.get(Ranges).tensors

@@ -47,7 +47,12 @@ class KeepSlowLayersFloat(Pass[KeepSlowLayersFloatOptions]):
         spared, graph, settings = workspace.find(FloatLayers), workspace.graph, workspace.settings
         before = dict(spared.layers) if spared is not None else {}
         workspace.put(FloatLayers(before))
-        if settings.activations == "none" or graph.opset < 13 or not settings.target.between:
+        if (
+            settings.activations == "none"
+            or graph.opset < 13
+            or not settings.target.between
+            or settings.target.all_quantized
+        ):
             return PassResult(self.name, notes=("only where operators between layers have integer kernels",))
         times = PlacedTimes(graph, Placer.of(workspace).place(), workspace.inputs.shapes)
         if not times.convs:

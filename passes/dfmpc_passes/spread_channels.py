@@ -18,6 +18,7 @@ from dfmpc_onnx.numerics.spreading import spreading_factors
 from dfmpc_onnx.pipeline.facts import Codes, Layer, Layers, Ranges
 from dfmpc_onnx.pipeline.manager import Figure, Pass, PassResult, Rewrite
 from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.quantization.grid_rules import GridRules
 
 
 class SpreadChannelsOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,6 +53,8 @@ class SpreadChannels(Pass[SpreadChannelsOptions]):
         settings = workspace.settings
         if settings.activations == "none":
             return PassResult(self.name, notes=("activations stay in float",))
+        if not GridRules.of(settings.target).leaves_free("Conv"):
+            return PassResult(self.name, notes=("the target has no scale a channel",))
         nodes, codes = nodes_by_name(workspace.graph), workspace.codes()
         ranges = workspace.get(Ranges).tensors
         rewrites, notes = [], []

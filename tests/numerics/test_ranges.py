@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dfmpc_onnx.numerics.moments import clipped_gaussian
-from dfmpc_onnx.numerics.ranges import LEVELS, equal_reach, moment_range, skewed_range, unsigned_qparams
+from dfmpc_onnx.numerics.ranges import (
+    LEVELS,
+    REACH,
+    equal_reach,
+    moment_range,
+    power_of_two_qparams,
+    skewed_range,
+    unsigned_qparams,
+)
 from tests.numerics.strategies import seeds
 
 ends = st.floats(-1e6, 1e6).filter(lambda x: x == 0 or abs(x) > 1e-6)
@@ -131,3 +139,12 @@ def test_behind_equal_reach_the_variance_stays_above_epsilon():
 
 def test_equal_reach_leaves_what_it_cannot_measure():
     assert equal_reach(np.array([[np.inf, 0.0]]), np.array([[0.0, 0.0]]), np.array([0.0])).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("peak", [1e-30, 0.3, 1.0, 127.0, 127 * 1.5, 128 * 1.5, 1e30])
+def test_a_power_of_two_covers_a_range_but_for_its_room_and_half_of_it_does_not(peak):
+    for low, high in ((-peak, peak / 2), (0.0, peak)):
+        scale, zero = power_of_two_qparams(low, high)
+        assert np.frexp(scale)[0] == 0.5 and zero == 0 and zero.dtype == np.int8
+        assert (127 * scale * REACH >= peak * (1 - 1e-6) and 127 * scale / 2 * REACH < peak) or peak in (1e-30, 1e30)
+    assert power_of_two_qparams(0.0, 0.0) == (1, 0)

@@ -197,7 +197,7 @@ def test_timing_and_progress_tell_the_passes_in_order():
 def test_dump_writes_the_graph_after_each_pass(tmp_path):
     PassManager(graphs.pipeline("quantize_weights"), [Dump(tmp_path)]).run(graphs.workspace(graphs.chain()))
     files = sorted(path.name for path in tmp_path.iterdir())
-    assert files[0] == "01_normalize.onnx" and files[-1] == "08_quantize_weights.onnx"
+    assert files[0] == "01_normalize.onnx" and files[-1] == "09_quantize_weights.onnx"
     weights = [
         next(onnx.numpy_helper.to_array(t) for t in onnx.load(tmp_path / f).graph.initializer if t.name == "conv2.w")
         for f in (files[0], files[-1])

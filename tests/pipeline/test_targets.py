@@ -42,7 +42,7 @@ def test_every_file_is_valid_and_declares_no_more_than_it_needs(target: str) -> 
     model = made(wide(), target)
     onnx.checker.check_model(model, full_check=True)
     opset = model.opset_import[0].version
-    assert opset == (13 if target in ("portable", "qonnx") else 25)
+    assert opset == {"portable": 13, "qonnx": 13, "vitisai": 17}.get(target, 25)
     assert model.ir_version == helper.find_min_ir_version_for(model.opset_import, ignore_unknown=True)
     stated = {p.key: p.value for p in model.metadata_props}
     assert stated["dfmpc_onnx.target"] == target
@@ -87,6 +87,19 @@ def test_tensorrt_quantizes_what_layers_read_and_the_branch_of_a_sum_that_no_con
     found = activations(made(model, "tensorrt", weights="8"))
     assert set(found) == {"x", "relu1", "relu2", "flatten1"}
     assert {"norm3", "add1"} <= set(activations(made(model, "cpu", weights="8"))) | {"add1"}
+
+
+def test_vitisai_has_one_power_of_two_for_each_tensor_and_int8_everywhere() -> None:
+    model = made(graphs.residual(), "vitisai", weights="8")
+    values, makers = constants(model), {name: n for n in model.graph.node for name in n.output}
+    for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            scale, zero = values[node.input[1]], values[node.input[2]]
+            assert scale.ndim == 0 and np.frexp(scale)[0] == 0.5 and zero.dtype == np.int8 and zero == 0
+        if node.op_type in ("Conv", "Gemm", "Add"):
+            assert {makers[name].op_type for name in node.input} == {"DequantizeLinear"}
+    assert makers[model.graph.output[0].name].op_type == "DequantizeLinear"
+    assert not {n.op_type for n in model.graph.node} & {"BatchNormalization", "Cast", "Gather"}
 
 
 def test_of_two_branches_that_end_in_convs_the_longer_one_takes_the_sum() -> None:

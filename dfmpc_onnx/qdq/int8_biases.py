@@ -1,0 +1,37 @@
+"""Biases of 8 bits at a power of two of their own, for targets that have no others."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from dfmpc_onnx.graph.edit import Namer
+from dfmpc_onnx.graph.query import has_input, input_constant, nodes_by_name
+from dfmpc_onnx.numerics.grids import Grid, with_powers_of_two
+
+
+def quantize_int8_biases(graph: gs.Graph, layers: Collection[str], names: Namer) -> dict[int, list[gs.Node]]:
+    """The nodes to put in front of each layer, by its id; a bias that is computed stays as it is.
+
+    One scale a tensor, the power of two of least squared error; the layer reads the dequantized codes from then on.
+    """
+    nodes, before = nodes_by_name(graph), dict[int, list[gs.Node]]()
+    for index, name in enumerate(sorted(layers)):
+        bias = input_constant(nodes[name], 2) if has_input(nodes[name], 2) else None
+        if bias is None:
+            continue
+        row = np.asarray(bias, np.float32).reshape(1, -1)
+        one = np.ones((1, 1), np.float32)
+        grid = with_powers_of_two(Grid(one, 0 * one, -127, 127, 8, shared=True), row, np.ones_like(row))
+        stem = names(f"b{index}")
+        inputs = [
+            gs.Constant(names(f"{stem}.codes"), grid.codes(row).astype(np.int8).reshape(bias.shape)),
+            gs.Constant(names(f"{stem}.scale"), np.array(grid.scale[0, 0])),
+            gs.Constant(names(f"{stem}.zp"), np.array(0, np.int8)),
+        ]
+        decoded = gs.Variable(stem)
+        before[id(nodes[name])] = [gs.Node("DequantizeLinear", stem, {}, inputs, [decoded])]
+        nodes[name].inputs[2] = decoded
+    return before
