@@ -37,15 +37,16 @@ def neighbours_of(layer: Layer) -> Neighbours | None:
 def without_saturation(layer: Layer, weight: Float32, quantized: QuantizedWeight) -> tuple[QuantizedWeight, int]:
     """Codes for a weight of which no pair saturates, and for how many outputs they are other ones.
 
-    weight: float32, in the layer's shape. quantized: codes for it; returned as it is where nothing saturates. The
-    scales of the outputs concerned may grow, or the one scale of all; codes on half steps of 7 bits take 8.
+    weight: float32, in the layer's shape. quantized: codes for it; returned as it is where nothing saturates, and where
+    codes less their zero points do not fit int8, since such layers compute in float. The scales of the outputs
+    concerned may grow, or the one scale of all; codes on half steps of 7 bits take 8.
     """
     beside, half = neighbours_of(layer), _half_steps(quantized)
     if beside is None or not quantized.codes.size or (quantized.bits < WIDEST_CODE and not half):
         return quantized, 0
     steps = _steps(layer, quantized)
     outs = saturating(steps, beside)
-    if not outs.any():
+    if not outs.any() or steps.min() < -128 or steps.max() > 127:  # what int8 cannot hold has no integer kernel
         return quantized, 0
     scale = quantized.scale / np.float32(2) if half else quantized.scale.copy()
     granularity = PerAxis(layer.axis)
