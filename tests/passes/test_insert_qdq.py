@@ -273,7 +273,7 @@ def test_8_bit_codes_with_a_zero_point_that_int8_cannot_hold_the_difference_of_c
     """No grid makes such codes, but a pass from elsewhere may."""
     space, _ = graphs.prepared(graphs.chain(), "raise_opset", weights="8")
     weights = dict(space.get(Codes).weights)
-    zero = np.full_like(weights["conv2"].scale, -1)  # up to 127 + 1
+    zero = np.full_like(weights["conv2"].scale, -100)  # up to over 64 + 100
     weights["conv2"] = dataclasses.replace(weights["conv2"], zero_point=zero)
     space.put(Codes(weights))
     insert, pack = graphs.pipeline("pack_weights")[-2:]
