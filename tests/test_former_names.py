@@ -86,6 +86,7 @@ SINCE = {
     "integer_gates",
     "keep_scores_float",
     "keep_slow_layers_float",
+    "limit_pair_sums",
     "measure_sensitivity",
     "plan_bits",
 }

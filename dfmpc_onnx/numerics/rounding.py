@@ -19,8 +19,8 @@ from dfmpc_onnx.numerics.arrays import CodeArray, Float, Float32, Floating
 from dfmpc_onnx.numerics.factorization import cholesky
 from dfmpc_onnx.numerics.grids import Grid
 from dfmpc_onnx.numerics.saturation import (
-    ALONE,
     MOST_PAIR,
+    NO_NEIGHBOUR,
     Neighbours,
     PairLimits,
     factors_that_fit,
@@ -183,7 +183,7 @@ class FeedbackRounder:
         if found.grid.bits < FINE:
             return found
         place = ordered_neighbours(beside, self._feedback.order).T[:, :, None]
-        other = np.where(place == ALONE, 0, np.take_along_axis(found.codes, np.maximum(place, 0), axis=0))
+        other = np.where(place == NO_NEIGHBOUR, 0, np.take_along_axis(found.codes, np.maximum(place, 0), axis=0))
         worst = reach_of_pair(found.codes, other).max(axis=0)
         outs = np.flatnonzero((worst > MOST_PAIR).any(axis=0))
         if not outs.size:

@@ -23,19 +23,20 @@ import numpy.typing as npt
 from dfmpc_onnx.numerics.arrays import CodeArray, Float, Float32, Floating
 
 MOST_PAIR = 128  # of two codes of one sign
-ALONE = -1  # in place of the neighbour of an entry that has none
+AT_ONCE = 2**21  # entries of rows that are looked at in one go
+NO_NEIGHBOUR = -1  # in place of the neighbour of an entry that has none
 STEPS_TO_FIT = 2  # scales tried, beside the one that is best without neighbours, up to the one at which all pairs fit
 
 Neighbours = npt.NDArray[np.intp]
 
 
 def neighbours(channels: int, taps: int) -> Neighbours:
-    """For each entry of a patch the one whose product is added to its own first, ``[k]``; ALONE where there is none.
+    """For each entry of a patch the one whose product is added to its own first, ``[k]``; NO_NEIGHBOUR for none.
 
     A patch has k = channels * taps entries, all taps of a channel side by side, as the rows of a weight have them.
     """
     packed = np.arange(channels * taps).reshape(channels, taps).T.reshape(-1)
-    found = np.full(channels * taps, ALONE)
+    found = np.full(channels * taps, NO_NEIGHBOUR)
     first, second = packed[0 : len(packed) - 1 : 2], packed[1::2]
     found[first], found[second] = second, first
     return found
@@ -47,23 +48,35 @@ def neighbours_of_conv(shape: tuple[int, ...], groups: int) -> Neighbours | None
     return None if depthwise else neighbours(shape[1], math.prod(shape[2:]))
 
 
-def reach_of_pair(own: npt.NDArray[np.number], other: npt.NDArray[np.number]) -> npt.NDArray[np.int32]:
-    """How far from zero two neighbours reach together, int32: that of codes of two signs is that of the farther one."""
-    a, b = own.astype(np.int32), other.astype(np.int32)
+def reach_of_pair(own: npt.NDArray[np.number], other: npt.NDArray[np.number]) -> npt.NDArray[np.int16]:
+    """How far from zero two neighbours reach together, int16: that of codes of two signs is that of the farther one."""
+    a, b = own.astype(np.int16), other.astype(np.int16)
     high = np.maximum(a, 0) + np.maximum(b, 0)
     low = np.minimum(a, 0) + np.minimum(b, 0)
-    far: npt.NDArray[np.int32] = np.maximum(high, -low)
+    far: npt.NDArray[np.int16] = np.maximum(high, -low)
     return far
 
 
-def pair_sums(codes: npt.NDArray[np.number], beside: Neighbours) -> npt.NDArray[np.int32]:
-    """`reach_of_pair` of each code ``[..., k]`` and its neighbour, 0 where it has none: ``[..., k]`` int32."""
-    return reach_of_pair(codes, np.where(beside == ALONE, 0, codes[..., beside]))
+def pair_sums(codes: npt.NDArray[np.number], beside: Neighbours) -> npt.NDArray[np.int16]:
+    """`reach_of_pair` of each code ``[rows, k]`` and its neighbour, 0 where it has none: ``[rows, k]`` int16."""
+    return reach_of_pair(codes, np.where(beside == NO_NEIGHBOUR, 0, codes[:, beside]))
+
+
+def worst_pairs(codes: npt.NDArray[np.number], beside: Neighbours) -> npt.NDArray[np.int16]:
+    """The largest of the `pair_sums` of each row of codes ``[rows, k]``: ``[rows]`` int16."""
+    parts = [pair_sums(codes[part], beside).max(axis=1, initial=0) for part in row_blocks(*codes.shape)]
+    return np.concatenate(parts) if parts else np.zeros(0, np.int16)
+
+
+def row_blocks(rows: int, k: int) -> list[slice]:
+    """Rows of k entries in blocks, so that what is made of one does not fill the memory."""
+    each = max(1, AT_ONCE // max(k, 1))
+    return [slice(start, start + each) for start in range(0, rows, each)]
 
 
 def saturating(codes: npt.NDArray[np.number], beside: Neighbours) -> npt.NDArray[np.bool_]:
-    """Which rows of codes ``[..., k]`` have a pair whose products can leave 16 bits: ``[...]``."""
-    return np.asarray((pair_sums(codes, beside) > MOST_PAIR).any(axis=-1))
+    """Which rows of codes ``[rows, k]`` have a pair whose products can leave 16 bits: ``[rows]``."""
+    return np.asarray(worst_pairs(codes, beside) > MOST_PAIR)
 
 
 def saturating_products(
@@ -76,7 +89,7 @@ def saturating_products(
     a, w = activations.astype(np.int32), codes.astype(np.int32)
     total = np.zeros((len(a), len(w)), np.int32)
     for one, other in enumerate(beside):
-        if other == ALONE:
+        if other == NO_NEIGHBOUR:
             total += np.outer(a[:, one], w[:, one])
         elif one < other:
             pair = np.outer(a[:, one], w[:, one]) + np.outer(a[:, other], w[:, other])
@@ -84,7 +97,7 @@ def saturating_products(
     return total
 
 
-def factors_that_fit(worst: npt.NDArray[np.int32]) -> Float:
+def factors_that_fit(worst: npt.NDArray[np.int16]) -> Float:
     """Factors to try on the scales of rows: ``[trials, *worst.shape]``, from 1 to that at which all pairs fit.
 
     The best lies between: at 1 codes of pairs must move far, at the last hardly one must, but all are coarser.
@@ -135,7 +148,7 @@ class PairLimits:
         ahead = np.tile(self.weight[beside, groups], (1, scale.shape[1] // self.weight.shape[2])) / scale
         rounded = (beside < column)[:, None]
         other = np.where(rounded, codes[beside, groups], np.clip(ahead, -127, 127))
-        other[beside == ALONE] = 0
+        other[beside == NO_NEIGHBOUR] = 0
         far = np.abs(steps)
         over = np.where(np.sign(steps) == np.sign(other), far + np.abs(other) - MOST_PAIR, 0)
         part = np.maximum(over, 0) * np.where(rounded, 1, self.share[column][:, None])
@@ -147,7 +160,7 @@ def ordered_neighbours(beside: Neighbours, order: npt.NDArray[np.intp]) -> Neigh
     """Neighbours by their place in an order of the columns, ``[groups, k]``, for each place in it."""
     place = np.argsort(order, axis=1)
     found = np.take_along_axis(place, np.maximum(beside[order], 0), axis=1)
-    return np.where(beside[order] == ALONE, ALONE, found)
+    return np.where(beside[order] == NO_NEIGHBOUR, NO_NEIGHBOUR, found)
 
 
 def within_pairs(
@@ -170,7 +183,7 @@ def within_pairs(
     if not rows.size:
         return found, kept
     part, h = weight[rows], np.broadcast_to(importance, weight.shape)[rows]
-    least, worst = np.full(len(rows), np.inf), pair_sums(plain[rows], beside).max(axis=1)
+    least, worst = np.full(len(rows), np.inf), worst_pairs(plain[rows], beside)
     for factor in factors_that_fit(np.full_like(worst, worst.max()) if one_scale else worst):
         wider = (scale[rows] * factor[:, None]).astype(np.float32)
         codes = nearest_within_pairs(part, wider, beside)
@@ -184,11 +197,11 @@ def within_pairs(
 def nearest_within_pairs(weight: Float32, scale: Float32, beside: Neighbours) -> CodeArray:
     """The codes next to ``weight / scale``, ``[rows, k]`` int8, pairs cut to MOST_PAIR in equal parts."""
     steps = np.clip(weight.astype(np.float64) / scale, -127, 127)
-    other = np.where(beside == ALONE, 0.0, steps[:, beside])
+    other = np.where(beside == NO_NEIGHBOUR, 0.0, steps[:, beside])
     far = np.abs(steps)
     over = np.where(np.sign(steps) == np.sign(other), far + np.abs(other) - MOST_PAIR, 0.0)
     codes = np.rint(np.sign(steps) * (far - np.maximum(over, 0.0) / 2))
     # Two halves of a step may both have been rounded away from zero.
-    late = (beside != ALONE) & (beside < np.arange(len(beside)))
+    late = (beside != NO_NEIGHBOUR) & (beside < np.arange(len(beside)))
     codes -= np.sign(codes) * (late & (pair_sums(codes, beside) > MOST_PAIR))
     return codes.astype(np.int8)

@@ -10,7 +10,7 @@ from onnx import TensorProto
 
 from dfmpc_onnx.model.protos import initializers, makers, op_of
 from dfmpc_onnx.numerics.granularity import PerAxis
-from dfmpc_onnx.numerics.saturation import Neighbours, neighbours, neighbours_of_conv, pair_sums
+from dfmpc_onnx.numerics.saturation import Neighbours, neighbours, neighbours_of_conv, worst_pairs
 from dfmpc_onnx.qdq.decode_chains import DecodeChain, DecodeChains
 
 
@@ -33,7 +33,7 @@ def stored_pairs(model: onnx.ModelProto) -> dict[str, int]:
             steps = chain.codes() - chain.zero()
         except (ValueError, IndexError):
             continue
-        found[node.name] = int(pair_sums(np.asarray(PerAxis(axis).rows(steps), np.float32), beside).max(initial=0))
+        found[node.name] = int(worst_pairs(np.asarray(PerAxis(axis).rows(steps), np.int16), beside).max(initial=0))
     return found
 
 

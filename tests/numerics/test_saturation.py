@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from dfmpc_onnx.numerics.grids import uniform_grid
 from dfmpc_onnx.numerics.rounding import FeedbackRounder
 from dfmpc_onnx.numerics.saturation import (
-    ALONE,
     MOST_PAIR,
+    NO_NEIGHBOUR,
     nearest_within_pairs,
     neighbours,
     pair_sums,
@@ -50,7 +50,7 @@ def test_neighbours_are_two_by_two_in_packed_order(shape):
     order, found = packed_order(*shape), neighbours(*shape)
     for i, entry in enumerate(order):
         other = i + 1 if i % 2 == 0 else i - 1
-        assert found[entry] == (order[other] if other < len(order) else ALONE)
+        assert found[entry] == (order[other] if other < len(order) else NO_NEIGHBOUR)
 
 
 @given(seeds, shapes)

@@ -273,8 +273,9 @@ def test_8_bit_codes_with_a_zero_point_that_int8_cannot_hold_the_difference_of_c
     """No grid makes such codes, but a pass from elsewhere may."""
     space, _ = graphs.prepared(graphs.chain(), "raise_opset", weights="8")
     weights = dict(space.get(Codes).weights)
-    zero = np.full_like(weights["conv2"].scale, -1)  # up to 127 + 1
-    weights["conv2"] = dataclasses.replace(weights["conv2"], zero_point=zero)
+    zero, codes = np.full_like(weights["conv2"].scale, -1), weights["conv2"].codes.copy()
+    codes.flat[codes.argmax()] = 127  # and 1 more
+    weights["conv2"] = dataclasses.replace(weights["conv2"], codes=codes, zero_point=zero)
     space.put(Codes(weights))
     insert, pack = graphs.pipeline("pack_weights")[-2:]
     node = next(node for node in space.graph.nodes if node.name == "conv2")

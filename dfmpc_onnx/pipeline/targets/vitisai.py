@@ -34,6 +34,7 @@ VITISAI = msgspec.structs.replace(
     ),
     activation_type="int8",
     scales="power-of-two",
+    pairs_in_16_bits=False,
     per_channel=(),
     bias="int8",
     all_quantized=True,
