@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import msgspec
@@ -61,8 +62,8 @@ def diagnose(
     """
     if output is not None and not blame:
         raise OptionError("output: only what was tried can be written; ask for blame, too")
-    wanted = count or LAYER_INPUTS
-    files = take_pair(model, quantized, images, preprocess, input_shapes, input_ranges, seed, wanted)
+    asked = _Asked(model, quantized, images, input_shapes, input_ranges, seed, count or LAYER_INPUTS)
+    files = asked.files(preprocess)
     if not is_quantized(files.source.model):
         raise ModelError(f"{files.source.label}: holds nothing that is quantized; the float model comes first")
     destination = None
@@ -70,34 +71,59 @@ def diagnose(
         check_target(output, files.float_source, force=force)
         destination = check_target(output, files.source, force=force)
     right = "" if preprocess is not None else _right_preprocess(files)
-    if right:
-        files = take_pair(model, quantized, images, right, input_shapes, input_ranges, seed, wanted)
+    files = asked.files(right) if right else files
     tell = _telling(progress)
+    found = _diagnosed(files, asked, right, tell, blame=blame)
+    if not blame:
+        return found
+    found, best = _advised(found, files, None if images is None else str(as_path(images)), right, tell)
+    if destination is None or best is None:
+        return found
+    save(best.model, destination, files.source.external)
+    return msgspec.structs.replace(found, output=str(destination))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """What the user gave, but for the preprocess, which may turn out to be another."""
+
+    model: ModelSource
+    quantized: ModelSource
+    images: GivenImages | None
+    shapes: GivenShapes
+    ranges: GivenRanges
+    seed: int
+    count: int
+
+    def files(self, preprocess: str | None) -> ComparedFiles:
+        """Both files, and what they are fed."""
+        given = self.model, self.quantized, self.images
+        return take_pair(*given, preprocess, self.shapes, self.ranges, self.seed, self.count)
+
+
+def _diagnosed(
+    files: ComparedFiles, asked: _Asked, right: str, tell: Callable[[int, int, str], None], *, blame: bool
+) -> Diagnosis:
+    """The diagnosis without advice. right: the preprocess that was taken for the one that the file states, if so."""
     found = diagnose_networks(
         files.float_source.model,
         files.source.model,
-        few_of(files.fed, wanted),
+        few_of(files.fed, asked.count),
         _outputs(files.float_source),
         files.source.label,
         blame=blame,
         tell=tell,
     )
-    found = msgspec.structs.replace(
+    return msgspec.structs.replace(
         found,
         between=_between(files.source),
         preprocess=files.choice.name,
         warnings=_warnings(files, found, right),
         model=files.float_source.label,
         quantized=files.source.label,
-        images=images_label(as_path(images)),
+        images=images_label(as_path(asked.images)),
         version=version(),
     )
-    if blame:
-        found, best = _advised(found, files, None if images is None else str(as_path(images)), right, tell)
-        if destination is not None and best is not None:
-            save(best.model, destination, files.source.external)
-            found = msgspec.structs.replace(found, output=str(destination))
-    return found
 
 
 def _telling(progress: ProgressReport | None) -> Callable[[int, int, str], None]:
