@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from dfmpc_onnx.evaluation.layer_errors import LayerErrors
+from dfmpc_onnx.evaluation.verdict import GOOD_DB_OF_OTHERS
 
 Kind = Literal["weights", "activation"]
 CauseCode = Literal[
@@ -121,18 +122,16 @@ class Diagnosis(msgspec.Struct, frozen=True):
 
     @property
     def culprit(self) -> Suspect | None:
-        """The first suspect, where it stands out from the rest; None where nothing does."""
+        """The first suspect, where it stands out from the rest; None where nothing does, or little is lost."""
         first = next(iter(self.suspects), None)
-        if first is None or first.cause is None:
+        little = self.damage < LEAST_DAMAGE or self.sqnr_db >= GOOD_DB_OF_OTHERS
+        if first is None or first.cause is None or little:
             return None
-        if first.cause.code == "wrong-preprocess":
-            return first
-        enough = self.damage >= LEAST_DAMAGE
-        if first.gain is None:
-            return first if enough and first.cause.code != "no-single-cause" else None
         unexplained = first.cause.code == "no-single-cause"
+        if first.gain is None:
+            return None if unexplained else first
         share = LEAST_SHARE_UNEXPLAINED if unexplained else LEAST_SHARE
-        return first if enough and first.gain >= share * self.damage else None
+        return first if first.gain >= share * self.damage else None
 
     def to_dict(self) -> dict[str, Any]:
         """Its fields, as ``--json`` prints them."""
