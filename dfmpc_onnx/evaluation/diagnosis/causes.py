@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dfmpc_onnx.evaluation.diagnosis.evidence import FEW_LEVELS, RoundingEvidence, WeightEvidence
+from dfmpc_onnx.evaluation.diagnosis.evidence import LEVELS_OF_4_BITS, RoundingEvidence, WeightEvidence
 from dfmpc_onnx.evaluation.diagnosis.roundings import Rounding
 from dfmpc_onnx.evaluation.diagnosis.schema import Cause
 from dfmpc_onnx.numerics.arrays import Float
@@ -26,7 +26,7 @@ def weight_cause(found: WeightEvidence) -> Cause:
             f"makes {found.share:.0%} of the layer's error",
             {"channel": found.channel, "gain": found.gain, "share": found.share},
         )
-    few = found.levels is not None and found.levels <= FEW_LEVELS
+    few = found.levels is not None and found.levels <= LEVELS_OF_4_BITS
     if one_channel and abs(found.gain - 1) >= OFF_GAIN and (found.gain > 2 or not few):
         return Cause(
             "channel-scaled",
@@ -100,7 +100,7 @@ def _shape_cause(found: RoundingEvidence, rounding: Rounding) -> Cause | None:
     if unlike >= UNLIKE:
         text = f"one scale for channels of which the largest reaches {unlike:.0f} times as far as the usual one"
         return Cause("unlike-channels", text, {"times": unlike})
-    if rounding.codes <= FEW_LEVELS:
+    if rounding.codes <= LEVELS_OF_4_BITS:
         bits = int(np.log2(rounding.codes))
         text = f"it is rounded to {rounding.codes} codes ({bits} bits), too few: that changes it by {found.error:.0%}"
         return Cause("too-few-bits", text, {"levels": rounding.codes, "bits": bits, "error": found.error})

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 import onnx
 
-from dfmpc_onnx.evaluation.diagnosis.blame import Blame, Candidate, Loss
+from dfmpc_onnx.evaluation.diagnosis.blame import Blame, Loss, Restorable
 from dfmpc_onnx.evaluation.diagnosis.causes import rounding_cause, weight_cause
 from dfmpc_onnx.evaluation.diagnosis.evidence import Evidence
 from dfmpc_onnx.evaluation.diagnosis.roundings import roundings
@@ -68,7 +68,7 @@ def diagnose_networks(
 
 
 def _suspect(
-    candidate: Candidate, errors: LayerErrors, given: Sequence[str], before: Loss, left: Loss | None
+    candidate: Restorable, errors: LayerErrors, given: Sequence[str], before: Loss, left: Loss | None
 ) -> Suspect:
     row = next((row for row in errors.rows if row.tensor == candidate.tensor), None)
     if candidate.kind == "weights":
@@ -92,7 +92,7 @@ def _suspect(
     )
 
 
-def _explained(candidate: Candidate, suspect: Suspect, evidence: Evidence, given: Sequence[str]) -> Suspect:
+def _explained(candidate: Restorable, suspect: Suspect, evidence: Evidence, given: Sequence[str]) -> Suspect:
     if candidate.rounding is None:
         cause = weight_cause(evidence.of_weights(candidate.tensor, suspect.layer))
     else:

@@ -18,7 +18,7 @@ from dfmpc_onnx.numerics.arrays import Array, Float
 from dfmpc_onnx.qdq.decode_chains import DecodeChains
 from dfmpc_onnx.runtime.session import Session
 
-FEW_LEVELS = 16  # values of a weight, up to which 4 bits hold them
+LEVELS_OF_4_BITS = 16  # values of a weight, up to which 4 bits hold them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Evidence:
             levels = int(np.unique(numpy_helper.to_array(stored[decoder.input[0]])).size)
             scale = stored.get(decoder.input[1])
             scales = 1 if scale is None else int(np.prod(scale.dims, dtype=np.int64))
-        if values.size // max(scales, 1) <= FEW_LEVELS:  # then each may have a code of its own
+        if values.size // max(scales, 1) <= LEVELS_OF_4_BITS:  # then each may have a code of its own
             levels = None
         axis = 0 if op_of(node) == "Conv" or _transposes(node) else values.ndim - 1
         rows = np.abs(np.moveaxis(np.asarray(values, np.float64), axis, 0)).reshape(values.shape[axis], -1)

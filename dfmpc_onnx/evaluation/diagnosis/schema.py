@@ -9,7 +9,7 @@ import msgspec
 from dfmpc_onnx.evaluation.layer_errors import LayerErrors
 from dfmpc_onnx.evaluation.verdict import GOOD_DB_OF_OTHERS
 
-Kind = Literal["weights", "activation"]
+SuspectKind = Literal["weights", "activation"]
 CauseCode = Literal[
     "channel-negated",
     "channel-scaled",
@@ -24,8 +24,8 @@ CauseCode = Literal[
 ]
 LEAST_HELP_DB = 0.5  # what advice is worth at least
 LEAST_DAMAGE = 0.01  # of the outputs, below which nothing needs a culprit
-LEAST_SHARE = 0.5  # of the damage that one restored layer or activation takes away before it stands out
-LEAST_SHARE_UNEXPLAINED = 0.75  # the same where nothing explains it: errors make up for each other by chance
+SHARE_OF_CULPRIT = 0.5  # of the damage that one restored layer or activation takes away before it stands out
+SHARE_UNEXPLAINED = 0.75  # the same where nothing explains it: errors make up for each other by chance
 
 
 class Cause(msgspec.Struct, frozen=True):
@@ -45,7 +45,7 @@ class Suspect(msgspec.Struct, frozen=True):
     cause: of those that are looked into, the first few.
     """
 
-    kind: Kind
+    kind: SuspectKind
     tensor: str
     layer: str
     own_error: float | None = None
@@ -130,7 +130,7 @@ class Diagnosis(msgspec.Struct, frozen=True):
         unexplained = first.cause.code == "no-single-cause"
         if first.gain is None:
             return None if unexplained else first
-        share = LEAST_SHARE_UNEXPLAINED if unexplained else LEAST_SHARE
+        share = SHARE_UNEXPLAINED if unexplained else SHARE_OF_CULPRIT
         return first if first.gain >= share * self.damage else None
 
     def to_dict(self) -> dict[str, Any]:
