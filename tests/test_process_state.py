@@ -10,7 +10,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = [*(ROOT / "dfmpc_onnx").rglob("*.py"), *(ROOT / "passes/dfmpc_passes").rglob("*.py")]
-NAMES = ("commands", "plan_command", "quantize_command", "report_command")
+NAMES = ("commands", "diagnose_command", "plan_command", "quantize_command", "report_command")
 COMMANDS = " ".join(f"dfmpc_onnx/cli/{name}.py" for name in NAMES)
 OWNERS = {
     "os.umask": None,
@@ -21,7 +21,7 @@ OWNERS = {
     "onnxruntime.set_default_logger_severity": "dfmpc_onnx/runtime/session.py",
     "resource.setrlimit": "dfmpc_onnx/memory.py",
     "memory.limit_memory": COMMANDS,
-    "memory.keep_freed_memory": "dfmpc_onnx/cli/plan_command.py dfmpc_onnx/cli/quantize_command.py",
+    "memory.keep_freed_memory": " ".join(f"dfmpc_onnx/cli/{n}_command.py" for n in ("diagnose", "plan", "quantize")),
     "signal": "dfmpc_onnx/cli/signals.py",  # while the command line alone runs
     "locale": None,
     "warnings.catch_warnings": None,
