@@ -55,10 +55,11 @@ def _suspects(found: Diagnosis, console: Console, most: int) -> None:
 def _cells(suspect: Suspect, found: Diagnosis) -> tuple[str, ...]:
     cause = "" if suspect.cause is None else suspect.cause.text
     own = "-" if suspect.own_error is None else percent(suspect.own_error)
+    name = suspect.layer if not suspect.others else f"{suspect.layer} + {suspect.others} more"
     if suspect.gain is None or suspect.sqnr_db is None or suspect.gain_db is None:
-        return suspect.layer, suspect.kind, own, cause
+        return name, suspect.kind, own, cause
     gone = 100 * suspect.gain / found.damage if found.damage > 0 else 0.0
-    return suspect.layer, suspect.kind, own, f"{suspect.sqnr_db:.1f}", f"{suspect.gain_db:+.1f}", f"{gone:.0f}", cause
+    return name, suspect.kind, own, f"{suspect.sqnr_db:.1f}", f"{suspect.gain_db:+.1f}", f"{gone:.0f}", cause
 
 
 def finding(found: Diagnosis) -> str:
