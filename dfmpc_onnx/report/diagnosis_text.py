@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from dfmpc_onnx.errors import shown
+from dfmpc_onnx.errors import printable, shown
 from dfmpc_onnx.evaluation.diagnosis.schema import Advice, Diagnosis, Suspect
 from dfmpc_onnx.report.layer_error_text import layer_error_table, percent
 from dfmpc_onnx.report.tables import listing, prose
@@ -80,4 +80,4 @@ def advice_sentence(advice: Advice) -> str:
     """What was done, what it gains and what it costs."""
     kilobytes = advice.bytes / 1000
     size = "the same size" if advice.bytes == 0 else f"{abs(kilobytes):.1f} kB {'more' if kilobytes > 0 else 'less'}"
-    return f"{shown(advice.text)}: {advice.before_db:.1f} -> {advice.after_db:.1f} dB, {size}"
+    return f"{printable(advice.text)}: {advice.before_db:.1f} -> {advice.after_db:.1f} dB, {size}"
