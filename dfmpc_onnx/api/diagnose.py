@@ -8,7 +8,7 @@ from collections.abc import Callable
 import msgspec
 import onnx
 
-from dfmpc_onnx.api.advice import Trials, Tried, trials_for
+from dfmpc_onnx.api.advice import Trials, Tried, trials_for, worth_their_bytes
 from dfmpc_onnx.api.boundary import GivenImages, GivenRanges, GivenShapes, Path, as_path, images_label, public
 from dfmpc_onnx.api.pairs import ComparedFiles, take_pair
 from dfmpc_onnx.api.provenance import version
@@ -199,6 +199,6 @@ def _advised(
         return msgspec.structs.replace(found, no_advice=trials.why_not), None
     wanted = trials_for(found, files.source.model, right)
     tried = trials.run(wanted, lambda done, of: tell(done, of, "trying"))
-    helping = [entry for entry in tried if entry.advice.helps]
+    helping = worth_their_bytes([entry for entry in tried if entry.advice.helps])
     found = msgspec.structs.replace(found, advice=tuple(entry.advice for entry in helping), tried=len(wanted))
     return found, next(iter(helping), None)

@@ -11,8 +11,8 @@ from dfmpc_onnx.numerics.arrays import Float
 
 MOST_OF_ERROR = 0.5  # of an error that one thing makes before it is named as the cause
 OFF_GAIN = 0.3  # of a channel, from 1, that rounding to many levels does not explain
-UNLIKE = 16.0  # times further than the usual channel the furthest reaches: it has four bits fewer left
-PARTLY_USED = 0.25  # of the codes, below which two bits are lost
+UNLIKE = 16.0  # times further than the usual part of an activation the furthest reaches, which leaves it four bits
+PARTLY_USED = 0.25  # of the codes, below which two bits are lost: by values, or by the usual channel of a weight
 NEGATIVE_TIMES = 3.0  # further below 0 than above, where what is below is cut off
 
 
@@ -43,7 +43,7 @@ def weight_cause(found: WeightEvidence) -> Cause:
             {"levels": found.levels, "bits": bits, "error": found.error},
         )
     unlike = _unlike(found.reaches)
-    if found.levels is not None and found.scales == 1 and unlike >= UNLIKE:
+    if found.levels is not None and found.scales == 1 and unlike >= 1 / PARTLY_USED:
         return Cause(
             "unlike-channels",
             f"one scale for all its channels, of which the largest reaches {unlike:.0f} times as far as the usual one: "

@@ -40,7 +40,8 @@ class Suspect(msgspec.Struct, frozen=True):
     """A layer's weights or a rounded activation, and what is lost end to end without its error.
 
     tensor: what it computes, or what is rounded. layer: of weights, its name; of an activation the node that computes
-    it, or the input. damage, sqnr_db: of the outputs with it restored; gain: the damage that goes away, below 0 where
+    it, or the input. others: how many more layers are restored with it, as their tensors have other names in the
+    quantized file. damage, sqnr_db: of the outputs with it restored; gain: the damage that goes away, below 0 where
     its error makes up for others; gain_db: the same in decibels. All four are None where nothing was restored.
     cause: of those that are looked into, the first few.
     """
@@ -48,6 +49,7 @@ class Suspect(msgspec.Struct, frozen=True):
     kind: SuspectKind
     tensor: str
     layer: str
+    others: int = 0
     own_error: float | None = None
     damage: float | None = None
     sqnr_db: float | None = None
@@ -125,7 +127,7 @@ class Diagnosis(msgspec.Struct, frozen=True):
         """The first suspect, where it stands out from the rest; None where nothing does, or little is lost."""
         first = next(iter(self.suspects), None)
         little = self.damage < LEAST_DAMAGE or self.sqnr_db >= GOOD_DB_OF_OTHERS
-        if first is None or first.cause is None or little:
+        if first is None or first.cause is None or first.others or little:
             return None
         unexplained = first.cause.code == "no-single-cause"
         if first.gain is None:
