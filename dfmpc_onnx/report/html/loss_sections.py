@@ -111,8 +111,10 @@ def advice(page: ReportPage) -> Section:
         command = f"dfmpc-onnx report {files} --blame -o report.html"
         return Section("advice", "What to try next", [Paragraph(said), Bullets([("", command)])])
     if not found.advice:
-        tries = "No change is known that could help" if not found.tried else f"Of {found.tried} changes none helps"
-        return Section("advice", "What to try next", [Paragraph(f"{tries}.")])
+        said = "No change is known that could help."
+        if found.tried:
+            said = f"{found.tried} change{' was' if found.tried == 1 else 's were'} tried, and none helps."
+        return Section("advice", "What to try next", [Paragraph(said)])
     rows = [
         cells(
             entry.text,
@@ -279,9 +281,9 @@ def activations(page: ReportPage) -> Section:
         f"than {percent(CLIPPED_MUCH)} of the values beyond the range, and {len(loose) or 'none'} "
         f"{'uses' if len(loose) == 1 else 'use'} less than {percent(LOOSE)} of it."
     )
-    by_clipping = sorted(range(len(ranges)), key=lambda i: -ranges[i].clipped)[: RANGES_LISTED // 2]
+    by_clipping = sorted((i for i, r in enumerate(ranges) if r.clipped), key=lambda i: -ranges[i].clipped)
     by_use = sorted(range(len(ranges)), key=lambda i: ranges[i].used)[: RANGES_LISTED // 2]
-    notable = dict.fromkeys((*by_clipping, *by_use))
+    notable = dict.fromkeys((*by_clipping[: RANGES_LISTED // 2], *by_use))
     rows = [
         cells(
             place + 1,
