@@ -10,7 +10,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = [*(ROOT / "dfmpc_onnx").rglob("*.py"), *(ROOT / "passes/dfmpc_passes").rglob("*.py")]
-NAMES = ("commands", "plan_command", "quantize_command", "report_command")
+NAMES = ("commands", "diagnose_command", "plan_command", "quantize_command", "report_command")
 COMMANDS = " ".join(f"dfmpc_onnx/cli/{name}.py" for name in NAMES)
 WORKER = "dfmpc_onnx/jobs/worker.py"  # the process of one job, and of nothing else
 OWNERS = {
@@ -22,7 +22,9 @@ OWNERS = {
     "onnxruntime.set_default_logger_severity": "dfmpc_onnx/runtime/session.py",
     "resource.setrlimit": "dfmpc_onnx/memory.py",
     "memory.limit_memory": f"{COMMANDS} {WORKER}",
-    "memory.keep_freed_memory": f"dfmpc_onnx/cli/plan_command.py dfmpc_onnx/cli/quantize_command.py {WORKER}",
+    "memory.keep_freed_memory": " ".join(
+        [*(f"dfmpc_onnx/cli/{name}_command.py" for name in ("diagnose", "plan", "quantize")), WORKER]
+    ),
     "signal": "dfmpc_onnx/cli/signals.py",  # while the command line alone runs
     "locale": None,
     "warnings.catch_warnings": None,

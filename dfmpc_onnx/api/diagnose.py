@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import msgspec
 import onnx
 
-from dfmpc_onnx.api.advice import Trials, Tried, trials_for
+from dfmpc_onnx.api.advice import Trials, Tried, trials_for, worth_their_bytes
 from dfmpc_onnx.api.boundary import GivenImages, GivenRanges, GivenShapes, Path, as_path, images_label, public
 from dfmpc_onnx.api.pairs import ComparedFiles, take_pair
 from dfmpc_onnx.api.provenance import version
@@ -61,8 +62,8 @@ def diagnose(
     """
     if output is not None and not blame:
         raise OptionError("output: only what was tried can be written; ask for blame, too")
-    wanted = count or LAYER_INPUTS
-    files = take_pair(model, quantized, images, preprocess, input_shapes, input_ranges, seed, wanted)
+    asked = _Asked(model, quantized, images, input_shapes, input_ranges, seed, count or LAYER_INPUTS)
+    files = asked.files(preprocess)
     if not is_quantized(files.source.model):
         raise ModelError(f"{files.source.label}: holds nothing that is quantized; the float model comes first")
     destination = None
@@ -70,30 +71,47 @@ def diagnose(
         check_target(output, files.float_source, force=force)
         destination = check_target(output, files.source, force=force)
     right = "" if preprocess is not None else right_preprocess(files)
-    if right:
-        files = take_pair(model, quantized, images, right, input_shapes, input_ranges, seed, wanted)
+    files = asked.files(right) if right else files
     tell = _telling(progress)
     given = None if images is None else str(as_path(images))
-    found, best = diagnose_files(files, wanted, right, given, blame=blame, tell=tell)
-    if destination is not None and best is not None:
-        save(best.model, destination, files.source.external)
-        found = msgspec.structs.replace(found, output=str(destination))
-    return found
+    found, best = diagnose_files(files, asked.count, given, right, tell, blame=blame)
+    if destination is None or best is None:
+        return found
+    save(best.model, destination, files.source.external)
+    return msgspec.structs.replace(found, output=str(destination))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """What the user gave, but for the preprocess, which may turn out to be another."""
+
+    model: ModelSource
+    quantized: ModelSource
+    images: GivenImages | None
+    shapes: GivenShapes
+    ranges: GivenRanges
+    seed: int
+    count: int
+
+    def files(self, preprocess: str | None) -> ComparedFiles:
+        """Both files, and what they are fed."""
+        given = self.model, self.quantized, self.images
+        return take_pair(*given, preprocess, self.shapes, self.ranges, self.seed, self.count)
 
 
 def diagnose_files(
     files: ComparedFiles,
     count: int,
-    right: str,
     images: str | None,
+    right: str,
+    tell: Callable[[int, int, str], None],
     *,
     blame: bool,
-    tell: Callable[[int, int, str], None],
 ) -> tuple[Diagnosis, Tried | None]:
     """The diagnosis of files that are read already, and with `blame` the best change that was tried, if one helps.
 
-    count: of inputs. right: the preprocess that the float model tells where the file states another, else "". images:
-    where the user's lie.
+    count: of inputs. images: where the user's lie. right: the preprocess that was taken for the one that the file
+    states, if so.
     """
     found = diagnose_networks(
         files.float_source.model,
@@ -181,6 +199,6 @@ def _advised(
         return msgspec.structs.replace(found, no_advice=trials.why_not), None
     wanted = trials_for(found, files.source.model, right)
     tried = trials.run(wanted, lambda done, of: tell(done, of, "trying"))
-    helping = [entry for entry in tried if entry.advice.helps]
+    helping = worth_their_bytes([entry for entry in tried if entry.advice.helps])
     found = msgspec.structs.replace(found, advice=tuple(entry.advice for entry in helping), tried=len(wanted))
     return found, next(iter(helping), None)

@@ -23,7 +23,7 @@ def diagnosis_of(
         errors, _ = errors_of_layers(files.float_source, files.source.model, files.fed, "")
         return Diagnosed(errors, why_not="the file quantizes weights alone; their errors are listed above")
     try:
-        found, _ = diagnose_files(files, LAYER_INPUTS, right, images, blame=blame, tell=tell)
+        found, _ = diagnose_files(files, LAYER_INPUTS, images, right, tell, blame=blame)
     except ModelError as error:
         return Diagnosed(why_not=str(error))
     return Diagnosed(found.layers, found)

@@ -191,15 +191,15 @@ class PairedNetworks:
         return any(within_bounds(before[name], plain[name]) is not before[name] for name in names)
 
     def bytes_of(self, name: str) -> int:
-        """How much a tensor takes of one run of the probe's size, in both networks."""
-        return self._bytes.get(name, 0)
+        """How much a tensor takes of one run, in both networks; 0 of an input."""
+        return self._bytes.get(name, 0) * self._at_once
 
     def groups(self) -> list[list[str]]:
         """The tensors in order, as many together as may be held of one run; of most networks all."""
         found: list[list[str]] = []
         held = 0
         for tensor in self.matching.tensors:
-            size = self._bytes[tensor.name] * self._at_once
+            size = self.bytes_of(tensor.name)
             if not found or held + size > 2 * FETCHED_BYTES:
                 found.append([])
                 held = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from dfmpc_onnx.errors import shown
+from dfmpc_onnx.errors import printable, shown
 from dfmpc_onnx.evaluation.diagnosis.schema import Advice, Diagnosis, Suspect
 from dfmpc_onnx.report.layer_error_text import layer_error_table, percent
 from dfmpc_onnx.report.tables import listing, prose
@@ -55,10 +55,11 @@ def _suspects(found: Diagnosis, console: Console, most: int) -> None:
 def _cells(suspect: Suspect, found: Diagnosis) -> tuple[str, ...]:
     cause = "" if suspect.cause is None else suspect.cause.text
     own = "-" if suspect.own_error is None else percent(suspect.own_error)
+    name = suspect.layer if not suspect.others else f"{suspect.layer} + {suspect.others} more"
     if suspect.gain is None or suspect.sqnr_db is None or suspect.gain_db is None:
-        return suspect.layer, suspect.kind, own, cause
+        return name, suspect.kind, own, cause
     gone = 100 * suspect.gain / found.damage if found.damage > 0 else 0.0
-    return suspect.layer, suspect.kind, own, f"{suspect.sqnr_db:.1f}", f"{suspect.gain_db:+.1f}", f"{gone:.0f}", cause
+    return name, suspect.kind, own, f"{suspect.sqnr_db:.1f}", f"{suspect.gain_db:+.1f}", f"{gone:.0f}", cause
 
 
 def finding(found: Diagnosis) -> str:
@@ -79,4 +80,4 @@ def advice_sentence(advice: Advice) -> str:
     """What was done, what it gains and what it costs."""
     kilobytes = advice.bytes / 1000
     size = "the same size" if advice.bytes == 0 else f"{abs(kilobytes):.1f} kB {'more' if kilobytes > 0 else 'less'}"
-    return f"{shown(advice.text)}: {advice.before_db:.1f} -> {advice.after_db:.1f} dB, {size}"
+    return f"{printable(advice.text)}: {advice.before_db:.1f} -> {advice.after_db:.1f} dB, {size}"

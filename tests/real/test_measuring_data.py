@@ -137,3 +137,12 @@ def test_auto_finds_out_what_a_network_was_trained_with(name: str, preprocess: s
     inputs = resolve(model, {}, Preprocess.parse("imagenet"))
     found = choose_preprocess(model, inputs, BY_PICTURES if by == "images" else BY_COVARIANCES)
     assert (found.name, found.by, found.warning) == (preprocess, by, None)
+
+
+@pytest.mark.skipif(not (DATA / "models" / "imagenet_mobilenet_v2.onnx").exists(), reason="no MobileNetV2 there")
+def test_the_report_on_a_mobile_net_is_small(tmp_path: pathlib.Path) -> None:
+    float_model, small, page = DATA / "models" / "imagenet_mobilenet_v2.onnx", tmp_path / "s.onnx", tmp_path / "r.html"
+    assert dfmpc("quantize", float_model, "-o", small, "--recipe", "int8", "-q").exit_code == 0
+    assert dfmpc("report", float_model, small, "--count", "8", "-o", page, "-q").exit_code == 0
+    text = page.read_text(encoding="utf-8")
+    assert len(text.encode()) < 1_000_000 and text.count("<h2") == 12

@@ -34,7 +34,7 @@ class Loss:
 
 
 @dataclasses.dataclass(frozen=True)
-class Candidate:
+class Restorable:
     """What may be restored. tensor: by its name in both networks. kind: "weights" or "activation".
 
     layers: of the weights. rounding: of an activation.
@@ -81,16 +81,16 @@ class Blame:
         wide = [[value.astype(np.float64) for value in values] for values in (want, got)]
         return Loss(damage(losses), round(sqnr(*wide), 2))
 
-    def candidates(self, found: Sequence[Rounding]) -> list[Candidate]:
+    def candidates(self, found: Sequence[Rounding]) -> list[Restorable]:
         """Every layer with a weight, and every rounded activation, in the order of the network."""
         by_tensor: dict[str, list[Rounding]] = {}
         for rounding in found:
             by_tensor.setdefault(rounding.tensor, []).append(rounding)
-        listed = [Candidate(name, "activation", (), r) for name in self._given() for r in by_tensor.get(name, ())]
+        listed = [Restorable(name, "activation", (), r) for name in self._given() for r in by_tensor.get(name, ())]
         for tensor in self._pair.matching.tensors:
             if tensor.layers:
-                listed.append(Candidate(tensor.name, "weights", tensor.layers))
-            listed += [Candidate(tensor.name, "activation", (), r) for r in by_tensor.get(tensor.name, ())]
+                listed.append(Restorable(tensor.name, "weights", tensor.layers))
+            listed += [Restorable(tensor.name, "activation", (), r) for r in by_tensor.get(tensor.name, ())]
         return listed
 
     def _given(self) -> list[str]:
@@ -98,10 +98,10 @@ class Blame:
         return list(feeds)
 
     def measure(
-        self, candidates: Sequence[Candidate], tell: Callable[[int, int], None] = lambda done, of: None
-    ) -> list[tuple[Candidate, Loss]]:
+        self, candidates: Sequence[Restorable], tell: Callable[[int, int], None] = lambda done, of: None
+    ) -> list[tuple[Restorable, Loss]]:
         """What is left to lose with each restored."""
-        found: list[tuple[Candidate, Loss]] = []
+        found: list[tuple[Restorable, Loss]] = []
         for group in self._groups(candidates):
             values = self._restored(group)
             for candidate in group:
@@ -109,9 +109,9 @@ class Blame:
                 tell(len(found), len(candidates))
         return found
 
-    def _groups(self, candidates: Sequence[Candidate]) -> Iterator[list[Candidate]]:
+    def _groups(self, candidates: Sequence[Restorable]) -> Iterator[list[Restorable]]:
         runs = len(self._wanted)
-        group: list[Candidate] = []
+        group: list[Restorable] = []
         held = 0
         for candidate in candidates:
             size = self._pair.bytes_of(candidate.tensor) * runs
@@ -123,11 +123,11 @@ class Blame:
         if group:
             yield group
 
-    def _restored(self, group: Sequence[Candidate]) -> dict[Candidate, list[Array]]:
+    def _restored(self, group: Sequence[Restorable]) -> dict[Restorable, list[Array]]:
         """The values of each candidate's tensor without its error, run by run."""
         exact = _ExactPieces(self._pair, self._float, [c.tensor for c in group if c.kind == "weights"])
         rounded = sorted({c.tensor for c in group if c.kind == "activation"})
-        found: dict[Candidate, list[Array]] = {candidate: [] for candidate in group}
+        found: dict[Restorable, list[Array]] = {candidate: [] for candidate in group}
         for feeds, _ in self._pair.feeds():
             inner = [name for name in rounded if name not in feeds]
             before = {**feeds, **self._pair.unrounded(feeds, inner)}
@@ -143,7 +143,7 @@ class Blame:
                 found[candidate].append(value)
         return found
 
-    def _run(self, candidate: Candidate, values: Sequence[Array]) -> Loss:
+    def _run(self, candidate: Restorable, values: Sequence[Array]) -> Loss:
         ends = (candidate.tensor,) if candidate.rounding is None else candidate.rounding.ends
         kind = self._pair.kinds.get(candidate.tensor, onnx.TensorProto.FLOAT)
         stands = {tensor.name: tensor.stands for tensor in self._pair.matching.tensors}

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from dfmpc_onnx.evaluation.diagnosis.evidence import FEW_LEVELS, RoundingEvidence, WeightEvidence
+from dfmpc_onnx.evaluation.diagnosis.evidence import LEVELS_OF_4_BITS, RoundingEvidence, WeightEvidence
 from dfmpc_onnx.evaluation.diagnosis.roundings import Rounding
 from dfmpc_onnx.evaluation.diagnosis.schema import Cause
 from dfmpc_onnx.numerics.arrays import Float
 
 MOST_OF_ERROR = 0.5  # of an error that one thing makes before it is named as the cause
 OFF_GAIN = 0.3  # of a channel, from 1, that rounding to many levels does not explain
-UNLIKE = 16.0  # times further than the usual channel the furthest reaches: it has four bits fewer left
-PARTLY_USED = 0.25  # of the codes, below which two bits are lost
+UNLIKE = 16.0  # times further than the usual part of an activation the furthest reaches, which leaves it four bits
+PARTLY_USED = 0.25  # of the codes, below which two bits are lost: by values, or by the usual channel of a weight
 NEGATIVE_TIMES = 3.0  # further below 0 than above, where what is below is cut off
 
 
@@ -26,7 +26,7 @@ def weight_cause(found: WeightEvidence) -> Cause:
             f"makes {found.share:.0%} of the layer's error",
             {"channel": found.channel, "gain": found.gain, "share": found.share},
         )
-    few = found.levels is not None and found.levels <= FEW_LEVELS
+    few = found.levels is not None and found.levels <= LEVELS_OF_4_BITS
     if one_channel and abs(found.gain - 1) >= OFF_GAIN and (found.gain > 2 or not few):
         return Cause(
             "channel-scaled",
@@ -43,7 +43,7 @@ def weight_cause(found: WeightEvidence) -> Cause:
             {"levels": found.levels, "bits": bits, "error": found.error},
         )
     unlike = _unlike(found.reaches)
-    if found.levels is not None and found.scales == 1 and unlike >= UNLIKE:
+    if found.levels is not None and found.scales == 1 and unlike >= 1 / PARTLY_USED:
         return Cause(
             "unlike-channels",
             f"one scale for all its channels, of which the largest reaches {unlike:.0f} times as far as the usual one: "
@@ -100,7 +100,7 @@ def _shape_cause(found: RoundingEvidence, rounding: Rounding) -> Cause | None:
     if unlike >= UNLIKE:
         text = f"one scale for channels of which the largest reaches {unlike:.0f} times as far as the usual one"
         return Cause("unlike-channels", text, {"times": unlike})
-    if rounding.codes <= FEW_LEVELS:
+    if rounding.codes <= LEVELS_OF_4_BITS:
         bits = int(np.log2(rounding.codes))
         text = f"it is rounded to {rounding.codes} codes ({bits} bits), too few: that changes it by {found.error:.0%}"
         return Cause("too-few-bits", text, {"levels": rounding.codes, "bits": bits, "error": found.error})

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 import msgspec
 import onnx
 
-from dfmpc_onnx.evaluation.diagnosis.blame import Blame, Candidate, Loss
+from dfmpc_onnx.evaluation.diagnosis.blame import Blame, Loss, Restorable
 from dfmpc_onnx.evaluation.diagnosis.causes import rounding_cause, weight_cause
 from dfmpc_onnx.evaluation.diagnosis.evidence import Evidence
 from dfmpc_onnx.evaluation.diagnosis.roundings import roundings
-from dfmpc_onnx.evaluation.diagnosis.schema import Diagnosis, Suspect
+from dfmpc_onnx.evaluation.diagnosis.schema import Cause, Diagnosis, Suspect
 from dfmpc_onnx.evaluation.layer_errors import LayerErrors, errors_of
 from dfmpc_onnx.evaluation.paired_networks import PairedNetworks
 from dfmpc_onnx.evaluation.taken_back import TakenBack
@@ -68,7 +68,7 @@ def diagnose_networks(
 
 
 def _suspect(
-    candidate: Candidate, errors: LayerErrors, given: Sequence[str], before: Loss, left: Loss | None
+    candidate: Restorable, errors: LayerErrors, given: Sequence[str], before: Loss, left: Loss | None
 ) -> Suspect:
     row = next((row for row in errors.rows if row.tensor == candidate.tensor), None)
     if candidate.kind == "weights":
@@ -79,6 +79,7 @@ def _suspect(
         kind="weights" if candidate.kind == "weights" else "activation",
         tensor=candidate.tensor,
         layer=layer,
+        others=max(len(candidate.layers) - 1, 0),
         own_error=None if row is None else row.own_error,
     )
     if left is None:
@@ -92,8 +93,11 @@ def _suspect(
     )
 
 
-def _explained(candidate: Candidate, suspect: Suspect, evidence: Evidence, given: Sequence[str]) -> Suspect:
-    if candidate.rounding is None:
+def _explained(candidate: Restorable, suspect: Suspect, evidence: Evidence, given: Sequence[str]) -> Suspect:
+    if suspect.others:
+        text = f"{suspect.others + 1} layers together, which nothing tells apart: their tensors have other names there"
+        cause = Cause("no-single-cause", text)
+    elif candidate.rounding is None:
         cause = weight_cause(evidence.of_weights(candidate.tensor, suspect.layer))
     else:
         found = evidence.of_rounding(candidate.rounding)

@@ -18,7 +18,10 @@ from dfmpc_onnx.numerics.arrays import Array, Float
 from dfmpc_onnx.qdq.decode_chains import DecodeChains
 from dfmpc_onnx.runtime.session import Session
 
-FEW_LEVELS = 16  # values of a weight, up to which 4 bits hold them
+LEVELS_OF_4_BITS = 16  # values of a weight, up to which 4 bits hold them
+
+
+INTEGER_WEIGHTS: Mapping[str, int] = {"QLinearConv": 3, "QLinearMatMul": 3}  # followed by its scale
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,10 +100,15 @@ class Evidence:
     def _weight(self, layer: str) -> tuple[int | None, int, Float]:
         """How many values a layer's weight takes, how many scales it has, and how far each output channel reaches."""
         node, stored = self._nodes[layer], initializers(self._model.graph)
-        name = node.input[1]
+        place = INTEGER_WEIGHTS.get(node.op_type, 1)  # of the weight among its inputs
+        name = node.input[place]
+        values = numpy_helper.to_array(stored[name]) if name in stored else self._computed(name)
+        if place > 1:
+            scale = stored.get(node.input[place + 1])
+            count = 1 if scale is None else int(np.prod(scale.dims, dtype=np.int64))
+            return int(np.unique(values).size), count, _reaches(node, values)
         chain = DecodeChains(self._model.graph).of_layer(node)
         decoder = next((n for n in self._model.graph.node if name in n.output), None)
-        values = numpy_helper.to_array(stored[name]) if name in stored else self._computed(name)
         levels, scales = None, 1
         if chain is not None:
             levels, scales = int(np.unique(chain.codes()).size), int(chain.scale().size)
@@ -108,11 +116,9 @@ class Evidence:
             levels = int(np.unique(numpy_helper.to_array(stored[decoder.input[0]])).size)
             scale = stored.get(decoder.input[1])
             scales = 1 if scale is None else int(np.prod(scale.dims, dtype=np.int64))
-        if values.size // max(scales, 1) <= FEW_LEVELS:  # then each may have a code of its own
+        if values.size // max(scales, 1) <= LEVELS_OF_4_BITS:  # then each may have a code of its own
             levels = None
-        axis = 0 if op_of(node) == "Conv" or _transposes(node) else values.ndim - 1
-        rows = np.abs(np.moveaxis(np.asarray(values, np.float64), axis, 0)).reshape(values.shape[axis], -1)
-        return levels, scales, rows.max(axis=1)
+        return levels, scales, _reaches(node, values)
 
     def _computed(self, name: str) -> Array:
         model, _ = fed_at(self._model, {}, [name])
@@ -168,6 +174,14 @@ class Evidence:
 
 
 CUTS = frozenset({"Relu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "Softplus", "Elu"})
+
+
+def _reaches(node: onnx.NodeProto, values: Array) -> Float:
+    """How far the weights of each output channel reach."""
+    first = node.op_type in ("Conv", "QLinearConv") or _transposes(node)
+    rows = np.abs(np.moveaxis(np.asarray(np.atleast_2d(values), np.float64), 0 if first else -1, 0))
+    found: Float = rows.reshape(len(rows), -1).max(axis=1)
+    return found
 
 
 def _transposes(node: onnx.NodeProto) -> bool:

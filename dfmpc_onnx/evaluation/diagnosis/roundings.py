@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from dfmpc_onnx.model.protos import initializers, op_of, readers, stored_value
 from dfmpc_onnx.numerics.arrays import Array
 
-RANGES: Mapping[str, tuple[int, int]] = {
+CODE_RANGES: Mapping[str, tuple[int, int]] = {
     "uint8": (0, 255),
     "int8": (-128, 127),
     "uint16": (0, 65535),
@@ -52,9 +52,9 @@ def roundings(model: onnx.ModelProto, tensors: Collection[str]) -> list[Rounding
         decoders = [r for r in behind.get(node.output[0], ()) if r.op_type == "DequantizeLinear"]
         ends = tuple(decoder.output[0] for decoder in decoders)
         kind = "uint8" if zero is None else str(zero.dtype)
-        if scale is None or kind not in RANGES or not ends:
+        if scale is None or kind not in CODE_RANGES or not ends:
             continue
-        low, high = RANGES[kind]
+        low, high = CODE_RANGES[kind]
         step, offset = np.asarray(scale, np.float64), np.asarray(0 if zero is None else zero, np.float64)
         least, most = float(((low - offset) * step).min()), float(((high - offset) * step).max())
         found.append(Rounding(node.input[0], node.name, ends, least, most, float(step.max()), high - low + 1))

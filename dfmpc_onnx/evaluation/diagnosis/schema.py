@@ -7,8 +7,9 @@ from typing import Any, Literal
 import msgspec
 
 from dfmpc_onnx.evaluation.layer_errors import LayerErrors
+from dfmpc_onnx.evaluation.verdict import GOOD_DB_OF_OTHERS
 
-Kind = Literal["weights", "activation"]
+SuspectKind = Literal["weights", "activation"]
 CauseCode = Literal[
     "channel-negated",
     "channel-scaled",
@@ -23,8 +24,8 @@ CauseCode = Literal[
 ]
 LEAST_HELP_DB = 0.5  # what advice is worth at least
 LEAST_DAMAGE = 0.01  # of the outputs, below which nothing needs a culprit
-LEAST_SHARE = 0.5  # of the damage that one restored layer or activation takes away before it stands out
-LEAST_SHARE_UNEXPLAINED = 0.75  # the same where nothing explains it: errors make up for each other by chance
+SHARE_OF_CULPRIT = 0.5  # of the damage that one restored layer or activation takes away before it stands out
+SHARE_UNEXPLAINED = 0.75  # the same where nothing explains it: errors make up for each other by chance
 
 
 class Cause(msgspec.Struct, frozen=True):
@@ -39,14 +40,16 @@ class Suspect(msgspec.Struct, frozen=True):
     """A layer's weights or a rounded activation, and what is lost end to end without its error.
 
     tensor: what it computes, or what is rounded. layer: of weights, its name; of an activation the node that computes
-    it, or the input. damage, sqnr_db: of the outputs with it restored; gain: the damage that goes away, below 0 where
+    it, or the input. others: how many more layers are restored with it, as their tensors have other names in the
+    quantized file. damage, sqnr_db: of the outputs with it restored; gain: the damage that goes away, below 0 where
     its error makes up for others; gain_db: the same in decibels. All four are None where nothing was restored.
     cause: of those that are looked into, the first few.
     """
 
-    kind: Kind
+    kind: SuspectKind
     tensor: str
     layer: str
+    others: int = 0
     own_error: float | None = None
     damage: float | None = None
     sqnr_db: float | None = None
@@ -121,18 +124,16 @@ class Diagnosis(msgspec.Struct, frozen=True):
 
     @property
     def culprit(self) -> Suspect | None:
-        """The first suspect, where it stands out from the rest; None where nothing does."""
+        """The first suspect, where it stands out from the rest; None where nothing does, or little is lost."""
         first = next(iter(self.suspects), None)
-        if first is None or first.cause is None:
+        little = self.damage < LEAST_DAMAGE or self.sqnr_db >= GOOD_DB_OF_OTHERS
+        if first is None or first.cause is None or first.others or little:
             return None
-        if first.cause.code == "wrong-preprocess":
-            return first
-        enough = self.damage >= LEAST_DAMAGE
-        if first.gain is None:
-            return first if enough and first.cause.code != "no-single-cause" else None
         unexplained = first.cause.code == "no-single-cause"
-        share = LEAST_SHARE_UNEXPLAINED if unexplained else LEAST_SHARE
-        return first if enough and first.gain >= share * self.damage else None
+        if first.gain is None:
+            return None if unexplained else first
+        share = SHARE_UNEXPLAINED if unexplained else SHARE_OF_CULPRIT
+        return first if first.gain >= share * self.damage else None
 
     def to_dict(self) -> dict[str, Any]:
         """Its fields, as ``--json`` prints them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 
 from dfmpc_onnx.errors import OptionError
 
@@ -10,7 +10,12 @@ NEEDED = ("jinja2", "matplotlib")
 
 
 def require_report_extra() -> None:
-    """Raise OptionError where what draws and writes the HTML report is not installed."""
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    """Raise OptionError where what draws and writes the HTML report is not installed, or broken."""
+    missing = []
+    for name in NEEDED:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            missing.append(name)
     if missing:
         raise OptionError(f"the HTML report needs {' and '.join(missing)}; pip install 'dfmpc-onnx[report]'")

@@ -41,10 +41,6 @@ WHAT_DECIBELS_ARE = (
     "SQNR is the network's signal over the error in it: 10 dB is an error of 32 % of the values, 20 dB of 10 %, 30 dB "
     "of 3 %, 40 dB of 1 %."
 )
-NOT_TRIED = (
-    "no change was tried: `dfmpc-onnx report FLOAT QUANTIZED --blame` restores each layer to float in turn, and tries "
-    "what helps"
-)
 BADGES = {
     "good": "Good",
     "check": "Check it on images of yours",
@@ -104,12 +100,21 @@ def _sentence(text: str) -> str:
 def advice(page: ReportPage) -> Section:
     """What to try next, of what was tried."""
     found = page.diagnosis
-    if found is None or not found.blamed or found.no_advice:
-        reason = page.untold.get("advice", NOT_TRIED) if found is None or not found.blamed else found.no_advice
+    if found is None:
+        reason = page.untold.get("advice", "no change was tried")
         return Section("advice", "What to try next", [Paragraph(_sentence(reason))])
+    if found.no_advice:
+        return Section("advice", "What to try next", [Paragraph(_sentence(found.no_advice))])
+    if not found.blamed:
+        said = "No change was tried. This restores each layer to float in turn, and tries what helps:"
+        files = _paths(page) or "FLOAT QUANTIZED"
+        command = f"dfmpc-onnx report {files} --blame -o report.html"
+        return Section("advice", "What to try next", [Paragraph(said), Bullets([("", command)])])
     if not found.advice:
-        tries = "No change is known that could help" if not found.tried else f"Of {found.tried} changes none helps"
-        return Section("advice", "What to try next", [Paragraph(f"{tries}.")])
+        said = "No change is known that could help."
+        if found.tried:
+            said = f"{found.tried} change{' was' if found.tried == 1 else 's were'} tried, and none helps."
+        return Section("advice", "What to try next", [Paragraph(said)])
     rows = [
         cells(
             entry.text,
@@ -128,12 +133,16 @@ def advice(page: ReportPage) -> Section:
         Paragraph("Each change was made, and the file measured with it on the same inputs."),
         Rows("Changes that help, the best first", columns, rows),
     ]
-    paths = page.float_file.path, page.quantized_file.path
-    if all(paths):
-        files = " ".join(map(shlex.quote, paths))
+    if files := _paths(page):
         blocks.append(Paragraph("This writes the file with the first of them:"))
         blocks.append(Bullets([("", f"dfmpc-onnx diagnose {files} --blame --apply -o better.onnx")]))
     return Section("advice", "What to try next", blocks)
+
+
+def _paths(page: ReportPage) -> str:
+    """Both files as a shell takes them; "" where one is in memory."""
+    paths = page.float_file.path, page.quantized_file.path
+    return " ".join(map(shlex.quote, paths)) if all(paths) else ""
 
 
 def _signed(count: int) -> str:
@@ -272,9 +281,9 @@ def activations(page: ReportPage) -> Section:
         f"than {percent(CLIPPED_MUCH)} of the values beyond the range, and {len(loose) or 'none'} "
         f"{'uses' if len(loose) == 1 else 'use'} less than {percent(LOOSE)} of it."
     )
-    by_clipping = sorted(range(len(ranges)), key=lambda i: -ranges[i].clipped)[: RANGES_LISTED // 2]
+    by_clipping = sorted((i for i, r in enumerate(ranges) if r.clipped), key=lambda i: -ranges[i].clipped)
     by_use = sorted(range(len(ranges)), key=lambda i: ranges[i].used)[: RANGES_LISTED // 2]
-    notable = dict.fromkeys((*by_clipping, *by_use))
+    notable = dict.fromkeys((*by_clipping[: RANGES_LISTED // 2], *by_use))
     rows = [
         cells(
             place + 1,
@@ -288,7 +297,7 @@ def activations(page: ReportPage) -> Section:
         for r in (ranges[place],)
     ]
     columns = [
-        Column("no.", right=True),
+        Column("tensor no.", right=True),
         Column("tensor", name=True),
         Column("range of its codes", right=True),
         Column("values", right=True),

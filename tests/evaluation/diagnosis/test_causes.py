@@ -52,7 +52,9 @@ def test_unlike_channels_matter_where_they_share_a_scale() -> None:
     reaches = np.array([1.0, 1.0, 1.0, 40.0])
     assert of_weights(scales=1, reaches=reaches) == "unlike-channels"
     assert of_weights(scales=4, reaches=reaches) == "no-single-cause"
+    assert of_weights(scales=1, reaches=np.array([1.0, 1.0, 3.0])) == "no-single-cause"
     assert of_rounding(reaches=reaches) == "unlike-channels"
+    assert of_rounding(reaches=reaches / np.array([1, 1, 1, 5])) == "no-single-cause"
 
 
 def test_ranges_are_clipped_or_too_wide_and_at_the_input_the_preprocess_is_wrong() -> None:
