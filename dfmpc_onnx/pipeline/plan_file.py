@@ -30,7 +30,7 @@ from dfmpc_onnx.model.write import FileKind
 from dfmpc_onnx.pipeline.measured_noise import MeasuredNoise
 from dfmpc_onnx.pipeline.recipe import Step, toml_value
 from dfmpc_onnx.pipeline.recipe_lines import Lines
-from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY, WIDTHS
+from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY, WEIGHT_WIDTHS
 from dfmpc_onnx.pipeline.validation_messages import explain, named_key
 from dfmpc_onnx.pipeline.weight_plan import PlanRow, PlanTable, WeightPlan, Width
 
@@ -233,7 +233,7 @@ def _entry_lines(lines: Lines, key: str, count: int) -> list[int]:
 
 
 def _is_width(bits: float | str) -> bool:
-    return bits in (TERNARY, FLOAT) or (not isinstance(bits, str) and f"{bits:g}" in WIDTHS)
+    return bits in (TERNARY, FLOAT) or (not isinstance(bits, str) and f"{bits:g}" in WEIGHT_WIDTHS)
 
 
 def _width(bits: float | str) -> Width:

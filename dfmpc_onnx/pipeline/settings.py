@@ -18,16 +18,15 @@ TERNARY: Literal["ternary"] = "ternary"
 FLOAT: Literal["float"] = "float"
 ASKED = "as asked with --layer"  # why a layer has a width that the user gave it
 BitWidth = float | Literal["ternary"]  # 2 to 8, and what blocks of 5 and of 3 codes to a byte take
-BLOCK_WIDTHS = (1.6, 2.67)
-WIDTHS = ("1.6", "2", "2.67", "3", "4", "5", "6", "7", "8")  # as a user writes them
-NUMBER = "|".join(re.escape(width) for width in sorted(WIDTHS, reverse=True))
+WEIGHT_WIDTHS = ("1.6", "2", "2.67", "3", "4", "5", "6", "7", "8")  # as a user writes them
+NUMBER = "|".join(re.escape(width) for width in sorted(WEIGHT_WIDTHS, reverse=True))
 LARGEST_BOUND = 1e8  # of an input: statistics measure nothing larger
 OPSET_OF_8_BITS, OPSET_OF_16_BITS = 13, 21  # whose Q/DQ take an axis; whose codes may have 16 bits
 REDUCED_BITS = 7  # 2 * 255 * 64 fits into 16 bits, 2 * 255 * 128 does not
 
 
 def bit_number(text: str) -> float:
-    """One of `WIDTHS` as a number, whole ones as integers."""
+    """One of `WEIGHT_WIDTHS` as a number, whole ones as integers."""
     return float(text) if "." in text else int(text)
 
 

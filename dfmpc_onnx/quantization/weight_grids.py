@@ -22,11 +22,8 @@ NARROWER: Mapping[BitWidth, tuple[BitWidth, ...]] = {1.6: (TERNARY,), 2: (TERNAR
 
 
 def forms_at(width: BitWidth, codebooks: bool) -> tuple[tuple[BitWidth, ...], tuple[int, ...]]:
-    """The levels to try at a width, and the lengths of blocks. codebooks: whether the layer takes any.
-
-    At 3 bits blocks of 3 codes, 2.67 bits each, are tried too: where they lose less they are smaller as well.
-    """
-    lengths = (LENGTHS[2.67 if width == 3 else width],) if codebooks and width in (*LENGTHS, 3) else ()
+    """The levels to try at a width, and the lengths of blocks. codebooks: whether the layer takes any."""
+    lengths = (LENGTHS[width],) if codebooks and width in LENGTHS else ()
     if lengths and width == 2.67:
         return (), lengths
     return NARROWER.get(width, (width,)), lengths

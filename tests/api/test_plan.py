@@ -81,7 +81,7 @@ def test_a_person_may_change_bits(planned: pathlib.Path, tmp_path: pathlib.Path)
     path = tmp_path / "mine.toml"
     text = planned.read_text(encoding="utf-8")
     head, _, tail = text.partition('layer = "conv2"\nbits = ')
-    path.write_text(f'{head}layer = "conv2"\nbits = 7{tail[1:]}', encoding="utf-8")
+    path.write_text(f'{head}layer = "conv2"\nbits = 7\n{tail.partition(chr(10))[2]}', encoding="utf-8")
     quantized = dfmpc_onnx.quantize(wide(), recipe=str(path), check=False, threads=1)
     found = {layer.name: (layer.bits, layer.why) for layer in quantized.report.layers}
     assert found["conv2"][0] == 7 and found["conv2"][1].startswith("set by hand, adds ")

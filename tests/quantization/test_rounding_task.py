@@ -55,7 +55,7 @@ def test_recipes_that_measure_nothing_take_levels_of_no_more_bits(weights):
 @pytest.mark.parametrize(("width", "codebooks", "levels", "lengths"), [
     ("ternary", True, ("ternary",), ()), (1.6, True, ("ternary",), (5,)), (1.6, False, ("ternary",), ()),
     (2, True, ("ternary", 2), (4,)), (2.67, True, (), (3,)), (2.67, False, ("ternary", 2), ()),
-    (3, True, (3,), (3,)), (4, True, (4,), (2,)), (4, False, (4,), ()), (5, True, (5,), ()), (8, True, (8,), ()),
+    (3, True, (3,), ()), (4, True, (4,), (2,)), (4, False, (4,), ()), (5, True, (5,), ()), (8, True, (8,), ()),
 ])  # fmt: skip
 def test_the_forms_of_a_width_take_no_more_bits(width, codebooks, levels, lengths):
     assert forms_at(width, codebooks) == (levels, lengths)
