@@ -30,13 +30,13 @@ from dfmpc_onnx.evaluation.layer_errors import LayerErrors
 from dfmpc_onnx.inputs.image_places import check_place
 from dfmpc_onnx.inputs.preprocess import AUTO
 from dfmpc_onnx.inputs.unknown_inputs import not_known
-from dfmpc_onnx.model.source import ModelSource, load, size_of
+from dfmpc_onnx.model.source import ModelSource, size_of
 from dfmpc_onnx.model.write import save
 from dfmpc_onnx.pipeline.manager import Instrument
 from dfmpc_onnx.pipeline.progress import Progress, ProgressReport
 from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE, Recipe
 from dfmpc_onnx.pipeline.settings import Settings, WeightBudget
-from dfmpc_onnx.qdq.qonnx_nodes import loadable, to_qonnx
+from dfmpc_onnx.qdq.qonnx_nodes import from_qonnx, to_qonnx
 from dfmpc_onnx.report.build import make_report, with_layer_errors
 from dfmpc_onnx.runtime.session import require
 from dfmpc_onnx.runtime.threads import takes_threads
@@ -90,16 +90,14 @@ def quantize(
     take; None and 0: as many as the machine has. max_size: of the file, as "2MB", bytes, or "25%" of the float one, met
     within a percent. mean_bits: of all weights, at most. min_sqnr: in dB, as the check measures it. max_float_layers:
     how many may stay in float for these. force: write over what is no ONNX model. layer_errors: compare the tensors
-    inside, too. report: where to write what was done and lost as an HTML page (extra `report`).
-
-    Raises UserError for what the caller can correct, Defect for our own mistakes. When it raises, `output` is as it
-    was before: absent, or the earlier file.
+    inside, too. report: where to write what was done and lost as an HTML page (extra `report`). Raises UserError for
+    what the caller can correct, Defect for our own mistakes; `output` is then as it was before.
     """
     began = time.perf_counter()
     page = check_page(report, model, output, force=force, check=check)
     pipeline = catalog.build(chosen := with_time_limit(catalog.find_recipe(recipe), max_latency))
-    given = (weights, activations, layers, preprocess, input_shapes, input_ranges, seed, images, reduce_range, target)
-    settings = with_float16(parse_settings(chosen, *given), fp16)
+    asked = (weights, activations, layers, preprocess, input_shapes, input_ranges, seed, images, reduce_range, target)
+    settings = with_float16(parse_settings(chosen, *asked), fp16)
     budget = WeightBudget.parse(max_size, mean_bits, min_sqnr, max_float_layers)
     budget = _without_idle(budget, planned=settings.weights.auto and plans_bits(pipeline))
     settings = with_budget(settings, budget, "--weights" if weights is not None else f"recipe {chosen.name}")
@@ -150,9 +148,11 @@ def _finish(
     workspace, source = taken.workspace, taken.source
     settings, inputs = workspace.settings, workspace.inputs
     results, timing = built.results, built.timing
-    result = as_model(taken, results)
-    if settings.target.quantizers == "qonnx":
-        result = to_qonnx(result)
+    runs = as_model(taken, results)
+    result = runs
+    if settings.target.quantizers == "qonnx":  # onnxruntime has no such nodes, so what is compared is translated back
+        result = to_qonnx(runs)
+        runs = from_qonnx(result, source.label)
     size = size_of(result)
     found = ClosingCheck()
 
@@ -160,16 +160,15 @@ def _finish(
         nonlocal found
         if check:
             workspace.progress.begin("check")
-            if settings.target.quantizers == "qonnx":  # onnxruntime has no such nodes
-                candidate = loadable(load(candidate))
-            found = closing_check(source, candidate, settings, inputs, not_known(taken.choice.unknown))
+            compared = candidate if runs is result else runs
+            found = closing_check(source, compared, settings, inputs, not_known(taken.choice.unknown))
 
     if taken.destination is None:
         closing(result)
     else:
         workspace.progress.begin("write")
         size = save(result, taken.destination, source.external, closing)
-    errors, said = _layer_errors(taken, result, found) if layer_errors else (None, ())
+    errors, said = _layer_errors(taken, runs, found) if layer_errors else (None, ())
     workspace.progress.end()
     notes = (*assumed_batches(workspace), *larger_than_its_source(source, result, size, settings), *found.notes, *said)
     report = make_report(
@@ -183,7 +182,7 @@ def _finish(
         verdict=found.verdict,
     )
     if page is not None:
-        write_page_of_run(taken, result, found, report, page)
+        write_page_of_run(taken, runs, found, report, page)
     return Quantized(result, with_layer_errors(report, errors))
 
 
