@@ -91,8 +91,8 @@ def with_places(options: Mapping[str, Any], folder: pathlib.Path) -> dict[str, A
     """Options with the paths in them, of images and recipe files, as seen from a folder, made whole."""
     found = dict(options)
     if "images" in found:
-        found["images"] = str((folder / str(found["images"])).resolve())
+        found["images"] = str((folder / str(found["images"])).absolute())
     recipe = str(found.get("recipe", ""))
     if recipe.endswith(".toml"):
-        found["recipe"] = str((folder / recipe).resolve())
+        found["recipe"] = str((folder / recipe).absolute())
     return found

@@ -6,6 +6,7 @@ import dataclasses
 import glob
 import hashlib
 import itertools
+import os
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -135,7 +136,7 @@ def _may_be_a_model(path: pathlib.Path, folder: pathlib.Path, output: pathlib.Pa
     """Whether what was found in a folder is a file, and neither hidden nor a result of this very batch."""
     if is_folder(path) or any(part.startswith(".") for part in path.relative_to(folder).parts):
         return False
-    return not path.resolve().is_relative_to(output.resolve())
+    return not pathlib.Path(_real(path)).is_relative_to(_real(output))
 
 
 def _swept(sweep: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -177,23 +178,29 @@ def _check(rows: Iterable[tuple[_Found, Mapping[str, Any]]]) -> None:
 
 
 def _named(rows: Sequence[tuple[_Found, Mapping[str, Any]]]) -> Iterator[Job]:
-    """Jobs, each with a name of its own; one that is given twice is one."""
-    jobs: dict[tuple[str, bytes], tuple[str, _Found]] = {}
+    """Jobs, each with a name of its own; one that is given twice is one, unless the user names both."""
+    jobs: dict[tuple[str, bytes, str], tuple[str, _Found]] = {}
     for model, setting in rows:
         name = _plain(model.name + "".join(f".{key.replace('_', '-')}={_word(v)}" for key, v in setting.items()))
-        path = str(model.path.resolve())
-        jobs.setdefault((path, msgspec.json.encode(model.options, order="sorted")), (name, model))
+        key = (_real(model.path), msgspec.json.encode(model.options, order="sorted"), name if model.named else "")
+        jobs.setdefault(key, (name, model))
     taken: dict[str, int] = {}
     for name, _ in jobs.values():
         taken[name.lower()] = taken.get(name.lower(), 0) + 1
-    for (path, options), (name, model) in jobs.items():
+    for (real, options, _), (name, model) in jobs.items():
         if taken[name.lower()] > 1:
             if model.named:
                 raise OptionError(f"{model.where}: name '{shown(name)}' is there twice; give each a name of its own")
-            name = f"{name}-{hashlib.sha256(path.encode('utf-8', 'surrogateescape') + options).hexdigest()[:8]}"
+            name = f"{name}-{hashlib.sha256(real.encode('utf-8', 'surrogateescape') + options).hexdigest()[:8]}"
+        path = str(model.path.absolute())  # as it is named: the weights of a link lie beside the link
         # A path that is not UTF-8 cannot be handed over; its job says that there is no such file.
         shown_path = path if is_utf8(path) else path.encode("utf-8", "backslashreplace").decode()
         yield Job(name, shown_path, dict(model.options), _size(path))
+
+
+def _real(path: pathlib.Path) -> str:
+    """Where a path leads; itself where its links go round in a circle."""
+    return os.path.realpath(path)
 
 
 def _word(value: Any) -> str:

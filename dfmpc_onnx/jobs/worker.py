@@ -145,8 +145,11 @@ def _data_files(job: Job) -> str:
     """
     import onnx
 
+    from dfmpc_onnx.model.plain_files import why_unreadable
     from dfmpc_onnx.model.protos import all_tensors
 
+    if why_unreadable(job.model) is not None:  # such as a pipe, which nobody may ever write to
+        return "{}"
     try:
         model = onnx.load(job.model, load_external_data=False)
         tensors = [t for t in all_tensors(model) if t.data_location == onnx.TensorProto.EXTERNAL]

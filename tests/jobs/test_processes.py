@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 
 import onnx
@@ -105,6 +106,14 @@ def test_a_model_that_is_none_is_refused_with_the_sentence_of_quantize(tmp_path:
     assert (row.status, row.code) == ("refused", "model")
     assert row.reason.endswith("text.onnx: not an ONNX model, or cut short; export or copy it again")
     assert stages(row) == "load:failed check: quantize: write: verify:"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_pipe_that_nobody_writes_to_is_refused(tmp_path: pathlib.Path) -> None:
+    os.mkfifo(tmp_path / "pipe.onnx")
+    row = run(tmp_path / "pipe.onnx", JobLimits(seconds=100))
+    assert (row.status, row.data) == ("refused", "{}")
+    assert "is a device or a pipe" in row.reason
 
 
 def test_a_job_over_its_memory_ends_alone(tmp_path: pathlib.Path) -> None:

@@ -33,6 +33,15 @@ def test_a_model_that_is_named_twice_is_one_job(nets: pathlib.Path) -> None:
     assert names(jobs(nets / "a.onnx", nets / "*.onnx", nets / "a.onnx")) == ["a", "b"]
 
 
+def test_a_link_is_read_where_it_stands(nets: pathlib.Path) -> None:
+    (nets / "links").mkdir()
+    (nets / "links" / "net.onnx").symlink_to(nets / "a.onnx")
+    (nets / "links" / "circle.onnx").symlink_to(nets / "links" / "circle.onnx")
+    found = {job.name: job.model for job in jobs(nets / "links")}
+    assert found == {name: str(nets / "links" / f"{name}.onnx") for name in ("circle", "net")}
+    assert names(jobs(nets / "a.onnx", nets / "links" / "net.onnx")) == ["a"]
+
+
 def test_two_models_of_one_name_get_names_that_stay(nets: pathlib.Path) -> None:
     found = names(jobs(nets / "a.onnx", nets / "inner" / "a.onnx"))
     assert len(set(found)) == 2 and all(name.startswith("a-") for name in found)
