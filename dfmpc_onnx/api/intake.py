@@ -157,7 +157,7 @@ def parse_settings(
     """What the user asked for, as one value; the recipe says the rest. Raises OptionError."""
     provider = parse_target(target)
     numbers = recipe.activation_bits if activations is None else parse_activations(activations)
-    if activations is None and numbers != "none":
+    if activations is None and numbers == "8":  # which a recipe has that states nothing
         numbers = provider.activations
     if numbers != "none" and int(numbers) not in provider.activation_bits:
         known = ", ".join(map(str, provider.activation_bits))

@@ -16,6 +16,7 @@ from dfmpc_onnx.numerics.ranges import skewed_channels
 from dfmpc_onnx.pipeline.facts import Codes, FoldedBatchNorms, Layer, Layers, Ranges
 from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.quantization.grid_rules import GridRules
 
 CHOOSES = frozenset({"Relu", "MaxPool", "GlobalMaxPool"})  # f(a x) = a f(x) for a > 0, and no value is new
 WIDEST_RANGE = 2.0  # times the range behind the BatchNormalization: a bit of 8
@@ -33,8 +34,8 @@ class FoldBatchNormForward(Pass[NoOptions]):
 
     Requires: the layers and their codes, BatchNormalizations behind layers folded.
 
-    Refuses when: no layer with a Relu stands alone in front, with at most MaxPool between; 0 lies so far from what a
-    channel gives that a range from 0 would cost more than a bit.
+    Refuses when: the target has no scale a channel; no layer with a Relu stands alone in front, with at most MaxPool
+    between; 0 lies so far from what a channel gives that a range from 0 would cost more than a bit.
 
     Reference: docs/method.md, section 6; Nagel et al. 2019, section 4.1 (scales through a Relu).
     """
@@ -45,6 +46,8 @@ class FoldBatchNormForward(Pass[NoOptions]):
 
     def run(self, workspace: Workspace) -> PassResult:
         graph = workspace.graph
+        if not GridRules.of(workspace.settings.target).leaves_free("Conv"):
+            return PassResult(self.name, notes=("the target has no scale a channel",))
         layers = workspace.get(Layers).by_name()
         known = workspace.find(Ranges)
         ranges = dict(known.tensors) if known is not None else {}

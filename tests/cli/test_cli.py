@@ -542,7 +542,10 @@ def test_a_pass_that_fails_is_a_defect_that_names_it(model_file: pathlib.Path, m
     result = dfmpc("quantize", model_file, "-o", model_file.with_name("out.onnx"), "--json", *CLOSED_FORM)
     assert (result.exit_code, result.stdout) == (3, "")
     assert "pass compensate failed (ZeroDivisionError: a [bold]slip[/bold])" in result.stderr
-    assert "passes already run: normalize, fold_scales, integer_gates, pair_convolutions" in result.stderr
+    assert (
+        "passes already run: normalize, fold_scales, integer_gates, fold_for_one_scale, pair_convolutions"
+        in result.stderr
+    )
     assert "report it to" in result.stderr and "Traceback" not in result.stderr
     assert held(model_file.parent) == before
 
