@@ -68,3 +68,29 @@ def with_wrong_range(model: onnx.ModelProto, tensor: str, factor: float) -> onnx
         if node is quantizer or (node.op_type == "DequantizeLinear" and node.input[0] == quantizer.output[0]):
             node.input[1] = new
     return copy
+
+
+def with_rounding(model: onnx.ModelProto, tensor: str, low: float, high: float) -> onnx.ModelProto:
+    """All that reads a tensor reads it rounded to 256 codes between two numbers, as any tool would do it."""
+    copy = _copy(model)
+    step = (high - low) / 255
+    numbers = [f"{tensor}.step", f"{tensor}.zero"]
+    copy.graph.initializer.extend(
+        [
+            numpy_helper.from_array(np.float32(step), numbers[0]),
+            numpy_helper.from_array(np.uint8(round(-low / step)), numbers[1]),
+        ]
+    )
+    nodes = []
+    for node in copy.graph.node:
+        node.input[:] = [f"{tensor}.dq" if name == tensor else name for name in node.input]
+        nodes.append(node)
+        if tensor in node.output:
+            nodes += [
+                onnx.helper.make_node("QuantizeLinear", [tensor, *numbers], [f"{tensor}.q"], f"{tensor}.q"),
+                onnx.helper.make_node("DequantizeLinear", [f"{tensor}.q", *numbers], [f"{tensor}.dq"], f"{tensor}.dq"),
+            ]
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del copy.graph.node[:]
+    copy.graph.node.extend(copies)
+    return copy

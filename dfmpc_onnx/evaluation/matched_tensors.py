@@ -72,6 +72,11 @@ def common_tensors(first: onnx.ModelProto, second: onnx.ModelProto) -> list[str]
     return [name for name in _computed(second.graph) if name in mine]
 
 
+def called(node: onnx.NodeProto) -> str:
+    """A node's name; of one that has none that of what it computes."""
+    return node.name or next(iter(node.output), "")
+
+
 def standing(second: onnx.ModelProto, names: Iterable[str]) -> dict[str, str]:
     """By tensor its name in the second network: that of its rounded values where these are all that is read."""
     behind, outputs = readers(second.graph.node), {value.name for value in second.graph.output}
@@ -126,7 +131,7 @@ def match(first: onnx.ModelProto, second: onnx.ModelProto, stands: Mapping[str, 
             of_first = tuple(dict.fromkeys(ends[read] for read in reads))
             at = tuple((read, ends[read]) for read in reads)
             made = found[name]
-            tensors.append(MatchedTensor(name, stands[name], made.name, op_of(made), layers, of_first, at))
+            tensors.append(MatchedTensor(name, stands[name], called(made), op_of(made), layers, of_first, at))
     layers_of_first = _layers(first.graph)
     rounded = tuple(MatchedTensor(name, hat, "", INPUT, (), ()) for name, hat in inputs.items() if hat != name)
     return Matching(rounded, tuple(tensors), _unmatched(first.graph, layers_of_first, stands), len(layers_of_first))
@@ -227,7 +232,7 @@ def _piece(
         if node is None:
             continue
         if _is_layer(node, computed):
-            layers[node.name] = None
+            layers[called(node)] = None
         for read in names_read(node):
             if read in seen:
                 continue
@@ -259,7 +264,7 @@ def _unmatched(graph: onnx.GraphProto, layers: Sequence[onnx.NodeProto], names: 
                 given = [output for reader in behind.get(name, ()) for output in reader.output]
                 waiting.extend(output for output in given if output not in outputs)
         else:
-            found.append(layer.name)
+            found.append(called(layer))
     return tuple(found)
 
 

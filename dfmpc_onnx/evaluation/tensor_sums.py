@@ -45,8 +45,11 @@ class TensorSums:
     def add(self, plain: Array, hat: Array, own: Array, factor: ChannelChange | None, real: int) -> None:
         """One run: the float network's values, the quantized one's, and those of the piece. factor: taken out of both.
 
-        real: how many rows are no filling, where the tensor runs along the batch.
+        real: how many rows are no filling, where the tensor runs along the batch. What is of another size in one of
+        them, because its size depends on values, is left out.
         """
+        if not plain.shape == hat.shape == own.shape:
+            return
         axis = channel_axis(plain.shape)
         y, q, p = (np.asarray(values, np.float64) for values in (plain, hat, own))
         if len(y) > real > 0 and y.ndim > 1:

@@ -174,3 +174,12 @@ def test_rows_are_plain_data() -> None:
     assert LayerErrors.to_dict(found)["rows"][2] == found.rows[2].to_dict()
     row = found.of_layer("conv2")
     assert row is not None and row.tensor == "conv2" and found.of_layer("nobody") is None
+
+
+def test_nodes_without_names_are_called_by_what_they_compute() -> None:
+    models = [plain(), rescaled(plain(), "conv2.w", -1.0, 2)]
+    for model in models:
+        for node in model.graph.node:
+            node.name = ""
+    found = layer_errors(models[0], models[1], images())
+    assert [row.layers for row in found.rows if row.layers] == [("conv1",), ("conv2",), ("conv3",)]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 import onnx
 
+from dfmpc_onnx.errors import ModelError
 from dfmpc_onnx.evaluation.diagnosis.blame import Blame, Loss, Restorable
 from dfmpc_onnx.evaluation.diagnosis.causes import rounding_cause, weight_cause
 from dfmpc_onnx.evaluation.diagnosis.evidence import Evidence
@@ -43,7 +44,9 @@ def diagnose_networks(
     pair = PairedNetworks(float_model, quantized, inputs, label)
     factors = TakenBack(pair).found()
     errors = errors_of(pair, factors, inputs, lambda done, of: tell(done, of, "layers"))
-    judged = [name for name in outputs if name in pair.kinds] or [value.name for value in float_model.graph.output]
+    judged = [name for name in outputs if name in pair.kinds]
+    if not judged:
+        raise ModelError(f"{label}: no output of floats that both networks have; nothing tells what an error costs")
     blamer = Blame(pair, factors, quantized, float_model, judged)
     given = fed_names(quantized.graph)
     found = blamer.candidates(roundings(quantized, {*pair.kinds, *given}))

@@ -10,7 +10,7 @@ import onnx
 from onnx import numpy_helper
 
 from dfmpc_onnx.evaluation.diagnosis.roundings import Rounding
-from dfmpc_onnx.evaluation.matched_tensors import fed_at
+from dfmpc_onnx.evaluation.matched_tensors import called, fed_at
 from dfmpc_onnx.evaluation.paired_networks import PairedNetworks, within_bounds
 from dfmpc_onnx.evaluation.tensor_sums import ChannelChange, TensorSums, channel_axis
 from dfmpc_onnx.model.protos import initializers, makers, op_of
@@ -74,7 +74,7 @@ class Evidence:
         float_model: onnx.ModelProto,
     ) -> None:
         self._pair, self._factors, self._model = pair, factors, quantized
-        self._nodes = {node.name: node for node in quantized.graph.node}
+        self._nodes = {called(node): node for node in quantized.graph.node}
         self._makers = makers(float_model.graph.node)
         self._readers: dict[str, list[onnx.NodeProto]] = {}
         for node in float_model.graph.node:

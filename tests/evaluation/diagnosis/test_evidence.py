@@ -67,17 +67,34 @@ def test_a_broken_layer_restored_gives_back_what_it_took() -> None:
     assert first.damage is not None and first.damage < 5 * healthy.damage
 
 
+def cause_of(model: onnx.ModelProto, tensor: str, low: float, high: float) -> str:
+    """The cause of the one activation that is rounded."""
+    found = diagnosed(model, broken.with_rounding(model, tensor, low, high))
+    (suspect,) = (suspect for suspect in found.suspects if suspect.kind == "activation")
+    assert suspect.tensor == tensor and suspect.cause is not None
+    return suspect.cause.code
+
+
 def test_a_concat_of_unequal_parts_is_measured_part_by_part() -> None:
-    net = graphs.Net((1, 3, 8, 8))
-    small = net.node("Relu", net.norm(net.conv("x", 4), gamma=1.0, beta=0.0, mean=0.0, variance=1.0))
-    large = net.node("Relu", net.norm(net.conv("x", 4), gamma=300.0, beta=0.0, mean=0.0, variance=1.0))
+    net = graphs.Net(("n", 3, 8, 8))
+    small = net.node("Relu", net.conv("x", 4))
+    large = net.node("Mul", small, net.weight("fifty", np.float32(50.0)))
     joined = net.node("Concat", small, large, axis=1)
     net.channels[joined] = 8
-    model = net.model(net.conv(joined, 2, kernel=1))
-    made = int8(model)
-    found = diagnosed(model, made)
-    causes = {suspect.tensor: suspect.cause.code for suspect in found.suspects if suspect.cause is not None}
-    assert causes.get(joined, "not rounded") in ("unequal-concat", "not rounded")
+    assert cause_of(net.model(net.conv(joined, 2, kernel=1)), joined, 0.0, 300.0) == "unequal-concat"
+
+
+def test_a_negative_range_that_a_relu_cuts_off_is_seen_in_front_of_it() -> None:
+    net = graphs.Net(("n", 3, 8, 8))
+    low = net.node("Sub", net.conv("x", 4), net.weight("ten", np.float32(10.0)))
+    assert cause_of(net.model(net.node("Relu", low)), low, -16.0, 0.5) == "cut-negative-range"
+
+
+def test_channels_of_unlike_reach_are_seen_in_an_activation() -> None:
+    net = graphs.Net(("n", 3, 8, 8))
+    factors = np.array([1, 1, 1, 200], np.float32).reshape(1, 4, 1, 1)
+    wide = net.node("Mul", net.conv("x", 4), net.weight("factors", factors))
+    assert cause_of(net.model(net.conv(wide, 2, kernel=1)), wide, -1000.0, 1000.0) == "unlike-channels"
 
 
 def test_data_is_plain_and_frozen() -> None:
