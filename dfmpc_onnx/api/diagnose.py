@@ -64,7 +64,7 @@ def diagnose(
         raise OptionError("output: only what was tried can be written; ask for blame, too")
     asked = _Asked(model, quantized, images, input_shapes, input_ranges, seed, count or LAYER_INPUTS)
     files = asked.files(preprocess)
-    if not is_quantized(files.source.model):
+    if not is_quantized(files.source.model) and "version" not in files.metadata:  # ours may hold codes alone
         raise ModelError(f"{files.source.label}: holds nothing that is quantized; the float model comes first")
     destination = None
     if output is not None:

@@ -143,6 +143,7 @@ def with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProt
     copy.CopyFrom(model)
     stated = {value.name: value for value in (*model.graph.output, *model.graph.input)}
     put_in(copy.graph.output, [stated.get(name) or onnx.ValueInfoProto(name=name) for name in names])
+    del copy.graph.value_info[:]  # some are stale, which matters where they are outputs
     return copy
 
 

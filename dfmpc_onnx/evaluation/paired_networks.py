@@ -14,7 +14,7 @@ import numpy.typing as npt
 import onnx
 
 from dfmpc_onnx.errors import ModelError
-from dfmpc_onnx.evaluation.fidelity import SessionInput, as_taken, chunks_of
+from dfmpc_onnx.evaluation.fidelity import INPUT_TYPES, SessionInput, chunks_of
 from dfmpc_onnx.evaluation.matched_tensors import (
     INPUT,
     MatchedTensor,
@@ -213,7 +213,7 @@ class PairedNetworks:
         unrounded: a tensor that is wanted as it is before it is rounded; its piece is then fed behind all roundings.
         """
         found = (*self.matching.inputs, *self.matching.tensors)
-        kinds = {**self.kinds, **self._kinds_of_inputs()}
+        kinds = {tensor.name: self.kind_of(tensor.name) for tensor in found}
         if not unrounded:
             return Pieces(self._quantized, found, kinds, wanted)
         tensors = [dataclasses.replace(t, stands=t.name) if t.name == unrounded else t for t in found]
@@ -231,9 +231,11 @@ class PairedNetworks:
         values = run_named(self._hat, feeds, [self._stands[name] for name in names])
         return dict(zip(names, values.values(), strict=True))
 
-    def _kinds_of_inputs(self) -> dict[str, int]:
-        stated = {value.name: value.type.tensor_type.elem_type for value in self._quantized.graph.input}
-        return {tensor.name: stated[tensor.name] for tensor in self.matching.inputs}
+    def kind_of(self, name: str) -> int:
+        """The element type of a matched tensor, or of an input, in the quantized network."""
+        stated = (value for value in self._quantized.graph.input if value.name == name)
+        given = next((int(value.type.tensor_type.elem_type) for value in stated), onnx.TensorProto.FLOAT)
+        return self.kinds.get(name, given)
 
     def rounded_inputs(self, feeds: NamedArrays) -> NamedArrays:
         """What the quantized network makes of its inputs before anything else reads them."""
@@ -250,11 +252,13 @@ def run_named(session: Session, feeds: NamedArrays, names: Sequence[str]) -> Nam
 
 
 def typed(session: Session, feeds: NamedArrays) -> NamedArrays:
-    """What a network is fed, in the types that it states."""
-    if len(session.inputs) == 1 and len(feeds) == 1:
-        given = SessionInput.of(session)
-        return {name: value.astype(given.dtype, copy=False) for name, value in feeds.items()}
-    return as_taken(session, feeds)
+    """What a network is fed, as arrays; floats in the types that it states, of which uint8 may be one."""
+    types = {name: INPUT_TYPES.get(kind) for name, _, kind in session.inputs}
+    fed = {name: np.asarray(value) for name, value in feeds.items()}
+    return {
+        name: value if value.dtype.kind != "f" else value.astype(types.get(name) or value.dtype, copy=False)
+        for name, value in fed.items()
+    }
 
 
 def within_bounds(values: Array, plain: Array) -> Array:

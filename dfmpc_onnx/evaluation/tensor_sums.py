@@ -38,7 +38,7 @@ class TensorSums:
 
     def __init__(self) -> None:
         self._signal = self._plain_hat = self._hat_hat = self._own = self._plain_own = np.zeros(1)
-        self._plain_sum = self._hat_sum = np.zeros(1)
+        self._plain_sum = self._hat_sum = self._own_sum = np.zeros(1)
         self._count = 0
         self.noise = self.carried = 0.0
 
@@ -65,6 +65,7 @@ class TensorSums:
             self._hat_hat = self._hat_hat + np.square(q).sum(axis=others)
             self._plain_sum = self._plain_sum + y.sum(axis=others)
             self._hat_sum = self._hat_sum + q.sum(axis=others)
+            self._own_sum = self._own_sum + p.sum(axis=others)
             self._count += y.size // y.shape[axis]
             self._own = self._own + np.square(p - y).sum(axis=others)
             self._plain_own = self._plain_own + (y * p).sum(axis=others)
@@ -111,8 +112,16 @@ class TensorSums:
         if not math.isfinite(total) or total <= 0:
             return None
         channel = int(self._own.argmax())
-        gain = float(self._plain_own[channel] / self._signal[channel]) if self._signal[channel] > 0 else 1.0
-        return channel, float(self._own[channel]) / total, gain
+        return channel, float(self._own[channel]) / total, self._gain(channel)
+
+    def _gain(self, channel: int) -> float:
+        """What a channel of the piece varies by beside the float network's, by least squares; 1 where that is still."""
+        count = max(self._count, 1)
+        mean, mean_own = self._plain_sum[channel] / count, self._own_sum[channel] / count
+        variance = float(self._signal[channel] / count - mean**2)
+        if variance <= 1e-9 * float(self._signal[channel]) / count:
+            return 1.0
+        return float(self._plain_own[channel] / count - mean * mean_own) / variance
 
     @property
     def channels(self) -> int:

@@ -79,5 +79,7 @@ def finding(found: Diagnosis) -> str:
 def advice_sentence(advice: Advice) -> str:
     """What was done, what it gains and what it costs."""
     kilobytes = advice.bytes / 1000
-    size = "the same size" if advice.bytes == 0 else f"{abs(kilobytes):.1f} kB {'more' if kilobytes > 0 else 'less'}"
+    size = (
+        "the same size" if abs(kilobytes) < 0.05 else f"{abs(kilobytes):.1f} kB {'more' if kilobytes > 0 else 'less'}"
+    )
     return f"{printable(advice.text)}: {advice.before_db:.1f} -> {advice.after_db:.1f} dB, {size}"

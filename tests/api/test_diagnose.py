@@ -141,3 +141,9 @@ def test_the_files_are_not_changed_and_not_written_over(model_file: pathlib.Path
             dfmpc_onnx.diagnose(model_file, quantized, blame=True, output=target)
     found = dfmpc_onnx.diagnose(model_file, quantized, images=np.zeros((3, 8, 8, 3), np.uint8) + 7)
     assert found.images == "arrays" and (model_file.read_bytes(), quantized.read_bytes()) == before
+
+
+def test_a_file_of_low_bit_weights_and_float_activations_is_diagnosed() -> None:
+    made = dfmpc_onnx.quantize(graphs.chain(), None, "paper", preprocess="imagenet", check=False).model
+    found = dfmpc_onnx.diagnose(graphs.chain(), made, blame=True, count=4)
+    assert {suspect.kind for suspect in found.suspects} == {"weights"}

@@ -76,10 +76,10 @@ class Blame:
 
     def _loss(self, found: list[list[Array]]) -> Loss:
         want = [np.concatenate(parts) for parts in zip(*self._wanted, strict=True)]
-        got = [np.nan_to_num(np.concatenate(parts), posinf=1e30, neginf=-1e30) for parts in zip(*found, strict=True)]
+        wide = [np.concatenate(parts).astype(np.float64) for parts in zip(*found, strict=True)]
+        got = [np.nan_to_num(values, posinf=1e30, neginf=-1e30) for values in wide]
         losses = [output_loss(a, b) for a, b in zip(want, got, strict=True)]
-        wide = [[value.astype(np.float64) for value in values] for values in (want, got)]
-        return Loss(damage(losses), round(sqnr(*wide), 2))
+        return Loss(damage(losses), round(sqnr([values.astype(np.float64) for values in want], got), 2))
 
     def candidates(self, found: Sequence[Rounding]) -> list[Restorable]:
         """Every layer with a weight, and every rounded activation, in the order of the network."""
@@ -145,7 +145,7 @@ class Blame:
 
     def _run(self, candidate: Restorable, values: Sequence[Array]) -> Loss:
         ends = (candidate.tensor,) if candidate.rounding is None else candidate.rounding.ends
-        kind = self._pair.kinds.get(candidate.tensor, onnx.TensorProto.FLOAT)
+        kind = self._pair.kind_of(candidate.tensor)
         stands = {tensor.name: tensor.stands for tensor in self._pair.matching.tensors}
         wanted = [stands.get(name, name) for name in self._outputs]
         model, given = fed_at(self._quantized, dict.fromkeys(ends, kind), wanted)
@@ -156,8 +156,8 @@ class Blame:
         for (feeds, real), restored in zip(self._pair.feeds(), values, strict=True):
             value = np.asarray(restored).astype(dtype, copy=False)
             fed = {name: feeds[name] for name in given if name in feeds}
-            run = [] if session is None else session.run({**fed, **dict.fromkeys(ends, value)}, left)
-            results = iter(run)
+            all_fed = {**fed, **dict.fromkeys(ends, value)}
+            results = iter([] if session is None else session.run(typed(session, all_fed), left))
             found.append([_real(value if name in ends else next(results), real) for name in wanted])
         return self._loss(found)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 
 import dfmpc_onnx
 from dfmpc_onnx.evaluation.diagnosis.diagnose import diagnose_networks
@@ -104,3 +105,16 @@ def test_data_is_plain_and_frozen() -> None:
     assert plain["suspects"][0]["layer"] == found.suspects[0].layer
     assert plain["layers"]["rows"][0]["tensor"] == found.layers.rows[0].tensor
     assert found.culprit is None and repr(found).endswith("nothing stands out)")
+
+
+def test_networks_of_half_precision_and_with_bodies_are_diagnosed_too() -> None:
+    half = graphs.chain()
+    for tensor in half.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype == np.float32:
+            tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), tensor.name))
+    for value in (*half.graph.input, *half.graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    for model in (half, graphs.nested()):
+        found = dfmpc_onnx.diagnose(model, int8(model), blame=True, count=2)
+        assert found.suspects and found.layers.unmatched == ()
