@@ -64,6 +64,7 @@ QNN = msgspec.structs.replace(
     ),
     activations="16",
     activation_bits=(8, 16),
+    pairs_in_16_bits=False,
     per_channel=("Conv", "ConvTranspose", "Gemm"),
     float_operators=(),
     spatial_dimensions=(1, 2, 3),
