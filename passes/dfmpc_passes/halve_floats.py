@@ -24,6 +24,9 @@ from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Re
 from dfmpc_onnx.pipeline.refusals import Reason
 from dfmpc_onnx.pipeline.workspace import Workspace
 
+# onnxruntime 1.32 (WeightBiasQuantization) counts a bias in products of codes, whose scale it takes in float16, and
+# decodes that count in float16: beyond 65504 it is infinite, and below this scale off by 1 % and more.
+LEAST_PRODUCT, LARGEST_COUNT = 2.0**-18, 60000.0
 ROOM = 8.0  # beyond what 99.99 % of the values of a tensor reach on images
 
 
@@ -121,12 +124,31 @@ def wide_nodes(
             if id(tensor) not in made_of_constants and (why := _misfit(node, tensor, ranges)):
                 found[node.name] = Reason("float16-range", f"{why}; {describe(node)} stays in float32")
                 break
+    for node in graph.nodes:
+        if node.name not in found and _overflowing_bias(node):
+            why = "its bias, counted in products of codes, does not fit float16"
+            found[node.name] = Reason("float16-range", f"{why}; {describe(node)} stays in float32")
     for node in graph.nodes:  # a layer whose weight cannot be decoded to float16 has no use for float16 beside it
         for tensor in node.inputs:
             by = producer(tensor)
             if by is not None and by.name in found and id(tensor) in made_of_constants:
                 found.setdefault(node.name, Reason("float16-range", str(found[by.name])))
     return found
+
+
+def _overflowing_bias(node: gs.Node) -> bool:
+    """Whether the constant bias of a layer between integers, counted in its products, goes beyond float16."""
+    if len(node.inputs) < 3 or not isinstance(node.inputs[2], gs.Constant):
+        return False
+    decoders = [by for by in map(producer, node.inputs[:2]) if by is not None and dequantizes(by)]
+    scales = [
+        np.asarray(constant(by.inputs[1]), np.float64) for by in decoders if isinstance(by.inputs[1], gs.Constant)
+    ]
+    if len(scales) < 2:
+        return False
+    product = np.maximum(scales[0] * scales[1], np.finfo(np.float64).tiny)
+    bias = np.abs(np.asarray(constant(node.inputs[2]), np.float64).reshape(-1))
+    return bool(np.any(product < LEAST_PRODUCT) or np.any(bias / product > LARGEST_COUNT))
 
 
 def _misfit(node: gs.Node, tensor: gs.Tensor, ranges: Mapping[str, tuple[float, float]]) -> str:
