@@ -22,7 +22,8 @@ class LayerReport(msgspec.Struct, frozen=True):
     where the recipe chose the bits by measured error, that of the width it chose. refused: why the layer is not
     quantized; None where it is. integer: whether it computes in integers. why: what decided its bits. refused_code:
     the code of `refused`, as in refusals. loss: the share of the output that its width costs, as measured before it
-    was chosen; None where no measurement chose it.
+    was chosen; None where no measurement chose it. block: how many codes an index of a codebook stands for; 0 where
+    each code is stored by itself.
     """
 
     name: str
@@ -37,6 +38,7 @@ class LayerReport(msgspec.Struct, frozen=True):
     why: str
     refused_code: str | None = None
     loss: float | None = None
+    block: int = 0
 
 
 class PassReport(msgspec.Struct, frozen=True):
