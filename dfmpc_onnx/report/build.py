@@ -130,6 +130,7 @@ def _layer_reports(workspace: Workspace) -> tuple[LayerReport, ...]:
                 why=bits.why,
                 refused_code=bits.code if bits.bits == FLOAT else None,
                 loss=losses.get(layer.name),
+                block=weight.book.length if weight is not None and weight.book is not None else 0,
             )
         )
     return tuple(rows)

@@ -35,6 +35,7 @@ def conv3(made):
 def test_a_number_is_how_many_bits_a_weight_takes_in_the_file(weights, bits):
     made = quantized(weights, "int8")
     assert (conv3(made).bits, conv3(made).stored_bits, conv3(made).ternary) == (bits, bits, False)
+    assert conv3(made).block == round(8 / bits)
     assert dfmpc_onnx.inspect(made.model).mean_weight_bits == made.report.mean_weight_bits
 
 

@@ -109,7 +109,7 @@ def assert_codes_fit(path: pathlib.Path, report: dict[str, Any]) -> None:
     weights = stored_weights(path)
     assert list(weights) == [layer["name"] for layer in report["layers"]]
     for layer in report["layers"]:
-        codes, half = weights[layer["name"]].codes, 2 ** (layer["bits"] - 1)
+        codes, half = weights[layer["name"]].codes, 64 if layer["block"] else 2 ** (layer["bits"] - 1)
         if layer["ternary"]:
             assert set(np.unique(codes)) == {-1, 0, 1}, layer["name"]
         assert -half <= codes.min() <= codes.max() < half, layer["name"]

@@ -20,19 +20,18 @@ from dfmpc_onnx.inputs.files import Images, read_images
 from dfmpc_onnx.numerics.arrays import Float, Float32
 from dfmpc_onnx.pipeline.facts import BitPlan, Layers
 from dfmpc_onnx.pipeline.manager import PassManager
-from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY, BitWidth
+from dfmpc_onnx.pipeline.settings import FLOAT, BitWidth
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.quantization.layer_rebuilder import ReconstructLayersOptions
 from dfmpc_onnx.quantization.pooled_uses import pool_uses
 from dfmpc_onnx.quantization.sensitivity import ChangedWeights, centred_layers
 from dfmpc_onnx.quantization.weight_grids import nearest
-from dfmpc_onnx.quantization.width_losses import FINEST_ROUNDED, WidthLosses
+from dfmpc_onnx.quantization.width_losses import ROUNDED_WIDTHS, WidthLosses
 from dfmpc_onnx.statistics.engines import StatisticsSource
 from dfmpc_onnx.statistics.layer_variants import LayerVariants
 from dfmpc_onnx.statistics.walk import walk
 from tools.experiments.measure import Network
 
-ROUNDED: tuple[BitWidth, ...] = (TERNARY, *range(2, FINEST_ROUNDED + 1))
 ALL = "all"
 
 Widths = Mapping[str, BitWidth]
@@ -76,7 +75,7 @@ class Trials:
         plan = dict(workspace.get(BitPlan).layers)
         names = [name for name in self._layers if plan[name].bits != FLOAT]
         options = ReconstructLayersOptions()
-        self._visitor = WidthLosses(workspace, options, dict(self._layers), plan, ROUNDED)
+        self._visitor = WidthLosses(workspace, options, dict(self._layers), plan, ROUNDED_WIDTHS)
         self._visitor.pooled = pool_uses(workspace, options, self._layers, plan, source.engine)
         self.first = {name: self._visitor.first.get(name, name) for name in names}
         self.weights = tuple(dict.fromkeys(self.first.values()))
@@ -99,7 +98,7 @@ class Trials:
 
     def rounded(self, weight: str, bits: BitWidth) -> Float32:
         """A weight as it is at a width, with error feedback where the widths are narrow."""
-        if bits in ROUNDED:
+        if bits in ROUNDED_WIDTHS:
             return self._visitor.rounded[bits][weight]
         return nearest(self._plain(weight), self._layers[weight], bits).dequantize()
 
