@@ -24,8 +24,8 @@ class LayerReport(msgspec.Struct, frozen=True):
     quantized; None where it is. integer: whether it computes in integers. why: what decided its bits. refused_code:
     the code of `refused`, as in refusals. loss: the share of the output that its width costs, as measured before it
     was chosen; None where no measurement chose it. sqnr_db, error, own_error, own_share, amplification: of the tensor
-    that it computes, as in `LayerError`; None where they were not measured. block: how many codes an index of a codebook
-    stands for; 0 where each code is stored by itself.
+    that it computes, as in `LayerError`; None where they were not measured. block: how many codes an index of a
+    codebook stands for; 0 where each code is stored by itself.
     """
 
     name: str

@@ -22,6 +22,7 @@ from dfmpc_onnx.pipeline.facts import BitPlan, Layers
 from dfmpc_onnx.pipeline.manager import PassManager
 from dfmpc_onnx.pipeline.settings import FLOAT, BitWidth
 from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.quantization.grid_rules import GridRules
 from dfmpc_onnx.quantization.layer_rebuilder import ReconstructLayersOptions
 from dfmpc_onnx.quantization.pooled_uses import pool_uses
 from dfmpc_onnx.quantization.sensitivity import ChangedWeights, centred_layers
@@ -100,7 +101,7 @@ class Trials:
         """A weight as it is at a width, with error feedback where the widths are narrow."""
         if bits in ROUNDED_WIDTHS:
             return self._visitor.rounded[bits][weight]
-        return nearest(self._plain(weight), self._layers[weight], bits).dequantize()
+        return nearest(self._plain(weight), self._layers[weight], bits, GridRules()).dequantize()
 
     def alone(self, widths: Widths, feeds: Mapping[str, npt.NDArray[np.generic]], **options: Any) -> Answers:
         """Each of some weights rounded with all others in float: a setting a weight, by its name."""
