@@ -22,6 +22,7 @@ from dfmpc_onnx.numerics.rounding import Feedback, Rounded, feedback_in_order, f
 FIRST_SCALES = (1.0, 1.2)  # scales that are tried, as multiples of the one that the channel's size suggests
 NEAR_SCALES = (0.92, 1.0, 1.08)  # and then around the best
 LIKELY_SCALE = (1.1,)  # the one for an estimate
+SMALLEST_CHANNEL = 1e-30  # of a channel: what is smaller has no inverse in float32, and stays 0
 COLUMNS_AT_ONCE = 120  # that one product of earlier errors serves: whole blocks of 2 to 6
 SCORED = 2**16  # products with vectors that are made in one go: they stay in the processor's cache
 
@@ -62,7 +63,7 @@ class BlockRounder:
         feedback = self._feedback_in(order) if thorough else self._in_place
         walk = _Walk(self._rows, self._image, feedback, cuts, table.book)
         size = np.sqrt(np.mean(np.square(self._rows, dtype=np.float64), axis=2))
-        start = np.where(size > 0, size * table.unit, 1.0).astype(np.float32)
+        start = np.where(size > SMALLEST_CHANNEL, size * table.unit, 1.0).astype(np.float32)
         best = walk.best([start * np.float32(factor) for factor in (FIRST_SCALES if thorough else LIKELY_SCALE)])
         if thorough:
             best = best.better_of(walk.best([best.scale * np.float32(factor) for factor in NEAR_SCALES]))
