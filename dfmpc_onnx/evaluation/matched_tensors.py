@@ -15,6 +15,7 @@ from types import MappingProxyType
 import onnx
 
 from dfmpc_onnx.model.protos import (
+    RUNTIME_DOMAINS,
     WEIGHTED_OPERATORS,
     bodies,
     captured_names,
@@ -51,6 +52,11 @@ class MatchedTensor:
     reads: tuple[str, ...]
     reads_at: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def is_input(self) -> bool:
+        """Whether it is an input of the network."""
+        return self.op == INPUT
+
 
 @dataclasses.dataclass(frozen=True)
 class Matching:
@@ -84,11 +90,16 @@ def standing(second: onnx.ModelProto, names: Iterable[str]) -> dict[str, str]:
 
     def only(name: str, op: str) -> str:
         found = behind.get(name, [])
-        alone = len(found) == 1 and found[0].op_type == op and found[0].input[0] == name
+        alone = len(found) == 1 and op_of(found[0], RUNTIME_DOMAINS) == op and found[0].input[0] == name
         return found[0].output[0] if alone and name not in outputs | captured else ""
 
     rounded = {name: only(only(name, "QuantizeLinear"), "DequantizeLinear") for name in names}
     return {name: stands or name for name, stands in rounded.items()}
+
+
+def decoders_of(nodes: Iterable[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """The DequantizeLinears among nodes."""
+    return [node for node in nodes if op_of(node, RUNTIME_DOMAINS) == "DequantizeLinear"]
 
 
 def rounded_ends(second: onnx.ModelProto, names: Iterable[str]) -> dict[str, str]:
@@ -97,8 +108,8 @@ def rounded_ends(second: onnx.ModelProto, names: Iterable[str]) -> dict[str, str
     found = {}
     for name in names:
         for reader in behind.get(name, ()):
-            if reader.op_type == "QuantizeLinear" and reader.input[0] == name:
-                decoders = (r for r in behind.get(reader.output[0], ()) if r.op_type == "DequantizeLinear")
+            if op_of(reader, RUNTIME_DOMAINS) == "QuantizeLinear" and reader.input[0] == name:
+                decoders = decoders_of(behind.get(reader.output[0], ()))
                 found.update({decoder.output[0]: name for decoder in decoders})
     return found
 

@@ -16,7 +16,6 @@ import onnx
 from dfmpc_onnx.errors import ModelError
 from dfmpc_onnx.evaluation.fidelity import INPUT_TYPES, SessionInput, chunks_of
 from dfmpc_onnx.evaluation.matched_tensors import (
-    INPUT,
     MatchedTensor,
     common_tensors,
     cut,
@@ -63,7 +62,7 @@ class Pieces:
         cut_model, self._ends, self.fed = cut(model, tensors, kinds, wanted, ends)
         self._types = {hat: onnx.helper.tensor_dtype_to_np_dtype(kinds[name]) for hat, name in self.fed.items()}
         self._given = set(fed_names(cut_model.graph)) - set(self.fed)
-        given = {tensor.name for tensor in tensors if tensor.op == INPUT}
+        given = {tensor.name for tensor in tensors if tensor.is_input}
         # The matched tensors that it is fed, without inputs of the network.
         self.inner = tuple(sorted({name for name in self.fed.values() if name not in given}))
         self._session = Session(cut_model, label="the network in pieces")

@@ -200,14 +200,15 @@ def _plain(node: onnx.NodeProto, names: _Constants, label: str) -> list[onnx.Nod
         name = node.output[0] if last else f"{stem}/{op}"
         return helper.make_node(op, list(inputs), [name], name=f"{stem}/{op}")
 
-    if node.op_type == "BipolarQuant" and len(node.input) == 2:
+    if op_of(node, (QONNX_DOMAIN,)) == "BipolarQuant" and len(node.input) == 2:
         least = names.add(f"{stem}/zero", 0.0)
         sign = helper.make_node("GreaterOrEqual", [source, least], [f"{stem}/sign"], name=f"{stem}/sign")
         ends = [names.add(f"{stem}/{word}", value) for word, value in (("one", 1.0), ("minus", -1.0))]
         return [sign, step("Where", f"{stem}/sign", *ends), step("Mul", f"{stem}/Where", scale, last=True)]
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     mode = attributes.get("rounding_mode", b"ROUND").decode().upper()
-    bits = names.known.get(node.input[3]) if node.op_type in ("Quant", "IntQuant") and len(node.input) == 4 else None
+    rounds = op_of(node, (QONNX_DOMAIN,)) in ("Quant", "IntQuant") and len(node.input) == 4
+    bits = names.known.get(node.input[3]) if rounds else None
     if bits is None or bits.data_type != TensorProto.FLOAT or mode not in ROUNDINGS:
         raise ModelError(
             f"{label}: '{shown(stem)}' is a {shown(node.op_type)} that cannot be run here; Quant of constant bits that "

@@ -20,6 +20,8 @@ import onnxruntime
 import dfmpc_onnx
 from dfmpc_onnx.errors import Defect, UserError, printable
 from dfmpc_onnx.inputs.preprocess import Preprocess
+from dfmpc_onnx.model.source import load
+from dfmpc_onnx.qdq.qonnx_nodes import loadable
 from dfmpc_onnx.report.schema import Report
 from dfmpc_onnx.runtime import session as runtime
 from tools.fuzz import laws
@@ -243,7 +245,7 @@ def _judged(case: Case, source: pathlib.Path, target: pathlib.Path, refused: boo
     except Exception as error:  # onnxruntime's exceptions have no common public base
         return Outcome(ALONE, "", str(error))
     try:
-        candidate = _session(target)
+        candidate = _session(loadable(load(target)))
         got = [_run(candidate, fed) for fed in feeds]
     except Exception as error:
         return Outcome("defect", "the result does not run", str(error))
@@ -287,11 +289,12 @@ def _invalid(path: pathlib.Path) -> str | None:
     return None
 
 
-def _session(path: pathlib.Path) -> onnxruntime.InferenceSession:
+def _session(model: pathlib.Path | onnx.ModelProto) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    given = str(model) if isinstance(model, pathlib.Path) else model.SerializeToString()
+    return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
 
 
 def _run(session: onnxruntime.InferenceSession, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:

@@ -13,7 +13,7 @@ from dfmpc_onnx.evaluation.diagnosis.roundings import Rounding
 from dfmpc_onnx.evaluation.matched_tensors import called, fed_at
 from dfmpc_onnx.evaluation.paired_networks import PairedNetworks, within_bounds
 from dfmpc_onnx.evaluation.tensor_sums import ChannelChange, TensorSums, channel_axis
-from dfmpc_onnx.model.protos import initializers, makers, op_of
+from dfmpc_onnx.model.protos import RUNTIME_DOMAINS, initializers, makers, op_of
 from dfmpc_onnx.numerics.arrays import Array, Float
 from dfmpc_onnx.qdq.decode_chains import DecodeChains
 from dfmpc_onnx.runtime.session import Session
@@ -100,7 +100,7 @@ class Evidence:
     def _weight(self, layer: str) -> tuple[int | None, int, Float]:
         """How many values a layer's weight takes, how many scales it has, and how far each output channel reaches."""
         node, stored = self._nodes[layer], initializers(self._model.graph)
-        place = INTEGER_WEIGHTS.get(node.op_type, 1)  # of the weight among its inputs
+        place = INTEGER_WEIGHTS.get(op_of(node, RUNTIME_DOMAINS), 1)  # of the weight among its inputs
         name = node.input[place]
         values = numpy_helper.to_array(stored[name]) if name in stored else self._computed(name)
         if place > 1:
@@ -178,7 +178,7 @@ CUTS = frozenset({"Relu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "Softpl
 
 def _reaches(node: onnx.NodeProto, values: Array) -> Float:
     """How far the weights of each output channel reach."""
-    first = node.op_type in ("Conv", "QLinearConv") or _transposes(node)
+    first = op_of(node, RUNTIME_DOMAINS) in ("Conv", "QLinearConv") or _transposes(node)
     rows = np.abs(np.moveaxis(np.asarray(np.atleast_2d(values), np.float64), 0 if first else -1, 0))
     found: Float = rows.reshape(len(rows), -1).max(axis=1)
     return found

@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from dfmpc_onnx.model.protos import initializers, op_of, readers, stored_value
+from dfmpc_onnx.evaluation.matched_tensors import decoders_of
+from dfmpc_onnx.model.protos import RUNTIME_DOMAINS, initializers, op_of, readers, stored_value
 from dfmpc_onnx.numerics.arrays import Array
 
 CODE_RANGES: Mapping[str, tuple[int, int]] = {
@@ -46,10 +47,10 @@ def roundings(model: onnx.ModelProto, tensors: Collection[str]) -> list[Rounding
     behind = readers(model.graph.node)
     found = []
     for node in model.graph.node:
-        if op_of(node, ("", "ai.onnx", "com.microsoft")) != "QuantizeLinear" or node.input[0] not in tensors:
+        if op_of(node, RUNTIME_DOMAINS) != "QuantizeLinear" or node.input[0] not in tensors:
             continue
         scale, zero = _value(constants, node, 1), _value(constants, node, 2)
-        decoders = [r for r in behind.get(node.output[0], ()) if r.op_type == "DequantizeLinear"]
+        decoders = decoders_of(behind.get(node.output[0], ()))
         ends = tuple(decoder.output[0] for decoder in decoders)
         kind = "uint8" if zero is None else str(zero.dtype)
         if scale is None or kind not in CODE_RANGES or not ends:
