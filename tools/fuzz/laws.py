@@ -18,6 +18,8 @@ import onnxruntime
 import dfmpc_onnx
 from dfmpc_onnx.errors import UserError
 from dfmpc_onnx.evaluation.output_differences import GroupFidelity
+from dfmpc_onnx.model.source import load
+from dfmpc_onnx.qdq.qonnx_nodes import loadable
 from dfmpc_onnx.report.schema import Inspection, Report
 
 BESIDE_DB = 0.011  # figures are rounded to 0.01
@@ -265,7 +267,9 @@ def session_of(path: pathlib.Path, optimized: bool = True) -> onnxruntime.Infere
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    found = loadable(load(path))  # of nodes of QONNX, which onnxruntime has not, a translation
+    given = found.SerializeToString() if isinstance(found, onnx.ModelProto) else str(found)
+    return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
 
 
 def _repeats(written: Written) -> bool:
