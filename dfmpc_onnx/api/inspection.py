@@ -27,7 +27,7 @@ from dfmpc_onnx.qdq.code_formats import NEWEST, choose_forms
 from dfmpc_onnx.qdq.stored_bits import StoredLayer, mean_bits, stored_layers
 from dfmpc_onnx.qdq.stored_pairs import stored_pairs
 from dfmpc_onnx.quantization.codebook_tables import run_of
-from dfmpc_onnx.quantization.storage_costs import kind_of
+from dfmpc_onnx.quantization.storage_costs import kind_of, runs_of_blocks
 from dfmpc_onnx.report.schema import InspectedLayer, Inspection, QuantizedLayer, RecipeForecast
 from dfmpc_onnx.runtime.session import require
 from dfmpc_onnx.runtime.threads import takes_threads
@@ -179,7 +179,7 @@ def _forecast(workspace: Workspace, recipe: Recipe) -> RecipeForecast:
     found = planned.find(BitPlan)
     plan = found.layers if found else {}
     roles = {"low": 0, "high": 0, "8-bit": 0, "auto": 0, "float": 0}
-    size, kinds, shown_bits = 0, {}, {}
+    size, widths, shown_bits = 0, {}, {}
     for layer in workspace.get(Layers).with_nested:
         bits = found.layers[layer.name] if found and layer.name in plan else None
         if bits is None:
@@ -190,10 +190,11 @@ def _forecast(workspace: Workspace, recipe: Recipe) -> RecipeForecast:
             shown_bits[layer.name] = "float"
         else:
             ternary = bits.bits == TERNARY or (two_is_ternary and float(bits.bits) < 3)
-            kinds[layer.name] = kind_of(
-                layer.size, TERNARY if ternary else bits.bits, run=0 if two_is_ternary else run_of(layer)
-            )
+            run = 0 if two_is_ternary else run_of(layer)
+            widths[layer.name] = layer.size, TERNARY if ternary else bits.bits, run
             shown_bits[layer.name] = "auto" if bits.role == "auto" else "ternary" if ternary else f"{bits.bits:g}"
+    runs = runs_of_blocks(widths)
+    kinds = {name: kind_of(weights, width, run=runs[name]) for name, (weights, width, _) in widths.items()}
     opset = workspace.graph.opset if obstacle(workspace.graph, NEWEST) else max(NEWEST, workspace.graph.opset)
     size += sum(form.bytes(kinds[name].size) for name, form in choose_forms(kinds, opset).items())
     return RecipeForecast(

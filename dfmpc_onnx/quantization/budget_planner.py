@@ -79,7 +79,8 @@ class BudgetPlanner:
         if size < least:
             if budget.other_bytes is None:
                 return self.smallest, min_sqnr is None or self.smallest.sqnr_db >= min_sqnr
-            share = f", {100 * least / budget.float_bytes:.2g} % of the float file" if budget.float_bytes else ""
+            tenths = -(-1000 * rounded_up(least) // max(budget.float_bytes, 1))  # never less, as the bytes
+            share = f", {tenths / 10:g} % of the float file" if budget.float_bytes else ""
             raise OptionError(
                 f"max-size {budget.stated_size or size}: the smallest possible file takes about {rounded_up(least)} "
                 f"bytes{share}; give at least that"

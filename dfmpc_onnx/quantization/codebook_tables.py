@@ -1,4 +1,13 @@
-"""The codebooks of a network: a table for each length of blocks, learnt from its own weights when it is needed."""
+"""The codebooks of a network: a table for each length of blocks, learnt from its own weights, and where it pays.
+
+A table costs its own bytes, and each channel what pads its last block. At many bits, the best vectors of d numbers
+leave the error of single levels in ``SAVED_BITS`` fewer bits a number (Zador 1982, with the moments of Conway and
+Sloane 1999, table 2.3, of Gaussian numbers)::
+
+    1/2 log2 (F(1) / F(d)),  F(d) = 2 pi ((d + 2) / d) ** ((d + 2) / 2) G(d)
+
+So a table pays where the layers of its width would need more bytes than it has to do as well without it.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +19,15 @@ import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.graph.query import constant, nodes_by_name
 from dfmpc_onnx.numerics.arrays import Array, Float32
-from dfmpc_onnx.numerics.codebook import LearntTable, learn
+from dfmpc_onnx.numerics.codebook import CODE_BITS, Codebook, LearntTable, learn
 from dfmpc_onnx.pipeline.facts import Layer
 from dfmpc_onnx.pipeline.settings import BitWidth
+from dfmpc_onnx.qdq.code_formats import CONSTANT_BYTES, Form, Plane
+from dfmpc_onnx.quantization.grid_rules import GridRules
 
 # By width the codes of a block.
 LENGTHS: Mapping[BitWidth | Literal["float"], int] = {1.6: 5, 2: 4, 2.67: 3, 4: 2}
+SAVED_BITS: Mapping[int, float] = {5: 0.409, 4: 0.372, 3: 0.311, 2: 0.216}  # of each code of such blocks
 ROWS = 256  # output channels of a layer that a table is learnt from
 
 
@@ -30,14 +42,77 @@ def run_of(layer: Layer) -> int:
     return layer.size // max(layer.shape[0], 1) if takes_codebooks(layer) else 0
 
 
-class NetworkTables:
-    """Tables by length. They are learnt from the weights that the layers have when this is made."""
+def table_bytes(length: int) -> int:
+    """What a table of vectors of so many codes takes in the file."""
+    return len(Codebook.nominal(length).raw) + CONSTANT_BYTES
 
-    def __init__(self, graph: gs.Graph, layers: Iterable[Layer]) -> None:
-        nodes = nodes_by_name(graph)
-        found = [constant(nodes[layer.name].inputs[1]) for layer in layers if takes_codebooks(layer)]
+
+def saved_by_blocks(size: int, run: int, length: int) -> float:
+    """The bytes that a weight of so many codes saves as blocks of a table, by what levels as good would take.
+
+    Not over 0 where what pads its runs takes more, and where 8 bits a code would be smaller than nodes that decode.
+    """
+    form = _form_of_blocks(length, run)
+    if form.bytes(size) + form.overhead(size) >= size:
+        return 0.0
+    return size * (8 / length + SAVED_BITS[length]) / 8 - form.bytes(size)
+
+
+def lengths_that_pay(weights: Iterable[tuple[int, int, int]]) -> frozenset[int]:
+    """Of which blocks the tables pay in a network. weights: of each its size, the codes of a run and of a block."""
+    saved = dict.fromkeys(LENGTHS.values(), 0.0)
+    for size, run, length in weights:
+        saved[length] += max(saved_by_blocks(size, run, length), 0.0)
+    return frozenset(length for length, found in saved.items() if found >= table_bytes(length))
+
+
+def _form_of_blocks(length: int, run: int) -> Form:
+    return Form((Plane(CODE_BITS, encoding="blocks", book=Codebook.nominal(length), run=run),))
+
+
+class NetworkTables:
+    """Tables by length, and which layers they serve. They are learnt from the weights that the layers have when this
+    is made."""
+
+    def __init__(
+        self,
+        graph: gs.Graph,
+        layers: Iterable[Layer],
+        rules: GridRules,
+        widths: Mapping[str, BitWidth | Literal["float"]] | None = None,
+    ) -> None:
+        """rules: what the target allows. widths: of the layers by name; None where each may get any of them."""
+        nodes, fit = nodes_by_name(graph), [layer for layer in layers if takes_codebooks(layer)]
+        found = [constant(nodes[layer.name].inputs[1]) for layer in fit]
         self._weights = [weight for weight in found if weight is not None]
         self._tables: dict[int, LearntTable] = {}
+        self._rules = rules
+        users = {
+            (layer.weight, length): (layer.size, run_of(layer), length)
+            for layer in fit
+            if rules.allow_codebooks(layer.op)
+            for width, length in LENGTHS.items()
+            if widths is None or widths[layer.name] == width
+        }
+        self._paying = lengths_that_pay(users.values())
+        self._taken = set(self._paying if widths is None else ())
+
+    def serves(self, layer: Layer, length: int) -> bool:
+        """Whether a layer may take blocks of so many codes.
+
+        The first that does must be large enough to pay for the table against 8 bits, since those behind it may do
+        better on levels: a table that does not pay in the end would leave 8 bits to the codes that are blocks of it.
+        """
+        if length not in self._paying or not (takes_codebooks(layer) and self._rules.allow_codebooks(layer.op)):
+            return False
+        form, size = _form_of_blocks(length, run_of(layer)), layer.size
+        alone = form.cost(size) + table_bytes(length) < size
+        return saved_by_blocks(size, run_of(layer), length) > 0 and (alone or length in self._taken)
+
+    def take(self, book: Codebook | None) -> None:
+        """Note that codes are blocks of a table, or of none."""
+        if book is not None:
+            self._taken.add(book.length)
 
     def of(self, length: int) -> LearntTable:
         """The table of vectors of so many codes."""

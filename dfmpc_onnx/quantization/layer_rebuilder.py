@@ -97,7 +97,8 @@ class Rebuilder:
             if plan[layer.name].bits != FLOAT
         }
         self._shared: dict[str, QuantizedWeight] = {}
-        self._tables = NetworkTables(self._graph, layers.values())
+        widths = {name: plan[name].bits for name in layers}
+        self._tables = NetworkTables(self._graph, layers.values(), self.rules, widths)
 
     def warnings(self, threshold: float) -> tuple[str, ...]:
         """What the bits that the user asked for cost, where it is more than would have been chosen."""
@@ -138,6 +139,7 @@ class Rebuilder:
         if isinstance(task, str):
             return self._nearest(node, layer, bits.bits, task)
         chosen = task.rounded(self._rounded_at(bits.bits))
+        self._tables.take(chosen.quantized.book)
         self._lost[node.name] = chosen.lost
         figures: dict[str, Figure] = {
             "bits": chosen.quantized.width,

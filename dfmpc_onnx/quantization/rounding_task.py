@@ -15,7 +15,7 @@ from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.numerics.rounding import FeedbackRounder, Rounded
 from dfmpc_onnx.pipeline.facts import Layer
 from dfmpc_onnx.pipeline.settings import TERNARY, BitWidth
-from dfmpc_onnx.quantization.codebook_tables import LENGTHS, NetworkTables, takes_codebooks
+from dfmpc_onnx.quantization.codebook_tables import LENGTHS, NetworkTables
 from dfmpc_onnx.quantization.grid_rules import GridRules
 from dfmpc_onnx.quantization.weight_grids import FINE_RASTER, as_weight, forms_at, weight_grid
 from dfmpc_onnx.statistics.error_at_next_layer import NextInput
@@ -100,23 +100,25 @@ class Task:
 
     def rounded(self, width: BitWidth) -> Candidate:
         """At a width, in whichever form that takes no more bits loses least."""
-        levels, lengths = forms_at(width, self._takes_codebooks)
+        levels, lengths = self._forms_at(width)
         return _best([*self._on_grids(levels), *self._on_codebooks(lengths)])
 
     def estimated(self) -> dict[BitWidth, Candidate]:
         """At up to 5 bits, on grids and codebooks that are good rather than the best: for what rounding loses."""
         found = dict(zip(ESTIMATED_LEVELS, self._on_grids(ESTIMATED_LEVELS, thorough=False), strict=True))
-        lengths = tuple(LENGTHS.values()) if self._takes_codebooks else ()
+        lengths = [length for length in LENGTHS.values() if self._takes_blocks_of(length)]
         blocks = dict(zip(lengths, self._on_codebooks(lengths, thorough=False), strict=True))
         estimates: dict[BitWidth, Candidate] = {}
         for width in ESTIMATED_WIDTHS:
-            levels, own = forms_at(width, self._takes_codebooks)
+            levels, own = self._forms_at(width)
             estimates[width] = _best([*(found[level] for level in levels), *(blocks[length] for length in own)])
         return estimates
 
-    @property
-    def _takes_codebooks(self) -> bool:
-        return self.rounder is not None and takes_codebooks(self.layer) and self.rules.allow_codebooks(self.layer.op)
+    def _forms_at(self, width: BitWidth) -> tuple[tuple[BitWidth, ...], tuple[int, ...]]:
+        return forms_at(width, width in LENGTHS and self._takes_blocks_of(LENGTHS[width]))
+
+    def _takes_blocks_of(self, length: int) -> bool:
+        return self.rounder is not None and self.tables.serves(self.layer, length)
 
     def _on_codebooks(self, lengths: Sequence[int], *, thorough: bool = True) -> list[Candidate]:
         """In blocks of so many codes, with feedback."""

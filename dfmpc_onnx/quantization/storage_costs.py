@@ -6,7 +6,7 @@ decoding tables, and the opset that the widest forms of others bring; `shared_by
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from dfmpc_onnx.numerics.codebook import CODE_BITS, Codebook
 from dfmpc_onnx.numerics.grids import ASYMMETRIC_BITS
@@ -25,7 +25,7 @@ from dfmpc_onnx.qdq.code_formats import (
     forms,
     opset_for,
 )
-from dfmpc_onnx.quantization.codebook_tables import LENGTHS, run_of
+from dfmpc_onnx.quantization.codebook_tables import LENGTHS, lengths_that_pay, run_of
 
 HEADER_BYTES = 16  # of an initializer beside its name and values
 DEQUANTIZE_BYTES = 62  # a DequantizeLinear with its axis; its zero point is shared
@@ -74,19 +74,37 @@ def shared_bytes(table: PlanTable, widths: Sequence[Width]) -> int:
     """What one setting takes beside the sum of its rows: decoding tables, forms that pay by themselves alone, and zero
     points of 4 bytes where no row brings an opset that subtracts in INT8."""
     pairs = [(row, width) for row, width in zip(table.rows, widths, strict=True) if width != FLOAT]
-    kinds = {row.layers[0]: kind_of(row.weights, width, run=row.run_at(width)) for row, width in pairs}
-    if not kinds:
+    counted = {row.layers[0]: kind_of(row.weights, width, run=row.run_at(width)) for row, width in pairs}
+    if not counted:
         return 0
+    runs = runs_of_blocks({row.layers[0]: (row.weights, width, row.run_at(width)) for row, width in pairs})
+    kinds = {row.layers[0]: kind_of(row.weights, width, run=runs[row.layers[0]]) for row, width in pairs}
     final = min(opset_for(choose_forms(kinds, table.opset).values()), table.opset)
     chosen = choose_forms(kinds, final)
     tables = frozenset[Codebook]().union(*(form.tables for form in chosen.values()))
     found = sum(len(table.raw) + CONSTANT_BYTES for table in tables)
     for name, kind in kinds.items():
-        alone = _cheapest(kind, table.opset)
-        found += _cost(chosen[name], kind, final) - _cost(alone, kind, table.opset)
-    if table.integer and final < FIRST_WITH_INT8_ARITHMETIC <= table.opset:
-        found += sum(3 * row.channels + NODE_BYTES for row, width in pairs if has_zero_point(width, row.run_at(width)))
+        alone = _cheapest(counted[name], table.opset)
+        found += _cost(chosen[name], kind, final) - _cost(alone, counted[name], table.opset)
+    narrow = table.integer and final >= FIRST_WITH_INT8_ARITHMETIC
+    for row, width in pairs:
+        if has_zero_point(width, runs[row.layers[0]]):
+            each = 1 if narrow else 4
+            if not has_zero_point(width, row.run_at(width)):
+                found += each * row.channels + CONSTANT_BYTES + HEADER_BYTES + NODE_BYTES
+            elif table.integer and not narrow and table.opset >= FIRST_WITH_INT8_ARITHMETIC:
+                found += 3 * row.channels + NODE_BYTES
     return found
+
+
+def runs_of_blocks(weights: Mapping[str, tuple[int, Width, int]]) -> dict[str, int]:
+    """The runs of weights in a network whose tables they share, 0 of those that take none as their table would not pay.
+
+    weights: by name the size, the width, and the run as in `kind_of`.
+    """
+    blocks = {name: LENGTHS[width] for name, (_, width, run) in weights.items() if run and width in LENGTHS}
+    paying = lengths_that_pay((weights[name][0], weights[name][2], length) for name, length in blocks.items())
+    return {name: run if blocks.get(name) in paying else 0 for name, (_, _, run) in weights.items()}
 
 
 def has_zero_point(width: Width, run: int) -> bool:

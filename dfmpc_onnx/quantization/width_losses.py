@@ -15,6 +15,7 @@ from dfmpc_onnx.numerics.least_squares import PatchMoments
 from dfmpc_onnx.pipeline.facts import Layer, LayerBits
 from dfmpc_onnx.pipeline.settings import TERNARY, BitWidth
 from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.quantization.codebook_tables import NetworkTables
 from dfmpc_onnx.quantization.grid_rules import GridRules
 from dfmpc_onnx.quantization.layer_reach import from_rows
 from dfmpc_onnx.quantization.layer_rebuilder import Rebuilder, ReconstructLayersOptions
@@ -49,6 +50,7 @@ class WidthLosses(Rebuilder):
         """probes: the widths to keep the rounded weights of. thorough: on the best grid at each width; else on good
         ones at some widths, and the others follow."""
         super().__init__(workspace, options, layers, plan)
+        self._tables = NetworkTables(workspace.graph, layers.values(), self.rules)
         self._thorough = thorough
         self._probes = probes
         self.losses: dict[str, dict[BitWidth, float]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 import tomllib
 
 import numpy as np
@@ -118,6 +119,14 @@ def test_agreement_is_judged_on_images_that_are_given(tmp_path: pathlib.Path) ->
     assert found.agreement.interval[0] >= 60
     with pytest.raises(OptionError, match=r"40 images cannot show it, .* begins at 91.2 %; give at least 73"):
         dfmpc_onnx.plan(wide(), images=tmp_path / "x.npz", min_agreement=95.0, threads=1)
+
+
+def test_the_share_that_a_refusal_names_is_enough() -> None:
+    with pytest.raises(OptionError) as refused:
+        dfmpc_onnx.plan(wide(), max_size="1%", threads=1)
+    share = re.search(r" bytes, ([\d.]+ ?%) of the float file", str(refused.value))
+    assert share is not None
+    assert dfmpc_onnx.plan(wide(), max_size=share[1], threads=1).record.bytes
 
 
 def test_the_greedy_search_keeps_to_the_size() -> None:

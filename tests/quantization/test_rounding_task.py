@@ -9,6 +9,7 @@ import dfmpc_onnx
 from dfmpc_onnx.pipeline.facts import Codes, Layers
 from dfmpc_onnx.pipeline.manager import PassManager
 from dfmpc_onnx.quantization.codebook_tables import NetworkTables, run_of, takes_codebooks
+from dfmpc_onnx.quantization.grid_rules import GridRules
 from dfmpc_onnx.quantization.image_count import images_needed
 from dfmpc_onnx.quantization.weight_grids import forms_at
 from tests import graphs
@@ -17,9 +18,9 @@ from tests import graphs
 def wide(size=8, *, groups=1, batch="n"):
     """A chain whose layers are large enough for a table to pay."""
     net = graphs.Net((batch, 3, size, size))
-    x = net.relu(net.block("x", 32))
+    x = net.relu(net.block("x", 64))
     for _ in range(3):
-        x = net.relu(net.block(x, 32, group=groups))
+        x = net.relu(net.block(x, 64, group=groups))
     return net.model(net.tail(x, 10))
 
 
@@ -63,7 +64,8 @@ def test_the_forms_of_a_width_take_no_more_bits(width, codebooks, levels, length
 
 
 @pytest.mark.parametrize("network", ["negative_gamma", "dead_channel", "folded"])
-def test_what_is_folded_behind_leaves_blocks_in_the_table(network):
+def test_what_is_folded_behind_leaves_blocks_in_the_table(network, monkeypatch):
+    monkeypatch.setattr(NetworkTables, "serves", lambda self, layer, length: takes_codebooks(layer))
     model = graphs.ALL[network]()
     made = dfmpc_onnx.quantize(model, None, weights="2", check=False)
     space = graphs.workspace(model, "2")
@@ -89,7 +91,7 @@ def test_tables_are_those_of_the_weights_that_the_layers_had_at_first():
     space = graphs.workspace(wide(), "2")
     PassManager(graphs.pipeline("pair_convolutions", "mixed")).run(space)
     layers = space.get(Layers).all
-    first, later = (NetworkTables(space.graph, layers) for _ in range(2))
+    first, later = (NetworkTables(space.graph, layers, GridRules()) for _ in range(2))
     want = first.of(4)
     for node in space.graph.nodes:
         if node.op == "Conv":
