@@ -74,6 +74,8 @@ def test_two_runs_are_compared_as_table_json_and_page(nets: pathlib.Path) -> Non
     result = dfmpc(*words, "--html", nets / "changes.html", COLUMNS="80")
     assert (result.exit_code, result.stderr) == (0, "")
     assert "1 jobs changed, 1 got worse, 1 are the same" in result.stdout
+    assert dfmpc(*words, "--fail-on-worse", "-q").exit_code == 1
+    assert dfmpc("batch", "--compare", nets / "new", nets / "old", "--fail-on-worse", "-q").exit_code == 0
     assert "ok &rarr; failed" in (nets / "changes.html").read_text()
     found = json.loads(dfmpc(*words, "--json").stdout)
     assert (found["worse"], found["rows"][0]["name"], found["rows"][0]["new_status"]) == (1, "a", "failed")
@@ -92,7 +94,9 @@ def test_two_runs_are_compared_as_table_json_and_page(nets: pathlib.Path) -> Non
         (["a.onnx", "-o", "run", "--workers", "2", "--dask", "x:1"], "workers: dask's own are as many"),
         (["a.onnx", "--compare", "old", "new"], "compare: nothing is quantized; leave SOURCES and -o out"),
         (["--compare", "old", "new"], "old: no such folder; give the folder of a batch"),
-        (["--html", "x.html"], "html: is the page of a comparison; give --compare OLD NEW"),
+        (["--html", "x.html"], "html: belongs to a comparison; give --compare OLD NEW"),
+        (["a.onnx", "-o", "run", "--fail-on-worse"], "fail-on-worse: belongs to a comparison; give --compare OLD NEW"),
+        (["a.onnx", "-o", "run", "--fp16"], "fp16: floats are float32 for cpu; leave it out"),
         (["a.onnx", "-o", "a.onnx"], "cannot be written"),
     ],
 )

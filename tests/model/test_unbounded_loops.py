@@ -10,7 +10,7 @@ from onnx import helper, numpy_helper
 import dfmpc_onnx
 from dfmpc_onnx.errors import ModelError, RunTooLong
 from dfmpc_onnx.model.unbounded_loops import MOST_EMPTY_TURNS, check_loops, has_loop
-from dfmpc_onnx.numerics.packing import trit_table
+from dfmpc_onnx.numerics.codebook import trits
 from dfmpc_onnx.runtime import session as runtime
 from dfmpc_onnx.runtime.session import Session
 from tests import graphs
@@ -171,9 +171,15 @@ def test_expand_says_of_a_damaged_file_that_it_is_damaged():
             q = Mul (n, scale) z = Conv (a, q)"""
     model = network(chain, ", float scale = {1}, int64[4] shape = {4, 4, 1, 1}")
     beyond = np.array([0, 1, 250, 3], np.uint8)  # five trits fill a byte up to 242
-    for name, values in (("bytes", beyond), ("table", trit_table()[:, :4])):
+    for name, values in (("bytes", beyond), ("table", trits().table[:, :4])):
         model.graph.initializer.append(numpy_helper.from_array(values, name))
     helper.set_model_props(model, {"dfmpc_onnx.version": "0.1.0"})
     with pytest.raises(ModelError, match=r"cannot be worked out \(.*\); the file is damaged") as caught:
         dfmpc_onnx.expand(model)
     assert "\n" not in str(caught.value)
+
+
+def test_who_runs_strangers_models_may_allow_a_loop_less_time() -> None:
+    endless = loop([])
+    with runtime.limit_loops(0.01), pytest.raises(RunTooLong, match=r"did not end within 0\.01 s"):
+        Session(endless).run({})
