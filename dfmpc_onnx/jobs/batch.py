@@ -16,7 +16,7 @@ from dfmpc_onnx.errors import OptionError, shown
 from dfmpc_onnx.jobs.content import Keys
 from dfmpc_onnx.jobs.given_options import REPORT, SEPARATOR, plain_options, with_places
 from dfmpc_onnx.jobs.job import BY_SIZE, Job, JobLimits, Order, model_place, processors, report_place
-from dfmpc_onnx.jobs.ledger import Ledger, read_rows
+from dfmpc_onnx.jobs.ledger import Ledger, check_folder, read_rows
 from dfmpc_onnx.jobs.local import JobEngine, LocalEngine
 from dfmpc_onnx.jobs.processes import is_disk_full
 from dfmpc_onnx.jobs.sources import Shard, find_jobs
@@ -94,6 +94,7 @@ def batch(
         raise OptionError(f"max-failures {max_failures}: not understood; give 1 or more")
     given = with_places(plain_options(options), pathlib.Path())
     jobs = find_jobs(_places(sources), given, _texts(sweep), folder)
+    check_folder(folder, (TABLE_FILE, PAGE_FILE))
     mine = part.of(jobs)
     engine = _engine(workers, limits, dask, dask_files)
     with Ledger.open(folder, part) as ledger:

@@ -14,6 +14,7 @@ from dfmpc_onnx.errors import OptionError
 SIZE_OF_LIMIT = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
 TIME_OF_LIMIT = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?", re.IGNORECASE)
 SECONDS_OF_UNIT = {"s": 1, "m": 60, "min": 60, "h": 3600}
+PLACES = ("models", "reports")  # in the folder of a batch
 BY_SIZE = "auto"  # the time limit that fits the size of each model
 # The longest of the zoo's models, on a busy machine, took a fifth of this.
 SECONDS_AT_FIRST, SECONDS_OF_MB = 600.0, 20.0
@@ -116,9 +117,9 @@ def processors() -> int:
 
 def model_place(folder: pathlib.Path, name: str) -> pathlib.Path:
     """Where the quantized model of a job goes."""
-    return folder / "models" / f"{name}.onnx"
+    return folder / PLACES[0] / f"{name}.onnx"
 
 
 def report_place(folder: pathlib.Path, name: str) -> pathlib.Path:
     """Where the HTML report of a job goes."""
-    return folder / "reports" / f"{name}.html"
+    return folder / PLACES[1] / f"{name}.html"

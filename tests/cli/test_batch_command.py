@@ -108,6 +108,16 @@ def test_a_mistake_is_one_line(
     assert not (nets / "run").exists()
 
 
+@pytest.mark.parametrize("name", ["index.html", "results.csv", "models/a.onnx", "reports/a.html"])
+def test_what_no_batch_has_written_is_not_written_over(nets: pathlib.Path, name: str) -> None:
+    own = nets / "run" / name
+    own.parent.mkdir(parents=True)
+    own.write_text("mine")
+    refused = dfmpc("batch", nets / "a.onnx", "-o", nets / "run")
+    assert_refused(refused, f"holds {name.partition('/')[0]} already, and no results.jsonl of a batch; choose another")
+    assert own.read_text() == "mine" and sorted(p.name for p in (nets / "run").iterdir()) == [name.partition("/")[0]]
+
+
 def test_without_dask_its_extra_is_named(nets: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     result = dfmpc("batch", nets, "-o", nets / "run", "--dask", "tcp://127.0.0.1:1")
