@@ -98,14 +98,15 @@ def _text(path: str) -> str:
         return ""
 
 
-def peak_memory() -> int | None:
-    """Bytes of memory that this process has held at most; None where the system does not tell, as on Windows.
+def peak_memory(process: int | None = None) -> int | None:
+    """Bytes of memory that this process, or a running one by its number, has held at most.
 
-    On Linux of its own program alone: what getrusage says begins with what the program held that started it.
+    None where the system does not tell: on Windows, and of other processes wherever there is no /proc. On Linux of its
+    own program alone: what getrusage says begins with what the program held that started it.
     """
-    own = _bytes(STATUS, "VmHWM")
-    if own is not None:
-        return own
+    found = _bytes(STATUS if process is None else f"/proc/{process}/status", "VmHWM")
+    if found is not None or process is not None:
+        return found
     try:
         import resource
     except ImportError:

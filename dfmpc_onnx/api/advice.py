@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import glob
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -18,14 +19,18 @@ from dfmpc_onnx.errors import ModelError, UserError
 from dfmpc_onnx.evaluation.diagnosis.schema import Advice, Diagnosis, Suspect
 from dfmpc_onnx.evaluation.fidelity import compare
 from dfmpc_onnx.inputs.preprocess import AUTO
+from dfmpc_onnx.model.metadata import metadata_of
 from dfmpc_onnx.model.source import size_of
 from dfmpc_onnx.pipeline.recipe import Recipe
+from dfmpc_onnx.pipeline.settings import LayerOverride
 from dfmpc_onnx.qdq.decode_chains import DecodeChains
 from dfmpc_onnx.runtime.session import Session
 
 MOST_LAYERS = 3  # that get more bits together
-WIDE_BITS, LEAST_BITS = 8, 2
+WIDE_BITS = 8
+CODED_WIDTHS = (1.6, 2, 2.67, 3, 4, 5, 6, 7, 8)  # that a layer may be given
 TERNARY_LEVELS = 3
+WIDE_LEVELS = 128  # more values than these take 8 bits
 SAME_DB = 0.1
 
 
@@ -98,12 +103,12 @@ class Trials:
         """The file as it was made, but for the change."""
         files, metadata = self._files, self._files.metadata
         recipe: Recipe = recorded_recipe(files.source)
-        recorded = msgspec.json.decode(metadata.get("layers", "[]"), type=list[str])
+        recorded = recorded_layers(metadata)
         made = quantize(
             files.float_source.path or files.float_source.model,
             None,
             recipe,
-            layers=[*recorded, *_widths(files.source.model), *trial.layers],  # the last that matches counts
+            layers=[*stored_widths(files.source.model), *recorded, *trial.layers],  # the last that matches counts
             target=metadata.get("target", "cpu"),
             preprocess=trial.preprocess or metadata.get("preprocess", AUTO),
             input_shapes=files.settings.input_shapes,
@@ -120,18 +125,24 @@ class Trials:
         return compare(files.reference, session, files.fed, *output_kinds(files.float_source.model)).sqnr_db
 
 
-def _widths(model: onnx.ModelProto) -> Iterator[str]:
-    """The width that each layer of a file of ours has, as overrides: a change shall change nothing else."""
+def stored_widths(model: onnx.ModelProto) -> Iterator[str]:
+    """The width that each layer of a file of ours has, as overrides: a change shall change nothing else.
+
+    Few weights of few bits may stand there in whole bytes, which says nothing of their width.
+    """
     chains = DecodeChains(model.graph)
     for node in model.graph.node:
         chain = chains.of_layer(node)
         if chain is None:
             continue
-        bits = sum(plane.width for plane in chain.planes)
-        if np.unique(chain.codes()).size <= TERNARY_LEVELS:
+        levels = int(np.unique(chain.codes()).size)
+        if levels <= TERNARY_LEVELS:
             yield f"{glob.escape(node.name)}=ternary"
-        elif LEAST_BITS <= bits <= WIDE_BITS:
-            yield f"{glob.escape(node.name)}={bits}"
+        elif not chain.plain:
+            bits = chain.stored_bits / max(math.prod(chain.shape), 1)
+            yield f"{glob.escape(node.name)}={min(CODED_WIDTHS, key=lambda width: abs(width - bits)):g}"
+        elif levels > WIDE_LEVELS:
+            yield f"{glob.escape(node.name)}={WIDE_BITS}"
 
 
 def worth_their_bytes(found: Sequence[Tried]) -> list[Tried]:
@@ -170,11 +181,25 @@ def _more_bits(suspects: Sequence[Suspect], quantized: onnx.ModelProto) -> Itera
 
 
 def narrow_layers(model: onnx.ModelProto) -> set[str]:
-    """The layers of a file of ours whose weights are stored in fewer than eight bits."""
-    chains = DecodeChains(model.graph)
+    """The layers of a file of ours whose weights have fewer than eight bits, or may have: of few weights that stand
+    there in whole bytes only the settings tell."""
+    chains, metadata = DecodeChains(model.graph), metadata_of(model)
+    overrides = [LayerOverride.parse(text) for text in recorded_layers(metadata)]
     found = set()
     for node in model.graph.node:
         chain = chains.of_layer(node)
-        if chain is not None and not chain.plain:
+        if chain is None:
+            continue
+        last = next((override for override in reversed(overrides) if override.matches(node.name)), None)
+        wide = metadata.get("weights") == str(WIDE_BITS) if last is None else last.bits == WIDE_BITS
+        if not chain.plain or (not wide and np.unique(chain.codes()).size <= WIDE_LEVELS):
             found.add(node.name)
     return found
+
+
+def recorded_layers(metadata: Mapping[str, str]) -> list[str]:
+    """The overrides that a file says it was made with; none where what it says is not to be understood."""
+    try:
+        return msgspec.json.decode(metadata.get("layers", "[]"), type=list[str])
+    except msgspec.DecodeError:
+        return []

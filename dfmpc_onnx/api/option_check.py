@@ -6,12 +6,25 @@ from typing import Any
 
 from dfmpc_onnx import catalog
 from dfmpc_onnx.api.boundary import ARGUMENTS
-from dfmpc_onnx.api.intake import parse_settings, with_budget
+from dfmpc_onnx.api.intake import parse_settings, with_budget, with_float16
 from dfmpc_onnx.api.time_limit import check_timed, with_time_limit
+from dfmpc_onnx.errors import OptionError
 from dfmpc_onnx.inputs.image_places import check_place
 from dfmpc_onnx.inputs.preprocess import AUTO
 from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE
-from dfmpc_onnx.pipeline.settings import WeightBudget
+from dfmpc_onnx.pipeline.settings import Settings, WeightBudget
+
+
+def check_settings(settings: Settings, *, check: bool, timed: bool, errors: bool) -> None:
+    """Raise OptionError where no images are at their path, a limit on time can change nothing, a target cannot keep to
+    a size, or errors of layers would have no inputs to be measured on."""
+    if errors and not check:
+        raise OptionError("layer_errors: they are measured on the inputs of the check; leave check=False out")
+    check_place(settings.images)
+    if settings.target.quantizers == "qonnx" and (settings.budget.size, settings.budget.share) != (None, None):
+        raise OptionError("max-size: a file for qonnx holds its weights as floats; limit --mean-bits instead")
+    if timed:
+        check_timed(settings)
 
 
 def check_options(**options: Any) -> None:
@@ -24,11 +37,11 @@ def check_options(**options: Any) -> None:
     usual: dict[str, Any] = dict.fromkeys(names) | {"layers": (), "input_shapes": (), "input_ranges": ()}
     usual |= {"preprocess": AUTO, "seed": 0, "target": "cpu"}
     settings = parse_settings(recipe, **{name: given.get(name, value) for name, value in usual.items()})
+    settings = with_float16(settings, given.get("fp16"))
     budget = WeightBudget.parse(
         given.get("max_size"), given.get("mean_bits"), given.get("min_sqnr"), given.get("max_float_layers", 0)
     )
     if not budget.only_sqnr:
-        with_budget(settings, budget, "weights" if "weights" in given else f"recipe {recipe.name}")
-    check_place(settings.images)
-    if limit is not None:
-        check_timed(settings)
+        settings = with_budget(settings, budget, "weights" if "weights" in given else f"recipe {recipe.name}")
+    check = given.get("check", True) or given.get("min_sqnr") is not None
+    check_settings(settings, check=check, timed=limit is not None, errors=given.get("layer_errors", False))

@@ -20,14 +20,13 @@ from dfmpc_onnx.api.closing_check import ClosingCheck, closing_check
 from dfmpc_onnx.api.file_size import larger_than_its_source
 from dfmpc_onnx.api.intake import Intake, parse_settings, take_in, with_budget, with_float16
 from dfmpc_onnx.api.layers import errors_of_layers
+from dfmpc_onnx.api.option_check import check_settings
 from dfmpc_onnx.api.page_of_run import check_page, write_page_of_run
 from dfmpc_onnx.api.provenance import version
 from dfmpc_onnx.api.quantized import Quantized
 from dfmpc_onnx.api.static_shapes import assumed_batches
-from dfmpc_onnx.api.time_limit import allow_trials, check_timed, with_time_limit
-from dfmpc_onnx.errors import OptionError
+from dfmpc_onnx.api.time_limit import allow_trials, with_time_limit
 from dfmpc_onnx.evaluation.layer_errors import LayerErrors
-from dfmpc_onnx.inputs.image_places import check_place
 from dfmpc_onnx.inputs.preprocess import AUTO
 from dfmpc_onnx.inputs.unknown_inputs import not_known
 from dfmpc_onnx.model.source import ModelSource, size_of
@@ -113,18 +112,8 @@ def _without_idle(budget: WeightBudget, *, planned: bool) -> WeightBudget:
 
 
 def _check_runtime(settings: Settings, *, check: bool, timed: bool, errors: bool) -> None:
-    """Raise OptionError where no images are at their path, a limit on time can change nothing, or errors of layers
-    would have no inputs to be measured on.
-
-    RuntimeUnavailable where a run is needed.
-    """
-    if errors and not check:
-        raise OptionError("layer_errors: they are measured on the inputs of the check; leave check=False out")
-    check_place(settings.images)
-    if settings.target.quantizers == "qonnx" and (settings.budget.size, settings.budget.share) != (None, None):
-        raise OptionError("max-size: a file for qonnx holds its weights as floats; limit --mean-bits instead")
-    if timed:
-        check_timed(settings)
+    """Raise what `check_settings` does, and RuntimeUnavailable where a run is needed."""
+    check_settings(settings, check=check, timed=timed, errors=errors)
     if check or timed:
         require()
 

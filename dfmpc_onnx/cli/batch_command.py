@@ -11,10 +11,12 @@ import dfmpc_onnx
 from dfmpc_onnx.cli.console import reader_may_leave, say, standard_output
 from dfmpc_onnx.cli.shared_options import (
     ACTIVATIONS,
+    FLOAT16,
     IMAGE_SEED,
     IMAGE_SOURCE,
     INPUT_SHAPES,
     JSON,
+    LAYER_ERRORS,
     LAYERS,
     LOOK,
     MAX_FLOAT,
@@ -47,7 +49,7 @@ NO_LIMIT = "none"
         "dfmpc-onnx batch zoo.toml -o run/ --sweep recipe=int8,mixed",
         "dfmpc-onnx batch 'nets/*.onnx' -o run/ --time-limit 10m --memory-limit 4GB",
         "dfmpc-onnx batch zoo.csv -o run/ --dask tcp://10.0.0.1:8786",
-        "dfmpc-onnx batch --compare last-release/ run/ --html changes.html",
+        "dfmpc-onnx batch --compare last-release/ run/ --fail-on-worse",
     ),
 )
 @cloup.argument("sources", metavar="SOURCES", nargs=-1, type=click.Path())
@@ -61,6 +63,7 @@ NO_LIMIT = "none"
         help="for results.jsonl, results.csv, index.html and models/; of an earlier run: what is done stays done",
     ),
     cloup.option("--report", is_flag=True, default=None, help="an HTML report of each job, too, in reports/"),
+    LAYER_ERRORS,
     JSON,
     VERBOSE,
     QUIET,
@@ -89,10 +92,9 @@ NO_LIMIT = "none"
     ),
     cloup.option(
         "--time-limit",
-        default="1h",
-        show_default=True,
+        default="auto",
         metavar="30m|none",
-        help="of each job; what takes longer is ended",
+        help="of each job; what takes longer is ended  [default: 10m, and 20s for each MB of its model]",
     ),
     cloup.option("--memory-limit", metavar="4GB", help="of each job  [default: what the machine has free]"),
     cloup.option("--shard", metavar="I/N", help="part I of N of the jobs, as for N machines that share the folder"),
@@ -130,7 +132,7 @@ NO_LIMIT = "none"
     MAX_FLOAT,
     cloup.option("--max-latency", metavar="MS|PERCENT%", help="as of quantize"),
 )
-@cloup.option_group("Input of all models", PREPROCESS, INPUT_SHAPES, RANGES, IMAGE_SOURCE, TARGET, IMAGE_SEED)
+@cloup.option_group("Input of all models", PREPROCESS, INPUT_SHAPES, RANGES, IMAGE_SOURCE, TARGET, FLOAT16, IMAGE_SEED)
 @cloup.option_group(
     "Compare",
     cloup.option(
@@ -141,6 +143,9 @@ NO_LIMIT = "none"
         help="what changed between the runs in two folders; nothing is quantized",
     ),
     cloup.option("--html", type=click.Path(), metavar="FILE", help="with --compare: write it as a page, too"),
+    cloup.option(
+        "--fail-on-worse", is_flag=True, help="with --compare: exit 1 where a job got worse, for a build to stop at"
+    ),
 )
 def batch(
     sources: tuple[str, ...],
@@ -150,6 +155,7 @@ def batch(
     quiet: bool,
     compare: tuple[str, str] | None,
     html: str | None,
+    fail_on_worse: bool,
     time_limit: str,
     shapes: tuple[str, ...],
     ranges: tuple[str, ...],
@@ -159,12 +165,12 @@ def batch(
 
     SOURCES are models, folders, patterns and manifests: .csv or .toml files with options for each model. Run the same
     command again to go on where it was stopped. Exit status: 0 all are written; 1 some are below a gate; 2 a mistake of
-    yours; 5 some are not written.
+    yours; 5 some are not written. Of --compare: 0, or with --fail-on-worse 1 where a job got worse.
     """
     ctx = click.get_current_context()
-    if compare is not None or html is not None:
-        _compare(compare, html, bool(sources) or output is not None, json_wanted)
-        return
+    if compare is not None or html is not None or fail_on_worse:
+        worse = _compare(compare, html, bool(sources) or output is not None, json_wanted, quiet=quiet)
+        ctx.exit(1 if fail_on_worse and worse else 0)
     if output is None:
         raise click.UsageError("missing option '-o' / '--output'", ctx)
     from dfmpc_onnx.cli.progress import progress
@@ -202,14 +208,15 @@ def _show(found: BatchResult, folder: str, *, json_wanted: bool, verbose: bool, 
             batch_table(found.rows, folder, standard_output(), verbose=verbose)
 
 
-def _compare(compare: tuple[str, str] | None, html: str | None, others: bool, json_wanted: bool) -> None:
-    """What changed between two runs."""
+def _compare(compare: tuple[str, str] | None, html: str | None, others: bool, json_wanted: bool, *, quiet: bool) -> int:
+    """Show what changed between two runs; how many jobs got worse."""
     from dfmpc_onnx.report.batch_page import changes_page
     from dfmpc_onnx.report.batch_text import changes_table
     from dfmpc_onnx.report.json_text import as_json
 
     if compare is None:
-        raise OptionError("html: is the page of a comparison; give --compare OLD NEW, or leave it out")
+        word = "html" if html is not None else "fail-on-worse"
+        raise OptionError(f"{word}: belongs to a comparison; give --compare OLD NEW, or leave it out")
     if others:
         raise OptionError("compare: nothing is quantized; leave SOURCES and -o out")
     found = dfmpc_onnx.compare_batches(*compare)
@@ -218,5 +225,6 @@ def _compare(compare: tuple[str, str] | None, html: str | None, others: bool, js
     with reader_may_leave():
         if json_wanted:
             click.echo(as_json(found, worse=found.worse))
-        else:
+        elif not quiet:
             changes_table(found, standard_output())
+    return found.worse

@@ -22,6 +22,7 @@ INTEGER_KERNELS = (
     "MatMulIntegerToFloat",
     "DynamicQuantizeMatMul",
 )
+CODE_OPERATORS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 FLOAT_KERNELS = (*WEIGHTED_OPERATORS, "FusedConv", "NhwcFusedConv", "FusedGemm", "FusedMatMul")
 RESCALED = "the scale changes"
 # What passes numbers on as they are; the reason lies with who reads them in the end.
@@ -48,8 +49,8 @@ class Census(msgspec.Struct, frozen=True):
 
 
 def is_quantized(model: onnx.ModelProto) -> bool:
-    """Whether a model holds QuantizeLinear or DequantizeLinear."""
-    return any(_op(node) in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node)
+    """Whether a model holds operators that make, read or compute in codes, of whatever tool."""
+    return any(_op(node) in (*INTEGER_KERNELS, *CODE_OPERATORS) for node in model.graph.node)
 
 
 def take_census(source: Loadable, model: onnx.ModelProto, label: str) -> Census:

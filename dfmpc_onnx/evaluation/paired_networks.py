@@ -226,9 +226,9 @@ class PairedNetworks:
         return {name: value for (_, name), value in zip(inner, values, strict=True)}
 
     def hat(self, feeds: NamedArrays, names: Sequence[str]) -> NamedArrays:
-        """Tensors as they stand in the quantized network."""
-        values = run_named(self._hat, feeds, [self._stands[name] for name in names])
-        return dict(zip(names, values.values(), strict=True))
+        """Tensors as they stand in the quantized network; where the float one rounds, too, several stand as one."""
+        values = run_named(self._hat, feeds, list(dict.fromkeys(self._stands[name] for name in names)))
+        return {name: values[self._stands[name]] for name in names}
 
     def kind_of(self, name: str) -> int:
         """The element type of a matched tensor, or of an input, in the quantized network."""

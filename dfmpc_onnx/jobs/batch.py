@@ -15,8 +15,8 @@ from dfmpc_onnx.api.provenance import version
 from dfmpc_onnx.errors import OptionError, shown
 from dfmpc_onnx.jobs.content import Keys
 from dfmpc_onnx.jobs.given_options import REPORT, SEPARATOR, plain_options, with_places
-from dfmpc_onnx.jobs.job import Job, JobLimits, Order, model_place, parse_memory, parse_time, processors, report_place
-from dfmpc_onnx.jobs.ledger import Ledger, read_rows
+from dfmpc_onnx.jobs.job import BY_SIZE, Job, JobLimits, Order, model_place, processors, report_place
+from dfmpc_onnx.jobs.ledger import Ledger, check_folder, read_rows
 from dfmpc_onnx.jobs.local import JobEngine, LocalEngine
 from dfmpc_onnx.jobs.processes import is_disk_full
 from dfmpc_onnx.jobs.sources import Shard, find_jobs
@@ -28,7 +28,6 @@ from dfmpc_onnx.report.batch_page import index_page
 from dfmpc_onnx.report.batch_row import Gates, JobRow, counts, csv_table
 from dfmpc_onnx.runtime.threads import check_threads
 
-USUAL_TIME = "1h"
 TABLE_FILE, PAGE_FILE = "results.csv", "index.html"
 MEMORY_TO_USE = 0.9  # of what is free: something else runs, too
 
@@ -63,7 +62,7 @@ def batch(
     sweep: Mapping[str, Sequence[object]] | Sequence[str] = (),
     workers: int | None = None,
     threads: int = 1,
-    time_limit: str | float | None = USUAL_TIME,
+    time_limit: str | float | None = BY_SIZE,
     memory_limit: str | int | None = None,
     dask: str | None = None,
     dask_files: Literal["shared", "bytes"] = "shared",
@@ -80,20 +79,22 @@ def batch(
     row is added as its job ends, ``results.csv``, ``index.html``, and the models in ``models/``. A second call with the
     same folder does only what has changed: the model, its options or the version. sweep: ``{"recipe": ["int8",
     "mixed"]}``, every combination for every model. workers: jobs at once; as many as processors divided by threads
-    where None. threads: of each job. time_limit, memory_limit: of each job, "30m" and "4GB"; None for none. dask: the
-    address of a scheduler whose workers do the jobs. dask_files: whether they find files under the same paths, or are
-    sent their bytes. shard: "I/N", part I of N. retry: whether jobs that an earlier run could not do are done again.
-    max_failures: stop once so many jobs were refused or failed. min_agreement: per cent, a gate. progress: called with
-    (done, total, name). options: any of `quantize`, for all models.
+    where None. threads: of each job. time_limit, memory_limit: of each job, "30m" and "4GB"; None for none; "auto": ten
+    minutes, and twenty seconds for each MB of its model's file. dask: the address of a scheduler whose workers do the
+    jobs. dask_files: whether they find files under the same paths, or are sent their bytes. shard: "I/N", part I of N.
+    retry: whether jobs that an earlier run could not do are done again. max_failures: stop once so many jobs were
+    refused or failed. min_agreement: per cent, a gate. progress: called with (done, total, name). options: any of
+    `quantize`, for all models.
 
     Raises UserError for what the caller can correct, before the first job begins or where a disk is full.
     """
     folder, part = pathlib.Path(output), Shard.parse(shard)
-    limits = JobLimits(parse_time(time_limit), parse_memory(memory_limit), check_threads(threads) or processors())
+    limits = JobLimits.parse(time_limit, memory_limit, check_threads(threads) or processors())
     if max_failures is not None and max_failures < 1:
         raise OptionError(f"max-failures {max_failures}: not understood; give 1 or more")
     given = with_places(plain_options(options), pathlib.Path())
     jobs = find_jobs(_places(sources), given, _texts(sweep), folder)
+    check_folder(folder, (TABLE_FILE, PAGE_FILE))
     mine = part.of(jobs)
     engine = _engine(workers, limits, dask, dask_files)
     with Ledger.open(folder, part) as ledger:
@@ -237,7 +238,7 @@ class _Batch:
         options = {name: value for name, value in job.options.items() if name != REPORT}
         report = str(report_place(self._folder, job.name).absolute()) if wanted else ""
         place = str(model_place(self._folder, job.name).absolute())
-        return Order(msgspec.structs.replace(job, options=options), place, report, limits)
+        return Order(msgspec.structs.replace(job, options=options), place, report, limits.of(job))
 
     def _remove_former(self, row: JobRow) -> None:
         """Take away the file of an earlier run where this one wrote none: it would pass for its result."""

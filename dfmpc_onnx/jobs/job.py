@@ -14,6 +14,11 @@ from dfmpc_onnx.errors import OptionError
 SIZE_OF_LIMIT = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
 TIME_OF_LIMIT = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?", re.IGNORECASE)
 SECONDS_OF_UNIT = {"s": 1, "m": 60, "min": 60, "h": 3600}
+PLACES = ("models", "reports")  # in the folder of a batch
+BY_SIZE = "auto"  # the time limit that fits the size of each model
+# The longest of the zoo's models, on a busy machine, took a fifth of this.
+SECONDS_AT_FIRST, SECONDS_OF_MB = 600.0, 20.0
+PART_OF_A_LOOP = 0.1  # of a job's time, for one run of a model with a Loop: many runs make a job
 LEAST_MEMORY = 128 * 2**20  # below which Python and its libraries themselves do not fit
 # What a process takes, measured: something at first, and of a small model, where pictures weigh more than weights, up
 # to 140 bytes for each of its own; of one of hundreds of MB about ten.
@@ -30,11 +35,34 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class JobLimits(msgspec.Struct, frozen=True):
-    """What a job may take: seconds of wall clock, bytes of memory (None: no limit of its own), threads."""
+    """What a job may take: seconds of wall clock, bytes of memory (None: no limit of its own), threads.
+
+    by_size: whether the seconds follow from the size of the job's model.
+    """
 
     seconds: float | None = None
     memory: int | None = None
     threads: int = 1
+    by_size: bool = False
+
+    @classmethod
+    def parse(cls, time: str | float | None, memory: str | int | None, threads: int) -> JobLimits:
+        """As a user gives them: ``30m`` or ``auto``, ``4GB``; None for no limit. Raises OptionError."""
+        by_size = isinstance(time, str) and time.strip().lower() == BY_SIZE
+        return cls(None if by_size else parse_time(time), parse_memory(memory), threads, by_size)
+
+    def of(self, job: Job) -> JobLimits:
+        """Those of one job."""
+        if not self.by_size:
+            return self
+        return msgspec.structs.replace(
+            self, seconds=SECONDS_AT_FIRST + SECONDS_OF_MB * (job.size // 10**6), by_size=False
+        )
+
+    @property
+    def loop_seconds(self) -> float | None:
+        """Of one run of a model with a Loop."""
+        return None if self.seconds is None else self.seconds * PART_OF_A_LOOP
 
     def need(self, job: Job) -> int:
         """Bytes of memory to keep free for a job: its limit, else an estimate by the size of its model."""
@@ -75,7 +103,7 @@ def parse_time(text: str | float | None) -> float | None:
     found = TIME_OF_LIMIT.fullmatch(str(text).strip())
     seconds = 0.0 if found is None else float(found[1]) * SECONDS_OF_UNIT[(found[2] or "s").lower()]
     if seconds <= 0:
-        raise OptionError(f"time-limit '{text}': not understood; give seconds such as 90s, or 30m, or 2h")
+        raise OptionError(f"time-limit '{text}': not understood; give seconds such as 90s, or 30m, 2h or auto")
     return seconds
 
 
@@ -89,9 +117,9 @@ def processors() -> int:
 
 def model_place(folder: pathlib.Path, name: str) -> pathlib.Path:
     """Where the quantized model of a job goes."""
-    return folder / "models" / f"{name}.onnx"
+    return folder / PLACES[0] / f"{name}.onnx"
 
 
 def report_place(folder: pathlib.Path, name: str) -> pathlib.Path:
     """Where the HTML report of a job goes."""
-    return folder / "reports" / f"{name}.html"
+    return folder / PLACES[1] / f"{name}.html"

@@ -10,17 +10,35 @@ import contextlib
 import os
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 import msgspec
 
 from dfmpc_onnx.errors import OptionError, shown
+from dfmpc_onnx.jobs.job import PLACES
 from dfmpc_onnx.jobs.sources import Shard
 from dfmpc_onnx.model.plain_files import is_folder
 from dfmpc_onnx.report.batch_row import JobRow
 
 RESULTS = re.compile(r"results(\.\d+-of-\d+)?\.jsonl")
+
+
+def check_folder(folder: pathlib.Path, files: Sequence[str]) -> None:
+    """Raise OptionError where a folder that no batch has written to holds what one would write over.
+
+    files: names of what it writes beside its models and reports.
+    """
+    try:
+        there = {path.name for path in folder.iterdir()} if is_folder(folder) else set()
+        held = [name for name in files if name in there]
+        held += [place for place in PLACES if place in there and any((folder / place).iterdir())]
+    except OSError:  # opening the ledger says it
+        return
+    if held and not any(RESULTS.fullmatch(name) for name in there):
+        raise OptionError(
+            f"{shown(str(folder))}: holds {held[0]} already, and no results.jsonl of a batch; choose another folder"
+        )
 
 
 def read_rows(folder: pathlib.Path) -> dict[str, JobRow]:

@@ -25,13 +25,15 @@ import msgspec
 
 from dfmpc_onnx.errors import printable
 from dfmpc_onnx.jobs.job import Order
-from dfmpc_onnx.jobs.worker import DISK_FULL, LONGEST_REASON, NO_MEMORY
+from dfmpc_onnx.jobs.worker import DISK_FULL, LONGEST_REASON, NO_MEMORY, megabytes
+from dfmpc_onnx.memory import peak_memory
 from dfmpc_onnx.model.staging import staging_folder
 from dfmpc_onnx.report.batch_row import STAGES, JobRow
 
 # -P: a file of the user's that is called as a module of Python's must not stand in for it.
 PROGRAM = (sys.executable, "-P", "-m", "dfmpc_onnx.jobs.worker")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+SHORTEST_LOOK, LONGEST_LOOK = 0.05, 1.0  # seconds between two looks at what a process takes
 TAIL = 2000  # bytes of what a process printed before it died
 SAYS_NO_MEMORY = ("bad_alloc", "MemoryError", "Cannot allocate memory")
 
@@ -93,14 +95,24 @@ class Processes:
         return _failed("died", "its process did not begin")
 
     def _wait(self, process: subprocess.Popen[bytes], order: Order, said: IO[bytes]) -> dict[str, Any]:
-        try:
-            lines, _ = process.communicate(msgspec.json.encode(order), timeout=order.limits.seconds)
-        except subprocess.TimeoutExpired as error:
-            process.kill()
-            lines, _ = process.communicate()
-            why = f"took longer than the limit of {order.limits.seconds:g} s"
-            return _stages(lines or error.output or b"", _failed("time-limit", why))
-        return _stages(lines, _death(process.returncode, said))
+        """The columns of its row. What is killed cannot say what memory it took, so it is looked at before."""
+        given: bytes | None = msgspec.json.encode(order)
+        left, pause, peak = order.limits.seconds, SHORTEST_LOOK, None
+        while True:
+            wait = pause if left is None else min(pause, left)
+            try:
+                lines, _ = process.communicate(given, timeout=wait)
+                return _stages(lines, _death(process.returncode, said) | megabytes(peak))
+            except subprocess.TimeoutExpired:
+                given, peak = None, peak_memory(process.pid) or peak
+            left = None if left is None else left - wait
+            if left is not None and left <= 0:
+                break
+            pause = min(2 * pause, LONGEST_LOOK)
+        process.kill()
+        lines, _ = process.communicate()
+        why = f"took longer than the limit of {order.limits.seconds:g} s"
+        return _stages(lines, _failed("time-limit", why) | megabytes(peak))
 
 
 def _stages(lines: bytes, otherwise: dict[str, Any]) -> dict[str, Any]:

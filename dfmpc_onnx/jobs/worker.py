@@ -29,6 +29,7 @@ from dfmpc_onnx.jobs.given_options import REPORT
 from dfmpc_onnx.jobs.job import Job, Order
 from dfmpc_onnx.memory import keep_freed_memory, limit_memory, peak_memory
 from dfmpc_onnx.report.schema import Report
+from dfmpc_onnx.runtime.session import limit_loops
 
 STAGE_OF_STEP = {"load": "load", "preprocess": "check", "write": "write", "check": "verify"}
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -63,7 +64,7 @@ def main() -> None:
     def say(**line: object) -> None:
         lines.write(msgspec.json.encode(line) + b"\n")
 
-    with limit_memory(order.limits.memory):
+    with limit_memory(order.limits.memory), limit_loops(order.limits.loop_seconds):
         keep_freed_memory()
         row = run(order, lambda stage: say(stage=stage))
         say(row=row)  # whatever comes of reading the model once more
@@ -92,8 +93,12 @@ def run(order: Order, begin: Callable[[str], None]) -> dict[str, Any]:
         code = _code(error)
         refused = isinstance(error, errors.UserError) and code not in (NO_MEMORY, DISK_FULL)
         row = {"status": "refused" if refused else "failed", "code": code, "reason": _reason(error)}
-    peak = peak_memory()
-    return row | {"peak_mb": None if peak is None else round(peak / 1e6, 1)}
+    return row | megabytes(peak_memory())
+
+
+def megabytes(peak: int | None) -> dict[str, Any]:
+    """The column of what memory a process took at most, in bytes; None where it is not known."""
+    return {"peak_mb": None if peak is None else round(peak / 1e6, 1)}
 
 
 def _code(error: BaseException) -> str:
@@ -128,6 +133,10 @@ def _figures(report: Report) -> dict[str, Any]:
         found |= {"verdict": verdict.level, "basis": verdict.basis, "sqnr_db": verdict.sqnr_db}
         found |= {"agreement": verdict.agreement, "agreement_low": low, "agreement_high": high}
         found |= {"agreeing": verdict.agreeing, "rows": verdict.rows}
+    measured = [] if report.layer_errors is None else [row for row in report.layer_errors.rows if row.layers]
+    if measured:
+        worst = max(measured, key=lambda row: row.own_error)
+        found |= {"worst_layer": errors.printable(worst.layers[0]), "worst_layer_error": worst.own_error}
     return found
 
 

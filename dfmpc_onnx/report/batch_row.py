@@ -20,7 +20,8 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True):
     ended it, a word for programs; reason: the same as a sentence. load, check, quantize, write, verify: each stage, ok
     or failed, empty where the job did not come to it. data: the files beside the model that hold its weights, as JSON,
     name to SHA-256, empty where there is no such file. output, report: files, as seen from the batch's folder. options:
-    those of the job, as JSON. refusals: why layers stay float, with how many there are of each. agreement, its 95 %
+    those of the job, as JSON. worst_layer, worst_layer_error: with layer_errors, the layer that adds most of its own,
+    and how much, relative. refusals: why layers stay float, with how many there are of each. agreement, its 95 %
     interval, basis: as in `Verdict`. ended: UTC.
     """
 
@@ -51,6 +52,8 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True):
     rows: int | None = None
     sqnr_db: float | None = None
     basis: str = ""
+    worst_layer: str = ""
+    worst_layer_error: float | None = None
     warnings: int | None = None
     recipe: str = ""
     options: str = "{}"

@@ -67,6 +67,12 @@ def finding(found: Diagnosis) -> str:
     culprit = found.culprit
     loss = f"SQNR {found.sqnr_db:.1f} dB on {shown(found.layers.origin)}"
     if culprit is None or culprit.cause is None:
+        first = next(iter(found.suspects), None)
+        if first is not None and first.others and not found.little:
+            return (
+                f"no layer can be named ({loss}): the tensors of {first.others + 1} have other names in the quantized "
+                "file; is it of this network?"
+            )
         how = "" if found.blamed else "; --blame restores each layer in turn"
         return f"nothing stands out ({loss}){how}"
     what = "the weights of" if culprit.kind == "weights" else "the rounding of the output of"

@@ -12,6 +12,7 @@ from dfmpc_onnx.errors import printable
 from dfmpc_onnx.pipeline.target_rules import LAYER_OPERATORS, RULES, Target
 from dfmpc_onnx.report.tables import definitions, figures, prose
 
+MOST_NAMED = 12  # operators that a line of the terminal holds
 RULE_LABELS = {
     "activations": "activations",
     "activation_bits": "bits that may be asked for",
@@ -113,9 +114,17 @@ def target_page(target: Target, console: Console) -> None:
     rows = [("for", target.takes), ("run on", target.ran)]
     figures(console, [*rows, ("never run", target.not_run)] if target.not_run else rows)
     console.print(Text("\nRules, with the number of the source:", style="bold"))
-    figures(console, [(label, f"{words} [{number}]") for label, words, number in rule_rows(target)])
+    figures(console, [(label, f"{_in_brief(words)} [{number}]") for label, words, number in rule_rows(target)])
     console.print(Text("\nSources:", style="bold"))
     for number, source in enumerate(target.sources, 1):
         prose(console, f"[{number}] {source.title}")
         if source.url:
             console.print(Text(f"    {printable(source.url)}"), soft_wrap=True)
+
+
+def _in_brief(words: str) -> str:
+    """A list of very many operators as how many there are, the first and the last."""
+    names = words.split(", ")
+    if len(names) <= MOST_NAMED:
+        return words
+    return f"{len(names)} operators, {names[0]} to {names[-1]}; --json names each"

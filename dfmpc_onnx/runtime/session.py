@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 import json
 import os
@@ -29,6 +30,7 @@ CPU_PROVIDER = "CPUExecutionProvider"
 LOOP_SECONDS = 600.0  # for one run of a model that holds a Loop; what holds none ends by itself and has no limit
 WITHOUT_NUMPY = ("bfloat16", "float8", "float4")  # how types begin that onnxruntime exchanges with nobody in Python
 Loadable = onnx.ModelProto | bytes | str | os.PathLike[str]
+_LIMIT: contextvars.ContextVar[float | None] = contextvars.ContextVar("dfmpc_onnx.loops", default=None)
 Feeds = Mapping[str, npt.NDArray[np.generic]]
 
 
@@ -129,16 +131,17 @@ class Session:
     def run(self, feeds: Feeds, names: Sequence[str] | None = None) -> list[npt.NDArray[np.generic]]:
         """The outputs for one batch of inputs; raises CannotRun where onnxruntime cannot compute it.
 
-        Raises RunTooLong where a model with a Loop takes more than LOOP_SECONDS.
+        Raises RunTooLong where a model with a Loop takes more than LOOP_SECONDS, or what `limit_loops` says.
         """
+        seconds = _LIMIT.get() or LOOP_SECONDS
         options = require().RunOptions() if self._may_not_end else None
         try:
-            with _stopped_after(LOOP_SECONDS, options):
+            with _stopped_after(seconds, options):
                 results: list[npt.NDArray[np.generic]] = self._session.run(names, dict(feeds), options)
         except Exception as error:
             if options is not None and options.terminate:
                 raise RunTooLong(
-                    f"{self.label}: a run did not end within {LOOP_SECONDS:g} s; a Loop in it may never end: give it a "
+                    f"{self.label}: a run did not end within {seconds:g} s; a Loop in it may never end: give it a "
                     "trip count, correct its condition, or take it out of the model"
                 ) from None
             raise _kind_of(error, CannotRun)(f"{self.label}: onnxruntime cannot run it ({_cause(error)})") from None
@@ -153,6 +156,16 @@ class Session:
         """What onnxruntime noted of each run, in order, since the session was made with a profile; once."""
         events: list[dict[str, Any]] = json.loads(pathlib.Path(self._session.end_profiling()).read_text())
         return events
+
+
+@contextlib.contextmanager
+def limit_loops(seconds: float | None) -> Iterator[None]:
+    """Within the block a run of a model with a Loop gets so many seconds, LOOP_SECONDS at most; of None, those."""
+    token = _LIMIT.set(None if seconds is None else min(seconds, LOOP_SECONDS))
+    try:
+        yield
+    finally:
+        _LIMIT.reset(token)
 
 
 @contextlib.contextmanager

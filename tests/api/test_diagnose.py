@@ -10,13 +10,22 @@ import onnx
 import pytest
 
 import dfmpc_onnx
+from dfmpc_onnx.api.advice import Trials, stored_widths
 from dfmpc_onnx.errors import ModelError, OptionError
 from dfmpc_onnx.evaluation.diagnosis.schema import Diagnosis
+from dfmpc_onnx.report.diagnosis_text import finding
 from tests import broken, graphs
 
 MODELS = pathlib.Path(__file__).parents[2] / "models"
 PLAIN, MOBILE = MODELS / "plain_cifar10.onnx", MODELS / "mobilenet_cifar10.onnx"
 RESNET = MODELS / "resnet20_cifar10.onnx"
+LAYERS = [*(f"/features/features.{number}/Conv" for number in (0, 3, 7, 10, 14, 17, 20)), "/fc/Gemm"]
+
+
+@pytest.fixture
+def untried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is tried, which takes another run of `quantize`: the cause is named before that."""
+    monkeypatch.setattr(Trials, "run", lambda self, trials, tell: [])
 
 
 @functools.cache
@@ -42,7 +51,7 @@ def named(found: Diagnosis) -> tuple[str, str, str] | None:
         ("/features/features.3/Conv", 0, 1000.0),
     ],
 )
-def test_a_weight_channel_that_was_scaled_is_named(layer: str, channel: int, factor: float) -> None:
+def test_a_weight_channel_that_was_scaled_is_named(untried: None, layer: str, channel: int, factor: float) -> None:
     found = blamed(PLAIN, broken.with_scaled_channel(int8(PLAIN), layer, channel, factor))
     assert named(found) == ("weights", layer, "channel-scaled")
     cause = found.suspects[0].cause
@@ -50,7 +59,7 @@ def test_a_weight_channel_that_was_scaled_is_named(layer: str, channel: int, fac
 
 
 @pytest.mark.parametrize(("layer", "channel"), [("/features/features.10/Conv", 5), ("/features/features.3/Conv", 9)])
-def test_a_weight_channel_that_was_negated_is_named(layer: str, channel: int) -> None:
+def test_a_weight_channel_that_was_negated_is_named(untried: None, layer: str, channel: int) -> None:
     found = blamed(PLAIN, broken.with_negated_channel(int8(PLAIN), layer, channel))
     assert named(found) == ("weights", layer, "channel-negated")
     cause = found.suspects[0].cause
@@ -65,7 +74,7 @@ def test_a_weight_channel_that_was_negated_is_named(layer: str, channel: int) ->
         ("/features/features.5/Relu_output_0", 60.0, "range-too-wide"),
     ],
 )
-def test_an_activation_with_a_wrong_range_is_named(tensor: str, factor: float, code: str) -> None:
+def test_an_activation_with_a_wrong_range_is_named(untried: None, tensor: str, factor: float, code: str) -> None:
     found = blamed(PLAIN, broken.with_wrong_range(int8(PLAIN), tensor, factor))
     assert named(found) == ("activation", tensor.removesuffix("_output_0"), code)
 
@@ -79,8 +88,9 @@ def test_a_wrong_preprocess_is_named_and_making_it_again_with_the_right_one_is_t
 
 
 def test_a_layer_at_2_bits_that_needs_more_is_named_and_more_bits_are_tried(tmp_path: pathlib.Path) -> None:
-    layer = "/features/features.3/Conv"
+    layer = "/features/features.10/Conv"
     few = dfmpc_onnx.quantize(PLAIN, None, "int8", layers=[f"{layer}=2"], check=False).model
+    assert set(stored_widths(few)) == {f"{name}={2 if name == layer else 8}" for name in LAYERS}
     better = tmp_path / "better.onnx"
     found = dfmpc_onnx.diagnose(PLAIN, few, blame=True, output=better)
     assert named(found) == ("weights", layer, "too-few-bits")
@@ -90,14 +100,14 @@ def test_a_layer_at_2_bits_that_needs_more_is_named_and_more_bits_are_tried(tmp_
     assert now == pytest.approx(found.advice[0].after_db, abs=0.02)
 
 
-def test_another_network_with_rescaled_channels_is_told_from_a_broken_one() -> None:
+def test_another_network_with_rescaled_channels_is_told_from_a_broken_one(untried: None) -> None:
     layer = "/features/features.7/body/body.6/Conv"
     found = blamed(MOBILE, broken.with_negated_channel(int8(MOBILE), layer, 7), 4)
     assert named(found) == ("weights", layer, "channel-negated")
 
 
 @pytest.mark.parametrize(("path", "recipe"), [(PLAIN, "int8"), (PLAIN, "mixed"), (MOBILE, "int8"), (RESNET, "int8")])
-def test_of_healthy_networks_nothing_stands_out(path: pathlib.Path, recipe: str) -> None:
+def test_of_healthy_networks_nothing_stands_out(untried: None, path: pathlib.Path, recipe: str) -> None:
     model = int8(path) if recipe == "int8" else dfmpc_onnx.quantize(path, None, recipe, check=False).model
     found = dfmpc_onnx.diagnose(path, model, count=4) if path is RESNET else blamed(path, model, 4)
     assert found.culprit is None and "nothing stands out" in repr(found)
@@ -147,3 +157,35 @@ def test_a_file_of_low_bit_weights_and_float_activations_is_diagnosed() -> None:
     made = dfmpc_onnx.quantize(graphs.chain(), None, "paper", preprocess="imagenet", check=False).model
     found = dfmpc_onnx.diagnose(graphs.chain(), made, blame=True, count=4)
     assert {suspect.kind for suspect in found.suspects} == {"weights"}
+
+
+def test_a_quantized_file_beside_itself_and_one_of_another_network_are_told_apart() -> None:
+    same = dfmpc_onnx.diagnose(int8(PLAIN), int8(PLAIN), count=2)
+    assert same.damage == 0 and same.culprit is None and "nothing stands out" in finding(same)
+    other = dfmpc_onnx.diagnose(PLAIN, int8(RESNET), count=2)
+    assert other.culprit is None and "is it of this network?" in finding(other)
+
+
+def test_inputs_that_no_compared_output_needs_are_left_out() -> None:
+    net = graphs.Net((1, 3, 8, 8))
+    model = net.model(net.tail(net.block("x", 8), 5))
+    model.graph.input.append(onnx.helper.make_tensor_value_info("state", onnx.TensorProto.FLOAT, [1, 2]))
+    model.graph.node.append(onnx.helper.make_node("Cast", ["state"], ["next"], to=onnx.TensorProto.INT32))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("next", onnx.TensorProto.INT32, [1, 2]))
+    made = dfmpc_onnx.quantize(model, None, "int8", preprocess="imagenet", check=False).model
+    assert dfmpc_onnx.diagnose(model, made, blame=True, count=2).suspects
+
+
+def test_a_file_of_integer_operators_is_quantized_whatever_tool_wrote_it() -> None:
+    dynamic = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17]> net (float[1, 4] x) => (float[1, 2] y)
+        <int8[4, 2] w = {1, 2, 3, 4, 5, 6, 7, 8}, float s = {0.5}>
+        { q, a, z = DynamicQuantizeLinear (x) i = MatMulInteger (q, w, z) f = Cast <to = 1> (i)
+          b = Mul (a, s) y = Mul (f, b) }"""
+    )
+    plain = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17]> net (float[1, 4] x) => (float[1, 2] y)
+        <float[4, 2] w = {0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4}> { y = MatMul (x, w) }"""
+    )
+    found = dfmpc_onnx.diagnose(plain, dynamic, input_ranges=["x=-1:1"], blame=True)
+    assert found.sqnr_db > 20

@@ -28,6 +28,9 @@ MISTAKES: list[dict[str, Any]] = [
     {"max_latency": "soon"},
     {"max_latency": "80%", "target": "tensorrt"},
     {"images": "/none"},
+    {"fp16": True},
+    {"layer_errors": True, "check": False},
+    {"target": "qonnx", "max_size": "25%", "weights": "auto"},
     {"reduce_range": True, "activations": "none"},
 ]
 

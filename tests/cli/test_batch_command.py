@@ -74,6 +74,8 @@ def test_two_runs_are_compared_as_table_json_and_page(nets: pathlib.Path) -> Non
     result = dfmpc(*words, "--html", nets / "changes.html", COLUMNS="80")
     assert (result.exit_code, result.stderr) == (0, "")
     assert "1 jobs changed, 1 got worse, 1 are the same" in result.stdout
+    assert dfmpc(*words, "--fail-on-worse", "-q").exit_code == 1
+    assert dfmpc("batch", "--compare", nets / "new", nets / "old", "--fail-on-worse", "-q").exit_code == 0
     assert "ok &rarr; failed" in (nets / "changes.html").read_text()
     found = json.loads(dfmpc(*words, "--json").stdout)
     assert (found["worse"], found["rows"][0]["name"], found["rows"][0]["new_status"]) == (1, "a", "failed")
@@ -92,7 +94,9 @@ def test_two_runs_are_compared_as_table_json_and_page(nets: pathlib.Path) -> Non
         (["a.onnx", "-o", "run", "--workers", "2", "--dask", "x:1"], "workers: dask's own are as many"),
         (["a.onnx", "--compare", "old", "new"], "compare: nothing is quantized; leave SOURCES and -o out"),
         (["--compare", "old", "new"], "old: no such folder; give the folder of a batch"),
-        (["--html", "x.html"], "html: is the page of a comparison; give --compare OLD NEW"),
+        (["--html", "x.html"], "html: belongs to a comparison; give --compare OLD NEW"),
+        (["a.onnx", "-o", "run", "--fail-on-worse"], "fail-on-worse: belongs to a comparison; give --compare OLD NEW"),
+        (["a.onnx", "-o", "run", "--fp16"], "fp16: floats are float32 for cpu; leave it out"),
         (["a.onnx", "-o", "a.onnx"], "cannot be written"),
     ],
 )
@@ -102,6 +106,16 @@ def test_a_mistake_is_one_line(
     monkeypatch.chdir(nets)
     assert_refused(dfmpc("batch", *words), message)
     assert not (nets / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["index.html", "results.csv", "models/a.onnx", "reports/a.html"])
+def test_what_no_batch_has_written_is_not_written_over(nets: pathlib.Path, name: str) -> None:
+    own = nets / "run" / name
+    own.parent.mkdir(parents=True)
+    own.write_text("mine")
+    refused = dfmpc("batch", nets / "a.onnx", "-o", nets / "run")
+    assert_refused(refused, f"holds {name.partition('/')[0]} already, and no results.jsonl of a batch; choose another")
+    assert own.read_text() == "mine" and sorted(p.name for p in (nets / "run").iterdir()) == [name.partition("/")[0]]
 
 
 def test_without_dask_its_extra_is_named(nets: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import sys
 
 import onnx
 import pytest
@@ -57,6 +58,17 @@ def test_a_process_over_its_time_is_ended(word) -> None:
     assert (row.status, row.code, row.reason) == ("failed", "time-limit", "took longer than the limit of 0.5 s")
     assert stages(row) == "load:ok check:failed quantize: write: verify:"
     assert row.seconds >= 0.5
+    if sys.platform == "linux":  # what was killed cannot say it of itself
+        assert row.peak_mb is not None and row.peak_mb > 1
+
+
+def test_limits_follow_from_the_size_of_a_model_unless_they_are_given() -> None:
+    small, large = Job("a", "a.onnx", size=10**5), Job("b", "b.onnx", size=9 * 10**7)
+    usual = JobLimits.parse("auto", None, 1)
+    assert (usual.of(small).seconds, usual.of(large).seconds) == (600, 2400)
+    assert usual.of(small).loop_seconds == 60
+    assert JobLimits.parse("5m", "4GB", 2).of(large) == JobLimits(300, 4 * 10**9, 2)
+    assert JobLimits.parse(None, None, 1).of(large) == FREE and FREE.loop_seconds is None
 
 
 def test_a_library_that_ends_the_process_for_memory_is_named(word) -> None:
@@ -98,6 +110,13 @@ def test_a_model_is_quantized_and_compared(model_file: pathlib.Path) -> None:
     assert row.agreement is not None and row.agreement_low is not None
     assert row.agreement_low < row.agreement <= 100
     assert row.peak_mb is not None and 20 < row.peak_mb < 1000
+    assert (row.worst_layer, row.worst_layer_error) == ("", None)
+
+
+def test_errors_of_layers_name_the_worst_in_the_row(model_file: pathlib.Path) -> None:
+    row = run(model_file, recipe="int8", preprocess="unit", layer_errors=True)
+    assert row.worst_layer in {"conv1", "conv2", "conv3", "gemm1"}
+    assert row.worst_layer_error is not None and 0 < row.worst_layer_error < 1
 
 
 def test_a_model_that_is_none_is_refused_with_the_sentence_of_quantize(tmp_path: pathlib.Path) -> None:

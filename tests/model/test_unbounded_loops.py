@@ -177,3 +177,9 @@ def test_expand_says_of_a_damaged_file_that_it_is_damaged():
     with pytest.raises(ModelError, match=r"cannot be worked out \(.*\); the file is damaged") as caught:
         dfmpc_onnx.expand(model)
     assert "\n" not in str(caught.value)
+
+
+def test_who_runs_strangers_models_may_allow_a_loop_less_time():
+    model = endless()
+    with runtime.limit_loops(0.01), pytest.raises(RunTooLong, match=r"did not end within 0\.01 s"):
+        Session(model).run({"x": graphs.input_of(model)})

@@ -98,6 +98,13 @@ def test_targets_are_printed_in_80_columns(name: str | None) -> None:
     assert max(len(line) for line in said.stdout.splitlines() if "https://" not in line) <= 80
 
 
+def test_a_list_of_very_many_operators_is_counted_on_the_terminal_and_whole_in_json() -> None:
+    said = " ".join(dfmpc("targets", "qnn", COLUMNS="80").stdout.split())
+    operators = json.loads(dfmpc("targets", "qnn", "--json").stdout)["operators"]
+    assert f"{len(operators)} operators, {operators[0]} to {operators[-1]}; --json names each" in said
+    assert "GroupNormalization" in operators and "GroupNormalization" not in said
+
+
 def test_json_holds_every_rule_of_a_target_and_of_all() -> None:
     one = json.loads(dfmpc("targets", "tensorrt", "--json").stdout)
     assert one["activation_type"] == "int8" and set(RULES) <= set(one)

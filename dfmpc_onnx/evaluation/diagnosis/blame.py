@@ -65,12 +65,13 @@ class Blame:
     def _baseline(self) -> Loss:
         """Of the file as it is: its own session, with the kernels that it runs on."""
         stands = {tensor.name: tensor.stands for tensor in self._pair.matching.tensors}
-        model, _ = fed_at(self._quantized, {}, [stands.get(name, name) for name in self._outputs])
+        model, read = fed_at(self._quantized, {}, [stands.get(name, name) for name in self._outputs])
         session = Session(model, label="the quantized network")
         found = []
         for feeds, real in self._pair.feeds():
             self._wanted.append([_real(v, real) for v in self._pair.plain(feeds, self._outputs).values()])
-            values = session.run(typed(session, feeds), [stands.get(name, name) for name in self._outputs])
+            fed = {name: feeds[name] for name in read if name in feeds}  # the outputs may not need every input
+            values = session.run(typed(session, fed), [stands.get(name, name) for name in self._outputs])
             found.append([_real(value, real) for value in values])
         return self._loss(found)
 

@@ -29,9 +29,9 @@ class WeightEvidence:
     """Of a layer: what its weights alone do to its output, fed as in the float network.
 
     error: relative. channel, share, gain: the output channel with most of that error, its part of it, and what its
-    values are beside the float network's. channels: how many there are. levels: how many values a weight takes; None
-    where it is float, or has too few values to tell. scales: how many there are. reaches: the largest weight of each
-    channel.
+    values are beside the float network's. channels: how many there are. levels: how many values a weight takes, by its
+    bits where a codebook's entries hold several; None where it is float, or has too few values to tell. scales: how
+    many there are. reaches: the largest weight of each channel.
     """
 
     error: float
@@ -111,7 +111,9 @@ class Evidence:
         decoder = next((n for n in self._model.graph.node if name in n.output), None)
         levels, scales = None, 1
         if chain is not None:
-            levels, scales = int(np.unique(chain.codes()).size), int(chain.scale().size)
+            # Where an index stands for several weights, they share its bits, however many values they take.
+            own = round(2 ** (chain.stored_bits / max(values.size, 1)))
+            levels, scales = min(int(np.unique(chain.codes()).size), own), int(chain.scale().size)
         elif decoder is not None and op_of(decoder) == "DequantizeLinear" and decoder.input[0] in stored:
             levels = int(np.unique(numpy_helper.to_array(stored[decoder.input[0]])).size)
             scale = stored.get(decoder.input[1])

@@ -123,11 +123,15 @@ class Diagnosis(msgspec.Struct, frozen=True):
         return f"Diagnosis(SQNR {self.sqnr_db} dB, {said})"
 
     @property
+    def little(self) -> bool:
+        """Whether so little is lost that nothing needs a culprit."""
+        return self.damage < LEAST_DAMAGE or self.sqnr_db >= GOOD_DB_OF_OTHERS
+
+    @property
     def culprit(self) -> Suspect | None:
         """The first suspect, where it stands out from the rest; None where nothing does, or little is lost."""
         first = next(iter(self.suspects), None)
-        little = self.damage < LEAST_DAMAGE or self.sqnr_db >= GOOD_DB_OF_OTHERS
-        if first is None or first.cause is None or first.others or little:
+        if first is None or first.cause is None or first.others or self.little:
             return None
         unexplained = first.cause.code == "no-single-cause"
         if first.gain is None:
