@@ -24,6 +24,7 @@ from dfmpc_onnx.pipeline.recipe import Recipe
 from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY, Settings, WeightBits
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.code_formats import NEWEST, choose_forms
+from dfmpc_onnx.qdq.qonnx_nodes import holds_qonnx
 from dfmpc_onnx.qdq.stored_bits import StoredLayer, mean_bits, stored_layers
 from dfmpc_onnx.qdq.stored_pairs import stored_pairs
 from dfmpc_onnx.quantization.codebook_tables import run_of
@@ -32,6 +33,10 @@ from dfmpc_onnx.report.schema import InspectedLayer, Inspection, QuantizedLayer,
 from dfmpc_onnx.runtime.session import require
 from dfmpc_onnx.runtime.threads import takes_threads
 
+QONNX_NOTE = (
+    "it is quantized by nodes of QONNX, which FINN, hls4ml and the package qonnx run; `verify` compares it with its "
+    "float model"
+)
 TIMED_SEED = 0  # of the input: kernels take the same time whatever the numbers
 
 
@@ -60,6 +65,8 @@ def inspect(model: ModelSource, *, latency: bool = False, threads: int | None = 
     notes: tuple[str, ...] = ()
     forecasts: tuple[RecipeForecast, ...] = ()
     try:
+        if holds_qonnx(source.model):
+            raise ModelError(QONNX_NOTE)
         results = PassManager(finders).run(workspace)
         # What finds the layers refuses them one by one, and each is listed with its reason.
         listed = {finder.name for finder in finders if Layers in finder.provides}

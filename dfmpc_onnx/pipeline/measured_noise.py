@@ -6,6 +6,9 @@ import dataclasses
 import math
 
 LEAST_PART = 0.1  # of the noise, that is of weights at least, where rounded activations seem to make all of it
+# Noise for each unit of damage, where activations make most of the noise and hide what weights make: files in which
+# weights make it have a third at most, and a half is on the safe side.
+MOST_UNRESOLVED = 1 / 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +31,8 @@ class MeasuredNoise:
         of_weights = max(noise - activations, LEAST_PART * noise)
         if damage <= 0:
             return cls(1.0, noise)
+        if activations > noise / 2:
+            of_weights = min(of_weights, MOST_UNRESOLVED * damage)
         return cls(of_weights / damage, noise - of_weights)
 
     def above(self, decibels: float) -> MeasuredNoise:

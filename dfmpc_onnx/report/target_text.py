@@ -15,7 +15,7 @@ from dfmpc_onnx.report.tables import definitions, figures, prose
 MOST_NAMED = 12  # operators that a line of the terminal holds
 RULE_LABELS = {
     "activations": "activations",
-    "activation_bits": "bits that may be asked for",
+    "activation_bits": "activation bits to ask for",
     "activation_type": "type of activations",
     "scales": "scales",
     "per_channel": "a scale a channel",
@@ -87,6 +87,10 @@ class TargetList(msgspec.Struct, frozen=True):
 def rule_words(target: Target, rule: str) -> str:
     """What a rule of a target comes to, in words."""
     value = getattr(target, rule)
+    if rule == "storage" and target.quantizers == "qonnx":
+        return "as floats, in front of the nodes that quantize"
+    if rule == "activation_type" and target.activations == "16":
+        return "uint16, or uint8 where 8 bits are asked for; any zero point"
     if (rule, value) in RULE_WORDS:
         return RULE_WORDS[rule, value]
     if rule == "newest_opset":

@@ -13,6 +13,7 @@ from dfmpc_onnx.evaluation.output_differences import GroupFidelity, OutputFideli
 from dfmpc_onnx.evaluation.verdict import Verdict
 from dfmpc_onnx.inputs.normalization import PreprocessChoice
 from dfmpc_onnx.pipeline.refusals import NOT_LOW, UNSTATED, Refusal
+from dfmpc_onnx.pipeline.targets import targets
 from dfmpc_onnx.report.computes_text import WHY_FLOAT, computes_in, why_float
 from dfmpc_onnx.report.latency_text import latency_rows
 from dfmpc_onnx.report.layer_error_text import layer_error_table
@@ -32,7 +33,7 @@ LAYER_LOSS_LEGEND = "loss %: what the layer's bits add to the output's error, as
 UNKNOWN_LEGEND = "- where it was not measured"
 ROLE_LEGENDS = {
     "low": "low is ternary or has 2 or 3 bits, and is repaired in the next layer where one can",
-    "high": "high has more",
+    "high": "high is any other below 8 bits",
     "8-bit": "8-bit has 8",
     "float": "float is not quantized",
 }
@@ -81,8 +82,7 @@ def report_table(report: Report, output: str, console: Console, *, verbose: bool
             f"{megabytes(report.float_bytes)} -> {megabytes(report.bytes)} "
             f"({_times(report.float_bytes, report.bytes)})",
         ),
-        ("mean bits per weight", f"{report.mean_weight_bits} stored"),
-        ("needs", f"onnxruntime {report.oldest_onnxruntime} or newer (opset {report.opset})"),
+        *_storage_rows(report),
     ]
     if report.images is not None:
         rows.append(("images", report.images))
@@ -103,6 +103,20 @@ def report_table(report: Report, output: str, console: Console, *, verbose: bool
     inputs = report.preprocess_choice.unknown
     if len(inputs) == 1 and inputs[0].preprocess_tells:
         prose(console, PHOTOS_TIP)
+
+
+def _storage_rows(report: Report) -> list[tuple[str, str]]:
+    """What a weight takes in the file, and what runs it."""
+    target = targets().get(report.target)
+    if target is not None and target.quantizers == "qonnx":
+        return [
+            ("mean bits per weight", f"{report.mean_weight_bits}, held as floats in front of Quant nodes"),
+            ("needs", f"FINN, hls4ml or the package qonnx (opset {report.opset}); onnxruntime has no Quant node"),
+        ]
+    return [
+        ("mean bits per weight", f"{report.mean_weight_bits} stored"),
+        ("needs", f"onnxruntime {report.oldest_onnxruntime} or newer (opset {report.opset})"),
+    ]
 
 
 def _layer_table(report: Report, console: Console, verbose: bool) -> None:

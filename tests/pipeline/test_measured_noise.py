@@ -48,3 +48,12 @@ def test_a_plan_that_loses_nothing_shows_what_activations_cost() -> None:
 def test_more_noise_is_above_by_so_many_decibels() -> None:
     found = MeasuredNoise(2.0, 0.001)
     assert found.above(3.0).sqnr_db(0.01) == pytest.approx(found.sqnr_db(0.01) - 3.0)
+
+
+@given(DECIBELS, SHARES, SHARES)
+def test_where_activations_hide_what_weights_make_the_factor_is_a_half_at_most(
+    sqnr: float, damage: float, activations: float
+) -> None:
+    noise = 10 ** (-sqnr / 10)
+    found = MeasuredNoise.of_file(sqnr, damage, max(activations, 0.6) * noise)
+    assert found.per_damage <= 0.5
