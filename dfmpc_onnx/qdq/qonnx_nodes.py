@@ -10,6 +10,7 @@ Source: https://github.com/fastmachinelearning/qonnx, docs/qonnx-custom-ops; Pap
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
 from typing import Any
 
@@ -26,6 +27,7 @@ from dfmpc_onnx.qdq.decode_chains import DecodeChain, DecodeChains
 QONNX_DOMAIN = "qonnx.custom_op.general"
 ROUNDINGS = {"ROUND": "Round", "HALF_EVEN": "Round", "CEIL": "Ceil", "FLOOR": "Floor"}  # as operators of ONNX
 WHOLE_BYTE = 8
+MOST_BITS = 32
 
 
 def holds_qonnx(model: onnx.ModelProto) -> bool:
@@ -194,36 +196,51 @@ class _Constants:
 
 
 def _plain(node: onnx.NodeProto, names: _Constants, label: str) -> list[onnx.NodeProto]:
-    stem, source, scale = node.name or node.output[0], node.input[0], node.input[1]
+    inputs = {"BipolarQuant": 2, "Quant": 4, "IntQuant": 4}.get(node.op_type)
+    if inputs != len(node.input) or len(node.output) != 1:
+        raise _unknown(node, label)
+    stem, source, scale = node.output[0], node.input[0], node.input[1]  # names of nodes may be alike
 
     def step(op: str, *inputs: str, last: bool = False) -> onnx.NodeProto:
         name = node.output[0] if last else f"{stem}/{op}"
         return helper.make_node(op, list(inputs), [name], name=f"{stem}/{op}")
 
-    if op_of(node, (QONNX_DOMAIN,)) == "BipolarQuant" and len(node.input) == 2:
+    if op_of(node, (QONNX_DOMAIN,)) == "BipolarQuant":
         least = names.add(f"{stem}/zero", 0.0)
-        sign = helper.make_node("GreaterOrEqual", [source, least], [f"{stem}/sign"], name=f"{stem}/sign")
-        ends = [names.add(f"{stem}/{word}", value) for word, value in (("one", 1.0), ("minus", -1.0))]
+        sign = helper.make_node("Less", [source, least], [f"{stem}/sign"], name=f"{stem}/sign")
+        ends = [names.add(f"{stem}/{word}", value) for word, value in (("minus", -1.0), ("one", 1.0))]
         return [sign, step("Where", f"{stem}/sign", *ends), step("Mul", f"{stem}/Where", scale, last=True)]
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    mode = attributes.get("rounding_mode", b"ROUND").decode().upper()
-    rounds = op_of(node, (QONNX_DOMAIN,)) in ("Quant", "IntQuant") and len(node.input) == 4
-    bits = names.known.get(node.input[3]) if rounds else None
-    if bits is None or bits.data_type != TensorProto.FLOAT or mode not in ROUNDINGS:
-        raise ModelError(
-            f"{label}: '{shown(stem)}' is a {shown(node.op_type)} that cannot be run here; Quant of constant bits that "
-            f"rounds by {', '.join(ROUNDINGS)} can, and BipolarQuant"
-        )
-    low, high = _ends(int(numpy_helper.to_array(bits).reshape(())), attributes)
+    mode, bits = attributes.get("rounding_mode", b"ROUND"), _bits_of(names.known.get(node.input[3]))
+    rounding = ROUNDINGS.get(mode.decode(errors="replace").upper()) if isinstance(mode, bytes) else None
+    if bits is None or rounding is None:
+        raise _unknown(node, label)
+    low, high = _ends(bits, attributes)
     ends = [names.add(f"{stem}/{word}", value) for word, value in (("low", low), ("high", high))]
     return [
         step("Div", source, scale),
         step("Add", f"{stem}/Div", node.input[2]),
         step("Clip", f"{stem}/Add", *ends),
-        step(ROUNDINGS[mode], f"{stem}/Clip"),
-        step("Sub", f"{stem}/{ROUNDINGS[mode]}", node.input[2]),
+        step(rounding, f"{stem}/Clip"),
+        step("Sub", f"{stem}/{rounding}", node.input[2]),
         step("Mul", f"{stem}/Sub", scale, last=True),
     ]
+
+
+def _unknown(node: onnx.NodeProto, label: str) -> ModelError:
+    name = shown(node.name or "".join(node.output[:1]))
+    return ModelError(
+        f"{label}: '{name}' is a {shown(node.op_type)} that cannot be run here; "
+        f"Quant of 1 to {MOST_BITS} constant bits that rounds by {', '.join(ROUNDINGS)} can, and BipolarQuant"
+    )
+
+
+def _bits_of(tensor: onnx.TensorProto | None) -> int | None:
+    """The bits that a constant states; None where it is no whole number of them."""
+    if tensor is None or tensor.data_type != TensorProto.FLOAT or math.prod(tensor.dims) != 1:
+        return None
+    value = float(numpy_helper.to_array(tensor).reshape(()))
+    return int(value) if 1 <= value <= MOST_BITS and value.is_integer() else None
 
 
 def _ends(bits: int, attributes: dict[str, int]) -> tuple[float, float]:

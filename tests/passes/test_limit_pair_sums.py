@@ -20,6 +20,8 @@ from tests.commands import ROOT, dfmpc
 
 RESNET = ROOT / "models" / "resnet20_cifar10.onnx"
 
+PRODUCTS = {"QLinearMatMul": 3, "MatMulIntegerToFloat": 1}  # and which input are the codes of the weight
+
 
 def heavy(shape):
     """Weights of which a few reach far, side by side."""
@@ -109,6 +111,9 @@ def integer_layers(path):
             codes = constants[node.input[3]]
             rows = codes if attributes.get("transB") else codes.T
             yield np.ascontiguousarray(rows), neighbours(rows.shape[1], 1)
+        elif node.op_type in PRODUCTS:
+            rows = constants[node.input[PRODUCTS[node.op_type]]].T
+            yield np.ascontiguousarray(rows), neighbours(rows.shape[1], 1)
 
 
 def cut(path):
@@ -146,3 +151,47 @@ def test_what_it_would_have_cost(tmp_path: pathlib.Path) -> None:
     found = dfmpc_onnx.inspect(out)
     assert "pair_sums" not in found.metadata
     assert sum((layer.pair_sum or 0) > MOST_PAIR for layer in found.quantized_layers) >= wrong
+
+
+def any_network(seed):
+    """One to three spatial dimensions, groups, channels odd in number, shared weights, Gemm of both layouts, MatMul."""
+    rng = np.random.default_rng(seed)
+    dims, channels = int(rng.integers(1, 4)), int(rng.choice([1, 3, 4]))
+    net = graphs.Net((1, channels, *[{1: 32, 2: 12, 3: 8}[dims]] * dims))
+
+    def conv(x, out, kernel, group, name=None):
+        shape = (out, net.channels[x] // group, *[kernel] * dims)
+        values = (rng.standard_t(4, shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
+        weight = name or net.weight(f"w{len(net.weights)}", values)
+        made = net.node("Conv", x, weight, group=group, pads=[kernel // 2] * 2 * dims)
+        net.channels[made] = out
+        return made
+
+    x = net.relu(net.norm(conv("x", int(rng.choice([12, 15, 24])), 3, 1), gamma=rng.uniform(-1.5, 1.5)))
+    for _ in range(2):
+        group = int(rng.choice([1, 3, net.channels[x]]))
+        x = net.relu(net.norm(conv(x, 2 * group if group > 3 else 24, int(rng.choice([1, 3])), group)))
+    shared = net.weight("shared", (rng.standard_t(4, (net.channels[x],) * 2 + (1,) * dims) / 6).astype(np.float32))
+    for _ in range(2):
+        x = net.relu(conv(x, net.channels[x], 1, 1, shared))
+    x = net.node("Flatten", net.node("GlobalAveragePool", x))
+    square = net.weight("square", (rng.standard_t(3, (net.channels[x],) * 2) / 5).astype(np.float32))
+    for trans in (1, 0):
+        x = net.relu(net.node("Gemm", x, square, transB=trans))
+    return net.model(net.matmul(x, 9))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_no_layer_of_any_network_is_cut(tmp_path: pathlib.Path, seed: int) -> None:
+    recipe, weights = [("mixed", None), ("closed-form", "2/8"), ("per-channel", "8"), ("paper", "8")][seed % 4]
+    target = "cpu" if seed % 3 else "portable"
+    made = dfmpc_onnx.quantize(
+        any_network(seed), None, recipe, weights=weights, activations="8", target=target, check=False
+    ).model
+    files = {"packed": made}
+    if any(layer.stored_bits < 8 for layer in dfmpc_onnx.inspect(made).quantized_layers):
+        files["expanded"] = dfmpc_onnx.expand(made).model
+    for name, model in files.items():
+        onnx.save(model, tmp_path / name)
+        wrong, count = cut(tmp_path / name)
+        assert wrong == 0 and count > 0, name

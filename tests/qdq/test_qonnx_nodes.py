@@ -151,6 +151,42 @@ def test_what_has_no_form_in_onnx_is_one_line(model):
         from_qonnx(model, "m")
 
 
+@pytest.mark.parametrize("bits", [np.nan, np.inf, 1e9, 0.0, -3.0, 4.5, (4.0, 5.0), ()], ids=str)
+def test_bits_that_are_none_are_one_line(bits):
+    with pytest.raises(ModelError, match=r"'q' is a Quant that cannot be run here; Quant of 1 to 32 constant bits"):
+        from_qonnx(one_node(bits=bits), "m")
+
+
+@pytest.mark.parametrize("left", ["input", "output"])
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_node_with_too_few_ends_is_one_line(left, count):
+    model = one_node()
+    del getattr(model.graph.node[0], left)[count:]
+    if (left, count) == ("output", 1):
+        model.graph.node[0].output.append("z")
+    with pytest.raises(ModelError, match="is a Quant that cannot be run here"):
+        from_qonnx(model, "m")
+
+
+@pytest.mark.parametrize("mode", [3, b"\xff\xfe", 0.5])
+def test_a_rounding_that_is_no_word_is_one_line(mode):
+    with pytest.raises(ModelError, match="is a Quant that cannot be run here"):
+        from_qonnx(one_node(rounding_mode=mode), "m")
+
+
+def test_nodes_of_one_name_or_none_differ_by_what_they_make():
+    for name in ("same", ""):
+        model = one_node()
+        model.graph.node[0].output[0] = "between"
+        model.graph.node.append(
+            helper.make_node("Quant", ["between", "scale", "zero", "bits"], ["y"], domain=QONNX_DOMAIN)
+        )
+        for node in model.graph.node:
+            node.name = name
+        x = np.linspace(-2, 3, 64, dtype=np.float32)
+        assert np.array_equal(by_nodes(from_qonnx(model, "m"), x), by_nodes(from_qonnx(one_node(), "m"), x))
+
+
 def test_quantize_and_verify(tmp_path: pathlib.Path) -> None:
     float_file, out = tmp_path / "float.onnx", tmp_path / "out.onnx"
     onnx.save(network(), float_file)
