@@ -109,7 +109,7 @@ class KeepActivationsFloat(Pass[KeepActivationsFloatOptions]):
         found = costliest(lambda chosen: _budget_share(loss_of(chosen)), len(groups), self.options.budget, MOST_RUNS)
         names, taken, bits = list(groups), set(found.all), settings.activation_bits
         after = loss_of([i for i in range(len(groups)) if i not in taken])
-        kept: dict[str, str] = {}
+        kept, strangers = _asked_for(self.options.tensors, sites.tensors, groups)
         for index in found.singly:
             share = f"{100 * loss_of([index]).share_of_variance:.2g} %"
             why = f"{bits} bits of '{shown(names[index])}' cost {share} of the output"
@@ -119,15 +119,13 @@ class KeepActivationsFloat(Pass[KeepActivationsFloatOptions]):
             cost = f"{bits} bits of {len(part)} activations around it cost {share} of the output"
             why = f"{cost}, and the search for those that matter was cut short"
             kept.update(dict.fromkeys((name for index in part for name in groups[names[index]]), why))
-        asked, unknown_names = _asked_for(self.options.tensors, sites.tensors, groups)
-        kept.update(asked)
         workspace.put(FloatActivations(kept))
         workspace.put(ActivationNoise(after.share_of_variance))
         refusals = tuple(Refusal(name, f"stays in float: {why}", "costly-activation") for name, why in kept.items())
         notes = [f"{bits}-bit activations cost {100 * before.share_of_variance:.2g} % of the output"]
         if taken:
             notes[0] += f", {100 * after.share_of_variance:.2g} % without {len(taken)} of {len(groups)}"
-        notes += (*unknown_names, *network.notes, *_passed_over(network))
+        notes += (*strangers, *network.notes, *_passed_over(network))
         return PassResult(self.name, refusals=refusals, notes=tuple(notes))
 
 
