@@ -15,13 +15,13 @@ from dfmpc_onnx.api.pairs import ComparedFiles
 from dfmpc_onnx.api.provenance import gave_statistics, recorded_recipe
 from dfmpc_onnx.api.quantize import quantize
 from dfmpc_onnx.api.reference import output_kinds
-from dfmpc_onnx.errors import ModelError, UserError
-from dfmpc_onnx.evaluation.diagnosis.schema import Advice, Diagnosis, Suspect
+from dfmpc_onnx.errors import ModelError, OptionError, RecipeError, UserError
+from dfmpc_onnx.evaluation.diagnosis.schema import LEAST_HELP_DB, Advice, Diagnosis, Suspect
 from dfmpc_onnx.evaluation.fidelity import compare
 from dfmpc_onnx.inputs.preprocess import AUTO
 from dfmpc_onnx.model.metadata import metadata_of
 from dfmpc_onnx.model.source import size_of
-from dfmpc_onnx.pipeline.recipe import Recipe
+from dfmpc_onnx.pipeline.recipe import Recipe, Step
 from dfmpc_onnx.pipeline.settings import LayerOverride
 from dfmpc_onnx.qdq.decode_chains import DecodeChains
 from dfmpc_onnx.runtime.session import Session
@@ -32,15 +32,17 @@ CODED_WIDTHS = (1.6, 2, 2.67, 3, 4, 5, 6, 7, 8)  # that a layer may be given
 TERNARY_LEVELS = 3
 WIDE_LEVELS = 128  # more values than these take 8 bits
 SAME_DB = 0.1
+KEEPS_FLOAT = "keep_activations_float"  # the pass that leaves activations in float
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """A change to try. text: what it is; layers, preprocess: as in `Advice`."""
+    """A change to try. text: what it is; layers, preprocess, activations: as in `Advice`."""
 
     text: str
     layers: tuple[str, ...] = ()
     preprocess: str = ""
+    activations: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,13 +98,15 @@ class Trials:
         if self._before is None:
             self._before = self._sqnr(self._files.source.model)
         grown = size_of(model) - size_of(self._files.source.model)
-        advice = Advice(trial.text, self._before, self._sqnr(model), grown, trial.layers, trial.preprocess)
+        advice = Advice(
+            trial.text, self._before, self._sqnr(model), grown, trial.layers, trial.preprocess, trial.activations
+        )
         return Tried(advice, model)
 
     def _make(self, trial: Trial) -> onnx.ModelProto:
         """The file as it was made, but for the change."""
         files, metadata = self._files, self._files.metadata
-        recipe: Recipe = recorded_recipe(files.source)
+        recipe = keeping(recorded_recipe(files.source), trial.activations)
         recorded = recorded_layers(metadata)
         made = quantize(
             files.float_source.path or files.float_source.model,
@@ -166,7 +170,7 @@ def trials_for(found: Diagnosis, quantized: onnx.ModelProto, right_preprocess: s
         broken = culprit.cause.code in ("channel-negated", "channel-scaled", "clipped-range", "range-too-wide")
         if broken:
             return [Trial("make it again from the float model, with the settings that it records")]
-    return list(_more_bits(found.suspects, quantized))
+    return [*_more_bits(found.suspects, quantized), *_float_activation(found.suspects)]
 
 
 def _more_bits(suspects: Sequence[Suspect], quantized: onnx.ModelProto) -> Iterator[Trial]:
@@ -178,6 +182,38 @@ def _more_bits(suspects: Sequence[Suspect], quantized: onnx.ModelProto) -> Itera
         these = "this layer" if count == 1 else f"these {count} layers"
         layers = tuple(f"{glob.escape(name)}={WIDE_BITS}" for name in names)
         yield Trial(f"give {these} {WIDE_BITS} bits: {', '.join(names)}", layers)
+
+
+def _float_activation(suspects: Sequence[Suspect]) -> Iterator[Trial]:
+    """The one activation in float whose rounding costs most, where that is worth it."""
+    for suspect in suspects:
+        if suspect.kind == "activation" and (suspect.gain_db or 0.0) >= LEAST_HELP_DB:
+            what = "the input" if suspect.layer == suspect.tensor else f"the output of {suspect.layer}"
+            yield Trial(f"keep {what} in float, which costs time", activations=(suspect.tensor,))
+            return
+
+
+def keeping(recipe: Recipe, tensors: Sequence[str]) -> Recipe:
+    """The recipe with some activations in float, beside those that it leaves there already.
+
+    Raises RecipeError where it has no pass for that.
+    """
+    if not tensors:
+        return recipe
+    if all(step.use != KEEPS_FLOAT for step in recipe.steps):
+        raise RecipeError(f"recipe {recipe.name}: has no pass {KEEPS_FLOAT}; add it to keep an activation in float")
+    steps = [
+        msgspec.structs.replace(step, options={**step.options, "tensors": [*_tensors_of(step), *tensors]})
+        if step.use == KEEPS_FLOAT
+        else step
+        for step in recipe.steps
+    ]
+    return msgspec.structs.replace(recipe, steps=tuple(steps))
+
+
+def _tensors_of(step: Step) -> list[str]:
+    found = step.options.get("tensors", [])
+    return [str(name) for name in found] if isinstance(found, (list, tuple)) else []
 
 
 def narrow_layers(model: onnx.ModelProto) -> set[str]:
@@ -200,6 +236,7 @@ def narrow_layers(model: onnx.ModelProto) -> set[str]:
 def recorded_layers(metadata: Mapping[str, str]) -> list[str]:
     """The overrides that a file says it was made with; none where what it says is not to be understood."""
     try:
-        return msgspec.json.decode(metadata.get("layers", "[]"), type=list[str])
-    except msgspec.DecodeError:
+        found = msgspec.json.decode(metadata.get("layers", "[]"), type=list[str])
+        return [str(LayerOverride.parse(text)) for text in found]
+    except (msgspec.DecodeError, OptionError):
         return []

@@ -143,6 +143,7 @@ NO_LIMIT = "none"
         help="what changed between the runs in two folders; nothing is quantized",
     ),
     cloup.option("--html", type=click.Path(), metavar="FILE", help="with --compare: write it as a page, too"),
+    cloup.option("--force", is_flag=True, help="with --html: write over a file there that is no page"),
     cloup.option(
         "--fail-on-worse", is_flag=True, help="with --compare: exit 1 where a job got worse, for a build to stop at"
     ),
@@ -155,6 +156,7 @@ def batch(
     quiet: bool,
     compare: tuple[str, str] | None,
     html: str | None,
+    force: bool,
     fail_on_worse: bool,
     time_limit: str,
     shapes: tuple[str, ...],
@@ -169,7 +171,7 @@ def batch(
     """
     ctx = click.get_current_context()
     if compare is not None or html is not None or fail_on_worse:
-        worse = _compare(compare, html, bool(sources) or output is not None, json_wanted, quiet=quiet)
+        worse = _compare(compare, html, bool(sources) or output is not None, json_wanted, force=force, quiet=quiet)
         ctx.exit(1 if fail_on_worse and worse else 0)
     if output is None:
         raise click.UsageError("missing option '-o' / '--output'", ctx)
@@ -208,8 +210,11 @@ def _show(found: BatchResult, folder: str, *, json_wanted: bool, verbose: bool, 
             batch_table(found.rows, folder, standard_output(), verbose=verbose)
 
 
-def _compare(compare: tuple[str, str] | None, html: str | None, others: bool, json_wanted: bool, *, quiet: bool) -> int:
+def _compare(
+    compare: tuple[str, str] | None, html: str | None, others: bool, json_wanted: bool, *, force: bool, quiet: bool
+) -> int:
     """Show what changed between two runs; how many jobs got worse."""
+    from dfmpc_onnx.api.page_files import check_page_target
     from dfmpc_onnx.report.batch_page import changes_page
     from dfmpc_onnx.report.batch_text import changes_table
     from dfmpc_onnx.report.json_text import as_json
@@ -219,6 +224,8 @@ def _compare(compare: tuple[str, str] | None, html: str | None, others: bool, js
         raise OptionError(f"{word}: belongs to a comparison; give --compare OLD NEW, or leave it out")
     if others:
         raise OptionError("compare: nothing is quantized; leave SOURCES and -o out")
+    if html is not None:
+        check_page_target(html, force=force)
     found = dfmpc_onnx.compare_batches(*compare)
     if html is not None:
         changes_page(found, html)

@@ -12,7 +12,7 @@ from dfmpc_onnx.errors import printable
 from dfmpc_onnx.pipeline.target_rules import LAYER_OPERATORS, RULES, Target
 from dfmpc_onnx.report.tables import definitions, figures, prose
 
-MOST_NAMED = 12  # operators that a line of the terminal holds
+MOST_OPERATORS_LISTED = 12  # operators that a line of the terminal holds
 RULE_LABELS = {
     "activations": "activations",
     "activation_bits": "activation bits to ask for",
@@ -129,6 +129,6 @@ def target_page(target: Target, console: Console) -> None:
 def _in_brief(words: str) -> str:
     """A list of very many operators as how many there are, the first and the last."""
     names = words.split(", ")
-    if len(names) <= MOST_NAMED:
+    if len(names) <= MOST_OPERATORS_LISTED:
         return words
     return f"{len(names)} operators, {names[0]} to {names[-1]}; --json names each"

@@ -36,10 +36,11 @@ MOST_RUNS = 240  # before the search ends with whole groups
 
 class KeepActivationsFloatOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """budget: the largest share of a vector's variance that 8-bit activations may cost at the output, of maps and lists
-    0.9 times that; images: how many to measure it on."""
+    0.9 times that; images: how many to measure it on; tensors: activations that stay in float whatever they cost."""
 
     budget: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.01
     images: Annotated[int, msgspec.Meta(ge=1)] = IMAGES
+    tensors: tuple[str, ...] = ()
 
 
 class KeepActivationsFloat(Pass[KeepActivationsFloatOptions]):
@@ -108,7 +109,7 @@ class KeepActivationsFloat(Pass[KeepActivationsFloatOptions]):
         found = costliest(lambda chosen: _budget_share(loss_of(chosen)), len(groups), self.options.budget, MOST_RUNS)
         names, taken, bits = list(groups), set(found.all), settings.activation_bits
         after = loss_of([i for i in range(len(groups)) if i not in taken])
-        kept: dict[str, str] = {}
+        kept, strangers = _asked_for(self.options.tensors, sites.tensors, groups)
         for index in found.singly:
             share = f"{100 * loss_of([index]).share_of_variance:.2g} %"
             why = f"{bits} bits of '{shown(names[index])}' cost {share} of the output"
@@ -124,8 +125,16 @@ class KeepActivationsFloat(Pass[KeepActivationsFloatOptions]):
         notes = [f"{bits}-bit activations cost {100 * before.share_of_variance:.2g} % of the output"]
         if taken:
             notes[0] += f", {100 * after.share_of_variance:.2g} % without {len(taken)} of {len(groups)}"
-        notes += (*network.notes, *_passed_over(network))
+        notes += (*strangers, *network.notes, *_passed_over(network))
         return PassResult(self.name, refusals=refusals, notes=tuple(notes))
+
+
+def _asked_for(
+    tensors: Sequence[str], sites: Mapping[str, str], groups: Mapping[str, list[str]]
+) -> tuple[dict[str, str], list[str]]:
+    """The activations to keep whatever they cost, with those of one scale with them; a note on names that are none."""
+    kept = {like: "asked for" for name in tensors if name in sites for like in groups[sites[name]]}
+    return kept, [f"'{shown(name)}' is no activation to quantize" for name in tensors if name not in sites]
 
 
 def _passed_over(network: ToggledRounding) -> tuple[str, ...]:

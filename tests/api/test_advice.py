@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import pathlib
 
+import msgspec
 import numpy as np
 import onnx
+import pytest
 
 import dfmpc_onnx
-from dfmpc_onnx.api.advice import Tried, narrow_layers, worth_their_bytes
-from dfmpc_onnx.evaluation.diagnosis.schema import Advice
+from dfmpc_onnx import catalog
+from dfmpc_onnx.api.advice import (
+    Tried,
+    keeping,
+    narrow_layers,
+    recorded_layers,
+    stored_widths,
+    trials_for,
+    worth_their_bytes,
+)
+from dfmpc_onnx.errors import RecipeError
+from dfmpc_onnx.evaluation.diagnosis.schema import Advice, Suspect
 from dfmpc_onnx.report.diagnosis_text import advice_sentence
 
 
@@ -50,3 +62,30 @@ def test_a_file_made_with_images_asks_for_the_same_ones(model_file: pathlib.Path
         found.no_advice == "its statistics came from images of yours; give the same ones with --images to try a change"
     )
     assert dfmpc_onnx.diagnose(model_file, made.model, blame=True, images=x, count=4).no_advice == ""
+
+
+def test_what_a_file_says_of_its_layers_may_be_damaged(model_file: pathlib.Path) -> None:
+    assert recorded_layers({"layers": '["conv2=4"]'}) == ["conv2=4"]
+    assert recorded_layers({"layers": "{"}) == recorded_layers({}) == []
+    assert recorded_layers({"layers": '["conv2=many"]'}) == []
+
+
+def test_whole_bytes_of_few_weights_do_not_tell_a_width(model_file: pathlib.Path) -> None:
+    made = dfmpc_onnx.quantize(model_file, None, "int8", layers={"conv2": 4}, preprocess="imagenet", check=False)
+    assert "conv2=8" not in set(stored_widths(made.model))
+
+
+def test_the_activation_that_costs_most_is_tried_in_float(model_file: pathlib.Path) -> None:
+    made = dfmpc_onnx.quantize(model_file, None, "int8", preprocess="imagenet", check=False).model
+    rounded = next(
+        node.input[0] for node in made.graph.node if node.op_type == "QuantizeLinear" and node.input[0] != "x"
+    )
+    worst = Suspect("activation", rounded, "relu", gain=0.1, gain_db=2.0)
+    found = msgspec.structs.replace(dfmpc_onnx.diagnose(model_file, made, count=2), suspects=(worst,))
+    (trial,) = trials_for(found, made, "")
+    assert trial.activations == (rounded,) and trial.text == "keep the output of relu in float, which costs time"
+    recipe = keeping(catalog.find_recipe("int8"), trial.activations)
+    again = dfmpc_onnx.quantize(model_file, None, recipe, preprocess="imagenet", check=False).model
+    assert rounded not in {node.input[0] for node in again.graph.node if node.op_type == "QuantizeLinear"}
+    with pytest.raises(RecipeError, match="has no pass keep_activations_float"):
+        keeping(catalog.find_recipe("paper"), trial.activations)

@@ -77,6 +77,10 @@ def test_two_runs_are_compared_as_table_json_and_page(nets: pathlib.Path) -> Non
     assert dfmpc(*words, "--fail-on-worse", "-q").exit_code == 1
     assert dfmpc("batch", "--compare", nets / "new", nets / "old", "--fail-on-worse", "-q").exit_code == 0
     assert "ok &rarr; failed" in (nets / "changes.html").read_text()
+    (nets / "mine.html").write_text("mine")
+    assert_refused(dfmpc(*words, "--html", nets / "mine.html"), "is there already, and is no HTML file")
+    assert (nets / "mine.html").read_text() == "mine"
+    assert dfmpc(*words, "--html", nets / "mine.html", "--force").exit_code == 0
     found = json.loads(dfmpc(*words, "--json").stdout)
     assert (found["worse"], found["rows"][0]["name"], found["rows"][0]["new_status"]) == (1, "a", "failed")
 

@@ -54,6 +54,13 @@ def test_a_network_that_bears_it_is_left_as_it_is(network):
     assert "cost" in result.notes[0]
 
 
+def test_a_tensor_that_is_asked_for_stays_in_float_whatever_it_costs():
+    space, result = prepared(graphs.chain(), **{NAME: {"tensors": ("relu1", "none")}})
+    assert space.get(FloatActivations).tensors == {"relu1": "asked for"}
+    assert graphs.reasons(result) == {"relu1": "stays in float: asked for"}
+    assert "'none' is no activation to quantize" in result.notes
+
+
 def test_a_tensor_that_is_moved_takes_what_it_becomes_along():
     net = graphs.Net()
     weight = np.random.default_rng(1).standard_normal((8, 8, 3, 3)) / np.sqrt(72)

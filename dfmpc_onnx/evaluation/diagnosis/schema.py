@@ -70,7 +70,7 @@ class Advice(msgspec.Struct, frozen=True):
 
     text: what was done; before_db, after_db: SQNR of the worst output; bytes: what the file grows by, below 0 where it
     shrinks. layers: the overrides that it takes, as ``NAME=BITS``; preprocess: the one that it takes, "" for that of
-    the file.
+    the file; activations: the tensors that stay in float.
     """
 
     text: str
@@ -79,6 +79,7 @@ class Advice(msgspec.Struct, frozen=True):
     bytes: int
     layers: tuple[str, ...] = ()
     preprocess: str = ""
+    activations: tuple[str, ...] = ()
 
     @property
     def helps(self) -> bool:
