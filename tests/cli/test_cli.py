@@ -130,7 +130,6 @@ def test_bits_of_a_layer_behind_the_flag_layers_get_a_tip(model_file: pathlib.Pa
     assert_refused(result, "2 models given", "for the bits of a layer write --layer 'conv*=8'")
 
 
-
 @pytest.mark.parametrize(
     ("words", "guess"),
     [
@@ -142,7 +141,6 @@ def test_bits_of_a_layer_behind_the_flag_layers_get_a_tip(model_file: pathlib.Pa
         (["passes", "normalise"], "did you mean normalize?"),
     ],
 )
-
 def test_a_near_miss_is_suggested(words: list[str], guess: str) -> None:
     assert_refused(dfmpc(*words), guess)
 
