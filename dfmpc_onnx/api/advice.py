@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
@@ -20,7 +21,7 @@ from dfmpc_onnx.evaluation.fidelity import compare
 from dfmpc_onnx.inputs.preprocess import AUTO
 from dfmpc_onnx.model.source import size_of
 from dfmpc_onnx.pipeline.recipe import Recipe
-from dfmpc_onnx.qdq.decode_chains import DecodeChains
+from dfmpc_onnx.qdq.decode_chains import DecodeChain, DecodeChains
 from dfmpc_onnx.runtime.session import Session
 
 MOST_LAYERS = 3  # that get more bits together
@@ -127,7 +128,7 @@ def _widths(model: onnx.ModelProto) -> Iterator[str]:
         chain = chains.of_layer(node)
         if chain is None:
             continue
-        bits = sum(plane.width for plane in chain.planes)
+        bits = _bits_of(chain)
         if np.unique(chain.codes()).size <= TERNARY_LEVELS:
             yield f"{glob.escape(node.name)}=ternary"
         elif LEAST_BITS <= bits <= WIDE_BITS:
@@ -170,11 +171,20 @@ def _more_bits(suspects: Sequence[Suspect], quantized: onnx.ModelProto) -> Itera
 
 
 def narrow_layers(model: onnx.ModelProto) -> set[str]:
-    """The layers of a file of ours whose weights are stored in fewer than eight bits."""
+    """The layers of a file of ours whose weights have codes of fewer than eight bits."""
     chains = DecodeChains(model.graph)
     found = set()
     for node in model.graph.node:
         chain = chains.of_layer(node)
-        if chain is not None and not chain.plain:
+        if chain is not None and _bits_of(chain) < WIDE_BITS:
             found.add(node.name)
     return found
+
+
+def _bits_of(chain: DecodeChain) -> int:
+    """Bits of a layer's codes; small layers have them in bytes, where to unpack them would take more."""
+    if not chain.plain:
+        return sum(plane.width for plane in chain.planes)
+    codes = np.unique(chain.codes().astype(np.int64))
+    step = int(np.gcd.reduce(np.diff(codes))) or 1
+    return math.ceil(math.log2(int(codes[-1] - codes[0]) // step + 1))

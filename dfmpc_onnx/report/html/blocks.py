@@ -72,9 +72,10 @@ class Rows:
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-    """A chart over the whole width."""
+    """A chart over the whole width, and as it is where the window is narrow."""
 
     chart: Chart
+    narrow: Chart | None = None
     kind: str = "drawn"
 
 

@@ -28,7 +28,7 @@ SECTIONS = (
     "Weights before and after",
     "Activations and their ranges",
     "Time and float islands",
-    "What was left as it was, and why",
+    "Layers left in float or not paired, and why",
     "What the bytes hold",
     "All layers",
     "Images that were used",
