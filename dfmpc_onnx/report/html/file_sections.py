@@ -117,7 +117,7 @@ def _islands(table: TimeTable, short: ShortNames) -> list[Block]:
         ms, share = sum(island.ms for island in rest), sum(island.share for island in rest)
         blocks.append(
             Paragraph(
-                f"{count} between integers {verb(len(rest), 'takes', 'together take')} {ms:.2f} ms, "
+                f"{count} between integers {verb(len(rest), 'takes', 'together take')} {ms:.3f} ms, "
                 f"{percent(share / 100)} of the sum, {verb(len(rest), '', 'each ')}under {LEAST_ISLAND:g} %."
             )
         )

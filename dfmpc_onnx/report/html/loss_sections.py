@@ -188,9 +188,10 @@ def _of_effect(page: ReportPage, effect: Ranking) -> str:
     several = len(effect.named) > 1
     numbers = f"{effect.numbers[:1].upper()}{effect.numbers[1:]}"
     if page.effect_by == "blame":
-        each = ", the first of which" if several else ""
-        gone = f"{percent(effect.share)} of the output's error goes away with {'that' if several else 'it'} in float"
-        return f"{numbers} cost{'' if several else 's'} the output most{each or ''}: {gone}."
+        gone = (
+            f"{percent(effect.share)} of its error goes away with {'the first of them' if several else 'it'} in float"
+        )
+        return f"{numbers} cost{'' if several else 's'} the output most: {gone}."
     whole = sum(place.effect or 0.0 for place in page.places)
     lost = ""
     if page.fidelity is not None and not page.fidelity.not_known:
@@ -266,18 +267,21 @@ def _suspects(page: ReportPage, found: Diagnosis, looked_into: list[Suspect]) ->
             by_layer[suspect.layer].setdefault(suspect.kind, suspect)
     columns = [
         Column("layer or tensor", name=True),
-        Column("own error, weights", right=True),
-        Column("own error, rounding", right=True),
+        Column("own error", right=True),
+        Column("by its weights", right=True),
+        Column("by its rounding", right=True),
         *([Column("gain, dB: weights", right=True), Column("gain, dB: rounding", right=True)] if found.blamed else []),
         Column("cause", long=True),
     ]
     rows = []
     for layer, kinds in by_layer.items():
         both = [kinds.get("weights"), kinds.get("activation")]
-        row = cells(short(layer), *("-" if s is None or s.own_error is None else percent(s.own_error) for s in both))
+        own = next((s.own_error for s in both if s is not None and s.own_error is not None), None)
+        parts = [None if s is None or s.cause is None else s.cause.figures.get("error") for s in both]
+        row = cells(short(layer), *("-" if error is None else percent(error) for error in (own, *parts)))
         if found.blamed:
             row += cells(*("-" if s is None or s.gain_db is None else f"{s.gain_db:+.1f}" for s in both))
         texts = [s.cause.text for s in both if s is not None and s.cause is not None]
         rows.append([*row, Cell("; ".join(dict.fromkeys(texts)))])
     what = "Restored to float, what gains most first" if found.blamed else "Largest errors of their own"
-    return Rows(f"{what}; errors as amplitudes, beside the values", columns, rows)
+    return Rows(f"{what}; errors are amplitudes, beside the values", columns, rows)
