@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -106,9 +107,9 @@ def weight_chart(grid: WeightGrid, number: int) -> Chart:
     )
 
 
-def range_chart(ranges: Sequence[ActivationRange], width: int = CHART_WIDTH, places: Sequence[int] = ()) -> Chart:
+def range_chart(ranges: Sequence[ActivationRange], width: int = CHART_WIDTH, places: Sequence[float] = ()) -> Chart:
     """Of each tensor that is quantized what lies within its range, and what beyond, in units of the range. places: the
-    number that each has in the network."""
+    number that each has in the network; without them tensors are counted."""
     made, (axes,) = figure(width, 230)
     numbers = np.array(places) if len(places) else np.arange(1, len(ranges) + 1)
     lows, highs = np.array([r.low for r in ranges]), np.array([r.high for r in ranges])
@@ -120,9 +121,9 @@ def range_chart(ranges: Sequence[ActivationRange], width: int = CHART_WIDTH, pla
     axes.vlines(numbers[~much], least[~much], largest[~much], color=BEFORE, linewidth=3)
     axes.vlines(numbers[much], least[much], largest[much], color=BAD, linewidth=3)
     axes.set_ylabel("in units of the range")
-    axes.set_xlabel("number of the place, from input to output")
+    axes.set_xlabel(f"number of the {'place' if len(places) else 'tensor'}, from input to output")
     axes.set_ylim(min(-0.15, float(least.min()) - 0.05), max(1.15, float(largest.max()) + 0.05))
-    _ticks(axes, int(numbers.max()), width)
+    _ticks(axes, math.ceil(numbers.max()), width)
     return as_chart(
         made,
         _prefix("ranges", width),

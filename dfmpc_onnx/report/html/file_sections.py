@@ -74,13 +74,11 @@ def time(page: ReportPage) -> Section:
         if why := page.untold.get("islands"):
             blocks.append(Paragraph(f"Where the time goes is not known: {why}.", quiet=True))
         return Section("time", "Time and float islands", blocks)
-    beyond = (
-        ", which takes time of its own for each: so the sum exceeds the run" if table.ms > times.quantized_ms else ""
-    )
+    more = ", more than the run, since profiling takes time for each" if table.ms > times.quantized_ms else ""
     blocks.append(
         Paragraph(
-            f"Of {table.ms:.2f} ms in kernels, by onnxruntime's profiler{beyond}, {table.integer_ms:.2f} are in "
-            f"integers, and {table.ms - table.integer_ms:.2f} in float and in steps from and to it."
+            f"By onnxruntime's profiler kernels sum to {table.ms:.2f} ms{more}: {table.integer_ms:.2f} in integers, "
+            f"and {table.ms - table.integer_ms:.2f} in float and in steps from and to it."
         )
     )
     short = names_of(page)

@@ -122,7 +122,9 @@ def refusals(page: ReportPage) -> Section:
             "Why layers are not paired: the error of a low layer is repaired in the next one where that is possible. "
         )
         said += (
-            f"Here it is not; {alone} of these {verb(alone, 'is', 'are')} low all the same:" if alone else "Here not:"
+            f"These cannot be repaired so, and {alone} of them {verb(alone, 'is', 'are')} low all the same:"
+            if alone
+            else "These cannot be repaired so:"
         )
         blocks += _reasons(page, said, unpaired)
     rest = [refusal for refusal in others if refusal.site not in in_float]

@@ -27,7 +27,7 @@ class ShortNames:
         }
 
     def __call__(self, name: str) -> str:
-        return shown(self._short.get(name, name))
+        return shown(self._short.get(name) or self._short.get(f"{name}{OUTPUT_SUFFIX}", name))
 
 
 def names_of(page: ReportPage) -> ShortNames:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from dfmpc_onnx.evaluation.activation_ranges import ActivationRange
@@ -92,10 +93,14 @@ class _Tensors:
         self._places = {place.tensor: (number, place.name) for number, place in enumerate(page.places, 1)}
         self._short: ShortNames = names_of(page)
 
-    def numbers(self, ranges: Sequence[ActivationRange]) -> list[int]:
-        """Those of the places; else the tensors are counted, where one of them is computed at none."""
-        found = [self._places[r.tensor][0] for r in ranges if r.tensor in self._places]
-        return found if len(found) == len(ranges) else list(range(1, len(ranges) + 1))
+    def numbers(self, ranges: Sequence[ActivationRange]) -> list[float]:
+        """Those of the places; a tensor that is computed at none stands halfway behind the one before. Empty where no
+        place is known."""
+        found: list[float] = []
+        for r in ranges:
+            before = found[-1] if found else 0.0
+            found.append(self._places[r.tensor][0] if r.tensor in self._places else math.floor(before) + 0.5)
+        return found if any(r.tensor in self._places for r in ranges) else []
 
     def rows(self, caption: str, ranges: Sequence[ActivationRange], measure: str) -> Rows:
         """The first few. measure: the heading of the last column."""

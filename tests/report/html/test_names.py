@@ -9,6 +9,7 @@ def test_what_all_have_in_common_goes_and_the_operator() -> None:
     names = ["/net/features.0/conv/Conv", "/net/features.1/fc/Gemm", "/net/features.1/Add_output_0"]
     short = ShortNames(names)
     assert [short(name) for name in names] == ["features.0/conv", "features.1/fc", "features.1/Add"]
+    assert short("/net/features.1/Add") == "features.1/Add"  # the node, of which the tensor is known
 
 
 def test_a_part_that_the_next_one_repeats_goes() -> None:

@@ -261,7 +261,7 @@ def test_layers_that_are_low_are_not_said_to_be_left_as_they_were(planned: Repor
         Refusal("conv3", "an Add follows", "no-chain", "pair_convolutions"),
     )
     said = sections(msgspec.structs.replace(planned, layers=tuple(layers), refusals=refused))["refusals"]
-    assert "Why layers are not paired" in said and "1 of these is low all the same" in said
+    assert "Why layers are not paired" in said and "1 of them is low all the same" in said
     assert "conv2, conv3:" in said and "an Add follows" in said and "pair_convolutions" not in said
     no_low = sections(msgspec.structs.replace(planned, refusals=refused))["refusals"]
     assert "paired: the error" not in no_low
@@ -271,7 +271,10 @@ def test_small_islands_are_a_sentence_and_a_sum_beyond_the_run_is_explained(plan
     islands = (IslandTime(("conv1",), {"Conv": 1}, 0.5, 40.0), IslandTime(("gemm1",), {"Gemm": 1}, 0.01, 0.8))
     times = RunTimes(1.0, 1.0, 1, TimeTable(1.25, 0.74, islands, (), "x 1x3x8x8"), "x 1x3x8x8")
     said = sections(msgspec.structs.replace(planned, times=times, processor="Some CPU"))["time"]
-    assert "on Some CPU" in said and "so the sum exceeds the run" in said
+    assert (
+        "on Some CPU" in said
+        and "kernels sum to 1.25 ms, more than the run, since profiling takes time for each" in said
+    )
     assert "1 more island of float between integers takes 0.010 ms, 0.8 % of the sum" in said
 
 
