@@ -19,12 +19,14 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """A column of a table. right: whether it holds numbers; name: names from a model; long: sentences."""
+    """A column of a table. right: whether it holds numbers; name: names from a model; long: sentences; minor:
+    whether narrow windows leave it out."""
 
     heading: str
     right: bool = False
     name: bool = False
     long: bool = False
+    minor: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,8 @@ from dfmpc_onnx.report.html.words import decibels_text, percent, signed_kilobyte
 REASONS_LISTED = 40
 SITES_NAMED = 3  # of one reason
 ROLES = ("low", "high", "8-bit", "float")
+WHOLE_MODEL = "model"  # as the site of a refusal
+OF_TENSORS = ("costly-activation", "operator-not-taken")  # refusals that matter to a reader; others follow from layers
 UNIFORM = "The same for all"
 
 
@@ -127,7 +129,8 @@ def refusals(page: ReportPage) -> Section:
             else "These cannot be repaired so:"
         )
         blocks += _reasons(page, said, unpaired)
-    rest = [refusal for refusal in others if refusal.site not in in_float]
+    sites = {layer.name for layer in page.layers} - in_float | {WHOLE_MODEL}
+    rest = [refusal for refusal in others if refusal.site in sites or refusal.code in OF_TENSORS]
     blocks += _reasons(page, "What else was left as it was:", rest)
     return Section("refusals", "Layers left in float or not paired, and why", blocks)
 

@@ -46,7 +46,7 @@ SQNR_CURVE = (
 )
 BARS = {
     "plan": "Below: what the bits of a place's weights were measured to add to the output's error before they were "
-    "chosen, in % of the output's power; the rounding of activations is not in it.",
+    "chosen, in % of the output's power, its mean over the inputs left out; the rounding of activations is not in it.",
     "blame": "Below: how much of the output's error goes away where the weights of a place, or the rounding of what it "
     "computes, is restored to float; the larger of both.",
     "": "Below: the error made here, fed as in the float network: by a layer's weights and the rounding of its input, "
@@ -193,9 +193,7 @@ def _of_effect(page: ReportPage, effect: Ranking) -> str:
         )
         return f"{numbers} cost{'' if several else 's'} the output most: {gone}."
     whole = sum(place.effect or 0.0 for place in page.places)
-    lost = ""
-    if page.fidelity is not None and not page.fidelity.not_known:
-        lost = f"; all errors together came to {percent(10 ** (-page.fidelity.sqnr_db / 10))}"
+    lost = "" if page.diagnosis is None else f"; all errors together came to {percent(page.diagnosis.damage)}"
     return (
         f"{numbers} cost{'' if several else 's'} the output most: {percent(effect.share)} of what the bits of all "
         f"weights were measured to add, which is {percent(whole)} of the output's power{lost}."
@@ -233,7 +231,7 @@ def _worst(page: ReportPage, effect: Ranking, own: Ranking) -> Rows:
         *([Column(EFFECT_HEADINGS[page.effect_by], right=True)] if effect.order else []),
         Column("error made here, of all made", right=True),
         Column("SQNR behind it, dB", right=True),
-        Column("weights", right=True),
+        Column("weights", right=True, minor=True),
     ]
     caption = "What costs the output most, then what makes most error" if effect.order else "Where most error is made"
     return Rows(caption, columns, rows)
