@@ -8,6 +8,7 @@ import onnx
 
 from dfmpc_onnx.api.boundary import Path
 from dfmpc_onnx.api.closing_check import ClosingCheck
+from dfmpc_onnx.api.command_line import plan_options
 from dfmpc_onnx.api.intake import Intake
 from dfmpc_onnx.api.page_files import check_page_target, finish_page
 from dfmpc_onnx.api.pairs import ComparedFiles
@@ -18,6 +19,7 @@ from dfmpc_onnx.inputs.unknown_inputs import not_known
 from dfmpc_onnx.model.metadata import metadata_of
 from dfmpc_onnx.model.source import ModelSource, Source, load
 from dfmpc_onnx.pipeline.progress import no_report
+from dfmpc_onnx.pipeline.weight_plan import PlannedWidths
 from dfmpc_onnx.report.html.extra import require_report_extra
 from dfmpc_onnx.report.schema import Report
 
@@ -46,6 +48,7 @@ def write_page_of_run(
     settings = taken.workspace.settings
     own = found.verdict is not None and found.verdict.basis != "generated"
     source = load(taken.destination or result)
+    planned, stated = taken.workspace.find(PlannedWidths), metadata_of(source.model)
     pair = ReportedPair(
         float_source=taken.source,
         source=source,
@@ -57,6 +60,8 @@ def write_page_of_run(
         warnings=report.warnings,
         diagnosed=_diagnosed(taken, source, found),
         made=report,
+        planned=planned,
+        plan_options="" if planned is None or settings.budget.asked else plan_options(stated, settings.input_shapes),
     )
     finish_page(gather_page(pair, latency=False, progress=no_report), page)
 

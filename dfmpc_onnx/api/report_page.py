@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import datetime
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
+from dfmpc_onnx.api.command_line import command_line
+from dfmpc_onnx.api.page_layers import drawn_grids, places_of, with_blame, with_places, with_steps
 from dfmpc_onnx.api.provenance import version
 from dfmpc_onnx.errors import DfmpcError, ModelError
 from dfmpc_onnx.evaluation.activation_ranges import ActivationRange, activation_ranges
@@ -29,6 +33,7 @@ from dfmpc_onnx.model.metadata import metadata_of
 from dfmpc_onnx.model.source import Source
 from dfmpc_onnx.pipeline.manager import Refusal
 from dfmpc_onnx.pipeline.progress import ProgressReport
+from dfmpc_onnx.pipeline.weight_plan import PlannedWidths
 from dfmpc_onnx.qdq.stored_bits import StoredLayer, mean_bits, stored_layers
 from dfmpc_onnx.qdq.stored_bytes import stored_bytes
 from dfmpc_onnx.report.computes_text import why_float
@@ -37,12 +42,14 @@ from dfmpc_onnx.report.html.thumbnails import shown_images
 from dfmpc_onnx.report.layer_groups import bits_text
 from dfmpc_onnx.report.schema import Report
 from dfmpc_onnx.runtime.latency import Span, run_times
+from dfmpc_onnx.runtime.processor import machine_name, processor_name
 from dfmpc_onnx.runtime.session import Session
 from dfmpc_onnx.runtime.threads import thread_count
 
-DRAWN_LAYERS = 6  # whose weights are drawn: those that lose most
 TIMED_SECONDS = 0.5  # of runs of each file
 LOW_WIDTH = 3  # bits, up to which a layer is low
+DETECTED_BY = ("images", "covariances", "head", "norms")  # of `PreprocessChoice.by`
+_KNOWN = {"given": "as given", "file": "as the file stated", "assumed": "assumed: nothing tells it"}
 Found = TypeVar("Found")
 STEPS_OF_REPORT = ("weights", "activations", "time", "page")
 
@@ -63,7 +70,8 @@ class ReportedPair:
     """Two files, what they ran on, and what came of it; batch: None where the float model did not run.
 
     seed: of the images that were made; None where they are the user's. diagnosed: where the error is, and what causes
-    it. made: the report of the run that made the quantized file, where this is that run.
+    it. made: the report of the run that made the quantized file, where this is that run; planned: the widths that it
+    planned, if it did; plan_options: as in `ReportPage`.
     """
 
     float_source: Source
@@ -76,6 +84,8 @@ class ReportedPair:
     warnings: tuple[str, ...]
     diagnosed: Diagnosed
     made: Report | None = None
+    planned: PlannedWidths | None = None
+    plan_options: str = ""
 
 
 def gather_page(pair: ReportedPair, *, latency: bool, progress: ProgressReport) -> ReportPage:
@@ -86,8 +96,8 @@ def gather_page(pair: ReportedPair, *, latency: bool, progress: ProgressReport) 
     names = {layer.name for layer in stored}
     grids = weight_grids(pair.float_source.model, pair.source.model, names)
     census = gathered.found("census", lambda: _census(pair.source))
-    layers = _layers(pair, stored, grids, census)
-    places = _places(layers, pair.diagnosed.errors)
+    layers = with_steps(_layers(pair, stored, grids, census), pair.planned)
+    places, effect_by = _places(layers, pair.diagnosed)
     gathered.step(1)
     ranges = gathered.found("activations", lambda: _ranges(pair))
     gathered.step(2)
@@ -104,10 +114,10 @@ def gather_page(pair: ReportedPair, *, latency: bool, progress: ProgressReport) 
         fidelity=pair.fidelity,
         warnings=pair.warnings,
         made=_made(pair),
-        layers=_with_places(layers, places, pair.diagnosed.errors),
+        layers=with_places(layers, places, pair.diagnosed.errors),
         places=places,
         mean_bits=_mean_bits(pair, stored),
-        drawn=_drawn(places, grids),
+        drawn=drawn_grids(places, grids),
         ranges=ranges or (),
         times=times,
         refusals=_refusals(pair.made, census),
@@ -115,7 +125,23 @@ def gather_page(pair: ReportedPair, *, latency: bool, progress: ProgressReport) 
         version=version(),
         diagnosis=pair.diagnosed.diagnosis,
         untold=gathered.untold,
+        effect_by=effect_by,
+        command=command_line(),
+        date=f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
+        machine=machine_name(),
+        processor=processor_name(),
+        plan_options=pair.plan_options,
     )
+
+
+def _places(
+    layers: Sequence[PageLayer], diagnosed: Diagnosed
+) -> tuple[tuple[Place, ...], Literal["plan", "blame", ""]]:
+    """Where errors enter, and what measured their effect on the output."""
+    places = places_of(layers, diagnosed.errors)
+    if diagnosed.diagnosis is not None and diagnosed.diagnosis.blamed:
+        return with_blame(places, diagnosed.diagnosis), "blame"
+    return places, "plan" if any(place.effect is not None for place in places) else ""
 
 
 class _Gathering:
@@ -171,6 +197,7 @@ def _layers(
                 computes="integers" if row.integer else "float",
                 why=f"{row.why}; float: {in_float[row.name]}" if row.name in in_float else row.why,
                 planned=row.loss,
+                block=row.block,
             )
             for row in pair.made.layers
         )
@@ -198,46 +225,6 @@ def _of_file(layer: StoredLayer, grid: WeightGrid | None, integer: bool, why: st
         role = "low" if width <= LOW_WIDTH else "8-bit" if width == 8 else "high"
     computes = "integers" if integer else "float"
     return PageLayer(layer.name, layer.op, math.prod(layer.shape), bits, layer.bits, role, computes, why)
-
-
-def _places(layers: Sequence[PageLayer], errors: LayerErrors | None) -> tuple[Place, ...]:
-    """Where errors enter, in order: the tensors that were compared, each with the layer that computes it; without them
-    the layers, with what their bits were measured to cost."""
-    by_name = {layer.name: layer for layer in layers}
-    if errors is None:
-        planned = sum(layer.planned or 0.0 for layer in layers)
-        return tuple(
-            Place(row.name, row.op, row.bits, row.weights, None, (row.planned or 0.0) / planned if planned else None)
-            for row in layers
-        )
-    total = sum(row.own_error**2 for row in errors.rows)
-    found = []
-    for row in errors.rows:
-        own = [by_name[name] for name in row.layers if name in by_name]
-        name = row.layers[0] if row.layers else row.tensor
-        bits, weights = own[0].bits if own else "", sum(layer.weights for layer in own)
-        share = row.own_error**2 / total if total > 0 else 0.0
-        found.append(Place(name, row.op, bits, weights, row.sqnr_db, share))
-    return tuple(found)
-
-
-def _with_places(
-    layers: Sequence[PageLayer], places: Sequence[Place], errors: LayerErrors | None
-) -> tuple[PageLayer, ...]:
-    """The layers with their places."""
-    where = {place.name: number for number, place in enumerate(places, 1)}
-    if errors is not None:
-        where = {name: number for number, row in enumerate(errors.rows, 1) for name in row.layers}
-    return tuple(msgspec.structs.replace(layer, place=where.get(layer.name)) for layer in layers)
-
-
-def _drawn(places: Sequence[Place], grids: Sequence[WeightGrid]) -> tuple[WeightGrid, ...]:
-    """The grids of the layers that lose most, of those that have a grid."""
-    by_layer = {grid.layer: grid for grid in grids}
-    names = [place.name for place in sorted(places, key=lambda place: -(place.added or 0.0))]
-    names += [grid.layer for grid in sorted(grids, key=lambda grid: math.inf if grid.sqnr_db is None else grid.sqnr_db)]
-    chosen = [by_layer[name] for name in dict.fromkeys(names) if name in by_layer]
-    return tuple(chosen[:DRAWN_LAYERS])
 
 
 def _times(pair: ReportedPair) -> RunTimes:
@@ -272,8 +259,20 @@ def _made(pair: ReportedPair) -> tuple[tuple[str, str], ...]:
     stated = metadata_of(pair.source.model)
     if not stated:
         return (("made by", f"{pair.source.model.producer_name or 'not stated'}, not by dfmpc-onnx quantize"),)
-    keys = ("recipe", "weights", "activations", "target", "preprocess", "seed", "statistics", "version", "versions")
+    keys = ("recipe", "weights", "activations", "target", "budget", "preprocess", "seed", "statistics", "version")
     rows = [(key, stated[key]) for key in keys if key in stated]
+    rows = [(key, _how_known(value, stated)) if key == "preprocess" else (key, value) for key, value in rows]
+    with contextlib.suppress(msgspec.DecodeError):  # a damaged file
+        versions = msgspec.json.decode(stated.get("versions", "{}"), type=dict[str, str])
+        rows += [(f"version of {name}", number) for name, number in versions.items()]
     if "source_sha256" in stated:
         rows.append(("float file's SHA-256", stated["source_sha256"]))
     return tuple(rows)
+
+
+def _how_known(preprocess: str, stated: Mapping[str, str]) -> str:
+    """A preprocess, and whether it was given, found out or assumed."""
+    by, _, reason = stated.get("preprocess_choice", "").partition(": ")
+    if by in DETECTED_BY:
+        return f"{preprocess}, detected: {reason}"
+    return f"{preprocess}, {_KNOWN[by]}" if by in _KNOWN else preprocess

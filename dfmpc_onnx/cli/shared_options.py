@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import pkgutil
+import re
 from collections.abc import Callable
 
 import click
@@ -18,6 +19,7 @@ LOOK = cloup.HelpFormatter.settings(
     theme=cloup.HelpTheme(heading=cloup.Style(bold=True), col1=cloup.Style(fg="cyan")),
 )
 STANDARD_STREAM = "-"
+BITS_OF_A_LAYER = re.compile(r".+=(ternary|float|[0-9.]+)")  # what --layer takes
 # The names alone: importing the targets would take longer than a page of help may.
 _TARGET_MODULES = pathlib.Path(__file__).parents[1] / "pipeline" / "targets"
 TARGET_NAMES = ", ".join(sorted(module.name for module in pkgutil.iter_modules([str(_TARGET_MODULES)])))
@@ -28,8 +30,12 @@ def examples(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
-def _many(command: str) -> str:
-    """What to do with many models."""
+def _several(ctx: click.Context, given: tuple[str, ...]) -> str:
+    """What to do instead of giving several models."""
+    command = str(ctx.info_name)
+    bits = next((text for text in given if BITS_OF_A_LAYER.fullmatch(text)), None)
+    if bits is not None and any("--layer" in param.opts for param in ctx.command.params):
+        return f"for the bits of a layer write --layer '{bits}'"
     if command == "quantize":
         return "use batch for many, as in: dfmpc-onnx batch *.onnx -o FOLDER"
     return f'run it once for each, as in: for m in *.onnx; do dfmpc-onnx {command} "$m" ...; done'
@@ -40,7 +46,7 @@ def _one_model(ctx: click.Context, param: click.Parameter, given: tuple[str, ...
     if len(given) > 1:
         raise click.UsageError(
             f"{len(given)} models given, and {ctx.info_name} takes one: {given[0]}, {given[1]}"
-            f"{', ...' if len(given) > 2 else ''}; {_many(str(ctx.info_name))}",
+            f"{', ...' if len(given) > 2 else ''}; {_several(ctx, given)}",
             ctx,
         )
     return given[0] if given else None

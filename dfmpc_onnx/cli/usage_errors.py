@@ -14,6 +14,7 @@ from typing import IO, Any, NoReturn
 import click
 import cloup
 
+from dfmpc_onnx.api.command_line import typed
 from dfmpc_onnx.cli import signals
 from dfmpc_onnx.cli.console import give_up, prepare_streams, reader_may_leave, say, say_error, silence_warnings
 from dfmpc_onnx.errors import REPORT_TO, Defect, UserError, printable, shown
@@ -102,6 +103,8 @@ class Group(cloup.Group):
             if not args and "args" not in kwargs:  # the words are those of the process, so it is ours alone
                 silence_warnings()
                 stack.enter_context(signals.raised())
+            words = kwargs.get("args", args[0] if args else None)
+            stack.enter_context(typed(sys.argv[1:] if words is None else list(map(str, words))))
             try:
                 return super().main(*args, **kwargs)
             finally:

@@ -21,7 +21,7 @@ def diagnosis_table(found: Diagnosis, console: Console, *, verbose: bool = False
     layer_error_table(found.layers, console, every=verbose)
     console.print()
     if found.enters:
-        prose(console, f"most error enters at: {', '.join(map(shown, found.enters))}")
+        prose(console, f"most error is made at: {', '.join(map(shown, found.enters))}")
     if found.amplified:
         prose(console, f"errors that come in are multiplied most at: {', '.join(map(shown, found.amplified))}")
     console.print()
@@ -45,9 +45,9 @@ def diagnosis_table(found: Diagnosis, console: Console, *, verbose: bool = False
 
 def _suspects(found: Diagnosis, console: Console, most: int) -> None:
     """The suspects in their order, each with its cause below it."""
-    columns: tuple[str, ...] = ("largest errors of their own", "what", "own %", "cause")
+    columns: tuple[str, ...] = ("largest errors of their own", "what", "own error %", "cause")
     if found.blamed:
-        columns = ("restored to float", "what", "own %", "SQNR dB", "gain dB", "damage gone %", "cause")
+        columns = ("restored to float", "what", "own error %", "SQNR dB", "gain dB", "gone %", "cause")
     rows = [_cells(suspect, found) for suspect in found.suspects[:most]]
     listing(console, columns, rows, columns[2:-1])
 

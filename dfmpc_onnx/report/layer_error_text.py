@@ -8,9 +8,8 @@ from dfmpc_onnx.evaluation.layer_errors import LayerError, LayerErrors
 from dfmpc_onnx.report.tables import prose, rows_of_one_line
 
 LEGEND = (
-    "SQNR dB: of the layer's output against the float network's, rounding included; error %: the same as a share; "
-    "own %: what the layer alone adds, fed as in the float network; times: by how much it multiplies the errors that "
-    "come in"
+    "SQNR dB: of the layer's output against the float network's, rounding included; error %: the same as an amplitude; "
+    "own %: the error made here, fed as in the float network; times: by how much it multiplies the errors that come in"
 )
 LEAST_PERCENT = 1e-4  # per cent, below which nothing is told apart
 

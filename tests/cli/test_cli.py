@@ -125,6 +125,11 @@ def test_several_models_in_one_call_are_one_clear_line(model_file: pathlib.Path)
         assert_refused(dfmpc(command, model_file, model_file, model_file, *words), said)
 
 
+def test_bits_of_a_layer_behind_the_flag_layers_get_a_tip(model_file: pathlib.Path) -> None:
+    result = dfmpc("quantize", model_file, "--layers", "conv*=8")
+    assert_refused(result, "2 models given", "for the bits of a layer write --layer 'conv*=8'")
+
+
 @pytest.mark.parametrize(
     ("words", "guess"),
     [

@@ -36,7 +36,7 @@ def test_the_finding_is_the_last_sentence_within_80_columns(model_file: pathlib.
     assert max(map(len, lines)) <= 80
     said = " ".join(done.stdout[done.stdout.index("diagnosis: ") :].split())
     assert said.startswith("diagnosis: the weights of conv2: channel-scaled: output channel 1 is ")
-    assert "most error enters at: conv2" in done.stdout
+    assert "most error is made at: conv2" in done.stdout
     assert "tried: make it again from the float model" in " ".join(done.stdout.split())
 
 

@@ -23,22 +23,22 @@ def weight_cause(found: WeightEvidence) -> Cause:
         return Cause(
             "channel-negated",
             f"output channel {found.channel} has the opposite sign of the float network's ({_times(found.gain)}); it "
-            f"makes {found.share:.0%} of the layer's error",
-            {"channel": found.channel, "gain": found.gain, "share": found.share},
+            f"makes {_percent(found.share)} of the layer's error",
+            {"channel": found.channel, "gain": found.gain, "share": found.share, "error": found.error},
         )
     few = found.levels is not None and found.levels <= LEVELS_OF_4_BITS
     if one_channel and abs(found.gain - 1) >= OFF_GAIN and (found.gain > 2 or not few):
         return Cause(
             "channel-scaled",
-            f"output channel {found.channel} is {_times(found.gain)} the float network's; it makes {found.share:.0%} "
-            "of the layer's error",
-            {"channel": found.channel, "gain": found.gain, "share": found.share},
+            f"output channel {found.channel} is {_times(found.gain)} the float network's; it makes "
+            f"{_percent(found.share)} of the layer's error",
+            {"channel": found.channel, "gain": found.gain, "share": found.share, "error": found.error},
         )
     if found.levels is not None and few:
         bits = max(int(np.ceil(np.log2(max(found.levels, 2)))), 1)
         return Cause(
             "too-few-bits",
-            f"its weights have {bits} bits, too few: they alone change its output by {found.error:.0%}",
+            f"its weights have {bits} bits, too few: they alone change its output by {_percent(found.error)}",
             {"levels": found.levels, "bits": bits, "error": found.error},
         )
     unlike = _unlike(found.reaches)
@@ -47,11 +47,11 @@ def weight_cause(found: WeightEvidence) -> Cause:
             "unlike-channels",
             f"one scale for all its channels, of which the largest reaches {unlike:.0f} times as far as the usual one: "
             "give each channel a scale",
-            {"times": unlike},
+            {"times": unlike, "error": found.error},
         )
     return Cause(
         "no-single-cause",
-        f"no single cause: its weights change its output by {found.error:.1%}",
+        f"no single cause: its weights change its output by {_percent(found.error, 1)}",
         {"error": found.error},
     )
 
@@ -66,19 +66,22 @@ def rounding_cause(found: RoundingEvidence, rounding: Rounding, *, is_input: boo
         "codes_high": rounding.high,
         "values_low": found.low,
         "values_high": found.high,
+        "error": found.error,
     }
     clipped = found.clipped >= MOST_OF_ERROR
     if is_input and (clipped or used < PARTLY_USED):
         return Cause("wrong-preprocess", f"{codes}, {values}: it was made for inputs of another preprocess", figures)
     if clipped:
-        share = f"{_share(found.beyond)} of them are clipped, which makes {found.clipped:.0%} of its rounding error"
+        share = (
+            f"{_share(found.beyond)} of them are clipped, which makes {_percent(found.clipped)} of its rounding error"
+        )
         figures |= {"beyond": found.beyond, "clipped": found.clipped}
         return Cause("clipped-range", f"{codes}, {values}: {share}", figures)
     if used < PARTLY_USED:
         text = f"{codes}, {values}: of {rounding.codes} codes about {max(used * rounding.codes, 1):.0f} are used"
         return Cause("range-too-wide", text, figures)
     return _shape_cause(found, rounding) or Cause(
-        "no-single-cause", f"no single cause: rounding changes it by {found.error:.1%}", {"error": found.error}
+        "no-single-cause", f"no single cause: rounding changes it by {_percent(found.error, 1)}", {"error": found.error}
     )
 
 
@@ -88,20 +91,23 @@ def _shape_cause(found: RoundingEvidence, rounding: Rounding) -> Cause | None:
     if len(parts) > 1 and max(parts) / min(parts) >= UNLIKE:
         times = max(parts) / min(parts)
         text = f"it joins tensors of unequal ranges, the largest {times:.0f} times the smallest, in one scale"
-        return Cause("unequal-concat", text, {"times": times})
+        return Cause("unequal-concat", text, {"times": times, "error": found.error})
     if found.cut and found.low < 0 and -found.low >= NEGATIVE_TIMES * max(found.high, 0.0):
         text = (
             f"its values reach from {found.low:.3g} to {found.high:.3g}, and what reads it cuts off what is below 0: "
             "most codes are spent on that"
         )
-        return Cause("cut-negative-range", text, {"values_low": found.low, "values_high": found.high})
+        return Cause(
+            "cut-negative-range", text, {"values_low": found.low, "values_high": found.high, "error": found.error}
+        )
     unlike = _unlike(found.reaches)
     if unlike >= UNLIKE:
         text = f"one scale for channels of which the largest reaches {unlike:.0f} times as far as the usual one"
-        return Cause("unlike-channels", text, {"times": unlike})
+        return Cause("unlike-channels", text, {"times": unlike, "error": found.error})
     if rounding.codes <= LEVELS_OF_4_BITS:
         bits = int(np.log2(rounding.codes))
-        text = f"it is rounded to {rounding.codes} codes ({bits} bits), too few: that changes it by {found.error:.0%}"
+        changes = _percent(found.error)
+        text = f"it is rounded to {rounding.codes} codes ({bits} bits), too few: that changes it by {changes}"
         return Cause("too-few-bits", text, {"levels": rounding.codes, "bits": bits, "error": found.error})
     return None
 
@@ -117,4 +123,8 @@ def _times(gain: float) -> str:
 
 
 def _share(part: float) -> str:
-    return "less than 0.1%" if part < 1e-3 else f"{part:.1%}"
+    return "less than 0.1 %" if part < 1e-3 else f"{_percent(part, 1)}"
+
+
+def _percent(part: float, digits: int = 0) -> str:
+    return f"{100 * part:.{digits}f} %"

@@ -19,12 +19,14 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """A column of a table. right: whether it holds numbers; name: names from a model; long: sentences."""
+    """A column of a table. right: whether it holds numbers; name: names from a model; long: sentences; minor:
+    whether narrow windows leave it out."""
 
     heading: str
     right: bool = False
     name: bool = False
     long: bool = False
+    minor: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,9 +74,10 @@ class Rows:
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-    """A chart over the whole width."""
+    """A chart over the whole width, and as it is where the window is narrow."""
 
     chart: Chart
+    narrow: Chart | None = None
     kind: str = "drawn"
 
 

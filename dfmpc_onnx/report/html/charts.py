@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,48 +16,64 @@ from dfmpc_onnx.report.html.drawing import AFTER, BAD, BEFORE, INK, LINE, MUTED,
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-CHART_WIDTH, SMALL_WIDTH = 720, 300  # pixels
-MOST_NUMBERED = 24  # ticks along a network
+CHART_WIDTH, NARROW_WIDTH, SMALL_WIDTH = 720, 340, 300  # pixels; narrow: for phones
+PIXELS_A_TICK = 30  # that a number under an axis takes
 RANGES_SHOWN = 2.5  # of a tensor's range, up to which values beyond it are drawn
 CLIPPED_MUCH = 1e-3  # share of values beyond a range that is marked
 BROAD_LEVELS = 10  # up to which levels are drawn broad
 
 
-def noise_chart(decibels: Sequence[float | None], added: Sequence[float | None], worst: Sequence[int]) -> Chart:
-    """SQNR at each place, in the order of the network, and below what each adds.
+@dataclasses.dataclass(frozen=True)
+class NoiseBars:
+    """What stands below the curve of SQNR. shares: of each place, None where it is not known; what: the axis' label."""
 
-    added: share of the whole error; worst: the indices of those that add most.
-    """
-    both = any(share is not None for share in added)
-    made, axes = figure(CHART_WIDTH, 330 if both else 220, (1.5, 1.0) if both else (1.0,))
+    shares: tuple[float | None, ...]
+    what: str
+
+
+def noise_chart(
+    decibels: Sequence[float | None], bars: NoiseBars, named: Sequence[int], width: int = CHART_WIDTH
+) -> Chart:
+    """SQNR at each place, in the order of the network, and below a bar each. named: the indices of those to mark."""
+    both = any(share is not None for share in bars.shares)
+    made, axes = figure(width, 330 if both else 220, (1.5, 1.0) if both else (1.0,))
     numbers = np.arange(1, len(decibels) + 1)
     values = np.array([np.nan if value is None else value for value in decibels])
     axes[0].plot(numbers, values, color=BEFORE, linewidth=1.6, marker="o", markersize=3)
-    marked = [place for place in worst if not np.isnan(values[place])]
+    marked = [place for place in named if not np.isnan(values[place])]
     axes[0].plot(numbers[marked], values[marked], color=BAD, linestyle="", marker="o", markersize=6)
     axes[0].set_ylabel("SQNR, dB")
     axes[0].grid(axis="y")
     if both:
-        shares = np.array([100 * (share or 0.0) for share in added])
-        colours = [BAD if place in worst else BEFORE for place in range(len(shares))]
+        shares = np.array([100 * max(share or 0.0, 0.0) for share in bars.shares])
+        colours = [BAD if place in named else BEFORE for place in range(len(shares))]
         axes[1].bar(numbers, shares, color=colours, width=0.8)
-        axes[1].set_ylabel("adds, %")
+        for place in named:
+            axes[1].text(place + 1, shares[place], str(place + 1), color=BAD, ha="center", va="bottom", fontsize=10)
+        axes[1].set_ylim(0, 1.2 * float(shares.max()) or 1.0)
+        axes[1].set_ylabel(bars.what)
         axes[1].grid(axis="y")
     axes[-1].set_xlabel("number of the place, from input to output")
-    _ticks(axes[-1], len(numbers))
+    _ticks(axes[-1], len(numbers), width)
     known = values[~np.isnan(values)]
     ends = f"from {known[0]:.1f} dB behind the first to {known[-1]:.1f} dB behind the last" if known.size else ""
     return as_chart(
         made,
-        "noise",
-        "Signal over noise along the network, and what each place adds",
-        f"{len(numbers)} places, {ends}; most is added by {', '.join(str(place + 1) for place in worst) or 'none'}",
+        _prefix("noise", width),
+        "Signal over noise along the network, and what each place costs or adds",
+        f"{len(numbers)} places, {ends}; most: {', '.join(str(place + 1) for place in named) or 'none'}",
     )
 
 
-def _ticks(axes: Axes, count: int) -> None:
+def _prefix(name: str, width: int) -> str:
+    """Of the ids of a chart, of which there may be a narrow one beside the wide one."""
+    return name if width == CHART_WIDTH else f"{name}-{width}"
+
+
+def _ticks(axes: Axes, count: int, width: int) -> None:
     """Whole numbers along a network."""
-    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10**6) if count / step <= MOST_NUMBERED)
+    most = width / PIXELS_A_TICK
+    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10**6) if count / step <= most)
     others = range(2 * step if step == 2 else step, count + 1, step)  # 2 would stand too near to 1
     axes.set_xticks([*([1] if step > 1 else []), *others])
     axes.set_xlim(0.2, count + 0.8)
@@ -89,25 +107,26 @@ def weight_chart(grid: WeightGrid, number: int) -> Chart:
     )
 
 
-def range_chart(ranges: Sequence[ActivationRange]) -> Chart:
-    """Of each tensor that is quantized what lies within its range, and what beyond, in units of the range."""
-    made, (axes,) = figure(CHART_WIDTH, 230)
-    numbers = np.arange(1, len(ranges) + 1)
+def range_chart(ranges: Sequence[ActivationRange], width: int = CHART_WIDTH, places: Sequence[float] = ()) -> Chart:
+    """Of each tensor that is quantized what lies within its range, and what beyond, in units of the range. places: the
+    number that each has in the network; without them tensors are counted."""
+    made, (axes,) = figure(width, 230)
+    numbers = np.array(places) if len(places) else np.arange(1, len(ranges) + 1)
     lows, highs = np.array([r.low for r in ranges]), np.array([r.high for r in ranges])
-    width = np.where(highs > lows, highs - lows, 1)
-    least = np.clip((np.array([r.least for r in ranges]) - lows) / width, 1 - RANGES_SHOWN, 1)
-    largest = np.clip((np.array([r.largest for r in ranges]) - lows) / width, 0, RANGES_SHOWN)
+    span = np.where(highs > lows, highs - lows, 1)
+    least = np.clip((np.array([r.least for r in ranges]) - lows) / span, 1 - RANGES_SHOWN, 1)
+    largest = np.clip((np.array([r.largest for r in ranges]) - lows) / span, 0, RANGES_SHOWN)
     axes.axhspan(0, 1, color=LINE, alpha=0.45, linewidth=0)
     much = np.array([r.clipped > CLIPPED_MUCH for r in ranges], bool)
     axes.vlines(numbers[~much], least[~much], largest[~much], color=BEFORE, linewidth=3)
     axes.vlines(numbers[much], least[much], largest[much], color=BAD, linewidth=3)
     axes.set_ylabel("in units of the range")
-    axes.set_xlabel("number of the tensor, from input to output")
+    axes.set_xlabel(f"number of the {'place' if len(places) else 'tensor'}, from input to output")
     axes.set_ylim(min(-0.15, float(least.min()) - 0.05), max(1.15, float(largest.max()) + 0.05))
-    _ticks(axes, len(numbers))
+    _ticks(axes, math.ceil(numbers.max()), width)
     return as_chart(
         made,
-        "ranges",
+        _prefix("ranges", width),
         "What activations use of their ranges",
         f"{len(ranges)} tensors; of {int(much.sum())} more than {100 * CLIPPED_MUCH:g} % of the values are clipped; "
         f"on average {100 * np.mean([r.used for r in ranges]):.0f} % of a range is used",

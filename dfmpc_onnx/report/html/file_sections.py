@@ -1,11 +1,11 @@
-"""The sections on the file itself: its layers, bytes, time, what stayed in float, the images, and how it was made."""
+"""The sections on the file itself: its bytes, its time, the images, and how it was made."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from dfmpc_onnx.errors import shown
-from dfmpc_onnx.evaluation.island_times import TimeTable
-from dfmpc_onnx.pipeline.manager import Refusal
-from dfmpc_onnx.pipeline.refusals import UNSTATED
+from dfmpc_onnx.evaluation.island_times import IslandTime, TimeTable
 from dfmpc_onnx.qdq.stored_bytes import CONTENTS
 from dfmpc_onnx.report.html.blocks import (
     Block,
@@ -19,62 +19,12 @@ from dfmpc_onnx.report.html.blocks import (
     Section,
     cells,
 )
-from dfmpc_onnx.report.html.loss_sections import decibels_text, percent
+from dfmpc_onnx.report.html.names import ShortNames, names_of
 from dfmpc_onnx.report.html.schema import ReportPage
+from dfmpc_onnx.report.html.words import percent, verb
 
 ISLANDS_LISTED, SLOW_LISTED, OPERATORS_LISTED = 8, 8, 4
-REASONS_LISTED = 40
-
-
-def layers(page: ReportPage) -> Section:
-    """Every layer."""
-    with_planned = any(layer.planned is not None for layer in page.layers)
-    with_why = any(layer.why for layer in page.layers)
-    with_errors = any(place.sqnr_db is not None for place in page.places)
-    most = max((place.added or 0.0 for place in page.places), default=0.0)
-    columns = [
-        Column("no.", right=True),
-        Column("layer", name=True),
-        Column("operator"),
-        Column("weights", right=True),
-        Column("bits", right=True),
-        Column("stored bits", right=True),
-        Column("role"),
-        Column("computes in"),
-        *([Column("loss as planned", right=True)] if with_planned else []),
-        *([Column("share of the error", right=True), Column("SQNR, dB", right=True)] if with_errors else []),
-        *([Column("why", long=True)] if with_why else []),
-    ]
-    rows = []
-    for layer in page.layers:
-        row = cells(
-            layer.place or "-",
-            shown(layer.name),
-            layer.op,
-            f"{layer.weights:,}",
-            layer.bits,
-            f"{layer.stored_bits:g}",
-            layer.role,
-            layer.computes or "-",
-        )
-        if with_planned:
-            row.append(Cell("-" if layer.planned is None else percent(layer.planned)))
-        if with_errors:
-            place = page.places[layer.place - 1] if layer.place else None
-            row.append(_added(place.added if place is not None else None, most))
-            row.append(Cell(decibels_text(place.sqnr_db if place is not None else None)))
-        rows.append([*row, Cell(layer.why or "-")] if with_why else row)
-    legend = (
-        "Role: low is ternary or has 2 or 3 bits, and the next layer is adjusted to repair its error where one can; "
-        "high has more; 8-bit has 8; float is not quantized. Loss as planned: what the layer's bits were measured to "
-        "add to the error of the output before they were chosen."
-    )
-    blocks: list[Block] = [Rows("All layers, from input to output", columns, rows), Paragraph(legend, quiet=True)]
-    return Section("layers", "All layers", blocks)
-
-
-def _added(share: float | None, most: float) -> Cell:
-    return Cell("-") if share is None else Cell(percent(share), share / most if most else 0.0)
+LEAST_ISLAND = 3.0  # per cent of a run, below which islands are not listed one by one
 
 
 def sizes(page: ReportPage) -> Section:
@@ -115,8 +65,8 @@ def time(page: ReportPage) -> Section:
         reason = page.untold.get("time", "it was not measured")
         return Section("time", "Time and float islands", [Paragraph(f"Not known: {reason}.")])
     said = (
-        f"A run takes {times.quantized_ms:.2f} ms on this machine, and {times.float_ms:.2f} ms in float, with "
-        f"{times.threads} thread{'' if times.threads == 1 else 's'}, fed {times.fed}."
+        f"A run takes {times.quantized_ms:.2f} ms on {page.processor or 'this machine'}, and {times.float_ms:.2f} ms "
+        f"in float, with {times.threads} thread{'' if times.threads == 1 else 's'}, fed {times.fed}."
     )
     blocks: list[Block] = [Paragraph(said)]
     table = times.table
@@ -124,22 +74,24 @@ def time(page: ReportPage) -> Section:
         if why := page.untold.get("islands"):
             blocks.append(Paragraph(f"Where the time goes is not known: {why}.", quiet=True))
         return Section("time", "Time and float islands", blocks)
+    more = ", more than the run, since profiling takes time for each" if table.ms > times.quantized_ms else ""
     blocks.append(
         Paragraph(
-            f"Of {table.ms:.2f} ms in kernels {table.integer_ms:.2f} are in integers, and "
-            f"{table.ms - table.integer_ms:.2f} in float and in steps from and to it."
+            f"By onnxruntime's profiler kernels sum to {table.ms:.2f} ms{more}: {table.integer_ms:.2f} in integers, "
+            f"and {table.ms - table.integer_ms:.2f} in float and in steps from and to it."
         )
     )
+    short = names_of(page)
     if table.islands:
-        blocks.append(_islands(table))
+        blocks += _islands(table, short)
     between = page.diagnosis.between if page.diagnosis is not None else ()
     if between:
         blocks.append(Paragraph("Layers that compute in float between integer ones:"))
-        blocks.append(Bullets([(shown(entry.layer), entry.why) for entry in between[:ISLANDS_LISTED]]))
+        blocks.append(Bullets([(short(entry.layer), entry.why) for entry in between[:ISLANDS_LISTED]]))
     if table.layers:
         numbers = {layer.name: layer.place or "-" for layer in page.layers}
         slow = [
-            cells(numbers.get(row.name, "-"), shown(row.name), _kernel(row.kernel), f"{row.ms:.3f}")
+            cells(numbers.get(row.name, "-"), short(row.name), _kernel(row.kernel), f"{row.ms:.3f}")
             for row in table.layers[:SLOW_LISTED]
         ]
         columns = [Column("no.", right=True), Column("layer", name=True), Column("kernel"), Column("ms", right=True)]
@@ -152,19 +104,36 @@ def _kernel(name: str) -> str:
     return shown(name.rpartition("::")[2] if name.startswith("com.microsoft") else name)
 
 
-def _islands(table: TimeTable) -> Rows:
-    """What is in float between integers, and what it takes."""
-    saves = any(island.saves_ms is not None for island in table.islands)
+def _islands(table: TimeTable, short: ShortNames) -> list[Block]:
+    """What is in float between integers, and what it takes; the many that take little as a sentence."""
+    listed = [island for island in table.islands if island.share >= LEAST_ISLAND or island.saves_ms is not None]
+    listed = listed[:ISLANDS_LISTED]
+    blocks: list[Block] = [_island_rows(listed, short)] if listed else []
+    rest = [island for island in table.islands if island not in listed]
+    if rest:
+        count = f"{len(rest)} {'more ' if listed else ''}{verb(len(rest), 'island', 'islands')} of float"
+        ms, share = sum(island.ms for island in rest), sum(island.share for island in rest)
+        blocks.append(
+            Paragraph(
+                f"{count} between integers {verb(len(rest), 'takes', 'together take')} {ms:.3f} ms, "
+                f"{percent(share / 100)} of the sum, {verb(len(rest), '', 'each ')}under {LEAST_ISLAND:g} %."
+            )
+        )
+    return blocks
+
+
+def _island_rows(islands: Sequence[IslandTime], short: ShortNames) -> Rows:
+    saves = any(island.saves_ms is not None for island in islands)
     columns = [
         Column("island", name=True),
         Column("ms", right=True),
-        Column("share of the run", right=True),
+        Column("share of the sum", right=True),
         *([Column("integers would save, ms", right=True)] if saves else []),
         Column("kernels", long=True),
     ]
     rows = []
-    for island in table.islands[:ISLANDS_LISTED]:
-        name = shown(island.layers[0]) if island.layers else "between layers"
+    for island in islands:
+        name = short(island.layers[0]) if island.layers else "between layers"
         more = f" and {len(island.layers) - 1} more" if len(island.layers) > 1 else ""
         row = cells(f"{name}{more}", f"{island.ms:.3f}", Cell(percent(island.share / 100), island.share / 100))
         if saves:
@@ -172,38 +141,7 @@ def _islands(table: TimeTable) -> Rows:
         made = sorted(island.operators.items(), key=lambda item: -item[1])
         listed = ", ".join(f"{count} {_kernel(op)}" for op, count in made[:OPERATORS_LISTED])
         rows.append([*row, Cell(listed + (", ..." if len(made) > OPERATORS_LISTED else ""))])
-    hidden = len(table.islands) - ISLANDS_LISTED
-    more = f"; {hidden} more take less" if hidden > 0 else ""
-    return Rows(f"Islands of float between integers, the slowest first{more}", columns, rows)
-
-
-def refusals(page: ReportPage) -> Section:
-    """What was left as it was, and why: reasons of one code and pass are one entry."""
-    alike: dict[tuple[str, str, str], list[Refusal]] = {}
-    for refusal in page.refusals:
-        said = refusal.reason if refusal.code == UNSTATED else ""
-        alike.setdefault((refusal.by, refusal.code, said), []).append(refusal)
-    blocks: list[Block] = []
-    floats = [layer for layer in page.layers if layer.role == "float"]
-    slow = [layer for layer in page.layers if layer.role != "float" and layer.computes == "float"]
-    blocks.append(
-        Paragraph(
-            f"{len(floats) or 'None'} of {len(page.layers)} layers {'is' if len(floats) < 2 else 'are'} left in float; "
-            f"{len(slow) or 'none'} with integer weights {'computes' if len(slow) < 2 else 'compute'} in float."
-        )
-    )
-    if alike:
-        entries = [
-            (
-                shown(found[0].site) + (f" and {len(found) - 1} more" if len(found) > 1 else ""),
-                f"{found[0].by + ': ' if found[0].by else ''}{found[0].reason}",
-            )
-            for found in list(alike.values())[:REASONS_LISTED]
-        ]
-        blocks.append(Bullets(entries))
-        if len(alike) > REASONS_LISTED:
-            blocks.append(Paragraph(f"{len(alike) - REASONS_LISTED} reasons more are in --json.", quiet=True))
-    return Section("refusals", "What was left as it was, and why", blocks)
+    return Rows("Islands of float between integers, the slowest first", columns, rows)
 
 
 def images(page: ReportPage) -> Section:
@@ -225,6 +163,9 @@ def making(page: ReportPage) -> Section:
         ("float file", page.float_file.label),
         ("quantized file", page.quantized_file.label),
         *page.made,
+        *([("command", page.command)] if page.command else []),
         ("report by", f"dfmpc-onnx {page.version}"),
+        *([("date", page.date)] if page.date else []),
+        *([("machine", page.machine)] if page.machine else []),
     ]
     return Section("making", "How it was made", [KeyValues(entries)])

@@ -1,11 +1,17 @@
-"""The sections that say how much is lost, where, and what to do about it."""
+"""The sections that say how much is lost, and where."""
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Sequence
-
-from dfmpc_onnx.errors import shown
+from dfmpc_onnx.evaluation.diagnosis.schema import Diagnosis, Suspect
+from dfmpc_onnx.evaluation.verdict import (
+    DOUBTFUL_DB,
+    GOOD_AGREEMENT,
+    GOOD_DB_OF_OTHERS,
+    LEAST_AGREEMENT,
+    RUINED_DB,
+    RUINED_SHARE,
+    Verdict,
+)
 from dfmpc_onnx.report.diagnosis_text import finding
 from dfmpc_onnx.report.html.blocks import (
     Block,
@@ -14,39 +20,77 @@ from dfmpc_onnx.report.html.blocks import (
     Column,
     Drawn,
     Figures,
-    Gallery,
     Paragraph,
     Rows,
     Section,
     cells,
 )
-from dfmpc_onnx.report.html.charts import CLIPPED_MUCH, noise_chart, range_chart, weight_chart
-from dfmpc_onnx.report.html.schema import Place, ReportPage
+from dfmpc_onnx.report.html.charts import CHART_WIDTH, NARROW_WIDTH, NoiseBars, noise_chart
+from dfmpc_onnx.report.html.names import names_of
+from dfmpc_onnx.report.html.ranking import Ranking, by_effect, by_own_error
+from dfmpc_onnx.report.html.schema import ReportPage
+from dfmpc_onnx.report.html.words import as_sentence, decibels_text, percent
 from dfmpc_onnx.report.tables import megabytes
 from dfmpc_onnx.report.verdict_text import verdict_sentence
 
-MOST_WORST = 8  # layers that are listed as those that lose most
-MOST_MARKED = 3  # of them, that charts mark
-HALF_OF_ERROR = 0.5  # of the error: how many places add so much is said
-HOW_TO_READ = (
-    "Above: signal over noise behind each place, with all that went wrong in front of it. Below: what each place adds "
-    "by itself where its input is that of the float network: a layer by its weights and the rounding of its input, a "
-    "tensor between layers by its own rounding. Shares are of what all places add, each beside its own signal; what is "
-    "added early may fade or grow on its way. In red: those that add most."
-)
-RANGES_LISTED = 10
+OWN_LISTED = 3  # places that make most error, beside those that cost the output most
 SAME_TIME = 0.03  # by which times may differ that count as the same
-LOOSE = 0.4  # share of a range that is used, below which the range is far too wide
 WHAT_DECIBELS_ARE = (
-    "SQNR is the network's signal over the error in it: 10 dB is an error of 32 % of the values, 20 dB of 10 %, 30 dB "
-    "of 3 %, 40 dB of 1 %."
+    "SQNR is the power of the signal over that of the error. Errors are amplitudes, beside the values, where power is "
+    "not named: an error of {error:.2g} % is {power:.2g} % of the power, {decibels:.3g} dB."
 )
+USUAL_DB = 22.0  # of the sentence above, where the file's own is not known
+SQNR_CURVE = (
+    "Above: SQNR behind each place, with all that went wrong in front of it. It may rise: a sum with a branch of less "
+    "error, a ReLU or a mean takes part of the error away. "
+)
+BARS = {
+    "plan": "Below: what the bits of a place's weights were measured to add to the output's error before they were "
+    "chosen, in % of the output's power, its mean over the inputs left out; the rounding of activations is not in it.",
+    "blame": "Below: how much of the output's error goes away where the weights of a place, or the rounding of what it "
+    "computes, is restored to float; the larger of both.",
+    "": "Below: the error made here, fed as in the float network: by a layer's weights and the rounding of its input, "
+    "or by the rounding of a tensor between layers; in % of the power of what all places make, each beside its own "
+    "signal.",
+}
+NAMED_IN_RED = " In red, with their numbers: the places named above."
+EFFECT_HEADINGS = {
+    "plan": "its bits add to the output, of the power",
+    "blame": "of the output's error, gone without it",
+}
 BADGES = {
     "good": "Good",
     "check": "Check it on images of yours",
     "bad": "Bad: much is lost",
     "not known": "Not known",
 }
+
+
+def badge_meaning(verdict: Verdict | None) -> str:
+    """What the badge rests on, and what each level takes."""
+    if verdict is None or verdict.level == "not known":
+        return ""
+    rests = {
+        "generated": "Estimated, without real images",
+        "images": "Counted on images of yours",
+        "images of the statistics": "Counted on images of yours that the statistics saw",
+    }[verdict.basis]
+    low, high = (
+        f"{LEAST_AGREEMENT:g} % at the lower end of the interval",
+        f"under {LEAST_AGREEMENT:g} % at the upper end",
+    )
+    if verdict.kind == "boxes":
+        kept = f"{GOOD_AGREEMENT:g} % of the boxes or more are found again"
+        return f"{rests}. Good: {kept}, at least {low}. Bad: {high}, or an SQNR under {RUINED_DB:g} dB."
+    if verdict.kind == "labels" and verdict.agreement is None:
+        return f"{rests}. Bad: fewer than {100 * RUINED_SHARE:g} % of the labels are the same; else check it."
+    if verdict.agreement is None:
+        return f"{rests}. Good: {GOOD_DB_OF_OTHERS:g} dB or more. Bad: under {DOUBTFUL_DB:g} dB."
+    kept = f"{GOOD_AGREEMENT:g} % of real inputs or more keep their class"
+    return (
+        f"{rests}. Good: {kept}, at least {low}, with an SQNR of {DOUBTFUL_DB:g} dB or more. Bad: {high}, or an SQNR "
+        f"under {RUINED_DB:g} dB."
+    )
 
 
 def outcome(page: ReportPage) -> Section:
@@ -60,12 +104,8 @@ def outcome(page: ReportPage) -> Section:
     ]
     found = page.fidelity
     if found is not None and not found.not_known:
-        entries.append((f"{found.sqnr_db:g} dB", "signal over noise", "at the output"))
-        if page.verdict is not None and page.verdict.agreement is not None and page.verdict.interval is not None:
-            low, high = page.verdict.interval
-            entries.append(
-                (f"{page.verdict.agreement:g} %", "keep their class", f"95 % interval {low:g} to {high:g} %")
-            )
+        entries.append((f"{found.sqnr_db:g} dB", "SQNR, signal over noise", "at the output"))
+        entries += _classes_kept(page.verdict)
         if found.top1 is not None:
             entries.append((f"{found.top1:g} %", "correct", f"{found.float_top1:g} % of the float network"))
     if page.times is not None:
@@ -73,13 +113,29 @@ def outcome(page: ReportPage) -> Section:
     blocks: list[Block] = [Figures(entries)]
     if page.verdict is not None:
         said = verdict_sentence(page.verdict)
-        blocks.append(Paragraph(_sentence(said if page.verdict.not_known else said.partition(": ")[2])))
-        blocks.append(Paragraph(WHAT_DECIBELS_ARE, quiet=True))
+        blocks.append(Paragraph(as_sentence(said if page.verdict.not_known else said.partition(": ")[2])))
+        blocks.append(Paragraph(_conversion(page.verdict), quiet=True))
     elif reason := page.untold.get("outcome"):
-        blocks.append(Paragraph(_sentence(reason)))
+        blocks.append(Paragraph(as_sentence(reason)))
     if page.warnings:
         blocks.append(Bullets([("Warning", warning) for warning in page.warnings]))
     return Section("outcome", "How good is it?", blocks)
+
+
+def _classes_kept(verdict: Verdict | None) -> list[tuple[str, str, str]]:
+    """The figure on classes, if there are any."""
+    if verdict is None or verdict.agreement is None or verdict.interval is None:
+        return []
+    low, high = verdict.interval
+    what = "keep their class" if verdict.basis != "generated" else "keep their class, estimated"
+    return [(f"{verdict.agreement:g} %", what, f"of real inputs; 95 % interval {low:g} to {high:g} %")]
+
+
+def _conversion(verdict: Verdict) -> str:
+    """Amplitude, power and decibels by the error of this file, where it has one."""
+    decibels = verdict.sqnr_db if verdict.sqnr_db is not None else USUAL_DB
+    amplitude = 10 ** (-decibels / 20)
+    return WHAT_DECIBELS_ARE.format(error=100 * amplitude, power=100 * amplitude**2, decibels=decibels)
 
 
 def _faster(page: ReportPage) -> str:
@@ -92,241 +148,138 @@ def _faster(page: ReportPage) -> str:
     return f"{times} the float file, of {page.times.float_ms:.2f} ms, {threads}"
 
 
-def _sentence(text: str) -> str:
-    """Words as a sentence of their own."""
-    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '!', '?')) else '.'}"
-
-
-def advice(page: ReportPage) -> Section:
-    """What to try next, of what was tried."""
-    found = page.diagnosis
-    if found is None:
-        reason = page.untold.get("advice", "no change was tried")
-        return Section("advice", "What to try next", [Paragraph(_sentence(reason))])
-    if found.no_advice:
-        return Section("advice", "What to try next", [Paragraph(_sentence(found.no_advice))])
-    if not found.blamed:
-        said = "No change was tried. This restores each layer to float in turn, and tries what helps:"
-        files = _paths(page) or "FLOAT QUANTIZED"
-        command = f"dfmpc-onnx report {files} --blame -o report.html"
-        return Section("advice", "What to try next", [Paragraph(said), Bullets([("", command)])])
-    if not found.advice:
-        said = "No change is known that could help."
-        if found.tried:
-            said = f"{found.tried} change{' was' if found.tried == 1 else 's were'} tried, and none helps."
-        return Section("advice", "What to try next", [Paragraph(said)])
-    rows = [
-        cells(
-            entry.text,
-            f"{entry.before_db:.1f}",
-            f"{entry.after_db:.1f}",
-            f"{entry.after_db - entry.before_db:+.1f}",
-            _signed(entry.bytes),
-        )
-        for entry in found.advice
-    ]
-    columns = [
-        Column("change", long=True),
-        *(Column(name, right=True) for name in ("dB now", "dB then", "gain, dB", "file grows by")),
-    ]
-    blocks: list[Block] = [
-        Paragraph("Each change was made, and the file measured with it on the same inputs."),
-        Rows("Changes that help, the best first", columns, rows),
-    ]
-    if files := _paths(page):
-        blocks.append(Paragraph("This writes the file with the first of them:"))
-        blocks.append(Bullets([("", f"dfmpc-onnx diagnose {files} --blame --apply -o better.onnx")]))
-    return Section("advice", "What to try next", blocks)
-
-
-def _paths(page: ReportPage) -> str:
-    """Both files as a shell takes them; "" where one is in memory."""
-    paths = page.float_file.path, page.quantized_file.path
-    return " ".join(map(shlex.quote, paths)) if all(paths) else ""
-
-
-def _signed(count: int) -> str:
-    return f"{'+' if count > 0 else '-' if count < 0 else ''}{abs(count) / 1000:,.1f} kB"
-
-
 def losses(page: ReportPage) -> Section:
-    """Where along the network the error enters."""
-    places = page.places
-    worst = worst_places(places)
-    blocks: list[Block] = []
-    if any(place.sqnr_db is not None for place in places):
-        blocks.append(Paragraph(_where(places, worst)))
-        chart = noise_chart([p.sqnr_db for p in places], [p.added for p in places], worst[:MOST_MARKED])
-        blocks += [Drawn(chart), Paragraph(HOW_TO_READ, quiet=True)]
+    """Where along the network the loss comes from: what costs the output first, what is made where second."""
+    effect = by_effect(page.places, are_parts=page.effect_by == "plan")
+    own = by_own_error(page.places)
+    first = effect if effect.order else own
+    blocks: list[Block] = [Paragraph(sentence) for sentence in _where(page, effect, own)]
+    if any(place.sqnr_db is not None for place in page.places):
+        blocks += _curve(page, first, by=page.effect_by if effect.order else "")
     else:
-        blocks.append(Paragraph(_sentence(page.untold.get("losses", "the layers were not compared one by one"))))
-    if worst:
-        most = places[worst[0]].added or 1.0
-        rows = [
-            cells(
-                index + 1,
-                shown(place.name),
-                place.bits or "-",
-                Cell(percent(place.added or 0.0), (place.added or 0.0) / most, rank < MOST_MARKED),
-                decibels_text(place.sqnr_db),
-                f"{place.weights:,}" if place.weights else f"none ({shown(place.op)})",
-            )
-            for rank, index in enumerate(worst)
-            for place in (places[index],)
-        ]
-        columns = [
-            Column("no.", right=True),
-            Column("layer or tensor", name=True),
-            Column("bits", right=True),
-            Column("share of the error", right=True),
-            Column("SQNR behind it, dB", right=True),
-            Column("weights", right=True),
-        ]
-        blocks.append(Rows("Where most is lost", columns, rows))
+        blocks.append(Paragraph(as_sentence(page.untold.get("losses", "the layers were not compared one by one"))))
+    if first.order:
+        blocks.append(_worst(page, effect, own))
     return Section("losses", "Where is the loss?", blocks)
 
 
-def worst_places(places: Sequence[Place]) -> list[int]:
-    """The indices of the places that add most, those first."""
-    order = sorted(range(len(places)), key=lambda index: -(places[index].added or 0.0))
-    return [index for index in order[:MOST_WORST] if places[index].added]
+def _where(page: ReportPage, effect: Ranking, own: Ranking) -> list[str]:
+    """Which places cost the output most, which make most error, and whether these are the same."""
+    said = []
+    if effect.order:
+        said.append(_of_effect(page, effect))
+    if own.order:
+        local = "1 place makes" if len(own.named) == 1 else f"{len(own.named)} places make"
+        what = f"{percent(own.share)} of what all {len(page.places)} make, each beside its own signal"
+        said.append(f"Error made at the place itself: {local} {what}: {own.numbers}.")
+    elif not effect.order:
+        return ["No place adds an error that could be measured."] if page.places else []
+    if not effect.order:
+        said.append("How much of it reaches the output was not measured; --blame measures it.")
+    elif own.order and set(own.named) != set(effect.named):
+        said.append(
+            f"The two differ, since errors fade or grow on their way: change {effect.numbers} first, which the output "
+            "suffers from."
+        )
+    return said
 
 
-def _where(places: Sequence[Place], worst: Sequence[int]) -> str:
-    if not worst:
-        return "No place adds an error that could be measured."
-    total, count = 0.0, 0
-    for index in worst:
-        total, count = total + (places[index].added or 0.0), count + 1
-        if total >= HALF_OF_ERROR:
-            break
-    if total < HALF_OF_ERROR:
-        return f"The error comes from many places: the {count} that add most make {percent(total)} of what is added."
-    names = "; ".join(f"no. {index + 1}, {shown(places[index].name)}" for index in worst[: min(count, MOST_MARKED)])
-    more = f"; and {count - MOST_MARKED} more" if count > MOST_MARKED else ""
-    which = f"1 of {len(places)} places adds" if count == 1 else f"{count} of {len(places)} places add"
-    return f"{which} {percent(total)} of the error: {names}{more}."
+def _of_effect(page: ReportPage, effect: Ranking) -> str:
+    several = len(effect.named) > 1
+    numbers = f"{effect.numbers[:1].upper()}{effect.numbers[1:]}"
+    if page.effect_by == "blame":
+        gone = (
+            f"{percent(effect.share)} of its error goes away with {'the first of them' if several else 'it'} in float"
+        )
+        return f"{numbers} cost{'' if several else 's'} the output most: {gone}."
+    whole = sum(place.effect or 0.0 for place in page.places)
+    lost = "" if page.diagnosis is None else f"; all errors together came to {percent(page.diagnosis.damage)}"
+    return (
+        f"{numbers} cost{'' if several else 's'} the output most: {percent(effect.share)} of what the bits of all "
+        f"weights were measured to add, which is {percent(whole)} of the output's power{lost}."
+    )
+
+
+def _curve(page: ReportPage, first: Ranking, by: str) -> list[Block]:
+    """The chart, drawn for wide and for narrow windows, and how to read it."""
+    decibels = [place.sqnr_db for place in page.places]
+    heights = [place.effect if by else place.added for place in page.places]
+    bars = NoiseBars(tuple(heights), {"plan": "to output, %", "blame": "gone, %", "": "made here, %"}[by])
+    wide, narrow = (noise_chart(decibels, bars, first.named, width) for width in (CHART_WIDTH, NARROW_WIDTH))
+    return [Drawn(wide, narrow), Paragraph(SQNR_CURVE + BARS[by] + NAMED_IN_RED, quiet=True)]
+
+
+def _worst(page: ReportPage, effect: Ranking, own: Ranking) -> Rows:
+    """The places that cost the output most, and those that make most error."""
+    short, places = names_of(page), page.places
+    listed = list(dict.fromkeys((*effect.order, *own.order[:OWN_LISTED]))) if effect.order else list(own.order)
+    most_effect = max((places[i].effect or 0.0 for i in listed), default=0.0) or 1.0
+    most_own = max((places[i].added or 0.0 for i in listed), default=0.0) or 1.0
+    rows = []
+    for index in listed:
+        place = places[index]
+        row = cells(index + 1, short(place.name), place.bits or "-")
+        if effect.order:
+            row.append(_share(place.effect, most_effect, index in effect.named))
+        row.append(_share(place.added, most_own, index in own.named and not effect.order))
+        weights = f"{place.weights:,}" if place.weights else f"none ({place.op})"
+        rows.append([*row, *cells(decibels_text(place.sqnr_db), weights)])
+    columns = [
+        Column("no.", right=True),
+        Column("layer or tensor", name=True),
+        Column("bits", right=True),
+        *([Column(EFFECT_HEADINGS[page.effect_by], right=True)] if effect.order else []),
+        Column("error made here, of all made", right=True),
+        Column("SQNR behind it, dB", right=True),
+        Column("weights", right=True, minor=True),
+    ]
+    caption = "What costs the output most, then what makes most error" if effect.order else "Where most error is made"
+    return Rows(caption, columns, rows)
+
+
+def _share(share: float | None, most: float, bad: bool) -> Cell:
+    return Cell("-") if share is None else Cell(percent(max(share, 0.0)), max(share, 0.0) / most, bad)
 
 
 def causes(page: ReportPage) -> Section:
-    """Causes by name, with the evidence."""
+    """Causes by name, with the evidence; where nothing stands out the sentence alone."""
     found = page.diagnosis
     if found is None:
         reason = page.untold.get("causes", "no causes were looked for")
-        return Section("causes", "What causes it?", [Paragraph(_sentence(reason))])
-    blocks: list[Block] = [Paragraph(_sentence(finding(found)))]
+        return Section("causes", "What causes it?", [Paragraph(as_sentence(reason))])
+    blocks: list[Block] = [Paragraph(as_sentence(finding(found)))]
     looked_into = [suspect for suspect in found.suspects if suspect.cause is not None]
-    if looked_into:
-        with_gains = [Column("SQNR without it, dB", right=True), Column("gain, dB", right=True)] if found.blamed else []
-        columns = [
-            Column("layer or tensor", name=True),
-            Column("what"),
-            Column("own error", right=True),
-            *with_gains,
-            Column("cause", long=True),
-        ]
-        rows = []
-        for suspect in looked_into:
-            row = cells(shown(suspect.layer), suspect.kind)
-            row.append(Cell("-" if suspect.own_error is None else percent(suspect.own_error)))
-            if found.blamed:
-                gain = "-" if suspect.gain_db is None else f"{suspect.gain_db:+.1f}"
-                row += cells(decibels_text(suspect.sqnr_db), gain)
-            rows.append([*row, Cell("" if suspect.cause is None else suspect.cause.text)])
-        what = "Restored to float, what gains most first" if found.blamed else "Largest errors of their own"
-        blocks.append(Rows(what, columns, rows))
+    if looked_into and (found.blamed or found.culprit is not None):
+        blocks.append(_suspects(page, found, looked_into))
     return Section("causes", "What causes it?", blocks)
 
 
-def weights(page: ReportPage) -> Section:
-    """Histograms of weights before and after."""
-    layers = {layer.name: layer for layer in page.layers}
-    entries = []
-    for index, grid in enumerate(page.drawn):
-        layer = layers.get(grid.layer)
-        number = layer.place or index + 1 if layer is not None else index + 1
-        bits = layer.bits if layer is not None else ""
-        chart = weight_chart(grid, index)
-        entries.append((f"{number}. {shown(grid.layer)}", chart, _of_grid(grid.sqnr_db, grid.beyond, bits)))
-    if not entries:
-        reason = page.untold.get("weights", "the file holds no codes that could be read")
-        return Section("weights", "Weights before and after", [Paragraph(_sentence(reason))])
-    legend = (
-        "Blue: the float weights, brought to the scale of the quantized ones, in steps of the grid. Orange: the "
-        "weights on the grid. Dotted: the ends of the grid. Shown are the "
-        f"{len(entries)} of {len(page.layers)} layers that lose most."
-    )
-    return Section("weights", "Weights before and after", [Paragraph(legend, quiet=True), Gallery(entries)])
-
-
-def _of_grid(sqnr_db: float | None, beyond: float | None, bits: str) -> str:
-    text = f"{bits} bits" if bits.isdigit() else bits
-    if sqnr_db is not None:
-        text += f"; the weights keep {sqnr_db:g} dB"
-    if beyond:
-        text += f"; {percent(beyond)} lie beyond the grid"
-    return text
-
-
-def activations(page: ReportPage) -> Section:
-    """Ranges, and what is clipped."""
-    ranges = page.ranges
-    if not ranges:
-        reason = page.untold.get("activations", "the file quantizes no activations")
-        return Section("activations", "Activations and their ranges", [Paragraph(_sentence(reason))])
-    clipped = [r for r in ranges if r.clipped > CLIPPED_MUCH]
-    loose = [r for r in ranges if r.used < LOOSE]
-    said = (
-        f"Of {len(ranges)} quantized tensors {len(clipped) or 'none'} {'has' if len(clipped) == 1 else 'have'} more "
-        f"than {percent(CLIPPED_MUCH)} of the values beyond the range, and {len(loose) or 'none'} "
-        f"{'uses' if len(loose) == 1 else 'use'} less than {percent(LOOSE)} of it."
-    )
-    by_clipping = sorted((i for i, r in enumerate(ranges) if r.clipped), key=lambda i: -ranges[i].clipped)
-    by_use = sorted(range(len(ranges)), key=lambda i: ranges[i].used)[: RANGES_LISTED // 2]
-    notable = dict.fromkeys((*by_clipping[: RANGES_LISTED // 2], *by_use))
-    rows = [
-        cells(
-            place + 1,
-            shown(r.tensor),
-            f"{r.low:.3g} to {r.high:.3g}",
-            f"{r.least:.3g} to {r.largest:.3g}",
-            Cell(percent(r.clipped), bad=r.clipped > CLIPPED_MUCH),
-            Cell(percent(min(r.used, 1.0)), min(r.used, 1.0)),
-        )
-        for place in notable
-        for r in (ranges[place],)
-    ]
+def _suspects(page: ReportPage, found: Diagnosis, looked_into: list[Suspect]) -> Rows:
+    """One row a layer: what its weights and its rounding do."""
+    short = names_of(page)
+    by_layer: dict[str, dict[str, Suspect]] = {}
+    for suspect in looked_into:
+        by_layer.setdefault(suspect.layer, {})[suspect.kind] = suspect
+    for suspect in found.suspects:  # what was not looked into has an error all the same
+        if suspect.layer in by_layer:
+            by_layer[suspect.layer].setdefault(suspect.kind, suspect)
     columns = [
-        Column("tensor no.", right=True),
-        Column("tensor", name=True),
-        Column("range of its codes", right=True),
-        Column("values", right=True),
-        Column("clipped", right=True),
-        Column("range in use", right=True),
+        Column("layer or tensor", name=True),
+        Column("own error", right=True),
+        Column("by its weights", right=True),
+        Column("by its rounding", right=True),
+        *([Column("gain, dB: weights", right=True), Column("gain, dB: rounding", right=True)] if found.blamed else []),
+        Column("cause", long=True),
     ]
-    legend = (
-        "Each line is what a tensor held on the images, beside the band, which is the range of its codes: what reaches "
-        "out of it is clipped, and a short line leaves steps unused. Red: much is clipped."
-    )
-    return Section(
-        "activations",
-        "Activations and their ranges",
-        [
-            Paragraph(said),
-            Drawn(range_chart(ranges)),
-            Paragraph(legend, quiet=True),
-            Rows("The tensors that are clipped most, and use least of their range", columns, rows),
-        ],
-    )
-
-
-def percent(share: float) -> str:
-    """A share in per cent, of two digits and never an exponent."""
-    value = 100 * share
-    if value == 0:
-        return "0 %"
-    return "<0.001 %" if 0 < value < 1e-3 else f"{value:.2g} %" if abs(value) < 10 else f"{value:.0f} %"
-
-
-def decibels_text(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
+    rows = []
+    for layer, kinds in by_layer.items():
+        both = [kinds.get("weights"), kinds.get("activation")]
+        own = next((s.own_error for s in both if s is not None and s.own_error is not None), None)
+        parts = [None if s is None or s.cause is None else s.cause.figures.get("error") for s in both]
+        row = cells(short(layer), *("-" if error is None else percent(error) for error in (own, *parts)))
+        if found.blamed:
+            row += cells(*("-" if s is None or s.gain_db is None else f"{s.gain_db:+.1f}" for s in both))
+        texts = [s.cause.text for s in both if s is not None and s.cause is not None]
+        rows.append([*row, Cell("; ".join(dict.fromkeys(texts)))])
+    what = "Restored to float, what gains most first" if found.blamed else "Largest errors of their own"
+    return Rows(f"{what}; errors are amplitudes, beside the values", columns, rows)

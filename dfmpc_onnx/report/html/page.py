@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import re
 from collections.abc import Sequence
 
 from dfmpc_onnx.errors import printable, shown
-from dfmpc_onnx.report.html import file_sections, loss_sections
+from dfmpc_onnx.report.html import advice_section, file_sections, layer_sections, loss_sections, tensor_sections
 from dfmpc_onnx.report.html.blocks import Section
 from dfmpc_onnx.report.html.comparison_sections import comparison_sections
 from dfmpc_onnx.report.html.drawing import own_parameters
@@ -17,20 +18,29 @@ from dfmpc_onnx.report.tables import megabytes
 TEMPLATES = pathlib.Path(__file__).parent / "templates"
 
 
+@dataclasses.dataclass(frozen=True)
+class Badge:
+    """The verdict in a word or two. level: as the style names it; meaning: what it rests on, "" for nothing."""
+
+    text: str
+    level: str
+    meaning: str = ""
+
+
 def report_html(page: ReportPage) -> str:
     """The report on one quantized file."""
     with own_parameters():
         sections = [
             loss_sections.outcome(page),
-            loss_sections.advice(page),
+            advice_section.advice(page),
             loss_sections.losses(page),
             loss_sections.causes(page),
-            loss_sections.weights(page),
-            loss_sections.activations(page),
+            tensor_sections.weights(page),
+            tensor_sections.activations(page),
             file_sections.time(page),
-            file_sections.refusals(page),
+            layer_sections.refusals(page),
             file_sections.sizes(page),
-            file_sections.layers(page),
+            layer_sections.layers(page),
             file_sections.images(page),
             file_sections.making(page),
         ]
@@ -39,8 +49,8 @@ def report_html(page: ReportPage) -> str:
     float_name = pathlib.Path(page.float_file.label).name or page.float_file.label
     size = f"{megabytes(page.float_file.bytes)} to {megabytes(page.quantized_file.bytes)}"
     remark = f"{shown(name)} beside {shown(float_name)}: {size}"
-    badge = loss_sections.BADGES[level]
-    return _rendered(f"Quantization of {shown(name)}", remark, sections, page.version, badge, level.replace(" ", "-"))
+    badge = Badge(loss_sections.BADGES[level], level.replace(" ", "-"), loss_sections.badge_meaning(page.verdict))
+    return _rendered(f"Quantization of {shown(name)}", remark, sections, page.version, badge)
 
 
 def comparison_html(found: Comparison) -> str:
@@ -52,9 +62,7 @@ def comparison_html(found: Comparison) -> str:
     return _rendered(f"{len(found.files)} quantizations of {shown(name)}", remark, sections, found.version)
 
 
-def _rendered(
-    heading: str, remark: str, sections: Sequence[Section], version: str, badge: str = "", level: str = ""
-) -> str:
+def _rendered(heading: str, remark: str, sections: Sequence[Section], version: str, badge: Badge | None = None) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -72,7 +80,6 @@ def _rendered(
         sections=sections,
         version=version,
         badge=badge,
-        level=level,
         style=(TEMPLATES / "style.css").read_text(encoding="utf-8"),
     )
     return re.sub(r"\n\s*\n+", "\n", text)

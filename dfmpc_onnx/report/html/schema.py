@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from dfmpc_onnx.evaluation.activation_ranges import ActivationRange
@@ -23,13 +25,24 @@ class FileFacts(msgspec.Struct, frozen=True):
     contents: dict[Content, int]
 
 
+class WidthStep(msgspec.Struct, frozen=True):
+    """Another width of a layer, by the table that its bits were planned from. bits: as `PageLayer` has them. loss: the
+    share of the output's power that it adds as error; bytes: what the file grows by."""
+
+    bits: str
+    loss: float
+    bytes: int
+
+
 class PageLayer(msgspec.Struct, frozen=True):
     """A layer with a weight, as the quantized file holds it.
 
     bits: the width of its codes, "ternary" or "float". stored_bits: what a weight takes in the file. role: low, high,
     8-bit or float. computes: "integers", "float", or "" where that is not known. why: what decided its bits, or why it
-    is float. planned: the share of the output's error that its width was measured to cost before it was chosen; None
-    where nothing measured it. place: its place among `ReportPage.places`, from 1; None where it has none.
+    is float. planned: the share of the output's power that its width was measured to add as error before it was chosen;
+    None where nothing measured it. less, more: the next smaller and the next larger width; None where there is none, or
+    nothing measured it. alike: all layers that read its weight, itself among them. block: of a codebook, how many
+    weights an index stands for, else 0. place: its place among `ReportPage.places`, from 1; None where it has none.
     """
 
     name: str
@@ -42,14 +55,19 @@ class PageLayer(msgspec.Struct, frozen=True):
     why: str = ""
     planned: float | None = None
     place: int | None = None
+    less: WidthStep | None = None
+    more: WidthStep | None = None
+    alike: tuple[str, ...] = ()
+    block: int = 0
 
 
 class Place(msgspec.Struct, frozen=True):
     """Where an error may enter: a layer, or a tensor between layers that is rounded, such as a sum.
 
     name: of the layer or tensor. op: what computes it. bits: of a layer. sqnr_db: signal over noise behind it, with all
-    that went wrong in front of it. added: what it adds by itself, as a share of what all places add; None where no
-    tensor behind it stands in both files.
+    that went wrong in front of it. added: the power of the error made here, beside the signal here, as a share of what
+    all places make; None where no tensor behind it stands in both files. tensor: what was compared, by its name in both
+    files. effect: what it costs the output, as `ReportPage.effect_by` says; None where that was not measured.
     """
 
     name: str
@@ -58,6 +76,8 @@ class Place(msgspec.Struct, frozen=True):
     weights: int = 0
     sqnr_db: float | None = None
     added: float | None = None
+    tensor: str = ""
+    effect: float | None = None
 
 
 class RunTimes(msgspec.Struct, frozen=True):
@@ -85,7 +105,11 @@ class ReportPage(msgspec.Struct, frozen=True):
 
     made: how the quantized file was made, as keys and values. places: from input to output. drawn: the grids of the
     layers that lose most. diagnosis: what causes the loss, and what was tried. untold: what could not be found out, and
-    why, by the anchor of the section.
+    why, by the anchor of the section. effect_by: what measured `Place.effect`: "plan", the share of the output's power
+    that the bits of its weights add; "blame", the share of the outputs' error that goes away where it is restored to
+    float; or "", nothing. command: the command line that this is from, "" where a script called; date: when, UTC;
+    machine: where, with `processor`. plan_options: those by which `plan` gives
+    the bits again; "" where the run did not plan them, or under a limit of the user's.
     """
 
     float_file: FileFacts
@@ -105,6 +129,12 @@ class ReportPage(msgspec.Struct, frozen=True):
     version: str
     diagnosis: Diagnosis | None = None
     untold: dict[str, str] = {}
+    effect_by: Literal["plan", "blame", ""] = ""
+    command: str = ""
+    date: str = ""
+    machine: str = ""
+    processor: str = ""
+    plan_options: str = ""
 
 
 class QuantizedFile(msgspec.Struct, frozen=True):

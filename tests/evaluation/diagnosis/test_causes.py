@@ -69,7 +69,7 @@ def test_a_concat_of_unequal_ranges_is_named_with_how_unequal_they_are() -> None
     assert of_rounding(parts=(1.0, 20.0)) == "unequal-concat"
     assert of_rounding(parts=(1.0, 3.0)) == "no-single-cause"
     found = rounding_cause(dataclasses.replace(VALUES, parts=(0.5, 20.0)), ROUNDING, is_input=False)
-    assert found.figures == {"times": 40.0} and "40 times the smallest" in found.text
+    assert found.figures == {"times": 40.0, "error": VALUES.error} and "40 times the smallest" in found.text
 
 
 def test_a_negative_range_is_named_where_what_reads_it_cuts_it_off() -> None:

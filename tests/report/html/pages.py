@@ -9,7 +9,7 @@ import onnx
 
 from tests import graphs
 
-VOID = {"meta", "img", "br", "link"}
+VOID = {"meta", "img", "br", "link", "wbr"}
 HARMFUL = {
     "conv1": "<script>window.harm=1</script>",
     "conv2": '"><img src=x onerror="window.harm=2">',

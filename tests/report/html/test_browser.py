@@ -19,7 +19,7 @@ from tests.report.html.pages import harmful_model
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
-PHONE, DESKTOP = 360, 1280  # pixels
+PHONE, NARROW_DESKTOP, DESKTOP = 360, 1000, 1280  # pixels
 RULES = ["wcag2a", "wcag2aa", "best-practice"]
 LIGHT, DARK = "light", "dark"
 
@@ -94,6 +94,16 @@ def test_the_page_is_never_wider_than_the_window(browser: Any, pages: list[pathl
     for page in pages:
         shown(browser, page, width, LIGHT)
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+def test_on_a_desktop_nothing_scrolls_sideways_and_on_a_phone_no_chart(browser: Any, pages: list[pathlib.Path]) -> None:
+    wider = "return [...document.querySelectorAll('.wide')].filter(e => e.scrollWidth > e.clientWidth && {})"
+    for width, which in ((NARROW_DESKTOP, "true"), (PHONE, "e.querySelector('svg')")):
+        shown(browser, pages[0], width, LIGHT)
+        found = browser.execute_script(f"{wider.format(which)}.map(e => e.getAttribute('aria-label'))")
+        assert found == [], width
+    drawn = "return [...document.querySelectorAll('.only-narrow, .not-narrow')].map(e => e.offsetWidth > 0)"
+    assert sorted(set(browser.execute_script(drawn))) == [False, True]
 
 
 def test_dark_is_dark(browser: Any, pages: list[pathlib.Path]) -> None:

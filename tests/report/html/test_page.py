@@ -14,9 +14,12 @@ from dfmpc_onnx.api.report_diagnosis import diagnosis_of
 from dfmpc_onnx.api.report_page import gather_page
 from dfmpc_onnx.api.verify import verify_pair
 from dfmpc_onnx.api.write_report import reported
+from dfmpc_onnx.evaluation.activation_ranges import ActivationRange
+from dfmpc_onnx.evaluation.island_times import IslandTime, TimeTable
+from dfmpc_onnx.pipeline.manager import Refusal
 from dfmpc_onnx.pipeline.progress import no_report
 from dfmpc_onnx.report.html.page import report_html
-from dfmpc_onnx.report.html.schema import ReportPage
+from dfmpc_onnx.report.html.schema import ReportPage, RunTimes, WidthStep
 from dfmpc_onnx.report.html.thumbnails import SHOWN, shown_images
 from tests.report.html.pages import HARMFUL, Page, harmful_model
 
@@ -28,7 +31,7 @@ SECTIONS = (
     "Weights before and after",
     "Activations and their ranges",
     "Time and float islands",
-    "What was left as it was, and why",
+    "Layers left in float or not paired, and why",
     "What the bytes hold",
     "All layers",
     "Images that were used",
@@ -163,6 +166,130 @@ def test_what_cannot_be_had_is_said_with_its_reason(model_file: pathlib.Path, qu
     assert tuple(heading.text for heading in found.root.all("h2")) == SECTIONS
     for reason in ("no clock", "No images.", "The float model does not run.", "Not known"):
         assert reason in found.root.text
+
+
+def sections(page: ReportPage) -> dict[str, str]:
+    """The text of each section by its anchor."""
+    found = Page(report_html(page))
+    assert not found.mistakes
+    return {part.attributes["aria-labelledby"] or "": part.text for part in found.root.all("section")}
+
+
+@pytest.fixture
+def planned(model_file: pathlib.Path, quantized: pathlib.Path) -> ReportPage:
+    """A page on a run that planned its bits: what costs the output most is not where most error is made."""
+    page = gathered(model_file, quantized)
+    layers = [
+        msgspec.structs.replace(
+            layer,
+            planned=loss,
+            less=WidthStep("3", 4 * loss, -500),
+            more=WidthStep("5", loss / 4, 700),
+            alike=(layer.name,),
+        )
+        for layer, loss in zip(page.layers, (0.001, 0.04, 0.002, 0.001), strict=True)
+    ]
+    worst = next(layer.place or 0 for layer in layers if layer.planned == 0.04)
+    places = tuple(
+        msgspec.structs.replace(
+            place,
+            effect={layer.place: layer.planned for layer in layers}.get(number),
+            added=0.0 if number == worst else 1 / (len(page.places) - 1),
+        )
+        for number, place in enumerate(page.places, 1)
+    )
+    return msgspec.structs.replace(
+        page, layers=tuple(layers), places=places, effect_by="plan", plan_options="--recipe mixed"
+    )
+
+
+def test_what_costs_the_output_most_comes_before_what_makes_most_error(planned: ReportPage) -> None:
+    said = sections(planned)["losses"]
+    worst = max(planned.layers, key=lambda layer: layer.planned or 0)
+    assert f"No. {worst.place} costs the output most: 91 % of what the bits of all weights" in said
+    assert said.index("costs the output most") < said.index("Error made at the place itself")
+    assert f"The two differ, since errors fade or grow on their way: change no. {worst.place} first" in said
+
+
+def test_predictions_are_named_so_hold_no_decibels_and_keep_the_other_layers(planned: ReportPage) -> None:
+    said = sections(planned)["advice"]
+    assert "Predicted, not measured" in said and "4.4 % of the output's power" in said
+    assert "-3 %" in said and "+0.7 kB" in said and "dB" not in said
+    assert "--recipe mixed -o plan.toml" in said and "--recipe plan.toml --layer conv2=5" in said
+
+
+def test_under_a_limit_of_the_user_no_command_is_given(planned: ReportPage) -> None:
+    said = sections(msgspec.structs.replace(planned, plan_options=""))["advice"]
+    assert "A higher limit lets the plan take the steps" in said and "--layer" not in said
+
+
+def test_blame_says_what_goes_away_of_the_outputs_error(planned: ReportPage) -> None:
+    places = [msgspec.structs.replace(place, effect=0.1) for place in planned.places]
+    places[1] = msgspec.structs.replace(places[1], effect=0.6)
+    said = sections(msgspec.structs.replace(planned, places=tuple(places), effect_by="blame"))["losses"]
+    assert "No. 2 costs the output most: 60 % of its error goes away with it in float." in said
+
+
+def test_each_layer_is_one_short_row_with_a_step_less_and_more(planned: ReportPage) -> None:
+    (table,) = [
+        table for table in Page(report_html(planned)).root.all("table") if "All layers" in table.all("caption")[0].text
+    ]
+    head = [header.text for header in table.all("tr")[0].all("th")]
+    assert head[:7] == ["no.", "layer", "bits", "adds to the output", "one step less", "one step more", "kB for it"]
+    assert "why" not in head and "computes in" not in head
+    row = [cell.text for cell in table.all("tr")[2].all("td")]
+    assert row[2:6] == ["4 %", "16 % at 3", "1 % at 5", "+0.7"]
+
+
+def test_the_badge_says_what_it_means_and_that_it_is_an_estimate(planned: ReportPage) -> None:
+    text = Page(report_html(planned)).root.text
+    assert "Estimated, without real images. Good: 95 % of real inputs or more keep their class" in text
+    assert "keep their class, estimated" in text
+
+
+def test_units_are_named_with_one_sentence_that_converts_them(planned: ReportPage) -> None:
+    assert planned.verdict is not None
+    page = msgspec.structs.replace(planned, verdict=msgspec.structs.replace(planned.verdict, sqnr_db=22.0))
+    assert "an error of 7.9 % is 0.63 % of the power, 22 dB" in sections(page)["outcome"]
+
+
+def test_layers_that_are_low_are_not_said_to_be_left_as_they_were(planned: ReportPage) -> None:
+    layers = list(planned.layers)
+    layers[1] = msgspec.structs.replace(layers[1], role="low", bits="2")
+    refused = (
+        Refusal("conv2", "an Add follows", "no-chain", "pair_convolutions"),
+        Refusal("conv3", "an Add follows", "no-chain", "pair_convolutions"),
+    )
+    said = sections(msgspec.structs.replace(planned, layers=tuple(layers), refusals=refused))["refusals"]
+    assert "Why layers are not paired" in said and "1 of them is low all the same" in said
+    assert "conv2, conv3:" in said and "an Add follows" in said and "pair_convolutions" not in said
+    no_low = sections(msgspec.structs.replace(planned, refusals=refused))["refusals"]
+    assert "paired: the error" not in no_low
+
+
+def test_small_islands_are_a_sentence_and_a_sum_beyond_the_run_is_explained(planned: ReportPage) -> None:
+    islands = (IslandTime(("conv1",), {"Conv": 1}, 0.5, 40.0), IslandTime(("gemm1",), {"Gemm": 1}, 0.01, 0.8))
+    times = RunTimes(1.0, 1.0, 1, TimeTable(1.25, 0.74, islands, (), "x 1x3x8x8"), "x 1x3x8x8")
+    said = sections(msgspec.structs.replace(planned, times=times, processor="Some CPU"))["time"]
+    assert (
+        "on Some CPU" in said
+        and "kernels sum to 1.25 ms, more than the run, since profiling takes time for each" in said
+    )
+    assert "1 more island of float between integers takes 0.010 ms, 0.8 % of the sum" in said
+
+
+def test_a_chart_of_ranges_that_shows_nothing_is_left_out(planned: ReportPage) -> None:
+    fine = (ActivationRange("t", -1, 1, -1, 1, 0, 0),)
+    assert "in units of the range" not in report_html(msgspec.structs.replace(planned, ranges=fine))
+    loose = (*fine, ActivationRange("u", -9, 9, -1, 1, 0, 0), ActivationRange("v", 0, 1, 0, 4, 0, 0.2))
+    said = sections(msgspec.structs.replace(planned, ranges=loose))["activations"]
+    assert "Clipped" in said and "Range unused" in said and "in units of the range" in said
+
+
+def test_how_it_was_made_has_the_machine_and_the_date(planned: ReportPage) -> None:
+    said = sections(msgspec.structs.replace(planned, command="dfmpc-onnx quantize a.onnx"))["making"]
+    assert "UTC" in said and "machine" in said and "dfmpc-onnx quantize a.onnx" in said
+    assert "version of onnxruntime" in said and "unit, as given" in said
 
 
 def test_inputs_that_are_no_pictures_are_not_shown_as_some() -> None:

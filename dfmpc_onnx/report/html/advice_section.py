@@ -1,0 +1,133 @@
+"""The section on what to try next: what was made and measured, and what the plan of bits predicts."""
+
+from __future__ import annotations
+
+import glob
+import shlex
+from collections.abc import Sequence
+
+from dfmpc_onnx.report.html.blocks import Block, Bullets, Column, Paragraph, Rows, Section, cells
+from dfmpc_onnx.report.html.names import names_of
+from dfmpc_onnx.report.html.schema import PageLayer, ReportPage
+from dfmpc_onnx.report.html.words import as_sentence, percent, signed_kilobytes
+
+MOST_PREDICTED = 3  # layers that are proposed
+LEAST_PREDICTED = 0.05  # of what all planned bits add, that a proposal takes away
+
+
+def advice(page: ReportPage) -> Section:
+    """What to try next: measured first, then predicted."""
+    return Section("advice", "What to try next", [*_measured(page), *_predicted(page)])
+
+
+def _measured(page: ReportPage) -> list[Block]:
+    """Of what was tried."""
+    found = page.diagnosis
+    if found is None:
+        return [Paragraph(as_sentence(page.untold.get("advice", "no change was tried")))]
+    if found.no_advice:
+        return [Paragraph(as_sentence(found.no_advice))]
+    if not found.blamed:
+        said = "No change was tried. This restores each layer to float in turn, and makes and measures what may help:"
+        command = f"dfmpc-onnx report {_paths(page) or 'FLOAT QUANTIZED'} --blame -o report.html"
+        return [Paragraph(said), Bullets([("", command)])]
+    if not found.advice:
+        said = "No change is known that could help."
+        if found.tried:
+            said = f"{found.tried} change{' was' if found.tried == 1 else 's were'} tried, and none helps."
+        return [Paragraph(said)]
+    rows = [
+        cells(
+            entry.text,
+            f"{entry.before_db:.1f}",
+            f"{entry.after_db:.1f}",
+            f"{entry.after_db - entry.before_db:+.1f}",
+            signed_kilobytes(entry.bytes),
+        )
+        for entry in found.advice
+    ]
+    columns = [
+        Column("change", long=True),
+        *(Column(name, right=True) for name in ("dB now", "dB then", "gain, dB", "file grows by")),
+    ]
+    blocks: list[Block] = [
+        Paragraph("Measured: each change was made, and the file measured with it on the same inputs."),
+        Rows("Changes that help, the best first", columns, rows),
+    ]
+    if files := _paths(page):
+        blocks.append(Paragraph("This writes the file with the first of them:"))
+        blocks.append(Bullets([("", f"dfmpc-onnx diagnose {files} --blame --apply -o better.onnx")]))
+    return blocks
+
+
+def _paths(page: ReportPage) -> str:
+    """Both files as a shell takes them; "" where one is in memory."""
+    paths = page.float_file.path, page.quantized_file.path
+    return " ".join(map(shlex.quote, paths)) if all(paths) else ""
+
+
+def _predicted(page: ReportPage) -> list[Block]:
+    """What the table of the plan says of more bits; no decibels, since no file was made with them."""
+    found = proposals(page.layers)
+    whole = sum(layer.planned or 0.0 for layer in page.layers)
+    if not found:
+        return []
+    short = names_of(page)
+    rows = [
+        cells(
+            layer.place or "-",
+            short(layer.name),
+            f"{layer.bits} to {layer.more.bits}",
+            f"-{percent((layer.planned or 0.0) - layer.more.loss)}",
+            signed_kilobytes(layer.more.bytes),
+        )
+        for layer in found
+        if layer.more is not None
+    ]
+    columns = [
+        Column("no.", right=True),
+        Column("layer", name=True),
+        Column("bits"),
+        Column("planned loss, of the output's power", right=True),
+        Column("file grows by", right=True),
+    ]
+    said = (
+        "Predicted, not measured: by the table from which the bits were planned, this is what one step more would take "
+        f"away of the {percent(whole)} of the output's power that the bits of all layers add as error."
+    )
+    blocks: list[Block] = [
+        Paragraph(said),
+        Rows("More bits for the layers whose bits cost the output most", columns, rows),
+    ]
+    if not page.plan_options:
+        return [*blocks, Paragraph("A higher limit lets the plan take the steps that help most for their bytes.")]
+    keeps = (
+        "This gives the first of them its bits, keeps those of the other layers, and measures what comes of it. With "
+        "--layer alone the others would be planned anew, and get fewer:"
+    )
+    return [*blocks, Paragraph(keeps), Bullets([("", command) for command in _commands(page, found[0])])]
+
+
+def proposals(layers: Sequence[PageLayer]) -> list[PageLayer]:
+    """The layers to which one step more is predicted to help most; of those that share a weight, one."""
+    whole = sum(layer.planned or 0.0 for layer in layers)
+    helped = {
+        (layer.alike or (layer.name,)): layer
+        for layer in reversed(layers)
+        if layer.more is not None
+        and layer.planned is not None
+        and layer.planned - layer.more.loss >= LEAST_PREDICTED * whole > 0
+    }
+    order = sorted(helped.values(), key=lambda layer: layer.more.loss - (layer.planned or 0.0) if layer.more else 0.0)
+    return order[:MOST_PREDICTED]
+
+
+def _commands(page: ReportPage, layer: PageLayer) -> list[str]:
+    """Plan as this run did, then give a layer its next larger width."""
+    model = shlex.quote(page.float_file.path or "FLOAT")
+    bits = layer.more.bits if layer.more is not None else layer.bits
+    wider = " ".join(f"--layer {shlex.quote(f'{glob.escape(name)}={bits}')}" for name in layer.alike or (layer.name,))
+    return [
+        f"dfmpc-onnx plan {model} {page.plan_options} -o plan.toml",
+        f"dfmpc-onnx quantize {model} --recipe plan.toml {wider} -o better.onnx --report better.html",
+    ]

@@ -1,0 +1,58 @@
+"""Which places cost most: by their effect on the output, and by the error that is made at them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from dfmpc_onnx.report.html.schema import Place
+
+MOST_WORST = 8  # places that are listed
+PLACES_NAMED = 4  # of them, that a sentence names and charts mark
+HALF_OF_ALL = 0.5  # of the whole: the places that make so much are named
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+    """Places by one measure. order: their indices, the worst first; named: those that make half of the whole, at most
+    PLACES_NAMED; share: what these make of the whole, 0 to 1."""
+
+    order: tuple[int, ...]
+    named: tuple[int, ...]
+    share: float
+
+    @property
+    def numbers(self) -> str:
+        """The named ones by their numbers: ``no. 41, 37 and 3``."""
+        *most, last = [str(index + 1) for index in self.named]
+        return f"no. {', '.join(most)} and {last}" if most else f"no. {last}"
+
+
+def by_effect(places: Sequence[Place], *, are_parts: bool) -> Ranking:
+    """By what places cost the output. are_parts: whether what they cost adds up; else each stands for itself, and only
+    those at least half as bad as the worst are named."""
+    ranking = _ranked(places, lambda place: place.effect)
+    if are_parts or not ranking.order:
+        return ranking
+    worst = places[ranking.order[0]].effect or 0.0
+    named = tuple(i for i in ranking.order if (places[i].effect or 0.0) >= HALF_OF_ALL * worst)[:PLACES_NAMED]
+    return Ranking(ranking.order, named, worst)
+
+
+def by_own_error(places: Sequence[Place]) -> Ranking:
+    """By the error that is made at each."""
+    return _ranked(places, lambda place: place.added)
+
+
+def _ranked(places: Sequence[Place], measure: Callable[[Place], float | None]) -> Ranking:
+    values = [max(measure(place) or 0.0, 0.0) for place in places]
+    whole = sum(values)
+    order = [index for index in sorted(range(len(values)), key=lambda index: -values[index]) if values[index] > 0]
+    named: list[int] = []
+    share = 0.0
+    for index in order[:PLACES_NAMED]:
+        named.append(index)
+        share += values[index] / whole
+        if share >= HALF_OF_ALL:
+            break
+    return Ranking(tuple(order[:MOST_WORST]), tuple(named), share)
