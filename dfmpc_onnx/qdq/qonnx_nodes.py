@@ -196,7 +196,7 @@ class _Constants:
 
 
 def _plain(node: onnx.NodeProto, names: _Constants, label: str) -> list[onnx.NodeProto]:
-    inputs = {"BipolarQuant": 2, "Quant": 4, "IntQuant": 4}.get(node.op_type)
+    inputs = {"BipolarQuant": 2, "Quant": 4, "IntQuant": 4}.get(op_of(node, (QONNX_DOMAIN,)))
     if inputs != len(node.input) or len(node.output) != 1:
         raise _unknown(node, label)
     stem, source, scale = node.output[0], node.input[0], node.input[1]  # names of nodes may be alike
