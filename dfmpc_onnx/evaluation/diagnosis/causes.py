@@ -38,8 +38,7 @@ def weight_cause(found: WeightEvidence) -> Cause:
         bits = max(int(np.ceil(np.log2(max(found.levels, 2)))), 1)
         return Cause(
             "too-few-bits",
-            f"its weights take {found.levels} values ({bits} bits), too few: they alone change its output by "
-            f"{_percent(found.error)}",
+            f"its weights have {bits} bits, too few: they alone change its output by {_percent(found.error)}",
             {"levels": found.levels, "bits": bits, "error": found.error},
         )
     unlike = _unlike(found.reaches)
