@@ -79,7 +79,7 @@ def test_a_wrong_preprocess_is_named_and_making_it_again_with_the_right_one_is_t
 
 
 def test_a_layer_at_2_bits_that_needs_more_is_named_and_more_bits_are_tried(tmp_path: pathlib.Path) -> None:
-    layer = "/features/features.3/Conv"
+    layer = "/features/features.10/Conv"
     few = dfmpc_onnx.quantize(PLAIN, None, "int8", layers=[f"{layer}=2"], check=False).model
     better = tmp_path / "better.onnx"
     found = dfmpc_onnx.diagnose(PLAIN, few, blame=True, output=better)
