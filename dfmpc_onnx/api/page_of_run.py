@@ -8,10 +8,10 @@ import onnx
 
 from dfmpc_onnx.api.boundary import Path
 from dfmpc_onnx.api.closing_check import ClosingCheck
-from dfmpc_onnx.api.command_line import plan_options
 from dfmpc_onnx.api.intake import Intake
 from dfmpc_onnx.api.page_files import check_page_target, finish_page
 from dfmpc_onnx.api.pairs import ComparedFiles
+from dfmpc_onnx.api.provenance import plan_options
 from dfmpc_onnx.api.reference import CHECK_SEED, reference_session
 from dfmpc_onnx.api.report_page import Diagnosed, ReportedPair, gather_page
 from dfmpc_onnx.errors import OptionError

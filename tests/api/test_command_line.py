@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 
-from dfmpc_onnx.api.command_line import command_line, plan_options, typed
+from dfmpc_onnx.api.command_line import command_line, typed
+from dfmpc_onnx.api.provenance import plan_options
 
 
 def test_the_command_line_is_known_within_the_block_alone() -> None:

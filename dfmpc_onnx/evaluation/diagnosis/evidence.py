@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -111,9 +112,9 @@ class Evidence:
         decoder = next((n for n in self._model.graph.node if name in n.output), None)
         levels, scales = None, 1
         if chain is not None:
-            # Where an index stands for several weights, they share its bits, however many values they take.
-            own = round(2 ** (chain.stored_bits / max(values.size, 1)))
-            levels, scales = min(int(np.unique(chain.codes()).size), own), int(chain.scale().size)
+            # Of a codebook each weight may have many values, of which few bits choose: the bits count.
+            most = math.ceil(2 ** (chain.stored_bits / max(math.prod(chain.shape), 1)))
+            levels, scales = min(int(np.unique(chain.codes()).size), most), int(chain.scale().size)
         elif decoder is not None and op_of(decoder) == "DequantizeLinear" and decoder.input[0] in stored:
             levels = int(np.unique(numpy_helper.to_array(stored[decoder.input[0]])).size)
             scale = stored.get(decoder.input[1])
