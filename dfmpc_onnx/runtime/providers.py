@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
-from dfmpc_onnx.errors import RuntimeUnavailable, shown
+from dfmpc_onnx.errors import RuntimeUnavailable, did_you_mean, shown
 
 PROVIDER_SUFFIX = "ExecutionProvider"
 PLUGIN_PREFIX = "onnxruntime_ep_"  # how modules of plug-ins are named
@@ -156,8 +156,10 @@ def _not_there(onnxruntime: ModuleType, wanted: str) -> str:
     known = {_key(name): package for name, package in PROVIDER_PACKAGES.items()}
     package = known.get(_key(wanted))
     if package is None:
-        listed = ", ".join(provider_names(onnxruntime))
-        return f"provider '{shown(wanted)}' is not in this onnxruntime; it has {listed}"
+        names = provider_names(onnxruntime)
+        near = did_you_mean(wanted, [name.lower() for name in (*names, *PROVIDER_PACKAGES)])
+        what = f"provider '{shown(wanted)}' is not in this onnxruntime"
+        return f"{what}; it has {', '.join(names)}; give one of these{near}"
     remedy = "" if package.plugin else "uninstall onnxruntime and "
     return f"provider '{shown(wanted)}' is not installed; {remedy}pip install {package.name}"
 
