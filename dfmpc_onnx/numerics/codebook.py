@@ -139,9 +139,9 @@ def learn(weights: Iterable[Float32], length: int) -> LearntTable:
     """The table of vectors of so many codes for weights, ``[out, k]`` float32 each; always the same for the same."""
     blocks = np.concatenate([channel_blocks(rows, length) for rows in weights] or [np.zeros((0, length), np.float32)])
     blocks = blocks[np.any(blocks != 0, axis=1)]
-    count = len(blocks)
+    count, generator = len(blocks), np.random.default_rng(length)
     if count > SAMPLED:
-        blocks = blocks[np.random.default_rng(length).permutation(count)[:SAMPLED]]
+        blocks = blocks[generator.permutation(count)[:SAMPLED]]
     return _learnt(blocks.tobytes(), length, count)
 
 
