@@ -27,7 +27,7 @@ LARGEST = 2 ** (CODE_BITS - 1) - 1
 TRITS = 5  # in a byte: 3 ** 5 = 243
 SAMPLED = 12_288  # blocks that a table is learnt from
 ROUNDS = 12  # of Lloyd's iteration
-KEPT = 4  # tables that were learnt last
+KEPT_TABLES = 4  # tables that were learnt last
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +145,7 @@ def learn(weights: Iterable[Float32], length: int) -> LearntTable:
     return _learnt(blocks.tobytes(), length, count)
 
 
-@functools.lru_cache(maxsize=KEPT)  # widths are measured with the tables that weights then are rounded to
+@functools.lru_cache(maxsize=KEPT_TABLES)  # widths are measured with the tables that weights then are rounded to
 def _learnt(raw: bytes, length: int, count: int) -> LearntTable:
     """The table for blocks in row-major bytes, taken of so many."""
     blocks = np.frombuffer(raw, np.float32).reshape(-1, length)
