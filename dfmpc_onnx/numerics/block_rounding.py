@@ -193,7 +193,7 @@ def _nearest(points: Float32, table: CodeArray, metric: Float32) -> tuple[npt.ND
     for start in range(0, wide, step):
         part = slice(start, start + step)
         scores = rows[:, part] @ ready
-        best[:, part] = found = scores.argmax(axis=2)
-        score[:, part] = np.take_along_axis(scores, found[:, :, None], axis=2)[:, :, 0]
+        best[:, part] = scores.argmax(axis=2)
+        score[:, part] = scores.max(axis=2)
     lost: Float = np.einsum("gdo,gdo->go", points, points) - 2 * score.astype(np.float64)
     return best, lost

@@ -27,6 +27,7 @@ LARGEST = 2 ** (CODE_BITS - 1) - 1
 TRITS = 5  # in a byte: 3 ** 5 = 243
 SAMPLED = 12_288  # blocks that a table is learnt from
 ROUNDS = 12  # of Lloyd's iteration
+KEPT_TABLES = 4  # tables that were learnt last
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,9 +139,19 @@ def learn(weights: Iterable[Float32], length: int) -> LearntTable:
     """The table of vectors of so many codes for weights, ``[out, k]`` float32 each; always the same for the same."""
     blocks = np.concatenate([channel_blocks(rows, length) for rows in weights] or [np.zeros((0, length), np.float32)])
     blocks = blocks[np.any(blocks != 0, axis=1)]
+    count, generator = len(blocks), np.random.default_rng(length)
+    if count > SAMPLED:
+        blocks = blocks[generator.permutation(count)[:SAMPLED]]
+    return _learnt(blocks.tobytes(), length, count)
+
+
+@functools.lru_cache(maxsize=KEPT_TABLES)  # widths are measured with the tables that weights then are rounded to
+def _learnt(raw: bytes, length: int, count: int) -> LearntTable:
+    """The table for blocks in row-major bytes, taken of so many."""
+    blocks = np.frombuffer(raw, np.float32).reshape(-1, length)
     generator = np.random.default_rng(length)
-    if len(blocks) > SAMPLED:
-        blocks = blocks[generator.permutation(len(blocks))[:SAMPLED]]
+    if count > SAMPLED:
+        generator.permutation(count)  # as they were taken: what is drawn next follows
     half = ENTRIES // 2 - 1  # vectors with their negatives, and 0
     if len(blocks) < half:  # a handful of weights: what they lack is made up
         blocks = np.concatenate([blocks, generator.standard_normal((half, length)).astype(np.float32)])
@@ -156,15 +167,14 @@ def learn(weights: Iterable[Float32], length: int) -> LearntTable:
 
 def _lloyd(blocks: Float32, vectors: Float32) -> Float32:
     """Vectors that, with their negatives and 0, are near the blocks: each the mean of those nearest to it."""
+    index = np.arange(len(blocks))
     for _ in range(ROUNDS):
-        scores = blocks @ vectors.T
-        signs = np.sign(scores)
-        np.abs(scores, out=scores)
+        products = blocks @ vectors.T
+        scores = np.abs(products)
         scores -= 0.5 * np.square(vectors).sum(axis=1)
         best = scores.argmax(axis=1)
-        index = np.arange(len(blocks))
         counted = scores[index, best] > 0  # 0 is nearer to the others
-        turned = blocks * signs[index, best][:, None] * counted[:, None]
+        turned = blocks * (np.sign(products[index, best]) * counted)[:, None]
         counts = np.bincount(best[counted], minlength=len(vectors))
         sums = np.stack([np.bincount(best, column, len(vectors)) for column in turned.T], axis=1)
         fresh = sums / np.maximum(counts, 1)[:, None]

@@ -145,9 +145,14 @@ class PairLimits:
         codes: those of the columns in front, ``[k, groups, wide]``; wide holds the outputs once or several times.
         """
         beside, groups = self.beside[:, column], np.arange(len(self.beside))
-        ahead = np.tile(self.weight[beside, groups], (1, scale.shape[1] // self.weight.shape[2])) / scale
         rounded = (beside < column)[:, None]
-        other = np.where(rounded, codes[beside, groups], np.clip(ahead, -127, 127))
+        if rounded.all():
+            other = codes[beside, groups].astype(np.float32)
+        else:
+            apart = scale.reshape(len(scale), -1, self.weight.shape[2])
+            ahead = (self.weight[beside, groups][:, None] / apart).reshape(scale.shape)
+            np.clip(ahead, -127, 127, out=ahead)
+            other = np.where(rounded, codes[beside, groups], ahead) if rounded.any() else ahead
         other[beside == NO_NEIGHBOUR] = 0
         far = np.abs(steps)
         over = np.where(np.sign(steps) == np.sign(other), far + np.abs(other) - MOST_PAIR, 0)
