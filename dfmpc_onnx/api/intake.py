@@ -137,7 +137,9 @@ def with_budget(settings: Settings, budget: WeightBudget, stated_by: str) -> Set
     if not budget.asked:
         return settings
     if not settings.weights.auto:
-        raise OptionError(f"{budget}: {stated_by} states the bits already ({settings.weights}); leave one of them out")
+        raise OptionError(
+            f"{budget.as_stated}: {stated_by} states the bits already ({settings.weights}); leave one of them out"
+        )
     return dataclasses.replace(settings, budget=budget)
 
 

@@ -158,8 +158,9 @@ def muted_logger() -> Iterator[None]:
 
 
 def interrupted(ctx: click.Context, error: KeyboardInterrupt) -> NoReturn:
-    """End as somebody asked; click would end with 1, which means something else here."""
-    say("interrupted")
+    """End as somebody asked, and say what notes on the exception say; click would end with 1, which means something
+    else here."""
+    say(": ".join(["interrupted", *getattr(error, "__notes__", ())]))
     ctx.exit(signals.status(error))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -25,7 +25,7 @@ from dfmpc_onnx.model.write import save_text
 from dfmpc_onnx.pipeline.progress import ProgressReport, no_report
 from dfmpc_onnx.report.batch_changes import BatchChanges, changes_between
 from dfmpc_onnx.report.batch_page import index_page
-from dfmpc_onnx.report.batch_row import Gates, JobRow, counts, csv_table
+from dfmpc_onnx.report.batch_row import Gates, JobRow, counts, csv_table, moment
 from dfmpc_onnx.runtime.threads import check_threads
 
 TABLE_FILE, PAGE_FILE = "results.csv", "index.html"
@@ -163,7 +163,7 @@ class _Batch:
         self._waiting: list[Job] = []
         self._version = version()
         self._notes: list[str] = []
-        self._left = 0
+        self._kept = self._left = 0
 
     def sort_out(self, jobs: Sequence[Job], retry: bool) -> None:
         """Find out which jobs are still to be done."""
@@ -171,10 +171,13 @@ class _Batch:
         for job in jobs:
             key = self._keys[job.name] = keys.key(job)
             row = self._before.get(job.name)
-            if row is None or (retry and not row.written) or not keys.is_done(job, key, row):
-                self._waiting.append(job)
-            else:
+            if row is not None and not (retry and not row.written) and keys.is_done(job, key, row):
                 self._keep(row)
+                self._kept += 1
+            elif job.mistake:
+                self._add(self._refused(job))
+            else:
+                self._waiting.append(job)
 
     def do(self, engine: JobEngine, limits: JobLimits) -> None:
         """Do what waits; a row is on the disk before the next is looked at. Raises OptionError where that is full."""
@@ -182,17 +185,14 @@ class _Batch:
         self._make(*{pathlib.Path(path).parent for order in orders for path in (order.output, order.report) if path})
         failures, ended = 0, 0
         self._progress(0, len(orders), "")
-        with contextlib.closing(engine.run(orders) if orders else _no_rows()) as rows:
+        with self._noting(), contextlib.closing(engine.run(orders) if orders else _no_rows()) as rows:
             for row in rows:
                 if is_disk_full(row):
                     raise OptionError(
                         f"{shown(str(self._folder))}: its disk is full ({row.name}); make room, then run the same "
                         "command again: what is done stays done"
                     )
-                row = self._gates.judge(self._completed(row))
-                self._ledger.append(row)
-                self._remove_former(row)
-                self._rows[row.name] = row
+                self._add(self._gates.judge(self._completed(row)))
                 ended += 1
                 failures += not row.written
                 self._progress(ended, len(orders), row.name)
@@ -202,6 +202,15 @@ class _Batch:
         if self._left:
             self._notes.append(f"stopped after {failures} failures; {self._left} jobs are left")
 
+    @contextlib.contextmanager
+    def _noting(self) -> Iterator[None]:
+        """Within the block who interrupts the run hears how far it has come."""
+        try:
+            yield
+        except KeyboardInterrupt as error:
+            error.add_note(f"{len(self._rows)} of {len(self._keys)} done; the same command goes on")
+            raise
+
     def finish(self, mine: Sequence[Job], jobs: Sequence[Job]) -> BatchResult:
         """The table and the page of all rows that there are, other shards' included."""
         known = {**read_rows(self._folder), **self._rows}
@@ -210,7 +219,28 @@ class _Batch:
         note = index_page(rows, self._folder / PAGE_FILE)
         notes = (*self._notes, *([note] if note else []))
         own = tuple(self._rows[job.name] for job in mine if job.name in self._rows)
-        return BatchResult(str(self._folder), own, len(mine) - len(self._waiting), self._left, notes)
+        return BatchResult(str(self._folder), own, self._kept, self._left, notes)
+
+    def _add(self, row: JobRow) -> None:
+        """A row of this run; it is on the disk when this returns."""
+        self._ledger.append(row)
+        self._remove_former(row)
+        self._rows[row.name] = row
+
+    def _refused(self, job: Job) -> JobRow:
+        """The row of a combination that needs no process to be refused."""
+        options = msgspec.json.encode(self._without_report(job).options, order="sorted").decode()
+        return JobRow(
+            name=job.name,
+            model=job.model,
+            key=self._keys[job.name],
+            status="refused",
+            code="option",
+            reason=job.mistake,
+            options=options,
+            version=self._version,
+            ended=moment(),
+        )
 
     def _keep(self, row: JobRow) -> None:
         judged = self._gates.judge(row)
@@ -235,10 +265,15 @@ class _Batch:
 
     def _order(self, job: Job, limits: JobLimits) -> Order:
         wanted = bool(job.options.get(REPORT))
-        options = {name: value for name, value in job.options.items() if name != REPORT}
         report = str(report_place(self._folder, job.name).absolute()) if wanted else ""
         place = str(model_place(self._folder, job.name).absolute())
-        return Order(msgspec.structs.replace(job, options=options), place, report, limits.of(job))
+        return Order(self._without_report(job), place, report, limits.of(job))
+
+    @staticmethod
+    def _without_report(job: Job) -> Job:
+        """A job with the options that its row shows."""
+        options = {name: value for name, value in job.options.items() if name != REPORT}
+        return msgspec.structs.replace(job, options=options)
 
     def _remove_former(self, row: JobRow) -> None:
         """Take away the file of an earlier run where this one wrote none: it would pass for its result."""

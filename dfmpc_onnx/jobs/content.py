@@ -10,6 +10,7 @@ import msgspec
 
 from dfmpc_onnx import catalog
 from dfmpc_onnx.inputs import files
+from dfmpc_onnx.jobs.given_options import REPORT
 from dfmpc_onnx.jobs.job import Job
 from dfmpc_onnx.model.plain_files import why_unreadable
 from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE, to_record
@@ -42,15 +43,21 @@ class Keys:
         self._digests: dict[str, str] = {}
 
     def key(self, job: Job) -> str:
-        """SHA-256 over the model's file, the options with the content of what they name, and the version."""
+        """SHA-256 over the model's file, the options with the content of what they name, and the version.
+
+        Whether there is a report changes nothing of the result, so it is no part of the key.
+        """
         named = {"model": self._of_file(job.model), "version": self._version, "name": job.name}
-        options = {name: self._content(name, value) for name, value in sorted(job.options.items())}
+        options = {name: self._content(name, value) for name, value in sorted(job.options.items()) if name != REPORT}
         options["recipe"] = self._recipe(str(job.options.get("recipe", DEFAULT_RECIPE)))
         return hashlib.sha256(msgspec.json.encode({**named, "options": options}, order="sorted")).hexdigest()
 
     def is_done(self, job: Job, key: str, row: JobRow) -> bool:
-        """Whether a row tells of this job, whose files of weights and whose output are still as it says."""
+        """Whether a row tells of this job, whose files of weights and output are still as it says, and whose report is
+        there if one is wanted."""
         if row.key != key:
+            return False
+        if row.written and job.options.get(REPORT) and not (row.report and (self._folder / row.report).is_file()):
             return False
         if row.written and file_digest(self._folder / row.output) != row.sha256:
             return False

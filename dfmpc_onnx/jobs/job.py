@@ -26,12 +26,16 @@ MEMORY_AT_FIRST, MEMORY_OF_SMALL, MEMORY_OF_LARGE, MOST_OF_PICTURES = 250 * 10**
 
 
 class Job(msgspec.Struct, frozen=True):
-    """One model under one set of options. name: unique in the batch, and that of its files. size: bytes of the file."""
+    """One model under one set of options. name: unique in the batch, and that of its files. size: bytes of the file.
+
+    mistake: why `quantize` refuses this combination of a sweep, whatever the model is; empty where it does not.
+    """
 
     name: str
     model: str
     options: dict[str, Any] = {}
     size: int = 0
+    mistake: str = ""
 
 
 class JobLimits(msgspec.Struct, frozen=True):

@@ -10,7 +10,6 @@ nothing but its own job can be lost with it.
 from __future__ import annotations
 
 import contextlib
-import datetime
 import os
 import pathlib
 import subprocess
@@ -28,7 +27,7 @@ from dfmpc_onnx.jobs.job import Order
 from dfmpc_onnx.jobs.worker import DISK_FULL, LONGEST_REASON, NO_MEMORY, megabytes
 from dfmpc_onnx.memory import peak_memory
 from dfmpc_onnx.model.staging import staging_folder
-from dfmpc_onnx.report.batch_row import STAGES, JobRow
+from dfmpc_onnx.report.batch_row import STAGES, JobRow, moment
 
 # -P: a file of the user's that is called as a module of Python's must not stand in for it.
 PROGRAM = (sys.executable, "-P", "-m", "dfmpc_onnx.jobs.worker")
@@ -62,7 +61,7 @@ class Processes:
             options=msgspec.json.encode(order.job.options, order="sorted").decode(),
             output=order.output if row.written else "",
             report=order.report if row.written and order.report and pathlib.Path(order.report).is_file() else "",
-            ended=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
+            ended=moment(),
         )
 
     def end(self) -> None:

@@ -5,25 +5,23 @@ from __future__ import annotations
 import dataclasses
 import glob
 import hashlib
-import itertools
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from dfmpc_onnx.api.option_check import check_options
-from dfmpc_onnx.errors import OptionError, UserError, shown
-from dfmpc_onnx.jobs.given_options import REPORT, SEPARATOR, SHORT_NAMES, option_name, option_value
+from dfmpc_onnx.errors import OptionError, shown
+from dfmpc_onnx.jobs.given_options import SHORT_NAMES
 from dfmpc_onnx.jobs.job import Job
 from dfmpc_onnx.jobs.manifest import Entry, read_manifest
+from dfmpc_onnx.jobs.sweep import OptionCheck, Setting, as_typed, settings_of
 from dfmpc_onnx.model.plain_files import is_folder, is_utf8
 
 MANIFESTS = (".csv", ".toml")
 LONGEST_JOB_NAME = 100  # characters: file systems take 255 bytes, and a model's data file adds to them
-MOST_SWEPT = 10_000  # settings of one sweep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +53,7 @@ class Shard:
 @dataclasses.dataclass(frozen=True)
 class _Found:
     """A model file with its options. named: whether the name is the user's own. where: what named it, for messages;
-    places: where each of its options stands."""
+    places: where each of its options stands. mistake: as of `Job`."""
 
     path: pathlib.Path
     name: str
@@ -63,6 +61,7 @@ class _Found:
     where: str = ""
     named: bool = False
     places: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    mistake: str = ""
 
     def place_of(self, message: str) -> str:
         """Where the option stands that a message begins with; the model's own place where it is none of these."""
@@ -80,16 +79,31 @@ def find_jobs(
     if not sources:
         raise OptionError("no model given; name files, folders, patterns such as 'nets/*.onnx', or a manifest")
     found = [model for source in sources for model in _of_source(source, output)]
-    settings = list(_swept(sweep))
-    rows = [(_under(model, options, setting), setting) for model in found for setting in settings]
-    _check(rows)
-    return sorted(_named(rows), key=lambda job: job.name)
+    settings, check = list(settings_of(sweep)), OptionCheck()
+    rows = [row for model in found for row in _under(model, options, settings, check)]
+    jobs = sorted(_named(rows), key=lambda job: job.name)
+    if all(job.mistake for job in jobs):
+        raise OptionError(jobs[0].mistake)
+    return jobs
 
 
-def _under(model: _Found, options: Mapping[str, Any], setting: Mapping[str, Any]) -> _Found:
-    """A model with the options of all, its own, and those of the sweep, which come last."""
-    places = {name: place for name, place in model.places.items() if name not in setting}
-    return dataclasses.replace(model, options={**options, **model.options, **setting}, places=places)
+def _under(
+    model: _Found, options: Mapping[str, Any], settings: Sequence[Setting], check: OptionCheck
+) -> Iterator[tuple[_Found, Setting]]:
+    """A model under each setting: with the options of all, its own, and those of the sweep, which come last.
+
+    Raises what `quantize` would where no setting is to blame, or one value of the sweep is whatever stands beside it.
+    """
+    usual = {**options, **model.options}
+    blamed = check.blamed(usual, settings)
+    if blamed is not None:
+        part, error = blamed
+        where = f"{as_typed(part)}: " if part else model.place_of(str(error))
+        raise type(error)(f"{where}{error}")
+    for setting in settings:
+        mistake = check.refusal({**usual, **setting})
+        said = "" if mistake is None else f"{as_typed(setting)}: {mistake}"
+        yield dataclasses.replace(model, options={**usual, **setting}, mistake=said), setting
 
 
 def _of_source(source: str, output: pathlib.Path) -> Iterator[_Found]:
@@ -139,45 +153,7 @@ def _may_be_a_model(path: pathlib.Path, folder: pathlib.Path, output: pathlib.Pa
     return not pathlib.Path(_real(path)).is_relative_to(_real(output))
 
 
-def _swept(sweep: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """All settings of a sweep, ``recipe=int8,mixed`` each; one without options where there is no sweep."""
-    axes: dict[str, list[Any]] = {}
-    for text in sweep:
-        word, sign, values = text.partition("=")
-        if not sign or not values.strip():
-            raise OptionError(f"sweep '{text}': not understood; give OPTION=VALUE,VALUE such as recipe=int8,mixed")
-        try:
-            name = option_name(word)
-            if name in axes:
-                raise OptionError(f"{word} is swept already; put all its values in one")
-            parts = [part for part in values.split(SEPARATOR if SEPARATOR in values else ",") if part.strip()]
-            axes[name] = [option_value(name, part) for part in parts]
-        except OptionError as error:
-            raise OptionError(f"sweep '{text}': {error}") from None
-    size = 1
-    for of_axis in axes.values():
-        size *= len(of_axis)
-    if size > MOST_SWEPT:
-        raise OptionError(f"sweep: {size} settings are more than {MOST_SWEPT}; leave some values out")
-    for chosen in itertools.product(*axes.values()):
-        yield dict(zip(axes, chosen, strict=True))
-
-
-def _check(rows: Iterable[tuple[_Found, Mapping[str, Any]]]) -> None:
-    """Raise what `quantize` would for the options of a job, before the first begins; each set of options once."""
-    seen = set()
-    for model, _ in rows:
-        key = msgspec.json.encode(model.options, order="sorted")
-        if key in seen:
-            continue
-        seen.add(key)
-        try:
-            check_options(**{name: value for name, value in model.options.items() if name != REPORT})
-        except UserError as error:
-            raise type(error)(f"{model.place_of(str(error))}{error}") from None
-
-
-def _named(rows: Sequence[tuple[_Found, Mapping[str, Any]]]) -> Iterator[Job]:
+def _named(rows: Sequence[tuple[_Found, Setting]]) -> Iterator[Job]:
     """Jobs, each with a name of its own; one that is given twice is one, unless the user names both."""
     jobs: dict[tuple[str, bytes, str], tuple[str, _Found]] = {}
     for model, setting in rows:
@@ -195,7 +171,7 @@ def _named(rows: Sequence[tuple[_Found, Mapping[str, Any]]]) -> Iterator[Job]:
         path = str(model.path.absolute())  # as it is named: the weights of a link lie beside the link
         # A path that is not UTF-8 cannot be handed over; its job says that there is no such file.
         shown_path = path if is_utf8(path) else path.encode("utf-8", "backslashreplace").decode()
-        yield Job(name, shown_path, dict(model.options), _size(path))
+        yield Job(name, shown_path, dict(model.options), _size(path), model.mistake)
 
 
 def _real(path: pathlib.Path) -> str:

@@ -132,7 +132,7 @@ def _figures(report: Report) -> dict[str, Any]:
         low, high = verdict.interval or (None, None)
         found |= {"verdict": verdict.level, "basis": verdict.basis, "sqnr_db": verdict.sqnr_db}
         found |= {"agreement": verdict.agreement, "agreement_low": low, "agreement_high": high}
-        found |= {"agreeing": verdict.agreeing, "rows": verdict.rows}
+        found |= {"agreeing": verdict.agreeing, "rows": verdict.rows, "not_known": errors.printable(verdict.not_known)}
     measured = [] if report.layer_errors is None else [row for row in report.layer_errors.rows if row.layers]
     if measured:
         worst = max(measured, key=lambda row: row.own_error)

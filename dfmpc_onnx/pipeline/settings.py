@@ -155,8 +155,16 @@ class WeightBudget:
         return dataclasses.replace(self, size=size, share=None, float_bytes=float_bytes)
 
     def __str__(self) -> str:
+        return self._said(str(self.size))
+
+    @property
+    def as_stated(self) -> str:
+        """The same with the size as the user wrote it."""
+        return self._said(self.stated_size or str(self.size))
+
+    def _said(self, size: str) -> str:
         parts = [
-            f"max-size {self.size}" if self.size is not None else "",
+            f"max-size {size}" if self.size is not None else "",
             f"max-size {100 * self.share:g}%" if self.share is not None else "",
             f"mean-bits {self.mean_bits:g}" if self.mean_bits is not None else "",
             f"min-sqnr {self.min_sqnr:g}" if self.min_sqnr is not None else "",

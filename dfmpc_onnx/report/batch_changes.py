@@ -9,6 +9,12 @@ import msgspec
 from dfmpc_onnx.report.batch_row import JobRow
 
 SLOWER, LEAST_SECONDS = 1.25, 1.0  # a time is another one where it differs by a quarter, and by a second
+WORDS = {
+    "bytes": "size",
+    "sqnr_db": "SQNR",
+    "sha256": "the file's content",
+    "seconds": "time",
+}  # of columns, for people
 RANK = {"ok": 0, "below": 1, "refused": 2, "failed": 3, "": 4}
 
 
@@ -35,6 +41,16 @@ class JobChange(msgspec.Struct, frozen=True):
     old_seconds: float | None
     new_seconds: float | None
 
+    @property
+    def only_in(self) -> str:
+        """Which run alone has the job, OLD or NEW; empty where both do."""
+        return "" if self.old_status and self.new_status else "OLD" if self.old_status else "NEW"
+
+    @property
+    def changed_words(self) -> str:
+        """What differs, for people."""
+        return "" if self.only_in else ", ".join(WORDS.get(column, column) for column in self.changed)
+
 
 class BatchChanges(msgspec.Struct, frozen=True):
     """What changed from the run in folder `old` to that in folder `new`. same: jobs of which nothing did."""
@@ -49,11 +65,18 @@ class BatchChanges(msgspec.Struct, frozen=True):
         """How many jobs got worse."""
         return sum(row.worse for row in self.rows)
 
+    @property
+    def summary(self) -> str:
+        """How many jobs changed, got worse, are the same, and are in one of the runs only."""
+        only = [row.only_in for row in self.rows if row.only_in]
+        absent = "".join(f", {only.count(run)} only in {run}" for run in ("OLD", "NEW") if run in only)
+        return f"{len(self.rows) - len(only)} jobs changed, {self.worse} got worse, {self.same} are the same{absent}"
+
 
 def changes_between(old: str, before: Mapping[str, JobRow], new: str, after: Mapping[str, JobRow]) -> BatchChanges:
-    """The jobs of both runs by name, those that got worse first."""
+    """The jobs of both runs by name, those that got worse first, those of one run alone last."""
     rows = [_change(name, before.get(name), after.get(name)) for name in sorted({*before, *after})]
-    changed = sorted((row for row in rows if row.changed), key=lambda row: (not row.worse, row.name))
+    changed = sorted((row for row in rows if row.changed), key=lambda row: (not row.worse, row.only_in, row.name))
     return BatchChanges(old, new, tuple(changed), len(rows) - len(changed))
 
 
@@ -86,7 +109,7 @@ def _change(name: str, old: JobRow | None, new: JobRow | None) -> JobChange:
 
 def _worse(old: JobRow | None, new: JobRow | None) -> bool:
     if old is None or new is None:
-        return old is not None and old.written  # a model that is gone
+        return False  # absent, which whoever chose the models knows
     if RANK[old.status] < RANK[new.status] or not (old.written and new.written):
         return RANK[old.status] < RANK[new.status]
     if old.agreement is not None and new.agreement is not None:

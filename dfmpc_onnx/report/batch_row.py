@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
@@ -9,6 +10,7 @@ import msgspec
 
 Status = Literal["ok", "below", "refused", "failed"]
 StageStatus = Literal["ok", "failed", ""]
+NOT_KNOWN = "not known"  # the verdict where nothing tells what is lost
 STAGES = ("load", "check", "quantize", "write", "verify")
 
 
@@ -22,7 +24,7 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True):
     name to SHA-256, empty where there is no such file. output, report: files, as seen from the batch's folder. options:
     those of the job, as JSON. worst_layer, worst_layer_error: with layer_errors, the layer that adds most of its own,
     and how much, relative. refusals: why layers stay float, with how many there are of each. agreement, its 95 %
-    interval, basis: as in `Verdict`. ended: UTC.
+    interval, basis: as in `Verdict`; not_known: why there are no such figures. ended: UTC.
     """
 
     name: str
@@ -52,6 +54,7 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True):
     rows: int | None = None
     sqnr_db: float | None = None
     basis: str = ""
+    not_known: str = ""
     worst_layer: str = ""
     worst_layer_error: float | None = None
     warnings: int | None = None
@@ -92,9 +95,17 @@ class Gates(msgspec.Struct, frozen=True):
         ):
             if wanted is None or (reached is not None and reached >= wanted):
                 continue
-            why = f"{name}: {reached:g} is below {wanted:g}" if reached is not None else f"{name}: not known"
+            unknown = f"{name}: not known{f': {row.not_known}' if row.not_known else ''}"
+            why = f"{name}: {reached:g} is below {wanted:g}" if reached is not None else unknown
             return msgspec.structs.replace(row, status="below", code=f"below-{name}", reason=why)
-        return msgspec.structs.replace(row, status="ok", code="ok", reason="")
+        return msgspec.structs.replace(
+            row, status="ok", code="ok", reason=f"loss not known: {row.not_known}" if row.not_known else ""
+        )
+
+
+def moment() -> str:
+    """Now, in UTC, as the column `ended` has it."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
 
 def counts(rows: Iterable[JobRow]) -> dict[str, int]:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from dfmpc_onnx.errors import printable
 from dfmpc_onnx.report.batch_changes import BatchChanges
-from dfmpc_onnx.report.batch_row import JobRow, counts
+from dfmpc_onnx.report.batch_row import NOT_KNOWN, JobRow, counts
 from dfmpc_onnx.report.tables import listing
 
 MOST_LISTED = 40  # jobs, above which those that ended well are counted only
@@ -26,6 +26,9 @@ def batch_table(rows: Sequence[JobRow], folder: str, console: Console, *, verbos
     if len(shown) < len(rows):
         _say(console, f"{len(rows) - len(shown)} jobs that are ok are not listed; -v lists all")
     _say(console, f"{len(rows)} jobs: {', '.join(f'{count} {status}' for status, count in counts(rows).items())}")
+    unknown = sum(row.verdict == NOT_KNOWN for row in rows)
+    if unknown:
+        _say(console, f"of {unknown} of them the loss is not known")
     codes = collections.Counter(row.code for row in rows if not row.written)
     if codes:
         _say(console, f"not written: {', '.join(f'{count} x {code}' for code, count in codes.most_common())}")
@@ -33,25 +36,26 @@ def batch_table(rows: Sequence[JobRow], folder: str, console: Console, *, verbos
 
 
 def changes_table(found: BatchChanges, console: Console) -> None:
-    """A row for each job that changed, those that got worse first."""
+    """A row for each job that changed, those that got worse first; how to read a pair, and how many there are."""
     right = ("kB", "agr. %", "dB", "s")
     if found.rows:
         rows = [
             (
                 row.name,
                 "worse" if row.worse else "",
-                _pair(row.old_status, row.new_status),
+                f"only in {row.only_in}" if row.only_in else _pair(row.old_status, row.new_status),
                 _pair(_kilobytes(row.old_bytes), _kilobytes(row.new_bytes)),
                 _pair(_number(row.old_agreement), _number(row.new_agreement)),
                 _pair(_number(row.old_sqnr_db), _number(row.new_sqnr_db)),
                 _pair(_number(row.old_seconds), _number(row.new_seconds)),
-                f"{', '.join(row.changed)}{f': {row.new_reason}' if row.new_reason else ''}",
+                ": ".join(filter(None, (row.changed_words, row.new_reason))),
             )
             for row in found.rows
         ]
         listing(console, ("job", "", "status", *right, "changed"), rows, right)
         console.print()
-    _say(console, f"{len(found.rows)} jobs changed, {found.worse} got worse, {found.same} are the same")
+        _say(console, f"a > b: a in OLD {printable(found.old)}, b in NEW {printable(found.new)}")
+    _say(console, found.summary)
 
 
 def _cells(row: JobRow) -> tuple[str, ...]:
@@ -59,7 +63,7 @@ def _cells(row: JobRow) -> tuple[str, ...]:
         row.name,
         row.status,
         "" if row.bytes is None else f"{row.bytes / 1e6:.3f}",
-        _number(row.agreement),
+        NOT_KNOWN if row.verdict == NOT_KNOWN else _number(row.agreement),
         _number(row.sqnr_db),
         _number(row.seconds),
         row.reason,

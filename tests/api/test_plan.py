@@ -175,7 +175,7 @@ def test_a_plan_is_not_written_under_the_name_of_a_model(planned: pathlib.Path, 
 def test_quantize_says_so_too() -> None:
     with pytest.raises(OptionError, match=r"max-size 10KB: the smallest possible file takes about \d+ bytes"):
         dfmpc_onnx.quantize(wide(), max_size="10KB", threads=1)
-    with pytest.raises(OptionError, match=r"max-size 90000: --weights states the bits already \(4\); leave"):
+    with pytest.raises(OptionError, match=r"max-size 90KB: --weights states the bits already \(4\); leave"):
         dfmpc_onnx.quantize(wide(), max_size="90KB", weights="4", threads=1)
 
 

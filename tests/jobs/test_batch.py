@@ -138,6 +138,23 @@ def test_each_job_may_have_a_report_that_the_page_links(nets: pathlib.Path, monk
     assert '<a href="reports/a.html">report</a>' in (nets.parent / "run" / "index.html").read_text()
 
 
+def test_a_report_is_added_where_it_is_wanted_and_kept_where_it_is_not(nets: pathlib.Path) -> None:
+    assert batch(nets, report=False).kept == 0
+    assert (batch(nets, report=True).kept, batch(nets, report=True).kept) == (0, 4)
+    assert (batch(nets).kept, {row.report for row in batch(nets).rows if row.name == "a"}) == (4, {"reports/a.html"})
+    (nets.parent / "run" / "reports" / "a.html").unlink()
+    assert (batch(nets).kept, batch(nets, report=True).kept) == (4, 3)
+
+
+def test_a_combination_that_is_refused_is_a_row_and_the_others_run(nets: pathlib.Path) -> None:
+    sweep = ["recipe=int8,mixed", "max-size=2MB"]
+    found = batch(nets, sweep=sweep, max_failures=1)
+    assert (found.counts, found.exit_code) == ({"ok": 4, "below": 0, "refused": 4, "failed": 0}, 5)
+    assert (found.kept, batch(nets, sweep=sweep).kept) == (0, 8)
+    assert codes(found)["a.recipe=int8.max-size=2MB"] == "option"
+    assert "a.recipe=int8.max-size=2MB" in (nets.parent / "run" / "results.csv").read_text()
+
+
 def test_shards_together_are_the_whole(nets: pathlib.Path) -> None:
     batch(nets, "whole", sweep={"seed": [0, 1]})
     parts = [batch(nets, "parts", sweep={"seed": [0, 1]}, shard=f"{n}/3") for n in (1, 2, 3)]
@@ -201,7 +218,7 @@ def test_whoever_ends_a_batch_ends_its_jobs(nets: pathlib.Path, number: int, sta
                 process.wait(0.05)
         process.send_signal(number)
         _, said = process.communicate(timeout=60)
-    assert (process.returncode, said) == (status, "interrupted\n")
+    assert (process.returncode, said) == (status, "interrupted: 0 of 1 done; the same command goes on\n")
     with pytest.raises(ProcessLookupError):
         os.kill(int(begun.read_text()), 0)
     assert read_rows(run) == {}

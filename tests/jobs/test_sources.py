@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 
 import pytest
 
-from dfmpc_onnx.errors import OptionError, RecipeError
+from dfmpc_onnx.cli import batch_command
+from dfmpc_onnx.errors import OptionError, RecipeError, UserError
 from dfmpc_onnx.jobs.job import Job, parse_memory, parse_time
 from dfmpc_onnx.jobs.sources import Shard, find_jobs
+from tests.commands import ROOT
 
 
 def jobs(*sources: object, sweep: tuple[str, ...] = (), **options: object) -> list[Job]:
@@ -76,6 +79,50 @@ def test_a_sweep_is_every_combination(nets: pathlib.Path) -> None:
     found = jobs(nets / "a.onnx", sweep=("recipe=int8,mixed", "seed=0,1"), preprocess="unit")
     assert names(found) == [f"a.recipe={recipe}.seed={seed}" for recipe in ("int8", "mixed") for seed in (0, 1)]
     assert found[0].options == {"preprocess": "unit", "recipe": "int8", "seed": 0}
+
+
+def test_a_combination_that_quantize_refuses_says_why_as_typed(nets: pathlib.Path) -> None:
+    found = jobs(nets / "a.onnx", sweep=("recipe=int8,mixed", "max-size=2MB,50%"))
+    said = "--sweep recipe=int8, max-size={0}: max-size {0}: recipe int8 states the bits already (8); leave one of "
+    said += "them out"
+    assert {job.name: job.mistake for job in found} == {
+        "a.recipe=int8.max-size=2MB": said.format("2MB"),
+        "a.recipe=int8.max-size=50%": said.format("50%"),
+        "a.recipe=mixed.max-size=2MB": "",
+        "a.recipe=mixed.max-size=50%": "",
+    }
+
+
+def test_a_value_that_only_some_targets_take_is_a_combination(nets: pathlib.Path) -> None:
+    found = jobs(nets / "a.onnx", sweep=("target=cpu,tensorrt", "fp16=yes"))
+    assert ["fp16" in job.mistake for job in found] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("sweep", "options", "message"),
+    [
+        (("recipe=int8", "max-size=2MB,50%"), {}, "--sweep recipe=int8, max-size=2MB: max-size 2MB: recipe int8"),
+        (("recipe=int8,mixd",), {}, "--sweep recipe=mixd: recipe 'mixd': no such recipe"),
+        (("seed=0,1", "max-size=lots,2MB"), {}, "--sweep max-size=lots: max-size 'lots': not understood"),
+        (("seed=0,1",), {"weights": "9"}, "weights '9'"),
+    ],
+)
+def test_a_sweep_that_cannot_be_meant_is_a_mistake(
+    nets: pathlib.Path, sweep: tuple[str, ...], options: dict[str, str], message: str
+) -> None:
+    with pytest.raises(UserError) as error:
+        jobs(nets / "a.onnx", sweep=sweep, **options)
+    assert str(error.value).startswith(message)
+
+
+def test_every_combination_of_the_sweeps_in_the_pages_and_the_help_is_one_that_runs(nets: pathlib.Path) -> None:
+    texts = [page.read_text(encoding="utf-8") for page in (ROOT / "docs").rglob("*.md")]
+    texts += [(ROOT / "README.md").read_text(encoding="utf-8"), batch_command.batch.epilog or ""]
+    lines = {line.strip() for text in texts for line in text.splitlines() if re.match(r"\s*dfmpc-onnx batch ", line)}
+    sweeps = [re.findall(r"--sweep (\S+)", line) for line in lines if "--sweep" in line]
+    assert len(sweeps) >= 3
+    for sweep in sweeps:
+        assert not any(job.mistake for job in jobs(nets / "a.onnx", sweep=tuple(sweep))), sweep
 
 
 def test_a_value_with_a_comma_is_swept_with_semicolons(nets: pathlib.Path) -> None:

@@ -98,7 +98,7 @@ def changes(old: JobRow | None, new: JobRow | None) -> BatchChanges:
             ("status", "bytes", "agreement", "sqnr_db", "sha256", "seconds"),
             True,
         ),
-        (None, ("status",), True),
+        (None, ("status",), False),
     ],
 )
 def test_what_changed_and_whether_it_got_worse(new: JobRow | None, changed: tuple[str, ...], worse: bool) -> None:
@@ -110,6 +110,45 @@ def test_what_changed_and_whether_it_got_worse(new: JobRow | None, changed: tupl
 def test_what_is_new_or_works_again_is_no_worse() -> None:
     assert not changes(None, GOOD).rows[0].worse
     assert not changes(msgspec.structs.replace(BAD, name="a"), GOOD).rows[0].worse
+
+
+def test_jobs_of_one_run_alone_are_listed_as_such_and_are_no_worse(tmp_path: pathlib.Path) -> None:
+    old = {"a": GOOD, "gone": row(name="gone")}
+    found = changes_between("v1", old, "v2", {"a": row(sqnr_db=19.0, sha256="2"), "new": row(name="new")})
+    assert [(r.name, r.only_in, r.worse) for r in found.rows] == [
+        ("a", "", False),
+        ("new", "NEW", False),
+        ("gone", "OLD", False),
+    ]
+    console = Console(file=io.StringIO(), width=120)
+    changes_table(found, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    for part in (
+        "only in OLD",
+        "only in NEW",
+        "SQNR, the file's content",
+        "a > b: a in OLD v1, b in NEW v2",
+        "1 jobs changed, 0 got worse, 0 are the same, 1 only in OLD, 1 only in NEW",
+    ):
+        assert part in text
+    pytest.importorskip("jinja2")
+    changes_page(found, tmp_path / "changes.html")
+    page = (tmp_path / "changes.html").read_text()
+    assert "only in OLD" in page and "sqnr_db" not in page and "arrows lead from OLD to NEW" in page
+
+
+def test_a_loss_that_is_not_known_is_called_so_with_the_reason(tmp_path: pathlib.Path) -> None:
+    nothing = dict.fromkeys(("agreement", "agreement_low", "agreement_high", "sqnr_db"))
+    blind = Gates().judge(row(verdict="not known", not_known="nothing tells what x holds", **nothing))
+    assert (blind.status, blind.reason) == ("ok", "loss not known: nothing tells what x holds")
+    assert Gates(90).judge(blind).reason == "min-agreement: not known: nothing tells what x holds"
+    console = Console(file=io.StringIO(), width=120)
+    batch_table([GOOD, blind], "run/", console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert " not known " in text and blind.reason in text and "of 1 of them the loss is not known" in text
+    pytest.importorskip("jinja2")
+    index_page([blind], tmp_path / "index.html")
+    assert '<td class="n">not known</td>' in (tmp_path / "index.html").read_text()
 
 
 def test_tables_fit_80_columns(tmp_path: pathlib.Path) -> None:
