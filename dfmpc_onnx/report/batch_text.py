@@ -28,7 +28,7 @@ def batch_table(rows: Sequence[JobRow], folder: str, console: Console, *, verbos
     _say(console, f"{len(rows)} jobs: {', '.join(f'{count} {status}' for status, count in counts(rows).items())}")
     unknown = sum(row.verdict == NOT_KNOWN for row in rows)
     if unknown:
-        _say(console, f"of {unknown} of them the loss is not known")
+        _say(console, f"loss not known: {unknown} of {len(rows)}")
     codes = collections.Counter(row.code for row in rows if not row.written)
     if codes:
         _say(console, f"not written: {', '.join(f'{count} x {code}' for code, count in codes.most_common())}")
