@@ -24,11 +24,11 @@ from dfmpc_onnx.model.source import size_of
 from dfmpc_onnx.pipeline.recipe import Recipe
 from dfmpc_onnx.pipeline.settings import LayerOverride
 from dfmpc_onnx.qdq.decode_chains import DecodeChains
+from dfmpc_onnx.qdq.stored_bits import nearest_width
 from dfmpc_onnx.runtime.session import Session
 
 MOST_LAYERS = 3  # that get more bits together
 WIDE_BITS = 8
-CODED_WIDTHS = (1.6, 2, 2.67, 3, 4, 5, 6, 7, 8)  # that a layer may be given
 TERNARY_LEVELS = 3
 WIDE_LEVELS = 128  # more values than these take 8 bits
 SAME_DB = 0.1
@@ -140,7 +140,7 @@ def stored_widths(model: onnx.ModelProto) -> Iterator[str]:
             yield f"{glob.escape(node.name)}=ternary"
         elif not chain.plain:
             bits = chain.stored_bits / max(math.prod(chain.shape), 1)
-            yield f"{glob.escape(node.name)}={min(CODED_WIDTHS, key=lambda width: abs(width - bits)):g}"
+            yield f"{glob.escape(node.name)}={nearest_width(bits):g}"
         elif levels > WIDE_LEVELS:
             yield f"{glob.escape(node.name)}={WIDE_BITS}"
 

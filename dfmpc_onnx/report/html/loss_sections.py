@@ -251,10 +251,12 @@ def weights(page: ReportPage) -> Section:
     if not entries:
         reason = page.untold.get("weights", "the file holds no codes that could be read")
         return Section("weights", "Weights before and after", [Paragraph(_sentence(reason))])
+    which = f"the {len(entries)} of {len(page.layers)} layers that lose most"
+    if not any(place.added for place in page.places):  # nothing tells which lose most
+        which = f"the first {len(entries)} of {len(page.layers)} layers"
     legend = (
         "Blue: the float weights, brought to the scale of the quantized ones, in steps of the grid. Orange: the "
-        "weights on the grid. Dotted: the ends of the grid. Shown are the "
-        f"{len(entries)} of {len(page.layers)} layers that lose most."
+        f"weights on the grid. Dotted: the ends of the grid. Shown are {which}."
     )
     return Section("weights", "Weights before and after", [Paragraph(legend, quiet=True), Gallery(entries)])
 
