@@ -66,6 +66,8 @@ def finding(found: Diagnosis) -> str:
     """What is wrong, or that nothing stands out; one sentence."""
     culprit = found.culprit
     loss = f"SQNR {found.sqnr_db:.1f} dB on {shown(found.layers.origin)}"
+    if found.unlike:
+        return f"nothing could be told apart ({loss}): {found.unlike}; is it of this network?"
     if culprit is None or culprit.cause is None:
         first = next(iter(found.suspects), None)
         if first is not None and first.others and not found.little:
