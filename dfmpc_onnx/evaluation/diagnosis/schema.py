@@ -71,7 +71,7 @@ class Advice(msgspec.Struct, frozen=True):
 
     text: what was done; before_db, after_db: SQNR of the worst output; bytes: what the file grows by, below 0 where it
     shrinks. layers: the overrides that it takes, as ``NAME=BITS``; preprocess: the one that it takes, "" for that of
-    the file.
+    the file. command: what makes that file, with all settings; "" where no command does.
     """
 
     text: str
@@ -80,6 +80,7 @@ class Advice(msgspec.Struct, frozen=True):
     bytes: int
     layers: tuple[str, ...] = ()
     preprocess: str = ""
+    command: str = ""
 
     @property
     def helps(self) -> bool:
