@@ -74,6 +74,8 @@ def finding(found: Diagnosis) -> str:
     if found.unlike:
         return f"nothing could be told apart ({loss}): {found.unlike}; is it of this network?"
     if culprit is None or culprit.cause is None:
+        if found.as_a_whole and not found.little:
+            return f"no layer can be named ({loss}): integer operators are compared as a whole"
         first = next(iter(found.suspects), None)
         if first is not None and first.others and not found.little:
             return (

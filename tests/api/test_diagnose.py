@@ -200,3 +200,23 @@ def test_a_file_of_integer_operators_is_quantized_whatever_tool_wrote_it() -> No
     )
     found = dfmpc_onnx.diagnose(plain, dynamic, input_ranges=["x=-1:1"], blame=True)
     assert found.sqnr_db > 20
+
+
+def test_integer_operators_are_compared_as_a_whole() -> None:
+    plain = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17]> net (float[1, 4] x) => (float[1, 2] y)
+        <float[4, 4] v = {1,0,0,0, 0,1,0,0, 0,0,1,0, 0,0,0,1}, float[4, 2] w = {0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4}>
+        { h = MatMul (x, v) y = MatMul (h, w) }"""
+    )
+    integer = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17]> net (float[1, 4] x) => (float[1, 2] y)
+        <int8[4, 4] v = {2,0,0,0, 0,2,0,0, 0,0,2,0, 0,0,0,2}, int8[4, 2] w = {1, 2, 3, 4, 5, 6, 7, 8},
+         float s = {0.5}, float t = {0.25}, int8 z = {0}>
+        { q = QuantizeLinear (x, t, z) p = QLinearMatMul (q, t, z, v, s, z, t, z)
+          r = QLinearMatMul (p, t, z, w, s, z, t, z) y = DequantizeLinear (r, t, z) }"""
+    )
+    found = dfmpc_onnx.diagnose(plain, integer, input_ranges=["x=-1:1"], blame=True)
+    (both,) = [suspect for suspect in found.suspects if suspect.kind == "weights"]
+    assert both.others == 1 and found.as_a_whole and not found.unlike and both.gain_db is None
+    assert both.cause is not None and "integer operators are compared as a whole" in both.cause.text
+    assert not found.little and "integer operators are compared as a whole" in finding(found)

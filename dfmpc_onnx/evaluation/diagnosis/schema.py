@@ -22,6 +22,7 @@ CauseCode = Literal[
     "wrong-preprocess",
     "no-single-cause",
 ]
+INTEGER_LAYERS = "integer_layers"  # the figure of a cause that names operators on integers
 LEAST_HELP_DB = 0.5  # what advice is worth at least
 LEAST_DAMAGE = 0.01  # of the outputs, below which nothing needs a culprit
 ANOTHER_TENSOR = 0.5  # own error of a layer, which ternary weights of a normal distribution stay below, with 0.44
@@ -132,10 +133,15 @@ class Diagnosis(msgspec.Struct, frozen=True):
         return self.damage < LEAST_DAMAGE or self.sqnr_db >= GOOD_DB_OF_OTHERS
 
     @property
+    def as_a_whole(self) -> bool:
+        """Whether layers are operators on integers, between which nothing can be compared."""
+        return any(s.cause is not None and INTEGER_LAYERS in s.cause.figures for s in self.suspects)
+
+    @property
     def unlike(self) -> str:
         """Why nothing can be told apart, where most layers are not those of the float network; "" elsewhere."""
         errors = self.layers
-        if self.little:
+        if self.little or self.as_a_whole:
             return ""
         missing, of = len(errors.unmatched), errors.float_layers
         if 2 * missing > of:

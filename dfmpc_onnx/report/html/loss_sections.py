@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 
 from dfmpc_onnx.errors import shown
+from dfmpc_onnx.evaluation.matched_tensors import RUNTIME_LAYERS
 from dfmpc_onnx.report.diagnosis_text import finding
 from dfmpc_onnx.report.html.blocks import (
     Block,
@@ -249,7 +250,10 @@ def weights(page: ReportPage) -> Section:
         chart = weight_chart(grid, index)
         entries.append((f"{number}. {shown(grid.layer)}", chart, _of_grid(grid.sqnr_db, grid.beyond, bits)))
     if not entries:
-        reason = page.untold.get("weights", "the file holds no codes that could be read")
+        why = "the file holds no codes that could be read"
+        if any(layer.op in RUNTIME_LAYERS for layer in page.layers):
+            why = "integer operators, such as QLinearConv, are compared as a whole, and their weights are not drawn"
+        reason = page.untold.get("weights", why)
         return Section("weights", "Weights before and after", [Paragraph(_sentence(reason))])
     which = f"the {len(entries)} of {len(page.layers)} layers that lose most"
     if not any(place.added for place in page.places):  # nothing tells which lose most
