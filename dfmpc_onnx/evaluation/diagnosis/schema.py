@@ -22,7 +22,7 @@ CauseCode = Literal[
     "wrong-preprocess",
     "no-single-cause",
 ]
-INTEGER_LAYERS = "integer_layers"  # the figure of a cause that names operators on integers
+COMPARED_AS_A_WHOLE = "integer_layers"  # the figure of a cause that names operators on integers
 LEAST_HELP_DB = 0.5  # what advice is worth at least
 LEAST_DAMAGE = 0.01  # of the outputs, below which nothing needs a culprit
 ANOTHER_TENSOR = 0.5  # own error of a layer, which ternary weights of a normal distribution stay below, with 0.44
@@ -135,7 +135,7 @@ class Diagnosis(msgspec.Struct, frozen=True):
     @property
     def as_a_whole(self) -> bool:
         """Whether layers are operators on integers, between which nothing can be compared."""
-        return any(s.cause is not None and INTEGER_LAYERS in s.cause.figures for s in self.suspects)
+        return any(s.cause is not None and COMPARED_AS_A_WHOLE in s.cause.figures for s in self.suspects)
 
     @property
     def unlike(self) -> str:

@@ -165,6 +165,25 @@ def test_what_cannot_be_had_is_said_with_its_reason(model_file: pathlib.Path, qu
         assert reason in found.root.text
 
 
+def test_layers_that_nothing_ranks_are_the_first(model_file: pathlib.Path, quantized: pathlib.Path) -> None:
+    page = gathered(model_file, quantized)
+    assert "layers that lose most" in Page(report_html(page)).root.text
+    unranked = msgspec.structs.replace(
+        page, places=tuple(msgspec.structs.replace(place, added=None) for place in page.places)
+    )
+    text = Page(report_html(unranked)).root.text
+    assert f"the first {len(page.drawn)} of {len(page.layers)} layers" in text and "layers that lose most" not in text
+
+
+def test_the_weights_of_integer_operators_are_said_not_to_be_drawn(
+    model_file: pathlib.Path, quantized: pathlib.Path
+) -> None:
+    page = gathered(model_file, quantized)
+    layers = tuple(msgspec.structs.replace(layer, op="QLinearConv") for layer in page.layers)
+    text = Page(report_html(msgspec.structs.replace(page, layers=layers, drawn=()))).root.text
+    assert "Integer operators, such as QLinearConv, are compared as a whole" in text
+
+
 def test_inputs_that_are_no_pictures_are_not_shown_as_some() -> None:
     assert shown_images(None, "16 vectors", 0).pictures == ()
     assert shown_images(None, "photos", None).note == "Images of yours are not put into the report."
