@@ -145,7 +145,9 @@ def _facts(source: Source) -> FileFacts:
 def _ranges(pair: ReportedPair) -> tuple[ActivationRange, ...]:
     if pair.batch is None:
         raise ModelError("nothing could be run")
-    return activation_ranges(pair.source.model, pair.source.label, pair.batch, pair.float_source.model)
+    # A file of ours keeps its Relus and Clips, and may multiply channels, and so the bounds of a Clip.
+    fused = None if metadata_of(pair.source.model) else pair.float_source.model
+    return activation_ranges(pair.source.model, pair.source.label, pair.batch, fused)
 
 
 def _census(source: Source) -> Census | None:

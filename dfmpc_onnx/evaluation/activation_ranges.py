@@ -121,7 +121,8 @@ def _sites(graph: onnx.GraphProto) -> Iterator[_Site]:
 
 
 def _passed(graph: onnx.GraphProto) -> dict[str, tuple[float, float]]:
-    """What is let through of each tensor that nothing but Relus and Clips between constants read."""
+    """What is let through of each tensor that nothing but Relus and Clips between constants read, or that one gives:
+    a tool that fuses it leaves either name to what is in front of it."""
     stored, kept = initializers(graph), {value.name for value in graph.output}
     for node in graph.node:
         value = stored_value(node)
@@ -132,7 +133,8 @@ def _passed(graph: onnx.GraphProto) -> dict[str, tuple[float, float]]:
         bounds = [_bounds(node, stored) for node in nodes]
         if name not in kept and (known := [pair for pair in bounds if pair is not None]) and len(known) == len(bounds):
             found[name] = min(low for low, _ in known), max(high for _, high in known)
-    return found
+    given = {node.output[0]: _bounds(node, stored) for node in graph.node if node.output}
+    return found | {name: bounds for name, bounds in given.items() if bounds is not None}
 
 
 def _bounds(node: onnx.NodeProto, stored: dict[str, onnx.TensorProto]) -> tuple[float, float] | None:
