@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import onnx
 
+from dfmpc_onnx.api.command_again import command_again
 from dfmpc_onnx.api.pairs import ComparedFiles
 from dfmpc_onnx.api.provenance import gave_statistics, recorded_recipe
 from dfmpc_onnx.api.quantize import quantize
@@ -24,13 +25,15 @@ from dfmpc_onnx.model.source import size_of
 from dfmpc_onnx.pipeline.recipe import Recipe, Step
 from dfmpc_onnx.pipeline.settings import LayerOverride
 from dfmpc_onnx.qdq.decode_chains import DecodeChains
+from dfmpc_onnx.qdq.stored_bits import nearest_width
 from dfmpc_onnx.runtime.session import Session
 
 MOST_LAYERS = 3  # that get more bits together
 WIDE_BITS = 8
-CODED_WIDTHS = (1.6, 2, 2.67, 3, 4, 5, 6, 7, 8)  # that a layer may be given
 TERNARY_LEVELS = 3
 WIDE_LEVELS = 128  # more values than these take 8 bits
+SEVERE_DB = 10.0  # SQNR below which a file may be damaged in any way
+SEVERE_GAIN_DB = 6.0  # of one thing restored, from which it may be damaged: half of the error's size
 SAME_DB = 0.1
 KEEPS_FLOAT = "keep_activations_float"  # the pass that leaves activations in float
 
@@ -98,8 +101,9 @@ class Trials:
         if self._before is None:
             self._before = self._sqnr(self._files.source.model)
         grown = size_of(model) - size_of(self._files.source.model)
+        after, command = self._sqnr(model), "" if trial.activations else self._command(trial)
         advice = Advice(
-            trial.text, self._before, self._sqnr(model), grown, trial.layers, trial.preprocess, trial.activations
+            trial.text, self._before, after, grown, trial.layers, trial.preprocess, trial.activations, command
         )
         return Tried(advice, model)
 
@@ -107,21 +111,35 @@ class Trials:
         """The file as it was made, but for the change."""
         files, metadata = self._files, self._files.metadata
         recipe = keeping(recorded_recipe(files.source), trial.activations)
-        recorded = recorded_layers(metadata)
         made = quantize(
             files.float_source.path or files.float_source.model,
             None,
             recipe,
-            layers=[*stored_widths(files.source.model), *recorded, *trial.layers],  # the last that matches counts
+            layers=self._layers(trial),
             target=metadata.get("target", "cpu"),
-            preprocess=trial.preprocess or metadata.get("preprocess", AUTO),
+            preprocess=self._preprocess(trial),
             input_shapes=files.settings.input_shapes,
             input_ranges=files.settings.input_ranges,
             seed=int(metadata.get("seed", "0")),
-            images=self._images if "images_sha256" in metadata else None,
+            images=self._own_images(),
             check=False,
         )
         return made.model
+
+    def _layers(self, trial: Trial) -> list[str]:
+        """Overrides, of which the last that matches counts."""
+        metadata, model = self._files.metadata, self._files.source.model
+        return [*stored_widths(model), *recorded_layers(metadata), *trial.layers]
+
+    def _preprocess(self, trial: Trial) -> str:
+        return trial.preprocess or self._files.metadata.get("preprocess", AUTO)
+
+    def _own_images(self) -> str | None:
+        return self._images if "images_sha256" in self._files.metadata else None
+
+    def _command(self, trial: Trial) -> str:
+        recipe = recorded_recipe(self._files.source)
+        return command_again(self._files, recipe, self._layers(trial), self._preprocess(trial), self._own_images())
 
     def _sqnr(self, model: onnx.ModelProto) -> float:
         files = self._files
@@ -144,7 +162,7 @@ def stored_widths(model: onnx.ModelProto) -> Iterator[str]:
             yield f"{glob.escape(node.name)}=ternary"
         elif not chain.plain:
             bits = chain.stored_bits / max(math.prod(chain.shape), 1)
-            yield f"{glob.escape(node.name)}={min(CODED_WIDTHS, key=lambda width: abs(width - bits)):g}"
+            yield f"{glob.escape(node.name)}={nearest_width(bits):g}"
         elif levels > WIDE_LEVELS:
             yield f"{glob.escape(node.name)}={WIDE_BITS}"
 
@@ -165,12 +183,15 @@ def trials_for(found: Diagnosis, quantized: onnx.ModelProto, right_preprocess: s
     """What to try. right_preprocess: what the float model's own parameters tell, where the file states another."""
     if right_preprocess:
         return [Trial(f"make it again with --preprocess {right_preprocess}", (), right_preprocess)]
+    again = Trial("make it again from the float model, with the settings that it records")
     culprit = found.culprit
     if culprit is not None and culprit.cause is not None and culprit.cause.code != "too-few-bits":
         broken = culprit.cause.code in ("channel-negated", "channel-scaled", "clipped-range", "range-too-wide")
         if broken:
-            return [Trial("make it again from the float model, with the settings that it records")]
-    return [*_more_bits(found.suspects, quantized), *_float_activation(found.suspects)]
+            return [again]
+    severe = found.sqnr_db < SEVERE_DB or any((s.gain_db or 0.0) > SEVERE_GAIN_DB for s in found.suspects)
+    first = [again] if severe and not found.little else []
+    return [*first, *_more_bits(found.suspects, quantized), *_float_activation(found.suspects)]
 
 
 def _more_bits(suspects: Sequence[Suspect], quantized: onnx.ModelProto) -> Iterator[Trial]:

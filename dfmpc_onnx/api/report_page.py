@@ -34,7 +34,7 @@ from dfmpc_onnx.model.source import Source
 from dfmpc_onnx.pipeline.manager import Refusal
 from dfmpc_onnx.pipeline.progress import ProgressReport
 from dfmpc_onnx.pipeline.weight_plan import PlannedWidths
-from dfmpc_onnx.qdq.stored_bits import StoredLayer, mean_bits, stored_layers
+from dfmpc_onnx.qdq.stored_bits import StoredLayer, mean_bits, nearest_width, stored_layers
 from dfmpc_onnx.qdq.stored_bytes import stored_bytes
 from dfmpc_onnx.report.computes_text import why_float
 from dfmpc_onnx.report.html.schema import FileFacts, PageLayer, Place, ReportPage, RunTimes, ShownImages
@@ -171,7 +171,9 @@ def _facts(source: Source) -> FileFacts:
 def _ranges(pair: ReportedPair) -> tuple[ActivationRange, ...]:
     if pair.batch is None:
         raise ModelError("nothing could be run")
-    return activation_ranges(pair.source.model, pair.source.label, pair.batch)
+    # A file of ours keeps its Relus and Clips, and may multiply channels, and so the bounds of a Clip.
+    fused = None if metadata_of(pair.source.model) else pair.float_source.model
+    return activation_ranges(pair.source.model, pair.source.label, pair.batch, fused)
 
 
 def _census(source: Source) -> Census | None:
@@ -217,14 +219,20 @@ def bits_of_layers(float_source: Source, source: Source, stored: Sequence[Stored
 
 
 def _of_file(layer: StoredLayer, grid: WeightGrid | None, integer: bool, why: str) -> PageLayer:
-    bits, role = "float", "float"
-    if layer.coded:
-        width = math.ceil(layer.bits) if grid is None else grid.width
-        ternary = grid is not None and set(grid.levels) <= {-1.0, 0.0, 1.0}
-        bits = "ternary" if ternary else str(width)
-        role = "low" if width <= LOW_WIDTH else "8-bit" if width == 8 else "high"
+    bits, role = bits_shown(layer, grid)
     computes = "integers" if integer else "float"
     return PageLayer(layer.name, layer.op, math.prod(layer.shape), bits, layer.bits, role, computes, why)
+
+
+def bits_shown(layer: StoredLayer, grid: WeightGrid | None) -> tuple[str, str]:
+    """Bits and role of a layer of a file as `PageLayer` has them: the bits that its codes need, or fewer where an index
+    of a codebook stands for several codes."""
+    if not layer.coded:
+        return "float", "float"
+    width = math.ceil(layer.bits) if grid is None else min(nearest_width(layer.bits), grid.width)
+    ternary = grid is not None and set(grid.levels) <= {-1.0, 0.0, 1.0}
+    role = "low" if width <= LOW_WIDTH else "8-bit" if width == 8 else "high"
+    return "ternary" if ternary else f"{width:g}", role
 
 
 def _times(pair: ReportedPair) -> RunTimes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from dfmpc_onnx.api.boundary import GivenImages, GivenRanges, GivenShapes, Path, as_path, images_label, public
 from dfmpc_onnx.api.diagnose import right_preprocess
 from dfmpc_onnx.api.page_files import check_page_target, finish_page
@@ -34,14 +36,15 @@ def write_report(
     blame: bool = False,
     progress: ProgressReport | None = None,
     force: bool = False,
+    warn: Callable[[str], None] | None = None,
 ) -> str:
     """Compare a quantized file with its float model, and say in one HTML page what is lost, where, and what to do.
 
     output: where to write it, whole or not at all; None to get the text alone, which is returned in any case. images,
     preprocess, input_shapes, input_ranges, seed, threads, count, progress: as `verify` takes them. latency: measure
     what integers in place of each island of float would save, too. blame: restore each layer to float in turn, as
-    `diagnose` does, and try what helps. force: whether a file that is no HTML may be written
-    over. Raises UserError; OptionError where the extra `report` is not installed.
+    `diagnose` does, and try what helps. force: whether a file that is no HTML may be written over. warn: called with
+    each warning that the page holds. Raises UserError; OptionError where the extra `report` is not installed.
     """
     require_report_extra()
     target = None if output is None else check_page_target(output, force=force, models=(model, quantized))
@@ -55,6 +58,9 @@ def write_report(
         fed = take_pair(model, quantized, images, right, input_shapes, input_ranges, seed, count)
     diagnosed = diagnosis_of(fed, right, path, blame=blame, tell=tell)
     page = gather_page(reported(files, found, diagnosed), latency=latency, progress=tell)
+    if warn is not None:
+        for warning in page.warnings:
+            warn(warning)
     return finish_page(page, target)
 
 

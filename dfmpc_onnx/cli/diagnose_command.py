@@ -91,7 +91,7 @@ def diagnose(
     Neither file is changed. A change is advised only after it was made and measured.
     """
     from dfmpc_onnx.cli.progress import progress
-    from dfmpc_onnx.report.diagnosis_text import diagnosis_table
+    from dfmpc_onnx.report.diagnosis_text import diagnosis_table, no_help
     from dfmpc_onnx.report.json_text import as_json
 
     if apply_best != (output is not None):
@@ -121,4 +121,4 @@ def diagnose(
         elif not quiet:
             diagnosis_table(found, standard_output(), verbose=verbose)
     if apply_best and found.output is None:
-        raise ModelError(f"{quantized}: no change that was tried helps; nothing has been written")
+        raise ModelError(f"{quantized}: {no_help(found)}; nothing has been written")

@@ -131,6 +131,7 @@ def report(
             blame=blame,
             latency=latency,
             progress=tell,
+            warn=lambda warning: say(f"warning: {printable(warning)}"),
             **options,  # type: ignore[arg-type]  # each option under the name that write_report() has for it
         )
     if to_stream:

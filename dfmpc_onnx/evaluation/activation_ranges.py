@@ -16,7 +16,7 @@ from dfmpc_onnx.evaluation.fidelity import SessionInput, as_taken, chunks_of
 from dfmpc_onnx.inputs.files import Images
 from dfmpc_onnx.inputs.image_stream import ImageStream
 from dfmpc_onnx.inputs.samples import Samples
-from dfmpc_onnx.model.protos import RUNTIME_DOMAINS, WEIGHTED_OPERATORS, initializers, op_of, readers
+from dfmpc_onnx.model.protos import RUNTIME_DOMAINS, WEIGHTED_OPERATORS, initializers, op_of, readers, stored_value
 from dfmpc_onnx.runtime.session import Session
 
 RUNS_LOOKED_AT = 8
@@ -32,8 +32,9 @@ class ActivationRange(msgspec.Struct, frozen=True):
     """One tensor that a file quantizes.
 
     low, high: what its codes stand for at most. least, largest: what it holds before it is quantized, on the inputs
-    that were run. clipped_low, clipped_high: share of its values beyond either end, by more than half a step. read_by:
-    the layers that read it.
+    that were run, as far as a Relu or Clip behind it lets it through. clipped_low, clipped_high: share of its values
+    that the range cuts off beyond either end, by more than half a step, and beyond what that Relu or Clip removes.
+    read_by: the layers that read it.
     """
 
     tensor: str
@@ -63,16 +64,22 @@ class _Site:
     high: float
     step: float
     read_by: tuple[str, ...]
+    passes: tuple[float, float] = (-np.inf, np.inf)  # what the Relus and Clips behind it let through
 
 
 def activation_ranges(
-    model: onnx.ModelProto, label: str, images: Images | Samples | ImageStream
+    model: onnx.ModelProto,
+    label: str,
+    images: Images | Samples | ImageStream,
+    float_model: onnx.ModelProto | None = None,
 ) -> tuple[ActivationRange, ...]:
     """Run a quantized file on a few of these inputs and look at what each QuantizeLinear is given, in graph order.
 
-    Empty where it holds none, as a file with weights alone quantized. Raises ModelError where it cannot be run.
+    float_model: where a Relu or Clip still stands that other tools fuse into a range. Empty where the file quantizes no
+    activation, as one with weights alone quantized. Raises ModelError where it cannot be run.
     """
-    sites = tuple(_sites(model.graph))
+    fused = {} if float_model is None else _passed(float_model.graph)
+    sites = tuple(dataclasses.replace(site, passes=fused.get(site.tensor, site.passes)) for site in _sites(model.graph))
     if not sites:
         return ()
     watched = onnx.ModelProto()
@@ -113,6 +120,38 @@ def _sites(graph: onnx.GraphProto) -> Iterator[_Site]:
         yield _Site(node.input[0], low, high, scale, tuple(_layers_behind(node, read_by)))
 
 
+def _passed(graph: onnx.GraphProto) -> dict[str, tuple[float, float]]:
+    """What is let through of each tensor that nothing but Relus and Clips between constants read, or that one gives:
+    a tool that fuses it leaves either name to what is in front of it."""
+    stored, kept = initializers(graph), {value.name for value in graph.output}
+    for node in graph.node:
+        value = stored_value(node)
+        if value is not None:
+            stored[node.output[0]] = value
+    found = {}
+    for name, nodes in readers(graph.node).items():
+        bounds = [_bounds(node, stored) for node in nodes]
+        if name not in kept and (known := [pair for pair in bounds if pair is not None]) and len(known) == len(bounds):
+            found[name] = min(low for low, _ in known), max(high for _, high in known)
+    given = {node.output[0]: _bounds(node, stored) for node in graph.node if node.output}
+    return found | {name: bounds for name, bounds in given.items() if bounds is not None}
+
+
+def _bounds(node: onnx.NodeProto, stored: dict[str, onnx.TensorProto]) -> tuple[float, float] | None:
+    if op_of(node) == "Relu":
+        return 0.0, np.inf
+    if op_of(node) != "Clip":
+        return None
+    limits = {"min": -np.inf, "max": np.inf} | {a.name: a.f for a in node.attribute}  # attributes before opset 11
+    for key, name in zip(("min", "max"), node.input[1:], strict=False):
+        if not name:
+            continue
+        if name not in stored or len(stored[name].dims) > 1:
+            return None
+        limits[key] = float(numpy_helper.to_array(stored[name]).reshape(-1)[0])
+    return limits["min"], limits["max"]
+
+
 def _layers_behind(node: onnx.NodeProto, read_by: dict[str, list[onnx.NodeProto]]) -> Iterator[str]:
     for reader in read_by.get(node.output[0], []):
         for layer in read_by.get(reader.output[0], []) if op_of(reader, RUNTIME_DOMAINS) == "DequantizeLinear" else []:
@@ -143,6 +182,7 @@ class _Seen:
         numbers = numbers[np.isfinite(numbers)]
         if not numbers.size:
             return
+        numbers = np.clip(numbers, *site.passes) if np.isfinite(site.passes).any() else numbers
         self.count += numbers.size
         self._least = min(self._least, float(numbers.min()))
         self._largest = max(self._largest, float(numbers.max()))

@@ -44,6 +44,7 @@ WIDTHS: dict[int, int] = {
 FLOATS: tuple[int, ...] = (TensorProto.DOUBLE, TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 # What a weight passes through on its way to the layer, by its first input.
 STEPS = ("Cast", "DequantizeLinear", "Identity", "Reshape", "Transpose")
+CODED_WIDTHS = (1.6, 2, 2.67, 3, 4, 5, 6, 7, 8)  # that a layer of ours may be given
 DEEPEST = 100  # steps from a layer to what is stored, halved at each product so that they stay few in any graph
 
 
@@ -60,6 +61,11 @@ class StoredLayer:
     bits: float
     coded: bool
     total: int
+
+
+def nearest_width(bits: float) -> float:
+    """The width that a layer of ours was given whose weights take so many bits each in the file."""
+    return min(CODED_WIDTHS, key=lambda width: abs(width - bits))
 
 
 def mean_bits(layers: Iterable[tuple[float, int]]) -> float:

@@ -32,15 +32,20 @@ def diagnosis_table(found: Diagnosis, console: Console, *, verbose: bool = False
         prose(console, f"speed: {len(found.between) - MOST_BETWEEN} more such layers, which -v lists")
     for advice in found.advice:
         prose(console, f"tried: {advice_sentence(advice)}")
-    if found.no_advice:
-        prose(console, f"nothing was tried: {found.no_advice}")
-    elif found.tried and not found.advice:
-        tries = "one change was" if found.tried == 1 else f"{found.tried} changes were"
-        prose(console, f"{tries} tried, and none helps")
+    if found.blamed and not found.advice:
+        prose(console, no_help(found))
     if found.output is not None:
         prose(console, f"written: {found.output}, with the first of what was tried")
     console.print()
     prose(console, f"diagnosis: {finding(found)}")
+
+
+def no_help(found: Diagnosis) -> str:
+    """Why there is no advice, of a diagnosis that looked for some."""
+    if not found.tried:
+        return f"nothing was tried: {found.no_advice or 'no change is known that could help'}"
+    tries = "one change was" if found.tried == 1 else f"{found.tried} changes were"
+    return f"{tries} tried, and none helps"
 
 
 def _suspects(found: Diagnosis, console: Console, most: int) -> None:
@@ -66,7 +71,11 @@ def finding(found: Diagnosis) -> str:
     """What is wrong, or that nothing stands out; one sentence."""
     culprit = found.culprit
     loss = f"SQNR {found.sqnr_db:.1f} dB on {shown(found.layers.origin)}"
+    if found.unlike:
+        return f"nothing could be told apart ({loss}): {found.unlike}; is it of this network?"
     if culprit is None or culprit.cause is None:
+        if found.as_a_whole and not found.little:
+            return f"no layer can be named ({loss}): integer operators are compared as a whole"
         first = next(iter(found.suspects), None)
         if first is not None and first.others and not found.little:
             return (

@@ -8,7 +8,10 @@ import onnx
 import pytest
 
 import dfmpc_onnx
+from dfmpc_onnx.api.report_page import bits_shown
 from dfmpc_onnx.errors import OptionError
+from dfmpc_onnx.evaluation.weight_grids import WeightGrid
+from dfmpc_onnx.qdq.stored_bits import StoredLayer
 from tests import graphs
 
 
@@ -70,3 +73,12 @@ def test_no_file_and_too_many_are_refused(count: int, files: dict[str, onnx.Mode
 def test_one_model_in_place_of_a_list_is_named(files: dict[str, onnx.ModelProto]) -> None:
     with pytest.raises(OptionError, match="files: of type ModelProto; give a list of models"):
         dfmpc_onnx.compare(files["8"], files["float"])
+
+
+def test_bits_of_a_codebook_are_those_that_its_indices_take() -> None:
+    stored = StoredLayer("conv", "Conv", (64, 64, 3, 3), 2.0, True, 73728)
+    assert bits_shown(stored, WeightGrid("conv", 7, (-50.0, 0.0, 50.0), (0.3, 0.4, 0.3))) == ("2", "low")
+    few = StoredLayer("conv", "Conv", (4, 4, 3, 3), 8.0, True, 1152)  # whole bytes, for few weights
+    assert bits_shown(few, WeightGrid("conv", 4, (-7.0, 7.0), (0.5, 0.5))) == ("4", "high")
+    assert bits_shown(few, WeightGrid("conv", 2, (-1.0, 0.0, 1.0), (0.3, 0.4, 0.3))) == ("ternary", "low")
+    assert bits_shown(few, None) == ("8", "8-bit")

@@ -166,6 +166,17 @@ def test_a_quantized_file_beside_itself_and_one_of_another_network_are_told_apar
     assert other.culprit is None and "is it of this network?" in finding(other)
 
 
+def test_of_a_network_with_other_weights_nothing_can_be_told_apart() -> None:
+    other = onnx.load(RESNET)
+    for tensor in other.graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.ndim > 1:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(-values[::-1, ::-1], tensor.name))
+    found = dfmpc_onnx.diagnose(other, int8(RESNET), count=2)
+    assert found.culprit is None and "compute something else" in found.unlike
+    assert finding(found).startswith("nothing could be told apart")
+
+
 def test_inputs_that_no_compared_output_needs_are_left_out() -> None:
     net = graphs.Net((1, 3, 8, 8))
     model = net.model(net.tail(net.block("x", 8), 5))
@@ -189,3 +200,23 @@ def test_a_file_of_integer_operators_is_quantized_whatever_tool_wrote_it() -> No
     )
     found = dfmpc_onnx.diagnose(plain, dynamic, input_ranges=["x=-1:1"], blame=True)
     assert found.sqnr_db > 20
+
+
+def test_integer_operators_are_compared_as_a_whole() -> None:
+    plain = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17]> net (float[1, 4] x) => (float[1, 2] y)
+        <float[4, 4] v = {1,0,0,0, 0,1,0,0, 0,0,1,0, 0,0,0,1}, float[4, 2] w = {0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4}>
+        { h = MatMul (x, v) y = MatMul (h, w) }"""
+    )
+    integer = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17]> net (float[1, 4] x) => (float[1, 2] y)
+        <int8[4, 4] v = {2,0,0,0, 0,2,0,0, 0,0,2,0, 0,0,0,2}, int8[4, 2] w = {1, 2, 3, 4, 5, 6, 7, 8},
+         float s = {0.5}, float t = {0.25}, int8 z = {0}>
+        { q = QuantizeLinear (x, t, z) p = QLinearMatMul (q, t, z, v, s, z, t, z)
+          r = QLinearMatMul (p, t, z, w, s, z, t, z) y = DequantizeLinear (r, t, z) }"""
+    )
+    found = dfmpc_onnx.diagnose(plain, integer, input_ranges=["x=-1:1"], blame=True)
+    (both,) = [suspect for suspect in found.suspects if suspect.kind == "weights"]
+    assert both.others == 1 and found.as_a_whole and not found.unlike and both.gain_db is None
+    assert both.cause is not None and "integer operators are compared as a whole" in both.cause.text
+    assert not found.little and "integer operators are compared as a whole" in finding(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import shlex
 
 import onnx
 import pytest
@@ -67,8 +68,42 @@ def test_apply_that_helps_nothing_writes_nothing(
 ) -> None:
     better = tmp_path / "better.onnx"
     done = dfmpc("diagnose", model_file, healthy, "--apply", "-o", better)
-    assert done.exit_code == 2 and "no change that was tried helps; nothing has been written" in done.stderr
+    why = "nothing was tried: no change is known that could help"
+    assert done.exit_code == 2 and f"{why}; nothing has been written" in done.stderr
+    assert why in " ".join(done.stdout.split())
     assert not better.exists()
+
+
+def test_the_command_of_an_advice_makes_the_file_that_was_measured(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    onnx.save(graphs.chain(), "model.onnx")
+    made = dfmpc_onnx.quantize("model.onnx", None, "int8", layers={"conv3": 4}, preprocess="unit", seed=3, check=False)
+    onnx.save(broken.with_scaled_channel(made.model, "conv2", 1, 100.0), "faulty.onnx")
+    found = json.loads(dfmpc("diagnose", "model.onnx", "faulty.onnx", "--apply", "-o", "applied.onnx", "--json").stdout)
+    command = shlex.split(found["advice"][0]["command"])
+    assert command[:5] == ["dfmpc-onnx", "quantize", "model.onnx", "-o", "better.onnx"] and "conv3=4" in command
+    assert dfmpc(*command[1:]).exit_code == 0
+    better, applied = onnx.load("better.onnx"), onnx.load("applied.onnx")
+    assert better.graph.SerializeToString() == applied.graph.SerializeToString()
+
+
+def test_damage_of_any_form_is_made_again(model_file: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    made = dfmpc_onnx.quantize(model_file, None, "int8", preprocess="imagenet", check=False).model
+    bias = next(tensor for tensor in made.graph.initializer if tensor.name == last_bias(made))
+    values = onnx.numpy_helper.to_array(bias)
+    bias.CopyFrom(onnx.numpy_helper.from_array((values[::-1] * 20).astype(values.dtype), bias.name))
+    onnx.save(made, tmp_path / "damaged.onnx")
+    found = dfmpc_onnx.diagnose(model_file, tmp_path / "damaged.onnx", blame=True, count=4)
+    assert found.advice[0].text.startswith("make it again from the float model")
+
+
+def last_bias(model: onnx.ModelProto) -> str:
+    """The stored bias of the last layer that has one."""
+    node = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm") and len(node.input) == 3][-1]
+    makers = {name: other for other in model.graph.node for name in other.output}
+    return makers[node.input[2]].input[0] if node.input[2] in makers else node.input[2]
 
 
 def test_apply_and_output_go_together(model_file: pathlib.Path, quantized: pathlib.Path) -> None:

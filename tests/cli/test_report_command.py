@@ -29,6 +29,13 @@ def test_a_report_is_written(model_file: pathlib.Path, quantized: pathlib.Path, 
     assert page.read_text(encoding="utf-8").startswith(BEGINNING)
 
 
+def test_files_the_wrong_way_round_are_warned_of_at_once(
+    model_file: pathlib.Path, quantized: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    result = dfmpc("report", quantized, model_file, "-o", tmp_path / "page.html", "--count", "4")
+    assert result.stderr.startswith("warning: ") and "the float model comes first" in " ".join(result.stderr.split())
+
+
 def test_it_goes_to_standard_output_alone(model_file: pathlib.Path, quantized: pathlib.Path) -> None:
     result = program("report", model_file, quantized, "-o", "-", "--count", "8", "--threads", "1")
     assert (result.returncode, result.stderr) == (0, "")

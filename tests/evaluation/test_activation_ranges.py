@@ -67,3 +67,16 @@ def test_pictures_are_run_one_by_one(quantized: pathlib.Path) -> None:
     x = np.random.default_rng(0).normal(size=(3, 3, 8, 8)).astype(np.float32)
     found = activation_ranges(onnx.load(quantized), "m", Images(x, None, "noise"))
     assert found[0].least == pytest.approx(float(x.min()))
+
+
+@pytest.mark.parametrize("names", [("t", "y"), ("a", "t")])
+def test_what_a_fused_relu_removes_is_not_clipped(names: tuple[str, str]) -> None:
+    """Whether its input's name is left to the quantized tensor, or its output's."""
+    behind = onnx.helper.make_node("Relu", names[:1], names[1:])
+    ends = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["n", 4]) for n in names]
+    real = onnx.helper.make_model(onnx.helper.make_graph([behind], "g", ends[:1], ends[1:]))
+    inputs = fed([-9, -3, 30, 2])
+    (found,) = activation_ranges(quantizing(zero=0), "m", inputs, real)
+    assert (found.clipped_low, found.clipped_high, found.least) == (0, 1 / 4, 0)
+    (plain,) = activation_ranges(quantizing(zero=0), "m", inputs)
+    assert (plain.clipped_low, plain.clipped_high) == (2 / 4, 1 / 4)

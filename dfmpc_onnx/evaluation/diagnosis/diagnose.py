@@ -12,7 +12,7 @@ from dfmpc_onnx.evaluation.diagnosis.blame import Blame, Loss, Restorable
 from dfmpc_onnx.evaluation.diagnosis.causes import rounding_cause, weight_cause
 from dfmpc_onnx.evaluation.diagnosis.evidence import Evidence
 from dfmpc_onnx.evaluation.diagnosis.roundings import roundings
-from dfmpc_onnx.evaluation.diagnosis.schema import Cause, Diagnosis, Suspect
+from dfmpc_onnx.evaluation.diagnosis.schema import COMPARED_AS_A_WHOLE, Cause, Diagnosis, Suspect
 from dfmpc_onnx.evaluation.layer_errors import LayerErrors, errors_of
 from dfmpc_onnx.evaluation.paired_networks import PairedNetworks
 from dfmpc_onnx.evaluation.taken_back import TakenBack
@@ -85,7 +85,7 @@ def _suspect(
         others=max(len(candidate.layers) - 1, 0),
         own_error=None if row is None else row.own_error,
     )
-    if left is None:
+    if left is None or (suspect.others and left.damage == 0):  # all that errs is restored, which tells nothing
         return suspect
     return msgspec.structs.replace(
         suspect,
@@ -97,7 +97,11 @@ def _suspect(
 
 
 def _explained(candidate: Restorable, suspect: Suspect, evidence: Evidence, given: Sequence[str]) -> Suspect:
-    if suspect.others:
+    if suspect.others and evidence.is_integer(suspect.layer):
+        count = suspect.others + 1
+        text = f"{count} layers together: integer operators are compared as a whole, with no float tensor between them"
+        cause = Cause("no-single-cause", text, {COMPARED_AS_A_WHOLE: count})
+    elif suspect.others:
         text = f"{suspect.others + 1} layers together, which nothing tells apart: their tensors have other names there"
         cause = Cause("no-single-cause", text)
     elif candidate.rounding is None:

@@ -11,7 +11,7 @@ import onnx
 from onnx import numpy_helper
 
 from dfmpc_onnx.evaluation.diagnosis.roundings import Rounding
-from dfmpc_onnx.evaluation.matched_tensors import called, fed_at
+from dfmpc_onnx.evaluation.matched_tensors import RUNTIME_LAYERS, called, fed_at
 from dfmpc_onnx.evaluation.paired_networks import PairedNetworks, within_bounds
 from dfmpc_onnx.evaluation.tensor_sums import ChannelChange, TensorSums, channel_axis
 from dfmpc_onnx.model.protos import RUNTIME_DOMAINS, initializers, makers, op_of
@@ -94,6 +94,10 @@ class Evidence:
         channel, share, gain = sums.worst() or (0, 0.0, 1.0)
         levels, scales, reaches = self._weight(layer)
         return WeightEvidence(sums.relative(sums.own), channel, share, gain, sums.channels, levels, scales, reaches)
+
+    def is_integer(self, layer: str) -> bool:
+        """Whether a layer of the quantized network is an operator on integers."""
+        return op_of(self._nodes[layer]) in RUNTIME_LAYERS
 
     def _is_rounded(self, tensor: str) -> bool:
         return any(found.name == tensor != found.stands for found in self._pair.matching.tensors)

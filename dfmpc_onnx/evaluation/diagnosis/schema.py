@@ -22,8 +22,10 @@ CauseCode = Literal[
     "wrong-preprocess",
     "no-single-cause",
 ]
+COMPARED_AS_A_WHOLE = "integer_layers"  # the figure of a cause that names operators on integers
 LEAST_HELP_DB = 0.5  # what advice is worth at least
 LEAST_DAMAGE = 0.01  # of the outputs, below which nothing needs a culprit
+ANOTHER_TENSOR = 0.5  # own error of a layer, which ternary weights of a normal distribution stay below, with 0.44
 SHARE_OF_CULPRIT = 0.5  # of the damage that one restored layer or activation takes away before it stands out
 SHARE_UNEXPLAINED = 0.75  # the same where nothing explains it: errors make up for each other by chance
 
@@ -70,7 +72,8 @@ class Advice(msgspec.Struct, frozen=True):
 
     text: what was done; before_db, after_db: SQNR of the worst output; bytes: what the file grows by, below 0 where it
     shrinks. layers: the overrides that it takes, as ``NAME=BITS``; preprocess: the one that it takes, "" for that of
-    the file; activations: the tensors that stay in float.
+    the file; activations: the tensors that stay in float. command: what makes that file, with all settings; "" where no
+    command does.
     """
 
     text: str
@@ -80,6 +83,7 @@ class Advice(msgspec.Struct, frozen=True):
     layers: tuple[str, ...] = ()
     preprocess: str = ""
     activations: tuple[str, ...] = ()
+    command: str = ""
 
     @property
     def helps(self) -> bool:
@@ -120,6 +124,8 @@ class Diagnosis(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         found = self.culprit
+        if self.unlike:
+            return f"Diagnosis(SQNR {self.sqnr_db} dB, nothing could be told apart)"
         said = "nothing stands out" if found is None or found.cause is None else f"{found.layer}: {found.cause.code}"
         return f"Diagnosis(SQNR {self.sqnr_db} dB, {said})"
 
@@ -129,10 +135,30 @@ class Diagnosis(msgspec.Struct, frozen=True):
         return self.damage < LEAST_DAMAGE or self.sqnr_db >= GOOD_DB_OF_OTHERS
 
     @property
+    def as_a_whole(self) -> bool:
+        """Whether layers are operators on integers, between which nothing can be compared."""
+        return any(s.cause is not None and COMPARED_AS_A_WHOLE in s.cause.figures for s in self.suspects)
+
+    @property
+    def unlike(self) -> str:
+        """Why nothing can be told apart, where most layers are not those of the float network; "" elsewhere."""
+        errors = self.layers
+        if self.little or self.as_a_whole:
+            return ""
+        missing, of = len(errors.unmatched), errors.float_layers
+        if 2 * missing > of:
+            return f"{missing} of {of} layers could not be matched"
+        found = [row for row in errors.rows if row.layers]
+        other = sum(row.own_error >= ANOTHER_TENSOR for row in found)
+        if len(found) > 1 and 2 * other >= len(found):
+            return f"{other} of the {len(found)} layers that could be matched compute something else"
+        return ""
+
+    @property
     def culprit(self) -> Suspect | None:
         """The first suspect, where it stands out from the rest; None where nothing does, or little is lost."""
         first = next(iter(self.suspects), None)
-        if first is None or first.cause is None or first.others or self.little:
+        if first is None or first.cause is None or first.others or self.little or self.unlike:
             return None
         unexplained = first.cause.code == "no-single-cause"
         if first.gain is None:

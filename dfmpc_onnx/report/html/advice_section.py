@@ -54,9 +54,9 @@ def _measured(page: ReportPage) -> list[Block]:
         Paragraph("Measured: each change was made, and the file measured with it on the same inputs."),
         Rows("Changes that help, the best first", columns, rows),
     ]
-    if files := _paths(page):
+    if command := found.advice[0].command:
         blocks.append(Paragraph("This writes the file with the first of them:"))
-        blocks.append(Bullets([("", f"dfmpc-onnx diagnose {files} --blame --apply -o better.onnx")]))
+        blocks.append(Bullets([("", command)]))
     return blocks
 
 

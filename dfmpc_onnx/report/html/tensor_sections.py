@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from dfmpc_onnx.evaluation.activation_ranges import ActivationRange
+from dfmpc_onnx.evaluation.matched_tensors import RUNTIME_LAYERS
 from dfmpc_onnx.evaluation.weight_grids import WeightGrid
 from dfmpc_onnx.report.html.blocks import Block, Cell, Column, Drawn, Gallery, Paragraph, Rows, Section, cells
 from dfmpc_onnx.report.html.charts import CHART_WIDTH, CLIPPED_MUCH, NARROW_WIDTH, range_chart, weight_chart
@@ -31,9 +32,14 @@ def weights(page: ReportPage) -> Section:
         number = layer.place or index + 1 if layer is not None else index + 1
         entries.append((f"{number}. {short(grid.layer)}", weight_chart(grid, index), _of_grid(grid, layer)))
     if not entries:
-        reason = page.untold.get("weights", "the file holds no codes that could be read")
+        why = "the file holds no codes that could be read"
+        if any(layer.op in RUNTIME_LAYERS for layer in page.layers):
+            why = "integer operators, such as QLinearConv, are compared as a whole, and their weights are not drawn"
+        reason = page.untold.get("weights", why)
         return Section("weights", "Weights before and after", [Paragraph(as_sentence(reason))])
     which = f"Shown are the {len(entries)} of {len(page.layers)} layers that cost most."
+    if not any(place.added or place.effect for place in page.places):  # nothing tells which cost most
+        which = f"Shown are the first {len(entries)} of {len(page.layers)} layers."
     return Section("weights", "Weights before and after", [Paragraph(OVERLAID + which, quiet=True), Gallery(entries)])
 
 

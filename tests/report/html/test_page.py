@@ -292,6 +292,25 @@ def test_how_it_was_made_has_the_machine_and_the_date(planned: ReportPage) -> No
     assert "version of onnxruntime" in said and "unit, as given" in said
 
 
+def test_layers_that_nothing_ranks_are_the_first(model_file: pathlib.Path, quantized: pathlib.Path) -> None:
+    page = gathered(model_file, quantized)
+    assert "layers that cost most" in Page(report_html(page)).root.text
+    unranked = msgspec.structs.replace(
+        page, places=tuple(msgspec.structs.replace(place, added=None, effect=None) for place in page.places)
+    )
+    text = Page(report_html(unranked)).root.text
+    assert f"the first {len(page.drawn)} of {len(page.layers)} layers" in text and "layers that cost most" not in text
+
+
+def test_the_weights_of_integer_operators_are_said_not_to_be_drawn(
+    model_file: pathlib.Path, quantized: pathlib.Path
+) -> None:
+    page = gathered(model_file, quantized)
+    layers = tuple(msgspec.structs.replace(layer, op="QLinearConv") for layer in page.layers)
+    text = Page(report_html(msgspec.structs.replace(page, layers=layers, drawn=()))).root.text
+    assert "Integer operators, such as QLinearConv, are compared as a whole" in text
+
+
 def test_inputs_that_are_no_pictures_are_not_shown_as_some() -> None:
     assert shown_images(None, "16 vectors", 0).pictures == ()
     assert shown_images(None, "photos", None).note == "Images of yours are not put into the report."
