@@ -309,7 +309,8 @@ def passes(name: str | None, verbose: bool) -> None:
     from dfmpc_onnx.report.catalog_text import pass_page, passes_table
 
     if name is None:
-        passes_table(list(catalog.passes().values()), standard_output(), verbose=verbose)
+        recipes = list(catalog.recipes().values())
+        passes_table(list(catalog.passes().values()), recipes, standard_output(), verbose=verbose)
     else:
         pass_page(catalog.find_pass(name), standard_output())
 

@@ -11,21 +11,40 @@ from rich.console import Console
 from rich.text import Text
 
 from dfmpc_onnx.pipeline.manager import Pass
-from dfmpc_onnx.pipeline.recipe import Recipe
+from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE, Recipe
 from dfmpc_onnx.report.tables import definitions
 
 
-def passes_table(kinds: list[type[Pass[Any]]], console: Console, *, verbose: bool = False) -> None:
-    """Every pass with what it does; verbose: with the graph before and after it, too."""
-    entries = []
-    for kind in kinds:
-        page = headings(kind)
-        said = [pass_summary(kind)] if pass_summary(kind) else []
-        if verbose or not said:
-            said += [f"{heading}: {page[heading]}" for heading in ("Before", "After") if heading in page]
-        entries.append((kind.name, "", "\n".join(said)))
-    definitions(console, entries)
+def passes_table(
+    kinds: list[type[Pass[Any]]], recipes: list[Recipe], console: Console, *, verbose: bool = False
+) -> None:
+    """Every pass with what it does: those of the default recipe in their order, then the others with their recipes.
+
+    verbose: with the graph before and after it, too.
+    """
+    by_name = {kind.name: kind for kind in kinds}
+    default = next((recipe for recipe in recipes if recipe.name == DEFAULT_RECIPE), None)
+    usual = list(dict.fromkeys(step.use for step in default.steps if step.use in by_name)) if default else []
+    console.print(Text(f"The recipe {DEFAULT_RECIPE}, the default, runs in this order:\n", style="bold"))
+    definitions(console, [_entry(by_name[name], "", verbose) for name in usual])
+    others = [name for name in by_name if name not in usual]
+    if others:
+        console.print(Text("\nOther recipes, targets and options run these too:\n", style="bold"))
+        definitions(console, [_entry(by_name[name], _users(name, recipes), verbose) for name in others])
     console.print(Text("\ndfmpc-onnx passes NAME says why a pass is right, and when it refuses a layer"))
+
+
+def _entry(kind: type[Pass[Any]], remark: str, verbose: bool) -> tuple[str, str, str]:
+    page = headings(kind)
+    said = [pass_summary(kind)] if pass_summary(kind) else []
+    if verbose or not said:
+        said += [f"{heading}: {page[heading]}" for heading in ("Before", "After") if heading in page]
+    return kind.name, remark, "\n".join(said)
+
+
+def _users(name: str, recipes: list[Recipe]) -> str:
+    """The recipes that run a pass."""
+    return ", ".join(recipe.name for recipe in recipes if any(step.use == name for step in recipe.steps))
 
 
 def pass_summary(kind: type[Pass[Any]]) -> str:

@@ -17,8 +17,9 @@ from dfmpc_onnx.report.tables import figures, listing, megabytes, plain, prose, 
 from dfmpc_onnx.report.text import MOST_REASONS, refusal_list
 
 ROLES_LEGEND = (
-    "role: what a recipe with two widths, such as 2/6, makes of the layer: low is repaired in the next layer, high "
-    "repairs it; first layer, depthwise and classifier get 8 bits. The default recipe measures each layer instead"
+    "role: what a layer can be in a recipe with two widths, such as 2/6: low can be repaired in the next layer, high "
+    "cannot or repairs another; first layer, depthwise and classifier get 8 bits. A recipe may make fewer layers low. "
+    "The default recipe measures each layer instead, whatever its role"
 )
 CODES_LEGEND = (
     "* the default; low, high, 8-bit, auto, float: layers of that width; codes: bytes of the weights alone, to which "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pathlib
+import re
 
 import msgspec
 import numpy as np
@@ -267,3 +268,11 @@ def test_the_channels_that_a_figure_is_of_are_shown() -> None:
     )
     beside = msgspec.structs.replace(found, outputs=(output, OutputFidelity("other", 40.0)))
     assert "('boxes', the worst of 2 outputs, of channels 4 6 8 10 and more" in fidelity_line(beside)
+
+
+def test_passes_come_in_the_order_of_the_default_recipe_and_then_those_of_others() -> None:
+    said = dfmpc("passes").stdout
+    usual, others = said.split("Other recipes, targets and options run these too:")
+    order = [usual.index(f"\n{name}\n") for name in ("normalize", "pair_convolutions", "insert_qdq", "pack_weights")]
+    assert order == sorted(order)
+    assert re.search(r"\ncompensate +paper, per-channel\n", others)
