@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import onnx
 
+from dfmpc_onnx import catalog
 from dfmpc_onnx.api.command_again import command_again
 from dfmpc_onnx.api.pairs import ComparedFiles
 from dfmpc_onnx.api.provenance import gave_statistics, recorded_recipe
@@ -22,6 +23,7 @@ from dfmpc_onnx.evaluation.fidelity import compare
 from dfmpc_onnx.inputs.preprocess import AUTO
 from dfmpc_onnx.model.metadata import metadata_of
 from dfmpc_onnx.model.source import size_of
+from dfmpc_onnx.pipeline.facts import FloatActivations
 from dfmpc_onnx.pipeline.recipe import Recipe, Step
 from dfmpc_onnx.pipeline.settings import LayerOverride
 from dfmpc_onnx.qdq.decode_chains import DecodeChains
@@ -35,7 +37,6 @@ WIDE_LEVELS = 128  # more values than these take 8 bits
 SEVERE_DB = 10.0  # SQNR below which a file may be damaged in any way
 SEVERE_GAIN_DB = 6.0  # of one thing restored, from which it may be damaged: half of the error's size
 SAME_DB = 0.1
-KEEPS_FLOAT = "keep_activations_float"  # the pass that leaves activations in float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,11 +222,12 @@ def keeping(recipe: Recipe, tensors: Sequence[str]) -> Recipe:
     """
     if not tensors:
         return recipe
-    if all(step.use != KEEPS_FLOAT for step in recipe.steps):
-        raise RecipeError(f"recipe {recipe.name}: has no pass {KEEPS_FLOAT}; add it to keep an activation in float")
+    keepers = {kind.name for kind in catalog.passes().values() if FloatActivations in kind.provides}
+    if all(step.use not in keepers for step in recipe.steps):
+        raise RecipeError(f"recipe {recipe.name}: has no pass that keeps activations in float")
     steps = [
         msgspec.structs.replace(step, options={**step.options, "tensors": [*_tensors_of(step), *tensors]})
-        if step.use == KEEPS_FLOAT
+        if step.use in keepers
         else step
         for step in recipe.steps
     ]
