@@ -87,5 +87,5 @@ def test_the_activation_that_costs_most_is_tried_in_float(model_file: pathlib.Pa
     recipe = keeping(catalog.find_recipe("int8"), trial.activations)
     again = dfmpc_onnx.quantize(model_file, None, recipe, preprocess="imagenet", check=False).model
     assert rounded not in {node.input[0] for node in again.graph.node if node.op_type == "QuantizeLinear"}
-    with pytest.raises(RecipeError, match="has no pass keep_activations_float"):
+    with pytest.raises(RecipeError, match="has no pass that keeps activations in float"):
         keeping(catalog.find_recipe("paper"), trial.activations)
