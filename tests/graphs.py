@@ -428,5 +428,6 @@ def kernels(model: onnx.ModelProto | gs.Graph) -> Counter[str]:
 
 
 def relative(got: Sequence[np.ndarray], want: Sequence[np.ndarray]) -> float:
-    """Largest error over the largest value."""
-    return max(float(np.abs(a - b).max()) / float(np.abs(b).max()) for a, b in zip(got, want, strict=True))
+    """Largest error over the largest value; that of zeros is 0 where all are."""
+    pairs = [(float(np.abs(a - b).max()), float(np.abs(b).max())) for a, b in zip(got, want, strict=True)]
+    return max(error / largest if largest else (np.inf if error else 0.0) for error, largest in pairs)
