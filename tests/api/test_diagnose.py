@@ -87,6 +87,12 @@ def test_a_wrong_preprocess_is_named_and_making_it_again_with_the_right_one_is_t
     assert advice.preprocess == found.preprocess and advice.after_db > advice.before_db + 10
 
 
+@pytest.mark.parametrize("layer", ["/features/features.3/Conv", "/features/features.7/Conv"])
+def test_a_layer_at_2_bits_is_named_where_codebooks_save_part_of_it(untried: None, layer: str) -> None:
+    few = dfmpc_onnx.quantize(PLAIN, None, "int8", layers=[f"{layer}=2"], check=False).model
+    assert named(blamed(PLAIN, few)) == ("weights", layer, "too-few-bits")
+
+
 def test_a_layer_at_2_bits_that_needs_more_is_named_and_more_bits_are_tried(tmp_path: pathlib.Path) -> None:
     layer = "/features/features.10/Conv"
     few = dfmpc_onnx.quantize(PLAIN, None, "int8", layers=[f"{layer}=2"], check=False).model

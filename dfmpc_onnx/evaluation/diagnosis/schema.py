@@ -27,6 +27,7 @@ LEAST_HELP_DB = 0.5  # what advice is worth at least
 LEAST_DAMAGE = 0.01  # of the outputs, below which nothing needs a culprit
 ANOTHER_TENSOR = 0.5  # own error of a layer, which ternary weights of a normal distribution stay below, with 0.44
 SHARE_OF_CULPRIT = 0.5  # of the damage that one restored layer or activation takes away before it stands out
+SHARE_OF_FEW_BITS = 0.3  # the same of weights in few levels, which are a cause by themselves
 SHARE_UNEXPLAINED = 0.75  # the same where nothing explains it: errors make up for each other by chance
 
 
@@ -163,7 +164,8 @@ class Diagnosis(msgspec.Struct, frozen=True):
         unexplained = first.cause.code == "no-single-cause"
         if first.gain is None:
             return None if unexplained else first
-        share = SHARE_UNEXPLAINED if unexplained else SHARE_OF_CULPRIT
+        few = first.cause.code == "too-few-bits"
+        share = SHARE_UNEXPLAINED if unexplained else SHARE_OF_FEW_BITS if few else SHARE_OF_CULPRIT
         return first if first.gain >= share * self.damage else None
 
     def to_dict(self) -> dict[str, Any]:
