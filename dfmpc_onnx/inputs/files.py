@@ -128,10 +128,18 @@ def digest(path: str | os.PathLike[str]) -> str:
         with source.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     hasher = hashlib.sha256()
-    table = source / TABLE
-    for file in sorted([*image_files(source), *([table] if table.is_file() else [])]):
+    for file in files_of(source):
         content = file.read_bytes()
         name = os.fsencode(file.name)
         hasher.update(b"%d %s %d " % (len(name), name, len(content)))
         hasher.update(content)
     return hasher.hexdigest()
+
+
+def files_of(path: str | os.PathLike[str]) -> list[pathlib.Path]:
+    """The files that images are read from: a folder's pictures and labels, or the .npz itself; sorted."""
+    source = pathlib.Path(path)
+    if not source.is_dir():
+        return [source]
+    table = source / TABLE
+    return sorted([*image_files(source), *([table] if table.is_file() else [])])

@@ -21,6 +21,7 @@ from dfmpc_onnx.jobs.local import JobEngine, LocalEngine
 from dfmpc_onnx.jobs.processes import is_disk_full
 from dfmpc_onnx.jobs.sources import Shard, find_jobs
 from dfmpc_onnx.memory import free_memory
+from dfmpc_onnx.model.staging import publishing
 from dfmpc_onnx.model.write import save_text
 from dfmpc_onnx.pipeline.progress import ProgressReport, no_report
 from dfmpc_onnx.report.batch_changes import BatchChanges, changes_between
@@ -77,7 +78,8 @@ def batch(
 
     sources: models, folders, patterns, and manifests (.csv, .toml). output: a folder for ``results.jsonl``, to which a
     row is added as its job ends, ``results.csv``, ``index.html``, and the models in ``models/``. A second call with the
-    same folder does only what has changed: the model, its options or the version. sweep: ``{"recipe": ["int8",
+    same folder does only what has changed: the model, its options or the version. Who interrupts it finds the table and
+    the page of what is done. sweep: ``{"recipe": ["int8",
     "mixed"]}``, every combination for every model. workers: jobs at once; as many as processors divided by threads
     where None. threads: of each job. time_limit, memory_limit: of each job, "30m" and "4GB"; None for none; "auto": ten
     minutes, and twenty seconds for each MB of its model's file. dask: the address of a scheduler whose workers do the
@@ -99,8 +101,13 @@ def batch(
     engine = _engine(workers, limits, dask, dask_files)
     with Ledger.open(folder, part) as ledger:
         run = _Batch(folder, ledger, Gates(min_agreement), max_failures, progress or no_report)
-        run.sort_out(mine, retry)
-        run.do(engine, limits)
+        try:
+            run.sort_out(mine, retry)
+            run.do(engine, limits)
+        except BaseException:  # such as an interrupt: what is done is to be seen all the same
+            with contextlib.suppress(OptionError):  # such as a full disk, which has been said
+                run.write_tables(jobs)
+            raise
     return run.finish(mine, jobs)
 
 
@@ -211,12 +218,20 @@ class _Batch:
             error.add_note(f"{len(self._rows)} of {len(self._keys)} done; the same command goes on")
             raise
 
+    def write_tables(self, jobs: Sequence[Job]) -> str:
+        """The table and the page of all rows that there are, other shards' included; what to note of them.
+
+        The last of several shards to end is the last to write, and has read the rows of all.
+        """
+        with publishing(self._folder):
+            known = {**read_rows(self._folder), **self._rows}
+            rows = [known[job.name] for job in jobs if job.name in known]
+            save_text(csv_table(rows), self._folder / TABLE_FILE)
+            return index_page(rows, self._folder / PAGE_FILE)
+
     def finish(self, mine: Sequence[Job], jobs: Sequence[Job]) -> BatchResult:
-        """The table and the page of all rows that there are, other shards' included."""
-        known = {**read_rows(self._folder), **self._rows}
-        rows = [known[job.name] for job in jobs if job.name in known]
-        save_text(csv_table(rows), self._folder / TABLE_FILE)
-        note = index_page(rows, self._folder / PAGE_FILE)
+        """What became of the jobs, once all tables are written."""
+        note = self.write_tables(jobs)
         notes = (*self._notes, *([note] if note else []))
         own = tuple(self._rows[job.name] for job in mine if job.name in self._rows)
         return BatchResult(str(self._folder), own, self._kept, self._left, notes)

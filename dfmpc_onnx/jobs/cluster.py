@@ -10,13 +10,24 @@ import contextlib
 import pathlib
 import tempfile
 from collections.abc import Generator, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from dfmpc_onnx.errors import OptionError, RuntimeUnavailable, printable, shown
 from dfmpc_onnx.jobs.job import Order
 from dfmpc_onnx.jobs.local import need_of
+from dfmpc_onnx.jobs.parcel import (
+    Files,
+    NamedFiles,
+    check_sent,
+    missing_data,
+    order_below,
+    pack,
+    row_of,
+    save_written,
+    unpack,
+)
 from dfmpc_onnx.jobs.processes import Processes
 from dfmpc_onnx.model.write import save_bytes
 from dfmpc_onnx.report.batch_row import JobRow
@@ -25,21 +36,24 @@ CONNECT_SECONDS = 30
 RETRIES = 2  # of a job whose worker fails otherwise than by being lost; of lost ones the scheduler's own limit holds
 AHEAD = 2  # jobs handed over for each that can run: enough to keep workers busy, and few files' bytes on the way
 MEMORY = "memory"  # the resource, in any case
+Result = tuple[bytes, Files, bytes]  # of a job: its row as JSON, and as bytes the files of its model and its report
 
 
 class DaskEngine:
-    """address: of the scheduler. by_bytes: whether models and results travel with the jobs; otherwise workers find
-    them under the same paths, on storage that all share."""
+    """address: of the scheduler. by_bytes: whether the files of jobs and their results travel with them; otherwise
+    workers find them under the same paths, on storage that all share."""
 
     def __init__(self, address: str, *, by_bytes: bool = False) -> None:
         self._address, self._by_bytes = address, by_bytes
 
     def run(self, orders: Sequence[Order]) -> Generator[JobRow, None, None]:
+        named = NamedFiles()
         if self._by_bytes:
             for order in orders:
-                _check_sent(order)
+                check_sent(order.job, named.of(order.job).size)
         with _client(self._address) as client:
-            yield from _Handed(client, self._by_bytes).run(sorted(orders, key=need_of, reverse=True))
+            handed = _Handed(client, named if self._by_bytes else None)
+            yield from handed.run(sorted(orders, key=need_of, reverse=True))
 
 
 @contextlib.contextmanager
@@ -59,47 +73,90 @@ def _client(address: str) -> Iterator[Any]:
         yield client
 
 
-class _Handed:
-    """The jobs that a scheduler has been given, a few more than run at once."""
+class _Try(NamedTuple):
+    """A job that has been handed over. data: the files of weights that go with it; None in its first try."""
 
-    def __init__(self, client: Any, by_bytes: bool) -> None:
-        self._client, self._by_bytes = client, by_bytes
+    order: Order
+    data: tuple[pathlib.Path, ...] | None = None
+
+
+class _Handed:
+    """The jobs that a scheduler has been given, a few more than run at once. named: where files travel with them."""
+
+    def __init__(self, client: Any, named: NamedFiles | None) -> None:
+        self._client, self._named = client, named
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
         declared = [name for worker in workers for name in worker.get("resources", {}) if name.lower() == MEMORY]
         self._resource = declared[0] if len(declared) == len(workers) and declared else None
         self._most = AHEAD * max(sum(worker["nthreads"] for worker in workers), 1)
+        self._sent: dict[tuple[pathlib.Path, ...], Any] = {}
 
     def run(self, orders: Sequence[Order]) -> Generator[JobRow, None, None]:
         import distributed
 
-        waiting: list[Order] = list(reversed(orders))
-        handed: dict[Any, Order] = {}
+        waiting = [_Try(order) for order in reversed(orders)]
+        handed: dict[Any, _Try] = {}
         ended = distributed.as_completed(loop=self._client.loop)
         try:
             while waiting or handed:
                 while waiting and len(handed) < self._most:
-                    order = waiting.pop()
-                    future = self._submit(order)
-                    handed[future] = order
+                    attempt = waiting.pop()
+                    future = self._submit(attempt)
+                    handed[future] = attempt
                     ended.add(future)
                 future = next(ended)
-                yield self._row(future, handed.pop(future))
+                attempt = handed.pop(future)
+                row, again = self._ended(future, attempt)
+                if again is None:
+                    yield row
+                else:
+                    waiting.append(again)
         finally:
             self._client.cancel(list(handed))
 
-    def _submit(self, order: Order) -> Any:
-        sent: tuple[bytes, ...] = (msgspec.json.encode(order),)
-        if self._by_bytes:
-            sent += (_bytes_of(order.job.model),)
+    def _submit(self, attempt: _Try) -> Any:
+        order = attempt.order
         resources = {} if self._resource is None else {self._resource: need_of(order)}
-        call = _do_by_bytes if self._by_bytes else _do
-        return self._client.submit(call, *sent, pure=False, retries=RETRIES, resources=resources)
+        usual = {"pure": False, "retries": RETRIES, "resources": resources}
+        if self._named is None:
+            return self._client.submit(_do, msgspec.json.encode(order), **usual)
+        own = pack([pathlib.Path(order.job.model), *(attempt.data or ())])
+        named = self._sent_once(self._named.of(order.job).paths)
+        return self._client.submit(_do_by_bytes, msgspec.json.encode(order), own, named, **usual)
 
-    def _row(self, future: Any, order: Order) -> JobRow:
+    def _sent_once(self, paths: tuple[pathlib.Path, ...]) -> Any:
+        """Files that many jobs read. The scheduler keeps them as a task, which it does again where a worker is lost."""
+        if not paths:
+            return {}
+        if paths not in self._sent:
+            self._sent[paths] = self._client.submit(_same, pack(paths), pure=False, retries=RETRIES)
+        return self._sent[paths]
+
+    def _ended(self, future: Any, attempt: _Try) -> tuple[JobRow, _Try | None]:
+        """The row of a job, and its next try where the first one lacked files of weights that are here."""
+        found = self._result(future, attempt.order)
+        if isinstance(found, JobRow):
+            return found, None
+        row, written, report = msgspec.json.decode(found[0], type=JobRow), *found[1:]
+        order = attempt.order
+        if self._named is not None and attempt.data is None:
+            try:
+                data = missing_data(order.job, row, self._named.of(order.job))
+            except OptionError as error:
+                return msgspec.structs.replace(row, status="refused", code="not-sent", reason=str(error)), None
+            if data:
+                return row, attempt._replace(data=data)
+        save_written(written, order.output)
+        if report:
+            save_bytes(report, order.report)
+        return row, None
+
+    def _result(self, future: Any, order: Order) -> Result | JobRow:
+        """What a worker sent; a row where none could."""
         import distributed
 
         try:
-            row, *files = future.result()
+            found: Result = future.result()
         except distributed.KilledWorker:
             return _lost(order, "its dask workers were lost one after another; see their logs")
         except (ImportError, AttributeError) as error:
@@ -112,10 +169,7 @@ class _Handed:
                     "dask: the scheduler was lost; start it again, then run the same command: what is done stays done"
                 ) from None
             return _lost(order, f"{type(error).__name__}: {error}")
-        for path, content in zip((order.output, order.report), files, strict=False):
-            if path and content:
-                save_bytes(content, path)
-        return msgspec.json.decode(row, type=JobRow)
+        return found
 
 
 def _lost(order: Order, reason: str) -> JobRow:
@@ -125,43 +179,25 @@ def _lost(order: Order, reason: str) -> JobRow:
     )
 
 
-def _check_sent(order: Order) -> None:
-    """Raise OptionError where a job needs more than the bytes of its model."""
-    recipe = str(order.job.options.get("recipe", ""))
-    for name in ("images", "recipe"):
-        if name in order.job.options and (name == "images" or recipe.endswith(".toml")):
-            raise OptionError(
-                f"dask-files bytes: {order.job.name} reads {name} from a file, and only models are sent; put it on "
-                "storage that the workers share, and give --dask-files shared"
-            )
-
-
-def _bytes_of(model: str) -> bytes:
-    """The bytes of a model's file; none where it cannot be read, which its job then says."""
-    try:
-        return pathlib.Path(model).read_bytes()
-    except OSError:
-        return b""
-
-
 # -- on the workers
 
 
-def _do(order: bytes) -> tuple[bytes]:
-    return (msgspec.json.encode(Processes().run(msgspec.json.decode(order, type=Order))),)
+def _do(order: bytes) -> Result:
+    return msgspec.json.encode(Processes().run(msgspec.json.decode(order, type=Order))), {}, b""
 
 
-def _do_by_bytes(order: bytes, model: bytes) -> tuple[bytes, bytes, bytes]:
-    """The row of a job, its quantized model and its report; each is empty where there is none."""
+def _same(files: Files) -> Files:
+    return files
+
+
+def _do_by_bytes(order: bytes, own: Files, named: Files) -> Result:
+    """The row of a job, the files of its quantized model by their names, and its report; empty where there is none."""
     given = msgspec.json.decode(order, type=Order)
     with tempfile.TemporaryDirectory() as folder:
-        inner = pathlib.Path(folder)
-        source, output = inner / pathlib.Path(given.job.model).name, inner / "out.onnx"
-        source.write_bytes(model)
-        report = str(inner / "report.html") if given.report else ""
-        job = msgspec.structs.replace(given.job, model=str(source))
-        row = Processes().run(msgspec.structs.replace(given, job=job, output=str(output), report=report))
-        files = [pathlib.Path(p).read_bytes() if p else b"" for p in (row.output, row.report)]
-    said = {"reason": row.reason.replace(str(source), given.job.model), "model": given.job.model}
-    said |= {"output": given.output if row.output else "", "report": given.report if row.report else ""}
-    return msgspec.json.encode(msgspec.structs.replace(row, **said)), files[0], files[1]
+        moved = order_below(given, pathlib.Path(folder))
+        unpack({**named, **own}, pathlib.Path(folder) / "read")
+        row = Processes().run(moved)
+        made = pathlib.Path(moved.output).parent.iterdir() if row.output else ()
+        written = {path.name: path.read_bytes() for path in made if path.is_file()}
+        report = pathlib.Path(row.report).read_bytes() if row.report else b""
+    return msgspec.json.encode(row_of(row, given, moved)), written, report

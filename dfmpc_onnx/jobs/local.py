@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import concurrent.futures
 from collections.abc import Callable, Generator, Sequence
 from typing import Protocol
@@ -31,12 +32,14 @@ class LocalEngine:
     def run(self, orders: Sequence[Order]) -> Generator[JobRow, None, None]:
         processes = self._processes()
         waiting = sorted(orders, key=need_of, reverse=True)
+        needs = [-need_of(order) for order in waiting]  # rising, as bisect wants them
         running: dict[concurrent.futures.Future[JobRow], Order] = {}
         with concurrent.futures.ThreadPoolExecutor(self._workers) as pool:
             try:
                 while waiting or running:
-                    while (order := self._next(waiting, list(running.values()))) is not None:
-                        waiting.remove(order)
+                    while (nth := self._next(needs, list(running.values()))) < len(waiting):
+                        order = waiting.pop(nth)
+                        del needs[nth]
                         running[pool.submit(processes.run, order)] = order
                     ended, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
                     for future in ended:
@@ -45,11 +48,11 @@ class LocalEngine:
             finally:
                 processes.end()
 
-    def _next(self, waiting: Sequence[Order], running: Sequence[Order]) -> Order | None:
-        """The largest job that fits beside those that run; the first where none runs, however large it is."""
+    def _next(self, needs: Sequence[int], running: Sequence[Order]) -> int:
+        """Which of the jobs that wait is next: the largest that fits beside those that run; the first where none runs,
+        however large it is. Their number where none is. needs: of those that wait, negative, the largest first."""
         if len(running) >= self._workers:
-            return None
+            return len(needs)
         if not running:
-            return waiting[0] if waiting else None
-        free = self._memory - sum(map(need_of, running))
-        return next((order for order in waiting if need_of(order) <= free), None)
+            return 0
+        return bisect.bisect_left(needs, sum(map(need_of, running)) - self._memory)

@@ -168,11 +168,15 @@ class _Places:
 
     def __init__(self, text: str, where: str) -> None:
         self._lines, self._where = text.splitlines(), where
+        self._headers: dict[str, list[int]] = {}
+        for number, line in enumerate(self._lines, 1):
+            header = re.match(r"\s*(\[+)\s*([\w-]+)\s*(\]+)", line)
+            if header is not None:
+                self._headers.setdefault("".join(header.groups()), []).append(number)
 
     def table(self, header: str, nth: int) -> int:
         """The line of the nth table with a header; 1 where it is written in another way."""
-        pattern = re.compile(r"\s*".join(re.escape(part) for part in re.findall(r"\[+|\]+|\w+", header)))
-        lines = [number for number, line in enumerate(self._lines, 1) if pattern.match(line.strip())]
+        lines = self._headers.get(header, [])
         return lines[nth - 1] if len(lines) >= nth else 1
 
     def key(self, word: str, start: int) -> str:

@@ -130,6 +130,11 @@ def extends_another(text: str) -> bool:
     return "extends" in tomllib.loads(text)
 
 
+def base_of(text: str) -> str:
+    """What a text that reads as a recipe extends, a name or a file; empty where it is a recipe in full."""
+    return str(tomllib.loads(text).get("extends", ""))
+
+
 class _Shared(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     activations: str | int | None = None
     reduce_range: bool | None = None

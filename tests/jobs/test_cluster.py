@@ -16,6 +16,7 @@ import pytest
 import dfmpc_onnx
 from dfmpc_onnx.errors import OptionError
 from dfmpc_onnx.jobs import cluster as engine
+from dfmpc_onnx.jobs import parcel
 from tests import graphs
 from tests.commands import environment, held
 
@@ -102,8 +103,51 @@ def test_a_scheduler_that_does_not_answer_is_one_line(models: pathlib.Path, monk
             dfmpc_onnx.batch(models, models.parent / "run", dask="tcp://127.0.0.1:9")
 
 
-def test_images_do_not_travel_by_bytes(models: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    images = tmp_path / "images.npz"
-    graphs.np.savez(images, x=graphs.np.zeros((2, 8, 8, 3), graphs.np.uint8))
-    with pytest.raises(OptionError, match="reads images from a file, and only models are sent"):
-        dfmpc_onnx.batch(models, tmp_path / "run", dask="tcp://127.0.0.1:9", dask_files="bytes", images=images)
+@pytest.fixture
+def far_files(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A model whose weights lie beside it, and in other folders images and a recipe that extends another."""
+    for name in ("nets", "pictures", "recipes"):
+        (tmp_path / name).mkdir(exist_ok=True)
+    external = {"save_as_external_data": True, "location": "weights/of.bin", "size_threshold": 0}
+    (tmp_path / "nets" / "weights").mkdir()
+    net = graphs.Net((1, 3, 8, 8))  # one layer has more weights than go into the model's own file
+    onnx.save(net.model(net.tail(net.block(net.block("x", 16), 16), 4)), tmp_path / "nets" / "far.onnx", **external)
+    pixels = graphs.np.random.default_rng(1).integers(0, 256, (9, 8, 8, 3), graphs.np.uint8)
+    graphs.np.savez(tmp_path / "pictures" / "images.npz", x=pixels)
+    (tmp_path / "recipes" / "mine.toml").write_text('extends = "../base.toml"\nweights = "7"\n')
+    (tmp_path / "base.toml").write_text('extends = "int8"\n')
+    return tmp_path
+
+
+def test_all_that_a_job_reads_and_writes_travels_by_bytes(cluster: Cluster, far_files: pathlib.Path) -> None:
+    model, options = far_files / "nets" / "far.onnx", {"report": True, "preprocess": "unit"}
+    options |= {"images": far_files / "pictures" / "images.npz", "recipe": far_files / "recipes" / "mine.toml"}
+    here = dfmpc_onnx.batch(model, far_files / "here", **options)
+    sent = dfmpc_onnx.batch(model, far_files / "sent", dask=cluster.address, dask_files="bytes", **options)
+    assert here.rows[0].code == "ok" and '"weights/of.bin":"' in here.rows[0].data
+    assert sent.rows[0].made == here.rows[0].made
+    written = held(far_files / "sent" / "models")
+    assert written == held(far_files / "here" / "models") and len(written) == 2
+    assert list(held(far_files / "sent" / "reports")) == ["far.html"]
+    assert dfmpc_onnx.batch(model, far_files / "sent", **options).kept == 1
+
+
+def test_weights_that_are_too_many_to_send_are_a_row(
+    cluster: Cluster, far_files: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = sum(path.stat().st_size for path in (far_files / "nets").rglob("*.*")) - 1
+    monkeypatch.setattr(parcel, "MOST_SENT", most)
+    found = dfmpc_onnx.batch(far_files / "nets", far_files / "run", dask=cluster.address, dask_files="bytes")
+    assert (found.rows[0].status, found.rows[0].code) == ("refused", "not-sent")
+    assert "the files of far are 0.0 GB, and at most" in found.rows[0].reason
+
+
+def test_images_that_are_too_many_to_send_are_refused_before_any_job(
+    far_files: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = far_files / "pictures" / "images.npz"
+    monkeypatch.setattr(parcel, "MOST_SENT", images.stat().st_size)
+    with pytest.raises(OptionError, match=r"the files of far are .*put them on storage that the workers share, and"):
+        dfmpc_onnx.batch(
+            far_files / "nets", far_files / "run", dask="tcp://127.0.0.1:9", dask_files="bytes", images=images
+        )
