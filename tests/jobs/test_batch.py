@@ -168,6 +168,8 @@ def test_a_full_disk_ends_in_one_line_and_what_is_done_stays_done(nets: pathlib.
     (nets / "z.onnx").write_text("full")
     with pytest.raises(OptionError, match=r"run: its disk is full \(z\); make room, then run the same command again"):
         dfmpc_onnx.batch(nets, nets.parent / "run", workers=1)
+    table = (nets.parent / "run" / "results.csv").read_text().splitlines()
+    assert len(table) == 1 + len(read_rows(nets.parent / "run"))
     (nets / "z.onnx").write_text("good")
     assert "z" not in read_rows(nets.parent / "run")
     assert batch(nets).exit_code == 0
@@ -207,21 +209,25 @@ main()
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to catch")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_whoever_ends_a_batch_ends_its_jobs(nets: pathlib.Path, number: int, status: int) -> None:
+def test_whoever_ends_a_batch_ends_its_jobs_and_finds_what_is_done(
+    nets: pathlib.Path, number: int, status: int
+) -> None:
     (nets / "long.onnx").write_text("hang")
     run = nets.parent / "run"
-    begun = run / "models" / "long.begun"
-    command = [sys.executable, "-c", COMMAND, str(nets / "long.onnx"), str(run), *STUB]
+    begun, done = run / "models" / "long.begun", run / "results.jsonl"
+    command = [sys.executable, "-c", COMMAND, str(nets / "[al]*.onnx"), str(run), *STUB]
     with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) as process:
-        while not begun.exists() and process.poll() is None:
+        while not (begun.exists() and done.read_bytes()) and process.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(0.05)
         process.send_signal(number)
         _, said = process.communicate(timeout=60)
-    assert (process.returncode, said) == (status, "interrupted: 0 of 1 done; the same command goes on\n")
+    assert (process.returncode, said) == (status, "interrupted: 1 of 2 done; the same command goes on\n")
     with pytest.raises(ProcessLookupError):
         os.kill(int(begun.read_text()), 0)
-    assert read_rows(run) == {}
+    assert list(read_rows(run)) == ["a"]
+    assert [line["name"] for line in csv.DictReader(io.StringIO((run / "results.csv").read_text()))] == ["a"]
+    assert '<a href="models/a.onnx">' in (run / "index.html").read_text()
 
 
 # Killed by signal 9.
