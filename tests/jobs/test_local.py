@@ -6,8 +6,9 @@ import threading
 
 import pytest
 
+from dfmpc_onnx.jobs import local
 from dfmpc_onnx.jobs.job import Job, JobLimits, Order
-from dfmpc_onnx.jobs.local import LocalEngine
+from dfmpc_onnx.jobs.local import LocalEngine, need_of
 from dfmpc_onnx.jobs.processes import Processes
 from dfmpc_onnx.report.batch_row import JobRow
 
@@ -80,3 +81,12 @@ def test_every_job_has_its_row(workers: int) -> None:
     counted = Counted(threading.Barrier(1))
     rows = list(LocalEngine(workers, 10**9, lambda: counted).run(orders(**{f"j{n}": n for n in range(9)})))
     assert sorted(row.name for row in rows) == [f"j{n}" for n in range(9)]
+
+
+def test_what_is_looked_at_for_a_job_does_not_grow_with_those_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each job is too large to run beside another, so those that wait are looked through whenever one has begun."""
+    asked: list[Order] = []
+    monkeypatch.setattr(local, "need_of", lambda order: asked.append(order) or need_of(order))
+    engine = LocalEngine(2, 100, lambda: Counted(threading.Barrier(1)))
+    assert len(list(engine.run(orders(**{f"j{n}": 60 for n in range(200)})))) == 200
+    assert len(asked) <= 5 * 200
