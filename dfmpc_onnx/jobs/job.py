@@ -26,7 +26,8 @@ MEMORY_AT_FIRST, MEMORY_OF_SMALL, MEMORY_OF_LARGE, MOST_OF_PICTURES = 250 * 10**
 
 
 class Job(msgspec.Struct, frozen=True):
-    """One model under one set of options. name: unique in the batch, and that of its files. size: bytes of the file.
+    """One model under one set of options. name: unique in the batch, and that of its files. size: bytes of the file,
+    and of files of weights beside it where their names tell.
 
     mistake: why `quantize` refuses this combination of a sweep, whatever the model is; empty where it does not.
     """

@@ -50,8 +50,11 @@ class Processes:
         """Do a job in a process of its own, and say what became of it. Several threads may call it."""
         began = time.monotonic()
         order = msgspec.structs.replace(order, parent=os.getpid())
-        with tempfile.TemporaryFile() as said:
-            columns = self._run(order, said)
+        try:
+            with tempfile.TemporaryFile() as said:
+                columns = self._run(order, said)
+        except OSError as error:  # where temporary files go is full, or not there
+            columns = _failed("died", f"its process cannot be started ({error.strerror})")
         if columns["status"] not in ("ok", "below"):
             _clean(order)
         row = JobRow(name=order.job.name, model=order.job.model, **columns)

@@ -21,6 +21,7 @@ from dfmpc_onnx.jobs.sweep import OptionCheck, Setting, as_typed, settings_of
 from dfmpc_onnx.model.plain_files import is_folder, is_utf8
 
 MANIFESTS = (".csv", ".toml")
+WEIGHT_FILES = ("{0.name}.data", "{0.name}_data", "{0.stem}.data", "{0.stem}.bin", "{0.stem}.weights")
 LONGEST_JOB_NAME = 100  # characters: file systems take 255 bytes, and a model's data file adds to them
 
 
@@ -193,7 +194,16 @@ def _plain(name: str) -> str:
 
 
 def _size(path: str) -> int:
+    """Bytes of a model's file, and of files beside it that are named as exporters name those of its weights.
+
+    The model is not read for their names: a hostile one may bring down who does.
+    """
+    model = pathlib.Path(path)
+    return sum(map(_file_size, (model, *(model.with_name(form.format(model)) for form in WEIGHT_FILES))))
+
+
+def _file_size(path: pathlib.Path) -> int:
     try:
-        return pathlib.Path(path).stat().st_size
-    except OSError:
+        return path.stat().st_size
+    except (OSError, ValueError):
         return 0

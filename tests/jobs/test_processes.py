@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pathlib
 import sys
+import tempfile
 
 import onnx
 import pytest
@@ -86,6 +88,17 @@ def test_what_a_killed_process_has_left_is_removed(word, tmp_path: pathlib.Path)
 def test_a_process_that_cannot_be_started_is_a_row(tmp_path: pathlib.Path) -> None:
     row = Processes(["/none/python"]).run(Order(Job("job", "model.onnx"), str(tmp_path / "out.onnx")))
     assert (row.code, row.reason) == ("died", "its process cannot be started (No such file or directory)")
+
+
+def test_no_room_for_temporary_files_is_a_row(
+    tmp_path: pathlib.Path, stub: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none() -> object:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", none)
+    row = Processes().run(Order(Job("job", "model.onnx"), str(tmp_path / "out.onnx")))
+    assert (row.code, row.reason) == ("died", "its process cannot be started (No space left on device)")
 
 
 def test_nothing_is_started_once_all_is_ended(tmp_path: pathlib.Path, stub: None) -> None:

@@ -45,6 +45,13 @@ def test_a_link_is_read_where_it_stands(nets: pathlib.Path) -> None:
     assert names(jobs(nets / "a.onnx", nets / "links" / "net.onnx")) == ["a"]
 
 
+def test_weights_beside_a_model_count_for_its_size(nets: pathlib.Path) -> None:
+    """How much memory and time a job gets follows from it."""
+    for name, size in (("a.onnx.data", 100), ("b.bin", 1000), ("c.bin", 10_000)):
+        (nets / name).write_bytes(b"x" * size)
+    assert {job.name: job.size for job in jobs(nets / "*.onnx")} == {"a": 106, "b": 1006}
+
+
 def test_two_models_of_one_name_get_names_that_stay(nets: pathlib.Path) -> None:
     found = names(jobs(nets / "a.onnx", nets / "inner" / "a.onnx"))
     assert len(set(found)) == 2 and all(name.startswith("a-") for name in found)
