@@ -8,6 +8,7 @@ import hashlib
 import os
 import pathlib
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,8 @@ from dfmpc_onnx.model.plain_files import is_folder, is_utf8
 
 MANIFESTS = (".csv", ".toml")
 WEIGHT_FILES = ("{0.name}.data", "{0.name}_data", "{0.stem}.data", "{0.stem}.bin", "{0.stem}.weights")
-LONGEST_JOB_NAME = 100  # characters: file systems take 255 bytes, and a model's data file adds to them
+LONGEST_JOB_NAME = 100  # bytes: file systems take 255, and a model's data file adds to them
+DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))}  # of Windows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,9 +165,9 @@ def _named(rows: Sequence[tuple[_Found, Setting]]) -> Iterator[Job]:
         jobs.setdefault(key, (name, model))
     taken: dict[str, int] = {}
     for name, _ in jobs.values():
-        taken[name.lower()] = taken.get(name.lower(), 0) + 1
+        taken[name.casefold()] = taken.get(name.casefold(), 0) + 1
     for (real, options, _), (name, model) in jobs.items():
-        if taken[name.lower()] > 1:
+        if taken[name.casefold()] > 1:
             if model.named:
                 raise OptionError(f"{model.where}: name '{shown(name)}' is there twice; give each a name of its own")
             name = f"{name}-{hashlib.sha256(real.encode('utf-8', 'surrogateescape') + options).hexdigest()[:8]}"
@@ -186,11 +188,17 @@ def _word(value: Any) -> str:
 
 
 def _plain(name: str) -> str:
-    """A name as a file may have it everywhere; one that is too long ends in a digest."""
-    plain = re.sub(r"[^A-Za-z0-9._=%+-]+", "_", name).lstrip(".") or "model"
-    if len(plain) <= LONGEST_JOB_NAME:
+    """A name as a file may have it everywhere, and a cell of a spreadsheet, where = or - begins a formula.
+
+    Letters of all scripts stay. One that is too long ends in a digest.
+    """
+    plain = re.sub(r"[^\w.=%+-]+", "_", unicodedata.normalize("NFC", name)).lstrip(".=%+-") or "model"
+    if plain.partition(".")[0].upper() in DEVICES:
+        plain = f"_{plain}"
+    if len(plain.encode()) <= LONGEST_JOB_NAME:
         return plain
-    return f"{plain[: LONGEST_JOB_NAME - 9]}-{hashlib.sha256(name.encode('utf-8', 'replace')).hexdigest()[:8]}"
+    digest = hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:8]
+    return f"{plain.encode()[: LONGEST_JOB_NAME - 9].decode(errors='ignore')}-{digest}"
 
 
 def _size(path: str) -> int:

@@ -74,6 +74,34 @@ def test_a_name_may_be_written_on_every_system(nets: pathlib.Path) -> None:
     assert len(found) == 100 and found.isascii() and " " not in found and "*" not in found
 
 
+@pytest.mark.parametrize(
+    ("file", "job"),
+    [
+        ("网络", "网络"),
+        ("nai\u0308ve", "naïve"),
+        ("=1+1", "1+1"),
+        ("-v", "v"),
+        ("...", "model"),
+        ("a b\n<c>'\"", "a_b_c_"),
+        ("con.v2", "_con.v2"),
+        ("\x1b[31m\u202ered", "_31m_red"),
+        ("a%41", "a%41"),
+    ],
+)
+def test_a_name_keeps_its_letters_and_loses_what_means_something_elsewhere(
+    nets: pathlib.Path, file: str, job: str
+) -> None:
+    (nets / f"{file}.onnx").write_text("good")
+    assert names(jobs(nets / f"{file}.onnx")) == [job]
+
+
+def test_long_names_of_many_bytes_differ_by_their_digests(nets: pathlib.Path) -> None:
+    for last in "一二":
+        (nets / f"{'网' * 70}{last}.onnx").write_text("good")
+    found = names(jobs(nets / "网*.onnx"))
+    assert len(set(found)) == 2 and all(len(name.encode()) <= 100 for name in found)
+
+
 def test_a_file_whose_name_is_no_utf8_is_a_job_too(nets: pathlib.Path) -> None:
     try:
         pathlib.Path(os.fsdecode(os.fsencode(nets) + b"/\xff.onnx")).write_text("good")
