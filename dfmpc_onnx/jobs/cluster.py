@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from dfmpc_onnx.api.provenance import version
 from dfmpc_onnx.errors import OptionError, RuntimeUnavailable, printable, shown
 from dfmpc_onnx.jobs.job import Order
 from dfmpc_onnx.jobs.local import need_of
@@ -86,8 +87,11 @@ class _Handed:
     def __init__(self, client: Any, named: NamedFiles | None) -> None:
         self._client, self._named = client, named
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
-        declared = [name for worker in workers for name in worker.get("resources", {}) if name.lower() == MEMORY]
-        self._resource = declared[0] if len(declared) == len(workers) and declared else None
+        resources = [item for worker in workers for item in worker.get("resources", {}).items()]
+        declared = [(name, float(size)) for name, size in resources if name.lower() == MEMORY]
+        self._resource, self._largest = "", 0.0
+        if declared and len(declared) == len(workers):
+            self._resource, self._largest = max(declared, key=lambda item: item[1])
         self._most = AHEAD * max(sum(worker["nthreads"] for worker in workers), 1)
         self._sent: dict[tuple[pathlib.Path, ...], Any] = {}
 
@@ -116,13 +120,14 @@ class _Handed:
 
     def _submit(self, attempt: _Try) -> Any:
         order = attempt.order
-        resources = {} if self._resource is None else {self._resource: need_of(order)}
+        # What fits nowhere would wait for ever: the largest worker does it, and nothing beside it.
+        resources = {self._resource: min(need_of(order), self._largest)} if self._resource else {}
         usual = {"pure": False, "retries": RETRIES, "resources": resources}
         if self._named is None:
-            return self._client.submit(_do, msgspec.json.encode(order), **usual)
+            return self._client.submit(_do, version(), msgspec.json.encode(order), **usual)
         own = pack([pathlib.Path(order.job.model), *(attempt.data or ())])
         named = self._sent_once(self._named.of(order.job).paths)
-        return self._client.submit(_do_by_bytes, msgspec.json.encode(order), own, named, **usual)
+        return self._client.submit(_do_by_bytes, version(), msgspec.json.encode(order), own, named, **usual)
 
     def _sent_once(self, paths: tuple[pathlib.Path, ...]) -> Any:
         """Files that many jobs read. The scheduler keeps them as a task, which it does again where a worker is lost."""
@@ -182,16 +187,24 @@ def _lost(order: Order, reason: str) -> JobRow:
 # -- on the workers
 
 
-def _do(order: bytes) -> Result:
+def _do(wanted: str, order: bytes) -> Result:
+    _check_version(wanted)
     return msgspec.json.encode(Processes().run(msgspec.json.decode(order, type=Order))), {}, b""
+
+
+def _check_version(wanted: str) -> None:
+    """Raise ImportError where another version than that of the batch is installed: rows say which one was at work."""
+    if version() != wanted:
+        raise ImportError(f"dfmpc-onnx is {version()} there and {wanted} here")
 
 
 def _same(files: Files) -> Files:
     return files
 
 
-def _do_by_bytes(order: bytes, own: Files, named: Files) -> Result:
+def _do_by_bytes(wanted: str, order: bytes, own: Files, named: Files) -> Result:
     """The row of a job, the files of its quantized model by their names, and its report; empty where there is none."""
+    _check_version(wanted)
     given = msgspec.json.decode(order, type=Order)
     with tempfile.TemporaryDirectory() as folder:
         moved = order_below(given, pathlib.Path(folder))

@@ -14,7 +14,7 @@ import onnx
 import pytest
 
 import dfmpc_onnx
-from dfmpc_onnx.errors import OptionError
+from dfmpc_onnx.errors import OptionError, RuntimeUnavailable
 from dfmpc_onnx.jobs import cluster as engine
 from dfmpc_onnx.jobs import parcel
 from tests import graphs
@@ -79,6 +79,20 @@ def test_jobs_are_done_by_shared_files_and_by_bytes(cluster: Cluster, models: pa
         assert found.rows[1].reason.startswith(f"{models / 'text.onnx'}: not an ONNX model")
     assert held(run / "shared" / "models") == held(run / "bytes" / "models")
     assert found.rows[0].made == dfmpc_onnx.batch(models, run / "shared", recipe="int8", preprocess="unit").rows[0].made
+
+
+def test_a_job_that_fits_no_worker_runs_on_the_largest(cluster: Cluster, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "a.onnx").write_text("no model")
+    found = dfmpc_onnx.batch(tmp_path / "a.onnx", tmp_path / "run", dask=cluster.address, memory_limit="99GB")
+    assert found.rows[0].code == "model"
+
+
+def test_workers_of_another_version_are_named(
+    cluster: Cluster, models: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "version", lambda: "99.0")
+    with pytest.raises(RuntimeUnavailable, match=r"\(dfmpc-onnx is .* there and 99\.0 here\); install this version"):
+        dfmpc_onnx.batch(models, models.parent / "run", dask=cluster.address)
 
 
 def test_a_worker_that_is_killed_in_the_middle_of_a_job_is_survived(cluster: Cluster, tmp_path: pathlib.Path) -> None:
