@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from dfmpc_onnx.pipeline.target_rules import RuleSource as RuleSource
     from dfmpc_onnx.pipeline.target_rules import Target as Target
     from dfmpc_onnx.pipeline.targets import targets as targets
+    from dfmpc_onnx.report.batch_row import batch_columns as batch_columns
     from dfmpc_onnx.report.html.schema import Comparison as Comparison
     from dfmpc_onnx.report.schema import Inspection as Inspection
     from dfmpc_onnx.report.schema import Report as Report
@@ -88,6 +89,7 @@ _HOMES = {
     "pipeline.recipe": ("Recipe",),
     "pipeline.target_rules": ("RuleSource", "Target"),
     "pipeline.targets": ("targets",),
+    "report.batch_row": ("batch_columns",),
     "report.html.schema": ("Comparison",),
     "report.schema": ("Inspection", "Report", "Verification"),
 }

@@ -31,8 +31,11 @@ from dfmpc_onnx.cli.shared_options import (
     VERBOSE,
     WEIGHTS,
     examples,
+    max_latency,
+    min_agreement,
+    min_sqnr,
+    threads,
 )
-from dfmpc_onnx.cli.thresholds import DECIBELS, PERCENT
 from dfmpc_onnx.errors import OptionError, printable
 
 if TYPE_CHECKING:
@@ -82,14 +85,7 @@ NO_LIMIT = "none"
         metavar="N",
         help="jobs at once, as far as memory allows  [default: one for each processor]",
     ),
-    cloup.option(
-        "--threads",
-        default=1,
-        show_default=True,
-        type=click.IntRange(min=0),
-        metavar="N",
-        help="of each job, 0 for all processors",
-    ),
+    threads("of each job, 0 for all processors", default=1),
     cloup.option(
         "--time-limit",
         default="auto",
@@ -122,15 +118,10 @@ NO_LIMIT = "none"
     "Limits of all models",
     MAX_SIZE,
     MEAN_BITS,
-    cloup.option("--min-sqnr", type=DECIBELS, metavar="DB", help="as of quantize; exit 1 where a model is below"),
-    cloup.option(
-        "--min-agreement",
-        type=PERCENT,
-        metavar="PERCENT",
-        help="exit 1 where less agrees; without --images: where the 95 % interval begins below",
-    ),
+    min_sqnr("as of quantize; exit 1 where a model is below"),
+    min_agreement("exit 1 where less agrees; without --images: where the 95 % interval begins below"),
     MAX_FLOAT,
-    cloup.option("--max-latency", metavar="MS|PERCENT%", help="as of quantize"),
+    max_latency("as of quantize"),
 )
 @cloup.option_group("Input of all models", PREPROCESS, INPUT_SHAPES, RANGES, IMAGE_SOURCE, TARGET, FLOAT16, IMAGE_SEED)
 @cloup.option_group(

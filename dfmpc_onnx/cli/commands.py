@@ -39,8 +39,10 @@ from dfmpc_onnx.cli.shared_options import (
     THREADS,
     examples,
     file_name,
+    min_agreement,
+    min_sqnr,
 )
-from dfmpc_onnx.cli.thresholds import DECIBELS, NOT_NEGATIVE, PERCENT, below_thresholds
+from dfmpc_onnx.cli.thresholds import NOT_NEGATIVE, below_thresholds
 from dfmpc_onnx.cli.usage_errors import Group
 from dfmpc_onnx.errors import printable
 from dfmpc_onnx.memory import limit_memory
@@ -183,8 +185,8 @@ def expand(model: str, output: str, force: bool, json_wanted: bool) -> None:
 )
 @cloup.option_group(
     "Thresholds",
-    cloup.option("--min-agreement", type=PERCENT, metavar="PERCENT", help="exit 1 below this agreement"),
-    cloup.option("--min-sqnr", type=DECIBELS, metavar="DB", help="exit 1 below this signal-to-noise ratio"),
+    min_agreement("exit 1 below this agreement"),
+    min_sqnr("exit 1 below this signal-to-noise ratio"),
     cloup.option(
         "--max-steps",
         type=NOT_NEGATIVE,

@@ -30,9 +30,10 @@ from dfmpc_onnx.cli.shared_options import (
     THREADS,
     VERBOSE,
     examples,
+    min_agreement,
+    min_sqnr,
     model_argument,
 )
-from dfmpc_onnx.cli.thresholds import DECIBELS, PERCENT
 from dfmpc_onnx.errors import printable
 from dfmpc_onnx.memory import keep_freed_memory, limit_memory
 
@@ -66,14 +67,9 @@ from dfmpc_onnx.memory import keep_freed_memory, limit_memory
     "Limits",
     MAX_SIZE,
     MEAN_BITS,
-    cloup.option("--min-sqnr", type=DECIBELS, metavar="DB", help="the least predicted signal-to-noise ratio"),
+    min_sqnr("the least predicted signal-to-noise ratio"),
     MAX_FLOAT,
-    cloup.option(
-        "--min-agreement",
-        type=PERCENT,
-        metavar="PERCENT",
-        help="how often the first answer is that of the float model on --images, at least, by its 95 % interval",
-    ),
+    min_agreement("how often the first answer is that of the float model on --images, at least, by its 95 % interval"),
 )
 @cloup.option_group(
     "Plan",

@@ -34,8 +34,9 @@ from dfmpc_onnx.cli.shared_options import (
     VERBOSE,
     WEIGHTS,
     examples,
+    max_latency,
+    min_sqnr,
 )
-from dfmpc_onnx.cli.thresholds import DECIBELS
 from dfmpc_onnx.errors import printable
 from dfmpc_onnx.memory import keep_freed_memory, limit_memory
 
@@ -83,18 +84,11 @@ if TYPE_CHECKING:
     "Limits",
     MAX_SIZE,
     MEAN_BITS,
-    cloup.option(
-        "--min-sqnr",
-        type=DECIBELS,
-        metavar="DB",
-        help="the least signal-to-noise ratio of the outputs: planned for, and exit 1 where the check is below",
-    ),
+    min_sqnr("the least signal-to-noise ratio of the outputs: planned for, and exit 1 where the check is below"),
     MAX_FLOAT,
-    cloup.option(
-        "--max-latency",
-        metavar="MS|PERCENT%",
-        help="the longest run on this machine, or % of the float model's: what accuracy keeps in float is quantized "
-        "until that is met",
+    max_latency(
+        "the longest run on this machine, or % of the float model's: what accuracy keeps in float is quantized until "
+        "that is met"
     ),
 )
 @cloup.option_group("Input", PREPROCESS, INPUT_SHAPES, RANGES, IMAGE_SOURCE)

@@ -11,8 +11,10 @@ import click
 import cloup
 
 from dfmpc_onnx.cli.completion import complete_preprocess, complete_recipe, complete_target
+from dfmpc_onnx.cli.thresholds import DECIBELS, PERCENT
 from dfmpc_onnx.errors import printable
 
+Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 LOOK = cloup.HelpFormatter.settings(
     max_width=80,
     col1_max_width=26,
@@ -52,7 +54,7 @@ def _one_model(ctx: click.Context, param: click.Parameter, given: tuple[str, ...
     return given[0] if given else None
 
 
-def model_argument(*, required: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def model_argument(*, required: bool = True) -> Decorator:
     return cloup.argument("model", type=click.Path(), nargs=-1, required=required, metavar="MODEL", callback=_one_model)
 
 
@@ -138,13 +140,36 @@ IMAGE_SEED = cloup.option(
     metavar="N",
     help="seed of the procedural images",
 )
-THREADS = cloup.option(
-    "--threads",
-    default=0,
-    type=click.IntRange(min=0),
-    metavar="N",
-    help="threads that onnxruntime and BLAS may take  [default: all processors]",
-)
+
+
+def threads(help: str, default: int = 0) -> Decorator:
+    """How many threads a command, or each of its jobs, may take."""
+    usual = "all processors" if default == 0 else str(default)
+    return cloup.option(
+        "--threads",
+        default=default,
+        type=click.IntRange(min=0),
+        metavar="N",
+        help=f"{help}  [default: {usual}]",
+    )
+
+
+def min_sqnr(help: str) -> Decorator:
+    """A bound on the signal-to-noise ratio; what it is held against differs from command to command."""
+    return cloup.option("--min-sqnr", type=DECIBELS, metavar="DB", help=help)
+
+
+def min_agreement(help: str) -> Decorator:
+    """A bound on the agreement; what it is held against differs from command to command."""
+    return cloup.option("--min-agreement", type=PERCENT, metavar="PERCENT", help=help)
+
+
+def max_latency(help: str) -> Decorator:
+    """A bound on the time of a run."""
+    return cloup.option("--max-latency", metavar="MS|PERCENT%", help=help)
+
+
+THREADS = threads("threads that onnxruntime and BLAS may take")
 MAX_SIZE = cloup.option("--max-size", metavar="2MB|25%", help="the largest file: bytes, or a share of the float file")
 MEAN_BITS = cloup.option("--mean-bits", type=float, metavar="B", help="the most bits of a weight, on average")
 MAX_FLOAT = cloup.option(
@@ -163,7 +188,7 @@ LAYER_ERRORS = cloup.option(
 JSON = cloup.option("--json", "json_wanted", is_flag=True, help="one JSON object on standard output, and nothing else")
 
 
-def _force(kind: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def _force(kind: str) -> Decorator:
     return cloup.option("--force", is_flag=True, help=f"write over a file even if it is no {kind}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
@@ -114,6 +114,21 @@ def counts(rows: Iterable[JobRow]) -> dict[str, int]:
     for row in rows:
         found[row.status] += 1
     return found
+
+
+def batch_columns() -> dict[str, str]:
+    """The type of each column of a batch's table by the names of pandas: string, Int64 or Float64.
+
+    A column in which no row has a value, such as the reasons of a run in which all went well, reads as numbers unless
+    its type is stated: ``pandas.read_csv("run/results.csv", dtype=dfmpc_onnx.batch_columns())``. So a Parquet file has
+    the same types whatever became of the jobs.
+    """
+    return {field.name: _pandas_type(field.type) for field in msgspec.structs.fields(JobRow)}
+
+
+def _pandas_type(kind: object) -> str:
+    kinds = set(get_args(kind)) or {kind}
+    return "Int64" if int in kinds else "Float64" if float in kinds else "string"
 
 
 def csv_table(rows: Sequence[JobRow]) -> str:

@@ -67,6 +67,21 @@ def test_a_second_run_does_only_what_changed(nets: pathlib.Path) -> None:
     assert batch(nets, seed=1).kept == 3
 
 
+def test_another_version_does_all_again(nets: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch(nets)
+    monkeypatch.setattr("dfmpc_onnx.jobs.batch.version", lambda: "99.0")
+    found = batch(nets)
+    assert (found.kept, {row.version for row in found.rows}) == (0, {"99.0"})
+
+
+def test_an_option_of_one_model_does_that_one_again(nets: pathlib.Path) -> None:
+    manifest = nets / "zoo.csv"
+    manifest.write_text("path,seed\na.onnx,0\nb.onnx,0\n")
+    assert dfmpc_onnx.batch(manifest, nets.parent / "run").kept == 0
+    manifest.write_text("path,seed\na.onnx,0\nb.onnx,1\n")
+    assert dfmpc_onnx.batch(manifest, nets.parent / "run").kept == 1
+
+
 def test_a_recipe_file_and_images_count_by_what_they_hold(nets: pathlib.Path) -> None:
     recipe, images = nets / "mine.toml", nets / "images.npz"
     recipe.write_text('extends = "int8"\n')

@@ -15,7 +15,7 @@ from rich.console import Console
 from dfmpc_onnx.errors import OptionError
 from dfmpc_onnx.report.batch_changes import BatchChanges, changes_between
 from dfmpc_onnx.report.batch_page import NO_PAGE, changes_page, index_page
-from dfmpc_onnx.report.batch_row import Gates, JobRow, csv_table
+from dfmpc_onnx.report.batch_row import Gates, JobRow, batch_columns, csv_table
 from dfmpc_onnx.report.batch_text import batch_table, changes_table
 
 GOOD = JobRow(
@@ -174,3 +174,14 @@ def test_changes_are_a_page(tmp_path: pathlib.Path) -> None:
     pytest.importorskip("jinja2")
     changes_page(changes(GOOD, row(bytes=900)), tmp_path / "changes.html")
     assert "1 000 &rarr; 900" in (tmp_path / "changes.html").read_text()
+
+
+def test_a_column_has_its_type_whatever_became_of_the_jobs() -> None:
+    """What a data frame is read with: a column that no row has filled is no column of numbers."""
+    types = batch_columns()
+    assert ",".join(types) == csv_table([]).strip()
+    assert {name: types[name] for name in ("bytes", "rows", "warnings")} == dict.fromkeys(
+        ("bytes", "rows", "warnings"), "Int64"
+    )
+    assert {types[name] for name in ("seconds", "peak_mb", "agreement", "worst_layer_error")} == {"Float64"}
+    assert {types[name] for name in ("name", "status", "load", "report", "worst_layer")} == {"string"}
