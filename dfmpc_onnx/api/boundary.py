@@ -200,6 +200,14 @@ def _path(name: str, value: Any) -> Any:
 _word = _one_of("a text", str)
 _whole = _one_of("a whole number", numbers.Integral)
 _number = _one_of("a number", numbers.Real)
+
+
+def _not_negative(name: str, value: Any) -> Any:
+    if _whole(name, value) < 0:
+        raise OptionError(f"{name.replace('_', '-')} {value}: not understood; give 0 or more")
+    return value
+
+
 _flag = _one_of("True or False", bool)
 
 
@@ -228,7 +236,7 @@ ARGUMENTS: Mapping[str, Callable[[str, Any], Any]] = {
     "input_shapes": _strings("NAME:1x3x224x224 items, or a mapping such as {'x': (1, 3, 224, 224)}", _shape),
     "input_ranges": _strings("NAME=LOW:HIGH items, or a mapping such as {'x': (0, 255)}", _range),
     "images": _images,
-    "seed": _whole,
+    "seed": _not_negative,
     "count": _whole,
     "check": _flag,
     "force": _flag,
@@ -240,7 +248,7 @@ ARGUMENTS: Mapping[str, Callable[[str, Any], Any]] = {
     "max_size": _one_of("bytes, '2MB' or '25%'", str, numbers.Integral),
     "mean_bits": _number,
     "min_sqnr": _number,
-    "max_float_layers": _whole,
+    "max_float_layers": _not_negative,
     "min_agreement": _number,
     "pareto": _whole,
     "search": lambda name, value: _word(name, value).strip().lower(),

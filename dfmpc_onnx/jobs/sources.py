@@ -67,11 +67,15 @@ class _Found:
     mistake: str = ""
 
     def place_of(self, message: str) -> str:
-        """Where the option stands that a message begins with; the model's own place where it is none of these."""
-        word = re.match(r"[\w-]*", message)
-        name = (word[0] if word else "").replace("-", "_")
-        place = self.places.get(SHORT_NAMES.get(name, name), self.where)
-        return f"{place}: " if place else ""
+        """Where the option stands that a message begins with, by its name or its value; the model's own place where it
+        is none of these."""
+        begins = re.sub(r"[- ]", "_", message)
+        for name in sorted(self.places, key=len, reverse=True):
+            singular = next((short for short, long in SHORT_NAMES.items() if long == name), name)
+            value = shown(str(self.options.get(name, "")))
+            if begins.startswith((name, singular)) or (value and message.startswith(value)):
+                return f"{self.places[name]}: "
+        return f"{self.where}: " if self.where else ""
 
 
 def find_jobs(

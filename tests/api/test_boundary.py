@@ -143,3 +143,9 @@ def test_an_argument_that_is_misspelt_names_the_function_and_the_nearest() -> No
         dfmpc_onnx.quantize(chain(), receipe="int8")  # type: ignore[call-arg]
     with pytest.raises(TypeError, match=r"verify\(\): missing a required argument: 'quantized'$"):
         dfmpc_onnx.verify(chain())  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("name", ["seed", "max_float_layers"])
+def test_a_number_below_0_is_a_mistake(name: str) -> None:
+    with pytest.raises(OptionError, match=f"{name.replace('_', '-')} -1: not understood; give 0 or more"):
+        dfmpc_onnx.quantize(chain(), **{name: -1})  # type: ignore[arg-type]

@@ -71,6 +71,10 @@ CSV_MISTAKES = [
     ("path\na.onnx\n*.nnx\n", "zoo.csv:3:1: *.nnx: no file matches"),
     ("path,recipe\na.onnx,int8\nb.onnx,int88\n", "zoo.csv:3:2: recipe 'int88'"),
     ("path,weights\na.onnx,99\n", "zoo.csv:2:2: weights '99'"),
+    ("path,recipe,input-shape\na.onnx,,1xa\n", "zoo.csv:2:3: input shape '1xa': not understood"),
+    ("path,seed,input-range\na.onnx,,x=5:1\n", "zoo.csv:2:3: input range 'x=5:1': LOW must be below HIGH"),
+    ("path,seed,images\na.onnx,1,none.npz\n", "none.npz: no such file or folder of images"),
+    ("path,seed\na.onnx,-1\n", "zoo.csv:2:2: seed -1: not understood; give 0 or more"),
     ("path,name\na.onnx,x\nb.onnx,X\n", "name 'x' is there twice; give each a name of its own"),
     ("path,name\n*.onnx,x\n", "zoo.csv:2:1: 2 models have one name, 'x'; leave it out"),
 ]
