@@ -7,6 +7,7 @@ memory they have (``dask worker --resources "memory=16e9"``) get no more jobs at
 from __future__ import annotations
 
 import contextlib
+import logging
 import pathlib
 import tempfile
 from collections.abc import Generator, Iterator, Sequence
@@ -70,8 +71,20 @@ def _client(address: str) -> Iterator[Any]:
     except (OSError, ValueError) as error:
         raise OptionError(f"dask {shown(address)}: no scheduler answers there ({printable(str(error))})") from None
     # A model is a large part of what is sent with its job, and meant to be.
-    with client, dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TB"}):
+    with _one_voice(), client, dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TB"}):
         yield client
+
+
+@contextlib.contextmanager
+def _one_voice() -> Iterator[None]:
+    """Within the block dask logs no traceback of a scheduler that was lost: we say it in one line."""
+    logger = logging.getLogger("distributed.client")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 class _Try(NamedTuple):
@@ -204,9 +217,12 @@ def _same(files: Files) -> Files:
 
 def _do_by_bytes(wanted: str, order: bytes, own: Files, named: Files) -> Result:
     """The row of a job, the files of its quantized model by their names, and its report; empty where there is none."""
+    import distributed
+
     _check_version(wanted)
     given = msgspec.json.decode(order, type=Order)
-    with tempfile.TemporaryDirectory() as folder:
+    # What a worker leaves there that is killed, the next one takes away.
+    with tempfile.TemporaryDirectory(dir=distributed.get_worker().local_directory) as folder:
         moved = order_below(given, pathlib.Path(folder))
         unpack({**named, **own}, pathlib.Path(folder) / "read")
         row = Processes().run(moved)

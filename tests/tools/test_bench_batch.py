@@ -34,4 +34,19 @@ def test_more_workers_are_held_against_the_first(sources, tmp_path, capsys):
 
 def test_a_run_that_was_disturbed_is_the_same(sources, tmp_path, capsys):
     assert batch.kills(sources, tmp_path / "runs", "int8", 0, 1) == 0
-    assert capsys.readouterr().out == "2 jobs, 2 written; rows and bytes same=True\n"
+    header, _, whole, killed = capsys.readouterr().out.splitlines()
+    assert header == "| run | killed after | rows | written | not written, by code | rows and files that differ |"
+    assert whole == "| undisturbed |  | 2 | 2 |  |  |"
+    assert killed == "| killed and resumed |  | 2 | 2 |  | none |"
+
+
+def test_what_two_runs_made_otherwise_is_named(sources, tmp_path):
+    for run in ("whole", "killed"):
+        within(sources, tmp_path / run, 1)
+        (tmp_path / "a.onnx").write_text("abort")
+    assert batch.differences(tmp_path / "whole", tmp_path / "whole") == []
+    row, file = batch.differences(tmp_path / "whole", tmp_path / "killed")
+    assert row.startswith("a: key, status, code, reason, load, check") and file == "a.onnx"
+    assert list(batch.table(tmp_path / "whole", tmp_path / "killed", ["3 s (1 rows)"]))[-1].startswith(
+        "| killed and resumed | 3 s (1 rows) | 2 | 1 | 1 x killed | a: key"
+    )

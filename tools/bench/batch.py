@@ -5,12 +5,14 @@
     python -m tools.bench.batch SOURCE... --kills 3 [--seed 1]
 
 Each run has a folder of its own, so nothing is kept from another. With --kills a second run is killed so many times by
-signal 9, at seeded moments within the time that the first one took, and then resumed. Exits 1 where it differs.
+signal 9, at seeded moments within the time that the first one took, and then resumed. Exits 1 where it differs. The
+table is on standard output. --keep puts the runs where they can be looked at.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
 import os
 import pathlib
 import random
@@ -18,11 +20,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from dfmpc_onnx.jobs.ledger import read_rows
 
 HEADER = ("workers", "jobs", "s", "of one worker's", "load before")
+KILL_HEADER = ("run", "killed after", "rows", "written", "not written, by code", "rows and files that differ")
 
 
 def command(sources: Sequence[str], folder: pathlib.Path, recipe: str, workers: int) -> list[str]:
@@ -39,7 +42,7 @@ def seconds(words: Sequence[str]) -> float:
     return time.perf_counter() - began
 
 
-def made(folder: pathlib.Path) -> tuple[object, object]:
+def made(folder: pathlib.Path) -> tuple[dict[str, dict[str, object]], dict[str, bytes]]:
     """The rows of a run but for times, and the bytes of its models."""
     rows = {name: row.made for name, row in read_rows(folder).items()}
     return rows, {path.name: path.read_bytes() for path in (folder / "models").iterdir()}
@@ -59,22 +62,46 @@ def speed(sources: Sequence[str], scratch: pathlib.Path, recipe: str, workers: S
 
 def kills(sources: Sequence[str], scratch: pathlib.Path, recipe: str, count: int, seed: int) -> int:
     moments = random.Random(seed)
-    took = seconds(command(sources, scratch / "undisturbed", recipe, 2))
+    whole, killed = scratch / "undisturbed", scratch / "killed"
+    took = seconds(command(sources, whole, recipe, 2))
+    lost = []
     for _ in range(count):
         moment = moments.uniform(0, took)
-        with subprocess.Popen(command(sources, scratch / "killed", recipe, 2)) as process:
+        with subprocess.Popen(command(sources, killed, recipe, 2)) as process:
             try:
                 process.wait(moment)
             except subprocess.TimeoutExpired:
                 process.kill()
-        results = scratch / "killed" / "results.jsonl"
-        lines = len(results.read_bytes().splitlines()) if results.is_file() else 0
-        print(f"killed after {moment:.1f} s, {lines} rows are there", flush=True)
-    seconds(command(sources, scratch / "killed", recipe, 2))
-    same = made(scratch / "undisturbed") == made(scratch / "killed")
-    rows = read_rows(scratch / "killed")
-    print(f"{len(rows)} jobs, {sum(row.written for row in rows.values())} written; rows and bytes {same=}")
-    return 0 if same else 1
+        rows = len(read_rows(killed)) if (killed / "results.jsonl").is_file() else 0
+        lost.append(f"{moment:.0f} s ({rows} rows)")
+        print(f"killed after {lost[-1]}", file=sys.stderr, flush=True)
+    seconds(command(sources, killed, recipe, 2))
+    print("\n".join(table(whole, killed, lost)))
+    return 1 if differences(whole, killed) else 0
+
+
+def differences(whole: pathlib.Path, other: pathlib.Path) -> list[str]:
+    """What two runs made otherwise: rows with the columns that differ, and files."""
+    (rows, files), (other_rows, other_files) = made(whole), made(other)
+    found = []
+    for name in sorted({*rows, *other_rows}):
+        here, there = rows.get(name, {}), other_rows.get(name, {})
+        columns = [column for column in {**here, **there} if here.get(column) != there.get(column)]
+        if columns:
+            found.append(f"{name}: {', '.join(columns)}")
+    return found + [name for name in sorted({*files, *other_files}) if files.get(name) != other_files.get(name)]
+
+
+def table(whole: pathlib.Path, killed: pathlib.Path, lost: Sequence[str]) -> Iterator[str]:
+    """Both runs as Markdown. lost: when the second one was killed, and how many rows were there."""
+    yield f"| {' | '.join(KILL_HEADER)} |\n|{'---|' * len(KILL_HEADER)}"
+    other = differences(whole, killed)
+    for run, folder, at in (("undisturbed", whole, ""), ("killed and resumed", killed, ", ".join(lost))):
+        rows = read_rows(folder).values()
+        codes = collections.Counter(row.code for row in rows if not row.written)
+        why = ", ".join(f"{n} x {code}" for code, n in codes.most_common())
+        differing = (", ".join(other) or "none") if folder == killed else ""
+        yield f"| {run} | {at} | {len(rows)} | {sum(row.written for row in rows)} | {why} | {differing} |"
 
 
 def main() -> int:
@@ -84,9 +111,10 @@ def main() -> int:
     parser.add_argument("--workers", type=int, action="append")
     parser.add_argument("--kills", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--keep", type=pathlib.Path, metavar="FOLDER", help="for the runs; a new one")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        scratch = pathlib.Path(folder)
+        scratch = args.keep or pathlib.Path(folder)
         if args.kills:
             return kills(args.sources, scratch, args.recipe, args.kills, args.seed)
         return speed(args.sources, scratch, args.recipe, args.workers or [1, 2])
