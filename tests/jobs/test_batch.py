@@ -11,14 +11,16 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 
 import onnx
 import pytest
 
 import dfmpc_onnx
 from dfmpc_onnx.errors import OptionError
-from dfmpc_onnx.jobs import given_options
+from dfmpc_onnx.jobs import given_options, processes
 from dfmpc_onnx.jobs.batch import BatchResult
+from dfmpc_onnx.jobs.job import Order
 from dfmpc_onnx.jobs.ledger import read_rows
 from dfmpc_onnx.report.batch_row import JobRow
 from tests import graphs
@@ -106,6 +108,40 @@ def test_hostile_models_take_down_nothing_but_their_own_process(nets: pathlib.Pa
     }
     assert (found.exit_code, found.counts["failed"]) == (5, 3)
     assert all(row.reason for row in found.rows if row.code != "ok")
+
+
+def test_no_more_run_at_once_than_the_machine_has_memory_for_the_largest_first(
+    nets: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 900 MB that may be used the large model takes all, and three small ones fit."""
+    (nets / "large.onnx").write_text("good" + " " * 4_700_000)
+    monkeypatch.setattr("dfmpc_onnx.jobs.batch.free_memory", lambda: 10**9)
+    guard, running, at_once = threading.Lock(), set(), []
+    run = processes.Processes.run
+
+    def noted(self: processes.Processes, order: Order) -> JobRow:
+        with guard:
+            running.add(order.job.name)
+            at_once.append(frozenset(running))
+        row = run(self, order)
+        with guard:
+            running.discard(order.job.name)
+        return row
+
+    monkeypatch.setattr(processes.Processes, "run", noted)
+    found = dfmpc_onnx.batch(nets, nets.parent / "run", workers=8)
+    assert found.exit_code == 0 and at_once[0] == {"large"}
+    assert not any("large" in names for names in at_once[1:])
+    assert max(map(len, at_once)) <= 3
+
+
+def test_a_second_run_in_the_same_folder_at_the_same_time_is_refused(nets: pathlib.Path) -> None:
+    def start_another(done: int, total: int, name: str) -> None:
+        if done == 1:
+            with pytest.raises(OptionError, match="run: another batch is at work there; choose another folder"):
+                batch(nets)
+
+    assert batch(nets, progress=start_another).exit_code == 0
 
 
 def test_failures_are_done_again_where_that_is_wanted(nets: pathlib.Path) -> None:

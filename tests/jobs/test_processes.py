@@ -85,6 +85,13 @@ def test_what_a_killed_process_has_left_is_removed(word, tmp_path: pathlib.Path)
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_libraries_take_no_more_threads_than_a_job_may(tmp_path: pathlib.Path) -> None:
+    says = "import json, os; print(json.dumps({'row': {'status': 'failed', 'reason': os.environ['OMP_NUM_THREADS']}}))"
+    program = [sys.executable, "-c", says]
+    row = Processes(program).run(Order(Job("job", "a.onnx"), str(tmp_path / "o.onnx"), limits=JobLimits(threads=3)))
+    assert row.reason == "3"
+
+
 def test_a_process_that_cannot_be_started_is_a_row(tmp_path: pathlib.Path) -> None:
     row = Processes(["/none/python"]).run(Order(Job("job", "model.onnx"), str(tmp_path / "out.onnx")))
     assert (row.code, row.reason) == ("died", "its process cannot be started (No such file or directory)")
