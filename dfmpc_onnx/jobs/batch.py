@@ -21,7 +21,7 @@ from dfmpc_onnx.jobs.local import JobEngine, LocalEngine
 from dfmpc_onnx.jobs.processes import is_disk_full
 from dfmpc_onnx.jobs.sources import Shard, find_jobs
 from dfmpc_onnx.memory import free_memory
-from dfmpc_onnx.model.staging import publishing
+from dfmpc_onnx.model.staging import publishing, remove_orphans
 from dfmpc_onnx.model.write import save_text
 from dfmpc_onnx.pipeline.progress import ProgressReport, no_report
 from dfmpc_onnx.report.batch_changes import BatchChanges, changes_between
@@ -291,8 +291,11 @@ class _Batch:
         return msgspec.structs.replace(job, options=options)
 
     def _remove_former(self, row: JobRow) -> None:
-        """Take away the file of an earlier run where this one wrote none: it would pass for its result."""
+        """Take away the files of an earlier run where this one wrote none: they would pass for its results."""
         former = self._before.get(row.name)
         if former is not None and former.output and not row.written:
+            model = model_place(self._folder, row.name)
             with contextlib.suppress(OSError):
-                model_place(self._folder, row.name).unlink(missing_ok=True)
+                model.unlink(missing_ok=True)
+                remove_orphans(model, ())
+                report_place(self._folder, row.name).unlink(missing_ok=True)

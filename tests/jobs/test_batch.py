@@ -163,10 +163,13 @@ def test_it_stops_after_as_many_failures_as_are_allowed(nets: pathlib.Path) -> N
 
 
 def test_a_result_of_an_earlier_run_does_not_pass_for_that_of_a_failure(nets: pathlib.Path) -> None:
-    batch(nets)
+    run = nets.parent / "run"
+    batch(nets, report=True)
+    (run / "models" / "a.onnx.0123456789ab.data").write_text("its weights")
     (nets / "a.onnx").write_text("abort")
-    assert codes(batch(nets))["a"] == "killed"
-    assert not (nets.parent / "run" / "models" / "a.onnx").exists()
+    assert codes(batch(nets, report=True))["a"] == "killed"
+    assert not list(run.rglob("a.*"))
+    assert len(list(run.rglob("b.*"))) == 2
 
 
 def test_gates_are_exit_code_1_and_need_no_new_run(nets: pathlib.Path) -> None:
