@@ -30,7 +30,7 @@ from dfmpc_onnx.jobs.parcel import (
     save_written,
     unpack,
 )
-from dfmpc_onnx.jobs.processes import Processes
+from dfmpc_onnx.jobs.processes import Processes, is_disk_full
 from dfmpc_onnx.model.write import save_bytes
 from dfmpc_onnx.report.batch_row import JobRow
 
@@ -226,6 +226,8 @@ def _do_by_bytes(wanted: str, order: bytes, own: Files, named: Files) -> Result:
         moved = order_below(given, pathlib.Path(folder))
         unpack({**named, **own}, pathlib.Path(folder) / "read")
         row = Processes().run(moved)
+        if is_disk_full(row):  # not that of the batch: another worker may have room
+            raise OSError(f"the worker's disk is full: {row.reason}")
         made = pathlib.Path(moved.output).parent.iterdir() if row.output else ()
         written = {path.name: path.read_bytes() for path in made if path.is_file()}
         report = pathlib.Path(row.report).read_bytes() if row.report else b""
