@@ -95,8 +95,8 @@ def batch(
     if max_failures is not None and max_failures < 1:
         raise OptionError(f"max-failures {max_failures}: not understood; give 1 or more")
     given = with_places(plain_options(options), pathlib.Path())
-    jobs = find_jobs(_places(sources), given, _texts(sweep), folder)
     check_folder(folder, (TABLE_FILE, PAGE_FILE))
+    jobs = find_jobs(_places(sources), given, _texts(sweep), folder)
     mine = part.of(jobs)
     engine = _engine(workers, limits, dask, dask_files)
     with Ledger.open(folder, part) as ledger:

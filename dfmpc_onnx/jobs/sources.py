@@ -16,7 +16,7 @@ import msgspec
 
 from dfmpc_onnx.errors import OptionError, shown
 from dfmpc_onnx.jobs.given_options import SHORT_NAMES
-from dfmpc_onnx.jobs.job import Job
+from dfmpc_onnx.jobs.job import PLACES, Job
 from dfmpc_onnx.jobs.manifest import Entry, read_manifest
 from dfmpc_onnx.jobs.sweep import OptionCheck, Setting, as_typed, settings_of
 from dfmpc_onnx.model.plain_files import is_folder, is_utf8
@@ -82,7 +82,7 @@ def find_jobs(
     sources: Sequence[str], options: Mapping[str, Any], sweep: Sequence[str], output: pathlib.Path
 ) -> list[Job]:
     """The jobs of a batch, by name. options: of all, where neither a manifest nor the sweep says otherwise; output:
-    the batch's own folder, in which no model is looked for. Raises OptionError and RecipeError."""
+    the batch's own folder, whose results are no models of it. Raises OptionError and RecipeError."""
     if not sources:
         raise OptionError("no model given; name files, folders, patterns such as 'nets/*.onnx', or a manifest")
     found = [model for source in sources for model in _of_source(source, output)]
@@ -157,7 +157,7 @@ def _may_be_a_model(path: pathlib.Path, folder: pathlib.Path, output: pathlib.Pa
     """Whether what was found in a folder is a file, and neither hidden nor a result of this very batch."""
     if is_folder(path) or any(part.startswith(".") for part in path.relative_to(folder).parts):
         return False
-    return not pathlib.Path(_real(path)).is_relative_to(_real(output))
+    return not pathlib.Path(_real(path)).is_relative_to(_real(output / PLACES[0]))
 
 
 def _named(rows: Sequence[tuple[_Found, Setting]]) -> Iterator[Job]:

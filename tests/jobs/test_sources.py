@@ -65,6 +65,12 @@ def test_results_of_the_batch_and_hidden_files_are_no_models(nets: pathlib.Path)
         path.write_text("good")
     (nets / "folder.onnx").mkdir()
     assert len(find_jobs([str(nets)], {}, (), run)) == 4
+    assert len(find_jobs([str(nets / "**" / "*.onnx")], {}, (), run)) == 4
+
+
+def test_the_output_may_be_the_folder_of_the_models_or_above_it(nets: pathlib.Path) -> None:
+    for output in (nets, nets.parent):
+        assert names(find_jobs([str(nets)], {}, (), output)) == ["a", "b", "inner_a", "inner_c"]
 
 
 def test_a_name_may_be_written_on_every_system(nets: pathlib.Path) -> None:
