@@ -10,7 +10,7 @@ import contextlib
 import logging
 import pathlib
 import tempfile
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -21,9 +21,11 @@ from dfmpc_onnx.jobs.job import Order
 from dfmpc_onnx.jobs.local import need_of
 from dfmpc_onnx.jobs.parcel import (
     Files,
+    Named,
     NamedFiles,
     check_sent,
     missing_data,
+    model_files,
     order_below,
     pack,
     row_of,
@@ -88,10 +90,10 @@ def _one_voice() -> Iterator[None]:
 
 
 class _Try(NamedTuple):
-    """A job that has been handed over. data: the files of weights that go with it; None in its first try."""
+    """A job that has been handed over. data: names of files of weights that go with it; None in its first try."""
 
     order: Order
-    data: tuple[pathlib.Path, ...] | None = None
+    data: tuple[str, ...] | None = None
 
 
 class _Handed:
@@ -106,7 +108,7 @@ class _Handed:
         if declared and len(declared) == len(workers):
             self._resource, self._largest = max(declared, key=lambda item: item[1])
         self._most = AHEAD * max(sum(worker["nthreads"] for worker in workers), 1)
-        self._sent: dict[tuple[pathlib.Path, ...], Any] = {}
+        self._sent: dict[tuple[str, ...], Any] = {}
 
     def run(self, orders: Sequence[Order]) -> Generator[JobRow, None, None]:
         import distributed
@@ -138,17 +140,18 @@ class _Handed:
         usual = {"pure": False, "retries": RETRIES, "resources": resources}
         if self._named is None:
             return self._client.submit(_do, version(), msgspec.json.encode(order), **usual)
-        own = pack([pathlib.Path(order.job.model), *(attempt.data or ())])
-        named = self._sent_once(self._named.of(order.job).paths)
-        return self._client.submit(_do_by_bytes, version(), msgspec.json.encode(order), own, named, **usual)
+        own, named = pack(model_files(order.job, attempt.data or ())), self._named.of(order.job)
+        sent = (msgspec.json.encode(order), own, self._sent_once(named), dict(named.options))
+        return self._client.submit(_do_by_bytes, version(), *sent, **usual)
 
-    def _sent_once(self, paths: tuple[pathlib.Path, ...]) -> Any:
+    def _sent_once(self, named: Named) -> Any:
         """Files that many jobs read. The scheduler keeps them as a task, which it does again where a worker is lost."""
-        if not paths:
+        if not named.files:
             return {}
-        if paths not in self._sent:
-            self._sent[paths] = self._client.submit(_same, pack(paths), pure=False, retries=RETRIES)
-        return self._sent[paths]
+        key = tuple(map(str, named.files.values()))
+        if key not in self._sent:
+            self._sent[key] = self._client.submit(_same, pack(named.files), pure=False, retries=RETRIES)
+        return self._sent[key]
 
     def _ended(self, future: Any, attempt: _Try) -> tuple[JobRow, _Try | None]:
         """The row of a job, and its next try where the first one lacked files of weights that are here."""
@@ -215,7 +218,7 @@ def _same(files: Files) -> Files:
     return files
 
 
-def _do_by_bytes(wanted: str, order: bytes, own: Files, named: Files) -> Result:
+def _do_by_bytes(wanted: str, order: bytes, own: Files, named: Files, options: Mapping[str, str]) -> Result:
     """The row of a job, the files of its quantized model by their names, and its report; empty where there is none."""
     import distributed
 
@@ -223,8 +226,8 @@ def _do_by_bytes(wanted: str, order: bytes, own: Files, named: Files) -> Result:
     given = msgspec.json.decode(order, type=Order)
     # What a worker leaves there that is killed, the next one takes away.
     with tempfile.TemporaryDirectory(dir=distributed.get_worker().local_directory) as folder:
-        moved = order_below(given, pathlib.Path(folder))
-        unpack({**named, **own}, pathlib.Path(folder) / "read")
+        moved = order_below(given, options, pathlib.Path(folder))
+        unpack({**named, **own}, pathlib.Path(folder))
         row = Processes().run(moved)
         if is_disk_full(row):  # not that of the batch: another worker may have room
             raise OSError(f"the worker's disk is full: {row.reason}")

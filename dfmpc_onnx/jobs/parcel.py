@@ -1,4 +1,4 @@
-"""The files of a job as bytes: packed where they lie, unpacked under the same paths below a folder elsewhere.
+"""The files of a job as bytes: packed where they lie, unpacked below a folder elsewhere.
 
 A job reads its model, the files of weights beside that, and what its options name: images, and a recipe file with those
 that it extends. Who packs reads no model, since a hostile one may bring down who does. So the first try of a job has no
@@ -26,13 +26,16 @@ from dfmpc_onnx.report.batch_row import JobRow
 
 MOST_SENT = 2 * 10**9  # bytes of the files of one job: they pass through the scheduler's memory
 Files = Mapping[str, bytes]  # by their place below a folder, with slashes
+MODEL, IMAGES, RECIPES = "model", "images", "recipes"  # the folders there
 
 
 @dataclasses.dataclass(frozen=True)
 class Named:
-    """Files that the options of jobs name, and their bytes together."""
+    """Files that the options of jobs name, by their places. options: the places of what each option names. size: of
+    all, in bytes."""
 
-    paths: tuple[pathlib.Path, ...] = ()
+    files: Mapping[str, pathlib.Path] = dataclasses.field(default_factory=dict)
+    options: Mapping[str, str] = dataclasses.field(default_factory=dict)
     size: int = 0
 
 
@@ -44,16 +47,36 @@ class NamedFiles:
 
     def of(self, job: Job) -> Named:
         """Raises OptionError for a recipe that extends another by its whole path, which is another one elsewhere."""
-        key = str(job.options.get("images", "")), str(job.options.get("recipe", ""))
-        if key not in self._found:
-            images, recipe = key
-            paths = (*(files_of(images) if images else ()), *_recipe_files(recipe))
-            self._found[key] = Named(paths, _size(paths))
-        return self._found[key]
+        images, recipe = str(job.options.get("images", "")), str(job.options.get("recipe", ""))
+        if (images, recipe) not in self._found:
+            files: dict[str, pathlib.Path] = {}
+            options: dict[str, str] = {}
+            if images:
+                options["images"] = _add_images(files, pathlib.Path(os.path.normpath(images)))
+            if recipe.endswith(".toml"):
+                options["recipe"] = _add_recipes(files, recipe)
+            self._found[images, recipe] = Named(files, options, _size(files.values()))
+        return self._found[images, recipe]
+
+
+def _add_images(files: dict[str, pathlib.Path], source: pathlib.Path) -> str:
+    """A folder's pictures and labels, or an .npz; the place of the folder or file, which keeps its name."""
+    place = f"{IMAGES}/{source.name}"
+    for path in files_of(source):
+        files[place if path == source else f"{place}/{path.name}"] = path
+    return place
+
+
+def _add_recipes(files: dict[str, pathlib.Path], name: str) -> str:
+    """A recipe file and those that it extends, as they lie to each other; the place of the first."""
+    paths = list(_recipe_files(name))
+    folder = os.path.commonpath([path.parent for path in paths])
+    places = [f"{RECIPES}/{path.relative_to(folder).as_posix()}" for path in paths]
+    files.update(zip(places, paths, strict=True))
+    return places[0]
 
 
 def _recipe_files(name: str) -> Iterator[pathlib.Path]:
-    """A recipe file, and those that it extends."""
     folder = pathlib.Path()
     while name.endswith(".toml"):
         source = recipe_text(name, folder)
@@ -67,6 +90,12 @@ def _recipe_files(name: str) -> Iterator[pathlib.Path]:
             )
 
 
+def model_files(job: Job, data: Iterable[str] = ()) -> dict[str, pathlib.Path]:
+    """A model and files of its weights, which it names from its own folder, by their places."""
+    model = pathlib.Path(job.model)
+    return {f"{MODEL}/{pathlib.PurePath(name).as_posix()}": model.parent / name for name in (model.name, *data)}
+
+
 def check_sent(job: Job, size: int) -> None:
     """Raise OptionError where the files of a job are more than is sent. size: bytes of those beside its model."""
     size += _size([pathlib.Path(job.model)])
@@ -77,28 +106,27 @@ def check_sent(job: Job, size: int) -> None:
         )
 
 
-def pack(paths: Iterable[pathlib.Path]) -> dict[str, bytes]:
-    """The plain files among some paths; of others the job says that there is no such file."""
+def pack(files: Mapping[str, pathlib.Path]) -> dict[str, bytes]:
+    """The plain ones among some files; of others the job says that there is no such file."""
     found = {}
-    for path in paths:
+    for place, path in files.items():
         try:
             if why_unreadable(path) is None:
-                found[_place(path)] = path.read_bytes()
+                found[place] = path.read_bytes()
         except OSError:
             continue
     return found
 
 
-def missing_data(job: Job, row: JobRow, named: Named) -> tuple[pathlib.Path, ...]:
-    """The files of weights that a try of a job lacked and that lie here beside its model.
+def missing_data(job: Job, row: JobRow, named: Named) -> tuple[str, ...]:
+    """The files of weights that a try of a job lacked and that lie here beside its model, by the model's names.
 
     Raises OptionError where all files of the job are more than is sent.
     """
     folder = pathlib.Path(job.model).parent
     data: dict[str, str] = msgspec.json.decode(row.data)
-    wanted = [folder / name for name, digest in data.items() if not digest and _is_inside(folder, name)]
-    found = tuple(path for path in wanted if why_unreadable(path) is None)
-    check_sent(job, named.size + _size(found))
+    found = tuple(name for name, digest in data.items() if not digest and _is_here(folder, name))
+    check_sent(job, named.size + _size(folder / name for name in found))
     return found
 
 
@@ -110,23 +138,21 @@ def unpack(files: Files, folder: pathlib.Path) -> None:
         path.write_bytes(content)
 
 
-def order_below(order: Order, folder: pathlib.Path) -> Order:
-    """An order with the files that it reads below one folder, and those that it writes in folders of their own there.
+def order_below(order: Order, options: Mapping[str, str], folder: pathlib.Path) -> Order:
+    """An order for files below a folder: those that it reads at their places, those that it writes in folders of their
+    own. options: the places of what options name.
 
     The output keeps its name, of which that of its weights is made.
     """
-    read, written = folder / "read", folder / "written"
-    options = dict(order.job.options)
-    if "images" in options:
-        options["images"] = str(read / _place(pathlib.Path(options["images"])))
-    if str(options.get("recipe", "")).endswith(".toml"):
-        options["recipe"] = str(read / _place(pathlib.Path(os.path.realpath(options["recipe"]))))
-    model = read / _place(pathlib.Path(order.job.model))
-    for path in (model.parent, written, folder / "report"):
-        path.mkdir(parents=True, exist_ok=True)
-    report = str(folder / "report" / pathlib.Path(order.report).name) if order.report else ""
-    job = msgspec.structs.replace(order.job, model=str(model), options=options)
-    return msgspec.structs.replace(order, job=job, output=str(written / pathlib.Path(order.output).name), report=report)
+    job, places = order.job, {name: str(folder / place) for name, place in options.items()}
+    model = folder / MODEL / pathlib.Path(job.model).name
+    output, report = (
+        folder / name / pathlib.Path(p).name for name, p in (("out", order.output), ("page", order.report))
+    )
+    for path in (model, output, report):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    moved = msgspec.structs.replace(job, model=str(model), options=job.options | places)
+    return msgspec.structs.replace(order, job=moved, output=str(output), report=str(report) if order.report else "")
 
 
 def row_of(row: JobRow, order: Order, moved: Order) -> JobRow:
@@ -135,7 +161,7 @@ def row_of(row: JobRow, order: Order, moved: Order) -> JobRow:
     places |= {str(v): str(order.job.options[n]) for n, v in moved.job.options.items() if v != order.job.options[n]}
     reason = row.reason
     for path, own in sorted(places.items(), reverse=True):
-        reason = reason.replace(path, own)
+        reason = reason.replace(path, own).replace(shown(path), shown(own))
     return msgspec.structs.replace(
         row,
         model=order.job.model,
@@ -160,17 +186,13 @@ def _size(paths: Iterable[pathlib.Path]) -> int:
     return sum(path.stat().st_size for path in paths if why_unreadable(path) is None)
 
 
-def _place(path: pathlib.Path) -> str:
-    whole = pathlib.Path(os.path.normpath(path.absolute()))  # links are kept: weights of a link lie beside it
-    return whole.relative_to(whole.anchor).as_posix()
-
-
-def _is_inside(folder: pathlib.Path, name: str) -> bool:
-    """Whether a file that a model names lies below its folder, as `quantize` wants it."""
+def _is_here(folder: pathlib.Path, name: str) -> bool:
+    """Whether a file that a model names is a plain one below its folder, as `quantize` wants it."""
     inner = pathlib.PurePath(name)
     if not name or inner.is_absolute() or ".." in inner.parts:
         return False
     try:
-        return pathlib.Path(os.path.realpath(folder / inner)).is_relative_to(os.path.realpath(folder))
+        inside = pathlib.Path(os.path.realpath(folder / inner)).is_relative_to(os.path.realpath(folder))
     except (OSError, ValueError):
         return False
+    return inside and why_unreadable(folder / inner) is None

@@ -8,9 +8,19 @@ import pathlib
 import msgspec
 import pytest
 
-from dfmpc_onnx.errors import OptionError
+from dfmpc_onnx.errors import OptionError, shown
 from dfmpc_onnx.jobs.job import Job, Order
-from dfmpc_onnx.jobs.parcel import Named, NamedFiles, missing_data, order_below, pack, row_of, save_written, unpack
+from dfmpc_onnx.jobs.parcel import (
+    Named,
+    NamedFiles,
+    missing_data,
+    model_files,
+    order_below,
+    pack,
+    row_of,
+    save_written,
+    unpack,
+)
 from dfmpc_onnx.report.batch_row import JobRow
 
 
@@ -33,45 +43,55 @@ def lacking(*names: str) -> JobRow:
 
 def test_images_labels_and_recipes_are_what_options_name(job: Job, tmp_path: pathlib.Path) -> None:
     found = NamedFiles().of(job)
-    names = ["images/labels.csv", "images/x.png", "nets/mine.toml", "base.toml"]
-    assert [path.relative_to(tmp_path).as_posix() for path in found.paths] == names
-    assert found.size == sum(path.stat().st_size for path in found.paths)
+    assert {place: path.relative_to(tmp_path).as_posix() for place, path in found.files.items()} == {
+        "images/images/labels.csv": "images/labels.csv",
+        "images/images/x.png": "images/x.png",
+        "recipes/nets/mine.toml": "nets/mine.toml",
+        "recipes/base.toml": "base.toml",
+    }
+    assert found.options == {"images": "images/images", "recipe": "recipes/nets/mine.toml"}
+    assert found.size == sum(path.stat().st_size for path in found.files.values())
     assert NamedFiles().of(Job("b", job.model, {"recipe": "int8"})) == Named()
 
 
-def test_files_lie_elsewhere_as_they_do_here(job: Job, tmp_path: pathlib.Path) -> None:
-    order = Order(job, str(tmp_path / "run" / "a.onnx"), str(tmp_path / "run" / "a.html"))
-    moved = order_below(order, tmp_path / "elsewhere")
-    unpack(pack([pathlib.Path(job.model), *NamedFiles().of(job).paths]), tmp_path / "elsewhere" / "read")
-    assert pathlib.Path(moved.job.model).read_text() == "nets/a.onnx"
+def test_files_lie_elsewhere_as_options_name_them(job: Job, tmp_path: pathlib.Path) -> None:
+    order, named = Order(job, str(tmp_path / "run" / "a.onnx"), str(tmp_path / "run" / "a.html")), NamedFiles().of(job)
+    moved = order_below(order, named.options, tmp_path / "elsewhere")
+    unpack(pack({**model_files(job, ["a.bin"]), **named.files}), tmp_path / "elsewhere")
+    model, recipe = pathlib.Path(moved.job.model), pathlib.Path(moved.job.options["recipe"])
+    assert (model.name, model.read_text(), (model.parent / "a.bin").read_text()) == (
+        "a.onnx",
+        "nets/a.onnx",
+        "nets/a.bin",
+    )
     assert sorted(p.name for p in pathlib.Path(moved.job.options["images"]).iterdir()) == ["labels.csv", "x.png"]
-    recipe = pathlib.Path(moved.job.options["recipe"])
     assert (recipe.parent / "../base.toml").read_text() == 'extends = "int8"\n'
     assert all(path.startswith(str(tmp_path / "elsewhere")) for path in (moved.output, moved.report))
 
 
-def test_a_row_has_the_paths_of_here(job: Job, tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("far", ["far", "far/" * 40])
+def test_a_row_has_the_paths_of_here(job: Job, tmp_path: pathlib.Path, far: str) -> None:
+    """Messages shorten a long path in its middle."""
     order = Order(job, "/run/models/a.onnx", "/run/reports/a.html")
-    moved = order_below(order, tmp_path / "elsewhere")
-    said = f"{moved.job.options['images']}/x.png: no image; {moved.job.model}: no model"
+    moved = order_below(order, NamedFiles().of(job).options, tmp_path / far)
+    said = f"{moved.job.options['images']}/x.png: no image; {shown(moved.job.model)}: no model"
     row = row_of(JobRow(name="a", model=moved.job.model, reason=said, output=moved.output), order, moved)
-    assert row.reason == f"{job.options['images']}/x.png: no image; {job.model}: no model"
+    assert row.reason == f"{job.options['images']}/x.png: no image; {shown(job.model)}: no model"
     assert (row.model, row.output, row.report) == (job.model, order.output, "")
-    assert str(tmp_path / "elsewhere") not in str(row)
+    assert "far" not in str(row)
 
 
 def test_weights_that_a_try_lacked_are_sent_if_they_lie_beside_the_model(job: Job, tmp_path: pathlib.Path) -> None:
-    folder = tmp_path / "nets"
-    (folder / "away.bin").symlink_to(tmp_path / "base.toml")
+    (tmp_path / "nets" / "away.bin").symlink_to(tmp_path / "base.toml")
     names = ("a.bin", "none.bin", "../base.toml", str(tmp_path / "base.toml"), "away.bin", "", "x" * 300, "a\0b")
-    assert missing_data(job, lacking(*names), Named()) == (folder / "a.bin",)
+    assert missing_data(job, lacking(*names), Named()) == ("a.bin",)
     assert missing_data(job, JobRow(name="a", model="", data='{"a.bin":"ab12"}'), Named()) == ()
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
 def test_what_is_no_plain_file_is_not_waited_for(tmp_path: pathlib.Path) -> None:
     os.mkfifo(tmp_path / "pipe.onnx")
-    assert pack([tmp_path / "pipe.onnx", tmp_path / "none.onnx", tmp_path]) == {}
+    assert pack({"a": tmp_path / "pipe.onnx", "b": tmp_path / "none.onnx", "c": tmp_path}) == {}
 
 
 def test_a_recipe_that_is_named_by_its_whole_path_is_refused(job: Job, tmp_path: pathlib.Path) -> None:
