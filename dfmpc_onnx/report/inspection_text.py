@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Iterator, Sequence
 
 from rich.console import Console
@@ -12,18 +13,14 @@ from dfmpc_onnx.numerics.saturation import MOST_PAIR
 from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE
 from dfmpc_onnx.pipeline.refusals import UNSTATED, Refusal
 from dfmpc_onnx.report.latency_text import time_tables
-from dfmpc_onnx.report.schema import Inspection, QuantizedLayer
+from dfmpc_onnx.report.schema import Inspection, QuantizedLayer, RecipeForecast
 from dfmpc_onnx.report.tables import figures, listing, megabytes, plain, prose, rows_of_one_line
 from dfmpc_onnx.report.text import MOST_REASONS, refusal_list
+from dfmpc_onnx.report.width_words import ROLE_WORDS, ROLES_LEGEND, SPANS, span_of
 
-ROLES_LEGEND = (
-    "role: what a layer can be in a recipe with two widths, such as 2/6: low can be repaired in the next layer, high "
-    "cannot or repairs another; first layer, depthwise and classifier get 8 bits. A recipe may make fewer layers low. "
-    "The default recipe measures each layer instead, whatever its role"
-)
 CODES_LEGEND = (
-    "* the default; low, high, 8-bit, auto, float: layers of that width; codes: bytes of the weights alone, to which "
-    "scales, biases and the graph add 1.5 to 3 kB a layer"
+    "* the default; 1-3, 4-7, 8, auto, float: how many layers get so many bits; codes: bytes of the weights alone, to "
+    "which scales, biases and the graph add 1.5 to 3 kB a layer"
 )
 STORED_LEGEND = "(bits of the weights' codes; scales, biases and the graph come on top)"
 AUTO_LEGEND = "auto: the recipe chooses the bits of each layer by its measured error, while it runs"
@@ -150,9 +147,11 @@ def _layers(found: Inspection, console: Console, verbose: bool) -> None:
     for layer in found.layers:
         others = len(layer.also_repaired_in)
         repaired = f"repaired in {layer.repaired_in}" + (f" and {others} more" if others else "")
-        not_low = f"not low: {layer.not_low}" if layer.not_low else ""
+        not_low = f"not few bits: {layer.not_low}" if layer.not_low else ""
         remark = layer.refused or not_low or (repaired if layer.repaired_in else "")
-        rows.append((layer.name, layer.op, "x".join(map(str, layer.shape)), layer.role, remark))
+        rows.append(
+            (layer.name, layer.op, "x".join(map(str, layer.shape)), ROLE_WORDS.get(layer.role, layer.role), remark)
+        )
     columns = ("layer", "op", "weight", "role")
     if verbose:
         listing(console, (*columns, "remark"), rows)
@@ -167,28 +166,15 @@ def _layers(found: Inspection, console: Console, verbose: bool) -> None:
 
 
 def _forecasts(found: Inspection, console: Console) -> None:
-    """What each recipe would do: layers by role and bytes, then the bits of layers that all recipes treat alike."""
+    """What each recipe would do: layers by bits, and bytes, then the bits of layers that all recipes treat alike."""
     weights = sum(layer.weights for layer in found.layers)
     left = sum(layer.refused is not None for layer in found.layers)
     can = f"{left} stay in float whatever the recipe" if left else "all can be quantized"
     console.print(Text(f"{len(found.layers)} layers, {weights:,} weights; {can}\n"))
     if not found.recipes:
         return
-    counts = ("low", "high", "8-bit", "auto", "float", "codes")
-    forecasts = [
-        (
-            row.recipe + ("*" if row.recipe == DEFAULT_RECIPE else ""),
-            row.weights,
-            row.activations,
-            row.low,
-            row.high,
-            row.eight_bit,
-            row.auto,
-            row.float,
-            f"{'<= ' if row.auto else ''}{megabytes(row.weight_bytes)}",
-        )
-        for row in found.recipes
-    ]
+    counts = (*SPANS, "codes")
+    forecasts = [_forecast_row(row) for row in found.recipes]
     rows_of_one_line(console, ("recipe", "weights", "activations", *counts), forecasts, right=counts)
     console.print()
     prose(console, CODES_LEGEND)
@@ -199,13 +185,23 @@ def _forecasts(found: Inspection, console: Console) -> None:
         if all(layer.name in row.bits for row in found.recipes):
             alike.setdefault(tuple(row.bits[layer.name] for row in found.recipes), []).append(layer.name)
     names = [row.recipe for row in found.recipes]
-    rows = [
-        (f"{layers[0]}{f' + {len(layers) - 1} more' if len(layers) > 1 else ''}", *widths)
-        for widths, layers in alike.items()
-    ]
+    rows = [(layers[0], *widths) for widths, layers in alike.items()]
+    more = [f" + {len(layers) - 1} more" if len(layers) > 1 else "" for layers in alike.values()]
     console.print(Text("\nbits of the layers, by recipe; those that all recipes treat alike are one line:\n"))
-    rows_of_one_line(console, ("layers", *names), rows, right=names)
+    rows_of_one_line(console, ("layers", *names), rows, right=names, more=more)
     console.print()
+
+
+def _forecast_row(row: RecipeForecast) -> tuple[object, ...]:
+    """What a recipe is set to, how many layers get how many bits, and the bytes of the weights' codes."""
+    counts = collections.Counter(map(span_of, row.bits.values()))
+    return (
+        row.recipe + ("*" if row.recipe == DEFAULT_RECIPE else ""),
+        row.weights,
+        row.activations,
+        *(counts[span] for span in SPANS),
+        f"{'<= ' if row.auto else ''}{megabytes(row.weight_bytes)}",
+    )
 
 
 def _census_rows(census: Census) -> Iterator[tuple[str, str]]:

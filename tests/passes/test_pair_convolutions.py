@@ -62,7 +62,7 @@ def test_in_a_long_chain_every_second_conv_is_low_counted_from_the_last():
         x = net.block(x, 4)
     _, found, why = paired(net.model(net.tail(x)))
     assert [pair[0] for pair in found] == ["conv3", "conv5"]
-    assert why["conv4"] == "the next layer 'conv5' is low itself; this one repairs nothing"
+    assert why["conv4"] == "the next layer 'conv5' gets few bits itself; this one repairs nothing"
 
 
 def test_pooling_between_the_two_convs_is_passed_over():
@@ -105,7 +105,7 @@ def test_in_a_dense_net_the_3x3_is_low_and_the_1x1_high():
     _, found, why = paired(net.model(net.tail(net.relu(net.norm(net.dense(x))))))
     low = {pair[0] for pair in found}
     assert low == {"conv3", "conv5", "conv8", "conv10", "conv13"}
-    assert all("is low itself" in why[name] for name in ("conv2", "conv4", "conv7", "conv9", "conv12"))
+    assert all("gets few bits itself" in why[name] for name in ("conv2", "conv4", "conv7", "conv9", "conv12"))
     assert why["conv6"].startswith("'averagepool1' has 2 consumers")
 
 
@@ -133,7 +133,7 @@ def test_a_conv_that_repairs_several_stays_high_though_a_chain_would_make_it_low
     inner = net.conv(net.relu(net.norm(x)), 8, 1)
     _, found, why = paired(net.model(net.conv(net.relu(net.norm(inner)), 4)))
     assert found[-1][:4] == ("conv4", "norm4", "relu4", "conv5")
-    assert why["conv5"] == "it repairs 'conv4', which is low itself"
+    assert why["conv5"] == "it repairs 'conv4', which gets few bits itself"
 
 
 def joined(net):
@@ -190,7 +190,7 @@ def test_refused_where_one_of_those_that_repair_it_is_low_itself():
         x = net.concat(x, net.conv(net.relu(net.norm(x)), 4))
     _, found, why = paired(net.model(net.tail(net.relu(net.norm(x)))))
     assert {pair[0] for pair in found} == {"conv4"}
-    assert why["conv2"] == why["conv3"] == "the next layer 'conv4' is low itself; this one repairs nothing"
+    assert why["conv2"] == why["conv3"] == "the next layer 'conv4' gets few bits itself; this one repairs nothing"
 
 
 def test_refused_where_the_channels_do_not_fit():
@@ -292,7 +292,7 @@ def test_a_conv_transpose_is_a_layer_whose_channels_lie_along_the_second_axis(gr
     space, _, why = paired(net.model(net.node("ConvTranspose", net.block("x", 4), weight, group=group)))
     layer = space.get(Layers).by_name()["convtranspose1"]
     assert (layer.refused, layer.axis) == (None, axis)
-    assert why["convtranspose1"] == "only a Conv is quantized low"
+    assert why["convtranspose1"] == "only the error of a Conv can be repaired in the next layer"
 
 
 def test_a_grouped_conv_transpose_is_refused():
