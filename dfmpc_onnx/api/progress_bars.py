@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from dfmpc_onnx.errors import OptionError, printable
 from dfmpc_onnx.pipeline.progress import ProgressReport
+from dfmpc_onnx.report.tables import LEAST_NAME, shortened
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-LONGEST_NAME = 44  # characters, so that a bar fits into a line of 80 beside its figures
+LONGEST_NAME = 50  # characters, so that a bar fits into a line of 80 beside its figures
 
 
 @contextlib.contextmanager
@@ -56,7 +57,10 @@ def tqdm_progress(**options: Any) -> Iterator[ProgressReport]:
         yield report
 
 
-def short(name: str) -> str:
-    """What is at work, in one line: which pass and layer stand at its beginning."""
+def short(name: str, width: int = LONGEST_NAME) -> str:
+    """What is at work, in so many characters: the pass is whole, and a layer's name keeps its end."""
     name = printable(name)
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 2]}.."
+    step, sign, layer = name.partition(": ")
+    if len(name) <= width or not sign:
+        return shortened(name, width)
+    return f"{step}: {shortened(layer, max(width - len(step) - 2, LEAST_NAME))}"

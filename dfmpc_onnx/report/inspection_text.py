@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from rich.console import Console
 from rich.text import Text
@@ -68,6 +68,7 @@ def _quantized_table(found: Inspection, console: Console) -> None:
     prose(console, counts)
     prose(console, STORED_LEGEND)
     console.print()
+    cut = sum((layer.pair_sum or 0) > MOST_PAIR for layer in layers)
     rows = [
         (
             layer.name,
@@ -75,13 +76,15 @@ def _quantized_table(found: Inspection, console: Console) -> None:
             "x".join(map(str, layer.shape)),
             _stored_text(layer),
             _computes(layer),
-            _pair_text(layer),
+            *([_pair_text(layer)] if cut else []),
         )
         for layer in layers
     ]
-    columns = ("layer", "op", "weight", "stored bits", "computes in", "pair")
+    columns = ("layer", "op", "weight", "stored bits", "computes in", *(["pair"] if cut else []))
     rows_of_one_line(console, columns, rows, right=("stored bits", "pair"))
-    _pairs_line(layers, found.metadata.get("pair_sums"), console)
+    if any(layer.pair_sum is not None for layer in layers):
+        console.print()
+        prose(console, _old_processors(cut, found.metadata.get("pair_sums", "0")))
     left = sum(layer.refused is None for layer in found.layers)
     if left:
         console.print(Text(f"\n{left} layers are float and can be quantized; what is quantized would stay as it is"))
@@ -114,19 +117,19 @@ def _origin_rows(metadata: dict[str, str]) -> Iterator[tuple[str, str]]:
         yield "expanded", "yes: plain int8 weights"
 
 
-def _pairs_line(layers: Sequence[QuantizedLayer], changed: str | None, console: Console) -> None:
-    """Whether processors without VNNI compute what others do. changed: how many layers have other codes for that."""
-    pairs = [layer.pair_sum for layer in layers if layer.pair_sum is not None]
-    if not pairs:
-        return
-    cut = sum(pair > MOST_PAIR for pair in pairs)
-    kept = f" ({changed} layers have other codes for that)" if changed not in (None, "0") else ""
-    console.print()
-    prose(
-        console,
-        f"pair: how far two neighbouring codes of one sign reach; over {MOST_PAIR}, processors with AVX2 but without "
-        f"VNNI can cut the sum of their products: {f'{cut} layers' if cut else 'none here'}{kept}",
-    )
+def _old_processors(cut: int, changed: str) -> str:
+    """Whether processors without VNNI compute what others do.
+
+    cut: how many layers have sums that those cut. changed: how many have other codes so that none is cut.
+    """
+    older = "older Intel and AMD processors (AVX2 without VNNI)"
+    if cut:
+        return (
+            f"{older} compute {cut} of these layers wrong: they cut sums of two products where codes reach over "
+            f"{MOST_PAIR} together (column pair); a file that quantize makes for cpu or portable has none"
+        )
+    have = "layer has" if changed == "1" else "layers have"
+    return f"{older} give the same numbers{'' if changed == '0' else f'; for that {changed} {have} other codes'}"
 
 
 def _pair_text(layer: QuantizedLayer) -> str:

@@ -6,9 +6,8 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 
+from dfmpc_onnx.pipeline.weight_plan import FLOAT_BITS
 from dfmpc_onnx.report.schema import LayerReport
-
-FLOAT_BITS = 32  # of a layer that is not quantized, as reports have it
 
 
 @dataclasses.dataclass(frozen=True)

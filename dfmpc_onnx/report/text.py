@@ -14,10 +14,11 @@ from dfmpc_onnx.evaluation.verdict import Verdict
 from dfmpc_onnx.inputs.normalization import PreprocessChoice
 from dfmpc_onnx.pipeline.refusals import NOT_LOW, UNSTATED, Refusal
 from dfmpc_onnx.pipeline.targets import targets
+from dfmpc_onnx.pipeline.weight_plan import FLOAT_BITS
 from dfmpc_onnx.report.computes_text import WHY_FLOAT, computes_in, why_float
 from dfmpc_onnx.report.latency_text import latency_rows
 from dfmpc_onnx.report.layer_error_text import layer_error_table
-from dfmpc_onnx.report.layer_groups import FLOAT_BITS, bits_text, grouped_layers
+from dfmpc_onnx.report.layer_groups import bits_text, grouped_layers
 from dfmpc_onnx.report.schema import Expansion, Report, Verification
 from dfmpc_onnx.report.tables import GAP, figures, listing, megabytes, plain, prose, rows_of_one_line, table
 from dfmpc_onnx.report.verdict_text import print_verdict
@@ -47,10 +48,11 @@ def _preprocess(choice: PreprocessChoice, verbose: bool) -> str:
     return f"{choice.name} (detected{colours}; -v says how)"
 
 
-def report_table(report: Report, output: str, console: Console, *, verbose: bool = False) -> None:
+def report_table(report: Report, output: str, console: Console, *, verbose: bool = False, below: bool = False) -> None:
     """What was done to the layers, what was refused, and the figures of the whole.
 
-    verbose: every layer by itself, with what decided its bits, and all refusals with their reasons.
+    verbose: every layer by itself, with what decided its bits, and all refusals with their reasons. below: whether
+    a threshold of the user's is not met.
     """
     _layer_table(report, console, verbose)
     if report.layer_errors is not None:
@@ -91,7 +93,7 @@ def report_table(report: Report, output: str, console: Console, *, verbose: bool
     figures(console, rows)
     if report.verdict is not None:
         console.print()
-        print_verdict(report.verdict, console)
+        print_verdict(report.verdict, console, below=below)
     inputs = report.preprocess_choice.unknown
     if len(inputs) == 1 and inputs[0].preprocess_tells:
         prose(console, PHOTOS_TIP)
@@ -284,8 +286,8 @@ def short_provider(name: str) -> str:
     return name.removesuffix("ExecutionProvider")
 
 
-def verification_table(found: Verification, console: Console) -> None:
-    """One row a provider; columns that nothing was counted for are left out."""
+def verification_table(found: Verification, console: Console, *, below: bool = False) -> None:
+    """One row a provider; columns that nothing was counted for are left out. below: as of `report_table`."""
     columns = ("provider", "inputs", "agreement", "SQNR dB", "largest error", "top-1 %", "float %", "drop")
     lines = []
     for row in found.providers:
@@ -320,4 +322,4 @@ def verification_table(found: Verification, console: Console) -> None:
         layer_error_table(found.layer_errors, console)
         console.print()
     if found.verdict is not None:
-        print_verdict(found.verdict, console)
+        print_verdict(found.verdict, console, below=below)

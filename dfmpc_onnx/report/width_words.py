@@ -6,8 +6,8 @@ import collections
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-Span = Literal["1-3", "4-7", "8", "auto", "float"]
-SPANS: tuple[Span, ...] = ("1-3", "4-7", "8", "auto", "float")
+BitSpan = Literal["1-3", "4-7", "8", "auto", "float"]
+SPANS: tuple[BitSpan, ...] = ("1-3", "4-7", "8", "auto", "float")
 
 # What tables say for the `role` that JSON and Python have; what is not here is its own word.
 ROLE_WORDS: Mapping[str, str] = {"low": "few bits", "high": "more bits"}
@@ -19,7 +19,7 @@ ROLES_LEGEND = (
 )
 
 
-def span_of(bits: str) -> Span:
+def span_of(bits: str) -> BitSpan:
     """Where a layer's bits lie, as reports have them: a number, "ternary", "auto" or "float"."""
     if bits == "auto":
         return "auto"

@@ -91,7 +91,7 @@ def test_two_networks_that_have_nothing_in_common_are_bad_and_that_is_said(
     onnx.save(model, tmp_path / "other.onnx")
     result = dfmpc("verify", pair[0], tmp_path / "other.onnx")
     assert "see that both files belong together" in result.stderr
-    assert "verdict bad: " in result.stdout
+    assert "verdict: BAD, do not use it as it is - " in result.stdout
     verdict = json.loads(dfmpc("verify", pair[0], tmp_path / "other.onnx", "--json").stdout)["providers"][0]["verdict"]
     assert verdict["level"] == "bad"
 
@@ -106,7 +106,7 @@ def test_images_that_were_given_stand_in_table_and_json(
     stated = "8 images of pictures/ (64x64, resized to 8x8), 2 of them unseen by statistics"
     result = dfmpc(*given, COLUMNS="200")
     assert f"images                   {stated}" in result.stdout
-    assert "2 images of yours that statistics did not see" in result.stdout.splitlines()[-1]
+    assert "2 images of yours that statistics did not see" in result.stdout.rpartition("verdict: ")[2]
     assert "are 64x64 and the model takes 8x8" in result.stderr
     report = json.loads(dfmpc(*given, "--json").stdout)
     assert report["images"] == stated and report["verdict"]["basis"] == "images" and report["verdict"]["inputs"] == 2
@@ -120,8 +120,10 @@ def test_images_that_were_given_stand_in_table_and_json(
 def test_quantize_ends_with_the_verdict(pair: tuple[pathlib.Path, pathlib.Path]) -> None:
     told = dfmpc("quantize", pair[0], "-o", pair[1], "--recipe", "int8", "--preprocess", "unit", COLUMNS="400")
     last = told.stdout.splitlines()[-1]
-    assert last.startswith("verdict ") and " % of real inputs should keep their class (95 % interval " in last
-    assert "64 procedural images" in last and "a few dozen images of yours (--images) narrow this" in last
+    assert (
+        last.startswith("verdict: ") and "% of real inputs should keep the float model's class (95 % interval " in last
+    )
+    assert "64 made-up images" in last and "a few dozen images of yours (--images) narrow this" in last
     made = dfmpc_onnx.quantize(pair[0], recipe="int8", preprocess="unit")
     assert made.verdict is not None and made.verdict == made.report.verdict and made.verdict.inputs == 64
     assert dfmpc_onnx.quantize(pair[0], recipe="int8", preprocess="unit", check=False).verdict is None
