@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from dfmpc_onnx.errors import OptionError, printable
 from dfmpc_onnx.pipeline.progress import ProgressReport
-from dfmpc_onnx.report.tables import LEAST_NAME, shortened
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+LEAST_OF_NAME = 10
 LONGEST_NAME = 50  # characters, so that a bar fits into a line of 80 beside its figures
 
 
@@ -60,7 +60,8 @@ def tqdm_progress(**options: Any) -> Iterator[ProgressReport]:
 def short(name: str, width: int = LONGEST_NAME) -> str:
     """What is at work, in so many characters: the pass is whole, and a layer's name keeps its end."""
     name = printable(name)
+    if len(name) <= width:
+        return name
     step, sign, layer = name.partition(": ")
-    if len(name) <= width or not sign:
-        return shortened(name, width)
-    return f"{step}: {shortened(layer, max(width - len(step) - 2, LEAST_NAME))}"
+    room = max(width - len(step) - len(sign) - 2, LEAST_OF_NAME)
+    return f"{step}{sign}..{layer[-room:]}" if sign else f"{name[: width - 2]}.."

@@ -68,6 +68,7 @@ def _quantized_table(found: Inspection, console: Console) -> None:
     prose(console, counts)
     prose(console, STORED_LEGEND)
     console.print()
+    alike = len({layer.integer for layer in layers}) == 1  # the line above says it
     cut = sum((layer.pair_sum or 0) > MOST_PAIR for layer in layers)
     rows = [
         (
@@ -75,12 +76,12 @@ def _quantized_table(found: Inspection, console: Console) -> None:
             layer.op,
             "x".join(map(str, layer.shape)),
             _stored_text(layer),
-            _computes(layer),
+            *([] if alike else [_computes(layer)]),
             *([_pair_text(layer)] if cut else []),
         )
         for layer in layers
     ]
-    columns = ("layer", "op", "weight", "stored bits", "computes in", *(["pair"] if cut else []))
+    columns = ("layer", "op", "weight", "stored bits", *([] if alike else ["computes in"]), *(["pair"] if cut else []))
     rows_of_one_line(console, columns, rows, right=("stored bits", "pair"))
     if any(layer.pair_sum is not None for layer in layers):
         console.print()
@@ -128,8 +129,8 @@ def _old_processors(cut: int, changed: str) -> str:
             f"{older} compute {cut} of these layers wrong: they cut sums of two products where codes reach over "
             f"{MOST_PAIR} together (column pair); a file that quantize makes for cpu or portable has none"
         )
-    have = "layer has" if changed == "1" else "layers have"
-    return f"{older} give the same numbers{'' if changed == '0' else f'; for that {changed} {have} other codes'}"
+    are = "layer is" if changed == "1" else "layers are"
+    return f"{older} give the same results{'' if changed == '0' else f': {changed} {are} rounded so that they do'}"
 
 
 def _pair_text(layer: QuantizedLayer) -> str:
@@ -190,7 +191,7 @@ def _forecasts(found: Inspection, console: Console) -> None:
     names = [row.recipe for row in found.recipes]
     rows = [(layers[0], *widths) for widths, layers in alike.items()]
     more = [f" + {len(layers) - 1} more" if len(layers) > 1 else "" for layers in alike.values()]
-    console.print(Text("\nbits of the layers, by recipe; those that all recipes treat alike are one line:\n"))
+    console.print(Text("\nbits of the layers by recipe; layers that every recipe treats alike share a line:\n"))
     rows_of_one_line(console, ("layers", *names), rows, right=names, more=more)
     console.print()
 
@@ -217,7 +218,10 @@ def _census_rows(census: Census) -> Iterator[tuple[str, str]]:
     for why, names in census.float_layers.items():
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         yield "float layers", f"{len(names)}: {why} ({names[0]}{more})"
-    for title, counts in (("QuantizeLinear left", census.quantize), ("DequantizeLinear left", census.dequantize)):
+    for title, counts in (
+        ("QuantizeLinear not fused", census.quantize),
+        ("DequantizeLinear not fused", census.dequantize),
+    ):
         yield title, "; ".join(f"{n}: {why}" for why, n in counts.items()) or "none"
     yield "weights dequantized at every inference", str(census.dequantized_weights or "none")
 

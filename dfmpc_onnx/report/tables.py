@@ -17,6 +17,7 @@ from dfmpc_onnx.errors import printable
 
 GAP = 2  # blanks between columns
 LEAST_NAME = 12  # characters of a name that say something
+LEAST_WITH_BEGINNING = 20  # that show both of its ends
 
 
 def table(*columns: str, right: Sequence[str] = ()) -> Table:
@@ -65,10 +66,10 @@ def rows_of_one_line(
 
 def shortened(name: str, width: int) -> str:
     """A name within so many characters: a longer one loses its middle, since names of one network begin alike, and
-    differ at their end."""
+    differ at their end; where there is little room, its beginning."""
     if cell_len(name) <= width:
         return name
-    end = name[-(2 * (width - 2) // 3) :]
+    end = name[-(2 * (width - 2) // 3 if width >= LEAST_WITH_BEGINNING else width - 2) :]
     while cell_len(end) > width - 2:
         end = end[1:]
     begin = name

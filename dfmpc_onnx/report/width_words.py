@@ -30,8 +30,9 @@ def span_of(bits: str) -> BitSpan:
 
 
 def layers_by_bits(bits: Iterable[str]) -> str:
-    """How many layers have how many bits, the fewest first: ``1 ternary, 5 at 4 bits, 2 at 8 bits, 1 in float``."""
+    """How many layers have how many bits, the fewest first: ``1 ternary, 5 at 4 bits, 2 at 8, 1 in float``."""
     counts = collections.Counter(bits)
     numbers = sorted((text for text in counts if text not in ("ternary", "float")), key=float)
-    words = {"ternary": "ternary", **{text: f"at {text} bits" for text in numbers}, "float": "in float"}
+    words = {"ternary": "ternary", **{text: f"at {text}" for text in numbers}, "float": "in float"}
+    words.update((text, f"{words[text]} bits") for text in numbers[:1])
     return ", ".join(f"{counts[text]} {said}" for text, said in words.items() if counts[text])

@@ -39,7 +39,7 @@ def test_quantize_prints_what_it_did_to_each_layer_and_the_whole(model_file: pat
     assert rows["conv1"][1:] == ["Conv", "8", "8"]
     assert rows["conv2"][1:] == ["Conv", "ternary", "2"]
     assert rows["conv3"][1:] == ["Conv", "6", "8"]
-    assert "4: 1 ternary, 1 at 6 bits, 2 at 8 bits" in result.stdout
+    assert "4: 1 ternary, 1 at 6 bits, 2 at 8\n" in result.stdout
     assert "dB on 64 " in result.stdout
     for label in ("size", "mean bits per weight", "against the float model", "quantizing took"):
         assert label in result.stdout
