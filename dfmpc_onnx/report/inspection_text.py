@@ -191,7 +191,7 @@ def _forecasts(found: Inspection, console: Console) -> None:
     names = [row.recipe for row in found.recipes]
     rows = [(layers[0], *widths) for widths, layers in alike.items()]
     more = [f" + {len(layers) - 1} more" if len(layers) > 1 else "" for layers in alike.values()]
-    console.print(Text("\nbits of the layers by recipe; layers that every recipe treats alike share a line:\n"))
+    console.print(Text("\nbits by recipe; layers that every recipe treats alike share a line:\n"))
     rows_of_one_line(console, ("layers", *names), rows, right=names, more=more)
     console.print()
 

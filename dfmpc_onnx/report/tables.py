@@ -72,6 +72,9 @@ def shortened(name: str, width: int) -> str:
     end = name[-(2 * (width - 2) // 3 if width >= LEAST_WITH_BEGINNING else width - 2) :]
     while cell_len(end) > width - 2:
         end = end[1:]
+    if width < LEAST_WITH_BEGINNING:
+        whole = next((place + 1 for place, letter in enumerate(end) if not letter.isalnum()), 0)
+        return f"..{end[whole:] if whole <= len(end) // 3 else end}"
     begin = name
     while cell_len(begin) + cell_len(end) > width - 2:
         begin = begin[:-1]

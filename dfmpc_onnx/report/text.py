@@ -65,11 +65,10 @@ def report_table(report: Report, output: str, console: Console, *, verbose: bool
     if hidden and not verbose:
         remarks = "1 more remark, which is no error" if hidden == 1 else f"{hidden} more remarks, which are no errors"
         console.print(Text(f"\n{remarks}: -v lists {'it' if hidden == 1 else 'them'}"))
-    counts = layers_by_bits(bits_text(layer) for layer in report.layers)
     rows = [
         ("recipe", f"{report.recipe}, weights {report.weights}, activations {report.activations}, for {report.target}"),
         ("preprocess", _preprocess(report.preprocess_choice, verbose)),
-        ("layers", f"{len(report.layers)}: {counts}" if counts else "none"),
+        ("layers", _layers_counted(report)),
         *([("computes in", computes_in(report))] if report.layers else []),
         (
             "size",
@@ -99,6 +98,13 @@ def report_table(report: Report, output: str, console: Console, *, verbose: bool
         prose(console, PHOTOS_TIP)
 
 
+def _layers_counted(report: Report) -> str:
+    """How many layers there are, and of how many bits."""
+    bits = [bits_text(layer) for layer in report.layers]
+    said = layers_by_bits(bits)
+    return f"{len(bits)}, all {said.partition(' ')[2]}" if len(set(bits)) == 1 < len(bits) else f"{len(bits)}: {said}"
+
+
 def _storage_rows(report: Report) -> list[tuple[str, str]]:
     """What a weight takes in the file, and what runs it."""
     target = targets().get(report.target)
@@ -108,7 +114,7 @@ def _storage_rows(report: Report) -> list[tuple[str, str]]:
             ("needs", f"FINN, hls4ml or the package qonnx (opset {report.opset}); onnxruntime has no Quant node"),
         ]
     return [
-        ("mean bits per weight", f"{report.mean_weight_bits} stored"),
+        ("mean bits per weight", f"{report.mean_weight_bits} in the file"),
         ("needs", f"onnxruntime {report.oldest_onnxruntime} or newer (opset {report.opset})"),
     ]
 

@@ -10,6 +10,7 @@ from dfmpc_onnx.evaluation.verdict import DOUBTFUL_DB, KEEP_CLASS, LEVEL_WORDS, 
 from dfmpc_onnx.report.tables import printable_lines
 
 HOW_TO_NARROW = "a few dozen images of yours (--images) narrow this"
+HOW_TO_CHECK = "check it on a few dozen images of yours (--images), which narrow this"
 SHOWN_BY_IMAGES = "images of yours (--images) show"
 WHERE_IT_IS_LOST = "`dfmpc-onnx diagnose` says which layers lose it"
 ENOUGH_IMAGES = 200  # rows, from which more narrow an interval little
@@ -49,8 +50,9 @@ def finding_of(verdict: Verdict) -> str:
     low, high = verdict.interval
     share, interval = f"about {verdict.agreement:g} % of real inputs should", f"(95 % interval {low:g} to {high:g} %)"
     if verdict.basis == "generated":
-        rests = f"estimated from {error} and from {NETWORKS_OF_LAWS} measured networks; {HOW_TO_NARROW}"
-        return f"{share} {KEEP_CLASS} {interval}, {rests}"
+        more = HOW_TO_CHECK if verdict.level == "check" else HOW_TO_NARROW
+        rests = f"estimated from {error} and from {NETWORKS_OF_LAWS} measured networks"
+        return f"{share} {KEEP_CLASS} {interval}, {rests}; {more}"
     decibels = f", SQNR {verdict.sqnr_db:g} dB" if verdict.kind != "labels" else ""
     origin = shown(verdict.origin)
     whole = origin.startswith(f"{verdict.rows} ")  # the origin has the count already

@@ -249,12 +249,12 @@ def _pairs(
     if layer.op != "Conv":
         return Reason("not-a-conv", "only the error of a Conv can be repaired in the next layer")
     if layer.position == "first":
-        return Reason("first-layer", "the first layer is kept high: nothing in front of it is normalized")
+        return Reason("first-layer", "it is the first layer: nothing in front of it is normalized")
     if layer.depthwise:
-        why = "a depthwise Conv is kept high: its few weights leave nothing to average over"
+        why = "a depthwise Conv: its few weights leave nothing to average over"
         return Reason("depthwise-conv", why)
     if layer.groups > 1:
-        return Reason("grouped-conv", "a grouped Conv is kept high")
+        return Reason("grouped-conv", "a Conv of several groups")
     if has_input(node, 2) and constant(node.inputs[2]) is None:
         return Reason("computed-bias", "its bias is computed, so its statistics without it are not known")
     if joined:
@@ -271,7 +271,7 @@ def _read_by_several(
 ) -> tuple[Pair, ...] | Reason:
     """A pair with each BatchNormalization that reads a layer's output among that of others."""
     if all(size == 1 for size in layer.shape[2:]):
-        why = "a 1x1 Conv whose output is joined to others is kept high: it repairs the wider ones in front of it"
+        why = "a 1x1 Conv whose output is joined to others: it repairs the wider ones in front of it"
         return Reason("joined-1x1-conv", why)
     readings = channel_readings(graph, node.outputs[0])
     if isinstance(readings, str):

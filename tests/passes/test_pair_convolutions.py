@@ -74,7 +74,7 @@ def test_pooling_between_the_two_convs_is_passed_over():
 
 def test_the_first_layer_is_kept_high():
     _, _, why = paired(graphs.chain())
-    assert why["conv1"] == "the first layer is kept high: nothing in front of it is normalized"
+    assert why["conv1"] == "it is the first layer: nothing in front of it is normalized"
 
 
 def test_refused_where_batch_norm_stands_behind_the_activation():
@@ -115,7 +115,7 @@ def test_a_1x1_conv_whose_output_is_joined_is_kept_high():
     joined = net.concat(net.conv(x, 4, 1), net.conv(x, 4))
     _, found, why = paired(net.model(net.block(net.relu(net.norm(joined)), 4)))
     assert [pair[:2] for pair in found] == [("conv3", "norm2")]
-    assert why["conv2"].startswith("a 1x1 Conv whose output is joined to others is kept high")
+    assert why["conv2"].startswith("a 1x1 Conv whose output is joined to others: it repairs")
 
 
 def test_several_batch_norms_may_read_it_without_a_concat():
@@ -270,8 +270,8 @@ def test_depthwise_and_grouped_convs_are_kept_high():
     x = net.block(x, 8, group=8)
     _, found, why = paired(net.model(net.block(x, 8)))
     assert found == []
-    assert why["conv2"] == "a grouped Conv is kept high"
-    assert why["conv3"].startswith("a depthwise Conv is kept high")
+    assert why["conv2"] == "a Conv of several groups"
+    assert why["conv3"].startswith("a depthwise Conv: its few")
 
 
 def test_a_weight_that_is_computed_is_refused_naming_the_node():
