@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 
 import numpy as np
 import onnx
@@ -94,6 +95,19 @@ def test_two_networks_that_have_nothing_in_common_are_bad_and_that_is_said(
     assert "verdict: BAD, do not use it as it is - " in result.stdout
     verdict = json.loads(dfmpc("verify", pair[0], tmp_path / "other.onnx", "--json").stdout)["providers"][0]["verdict"]
     assert verdict["level"] == "bad"
+
+
+def test_nothing_is_called_good_where_a_threshold_is_missed(tmp_path: pathlib.Path) -> None:
+    """The last lines said "good" and "failed"."""
+    net = Net(("n", 3, 8, 8))
+    onnx.save(net.model(net.conv("x", 4)), tmp_path / "map.onnx")
+    make = ("quantize", tmp_path / "map.onnx", "-o", tmp_path / "out.onnx", "--recipe", "int8", "--preprocess", "unit")
+    check = ("verify", tmp_path / "map.onnx", tmp_path / "out.onnx")
+    held, *missed = dfmpc(*make), dfmpc(*make, "--min-sqnr", 150), dfmpc(*check, "--min-sqnr", 150)
+    assert "verdict: good - " in held.stdout and held.exit_code == 0
+    for result in missed:
+        assert "verdict: BELOW what you asked for, else good - " in result.stdout and result.exit_code == 1
+        assert re.search(r"^failed: .*SQNR [0-9.]+ dB is below --min-sqnr 150$", result.stderr, re.MULTILINE)
 
 
 def test_images_that_were_given_stand_in_table_and_json(
