@@ -12,7 +12,8 @@ from dfmpc_onnx.pipeline.progress import ProgressReport
 if TYPE_CHECKING:
     from rich.console import Console
 
-LONGEST_NAME = 44  # characters, so that a bar fits into a line of 80 beside its figures
+LEAST_OF_NAME = 10
+LONGEST_NAME = 50  # characters, so that a bar fits into a line of 80 beside its figures
 
 
 @contextlib.contextmanager
@@ -56,7 +57,11 @@ def tqdm_progress(**options: Any) -> Iterator[ProgressReport]:
         yield report
 
 
-def short(name: str) -> str:
-    """What is at work, in one line: which pass and layer stand at its beginning."""
+def short(name: str, width: int = LONGEST_NAME) -> str:
+    """What is at work, in so many characters: the pass is whole, and a layer's name keeps its end."""
     name = printable(name)
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 2]}.."
+    if len(name) <= width:
+        return name
+    step, sign, layer = name.partition(": ")
+    room = max(width - len(step) - len(sign) - 2, LEAST_OF_NAME)
+    return f"{step}{sign}..{layer[-room:]}" if sign else f"{name[: width - 2]}.."

@@ -256,7 +256,7 @@ def verify(
         if json_wanted:
             click.echo(as_json(found, below=below, verdict=found.verdict))
         elif not quiet:
-            verification_table(found, standard_output())
+            verification_table(found, standard_output(), below=bool(below))
     for line in below:
         say(f"failed: {line}")
     if below:
@@ -265,7 +265,7 @@ def verify(
 
 @main.command(
     section=LOOK_UP,
-    short_help="Show the procedural images that stand in for data.",
+    short_help="Show the made-up images that stand in for data.",
     formatter_settings=LOOK,
     epilog=examples("dfmpc-onnx images -o sheet.png --count 16"),
 )
@@ -287,14 +287,14 @@ def verify(
     FORCE_OVER_PICTURE,
 )
 def images(output: str, size: int, count: int, seed: int, force: bool) -> None:
-    """Write the procedural images that stand in for data as one sheet, to look at.
+    """Write the made-up (procedural) images that stand in for data as one sheet, to look at.
 
     A file of yours that is no PNG is not written over without --force.
     """
     from dfmpc_onnx.report.image_sheet import write_sheet
 
     write_sheet(output, size, count, seed, force=force)
-    click.echo(f"{count} procedural images of {size}x{size}, seed {seed}: {file_name(output)}")
+    click.echo(f"{count} made-up images of {size}x{size}, seed {seed}: {file_name(output)}")
 
 
 @main.command(

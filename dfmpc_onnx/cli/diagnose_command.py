@@ -52,7 +52,7 @@ from dfmpc_onnx.memory import keep_freed_memory, limit_memory
 @cloup.option_group(
     "Input",
     cloup.option(
-        "--images", type=click.Path(), metavar="FILE.npz|FOLDER", help="images of yours in place of procedural ones"
+        "--images", type=click.Path(), metavar="FILE.npz|FOLDER", help="images of yours in place of made-up ones"
     ),
     cloup.option(
         "--preprocess",

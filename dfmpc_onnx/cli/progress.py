@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -57,4 +58,6 @@ class _Lines:
         self._last = now
         took = now - self._began
         left = f", about {took / done * (total - done):.0f} s left" if done and self._seconds else ""
-        say(f"{done} of {total}: {short(name)} ({took:.0f} s{left})")
+        before, behind = f"{done} of {total}: ", f" ({took:.0f} s{left})"
+        room = shutil.get_terminal_size().columns - len(before) - len(behind) if _is_terminal() else len(name)
+        say(f"{before}{short(name, room)}{behind}")

@@ -41,7 +41,6 @@ from dfmpc_onnx.errors import printable
 from dfmpc_onnx.memory import keep_freed_memory, limit_memory
 
 if TYPE_CHECKING:
-    from dfmpc_onnx.api.quantized import Quantized
     from dfmpc_onnx.evaluation.fidelity import Fidelity
 
 
@@ -119,12 +118,14 @@ def quantize(
 ) -> None:
     """Write a quantized form of MODEL, then run both on inputs that took no part in it and compare them.
 
-    No data is needed: statistics come from the network itself and from procedural images. MODEL is never changed, and
+    No data is needed: statistics come from the network itself and from made-up images. MODEL is never changed, and
     a file of yours that is no ONNX model is not written over without --force.
     """
     from dfmpc_onnx.cli.output import check_stream, write_model
     from dfmpc_onnx.cli.progress import progress
     from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE
+    from dfmpc_onnx.report.json_text import report_json
+    from dfmpc_onnx.report.text import report_table
 
     to_stream = check_stream(output, json_wanted)
     keep_freed_memory()
@@ -145,29 +146,22 @@ def quantize(
         say(f"warning: {printable(warning)}")
     if to_stream:
         write_model(result.model)
-    _show(result, output, json_wanted=json_wanted, verbose=verbose, quiet=quiet, to_stream=to_stream)
-    _check_sqnr(result.report.fidelity, min_sqnr)
-
-
-def _show(result: Quantized, output: str, *, json_wanted: bool, verbose: bool, quiet: bool, to_stream: bool) -> None:
-    """What was done; on standard error where standard output carries the file."""
-    from dfmpc_onnx.report.json_text import report_json
-    from dfmpc_onnx.report.text import report_table
-
-    with reader_may_leave():
+    below = _below_sqnr(result.report.fidelity, min_sqnr)
+    with reader_may_leave():  # on standard error where standard output carries the file
         if json_wanted:
             click.echo(report_json(result.report))
         elif not quiet:
-            where = "standard output" if to_stream else output
-            report_table(result.report, where, standard_output(error=to_stream), verbose=verbose)
+            where, console = "standard output" if to_stream else output, standard_output(error=to_stream)
+            report_table(result.report, where, console, verbose=verbose, below=below is not None)
+    if below is not None:
+        say(f"failed: {below}")
+        click.get_current_context().exit(1)
 
 
-def _check_sqnr(fidelity: Fidelity | None, least: float | None) -> None:
-    """Exit with 1 where the closing check is below what was asked for, or could not tell."""
+def _below_sqnr(fidelity: Fidelity | None, least: float | None) -> str | None:
+    """What is below what was asked for in the closing check, or could not be told; None where it is met."""
     if least is None or (fidelity is not None and not fidelity.not_known and fidelity.sqnr_db >= least):
-        return
+        return None
     if fidelity is None or fidelity.not_known:
-        say(f"failed: min-sqnr {least:g}: what the result loses is not known")
-    else:
-        say(f"failed: SQNR {fidelity.sqnr_db} dB is below {least:g} dB")
-    click.get_current_context().exit(1)
+        return f"what the result loses is not known, so it cannot meet --min-sqnr {least:g}"
+    return f"SQNR {fidelity.sqnr_db} dB is below --min-sqnr {least:g}"

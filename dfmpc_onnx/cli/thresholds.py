@@ -98,13 +98,13 @@ def _below(
     """Comparisons are written so that a figure that is NaN fails."""
     from dfmpc_onnx.report.text import short_provider
 
-    found = row.fidelity
+    found, provider = row.fidelity, short_provider(row.provider)
     if min_agreement is not None:
         reached, counted = _agreement(row)
         if not reached >= min_agreement:
-            yield f"{short_provider(row.provider)}: agreement {reached:.7g} % ({counted}) is below {min_agreement} %"
+            yield f"{provider}: agreement {reached:.7g} % ({counted}) is below --min-agreement {min_agreement:g}"
     if min_sqnr is not None and not found.sqnr_db >= min_sqnr:
         of = f" of output '{shown(found.worst.name)}'" if found.worst is not None else ""
-        yield f"{short_provider(row.provider)}: SQNR {found.sqnr_db} dB{of} is below {min_sqnr} dB"
+        yield f"{provider}: SQNR {found.sqnr_db} dB{of} is below --min-sqnr {min_sqnr:g}"
     if max_steps is not None and row.use is not None and not row.use.steps <= max_steps:
-        yield f"{short_provider(row.provider)}: {row.use.steps} steps from the CPU provider are more than {max_steps:g}"
+        yield f"{provider}: {row.use.steps} steps from the CPU provider are more than --max-steps {max_steps:g}"

@@ -20,8 +20,8 @@ REFUSAL_CODES = {
     "asked-for-float": "the user asked for it with --layer",
     "planned-float": "a plan of bits leaves it in float",
     "codes-cost-more": "codes, scales and the nodes that decode them take more bytes than the floats",
-    # of a layer that is quantized, but cannot be low
-    "not-a-conv": "only a Conv is quantized low",
+    # of a layer that is quantized, but cannot get the few bits of two widths
+    "not-a-conv": "only the error of a Conv can be repaired in the next layer",
     "first-layer": "nothing in front of the first layer is normalized",
     "depthwise-conv": "the few weights of a depthwise Conv leave nothing to average over",
     "grouped-conv": "a Conv of several groups",
@@ -29,8 +29,8 @@ REFUSAL_CODES = {
     "joined-1x1-conv": "a 1x1 Conv whose output is joined to others repairs the wider ones in front of it",
     "no-chain": "what follows the layer is not the chain to a next layer that could repair it",
     "channels-differ": "a BatchNormalization that reads the layer has another number of channels",
-    "repairs-a-low-layer": "the layer repairs another that is low",
-    "next-layer-is-low": "the layer that would repair this one is low itself",
+    "repairs-a-low-layer": "the layer repairs another that gets few bits",
+    "next-layer-is-low": "the layer that would repair this one gets few bits itself",
     "next-layer-unfit": "the layer that would repair this one cannot be quantized, or its weight is computed",
     "no-batch-norm": "no BatchNormalization behind the layer, and the recipe measures nothing on images",
     # of a layer with integer weights that computes in float

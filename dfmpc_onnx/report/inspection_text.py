@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import collections
+from collections.abc import Iterator
 
 from rich.console import Console
 from rich.text import Text
@@ -12,18 +13,14 @@ from dfmpc_onnx.numerics.saturation import MOST_PAIR
 from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE
 from dfmpc_onnx.pipeline.refusals import UNSTATED, Refusal
 from dfmpc_onnx.report.latency_text import time_tables
-from dfmpc_onnx.report.schema import Inspection, QuantizedLayer
+from dfmpc_onnx.report.schema import Inspection, QuantizedLayer, RecipeForecast
 from dfmpc_onnx.report.tables import figures, listing, megabytes, plain, prose, rows_of_one_line
 from dfmpc_onnx.report.text import MOST_REASONS, refusal_list
+from dfmpc_onnx.report.width_words import ROLE_WORDS, ROLES_LEGEND, SPANS, span_of
 
-ROLES_LEGEND = (
-    "role: what a layer can be in a recipe with two widths, such as 2/6: low can be repaired in the next layer, high "
-    "cannot or repairs another; first layer, depthwise and classifier get 8 bits. A recipe may make fewer layers low. "
-    "The default recipe measures each layer instead, whatever its role"
-)
 CODES_LEGEND = (
-    "* the default; low, high, 8-bit, auto, float: layers of that width; codes: bytes of the weights alone, to which "
-    "scales, biases and the graph add 1.5 to 3 kB a layer"
+    "* the default; 1-3, 4-7, 8, auto, float: how many layers get so many bits; codes: bytes of the weights alone, to "
+    "which scales, biases and the graph add 1.5 to 3 kB a layer"
 )
 STORED_LEGEND = "(bits of the weights' codes; scales, biases and the graph come on top)"
 AUTO_LEGEND = "auto: the recipe chooses the bits of each layer by its measured error, while it runs"
@@ -71,20 +68,24 @@ def _quantized_table(found: Inspection, console: Console) -> None:
     prose(console, counts)
     prose(console, STORED_LEGEND)
     console.print()
+    alike = len({layer.integer for layer in layers}) == 1  # the line above says it
+    cut = sum((layer.pair_sum or 0) > MOST_PAIR for layer in layers)
     rows = [
         (
             layer.name,
             layer.op,
             "x".join(map(str, layer.shape)),
             _stored_text(layer),
-            _computes(layer),
-            _pair_text(layer),
+            *([] if alike else [_computes(layer)]),
+            *([_pair_text(layer)] if cut else []),
         )
         for layer in layers
     ]
-    columns = ("layer", "op", "weight", "stored bits", "computes in", "pair")
+    columns = ("layer", "op", "weight", "stored bits", *([] if alike else ["computes in"]), *(["pair"] if cut else []))
     rows_of_one_line(console, columns, rows, right=("stored bits", "pair"))
-    _pairs_line(layers, found.metadata.get("pair_sums"), console)
+    if any(layer.pair_sum is not None for layer in layers):
+        console.print()
+        prose(console, _old_processors(cut, found.metadata.get("pair_sums", "0")))
     left = sum(layer.refused is None for layer in found.layers)
     if left:
         console.print(Text(f"\n{left} layers are float and can be quantized; what is quantized would stay as it is"))
@@ -117,19 +118,19 @@ def _origin_rows(metadata: dict[str, str]) -> Iterator[tuple[str, str]]:
         yield "expanded", "yes: plain int8 weights"
 
 
-def _pairs_line(layers: Sequence[QuantizedLayer], changed: str | None, console: Console) -> None:
-    """Whether processors without VNNI compute what others do. changed: how many layers have other codes for that."""
-    pairs = [layer.pair_sum for layer in layers if layer.pair_sum is not None]
-    if not pairs:
-        return
-    cut = sum(pair > MOST_PAIR for pair in pairs)
-    kept = f" ({changed} layers have other codes for that)" if changed not in (None, "0") else ""
-    console.print()
-    prose(
-        console,
-        f"pair: how far two neighbouring codes of one sign reach; over {MOST_PAIR}, processors with AVX2 but without "
-        f"VNNI can cut the sum of their products: {f'{cut} layers' if cut else 'none here'}{kept}",
-    )
+def _old_processors(cut: int, changed: str) -> str:
+    """Whether processors without VNNI compute what others do.
+
+    cut: how many layers have sums that those cut. changed: how many have other codes so that none is cut.
+    """
+    older = "older Intel and AMD processors (AVX2 without VNNI)"
+    if cut:
+        return (
+            f"{older} compute {cut} of these layers wrong: they cut sums of two products where codes reach over "
+            f"{MOST_PAIR} together (column pair); a file that quantize makes for cpu or portable has none"
+        )
+    are = "layer is" if changed == "1" else "layers are"
+    return f"{older} give the same results{'' if changed == '0' else f': {changed} {are} rounded so that they do'}"
 
 
 def _pair_text(layer: QuantizedLayer) -> str:
@@ -150,9 +151,11 @@ def _layers(found: Inspection, console: Console, verbose: bool) -> None:
     for layer in found.layers:
         others = len(layer.also_repaired_in)
         repaired = f"repaired in {layer.repaired_in}" + (f" and {others} more" if others else "")
-        not_low = f"not low: {layer.not_low}" if layer.not_low else ""
+        not_low = f"not few bits: {layer.not_low}" if layer.not_low else ""
         remark = layer.refused or not_low or (repaired if layer.repaired_in else "")
-        rows.append((layer.name, layer.op, "x".join(map(str, layer.shape)), layer.role, remark))
+        rows.append(
+            (layer.name, layer.op, "x".join(map(str, layer.shape)), ROLE_WORDS.get(layer.role, layer.role), remark)
+        )
     columns = ("layer", "op", "weight", "role")
     if verbose:
         listing(console, (*columns, "remark"), rows)
@@ -167,28 +170,15 @@ def _layers(found: Inspection, console: Console, verbose: bool) -> None:
 
 
 def _forecasts(found: Inspection, console: Console) -> None:
-    """What each recipe would do: layers by role and bytes, then the bits of layers that all recipes treat alike."""
+    """What each recipe would do: layers by bits, and bytes, then the bits of layers that all recipes treat alike."""
     weights = sum(layer.weights for layer in found.layers)
     left = sum(layer.refused is not None for layer in found.layers)
     can = f"{left} stay in float whatever the recipe" if left else "all can be quantized"
     console.print(Text(f"{len(found.layers)} layers, {weights:,} weights; {can}\n"))
     if not found.recipes:
         return
-    counts = ("low", "high", "8-bit", "auto", "float", "codes")
-    forecasts = [
-        (
-            row.recipe + ("*" if row.recipe == DEFAULT_RECIPE else ""),
-            row.weights,
-            row.activations,
-            row.low,
-            row.high,
-            row.eight_bit,
-            row.auto,
-            row.float,
-            f"{'<= ' if row.auto else ''}{megabytes(row.weight_bytes)}",
-        )
-        for row in found.recipes
-    ]
+    counts = (*SPANS, "codes")
+    forecasts = [_forecast_row(row) for row in found.recipes]
     rows_of_one_line(console, ("recipe", "weights", "activations", *counts), forecasts, right=counts)
     console.print()
     prose(console, CODES_LEGEND)
@@ -199,13 +189,23 @@ def _forecasts(found: Inspection, console: Console) -> None:
         if all(layer.name in row.bits for row in found.recipes):
             alike.setdefault(tuple(row.bits[layer.name] for row in found.recipes), []).append(layer.name)
     names = [row.recipe for row in found.recipes]
-    rows = [
-        (f"{layers[0]}{f' + {len(layers) - 1} more' if len(layers) > 1 else ''}", *widths)
-        for widths, layers in alike.items()
-    ]
-    console.print(Text("\nbits of the layers, by recipe; those that all recipes treat alike are one line:\n"))
-    rows_of_one_line(console, ("layers", *names), rows, right=names)
+    rows = [(layers[0], *widths) for widths, layers in alike.items()]
+    more = [f" + {len(layers) - 1} more" if len(layers) > 1 else "" for layers in alike.values()]
+    console.print(Text("\nbits by recipe; layers that every recipe treats alike share a line:\n"))
+    rows_of_one_line(console, ("layers", *names), rows, right=names, more=more)
     console.print()
+
+
+def _forecast_row(row: RecipeForecast) -> tuple[object, ...]:
+    """What a recipe is set to, how many layers get how many bits, and the bytes of the weights' codes."""
+    counts = collections.Counter(map(span_of, row.bits.values()))
+    return (
+        row.recipe + ("*" if row.recipe == DEFAULT_RECIPE else ""),
+        row.weights,
+        row.activations,
+        *(counts[span] for span in SPANS),
+        f"{'<= ' if row.auto else ''}{megabytes(row.weight_bytes)}",
+    )
 
 
 def _census_rows(census: Census) -> Iterator[tuple[str, str]]:
@@ -218,7 +218,10 @@ def _census_rows(census: Census) -> Iterator[tuple[str, str]]:
     for why, names in census.float_layers.items():
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         yield "float layers", f"{len(names)}: {why} ({names[0]}{more})"
-    for title, counts in (("QuantizeLinear left", census.quantize), ("DequantizeLinear left", census.dequantize)):
+    for title, counts in (
+        ("QuantizeLinear not fused", census.quantize),
+        ("DequantizeLinear not fused", census.dequantize),
+    ):
         yield title, "; ".join(f"{n}: {why}" for why, n in counts.items()) or "none"
     yield "weights dequantized at every inference", str(census.dequantized_weights or "none")
 

@@ -6,12 +6,13 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 
+from dfmpc_onnx.pipeline.weight_plan import FLOAT_BITS
 from dfmpc_onnx.report.schema import LayerReport
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerGroup:
-    """Neighbours in the network that have op, bits and role in common.
+    """Neighbours in the network that have op, bits and what they compute in in common.
 
     loss: what they add to the error of the output, in per cent, together; "-" where nothing measured it.
     """
@@ -21,7 +22,6 @@ class LayerGroup:
     bits: str
     stored: str
     loss: str
-    role: str
     computes: str
     why: str
 
@@ -46,19 +46,19 @@ def grouped_layers(layers: Sequence[LayerReport], *, each: bool = False) -> list
 
 def _looks(layer: LayerReport) -> tuple[str, ...]:
     computes = "integers" if layer.integer else "float"
-    return layer.op, bits_text(layer), f"{layer.stored_bits:g}", layer.role, computes, str(layer.loss is None)
+    return layer.op, bits_text(layer), f"{layer.stored_bits:g}", computes, str(layer.loss is None)
 
 
 def _group(layers: Sequence[LayerReport]) -> LayerGroup:
-    op, bits, stored, role, computes, _ = _looks(layers[0])
+    op, bits, stored, computes, _ = _looks(layers[0])
     losses = [layer.loss for layer in layers if layer.loss is not None]
     loss = loss_text(sum(losses)) if losses else "-"
-    return LayerGroup(tuple(layer.name for layer in layers), op, bits, stored, loss, role, computes, layers[0].why)
+    return LayerGroup(tuple(layer.name for layer in layers), op, bits, stored, loss, computes, layers[0].why)
 
 
 def bits_text(layer: LayerReport) -> str:
     """The width of a layer's codes."""
-    return "float" if layer.bits == 32 else "ternary" if layer.ternary else f"{layer.bits:g}"
+    return "float" if layer.bits == FLOAT_BITS else "ternary" if layer.ternary else f"{layer.bits:g}"
 
 
 def loss_text(share: float) -> str:

@@ -17,6 +17,7 @@ from dfmpc_onnx.errors import printable
 
 GAP = 2  # blanks between columns
 LEAST_NAME = 12  # characters of a name that say something
+LEAST_WITH_BEGINNING = 20  # that show both of its ends
 
 
 def table(*columns: str, right: Sequence[str] = ()) -> Table:
@@ -28,17 +29,25 @@ def table(*columns: str, right: Sequence[str] = ()) -> Table:
 
 
 def rows_of_one_line(
-    console: Console, columns: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[str] = (), name: int = 0
+    console: Console,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    right: Sequence[str] = (),
+    name: int = 0,
+    more: Sequence[str] | None = None,
 ) -> None:
     """A table with one line a row. name: the column of names from a model, which alone may be shortened; where that is
-    not enough, the last columns are left out."""
+    not enough, the last columns are left out. more: what stands whole behind each name, such as `` + 7 more``."""
     cells = [[printable(str(value)) for value in row] for row in rows]
-    widths = [max(map(cell_len, column)) for column in zip(columns, *cells, strict=True)]
+    behind = list(more) if more is not None else [""] * len(rows)
+    whole = [[*row[:name], row[name] + end, *row[name + 1 :]] for row, end in zip(cells, behind, strict=True)]
+    widths = [max(map(cell_len, column)) for column in zip(columns, *whole, strict=True)]
     room = console.width - sum(widths) + widths[name] - GAP * (len(widths) - 1)
-    while room < min(LEAST_NAME, widths[name]) and len(widths) > name + 2:
+    least = min(widths[name], max(LEAST_NAME, LEAST_NAME // 2 + max(map(cell_len, behind), default=0)))
+    while room < least and len(widths) > name + 2:
         room += widths.pop() + GAP
     columns, cells = columns[: len(widths)], [row[: len(widths)] for row in cells]
-    widths[name] = min(widths[name], max(room, LEAST_NAME))
+    widths[name] = min(widths[name], max(room, least))
 
     def line(row: Sequence[str]) -> str:
         padded = []
@@ -48,32 +57,37 @@ def rows_of_one_line(
         return (" " * GAP).join(padded).rstrip()
 
     console.print(Text(line(columns), style="bold"), soft_wrap=True)
-    for row, within in zip(cells, distinct_names([row[name] for row in cells], widths[name]), strict=True):
-        row[name] = within
+    rooms = [widths[name] - cell_len(end) for end in behind]
+    names = distinct_names([row[name] for row in cells], rooms)
+    for row, within, end in zip(cells, names, behind, strict=True):
+        row[name] = within + end
         console.print(Text(line(row)), soft_wrap=True)
 
 
 def shortened(name: str, width: int) -> str:
     """A name within so many characters: a longer one loses its middle, since names of one network begin alike, and
-    differ at their end."""
+    differ at their end; where there is little room, its beginning."""
     if cell_len(name) <= width:
         return name
-    end = name[-(2 * (width - 2) // 3) :]
+    end = name[-(2 * (width - 2) // 3 if width >= LEAST_WITH_BEGINNING else width - 2) :]
     while cell_len(end) > width - 2:
         end = end[1:]
+    if width < LEAST_WITH_BEGINNING:
+        whole = next((place + 1 for place, letter in enumerate(end) if not letter.isalnum()), 0)
+        return f"..{end[whole:] if whole <= len(end) // 3 else end}"
     begin = name
     while cell_len(begin) + cell_len(end) > width - 2:
         begin = begin[:-1]
     return f"{begin}..{end}"
 
 
-def distinct_names(names: Sequence[str], width: int) -> list[str]:
-    """Each name within so many characters; those that would look alike begin where they differ."""
+def distinct_names(names: Sequence[str], widths: Sequence[int]) -> list[str]:
+    """Each name within so many characters of its own; those that would look alike begin where they differ."""
     alike: dict[str, list[str]] = {}
-    for name in names:
+    for name, width in zip(names, widths, strict=True):
         alike.setdefault(shortened(name, width), []).append(name)
     found = []
-    for name in names:
+    for name, width in zip(names, widths, strict=True):
         within = shortened(name, width)
         columns = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*alike[within], strict=False))
         same = [letters[0] for letters in columns]

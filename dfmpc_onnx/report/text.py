@@ -14,30 +14,25 @@ from dfmpc_onnx.evaluation.verdict import Verdict
 from dfmpc_onnx.inputs.normalization import PreprocessChoice
 from dfmpc_onnx.pipeline.refusals import NOT_LOW, UNSTATED, Refusal
 from dfmpc_onnx.pipeline.targets import targets
+from dfmpc_onnx.pipeline.weight_plan import FLOAT_BITS
 from dfmpc_onnx.report.computes_text import WHY_FLOAT, computes_in, why_float
 from dfmpc_onnx.report.latency_text import latency_rows
 from dfmpc_onnx.report.layer_error_text import layer_error_table
-from dfmpc_onnx.report.layer_groups import grouped_layers
+from dfmpc_onnx.report.layer_groups import bits_text, grouped_layers
 from dfmpc_onnx.report.schema import Expansion, Report, Verification
 from dfmpc_onnx.report.tables import GAP, figures, listing, megabytes, plain, prose, rows_of_one_line, table
 from dfmpc_onnx.report.verdict_text import print_verdict
+from dfmpc_onnx.report.width_words import layers_by_bits
 
 MOST_OUTPUTS = 8  # that the terminal lists
 MOST_CHANNEL_RUNS = 4  # of channels, likewise
 
 
 STORED_BITS_LEGEND = (
-    "stored: bits that a weight takes in the file, more than bits where fewer would cost more to decode"
+    "stored: bits that a weight takes in the file, more than its bits where packing them would cost more than it saves"
 )
 LAYER_LOSS_LEGEND = "loss %: what the layer's bits add to the output's error, as a share of the output's power"
 UNKNOWN_LEGEND = "- where it was not measured"
-ROLE_LEGENDS = {
-    "low": "low is ternary or has 2 or 3 bits, and is repaired in the next layer where one can",
-    "high": "high is any other below 8 bits",
-    "8-bit": "8-bit has 8",
-    "float": "float is not quantized",
-}
-
 
 PHOTOS_TIP = "if the network takes photos, try --preprocess raw:bgr, --preprocess imagenet or --preprocess unit"
 
@@ -53,10 +48,11 @@ def _preprocess(choice: PreprocessChoice, verbose: bool) -> str:
     return f"{choice.name} (detected{colours}; -v says how)"
 
 
-def report_table(report: Report, output: str, console: Console, *, verbose: bool = False) -> None:
+def report_table(report: Report, output: str, console: Console, *, verbose: bool = False, below: bool = False) -> None:
     """What was done to the layers, what was refused, and the figures of the whole.
 
-    verbose: every layer by itself, with what decided its bits, and all refusals with their reasons.
+    verbose: every layer by itself, with what decided its bits, and all refusals with their reasons. below: whether
+    a threshold of the user's is not met.
     """
     _layer_table(report, console, verbose)
     if report.layer_errors is not None:
@@ -69,13 +65,10 @@ def report_table(report: Report, output: str, console: Console, *, verbose: bool
     if hidden and not verbose:
         remarks = "1 more remark, which is no error" if hidden == 1 else f"{hidden} more remarks, which are no errors"
         console.print(Text(f"\n{remarks}: -v lists {'it' if hidden == 1 else 'them'}"))
-    counts = ", ".join(
-        f"{report.count(role)} {role}" for role in ("low", "high", "8-bit", "float") if report.count(role)
-    )
     rows = [
         ("recipe", f"{report.recipe}, weights {report.weights}, activations {report.activations}, for {report.target}"),
         ("preprocess", _preprocess(report.preprocess_choice, verbose)),
-        ("layers", counts),
+        ("layers", _layers_counted(report)),
         *([("computes in", computes_in(report))] if report.layers else []),
         (
             "size",
@@ -99,10 +92,17 @@ def report_table(report: Report, output: str, console: Console, *, verbose: bool
     figures(console, rows)
     if report.verdict is not None:
         console.print()
-        print_verdict(report.verdict, console)
+        print_verdict(report.verdict, console, below=below)
     inputs = report.preprocess_choice.unknown
     if len(inputs) == 1 and inputs[0].preprocess_tells:
         prose(console, PHOTOS_TIP)
+
+
+def _layers_counted(report: Report) -> str:
+    """How many layers there are, and of how many bits."""
+    bits = [bits_text(layer) for layer in report.layers]
+    said = layers_by_bits(bits)
+    return f"{len(bits)}, all {said.partition(' ')[2]}" if len(set(bits)) == 1 < len(bits) else f"{len(bits)}: {said}"
 
 
 def _storage_rows(report: Report) -> list[tuple[str, str]]:
@@ -114,39 +114,57 @@ def _storage_rows(report: Report) -> list[tuple[str, str]]:
             ("needs", f"FINN, hls4ml or the package qonnx (opset {report.opset}); onnxruntime has no Quant node"),
         ]
     return [
-        ("mean bits per weight", f"{report.mean_weight_bits} stored"),
+        ("mean bits per weight", f"{report.mean_weight_bits} in the file"),
         ("needs", f"onnxruntime {report.oldest_onnxruntime} or newer (opset {report.opset})"),
     ]
 
 
 def _layer_table(report: Report, console: Console, verbose: bool) -> None:
-    """One line a layer, or a group of like neighbours; with `verbose` every layer, and below it what decided."""
+    """One line a layer, or a group of like neighbours; with `verbose` every layer, and below it what decided.
+
+    A column that would say nothing is left out: what is stored where that is the bits, losses where none was measured,
+    what a layer computes in where all compute in the same.
+    """
     groups = grouped_layers(report.layers, each=verbose)
-    columns = ("layer", "op", "bits", "stored", "loss %", "role", "computes in")
-    rows = [(g.name, g.op, g.bits, g.stored, g.loss, g.role, g.computes) for g in groups]
+    kept = {
+        "layer": [g.names[0] for g in groups],
+        "op": [g.op for g in groups],
+        "bits": [g.bits for g in groups],
+        **({"stored": [g.stored for g in groups]} if _stores_other_bits(report) else {}),
+        **({"loss %": [g.loss for g in groups]} if _has_losses(report) else {}),
+        **({"computes in": [g.computes for g in groups]} if len({g.computes for g in groups}) > 1 else {}),
+    }
+    columns, rows = tuple(kept), list(zip(*kept.values(), strict=True))
     right = ("bits", "stored", "loss %")
     if verbose:
         in_float = why_float(report)
         whys = [f"{g.why}; float: {in_float[g.name]}" if g.name in in_float else g.why for g in groups]
         listing(console, (*columns, "why"), [(*row, why) for row, why in zip(rows, whys, strict=True)], right)
     else:
-        rows_of_one_line(console, columns, rows, right)
-    if report.layers:
+        rows_of_one_line(console, columns, rows, right, more=[g.more for g in groups])
+    legend = layer_legend(report) + ([] if verbose or len(groups) == len(report.layers) else ["-v has every layer"])
+    if legend:
         console.print()
-        prose(console, f"{layer_legend(report)}{'' if verbose else '; -v has every layer'}")
+        prose(console, "; ".join(legend))
 
 
-def layer_legend(report: Report) -> str:
+def layer_legend(report: Report) -> list[str]:
     """What the columns say, as far as they say something that needs words."""
-    roles = [words for role, words in ROLE_LEGENDS.items() if report.count(role)]
     unknown = any(layer.loss is None for layer in report.layers)
-    return "; ".join(
-        [
-            STORED_BITS_LEGEND,
-            LAYER_LOSS_LEGEND + (f" ({UNKNOWN_LEGEND})" if unknown else ""),
-            f"role: {', '.join(roles)}",
-        ]
-    )
+    losses = LAYER_LOSS_LEGEND + (f" ({UNKNOWN_LEGEND})" if unknown else "")
+    return [
+        *([STORED_BITS_LEGEND] if _stores_other_bits(report) else []),
+        *([losses] if _has_losses(report) else []),
+    ]
+
+
+def _stores_other_bits(report: Report) -> bool:
+    """Whether the bits in the file are others than those of the codes, as of ternary ones."""
+    return any(layer.bits != FLOAT_BITS and bits_text(layer) != f"{layer.stored_bits:g}" for layer in report.layers)
+
+
+def _has_losses(report: Report) -> bool:
+    return any(layer.loss is not None for layer in report.layers)
 
 
 LEFT_IN_FLOAT = "layers left in float"
@@ -158,7 +176,7 @@ MOST_REASONS = 12  # reasons that a heading is followed by
 def _refusals(report: Report) -> Iterable[tuple[str, list[Refusal], int]]:
     """What passes left alone, by what that means for the user: title, refusals, and how many reasons to tell.
 
-    Most of it refuses no layer: one that cannot be low is quantized all the same.
+    Most of it refuses no layer: one that cannot get few bits is quantized all the same.
     """
     kept = {layer.name for layer in report.layers if layer.refused is not None}
     coded = {layer.name for layer in report.layers} - kept
@@ -170,9 +188,9 @@ def _refusals(report: Report) -> Iterable[tuple[str, list[Refusal], int]]:
     yield f"of {len(report.layers)} {LEFT_IN_FLOAT}", in_float, MOST_REASONS
     others = [r for r in report.refusals if r.site not in kept]
     not_low = [r for r in others if r.site in coded and r.code in NOT_LOW]
-    # Which layers cannot be low matters only where low layers were asked for.
+    # Which layers cannot get few bits matters only where two widths were asked for.
     if "/" in report.weights:
-        yield "layers quantized, but not low", not_low, MOST_REASONS
+        yield "layers quantized, but not to few bits", not_low, MOST_REASONS
     computing = [r for r in others if r.site in coded and r.code in WHY_FLOAT]
     yield COMPUTES_FLOAT, computing, MOST_REASONS
     rest = [r for r in others if r not in not_low and r not in computing]
@@ -274,8 +292,8 @@ def short_provider(name: str) -> str:
     return name.removesuffix("ExecutionProvider")
 
 
-def verification_table(found: Verification, console: Console) -> None:
-    """One row a provider; columns that nothing was counted for are left out."""
+def verification_table(found: Verification, console: Console, *, below: bool = False) -> None:
+    """One row a provider; columns that nothing was counted for are left out. below: as of `report_table`."""
     columns = ("provider", "inputs", "agreement", "SQNR dB", "largest error", "top-1 %", "float %", "drop")
     lines = []
     for row in found.providers:
@@ -310,4 +328,4 @@ def verification_table(found: Verification, console: Console) -> None:
         layer_error_table(found.layer_errors, console)
         console.print()
     if found.verdict is not None:
-        print_verdict(found.verdict, console)
+        print_verdict(found.verdict, console, below=below)

@@ -3,42 +3,67 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.text import Text
 
 from dfmpc_onnx.errors import shown
-from dfmpc_onnx.evaluation.verdict import DOUBTFUL_DB, NETWORKS_OF_LAWS, Verdict
-from dfmpc_onnx.report.tables import prose
+from dfmpc_onnx.evaluation.verdict import DOUBTFUL_DB, KEEP_CLASS, LEVEL_WORDS, NETWORKS_OF_LAWS, Verdict
+from dfmpc_onnx.report.tables import printable_lines
 
 HOW_TO_NARROW = "a few dozen images of yours (--images) narrow this"
+HOW_TO_CHECK = "check it on a few dozen images of yours (--images), which narrow this"
 SHOWN_BY_IMAGES = "images of yours (--images) show"
+WHERE_IT_IS_LOST = "`dfmpc-onnx diagnose` says which layers lose it"
 ENOUGH_IMAGES = 200  # rows, from which more narrow an interval little
+COLOURS_OF_LEVELS = {"good": "bold green", "check": "bold yellow", "bad": "bold red", "not known": "bold yellow"}
+BELOW = "BELOW what you asked for"
 
 
-def print_verdict(verdict: Verdict, console: Console) -> None:
-    """The sentence, as the last thing that a command says."""
-    prose(console, f"verdict {verdict_sentence(verdict)}")
+def print_verdict(verdict: Verdict, console: Console, *, below: bool = False) -> None:
+    """The sentence, as the last thing that a command says.
+
+    below: whether a threshold of the user's is not met; then nothing is called good in front of that.
+    """
+    head, colour = f"verdict: {LEVEL_WORDS[verdict.level]}", COLOURS_OF_LEVELS[verdict.level]
+    if below and verdict.level == "good":
+        head, colour = f"verdict: {BELOW}, else good", COLOURS_OF_LEVELS["bad"]
+    for number, line in enumerate(printable_lines(f"{head} - {finding_of(verdict)}", console.width, 0)):
+        text = Text(line)
+        if number == 0:
+            text.stylize(colour, 0, len(head))
+        console.print(text, soft_wrap=True)
 
 
 def verdict_sentence(verdict: Verdict) -> str:
-    """Level, agreement to expect with its interval, what it rests on, and how to know more; one sentence."""
+    """The level in words, and what was found; one sentence."""
+    return f"{LEVEL_WORDS[verdict.level]}: {finding_of(verdict)}"
+
+
+def finding_of(verdict: Verdict) -> str:
+    """Agreement to expect with its interval, what it rests on, and how to know more."""
     if verdict.level == "not known":
-        return f"not known: {verdict.not_known}"
+        return verdict.not_known
     if verdict.kind == "labels" and verdict.agreement is None:
-        return f"{verdict.level}: {_labels(verdict)}; on real inputs more or fewer may be, which {SHOWN_BY_IMAGES}"
+        return f"{_labels(verdict)}; on real inputs more or fewer may be, which {SHOWN_BY_IMAGES}"
     error = f"an output error of {verdict.error_percent:g} % (SQNR {verdict.sqnr_db:g} dB) on {shown(verdict.origin)}"
     if verdict.agreement is None or verdict.interval is None:
-        return f"{verdict.level}: {_without_classes(verdict, error)}"
+        return _without_classes(verdict, error)
     low, high = verdict.interval
-    says = f"about {verdict.agreement:g} % of real inputs should keep their class (95 % interval {low:g} to {high:g} %)"
+    share, interval = f"about {verdict.agreement:g} % of real inputs should", f"(95 % interval {low:g} to {high:g} %)"
     if verdict.basis == "generated":
-        rests = f"estimated from {error} and from {NETWORKS_OF_LAWS} measured networks; {HOW_TO_NARROW}"
-        return f"{verdict.level}: {says}, {rests}"
+        more = HOW_TO_CHECK if verdict.level == "check" else HOW_TO_NARROW
+        rests = f"estimated from {error} and from {NETWORKS_OF_LAWS} measured networks"
+        return f"{share} {KEEP_CLASS} {interval}, {rests}; {more}"
     decibels = f", SQNR {verdict.sqnr_db:g} dB" if verdict.kind != "labels" else ""
     origin = shown(verdict.origin)
     whole = origin.startswith(f"{verdict.rows} ")  # the origin has the count already
-    counted = f"{verdict.agreeing} of {origin if whole else f'{verdict.rows} answers on {origin}'} keep their class"
-    more = "; more images narrow this" if verdict.rows < ENOUGH_IMAGES else ""
-    says = says.replace(" should keep their class", " should")
-    return f"{verdict.level}: {counted}{decibels}; {says}{more}"
+    counted = f"{verdict.agreeing} of {origin if whole else f'{verdict.rows} answers on {origin}'} {KEEP_CLASS}"
+    return f"{counted}{decibels}; {share} {interval}{_next_step(verdict)}"
+
+
+def _next_step(verdict: Verdict) -> str:
+    """What to do where real answers were counted."""
+    narrow = "; more images narrow this" if verdict.rows < ENOUGH_IMAGES else ""
+    return narrow if verdict.level == "good" else f"{narrow}; {WHERE_IT_IS_LOST}"
 
 
 def _labels(verdict: Verdict) -> str:

@@ -96,7 +96,8 @@ class AssignBits(Pass[AssignBitsOptions]):
             warnings = (f"layer {shown(listed)}: what it names cannot be quantized and stays float",)
         elif workspace.settings.weights.paired and not low:
             why = NO_STATISTICS if folded else "no chain of two Convs fits"
-            warnings = (f"no layer can be low, all get {workspace.settings.weights.high} bits: {why}",)
+            weights = workspace.settings.weights
+            warnings = (f"no layer can get the few bits of {weights}, all get {weights.high}: {why}",)
         return PassResult(self.name, rewrites, refusals, warnings=warnings)
 
     def _bits(self, workspace: Workspace, layer: Layer, half: Half, used: set[LayerOverride]) -> LayerBits:
@@ -115,7 +116,7 @@ class AssignBits(Pass[AssignBitsOptions]):
             return LayerBits(chosen.bits, "low" if low else _role_of_override(chosen.bits), ASKED)
         weights = workspace.settings.weights
         if low:
-            return LayerBits(weights.low, "low", "low half of a pair")
+            return LayerBits(weights.low, "low", "first of a pair: the next layer repairs it")
         if weights.auto:
             return LayerBits(weights.high, "auto", "chosen by measured error")
         upward = layer.op == "ConvTranspose"
@@ -127,7 +128,7 @@ class AssignBits(Pass[AssignBitsOptions]):
             return LayerBits(weights.high, _role(weights.high), "too few weights for low bits to pay")
         if half == "folded":
             return LayerBits(weights.high, _role(weights.high), NO_STATISTICS, "no-batch-norm")
-        why = "high half or alone" if weights.paired else "one width for all layers"
+        why = "second of a pair, or of none" if weights.paired else "one width for all layers"
         return LayerBits(weights.high, _role(weights.high), why)
 
 

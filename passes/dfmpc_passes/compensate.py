@@ -1,4 +1,4 @@
-"""DF-MPC's closed form: one factor a channel between a low layer and the next one."""
+"""DF-MPC's closed form: one factor a channel between a layer with few bits and the next one."""
 
 from __future__ import annotations
 

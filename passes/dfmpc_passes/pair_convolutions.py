@@ -1,4 +1,4 @@
-"""Find the layers, and which of them can be quantized low because the next one repairs them."""
+"""Find the layers, and which of them can get few bits because the next one repairs their error."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class PairConvolutions(Pass[NoOptions]):
         workspace.put(layers)
         workspace.put(Pairs(tuple(ordered), refused))
         rewrites = tuple(
-            Rewrite(low, f"low; repaired in '{shown(first.high)}'" + (f" and {len(more)} more" if more else ""))
+            Rewrite(low, f"few bits; repaired in '{shown(first.high)}'" + (f" and {len(more)} more" if more else ""))
             for low, (first, *more) in workspace.get(Pairs).by_low().items()
         )
         reasons = {layer.name: layer.refused or refused.get(layer.name) for layer in layers.with_nested}
@@ -129,10 +129,10 @@ def _choose(graph: gs.Graph, layers: Layers) -> tuple[dict[str, tuple[Pair, ...]
             continue
         low = next((pair.high for pair in found if pair.high in pairs), None)
         if node.name in repairs:
-            why = f"it repairs '{shown(repairs[node.name])}', which is low itself"
+            why = f"it repairs '{shown(repairs[node.name])}', which gets few bits itself"
             refused[node.name] = Reason("repairs-a-low-layer", why)
         elif low is not None:
-            why = f"the next layer '{shown(low)}' is low itself; this one repairs nothing"
+            why = f"the next layer '{shown(low)}' gets few bits itself; this one repairs nothing"
             refused[node.name] = Reason("next-layer-is-low", why)
         else:
             pairs[node.name] = found
@@ -247,14 +247,14 @@ def _pairs(
     if layer.refused is not None:
         return layer.refused
     if layer.op != "Conv":
-        return Reason("not-a-conv", "only a Conv is quantized low")
+        return Reason("not-a-conv", "only the error of a Conv can be repaired in the next layer")
     if layer.position == "first":
-        return Reason("first-layer", "the first layer is kept high: nothing in front of it is normalized")
+        return Reason("first-layer", "it is the first layer: nothing in front of it is normalized")
     if layer.depthwise:
-        why = "a depthwise Conv is kept high: its few weights leave nothing to average over"
+        why = "a depthwise Conv: its few weights leave nothing to average over"
         return Reason("depthwise-conv", why)
     if layer.groups > 1:
-        return Reason("grouped-conv", "a grouped Conv is kept high")
+        return Reason("grouped-conv", "a Conv of several groups")
     if has_input(node, 2) and constant(node.inputs[2]) is None:
         return Reason("computed-bias", "its bias is computed, so its statistics without it are not known")
     if joined:
@@ -271,7 +271,7 @@ def _read_by_several(
 ) -> tuple[Pair, ...] | Reason:
     """A pair with each BatchNormalization that reads a layer's output among that of others."""
     if all(size == 1 for size in layer.shape[2:]):
-        why = "a 1x1 Conv whose output is joined to others is kept high: it repairs the wider ones in front of it"
+        why = "a 1x1 Conv whose output is joined to others: it repairs the wider ones in front of it"
         return Reason("joined-1x1-conv", why)
     readings = channel_readings(graph, node.outputs[0])
     if isinstance(readings, str):

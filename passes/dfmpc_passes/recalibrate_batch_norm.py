@@ -1,4 +1,4 @@
-"""Give the BatchNormalization behind each low layer the mean and deviation of the quantized layer's output."""
+"""Give the BatchNormalization behind a layer with few bits the mean and deviation of the quantized output."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 
 import numpy as np
 import onnx
@@ -91,9 +92,22 @@ def test_two_networks_that_have_nothing_in_common_are_bad_and_that_is_said(
     onnx.save(model, tmp_path / "other.onnx")
     result = dfmpc("verify", pair[0], tmp_path / "other.onnx")
     assert "see that both files belong together" in result.stderr
-    assert "verdict bad: " in result.stdout
+    assert "verdict: BAD, do not use it as it is - " in result.stdout
     verdict = json.loads(dfmpc("verify", pair[0], tmp_path / "other.onnx", "--json").stdout)["providers"][0]["verdict"]
     assert verdict["level"] == "bad"
+
+
+def test_nothing_is_called_good_where_a_threshold_is_missed(tmp_path: pathlib.Path) -> None:
+    """The last lines said "good" and "failed"."""
+    net = Net(("n", 3, 8, 8))
+    onnx.save(net.model(net.conv("x", 4)), tmp_path / "map.onnx")
+    make = ("quantize", tmp_path / "map.onnx", "-o", tmp_path / "out.onnx", "--recipe", "int8", "--preprocess", "unit")
+    check = ("verify", tmp_path / "map.onnx", tmp_path / "out.onnx")
+    held, *missed = dfmpc(*make), dfmpc(*make, "--min-sqnr", 150), dfmpc(*check, "--min-sqnr", 150)
+    assert "verdict: good - " in held.stdout and held.exit_code == 0
+    for result in missed:
+        assert "verdict: BELOW what you asked for, else good - " in result.stdout and result.exit_code == 1
+        assert re.search(r"^failed: .*SQNR [0-9.]+ dB is below --min-sqnr 150$", result.stderr, re.MULTILINE)
 
 
 def test_images_that_were_given_stand_in_table_and_json(
@@ -106,7 +120,7 @@ def test_images_that_were_given_stand_in_table_and_json(
     stated = "8 images of pictures/ (64x64, resized to 8x8), 2 of them unseen by statistics"
     result = dfmpc(*given, COLUMNS="200")
     assert f"images                   {stated}" in result.stdout
-    assert "2 images of yours that statistics did not see" in result.stdout.splitlines()[-1]
+    assert "2 images of yours that statistics did not see" in result.stdout.rpartition("verdict: ")[2]
     assert "are 64x64 and the model takes 8x8" in result.stderr
     report = json.loads(dfmpc(*given, "--json").stdout)
     assert report["images"] == stated and report["verdict"]["basis"] == "images" and report["verdict"]["inputs"] == 2
@@ -120,8 +134,10 @@ def test_images_that_were_given_stand_in_table_and_json(
 def test_quantize_ends_with_the_verdict(pair: tuple[pathlib.Path, pathlib.Path]) -> None:
     told = dfmpc("quantize", pair[0], "-o", pair[1], "--recipe", "int8", "--preprocess", "unit", COLUMNS="400")
     last = told.stdout.splitlines()[-1]
-    assert last.startswith("verdict ") and " % of real inputs should keep their class (95 % interval " in last
-    assert "64 procedural images" in last and "a few dozen images of yours (--images) narrow this" in last
+    assert (
+        last.startswith("verdict: ") and "% of real inputs should keep the float model's class (95 % interval " in last
+    )
+    assert "64 made-up images" in last and "a few dozen images of yours (--images) narrow this" in last
     made = dfmpc_onnx.quantize(pair[0], recipe="int8", preprocess="unit")
     assert made.verdict is not None and made.verdict == made.report.verdict and made.verdict.inputs == 64
     assert dfmpc_onnx.quantize(pair[0], recipe="int8", preprocess="unit", check=False).verdict is None

@@ -16,7 +16,18 @@ from dfmpc_onnx.cli import main
 from tests.commands import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
-PROGRAMS = {"pip", "python", "cd", ".", "nox", "pytest", ".ci/run", "olive", "eval"}  # beside ours, not run
+PROGRAMS = {
+    "pip",
+    "python",
+    "cd",
+    ".",
+    "nox",
+    "pytest",
+    ".ci/run",
+    "olive",
+    "dfmpc-olive",
+    "eval",
+}  # beside ours, not run
 ENDS_A_COMMAND = {"&&", ";", "|", ">", ">>"}
 
 

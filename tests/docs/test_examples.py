@@ -78,4 +78,4 @@ def test_olive_names_the_class_of_the_example() -> None:
     names = {step["type"] for step in workflow["passes"].values()}
     assert names == set(package["passes"])
     module, name = package["passes"][names.pop()]["module_path"].rsplit(".", 1)
-    assert f"class {name}(" in (EXAMPLES / "olive" / f"{module}.py").read_text(encoding="utf-8")
+    assert f"class {name}(" in (EXAMPLES / "olive" / module / "__init__.py").read_text(encoding="utf-8")

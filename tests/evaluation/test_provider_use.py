@@ -94,7 +94,7 @@ def test_verify_prints_where_nodes_ran_and_exits_1_beyond_max_steps(
     failed = dfmpc(*command, "--max-steps", 2, "--json")
     assert failed.exit_code == 1
     assert json.loads(failed.stdout)["providers"][0]["use"]["steps"] == 2.5
-    assert "2.5 steps from the CPU provider are more than 2" in failed.stderr
+    assert "2.5 steps from the CPU provider are more than --max-steps 2" in failed.stderr
 
 
 def test_a_provider_that_is_not_there_is_one_line(quantized: pathlib.Path) -> None:

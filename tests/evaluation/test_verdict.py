@@ -1,15 +1,18 @@
 """What is said of a comparison: how much agreement to expect, how sure that is, and whether that is good."""
 
+import io
+
 import numpy as np
 import pytest
+from rich.console import Console
 
 from dfmpc_onnx.api.reference import output_kinds
 from dfmpc_onnx.evaluation.fidelity import Fidelity, compare
-from dfmpc_onnx.evaluation.verdict import Verdict, verdict_of
+from dfmpc_onnx.evaluation.verdict import LEVEL_WORDS, Verdict, verdict_of
 from dfmpc_onnx.graph.output_branches import score_channels
 from dfmpc_onnx.inputs.files import Images
 from dfmpc_onnx.numerics.proportions import wilson_interval
-from dfmpc_onnx.report.verdict_text import low_verdict_warning, verdict_sentence
+from dfmpc_onnx.report.verdict_text import low_verdict_warning, print_verdict, verdict_sentence
 from dfmpc_onnx.runtime.session import Session
 from tests import graphs
 
@@ -20,21 +23,50 @@ RANDOM = np.random.default_rng(0)
     ("verdict", "said"),
     [
         (
-            Verdict("good", "generated", 64, "64 procedural images", 98.6, (96.3, 99.5), sqnr_db=31.2),
-            "good: about 98.6 % of real inputs keep their class (95 % interval 96.3 to 99.5 %); SQNR 31.2 dB on 64 "
-            "procedural images",
+            Verdict("good", "generated", 64, "64 made-up images", 98.6, (96.3, 99.5), sqnr_db=31.2),
+            "good: about 98.6 % of real inputs keep the float model's class (95 % interval 96.3 to 99.5 %); SQNR "
+            "31.2 dB on 64 made-up images",
         ),
         (
             Verdict("check", "images", 9, "9 images of a\nb/", boxes=(8, 9), sqnr_db=20.0),
-            "check: 8 of 9 boxes are found again; SQNR 20 dB on 9 images of a?b/",
+            "CHECK before you use it: 8 of 9 boxes are found again; SQNR 20 dB on 9 images of a?b/",
         ),
-        (Verdict("check", "generated", 64, "64 images", sqnr_db=20.0), "check: SQNR 20 dB on 64 images"),
-        (Verdict("not known", "generated", 64, "64", not_known="nothing tells it"), "not known: nothing tells it"),
+        (
+            Verdict("check", "generated", 64, "64 images", sqnr_db=20.0),
+            "CHECK before you use it: SQNR 20 dB on 64 images",
+        ),
+        (Verdict("not known", "generated", 64, "64", not_known="nothing tells it"), "NOT KNOWN: nothing tells it"),
     ],
 )
 def test_a_verdict_is_printed_as_a_line(verdict, said):
     """`print(made.verdict)` is the first thing that a script does; all fields in brackets say nothing there."""
     assert str(verdict) == said
+
+
+@pytest.mark.parametrize(
+    ("level", "below", "head"),
+    [
+        ("good", False, "verdict: good - "),
+        ("good", True, "verdict: BELOW what you asked for, else good - "),
+        ("check", False, "verdict: CHECK before you use it - "),
+        ("check", True, "verdict: CHECK before you use it - "),
+        ("bad", False, "verdict: BAD, do not use it as it is - "),
+        ("not known", False, "verdict: NOT KNOWN - "),
+    ],
+)
+def test_the_last_line_needs_no_legend(level, below, head):
+    """Coloured by how bad it is; nothing is good where a threshold is missed."""
+    known = {"not_known": "nothing tells it"} if level == "not known" else {"sqnr_db": 20.0, "error_percent": 10.0}
+    console = Console(width=400, file=io.StringIO(), force_terminal=True, color_system="standard")
+    print_verdict(Verdict(level, "generated", 64, "64 images", **known), console, below=below)
+    said = console.file.getvalue()
+    colour = {"good": "31" if below else "32", "bad": "31"}.get(level, "33")
+    assert said.startswith(f"\x1b[1;{colour}m{head.removesuffix(' - ')}\x1b[0m - ")
+
+
+def test_who_counted_few_answers_hears_where_they_are_lost():
+    assert "diagnose" in verdict_sentence(verdict_of(found(tangent=0.2, changed=14, rows=200), "images"))
+    assert "diagnose" not in verdict_sentence(verdict_of(found(tangent=0.02, changed=1, rows=200), "images"))
 
 
 def found(sqnr_db=30.0, tangent=0.03, changed=0, rows=64, **more):
@@ -61,7 +93,9 @@ def test_a_few_dozen_images_of_the_users_own_narrow_it():
     narrow = verdict_of(found(tangent=0.05, rows=36), "images").interval
     counted = [100 * end for end in wilson_interval(36, 36)]
     assert narrow[1] - narrow[0] < wide[1] - wide[0] and narrow[1] - narrow[0] < counted[1] - counted[0]
-    assert "36 of 36 answers on 64 inputs keep their class" in verdict_sentence(verdict_of(found(rows=36), "images"))
+    assert "36 of 36 answers on 64 inputs keep the float model's class" in verdict_sentence(
+        verdict_of(found(rows=36), "images")
+    )
 
 
 def test_counted_labels_have_the_interval_of_wilson_and_made_up_ones_none():
@@ -100,7 +134,7 @@ def test_the_level_and_whether_the_user_is_warned(given, basis, level, low):
 
 def test_what_nobody_knows_has_no_figures():
     verdict = verdict_of(found(not_known="nothing tells the scale of 'x'"), "generated")
-    assert verdict_sentence(verdict) == "not known: nothing tells the scale of 'x'"
+    assert verdict_sentence(verdict) == "NOT KNOWN: nothing tells the scale of 'x'"
     assert verdict.agreement is verdict.interval is verdict.sqnr_db is None and not verdict.is_low
 
 
@@ -177,7 +211,7 @@ def test_a_detector_is_judged_by_the_boxes_that_are_found_again():
         pair = Session(detector()), Session(detector(shift))
         verdict = verdict_of(compare(*pair, fed, (), places), "images")
         assert verdict.boxes == (again, 80) and verdict.level == level
-        assert verdict_sentence(verdict).startswith(f"{level}: {again} of 80 boxes are found again")
+        assert verdict_sentence(verdict).startswith(f"{LEVEL_WORDS[level]}: {again} of 80 boxes are found again")
         assert verdict_of(compare(*pair, fed, (), places), "generated").boxes is None
 
 
@@ -198,7 +232,7 @@ def test_labels_on_made_up_inputs_are_no_map_of_scores(changed, level, low):
     verdict = verdict_of(found(tangent=None, changed=changed, sqnr_db=15.05), "generated")
     assert (verdict.kind, verdict.level, verdict.is_low) == ("labels", level, low)
     sentence = verdict_sentence(verdict)
-    assert sentence.startswith(f"{level}: {64 - changed} of 64 labels are the same on 64 inputs; ")
+    assert sentence.startswith(f"{LEVEL_WORDS[level]}: {64 - changed} of 64 labels are the same on 64 inputs; ")
     assert "dB" not in sentence and "no class scores" not in sentence
     if low:
         assert "24 of 64 labels are the same" in low_verdict_warning(verdict, "see to it")
@@ -207,8 +241,11 @@ def test_labels_on_made_up_inputs_are_no_map_of_scores(changed, level, low):
 def test_labels_on_images_of_the_users_own_have_no_decibels():
     verdict = verdict_of(found(tangent=None, changed=20, rows=100, sqnr_db=7.0), "images")
     said = verdict_sentence(verdict)
-    assert said.startswith("bad: 80 of 100 answers on 64 inputs keep their class; about ") and verdict.is_low
-    assert said.endswith(" %); more images narrow this") and "dB" not in said
+    assert (
+        said.startswith("BAD, do not use it as it is: 80 of 100 answers on 64 inputs keep the float model's class; ")
+        and verdict.is_low
+    )
+    assert "; more images narrow this; `dfmpc-onnx diagnose`" in said and "dB" not in said
     assert "keeps the class of only about 80 % of 64 inputs" in low_verdict_warning(verdict, "see to it")
 
 
@@ -217,6 +254,6 @@ def test_the_number_of_images_is_said_once():
         "good", "images", 500, "500 images of photos/", 98.6, (97.1, 99.3), 493, 500, sqnr_db=31.2, error_percent=2.8
     )
     assert (
-        "493 of 500 images of photos/ keep their class, SQNR 31.2 dB; about 98.6 % of real inputs should ("
+        "493 of 500 images of photos/ keep the float model's class, SQNR 31.2 dB; about 98.6 % of real inputs should ("
         in verdict_sentence(verdict)
     )

@@ -119,7 +119,7 @@ def test_a_network_without_pairs_is_told_why():
     plan, result = planned(graphs.folded())
     assert {bits for bits, role in plan.values() if role == "high"} == {6}
     assert len(result.warnings) == 1
-    assert "no layer can be low, all get 6 bits: no BatchNormalization behind it" in result.warnings[0]
+    assert "no layer can get the few bits of 2/6, all get 6: no BatchNormalization behind it" in result.warnings[0]
 
 
 def test_recipes_that_measure_on_images_make_the_low_half_of_a_folded_pair_low():

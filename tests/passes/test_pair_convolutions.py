@@ -62,7 +62,7 @@ def test_in_a_long_chain_every_second_conv_is_low_counted_from_the_last():
         x = net.block(x, 4)
     _, found, why = paired(net.model(net.tail(x)))
     assert [pair[0] for pair in found] == ["conv3", "conv5"]
-    assert why["conv4"] == "the next layer 'conv5' is low itself; this one repairs nothing"
+    assert why["conv4"] == "the next layer 'conv5' gets few bits itself; this one repairs nothing"
 
 
 def test_pooling_between_the_two_convs_is_passed_over():
@@ -74,7 +74,7 @@ def test_pooling_between_the_two_convs_is_passed_over():
 
 def test_the_first_layer_is_kept_high():
     _, _, why = paired(graphs.chain())
-    assert why["conv1"] == "the first layer is kept high: nothing in front of it is normalized"
+    assert why["conv1"] == "it is the first layer: nothing in front of it is normalized"
 
 
 def test_refused_where_batch_norm_stands_behind_the_activation():
@@ -105,7 +105,7 @@ def test_in_a_dense_net_the_3x3_is_low_and_the_1x1_high():
     _, found, why = paired(net.model(net.tail(net.relu(net.norm(net.dense(x))))))
     low = {pair[0] for pair in found}
     assert low == {"conv3", "conv5", "conv8", "conv10", "conv13"}
-    assert all("is low itself" in why[name] for name in ("conv2", "conv4", "conv7", "conv9", "conv12"))
+    assert all("gets few bits itself" in why[name] for name in ("conv2", "conv4", "conv7", "conv9", "conv12"))
     assert why["conv6"].startswith("'averagepool1' has 2 consumers")
 
 
@@ -115,7 +115,7 @@ def test_a_1x1_conv_whose_output_is_joined_is_kept_high():
     joined = net.concat(net.conv(x, 4, 1), net.conv(x, 4))
     _, found, why = paired(net.model(net.block(net.relu(net.norm(joined)), 4)))
     assert [pair[:2] for pair in found] == [("conv3", "norm2")]
-    assert why["conv2"].startswith("a 1x1 Conv whose output is joined to others is kept high")
+    assert why["conv2"].startswith("a 1x1 Conv whose output is joined to others: it repairs")
 
 
 def test_several_batch_norms_may_read_it_without_a_concat():
@@ -133,7 +133,7 @@ def test_a_conv_that_repairs_several_stays_high_though_a_chain_would_make_it_low
     inner = net.conv(net.relu(net.norm(x)), 8, 1)
     _, found, why = paired(net.model(net.conv(net.relu(net.norm(inner)), 4)))
     assert found[-1][:4] == ("conv4", "norm4", "relu4", "conv5")
-    assert why["conv5"] == "it repairs 'conv4', which is low itself"
+    assert why["conv5"] == "it repairs 'conv4', which gets few bits itself"
 
 
 def joined(net):
@@ -190,7 +190,7 @@ def test_refused_where_one_of_those_that_repair_it_is_low_itself():
         x = net.concat(x, net.conv(net.relu(net.norm(x)), 4))
     _, found, why = paired(net.model(net.tail(net.relu(net.norm(x)))))
     assert {pair[0] for pair in found} == {"conv4"}
-    assert why["conv2"] == why["conv3"] == "the next layer 'conv4' is low itself; this one repairs nothing"
+    assert why["conv2"] == why["conv3"] == "the next layer 'conv4' gets few bits itself; this one repairs nothing"
 
 
 def test_refused_where_the_channels_do_not_fit():
@@ -270,8 +270,8 @@ def test_depthwise_and_grouped_convs_are_kept_high():
     x = net.block(x, 8, group=8)
     _, found, why = paired(net.model(net.block(x, 8)))
     assert found == []
-    assert why["conv2"] == "a grouped Conv is kept high"
-    assert why["conv3"].startswith("a depthwise Conv is kept high")
+    assert why["conv2"] == "a Conv of several groups"
+    assert why["conv3"].startswith("a depthwise Conv: its few")
 
 
 def test_a_weight_that_is_computed_is_refused_naming_the_node():
@@ -292,7 +292,7 @@ def test_a_conv_transpose_is_a_layer_whose_channels_lie_along_the_second_axis(gr
     space, _, why = paired(net.model(net.node("ConvTranspose", net.block("x", 4), weight, group=group)))
     layer = space.get(Layers).by_name()["convtranspose1"]
     assert (layer.refused, layer.axis) == (None, axis)
-    assert why["convtranspose1"] == "only a Conv is quantized low"
+    assert why["convtranspose1"] == "only the error of a Conv can be repaired in the next layer"
 
 
 def test_a_grouped_conv_transpose_is_refused():

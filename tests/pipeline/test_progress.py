@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import dfmpc_onnx
+from dfmpc_onnx.api.progress_bars import short
 from dfmpc_onnx.pipeline.progress import Progress
 from tests.graphs import chain
 
@@ -56,3 +57,12 @@ def test_bars_of_rich_and_tqdm_take_a_run(capsys: pytest.CaptureFixture[str]) ->
     with dfmpc_onnx.tqdm_progress(disable=None) as progress:
         dfmpc_onnx.quantize(chain(), recipe="paper", preprocess="unit", check=False, progress=progress)
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_line_keeps_the_pass_and_the_end_of_a_layers_name() -> None:
+    """Layers of one network begin alike."""
+    step = "reconstruct_layers, layer 1 of 22"
+    assert short(f"{step}: conv1") == f"{step}: conv1"
+    assert short(f"{step}: /features/features.11/conv2/Conv", 60) == f"{step}: ../features.11/conv2/Conv"
+    assert short(f"{step}: /features/features.11/conv2/Conv", 20) == f"{step}: ..conv2/Conv"
+    assert short("a\nb" * 20, 12) == "a?ba?ba?ba.."

@@ -54,7 +54,7 @@ def test_the_readme_of_the_passes_lists_every_code_with_its_meaning():
 
 def test_a_reason_reads_as_its_sentence():
     reason = Reason("first-layer", "it is the first")
-    assert f"not low: {reason}" == "not low: it is the first"
+    assert f"not few bits: {reason}" == "not few bits: it is the first"
     assert Refusal.of("conv1", reason) == Refusal("conv1", "it is the first", "first-layer")
 
 

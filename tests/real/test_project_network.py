@@ -123,7 +123,7 @@ def assert_codes_fit(path: pathlib.Path, report: dict[str, Any]) -> None:
 
 def test_low_layers_are_ternary_and_the_edges_wide(made: Made) -> None:
     bits = [(layer["bits"], layer["role"]) for layer in made.report["layers"]]
-    # Outside the paper's recipe the four pairs of at most 4,608 weights a layer are too small to be low.
+    # Outside the paper's recipe the four pairs of at most 4,608 weights a layer are too small for few bits.
     expected = {
         "paper": {(2, "low"): 9, (6, "high"): 13},
         "closed-form": {(2, "low"): 5, (6, "high"): 15, (8, "8-bit"): 2},
@@ -246,7 +246,9 @@ def test_a_network_without_batch_norm_is_quantized_and_says_why_nothing_was_repa
     assert result.exit_code == 0
     assert [layer["role"] for layer in report["layers"]].count("low") == 0
     asked_for_low = run != "int8"
-    assert ("no layer can be low" in result.stderr and "BatchNormalization" in result.stderr) is asked_for_low
+    assert (
+        "no layer can get the few bits of" in result.stderr and "BatchNormalization" in result.stderr
+    ) is asked_for_low
     refused = {refusal["site"] for refusal in report["refusals"] if "BatchNormalization" in refusal["reason"]}
     assert len(refused & {layer["name"] for layer in report["layers"]}) >= (20 if asked_for_low else 10)
 

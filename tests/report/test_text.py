@@ -17,8 +17,9 @@ from dfmpc_onnx import catalog
 from dfmpc_onnx.evaluation.fidelity import Fidelity
 from dfmpc_onnx.evaluation.output_differences import GroupFidelity, OutputFidelity
 from dfmpc_onnx.pipeline.refusals import REFUSAL_CODES, Refusal
-from dfmpc_onnx.report.tables import distinct_names, listing
+from dfmpc_onnx.report.tables import distinct_names, listing, rows_of_one_line
 from dfmpc_onnx.report.text import by_output, fidelity_line, refusal_list
+from dfmpc_onnx.report.width_words import layers_by_bits, span_of
 from tests.commands import dfmpc, program
 from tests.graphs import Net, chain
 
@@ -72,13 +73,13 @@ def test_a_name_that_does_not_fit_stands_above_its_row():
 
 def test_names_that_look_alike_when_shortened_begin_where_they_differ():
     names = [f"/features/features.{n}/conv/conv.0/conv1/Conv + 1 more" for n in (9, 10, 11)]
-    assert distinct_names([*names, "/head"], 24) == [
+    assert distinct_names([*names, "/head"], [24] * (len(names) + 1)) == [
         "..9/conv/..Conv + 1 more",
         "..10/conv..Conv + 1 more",
         "..11/conv..Conv + 1 more",
         "/head",
     ]
-    assert distinct_names(["/a/long/name", "/a/long/name"], 8) == ["/a..name", "/a..name"]
+    assert distinct_names(["/a/long/name", "/a/long/name"], [8, 8]) == ["..name", "..name"]
 
 
 @pytest.mark.parametrize("columns", [80, 60])
@@ -109,7 +110,7 @@ def test_what_is_no_terminal_gets_one_row_a_line(long_names: pathlib.Path, monke
     monkeypatch.delenv("COLUMNS", raising=False)
     rows = program("inspect", long_names, "-v").stdout.splitlines()
     row = [line.rstrip() for line in rows if line.startswith("/features/part/of/00conv3")][-1]
-    assert row.split()[1:4] == ["Conv", "8x8x3x3", "high"]
+    assert row.split()[1:5] == ["Conv", "8x8x3x3", "more", "bits"]
     assert "follows, not" in row
 
 
@@ -149,7 +150,7 @@ def test_refusals_in_json_have_pass_site_code_and_reason(model_file: pathlib.Pat
     report = json.loads(dfmpc(*make, "--recipe", "per-channel", "--layer", "conv3=float").stdout)
     assert {
         "site": "conv1",
-        "reason": "the first layer is kept high: nothing in front of it is normalized",
+        "reason": "it is the first layer: nothing in front of it is normalized",
         "code": "first-layer",
         "pass": "pair_convolutions",
     } in report["refusals"]
@@ -164,7 +165,7 @@ def test_refusals_in_json_have_pass_site_code_and_reason(model_file: pathlib.Pat
 
 
 def test_layers_that_are_quantized_are_not_told_as_refused(model_file: pathlib.Path) -> None:
-    """Those that stay in float are told apart from those that are quantized but cannot be low."""
+    """Those that stay in float are told apart from those that are quantized but cannot get few bits."""
     make = ["quantize", model_file, "-o", model_file.with_name("out.onnx"), "--preprocess", "unit"]
     told = dfmpc(*make, "--recipe", "per-channel", "--layer", "conv3=float").stdout
     assert "refus" not in told
@@ -172,8 +173,8 @@ def test_layers_that_are_quantized_are_not_told_as_refused(model_file: pathlib.P
     assert float_ones == "1 of 4 layers left in float:\n  conv3: as asked with --layer"
     assert remarks.endswith("more remarks, which are no errors: -v lists them")
     not_low = dfmpc(*make, "--recipe", "per-channel", "--layer", "conv3=float", "-v").stdout.split("\n\n")[3]
-    assert not_low.startswith("2 layers quantized, but not low:\n  conv1: ") and "\n  gemm1: " in not_low
-    assert "but not low" not in dfmpc(*make, "--recipe", "int8").stdout
+    assert not_low.startswith("2 layers quantized, but not to few bits:\n  conv1: ") and "\n  gemm1: " in not_low
+    assert "not to few bits" not in dfmpc(*make, "--recipe", "int8").stdout
 
 
 def test_layers_that_compute_in_float_are_counted_with_the_reason(model_file: pathlib.Path) -> None:
@@ -198,11 +199,36 @@ def test_layers_that_compute_in_float_are_counted_with_the_reason(model_file: pa
     assert "slower" not in remarks
 
 
-def test_the_legend_knows_ternary_layers_and_those_that_nothing_repairs(model_file: pathlib.Path) -> None:
-    made = dfmpc("quantize", model_file, "-o", model_file.with_name("out.onnx"), "--recipe", "per-channel").stdout
-    legend = " ".join(made.partition("stored: ")[2].split())
-    assert "low is ternary or has 2 or 3 bits, and is repaired in the next layer where one can" in legend
-    assert "more than bits where fewer would cost more to decode" in legend
+def test_columns_that_would_say_nothing_are_left_out(model_file: pathlib.Path) -> None:
+    """What is stored where that is what the bits say, losses that nothing measured, one and the same arithmetic."""
+    make = ["quantize", model_file, "-o", model_file.with_name("out.onnx"), "--preprocess", "unit"]
+    packed = dfmpc(*make, "--recipe", "per-channel").stdout
+    assert packed.split("\n")[0].split() == ["layer", "op", "bits", "stored"]
+    assert "packing them would cost more than it saves" in " ".join(packed.split())
+    plain = dfmpc(*make, "--recipe", "int8").stdout
+    assert plain.split("\n")[0].split() == ["layer", "op", "bits"] and "stored:" not in plain
+    mixed = dfmpc(*make, "--layer", "conv2=float").stdout
+    assert mixed.split("\n")[0].endswith("loss %  computes in") and "loss %: " in mixed
+
+
+def test_how_many_layers_have_how_many_bits_is_one_phrase() -> None:
+    assert layers_by_bits(["8", "4", "float", "ternary", "4", "2.67"]) == (
+        "1 ternary, 1 at 2.67 bits, 2 at 4, 1 at 8, 1 in float"
+    )
+    assert [span_of(bits) for bits in ("ternary", "2.67", "4", "8", "auto", "float")] == [
+        *("1-3", "1-3", "4-7", "8", "auto", "float"),
+    ]
+
+
+def test_what_stands_behind_a_name_is_never_cut() -> None:
+    """Groups that begin in layers of like names can be told apart."""
+    console = Console(width=40, file=io.StringIO())
+    names = ["/features/features.3/conv1/Conv", "/features/features.7/conv1/Conv", "/fc/Gemm"]
+    rows_of_one_line(
+        console, ("layer", "bits"), [(name, 8) for name in names], right=("bits",), more=[" + 7 more", " + 1 more", ""]
+    )
+    first, second, _ = [line.split(" + ") for line in console.file.getvalue().splitlines()[1:]]
+    assert first[0] != second[0] and first[1].startswith("7 more ") and second[1].startswith("1 more ")
 
 
 def test_where_nothing_is_quantized_to_integers_the_row_is_short(model_file: pathlib.Path) -> None:
@@ -216,7 +242,7 @@ def test_inspect_says_what_its_figures_count_and_what_roles_are_for(model_file: 
     assert "mixed* " in told and "* the default;" in told
     assert "codes: bytes of the weights alone" in told
     assert "The default recipe measures each layer instead" in told
-    assert "not low: only a Conv is quantized low" in told
+    assert "not few bits: only the error of a Conv can be repaired in the next layer" in told
 
 
 def test_agreement_is_told_in_numbers_where_images_are_given(
@@ -231,7 +257,7 @@ def test_agreement_is_told_in_numbers_where_images_are_given(
     (counted,) = json.loads(dfmpc(*given, "--json").stdout)["providers"]
     assert f" {counted['fidelity']['agreeing']} of 64 " in dfmpc(*given).stdout
     made = dfmpc("quantize", model_file, "-o", quantized, "--recipe", "per-channel", "--preprocess", "unit").stdout
-    assert " dB on 64 procedural images of 8x8 (16, each flipped 3 ways)" in made and "of 64" not in made
+    assert " dB on 64 made-up images of 8x8 (16, each flipped 3 ways)" in made and "of 64" not in made
 
 
 def test_of_an_output_that_is_no_vector_of_scores_no_agreement_is_counted(model_file: pathlib.Path) -> None:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How often the interval of the verdict holds: agreement with the float network on real images, row by row.
 
-    python -m tools.experiments.verdict [--only NETWORK] [--setting NAME] [--rows FILE.json]
+    python -m tools.experiments.verdict [--only NETWORK] [--setting NAME] [--rows FILE.json] > docs/tables/verdict.md
 
 For each network and setting: what `quantize` says without images, what it says with a few dozen real ones, and the
 agreement on all real images that are at hand. Each interval is made with the law of the other networks alone, so that
@@ -16,6 +16,7 @@ import json
 import math
 import pathlib
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 
@@ -127,8 +128,8 @@ def table(rows: Sequence[Measured]) -> list[str]:
     for row in rows:
         others = [other for other in rows if family(other) != family(row)]
         found = [
-            interval(changed_share(law(others, lambda other: other.generated), row.generated)),
-            interval(changed_share(law(others, lambda other: other.real), row.few, row.few_changed, row.few_rows)),
+            interval(changed_share(law(others, _generated), row.generated)),
+            interval(changed_share(law(others, _real), row.few, row.few_changed, row.few_rows)),
         ]
         cells = []
         for hits, (low, high) in zip(held, found, strict=True):
@@ -136,13 +137,24 @@ def table(rows: Sequence[Measured]) -> list[str]:
             cells.append(f"{100 * low:.1f} to {100 * high:.1f}{'' if hits[-1] else ' (missed)'}")
         figures = (row.network, row.setting, f"{row.sqnr_db:.1f}", f"{100 * row.agreement:.1f}", *cells)
         lines.append(f"| {' | '.join(figures)} |")
+    lines.append("")
     for kind, hits in zip(("without images", f"with {A_FEW} images"), held, strict=True):
         lines.append(
-            f"{kind}: {sum(hits)} of {len(hits)} rows lie in the interval ({100 * statistics.fmean(hits):.0f} %)"
+            f"- {kind}: {sum(hits)} of {len(hits)} rows lie in the interval ({100 * statistics.fmean(hits):.0f} %)"
         )
-    lines.append(f"law of generated inputs: {law(rows, lambda row: row.generated)}")
-    lines.append(f"law of images: {law(rows, lambda row: row.real)}")
+    for kind, fitted in (("generated inputs", law(rows, _generated)), ("images", law(rows, _real))):
+        lines.append(
+            f"- law of {kind}: mean {fitted.mean:.2f}, deviation {fitted.deviation:.2f}, freedom {fitted.freedom}"
+        )
     return lines
+
+
+def _generated(row: Measured) -> float:
+    return row.generated
+
+
+def _real(row: Measured) -> float:
+    return row.real
 
 
 def main() -> None:
@@ -159,7 +171,7 @@ def main() -> None:
             if (name, setting) in done:
                 continue
             rows.append(measured(name, known[name], setting))
-            print(json.dumps(msgspec.to_builtins(rows[-1])), flush=True)
+            print(json.dumps(msgspec.to_builtins(rows[-1])), file=sys.stderr, flush=True)
             if args.rows:
                 args.rows.write_bytes(msgspec.json.encode(rows))
     print("\n".join(table(rows)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Callable, Sequence
 
 from dfmpc_onnx.pipeline.manager import Refusal
@@ -11,10 +10,10 @@ from dfmpc_onnx.report.html.blocks import Block, Bullets, Cell, Column, Paragrap
 from dfmpc_onnx.report.html.names import names_of
 from dfmpc_onnx.report.html.schema import PageLayer, Place, ReportPage, WidthStep
 from dfmpc_onnx.report.html.words import decibels_text, percent, signed_kilobytes, verb
+from dfmpc_onnx.report.width_words import layers_by_bits
 
 REASONS_LISTED = 40
 SITES_NAMED = 3  # of one reason
-ROLES = ("low", "high", "8-bit", "float")
 WHOLE_MODEL = "model"  # as the site of a refusal
 OF_TENSORS = ("costly-activation", "operator-not-taken")  # refusals that matter to a reader; others follow from layers
 UNIFORM = "The same for all"
@@ -38,10 +37,8 @@ def layers(page: ReportPage) -> Section:
         [*cells(layer.place or "-", short(layer.name), layer.bits), *(found[index] for found in texts)]
         for index, layer in enumerate(page.layers)
     ]
-    counts = collections.Counter(layer.role for layer in page.layers)
-    roles = ", ".join(f"{counts[role]} {role}" for role in ROLES if counts[role])
     legend = (
-        f"By role: {roles}. Low is ternary or has 2 or 3 bits, high has more, 8-bit has 8. Names are without what all "
+        f"{len(page.layers)} layers: {layers_by_bits(layer.bits for layer in page.layers)}. Names are without what all "
         "have in common in front, and without the operator."
     )
     if same:
@@ -120,11 +117,9 @@ def refusals(page: ReportPage) -> Section:
     if any(layer.role == "low" for layer in page.layers):
         low = {layer.name for layer in page.layers if layer.role == "low"}
         alone = len({refusal.site for refusal in unpaired} & low)
-        said = (
-            "Why layers are not paired: the error of a low layer is repaired in the next one where that is possible. "
-        )
+        said = "Why layers are not paired: the error of few bits is repaired in the next layer where that is possible. "
         said += (
-            f"These cannot be repaired so, and {alone} of them {verb(alone, 'is', 'are')} low all the same:"
+            f"These cannot be repaired so, and {alone} of them {verb(alone, 'has', 'have')} few bits all the same:"
             if alone
             else "These cannot be repaired so:"
         )

@@ -261,7 +261,7 @@ def test_layers_that_are_low_are_not_said_to_be_left_as_they_were(planned: Repor
         Refusal("conv3", "an Add follows", "no-chain", "pair_convolutions"),
     )
     said = sections(msgspec.structs.replace(planned, layers=tuple(layers), refusals=refused))["refusals"]
-    assert "Why layers are not paired" in said and "1 of them is low all the same" in said
+    assert "Why layers are not paired" in said and "1 of them has few bits all the same" in said
     assert "conv2, conv3:" in said and "an Add follows" in said and "pair_convolutions" not in said
     no_low = sections(msgspec.structs.replace(planned, refusals=refused))["refusals"]
     assert "paired: the error" not in no_low
