@@ -140,7 +140,7 @@ class _Walk:
         error, spread = np.zeros((groups, wide)), np.zeros((groups, wide))
         weight = np.tile(self._weight, (1, 1, trials))
         factor, pivots = self._feedback.factor, self._feedback.pivots
-        inverse, squared = (1 / scale)[:, None], np.square(scale)
+        inverse = np.reciprocal(scale)[:, None]
         entries = np.ascontiguousarray(self._book.table.T)
         for cuts in self._chunks():
             first = cuts[0][0]
@@ -153,8 +153,8 @@ class _Walk:
                     if start > first:
                         known = known + _left_for(factor, left[first:start], first, start, slice(start, stop))
                     target = target + known
-                best, lost = _nearest((target * pivots[:, start:stop, None]) * inverse, block.vectors)
-                error += lost * squared
+                best, lost = _nearest(target * pivots[:, start:stop, None] * inverse, block.vectors)
+                error += lost * np.square(scale)
                 chosen = entries[: stop - start].take(best, axis=1)
                 codes[start:stop] = chosen
                 np.subtract(weight[start:stop], chosen * scale, out=left[start:stop])
@@ -183,8 +183,7 @@ class _Walk:
             own = inner.swapaxes(2, 3) @ weight[columns].transpose(0, 2, 1, 3)
             vectors = _ready(self._book.table[:, :size], inner * pivots[:, columns].transpose(1, 0, 2)[:, :, None])
             found |= {
-                start: _Block(start, start + size, *both)
-                for start, *both in zip(starts, own, vectors, strict=True)
+                start: _Block(start, start + size, *both) for start, *both in zip(starts, own, vectors, strict=True)
             }
         return [found[start] for start, _ in cuts]
 
@@ -235,6 +234,8 @@ def _nearest(points: Float32, vectors: Float32) -> tuple[npt.NDArray[np.intp], F
         part = slice(start, start + step)
         scores = rows[:, part] @ vectors
         best[:, part] = found = scores.argmax(axis=2)
-        score[:, part] = scores[np.arange(groups)[:, None], np.arange(found.shape[1]), found]  # a third of what max takes
+        score[:, part] = scores[
+            np.arange(groups)[:, None], np.arange(found.shape[1]), found
+        ]  # a third of what max takes
     lost: Float = np.einsum("gdo,gdo->go", points, points) - 2 * score.astype(np.float64)
     return best, lost
