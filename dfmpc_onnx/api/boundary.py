@@ -247,6 +247,7 @@ ARGUMENTS: Mapping[str, Callable[[str, Any], Any]] = {
     "progress": _called,
     "max_size": _one_of("bytes, '2MB' or '25%'", str, numbers.Integral),
     "mean_bits": _number,
+    "max_seconds": _number,
     "min_sqnr": _number,
     "max_float_layers": _not_negative,
     "min_agreement": _number,

@@ -15,7 +15,7 @@ import msgspec
 import onnx
 
 from dfmpc_onnx import catalog
-from dfmpc_onnx.api.closing_check import closing_check
+from dfmpc_onnx.api.closing_check import checked_in_time, closing_check
 from dfmpc_onnx.api.intake import Intake
 from dfmpc_onnx.api.provenance import provenance
 from dfmpc_onnx.api.reference import check_source
@@ -23,6 +23,7 @@ from dfmpc_onnx.api.static_shapes import with_static_shapes
 from dfmpc_onnx.errors import CannotRun, OptionError, PassError
 from dfmpc_onnx.graph.exchange import to_model
 from dfmpc_onnx.model.source import size_of
+from dfmpc_onnx.pipeline.deadline import ROUNDED
 from dfmpc_onnx.pipeline.facts import ActivationNoise
 from dfmpc_onnx.pipeline.instruments import Dump, PassSteps, Timing
 from dfmpc_onnx.pipeline.manager import Instrument, Pass, PassManager, PassResult
@@ -62,11 +63,21 @@ class Builder:
         self._front = Built((), Timing())
         self._before: Snapshot | None = None
         self._built = False
+        self._took = 0.0  # seconds of the last build
 
     @property
     def plans(self) -> bool:
         """Whether the recipe plans widths."""
         return self._planner is not None
+
+    @property
+    def late(self) -> bool:
+        """Whether a build as long as the last would have too little time to be as good."""
+        deadline = self._taken.workspace.deadline
+        late = deadline.until(ROUNDED) < self._took
+        if late:
+            deadline.cut("the file was not built again, nearer to what was asked for")
+        return late
 
     def build(self) -> Built:
         """Run all passes, once."""
@@ -103,7 +114,10 @@ class Builder:
 
     def _rest(self, start: int | None) -> Built:
         """Run the passes from one on."""
+        now = self._taken.workspace.deadline.now
+        began = now()
         found = self._run(self._taken.pipeline[start:])
+        self._took = now() - began
         timing = Timing()
         timing.seconds = [*self._front.timing.seconds, *found.timing.seconds]
         return Built((*self._front.results, *found.results), timing)
@@ -145,7 +159,8 @@ def measured_noise(taken: Intake, built: Built) -> tuple[float, MeasuredNoise] |
     workspace = taken.workspace
     workspace.tell("compare")
     candidate = as_model(taken, built.results)
-    fidelity = closing_check(taken.source, candidate, workspace.settings, workspace.inputs).fidelity
+    most = checked_in_time(workspace, taken.source)
+    fidelity = closing_check(taken.source, candidate, workspace.settings, workspace.inputs, most=most).fidelity
     if fidelity is None:
         return None
     rounded, plan = workspace.find(ActivationNoise), workspace.get(PlannedWidths).plan
@@ -198,7 +213,7 @@ def _build_reaching(builder: Builder, taken: Intake, wanted: float) -> Built:
     best: tuple[int, Built, Snapshot] | None = None
     reached, tried = -math.inf, set[tuple[object, ...]]()
     for attempt in range(MOST_BUILDS):
-        if attempt == MOST_BUILDS - 1 and best is None:
+        if (attempt == MOST_BUILDS - 1 or (attempt and builder.late)) and best is None:
             made = _build_finest(builder, taken)
         else:
             made = builder.build_with(budget)
@@ -209,7 +224,7 @@ def _build_reaching(builder: Builder, taken: Intake, wanted: float) -> Built:
         size = size_of(as_model(taken, made.results))
         if found[0] >= wanted and (best is None or size < best[0]):
             best = size, made, workspace.snapshot()
-        if best is not None and (found[0] <= wanted + NEAR_DB or plan.widths in tried):
+        if best is not None and (found[0] <= wanted + NEAR_DB or plan.widths in tried or builder.late):
             break
         tried.add(plan.widths)
         budget = dataclasses.replace(asked, noise=found[1].above(AIMED_DB))
@@ -231,6 +246,8 @@ def _build_within_size(builder: Builder, taken: Intake, allowed: int) -> Built:
     best: tuple[int, Built, Snapshot] | None = None
     smallest, tried = 0, set[tuple[object, ...]]()
     for _ in range(MOST_BUILDS):
+        if best is not None and builder.late:
+            break
         made = builder.build_with(budget)
         size = size_of(as_model(taken, made.results))
         found = workspace.get(PlannedWidths)

@@ -25,10 +25,13 @@ from dfmpc_onnx.inputs.samples import Samples, check_images, held_back_images, s
 from dfmpc_onnx.inputs.spec import InputSpecs
 from dfmpc_onnx.model.source import Source
 from dfmpc_onnx.pipeline.settings import Settings, WeightBits
+from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.quantization.image_count import seconds_of_run
 from dfmpc_onnx.report.verdict_text import low_verdict_warning
 from dfmpc_onnx.runtime.session import Session
 
 OF_OWN = 2  # times as many inputs where they are the user's, whose answers count
+RUNS_OF_A_CHECK = 3  # of the float network, that comparing on one input takes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,18 +53,19 @@ def closing_check(
     settings: Settings,
     inputs: InputSpecs,
     not_known: str = "",
+    most: int | None = None,
 ) -> ClosingCheck:
     """Compare the result with the float model; Defect where it does not load or run although that one does.
 
-    not_known: why the figures will say nothing of real inputs, if so. One session after the other, since each holds
-    its network once or twice.
+    not_known: why the figures will say nothing of real inputs, if so. most: inputs to compare on. One session after the
+    other, since each holds its network once or twice.
     """
     reference, said = reference_session(source, settings, inputs)
     if reference is None:
         return ClosingCheck(notes=(f"not compared: {said}",))
     want: Expected | str
     try:
-        fed = _inputs(source, inputs, settings.seed)
+        fed = _inputs(source, inputs, settings.seed, most)
         with assumptions_named(source, inputs):
             want = expected_outputs(reference, fed.inputs)
     except ModelError as error:
@@ -88,6 +92,20 @@ def closing_check(
     return ClosingCheck(fidelity, verdict, (*first, *fed.warnings, *fidelity.notes, *doubts), fed.inputs)
 
 
+def checked_in_time(workspace: Workspace, source: Source) -> int | None:
+    """On how many inputs there is time to compare, at least 1; None for all."""
+    deadline = workspace.deadline
+    if not deadline.limited:
+        return None
+    usual, each = check_count(source, workspace.inputs), RUNS_OF_A_CHECK * seconds_of_run(workspace)
+    left = deadline.until(1.0)
+    number = usual if usual * each <= left else max(int(left / each), 1) if each > 0 else 1
+    if number < usual:
+        deadline.cut(f"the closing check on {number} of {usual} inputs")
+        return number
+    return None
+
+
 @dataclasses.dataclass(frozen=True)
 class _Fed:
     """What to compare on, what kind of inputs these are, and what to say of them."""
@@ -97,11 +115,14 @@ class _Fed:
     warnings: tuple[str, ...] = ()
 
 
-def _inputs(source: Source, inputs: InputSpecs, seed: int) -> _Fed:
+def _inputs(source: Source, inputs: InputSpecs, seed: int, most: int | None) -> _Fed:
     """Images of the user's that statistics did not see; of too few none, but where nothing else tells the scale."""
     count = check_count(source, inputs)
+    own = OF_OWN * count
+    if most is not None:
+        count, own = min(count, most), min(own, most)
     if inputs.holds_back:
-        held = held_back_images(inputs, OF_OWN * count)
+        held = held_back_images(inputs, own)
         if held is not None:
             return _Fed(held, "images", held.warnings)
         if inputs.unknown:

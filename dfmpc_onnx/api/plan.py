@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
@@ -20,6 +21,7 @@ from dfmpc_onnx.inputs.image_places import check_place
 from dfmpc_onnx.inputs.preprocess import AUTO
 from dfmpc_onnx.model.source import ModelSource, size_of
 from dfmpc_onnx.model.write import check_target, save_text
+from dfmpc_onnx.pipeline.deadline import SEARCHED, Deadline
 from dfmpc_onnx.pipeline.facts import BitPlan, Sensitivity
 from dfmpc_onnx.pipeline.plan_file import PLAN_FILE, FrontEntry, PlannedLayer, PlanRecord, plan_as_toml, record_of
 from dfmpc_onnx.pipeline.progress import Progress, ProgressReport
@@ -114,6 +116,7 @@ def plan(
     progress: ProgressReport | None = None,
     threads: int | None = None,
     force: bool = False,
+    max_seconds: float | None = None,
 ) -> Planned:
     """Choose bits for all weights of a float model under one budget.
 
@@ -122,9 +125,10 @@ def plan(
     min_agreement: percent; the smallest file of which 95 % intervals say that it agrees as often with the float model
     on `images`, which statistics do not see. pareto: how many points of the front to store. search: "greedy" measures
     all weights together, step by step (`greedy_search`). table_from: a plan file whose table is planned from, without a
-    run of the network; the model may then be None.
-    The other options are those of `quantize`. Raises UserError.
+    run of the network; the model may then be None. max_seconds: as for `quantize`. The other options are those of
+    `quantize`. Raises UserError.
     """
+    deadline = Deadline(max_seconds)
     budget = WeightBudget.parse(max_size, mean_bits, min_sqnr, max_float_layers)
     asked = _Asked(budget, min_agreement, pareto, search, as_path(images))
     asked.check()
@@ -132,23 +136,27 @@ def plan(
     if table_from is not None:
         beside: dict[str, object] = {"--layer": layers, "--images": images, "--input-shape": input_shapes}
         beside |= {"--input-range": input_ranges, "--search": search != "knapsack", "--target": target != "cpu"}
-        if changed := ", ".join(name for name, given in beside.items() if given):
-            raise OptionError(f"from: plans from a table alone, as it was measured; leave out {changed}")
+        _check_alone(beside | {"--max-seconds": max_seconds})
         record, extends = plan_again(table_from, model, budget, pareto)
         return _written(Planned(record, plan_as_toml(record, extends)), output)
     if model is None:
         raise OptionError("plan: give a model, or a plan file with --from")
-    chosen = catalog.find_recipe(recipe)
-    pipeline = catalog.build(chosen)
+    pipeline = catalog.build(chosen := catalog.find_recipe(recipe))
     settings = parse_settings(
         chosen, None, activations, layers, preprocess, input_shapes, input_ranges, seed, None, reduce_range, target
     )
     settings = dataclasses.replace(settings, weights=WeightBits.parse("auto"), budget=budget)
     taken = take_in(model, None, chosen, pipeline, settings, preprocess, Progress(progress))
+    taken.workspace.deadline = deadline
     if output is not None:
         check_target(output, taken.source)
-    planner = _Planner(taken, asked, _extends(os.fspath(recipe), output))
-    return _written(planner.run(), output)
+    return _written(_Planner(taken, asked, _extends(os.fspath(recipe), output)).run(), output)
+
+
+def _check_alone(beside: Mapping[str, object]) -> None:
+    """Raise OptionError where options are given that a table alone cannot serve."""
+    if changed := ", ".join(name for name, given in beside.items() if given):
+        raise OptionError(f"from: plans from a table alone, as it was measured; leave out {changed}")
 
 
 def _check_output(output: str | os.PathLike[str] | None, *, force: bool) -> None:
@@ -207,7 +215,7 @@ class _Planner:
             agreement = judge.judged(table, plan)
         front = self._front(table, judge)
         record = self._record(table, plan, front)
-        warnings = (*self._taken.choice.warnings, *self._warnings)
+        warnings = (*self._taken.choice.warnings, *self._warnings, *self._workspace.deadline.warnings)
         return Planned(record, plan_as_toml(record, self._extends), warnings, agreement)
 
     def _check_search(self) -> None:
@@ -236,7 +244,7 @@ class _Planner:
         for _ in range(MOST_MEASURED):
             table = self._with_noise(table, made)
             plan, kept = BudgetPlanner(table, budget.most_float).plan(budget, damage)
-            if abs(plan.sqnr_db - plan_of(table, built).sqnr_db) <= ALIKE_DB:
+            if abs(plan.sqnr_db - plan_of(table, built).sqnr_db) <= ALIKE_DB or self._builder.late:
                 break
             made, built = self._builder.build_plan(table, plan), plan.widths
         if not kept and budget.min_sqnr is not None:
@@ -257,7 +265,10 @@ class _Planner:
         others = statistics_source(self._workspace, statistics, images, other_seed=JUDGING_SEED)
         try:
             damage_of = JointDamage(self._workspace, source, others)
-            found = greedy_search(table, plan.size, damage_of, self._workspace.tell)
+            deadline = self._workspace.deadline
+            found = greedy_search(
+                table, plan.size, damage_of, self._workspace.tell, late=lambda: deadline.past(SEARCHED)
+            )
         except Unknown as reason:
             raise self._cannot_search(reason) from None
         if not found.finished:

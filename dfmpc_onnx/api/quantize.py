@@ -16,7 +16,7 @@ import onnx
 from dfmpc_onnx import catalog
 from dfmpc_onnx.api.boundary import GivenImages, GivenLayers, GivenRanges, GivenShapes, Path, public
 from dfmpc_onnx.api.builds import Builder, Built, as_model, build_within, check_plans, plans_bits
-from dfmpc_onnx.api.closing_check import ClosingCheck, closing_check
+from dfmpc_onnx.api.closing_check import ClosingCheck, checked_in_time, closing_check
 from dfmpc_onnx.api.file_size import larger_than_its_source
 from dfmpc_onnx.api.intake import Intake, parse_settings, take_in, with_budget, with_float16
 from dfmpc_onnx.api.layers import errors_of_layers
@@ -31,7 +31,8 @@ from dfmpc_onnx.inputs.preprocess import AUTO
 from dfmpc_onnx.inputs.unknown_inputs import not_known
 from dfmpc_onnx.model.source import ModelSource, size_of
 from dfmpc_onnx.model.write import save
-from dfmpc_onnx.pipeline.manager import Instrument
+from dfmpc_onnx.pipeline.deadline import Deadline
+from dfmpc_onnx.pipeline.manager import Instrument, Pass
 from dfmpc_onnx.pipeline.progress import Progress, ProgressReport
 from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE, Recipe
 from dfmpc_onnx.pipeline.settings import Settings, WeightBudget
@@ -72,42 +73,43 @@ def quantize(
     force: bool = False,
     layer_errors: bool = False,
     report: Path | None = None,
+    max_seconds: float | None = None,
 ) -> Quantized:
     """Quantize a float model without data.
 
     model: a path, the bytes of a file, or a ModelProto; never changed. output: where to write the result, whole or not
-    at all; None to get it in memory only. recipe: a name, a ``.toml`` path, or a Recipe. weights: 8, ``LOW/HIGH`` or
-    ``ternary/HIGH``. activations: 8, 16 or "none". layers: overrides, ``{"layer1/*": 8}``; the recipe's where None.
-    reduce_range: 7-bit weights, for other runtimes without VNNI. target: the provider that the file is for
-    (`pipeline.targets`). fp16: floats are float16 where they fit; None: as the target wants. preprocess: as the network
-    expects its input; "auto" finds it out. input_shapes, input_ranges: ``{"x": (1, 3, 224, 224)}``; ``{"x": (0,
-    255)}``, what lies in an input. images: unlabelled ones in place of procedural ones: an .npz, a folder, or arrays,
-    uint8 [n, height, width, 3] or float32 as the model takes them. check: compare with the model, on inputs that no
-    statistics came from. max_latency: ``12.5`` (milliseconds of a run here) or ``80%`` (of what the float model takes):
-    activations that accuracy wants in float are quantized until it is met. dump: a folder for the graph after each
-    pass. progress: called with (done, total, name), see `rich_progress`. threads: how many onnxruntime and BLAS may
-    take; None and 0: as many as the machine has. max_size: of the file, as "2MB", bytes, or "25%" of the float one, met
-    within a percent. mean_bits: of all weights, at most. min_sqnr: in dB, as the check measures it. max_float_layers:
-    how many may stay in float for these. force: write over what is no ONNX model. layer_errors: compare the tensors
-    inside, too. report: where to write what was done and lost as an HTML page (extra `report`). Raises UserError for
-    what the caller can correct, Defect for our own mistakes; `output` is then as it was before.
+    at all; None: in memory. recipe: a name, a ``.toml`` path, or a Recipe. weights: 8, ``LOW/HIGH``, ``ternary/HIGH``.
+    activations: 8, 16, "none". layers: overrides, ``{"layer1/*": 8}``; the recipe's where None. reduce_range: 7-bit
+    weights, for runtimes without VNNI. target: what the file is for (`pipeline.targets`). fp16: floats are float16
+    where they fit; None: as the target wants. preprocess: what the network expects; "auto". input_shapes: ``{"x": (1,
+    3, 224, 224)}``. input_ranges: ``{"x": (0, 255)}``. images: unlabelled ones in place of procedural ones: an .npz, a
+    folder, or arrays, uint8 [n, height, width, 3] or float32 as the model takes them. check: compare with the model, on
+    inputs that no statistics came from. max_latency: ``12.5`` (ms of a run) or ``80%`` (of the float model's), met by
+    quantizing what accuracy keeps in float. dump: a folder for the graph after each pass. progress: called with (done,
+    total, name), see `rich_progress`. threads: of onnxruntime and BLAS; None and 0: all processors. max_size: of the
+    file, as "2MB", bytes, or "25%" of the float one, met within a percent. mean_bits: of all weights, at most.
+    min_sqnr: in dB, as the check measures it. max_float_layers: how many may stay in float for these. force: write over
+    what is no ONNX model. layer_errors: compare tensors inside. report: where to write it all as an HTML page (extra
+    `report`). max_seconds: of the run; the report says what was cut short. Raises UserError for what the caller can
+    correct, Defect for our own mistakes; `output` is then as it was before.
     """
-    began = time.perf_counter()
+    began, deadline = time.perf_counter(), Deadline(max_seconds)
     page = check_page(report, model, output, force=force, check=check)
     pipeline = catalog.build(chosen := with_time_limit(catalog.find_recipe(recipe), max_latency))
     asked = (weights, activations, layers, preprocess, input_shapes, input_ranges, seed, images, reduce_range, target)
     settings = with_float16(parse_settings(chosen, *asked), fp16)
-    budget = WeightBudget.parse(max_size, mean_bits, min_sqnr, max_float_layers)
-    budget = _without_idle(budget, planned=settings.weights.auto and plans_bits(pipeline))
+    budget = _without_idle(WeightBudget.parse(max_size, mean_bits, min_sqnr, max_float_layers), settings, pipeline)
     settings = with_budget(settings, budget, "--weights" if weights is not None else f"recipe {chosen.name}")
     _check_runtime(settings, check=check or min_sqnr is not None, timed=max_latency is not None, errors=layer_errors)
     taken = take_in(model, output, chosen, pipeline, settings, preprocess, Progress(progress), force=force)
-    return _finish(taken, _build(taken, budget, instruments, dump), check, began, page, layer_errors=layer_errors)
+    made = _build(taken, deadline, budget, instruments, dump)
+    return _finish(taken, made, check, began, page, layer_errors=layer_errors)
 
 
-def _without_idle(budget: WeightBudget, *, planned: bool) -> WeightBudget:
+def _without_idle(budget: WeightBudget, settings: Settings, pipeline: Sequence[Pass[msgspec.Struct]]) -> WeightBudget:
     """The budget; none where nothing is planned and it asks for SQNR alone: the closing check's is the caller's to
     judge."""
+    planned = settings.weights.auto and plans_bits(pipeline)
     return WeightBudget() if budget.only_sqnr and not planned else budget
 
 
@@ -119,9 +121,14 @@ def _check_runtime(settings: Settings, *, check: bool, timed: bool, errors: bool
 
 
 def _build(
-    taken: Intake, budget: WeightBudget, instruments: Sequence[Instrument], dump: str | os.PathLike[str] | None
+    taken: Intake,
+    deadline: Deadline,
+    budget: WeightBudget,
+    instruments: Sequence[Instrument],
+    dump: str | os.PathLike[str] | None,
 ) -> Built:
-    """Run the passes, as often as a budget needs."""
+    """Run the passes, as often as a budget needs and there is time for."""
+    taken.workspace.deadline = deadline
     allow_trials(taken)
     builder = Builder(taken, instruments, dump)
     if not budget.asked:
@@ -150,7 +157,8 @@ def _finish(
         if check:
             workspace.progress.begin("check")
             compared = candidate if runs is result else runs
-            found = closing_check(source, compared, settings, inputs, not_known(taken.choice.unknown))
+            most = checked_in_time(workspace, source)
+            found = closing_check(source, compared, settings, inputs, not_known(taken.choice.unknown), most)
 
     if taken.destination is None:
         closing(result)
@@ -160,6 +168,7 @@ def _finish(
     errors, said = _layer_errors(taken, runs, found) if layer_errors else (None, ())
     workspace.progress.end()
     notes = (*assumed_batches(workspace), *larger_than_its_source(source, result, size, settings), *found.notes, *said)
+    notes += workspace.deadline.warnings
     report = make_report(
         workspace, taken.recipe, source, size, results, timing, found.fidelity, taken.choice, notes, began
     )

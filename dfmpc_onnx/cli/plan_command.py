@@ -19,6 +19,7 @@ from dfmpc_onnx.cli.shared_options import (
     LAYERS,
     LOOK,
     MAX_FLOAT,
+    MAX_SECONDS,
     MAX_SIZE,
     MEAN_BITS,
     PREPROCESS,
@@ -70,6 +71,7 @@ from dfmpc_onnx.memory import keep_freed_memory, limit_memory
     min_sqnr("the least predicted signal-to-noise ratio"),
     MAX_FLOAT,
     min_agreement("how often the first answer is that of the float model on --images, at least, by its 95 % interval"),
+    MAX_SECONDS,
 )
 @cloup.option_group(
     "Plan",

@@ -21,6 +21,7 @@ from dfmpc_onnx.cli.shared_options import (
     LAYERS,
     LOOK,
     MAX_FLOAT,
+    MAX_SECONDS,
     MAX_SIZE,
     MEAN_BITS,
     MODEL,
@@ -89,6 +90,7 @@ if TYPE_CHECKING:
         "the longest run on this machine, or % of the float model's: what accuracy keeps in float is quantized until "
         "that is met"
     ),
+    MAX_SECONDS,
 )
 @cloup.option_group("Input", PREPROCESS, INPUT_SHAPES, RANGES, IMAGE_SOURCE)
 @cloup.option_group(

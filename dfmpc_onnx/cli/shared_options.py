@@ -172,6 +172,12 @@ def max_latency(help: str) -> Decorator:
 THREADS = threads("threads that onnxruntime and BLAS may take")
 MAX_SIZE = cloup.option("--max-size", metavar="2MB|25%", help="the largest file: bytes, or a share of the float file")
 MEAN_BITS = cloup.option("--mean-bits", type=float, metavar="B", help="the most bits of a weight, on average")
+MAX_SECONDS = cloup.option(
+    "--max-seconds",
+    type=float,
+    metavar="S",
+    help="what the run may take: searches are cut short, and what was is said  [default: no limit]",
+)
 MAX_FLOAT = cloup.option(
     "--max-float-layers",
     default=0,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,17 @@ class _Found:
             np.where(better, other.error, self.error),
             np.where(better, other.codes, self.codes),
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Block:
+    """Columns start to stop. own: what the block's weights are in its own columns of M, ``[groups, d, wide]``.
+    vectors: the codebook's, as `_ready` makes them, ``[groups, d + 1, entries]``."""
+
+    start: int
+    stop: int
+    own: Float32
+    vectors: Float32
 
 
 class BlockRounder:
@@ -127,33 +138,54 @@ class _Walk:
         k, groups, wide = len(self._weight), *scale.shape
         codes, left = np.empty((k, groups, wide), np.int8), np.empty((k, groups, wide), np.float32)
         error, spread = np.zeros((groups, wide)), np.zeros((groups, wide))
+        weight = np.tile(self._weight, (1, 1, trials))
         factor, pivots = self._feedback.factor, self._feedback.pivots
-        inverse = 1 / scale
-        table = self._book.table
-        chunk, before = 0, np.zeros((0, 0, 0), np.float32)
-        for start, stop in self._cuts:
-            if start >= chunk + COLUMNS_AT_ONCE or not start:
-                chunk = start
-                ahead = slice(start, min(start + COLUMNS_AT_ONCE + 8, k))
-                before = _left_for(factor, left[:start], 0, start, ahead)
-            known = before[:, start - chunk : stop - chunk]
-            if start > chunk:
-                known = known + _left_for(factor, left[chunk:start], chunk, start, slice(start, stop))
-            weight = np.tile(self._weight[start:stop], (1, 1, trials)).transpose(1, 0, 2)
-            inner = factor[:, start:stop, start:stop]
-            target = inner.transpose(0, 2, 1) @ weight
-            if start:
-                target = target + known
-            target *= pivots[:, start:stop, None]
-            metric = inner * pivots[:, None, start:stop]
-            best, lost = _nearest(target * inverse[:, None], table[:, : stop - start], metric)
-            error += lost * np.square(scale)
-            chosen = table[best, : stop - start].transpose(2, 0, 1)
-            codes[start:stop] = chosen
-            left[start:stop] = weight.transpose(1, 0, 2) - chosen * scale
-            spread += np.square(left[start:stop]).sum(axis=0)
+        inverse = np.reciprocal(scale)[:, None]
+        entries = np.ascontiguousarray(self._book.table.T)
+        for cuts in self._chunks():
+            first = cuts[0][0]
+            before = _left_for(factor, left[:first], 0, first, slice(first, cuts[-1][1]))
+            for block in self._blocks(cuts, weight):
+                start, stop = block.start, block.stop
+                target = block.own
+                if start:
+                    known = before[:, start - first : stop - first]
+                    if start > first:
+                        known = known + _left_for(factor, left[first:start], first, start, slice(start, stop))
+                    target = target + known
+                best, lost = _nearest(target * pivots[:, start:stop, None] * inverse, block.vectors)
+                error += lost * np.square(scale)
+                chosen = entries[: stop - start].take(best, axis=1)
+                codes[start:stop] = chosen
+                np.subtract(weight[start:stop], chosen * scale, out=left[start:stop])
+                spread += np.square(left[start:stop]).sum(axis=0)
         error -= self._feedback.damp[:, None] * spread
         return codes, left, error
+
+    def _chunks(self) -> Iterator[list[tuple[int, int]]]:
+        """The blocks, by what one product of earlier errors serves."""
+        chunk: list[tuple[int, int]] = []
+        for cut in self._cuts:
+            if chunk and cut[0] >= chunk[0][0] + COLUMNS_AT_ONCE:
+                yield chunk
+                chunk = []
+            chunk.append(cut)
+        yield chunk
+
+    def _blocks(self, cuts: Sequence[tuple[int, int]], weight: Float32) -> list[_Block]:
+        """What is known of blocks before any is rounded. weight: ``[k, groups, wide]``."""
+        factor, pivots = self._feedback.factor, self._feedback.pivots
+        found: dict[int, _Block] = {}
+        for size in {stop - start for start, stop in cuts}:
+            starts = [start for start, stop in cuts if stop - start == size]
+            columns = np.asarray(starts)[:, None] + np.arange(size)
+            inner = factor[:, columns[:, :, None], columns[:, None, :]].transpose(1, 0, 2, 3)  # [blocks, groups, d, d]
+            own = inner.swapaxes(2, 3) @ weight[columns].transpose(0, 2, 1, 3)
+            vectors = _ready(self._book.table[:, :size], inner * pivots[:, columns].transpose(1, 0, 2)[:, :, None])
+            found |= {
+                start: _Block(start, start + size, *both) for start, *both in zip(starts, own, vectors, strict=True)
+            }
+        return [found[start] for start, _ in cuts]
 
 
 def block_order(diagonal: Floating, length: int) -> tuple[npt.NDArray[np.intp], list[tuple[int, int]]]:
@@ -177,23 +209,33 @@ def _left_for(factor: Float32, left: Float32, first: int, last: int, columns: sl
     return found
 
 
-def _nearest(points: Float32, table: CodeArray, metric: Float32) -> tuple[npt.NDArray[np.intp], Float]:
+def _ready(table: CodeArray, metric: Float32) -> Float32:
+    """Vectors c as a product finds the nearest: ``c M`` and ``-|c M|^2 / 2``, ``[blocks, groups, d + 1, entries]``.
+
+    Least |p - v|^2 is most p v - |v|^2 / 2: one product, of points with a 1 behind them. table: ``[entries, d]``.
+    metric: M, ``[blocks, groups, d, d]``.
+    """
+    vectors = table.astype(np.float32) @ metric
+    ready = np.concatenate([vectors, -0.5 * np.square(vectors).sum(axis=3, keepdims=True)], axis=3)
+    return ready.swapaxes(2, 3)
+
+
+def _nearest(points: Float32, vectors: Float32) -> tuple[npt.NDArray[np.intp], Float]:
     """Which vectors c are least in ``|p - c M|^2``, and that: ``[groups, wide]`` each.
 
-    points: p, ``[groups, d, wide]``. table: ``[entries, d]``. metric: M, ``[groups, d, d]``.
+    points: p, ``[groups, d, wide]``. vectors: what `_ready` makes of the vectors, ``[groups, d + 1, entries]``.
     """
-    vectors = table.astype(np.float32) @ metric  # [groups, entries, d]
-    # Least |p - v|^2 is most p v - |v|^2 / 2: one product, of points with a 1 behind them.
-    ready = np.concatenate([vectors, -0.5 * np.square(vectors).sum(axis=2, keepdims=True)], axis=2).transpose(0, 2, 1)
     groups, d, wide = points.shape
     rows = np.ones((groups, wide, d + 1), np.float32)
     rows[:, :, :d] = points.transpose(0, 2, 1)
     best, score = np.empty((groups, wide), np.intp), np.empty((groups, wide), np.float32)
-    step = max(1, SCORED // (len(table) * groups))
+    step = max(1, SCORED // (vectors.shape[2] * groups))
     for start in range(0, wide, step):
         part = slice(start, start + step)
-        scores = rows[:, part] @ ready
-        best[:, part] = scores.argmax(axis=2)
-        score[:, part] = scores.max(axis=2)
+        scores = rows[:, part] @ vectors
+        best[:, part] = found = scores.argmax(axis=2)
+        score[:, part] = scores[
+            np.arange(groups)[:, None], np.arange(found.shape[1]), found
+        ]  # a third of what max takes
     lost: Float = np.einsum("gdo,gdo->go", points, points) - 2 * score.astype(np.float64)
     return best, lost

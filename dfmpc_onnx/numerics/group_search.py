@@ -20,14 +20,20 @@ class Costliest(NamedTuple):
         return self.singly + [index for part in self.together for index in part]
 
 
-def costliest(cost: Callable[[Sequence[int]], float], count: int, budget: float, most: int) -> Costliest:
+def costliest(
+    cost: Callable[[Sequence[int]], float],
+    count: int,
+    budget: float,
+    most: int,
+    late: Callable[[], bool] = lambda: False,
+) -> Costliest:
     """Few of 0..count-1 without which the cost of the others is at most `budget`.
 
     cost: of a set together, about the sum of what each costs alone, at least 0; of none it is 0. The whole is halved,
     and always the costliest part of those found first, until single ones come out; what is left is measured after each
     of them. Adaptive group testing, with a measure in place of yes and no (Dorfman 1943). most: calls of `cost` after
     which nothing is halved any more: then whole parts are taken, those first that cost most for each of theirs, as few
-    as are needed by bisection.
+    as are needed by bisection. late: whether to stop there already.
     """
     calls = 0
 
@@ -41,7 +47,7 @@ def costliest(cost: Callable[[Sequence[int]], float], count: int, budget: float,
     if not parts or -parts[0][0] <= budget:
         return Costliest(found, [])
     last, due = 0, 1  # how many were found when what is left was measured, and will be when it is again
-    while parts and calls < most:
+    while parts and calls < most and not late():
         whole, low, high, measured = heapq.heappop(parts)
         if not measured:
             heapq.heappush(parts, (-cost_of(range(low, high)), low, high, True))

@@ -20,6 +20,7 @@ RIDGE = 1.0  # of mean diag H: the moments are those of images that are not the 
 LEDOIT_WOLF_PATCHES = 500
 POSITIONS_AT_ONCE = 100  # summed in float32
 NARROW_RIDGE = 0.5  # from here on float32 will do
+FEW_PATCHES = 0.5  # of the entries of a patch: with fewer patches the fit is solved in these
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,6 +262,8 @@ def least_squares(weight: Float32, moments: PatchMoments, ridge: float = RIDGE) 
     # W' = W + W (C - H)(H + r I)^-1. No eigenvalue of H is above k times its mean diagonal, so with a ridge the
     # correction can be had in float32: its error is then a small part of the correction, not of W.
     precision: npt.DTypeLike = np.float32 if strength >= NARROW_RIDGE else np.float64
+    if precision == np.float32 and isinstance(moments, SampledMoments) and moments.count <= FEW_PATCHES * k:
+        return np.ascontiguousarray(weight + _correction_in_patches(weight, moments, r), np.float32)
     held: Floating = moments.hat.astype(precision)
     right: Floating = moments.cross_product(weight).astype(precision) - weight.astype(precision) @ held
     index = np.arange(k)
@@ -270,6 +273,18 @@ def least_squares(weight: Float32, moments: PatchMoments, ridge: float = RIDGE) 
     else:  # a weak ridge may leave what rounding makes of an eigenvalue 0
         correction = np.linalg.solve(held, right.transpose(0, 2, 1)).transpose(0, 2, 1)
     return np.ascontiguousarray(weight + correction, np.float32)
+
+
+def _correction_in_patches(weight: Float32, moments: SampledMoments, r: Float) -> Float32:
+    """``W (C - H)(H + r I)^-1`` as ``W (X - X^)' (X^ X^' + n r I)^-1 X^``, X the patches ``[n, k]`` of a group: what is
+    solved is n by n (Woodbury 1950)."""
+    x = moments.patches_hat
+    wrong = weight @ (moments.patches - x).transpose(0, 2, 1)
+    held = x @ x.transpose(0, 2, 1)
+    index = np.arange(x.shape[1])
+    held[:, index, index] += (len(index) * r).astype(np.float32)[:, None]
+    found: Float32 = solved_from_right(held, wrong) @ x
+    return found
 
 
 def diagonal_factors(weight: Float32, moments: PatchMoments, taps: int, ridge: float = RIDGE) -> Float:

@@ -15,6 +15,7 @@ from dfmpc_onnx.inputs.knowledge import with_ranges
 from dfmpc_onnx.inputs.spec import InputSpecs, resolve
 from dfmpc_onnx.numerics.arrays import Float32
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
+from dfmpc_onnx.pipeline.deadline import Deadline
 from dfmpc_onnx.pipeline.facts import Codes
 from dfmpc_onnx.pipeline.progress import Progress
 from dfmpc_onnx.pipeline.settings import Settings
@@ -44,7 +45,8 @@ class Workspace:
     """A graph and the typed facts known of it; a fact is looked up by its type.
 
     inputs: what the network is fed, as `resolve_inputs` finds it where it is not given; their types are those of the
-    graph, which a pass that converts it keeps true. progress: told of each layer that a long pass comes to. sha256: of
+    graph, which a pass that converts it keeps true. progress: told of each layer that a long pass comes to. deadline:
+    what says whether there is time for more. sha256: of
     the model as read; empty where that is not known.
     """
 
@@ -57,6 +59,7 @@ class Workspace:
         self.label = label
         self.sha256 = ""
         self.progress = Progress()
+        self.deadline = Deadline()
         self._facts: dict[type[object], object] = {}
         self._unread: dict[str, QuantizedWeight] | None = None  # of the codes, as long as nobody has seen them
         self._decoded = weakref.WeakKeyDictionary[QuantizedWeight, weakref.ref[Float32]]()

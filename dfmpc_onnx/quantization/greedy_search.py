@@ -50,11 +50,12 @@ def greedy_search(
     damage_of: DamageOf,
     tell: Callable[[str], None] = lambda line: None,
     most_runs: int = MOST_SEARCH_RUNS,
+    late: Callable[[], bool] = lambda: False,
 ) -> Searched:
     """Widths for each row of a table whose file takes at most `size` bytes.
 
     damage_of: of widths by layer name. tell: called with a line on how far it is. A step that would take the search
-    beyond most_runs is not made. An interrupt (Ctrl-C) ends it with the setting reached so far.
+    beyond most_runs is not made, and none once it is late. An interrupt (Ctrl-C) ends it with what it has reached.
     """
     choices = [tuple(width for width in row.widths if width != FLOAT) for row in table.rows]
     at = [len(widths) - 1 for widths in choices]
@@ -63,7 +64,7 @@ def greedy_search(
     damage, began = 0.0, time.monotonic()
     first = now = predicted_bytes(table, _widths(choices, at))
     try:
-        while now > size:
+        while now > size and not late():
             moves = [move for move in _moves(choices, at) if tuple(move) not in seen]
             if not moves or runs + len(moves) > most_runs:
                 break

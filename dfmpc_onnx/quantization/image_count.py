@@ -3,22 +3,29 @@
 Second moments of patches of k entries that are estimated on n patches are wrong by about k / n of themselves. Where n
 is less than k they have no full rank, and rounding finds directions in which errors seem to cost nothing. At 4 bits and
 more errors are too small for that to show; at 3 and below it is a large part of what is lost: docs/method.md, 3.
+
+Under a limit on the time of a run they are no more than there is time for.
 """
 
 from __future__ import annotations
 
 import math
 
+from dfmpc_onnx.errors import ModelError
+from dfmpc_onnx.graph.exchange import to_model
 from dfmpc_onnx.graph.output_layers import inferred_shapes, multiply_adds
 from dfmpc_onnx.inputs.batches import MOST_IMAGES, usual_count
 from dfmpc_onnx.memory import free_memory
 from dfmpc_onnx.pipeline.facts import BitPlan, Layer, Layers
 from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY, BitWidth
 from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.runtime.session import Session
+from dfmpc_onnx.statistics.batch_axis import statistics_batch
 
 FEW_BITS = 3
 TENSORS_HELD = 8  # of the largest, by both networks and the layer at work
 SHARE_OF_MEMORY = 0.5
+RUNS_OF_A_WALK = 8  # of the float network, that a walk of both networks over as many images takes
 
 
 def images_needed(workspace: Workspace) -> int:
@@ -51,3 +58,34 @@ def _entries(layer: Layer) -> int:
 def _patches(layer: Layer, costs: dict[str, int]) -> int:
     """That a layer reads of one image; 0 where that is not known."""
     return costs.get(layer.name, 0) // max(layer.size, 1)
+
+
+def images_in_time(workspace: Workspace, wanted: int, share: float, runs: float = RUNS_OF_A_WALK) -> int:
+    """Of the images wanted, those that there is time for until a share of the limit is gone; at least 1.
+
+    runs: of the float network on each of them, that what they are wanted for takes.
+    """
+    if not workspace.deadline.limited:
+        return wanted
+    each = runs * seconds_of_run(workspace)
+    left = workspace.deadline.until(share)
+    number = wanted if each * wanted <= left else max(int(left / each), 1) if each > 0 else 1
+    if number < wanted:
+        workspace.deadline.cut(f"statistics from {number} of {wanted} images")
+    return number
+
+
+def seconds_of_run(workspace: Workspace) -> float:
+    """That the float network takes for one input, measured once; 0 where it cannot be run, as what follows says."""
+    deadline = workspace.deadline
+    if deadline.seconds_of_run is None:
+        deadline.seconds_of_run = 0.0
+        try:
+            batch = statistics_batch(workspace.graph, workspace.inputs, workspace.settings.seed, 1).first(1)
+            session = Session(to_model(workspace.graph))
+            began = deadline.now()
+            session.run(batch.feeds)
+            deadline.seconds_of_run = (deadline.now() - began) / max(batch.count, 1)
+        except ModelError:
+            pass
+    return deadline.seconds_of_run

@@ -19,6 +19,7 @@ from dfmpc_onnx.numerics.least_squares import RIDGE, PatchMoments, diagonal_fact
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.numerics.recalibration import recalibrate_streams
 from dfmpc_onnx.numerics.rounding import FeedbackRounder
+from dfmpc_onnx.pipeline.deadline import ROUNDED
 from dfmpc_onnx.pipeline.facts import Layer, LayerBits
 from dfmpc_onnx.pipeline.manager import Figure, Refusal, Rewrite
 from dfmpc_onnx.pipeline.settings import FLOAT, BitWidth
@@ -78,7 +79,7 @@ class Rebuilder:
         self._graph = workspace.graph
         self._biases: dict[str, tuple[Float | None, Float]] = {}  # those changed: in both networks
         self._rounded_at, self._limits_pairs = workspace.settings.rounded_at, workspace.settings.limits_pairs
-        self._tell = workspace.progress.layer
+        self._tell, self._deadline = workspace.progress.layer, workspace.deadline
         self._seed = workspace.settings.seed
         self.rules = GridRules.of(workspace.settings.target)
         self.ranges: dict[str, tuple[float, float]] = {}
@@ -135,7 +136,10 @@ class Rebuilder:
         layer, bits = self._layers[node.name], self._plan[node.name]
         assert bits.bits != FLOAT  # a float layer is none of those that the walk shows
         self._tell(node.name)
-        task = self.task(node, moments_of, known, pooled)
+        late = self._deadline.past(ROUNDED)
+        if late:
+            self._deadline.count("weights rounded to the nearest level")
+        task = "no time was left" if late else self.task(node, moments_of, known, pooled)
         if isinstance(task, str):
             return self._nearest(node, layer, bits.bits, task)
         chosen = task.rounded(self._rounded_at(bits.bits))

@@ -20,9 +20,11 @@ from dfmpc_onnx.numerics.arrays import Float, Float32
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
 from dfmpc_onnx.numerics.least_squares import PatchMoments
 from dfmpc_onnx.numerics.output_loss import damage
+from dfmpc_onnx.pipeline.deadline import ESTIMATED, MEASURED
 from dfmpc_onnx.pipeline.facts import BitPlan, Layers, LayerSensitivity, Sensitivity, WidthLoss
 from dfmpc_onnx.pipeline.settings import FLOAT, BitWidth
 from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.quantization.image_count import RUNS_OF_A_WALK, seconds_of_run
 from dfmpc_onnx.quantization.layer_reach import only_norms_read
 from dfmpc_onnx.quantization.layer_rebuilder import ReconstructLayersOptions
 from dfmpc_onnx.quantization.pooled_uses import pool_uses
@@ -100,6 +102,11 @@ def expected_gains(logs: Mapping[str, float], scatter: float = SCATTER) -> dict[
     return {name: math.exp(mean + kept * (log - mean)) for name, log in logs.items()}
 
 
+def runs_of_variants(layers: int) -> float:
+    """Runs of the network that take as long as what lies behind each of its layers, run once."""
+    return layers / 2
+
+
 class SensitivityMeter:
     """Measures, for the layers of a workspace whose plan is no float, what each width does."""
 
@@ -124,6 +131,9 @@ class SensitivityMeter:
 
     def losses(self) -> Mapping[str, Mapping[BitWidth, float]]:
         """By the first of the layers of a weight, the loss at each width."""
+        if not self._visitor.losses and self._no_time_for(RUNS_OF_A_WALK, ESTIMATED):
+            for name in self._names:
+                self._visitor.take_typical(name)
         if not self._visitor.losses:
             engine = self._source.probe() or self._source.engine()
             walk(self._workspace.graph, engine, self._visitor, frozenset(self._names))
@@ -139,6 +149,9 @@ class SensitivityMeter:
     def gains(self) -> dict[str, float]:
         """By the first of the layers of a weight, damage over loss: the geometric mean of the probes."""
         losses = self.losses()
+        if self._estimator != "closed-form" and self._no_time_for(runs_of_variants(len(losses)), MEASURED):
+            self._workspace.deadline.cut("what each layer does to the outputs was not measured")
+            return dict.fromkeys(losses, 1.0)
         found = self._derived_gains() if self._estimator == "closed-form" else self._measured_gains()
         known = sorted(gain for gain in found.values() if gain > 0)
         if not known:  # no output can be compared: what the next layer loses counts
@@ -161,6 +174,11 @@ class SensitivityMeter:
                 if loss > LEAST_LOSS_SEEN:
                     logs.setdefault(name, []).append(math.log(max(lost, LEAST_LOSS_SEEN) / loss))
         return expected_gains({name: sum(found) / len(found) for name, found in logs.items()})
+
+    def _no_time_for(self, runs: float, share: float) -> bool:
+        """Whether so many runs on one image would take longer than until a share of the limit is gone."""
+        deadline = self._workspace.deadline
+        return deadline.limited and deadline.until(share) <= runs * seconds_of_run(self._workspace)
 
     def table(self) -> Sensitivity:
         """The rows of the layers whose width is free, and what the others do."""

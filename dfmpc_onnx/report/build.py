@@ -71,6 +71,8 @@ def make_report(
         passes=tuple(passes),
         peak_bytes=peak_memory(),
         latency=judged.report if (judged := workspace.find(LimitJudged)) else None,
+        max_seconds=workspace.deadline.seconds,
+        cut_short=workspace.deadline.cuts,
         model=source.label,
         images=None if workspace.inputs.images is None else described_images(workspace.inputs),
     )

@@ -63,7 +63,8 @@ class Report(msgspec.Struct, frozen=True):
     limit on time came to; None where there was none, or nothing could be timed. verdict: what to think of the result;
     None where it was not compared. images: which of the user's gave the statistics; None where none were given. model:
     where the float model came from. output: where the result was written; None for memory. version: this package's.
-    layer_errors: of the tensors inside; None where they were not asked for, or cannot be compared.
+    layer_errors: of the tensors inside; None where they were not asked for, or cannot be compared. max_seconds: the
+    limit on the time of the run, None for none; cut_short: what was cut short to keep to it, in words.
     """
 
     recipe: str
@@ -92,6 +93,8 @@ class Report(msgspec.Struct, frozen=True):
     output: str | None = None
     version: str = ""
     layer_errors: LayerErrors | None = None
+    max_seconds: float | None = None
+    cut_short: tuple[str, ...] = ()
 
     def count(self, role: str) -> int:
         """How many layers have a role: low, high, 8-bit or float."""

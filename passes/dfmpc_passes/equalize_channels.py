@@ -17,10 +17,12 @@ from dfmpc_onnx.graph.query import constant, only_consumer
 from dfmpc_onnx.numerics.arrays import Float, Float32
 from dfmpc_onnx.numerics.equalization import ChannelReader, quietest
 from dfmpc_onnx.numerics.ranges import reach_factors
+from dfmpc_onnx.pipeline.deadline import EQUALIZED
 from dfmpc_onnx.pipeline.facts import Codes, FloatStatistics, Layer, Layers, MeasuredRanges, Originals, Ranges
 from dfmpc_onnx.pipeline.manager import Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.pipeline.shared_weights import layers_of_one_weight
 from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.quantization.image_count import images_in_time
 from dfmpc_onnx.quantization.layer_reach import LayerReach, ReachOfLayers, to_rows
 from dfmpc_onnx.statistics.batch_axis import statistics_batch
 from dfmpc_onnx.statistics.image_streams import ImageStreams
@@ -78,8 +80,8 @@ class EqualizeChannels(Pass[EqualizeChannelsOptions]):
             return PassResult(self.name, notes=("no channels stand between Convs alone",))
         reach = LayerReach(graph, layers)
         try:
-            batch = statistics_batch(graph, workspace.inputs, settings.seed, self.options.images)
-            feeds = batch.first(self.options.images).feeds
+            images = images_in_time(workspace, self.options.images, EQUALIZED)
+            feeds = statistics_batch(graph, workspace.inputs, settings.seed, images).first(images).feeds
             engine, visitor = ImageStreams(graph, feeds, settings.seed, PATCHES), ReachOfLayers(reach, layers)
             walk(graph, engine, visitor, frozenset(layers))
         except ModelError as error:

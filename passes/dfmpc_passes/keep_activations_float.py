@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -12,8 +12,9 @@ from dfmpc_onnx.errors import ModelError, shown
 from dfmpc_onnx.evaluation.rounding_switches import ToggledRounding
 from dfmpc_onnx.inputs.feeds import LEAST_PART, filled_in_part
 from dfmpc_onnx.numerics.arrays import Array
-from dfmpc_onnx.numerics.group_search import costliest
+from dfmpc_onnx.numerics.group_search import Costliest, costliest
 from dfmpc_onnx.numerics.output_loss import OutputLoss
+from dfmpc_onnx.pipeline.deadline import SEARCHED
 from dfmpc_onnx.pipeline.facts import (
     ActivationNoise,
     Codes,
@@ -27,11 +28,13 @@ from dfmpc_onnx.pipeline.manager import Pass, PassResult, Refusal
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.activation_grids import activation_qparams
 from dfmpc_onnx.qdq.placement import Placer
+from dfmpc_onnx.quantization.image_count import images_in_time
 from dfmpc_onnx.statistics.batch_axis import statistics_batch
 
 IMAGES = 4
 MAP_STRICTNESS_8_BITS = 1.1  # times less may an output lose that is a map or a list
 MOST_RUNS = 240  # before the search ends with whole groups
+FEWEST_RUNS = 5  # that tell whether any activation costs too much
 
 
 class KeepActivationsFloatOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -83,12 +86,13 @@ class KeepActivationsFloat(Pass[KeepActivationsFloatOptions]):
             groups.setdefault(like, []).append(name)
         if not groups:
             return PassResult(self.name, notes=("no activation is quantized",))
+        if workspace.deadline.past(SEARCHED):
+            workspace.deadline.cut("no activation was looked for that should stay in float")
+            return PassResult(self.name, notes=("no time was left to measure what activations cost",))
         qparams = activation_qparams(settings)
         scales = {name: qparams(*ranges[like])[0] for name, like in sites.tensors.items()}
         try:
-            batch = statistics_batch(graph, workspace.inputs, settings.seed, self.options.images)
-            feeds = dict(batch.first(self.options.images).feeds)  # the user's own may be more than asked for
-            feeds.update(_filling_a_part(workspace, feeds))
+            feeds = _feeds(workspace, self.options.images)
             network = ToggledRounding(workspace, scales, list(groups.values()), feeds)
         except ModelError as error:
             unknown = f"its outputs cannot be measured: {error}"
@@ -106,7 +110,7 @@ class KeepActivationsFloat(Pass[KeepActivationsFloatOptions]):
             return known[key]
 
         before = loss_of(range(len(groups)))
-        found = costliest(lambda chosen: _budget_share(loss_of(chosen)), len(groups), self.options.budget, MOST_RUNS)
+        found = _costliest(workspace, lambda chosen: _budget_share(loss_of(chosen)), len(groups), self.options.budget)
         names, taken, bits = list(groups), set(found.all), settings.activation_bits
         after = loss_of([i for i in range(len(groups)) if i not in taken])
         kept, strangers = _asked_for(self.options.tensors, sites.tensors, groups)
@@ -127,6 +131,23 @@ class KeepActivationsFloat(Pass[KeepActivationsFloatOptions]):
             notes[0] += f", {100 * after.share_of_variance:.2g} % without {len(taken)} of {len(groups)}"
         notes += (*strangers, *network.notes, *_passed_over(network))
         return PassResult(self.name, refusals=refusals, notes=tuple(notes))
+
+
+def _feeds(workspace: Workspace, images: int) -> dict[str, Array]:
+    """Of so many images, those that there is time for."""
+    images = images_in_time(workspace, images, SEARCHED, FEWEST_RUNS)
+    batch = statistics_batch(workspace.graph, workspace.inputs, workspace.settings.seed, images)
+    feeds: dict[str, Array] = dict(batch.first(images).feeds)  # the user's own may be more than asked for
+    return feeds | _filling_a_part(workspace, feeds)
+
+
+def _costliest(workspace: Workspace, cost: Callable[[Sequence[int]], float], count: int, budget: float) -> Costliest:
+    """The search, as far as there is time."""
+    deadline = workspace.deadline
+    found = costliest(cost, count, budget, MOST_RUNS, lambda: deadline.past(SEARCHED))
+    if found.together and deadline.past(SEARCHED):
+        deadline.cut("the search for activations that stay in float")
+    return found
 
 
 def _asked_for(

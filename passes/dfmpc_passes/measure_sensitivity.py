@@ -9,11 +9,13 @@ import msgspec
 from dfmpc_onnx.errors import Unknown
 from dfmpc_onnx.graph.compared_outputs import compared_tensors
 from dfmpc_onnx.numerics.least_squares import RIDGE
+from dfmpc_onnx.pipeline.deadline import MEASURED
 from dfmpc_onnx.pipeline.facts import BitPlan, Layers, Sensitivity
 from dfmpc_onnx.pipeline.manager import Pass, PassResult, Rewrite
 from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.quantization.image_count import RUNS_OF_A_WALK
 from dfmpc_onnx.quantization.layer_rebuilder import ReconstructLayersOptions
-from dfmpc_onnx.quantization.sensitivity import Estimator, SensitivityMeter
+from dfmpc_onnx.quantization.sensitivity import Estimator, SensitivityMeter, runs_of_variants
 from dfmpc_onnx.quantization.statistics_source import statistics_source
 from dfmpc_onnx.statistics.engines import registration
 
@@ -70,7 +72,8 @@ class MeasureSensitivity(Pass[MeasureSensitivityOptions]):
         if not (free or workspace.settings.weights.auto):
             workspace.put(Sensitivity((), options.estimator, "no layer whose width is free"))
             return PassResult(self.name)
-        source = statistics_source(workspace, options.statistics, options.images, made=True)
+        runs = RUNS_OF_A_WALK + runs_of_variants(len(workspace.get(Layers).quantizable))
+        source = statistics_source(workspace, options.statistics, options.images, made=True, share=MEASURED, runs=runs)
         rounding = ReconstructLayersOptions(options.statistics, options.images, ridge=options.ridge)
         meter = SensitivityMeter(workspace, source, options.estimator, rounding)
         notes = compared_tensors(workspace.graph).notes

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from dfmpc_onnx.errors import Unknown
+from dfmpc_onnx.pipeline.deadline import MEASURED
 from dfmpc_onnx.pipeline.facts import BitPlan, Codes, Layers, MeasuredRanges
 from dfmpc_onnx.pipeline.manager import CannotGoOn, Pass, PassResult
 from dfmpc_onnx.pipeline.refusals import Reason
@@ -68,6 +69,8 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
         rebuilder.ranges.update(source.ranges)
         rebuilder.pooled = pool_uses(workspace, self.options, layers, plan, source.engine)
         workspace.put(Codes({}))
+        if not self.reads_images() and workspace.deadline.past(MEASURED):
+            raise Unknown("no time was left")
         wanted = frozenset(name for name in layers if plan[name].bits != FLOAT)
         walk(workspace.graph, engine, rebuilder, wanted, GraphWriter(workspace.graph, workspace.set_weight))
         workspace.put(MeasuredRanges(rebuilder.ranges, rebuilder.reach.bounds))

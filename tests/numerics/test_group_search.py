@@ -99,3 +99,8 @@ def test_of_many_that_are_found_what_is_left_is_measured_now_and_then():
     found = costliest(cost, 192, 20.5, 10_000).singly
     assert found == list(range(189, 189 - 3 * 45, -3))  # the fewest, costliest first
     assert sum(len(chosen) > 192 // 2 for chosen in calls) < 25
+
+
+def test_once_it_is_late_whole_groups_are_taken():
+    found = costliest(lambda chosen: float(len(chosen)), 16, 4.0, 1000, late=lambda: True)
+    assert not found.singly and len(found.all) >= 12

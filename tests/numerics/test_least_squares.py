@@ -118,6 +118,18 @@ def test_least_squares_is_the_ridge_regression_on_the_patches(seed, ridge):
         np.testing.assert_allclose(got[g], want, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("n", [1, 7, 20, 21, 400])
+def test_with_few_patches_it_is_the_same_fit_solved_in_patches(n):
+    """Of 40 entries: from 20 patches on in entries, below in patches, block by block where they are many."""
+    weight, x, y = random_streams(n, n=n, k=800 if n == 400 else 40)
+    sampled = SampledMoments.of(x, y)
+    count = np.float32(n)
+    hat, cross = (a.transpose(0, 2, 1).astype(np.float64) @ y / count for a in (y, x))
+    given_moments = GivenMoments(hat, sampled.mean, sampled.mean_hat, sampled.shrinkage, n, cross, hat)
+    found, wanted = (least_squares(weight, moments) for moments in (sampled, given_moments))
+    np.testing.assert_allclose(found, wanted, atol=2e-4 * np.abs(wanted - weight).max())
+
+
 @given(seeds)
 def test_least_squares_repairs_what_it_can(seed):
     weight, x, y = random_streams(seed)

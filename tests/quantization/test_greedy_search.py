@@ -99,3 +99,8 @@ def test_what_ends_the_process_ends_more_than_the_search() -> None:
 
     with pytest.raises(Ended):
         greedy_search(table(), 60_000, ended)
+
+
+def test_once_it_is_late_no_step_is_made() -> None:
+    found = greedy_search(table(), 10, damage_of, late=lambda: True)
+    assert (found.finished, found.steps, found.runs) == (False, 0, 0)

@@ -1,0 +1,90 @@
+"""A limit on the time of a run: a whole file however little there is, and what was cut short. No test looks at a real
+clock: each look at the time takes a second of it."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import pathlib
+import tomllib
+
+import onnx
+import pytest
+
+import dfmpc_onnx
+from dfmpc_onnx.pipeline.deadline import Deadline
+from tests.graphs import chain
+
+
+@pytest.fixture
+def ticking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that is a second later each time that it is read."""
+    for name in ("quantize", "plan"):
+        module = importlib.import_module(f"dfmpc_onnx.api.{name}")
+        monkeypatch.setattr(module, "Deadline", lambda seconds: Deadline(seconds, itertools.count().__next__))
+
+
+def small(seconds: float | None, output: pathlib.Path | None = None, **options: object) -> dfmpc_onnx.Quantized:
+    return dfmpc_onnx.quantize(chain(), output, preprocess="unit", threads=1, max_seconds=seconds, **options)
+
+
+@pytest.mark.usefixtures("ticking")
+@pytest.mark.parametrize("recipe", ["mixed", "int8", "closed-form"])
+def test_without_any_time_a_whole_file_is_written_and_checked_the_shortest_way(
+    recipe: str, tmp_path: pathlib.Path
+) -> None:
+    made = small(0.001, tmp_path / "out.onnx", recipe=recipe)
+    report = made.report
+    onnx.checker.check_model(onnx.load(tmp_path / "out.onnx"))
+    assert report.fidelity is not None and report.fidelity.images == 1
+    assert report.max_seconds == 0.001 and all(layer.bits <= 8 for layer in report.layers if not layer.refused)
+    said = [warning for warning in report.warnings if warning.startswith("max-seconds 0.001: ")]
+    assert len(said) == 1 and all(cut in said[0] for cut in report.cut_short)
+    if recipe == "mixed":
+        assert report.cut_short == (
+            "statistics from 1 of 64 images",
+            f"layers whose losses were taken as usual: {len(report.layers)}",
+            "what each layer does to the outputs was not measured",
+            f"weights rounded to the nearest level: {len(report.layers)}",
+            "no activation was looked for that should stay in float",
+            "the closing check on 1 of 64 inputs",
+        )
+
+
+@pytest.mark.usefixtures("ticking")
+def test_the_same_answers_of_the_clock_give_the_same_file() -> None:
+    first, second = small(30), small(30)
+    assert first.report.cut_short == second.report.cut_short != ()
+    assert first.model == second.model
+
+
+@pytest.mark.usefixtures("ticking")
+def test_with_time_enough_the_file_is_that_without_a_limit() -> None:
+    free, limited = small(None), small(1e6)
+    assert limited.report.cut_short == () and limited.model == free.model
+    assert not any(warning.startswith("max-seconds") for warning in limited.report.warnings)
+
+
+@pytest.mark.usefixtures("ticking")
+def test_a_size_is_met_however_little_time_there_is() -> None:
+    usual = small(None, mean_bits=6)
+    made = small(0.001, max_size=usual.report.bytes)
+    assert made.report.bytes <= usual.report.bytes
+
+
+@pytest.mark.usefixtures("ticking")
+def test_a_plan_without_any_time_is_a_plan_and_says_what_is_missing(tmp_path: pathlib.Path) -> None:
+    out = tmp_path / "plan.toml"
+    found = dfmpc_onnx.plan(chain(), out, mean_bits=6, preprocess="unit", threads=1, max_seconds=0.001)
+    assert tomllib.loads(out.read_text()) and any("not measured" in warning for warning in found.warnings)
+
+
+def test_a_plan_from_a_table_takes_no_limit(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(dfmpc_onnx.OptionError, match="leave out --max-seconds"):
+        dfmpc_onnx.plan(table_from=tmp_path / "plan.toml", max_seconds=1)
+
+
+@pytest.mark.parametrize("seconds", [0, -2, float("nan")])
+def test_no_time_at_all_is_no_limit(seconds: float) -> None:
+    with pytest.raises(dfmpc_onnx.OptionError, match=r"max-seconds .*: give a number of seconds above 0"):
+        small(seconds)
