@@ -41,6 +41,7 @@ from dfmpc_onnx.statistics.averaged_vectors import averaged_vectors
 from dfmpc_onnx.statistics.gated_ranges import cap_gated
 from dfmpc_onnx.statistics.hidden_of_heads import hidden_of_heads
 from dfmpc_onnx.statistics.independent_moments import NOT_NEEDED, propagate
+from dfmpc_onnx.statistics.normalized_sums import bounds_of_sums
 from dfmpc_onnx.statistics.reach_followers import widened
 from dfmpc_onnx.statistics.stated_reach import stated_reach
 
@@ -59,7 +60,9 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
 
     Why: behind a BatchNormalization a channel is N(beta, gamma^2) up to its shape, so mean +- 8 deviations, through the
     activation, holds all but rare outliers. Where it normalizes what a Relu has cut the tail is longer: 4 deviations of
-    the Gaussian that had these moments when it was cut. Elsewhere 1.5 times the 0.01 and 99.99 percentile on procedural
+    the Gaussian that had these moments when it was cut. What is added of such outputs, with no activation between,
+    reaches at most 8 deviations of the sum, whose variances add: what lies beyond are a few positions whose channels
+    saturate behind it. Elsewhere 1.5 times the 0.01 and 99.99 percentile on procedural
     images count where they were measured, twice for vectors, three times for what Convs make maps of scores of: a
     picture of a thing excites what has learnt it more than one of nothing does, the more the deeper. Where nothing was
     measured, propagated moments count: a sum adds means and variances. Behind the last layers, and for averages over a
@@ -148,6 +151,9 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
                 least, most = (LONGEST_REACH * bound for bound in measured[name])
                 low, high = min(max(derived[0], least), low), max(min(derived[1], most), high)
             ranges[name] = max(low, float(m.low.min())), min(high, float(m.high.max()))
+        for name, (low, high) in bounds_of_sums(graph, known, self.options.deviations).items():
+            if name in ranges:
+                ranges[name] = max(low, ranges[name][0]), min(high, ranges[name][1])
         return ranges
 
 

@@ -188,3 +188,14 @@ def test_a_vector_behind_an_average_reaches_three_times_as_far_at_most_where_its
     found, seen, space = measured(net.model(net.conv(net.node("Mul", x, gate), 4)))
     assert space.get(MeasuredRanges).reach["conv2"][1] > 10 * seen["relu2"][1]
     assert found["relu2"] == (0, pytest.approx(3 * seen["relu2"][1]))
+
+
+def test_a_sum_of_normalized_tensors_reaches_no_further_than_its_deviations_though_a_sample_does():
+    net = graphs.Net()
+    first = net.norm(net.conv("x", 8))
+    model = net.model(net.tail(net.conv(net.node("Add", net.norm(net.conv(net.relu(first), 8)), first), 8)))
+    found, seen, space = measured(model, deviations=1.0, reach=4.0)
+    (g1, b1), (g2, b2) = (parameters(space, norm) for norm in ("norm1", "norm2"))
+    deviation = np.sqrt(g1**2 + g2**2)
+    assert found["add1"] == pytest.approx(((b1 + b2 - deviation).min(), (b1 + b2 + deviation).max()), rel=0.05)
+    assert 4 * seen["add1"][1] > found["add1"][1]
