@@ -25,6 +25,7 @@ from dfmpc_onnx.pipeline.manager import Pass
 from dfmpc_onnx.pipeline.progress import Progress
 from dfmpc_onnx.pipeline.recipe import Recipe
 from dfmpc_onnx.pipeline.settings import (
+    FEW_BITS,
     LayerOverride,
     Settings,
     WeightBits,
@@ -33,6 +34,7 @@ from dfmpc_onnx.pipeline.settings import (
     parse_input_ranges,
     parse_input_shapes,
 )
+from dfmpc_onnx.pipeline.target_rules import Activations, Target, with_few_bits
 from dfmpc_onnx.pipeline.targets import parse_target
 from dfmpc_onnx.pipeline.workspace import Workspace, resolve_inputs
 from dfmpc_onnx.statistics.batch_axis import with_free_batch
@@ -161,12 +163,8 @@ def parse_settings(
     numbers = recipe.activation_bits if activations is None else parse_activations(activations)
     if activations is None and numbers == "8":  # which a recipe has that states nothing
         numbers = provider.activations
-    if numbers != "none" and int(numbers) not in provider.activation_bits:
-        known = ", ".join(map(str, provider.activation_bits))
-        raise OptionError(f"activations {numbers}: {provider.name} takes {known} bits; give one of these, or none")
-    if reduce_range and numbers == "none":
-        raise OptionError("reduce-range: activations stay in float, so no sum of products can overflow; leave it out")
-    return Settings(
+    _check_activations(numbers, provider, reduce_range=bool(reduce_range))
+    settings = Settings(
         weights=recipe.weight_bits if weights is None else WeightBits.parse(str(weights)),
         activations=numbers,
         layers=tuple(LayerOverride.parse(item) for item in texts(layers)),
@@ -181,6 +179,18 @@ def parse_settings(
         float16=provider.float_type == "float16",
         target=provider,
     )
+    return settings if settings.few_bits is None else dataclasses.replace(settings, target=with_few_bits(provider))
+
+
+def _check_activations(numbers: Activations, provider: Target, *, reduce_range: bool) -> None:
+    """Raise OptionError where a target does not take activations of such bits, or has no use for a reduced range."""
+    wanted = {FEW_BITS, 8} if numbers == "auto" else set() if numbers == "none" else {int(numbers)}
+    if not wanted <= set(provider.activation_bits):
+        known = ", ".join(map(str, provider.activation_bits))
+        raise OptionError(f"activations {numbers}: {provider.name} takes {known} bits; give one of these, or none")
+    if reduce_range and numbers not in ("8", "16"):
+        kept = "activations stay in float" if numbers == "none" else "layers compute in float"
+        raise OptionError(f"reduce-range: {kept}, so no sum of products can overflow; leave it out")
 
 
 def with_float16(settings: Settings, fp16: bool | None) -> Settings:

@@ -6,7 +6,7 @@ import dataclasses
 import fnmatch
 import re
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from dfmpc_onnx.errors import OptionError, shown
 from dfmpc_onnx.inputs.preprocess import Preprocess
@@ -19,9 +19,11 @@ FLOAT: Literal["float"] = "float"
 ASKED = "as asked with --layer"  # why a layer has a width that the user gave it
 BitWidth = float | Literal["ternary"]  # 2 to 8, and what blocks of 5 and of 3 codes to a byte take
 WEIGHT_WIDTHS = ("1.6", "2", "2.67", "3", "4", "5", "6", "7", "8")  # as a user writes them
+ACTIVATIONS: tuple[Activations, ...] = get_args(Activations)  # as a user writes them
 NUMBER = "|".join(re.escape(width) for width in sorted(WEIGHT_WIDTHS, reverse=True))
 LARGEST_BOUND = 1e8  # of an input: statistics measure nothing larger
-OPSET_OF_8_BITS, OPSET_OF_16_BITS = 13, 21  # whose Q/DQ take an axis; whose codes may have 16 bits
+OPSET_OF_8_BITS, OPSET_OF_OTHERS = 13, 21  # whose Q/DQ take an axis; whose codes may have 4 or 16 bits
+FEW_BITS = 4  # of activations where 8 bits may be too many
 REDUCED_BITS = 7  # 2 * 255 * 64 fits into 16 bits, 2 * 255 * 128 does not
 
 
@@ -201,12 +203,12 @@ def _size(text: str) -> tuple[int | None, float | None]:
 
 
 def parse_activations(text: str | int) -> Activations:
-    """Bits of the activations, 8, 16 or "none"; raises OptionError for anything else."""
-    known: dict[str, Activations] = {"8": "8", "16": "16", "none": "none"}
+    """Bits of the activations, 2 to 8, 16, "auto" or "none"; raises OptionError for anything else."""
     word = str(text).lower()
-    if word not in known:
-        raise OptionError(f"activations '{text}': not understood; give 8, 16 or none")
-    return known[word]
+    for known in ACTIVATIONS:
+        if word == known:
+            return known
+    raise OptionError(f"activations '{shown(str(text))}': not understood; give 4, 8, 16, auto or none")
 
 
 def parse_input_shapes(items: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -270,13 +272,20 @@ class Settings:
 
     @property
     def activation_bits(self) -> Literal[8, 16]:
-        """The bits of activations where they are quantized."""
+        """The bits of activations where they are quantized, and do not have few bits."""
         return 16 if self.activations == "16" else 8
+
+    @property
+    def few_bits(self) -> int | None:
+        """The bits, below 8, of what layers may read; None where all have `activation_bits`."""
+        if self.activations == "auto":
+            return FEW_BITS
+        return int(self.activations) if self.activations not in ("8", "16", "none") else None
 
     @property
     def lowest_opset(self) -> int:
         """The first opset whose QuantizeLinear gives such codes."""
-        return OPSET_OF_16_BITS if self.activations == "16" else OPSET_OF_8_BITS
+        return OPSET_OF_8_BITS if self.activations in ("8", "none") else OPSET_OF_OTHERS
 
     @property
     def limits_pairs(self) -> bool:
