@@ -25,7 +25,7 @@ from dfmpc_onnx.pipeline.manager import Pass
 from dfmpc_onnx.pipeline.progress import Progress
 from dfmpc_onnx.pipeline.recipe import Recipe
 from dfmpc_onnx.pipeline.settings import (
-    FEW_BITS,
+    FEW_ACTIVATION_BITS,
     LayerOverride,
     Settings,
     WeightBits,
@@ -184,9 +184,9 @@ def parse_settings(
 
 def _check_activations(numbers: Activations, provider: Target, *, reduce_range: bool) -> None:
     """Raise OptionError where a target does not take activations of such bits, or has no use for a reduced range."""
-    wanted = {FEW_BITS, 8} if numbers == "auto" else set() if numbers == "none" else {int(numbers)}
+    wanted = {FEW_ACTIVATION_BITS, 8} if numbers == "auto" else set() if numbers == "none" else {int(numbers)}
     if not wanted <= set(provider.activation_bits):
-        known = ", ".join(map(str, provider.activation_bits))
+        known = " or ".join(map(str, provider.activation_bits))
         raise OptionError(f"activations {numbers}: {provider.name} takes {known} bits; give one of these, or none")
     if reduce_range and numbers not in ("8", "16"):
         kept = "activations stay in float" if numbers == "none" else "layers compute in float"

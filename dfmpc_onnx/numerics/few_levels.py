@@ -18,8 +18,8 @@ from dfmpc_onnx.numerics.moments import normal_cdf
 BINS = 512  # of a histogram
 NARROWEST = 16.0  # how much less than the whole of the values a grid may span
 STEP = 1.05  # between the scales that are tried first
-FINE = np.linspace(1 / STEP, STEP, 9)  # and around the best of them
-FARTHEST = 8.0  # deviations of a channel that a histogram by moments reaches
+FINE_STEPS = np.linspace(1 / STEP, STEP, 9)  # and around the best of them
+GAUSSIAN_ENDS = 8.0  # deviations of a channel that a histogram by moments reaches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +79,8 @@ class Histogram:
         A cut channel is taken as the Gaussian of these moments with what lies beyond a bound put on it.
         """
         std = np.sqrt(np.maximum(variance, 0.0))
-        bottom = np.maximum(mean - FARTHEST * std, low)
-        top = np.minimum(mean + FARTHEST * std, high)
+        bottom = np.maximum(mean - GAUSSIAN_ENDS * std, low)
+        top = np.minimum(mean + GAUSSIAN_ENDS * std, high)
         edges = np.linspace(float(bottom.min()), float(top.max()), BINS + 1)
         if not edges[0] < edges[-1]:
             return cls(edges[:1], np.ones(1))
@@ -114,7 +114,7 @@ def _best(histogram: Histogram, zero: int, lowest: int, bits: int) -> tuple[floa
     whole = max(-histogram.values[0] / below if below else 0.0, histogram.values[-1] / above if above else 0.0)
     count = int(np.ceil(np.log(NARROWEST) / np.log(STEP)))
     error, scale = _least(histogram, whole * STEP ** -np.arange(count + 1.0), -below, above)
-    error, scale = min((error, scale), _least(histogram, scale * FINE, -below, above))
+    error, scale = min((error, scale), _least(histogram, scale * FINE_STEPS, -below, above))
     return error, scale, zero
 
 

@@ -19,11 +19,11 @@ FLOAT: Literal["float"] = "float"
 ASKED = "as asked with --layer"  # why a layer has a width that the user gave it
 BitWidth = float | Literal["ternary"]  # 2 to 8, and what blocks of 5 and of 3 codes to a byte take
 WEIGHT_WIDTHS = ("1.6", "2", "2.67", "3", "4", "5", "6", "7", "8")  # as a user writes them
-ACTIVATIONS: tuple[Activations, ...] = get_args(Activations)  # as a user writes them
+ACTIVATION_WIDTHS: tuple[Activations, ...] = get_args(Activations)  # as a user writes them
 NUMBER = "|".join(re.escape(width) for width in sorted(WEIGHT_WIDTHS, reverse=True))
 LARGEST_BOUND = 1e8  # of an input: statistics measure nothing larger
 OPSET_OF_8_BITS, OPSET_OF_OTHERS = 13, 21  # whose Q/DQ take an axis; whose codes may have 4 or 16 bits
-FEW_BITS = 4  # of activations where 8 bits may be too many
+FEW_ACTIVATION_BITS = 4  # of activations where 8 bits may be too many
 REDUCED_BITS = 7  # 2 * 255 * 64 fits into 16 bits, 2 * 255 * 128 does not
 
 
@@ -205,7 +205,7 @@ def _size(text: str) -> tuple[int | None, float | None]:
 def parse_activations(text: str | int) -> Activations:
     """Bits of the activations, 2 to 8, 16, "auto" or "none"; raises OptionError for anything else."""
     word = str(text).lower()
-    for known in ACTIVATIONS:
+    for known in ACTIVATION_WIDTHS:
         if word == known:
             return known
     raise OptionError(f"activations '{shown(str(text))}': not understood; give 4, 8, 16, auto or none")
@@ -279,7 +279,7 @@ class Settings:
     def few_bits(self) -> int | None:
         """The bits, below 8, of what layers may read; None where all have `activation_bits`."""
         if self.activations == "auto":
-            return FEW_BITS
+            return FEW_ACTIVATION_BITS
         return int(self.activations) if self.activations not in ("8", "16", "none") else None
 
     @property

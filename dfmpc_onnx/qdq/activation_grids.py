@@ -7,11 +7,13 @@ from collections.abc import Callable, Collection
 
 import ml_dtypes
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 from onnx import numpy_helper
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from dfmpc_onnx.graph.query import nodes_by_name
+from dfmpc_onnx.model.protos import op_of
 from dfmpc_onnx.numerics.arrays import Array
 from dfmpc_onnx.numerics.few_levels import FewLevels
 from dfmpc_onnx.numerics.ranges import QParams, power_of_two_qparams, signed_qparams, unsigned_qparams
@@ -48,6 +50,13 @@ def qparams_of(grid: FewLevels) -> QParams:
     """Scale and zero point of a grid of 16 levels, in the type of its codes."""
     kind = ml_dtypes.int4 if grid.lowest < 0 else ml_dtypes.uint4
     return np.float32(grid.scale), kind(grid.zero_point)
+
+
+def rounds_to_4_bits(model: onnx.ModelProto) -> bool:
+    """Whether a QuantizeLinear of a model gives 4-bit codes."""
+    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    zeros = [node.input[2] for node in model.graph.node if op_of(node) == "QuantizeLinear" and len(node.input) > 2]
+    return any(kinds.get(name) in (onnx.TensorProto.UINT4, onnx.TensorProto.INT4) for name in zeros)
 
 
 def constant_of(name: str, values: Array) -> gs.Constant:

@@ -20,7 +20,7 @@ from dfmpc_onnx.graph.query import (
 )
 from dfmpc_onnx.pipeline.facts import Layers
 
-NARROW = frozenset({np.dtype(ml_dtypes.uint4), np.dtype(ml_dtypes.int4)})  # codes that no integer kernel takes
+FOUR_BITS = frozenset({np.dtype(ml_dtypes.uint4), np.dtype(ml_dtypes.int4)})  # codes that no integer kernel takes
 
 
 def pool_floats(graph: gs.Graph, pools: frozenset[str], own: set[int], names: Namer) -> None:
@@ -103,7 +103,7 @@ def part_from_quantizers(graph: gs.Graph, names: Namer) -> None:
     """
     before: dict[int, list[gs.Node]] = {}
     for node in graph.nodes:
-        if not quantizes(node) or not has_input(node, 2) or element_type(node.inputs[2]) not in NARROW:
+        if not quantizes(node) or not has_input(node, 2) or element_type(node.inputs[2]) not in FOUR_BITS:
             continue
         source = producer(node.inputs[0])
         while source is not None and op_of(source) in ("Relu", "Clip"):  # dropped where the codes imply them

@@ -13,7 +13,7 @@ from dfmpc_onnx.numerics.moments import ChannelMoments
 from dfmpc_onnx.pipeline.facts import Layers
 from dfmpc_onnx.pipeline.workspace import Workspace
 
-MOST_VALUES = 2**18  # of a tensor, for its histogram
+VALUES_OF_A_HISTOGRAM = 2**18  # of a tensor, for its histogram
 
 
 def tensors_of_few_bits(graph: gs.Graph, layers: Layers) -> frozenset[str]:
@@ -48,10 +48,10 @@ class InputGrids:
             return x
         if tensor not in self._found:
             flat = x.reshape(-1)
-            step = max(1, flat.size // MOST_VALUES) | 1  # an odd step visits every column of an even-sized map
-            self._found[tensor] = least_error_grid(
-                Histogram.of(flat[::step]), self._bits, symmetric=self._symmetric
-            )
+            step = (
+                max(1, flat.size // VALUES_OF_A_HISTOGRAM) | 1
+            )  # an odd step visits every column of an even-sized map
+            self._found[tensor] = least_error_grid(Histogram.of(flat[::step]), self._bits, symmetric=self._symmetric)
         return self._found[tensor].rounded(x)
 
 

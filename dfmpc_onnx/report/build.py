@@ -125,7 +125,7 @@ def _layer_reports(workspace: Workspace) -> tuple[LayerReport, ...]:
                 refused=bits.why if bits.bits == FLOAT else None,
                 stored_bits=packed.get(layer.name, 32),
                 ternary=weight.ternary if weight else False,
-                integer=layer.name in integer,
+                integer=layer.name in integer and workspace.settings.few_bits is None,
                 weights=layer.size,
                 why=bits.why,
                 refused_code=bits.code if bits.bits == FLOAT else None,
