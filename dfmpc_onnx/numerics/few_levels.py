@@ -9,6 +9,7 @@ Gaussians between bounds.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -125,3 +126,24 @@ def _least(histogram: Histogram, scales: Float, low: int, high: int) -> tuple[fl
     errors = np.square(steps * scales[:, None] - histogram.values) @ histogram.shares
     best = int(errors.argmin())
     return float(errors[best]), float(scales[best])
+
+
+RATIOS = np.linspace(-4.0, 4.0, 33)  # of mean to deviation, of Gaussians that are cut at 0
+
+
+@functools.cache
+def _ends_of_cut(bits: int) -> Float:
+    """Where the best levels of ``max(u, 0)`` end, u of N(r, 1) for each of `RATIOS`."""
+    one, none = np.ones(1), np.zeros(1)
+    cut = (Histogram.of_moments(r * one, one, none, np.full(1, np.inf)) for r in RATIOS)
+    return np.array([least_error_grid(histogram, bits).ends[1] for histogram in cut])
+
+
+def best_end(mean: Float, std: Float, bits: int) -> Float:
+    """Where ``2**bits`` levels from 0 on end that lose least of ``max(u, 0)``, u of N(mean, std^2): all ``[channels]``.
+
+    A channel that is always 0, or never, is taken as one that is so to four deviations.
+    """
+    ratio = mean / np.maximum(std, 1e-30)
+    ends: Float = std * np.interp(ratio, RATIOS, _ends_of_cut(bits)) + np.maximum(mean - RATIOS[-1] * std, 0.0)
+    return ends
