@@ -34,7 +34,7 @@ from dfmpc_onnx.pipeline.settings import (
     parse_input_ranges,
     parse_input_shapes,
 )
-from dfmpc_onnx.pipeline.target_rules import Activations, Target, with_few_bits
+from dfmpc_onnx.pipeline.target_rules import Activations, Target
 from dfmpc_onnx.pipeline.targets import parse_target
 from dfmpc_onnx.pipeline.workspace import Workspace, resolve_inputs
 from dfmpc_onnx.statistics.batch_axis import with_free_batch
@@ -80,6 +80,10 @@ def take_in(
     runs = any(step.may_read_images for step in pipeline)
     if settings.images is not None and not runs:
         raise OptionError(f"images: recipe {recipe.name} runs no network, so it cannot use them; leave them out")
+    if settings.activations == "auto" and not runs:
+        raise OptionError(
+            f"activations auto: recipe {recipe.name} runs no network, so it measures no cost of few bits; give 4 or 8"
+        )
     progress.expect(ENDS + len(pipeline))
     progress.begin("load")
     source = load(model)
@@ -164,7 +168,7 @@ def parse_settings(
     if activations is None and numbers == "8":  # which a recipe has that states nothing
         numbers = provider.activations
     _check_activations(numbers, provider, reduce_range=bool(reduce_range))
-    settings = Settings(
+    return Settings(
         weights=recipe.weight_bits if weights is None else WeightBits.parse(str(weights)),
         activations=numbers,
         layers=tuple(LayerOverride.parse(item) for item in texts(layers)),
@@ -179,7 +183,6 @@ def parse_settings(
         float16=provider.float_type == "float16",
         target=provider,
     )
-    return settings if settings.few_bits is None else dataclasses.replace(settings, target=with_few_bits(provider))
 
 
 def _check_activations(numbers: Activations, provider: Target, *, reduce_range: bool) -> None:

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from dfmpc_onnx.errors import OptionError, shown
 from dfmpc_onnx.inputs.preprocess import Preprocess
 from dfmpc_onnx.pipeline.measured_noise import NOT_MEASURED, MeasuredNoise
-from dfmpc_onnx.pipeline.target_rules import Activations, Target
+from dfmpc_onnx.pipeline.target_rules import Activations, Target, with_few_bits
 from dfmpc_onnx.pipeline.targets import CPU_TARGET
 
 TERNARY: Literal["ternary"] = "ternary"
@@ -251,7 +251,7 @@ class Settings:
     `Workspace.inputs`. by_hand: whether the user, and not the recipe, chose the weights or a layer's;
     activations_given: the same of the activations. reduce_range: whether 8-bit weights take 7 bits between quantized
     activations, whose products processors without VNNI add up in 16 bits, two by two. float16: whether what is not
-    quantized is written in float16, where it fits.
+    quantized is written in float16, where it fits. target: its rules, those `with_few_bits` where that is so.
     budget: what all weights together may take or cost.
     """
 
@@ -269,6 +269,10 @@ class Settings:
     float16: bool = False
     target: Target = CPU_TARGET
     budget: WeightBudget = NO_BUDGET
+
+    def __post_init__(self) -> None:
+        if self.few_bits is not None:
+            object.__setattr__(self, "target", with_few_bits(self.target))
 
     @property
     def activation_bits(self) -> Literal[8, 16]:

@@ -99,16 +99,16 @@ def part_from_quantizers(graph: gs.Graph, names: Namer) -> None:
 
     onnxruntime (seen in 1.20 and 1.32) makes a QLinearConv of a layer between a DequantizeLinear and a QuantizeLinear
     of any one type, and moves a QuantizeLinear in front of what only moves values; it then refuses the 4-bit codes that
-    these kernels do not take, and the file does not load. May go when that is fixed.
+    these kernels do not take. It compares a Clip with the range of the codes, and knows none of 4 bits. The file does
+    not load then. May go when that is fixed.
     """
     before: dict[int, list[gs.Node]] = {}
     for node in graph.nodes:
         if not quantizes(node) or not has_input(node, 2) or element_type(node.inputs[2]) not in FOUR_BITS:
             continue
         source = producer(node.inputs[0])
-        while source is not None and op_of(source) in ("Relu", "Clip"):  # dropped where the codes imply them
-            source = producer(source.inputs[0])
-        if source is not None and (is_weighted(source) or keeps_scale(source)):
+        clips = source is not None and op_of(source) in ("Relu", "Clip")
+        if source is not None and (clips or is_weighted(source) or keeps_scale(source)):
             same = gs.Variable(names(f"{node.name}.float"))
             before[id(node)] = [gs.Node("Max", same.name, {}, [node.inputs[0]], [same])]
             node.inputs[0] = same

@@ -30,7 +30,6 @@ from dfmpc_onnx.statistics.independent_moments import propagate
 
 FAINTEST_CHANNEL = 1 / 32  # of the median reach: what reaches less is taken to reach as far as that
 LEVEL_SPAN = 5.4  # deviations that the best 16 levels of a Gaussian span
-Known = Mapping[str, ChannelMoments]
 
 
 def level_channels(workspace: Workspace, layers: Mapping[str, Layer], bits: int) -> list[Rewrite]:
@@ -66,7 +65,7 @@ class _Level:
     """One group of channels, and what is done to it."""
 
     group: JoinedChannels
-    known: Known
+    known: Mapping[str, ChannelMoments]
     layers: Mapping[str, Layer]
     bits: int
     weight_bits: float

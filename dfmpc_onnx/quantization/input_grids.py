@@ -1,31 +1,36 @@
-"""Which tensors layers may read with few bits, and on which grids: from what the quantized network makes of images."""
+"""Which tensors layers may read with few bits, and on which grids: by what the quantized network makes of images."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import onnx_graphsurgeon as gs
 
+from dfmpc_onnx.graph.output_layers import tail_tensors
 from dfmpc_onnx.graph.query import nodes_by_name
 from dfmpc_onnx.numerics.arrays import Float32
 from dfmpc_onnx.numerics.few_levels import FewLevels, Histogram, least_error_grid
 from dfmpc_onnx.numerics.moments import ChannelMoments
 from dfmpc_onnx.pipeline.facts import Layers
 from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.quantization.few_bit_choice import choose_few_bits
+from dfmpc_onnx.statistics.independent_moments import propagate
 
 VALUES_OF_A_HISTOGRAM = 2**18  # of a tensor, for its histogram
 
 
 def tensors_of_few_bits(graph: gs.Graph, layers: Layers) -> frozenset[str]:
-    """The tensors that only inner layers read as layers: what the first layers and the last read keeps its bits.
+    """The tensors that no layers read but inner ones: what the first reads, and those of the outputs, keeps 8 bits.
 
     So it is in the papers on activations of 4 bits. Whoever else reads such a tensor, as a sum, reads it in float.
     """
-    nodes = nodes_by_name(graph)
+    nodes, tail = nodes_by_name(graph), tail_tensors(graph)
     few: set[str] = set()
     others: set[str] = {tensor.name for tensor in graph.inputs}
     for layer in layers.quantizable:
-        (few if layer.position == "inner" else others).add(nodes[layer.name].inputs[0].name)
+        node = nodes[layer.name]
+        inner = layer.position == "inner" and node.outputs[0].name not in tail
+        (few if inner else others).add(node.inputs[0].name)
     return frozenset(few - others)
 
 
@@ -35,6 +40,11 @@ class InputGrids:
     def __init__(self, workspace: Workspace, bits: int) -> None:
         self._bits, self._symmetric = bits, workspace.settings.target.signed
         self._tensors = tensors_of_few_bits(workspace.graph, workspace.get(Layers))
+        self.notes: tuple[str, ...] = ()
+        if workspace.settings.activations == "auto":
+            known, _ = propagate(workspace.graph, workspace.inputs)
+            choice = choose_few_bits(workspace, grids_by_moments(workspace, known, bits))
+            self._tensors, self.notes = choice.tensors, (choice.note,)
         self._found: dict[str, FewLevels] = {}
 
     @property
@@ -62,10 +72,23 @@ def few_bit_grids(
 
     known: moments of the quantized network's tensors. Empty where no tensor shall have few bits.
     """
-    bits, found = workspace.settings.few_bits, dict(measured)
-    for name in sorted(tensors_of_few_bits(workspace.graph, workspace.get(Layers))) if bits is not None else ():
+    bits = workspace.settings.few_bits
+    if bits is None or workspace.settings.activations == "auto":
+        return dict(measured)
+    return grids_by_moments(workspace, known, bits, measured) | dict(measured)
+
+
+def grids_by_moments(
+    workspace: Workspace, known: Mapping[str, ChannelMoments], bits: int, but: Collection[str] = ()
+) -> dict[str, FewLevels]:
+    """The grids of what layers may read with so many bits, by moments alone; none where these are not known.
+
+    but: tensors that have a grid already.
+    """
+    found = {}
+    for name in sorted(tensors_of_few_bits(workspace.graph, workspace.get(Layers)) - set(but)):
         moments = known.get(name)
-        if name not in found and moments is not None and moments.mean.size and bits is not None:
+        if moments is not None and moments.mean.size:
             histogram = Histogram.of_moments(moments.mean, moments.variance, moments.low, moments.high)
             found[name] = least_error_grid(histogram, bits, symmetric=workspace.settings.target.signed)
     return found

@@ -77,7 +77,7 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
         warnings = source.warnings
         if workspace.settings.by_hand:
             warnings = (*warnings, *rebuilder.warnings(self.options.threshold))
-        notes = (source.note(engine.live.peak),)
+        notes = (source.note(engine.live.peak), *(grids.notes if grids else ()))
         return PassResult(self.name, tuple(rebuilder.rewrites), tuple(rebuilder.refusals), notes, warnings)
 
 
