@@ -168,10 +168,16 @@ def parse_settings(
     if activations is None and numbers == "8":  # which a recipe has that states nothing
         numbers = provider.activations
     _check_activations(numbers, provider, reduce_range=bool(reduce_range))
+    overrides = tuple(LayerOverride.parse(item) for item in texts(layers))
+    for override in overrides if numbers in ("8", "16", "none") else ():
+        if override.reads is not None:
+            raise OptionError(
+                f"layer {override}: activations have {numbers} bits; give --activations 4 or auto with it"
+            )
     return Settings(
         weights=recipe.weight_bits if weights is None else WeightBits.parse(str(weights)),
         activations=numbers,
-        layers=tuple(LayerOverride.parse(item) for item in texts(layers)),
+        layers=overrides,
         preprocess=parse_or_assume(preprocess),
         input_shapes=parse_input_shapes(texts(input_shapes)),
         input_ranges=parse_input_ranges(texts(input_ranges)),

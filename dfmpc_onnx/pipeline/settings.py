@@ -74,28 +74,34 @@ class WeightBits:
 
 @dataclasses.dataclass(frozen=True)
 class LayerOverride:
-    """``GLOB=BITS``, ``GLOB=ternary`` or ``GLOB=float``: the width of the layers whose name matches."""
+    """``GLOB=BITS``, ``GLOB=ternary`` or ``GLOB=float``: the width of the layers whose name matches.
+
+    ``GLOB=BITS/ACTIVATIONS`` states the bits of what they read as well: 4, or 8 where others read fewer.
+    """
 
     pattern: str
     bits: BitWidth | Literal["float"]
+    reads: int | None = None
 
     @classmethod
     def parse(cls, text: str) -> LayerOverride:
         pattern, sign, bits = text.rpartition("=")
-        bits = bits.lower()
-        if not sign or not pattern or not re.fullmatch(rf"ternary|float|{NUMBER}", bits):
+        match = re.fullmatch(rf"(float)|(ternary|{NUMBER})(?:/(4|8))?", bits.lower())
+        if not sign or not pattern or match is None:
             raise OptionError(
-                f"layer '{text}': not understood; give GLOB=BITS (1.6, 2, 2.67, 3 to 8), GLOB=ternary or GLOB=float"
+                f"layer '{text}': not understood; give GLOB=BITS (1.6, 2, 2.67, 3 to 8), GLOB=ternary or GLOB=float, "
+                "and for what it reads GLOB=BITS/4 or GLOB=BITS/8"
             )
-        if bits == "ternary":
-            return cls(pattern, TERNARY)
-        return cls(pattern, FLOAT) if bits == "float" else cls(pattern, bit_number(bits))
+        reads = int(match[3]) if match[3] else None
+        if match[1]:
+            return cls(pattern, FLOAT)
+        return cls(pattern, TERNARY if match[2] == TERNARY else bit_number(match[2]), reads)
 
     def matches(self, name: str) -> bool:
         return fnmatch.fnmatchcase(name, self.pattern)
 
     def __str__(self) -> str:
-        return f"{self.pattern}={self.bits}"
+        return f"{self.pattern}={self.bits}" + (f"/{self.reads}" if self.reads else "")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -100,6 +100,11 @@ def _advice(settings: Settings) -> tuple[str, ...]:
         return (
             f"the {settings.target.name} provider has no integer Conv: 8-bit activations are slower there than float",
         )
+    if settings.few_bits is not None:
+        return (
+            f"onnxruntime has no kernels for {settings.few_bits}-bit activations: what reads them runs in float, no "
+            "faster than in the float model",
+        )
     return ()
 
 

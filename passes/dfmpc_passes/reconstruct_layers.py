@@ -34,6 +34,10 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
     scaled to a mean square of 1. W stays as it is there, since what undoes the error in front of one use would be an
     error in another; biases and BatchNormalizations are corrected for each use.
 
+    Where layers read fewer than 8 bits, they read them here, on grids made from what the quantized network gives: H and
+    BatchNormalizations then hold the noise of rounding. W stays as it is, for the fit would weaken whatever barely
+    shows beside that noise on the images.
+
     With statistics = "gaussian" the moments come from covariance functions instead: no image, no run of the network.
 
     Requires: a bit plan.

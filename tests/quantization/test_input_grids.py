@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from dfmpc_onnx.numerics.few_levels import Histogram, least_error_grid
-from dfmpc_onnx.pipeline.facts import FewBitGrids, Layers, MeasuredRanges
+from dfmpc_onnx.pipeline.facts import FewBitGrids, MeasuredRanges
 from dfmpc_onnx.pipeline.manager import PassManager
 from dfmpc_onnx.quantization.input_grids import InputGrids, tensors_of_few_bits
 from tests import graphs
@@ -10,14 +10,14 @@ from tests import graphs
 
 def test_what_inner_layers_read_has_few_bits_and_what_the_first_and_the_last_read_has_not():
     space, _ = graphs.prepared(graphs.residual(), "pair_convolutions", activations="4")
-    assert tensors_of_few_bits(space.graph, space.get(Layers)) == {"relu1", "relu2"}
+    assert tensors_of_few_bits(space) == {"relu1", "relu2"}
 
 
 def test_what_layers_of_outputs_read_keeps_its_bits():
     net = graphs.Net()
     x = net.block("x", 8)
     space, _ = graphs.prepared(net.model(net.conv(x, 8), net.conv(x, 4)), "pair_convolutions", activations="4")
-    assert tensors_of_few_bits(space.graph, space.get(Layers)) == frozenset()
+    assert tensors_of_few_bits(space) == frozenset()
 
 
 def test_a_grid_is_that_of_the_first_values_that_come_by():
@@ -33,7 +33,7 @@ def test_a_grid_is_that_of_the_first_values_that_come_by():
 @pytest.mark.parametrize("network", ["chain", "residual", "depthwise", "dense"])
 def test_without_images_grids_follow_from_moments(network):
     space, _ = graphs.prepared(graphs.ALL[network](), "estimate_ranges", activations="4")
-    few = tensors_of_few_bits(space.graph, space.get(Layers))
+    few = tensors_of_few_bits(space)
     assert few and space.get(FewBitGrids).tensors.keys() == few
     space, _ = graphs.prepared(graphs.ALL[network](), "estimate_ranges", activations="8")
     assert space.get(FewBitGrids).tensors == {}
@@ -47,3 +47,14 @@ def test_the_walk_rounds_what_layers_read_and_leaves_the_grids():
     space = graphs.workspace(graphs.chain(), "4", "8")
     PassManager(graphs.pipeline("reconstruct_layers", "mixed")).run(space)
     assert space.get(MeasuredRanges).grids == {}
+
+
+def test_what_is_asked_for_a_layer_counts():
+    def of(*layers, activations="4"):
+        space, _ = graphs.prepared(graphs.residual(), "pair_convolutions", activations=activations, layers=layers)
+        return tensors_of_few_bits(space)
+
+    assert of("conv2=4/8") == {"relu2"}
+    assert of("conv*=4/8", "conv3=8/4") == {"relu2"}
+    assert of("gemm1=8/4") == {"relu1", "relu2", "flatten1"}
+    assert of("conv2=4") == {"relu1", "relu2"}
