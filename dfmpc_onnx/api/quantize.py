@@ -79,7 +79,7 @@ def quantize(
 
     model: a path, the bytes of a file, or a ModelProto; never changed. output: where to write the result, whole or not
     at all; None: in memory. recipe: a name, a ``.toml`` path, or a Recipe. weights: 8, ``LOW/HIGH``, ``ternary/HIGH``.
-    activations: 8, 16, "none". layers: overrides, ``{"layer1/*": 8}``; the recipe's where None. reduce_range: 7-bit
+    activations: 4, 8, 16, "auto", "none". layers: overrides, ``{"layer1/*": 8}`` or ``"8/4"``. reduce_range: 7-bit
     weights, for runtimes without VNNI. target: what the file is for (`pipeline.targets`). fp16: floats are float16
     where they fit; None: as the target wants. preprocess: what the network expects; "auto". input_shapes: ``{"x": (1,
     3, 224, 224)}``. input_ranges: ``{"x": (0, 255)}``. images: unlabelled ones in place of procedural ones: an .npz, a

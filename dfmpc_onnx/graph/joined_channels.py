@@ -15,18 +15,26 @@ from dfmpc_onnx.graph.query import captured_tensors, input_constant
 
 @dataclasses.dataclass
 class JoinedChannels:
-    """Tensors of the same channels. makers: the Convs that give one of them; readers: those that read one."""
+    """Tensors of the same channels.
+
+    makers: the Convs and BatchNormalizations that give one of them; readers: the Convs that read one. bounded: what
+    clips one of them between bounds.
+    """
 
     tensors: list[gs.Tensor] = dataclasses.field(default_factory=list)
     makers: list[gs.Node] = dataclasses.field(default_factory=list)
     readers: list[gs.Node] = dataclasses.field(default_factory=list)
+    bounded: list[gs.Node] = dataclasses.field(default_factory=list)
 
 
-def joined_channels(graph: gs.Graph, convs: Collection[str]) -> list[JoinedChannels]:
+def joined_channels(
+    graph: gs.Graph, convs: Collection[str], norms: Collection[str] = (), bounded: Collection[str] = ()
+) -> list[JoinedChannels]:
     """What stands between Convs alone, in graph order: activations that keep factors, sums, pools, resizing.
 
     A factor a channel that all makers of a group take and all its readers take back leaves the network what it was.
-    convs: names of those whose weights may change.
+    convs, norms: names of the Convs whose weights, and of the BatchNormalizations whose factors may change. bounded:
+    of nodes whose bounds the caller sees to.
     """
     joined = _Joined()
     for tensor in (*graph.inputs, *graph.outputs):
@@ -38,7 +46,11 @@ def joined_channels(graph: gs.Graph, convs: Collection[str]) -> list[JoinedChann
             makers.append(node)
             joined.add(node.inputs[0])
             joined.add(node.outputs[0])
-        elif _acts_by_channel(node):
+        elif node.name in norms and takes_affine(node):
+            makers.append(node)
+            joined.spoil(node.inputs[0])
+            joined.add(node.outputs[0])
+        elif node.name in bounded or _acts_by_channel(node):
             joined.join(node.inputs[0], node.outputs[0])
         elif _adds_alike(node):
             joined.join(node.inputs[0], node.outputs[0])
@@ -50,8 +62,11 @@ def joined_channels(graph: gs.Graph, convs: Collection[str]) -> list[JoinedChann
     for node in makers:
         if node.outputs[0].name in found:
             found[node.outputs[0].name].makers.append(node)
-        if node.inputs[0].name in found:
+        if node.inputs[0].name in found and node.name in convs:
             found[node.inputs[0].name].readers.append(node)
+    for node in graph.nodes if bounded else ():
+        if node.name in bounded and node.outputs[0].name in found:
+            found[node.outputs[0].name].bounded.append(node)
     groups = {id(group): group for group in found.values()}
     return [group for group in groups.values() if group.makers and group.readers]
 

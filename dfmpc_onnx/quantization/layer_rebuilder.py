@@ -81,6 +81,7 @@ class Rebuilder:
         self._rounded_at, self._limits_pairs = workspace.settings.rounded_at, workspace.settings.limits_pairs
         self._tell, self._deadline = workspace.progress.layer, workspace.deadline
         self._seed = workspace.settings.seed
+        self._rounds_inputs = workspace.settings.few_bits is not None
         self.rules = GridRules.of(workspace.settings.target)
         self.ranges: dict[str, tuple[float, float]] = {}
         self.reach = LayerReach(workspace.graph, layers)
@@ -207,6 +208,8 @@ class Rebuilder:
         """The weight to round."""
         if self._options.compensate == "none" or moments.same or layer.depthwise:
             return rows
+        if self._rounds_inputs:
+            return rows  # the error is noise of rounding: the fit weakens what barely shows beside it on the images
         if moments.count < FEWEST_PATCHES:
             return rows  # a fit to a handful of patches is a fit to nothing else
         if self._options.compensate == "full":
