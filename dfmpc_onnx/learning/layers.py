@@ -150,32 +150,62 @@ def _global(function: Callable[..., Any]) -> Kernel:
 
 
 def _resize(call: Call) -> Tensor:
-    """The forms that exporters write for an enlarged map: nearest by whole factors, and linear."""
-    size = _resized(call)
+    """To the nearest, and linear as PyTorch reads it."""
+    size, scales = _resized(call)
     mode, place = call.attr("mode", "nearest"), call.attr("coordinate_transformation_mode", "half_pixel")
     if mode == "nearest":
-        if all(wanted % had == 0 for wanted, had in zip(size, call.x.shape[2:], strict=True)):
-            return F.interpolate(call.x, size=size, mode="nearest")
-        raise NotFollowed("a Resize to the nearest that is no whole factor larger")
+        result = call.x
+        for axis, (wanted, scale) in enumerate(zip(size, scales, strict=True), start=2):
+            result = result.index_select(axis, _nearest(call, place, wanted, scale, result.shape[axis]))
+        return result
     names = {1: "linear", 2: "bilinear", 3: "trilinear"}
     if mode == "linear" and place in ("half_pixel", "pytorch_half_pixel", "align_corners") and len(size) in names:
         return F.interpolate(call.x, size=size, mode=names[len(size)], align_corners=place == "align_corners")
     raise NotFollowed(f"a Resize of mode {mode}, {place}")
 
 
-def _resized(call: Call) -> list[int]:
-    """Height and width that a Resize, or an Upsample, makes."""
+ROUNDINGS: Mapping[str, Callable[[Any], Any]] = {
+    "floor": torch.floor,
+    "ceil": torch.ceil,
+    "round_prefer_floor": lambda at: torch.ceil(at - 0.5),
+    "round_prefer_ceil": lambda at: torch.floor(at + 0.5),
+}
+
+
+def _nearest(call: Call, place: str, wanted: int, scale: float, had: int) -> Tensor:
+    """Which of `had` values along an axis each of `wanted` ones is."""
+    rounded = ROUNDINGS.get(call.attr("nearest_mode", "round_prefer_floor"))
+    at = torch.arange(wanted, device=call.x.device, dtype=torch.float64)
+    if place in ("half_pixel", "pytorch_half_pixel"):
+        at = (at + 0.5) / scale - 0.5
+    elif place == "align_corners":
+        at = at * ((had - 1) / max(wanted - 1, 1))
+    elif place == "asymmetric":
+        at = at / scale
+    else:
+        rounded = None
+    if rounded is None:
+        raise NotFollowed(f"a Resize to the nearest, {place}")
+    return torch.clamp(rounded(at), 0, had - 1).to(torch.int64)
+
+
+def _resized(call: Call) -> tuple[list[int], list[float]]:
+    """Height and width that a Resize makes, and by what it enlarges them."""
     had = list(call.x.shape)
-    sizes, scales = call.given(3), call.given(2 if call.node.op == "Resize" else 1)
+    sizes, scales = call.given(3), call.given(2)
+    if call.attr("axes", None) is not None or call.attr("keep_aspect_ratio_policy", "stretch") != "stretch":
+        raise NotFollowed("a Resize of some axes, or of a kept aspect")
     if sizes is not None and sizes.numel():
         wanted = [int(v) for v in sizes.tolist()]
+        by = [new / old for new, old in zip(wanted, had, strict=True)]
     elif scales is not None and scales.numel():
-        wanted = [int(size * scale) for size, scale in zip(had, scales.tolist(), strict=True)]
+        by = scales.tolist()
+        wanted = [int(size * scale) for size, scale in zip(had, by, strict=True)]
     else:
         raise NotFollowed("a Resize without sizes and scales")
     if wanted[:2] != had[:2]:
         raise NotFollowed("a Resize of batch or channels")
-    return wanted[2:]
+    return wanted[2:], by[2:]
 
 
 LAYERS: Mapping[str, Kernel] = {
