@@ -43,6 +43,7 @@ from dfmpc_onnx.pipeline.manager import PassManager
 from dfmpc_onnx.pipeline.progress import ProgressReport, no_report
 from dfmpc_onnx.pipeline.settings import Settings, WeightBits, parse_input_ranges, parse_input_shapes
 from dfmpc_onnx.pipeline.workspace import Workspace, resolve_inputs
+from dfmpc_onnx.report.learning import LayerDistance, LearningReport
 from dfmpc_onnx.runtime.threads import takes_threads, thread_count
 from dfmpc_onnx.statistics.batch_axis import batch_is_free
 from dfmpc_onnx.statistics.leading_moments import BY_PICTURES
@@ -60,29 +61,17 @@ class LearnedImages:
     """Images that were learned, and how.
 
     x: float32 as the network takes them, ``[n, ...]``. y: the classes that they were to show, int64 ``[n]``; None where
-    the objective has none. record: what stands in the file. losses: before each step, on average over the batches.
-    layers: by BatchNormalization, how far mean and deviation of its input were off before and after, in its
-    deviations, on average over channels. output: where they were written. warnings: what asks for attention.
+    the objective has none. report: how they were learned.
     """
 
     x: Float32
     y: npt.NDArray[np.int64] | None
-    record: LearnedRecord
-    losses: tuple[float, ...]
-    layers: dict[str, tuple[float, float]]
-    seconds: float = 0.0
-    output: str | None = None
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def distance(self) -> tuple[float, float]:
-        """The mean of `layers`, before and after."""
-        before, after = np.mean(list(self.layers.values()), axis=0).tolist()
-        return before, after
+    report: LearningReport
 
     def __repr__(self) -> str:
-        before, after = self.distance
-        return f"LearnedImages({len(self.x)} images, {self.record.objective}, distance {before:.3g} -> {after:.3g})"
+        before, after = self.report.distance
+        objective = self.report.record.objective
+        return f"LearnedImages({len(self.x)} images, {objective}, distance {before:.3g} -> {after:.3g})"
 
 
 @public
@@ -118,17 +107,18 @@ def learn_images(
     asked = _Asked(find_objective(objective), count, steps, float(learning_rate), seed)
     asked.check()
     place = find_device(device)
-    target = None if output is None else check_target(output, None, force=force, kind=LEARNED_FILE)
+    target = None if output is None else _target(output, force=force)
     taken = _take_in(model, preprocess, input_shapes, input_ranges, asked)
     with torch_threads(thread_count()), _interrupts_named():
         found = _learned(taken, asked, place, progress or no_report)
         if target is not None:
-            save_bytes(learned_bytes(found.x, found.y, found.record), target)
-    return dataclasses.replace(
-        found,
+            save_bytes(learned_bytes(found.x, found.y, found.report.record), target)
+    report = msgspec.structs.replace(
+        found.report,
         seconds=round(time.perf_counter() - began, 3),
         output=None if target is None else str(target),
     )
+    return dataclasses.replace(found, report=report)
 
 
 def _is_learned_file(path: pathlib.Path) -> bool:
@@ -140,6 +130,13 @@ def _is_learned_file(path: pathlib.Path) -> bool:
 
 
 LEARNED_FILE = FileKind("file of learned images", _is_learned_file)
+
+
+def _target(output: Path, *, force: bool) -> pathlib.Path:
+    """The output path; raises OptionError where nothing can be written there, or where another kind of file is."""
+    if pathlib.Path(output).suffix.lower() != ".npz":
+        raise OptionError(f"{shown(str(output))}: learned images go to an .npz; give a name that ends so")
+    return check_target(output, None, force=force, kind=LEARNED_FILE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,14 +246,18 @@ def _learned(taken: _Taken, asked: _Asked, device: str, report: ProgressReport) 
 
     found = learner.learn(start, labels, tell)
     report(total, total, "")
-    distances = zip(found.before, found.after, strict=True)
+    distances = zip(layers, found.before, found.after, strict=True)
     return LearnedImages(
-        x=found.x,
-        y=labels,
-        record=_record(taken, asked),
-        losses=found.losses,
-        layers=dict(zip((layer.name for layer in layers), distances, strict=True)),
-        warnings=taken.choice.warnings,
+        found.x,
+        labels,
+        LearningReport(
+            record=_record(taken, asked),
+            images=found.x.shape,
+            device=device,
+            losses=found.losses,
+            layers=tuple(LayerDistance(layer.name, before, after) for layer, before, after in distances),
+            warnings=taken.choice.warnings,
+        ),
     )
 
 

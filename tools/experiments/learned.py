@@ -68,7 +68,7 @@ def make(network: Network, kind: str, seed: int, args: argparse.Namespace, folde
         preprocess=network.preprocess,
         threads=args.threads,
     )
-    before, after = made.distance
+    before, after = made.report.distance
     if kind == "procedural":
         return Made(path, f"{before:.3f}", "-")
     return Made(path, f"{after:.3f}", f"{time.perf_counter() - began:.0f}")
