@@ -63,9 +63,7 @@ def _slice(call: Call) -> Tensor:
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         size = result.shape[axis]
         chosen = range(size)[slice(start, end if step > 0 or end >= -size else None, step)]
-        index = torch.arange(chosen.start, chosen.stop, abs(step), device=result.device)
-        if step < 0:
-            index = torch.tensor(list(chosen), device=result.device, dtype=torch.int64)
+        index = torch.tensor(list(chosen), device=result.device, dtype=torch.int64)
         result = result.index_select(axis, index)
     return result
 

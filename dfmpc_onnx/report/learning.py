@@ -57,4 +57,4 @@ def learning_table(report: LearningReport, console: Console) -> None:
     if report.output is not None:
         rows.add_row("file", printable(report.output))
     console.print(rows)
-    console.print("They are learned, not real: take statistics from them, and judge files by real pictures.", soft_wrap=True)
+    console.print("Learned, not real: take statistics from them, and judge files by real pictures.", soft_wrap=True)
