@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
-
 from dfmpc_onnx.errors import OptionError, shown
-from dfmpc_onnx.inputs.learned_file import learned_record
-from dfmpc_onnx.inputs.preprocess import AUTO
+from dfmpc_onnx.inputs.preprocess import AUTO, Preprocess
 from dfmpc_onnx.inputs.spec import InputSpecs
 from dfmpc_onnx.model.source import Source
 
 
-def preprocess_of_images(preprocess: str, images: str | os.PathLike[str] | None) -> str:
-    """The preprocess to take where the user left it open: the one that the images were learned for, if it was given."""
-    found = learned_record(images) if preprocess == AUTO else None
-    return found.preprocess if found is not None and found.preprocess_by == "given" else preprocess
+def fed_as_learned(inputs: InputSpecs, preprocess: str) -> tuple[InputSpecs, str]:
+    """The inputs, and the preprocess as the user wrote it: where it was left open, the one that was given when the
+    images were learned."""
+    found = inputs.learned if preprocess == AUTO else None
+    if found is None or found.preprocess_by != "given":
+        return inputs, preprocess
+    return inputs.with_preprocess(Preprocess.parse(found.preprocess)), found.preprocess
 
 
 def check_learned(inputs: InputSpecs) -> None:

@@ -14,13 +14,13 @@ import msgspec
 import onnx
 
 from dfmpc_onnx import catalog
-from dfmpc_onnx.api.boundary import GivenImages, GivenLayers, GivenRanges, GivenShapes, Path, as_path, public
+from dfmpc_onnx.api.boundary import GivenImages, GivenLayers, GivenRanges, GivenShapes, Path, public
 from dfmpc_onnx.api.builds import Builder, Built, as_model, build_within, check_plans, plans_bits
 from dfmpc_onnx.api.closing_check import ClosingCheck, closing_check
 from dfmpc_onnx.api.file_size import larger_than_its_source
 from dfmpc_onnx.api.intake import Intake, parse_settings, take_in, with_budget, with_float16
 from dfmpc_onnx.api.layers import errors_of_layers
-from dfmpc_onnx.api.learned_images import of_another_model, preprocess_of_images
+from dfmpc_onnx.api.learned_images import of_another_model
 from dfmpc_onnx.api.option_check import check_settings
 from dfmpc_onnx.api.page_of_run import check_page, write_page_of_run
 from dfmpc_onnx.api.provenance import version
@@ -96,7 +96,6 @@ def quantize(
     began = time.perf_counter()
     page = check_page(report, model, output, force=force, check=check)
     pipeline = catalog.build(chosen := with_time_limit(catalog.find_recipe(recipe), max_latency))
-    preprocess = preprocess_of_images(preprocess, as_path(images))
     asked = (weights, activations, layers, preprocess, input_shapes, input_ranges, seed, images, reduce_range, target)
     settings = with_float16(parse_settings(chosen, *asked), fp16)
     budget = WeightBudget.parse(max_size, mean_bits, min_sqnr, max_float_layers)

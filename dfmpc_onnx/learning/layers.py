@@ -164,7 +164,7 @@ def _resize(call: Call) -> Tensor:
     raise NotFollowed(f"a Resize of mode {mode}, {place}")
 
 
-ROUNDINGS: Mapping[str, Callable[[Any], Any]] = {
+NEAREST_ROUNDINGS: Mapping[str, Callable[[Any], Any]] = {
     "floor": torch.floor,
     "ceil": torch.ceil,
     "round_prefer_floor": lambda at: torch.ceil(at - 0.5),
@@ -174,7 +174,7 @@ ROUNDINGS: Mapping[str, Callable[[Any], Any]] = {
 
 def _nearest(call: Call, place: str, wanted: int, scale: float, had: int) -> Tensor:
     """Which of `had` values along an axis each of `wanted` ones is."""
-    rounded = ROUNDINGS.get(call.attr("nearest_mode", "round_prefer_floor"))
+    rounded = NEAREST_ROUNDINGS.get(call.attr("nearest_mode", "round_prefer_floor"))
     at = torch.arange(wanted, device=call.x.device, dtype=torch.float64)
     if place in ("half_pixel", "pytorch_half_pixel"):
         at = (at + 0.5) / scale - 0.5
@@ -208,7 +208,7 @@ def _resized(call: Call) -> tuple[list[int], list[float]]:
     return wanted[2:], by[2:]
 
 
-LAYERS: Mapping[str, Kernel] = {
+LAYER_KERNELS: Mapping[str, Kernel] = {
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
     "Gemm": _gemm,

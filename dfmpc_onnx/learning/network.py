@@ -12,11 +12,11 @@ from dfmpc_onnx.graph.operators import op_of
 from dfmpc_onnx.graph.query import describe
 from dfmpc_onnx.learning.calls import Call, Kernel, NotFollowed
 from dfmpc_onnx.learning.elementwise import ELEMENTWISE
-from dfmpc_onnx.learning.layers import LAYERS
+from dfmpc_onnx.learning.layers import LAYER_KERNELS
 from dfmpc_onnx.learning.moves import MOVES, as_tensor
 from dfmpc_onnx.learning.torch_import import Tensor
 
-KERNELS: Mapping[str, Kernel] = {**ELEMENTWISE, **MOVES, **LAYERS}
+TORCH_KERNELS: Mapping[str, Kernel] = {**ELEMENTWISE, **MOVES, **LAYER_KERNELS}
 WITHOUT = "leave --learn out: procedural images need no gradient"
 MEMORY_WORDS = ("memory", "alloc")
 
@@ -29,7 +29,7 @@ class TorchNetwork:
         self._label, self._device, self._wanted = label, device, frozenset(wanted)
         self._input = graph.inputs[0].name
         self._nodes = _needed(graph, self._wanted)
-        unknown = [node for node in self._nodes if op_of(node) not in KERNELS]
+        unknown = [node for node in self._nodes if op_of(node) not in TORCH_KERNELS]
         if unknown:
             more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
             raise ModelError(f"{label}: images cannot be learned through {describe(unknown[0])}{more}; {WITHOUT}")
@@ -61,7 +61,7 @@ class TorchNetwork:
 
     def _run(self, call: Call) -> Tensor:
         try:
-            return KERNELS[op_of(call.node)](call)
+            return TORCH_KERNELS[op_of(call.node)](call)
         except NotFollowed as reason:
             raise self._refusal(call.node, str(reason)) from None
         except torch.OutOfMemoryError:

@@ -37,7 +37,8 @@ def starting_images(spec: InputSpec, count: int, at_once: int, seed: int) -> Sta
     """Procedural images of an input of floats. at_once: how many Gaussian ones to make."""
     shape = spec.shape
     x = generate(spec, (count, *shape[1:]), seed).x
-    noise = np.random.default_rng(seed).standard_normal((at_once, *shape[1:]))
+    generator = np.random.default_rng(seed)
+    noise = generator.standard_normal((at_once, *shape[1:]))
     mean, deviation = _channel_moments(spec, x)
     low, high = _bounds(spec)
     return Starting(x, (mean + deviation * noise).astype(np.float32), low, high)

@@ -181,6 +181,6 @@ def test_memory_that_there_is_not_is_said_as_such(monkeypatch):
     def refuse(call):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
-    monkeypatch.setitem(network.KERNELS, "Relu", refuse)
+    monkeypatch.setitem(network.TORCH_KERNELS, "Relu", refuse)
     with pytest.raises(ModelError, match="the gradient takes more memory than there is; lower --count"):
         followed(to_graph(load(one("Relu"))), np.zeros((2, 4, 8, 8), np.float32))
