@@ -86,7 +86,7 @@ def _selu(call: Call) -> Tensor:
     return gamma * torch.where(call.x > 0, call.x, alpha * torch.expm1(torch.clamp(call.x, max=0.0)))
 
 
-ELEMENTWISE: Mapping[str, Kernel] = {
+ELEMENTWISE_KERNELS: Mapping[str, Kernel] = {
     "Add": _of_two(torch.add),
     "Sub": _of_two(torch.sub),
     "Mul": _of_two(torch.mul),

@@ -208,7 +208,7 @@ def _resized(call: Call) -> tuple[list[int], list[float]]:
     return wanted[2:], by[2:]
 
 
-LAYER_KERNELS: Mapping[str, Kernel] = {
+WEIGHTED_KERNELS: Mapping[str, Kernel] = {
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
     "Gemm": _gemm,

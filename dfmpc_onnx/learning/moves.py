@@ -157,7 +157,7 @@ def as_tensor(values: np.typing.NDArray[np.generic]) -> Tensor:
     return torch.from_numpy(values.astype(np.float32) if values.dtype.kind == "f" else np.array(values))
 
 
-MOVES: Mapping[str, Kernel] = {
+MOVE_KERNELS: Mapping[str, Kernel] = {
     "Constant": _constant,
     "ConstantOfShape": _constant_of_shape,
     "Shape": _shape,

@@ -11,12 +11,12 @@ from dfmpc_onnx.errors import ModelError, TooLittleMemory, printable
 from dfmpc_onnx.graph.operators import op_of
 from dfmpc_onnx.graph.query import describe
 from dfmpc_onnx.learning.calls import Call, Kernel, NotFollowed
-from dfmpc_onnx.learning.elementwise import ELEMENTWISE
-from dfmpc_onnx.learning.layers import LAYER_KERNELS
-from dfmpc_onnx.learning.moves import MOVES, as_tensor
+from dfmpc_onnx.learning.elementwise import ELEMENTWISE_KERNELS
+from dfmpc_onnx.learning.layers import WEIGHTED_KERNELS
+from dfmpc_onnx.learning.moves import MOVE_KERNELS, as_tensor
 from dfmpc_onnx.learning.torch_import import Tensor
 
-TORCH_KERNELS: Mapping[str, Kernel] = {**ELEMENTWISE, **MOVES, **LAYER_KERNELS}
+TORCH_KERNELS: Mapping[str, Kernel] = {**ELEMENTWISE_KERNELS, **MOVE_KERNELS, **WEIGHTED_KERNELS}
 WITHOUT = "leave --learn out: procedural images need no gradient"
 MEMORY_WORDS = ("memory", "alloc")
 
