@@ -89,7 +89,7 @@ def matching_loss(
 def slack_of(taps: Mapping[str, Tensor], layers: Sequence[MeasuredLayer], share: float) -> tuple[SlackWidths, ...]:
     """By layer, what a share of the gaps between Gaussian images and the layer do not exceed, image by image.
 
-    Zhang et al. 2021, section 3.2: the widths by which the alignment of a layer is relaxed are percentiles of
+    Zhang et al. 2021 (DSG): the widths by which the alignment of a layer is relaxed are percentiles of
     ``|mean - mu|`` and ``|std - sigma|`` that images of independent Gaussian pixels give. taps: of such images.
     """
     found = []

@@ -35,8 +35,8 @@ class Objective:
 OBJECTIVES: Mapping[str, Objective] = {
     entry.name: entry
     for entry in (
-        Objective("zeroq", "Cai et al. 2020, ZeroQ, equation 3"),
-        Objective("dsg", "Zhang et al. 2021, DSG, section 3", each_image=True, slack=SLACK_SHARE, enhanced=True),
+        Objective("zeroq", "Cai et al. 2020, ZeroQ"),
+        Objective("dsg", "Zhang et al. 2021, DSG", each_image=True, slack=SLACK_SHARE, enhanced=True),
         Objective(
             "dsg-labelled",
             "the published code of DSG, which asks for labels, too",
@@ -45,7 +45,7 @@ OBJECTIVES: Mapping[str, Objective] = {
             enhanced=True,
             labels=True,
         ),
-        Objective("labelled", "Lee et al. 2021, data-free mixed precision, section 3", labels=True),
+        Objective("labelled", "Lee et al. 2021, data-free mixed precision", labels=True),
     )
 }
 
