@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -86,13 +87,9 @@ class Learner:
                 None if labels is None else torch.from_numpy(labels[chosen]).to(self._device),
             )
             batch.x.requires_grad_(True)
-            first = index * self._schedule.steps
-
-            def told(step: int, loss: float, first: int = first) -> None:
-                tell(first + step, loss)
-
+            begin = functools.partial(_later, tell, index * self._schedule.steps)
             before.append(self._distance(batch.x))
-            losses.append(self._steps(batch, start, slacks, told))
+            losses.append(self._steps(batch, start, slacks, begin))
             after.append(self._distance(batch.x))
             made.append(batch.x.detach().cpu().numpy())
         return Learned(np.concatenate(made), _means(losses), _means(before), _means(after))
@@ -123,7 +120,7 @@ class Learner:
             return distance(self._network(x), self._layers)
 
     def _steps(
-        self, batch: _Batch, start: Starting, slacks: Sequence[SlackWidths], tell: Callable[[int, float], None]
+        self, batch: _Batch, start: Starting, slacks: Sequence[SlackWidths], begin: Callable[[int, float], None]
     ) -> list[float]:
         """Move a batch; returns the loss before each step. The rate falls to 0 as a cosine does."""
         schedule = self._schedule
@@ -132,7 +129,7 @@ class Learner:
         low, high = (None if bound is None else self._tensor(bound) for bound in (start.low, start.high))
         losses: list[float] = []
         for step in range(schedule.steps):
-            tell(step, losses[-1] if losses else math.nan)
+            begin(step, losses[-1] if losses else math.nan)
             adam.param_groups[0]["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / schedule.steps))
             adam.zero_grad()
             loss = self._loss(batch, slacks)
@@ -159,11 +156,9 @@ class Learner:
     def _loss(self, batch: _Batch, slacks: Sequence[SlackWidths]) -> Tensor:
         taps = self._network(batch.x)
         loss = matching_loss(taps, self._layers, slacks, batch.weights, each_image=self._objective.each_image)
-        return (
-            loss
-            if batch.labels is None or self._scores is None
-            else loss + label_loss(taps[self._scores], batch.labels)
-        )
+        if batch.labels is None or self._scores is None:
+            return loss
+        return loss + label_loss(taps[self._scores], batch.labels)
 
 
 def class_count(network: TorchNetwork, scores: str, x: Float32, device: str) -> int:
@@ -187,6 +182,11 @@ def label_loss(scores: Tensor, labels: Tensor) -> Tensor:
     scores: ``[n, classes, ...]`` in front of a Softmax, of one place an image. labels: int64 ``[n]``.
     """
     return F.cross_entropy(scores.reshape(len(labels), -1), labels)
+
+
+def _later(tell: Callable[[int, float], None], first: int, step: int, loss: float) -> None:
+    """A step of a batch whose first one is `first`."""
+    tell(first + step, loss)
 
 
 def _means(rows: Sequence[Sequence[float]]) -> tuple[float, ...]:

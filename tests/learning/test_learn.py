@@ -21,7 +21,7 @@ SHAPE = (1, 3, 8, 8)
 SPEC = InputSpec("x", SHAPE, np.dtype(np.float32), Preprocess.parse("imagenet"), resolved=SHAPE)
 
 
-def learned(objective="zeroq", count=6, steps=20, rate=0.1, at_once=6, seed=0, told=None):
+def learned(objective="zeroq", count=6, steps=20, rate=0.1, at_once=6, seed=0, tell=None):
     """Images of a chain, where they start, and how learning went."""
     graph = to_graph(load(chain()))
     layers = match.measured_layers(graph, "cpu")
@@ -30,7 +30,7 @@ def learned(objective="zeroq", count=6, steps=20, rate=0.1, at_once=6, seed=0, t
     start = starting_images(SPEC, count, at_once, seed)
     labels = balanced_labels(count, 5, seed) if chosen.labels else None
     learner = learn.Learner(net, layers, "gemm1", chosen, learn.Schedule(steps, rate, at_once), "cpu")
-    return start, learner.learn(start, labels, (lambda step, loss: None) if told is None else told)
+    return start, learner.learn(start, labels, (lambda step, loss: None) if tell is None else tell)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -77,9 +77,9 @@ def test_images_come_nearer_to_their_classes_than_those_without_labels():
     assert label_loss("dsg-labelled") < label_loss("dsg")
 
 
-def test_batches_are_of_about_one_size_and_steps_are_told_over_all_of_them():
+def test_batches_are_of_about_one_size_and_steps_are_counted_over_all_of_them():
     said = []
-    _, found = learned(count=7, steps=2, at_once=3, told=lambda step, loss: said.append((step, np.isnan(loss))))
+    _, found = learned(count=7, steps=2, at_once=3, tell=lambda step, loss: said.append((step, np.isnan(loss))))
     assert said == [(0, True), (1, False), (2, True), (3, False), (4, True), (5, False)]
     assert len(found.x) == 7 and len(found.losses) == 2
 
