@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from dfmpc_onnx.api.expand import Expanded as Expanded
     from dfmpc_onnx.api.expand import expand as expand
     from dfmpc_onnx.api.inspection import inspect as inspect
+    from dfmpc_onnx.api.learn_images import LearnedImages as LearnedImages
+    from dfmpc_onnx.api.learn_images import learn_images as learn_images
     from dfmpc_onnx.api.plan import Planned as Planned
     from dfmpc_onnx.api.plan import plan as plan
     from dfmpc_onnx.api.progress_bars import rich_progress as rich_progress
@@ -61,6 +63,7 @@ _HOMES = {
     "api.diagnose": ("diagnose",),
     "api.expand": ("Expanded", "expand"),
     "api.inspection": ("inspect",),
+    "api.learn_images": ("LearnedImages", "learn_images"),
     "api.plan": ("Planned", "plan"),
     "api.progress_bars": ("rich_progress", "tqdm_progress"),
     "api.quantize": ("quantize",),

@@ -17,7 +17,7 @@ from tests.graphs import chain
 
 PACKAGES = {"dfmpc_onnx": pathlib.Path(dfmpc_onnx.__path__[0]), "dfmpc_passes": pathlib.Path(dfmpc_passes.__path__[0])}
 MOST_LINES = 450
-HEAVY = ("numpy", "onnx", "onnx_graphsurgeon", "onnxruntime", "rich", "click", "msgspec")
+HEAVY = ("numpy", "onnx", "onnx_graphsurgeon", "onnxruntime", "rich", "click", "msgspec", "torch")
 
 
 def python(*args: str, cwd: pathlib.Path, path: pathlib.Path | None = None) -> str:

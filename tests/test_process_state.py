@@ -10,7 +10,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = [*(ROOT / "dfmpc_onnx").rglob("*.py"), *(ROOT / "passes/dfmpc_passes").rglob("*.py")]
-NAMES = ("commands", "diagnose_command", "plan_command", "quantize_command", "report_command")
+NAMES = ("commands", "diagnose_command", "images_command", "plan_command", "quantize_command", "report_command")
 COMMANDS = " ".join(f"dfmpc_onnx/cli/{name}.py" for name in NAMES)
 WORKER = "dfmpc_onnx/jobs/worker.py"  # the process of one job, and of nothing else
 OWNERS = {
@@ -23,8 +23,10 @@ OWNERS = {
     "resource.setrlimit": "dfmpc_onnx/memory.py",
     "memory.limit_memory": f"{COMMANDS} {WORKER}",
     "memory.keep_freed_memory": " ".join(
-        [*(f"dfmpc_onnx/cli/{name}_command.py" for name in ("diagnose", "plan", "quantize")), WORKER]
+        [*(f"dfmpc_onnx/cli/{name}_command.py" for name in ("diagnose", "images", "plan", "quantize")), WORKER]
     ),
+    "torch.set_num_threads": "dfmpc_onnx/learning/torch_import.py",
+    "torch.manual_seed": None,
     "signal": "dfmpc_onnx/cli/signals.py",  # while the command line alone runs
     "locale": None,
     "warnings.catch_warnings": None,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import msgspec
 
 from dfmpc_onnx.api.boundary import GivenImages, GivenLayers, GivenRanges, GivenShapes, texts
+from dfmpc_onnx.api.learned_images import check_learned, fed_as_learned
 from dfmpc_onnx.api.reference import check_limits, check_source
 from dfmpc_onnx.api.static_shapes import check_dimensions
 from dfmpc_onnx.errors import DfmpcError, OptionError
@@ -91,7 +92,7 @@ def take_in(
     graph = to_graph(source)
     layers = sum(op_of(node) in WEIGHTED for node in graph.nodes)
     progress.expect(layers * sum(step.by_layer for step in pipeline))
-    inputs = resolve_inputs(source.model, settings)
+    inputs, preprocess = fed_as_learned(resolve_inputs(source.model, settings), preprocess)
     inputs.check_options(settings.input_shapes)
     if preprocess != AUTO and settings.input_ranges and not inputs.has_normalized:
         raise OptionError(
@@ -109,8 +110,9 @@ def take_in(
     except Exception:  # a damaged node may trip what follows its numbers
         check_source(source, settings, inputs)
         raise
-    if inputs.images is not None:
-        choice = told_by_images(inputs, choice, inputs.images)
+    check_learned(inputs)
+    if inputs.own_images is not None:
+        choice = told_by_images(inputs, choice, inputs.own_images)
     if choice.unknown:
         settings, choice = _without_trust(settings, choice, may_give_images=runs and inputs.images is None)
     workspace = Workspace(graph, settings, source.label, inputs)

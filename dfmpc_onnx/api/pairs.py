@@ -17,6 +17,7 @@ from dfmpc_onnx.inputs.files import Images
 from dfmpc_onnx.inputs.image_places import check_place
 from dfmpc_onnx.inputs.image_stream import ImageStream, stream_images
 from dfmpc_onnx.inputs.knowledge import find_out
+from dfmpc_onnx.inputs.learned_file import refuse_learned
 from dfmpc_onnx.inputs.normalization import PreprocessChoice, parse_or_assume
 from dfmpc_onnx.inputs.preprocess import AUTO
 from dfmpc_onnx.inputs.samples import Samples, check_images, most_seen
@@ -68,6 +69,7 @@ def take_pair(
     """Read both files and find out what to feed them; the arguments are those of `verify`. Raises UserError."""
     images = as_path(images)
     check_place(images)
+    refuse_learned(images)
     float_source, source = load(model), load(quantized)
     metadata = metadata_of(source.model)
     stated = metadata.get("preprocess")

@@ -18,6 +18,7 @@ from dfmpc_onnx.api.intake import Intake, parse_settings, take_in
 from dfmpc_onnx.api.planned_again import plan_again
 from dfmpc_onnx.errors import OptionError, Unknown, shown
 from dfmpc_onnx.inputs.image_places import check_place
+from dfmpc_onnx.inputs.learned_file import refuse_learned
 from dfmpc_onnx.inputs.preprocess import AUTO
 from dfmpc_onnx.model.source import ModelSource, size_of
 from dfmpc_onnx.model.write import check_target, save_text
@@ -83,6 +84,7 @@ class _Asked:
         if self.search not in ("knapsack", "greedy"):
             raise OptionError(f"search '{self.search}': not known; give knapsack or greedy")
         check_place(self.images)
+        refuse_learned(self.images)
 
     def __str__(self) -> str:
         agreement = f"min-agreement {self.min_agreement:g}" if self.min_agreement is not None else ""

@@ -59,7 +59,7 @@ def provenance(
         "preprocess_choice": f"{choice.by}: {choice.reason}",
         "reduce_range": "yes" if settings.reduce_range else "no",
         "seed": str(settings.seed),
-        "statistics": "the user's images" if inputs.images else "none of the user's",
+        "statistics": _statistics(inputs),
         "source_sha256": source.sha256,
         "input_shapes": _json(inputs.shapes),
         "passes": _json([to_record(step) for step in recipe.steps]),
@@ -82,6 +82,13 @@ def provenance(
     if inputs.images is not None:
         stated["images_sha256"] = digest(inputs.images)
     return stated
+
+
+def _statistics(inputs: InputSpecs) -> str:
+    """What statistics came from."""
+    if inputs.learned is not None:
+        return f"learned images ({inputs.learned.objective})"
+    return "the user's images" if inputs.images else "none of the user's"
 
 
 def plan_options(stated: Mapping[str, str], shapes: Mapping[str, Sequence[int]]) -> str:

@@ -20,6 +20,7 @@ from dfmpc_onnx.api.closing_check import ClosingCheck, checked_in_time, closing_
 from dfmpc_onnx.api.file_size import larger_than_its_source
 from dfmpc_onnx.api.intake import Intake, parse_settings, take_in, with_budget, with_float16
 from dfmpc_onnx.api.layers import errors_of_layers
+from dfmpc_onnx.api.learned_images import of_another_model
 from dfmpc_onnx.api.option_check import check_settings
 from dfmpc_onnx.api.page_of_run import check_page, write_page_of_run
 from dfmpc_onnx.api.provenance import version
@@ -167,8 +168,14 @@ def _finish(
         size = save(result, taken.destination, source.external, closing)
     errors, said = _layer_errors(taken, runs, found) if layer_errors else (None, ())
     workspace.progress.end()
-    notes = (*assumed_batches(workspace), *larger_than_its_source(source, result, size, settings), *found.notes, *said)
-    notes += workspace.deadline.warnings
+    notes = (
+        *of_another_model(source, inputs),
+        *assumed_batches(workspace),
+        *larger_than_its_source(source, result, size, settings),
+        *found.notes,
+        *said,
+        *workspace.deadline.warnings,
+    )
     report = make_report(
         workspace, taken.recipe, source, size, results, timing, found.fidelity, taken.choice, notes, began
     )

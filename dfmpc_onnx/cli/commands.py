@@ -20,13 +20,13 @@ from dfmpc_onnx.cli.completion import (
 )
 from dfmpc_onnx.cli.console import reader_may_leave, say, standard_output
 from dfmpc_onnx.cli.diagnose_command import diagnose
+from dfmpc_onnx.cli.images_command import images
 from dfmpc_onnx.cli.plan_command import plan
 from dfmpc_onnx.cli.quantize_command import quantize
 from dfmpc_onnx.cli.report_command import report
 from dfmpc_onnx.cli.shared_options import (
     DETAILS,
     FORCE,
-    FORCE_OVER_PICTURE,
     IMAGE_SEED,
     INPUT_SHAPES,
     JSON,
@@ -38,7 +38,6 @@ from dfmpc_onnx.cli.shared_options import (
     RANGES,
     THREADS,
     examples,
-    file_name,
     min_agreement,
     min_sqnr,
 )
@@ -80,6 +79,7 @@ main.add_command(plan, section=MAKE)
 main.add_command(batch, section=MAKE)
 main.add_command(report, section=LOOK_UP)
 main.add_command(diagnose, section=LOOK_UP)
+main.add_command(images, section=LOOK_UP)
 
 
 @main.command(
@@ -261,40 +261,6 @@ def verify(
         say(f"failed: {line}")
     if below:
         click.get_current_context().exit(1)
-
-
-@main.command(
-    section=LOOK_UP,
-    short_help="Show the made-up images that stand in for data.",
-    formatter_settings=LOOK,
-    epilog=examples("dfmpc-onnx images -o sheet.png --count 16"),
-)
-@cloup.option_group(
-    "Options",
-    cloup.option("-o", "--output", type=click.Path(), required=True, metavar="FILE.png", help="where to write them"),
-    cloup.option(
-        "--size",
-        default=224,
-        show_default=True,
-        type=click.IntRange(8, 1024),
-        metavar="N",
-        help="height and width of each, 8 to 1024",
-    ),
-    cloup.option(
-        "--count", default=16, show_default=True, type=click.IntRange(1, 256), metavar="N", help="how many, 1 to 256"
-    ),
-    IMAGE_SEED,
-    FORCE_OVER_PICTURE,
-)
-def images(output: str, size: int, count: int, seed: int, force: bool) -> None:
-    """Write the made-up (procedural) images that stand in for data as one sheet, to look at.
-
-    A file of yours that is no PNG is not written over without --force.
-    """
-    from dfmpc_onnx.report.image_sheet import write_sheet
-
-    write_sheet(output, size, count, seed, force=force)
-    click.echo(f"{count} made-up images of {size}x{size}, seed {seed}: {file_name(output)}")
 
 
 @main.command(

@@ -201,8 +201,8 @@ def _force(kind: str) -> Decorator:
     return cloup.option("--force", is_flag=True, help=f"write over a file even if it is no {kind}")
 
 
-FORCE, FORCE_OVER_PLAN, FORCE_OVER_PICTURE, FORCE_OVER_PAGE = map(
-    _force, ("ONNX model", "plan file as written", "PNG file", "HTML file")
+FORCE, FORCE_OVER_PLAN, FORCE_OVER_IMAGES, FORCE_OVER_PAGE = map(
+    _force, ("ONNX model", "plan file as written", "PNG file, or file of learned images", "HTML file")
 )
 
 

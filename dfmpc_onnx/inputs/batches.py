@@ -124,7 +124,8 @@ def _own_images(inputs: InputSpecs, path: str, free: bool) -> Batch:
             f"images of shape {found.x.shape[1:]} do not fit the model's input '{shown(spec.name)}' {stated}"
         )
     fixed = fixed_batch(spec, free)
-    x = np.delete(found.x, unseen_by_statistics(spec, len(found.x), free), axis=0)[: fixed or MOST_IMAGES]
+    kept = np.empty(0, np.intp) if inputs.learned else unseen_by_statistics(spec, len(found.x), free)
+    x = np.delete(found.x, kept, axis=0)[: fixed or MOST_IMAGES]
     if fixed and len(x) < fixed:
         raise OptionError(f"images: the model takes batches of {fixed}, only {len(x)} images given")
     feeds: dict[str, npt.NDArray[np.generic]] = {spec.name: x.astype(spec.dtype, copy=False)}

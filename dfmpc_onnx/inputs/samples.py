@@ -103,6 +103,8 @@ def seen_images(inputs: InputSpecs, count: int) -> tuple[ImageStream, str]:
 def described_images(inputs: InputSpecs) -> str:
     """What the user's images are, and how many of them are kept from statistics."""
     found = _own(inputs)
+    if inputs.learned is not None:
+        return f"{found.origin}, learned ({inputs.learned.objective}) and none of yours"
     kept = _unseen(inputs, found.count)
     return f"{found.origin}, {len(kept)} of them unseen by statistics"
 

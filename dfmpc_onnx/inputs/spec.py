@@ -20,6 +20,7 @@ import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import ModelError, OptionError, shown
 from dfmpc_onnx.inputs.feeds import InputMoments
+from dfmpc_onnx.inputs.learned_file import LearnedRecord, learned_record
 from dfmpc_onnx.inputs.preprocess import Preprocess
 from dfmpc_onnx.inputs.stated import Dimension, Shape, StatedInput, stated_by_graph, stated_by_model
 from dfmpc_onnx.numerics.ranges import Range
@@ -181,9 +182,10 @@ class InputSpec:
 class InputSpecs:
     """The inputs of a network, in its own order.
 
-    preprocess: what pixels go through in front of an input of floats. images: the path of the user's own, if any.
-    unknown: names of those whose scale nothing tells but images. batch_is_free: whether a batch that the file states is
-    free (see `statistics.batch_axis`), where that was found out.
+    preprocess: what pixels go through in front of an input of floats. images: the path of those that the user gave, if
+    any. unknown: names of those whose scale nothing tells but images. batch_is_free: whether a batch that the file
+    states is free (see `statistics.batch_axis`), where that was found out. learned: how the images were learned, where
+    they were: then they are no pictures of the user's.
     """
 
     specs: tuple[InputSpec, ...]
@@ -191,6 +193,7 @@ class InputSpecs:
     images: str | None = None
     unknown: frozenset[str] = frozenset()
     batch_is_free: bool | None = None
+    learned: LearnedRecord | None = None
 
     def __iter__(self) -> Iterator[InputSpec]:
         return iter(self.specs)
@@ -214,9 +217,14 @@ class InputSpecs:
         return {spec.name: spec.shape for spec in self.specs if spec.stated is not None and not spec.is_sequence}
 
     @property
+    def own_images(self) -> str | None:
+        """The path of pictures of the user's own, which show what real inputs are; learned images do not."""
+        return self.images if self.learned is None else None
+
+    @property
     def holds_back(self) -> bool:
         """Whether some of the user's images are kept from statistics, to compare on."""
-        return self.images is not None
+        return self.own_images is not None
 
     @property
     def has_normalized(self) -> bool:
@@ -288,7 +296,7 @@ def resolve(
     specs = tuple(
         _resolve_input(raw, input_shapes.get(raw.name), _preprocess_of(preprocess, raw.dtype)) for raw in tied
     )
-    return InputSpecs(specs, preprocess, images)
+    return InputSpecs(specs, preprocess, images, learned=learned_record(images))
 
 
 def _with_names(found: Sequence[StatedInput], input_shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:

@@ -86,7 +86,7 @@ class Rebuilder:
         self.ranges: dict[str, tuple[float, float]] = {}
         self.reach = LayerReach(workspace.graph, layers)
         inputs = workspace.inputs
-        scaled = {spec.name for spec in inputs if inputs.images is not None or spec.name not in inputs.unknown}
+        scaled = {spec.name for spec in inputs if inputs.own_images is not None or spec.name not in inputs.unknown}
         self._scaled = tensors_of_known_scale(workspace.graph, scaled)
         self.rewrites: list[Rewrite] = []
         self.refusals: list[Refusal] = []

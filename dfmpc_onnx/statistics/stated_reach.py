@@ -29,7 +29,7 @@ def stated_reach(graph: gs.Graph, inputs: InputSpecs, seed: int) -> dict[str, Ra
     Pictures are of all grey levels as they are, other inputs are made to fill their range.
     """
     stated = {spec.name: spec.range for spec in inputs if spec.is_float and spec.range is not None}
-    if not stated or inputs.images is not None:
+    if not stated or inputs.own_images is not None:
         return {}
     feeds = dict(statistics_batch(graph, inputs, seed, RUNS_IN_RANGE).feeds)
     for name, bounds in stated.items():

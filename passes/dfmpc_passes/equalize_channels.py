@@ -22,8 +22,8 @@ from dfmpc_onnx.pipeline.facts import Codes, FloatStatistics, Layer, Layers, Mea
 from dfmpc_onnx.pipeline.manager import Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.pipeline.shared_weights import layers_of_one_weight
 from dfmpc_onnx.pipeline.workspace import Workspace
-from dfmpc_onnx.quantization.image_count import images_in_time
 from dfmpc_onnx.quantization.few_bit_channels import level_channels
+from dfmpc_onnx.quantization.image_count import images_in_time
 from dfmpc_onnx.quantization.layer_reach import LayerReach, ReachOfLayers, to_rows
 from dfmpc_onnx.statistics.batch_axis import statistics_batch
 from dfmpc_onnx.statistics.image_streams import ImageStreams

@@ -97,9 +97,9 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
         known, unknown = propagate(workspace.graph, workspace.inputs)
         found = workspace.find(MeasuredRanges) or MeasuredRanges({})
         pinned, skewed = pinned_tensors(workspace.graph)
-        reach = self.options.reach if workspace.inputs.images is None else 1.0
+        reach = self.options.reach if workspace.inputs.own_images is None else 1.0
         ranges = self._joined(workspace.graph, known, found.tensors, reach, pinned, skewed)
-        if workspace.inputs.images is None:
+        if workspace.inputs.own_images is None:
             fixed = pinned | skewed.keys()
             reach_of = found.reach or reach_by_moments(workspace.graph, workspace.get(Layers).by_name(), known)
             reach_of = _within_averages(workspace.graph, reach_of, found.tensors)
@@ -199,7 +199,7 @@ def _of_inputs(
             ranges[spec.name] = known_range
             continue
         low, high = float(bounds.low.min()), float(bounds.high.max())
-        if seen is not None and inputs.images is not None:
+        if seen is not None and inputs.own_images is not None:
             low, high = min(low, seen[0]), max(high, seen[1])
         ranges[spec.name] = (low, high)
     return ranges

@@ -77,7 +77,7 @@ class HalveFloats(Pass[NoOptions]):
 def _known_ranges(workspace: Workspace) -> Mapping[str, tuple[float, float]]:
     """Of tensors by name: as activations are quantized by, else as measured with room for what images do not show."""
     found, inputs = workspace.find(MeasuredRanges), workspace.inputs
-    trusted = found is not None and (inputs.images is not None or not inputs.unknown)
+    trusted = found is not None and (inputs.own_images is not None or not inputs.unknown)
     measured = found.tensors if found is not None and trusted else {}
     return {name: (ROOM * low, ROOM * high) for name, (low, high) in measured.items()} | dict(
         workspace.get(Ranges).tensors

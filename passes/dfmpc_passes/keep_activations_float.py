@@ -170,7 +170,7 @@ def _filling_a_part(workspace: Workspace, feeds: Mapping[str, Array]) -> dict[st
     return {
         spec.name: filled_in_part(feeds[spec.name].astype(np.float64), LEAST_PART).astype(spec.dtype)
         for spec in inputs
-        if inputs.images is None and spec.has_stated_range
+        if inputs.own_images is None and spec.has_stated_range
     }
 
 

@@ -175,7 +175,7 @@ class _Errors:
         everything = placed(workspace, [island for group in groups for island in group])
         self._numbers = {name: i for i, name in enumerate(everything.tensors)}
         scales = {name: unsigned_qparams(*ranges[like])[0] for name, like in everything.tensors.items()}
-        own = settings.images is not None
+        own = workspace.inputs.own_images is not None
         batch = statistics_batch(workspace.graph, workspace.inputs, settings.seed, OWN_IMAGES if own else images)
         batch = batch.first(OWN_IMAGES if own else images)
         self.images, self._own = batch.count, own
