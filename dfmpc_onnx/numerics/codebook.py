@@ -186,7 +186,7 @@ def _lloyd(blocks: Float32, vectors: Float32) -> Float32:
 def _nearest_either_way(blocks: Float32, vectors: Float32) -> tuple[npt.NDArray[np.intp], Float32, Float32]:
     """For each block the vector that, or whose negative, is nearest; their product, and that less half the vector's
     square, which is above 0 where 0 is farther: ``[n]`` each."""
-    best, product, score = (np.empty(len(blocks), kind) for kind in (np.intp, np.float32, np.float32))
+    best, product, score = np.empty(len(blocks), np.intp), np.empty_like(blocks[:, 0]), np.empty_like(blocks[:, 0])
     halves = 0.5 * np.square(vectors).sum(axis=1)
     for start in range(0, len(blocks), BLOCKS_AT_ONCE):
         part = slice(start, start + BLOCKS_AT_ONCE)
