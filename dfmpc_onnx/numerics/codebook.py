@@ -27,6 +27,7 @@ LARGEST = 2 ** (CODE_BITS - 1) - 1
 TRITS = 5  # in a byte: 3 ** 5 = 243
 SAMPLED = 12_288  # blocks that a table is learnt from
 ROUNDS = 12  # of Lloyd's iteration
+BLOCKS_AT_ONCE = 512  # whose products with vectors stay in the processor's cache
 KEPT_TABLES = 4  # tables that were learnt last
 
 
@@ -167,23 +168,35 @@ def _learnt(raw: bytes, length: int, count: int) -> LearntTable:
 
 def _lloyd(blocks: Float32, vectors: Float32) -> Float32:
     """Vectors that, with their negatives and 0, are near the blocks: each the mean of those nearest to it."""
-    index = np.arange(len(blocks))
     for _ in range(ROUNDS):
-        products = blocks @ vectors.T
-        scores = np.abs(products)
-        scores -= 0.5 * np.square(vectors).sum(axis=1)
-        best = scores.argmax(axis=1)
-        counted = scores[index, best] > 0  # 0 is nearer to the others
-        turned = blocks * (np.sign(products[index, best]) * counted)[:, None]
+        best, product, score = _nearest_either_way(blocks, vectors)
+        counted = score > 0  # 0 is nearer to the others
+        turned = blocks * (np.sign(product) * counted)[:, None]
         counts = np.bincount(best[counted], minlength=len(vectors))
         sums = np.stack([np.bincount(best, column, len(vectors)) for column in turned.T], axis=1)
         fresh = sums / np.maximum(counts, 1)[:, None]
         lonely = np.flatnonzero(counts == 0)
         if len(lonely):  # goes where the error is largest
-            left = np.square(blocks).sum(axis=1) - 2 * np.maximum(scores[index, best], 0)
+            left = np.square(blocks).sum(axis=1) - 2 * np.maximum(score, 0)
             fresh[lonely] = blocks[np.argsort(-left, kind="stable")[: len(lonely)]]
         vectors = fresh.astype(np.float32)
     return vectors
+
+
+def _nearest_either_way(blocks: Float32, vectors: Float32) -> tuple[npt.NDArray[np.intp], Float32, Float32]:
+    """For each block the vector that, or whose negative, is nearest; their product, and that less half the vector's
+    square, which is above 0 where 0 is farther: ``[n]`` each."""
+    best, product, score = np.empty(len(blocks), np.intp), np.empty_like(blocks[:, 0]), np.empty_like(blocks[:, 0])
+    halves = 0.5 * np.square(vectors).sum(axis=1)
+    for start in range(0, len(blocks), BLOCKS_AT_ONCE):
+        part = slice(start, start + BLOCKS_AT_ONCE)
+        products = blocks[part] @ vectors.T
+        scores = np.abs(products)
+        scores -= halves
+        best[part] = found = scores.argmax(axis=1)
+        index = np.arange(len(found))
+        product[part], score[part] = products[index, found], scores[index, found]
+    return best, product, score
 
 
 def _nearest(points: Float32, vectors: Float32) -> npt.NDArray[np.intp]:

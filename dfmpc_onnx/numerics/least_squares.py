@@ -283,8 +283,7 @@ def _correction_in_patches(weight: Float32, moments: SampledMoments, r: Float) -
     held = x @ x.transpose(0, 2, 1)
     index = np.arange(x.shape[1])
     held[:, index, index] += (len(index) * r).astype(np.float32)[:, None]
-    found: Float32 = solved_from_right(held, wrong) @ x
-    return found
+    return np.asarray(solved_from_right(held, wrong) @ x, np.float32)
 
 
 def diagonal_factors(weight: Float32, moments: PatchMoments, taps: int, ridge: float = RIDGE) -> Float:

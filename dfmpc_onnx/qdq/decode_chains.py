@@ -239,9 +239,9 @@ class _Reading:
         if self._peek(name, "Mul") is not None:
             node = self._take(name, "Mul")
             name, factor = node.input[0], self._values(node.input[1])
-            if factor.shape != () or float(factor) not in {2.0**s for s in range(1, 8)}:
+            if factor.size != 1 or factor.item() not in {2**s for s in range(1, 8)}:
                 raise _NotOurs
-            shift = int(factor).bit_length() - 1
+            shift = int(factor.item()).bit_length() - 1
         if self._peek(name, "Cast") is not None:
             name = self._cast(name, NUMBER_TYPES)
         if name in self._constants:

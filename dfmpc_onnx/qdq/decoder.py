@@ -136,7 +136,8 @@ class Decoder:
             if plane.encoding == "type":
                 tensor = chain.cast(source, kind)
                 if plane.shift:
-                    factor = self._once("times", np.array(2**plane.shift, kind))
+                    # Of the rank of the codes: onnxruntime spreads a factor of rank 0 over them number by number.
+                    factor = self._once("times", np.full((1,) * codes.ndim, 2**plane.shift, kind))
                     tensor = chain.add("Mul", kind, tensor, factor)
             else:
                 tensor = chain.cast(self._looked_up(chain, source, codes, plane), kind)

@@ -222,3 +222,13 @@ def test_layers_that_share_a_weight_are_expanded_together() -> None:
     assert done.layers == ("layer", "twin")
     x = np.random.default_rng(0).standard_normal((1, SHAPE[1], 8, 8)).astype(np.float32)
     assert all(map(np.array_equal, graphs.run(done.model, x), graphs.run(model, x)))
+
+
+def test_a_factor_without_dimensions_as_earlier_versions_wrote_it_is_read():
+    weight = weight_of("asymmetric")
+    form = next(form for form in forms(Kind.of(weight), 25) if any(plane.shift for plane in form.planes))
+    model = written(weight, form, integer=False)
+    (factor,) = (t for t in model.graph.initializer if t.name == "times")
+    del factor.dims[:]
+    found = read(model)
+    assert found is not None and np.array_equal(found.codes(), weight.codes)

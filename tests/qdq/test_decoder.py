@@ -107,6 +107,15 @@ def test_the_specification_accepts_it(grid, kind, opset):
     onnx.checker.check_model(network(GRIDS[grid], kind, opset), full_check=True)
 
 
+@pytest.mark.parametrize("kind", ["float", "integer"])
+def test_a_factor_of_codes_has_their_rank(kind):
+    """A factor of rank 0 is spread number by number by onnxruntime, which takes most of the time of a load."""
+    graph = graphs.gs.Graph(opset=25)
+    nodes = decode(Decoder(graph), asymmetric(6), TYPED[6], kind).nodes
+    factors = [t.values for node in nodes for t in node.inputs if t.name.startswith("times")]
+    assert [(factor.shape, factor.item()) for factor in factors] == [((1, 1, 1, 1), 4)]
+
+
 @pytest.mark.parametrize("opset", [9, 12])
 @pytest.mark.parametrize("grid", GRIDS)
 def test_old_opsets_decode_8_bits_in_float(grid, opset):
