@@ -49,8 +49,12 @@ def threads_text(count: int) -> str:
 
 def comparison_table(found: Comparison, console: Console) -> None:
     """One row a file, and which of them no other beats."""
-    rows = [comparison_row(found, file) for file in found.files]
-    rows_of_one_line(console, ROW_HEADINGS, rows, right=ROW_HEADINGS[1:-1])
+    rows = []
+    for file in found.files:
+        name, *cells = comparison_row(found, file)
+        letter, _, label = name.partition(" ")
+        rows.append((letter, label, *cells))
+    rows_of_one_line(console, ("", *ROW_HEADINGS), rows, right=ROW_HEADINGS[1:-1], name=1)
     console.print()
     timed = "" if found.float_ms is None else f"; float {found.float_ms:.2f} ms a run, {threads_text(found.threads)}"
     prose(console, f"on {found.origin}; float {megabytes(found.float_bytes)}{timed}")

@@ -422,7 +422,7 @@ def test_verify_below_a_threshold_ends_with_1_and_says_so(
     onnx.save(_other_network(), model_file)
     result = dfmpc("verify", model_file, quantized, threshold, reached, "--json")
     assert result.exit_code == 1
-    assert "\nfailed: CPU: " in result.stderr and f"below {reached}" in result.stderr
+    assert "\nfailed: CPU: " in result.stderr and f"below {threshold} {reached}" in result.stderr
     assert [f"failed: {line}" for line in json.loads(result.stdout)["below"]] == result.stderr.splitlines()[2:]
 
 

@@ -63,7 +63,7 @@ def test_verify_fails_below_the_threshold_and_leaves_the_report(quantized: pathl
     assert run_step(quantized.parent, **inputs, **{"min-sqnr": "5"}).returncode == 0
     done = run_step(quantized.parent, **inputs, **{"min-sqnr": "200"})
     assert done.returncode == 1
-    assert "below 200" in done.stderr
+    assert "below --min-sqnr 200" in done.stderr
     assert json.loads((quantized.parent / "r.json").read_text())["below"]
 
 
