@@ -111,6 +111,8 @@ def _lock(stream: BinaryIO, folder: pathlib.Path) -> None:
         fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise OptionError(f"{shown(str(folder))}: another batch is at work there; choose another folder") from None
+    except OSError:  # storage that several machines share may have no locks: nobody is kept out
+        return
 
 
 def _cut_torn_line(stream: BinaryIO) -> None:

@@ -72,6 +72,18 @@ def test_two_batches_do_not_write_into_one_folder(tmp_path: pathlib.Path) -> Non
         pass
 
 
+def test_storage_without_locks_is_written_to(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def none(handle: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with Ledger.open(tmp_path, WHOLE) as ledger:
+        ledger.append(row("a"))
+    assert list(read_rows(tmp_path)) == ["a"]
+
+
 def test_rows_of_shards_are_read_together_the_latest_first(tmp_path: pathlib.Path) -> None:
     for index, ended in ((1, "2026-01-02"), (2, "2026-01-01")):
         with Ledger.open(tmp_path, Shard(index, 2)) as ledger:
