@@ -106,7 +106,8 @@ def batch(
             run.do(engine, limits)
         except BaseException:  # such as an interrupt: what is done is to be seen all the same
             with contextlib.suppress(OptionError):  # such as a full disk, which has been said
-                run.write_tables(jobs)
+                if read_rows(folder):
+                    run.write_tables(jobs)
             raise
     return run.finish(mine, jobs)
 

@@ -115,6 +115,7 @@ def test_a_scheduler_that_does_not_answer_is_one_line(models: pathlib.Path, monk
         warnings.simplefilter("ignore")
         with pytest.raises(OptionError, match="no scheduler answers there"):
             dfmpc_onnx.batch(models, models.parent / "run", dask="tcp://127.0.0.1:9")
+    assert not (models.parent / "run" / "index.html").exists()
 
 
 @pytest.fixture
