@@ -79,14 +79,13 @@ def batch(
     sources: models, folders, patterns, and manifests (.csv, .toml). output: a folder for ``results.jsonl``, to which a
     row is added as its job ends, ``results.csv``, ``index.html``, and the models in ``models/``. A second call with the
     same folder does only what has changed: the model, its options or the version. Who interrupts it finds the table and
-    the page of what is done. sweep: ``{"recipe": ["int8",
-    "mixed"]}``, every combination for every model. workers: jobs at once; as many as processors divided by threads
-    where None. threads: of each job. time_limit, memory_limit: of each job, "30m" and "4GB"; None for none; "auto": ten
-    minutes, and twenty seconds for each MB of its model's file. dask: the address of a scheduler whose workers do the
-    jobs. dask_files: whether they find files under the same paths, or are sent their bytes. shard: "I/N", part I of N.
-    retry: whether jobs that an earlier run could not do are done again. max_failures: stop once so many jobs were
-    refused or failed. min_agreement: per cent, a gate. progress: called with (done, total, name). options: any of
-    `quantize`, for all models.
+    the page of what is done. sweep: ``{"recipe": ["int8", "mixed"]}``, every combination for every model. workers: jobs
+    at once; as many as processors divided by threads where None. threads: of each job. time_limit, memory_limit: of
+    each job, "30m" and "4GB"; None for none; "auto": ten minutes, and twenty seconds for each MB of its model. dask:
+    the address of a scheduler whose workers do the jobs. dask_files: whether they find files under the same paths, or
+    are sent their bytes. shard: "I/N", part I of N. retry: whether jobs that an earlier run could not do are done
+    again. max_failures: stop once so many jobs were refused or failed. min_agreement: per cent, a gate. progress:
+    called with (done, total, name). options: any of `quantize`, for all models.
 
     Raises UserError for what the caller can correct, before the first job begins or where a disk is full.
     """
@@ -94,6 +93,8 @@ def batch(
     limits = JobLimits.parse(time_limit, memory_limit, check_threads(threads) or processors())
     if max_failures is not None and max_failures < 1:
         raise OptionError(f"max-failures {max_failures}: not understood; give 1 or more")
+    if min_agreement is not None and not 0 <= min_agreement <= 100:
+        raise OptionError(f"min-agreement {min_agreement}: not understood; give per cent, from 0 to 100")
     given = with_places(plain_options(options), pathlib.Path())
     check_folder(folder, (TABLE_FILE, PAGE_FILE))
     jobs = find_jobs(_places(sources), given, _texts(sweep), folder)
