@@ -150,7 +150,11 @@ def _engine(workers: int | None, limits: JobLimits, dask: str | None, files: str
     if workers is not None and workers < 1:
         raise OptionError(f"workers {workers}: not understood; give 1 or more")
     usual = max(processors() // limits.threads, 1)
-    return LocalEngine(workers or usual, int(free_memory() * MEMORY_TO_USE))
+    return LocalEngine(workers or usual, _memory_to_use(), free=_memory_to_use)
+
+
+def _memory_to_use() -> int:
+    return int(free_memory() * MEMORY_TO_USE)
 
 
 def _no_rows() -> Generator[JobRow, None, None]:
@@ -226,7 +230,7 @@ class _Batch:
         The last of several shards to end is the last to write, and has read the rows of all.
         """
         with publishing(self._folder):
-            known = {**read_rows(self._folder), **self._rows}
+            known = read_rows(self._folder)
             rows = [known[job.name] for job in jobs if job.name in known]
             save_text(csv_table(rows), self._folder / TABLE_FILE)
             return index_page(rows, self._folder / PAGE_FILE)
@@ -240,9 +244,9 @@ class _Batch:
 
     def _add(self, row: JobRow) -> None:
         """A row of this run; it is on the disk when this returns."""
+        self._rows[row.name] = row  # first: who interrupts what follows hears of every row that is on the disk
         self._ledger.append(row)
         self._remove_former(row)
-        self._rows[row.name] = row
 
     def _refused(self, job: Job) -> JobRow:
         """The row of a combination that needs no process to be refused."""

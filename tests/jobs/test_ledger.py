@@ -29,6 +29,13 @@ def test_the_last_row_of_a_job_counts(tmp_path: pathlib.Path) -> None:
     assert {name: r.status for name, r in read_rows(tmp_path).items()} == {"a": "ok", "b": "failed"}
 
 
+def test_the_last_row_counts_also_where_the_clock_was_set_back(tmp_path: pathlib.Path) -> None:
+    with Ledger.open(tmp_path, WHOLE) as ledger:
+        ledger.append(row("a", status="failed", ended="2026-01-02"))
+        ledger.append(row("a", status="ok", ended="2026-01-01"))
+    assert read_rows(tmp_path)["a"].status == "ok"
+
+
 @pytest.mark.parametrize("cut", [1, 5, 40])
 def test_a_line_that_a_crash_cut_off_is_left_out_and_written_over(tmp_path: pathlib.Path, cut: int) -> None:
     with Ledger.open(tmp_path, WHOLE) as ledger:
