@@ -79,14 +79,13 @@ def batch(
     sources: models, folders, patterns, and manifests (.csv, .toml). output: a folder for ``results.jsonl``, to which a
     row is added as its job ends, ``results.csv``, ``index.html``, and the models in ``models/``. A second call with the
     same folder does only what has changed: the model, its options or the version. Who interrupts it finds the table and
-    the page of what is done. sweep: ``{"recipe": ["int8",
-    "mixed"]}``, every combination for every model. workers: jobs at once; as many as processors divided by threads
-    where None. threads: of each job. time_limit, memory_limit: of each job, "30m" and "4GB"; None for none; "auto": ten
-    minutes, and twenty seconds for each MB of its model's file. dask: the address of a scheduler whose workers do the
-    jobs. dask_files: whether they find files under the same paths, or are sent their bytes. shard: "I/N", part I of N.
-    retry: whether jobs that an earlier run could not do are done again. max_failures: stop once so many jobs were
-    refused or failed. min_agreement: per cent, a gate. progress: called with (done, total, name). options: any of
-    `quantize`, for all models.
+    the page of what is done. sweep: ``{"recipe": ["int8", "mixed"]}``, every combination for every model. workers: jobs
+    at once; as many as processors divided by threads where None. threads: of each job. time_limit, memory_limit: of
+    each job, "30m" and "4GB"; None for none; "auto": ten minutes, and twenty seconds for each MB of its model. dask:
+    the address of a scheduler whose workers do the jobs. dask_files: whether they find files under the same paths, or
+    are sent their bytes. shard: "I/N", part I of N. retry: whether jobs that an earlier run could not do are done
+    again. max_failures: stop once so many jobs were refused or failed. min_agreement: per cent, a gate. progress:
+    called with (done, total, name). options: any of `quantize`, for all models.
 
     Raises UserError for what the caller can correct, before the first job begins or where a disk is full.
     """
@@ -94,6 +93,8 @@ def batch(
     limits = JobLimits.parse(time_limit, memory_limit, check_threads(threads) or processors())
     if max_failures is not None and max_failures < 1:
         raise OptionError(f"max-failures {max_failures}: not understood; give 1 or more")
+    if min_agreement is not None and not 0 <= min_agreement <= 100:
+        raise OptionError(f"min-agreement {min_agreement}: not understood; give per cent, from 0 to 100")
     given = with_places(plain_options(options), pathlib.Path())
     check_folder(folder, (TABLE_FILE, PAGE_FILE))
     jobs = find_jobs(_places(sources), given, _texts(sweep), folder)
@@ -106,7 +107,8 @@ def batch(
             run.do(engine, limits)
         except BaseException:  # such as an interrupt: what is done is to be seen all the same
             with contextlib.suppress(OptionError):  # such as a full disk, which has been said
-                run.write_tables(jobs)
+                if read_rows(folder):
+                    run.write_tables(jobs)
             raise
     return run.finish(mine, jobs)
 
@@ -148,7 +150,11 @@ def _engine(workers: int | None, limits: JobLimits, dask: str | None, files: str
     if workers is not None and workers < 1:
         raise OptionError(f"workers {workers}: not understood; give 1 or more")
     usual = max(processors() // limits.threads, 1)
-    return LocalEngine(workers or usual, int(free_memory() * MEMORY_TO_USE))
+    return LocalEngine(workers or usual, _memory_to_use(), free=_memory_to_use)
+
+
+def _memory_to_use() -> int:
+    return int(free_memory() * MEMORY_TO_USE)
 
 
 def _no_rows() -> Generator[JobRow, None, None]:
@@ -224,7 +230,7 @@ class _Batch:
         The last of several shards to end is the last to write, and has read the rows of all.
         """
         with publishing(self._folder):
-            known = {**read_rows(self._folder), **self._rows}
+            known = read_rows(self._folder)
             rows = [known[job.name] for job in jobs if job.name in known]
             save_text(csv_table(rows), self._folder / TABLE_FILE)
             return index_page(rows, self._folder / PAGE_FILE)
@@ -238,9 +244,9 @@ class _Batch:
 
     def _add(self, row: JobRow) -> None:
         """A row of this run; it is on the disk when this returns."""
+        self._rows[row.name] = row  # first: who interrupts what follows hears of every row that is on the disk
         self._ledger.append(row)
         self._remove_former(row)
-        self._rows[row.name] = row
 
     def _refused(self, job: Job) -> JobRow:
         """The row of a combination that needs no process to be refused."""

@@ -28,6 +28,7 @@ from dfmpc_onnx.jobs.parcel import (
     model_files,
     order_below,
     pack,
+    page_of,
     row_of,
     save_written,
     unpack,
@@ -233,5 +234,5 @@ def _do_by_bytes(wanted: str, order: bytes, own: Files, named: Files, options: M
             raise OSError(f"the worker's disk is full: {row.reason}")
         made = pathlib.Path(moved.output).parent.iterdir() if row.output else ()
         written = {path.name: path.read_bytes() for path in made if path.is_file()}
-        report = pathlib.Path(row.report).read_bytes() if row.report else b""
+        report = page_of(pathlib.Path(row.report).read_bytes(), given, moved) if row.report else b""
     return msgspec.json.encode(row_of(row, given, moved)), written, report

@@ -50,7 +50,8 @@ def read_rows(folder: pathlib.Path) -> dict[str, JobRow]:
         raise OptionError(f"{shown(str(folder))}: holds no results.jsonl; give the folder of a batch")
     rows: dict[str, JobRow] = {}
     for path in found:
-        for row in _lines(path):
+        of_file = {row.name: row for row in _lines(path)}  # the last line counts, also where a clock was set back
+        for row in of_file.values():
             before = rows.get(row.name)
             if before is None or before.ended <= row.ended:
                 rows[row.name] = row
@@ -111,6 +112,8 @@ def _lock(stream: BinaryIO, folder: pathlib.Path) -> None:
         fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise OptionError(f"{shown(str(folder))}: another batch is at work there; choose another folder") from None
+    except OSError:  # storage that several machines share may have no locks: nobody is kept out
+        return
 
 
 def _cut_torn_line(stream: BinaryIO) -> None:

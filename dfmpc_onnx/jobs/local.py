@@ -24,10 +24,18 @@ def need_of(order: Order) -> int:
 
 
 class LocalEngine:
-    """workers: jobs at once, at most. memory: bytes for all of them together; a job that needs more runs alone."""
+    """workers: jobs at once, at most. memory: bytes for all of them together; a job that needs more runs alone. free:
+    bytes that are free now, asked before a job begins beside others, since other programs take memory, too."""
 
-    def __init__(self, workers: int, memory: int, processes: Callable[[], Processes] = Processes) -> None:
+    def __init__(
+        self,
+        workers: int,
+        memory: int,
+        processes: Callable[[], Processes] = Processes,
+        free: Callable[[], int] | None = None,
+    ) -> None:
         self._workers, self._memory, self._processes = workers, memory, processes
+        self._free = free or (lambda: memory)
 
     def run(self, orders: Sequence[Order]) -> Generator[JobRow, None, None]:
         processes = self._processes()
@@ -55,4 +63,5 @@ class LocalEngine:
             return len(needs)
         if not running:
             return 0
-        return bisect.bisect_left(needs, sum(map(need_of, running)) - self._memory)
+        room = min(self._memory - sum(map(need_of, running)), self._free())
+        return bisect.bisect_left(needs, -room)

@@ -8,6 +8,7 @@ files of weights; its row says which ones it lacks, and the second try has them.
 from __future__ import annotations
 
 import dataclasses
+import html
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -157,10 +158,8 @@ def order_below(order: Order, options: Mapping[str, str], folder: pathlib.Path) 
 
 def row_of(row: JobRow, order: Order, moved: Order) -> JobRow:
     """A row of a moved order as that of the order itself: with its paths."""
-    places = {moved.job.model: order.job.model}
-    places |= {str(v): str(order.job.options[n]) for n, v in moved.job.options.items() if v != order.job.options[n]}
     reason = row.reason
-    for path, own in sorted(places.items(), reverse=True):
+    for path, own in _own_paths(order, moved).items():
         reason = reason.replace(path, own).replace(shown(path), shown(own))
     return msgspec.structs.replace(
         row,
@@ -170,6 +169,21 @@ def row_of(row: JobRow, order: Order, moved: Order) -> JobRow:
         output=order.output if row.output else "",
         report=order.report if row.report else "",
     )
+
+
+def page_of(page: bytes, order: Order, moved: Order) -> bytes:
+    """The HTML report of a moved order with the paths of the order itself, as commands in it name them."""
+    for path, own in _own_paths(order, moved).items():
+        for form in (str, html.escape):
+            page = page.replace(form(path).encode(), form(own).encode())
+    return page
+
+
+def _own_paths(order: Order, moved: Order) -> dict[str, str]:
+    """The paths of an order by those of the moved one, those of files below folders first."""
+    pairs = [(moved.job.model, order.job.model), (moved.output, order.output), (moved.report, order.report)]
+    pairs += [(str(path), str(order.job.options[name])) for name, path in moved.job.options.items()]
+    return {path: own for path, own in sorted(pairs, reverse=True) if path and path != own}
 
 
 def save_written(written: Files, output: str) -> None:

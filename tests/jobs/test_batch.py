@@ -234,6 +234,8 @@ def test_a_full_disk_ends_in_one_line_and_what_is_done_stays_done(nets: pathlib.
     [
         ({"workers": 0}, "workers 0: not understood; give 1 or more"),
         ({"max_failures": 0}, "max-failures 0: not understood"),
+        ({"min_agreement": 101.0}, "min-agreement 101.0: not understood; give per cent, from 0 to 100"),
+        ({"min_agreement": float("nan")}, "min-agreement nan: not understood"),
         ({"recipee": "int8"}, "'recipee': is no option of quantize (did you mean recipe?)"),
         ({"images": graphs.np.zeros(3)}, "images: of type ndarray; give a text, a number or a path"),
         ({"seed": "x"}, "seed: of type str; give a whole number"),

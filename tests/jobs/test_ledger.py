@@ -29,6 +29,13 @@ def test_the_last_row_of_a_job_counts(tmp_path: pathlib.Path) -> None:
     assert {name: r.status for name, r in read_rows(tmp_path).items()} == {"a": "ok", "b": "failed"}
 
 
+def test_the_last_row_counts_also_where_the_clock_was_set_back(tmp_path: pathlib.Path) -> None:
+    with Ledger.open(tmp_path, WHOLE) as ledger:
+        ledger.append(row("a", status="failed", ended="2026-01-02"))
+        ledger.append(row("a", status="ok", ended="2026-01-01"))
+    assert read_rows(tmp_path)["a"].status == "ok"
+
+
 @pytest.mark.parametrize("cut", [1, 5, 40])
 def test_a_line_that_a_crash_cut_off_is_left_out_and_written_over(tmp_path: pathlib.Path, cut: int) -> None:
     with Ledger.open(tmp_path, WHOLE) as ledger:
@@ -70,6 +77,18 @@ def test_two_batches_do_not_write_into_one_folder(tmp_path: pathlib.Path) -> Non
         pass
     with Ledger.open(tmp_path, WHOLE), Ledger.open(tmp_path, Shard(1, 2)):  # a shard has a file of its own
         pass
+
+
+def test_storage_without_locks_is_written_to(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def none(handle: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with Ledger.open(tmp_path, WHOLE) as ledger:
+        ledger.append(row("a"))
+    assert list(read_rows(tmp_path)) == ["a"]
 
 
 def test_rows_of_shards_are_read_together_the_latest_first(tmp_path: pathlib.Path) -> None:

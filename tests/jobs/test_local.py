@@ -62,6 +62,12 @@ def test_a_job_that_fits_nowhere_runs_alone() -> None:
     assert max(map(len, counted.at_once)) == 1
 
 
+def test_no_job_begins_beside_others_while_other_programs_hold_the_memory() -> None:
+    counted = Counted(threading.Barrier(1))
+    list(LocalEngine(2, 100, lambda: counted, free=lambda: 30).run(orders(a=50, b=40, c=40)))
+    assert max(map(len, counted.at_once)) == 1
+
+
 def test_what_runs_is_ended_where_nobody_wants_more_rows() -> None:
     counted = Counted(threading.Barrier(1))
     rows = LocalEngine(1, 100, lambda: counted).run(orders(a=1, b=1, c=1))

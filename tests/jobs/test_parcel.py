@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import pathlib
 
@@ -17,6 +18,7 @@ from dfmpc_onnx.jobs.parcel import (
     model_files,
     order_below,
     pack,
+    page_of,
     row_of,
     save_written,
     unpack,
@@ -79,6 +81,14 @@ def test_a_row_has_the_paths_of_here(job: Job, tmp_path: pathlib.Path, far: str)
     assert row.reason == f"{job.options['images']}/x.png: no image; {shown(job.model)}: no model"
     assert (row.model, row.output, row.report) == (job.model, order.output, "")
     assert "far" not in str(row)
+
+
+def test_a_page_has_the_paths_of_here(tmp_path: pathlib.Path) -> None:
+    order = Order(Job("a", "/nets/a&b.onnx"), "/run/models/a&b.onnx", "/run/reports/a.html")
+    moved = order_below(order, {}, tmp_path)
+    page = f"<code>dfmpc-onnx report {moved.job.model} {html.escape(moved.output)} -o {moved.report}</code>"
+    own = "<code>dfmpc-onnx report /nets/a&b.onnx /run/models/a&amp;b.onnx -o /run/reports/a.html</code>"
+    assert page_of(page.encode(), order, moved).decode() == own
 
 
 def test_weights_that_a_try_lacked_are_sent_if_they_lie_beside_the_model(job: Job, tmp_path: pathlib.Path) -> None:
