@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 
@@ -100,10 +100,21 @@ def _steps(row: PlanRow, width: Width) -> tuple[WidthStep | None, WidthStep | No
     return less, more
 
 
-def drawn_grids(places: Sequence[Place], grids: Sequence[WeightGrid]) -> tuple[WeightGrid, ...]:
-    """The grids of the layers that cost most, of those that have a grid."""
-    by_layer = {grid.layer: grid for grid in grids}
-    names = [place.name for place in sorted(places, key=lambda place: (-(place.effect or 0.0), -(place.added or 0.0)))]
-    names += [grid.layer for grid in sorted(grids, key=lambda grid: math.inf if grid.sqnr_db is None else grid.sqnr_db)]
-    chosen = [by_layer[name] for name in dict.fromkeys(names) if name in by_layer]
+def drawn_grids(
+    places: Sequence[Place], layers: Collection[str], grids_of: Callable[[Collection[str]], Sequence[WeightGrid]]
+) -> tuple[WeightGrid, ...]:
+    """The grids of the layers that cost most, of those that have a grid. layers: of the file, with codes or without;
+    grids_of: the grids of some of them and maybe others, which takes its time for each."""
+    ranked = sorted(places, key=lambda place: (-(place.effect or 0.0), -(place.added or 0.0)))
+    names = list(dict.fromkeys(place.name for place in ranked if place.name in layers))
+    chosen = _in_order(names[:DRAWN_LAYERS], grids_of(names[:DRAWN_LAYERS]))
+    if len(chosen) < min(DRAWN_LAYERS, len(layers)):
+        grids = grids_of(layers)
+        by_noise = sorted(grids, key=lambda grid: math.inf if grid.sqnr_db is None else grid.sqnr_db)
+        chosen = _in_order([*names, *(grid.layer for grid in by_noise)], grids)
     return tuple(chosen[:DRAWN_LAYERS])
+
+
+def _in_order(names: Sequence[str], grids: Sequence[WeightGrid]) -> list[WeightGrid]:
+    by_layer = {grid.layer: grid for grid in grids}
+    return [by_layer[name] for name in dict.fromkeys(names) if name in by_layer]

@@ -10,7 +10,7 @@ import onnx
 from dfmpc_onnx.errors import ModelError
 from dfmpc_onnx.evaluation.diagnosis.blame import Blame, Loss, Restorable
 from dfmpc_onnx.evaluation.diagnosis.causes import rounding_cause, weight_cause
-from dfmpc_onnx.evaluation.diagnosis.evidence import Evidence
+from dfmpc_onnx.evaluation.diagnosis.evidence import Evidence, RoundingEvidence, WeightEvidence
 from dfmpc_onnx.evaluation.diagnosis.roundings import roundings
 from dfmpc_onnx.evaluation.diagnosis.schema import COMPARED_AS_A_WHOLE, Cause, Diagnosis, Suspect
 from dfmpc_onnx.evaluation.layer_errors import LayerErrors, errors_of
@@ -58,7 +58,7 @@ def diagnose_networks(
         suspects = [(c, _suspect(c, errors, given, blamer.loss, None)) for c in found]
         suspects.sort(key=lambda entry: -(entry[1].own_error or 0.0))
     evidence = Evidence(pair, factors, quantized, float_model)
-    named = tuple(_explained(c, s, evidence, given) for c, s in suspects[:EXPLAINED])
+    named = _explained(suspects[:EXPLAINED], evidence, given)
     return Diagnosis(
         damage=blamer.loss.damage,
         sqnr_db=blamer.loss.sqnr_db,
@@ -96,20 +96,38 @@ def _suspect(
     )
 
 
-def _explained(candidate: Restorable, suspect: Suspect, evidence: Evidence, given: Sequence[str]) -> Suspect:
-    if suspect.others and evidence.is_integer(suspect.layer):
-        count = suspect.others + 1
+def _explained(
+    suspects: Sequence[tuple[Restorable, Suspect]], evidence: Evidence, given: Sequence[str]
+) -> tuple[Suspect, ...]:
+    """The suspects with their causes."""
+    alone = [candidate for candidate, suspect in suspects if not suspect.others]
+    found = dict(zip(alone, evidence.of(alone), strict=True))
+    return tuple(
+        msgspec.structs.replace(
+            suspect,
+            cause=_cause(candidate, found[candidate], given)
+            if candidate in found
+            else _cause_of_several(suspect.others + 1, evidence.is_integer(suspect.layer)),
+        )
+        for candidate, suspect in suspects
+    )
+
+
+def _cause(candidate: Restorable, found: WeightEvidence | RoundingEvidence, given: Sequence[str]) -> Cause:
+    if isinstance(found, WeightEvidence):
+        return weight_cause(found)
+    assert candidate.rounding is not None  # what the other evidence is of
+    return rounding_cause(found, candidate.rounding, is_input=candidate.tensor in given)
+
+
+def _cause_of_several(count: int, integer: bool) -> Cause:
+    """What is said of layers between which no tensor can be compared."""
+    if integer:
         text = f"{count} layers together: integer operators are compared as a whole, with no float tensor between them"
-        cause = Cause("no-single-cause", text, {COMPARED_AS_A_WHOLE: count})
-    elif suspect.others:
-        text = f"{suspect.others + 1} layers together, which nothing tells apart: their tensors have other names there"
-        cause = Cause("no-single-cause", text)
-    elif candidate.rounding is None:
-        cause = weight_cause(evidence.of_weights(candidate.tensor, suspect.layer))
-    else:
-        found = evidence.of_rounding(candidate.rounding)
-        cause = rounding_cause(found, candidate.rounding, is_input=candidate.tensor in given)
-    return msgspec.structs.replace(suspect, cause=cause)
+        return Cause("no-single-cause", text, {COMPARED_AS_A_WHOLE: count})
+    return Cause(
+        "no-single-cause", f"{count} layers together, which nothing tells apart: their tensors have other names there"
+    )
 
 
 def _worst(errors: LayerErrors, figure: str) -> tuple[str, ...]:

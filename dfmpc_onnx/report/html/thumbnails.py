@@ -36,6 +36,6 @@ def shown_images(spec: InputSpec | None, origin: str, seed: int | None) -> Shown
         image = Image.fromarray(pixels)
         image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
         buffer = io.BytesIO()
-        image.save(buffer, "PNG", optimize=True)
+        image.save(buffer, "PNG")
         addresses.append(f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}")
     return ShownImages(origin, tuple(addresses), f"The first {len(addresses)} of them, before the preprocess.")
