@@ -86,7 +86,7 @@ class ReportedPair:
     diagnosed: Diagnosed
     made: Report | None = None
     planned: PlannedWidths | None = None
-    plan_options: str = ""
+    plan_options: tuple[str, str] = ("", "")
 
 
 def gather_page(pair: ReportedPair, *, latency: bool, progress: ProgressReport) -> ReportPage:

@@ -99,7 +99,7 @@ def _predicted(page: ReportPage) -> list[Block]:
         Paragraph(said),
         Rows("More bits for the layers whose bits cost the output most", columns, rows),
     ]
-    if not page.plan_options:
+    if not page.plan_options[0]:
         return [*blocks, Paragraph("A higher limit lets the plan take the steps that help most for their bytes.")]
     keeps = (
         "This gives the first of them its bits, keeps those of the other layers, and measures what comes of it. With "
@@ -127,7 +127,6 @@ def _commands(page: ReportPage, layer: PageLayer) -> list[str]:
     model = shlex.quote(page.float_file.path or "FLOAT")
     bits = layer.more.bits if layer.more is not None else layer.bits
     wider = " ".join(f"--layer {shlex.quote(f'{glob.escape(name)}={bits}')}" for name in layer.alike or (layer.name,))
-    return [
-        f"dfmpc-onnx plan {model} {page.plan_options} -o plan.toml",
-        f"dfmpc-onnx quantize {model} --recipe plan.toml {wider} -o better.onnx --report better.html",
-    ]
+    planning, making = page.plan_options
+    parts = "dfmpc-onnx quantize", model, "--recipe plan.toml", making, wider, "-o better.onnx --report better.html"
+    return [f"dfmpc-onnx plan {model} {planning} -o plan.toml", " ".join(filter(None, parts))]

@@ -199,7 +199,7 @@ def planned(model_file: pathlib.Path, quantized: pathlib.Path) -> ReportPage:
         for number, place in enumerate(page.places, 1)
     )
     return msgspec.structs.replace(
-        page, layers=tuple(layers), places=places, effect_by="plan", plan_options="--recipe mixed"
+        page, layers=tuple(layers), places=places, effect_by="plan", plan_options=("--recipe mixed", "--no-fp16")
     )
 
 
@@ -215,11 +215,11 @@ def test_predictions_are_named_so_hold_no_decibels_and_keep_the_other_layers(pla
     said = sections(planned)["advice"]
     assert "Predicted, not measured" in said and "4.4 % of the output's power" in said
     assert "-3 %" in said and "+0.7 kB" in said and "dB" not in said
-    assert "--recipe mixed -o plan.toml" in said and "--recipe plan.toml --layer conv2=5" in said
+    assert "--recipe mixed -o plan.toml" in said and "--recipe plan.toml --no-fp16 --layer conv2=5" in said
 
 
 def test_under_a_limit_of_the_user_no_command_is_given(planned: ReportPage) -> None:
-    said = sections(msgspec.structs.replace(planned, plan_options=""))["advice"]
+    said = sections(msgspec.structs.replace(planned, plan_options=("", "")))["advice"]
     assert "A higher limit lets the plan take the steps" in said and "--layer" not in said
 
 
