@@ -11,7 +11,7 @@ from dfmpc_onnx.evaluation.diagnosis.schema import Diagnosis
 from dfmpc_onnx.evaluation.layer_errors import LayerErrors
 from dfmpc_onnx.evaluation.weight_grids import WeightGrid
 from dfmpc_onnx.pipeline.settings import FLOAT
-from dfmpc_onnx.pipeline.weight_plan import PlannedWidths, PlanRow, Width
+from dfmpc_onnx.pipeline.weight_plan import PlanRow, Width
 from dfmpc_onnx.report.html.schema import PageLayer, Place, WidthStep
 
 DRAWN_LAYERS = 6  # whose weights are drawn: those that lose most
@@ -63,24 +63,18 @@ def with_places(
     return tuple(msgspec.structs.replace(layer, place=where.get(layer.name)) for layer in layers)
 
 
-def with_steps(layers: Sequence[PageLayer], planned: PlannedWidths | None) -> tuple[PageLayer, ...]:
-    """The layers with what one width less and one more would cost, by the table that their bits were planned from."""
-    if planned is None:
-        return tuple(layers)
-    steps: dict[str, tuple[WidthStep | None, WidthStep | None]] = {}
-    for row, width in zip(planned.table.rows, planned.plan.widths, strict=True):
-        steps.update(dict.fromkeys(row.layers, _steps(row, width)))
-    nothing = (None, None)
+def with_steps(layers: Sequence[PageLayer], planned: Sequence[tuple[PlanRow, Width]]) -> tuple[PageLayer, ...]:
+    """The layers with what one width less and one more would cost, by the table that their bits were planned from.
+
+    planned: its rows, with the width that each got.
+    """
+    steps = {name: (row.layers, *_steps(row, width)) for row, width in planned for name in row.layers}
+    nothing = ((), None, None)
     return tuple(
-        msgspec.structs.replace(layer, less=less, more=more, alike=_alike(layer.name, planned))
+        msgspec.structs.replace(layer, less=less, more=more, alike=alike)
         for layer in layers
-        for less, more in (steps.get(layer.name, nothing),)
+        for alike, less, more in (steps.get(layer.name, nothing),)
     )
-
-
-def _alike(name: str, planned: PlannedWidths) -> tuple[str, ...]:
-    """All layers that read a layer's weight, by which an override must name it."""
-    return next((row.layers for row in planned.table.rows if name in row.layers), ())
 
 
 def _steps(row: PlanRow, width: Width) -> tuple[WidthStep | None, WidthStep | None]:

@@ -19,7 +19,7 @@ from dfmpc_onnx.inputs.unknown_inputs import not_known
 from dfmpc_onnx.model.metadata import metadata_of
 from dfmpc_onnx.model.source import ModelSource, Source, load
 from dfmpc_onnx.pipeline.progress import no_report
-from dfmpc_onnx.pipeline.weight_plan import PlannedWidths
+from dfmpc_onnx.pipeline.weight_plan import PlannedWidths, StatedWidths
 from dfmpc_onnx.report.html.extra import require_report_extra
 from dfmpc_onnx.report.schema import Report
 
@@ -48,8 +48,9 @@ def write_page_of_run(
     settings = taken.workspace.settings
     own = found.verdict is not None and found.verdict.basis != "generated"
     source = load(taken.destination or result)
-    planned = taken.workspace.find(PlannedWidths)
-    free = None if settings.budget.asked else planned  # under a limit, more bits here are fewer elsewhere
+    planned, stated = taken.workspace.find(PlannedWidths), taken.workspace.find(StatedWidths)
+    known = planned or stated
+    free = None if settings.budget.asked else known  # under a limit, more bits here are fewer elsewhere
     pair = ReportedPair(
         float_source=taken.source,
         source=source,
@@ -61,7 +62,8 @@ def write_page_of_run(
         warnings=report.warnings,
         diagnosed=_diagnosed(taken, source, found),
         made=report,
-        planned=planned,
+        planned=() if known is None else known.rows,
+        plan_file="" if stated is None else stated.path,
         plan_options=("", "") if free is None else plan_commands(metadata_of(source.model), settings.input_shapes),
     )
     finish_page(gather_page(pair, latency=False, progress=no_report), page)

@@ -34,7 +34,7 @@ from dfmpc_onnx.model.metadata import metadata_of
 from dfmpc_onnx.model.source import Source
 from dfmpc_onnx.pipeline.manager import Refusal
 from dfmpc_onnx.pipeline.progress import ProgressReport
-from dfmpc_onnx.pipeline.weight_plan import PlannedWidths
+from dfmpc_onnx.pipeline.weight_plan import PlanRow, Width
 from dfmpc_onnx.qdq.stored_bits import StoredLayer, mean_bits, nearest_width, stored_layers
 from dfmpc_onnx.qdq.stored_bytes import stored_bytes
 from dfmpc_onnx.report.computes_text import why_float
@@ -71,8 +71,9 @@ class ReportedPair:
     """Two files, what they ran on, and what came of it; batch: None where the float model did not run.
 
     seed: of the images that were made; None where they are the user's. diagnosed: where the error is, and what causes
-    it. made: the report of the run that made the quantized file, where this is that run; planned: the widths that it
-    planned, if it did; plan_options: as in `ReportPage`.
+    it. made: the report of the run that made the quantized file, where this is that run; planned: the rows of the
+    table that its bits were planned from, if they were, with the width that each got; plan_options, plan_file: as in
+    `ReportPage`.
     """
 
     float_source: Source
@@ -85,8 +86,9 @@ class ReportedPair:
     warnings: tuple[str, ...]
     diagnosed: Diagnosed
     made: Report | None = None
-    planned: PlannedWidths | None = None
+    planned: tuple[tuple[PlanRow, Width], ...] = ()
     plan_options: tuple[str, str] = ("", "")
+    plan_file: str = ""
 
 
 def gather_page(pair: ReportedPair, *, latency: bool, progress: ProgressReport) -> ReportPage:
@@ -133,6 +135,7 @@ def gather_page(pair: ReportedPair, *, latency: bool, progress: ProgressReport) 
         machine=machine_name(),
         processor=processor_name(),
         plan_options=pair.plan_options,
+        plan_file=pair.plan_file,
     )
 
 

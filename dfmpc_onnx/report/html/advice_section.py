@@ -128,5 +128,7 @@ def _commands(page: ReportPage, layer: PageLayer) -> list[str]:
     bits = layer.more.bits if layer.more is not None else layer.bits
     wider = " ".join(f"--layer {shlex.quote(f'{glob.escape(name)}={bits}')}" for name in layer.alike or (layer.name,))
     planning, making = page.plan_options
-    parts = "dfmpc-onnx quantize", model, "--recipe plan.toml", making, wider, "-o better.onnx --report better.html"
-    return [f"dfmpc-onnx plan {model} {planning} -o plan.toml", " ".join(filter(None, parts))]
+    plan = shlex.quote(page.plan_file or "plan.toml")
+    parts = "dfmpc-onnx quantize", model, f"--recipe {plan}", making, wider, "-o better.onnx --report better.html"
+    first = [] if page.plan_file else [f"dfmpc-onnx plan {model} {planning} -o plan.toml"]
+    return [*first, " ".join(filter(None, parts))]

@@ -110,7 +110,7 @@ class ReportPage(msgspec.Struct, frozen=True):
     float; or "", nothing. command: the command line that this is from, "" where a script called; date: when, UTC;
     machine: where, with `processor`. plan_options: those by which `plan` gives
     the bits again, and those by which `quantize` makes the file of that plan; "" each where the run did not plan them,
-    or under a limit of the user's.
+    or under a limit of the user's. plan_file: the plan that stated the bits, if one did.
     """
 
     float_file: FileFacts
@@ -136,6 +136,7 @@ class ReportPage(msgspec.Struct, frozen=True):
     machine: str = ""
     processor: str = ""
     plan_options: tuple[str, str] = ("", "")
+    plan_file: str = ""
 
 
 class QuantizedFile(msgspec.Struct, frozen=True):
