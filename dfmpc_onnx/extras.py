@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-EXTRAS: Mapping[str, tuple[str, ...]] = {"report": ("jinja2",), "images": ("pillow",), "dask": ("distributed",)}
+EXTRAS: Mapping[str, tuple[str, ...]] = {
+    "report": ("jinja2", "matplotlib"),
+    "images": ("pillow",),
+    "dask": ("distributed",),
+}
 
 
 def install_command(extra: str) -> str:

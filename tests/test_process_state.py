@@ -30,6 +30,8 @@ OWNERS = {
     "warnings.catch_warnings": None,
     "warnings.simplefilter": "dfmpc_onnx/cli/console.py",  # where the process is the command line alone
     "warnings.filterwarnings": None,
+    "matplotlib.rc_context": "dfmpc_onnx/report/html/drawing.py",
+    "matplotlib.rcParams": "dfmpc_onnx/report/html/drawing.py",
     "np.seterr": None,
     "np.set_printoptions": None,
     "np.random.seed": None,

@@ -11,6 +11,7 @@ from dfmpc_onnx.errors import printable, shown
 from dfmpc_onnx.report.html import advice_section, file_sections, layer_sections, loss_sections, tensor_sections
 from dfmpc_onnx.report.html.blocks import Section
 from dfmpc_onnx.report.html.comparison_sections import comparison_sections
+from dfmpc_onnx.report.html.drawing import own_parameters
 from dfmpc_onnx.report.html.schema import Comparison, ReportPage
 from dfmpc_onnx.report.tables import megabytes
 
@@ -28,20 +29,21 @@ class Badge:
 
 def report_html(page: ReportPage) -> str:
     """The report on one quantized file."""
-    sections = [
-        loss_sections.outcome(page),
-        advice_section.advice(page),
-        loss_sections.losses(page),
-        loss_sections.causes(page),
-        tensor_sections.weights(page),
-        tensor_sections.activations(page),
-        file_sections.time(page),
-        layer_sections.refusals(page),
-        file_sections.sizes(page),
-        layer_sections.layers(page),
-        file_sections.images(page),
-        file_sections.making(page),
-    ]
+    with own_parameters():
+        sections = [
+            loss_sections.outcome(page),
+            advice_section.advice(page),
+            loss_sections.losses(page),
+            loss_sections.causes(page),
+            tensor_sections.weights(page),
+            tensor_sections.activations(page),
+            file_sections.time(page),
+            layer_sections.refusals(page),
+            file_sections.sizes(page),
+            layer_sections.layers(page),
+            file_sections.images(page),
+            file_sections.making(page),
+        ]
     level = page.verdict.level if page.verdict is not None else "not known"
     name = pathlib.Path(page.quantized_file.label).name or page.quantized_file.label
     float_name = pathlib.Path(page.float_file.label).name or page.float_file.label
@@ -53,7 +55,8 @@ def report_html(page: ReportPage) -> str:
 
 def comparison_html(found: Comparison) -> str:
     """Several files of one network side by side."""
-    sections = comparison_sections(found)
+    with own_parameters():
+        sections = comparison_sections(found)
     name = pathlib.Path(found.float_label).name or found.float_label
     remark = f"Each is compared with {shown(found.float_label)}, {megabytes(found.float_bytes)}"
     return _rendered(f"{len(found.files)} quantizations of {shown(name)}", remark, sections, found.version)
