@@ -22,6 +22,7 @@ from dfmpc_onnx.inputs.samples import Samples
 from dfmpc_onnx.model.protos import fed_names
 
 EXPLAINED = 5  # suspects whose cause is looked for
+NEARLY = 0.8  # of the gain of the first, with which a suspect that has a cause comes before one that has none
 NAMED = 3  # layers that are named where error enters, and where it is amplified
 
 
@@ -58,7 +59,7 @@ def diagnose_networks(
         suspects = [(c, _suspect(c, errors, given, blamer.loss, None)) for c in found]
         suspects.sort(key=lambda entry: -(entry[1].own_error or 0.0))
     evidence = Evidence(pair, factors, quantized, float_model)
-    named = _explained(suspects[:EXPLAINED], evidence, given)
+    named = _causes_first(_explained(suspects[:EXPLAINED], evidence, given))
     return Diagnosis(
         damage=blamer.loss.damage,
         sqnr_db=blamer.loss.sqnr_db,
@@ -111,6 +112,20 @@ def _explained(
         )
         for candidate, suspect in suspects
     )
+
+
+def _causes_first(named: tuple[Suspect, ...]) -> tuple[Suspect, ...]:
+    """Where nothing explains the first, one that gains nearly as much and has a cause comes before it: what is restored
+    behind a fault, or in front of it, may make up for that."""
+    first = next(iter(named), None)
+    if first is None or first.gain is None or first.gain <= 0 or _is_explained(first):
+        return named
+    near = [s for s in named if _is_explained(s) and (s.gain or 0.0) >= NEARLY * first.gain]
+    return (*near[:1], *(s for s in named if s not in near[:1]))
+
+
+def _is_explained(suspect: Suspect) -> bool:
+    return suspect.cause is not None and suspect.cause.code != "no-single-cause"
 
 
 def _cause(candidate: Restorable, found: WeightEvidence | RoundingEvidence, given: Sequence[str]) -> Cause:
