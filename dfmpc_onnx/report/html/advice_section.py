@@ -13,6 +13,7 @@ from dfmpc_onnx.report.html.schema import PageLayer, ReportPage
 from dfmpc_onnx.report.html.words import as_sentence, percent, signed_kilobytes
 
 MOST_PREDICTED = 3  # layers that are proposed
+NO_IMAGES = "none of the user's"  # what a file says of its statistics (`api.provenance`)
 LEAST_PREDICTED = 0.05  # of what all planned bits add, that a proposal takes away
 
 
@@ -100,7 +101,8 @@ def _predicted(page: ReportPage) -> list[Block]:
         said = (
             f"More bits for weights gain little here: they can take away at most {percent(whole)} of the "
             f"{percent(page.diagnosis.damage)} that is lost; the rest comes from rounded activations. The command "
-            f"above tells which cost most; quantize --activations none keeps all in float, which is slower. {said}"
+            "above tells which cost most; quantize --activations none keeps all in float, which is slower."
+            f"{_images(page)} {said}"
         )
     blocks: list[Block] = [
         Paragraph(said),
@@ -113,6 +115,13 @@ def _predicted(page: ReportPage) -> list[Block]:
         "--layer alone the others would be planned anew, and get fewer:"
     )
     return [*blocks, Paragraph(keeps), Bullets([("", command) for command in _commands(page, found[0])])]
+
+
+def _images(page: ReportPage) -> str:
+    """What may make ranges fit, where no image of the user's was given for them."""
+    if dict(page.made).get("statistics") != NO_IMAGES:
+        return ""
+    return " Its ranges come from no images of yours: quantize --images FOLDER fits them to what you feed."
 
 
 def proposals(layers: Sequence[PageLayer]) -> list[PageLayer]:

@@ -79,7 +79,7 @@ def _measures(page: ReportPage) -> list[tuple[Column, Callable[[PageLayer], Cell
         (Column("one step more", right=True, minor=True), lambda layer: _step(layer.more)),
         (Column("kB for it", right=True, minor=True), grows),
         (Column("error made here", right=True), made),
-        (Column("SQNR, dB", right=True), sqnr),
+        (Column("SQNR, dB", right=True, minor=True), sqnr),
         (Column("weights", right=True, minor=True), lambda layer: Cell(f"{layer.weights:,}")),
         (Column("stored bits", right=True, minor=True), lambda layer: Cell(_stored_text(layer) if usual else "-")),
         (Column("operator", minor=True), lambda layer: Cell(layer.op)),
