@@ -117,14 +117,11 @@ def refusals(page: ReportPage) -> Section:
     if any(layer.role == "low" for layer in page.layers):
         low = {layer.name for layer in page.layers if layer.role == "low"}
         alone = len({refusal.site for refusal in unpaired} & low)
-        said = (
-            "Why layers are not paired: where a layer gets few bits, up to 3, the next one is changed to make up for "
-            "its error, if one can. "
-        )
+        said = "Why layers are not paired: the error of few bits is repaired in the next layer where that is possible. "
         said += (
-            f"Behind these none can, and {alone} of them {verb(alone, 'has', 'have')} few bits all the same:"
+            f"These cannot be repaired so, and {alone} of them {verb(alone, 'has', 'have')} few bits all the same:"
             if alone
-            else "Behind these none can:"
+            else "These cannot be repaired so:"
         )
         blocks += _reasons(page, said, unpaired)
     sites = {layer.name for layer in page.layers} - in_float | {WHOLE_MODEL}

@@ -276,7 +276,7 @@ def test_layers_that_are_low_are_not_said_to_be_left_as_they_were(planned: Repor
     assert "Why layers are not paired" in said and "1 of them has few bits all the same" in said
     assert "conv2, conv3:" in said and "an Add follows" in said and "pair_convolutions" not in said
     no_low = sections(msgspec.structs.replace(planned, refusals=refused))["refusals"]
-    assert "paired: where a layer" not in no_low
+    assert "paired: the error" not in no_low
 
 
 def test_small_islands_are_a_sentence_and_a_sum_beyond_the_run_is_explained(planned: ReportPage) -> None:
