@@ -6,18 +6,15 @@ import click
 import cloup
 
 import dfmpc_onnx
-from dfmpc_onnx.cli.completion import complete_preprocess
 from dfmpc_onnx.cli.console import reader_may_leave, say, standard_output
 from dfmpc_onnx.cli.shared_options import (
     FORCE_OVER_PAGE,
-    IMAGE_SEED,
-    INPUT_SHAPES,
     JSON,
     LOOK,
     PROGRESS_LINES,
     QUIET,
-    RANGES,
     THREADS,
+    compared_inputs,
     examples,
     file_name,
 )
@@ -58,28 +55,11 @@ from dfmpc_onnx.memory import limit_memory
         metavar="FLOAT",
         help="the float model; all files are then quantized ones of it, compared side by side",
     ),
-    cloup.option(
-        "--images",
-        type=click.Path(),
-        metavar="FILE.npz|FOLDER",
-        help="an .npz with x (and y), or a folder of images (and labels.csv)",
+    *compared_inputs(
+        images="an .npz with x (and y), or a folder of images (and labels.csv)",
+        preprocess="as `verify` takes it  [default: as the quantized file states]",
+        count="how many images  [default: all of --images, else up to 64]",
     ),
-    cloup.option(
-        "--preprocess",
-        default=None,
-        metavar="NAME|MEAN/STD",
-        shell_complete=complete_preprocess,
-        help="as `verify` takes it  [default: as the quantized file states]",
-    ),
-    cloup.option(
-        "--count",
-        type=click.IntRange(min=1),
-        metavar="N",
-        help="how many images  [default: all of --images, else up to 64]",
-    ),
-    INPUT_SHAPES,
-    RANGES,
-    IMAGE_SEED,
 )
 @cloup.option_group(
     "Run",

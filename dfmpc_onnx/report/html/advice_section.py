@@ -8,10 +8,12 @@ from collections.abc import Sequence
 
 from dfmpc_onnx.report.html.blocks import Block, Bullets, Column, Paragraph, Rows, Section, cells
 from dfmpc_onnx.report.html.names import names_of
+from dfmpc_onnx.report.html.ranking import weights_matter
 from dfmpc_onnx.report.html.schema import PageLayer, ReportPage
 from dfmpc_onnx.report.html.words import as_sentence, percent, signed_kilobytes
 
 MOST_PREDICTED = 3  # layers that are proposed
+NO_IMAGES = "none of the user's"  # what a file says of its statistics (`api.provenance`)
 LEAST_PREDICTED = 0.05  # of what all planned bits add, that a proposal takes away
 
 
@@ -88,13 +90,20 @@ def _predicted(page: ReportPage) -> list[Block]:
         Column("no.", right=True),
         Column("layer", name=True),
         Column("bits"),
-        Column("planned loss, of the output's power", right=True),
+        Column("takes off the loss", right=True),
         Column("file grows by", right=True),
     ]
     said = (
         "Predicted, not measured: by the table from which the bits were planned, this is what one step more would take "
-        f"away of the {percent(whole)} of the output's power that the bits of all layers add as error."
+        f"away of the {percent(whole)} that the bits of all layers add to the loss."
     )
+    if not weights_matter(page) and page.diagnosis is not None:
+        said = (
+            f"More bits for weights gain little here: they can take away at most {percent(whole)} of the "
+            f"{percent(page.diagnosis.damage)} that is lost; the rest comes from rounded activations. The command "
+            "above tells which cost most; quantize --activations none keeps all in float, which is slower."
+            f"{_images(page)} {said}"
+        )
     blocks: list[Block] = [
         Paragraph(said),
         Rows("More bits for the layers whose bits cost the output most", columns, rows),
@@ -106,6 +115,13 @@ def _predicted(page: ReportPage) -> list[Block]:
         "--layer alone the others would be planned anew, and get fewer:"
     )
     return [*blocks, Paragraph(keeps), Bullets([("", command) for command in _commands(page, found[0])])]
+
+
+def _images(page: ReportPage) -> str:
+    """What may make ranges fit, where no image of the user's was given for them."""
+    if dict(page.made).get("statistics") != NO_IMAGES:
+        return ""
+    return " Its ranges come from no images of yours: quantize --images FOLDER fits them to what you feed."
 
 
 def proposals(layers: Sequence[PageLayer]) -> list[PageLayer]:

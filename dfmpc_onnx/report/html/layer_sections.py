@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Callable, Sequence
 
 from dfmpc_onnx.pipeline.manager import Refusal
@@ -11,10 +10,10 @@ from dfmpc_onnx.report.html.blocks import Block, Bullets, Cell, Column, Paragrap
 from dfmpc_onnx.report.html.names import names_of
 from dfmpc_onnx.report.html.schema import PageLayer, Place, ReportPage, WidthStep
 from dfmpc_onnx.report.html.words import decibels_text, percent, signed_kilobytes, verb
+from dfmpc_onnx.report.width_words import layers_by_bits
 
 REASONS_LISTED = 40
 SITES_NAMED = 3  # of one reason
-ROLES = ("low", "high", "8-bit", "float")
 WHOLE_MODEL = "model"  # as the site of a refusal
 OF_TENSORS = ("costly-activation", "operator-not-taken")  # refusals that matter to a reader; others follow from layers
 UNIFORM = "The same for all"
@@ -38,18 +37,16 @@ def layers(page: ReportPage) -> Section:
         [*cells(layer.place or "-", short(layer.name), layer.bits), *(found[index] for found in texts)]
         for index, layer in enumerate(page.layers)
     ]
-    counts = collections.Counter(layer.role for layer in page.layers)
-    roles = ", ".join(f"{counts[role]} {role}" for role in ROLES if counts[role])
     legend = (
-        f"By role: {roles}. Low is ternary or has 2 or 3 bits, high has more, 8-bit has 8. Names are without what all "
+        f"{len(page.layers)} layers: {layers_by_bits(layer.bits for layer in page.layers)}. Names are without what all "
         "have in common in front, and without the operator."
     )
     if same:
         legend += f" {UNIFORM}: {', '.join(same)}."
     if any(layer.planned is not None for layer in page.layers):
         legend += (
-            " Adds to the output: the error that the layer's bits were measured to add before they were chosen, in % "
-            "of the output's power; the same for one step less and one step more."
+            " Adds to the output: the loss that the layer's bits alone were measured to add, before they were chosen; "
+            "the same for one step less and one step more. Narrow windows leave columns out."
         )
     blocks: list[Block] = [Rows("All layers, from input to output", columns, rows), Paragraph(legend, quiet=True)]
     return Section("layers", "All layers", blocks)
@@ -78,15 +75,15 @@ def _measures(page: ReportPage) -> list[tuple[Column, Callable[[PageLayer], Cell
     usual = {layer.bits for layer in page.layers if _stored_text(layer) != layer.bits and layer.bits != "float"}
     return [
         (Column("adds to the output", right=True), lambda layer: _bar(layer.planned, most_planned)),
-        (Column("one step less", right=True), lambda layer: _step(layer.less)),
-        (Column("one step more", right=True), lambda layer: _step(layer.more)),
-        (Column("kB for it", right=True), grows),
+        (Column("one step less", right=True, minor=True), lambda layer: _step(layer.less)),
+        (Column("one step more", right=True, minor=True), lambda layer: _step(layer.more)),
+        (Column("kB for it", right=True, minor=True), grows),
         (Column("error made here", right=True), made),
-        (Column("SQNR, dB", right=True), sqnr),
-        (Column("weights", right=True), lambda layer: Cell(f"{layer.weights:,}")),
-        (Column("stored bits", right=True), lambda layer: Cell(_stored_text(layer) if usual else "-")),
-        (Column("operator"), lambda layer: Cell(layer.op)),
-        (Column("computes in"), lambda layer: Cell(layer.computes or "-")),
+        (Column("SQNR, dB", right=True, minor=True), sqnr),
+        (Column("weights", right=True, minor=True), lambda layer: Cell(f"{layer.weights:,}")),
+        (Column("stored bits", right=True, minor=True), lambda layer: Cell(_stored_text(layer) if usual else "-")),
+        (Column("operator", minor=True), lambda layer: Cell(layer.op)),
+        (Column("computes in", minor=True), lambda layer: Cell(layer.computes or "-")),
     ]
 
 
@@ -120,11 +117,9 @@ def refusals(page: ReportPage) -> Section:
     if any(layer.role == "low" for layer in page.layers):
         low = {layer.name for layer in page.layers if layer.role == "low"}
         alone = len({refusal.site for refusal in unpaired} & low)
-        said = (
-            "Why layers are not paired: the error of a low layer is repaired in the next one where that is possible. "
-        )
+        said = "Why layers are not paired: the error of few bits is repaired in the next layer where that is possible. "
         said += (
-            f"These cannot be repaired so, and {alone} of them {verb(alone, 'is', 'are')} low all the same:"
+            f"These cannot be repaired so, and {alone} of them {verb(alone, 'has', 'have')} few bits all the same:"
             if alone
             else "These cannot be repaired so:"
         )
