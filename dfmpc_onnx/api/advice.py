@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import glob
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 import numpy as np
@@ -13,14 +13,14 @@ import onnx
 
 from dfmpc_onnx import catalog
 from dfmpc_onnx.api.command_again import command_again
-from dfmpc_onnx.api.pairs import ComparedFiles
+from dfmpc_onnx.api.made_again import OptionsAgain, options_again, recorded_layers
+from dfmpc_onnx.api.pairs import ComparedFiles, shapes_as_made
 from dfmpc_onnx.api.provenance import gave_statistics, recorded_recipe
 from dfmpc_onnx.api.quantize import quantize
 from dfmpc_onnx.api.reference import output_kinds
-from dfmpc_onnx.errors import ModelError, OptionError, RecipeError, UserError
+from dfmpc_onnx.errors import ModelError, RecipeError, UserError
 from dfmpc_onnx.evaluation.diagnosis.schema import LEAST_HELP_DB, Advice, Diagnosis, Suspect
 from dfmpc_onnx.evaluation.fidelity import compare
-from dfmpc_onnx.inputs.preprocess import AUTO
 from dfmpc_onnx.model.metadata import metadata_of
 from dfmpc_onnx.model.source import size_of
 from dfmpc_onnx.pipeline.facts import FloatActivations
@@ -110,21 +110,10 @@ class Trials:
 
     def _make(self, trial: Trial) -> onnx.ModelProto:
         """The file as it was made, but for the change."""
-        files, metadata = self._files, self._files.metadata
+        files = self._files
         recipe = keeping(recorded_recipe(files.source), trial.activations)
-        made = quantize(
-            files.float_source.path or files.float_source.model,
-            None,
-            recipe,
-            layers=self._layers(trial),
-            target=metadata.get("target", "cpu"),
-            preprocess=self._preprocess(trial),
-            input_shapes=files.settings.input_shapes,
-            input_ranges=files.settings.input_ranges,
-            seed=int(metadata.get("seed", "0")),
-            images=self._own_images(),
-            check=False,
-        )
+        given = files.float_source.path or files.float_source.model
+        made = quantize(given, None, recipe, layers=self._layers(trial), check=False, **self._options(trial))
         return made.model
 
     def _layers(self, trial: Trial) -> list[str]:
@@ -132,15 +121,15 @@ class Trials:
         metadata, model = self._files.metadata, self._files.source.model
         return [*stored_widths(model), *recorded_layers(metadata), *trial.layers]
 
-    def _preprocess(self, trial: Trial) -> str:
-        return trial.preprocess or self._files.metadata.get("preprocess", AUTO)
-
-    def _own_images(self) -> str | None:
-        return self._images if "images_sha256" in self._files.metadata else None
+    def _options(self, trial: Trial) -> OptionsAgain:
+        files = self._files
+        free = dataclasses.replace(files.settings, input_shapes={})
+        shapes = shapes_as_made(files.float_source, files.metadata, free) or files.settings.input_shapes
+        return options_again(files.metadata, shapes, self._images, trial.preprocess)
 
     def _command(self, trial: Trial) -> str:
-        recipe = recorded_recipe(self._files.source)
-        return command_again(self._files, recipe, self._layers(trial), self._preprocess(trial), self._own_images())
+        path, recipe = self._files.float_source.path, recorded_recipe(self._files.source)
+        return "" if path is None else command_again(path, recipe, self._layers(trial), self._options(trial))
 
     def _sqnr(self, model: onnx.ModelProto) -> float:
         files = self._files
@@ -254,12 +243,3 @@ def narrow_layers(model: onnx.ModelProto) -> set[str]:
         if not chain.plain or (not wide and np.unique(chain.codes()).size <= WIDE_LEVELS):
             found.add(node.name)
     return found
-
-
-def recorded_layers(metadata: Mapping[str, str]) -> list[str]:
-    """The overrides that a file says it was made with; none where what it says is not to be understood."""
-    try:
-        found = msgspec.json.decode(metadata.get("layers", "[]"), type=list[str])
-        return [str(LayerOverride.parse(text)) for text in found]
-    except (msgspec.DecodeError, OptionError):
-        return []

@@ -2,53 +2,46 @@
 
 from __future__ import annotations
 
+import pathlib
 import shlex
 from collections.abc import Mapping, Sequence
 
 from dfmpc_onnx import catalog
-from dfmpc_onnx.api.pairs import ComparedFiles
+from dfmpc_onnx.api.made_again import OptionsAgain, as_arguments
+from dfmpc_onnx.api.time_limit import time_limit_of, with_time_limit
 from dfmpc_onnx.pipeline.recipe import Recipe, to_record
 
 OUTPUT = "better.onnx"
 
 
-def command_again(
-    files: ComparedFiles, recipe: Recipe, layers: Sequence[str], preprocess: str, images: str | None
-) -> str:
+def command_again(path: pathlib.Path, recipe: Recipe, layers: Sequence[str], options: OptionsAgain) -> str:
     """`dfmpc-onnx quantize` with all that it takes; "" where no command makes the same, as of a recipe that is not by
-    this version's name, or of a model in memory.
+    this version's name.
 
-    recipe: as the file records it. layers: every override, as ``GLOB=BITS``; the last of a name counts.
+    path: of the float model. recipe: as the file records it. layers: every override, as ``GLOB=BITS``; the last of a
+    name counts. options: as the file was made.
     """
-    metadata = files.metadata
-    if files.float_source.path is None or not _has_name(recipe):
+    limit = time_limit_of(recipe)
+    if not _has_name(recipe, limit):
         return ""
-    parts = ["dfmpc-onnx", "quantize", str(files.float_source.path), "-o", OUTPUT, "--recipe", recipe.name]
-    parts += ["--weights", recipe.weights, "--activations", recipe.activations]
-    if (target := metadata.get("target", "cpu")) != "cpu":
-        parts += ["--target", target]
+    parts = ["dfmpc-onnx", "quantize", str(path), "-o", OUTPUT, "--recipe", recipe.name, "--weights", recipe.weights]
     if recipe.reduce_range and not catalog.find_recipe(recipe.name).reduce_range:
         parts.append("--reduce-range")
-    if preprocess:
-        parts += ["--preprocess", preprocess]
-    for name, shape in files.settings.input_shapes.items():
-        sizes = "x".join(map(str, shape))
-        parts += ["--input-shape", f"{name}:{sizes}" if name else sizes]
-    for name, (low, high) in files.settings.input_ranges.items():
-        parts += ["--input-range", f"{name}={low!r}:{high!r}"]
-    if images is not None:
-        parts += ["--images", images]
-    if (seed := metadata.get("seed", "0")) != "0":
-        parts += ["--seed", seed]
+    if limit is not None:
+        parts += ["--max-latency", limit]
+    parts += as_arguments({"activations": recipe.activations, **options})
     for name, bits in _last_of_each(layers).items():
         parts += ["--layer", f"{name}={bits}"]
     return shlex.join(parts)
 
 
-def _has_name(recipe: Recipe) -> bool:
+def _has_name(recipe: Recipe, limit: str | None) -> bool:
     """Whether the name of a recorded recipe stands for the same passes in this version."""
     named = catalog.recipes().get(recipe.name)
-    return named is not None and [to_record(step) for step in named.steps] == [to_record(step) for step in recipe.steps]
+    if named is None:
+        return False
+    same = with_time_limit(named, limit)
+    return [to_record(step) for step in same.steps] == [to_record(step) for step in recipe.steps]
 
 
 def _last_of_each(layers: Sequence[str]) -> Mapping[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 
@@ -11,7 +11,7 @@ from dfmpc_onnx.evaluation.diagnosis.schema import Diagnosis
 from dfmpc_onnx.evaluation.layer_errors import LayerErrors
 from dfmpc_onnx.evaluation.weight_grids import WeightGrid
 from dfmpc_onnx.pipeline.settings import FLOAT
-from dfmpc_onnx.pipeline.weight_plan import PlannedWidths, PlanRow, Width
+from dfmpc_onnx.pipeline.weight_plan import PlanRow, Width
 from dfmpc_onnx.report.html.schema import PageLayer, Place, WidthStep
 
 DRAWN_LAYERS = 6  # whose weights are drawn: those that lose most
@@ -63,24 +63,18 @@ def with_places(
     return tuple(msgspec.structs.replace(layer, place=where.get(layer.name)) for layer in layers)
 
 
-def with_steps(layers: Sequence[PageLayer], planned: PlannedWidths | None) -> tuple[PageLayer, ...]:
-    """The layers with what one width less and one more would cost, by the table that their bits were planned from."""
-    if planned is None:
-        return tuple(layers)
-    steps: dict[str, tuple[WidthStep | None, WidthStep | None]] = {}
-    for row, width in zip(planned.table.rows, planned.plan.widths, strict=True):
-        steps.update(dict.fromkeys(row.layers, _steps(row, width)))
-    nothing = (None, None)
+def with_steps(layers: Sequence[PageLayer], planned: Sequence[tuple[PlanRow, Width]]) -> tuple[PageLayer, ...]:
+    """The layers with what one width less and one more would cost, by the table that their bits were planned from.
+
+    planned: its rows, with the width that each got.
+    """
+    steps = {name: (row.layers, *_steps(row, width)) for row, width in planned for name in row.layers}
+    nothing = ((), None, None)
     return tuple(
-        msgspec.structs.replace(layer, less=less, more=more, alike=_alike(layer.name, planned))
+        msgspec.structs.replace(layer, less=less, more=more, alike=alike)
         for layer in layers
-        for less, more in (steps.get(layer.name, nothing),)
+        for alike, less, more in (steps.get(layer.name, nothing),)
     )
-
-
-def _alike(name: str, planned: PlannedWidths) -> tuple[str, ...]:
-    """All layers that read a layer's weight, by which an override must name it."""
-    return next((row.layers for row in planned.table.rows if name in row.layers), ())
 
 
 def _steps(row: PlanRow, width: Width) -> tuple[WidthStep | None, WidthStep | None]:
@@ -100,10 +94,21 @@ def _steps(row: PlanRow, width: Width) -> tuple[WidthStep | None, WidthStep | No
     return less, more
 
 
-def drawn_grids(places: Sequence[Place], grids: Sequence[WeightGrid]) -> tuple[WeightGrid, ...]:
-    """The grids of the layers that cost most, of those that have a grid."""
-    by_layer = {grid.layer: grid for grid in grids}
-    names = [place.name for place in sorted(places, key=lambda place: (-(place.effect or 0.0), -(place.added or 0.0)))]
-    names += [grid.layer for grid in sorted(grids, key=lambda grid: math.inf if grid.sqnr_db is None else grid.sqnr_db)]
-    chosen = [by_layer[name] for name in dict.fromkeys(names) if name in by_layer]
+def drawn_grids(
+    places: Sequence[Place], layers: Collection[str], grids_of: Callable[[Collection[str]], Sequence[WeightGrid]]
+) -> tuple[WeightGrid, ...]:
+    """The grids of the layers that cost most, of those that have a grid. layers: of the file, with codes or without;
+    grids_of: the grids of some of them and maybe others, which takes its time for each."""
+    ranked = sorted(places, key=lambda place: (-(place.effect or 0.0), -(place.added or 0.0)))
+    names = list(dict.fromkeys(place.name for place in ranked if place.name in layers))
+    chosen = _in_order(names[:DRAWN_LAYERS], grids_of(names[:DRAWN_LAYERS]))
+    if len(chosen) < min(DRAWN_LAYERS, len(layers)):
+        grids = grids_of(layers)
+        by_noise = sorted(grids, key=lambda grid: math.inf if grid.sqnr_db is None else grid.sqnr_db)
+        chosen = _in_order([*names, *(grid.layer for grid in by_noise)], grids)
     return tuple(chosen[:DRAWN_LAYERS])
+
+
+def _in_order(names: Sequence[str], grids: Sequence[WeightGrid]) -> list[WeightGrid]:
+    by_layer = {grid.layer: grid for grid in grids}
+    return [by_layer[name] for name in dict.fromkeys(names) if name in by_layer]

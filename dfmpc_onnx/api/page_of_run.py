@@ -9,9 +9,9 @@ import onnx
 from dfmpc_onnx.api.boundary import Path
 from dfmpc_onnx.api.closing_check import ClosingCheck
 from dfmpc_onnx.api.intake import Intake
+from dfmpc_onnx.api.made_again import plan_commands
 from dfmpc_onnx.api.page_files import check_page_target, finish_page
 from dfmpc_onnx.api.pairs import ComparedFiles
-from dfmpc_onnx.api.provenance import plan_options
 from dfmpc_onnx.api.reference import CHECK_SEED, reference_session
 from dfmpc_onnx.api.report_page import Diagnosed, ReportedPair, gather_page
 from dfmpc_onnx.errors import OptionError
@@ -19,7 +19,7 @@ from dfmpc_onnx.inputs.unknown_inputs import not_known
 from dfmpc_onnx.model.metadata import metadata_of
 from dfmpc_onnx.model.source import ModelSource, Source, load
 from dfmpc_onnx.pipeline.progress import no_report
-from dfmpc_onnx.pipeline.weight_plan import PlannedWidths
+from dfmpc_onnx.pipeline.weight_plan import PlannedWidths, StatedWidths
 from dfmpc_onnx.report.html.extra import require_report_extra
 from dfmpc_onnx.report.schema import Report
 
@@ -48,7 +48,9 @@ def write_page_of_run(
     settings = taken.workspace.settings
     own = found.verdict is not None and found.verdict.basis != "generated"
     source = load(taken.destination or result)
-    planned, stated = taken.workspace.find(PlannedWidths), metadata_of(source.model)
+    planned, stated = taken.workspace.find(PlannedWidths), taken.workspace.find(StatedWidths)
+    known = planned or stated
+    free = None if settings.budget.asked else known  # under a limit, more bits here are fewer elsewhere
     pair = ReportedPair(
         float_source=taken.source,
         source=source,
@@ -60,8 +62,9 @@ def write_page_of_run(
         warnings=report.warnings,
         diagnosed=_diagnosed(taken, source, found),
         made=report,
-        planned=planned,
-        plan_options="" if planned is None or settings.budget.asked else plan_options(stated, settings.input_shapes),
+        planned=() if known is None else known.rows,
+        plan_file="" if stated is None else stated.path,
+        plan_options=("", "") if free is None else plan_commands(metadata_of(source.model), settings.input_shapes),
     )
     finish_page(gather_page(pair, latency=False, progress=no_report), page)
 

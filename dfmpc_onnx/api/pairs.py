@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import msgspec
 
 from dfmpc_onnx.api.boundary import GivenImages, GivenRanges, GivenShapes, as_path, texts
+from dfmpc_onnx.api.made_again import recorded_ranges, recorded_shapes
 from dfmpc_onnx.api.provenance import gave_statistics, origin_warnings
 from dfmpc_onnx.api.reference import CHECK_SEED, check_count, check_limits, reference_session
 from dfmpc_onnx.errors import ModelError, OptionError
@@ -106,14 +107,11 @@ def take_pair(
     )
 
 
-def _recorded_shapes(
+def shapes_as_made(
     float_source: Source, metadata: Mapping[str, str], settings: Settings
 ) -> Mapping[str, tuple[int, ...]]:
     """The shapes that a quantized file was made with, of inputs that would get others; none from a file of others."""
-    try:
-        recorded = msgspec.json.decode(metadata.get("input_shapes", "{}"), type=dict[str, tuple[int, ...]])
-    except msgspec.DecodeError:
-        return {}
+    recorded = recorded_shapes(metadata)
     usual = resolve_inputs(float_source.model, settings)
     return {
         spec.name: recorded[spec.name]
@@ -126,11 +124,8 @@ def _recorded_ranges(
     float_source: Source, metadata: Mapping[str, str], settings: Settings
 ) -> Mapping[str, tuple[float, float]]:
     """The ranges that a quantized file was made with, of inputs that there are; none from a file of others."""
-    try:
-        recorded = msgspec.json.decode(metadata.get("input_ranges", "{}"), type=dict[str, tuple[float, float]])
-    except msgspec.DecodeError:
-        return {}
     usual = {spec.name for spec in resolve_inputs(float_source.model, settings) if spec.kind in "fiu"}
+    recorded = recorded_ranges(metadata)
     return {name: (low, high) for name, (low, high) in recorded.items() if name in usual and low < high}
 
 
@@ -176,7 +171,7 @@ def _settings(
         seed=seed + CHECK_SEED,
     )
     if not own and not shapes:
-        settings = dataclasses.replace(settings, input_shapes=_recorded_shapes(float_source, metadata, settings))
+        settings = dataclasses.replace(settings, input_shapes=shapes_as_made(float_source, metadata, settings))
     if not ranges and by_file:
         settings = dataclasses.replace(settings, input_ranges=_recorded_ranges(float_source, metadata, settings))
     return settings

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import msgspec
 import numpy as np
@@ -89,27 +88,6 @@ def _statistics(inputs: InputSpecs) -> str:
     if inputs.learned is not None:
         return f"learned images ({inputs.learned.objective})"
     return "the user's images" if inputs.images else "none of the user's"
-
-
-def plan_options(stated: Mapping[str, str], shapes: Mapping[str, Sequence[int]]) -> str:
-    """The options of `plan` that give the bits of a file again, as a shell takes them. stated: what it says of its
-    making (`provenance`); shapes: of inputs, as the user gave them."""
-    options = ["--recipe", stated.get("recipe", "mixed")]
-    for name, usual in (("activations", "8"), ("target", "cpu"), ("seed", "0")):
-        if stated.get(name, usual) != usual:
-            options += [f"--{name}", stated[name]]
-    if stated.get("preprocess_choice", "").startswith("given:"):
-        options += ["--preprocess", stated.get("preprocess", "auto")]
-    for name, shape in shapes.items():
-        options += ["--input-shape", f"{name}:{'x'.join(map(str, shape))}" if name else "x".join(map(str, shape))]
-    ranges = msgspec.json.decode(stated.get("input_ranges", "{}"), type=dict[str, tuple[float, float]])
-    for name, (low, high) in ranges.items():
-        options += ["--input-range", f"{name}={low:g}:{high:g}"]
-    for override in msgspec.json.decode(stated.get("layers", "[]"), type=list[str]):
-        options += ["--layer", override]
-    if "images_sha256" in stated:
-        options += ["--images", "IMAGES"]
-    return shlex.join(options)
 
 
 def gave_statistics(metadata: Mapping[str, str], images: str | os.PathLike[str]) -> bool:

@@ -8,6 +8,7 @@ import datetime
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Literal, TypeVar
 
 import msgspec
@@ -33,7 +34,7 @@ from dfmpc_onnx.model.metadata import metadata_of
 from dfmpc_onnx.model.source import Source
 from dfmpc_onnx.pipeline.manager import Refusal
 from dfmpc_onnx.pipeline.progress import ProgressReport
-from dfmpc_onnx.pipeline.weight_plan import PlannedWidths
+from dfmpc_onnx.pipeline.weight_plan import PlanRow, Width
 from dfmpc_onnx.qdq.stored_bits import StoredLayer, mean_bits, nearest_width, stored_layers
 from dfmpc_onnx.qdq.stored_bytes import stored_bytes
 from dfmpc_onnx.report.computes_text import why_float
@@ -46,7 +47,7 @@ from dfmpc_onnx.runtime.processor import machine_name, processor_name
 from dfmpc_onnx.runtime.session import Session
 from dfmpc_onnx.runtime.threads import thread_count
 
-TIMED_SECONDS = 0.5  # of runs of each file
+TIMED_SECONDS = 0.1  # of runs of each file, and of its kernels; the fewest runs of a slow one take longer
 LOW_WIDTH = 3  # bits, up to which a layer is low
 DETECTED_BY = ("images", "covariances", "head", "norms")  # of `PreprocessChoice.by`
 _KNOWN = {"given": "as given", "file": "as the file stated", "assumed": "assumed: nothing tells it"}
@@ -70,8 +71,9 @@ class ReportedPair:
     """Two files, what they ran on, and what came of it; batch: None where the float model did not run.
 
     seed: of the images that were made; None where they are the user's. diagnosed: where the error is, and what causes
-    it. made: the report of the run that made the quantized file, where this is that run; planned: the widths that it
-    planned, if it did; plan_options: as in `ReportPage`.
+    it. made: the report of the run that made the quantized file, where this is that run; planned: the rows of the
+    table that its bits were planned from, if they were, with the width that each got; plan_options, plan_file: as in
+    `ReportPage`.
     """
 
     float_source: Source
@@ -84,17 +86,20 @@ class ReportedPair:
     warnings: tuple[str, ...]
     diagnosed: Diagnosed
     made: Report | None = None
-    planned: PlannedWidths | None = None
-    plan_options: str = ""
+    planned: tuple[tuple[PlanRow, Width], ...] = ()
+    plan_options: tuple[str, str] = ("", "")
+    plan_file: str = ""
 
 
 def gather_page(pair: ReportedPair, *, latency: bool, progress: ProgressReport) -> ReportPage:
     """Measure what the report says beyond the comparison of outputs. latency: of each island of float, what integers
     in its place would save, too."""
     gathered = _Gathering(pair, progress)
+    images = _images(pair)  # first, while the pictures are still held
     stored = stored_layers(pair.source.model)
     names = {layer.name for layer in stored}
-    grids = weight_grids(pair.float_source.model, pair.source.model, names)
+    grids_of = partial(weight_grids, pair.float_source.model, pair.source.model)
+    grids = grids_of(names) if pair.made is None else []
     census = gathered.found("census", lambda: _census(pair.source))
     layers = with_steps(_layers(pair, stored, grids, census), pair.planned)
     places, effect_by = _places(layers, pair.diagnosed)
@@ -106,7 +111,6 @@ def gather_page(pair: ReportedPair, *, latency: bool, progress: ProgressReport) 
         table = gathered.found("islands", lambda: _table(pair, MOST_CLOSED if latency else 0))
         times = msgspec.structs.replace(times, table=table)
     gathered.step(3)
-    only = next(iter(pair.inputs)) if len(pair.inputs) == 1 else None
     return ReportPage(
         float_file=_facts(pair.float_source),
         quantized_file=_facts(pair.source),
@@ -117,11 +121,11 @@ def gather_page(pair: ReportedPair, *, latency: bool, progress: ProgressReport) 
         layers=with_places(layers, places, pair.diagnosed.errors),
         places=places,
         mean_bits=_mean_bits(pair, stored),
-        drawn=drawn_grids(places, grids),
+        drawn=drawn_grids(places, names, lambda wanted: grids if pair.made is None else grids_of(wanted)),
         ranges=ranges or (),
         times=times,
         refusals=_refusals(pair.made, census),
-        images=ShownImages("nothing") if pair.batch is None else shown_images(only, pair.batch.origin, pair.seed),
+        images=images,
         version=version(),
         diagnosis=pair.diagnosed.diagnosis,
         untold=gathered.untold,
@@ -131,7 +135,13 @@ def gather_page(pair: ReportedPair, *, latency: bool, progress: ProgressReport) 
         machine=machine_name(),
         processor=processor_name(),
         plan_options=pair.plan_options,
+        plan_file=pair.plan_file,
     )
+
+
+def _images(pair: ReportedPair) -> ShownImages:
+    only = next(iter(pair.inputs)) if len(pair.inputs) == 1 else None
+    return ShownImages("nothing") if pair.batch is None else shown_images(only, pair.batch.origin, pair.seed)
 
 
 def _places(

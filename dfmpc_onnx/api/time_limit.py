@@ -42,6 +42,13 @@ def with_time_limit(recipe: Recipe, limit: str | float | None) -> Recipe:
     return msgspec.structs.replace(recipe, steps=(*steps[: places[0]], step, *steps[places[0] :]))
 
 
+def time_limit_of(recipe: Recipe) -> str | None:
+    """The limit that a recipe holds, as `with_time_limit` takes it; None where it has none."""
+    limiting = _providers(LimitJudged)
+    found = (step.options.get("limit") for step in recipe.steps if catalog.current_name(step.use) in limiting)
+    return next((str(limit) for limit in found if limit is not None), None)
+
+
 def check_timed(settings: Settings) -> None:
     """Raise OptionError where a limit on time can change nothing."""
     if settings.few_bits is not None:

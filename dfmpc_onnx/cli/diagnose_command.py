@@ -6,18 +6,15 @@ import click
 import cloup
 
 import dfmpc_onnx
-from dfmpc_onnx.cli.completion import complete_preprocess
 from dfmpc_onnx.cli.console import reader_may_leave, say, standard_output
 from dfmpc_onnx.cli.shared_options import (
     FORCE,
-    IMAGE_SEED,
-    INPUT_SHAPES,
     JSON,
     LOOK,
     QUIET,
-    RANGES,
     THREADS,
     VERBOSE,
+    compared_inputs,
     examples,
 )
 from dfmpc_onnx.errors import ModelError, OptionError, printable
@@ -51,21 +48,12 @@ from dfmpc_onnx.memory import keep_freed_memory, limit_memory
 )
 @cloup.option_group(
     "Input",
-    cloup.option(
-        "--images", type=click.Path(), metavar="FILE.npz|FOLDER", help="images of yours in place of made-up ones"
-    ),
-    cloup.option(
-        "--preprocess",
-        default=None,
-        metavar="NAME|MEAN/STD",
-        shell_complete=complete_preprocess,
-        help="auto, imagenet, lite, keras, unit, raw, caffe or half, or MEAN/STD  [default: as QUANTIZED states, "
+    *compared_inputs(
+        images="images of yours in place of made-up ones",
+        preprocess="auto, imagenet, lite, keras, unit, raw, caffe or half, or MEAN/STD  [default: as QUANTIZED states, "
         "unless FLOAT rules that out]",
+        count="how many inputs  [default: 16]",
     ),
-    cloup.option("--count", type=click.IntRange(min=1), metavar="N", help="how many inputs  [default: 16]"),
-    INPUT_SHAPES,
-    RANGES,
-    IMAGE_SEED,
 )
 @cloup.option_group("Run", THREADS, JSON, VERBOSE, QUIET)
 def diagnose(

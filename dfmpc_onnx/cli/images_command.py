@@ -24,6 +24,7 @@ from dfmpc_onnx.cli.shared_options import (
     model_argument,
 )
 from dfmpc_onnx.errors import OptionError, printable
+from dfmpc_onnx.extras import install_command
 from dfmpc_onnx.memory import keep_freed_memory, limit_memory
 
 USUAL_SHEET, MOST_OF_A_SHEET, USUAL_LEARNED = 16, 256, 64
@@ -81,8 +82,8 @@ OF_LEARNING = {
         "--learn",
         "objective",
         metavar="NAME",
-        help="learn images from MODEL by gradient: zeroq, dsg, dsg-labelled or labelled; needs PyTorch: pip install "
-        "'dfmpc-onnx[learned]'",
+        help="learn images from MODEL by gradient: zeroq, dsg, dsg-labelled or labelled; needs PyTorch: "
+        + install_command("learned"),
     ),
     cloup.option(
         "--steps", default=100, show_default=True, type=click.IntRange(min=1), metavar="N", help="steps of each batch"

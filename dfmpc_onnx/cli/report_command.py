@@ -6,18 +6,15 @@ import click
 import cloup
 
 import dfmpc_onnx
-from dfmpc_onnx.cli.completion import complete_preprocess
 from dfmpc_onnx.cli.console import reader_may_leave, say, standard_output
 from dfmpc_onnx.cli.shared_options import (
     FORCE_OVER_PAGE,
-    IMAGE_SEED,
-    INPUT_SHAPES,
     JSON,
     LOOK,
     PROGRESS_LINES,
     QUIET,
-    RANGES,
     THREADS,
+    compared_inputs,
     examples,
     file_name,
 )
@@ -58,28 +55,11 @@ from dfmpc_onnx.memory import limit_memory
         metavar="FLOAT",
         help="the float model; all files are then quantized ones of it, compared side by side",
     ),
-    cloup.option(
-        "--images",
-        type=click.Path(),
-        metavar="FILE.npz|FOLDER",
-        help="an .npz with x (and y), or a folder of images (and labels.csv)",
+    *compared_inputs(
+        images="an .npz with x (and y), or a folder of images (and labels.csv)",
+        preprocess="as `verify` takes it  [default: as the quantized file states]",
+        count="how many images  [default: all of --images, else up to 64]",
     ),
-    cloup.option(
-        "--preprocess",
-        default=None,
-        metavar="NAME|MEAN/STD",
-        shell_complete=complete_preprocess,
-        help="as `verify` takes it  [default: as the quantized file states]",
-    ),
-    cloup.option(
-        "--count",
-        type=click.IntRange(min=1),
-        metavar="N",
-        help="how many images  [default: all of --images, else up to 64]",
-    ),
-    INPUT_SHAPES,
-    RANGES,
-    IMAGE_SEED,
 )
 @cloup.option_group(
     "Run",
@@ -108,7 +88,7 @@ def report(
     to change.
 
     With --against, FILES are quantized ones of one network, side by side as a table and a page. A page needs no network
-    and holds no script. It takes the extra `report`: pip install 'dfmpc-onnx[report]'.
+    and holds no script. It takes the package jinja2: pip install jinja2.
     """
     from dfmpc_onnx.cli.output import check_stream, write_bytes
     from dfmpc_onnx.cli.progress import progress

@@ -173,6 +173,26 @@ def max_latency(help: str) -> Decorator:
 
 
 THREADS = threads("threads that onnxruntime and BLAS may take")
+
+
+def compared_inputs(images: str, preprocess: str, count: str) -> tuple[Callable[..., Callable[..., None]], ...]:
+    """What two networks are compared on. Arguments: the help of --images, --preprocess and --count."""
+    return (
+        cloup.option("--images", type=click.Path(), metavar="FILE.npz|FOLDER", help=images),
+        cloup.option(
+            "--preprocess",
+            default=None,
+            metavar="NAME|MEAN/STD",
+            shell_complete=complete_preprocess,
+            help=preprocess,
+        ),
+        cloup.option("--count", type=click.IntRange(min=1), metavar="N", help=count),
+        INPUT_SHAPES,
+        RANGES,
+        IMAGE_SEED,
+    )
+
+
 MAX_SIZE = cloup.option("--max-size", metavar="2MB|25%", help="the largest file: bytes, or a share of the float file")
 MEAN_BITS = cloup.option("--mean-bits", type=float, metavar="B", help="the most bits of a weight, on average")
 MAX_SECONDS = cloup.option(

@@ -54,10 +54,34 @@ class TakenBack:
             votes = [noise[reader, reader in kept] for reader in readers.get(tensor.name, ())]
             if votes and sum(scaled for scaled, _ in votes) < sum(plain for _, plain in votes):
                 kept[tensor.name] = self._candidates[tensor.name]
+                self._leave_odd_one(tensor.name, readers[tensor.name], kept)
         return kept
 
+    def _leave_odd_one(self, name: str, readers: Sequence[str], kept: dict[str, ChannelChange]) -> None:
+        """Take out of a change what is done to one channel alone, where the readers do not take that back: a channel
+        may be broken in a tensor whose channels were changed on purpose, too."""
+        other = kept[name].without_odd_one()
+        if other is None:
+            return
+        feeds, real = next(self._pair.feeds())
+        pieces = self._pair.pieces(readers)
+        plain = self._pair.plain(feeds, sorted({*readers, *pieces.inner}))
+        noises = []
+        for changes in (kept, {**kept, name: other}):
+            found = pieces.run(feeds, plain, changes)
+            noises.append(0.0)
+            for reader in readers:
+                sums = TensorSums()
+                sums.add(plain[reader], found[reader], found[reader], changes.get(reader), real)
+                noises[-1] += sums.relative(sums.noise)
+        if noises[1] < noises[0]:
+            kept[name] = other
+
     def _noise(self, wanted: Sequence[str]) -> dict[tuple[str, bool], tuple[float, float]]:
-        """What each reader's error is with its inputs multiplied and not, where its own output shall be and not."""
+        """What each reader's usual error is with its inputs multiplied and not, where its own output shall be and not.
+
+        The usual error, since a layer with one broken channel must not hide what is done to those in front of it.
+        """
         feeds, real = next(self._pair.feeds())
         found: dict[tuple[str, bool], tuple[float, float]] = {}
         for group in self._pair.groups():
@@ -74,6 +98,6 @@ class TakenBack:
                     for values in given:
                         sums = TensorSums()
                         sums.add(plain[name], values[name], values[name], factor, real)
-                        noises.append(sums.relative(sums.noise))
+                        noises.append(sums.usual_error)
                     found[name, own] = noises[0], noises[1]
         return found

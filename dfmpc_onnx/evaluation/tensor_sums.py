@@ -7,19 +7,25 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from dfmpc_onnx.numerics.arrays import Array, Float
 
 LEAST_CHANGE = 0.1  # of a channel's gain, or of its mean beside its values, before it may be changed on purpose
+ODD_TIMES = 4.0  # further from the usual gain than all others, before one may be an error beside changes on purpose
 LEAST_CORRELATION = 0.7  # of its values with the float network's: below, no factor explains them
 
 
 @dataclasses.dataclass(frozen=True)
 class ChannelChange:
-    """What the channels of a tensor are multiplied by, and what is then added: ``[channels]`` each."""
+    """What the channels of a tensor are multiplied by, and what is then added: ``[channels]`` each.
+
+    guessed: those whose gain is taken for that of the others, since their values do not tell it.
+    """
 
     gain: Float
     shift: Float
+    guessed: npt.NDArray[np.bool_]
 
     def put_in(self, values: Array) -> Float:
         axis = channel_axis(values.shape)
@@ -31,6 +37,22 @@ class ChannelChange:
         axis = channel_axis(values.shape)
         found: Float = (values - _along(self.shift, values.ndim, axis)) / _along(self.gain, values.ndim, axis)
         return found
+
+    def without_odd_one(self) -> ChannelChange | None:
+        """The same where channels that stand out are treated as the usual one; None where none does.
+
+        One stands out whose values are unlike the float network's, or whose gain is ODD_TIMES further from the usual
+        one than any other's.
+        """
+        if len(self.gain) < 3:
+            return None
+        usual = float(np.median(np.abs(self.gain)))
+        far = np.abs(np.log(np.abs(self.gain) / usual))
+        second, largest = np.sort(far)[-2:]
+        odd = self.guessed | ((far == largest) & (largest - second > math.log(ODD_TIMES)))
+        if not np.any(odd) or np.all(odd):
+            return None
+        return ChannelChange(np.where(odd, usual, self.gain), np.where(odd, 0.0, self.shift), odd)
 
 
 class TensorSums:
@@ -85,12 +107,15 @@ class TensorSums:
         size = LEAST_CHANGE * np.sqrt(np.maximum(self._signal / count, 0))
         changed = (np.abs(gain - 1) > LEAST_CHANGE) | (np.abs(shift) > size)
         moved = ~sure & (np.abs(mean_hat - mean) > size)
-        known = sure & changed
+        negated = sure & (gain < 0)  # nothing that quantizes does that, so it is an error
+        known = sure & changed & ~negated
         if not np.any(known | moved):
             return None
         # A channel that hardly varies says nothing of its gain: it is taken for that of the others.
-        gain = np.where(sure, gain, np.where(moved, np.median(gain[known]) if np.any(known) else 1.0, 1.0))
-        return ChannelChange(gain, np.where(sure | moved, mean_hat - gain * mean, 0.0))
+        usual = float(np.median(gain[known])) if np.any(known) else 1.0
+        gain = np.where(sure & ~negated, gain, np.where(moved | negated, usual, 1.0))
+        shift = np.where((sure | moved) & ~negated, mean_hat - gain * mean, 0.0)
+        return ChannelChange(gain, shift, moved)
 
     @property
     def signal(self) -> float:
@@ -105,6 +130,17 @@ class TensorSums:
         if noise == 0:
             return 0.0
         return math.sqrt(min(noise / max(self.signal, 1e-300), 1e18)) if math.isfinite(noise) else 1e9
+
+    @property
+    def usual_error(self) -> float:
+        """The logarithm of the piece's error beside the signal, its mean over channels.
+
+        So a channel that is wrong by itself weighs as little as any other.
+        """
+        least = 1e-12 * max(self.signal, 1e-300) / len(self._signal)
+        with np.errstate(over="ignore", invalid="ignore"):
+            shares = np.nan_to_num((self._own + least) / (self._signal + least), nan=1e18, posinf=1e18)
+        return float(np.log(np.clip(shares, 1e-12, 1e18)).mean()) / 2
 
     def worst(self) -> tuple[int, float, float] | None:
         """The channel with most of the own noise, its part of it, and its gain."""

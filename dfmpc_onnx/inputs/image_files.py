@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dfmpc_onnx.errors import OptionError, shown
+from dfmpc_onnx.extras import install_command
 from dfmpc_onnx.inputs.labels import TABLE, read_labels
 from dfmpc_onnx.model.plain_files import why_unreadable
 
@@ -59,7 +60,7 @@ class ImageFolder:
         try:
             import PIL.Image  # noqa: F401
         except ImportError:
-            raise OptionError("reading image files needs Pillow; pip install Pillow") from None
+            raise OptionError(f"reading image files needs Pillow; {install_command('images')}") from None
         where = shown(str(folder))
         files = image_files(folder)
         if not files:

@@ -17,6 +17,7 @@ import msgspec
 
 from dfmpc_onnx.api.provenance import version
 from dfmpc_onnx.errors import OptionError, RuntimeUnavailable, printable, shown
+from dfmpc_onnx.extras import install_command
 from dfmpc_onnx.jobs.job import Order
 from dfmpc_onnx.jobs.local import need_of
 from dfmpc_onnx.jobs.parcel import (
@@ -68,7 +69,7 @@ def _client(address: str) -> Iterator[Any]:
         import dask
         import distributed
     except ImportError:
-        raise RuntimeUnavailable("dask: not installed; pip install 'dfmpc-onnx[dask]'") from None
+        raise RuntimeUnavailable(f"dask: not installed; {install_command('dask')}") from None
     try:
         client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError) as error:

@@ -13,9 +13,9 @@ from types import ModuleType
 from typing import Any
 
 from dfmpc_onnx.errors import OptionError, did_you_mean, printable
+from dfmpc_onnx.extras import install_command
 
 Tensor = Any  # torch.Tensor, which a type checker does not see where PyTorch is not installed
-REMEDY = "pip install 'dfmpc-onnx[learned]'"
 AUTO_DEVICE = "auto"
 DEVICES = (AUTO_DEVICE, "cpu", "cuda")
 
@@ -26,10 +26,10 @@ def require_torch() -> ModuleType:
         import torch
     except Exception as error:  # a broken one raises OSError and others, as its native library pleases
         if isinstance(error, ModuleNotFoundError) and error.name == "torch":
-            raise OptionError(f"learned images: PyTorch is not installed; {REMEDY}") from None
+            raise OptionError(f"learned images: PyTorch is not installed; {install_command('learned')}") from None
         first = printable((str(error).strip().splitlines() or [type(error).__name__])[0])
         raise OptionError(
-            f"learned images: PyTorch is installed but cannot be imported ({first}); uninstall torch and {REMEDY}"
+            f"learned images: PyTorch is installed but cannot be imported ({first}); uninstall torch and {install_command('learned')}"
         ) from None
     found: ModuleType = torch
     return found

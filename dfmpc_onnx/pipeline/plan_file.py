@@ -103,21 +103,8 @@ class PlanRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         """The table that another budget is met from; raises RecipeError, named by `where`, where there is none."""
         if not self.table:
             raise RecipeError(f"{where}: holds no [[plan.table]], so no other budget can be met from it; plan anew")
-        rows = tuple(
-            PlanRow(
-                tuple(entry.layers),
-                tuple(entry.shape),
-                entry.channels,
-                tuple(map(_width, self.widths)),
-                tuple(entry.loss),
-                tuple(entry.damage),
-                tuple(entry.bytes),
-                tuple(entry.runs),
-            )
-            for entry in self.table
-        )
         return PlanTable(
-            rows,
+            plan_rows(self.table, self.widths),
             self.other_bytes,
             self.other_weights,
             self.other_bits,
@@ -236,6 +223,23 @@ def _is_width(bits: float | str) -> bool:
     return bits in (TERNARY, FLOAT) or (not isinstance(bits, str) and f"{bits:g}" in WEIGHT_WIDTHS)
 
 
+def plan_rows(table: Sequence[TableEntry], widths: Sequence[int | float | str]) -> tuple[PlanRow, ...]:
+    """The rows of a plan's table, as they are planned from."""
+    return tuple(
+        PlanRow(
+            tuple(entry.layers),
+            tuple(entry.shape),
+            entry.channels,
+            tuple(map(_width, widths)),
+            tuple(entry.loss),
+            tuple(entry.damage),
+            tuple(entry.bytes),
+            tuple(entry.runs),
+        )
+        for entry in table
+    )
+
+
 def _width(bits: float | str) -> Width:
     return bits  # type: ignore[return-value]  # read_plan has checked it
 
@@ -263,6 +267,9 @@ def plan_step(use: str, plan: PlanRecord, lines: Lines) -> Step:
         "shapes": {name: row.shape for row in plan.table for name in row.layers},
         "lines": _entry_lines(lines, "layers", len(plan.layers)),
         "file": lines.origin.rpartition("/")[2],
+        "path": lines.origin,
+        "widths": plan.widths,
+        "table": [msgspec.to_builtins(row) for row in plan.table],
     }
     if plan.sha256:
         options |= {"model": plan.model, "sha256": plan.sha256}

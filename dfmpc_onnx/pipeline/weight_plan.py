@@ -89,9 +89,11 @@ class WeightPlan:
 
 @dataclasses.dataclass(frozen=True)
 class StatedWidths:
-    """The fact that a plan file stated the widths. file: its name."""
+    """The fact that a plan file stated the widths. path: where it lies. rows: the rows of its table, as far as it holds
+    one, with the width that each got."""
 
-    file: str
+    path: str
+    rows: tuple[tuple[PlanRow, Width], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,3 +102,8 @@ class PlannedWidths:
 
     table: PlanTable
     plan: WeightPlan
+
+    @property
+    def rows(self) -> tuple[tuple[PlanRow, Width], ...]:
+        """The rows of the table with the width that each got."""
+        return tuple(zip(self.table.rows, self.plan.widths, strict=True))

@@ -9,11 +9,12 @@ from typing import Any
 from urllib.parse import quote
 
 from dfmpc_onnx.errors import OptionError
+from dfmpc_onnx.extras import install_command
 from dfmpc_onnx.model.write import save_text
 from dfmpc_onnx.report.batch_changes import BatchChanges
 from dfmpc_onnx.report.batch_row import STAGES, JobRow, counts
 
-NO_PAGE = "no index.html: jinja2 is not installed; pip install 'dfmpc-onnx[report]'"
+NO_PAGE = f"no index.html: jinja2 is not installed; {install_command('report')}"
 
 
 def index_page(rows: Sequence[JobRow], path: pathlib.Path) -> str:
@@ -31,7 +32,7 @@ def changes_page(found: BatchChanges, path: str | os.PathLike[str]) -> None:
     try:
         text = _page("batch_changes.html.j2", found=found)
     except ImportError:
-        raise OptionError("html: jinja2 is not installed; pip install 'dfmpc-onnx[report]'") from None
+        raise OptionError(f"html: jinja2 is not installed; {install_command('report')}") from None
     save_text(text, path)
 
 

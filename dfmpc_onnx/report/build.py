@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 import msgspec
 
@@ -18,7 +19,7 @@ from dfmpc_onnx.pipeline.instruments import Timing
 from dfmpc_onnx.pipeline.manager import PassResult
 from dfmpc_onnx.pipeline.recipe import Recipe
 from dfmpc_onnx.pipeline.settings import FLOAT, Settings
-from dfmpc_onnx.pipeline.weight_plan import PlannedWidths
+from dfmpc_onnx.pipeline.weight_plan import PlannedWidths, PlanRow, StatedWidths, Width
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.code_formats import PLAIN, oldest_runtime
 from dfmpc_onnx.qdq.stored_bits import mean_bits
@@ -118,7 +119,8 @@ def _layer_reports(workspace: Workspace) -> tuple[LayerReport, ...]:
     codes = found.weights if (found := workspace.find(Codes)) else {}
     packed = widths.bits if (widths := workspace.find(Packed)) else {}
     integer = placed.integer if (placed := workspace.find(Placement)) else frozenset()
-    losses = _losses(workspace.find(PlannedWidths))
+    planned = workspace.find(PlannedWidths) or workspace.find(StatedWidths)
+    losses = {} if planned is None else _losses(planned.rows)
     rows = []
     for layer in layers.with_nested:
         bits = plan.layers[layer.name]
@@ -143,10 +145,7 @@ def _layer_reports(workspace: Workspace) -> tuple[LayerReport, ...]:
     return tuple(rows)
 
 
-def _losses(planned: PlannedWidths | None) -> dict[str, float]:
+def _losses(rows: Iterable[tuple[PlanRow, Width]]) -> dict[str, float]:
     """What the width of each layer was measured to cost the output, a share; layers that share a weight have it once
     each."""
-    if planned is None:
-        return {}
-    pairs = zip(planned.table.rows, planned.plan.widths, strict=True)
-    return {name: row.damages[row.widths.index(width)] for row, width in pairs for name in row.layers}
+    return {name: row.damages[row.widths.index(width)] for row, width in rows for name in row.layers}

@@ -8,6 +8,7 @@ import pathlib
 import numpy as np
 
 from dfmpc_onnx.errors import OptionError, shown
+from dfmpc_onnx.extras import install_command
 from dfmpc_onnx.inputs.procedural import pictures
 from dfmpc_onnx.model.plain_files import is_folder
 from dfmpc_onnx.model.staging import staging_folder
@@ -33,7 +34,7 @@ def write_sheet(path: str | os.PathLike[str], size: int, count: int, seed: int, 
     try:
         from PIL import Image
     except ImportError:
-        raise OptionError("writing a picture needs Pillow; pip install Pillow") from None
+        raise OptionError(f"writing a picture needs Pillow; {install_command('images')}") from None
     where = shown(str(pathlib.Path(path)))
     if pathlib.Path(path).suffix.lower() != ".png" or not is_folder(pathlib.Path(path).parent):
         raise OptionError(f"{where}: give a .png file in a folder that exists")

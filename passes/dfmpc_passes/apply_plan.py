@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 import msgspec
@@ -12,9 +12,9 @@ import msgspec
 from dfmpc_onnx.errors import RecipeError, shown
 from dfmpc_onnx.pipeline.facts import BitPlan, LayerBits, Layers
 from dfmpc_onnx.pipeline.manager import Pass, PassResult, Rewrite
-from dfmpc_onnx.pipeline.plan_file import PlannedLayer, shown_layers
+from dfmpc_onnx.pipeline.plan_file import PlannedLayer, TableEntry, plan_rows, shown_layers
 from dfmpc_onnx.pipeline.settings import ASKED, FLOAT, TERNARY
-from dfmpc_onnx.pipeline.weight_plan import StatedWidths, Width
+from dfmpc_onnx.pipeline.weight_plan import PlanRow, StatedWidths, Width
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.quantization.budget_planner import planned_bits, width_name
 
@@ -22,7 +22,7 @@ from dfmpc_onnx.quantization.budget_planner import planned_bits, width_name
 class ApplyPlanOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """layers: a width for each name or pattern. whys: what decided it, by the entry. sha256: of the model that they are
     for, empty for any. model: its name. shapes: of the weights by layer, to say what differs. file, lines: where the
-    entries stand, for messages."""
+    entries stand, for messages; path: all of the file's. table, widths: what the plan was made from, if it says."""
 
     layers: list[PlannedLayer] = []
     whys: dict[str, str] = {}
@@ -31,6 +31,9 @@ class ApplyPlanOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lines: list[int] = []
     model: str = ""
     sha256: str = ""
+    path: str = ""
+    table: list[TableEntry] = []
+    widths: list[int | float | str] = []
 
 
 class ApplyPlan(Pass[ApplyPlanOptions]):
@@ -71,11 +74,18 @@ class ApplyPlan(Pass[ApplyPlanOptions]):
             raise RecipeError(f"{self.options.file}: says nothing of {shown_layers(missing)}; add an entry for each")
         given = {name: _bits(chosen[name], self.options.whys) for name in free}
         workspace.put(dataclasses.replace(workspace.get(BitPlan), layers=layers | given))
-        workspace.put(StatedWidths(self.options.file))
+        workspace.put(StatedWidths(self.options.path, tuple(self._rows(layers | given))))
         return PassResult(
             self.name,
             tuple(Rewrite(name, width_name(bits.bits), {"why": bits.why}) for name, bits in given.items()),
         )
+
+    def _rows(self, layers: Mapping[str, LayerBits]) -> Iterator[tuple[PlanRow, Width]]:
+        """The rows of the plan's table, as far as all layers of one have a width that it knows."""
+        for row in plan_rows(self.options.table, self.options.widths):
+            found = {layers[name].bits for name in row.layers if name in layers}
+            if len(found) == 1 and (width := found.pop()) in row.widths:
+                yield row, width
 
     def _where(self, index: int) -> str:
         lines = self.options.lines

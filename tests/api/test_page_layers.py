@@ -30,7 +30,7 @@ def planned(width: int | str) -> PlannedWidths:
 
 
 def test_one_step_less_and_one_more_are_from_the_table_of_the_plan() -> None:
-    (found,) = with_steps([layer("b")], planned(4))
+    (found,) = with_steps([layer("b")], planned(4).rows)
     assert found.less == WidthStep("ternary", 0.2, -25)
     assert found.more == WidthStep("5", 0.003, 13)
     assert found.alike == ("a", "b")
@@ -38,14 +38,14 @@ def test_one_step_less_and_one_more_are_from_the_table_of_the_plan() -> None:
 
 @pytest.mark.parametrize(("width", "less", "more"), [("ternary", None, "4"), (5, "4", None)])
 def test_at_the_ends_there_is_no_step(width: int | str, less: str | None, more: str | None) -> None:
-    (found,) = with_steps([layer("a")], planned(width))
+    (found,) = with_steps([layer("a")], planned(width).rows)
     assert (found.less and found.less.bits, found.more and found.more.bits) == (less, more)
 
 
 def test_without_a_plan_there_are_no_steps() -> None:
-    (found,) = with_steps([layer("a")], None)
+    (found,) = with_steps([layer("a")], ())
     assert found.less is found.more is None
-    (other,) = with_steps([layer("c")], planned(4))
+    (other,) = with_steps([layer("c")], planned(4).rows)
     assert other.less is other.more is None and other.alike == ()
 
 

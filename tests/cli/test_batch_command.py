@@ -125,4 +125,4 @@ def test_what_no_batch_has_written_is_not_written_over(nets: pathlib.Path, name:
 def test_without_dask_its_extra_is_named(nets: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     result = dfmpc("batch", nets, "-o", nets / "run", "--dask", "tcp://127.0.0.1:1")
-    assert_refused(result, "dask: not installed; pip install 'dfmpc-onnx[dask]'")
+    assert_refused(result, "dask: not installed; pip install distributed")

@@ -34,7 +34,7 @@ def test_without_pytorch_the_command_says_how_to_install_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     result = dfmpc("images", "--learn", "zeroq", model_file, "-o", model_file.with_name("x.npz"))
-    assert_refused(result, "PyTorch is not installed", "pip install 'dfmpc-onnx[learned]'")
+    assert_refused(result, "PyTorch is not installed", "pip install torch")
 
 
 def test_learned_images_are_written_shown_and_taken(model_file: pathlib.Path) -> None:

@@ -11,6 +11,7 @@ import dfmpc_onnx
 from dfmpc_onnx.errors import ModelError
 from dfmpc_onnx.evaluation import paired_networks
 from dfmpc_onnx.evaluation.layer_errors import LayerErrors, layer_errors
+from dfmpc_onnx.evaluation.tensor_sums import TensorSums
 from dfmpc_onnx.inputs.files import Images
 from dfmpc_onnx.inputs.samples import Samples
 from tests import graphs
@@ -85,6 +86,32 @@ def test_the_same_factor_that_nothing_takes_back_is_an_error_where_it_enters() -
     found = {row.tensor: row for row in layer_errors(plain(), rescaled(plain(), "conv2.w", 3.0, 1), images()).rows}
     assert not any(row.rescaled for row in found.values())
     assert found["conv2"].own_share == 1 and found["conv2"].worst_gain == pytest.approx(3)
+
+
+def test_a_broken_channel_hides_no_factors_that_are_taken_back_in_front_of_it() -> None:
+    changed = rescaled(rescaled(plain(), "conv2.w", 3.0, 1), "conv3.w", 500.0, 2)
+    for tensor in changed.graph.initializer:
+        if tensor.name == "conv3.w":
+            values = numpy_helper.to_array(tensor).copy()
+            values[:, 1] /= 3
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    found = {row.tensor: row for row in layer_errors(plain(), changed, images()).rows}
+    assert found["conv2"].rescaled and found["conv2"].own_error < 1e-5
+    assert found["conv3"].own_share == 1 and found["conv3"].worst_channel == 2
+
+
+def test_a_negated_channel_is_no_factor_and_one_far_from_all_others_is_odd() -> None:
+    y = np.random.default_rng(0).standard_normal((4, 6, 5, 5))
+    gains = np.array([1.0, 3.0, -1.0, 2.0, 1.0, 800.0])
+    sums = TensorSums()
+    q = y * gains[:, None, None]
+    sums.add(y, q, q, None, len(y))
+    found = sums.factors()
+    assert found is not None and found.gain[[0, 1, 3, 5]] == pytest.approx(gains[[0, 1, 3, 5]])
+    assert found.gain[2] > 0 and found.shift[2] == 0
+    other = found.without_odd_one()
+    assert other is not None and np.flatnonzero(other.gain != found.gain).tolist() == [5]
+    assert other.without_odd_one() is None or other.gain[5] < 4
 
 
 def test_ours_is_matched_layer_by_layer_whatever_its_passes_changed() -> None:

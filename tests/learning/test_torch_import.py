@@ -26,7 +26,7 @@ def test_without_pytorch_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(OptionError) as refused:
         require_torch()
-    assert str(refused.value) == "learned images: PyTorch is not installed; pip install 'dfmpc-onnx[learned]'"
+    assert str(refused.value) == "learned images: PyTorch is not installed; pip install torch"
 
 
 def test_a_broken_pytorch_is_named_with_its_cause(monkeypatch, tmp_path):

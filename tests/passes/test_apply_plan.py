@@ -4,7 +4,8 @@ from dfmpc_onnx import catalog
 from dfmpc_onnx.errors import RecipeError
 from dfmpc_onnx.pipeline.facts import BitPlan
 from dfmpc_onnx.pipeline.manager import PassManager
-from dfmpc_onnx.pipeline.plan_file import PlannedLayer
+from dfmpc_onnx.pipeline.plan_file import PlannedLayer, TableEntry
+from dfmpc_onnx.pipeline.weight_plan import StatedWidths
 from tests import graphs
 
 
@@ -61,3 +62,17 @@ def test_a_plan_for_another_model_that_fits_says_how_to_use_it():
         applied(("*", 4), sha256="ab" * 32, model_sha="cd" * 32, shapes={"conv1": [8, 3, 3, 3]})
     assert applied(("*", 4), sha256="", model_sha="cd" * 32)["conv1"] == 4
     assert applied(("*", 4), sha256="cd" * 32, model_sha="cd" * 32)["conv1"] == 4
+
+
+def test_what_the_table_of_the_plan_says_of_the_widths_is_kept():
+    table = [
+        TableEntry([name], [8, 8, 3, 3], 8, [0.5, 0.1, 0], [0.3, 0.02, 0], [9, 36, 288]) for name in ("conv2", "conv3")
+    ]
+    space = graphs.workspace(graphs.chain(), "auto", layers=["conv3=7"])
+    PassManager(graphs.pipeline("assign_bits")).run(space)
+    kind = catalog.find_pass("apply_plan")
+    options = kind.Options(layers=[PlannedLayer("*", 4)], path="my/plan.toml", table=table, widths=[2, 4, "float"])
+    PassManager([kind(options)]).run(space)
+    stated = space.get(StatedWidths)
+    assert stated.path == "my/plan.toml"
+    assert [(row.layers, width) for row, width in stated.rows] == [(("conv2",), 4)]  # 7 bits, of --layer, it has not

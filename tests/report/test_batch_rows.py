@@ -73,7 +73,7 @@ def test_without_jinja2_there_is_one_line_in_place_of_a_page(
 ) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
     assert index_page([GOOD], tmp_path / "index.html") == NO_PAGE
-    with pytest.raises(OptionError, match="html: jinja2 is not installed; pip install 'dfmpc-onnx"):
+    with pytest.raises(OptionError, match="html: jinja2 is not installed; pip install jinja2"):
         changes_page(changes_between("old", {}, "new", {}), tmp_path / "changes.html")
     assert list(tmp_path.iterdir()) == []
 

@@ -10,9 +10,16 @@ import onnx
 from dfmpc_onnx.errors import ModelError
 from dfmpc_onnx.evaluation.diagnosis.blame import Blame, Loss, Restorable
 from dfmpc_onnx.evaluation.diagnosis.causes import rounding_cause, weight_cause
-from dfmpc_onnx.evaluation.diagnosis.evidence import Evidence
+from dfmpc_onnx.evaluation.diagnosis.evidence import Evidence, RoundingEvidence, WeightEvidence
 from dfmpc_onnx.evaluation.diagnosis.roundings import roundings
-from dfmpc_onnx.evaluation.diagnosis.schema import COMPARED_AS_A_WHOLE, Cause, Diagnosis, Suspect
+from dfmpc_onnx.evaluation.diagnosis.schema import (
+    COMPARED_AS_A_WHOLE,
+    SHARE_OF_CULPRIT,
+    WRONG_INPUT,
+    Cause,
+    Diagnosis,
+    Suspect,
+)
 from dfmpc_onnx.evaluation.layer_errors import LayerErrors, errors_of
 from dfmpc_onnx.evaluation.paired_networks import PairedNetworks
 from dfmpc_onnx.evaluation.taken_back import TakenBack
@@ -22,6 +29,7 @@ from dfmpc_onnx.inputs.samples import Samples
 from dfmpc_onnx.model.protos import fed_names
 
 EXPLAINED = 5  # suspects whose cause is looked for
+NEARLY = 0.8  # of the gain of the first, with which a suspect that has a cause comes before one that has none
 NAMED = 3  # layers that are named where error enters, and where it is amplified
 
 
@@ -58,14 +66,17 @@ def diagnose_networks(
         suspects = [(c, _suspect(c, errors, given, blamer.loss, None)) for c in found]
         suspects.sort(key=lambda entry: -(entry[1].own_error or 0.0))
     evidence = Evidence(pair, factors, quantized, float_model)
-    named = tuple(_explained(c, s, evidence, given) for c, s in suspects[:EXPLAINED])
+    fed = [entry for entry in suspects[EXPLAINED:] if entry[0].rounding is not None and entry[0].tensor in given]
+    looked_into = [*suspects[:EXPLAINED], *fed]  # inputs always: of a wrong preprocess no part is to blame
+    others = tuple(suspect for candidate, suspect in suspects[EXPLAINED:] if (candidate, suspect) not in fed)
+    named = _ranked_by_cause(_explained(looked_into, evidence, given), blamer.loss)
     return Diagnosis(
         damage=blamer.loss.damage,
         sqnr_db=blamer.loss.sqnr_db,
         layers=errors,
         enters=_worst(errors, "own_error"),
         amplified=_worst(errors, "amplification"),
-        suspects=(*named, *(s for _, s in suspects[EXPLAINED:])),
+        suspects=(*named, *others),
         blamed=blame,
     )
 
@@ -96,20 +107,60 @@ def _suspect(
     )
 
 
-def _explained(candidate: Restorable, suspect: Suspect, evidence: Evidence, given: Sequence[str]) -> Suspect:
-    if suspect.others and evidence.is_integer(suspect.layer):
-        count = suspect.others + 1
+def _explained(
+    suspects: Sequence[tuple[Restorable, Suspect]], evidence: Evidence, given: Sequence[str]
+) -> tuple[Suspect, ...]:
+    """The suspects with their causes."""
+    alone = [candidate for candidate, suspect in suspects if not suspect.others]
+    found = dict(zip(alone, evidence.of(alone), strict=True))
+    return tuple(
+        msgspec.structs.replace(
+            suspect,
+            cause=_cause(candidate, found[candidate], given)
+            if candidate in found
+            else _cause_of_several(suspect.others + 1, evidence.is_integer(suspect.layer)),
+        )
+        for candidate, suspect in suspects
+    )
+
+
+def _ranked_by_cause(named: tuple[Suspect, ...], loss: Loss) -> tuple[Suspect, ...]:
+    """The suspects, with another in front where the cause of the first is not the first cause.
+
+    Where nothing explains the first, one that gains nearly as much and has a cause comes before it: what is restored
+    behind a fault, or in front of it, may make up for that. Where none gains much, an input of another preprocess comes
+    first: all that was measured behind it is wrong alike, so no part by itself gains anything.
+    """
+    first = next(iter(named), None)
+    if first is None or first.gain is None:
+        return named
+    before: list[Suspect] = []
+    if first.gain < SHARE_OF_CULPRIT * loss.damage:
+        before = [s for s in named if s.cause is not None and s.cause.code == WRONG_INPUT]
+    if not before and first.gain > 0 and not _is_explained(first):
+        before = [s for s in named if _is_explained(s) and (s.gain or 0.0) >= NEARLY * first.gain]
+    return (*before[:1], *(s for s in named if s not in before[:1]))
+
+
+def _is_explained(suspect: Suspect) -> bool:
+    return suspect.cause is not None and suspect.cause.code != "no-single-cause"
+
+
+def _cause(candidate: Restorable, found: WeightEvidence | RoundingEvidence, given: Sequence[str]) -> Cause:
+    if isinstance(found, WeightEvidence):
+        return weight_cause(found)
+    assert candidate.rounding is not None  # what the other evidence is of
+    return rounding_cause(found, candidate.rounding, is_input=candidate.tensor in given)
+
+
+def _cause_of_several(count: int, integer: bool) -> Cause:
+    """What is said of layers between which no tensor can be compared."""
+    if integer:
         text = f"{count} layers together: integer operators are compared as a whole, with no float tensor between them"
-        cause = Cause("no-single-cause", text, {COMPARED_AS_A_WHOLE: count})
-    elif suspect.others:
-        text = f"{suspect.others + 1} layers together, which nothing tells apart: their tensors have other names there"
-        cause = Cause("no-single-cause", text)
-    elif candidate.rounding is None:
-        cause = weight_cause(evidence.of_weights(candidate.tensor, suspect.layer))
-    else:
-        found = evidence.of_rounding(candidate.rounding)
-        cause = rounding_cause(found, candidate.rounding, is_input=candidate.tensor in given)
-    return msgspec.structs.replace(suspect, cause=cause)
+        return Cause("no-single-cause", text, {COMPARED_AS_A_WHOLE: count})
+    return Cause(
+        "no-single-cause", f"{count} layers together, which nothing tells apart: their tensors have other names there"
+    )
 
 
 def _worst(errors: LayerErrors, figure: str) -> tuple[str, ...]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from dfmpc_onnx.evaluation.diagnosis.blame import Restorable
 from dfmpc_onnx.evaluation.diagnosis.roundings import Rounding
 from dfmpc_onnx.evaluation.matched_tensors import RUNTIME_LAYERS, called, fed_at
-from dfmpc_onnx.evaluation.paired_networks import PairedNetworks, within_bounds
+from dfmpc_onnx.evaluation.paired_networks import FETCHED_BYTES, NamedArrays, PairedNetworks, Pieces, within_bounds
 from dfmpc_onnx.evaluation.tensor_sums import ChannelChange, TensorSums, channel_axis
 from dfmpc_onnx.model.protos import RUNTIME_DOMAINS, initializers, makers, op_of
 from dfmpc_onnx.numerics.arrays import Array, Float
@@ -20,8 +22,7 @@ from dfmpc_onnx.qdq.decode_chains import DecodeChains
 from dfmpc_onnx.runtime.session import Session
 
 LEVELS_OF_4_BITS = 16  # values of a weight, up to which 4 bits hold them
-
-
+CUTS = frozenset({"Relu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "Softplus", "Elu"})
 INTEGER_WEIGHTS: Mapping[str, int] = {"QLinearConv": 3, "QLinearMatMul": 3}  # followed by its scale
 
 
@@ -64,6 +65,89 @@ class RoundingEvidence:
     cut: bool = False
 
 
+class _Look(Protocol):
+    """What is being found out of one suspect, run by run. reads: the float network's tensors that it is shown."""
+
+    @property
+    def reads(self) -> tuple[str, ...]: ...
+
+    def add(self, feeds: NamedArrays, plain: NamedArrays, real: int) -> None:
+        """One run, of so many inputs that are no filling."""
+
+    def found(self) -> WeightEvidence | RoundingEvidence: ...
+
+
+class _OfWeights:
+    """A layer fed as in the float network, beside what that computes there."""
+
+    def __init__(
+        self,
+        tensor: str,
+        pieces: Pieces,
+        factors: Mapping[str, ChannelChange],
+        rounded: bool,
+        weight: tuple[int | None, int, Float],
+    ) -> None:
+        self.reads = (tensor, *pieces.inner)
+        self._pieces, self._factors, self._rounded, self._weight = pieces, factors, rounded, weight
+        self._sums = TensorSums()
+
+    def add(self, feeds: NamedArrays, plain: NamedArrays, real: int) -> None:
+        tensor = self.reads[0]
+        own = self._pieces.run(feeds, plain, self._factors)[tensor]
+        own = within_bounds(own, plain[tensor]) if self._rounded else own
+        self._sums.add(plain[tensor], own, own, self._factors.get(tensor), real)
+
+    def found(self) -> WeightEvidence:
+        sums = self._sums
+        channel, share, gain = sums.worst() or (0, 0.0, 1.0)
+        return WeightEvidence(sums.relative(sums.own), channel, share, gain, sums.channels, *self._weight)
+
+
+class _OfRounding:
+    """What an activation holds in the float network, beside its codes. parts: the tensors that it joins."""
+
+    def __init__(self, rounding: Rounding, change: ChannelChange | None, parts: Sequence[str], cut: bool) -> None:
+        self.reads = (rounding.tensor, *parts)
+        self._rounding, self._change, self._cut = rounding, change, cut
+        self._noise = self._beyond_noise = self._signal = 0.0
+        self._low, self._high = math.inf, -math.inf
+        self._beyond = self._count = 0
+        self._reaches: Float | None = None
+        self._parts = dict.fromkeys(parts, 0.0)
+
+    def add(self, feeds: NamedArrays, plain: NamedArrays, real: int) -> None:
+        rounding = self._rounding
+        x = np.asarray(plain[rounding.tensor], np.float64)
+        x = x if self._change is None else self._change.put_in(x)
+        inside = np.clip(x, rounding.low, rounding.high)
+        wrong = np.square(x - np.round(inside / rounding.step) * rounding.step)
+        outside = np.abs(x - inside) > rounding.step / 2
+        self._noise += float(wrong.sum())
+        self._beyond_noise += float(wrong[outside].sum())
+        self._signal += float(np.square(x).sum())
+        self._low, self._high = min(self._low, float(x.min())), max(self._high, float(x.max()))
+        self._beyond, self._count = self._beyond + int(outside.sum()), self._count + x.size
+        axis = channel_axis(x.shape)
+        here = np.abs(x).max(axis=tuple(i for i in range(x.ndim) if i != axis))
+        known = self._reaches
+        self._reaches = here if known is None or len(known) != len(here) else np.maximum(known, here)
+        for part, most in self._parts.items():
+            self._parts[part] = max(most, float(np.abs(plain[part]).max()))
+
+    def found(self) -> RoundingEvidence:
+        return RoundingEvidence(
+            self._low,
+            self._high,
+            self._beyond / max(self._count, 1),
+            self._beyond_noise / self._noise if self._noise else 0.0,
+            float(np.sqrt(self._noise / self._signal)) if self._signal else 0.0,
+            np.zeros(1) if self._reaches is None else self._reaches,
+            tuple(self._parts.values()),
+            self._cut,
+        )
+
+
 class Evidence:
     """Looks into suspects of two networks."""
 
@@ -82,25 +166,45 @@ class Evidence:
             for name in node.input:
                 self._readers.setdefault(name, []).append(node)
 
-    def of_weights(self, tensor: str, layer: str) -> WeightEvidence:
-        """tensor: what the layer computes."""
-        pieces, sums = self._pair.pieces([tensor], unrounded=tensor), TensorSums()
-        for feeds, real in self._pair.feeds():
-            plain = self._pair.plain(feeds, sorted({tensor, *pieces.inner}))
-            change = self._factors.get(tensor)
-            own = pieces.run(feeds, plain, self._factors)[tensor]
-            own = within_bounds(own, plain[tensor]) if change is None and self._is_rounded(tensor) else own
-            sums.add(plain[tensor], own, own, change, real)
-        channel, share, gain = sums.worst() or (0, 0.0, 1.0)
-        levels, scales, reaches = self._weight(layer)
-        return WeightEvidence(sums.relative(sums.own), channel, share, gain, sums.channels, levels, scales, reaches)
+    def of(self, suspects: Sequence[Restorable]) -> list[WeightEvidence | RoundingEvidence]:
+        """Of each. The float network runs once for as many as may be held together."""
+        looks = [self._rounding(s.rounding) if s.rounding is not None else self._weights(s) for s in suspects]
+        for group in self._held_together(looks):
+            names = sorted({name for look in group for name in look.reads})
+            for feeds, real in self._pair.feeds():
+                plain = {**feeds, **self._pair.plain(feeds, [name for name in names if name in self._pair.kinds])}
+                for look in group:
+                    look.add(feeds, plain, real)
+        return [look.found() for look in looks]
+
+    def _held_together(self, looks: Sequence[_Look]) -> Iterator[list[_Look]]:
+        group: list[_Look] = []
+        held = 0
+        for look in looks:
+            size = sum(map(self._pair.bytes_of, look.reads))
+            if group and held + size > FETCHED_BYTES:
+                yield group
+                group, held = [], 0
+            group.append(look)
+            held += size
+        if group:
+            yield group
+
+    def _weights(self, suspect: Restorable) -> _OfWeights:
+        name = suspect.tensor
+        change = self._factors.get(name)
+        rounded = change is None and any(t.name == name != t.stands for t in self._pair.matching.tensors)
+        pieces = self._pair.pieces([name], unrounded=name)
+        return _OfWeights(name, pieces, self._factors, rounded, self._weight(suspect.layers[0]))
+
+    def _rounding(self, rounding: Rounding) -> _OfRounding:
+        """What a network with the float network's values in front would round there."""
+        name = rounding.tensor
+        return _OfRounding(rounding, self._factors.get(name), self._joined(name), self._cuts(name))
 
     def is_integer(self, layer: str) -> bool:
         """Whether a layer of the quantized network is an operator on integers."""
         return op_of(self._nodes[layer]) in RUNTIME_LAYERS
-
-    def _is_rounded(self, tensor: str) -> bool:
-        return any(found.name == tensor != found.stands for found in self._pair.matching.tensors)
 
     def _weight(self, layer: str) -> tuple[int | None, int, Float]:
         """How many values a layer's weight takes, how many scales it has, and how far each output channel reaches."""
@@ -131,43 +235,6 @@ class Evidence:
         model, _ = fed_at(self._model, {}, [name])
         return Session(model, label="the weight").run({}, [name])[0]
 
-    def of_rounding(self, rounding: Rounding) -> RoundingEvidence:
-        """What an activation is that a network with the float network's values in front would round there."""
-        name, change = rounding.tensor, self._factors.get(rounding.tensor)
-        known = name in self._pair.kinds
-        parts = self._joined(name)
-        noise = beyond_noise = signal = 0.0
-        low, high, beyond, count = np.inf, -np.inf, 0, 0
-        reaches: Float | None = None
-        of_parts = dict.fromkeys(parts, 0.0)
-        for feeds, _ in self._pair.feeds():
-            plain = self._pair.plain(feeds, sorted({name, *parts})) if known else feeds
-            x = np.asarray(plain[name], np.float64)
-            x = x if change is None else change.put_in(x)
-            inside = np.clip(x, rounding.low, rounding.high)
-            rounded = np.round(inside / rounding.step) * rounding.step
-            outside = np.abs(x - inside) > rounding.step / 2
-            noise += float(np.square(x - rounded).sum())
-            beyond_noise += float(np.square(x - rounded)[outside].sum())
-            signal += float(np.square(x).sum())
-            low, high = min(low, float(x.min())), max(high, float(x.max()))
-            beyond, count = beyond + int(outside.sum()), count + x.size
-            axis = channel_axis(x.shape)
-            here = np.abs(x).max(axis=tuple(i for i in range(x.ndim) if i != axis))
-            reaches = here if reaches is None or len(reaches) != len(here) else np.maximum(reaches, here)
-            for part in parts:
-                of_parts[part] = max(of_parts[part], float(np.abs(plain[part]).max()))
-        return RoundingEvidence(
-            low,
-            high,
-            beyond / max(count, 1),
-            beyond_noise / noise if noise else 0.0,
-            float(np.sqrt(noise / signal)) if signal else 0.0,
-            np.zeros(1) if reaches is None else reaches,
-            tuple(of_parts.values()),
-            self._cuts(name),
-        )
-
     def _joined(self, name: str) -> list[str]:
         """The tensors that the float network's Concat joins to this one; none elsewhere."""
         node = self._makers.get(name)
@@ -178,9 +245,6 @@ class Evidence:
         """Whether all that reads a tensor in the float network cuts its negative values off, or nearly."""
         found = self._readers.get(name, [])
         return bool(found) and all(op_of(node) in CUTS for node in found)
-
-
-CUTS = frozenset({"Relu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "Softplus", "Elu"})
 
 
 def _reaches(node: onnx.NodeProto, values: Array) -> Float:

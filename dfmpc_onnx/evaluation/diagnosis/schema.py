@@ -23,6 +23,7 @@ CauseCode = Literal[
     "no-single-cause",
 ]
 COMPARED_AS_A_WHOLE = "integer_layers"  # the figure of a cause that names operators on integers
+WRONG_INPUT: CauseCode = "wrong-preprocess"
 LEAST_HELP_DB = 0.5  # what advice is worth at least
 LEAST_DAMAGE = 0.01  # of the outputs, below which nothing needs a culprit
 ANOTHER_TENSOR = 0.5  # own error of a layer, which ternary weights of a normal distribution stay below, with 0.44
@@ -161,9 +162,11 @@ class Diagnosis(msgspec.Struct, frozen=True):
         first = next(iter(self.suspects), None)
         if first is None or first.cause is None or first.others or self.little or self.unlike:
             return None
-        unexplained = first.cause.code == "no-single-cause"
+        unexplained = first.cause.code == "no-single-cause" and (first.own_error or 0.0) < ANOTHER_TENSOR
         if first.gain is None:
             return None if unexplained else first
+        if first.cause.code == WRONG_INPUT:
+            return first
         few = first.cause.code == "too-few-bits"
         share = SHARE_UNEXPLAINED if unexplained else SHARE_OF_FEW_BITS if few else SHARE_OF_CULPRIT
         return first if first.gain >= share * self.damage else None

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 
 from dfmpc_onnx.report.html.blocks import Block, Bullets, Column, Paragraph, Rows, Section, cells
 from dfmpc_onnx.report.html.names import names_of
+from dfmpc_onnx.report.html.ranking import weights_matter
 from dfmpc_onnx.report.html.schema import PageLayer, ReportPage
 from dfmpc_onnx.report.html.words import as_sentence, percent, signed_kilobytes
 
 MOST_PREDICTED = 3  # layers that are proposed
+NO_IMAGES = "none of the user's"  # what a file says of its statistics (`api.provenance`)
 LEAST_PREDICTED = 0.05  # of what all planned bits add, that a proposal takes away
 
 
@@ -88,24 +90,38 @@ def _predicted(page: ReportPage) -> list[Block]:
         Column("no.", right=True),
         Column("layer", name=True),
         Column("bits"),
-        Column("planned loss, of the output's power", right=True),
+        Column("takes off the loss", right=True),
         Column("file grows by", right=True),
     ]
     said = (
         "Predicted, not measured: by the table from which the bits were planned, this is what one step more would take "
-        f"away of the {percent(whole)} of the output's power that the bits of all layers add as error."
+        f"away of the {percent(whole)} that the bits of all layers add to the loss."
     )
+    if not weights_matter(page) and page.diagnosis is not None:
+        said = (
+            f"More bits for weights gain little here: they can take away at most {percent(whole)} of the "
+            f"{percent(page.diagnosis.damage)} that is lost; the rest comes from rounded activations. The command "
+            "above tells which cost most; quantize --activations none keeps all in float, which is slower."
+            f"{_images(page)} {said}"
+        )
     blocks: list[Block] = [
         Paragraph(said),
         Rows("More bits for the layers whose bits cost the output most", columns, rows),
     ]
-    if not page.plan_options:
+    if not page.plan_options[0]:
         return [*blocks, Paragraph("A higher limit lets the plan take the steps that help most for their bytes.")]
     keeps = (
         "This gives the first of them its bits, keeps those of the other layers, and measures what comes of it. With "
         "--layer alone the others would be planned anew, and get fewer:"
     )
     return [*blocks, Paragraph(keeps), Bullets([("", command) for command in _commands(page, found[0])])]
+
+
+def _images(page: ReportPage) -> str:
+    """What may make ranges fit, where no image of the user's was given for them."""
+    if dict(page.made).get("statistics") != NO_IMAGES:
+        return ""
+    return " Its ranges come from no images of yours: quantize --images FOLDER fits them to what you feed."
 
 
 def proposals(layers: Sequence[PageLayer]) -> list[PageLayer]:
@@ -127,7 +143,8 @@ def _commands(page: ReportPage, layer: PageLayer) -> list[str]:
     model = shlex.quote(page.float_file.path or "FLOAT")
     bits = layer.more.bits if layer.more is not None else layer.bits
     wider = " ".join(f"--layer {shlex.quote(f'{glob.escape(name)}={bits}')}" for name in layer.alike or (layer.name,))
-    return [
-        f"dfmpc-onnx plan {model} {page.plan_options} -o plan.toml",
-        f"dfmpc-onnx quantize {model} --recipe plan.toml {wider} -o better.onnx --report better.html",
-    ]
+    planning, making = page.plan_options
+    plan = shlex.quote(page.plan_file or "plan.toml")
+    parts = "dfmpc-onnx quantize", model, f"--recipe {plan}", making, wider, "-o better.onnx --report better.html"
+    first = [] if page.plan_file else [f"dfmpc-onnx plan {model} {planning} -o plan.toml"]
+    return [*first, " ".join(filter(None, parts))]

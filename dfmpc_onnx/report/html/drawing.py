@@ -96,8 +96,10 @@ def figure(width: int, height: int, heights: tuple[float, ...] = (1.0,)) -> tupl
 
 def as_chart(made: Figure, prefix: str, title: str, description: str) -> Chart:
     """A figure as it stands in a page. prefix: of its ids, of which no two in a page may be the same."""
-    buffer = io.StringIO()
-    made.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    buffer = io.StringIO()  # straight to the canvas: savefig would draw everything twice
+    FigureCanvasSVG(made).print_svg(buffer, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     width, height = (round(side * POINTS_TO_AN_INCH) for side in made.get_size_inches())
     return Chart(prefix, _within_page(buffer.getvalue(), prefix), width, height, title, description)
 

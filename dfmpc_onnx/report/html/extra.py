@@ -5,17 +5,18 @@ from __future__ import annotations
 import importlib
 
 from dfmpc_onnx.errors import OptionError
+from dfmpc_onnx.extras import EXTRAS, install_command
 
-NEEDED = ("jinja2", "matplotlib")
+REPORT = "report"
 
 
 def require_report_extra() -> None:
-    """Raise OptionError where what draws and writes the HTML report is not installed, or broken."""
+    """Raise OptionError where what writes the HTML report is not installed, or broken."""
     missing = []
-    for name in NEEDED:
+    for name in EXTRAS[REPORT]:
         try:
             importlib.import_module(name)
         except ImportError:
             missing.append(name)
     if missing:
-        raise OptionError(f"the HTML report needs {' and '.join(missing)}; pip install 'dfmpc-onnx[report]'")
+        raise OptionError(f"the HTML report needs {' and '.join(missing)}; {install_command(REPORT)}")

@@ -45,8 +45,8 @@ def layers(page: ReportPage) -> Section:
         legend += f" {UNIFORM}: {', '.join(same)}."
     if any(layer.planned is not None for layer in page.layers):
         legend += (
-            " Adds to the output: the error that the layer's bits were measured to add before they were chosen, in % "
-            "of the output's power; the same for one step less and one step more."
+            " Adds to the output: the loss that the layer's bits alone were measured to add, before they were chosen; "
+            "the same for one step less and one step more. Narrow windows leave columns out."
         )
     blocks: list[Block] = [Rows("All layers, from input to output", columns, rows), Paragraph(legend, quiet=True)]
     return Section("layers", "All layers", blocks)
@@ -75,15 +75,15 @@ def _measures(page: ReportPage) -> list[tuple[Column, Callable[[PageLayer], Cell
     usual = {layer.bits for layer in page.layers if _stored_text(layer) != layer.bits and layer.bits != "float"}
     return [
         (Column("adds to the output", right=True), lambda layer: _bar(layer.planned, most_planned)),
-        (Column("one step less", right=True), lambda layer: _step(layer.less)),
-        (Column("one step more", right=True), lambda layer: _step(layer.more)),
-        (Column("kB for it", right=True), grows),
+        (Column("one step less", right=True, minor=True), lambda layer: _step(layer.less)),
+        (Column("one step more", right=True, minor=True), lambda layer: _step(layer.more)),
+        (Column("kB for it", right=True, minor=True), grows),
         (Column("error made here", right=True), made),
-        (Column("SQNR, dB", right=True), sqnr),
-        (Column("weights", right=True), lambda layer: Cell(f"{layer.weights:,}")),
-        (Column("stored bits", right=True), lambda layer: Cell(_stored_text(layer) if usual else "-")),
-        (Column("operator"), lambda layer: Cell(layer.op)),
-        (Column("computes in"), lambda layer: Cell(layer.computes or "-")),
+        (Column("SQNR, dB", right=True, minor=True), sqnr),
+        (Column("weights", right=True, minor=True), lambda layer: Cell(f"{layer.weights:,}")),
+        (Column("stored bits", right=True, minor=True), lambda layer: Cell(_stored_text(layer) if usual else "-")),
+        (Column("operator", minor=True), lambda layer: Cell(layer.op)),
+        (Column("computes in", minor=True), lambda layer: Cell(layer.computes or "-")),
     ]
 
 

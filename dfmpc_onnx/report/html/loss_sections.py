@@ -27,7 +27,14 @@ from dfmpc_onnx.report.html.blocks import (
 )
 from dfmpc_onnx.report.html.charts import CHART_WIDTH, NARROW_WIDTH, NoiseBars, noise_chart
 from dfmpc_onnx.report.html.names import names_of
-from dfmpc_onnx.report.html.ranking import Ranking, by_effect, by_own_error
+from dfmpc_onnx.report.html.ranking import (
+    LEAST_OF_WEIGHTS,
+    Ranking,
+    by_effect,
+    by_own_error,
+    share_of_weights,
+    weights_matter,
+)
 from dfmpc_onnx.report.html.schema import ReportPage
 from dfmpc_onnx.report.html.words import as_sentence, decibels_text, percent
 from dfmpc_onnx.report.tables import megabytes
@@ -39,14 +46,15 @@ WHAT_DECIBELS_ARE = (
     "SQNR is the power of the signal over that of the error. Errors are amplitudes, beside the values, where power is "
     "not named: an error of {error:.2g} % is {power:.2g} % of the power, {decibels:.3g} dB."
 )
+OF_WHAT_DIFFERS = "of what tells the outputs of different inputs apart, in power"
 USUAL_DB = 22.0  # of the sentence above, where the file's own is not known
 SQNR_CURVE = (
     "Above: SQNR behind each place, with all that went wrong in front of it. It may rise: a sum with a branch of less "
     "error, a ReLU or a mean takes part of the error away. "
 )
 BARS = {
-    "plan": "Below: what the bits of a place's weights were measured to add to the output's error before they were "
-    "chosen, in % of the output's power, its mean over the inputs left out; the rounding of activations is not in it.",
+    "plan": "Below: what the bits of a place's weights were measured to add to the loss before they were chosen; the "
+    "rounding of activations is not in it.",
     "blame": "Below: how much of the output's error goes away where the weights of a place, or the rounding of what it "
     "computes, is restored to float; the larger of both.",
     "": "Below: the error made here, fed as in the float network: by a layer's weights and the rounding of its input, "
@@ -55,7 +63,7 @@ BARS = {
 }
 NAMED_IN_RED = " In red, with their numbers: the places named above."
 EFFECT_HEADINGS = {
-    "plan": "its bits add to the output, of the power",
+    "plan": "its bits add to the loss",
     "blame": "of the output's error, gone without it",
 }
 BADGES = {
@@ -152,6 +160,8 @@ def losses(page: ReportPage) -> Section:
     """Where along the network the loss comes from: what costs the output first, what is made where second."""
     effect = by_effect(page.places, are_parts=page.effect_by == "plan")
     own = by_own_error(page.places)
+    if not weights_matter(page) and own.order:  # what the weights cost is in the table of all layers
+        effect = Ranking((), (), 0.0)
     first = effect if effect.order else own
     blocks: list[Block] = [Paragraph(sentence) for sentence in _where(page, effect, own)]
     if any(place.sqnr_db is not None for place in page.places):
@@ -165,7 +175,7 @@ def losses(page: ReportPage) -> Section:
 
 def _where(page: ReportPage, effect: Ranking, own: Ranking) -> list[str]:
     """Which places cost the output most, which make most error, and whether these are the same."""
-    said = []
+    said = _weights_and_roundings(page)
     if effect.order:
         said.append(_of_effect(page, effect))
     if own.order:
@@ -175,13 +185,26 @@ def _where(page: ReportPage, effect: Ranking, own: Ranking) -> list[str]:
     elif not effect.order:
         return ["No place adds an error that could be measured."] if page.places else []
     if not effect.order:
-        said.append("How much of it reaches the output was not measured; --blame measures it.")
+        said.append("How much of each reaches the output was not measured; --blame measures it.")
     elif own.order and set(own.named) != set(effect.named):
         said.append(
             f"The two differ, since errors fade or grow on their way: change {effect.numbers} first, which the output "
             "suffers from."
         )
     return said
+
+
+def _weights_and_roundings(page: ReportPage) -> list[str]:
+    """How much of the loss comes from the bits of weights, where that was measured; the rest is rounded activations."""
+    share = share_of_weights(page)
+    if share is None or page.diagnosis is None:
+        return []
+    lost = page.diagnosis.damage
+    said = f"All errors together: {percent(lost)} {OF_WHAT_DIFFERS}. The bits of all weights were measured to add "
+    if share >= 1:
+        return [f"{said}as much and more by themselves, {percent(share * lost)}."]
+    rest = "most of the loss comes" if share < LEAST_OF_WEIGHTS else "the rest comes"
+    return [f"{said}{percent(share * lost)} of it; {rest} from the rounding of activations."]
 
 
 def _of_effect(page: ReportPage, effect: Ranking) -> str:
@@ -193,10 +216,10 @@ def _of_effect(page: ReportPage, effect: Ranking) -> str:
         )
         return f"{numbers} cost{'' if several else 's'} the output most: {gone}."
     whole = sum(place.effect or 0.0 for place in page.places)
-    lost = "" if page.diagnosis is None else f"; all errors together came to {percent(page.diagnosis.damage)}"
+    which = f", which is {percent(whole)} {OF_WHAT_DIFFERS}" if page.diagnosis is None else ""
     return (
         f"{numbers} cost{'' if several else 's'} the output most: {percent(effect.share)} of what the bits of all "
-        f"weights were measured to add, which is {percent(whole)} of the output's power{lost}."
+        f"weights were measured to add{which}."
     )
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from dfmpc_onnx.report.html.schema import Place
+from dfmpc_onnx.report.html.schema import Place, ReportPage
 
 MOST_WORST = 8  # places that are listed
 PLACES_NAMED = 4  # of them, that a sentence names and charts mark
+LEAST_OF_WEIGHTS = 0.3  # of all that is lost, below which more bits for weights gain little
 HALF_OF_ALL = 0.5  # of the whole: the places that make so much are named
 
 
@@ -37,6 +38,22 @@ def by_effect(places: Sequence[Place], *, are_parts: bool) -> Ranking:
     worst = places[ranking.order[0]].effect or 0.0
     named = tuple(i for i in ranking.order if (places[i].effect or 0.0) >= HALF_OF_ALL * worst)[:PLACES_NAMED]
     return Ranking(ranking.order, named, worst)
+
+
+def share_of_weights(page: ReportPage) -> float | None:
+    """What the bits of all weights were measured to add, as a share of all that is lost; None where that is not known.
+
+    Both are the same measure (`numerics.output_loss`), and errors make up for each other by chance, so it may pass 1.
+    """
+    if page.effect_by != "plan" or page.diagnosis is None or page.diagnosis.damage <= 0:
+        return None
+    return sum(place.effect or 0.0 for place in page.places) / page.diagnosis.damage
+
+
+def weights_matter(page: ReportPage) -> bool:
+    """Whether the bits of weights make a good part of what is lost, as far as that is known."""
+    share = share_of_weights(page)
+    return share is None or share >= LEAST_OF_WEIGHTS
 
 
 def by_own_error(places: Sequence[Place]) -> Ranking:

@@ -109,7 +109,8 @@ class ReportPage(msgspec.Struct, frozen=True):
     that the bits of its weights add; "blame", the share of the outputs' error that goes away where it is restored to
     float; or "", nothing. command: the command line that this is from, "" where a script called; date: when, UTC;
     machine: where, with `processor`. plan_options: those by which `plan` gives
-    the bits again; "" where the run did not plan them, or under a limit of the user's.
+    the bits again, and those by which `quantize` makes the file of that plan; "" each where the run did not plan them,
+    or under a limit of the user's. plan_file: the plan that stated the bits, if one did.
     """
 
     float_file: FileFacts
@@ -134,7 +135,8 @@ class ReportPage(msgspec.Struct, frozen=True):
     date: str = ""
     machine: str = ""
     processor: str = ""
-    plan_options: str = ""
+    plan_options: tuple[str, str] = ("", "")
+    plan_file: str = ""
 
 
 class QuantizedFile(msgspec.Struct, frozen=True):

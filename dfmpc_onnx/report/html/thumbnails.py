@@ -7,6 +7,7 @@ import io
 
 import numpy as np
 
+from dfmpc_onnx.extras import install_command
 from dfmpc_onnx.inputs.procedural import pictures
 from dfmpc_onnx.inputs.spec import InputSpec
 from dfmpc_onnx.report.html.schema import ShownImages
@@ -27,7 +28,7 @@ def shown_images(spec: InputSpec | None, origin: str, seed: int | None) -> Shown
     try:
         from PIL import Image
     except ImportError:
-        return ShownImages(origin, note="To see them here, pip install 'dfmpc-onnx[images]'.")
+        return ShownImages(origin, note=f"To see them here, {install_command('images')}.")
     addresses = []
     for pixels in pictures(SHOWN, *spec.side, seed):
         if spec.channels == 1:
@@ -35,6 +36,6 @@ def shown_images(spec: InputSpec | None, origin: str, seed: int | None) -> Shown
         image = Image.fromarray(pixels)
         image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
         buffer = io.BytesIO()
-        image.save(buffer, "PNG", optimize=True)
+        image.save(buffer, "PNG")
         addresses.append(f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}")
     return ShownImages(origin, tuple(addresses), f"The first {len(addresses)} of them, before the preprocess.")
