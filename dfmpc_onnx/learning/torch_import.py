@@ -29,7 +29,8 @@ def require_torch() -> ModuleType:
             raise OptionError(f"learned images: PyTorch is not installed; {install_command('learned')}") from None
         first = printable((str(error).strip().splitlines() or [type(error).__name__])[0])
         raise OptionError(
-            f"learned images: PyTorch is installed but cannot be imported ({first}); uninstall torch and {install_command('learned')}"
+            f"learned images: PyTorch is installed but cannot be imported ({first}); uninstall torch and "
+            + install_command("learned")
         ) from None
     found: ModuleType = torch
     return found
