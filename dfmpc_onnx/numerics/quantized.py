@@ -36,7 +36,7 @@ class QuantizedWeight:
         """Bits that a code takes where it is packed: of a codebook those of an index over its codes, else `bits`."""
         if self.book is None:
             return self.bits
-        whole, left = divmod(8, self.book.length)
+        whole, left = divmod(self.book.blocks.index_bits, self.book.length)
         return whole if not left else round(self.book.bits, 2)
 
     def dequantize(self) -> Float32:

@@ -4,8 +4,9 @@ A code is stored in planes of 8, 4, 2 or 1 bits (`numerics.packing`): 3 bits as 
 4 + 2 + 1, so every width takes no more than its bits. A plane stands in the file in one of three ways: as a tensor of
 an ONNX *type* that narrow, which only new opsets have; as plain bytes, each of which a *table* turns into its fields;
 and as *blocks*, each of them the index of a vector of a codebook: five ternary codes to a byte, or what a table that
-was learnt from the network holds. Tables serve any opset and all layers of a model, and cost their own bytes once.
-Nodes and names cost bytes as well, so small weights are left in wider types.
+was learnt from the network holds. Indices of 9 or 10 bits are computed of two numbers each. Tables serve any opset and
+all layers of a model, and cost their own bytes once. Nodes and names cost bytes as well, so small weights are left in
+wider types.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Literal
 
 import onnx
 
-from dfmpc_onnx.numerics.codebook import Codebook, trits
+from dfmpc_onnx.numerics.codebook import INDEX_BITS, Codebook, trits
 from dfmpc_onnx.numerics.packing import byte_table, shifts
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
 
@@ -67,9 +68,14 @@ class Plane:
     run: int = 0
 
     @property
-    def per_byte(self) -> int:
-        """Codes in a byte."""
+    def codes_each(self) -> int:
+        """Codes that a byte, or an index, stands for."""
         return self.book.length if self.book is not None else 8 // self.bits
+
+    @property
+    def stored_bits(self) -> float:
+        """Bits that each code takes, padding left out."""
+        return self.book.bits if self.book is not None else float(self.bits)
 
     @property
     def opset(self) -> int:
@@ -79,18 +85,23 @@ class Plane:
     def bytes(self, count: int) -> int:
         """Bytes of so many codes."""
         run = self.run or count
-        return count // run * -(-run // self.per_byte) if run else 0
+        if not run:
+            return 0
+        if self.book is not None:
+            return self.book.blocks.bytes(count, run)
+        return -(-count * self.bits // 8)
 
     def overhead(self, count: int) -> int:
         """About what the nodes that decode it and their constants cost in the file, tables left out."""
         if self.encoding == "type":
             return NODE_BYTES * (1 + (self.shift > 0))
         shape = CONSTANT_BYTES if self.encoding == "blocks" else 0  # of each layer, but for those of one shape
-        return NODE_BYTES * (5 if self.ragged(count) else 3) + shape
+        index = 5 if self.book is not None and self.book.blocks.index_bits > INDEX_BITS else 0
+        return NODE_BYTES * ((5 if self.ragged(count) else 3) + index) + shape
 
     def ragged(self, count: int) -> bool:
-        """Whether the last byte of a run is not full, so that padding has to be cut off."""
-        return (self.run or count) % self.per_byte > 0
+        """Whether the last byte or block of a run is not full, so that padding has to be cut off."""
+        return (self.run or count) % self.codes_each > 0
 
     @property
     def table(self) -> Codebook | None:
@@ -114,7 +125,7 @@ class Form:
     @property
     def bits(self) -> float:
         """Bits a weight, padding left out: whole but for blocks of 3 or 5."""
-        return float(sum(8 / plane.per_byte for plane in self.planes))
+        return float(sum(plane.stored_bits for plane in self.planes))
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -176,7 +187,7 @@ def forms(kind: Kind, opset: int = NEWEST) -> tuple[Form, ...]:
     """Every form that holds such codes and that an opset can decode; INT8, which all can, comes first."""
     found = [PLAIN]
     if kind.size and opset >= OLDEST_WITH_TABLES:
-        if kind.book is not None:
+        if kind.book is not None and kind.book.blocks.divides(kind.size, kind.run):
             found.append(Form((Plane(kind.bits, encoding="blocks", book=kind.book, run=kind.run),)))
         if kind.ternary:
             found.append(Form((Plane(2, encoding="blocks", book=trits()),)))

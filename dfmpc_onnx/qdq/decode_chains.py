@@ -6,7 +6,9 @@ from the weight backward; ``*`` stands for a constant, brackets for what may be 
     weight  = Mul(numbers, *scale) | DequantizeLinear([Cast INT8] numbers, *scale, *0)
     numbers = [Sub(., *zero)] [Add(., itself)] plane | Add(planes, plane)
     plane   = [Mul(., *2**shift)] [Cast] *codes of INT8, INT4, INT2 or UINT2
-            | [Cast] Reshape([cut] Gather(*table, Cast INT32(*bytes)), *shape)
+            | [Cast] Reshape([cut] Gather(*table, index), *shape)
+    index   = Cast INT32(*bytes) | Add(low, Mul(Mod(Div(above, *powers), *2**n), *256))
+    low, above = Split(Cast INT32(*bytes), (lanes, 1))
     cut     = Slice(Reshape(., -1), 0, count) | Slice(Reshape(., (runs, -1)), 0, run, axis 1)
 
 Only shapes and a few small constants are looked at until codes are asked for.
@@ -24,18 +26,20 @@ from onnx import TensorProto, numpy_helper
 
 from dfmpc_onnx.model.protos import WEIGHTED_OPERATORS, initializers, makers, op_of
 from dfmpc_onnx.numerics.arrays import Array
+from dfmpc_onnx.numerics.codebook import INDEX_BITS, Blocks, unpack_indices
 
 NARROW: dict[int, int] = {TensorProto.INT8: 8, TensorProto.INT4: 4, TensorProto.INT2: 2, TensorProto.UINT2: 2}
 NUMBER_TYPES: frozenset[int] = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT32, TensorProto.INT8})
 HALVES: frozenset[int] = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
-BYTES_OF_TABLE = (256, 243)  # fields of 1, 2 or 4 bits, or what was learnt; trits
+ENTRIES_OF_TABLE = (256, 243, 512, 1024)  # fields of 1, 2 or 4 bits, or what was learnt; trits; wider indices
 MOST_PLANES = 8  # a code has no more bits
 MOST_VALUES = 2**16  # of a constant that is looked at: a zero point for each channel
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredPlane:
-    """Some bits of every code. tensor: as the file holds them. table: what each byte decodes to, ``[256, n]`` INT8.
+    """Some bits of every code. tensor: as the file holds them. table: what each byte decodes to, ``[256, n]`` INT8, or
+    each index of 9 or 10 bits, in as many rows.
 
     runs: in how many equal parts codes are cut, each padded to whole bytes.
     """
@@ -48,7 +52,7 @@ class StoredPlane:
     @property
     def width(self) -> int:
         """Bits of a code that it holds."""
-        return NARROW[self.tensor.data_type] if self.table is None else 8 // self.table.dims[1]
+        return NARROW[self.tensor.data_type] if self.table is None else math.floor(_blocks(self.table).bits)
 
     @property
     def stored_bits(self) -> int:
@@ -62,7 +66,8 @@ class StoredPlane:
         if self.table is None:
             numbers = values.astype(np.int32) << np.int32(self.shift)
         else:
-            decoded = numpy_helper.to_array(self.table)[values].reshape(self.runs, -1)
+            indices = unpack_indices(values, _blocks(self.table))
+            decoded = numpy_helper.to_array(self.table)[indices].reshape(self.runs, -1)
             numbers = decoded[:, : math.prod(shape) // self.runs].astype(np.int32)
         codes: npt.NDArray[np.int32] = numbers.reshape(shape)
         return codes
@@ -127,6 +132,11 @@ class DecodeChain:
     def scale(self) -> npt.NDArray[np.float32]:
         """Step of the codes, float32: flat ``[channels]`` of a DequantizeLinear, of the weight's rank otherwise."""
         return numpy_helper.to_array(self.scale_tensor).astype(np.float32)
+
+
+def _blocks(table: onnx.TensorProto) -> Blocks:
+    """The size of a table."""
+    return Blocks(table.dims[1], max((table.dims[0] - 1).bit_length(), INDEX_BITS))
 
 
 class _NotOurs(Exception):
@@ -262,15 +272,46 @@ class _Reading:
         if cut:
             name, runs = self._cut(name, math.prod(shape))
         gather = self._take(name, "Gather")
-        table, codes = self._constant(gather.input[0]), self._cast(gather.input[1], {TensorProto.INT32})
-        stored = self._constant(codes)
-        fits = table.data_type == TensorProto.INT8 and len(table.dims) == 2 and table.dims[0] in BYTES_OF_TABLE
-        if not fits or stored.data_type != TensorProto.UINT8 or min(shape, default=1) < 1 or gather.attribute:
+        table = self._constant(gather.input[0])
+        fits = table.data_type == TensorProto.INT8 and len(table.dims) == 2 and table.dims[0] in ENTRIES_OF_TABLE
+        if not fits or min(shape, default=1) < 1 or gather.attribute:
             raise _NotOurs
-        decoded, wanted = math.prod(stored.dims) * table.dims[1], math.prod(shape)
+        blocks = _blocks(table)
+        stored = self._indices(gather.input[1], blocks)
+        count = math.prod(stored.dims) * blocks.lanes // (blocks.lanes + (blocks.lanes > 1))
+        decoded, wanted = count * blocks.length, math.prod(shape)
         if decoded % runs or (decoded < wanted if cut else decoded != wanted):
             raise _NotOurs
         return StoredPlane(stored, 0, table, runs), shape
+
+    def _indices(self, name: str, blocks: Blocks) -> onnx.TensorProto:
+        """The bytes that indices are stored in."""
+        wide = blocks.index_bits > INDEX_BITS
+        stored = self._constant(self._cast(self._rows_of(name, blocks) if wide else name, {TensorProto.INT32}))
+        fits = not wide or (len(stored.dims) == 2 and stored.dims[1] == blocks.lanes + 1)
+        if stored.data_type != TensorProto.UINT8 or not fits:
+            raise _NotOurs
+        return stored
+
+    def _rows_of(self, name: str, blocks: Blocks) -> str:
+        """What indices of more than a byte are computed from: rows of low bytes and the bits above them."""
+        more = blocks.index_bits - INDEX_BITS
+        sum_ = self._take(name, "Add")
+        low, above = sum_.input
+        for op, factor in (("Mul", 2**INDEX_BITS), ("Mod", 2**more), ("Div", None)):
+            node = self._take(above, op)
+            values = self._values(node.input[1])
+            wanted = factor if factor is not None else 2 ** (more * np.arange(blocks.lanes))
+            if not np.array_equal(values, wanted) or (op == "Mod" and node.attribute):
+                raise _NotOurs
+            above = node.input[0]
+        split = self._take(low, "Split")
+        if list(split.output) != [low, above] or self._values(split.input[1]).tolist() != [blocks.lanes, 1]:
+            raise _NotOurs
+        if [(a.name, a.i) for a in split.attribute] != [("axis", 1)]:
+            raise _NotOurs
+        source: str = split.input[0]
+        return source
 
     def _cut(self, name: str, count: int) -> tuple[str, int]:
         """What so many codes are cut from, and in how many runs."""

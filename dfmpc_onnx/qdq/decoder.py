@@ -3,6 +3,7 @@
 Between quantized activations they end in a DequantizeLinear over INT8 codes, which fuses with the layer to an integer
 kernel. Where activations stay in float they end in a Mul and fold into a plain float weight; a DequantizeLinear there
 would run at every inference. Planes are decoded by Cast, or by Gather in a table of what each byte holds, and summed.
+Indices of 9 or 10 bits are put together first: ``low + 256 ((above / 2^k) mod 2^bits)``.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from dfmpc_onnx.graph.edit import Namer
 from dfmpc_onnx.numerics.arrays import Array
+from dfmpc_onnx.numerics.codebook import INDEX_BITS, Blocks
 from dfmpc_onnx.numerics.packing import pack, split
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.qdq.code_formats import FIRST_WITH_INT8_ARITHMETIC, STORAGE_TYPES, Form, Plane
@@ -154,16 +156,30 @@ class Decoder:
             packed = plane.book.pack(codes, plane.run or codes.size)
         else:
             packed = pack(codes, plane.bits, plane.signed)
-        return self._constant(name, np.frombuffer(packed, np.uint8))
+        values = np.frombuffer(packed, np.uint8)
+        wide = plane.book is not None and plane.book.blocks.index_bits > INDEX_BITS
+        return self._constant(name, values.reshape(-1, plane.book.blocks.lanes + 1) if plane.book and wide else values)
 
     def _looked_up(self, chain: _Chain, stored: gs.Constant, codes: npt.NDArray[np.int8], plane: Plane) -> gs.Tensor:
         """Codes by a table: ``bytes -> Cast(INT32) -> Gather`` gives ``[bytes, per byte]``, then cut and shaped."""
         assert plane.table is not None  # as of every plane that is no type
         source = chain.cast(stored, np.int32)  # Gather takes no 8-bit indices
+        if plane.book is not None and plane.book.blocks.index_bits > INDEX_BITS:
+            source = self._index(chain, source, plane.book.blocks)
         tensor = chain.add("Gather", np.int8, self._once("table", plane.table.table), source)
         if plane.ragged(codes.size):
             tensor = self._cut(chain, tensor, codes.size, plane.run or codes.size)
         return chain.add("Reshape", np.int8, tensor, self._once("shape", np.array(codes.shape, np.int64)))
+
+    def _index(self, chain: _Chain, rows: gs.Tensor, blocks: Blocks) -> gs.Tensor:
+        """Indices, ``[rows, lanes]``, of rows of their low bytes and the bits above them."""
+        more = blocks.index_bits - INDEX_BITS
+        low, above = chain.split(rows, self._once("columns", np.array([blocks.lanes, 1])))
+        powers = self._once("powers", 2 ** (more * np.arange(blocks.lanes, dtype=np.int32)))
+        above = chain.add("Div", np.int32, above, powers)
+        above = chain.add("Mod", np.int32, above, self._once("bits", np.array(2**more, np.int32)))
+        above = chain.add("Mul", np.int32, above, self._once("byte", np.array(2**INDEX_BITS, np.int32)))
+        return chain.add("Add", np.int32, low, above)
 
     def _cut(self, chain: _Chain, tensor: gs.Tensor, count: int, run: int) -> gs.Tensor:
         """The codes without what pads the last block of each run."""
@@ -201,6 +217,13 @@ class _Chain:
         out = gs.Variable(name, kind)
         self.nodes.append(gs.Node(op, name, attrs or {}, list(inputs), [out]))
         return out
+
+    def split(self, tensor: gs.Tensor, sizes: gs.Tensor) -> tuple[gs.Tensor, gs.Tensor]:
+        """The two parts of a matrix of INT32, of so many columns each."""
+        first = self.add("Split", np.int32, tensor, sizes, attrs={"axis": 1})
+        second = gs.Variable(self._names(f"{self.stem}.{len(self.nodes)}"))
+        self.nodes[-1].outputs.append(second)
+        return first, second
 
     def cast(self, tensor: gs.Tensor, kind: Number) -> gs.Tensor:
         return tensor if tensor.dtype == kind else self.add("Cast", kind, tensor, attrs={"to": NUMBERS[kind]})

@@ -1,4 +1,4 @@
-"""The codebooks of a network: a table for each length of blocks, learnt from its own weights, and where it pays.
+"""The codebooks of a network: a table for each size of blocks, learnt from its own weights, and where it pays.
 
 A table costs its own bytes, and each channel what pads its last block. At many bits, the best vectors of d numbers
 leave the error of single levels in ``SAVED_BITS`` fewer bits a number (Zador 1982, with the moments of Conway and
@@ -19,15 +19,22 @@ import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.graph.query import constant, nodes_by_name
 from dfmpc_onnx.numerics.arrays import Array, Float32
-from dfmpc_onnx.numerics.codebook import CODE_BITS, Codebook, LearntTable, learn
+from dfmpc_onnx.numerics.codebook import CODE_BITS, Blocks, Codebook, LearntTable, learn
 from dfmpc_onnx.pipeline.facts import Layer
 from dfmpc_onnx.pipeline.settings import BitWidth
 from dfmpc_onnx.qdq.code_formats import CONSTANT_BYTES, Form, Plane
 from dfmpc_onnx.quantization.grid_rules import GridRules
 
-# By width the codes of a block.
-LENGTHS: Mapping[BitWidth | Literal["float"], int] = {1.6: 5, 2: 4, 2.67: 3, 4: 2}
-SAVED_BITS: Mapping[int, float] = {5: 0.409, 4: 0.372, 3: 0.311, 2: 0.216}  # of each code of such blocks
+# By width the codes of a block, and the bits of its index.
+BLOCKS: Mapping[BitWidth | Literal["float"], Blocks] = {
+    1.6: Blocks(5),
+    2: Blocks(4),
+    2.67: Blocks(3),
+    3: Blocks(3, 9),
+    4: Blocks(2),
+    5: Blocks(2, 10),
+}
+SAVED_BITS: Mapping[int, float] = {5: 0.409, 4: 0.372, 3: 0.311, 2: 0.216}  # by the codes of a block, of each of them
 ROWS = 256  # output channels of a layer that a table is learnt from
 
 
@@ -42,37 +49,37 @@ def run_of(layer: Layer) -> int:
     return layer.size // max(layer.shape[0], 1) if takes_codebooks(layer) else 0
 
 
-def table_bytes(length: int) -> int:
-    """What a table of vectors of so many codes takes in the file."""
-    return len(Codebook.nominal(length).raw) + CONSTANT_BYTES
+def table_bytes(blocks: Blocks) -> int:
+    """What a table of a size takes in the file."""
+    return len(Codebook.nominal(blocks).raw) + CONSTANT_BYTES
 
 
-def saved_by_blocks(size: int, run: int, length: int) -> float:
+def saved_by_blocks(size: int, run: int, blocks: Blocks) -> float:
     """The bytes that a weight of so many codes saves as blocks of a table, by what levels as good would take.
 
     Not over 0 where what pads its runs takes more, and where 8 bits a code would be smaller than nodes that decode.
     """
-    form = _form_of_blocks(length, run)
-    if form.bytes(size) + form.overhead(size) >= size:
+    form = _form_of_blocks(blocks, run)
+    if not blocks.divides(size, run) or form.bytes(size) + form.overhead(size) >= size:
         return 0.0
-    return size * (8 / length + SAVED_BITS[length]) / 8 - form.bytes(size)
+    return size * (blocks.bits + SAVED_BITS[blocks.length]) / 8 - form.bytes(size)
 
 
-def lengths_that_pay(weights: Iterable[tuple[int, int, int]]) -> frozenset[int]:
-    """Of which blocks the tables pay in a network. weights: of each its size, the codes of a run and of a block."""
-    saved = dict.fromkeys(LENGTHS.values(), 0.0)
-    for size, run, length in weights:
-        saved[length] += max(saved_by_blocks(size, run, length), 0.0)
-    return frozenset(length for length, found in saved.items() if found >= table_bytes(length))
+def blocks_that_pay(weights: Iterable[tuple[int, int, Blocks]]) -> frozenset[Blocks]:
+    """Of which blocks the tables pay in a network. weights: of each its size, the codes of a run, and its blocks."""
+    saved = dict.fromkeys(BLOCKS.values(), 0.0)
+    for size, run, blocks in weights:
+        saved[blocks] += max(saved_by_blocks(size, run, blocks), 0.0)
+    return frozenset(blocks for blocks, found in saved.items() if found >= table_bytes(blocks))
 
 
-def _form_of_blocks(length: int, run: int) -> Form:
-    return Form((Plane(CODE_BITS, encoding="blocks", book=Codebook.nominal(length), run=run),))
+def _form_of_blocks(blocks: Blocks, run: int) -> Form:
+    return Form((Plane(CODE_BITS, encoding="blocks", book=Codebook.nominal(blocks), run=run),))
 
 
 class NetworkTables:
-    """Tables by length, and which layers they serve. They are learnt from the weights that the layers have when this
-    is made."""
+    """Tables by the size of their blocks, and which layers they serve. They are learnt from the weights that the layers
+    have when this is made."""
 
     def __init__(
         self,
@@ -85,40 +92,40 @@ class NetworkTables:
         nodes, fit = nodes_by_name(graph), [layer for layer in layers if takes_codebooks(layer)]
         found = [constant(nodes[layer.name].inputs[1]) for layer in fit]
         self._weights = [weight for weight in found if weight is not None]
-        self._tables: dict[int, LearntTable] = {}
+        self._tables: dict[Blocks, LearntTable] = {}
         self._rules = rules
         users = {
-            (layer.weight, length): (layer.size, run_of(layer), length)
+            (layer.weight, blocks): (layer.size, run_of(layer), blocks)
             for layer in fit
             if rules.allow_codebooks(layer.op)
-            for width, length in LENGTHS.items()
+            for width, blocks in BLOCKS.items()
             if widths is None or widths[layer.name] == width
         }
-        self._paying = lengths_that_pay(users.values())
+        self._paying = blocks_that_pay(users.values())
         self._taken = set(self._paying if widths is None else ())
 
-    def serves(self, layer: Layer, length: int) -> bool:
-        """Whether a layer may take blocks of so many codes.
+    def serves(self, layer: Layer, blocks: Blocks) -> bool:
+        """Whether a layer may take blocks of a size.
 
         The first that does must be large enough to pay for the table against 8 bits, since those behind it may do
         better on levels: a table that does not pay in the end would leave 8 bits to the codes that are blocks of it.
         """
-        if length not in self._paying or not (takes_codebooks(layer) and self._rules.allow_codebooks(layer.op)):
+        if blocks not in self._paying or not (takes_codebooks(layer) and self._rules.allow_codebooks(layer.op)):
             return False
-        form, size = _form_of_blocks(length, run_of(layer)), layer.size
-        alone = form.cost(size) + table_bytes(length) < size
-        return saved_by_blocks(size, run_of(layer), length) > 0 and (alone or length in self._taken)
+        form, size = _form_of_blocks(blocks, run_of(layer)), layer.size
+        alone = form.cost(size) + table_bytes(blocks) < size
+        return saved_by_blocks(size, run_of(layer), blocks) > 0 and (alone or blocks in self._taken)
 
     def take(self, book: Codebook | None) -> None:
         """Note that codes are blocks of a table, or of none."""
         if book is not None:
-            self._taken.add(book.length)
+            self._taken.add(book.blocks)
 
-    def of(self, length: int) -> LearntTable:
-        """The table of vectors of so many codes."""
-        if length not in self._tables:
-            self._tables[length] = learn(map(_rows, self._weights), length)
-        return self._tables[length]
+    def of(self, blocks: Blocks) -> LearntTable:
+        """The table of a size."""
+        if blocks not in self._tables:
+            self._tables[blocks] = learn(map(_rows, self._weights), blocks)
+        return self._tables[blocks]
 
 
 def _rows(weight: Array) -> Float32:

@@ -9,13 +9,14 @@ import numpy as np
 
 from dfmpc_onnx.numerics.arrays import Float, Float32
 from dfmpc_onnx.numerics.block_rounding import BlockRounder
+from dfmpc_onnx.numerics.codebook import Blocks
 from dfmpc_onnx.numerics.grids import Grid
 from dfmpc_onnx.numerics.least_squares import OutputErrors, PatchMoments, rounding_error
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.numerics.rounding import FeedbackRounder, Rounded
 from dfmpc_onnx.pipeline.facts import Layer
 from dfmpc_onnx.pipeline.settings import TERNARY, BitWidth
-from dfmpc_onnx.quantization.codebook_tables import LENGTHS, NetworkTables
+from dfmpc_onnx.quantization.codebook_tables import BLOCKS, NetworkTables
 from dfmpc_onnx.quantization.grid_rules import GridRules
 from dfmpc_onnx.quantization.weight_grids import FINE_RASTER, as_weight, forms_at, weight_grid
 from dfmpc_onnx.statistics.error_at_next_layer import NextInput
@@ -26,22 +27,25 @@ ESTIMATED_LEVELS: tuple[BitWidth, ...] = (TERNARY, 2, 3, 4, 5)
 ESTIMATED_WIDTHS: tuple[BitWidth, ...] = (TERNARY, 1.6, 2, 2.67, 3, 4, 5)
 
 
-def _best(candidates: Sequence[Candidate]) -> Candidate:
-    """The first of those that lose least."""
-    return min(candidates, key=lambda candidate: candidate.lost)
+def _best(levels: Sequence[Candidate], blocks: Sequence[Candidate]) -> Candidate:
+    """The first of those that lose least, levels before blocks."""
+    best = min([*levels, *blocks], key=lambda candidate: candidate.lost)
+    return dataclasses.replace(best, on_levels=min((one.lost for one in levels), default=None))
 
 
 @dataclasses.dataclass
 class Candidate:
     """One width tried on a layer: what it rounds to, and the share of what is read next that is lost by rounding.
 
-    limited: of how many outputs pairs of codes would have reached too far for sums in 16 bits.
+    limited: of how many outputs pairs of codes would have reached too far for sums in 16 bits. on_levels: what the best
+    of the grids of levels that were tried loses; None where there was none.
     """
 
     quantized: QuantizedWeight
     rows: Float32
     lost: float
     limited: int
+    on_levels: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,32 +104,32 @@ class Task:
 
     def rounded(self, width: BitWidth) -> Candidate:
         """At a width, in whichever form that takes no more bits loses least."""
-        levels, lengths = self._forms_at(width)
-        return _best([*self._on_grids(levels), *self._on_codebooks(lengths)])
+        levels, blocks = self._forms_at(width)
+        return _best(self._on_grids(levels), self._on_codebooks(blocks))
 
     def estimated(self) -> dict[BitWidth, Candidate]:
         """At up to 5 bits, on grids and codebooks that are good rather than the best: for what rounding loses."""
         found = dict(zip(ESTIMATED_LEVELS, self._on_grids(ESTIMATED_LEVELS, thorough=False), strict=True))
-        lengths = [length for length in LENGTHS.values() if self._takes_blocks_of(length)]
-        blocks = dict(zip(lengths, self._on_codebooks(lengths, thorough=False), strict=True))
+        sizes = [blocks for blocks in BLOCKS.values() if self._takes(blocks)]
+        coded = dict(zip(sizes, self._on_codebooks(sizes, thorough=False), strict=True))
         estimates: dict[BitWidth, Candidate] = {}
         for width in ESTIMATED_WIDTHS:
             levels, own = self._forms_at(width)
-            estimates[width] = _best([*(found[level] for level in levels), *(blocks[length] for length in own)])
+            estimates[width] = _best([found[level] for level in levels], [coded[blocks] for blocks in own])
         return estimates
 
-    def _forms_at(self, width: BitWidth) -> tuple[tuple[BitWidth, ...], tuple[int, ...]]:
-        return forms_at(width, width in LENGTHS and self._takes_blocks_of(LENGTHS[width]))
+    def _forms_at(self, width: BitWidth) -> tuple[tuple[BitWidth, ...], tuple[Blocks, ...]]:
+        return forms_at(width, width in BLOCKS and self._takes(BLOCKS[width]))
 
-    def _takes_blocks_of(self, length: int) -> bool:
-        return self.rounder is not None and self.tables.serves(self.layer, length)
+    def _takes(self, blocks: Blocks) -> bool:
+        return self.rounder is not None and self.tables.serves(self.layer, blocks)
 
-    def _on_codebooks(self, lengths: Sequence[int], *, thorough: bool = True) -> list[Candidate]:
-        """In blocks of so many codes, with feedback."""
-        if not lengths:
+    def _on_codebooks(self, sizes: Sequence[Blocks], *, thorough: bool = True) -> list[Candidate]:
+        """In blocks of each size, with feedback."""
+        if not sizes:
             return []
         rounder = BlockRounder(self.target, self.moments.hat)
-        return [self._candidate(rounder.on(self.tables.of(length), thorough=thorough)) for length in lengths]
+        return [self._candidate(rounder.on(self.tables.of(blocks), thorough=thorough)) for blocks in sizes]
 
     def _on_grids(self, widths: Sequence[BitWidth], *, thorough: bool = True) -> list[Candidate]:
         """On grids of levels."""

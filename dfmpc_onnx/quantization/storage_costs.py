@@ -25,7 +25,7 @@ from dfmpc_onnx.qdq.code_formats import (
     forms,
     opset_for,
 )
-from dfmpc_onnx.quantization.codebook_tables import LENGTHS, lengths_that_pay, run_of
+from dfmpc_onnx.quantization.codebook_tables import BLOCKS, blocks_that_pay, run_of
 
 HEADER_BYTES = 16  # of an initializer beside its name and values
 DEQUANTIZE_BYTES = 62  # a DequantizeLinear with its axis; its zero point is shared
@@ -39,8 +39,8 @@ def kind_of(weights: int, width: Width, reduced: bool = False, run: int = 0) -> 
     run: how many an output channel has where the layer takes codebooks: then they are what is counted where there is
     one of that width, since it seldom loses more than levels do. 0 where it takes none.
     """
-    if run and width in LENGTHS:
-        return Kind(weights, CODE_BITS, book=Codebook.nominal(LENGTHS[width]), run=run)
+    if run and width in BLOCKS:
+        return Kind(weights, CODE_BITS, book=Codebook.nominal(BLOCKS[width]), run=run)
     ternary = width in (TERNARY, 1.6)
     bits = 2 if ternary else int(width)
     return Kind(weights, 7 if reduced and bits == 8 else bits, ternary)
@@ -77,7 +77,9 @@ def shared_bytes(table: PlanTable, widths: Sequence[Width]) -> int:
     counted = {row.layers[0]: kind_of(row.weights, width, run=row.run_at(width)) for row, width in pairs}
     if not counted:
         return 0
-    runs = runs_of_blocks({row.layers[0]: (row.weights, width, row.run_at(width)) for row, width in pairs})
+    # A table is built where it pays for all that could be blocks of it, whatever loses less of each in the end.
+    able = runs_of_blocks({row.layers[0]: (row.weights, width, max(row.runs, default=0)) for row, width in pairs})
+    runs = {row.layers[0]: row.run_at(width) if able[row.layers[0]] else 0 for row, width in pairs}
     kinds = {row.layers[0]: kind_of(row.weights, width, run=runs[row.layers[0]]) for row, width in pairs}
     final = min(opset_for(choose_forms(kinds, table.opset).values()), table.opset)
     chosen = choose_forms(kinds, final)
@@ -102,14 +104,14 @@ def runs_of_blocks(weights: Mapping[str, tuple[int, Width, int]]) -> dict[str, i
 
     weights: by name the size, the width, and the run as in `kind_of`.
     """
-    blocks = {name: LENGTHS[width] for name, (_, width, run) in weights.items() if run and width in LENGTHS}
-    paying = lengths_that_pay((weights[name][0], weights[name][2], length) for name, length in blocks.items())
+    blocks = {name: BLOCKS[width] for name, (_, width, run) in weights.items() if run and width in BLOCKS}
+    paying = blocks_that_pay((weights[name][0], weights[name][2], own) for name, own in blocks.items())
     return {name: run if blocks.get(name) in paying else 0 for name, (_, _, run) in weights.items()}
 
 
 def has_zero_point(width: Width, run: int) -> bool:
     """Whether the levels of a width are not symmetric: each channel then has a zero point. run: as in `kind_of`."""
-    if width in (FLOAT, TERNARY, 1.6) or (run and width in LENGTHS):
+    if width in (FLOAT, TERNARY, 1.6) or (run and width in BLOCKS):
         return False
     return float(width) <= ASYMMETRIC_BITS
 
@@ -152,7 +154,7 @@ def table_of(
                     layer_bytes(group, width, opset, integer, settings.reduce_range, blocks=own)
                     for width, own in zip(widths, blocks, strict=True)
                 ),
-                tuple(run if own and width in LENGTHS else 0 for width, own in zip(widths, blocks, strict=True)),
+                tuple(run if own and width in BLOCKS else 0 for width, own in zip(widths, blocks, strict=True)),
             )
         )
     planned = {name for row in rows for name in row.layers}

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 import numpy as np
 
 from dfmpc_onnx.numerics.arrays import Float, Float32
+from dfmpc_onnx.numerics.codebook import Blocks
 from dfmpc_onnx.numerics.granularity import PerAxis, unrows
 from dfmpc_onnx.numerics.grids import Grid, ternary_grid, uniform_grid
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.numerics.ternary import ternary_optimal
 from dfmpc_onnx.pipeline.facts import Layer
 from dfmpc_onnx.pipeline.settings import TERNARY, BitWidth
-from dfmpc_onnx.quantization.codebook_tables import LENGTHS
+from dfmpc_onnx.quantization.codebook_tables import BLOCKS
 from dfmpc_onnx.quantization.grid_rules import GridRules
 
 FINE_RASTER = 3  # of the ranges that grids of few levels are sought among
@@ -21,12 +22,12 @@ FINE_RASTER = 3  # of the ranges that grids of few levels are sought among
 NARROWER: Mapping[BitWidth, tuple[BitWidth, ...]] = {1.6: (TERNARY,), 2: (TERNARY, 2), 2.67: (TERNARY, 2)}
 
 
-def forms_at(width: BitWidth, codebooks: bool) -> tuple[tuple[BitWidth, ...], tuple[int, ...]]:
-    """The levels to try at a width, and the lengths of blocks. codebooks: whether the layer takes any."""
-    lengths = (LENGTHS[width],) if codebooks and width in LENGTHS else ()
-    if lengths and width == 2.67:
-        return (), lengths
-    return NARROWER.get(width, (width,)), lengths
+def forms_at(width: BitWidth, codebooks: bool) -> tuple[tuple[BitWidth, ...], tuple[Blocks, ...]]:
+    """The levels to try at a width, and the sizes of blocks. codebooks: whether the layer takes any."""
+    blocks = (BLOCKS[width],) if codebooks and width in BLOCKS else ()
+    if blocks and width == 2.67:
+        return (), blocks
+    return NARROWER.get(width, (width,)), blocks
 
 
 def nearest(weight: Float32, layer: Layer, bits: BitWidth, rules: GridRules) -> QuantizedWeight:

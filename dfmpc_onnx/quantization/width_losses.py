@@ -84,7 +84,8 @@ class WidthLosses(Rebuilder):
         found = {width: task.rounded(width) for width in ROUNDED_WIDTHS} if self._thorough else task.estimated()
         losses = {width: candidate.lost for width, candidate in found.items()}
         self.blocks[first] = frozenset(width for width, one in found.items() if one.quantized.book is not None)
-        self._note(first, losses, lambda bits: from_rows(found[bits].rows, layer))
+        on_levels = found[FINEST_ROUNDED].on_levels
+        self._note(first, losses, lambda bits: from_rows(found[bits].rows, layer), on_levels)
 
     def take_typical(self, name: str) -> None:
         """Note what rounding a usual weight loses, without a look at this one. No probe can be made of it."""
@@ -101,11 +102,18 @@ class WidthLosses(Rebuilder):
             losses = _nearest_losses(weight, layer, self.rules)
             self._note(first, losses, lambda bits: nearest(weight, layer, bits, self.rules).dequantize())
 
-    def _note(self, name: str, losses: Mapping[BitWidth, float], weight: Callable[[BitWidth], Float32] | None) -> None:
+    def _note(
+        self,
+        name: str,
+        losses: Mapping[BitWidth, float],
+        weight: Callable[[BitWidth], Float32] | None,
+        on_levels: float | None = None,
+    ) -> None:
+        """on_levels: what levels lose at `FINEST_ROUNDED` bits; None where nothing else was tried there."""
         found = dict(losses)
         for width in PLANNED_WIDTHS:
             if width not in found:
-                found[width] = finer(found[FINEST_ROUNDED], float(width))
+                found[width] = finer(found[FINEST_ROUNDED] if on_levels is None else on_levels, float(width))
         least = 0.0
         for width in reversed(PLANNED_WIDTHS):  # shares are cut at 1, so a coarse grid may seem to lose less
             least = found[width] = max(found[width], least)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dfmpc_onnx.numerics.block_rounding import BlockRounder, block_order
-from dfmpc_onnx.numerics.codebook import learn
+from dfmpc_onnx.numerics.codebook import Blocks, learn
 from dfmpc_onnx.numerics.grids import uniform_grid
 from dfmpc_onnx.numerics.rounding import DAMPING, FeedbackRounder
 
@@ -46,7 +46,7 @@ def slow(weight, hat, table, scale, order):
 @pytest.mark.parametrize("length", [2, 3, 4, 5])
 def test_each_block_is_the_vector_that_leaves_the_least_error_for_what_follows(length):
     weight, hat = problem(out=3)
-    table = learn([weight[0]], length)
+    table = learn([weight[0]], Blocks(length))
     rounded = BlockRounder(weight, hat).on(table, thorough=False)
     order, cuts = block_order(np.ones(14), length)
     blocks = [order[start:stop] for start, stop in cuts]
@@ -58,14 +58,14 @@ def test_each_block_is_the_vector_that_leaves_the_least_error_for_what_follows(l
 @pytest.mark.parametrize("thorough", [False, True])
 def test_the_error_is_that_of_the_codes_and_their_scale(groups, thorough):
     weight, hat = problem(groups)
-    rounded = BlockRounder(weight, hat).on(learn(list(weight), 4), thorough=thorough)
+    rounded = BlockRounder(weight, hat).on(learn(list(weight), Blocks(4)), thorough=thorough)
     error = weight - rounded.grid.values(rounded.codes).reshape(weight.shape)
     assert rounded.error == pytest.approx(np.einsum("goi,gij,goj->go", error, hat, error), rel=1e-3)
 
 
 def test_every_block_is_in_the_table_and_no_scale_near_it_leaves_less():
     weight, hat = problem(k=22)
-    rounded = BlockRounder(weight, hat).on(learn(list(weight), 4))
+    rounded = BlockRounder(weight, hat).on(learn(list(weight), Blocks(4)))
     book = rounded.grid.book
     assert np.array_equal(book.unpack(book.pack(rounded.codes.astype(np.int8), 22), (6, 22), 22), rounded.codes)
     for factor in (0.99, 1.01):
@@ -78,14 +78,14 @@ def test_blocks_lose_less_than_levels_of_as_many_bits(length, bits, share):
     weight, hat = problem(out=48, k=72)
     grid = uniform_grid(weight[0], np.diagonal(hat[0]).astype(np.float32), bits)
     levels = FeedbackRounder(weight, hat).on_best_grid(grid)
-    blocks = BlockRounder(weight, hat).on(learn(list(weight), length))
+    blocks = BlockRounder(weight, hat).on(learn(list(weight), Blocks(length)))
     assert blocks.error.sum() < share * levels.error.sum()
 
 
 def test_a_channel_of_zeros_stays_zero():
     weight, hat = problem()
     weight[0, 2] = 0
-    rounded = BlockRounder(weight, hat).on(learn(list(weight), 3))
+    rounded = BlockRounder(weight, hat).on(learn(list(weight), Blocks(3)))
     assert not rounded.codes[2].any() and rounded.grid.scale[2] > 0 and np.isfinite(rounded.grid.scale).all()
 
 

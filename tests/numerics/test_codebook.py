@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dfmpc_onnx.numerics.codebook import LARGEST, Codebook, channel_blocks, learn, trits
+from dfmpc_onnx.numerics.codebook import LARGEST, Blocks, Codebook, channel_blocks, learn, trits
 
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5)
 ternary_codes = hnp.arrays(np.int8, SHAPES, elements=st.integers(-1, 1))
@@ -42,7 +42,7 @@ def test_the_table_of_trits_holds_every_five_of_them_once():
 @st.composite
 def coded(draw):
     """A codebook, and codes in runs whose blocks are all in it."""
-    length, entries = draw(st.integers(1, 8)), draw(st.integers(1, 256))
+    length, entries = draw(st.integers(1, 8)), draw(st.integers(1, 256) | st.sampled_from([257, 512, 513, 1024]))
     table = draw(hnp.arrays(np.int8, (entries, length)))
     rows, run = draw(st.integers(0, 4)), draw(st.integers(1, 20))
     chosen = draw(hnp.arrays(np.intp, (rows, math.ceil(run / length)), elements=st.integers(0, entries - 1)))
@@ -55,8 +55,14 @@ def test_blocks_are_unpacked_as_a_look_up_of_each_byte_gives_them(found):
     run = codes.shape[1]
     packed = book.pack(codes, run)
     each = math.ceil(run / book.length)
-    assert len(packed) == each * len(codes)
-    looked_up = [[code for byte in packed[each * i : each * i + each] for code in book.table[byte]][:run]
+    lanes, more = {8: (1, 0), 9: (8, 1), 10: (4, 2)}[book.blocks.index_bits]
+    wide = lanes + (more > 0)
+    indices, rows = [], [packed[start : start + wide] for start in range(0, len(packed), wide)]
+    for row in rows:  # low bytes, and behind them a byte of what stands above each
+        indices += [row[lane] + 256 * (row[-1] >> more * lane & 2**more - 1 if more else 0) for lane in range(lanes)]
+    assert len(rows) == math.ceil(each * len(codes) / lanes) and not any(indices[each * len(codes) :])
+    assert len(packed) == book.blocks.bytes(codes.size, run)
+    looked_up = [[code for index in indices[each * i : each * i + each] for code in book.table[index]][:run]
                  for i in range(len(codes))]  # fmt: skip
     assert np.array_equal(np.array(looked_up, np.int8).reshape(codes.shape), codes)
     assert np.array_equal(book.unpack(packed, codes.shape, run), codes)
@@ -75,44 +81,47 @@ def test_a_block_that_is_not_in_the_table():
         Codebook.of(np.int8([[1, 2], [3, 4]])).pack(np.int8([1, 4]), 2)
 
 
-@pytest.mark.parametrize("shape", [(257, 2), (0, 2), (4, 9), (4, 0)])
-def test_a_table_that_no_byte_can_index(shape):
+@pytest.mark.parametrize("shape", [(1025, 2), (0, 2), (4, 9), (4, 0)])
+def test_a_table_that_no_index_of_ten_bits_reaches(shape):
     with pytest.raises(ValueError, match="the most"):
         Codebook.of(np.zeros(shape, np.int8))
 
 
 def test_equal_tables_are_one():
     assert {Codebook.of(trits().table), trits()} == {trits()}
-    assert Codebook.nominal(4).bits == 2 and len(Codebook.nominal(4).raw) == 1024
+    assert Codebook.nominal(Blocks(4)).bits == 2 and len(Codebook.nominal(Blocks(4)).raw) == 1024
+    assert Codebook.nominal(Blocks(3, 9)).bits == 3 and Codebook.nominal(Blocks(2, 10)).blocks == (2, 10)
 
 
-@pytest.mark.parametrize("length", [2, 3, 4, 5])
-def test_a_learnt_table_holds_0_and_the_negative_of_each_vector(length):
+@pytest.mark.parametrize(("length", "bits"), [(2, 8), (3, 8), (4, 8), (5, 8), (3, 9), (2, 10)])
+def test_a_learnt_table_holds_0_and_the_negative_of_each_vector(length, bits):
     weights = [np.random.default_rng(seed).standard_normal((32, 36)).astype(np.float32) for seed in (0, 1)]
-    table = learn(weights, length).book.table
+    table = learn(weights, Blocks(length, bits)).book.table
     held = {tuple(vector) for vector in table.tolist()}
-    assert table.shape == (256, length) and np.abs(table.astype(int)).max() == LARGEST
+    assert table.shape == (2**bits, length) and np.abs(table.astype(int)).max() == LARGEST
     assert (0,) * length in held and held == {tuple(-code for code in vector) for vector in held}
 
 
 def test_the_same_weights_give_the_same_table_and_their_scale_does_not_matter():
     weight = np.random.default_rng(0).standard_normal((16, 40)).astype(np.float32)
-    first, again, scaled = learn([weight], 4), learn([weight], 4), learn([weight * np.float32(2**10)], 4)
+    first, again, scaled = (learn([w], Blocks(4)) for w in (weight, weight, weight * np.float32(2**10)))
     assert first == again == scaled
 
 
-@pytest.mark.parametrize(("length", "least"), [(5, 7.6), (4, 9.7), (3, 13.0), (2, 20.3)])
-def test_a_learnt_table_codes_normal_numbers_better_than_levels_of_as_many_bits(length, least):
+@pytest.mark.parametrize(
+    ("length", "bits", "least"), [(5, 8, 7.6), (4, 8, 9.7), (3, 8, 13.0), (2, 8, 20.3), (3, 9, 15.0), (2, 10, 26.2)]
+)
+def test_a_learnt_table_codes_normal_numbers_better_than_levels_of_as_many_bits(length, bits, least):
     weight = np.random.default_rng(length).standard_normal((64, 240)).astype(np.float32)
-    learnt = learn([weight], length)
+    learnt = learn([weight], Blocks(length, bits))
     blocks = channel_blocks(weight, length) / np.float32(learnt.unit)
     error = np.square(blocks - learnt.book.nearest(blocks)).sum() / np.square(blocks).sum()
-    assert -10 * np.log10(error) > least  # the best four levels reach 9.3 dB, the best sixteen 20.2
+    assert -10 * np.log10(error) > least  # the best 4, 8, 16 and 32 levels reach 9.3, 14.6, 20.2 and 26.0 dB
 
 
 @pytest.mark.parametrize("weights", [[], [np.zeros((4, 8), np.float32)], [np.ones((1, 3), np.float32)]])
 def test_next_to_no_weights_still_give_a_table(weights):
-    assert learn(weights, 4).book.table.shape == (256, 4)
+    assert learn(weights, Blocks(4)).book.table.shape == (256, 4)
 
 
 def test_the_nearest_block_is_that_of_least_squared_distance():

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 
 import dfmpc_onnx
-from dfmpc_onnx.numerics.codebook import Codebook, trits
+from dfmpc_onnx.numerics.codebook import Blocks, Codebook, trits
 from dfmpc_onnx.qdq.code_formats import (
     PLAIN,
     RUNTIMES,
@@ -56,10 +56,16 @@ def test_ternary_codes_take_a_fifth_of_a_byte(opset):
 
 @pytest.mark.parametrize("opset", [13, 21, 25])
 @pytest.mark.parametrize(("length", "run", "each"), [(5, 1000, 200), (5, 1001, 201), (4, 1000, 250), (3, 1000, 334)])
-def test_blocks_of_a_codebook_take_a_byte_each_and_begin_anew_in_each_channel(length, run, each, opset):
-    form = choose_forms({"w": blocks_kind(64, run, length)}, opset)["w"]
-    assert (encodings(form), form.bits, form.bytes(64 * run)) == ([(7, "blocks")], 8 / length, 64 * each)
+@pytest.mark.parametrize("bits", [8, 9, 10])
+def test_blocks_of_a_codebook_take_their_indices_and_begin_anew_in_each_channel(length, bits, run, each, opset):
+    form = choose_forms({"w": blocks_kind(64, run, length, bits)}, opset)["w"]
+    assert (encodings(form), form.bits, form.bytes(64 * run)) == ([(7, "blocks")], bits / length, 8 * bits * each)
     assert (form.opset, oldest_runtime([form], 13)) == (13, "1.16")
+
+
+def test_indices_that_do_not_come_out_even_take_another_form():
+    assert len(forms(blocks_kind(10, 63, 3, 8))) > len(forms(blocks_kind(10, 63, 3, 9)))
+    assert len(forms(blocks_kind(8, 63, 3, 8))) == len(forms(blocks_kind(8, 63, 3, 9)))
 
 
 def test_a_table_that_one_small_layer_alone_would_pay_for_is_not_written():
@@ -110,16 +116,16 @@ def total(choice, kinds):
     return sum(form.cost(kinds[name].size) for name, form in choice.items()) + sum(t.table.size for t in tables)
 
 
-def blocks_kind(channels, run, length):
+def blocks_kind(channels, run, length, bits=8):
     """Of a weight whose output channels are blocks of a codebook."""
-    return Kind(channels * run, 7, book=Codebook.nominal(length), run=run)
+    return Kind(channels * run, 7, book=Codebook.nominal(Blocks(length, bits)), run=run)
 
 
 kinds_of_a_model = st.dictionaries(
     st.text(max_size=3),
     st.builds(Kind, st.integers(0, 40_000), st.integers(2, 8), st.just(False))
     | st.builds(Kind, st.integers(0, 40_000), st.just(2), st.just(True))
-    | st.builds(blocks_kind, st.integers(0, 400), st.integers(1, 100), st.integers(2, 5)),
+    | st.builds(blocks_kind, st.integers(0, 400), st.integers(1, 100), st.integers(2, 5), st.integers(8, 10)),
     max_size=12,
 )
 
@@ -153,7 +159,7 @@ def test_every_form_has_a_plane_for_every_bit_and_a_runtime(size, bits, ternary)
         assert form.bytes(size) * 8 >= size * form.bits - 1e-9
         for plane in form.planes:
             found = plane.table
-            assert found is None or (found.table.dtype == np.int8 and found.length == plane.per_byte)
+            assert found is None or (found.table.dtype == np.int8 and found.length == plane.codes_each)
 
 
 @pytest.mark.parametrize(("opset", "runtime"), [(9, "1.16"), (19, "1.16"), (22, "1.21"), (24, "1.24"), (99, "1.31")])

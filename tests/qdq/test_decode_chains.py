@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 import dfmpc_onnx
 from dfmpc_onnx.evaluation.kernel_census import take_census
 from dfmpc_onnx.graph.exchange import to_model
-from dfmpc_onnx.numerics.codebook import learn
+from dfmpc_onnx.numerics.codebook import Blocks, learn
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.qdq.code_formats import Kind, forms
 from dfmpc_onnx.qdq.decode_chains import DecodeChain, DecodeChains
@@ -21,11 +21,11 @@ from dfmpc_onnx.qdq.expansion import expand
 from dfmpc_onnx.qdq.stored_bits import stored_layers
 from tests import graphs
 
-SHAPE = (6, 5, 3, 3)
+SHAPE = (8, 5, 3, 3)
 # Of each grid: bits, zero point in codes.
 GRIDS = {"ternary": (2, 0.0), "symmetric": (5, 0.0), "half steps": (4, -0.5), "asymmetric": (6, 3.0), "wide": (8, 0.0),
-         "blocks": (7, 0.0), "padded blocks": (7, 0.0)}  # fmt: skip
-LENGTHS = {"blocks": 5, "padded blocks": 4}  # of the 45 codes of a channel
+         "blocks": (7, 0.0), "padded blocks": (7, 0.0), "9 bits": (7, 0.0), "padded 10 bits": (7, 0.0)}  # fmt: skip
+SIZES = {"blocks": Blocks(5), "padded blocks": Blocks(4), "9 bits": Blocks(3, 9), "padded 10 bits": Blocks(2, 10)}
 
 
 def weight_of(grid: str) -> QuantizedWeight:
@@ -34,8 +34,8 @@ def weight_of(grid: str) -> QuantizedWeight:
     least, most = (-1, 1) if grid == "ternary" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
     codes = random.integers(least, most, SHAPE, endpoint=True).astype(np.int8)
     scale = random.uniform(0.01, 0.1, (SHAPE[0], 1, 1, 1)).astype(np.float32)
-    if grid in LENGTHS:
-        book = learn([codes.reshape(SHAPE[0], -1).astype(np.float32)], LENGTHS[grid]).book
+    if grid in SIZES:
+        book = learn([codes.reshape(SHAPE[0], -1).astype(np.float32)], SIZES[grid]).book
         codes = book.nearest(codes.reshape(SHAPE[0], -1).astype(np.float32)).reshape(SHAPE)
         return QuantizedWeight(codes, scale, np.zeros_like(scale), bits, book=book)
     return QuantizedWeight(codes, scale, np.full_like(scale, zero), bits, ternary=grid == "ternary")
@@ -98,7 +98,7 @@ def test_a_scale_that_is_stored_in_half_precision_is_read_through_its_cast() -> 
         helper.make_node("Cast", ["scale"], ["s"], to=TensorProto.FLOAT),
         helper.make_node("Mul", ["q", "s"], ["w"]),
         codes=np.ones(SHAPE, np.int8),
-        scale=np.full((6, 1, 1, 1), 0.5, np.float16),
+        scale=np.full((SHAPE[0], 1, 1, 1), 0.5, np.float16),
     )
     found = read(model)
     assert found is not None and (found.scale() == 0.5).all() and found.scale().dtype == np.float32
@@ -116,7 +116,7 @@ def chain_model(*nodes: onnx.NodeProto, **tensors: npt.NDArray[np.generic]) -> o
 
 FLOATS = np.linspace(-1, 1, int(np.prod(SHAPE)), dtype=np.float32).reshape(SHAPE)
 CODES = np.ones(SHAPE, np.int8)
-SCALE = np.full((6, 1, 1, 1), 0.5, np.float32)
+SCALE = np.full((SHAPE[0], 1, 1, 1), 0.5, np.float32)
 
 
 def to_float(name: str = "codes", **attributes: object) -> onnx.NodeProto:
@@ -162,6 +162,17 @@ HELD = {
 @pytest.mark.parametrize("other", OTHERS)
 def test_what_another_wrote_is_none_of_ours(other: str) -> None:
     assert read(chain_model(*OTHERS[other], **HELD)) is None
+
+
+@pytest.mark.parametrize("constant", ["columns", "powers", "bits", "byte"])
+def test_indices_that_are_put_together_otherwise_are_none_of_ours(constant: str) -> None:
+    weight = weight_of("9 bits")
+    form = next(form for form in forms(Kind.of(weight), 13) if form.planes[0].encoding == "blocks")
+    model = written(weight, form, True, 13)
+    assert read(model) is not None
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == constant)
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + 1, constant))
+    assert read(model) is None
 
 
 def test_a_chain_of_sums_as_long_as_a_file_is_given_up_soon() -> None:

@@ -5,7 +5,7 @@ from onnx.reference import ReferenceEvaluator
 
 from dfmpc_onnx.graph.edit import insert
 from dfmpc_onnx.graph.exchange import to_model
-from dfmpc_onnx.numerics.codebook import learn, trits
+from dfmpc_onnx.numerics.codebook import Blocks, learn, trits
 from dfmpc_onnx.numerics.granularity import PerAxis, PerTensor
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.numerics.ternary import ternary
@@ -17,6 +17,7 @@ from tests import graphs
 # Sizes that fill the last byte of no plane (135), of trits alone (135), and of all planes but trits (64).
 WEIGHT = np.random.default_rng(3).standard_normal((5, 3, 3, 3)).astype(np.float32)
 EVEN = np.random.default_rng(4).standard_normal((4, 4, 2, 2)).astype(np.float32)
+WIDE = np.random.default_rng(5).standard_normal((8, 5, 3, 3)).astype(np.float32)
 TYPED = {2: Form((Plane(2),)), 4: Form((Plane(4),)), 6: Form((Plane(4, 2), Plane(2, 0, False)))}
 TABLE, TRITS = Form((Plane(4, encoding="table"),)), Form((Plane(2, encoding="blocks", book=trits()),))
 
@@ -38,16 +39,20 @@ def full(bits: int) -> QuantizedWeight:
     return QuantizedWeight(codes, np.float32([[[[0.1]]]]), np.float32([[[[0]]]]), bits)
 
 
-def blocks(length: int) -> QuantizedWeight:
-    """Blocks of a codebook, the last of each channel cut off for every length but 3."""
-    learnt = learn([WEIGHT.reshape(5, -1)], length)
-    scale = np.full((5, 1, 1, 1), learnt.unit, np.float32)
-    codes = learnt.book.nearest(WEIGHT.reshape(5, -1) / np.float32(learnt.unit)).reshape(WEIGHT.shape)
+def blocks(length: int, index_bits: int = 8, of: np.ndarray = WEIGHT) -> QuantizedWeight:
+    """Blocks of a codebook, the last of each channel of `WEIGHT` cut off for every length but 3, and of `WIDE`."""
+    rows = of.reshape(len(of), -1)
+    learnt = learn([rows], Blocks(length, index_bits))
+    scale = np.full((len(of), 1, 1, 1), learnt.unit, np.float32)
+    codes = learnt.book.nearest(rows / np.float32(learnt.unit)).reshape(of.shape)
     return QuantizedWeight(codes, scale, np.zeros_like(scale), 7, book=learnt.book)
 
 
 GRIDS = {
     **{f"blocks of {length}": blocks(length) for length in (2, 3, 4, 5)},
+    **{f"blocks of {length}, {bits} bits": blocks(length, bits, WIDE) for length, bits in ((3, 9), (2, 10))},
+    "blocks of 3, 9 bits, whole": blocks(3, 9, WIDE[:, :3]),
+    "blocks of 3, 9 bits, uneven": blocks(3, 9),
     "ternary": ternary(WEIGHT, PerAxis(0)),
     "ternary per tensor": ternary(EVEN, PerTensor()),
     **{f"symmetric {b}": symmetric(WEIGHT, b, PerAxis(0)) for b in (2, 3, 4, 5, 6, 7, 8)},
@@ -137,6 +142,7 @@ def chain(weight, form, kind, opset):
 
 
 CUT = ["Cast", "Gather", "Reshape", "Slice", "Reshape"]
+INDEX = ["Cast", "Split", "Div", "Mod", "Mul", "Add"]
 BOTH = ["Cast", "Mul", "Cast", "Add"]
 
 
@@ -154,9 +160,13 @@ BOTH = ["Cast", "Mul", "Cast", "Add"]
          ["Cast", "Gather", "Reshape", "Cast", "Add", "Sub", "Cast", "DequantizeLinear"]),
         ("ternary", TRITS, 13, [*CUT[:3], "Cast", "Mul"], [*CUT[:3], "DequantizeLinear"]),
         ("ternary per tensor", TRITS, 13, [*CUT, "Cast", "Mul"], [*CUT, "DequantizeLinear"]),
+        ("blocks of 3, 9 bits, whole", None, 13, [*INDEX, *CUT[1:3], "Cast", "Mul"],
+         [*INDEX, *CUT[1:3], "DequantizeLinear"]),
+        ("blocks of 2, 10 bits", None, 25, [*INDEX, *CUT[1:], "Cast", "Mul"], [*INDEX, *CUT[1:], "DequantizeLinear"]),
     ],
 )  # fmt: skip
 def test_the_nodes_that_decode(grid, form, opset, floats, integers):
+    form = form or next(form for form in forms(Kind.of(GRIDS[grid]), opset) if form.planes[0].encoding == "blocks")
     assert chain(GRIDS[grid], form, "float", opset) == floats
     assert chain(GRIDS[grid], form, "integer", opset) == integers
 
@@ -187,7 +197,8 @@ def test_tables_shapes_and_zero_points_stand_once_in_a_model():
 
 @pytest.mark.parametrize(("grid", "opset"), [
     ("symmetric 8", 25), ("symmetric 4", 21), ("symmetric 6", 25), ("all codes of 6", 21), ("ternary", 13),
-    ("ternary per tensor", 25), ("symmetric 7", 13), ("all codes of 3", 25),
+    ("ternary per tensor", 25), ("symmetric 7", 13), ("all codes of 3", 25), ("blocks of 2, 10 bits", 13),
+    ("blocks of 3, 9 bits, whole", 25),
 ])  # fmt: skip
 def test_the_stated_overhead_is_what_one_more_weight_adds_to_a_file(grid, opset):
     weight = GRIDS[grid]

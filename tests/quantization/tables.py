@@ -16,8 +16,13 @@ def loss_at(width: BitWidth) -> float:
     return 0.5 if width == TERNARY else 4.0 ** (1 - float(width))
 
 
-def row(layers: Sequence[str], gain: float, *, blocks: bool = False) -> LayerSensitivity:
-    widths = tuple(WidthLoss(width, loss_at(width), gain * loss_at(width), blocks) for width in WIDTHS)
+def row(
+    layers: Sequence[str], gain: float, *, blocks: bool = False, levels_at: BitWidth | None = None
+) -> LayerSensitivity:
+    """blocks: whether codes are blocks of a codebook; levels_at: the width at which they are not."""
+    widths = tuple(
+        WidthLoss(width, loss_at(width), gain * loss_at(width), blocks and width != levels_at) for width in WIDTHS
+    )
     return LayerSensitivity(tuple(layers), gain, widths)
 
 

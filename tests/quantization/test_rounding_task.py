@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 import dfmpc_onnx
+from dfmpc_onnx.numerics.codebook import Blocks
 from dfmpc_onnx.pipeline.facts import Codes, Layers
 from dfmpc_onnx.pipeline.manager import PassManager
+from dfmpc_onnx.qdq.stored_bits import stored_layers
 from dfmpc_onnx.quantization.codebook_tables import NetworkTables, run_of, takes_codebooks
 from dfmpc_onnx.quantization.grid_rules import GridRules
 from dfmpc_onnx.quantization.image_count import images_needed
@@ -40,6 +42,18 @@ def test_a_number_is_how_many_bits_a_weight_takes_in_the_file(weights, bits):
     assert dfmpc_onnx.inspect(made.model).mean_weight_bits == made.report.mean_weight_bits
 
 
+@pytest.mark.parametrize(("bits", "length"), [(3, 3), (5, 2)])
+def test_blocks_of_wider_indices_serve_several_layers_and_are_what_expand_makes_plain(bits, length):
+    layers = [f"conv{number}={bits}" for number in (2, 3, 4)]
+    made = dfmpc_onnx.quantize(wide(), None, "int8", layers=layers, target="portable", check=False)
+    found = [layer for layer in made.report.layers if layer.name in ("conv2", "conv3", "conv4")]
+    assert {(layer.bits, layer.stored_bits, layer.block) for layer in found} == {(bits, bits, length)}
+    assert dfmpc_onnx.inspect(made.model).mean_weight_bits == made.report.mean_weight_bits
+    assert [layer.bits for layer in stored_layers(made.model)][1:-1] == [bits] * 3
+    x = graphs.input_of(wide(), 4)
+    assert np.array_equal(graphs.run(made.model, x)[0], graphs.run(dfmpc_onnx.expand(made.model, None).model, x)[0])
+
+
 def test_ternary_is_about_the_codes_and_blocks_lose_less_in_as_many_bytes():
     ternary, blocks = quantized("ternary", "int8"), quantized("1.6", "int8")
     assert conv3(ternary).ternary and not conv3(blocks).ternary
@@ -54,18 +68,19 @@ def test_recipes_that_measure_nothing_take_levels_of_no_more_bits(weights):
     assert conv3(quantized(weights, "per-channel")).ternary
 
 
-@pytest.mark.parametrize(("width", "codebooks", "levels", "lengths"), [
-    ("ternary", True, ("ternary",), ()), (1.6, True, ("ternary",), (5,)), (1.6, False, ("ternary",), ()),
-    (2, True, ("ternary", 2), (4,)), (2.67, True, (), (3,)), (2.67, False, ("ternary", 2), ()),
-    (3, True, (3,), ()), (4, True, (4,), (2,)), (4, False, (4,), ()), (5, True, (5,), ()), (8, True, (8,), ()),
+@pytest.mark.parametrize(("width", "codebooks", "levels", "blocks"), [
+    ("ternary", True, ("ternary",), ()), (1.6, True, ("ternary",), ((5, 8),)), (1.6, False, ("ternary",), ()),
+    (2, True, ("ternary", 2), ((4, 8),)), (2.67, True, (), ((3, 8),)), (2.67, False, ("ternary", 2), ()),
+    (3, True, (3,), ((3, 9),)), (4, True, (4,), ((2, 8),)), (4, False, (4,), ()), (5, True, (5,), ((2, 10),)),
+    (8, True, (8,), ()),
 ])  # fmt: skip
-def test_the_forms_of_a_width_take_no_more_bits(width, codebooks, levels, lengths):
-    assert forms_at(width, codebooks) == (levels, lengths)
+def test_the_forms_of_a_width_take_no_more_bits(width, codebooks, levels, blocks):
+    assert forms_at(width, codebooks) == (levels, blocks)
 
 
 @pytest.mark.parametrize("network", ["negative_gamma", "dead_channel", "folded"])
 def test_what_is_folded_behind_leaves_blocks_in_the_table(network, monkeypatch):
-    monkeypatch.setattr(NetworkTables, "serves", lambda self, layer, length: takes_codebooks(layer))
+    monkeypatch.setattr(NetworkTables, "serves", lambda self, layer, blocks: takes_codebooks(layer))
     model = graphs.ALL[network]()
     made = dfmpc_onnx.quantize(model, None, weights="2", check=False)
     space = graphs.workspace(model, "2")
@@ -92,11 +107,11 @@ def test_tables_are_those_of_the_weights_that_the_layers_had_at_first():
     PassManager(graphs.pipeline("pair_convolutions", "mixed")).run(space)
     layers = space.get(Layers).all
     first, later = (NetworkTables(space.graph, layers, GridRules()) for _ in range(2))
-    want = first.of(4)
+    want = first.of(Blocks(4))
     for node in space.graph.nodes:
         if node.op == "Conv":
             node.inputs[1].values = np.zeros_like(node.inputs[1].values)
-    assert later.of(4) == want and later.of(4) is later.of(4)
+    assert later.of(Blocks(4)) == want and later.of(Blocks(4)) is later.of(Blocks(4))
 
 
 @pytest.mark.parametrize(("size", "weights", "by_hand", "count"), [

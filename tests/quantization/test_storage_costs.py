@@ -13,6 +13,7 @@ from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY
 from dfmpc_onnx.pipeline.weight_plan import PlanTable, Width
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.quantization.budget_planner import plan_of, with_other_bytes
+from dfmpc_onnx.quantization.codebook_tables import takes_codebooks
 from dfmpc_onnx.quantization.storage_costs import layer_bytes, mean_bits, predicted_bytes, table_of
 from tests import graphs
 from tests.commands import ROOT
@@ -43,11 +44,12 @@ def table_and_widths(workspace: Workspace) -> tuple[PlanTable, tuple[Width, ...]
     """A table of all layers, and the widths that they have."""
     layers = workspace.get(Layers).quantizable
     codes = workspace.get(Codes).weights
+    of = {n: TERNARY if w.ternary else w.width for n, w in codes.items()}
+    levels = {name: of[name] for name, weight in codes.items() if weight.book is None}
     rows: list[LayerSensitivity] = [
-        row([layer.name], 1.0, blocks=layer.name in codes and codes[layer.name].book is not None) for layer in layers
+        row([layer.name], 1.0, blocks=takes_codebooks(layer), levels_at=levels.get(layer.name)) for layer in layers
     ]
     workspace.put(Sensitivity(tuple(rows), "by hand", "no inputs"))
-    of = {n: TERNARY if w.ternary else w.width for n, w in codes.items()}
     return table_of(workspace, 0), tuple(of.get(layer.name, FLOAT) for layer in layers)
 
 
