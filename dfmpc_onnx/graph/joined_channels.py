@@ -3,35 +3,41 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Collection, Iterator
 
 import onnx_graphsurgeon as gs
 
+from dfmpc_onnx.errors import Unknown
 from dfmpc_onnx.graph.affine import takes_affine, takes_input_factor
 from dfmpc_onnx.graph.channels import channel_count, keeps_factors
-from dfmpc_onnx.graph.operators import op_of
+from dfmpc_onnx.graph.operators import clip_bounds, op_of
 from dfmpc_onnx.graph.query import captured_tensors, input_constant
 
 
 @dataclasses.dataclass
 class JoinedChannels:
-    """Tensors of the same channels. makers: the Convs that give one of them; readers: those that read one."""
+    """Tensors of the same channels. makers: the Convs that give one of them; readers: those that read one. clips: what
+    bounds them from 0 to a constant, which no factor of its own goes through."""
 
     tensors: list[gs.Tensor] = dataclasses.field(default_factory=list)
     makers: list[gs.Node] = dataclasses.field(default_factory=list)
     readers: list[gs.Node] = dataclasses.field(default_factory=list)
+    clips: list[gs.Node] = dataclasses.field(default_factory=list)
 
 
-def joined_channels(graph: gs.Graph, convs: Collection[str]) -> list[JoinedChannels]:
+def joined_channels(graph: gs.Graph, convs: Collection[str], *, clips: bool = False) -> list[JoinedChannels]:
     """What stands between Convs alone, in graph order: activations that keep factors, sums, pools, resizing.
 
     A factor a channel that all makers of a group take and all its readers take back leaves the network what it was.
-    convs: names of those whose weights may change.
+    convs: names of those whose weights may change. clips: whether Clips from 0 to a constant may stand between too;
+    then a factor is exact for the channels that do not reach the bound.
     """
     joined = _Joined()
     for tensor in (*graph.inputs, *graph.outputs):
         joined.spoil(tensor)
     makers: list[gs.Node] = []
+    bounding: list[gs.Node] = []
     for node in graph.nodes:
         variables = [t for t in (*node.inputs, *node.outputs) if isinstance(t, gs.Variable) and not t.is_empty()]
         if node.name in convs and takes_affine(node) and takes_input_factor(node):
@@ -39,6 +45,9 @@ def joined_channels(graph: gs.Graph, convs: Collection[str]) -> list[JoinedChann
             joined.add(node.inputs[0])
             joined.add(node.outputs[0])
         elif _acts_by_channel(node):
+            joined.join(node.inputs[0], node.outputs[0])
+        elif clips and cuts_at_constant(node):
+            bounding.append(node)
             joined.join(node.inputs[0], node.outputs[0])
         elif _adds_alike(node):
             joined.join(node.inputs[0], node.outputs[0])
@@ -52,6 +61,9 @@ def joined_channels(graph: gs.Graph, convs: Collection[str]) -> list[JoinedChann
             found[node.outputs[0].name].makers.append(node)
         if node.inputs[0].name in found:
             found[node.inputs[0].name].readers.append(node)
+    for node in bounding:
+        if node.inputs[0].name in found:
+            found[node.inputs[0].name].clips.append(node)
     groups = {id(group): group for group in found.values()}
     return [group for group in groups.values() if group.makers and group.readers]
 
@@ -65,6 +77,15 @@ def _acts_by_channel(node: gs.Node) -> bool:
         crops = node.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize"
         return before is not None and before == after and not crops
     return keeps_factors(node)
+
+
+def cuts_at_constant(node: gs.Node) -> bool:
+    """Whether a node bounds values from 0 to a constant, as Relu6 does."""
+    try:
+        low, high = clip_bounds(node)
+    except Unknown:
+        return False
+    return low == 0 and 0 < high < math.inf
 
 
 def _adds_alike(node: gs.Node) -> bool:
