@@ -3,51 +3,54 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Collection, Iterator
 
 import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.errors import Unknown
 from dfmpc_onnx.graph.affine import takes_affine, takes_input_factor
 from dfmpc_onnx.graph.channels import channel_count, keeps_factors
-from dfmpc_onnx.graph.operators import clip_bounds, op_of
+from dfmpc_onnx.graph.operators import op_of
 from dfmpc_onnx.graph.query import captured_tensors, input_constant
 
 
 @dataclasses.dataclass
 class JoinedChannels:
-    """Tensors of the same channels. makers: the Convs that give one of them; readers: those that read one. clips: what
-    bounds them from 0 to a constant, which no factor of its own goes through."""
+    """Tensors of the same channels.
+
+    makers: the Convs and BatchNormalizations that give one of them; readers: the Convs that read one. bounded: what
+    clips one of them between bounds.
+    """
 
     tensors: list[gs.Tensor] = dataclasses.field(default_factory=list)
     makers: list[gs.Node] = dataclasses.field(default_factory=list)
     readers: list[gs.Node] = dataclasses.field(default_factory=list)
-    clips: list[gs.Node] = dataclasses.field(default_factory=list)
+    bounded: list[gs.Node] = dataclasses.field(default_factory=list)
 
 
-def joined_channels(graph: gs.Graph, convs: Collection[str], *, clips: bool = False) -> list[JoinedChannels]:
+def joined_channels(
+    graph: gs.Graph, convs: Collection[str], norms: Collection[str] = (), bounded: Collection[str] = ()
+) -> list[JoinedChannels]:
     """What stands between Convs alone, in graph order: activations that keep factors, sums, pools, resizing.
 
     A factor a channel that all makers of a group take and all its readers take back leaves the network what it was.
-    convs: names of those whose weights may change. clips: whether Clips from 0 to a constant may stand between too;
-    then a factor is exact for the channels that do not reach the bound.
+    convs, norms: names of the Convs whose weights, and of the BatchNormalizations whose factors may change. bounded:
+    of nodes whose bounds the caller sees to.
     """
     joined = _Joined()
     for tensor in (*graph.inputs, *graph.outputs):
         joined.spoil(tensor)
     makers: list[gs.Node] = []
-    bounding: list[gs.Node] = []
     for node in graph.nodes:
         variables = [t for t in (*node.inputs, *node.outputs) if isinstance(t, gs.Variable) and not t.is_empty()]
         if node.name in convs and takes_affine(node) and takes_input_factor(node):
             makers.append(node)
             joined.add(node.inputs[0])
             joined.add(node.outputs[0])
-        elif _acts_by_channel(node):
-            joined.join(node.inputs[0], node.outputs[0])
-        elif clips and cuts_at_constant(node):
-            bounding.append(node)
+        elif node.name in norms and takes_affine(node):
+            makers.append(node)
+            joined.spoil(node.inputs[0])
+            joined.add(node.outputs[0])
+        elif node.name in bounded or _acts_by_channel(node):
             joined.join(node.inputs[0], node.outputs[0])
         elif _adds_alike(node):
             joined.join(node.inputs[0], node.outputs[0])
@@ -59,11 +62,11 @@ def joined_channels(graph: gs.Graph, convs: Collection[str], *, clips: bool = Fa
     for node in makers:
         if node.outputs[0].name in found:
             found[node.outputs[0].name].makers.append(node)
-        if node.inputs[0].name in found:
+        if node.inputs[0].name in found and node.name in convs:
             found[node.inputs[0].name].readers.append(node)
-    for node in bounding:
-        if node.inputs[0].name in found:
-            found[node.inputs[0].name].clips.append(node)
+    for node in graph.nodes if bounded else ():
+        if node.name in bounded and node.outputs[0].name in found:
+            found[node.outputs[0].name].bounded.append(node)
     groups = {id(group): group for group in found.values()}
     return [group for group in groups.values() if group.makers and group.readers]
 
@@ -77,15 +80,6 @@ def _acts_by_channel(node: gs.Node) -> bool:
         crops = node.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize"
         return before is not None and before == after and not crops
     return keeps_factors(node)
-
-
-def cuts_at_constant(node: gs.Node) -> bool:
-    """Whether a node bounds values from 0 to a constant, as Relu6 does."""
-    try:
-        low, high = clip_bounds(node)
-    except Unknown:
-        return False
-    return low == 0 and 0 < high < math.inf
 
 
 def _adds_alike(node: gs.Node) -> bool:

@@ -39,14 +39,15 @@ class Held:
     """A tensor that has one scale, channel by channel: ``[channels]`` float64 each.
 
     reach: the largest number of a channel. gain: what noise of variance 1 in its numbers adds to the output. divided:
-    whether a channel is divided by its factor; else multiplied. room: how much further the scale may let it be cut.
+    whether a channel is divided by its factor; else multiplied. room: a power of two is chosen for the reach over this.
+    cover: and must hold at least the reach over this.
     """
 
     reach: Float
     gain: Float
     divided: bool
     room: float = 1.0
-    whole: bool = False
+    cover: float = math.inf
 
     @property
     def sign(self) -> float:
@@ -64,7 +65,7 @@ class Held:
         if not peak > 0:
             return 0.0
         step = np.exp2(np.ceil(np.log2(peak))) if power_of_two else peak * self.room
-        if power_of_two and self.whole and CODES * step < peak * self.room * CODES * 0.999:
+        if power_of_two and step < peak * self.room / self.cover * 0.999:
             return math.inf
         return float(np.square(step) * self.gain.sum())
 
@@ -86,7 +87,7 @@ class Cut:
         """12 times the mean square of what is cut too much or too little, times the gain: ``[channels]``."""
         here = self.bound * factors
         near, far = np.minimum(here, self.bound), np.maximum(here, self.bound)
-        (over, beyond), (over_far, _) = self._beyond(near), self._beyond(far)
+        over_far, _ = self._beyond(far)
         square = self._square(near) - self._square(far) - 2 * (far - near) * over_far
         return np.asarray(12 * self.gain * np.maximum(square, 0.0), np.float64)
 
@@ -119,9 +120,9 @@ def least_noise(held: Sequence[Held], cuts: Sequence[Cut] = ()) -> Float:
     """
     point = np.zeros(len(held[0].reach))
     best, least = point, _noise_at(held, cuts, point)
-    for start in (_balanced(held),):
-        if (noise := _noise_at(held, cuts, start)) < least:
-            best, least, point = start, noise, start
+    balanced = _balanced(held)
+    if (noise := _noise_at(held, cuts, balanced)) < least:
+        best, least, point = balanced, noise, balanced
     first, second = np.zeros_like(point), np.zeros_like(point)
     for step in range(1, STEPS + 1):
         done = step / STEPS

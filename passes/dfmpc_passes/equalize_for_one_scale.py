@@ -10,15 +10,15 @@ import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import ModelError
 from dfmpc_onnx.graph.joined_channels import joined_channels
-from dfmpc_onnx.numerics.reach import Reach
 from dfmpc_onnx.numerics.one_scale import common_factor, least_noise
+from dfmpc_onnx.numerics.reach import Reach
 from dfmpc_onnx.pipeline.facts import Codes, FloatStatistics, Layer, Layers, MeasuredRanges, Originals, Ranges
 from dfmpc_onnx.pipeline.manager import Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.pipeline.shared_weights import layers_of_one_weight
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.quantization.grid_rules import GridRules
 from dfmpc_onnx.quantization.layer_reach import LayerReach, ReachOfLayers
-from dfmpc_onnx.quantization.one_scale_channels import OneScaleChannels
+from dfmpc_onnx.quantization.one_scale_channels import OneScaleChannels, cuts_at_constant
 from dfmpc_onnx.statistics.batch_axis import statistics_batch
 from dfmpc_onnx.statistics.image_streams import ImageStreams
 from dfmpc_onnx.statistics.independent_moments import propagate
@@ -40,13 +40,20 @@ class EqualizeForOneScale(Pass[EqualizeForOneScaleOptions]):
     """Before: Conv(x, W, b) -> Relu -> Conv(V), the BatchNormalizations folded
     After: Conv(x, W / s, b / s) -> Relu -> Conv(V s)
 
-    Why: x
+    Why: where a tensor has one scale, its largest number decides how coarse all others are. A factor a channel goes
+    through Relu, pooling, resizing and sums, and comes back in the weights that read it; so of W, b, the activation and
+    V no channel need stand out. The noise of rounding them, each weighted by what it adds to the output, is convex in
+    the logarithms of s, and its least is found. Through Clip(0, 6) a factor moves the bound: what that cuts too much or
+    too little, of a Gaussian channel, counts beside the noise. A factor common to all channels is free then. It makes
+    the most of scales that are powers of two: all of the range is used where the reach is 127 steps.
 
     Requires: the layers.
 
-    Refuses when: x
+    Refuses when: the network cannot be run on procedural images. Passed over are channels that an output, a Gemm, a
+    Concat or a function that keeps no factor reads, and weights that layers share. Where the target allows a scale a
+    channel, or activations stay in float, nothing is done.
 
-    Reference: Nagel et al. 2019, section 4.1 and equation 11.
+    Reference: Nagel et al. 2019, section 4.1 and equation 11, where the reach of two weights counts alone.
     """
 
     name = "equalize_for_one_scale"
@@ -64,7 +71,7 @@ class EqualizeForOneScale(Pass[EqualizeForOneScaleOptions]):
         shared = {layer.name for group in layers_of_one_weight(workspace) for layer in group}
         layers = {layer.name: layer for layer in workspace.get(Layers).quantizable if layer.name not in shared}
         bare = {name for name, layer in layers.items() if layer.op == "Conv" and layer.batch_norm is None}
-        groups = joined_channels(graph, bare, clips=True)
+        groups = joined_channels(graph, bare, bounded={n.name for n in graph.nodes if cuts_at_constant(n)})
         if not groups:
             return PassResult(self.name, notes=("no channels stand between Convs alone",))
         try:
