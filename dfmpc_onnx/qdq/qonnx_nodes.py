@@ -64,8 +64,8 @@ def to_qonnx(model: onnx.ModelProto) -> onnx.ModelProto:
     """A QDQ model with Quant and BipolarQuant in place of what rounds and decodes; every number stays, bit for bit.
 
     Weights become floats behind a node of as many bits as their codes need. A pair of QuantizeLinear and
-    DequantizeLinear becomes one Quant of the bits of its codes; of codes with sign behind a Relu, zero point 0, one of a
-    bit less without sign.
+    DequantizeLinear becomes one Quant of the bits of its codes; of codes with sign behind a Relu, zero point 0, one
+    of a bit less without sign.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
