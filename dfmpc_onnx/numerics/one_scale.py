@@ -24,13 +24,13 @@ import numpy as np
 
 from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.numerics.moments import normal_cdf, normal_pdf
+from dfmpc_onnx.numerics.ranges import SIGNED_LEVELS
 
-CODES = 127  # to both sides of 0
-STEPS = 150
+DESCENT_STEPS = 150
 SHARPNESS = (4.0, 32.0)  # of the norm that stands for the maximum, at the first step and at the last
 FIRST_STEP, LAST_STEP = 0.2, 0.01  # of the logarithm of a factor
 FRACTIONS = np.exp2(np.arange(8) / 8)  # of a power of two, that a factor common to all channels may be
-FARTHEST = np.log(2.0**10)  # of the logarithm of a factor
+FARTHEST_FACTOR = np.log(2.0**10)  # of the logarithm of a factor
 TINY = 1e-30
 
 
@@ -61,7 +61,7 @@ class Held:
 
     def noise(self, *, power_of_two: bool) -> float:
         """Of rounding, 12 times its variance; power_of_two: whether steps are, or just as large as they need to be."""
-        peak = float(self.reach.max(initial=0.0)) / self.room / CODES
+        peak = float(self.reach.max(initial=0.0)) / self.room / SIGNED_LEVELS
         if not peak > 0:
             return 0.0
         step = np.exp2(np.ceil(np.log2(peak))) if power_of_two else peak * self.room
@@ -124,13 +124,13 @@ def least_noise(held: Sequence[Held], cuts: Sequence[Cut] = ()) -> Float:
     if (noise := _noise_at(held, cuts, balanced)) < least:
         best, least, point = balanced, noise, balanced
     first, second = np.zeros_like(point), np.zeros_like(point)
-    for step in range(1, STEPS + 1):
-        done = step / STEPS
+    for step in range(1, DESCENT_STEPS + 1):
+        done = step / DESCENT_STEPS
         slope = _slope(held, cuts, point, SHARPNESS[0] * (SHARPNESS[1] / SHARPNESS[0]) ** done)
         first, second = 0.9 * first + 0.1 * slope, 0.99 * second + 0.01 * np.square(slope)
         rate = FIRST_STEP * (LAST_STEP / FIRST_STEP) ** done
         move = (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.99**step)) + TINY)
-        point = np.clip(point - rate * move, -FARTHEST, FARTHEST)
+        point = np.clip(point - rate * move, -FARTHEST_FACTOR, FARTHEST_FACTOR)
         if (noise := _noise_at(held, cuts, point)) < least:
             best, least = point, noise
     return np.asarray(np.exp(best), np.float64)

@@ -25,15 +25,15 @@ from dfmpc_onnx.statistics.independent_moments import propagate
 from dfmpc_onnx.statistics.noise_gains import noise_gains
 from dfmpc_onnx.statistics.walk import walk
 
-IMAGES = 4
-PATCHES = 250
+IMAGES_OF_SCALE = 4
+PATCHES_OF_SCALE = 250
 SWEEPS = 2  # over all groups, since a weight stands between two of them
 
 
 class EqualizeForOneScaleOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """images: how many tell how far channels reach."""
 
-    images: Annotated[int, msgspec.Meta(ge=1)] = IMAGES
+    images: Annotated[int, msgspec.Meta(ge=1)] = IMAGES_OF_SCALE
 
 
 class EqualizeForOneScale(Pass[EqualizeForOneScaleOptions]):
@@ -105,7 +105,7 @@ class EqualizeForOneScale(Pass[EqualizeForOneScaleOptions]):
         batch = statistics_batch(graph, workspace.inputs, settings.seed, self.options.images)
         feeds = batch.first(self.options.images).feeds
         visitor = ReachOfLayers(reach, layers)
-        walk(graph, ImageStreams(graph, feeds, settings.seed, PATCHES), visitor, frozenset(layers))
+        walk(graph, ImageStreams(graph, feeds, settings.seed, PATCHES_OF_SCALE), visitor, frozenset(layers))
         known, _ = propagate(graph, workspace.inputs)
         return OneScaleChannels(graph, _far(graph, reach), visitor.squares, noise_gains(graph, known))
 

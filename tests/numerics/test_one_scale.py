@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from dfmpc_onnx.numerics.one_scale import CODES, Cut, Held, common_factor, least_noise
+from dfmpc_onnx.numerics.one_scale import Cut, Held, common_factor, least_noise
+from dfmpc_onnx.numerics.ranges import SIGNED_LEVELS
 
 random = np.random.default_rng(0)
 
@@ -11,7 +12,7 @@ def noise(held, factors, cuts=()):
     total = 0.0
     for one in held:
         size = factors**-1.0 if one.divided else factors
-        total += ((one.reach * size).max() / CODES) ** 2 * (one.gain / size**2).sum()
+        total += ((one.reach * size).max() / SIGNED_LEVELS) ** 2 * (one.gain / size**2).sum()
     return total + sum(cut.noise(factors).sum() for cut in cuts)
 
 
@@ -63,7 +64,7 @@ def test_a_channel_that_reaches_its_bound_keeps_it():
 @pytest.mark.parametrize("peak", [1.0, 1.3, 1.9])
 def test_a_common_factor_leaves_the_range_nearly_full(peak):
     one = Held(np.array([peak, 0.1]), np.ones(2), True)
-    fill = np.log2(peak / common_factor([one]) / CODES)
+    fill = np.log2(peak / common_factor([one]) / SIGNED_LEVELS)
     assert np.ceil(fill) - fill < 1 / 8
     assert common_factor([Held(np.zeros(2), np.ones(2), True)]) == 1.0
 
@@ -72,5 +73,5 @@ def test_a_bound_is_covered_whole_by_the_power_of_two_that_is_taken():
     room, reach = 1.5, np.array([6.0])
     for cover in (1.0, 1.2):
         factor = common_factor([Held(reach, np.ones(1), True, room, cover)])
-        step = np.exp2(np.ceil(np.log2(6.0 / factor / room / CODES)))
-        assert CODES * step >= 6.0 / factor / cover * 0.99
+        step = np.exp2(np.ceil(np.log2(6.0 / factor / room / SIGNED_LEVELS)))
+        assert SIGNED_LEVELS * step >= 6.0 / factor / cover * 0.99
