@@ -79,6 +79,7 @@ PASSES = (
 )
 SINCE = {
     "equalize_channels",
+    "equalize_for_one_scale",
     "equalize_gates",
     "fold_for_one_scale",
     "fold_scales",

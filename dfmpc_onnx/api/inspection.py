@@ -34,8 +34,8 @@ from dfmpc_onnx.runtime.session import require
 from dfmpc_onnx.runtime.threads import takes_threads
 
 QONNX_NOTE = (
-    "it is quantized by nodes of QONNX, which FINN, hls4ml and the package qonnx run; `verify` compares it with its "
-    "float model"
+    "it is quantized by nodes of QONNX, which FINN, hls4ml and the package qonnx run: weights are held as floats, and "
+    "bits are those that the nodes round them to; `verify` compares it with its float model"
 )
 TIMED_SEED = 0  # of the input: kernels take the same time whatever the numbers
 
@@ -78,7 +78,8 @@ def inspect(model: ModelSource, *, latency: bool = False, threads: int | None = 
         notes = (str(error),)
     stored = stored_layers(source.model)
     coded = any(layer.coded for layer in stored)
-    census, unknown = _census(source) if coded or is_quantized(source.model) else (None, ())
+    runs = not holds_qonnx(source.model) and (coded or is_quantized(source.model))
+    census, unknown = _census(source) if runs else (None, ())
     times, untimed = _times(source, workspace.inputs) if latency else (None, ())
     return Inspection(
         model=source.label,

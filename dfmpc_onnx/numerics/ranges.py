@@ -21,6 +21,7 @@ _PARENTS = np.linspace(-1.0, 8.0, 901)
 LONGEST_REACH = 3.0  # scores of photographs reach 2.7 to 3.2 times as far as those of procedural images
 VECTOR_REACH = 2.0  # averages over the map reach 1.7 to 2 times as far, and so what is computed from them
 SHORTEST = 1 / 16  # of the median reach: a channel that barely moved in training may do anything elsewhere
+ROUNDED = 1e-5  # of a logarithm: what float32 makes of a bound that is a power of two times 127
 REACH = 1.5  # docs/method.md, section 7: half a bit of 8 is cheaper than clipping what procedural images miss
 
 
@@ -89,16 +90,21 @@ def signed_qparams(low: float, high: float) -> tuple[np.float32, np.int8]:
 
 
 def power_of_two_qparams(low: float, high: float) -> tuple[np.float32, np.int8]:
-    """Scale, a power of two, and zero point 0 of int8 codes: the least scale that covers ``[low, high] / REACH``.
-
-    Ranges have room for what was not measured, by `REACH` or by deviations that are rarely reached. A power of two
-    that uses up this room costs fewer bits than the next one, which may be twice as coarse, and clips next to nothing.
-    """
+    """Scale, a power of two, and zero point 0 of int8 codes: the least scale that covers ``[low, high]``."""
     peak = max(-low, high, 0.0)
     if not peak > 0:
         return np.float32(1), np.int8(0)
-    exponent = np.ceil(np.log2(peak / REACH / SIGNED_LEVELS))
+    exponent = np.ceil(np.log2(peak / SIGNED_LEVELS) - ROUNDED)
     return np.float32(np.exp2(np.clip(exponent, -100, 100))), np.int8(0)
+
+
+def without_room(range_: Range) -> Range:
+    """A range less the room that it has for what was not measured, by `REACH` or by deviations that are rarely reached.
+
+    A power of two that uses up this room costs fewer bits than the next one, which may be twice as coarse, and cuts
+    next to nothing.
+    """
+    return range_[0] / REACH, range_[1] / REACH
 
 
 def unsigned_qparams(low: float, high: float, bits: Literal[8, 16] = 8) -> tuple[np.float32, np.uint8 | np.uint16]:

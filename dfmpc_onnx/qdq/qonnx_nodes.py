@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,14 @@ def holds_qonnx(model: onnx.ModelProto) -> bool:
     return any(node.domain == QONNX_DOMAIN for node in model.graph.node)
 
 
+def code_bits(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> int | None:
+    """The bits of what a node of QONNX rounds to; None where they are computed, or it is another node."""
+    op = op_of(node, (QONNX_DOMAIN,))
+    if op == "BipolarQuant":
+        return 1
+    return _bits_of(constants.get(node.input[3])) if op in ("Quant", "IntQuant") and len(node.input) > 3 else None
+
+
 @dataclasses.dataclass(frozen=True)
 class _Range:
     """The integers of a Quant."""
@@ -55,7 +64,8 @@ def to_qonnx(model: onnx.ModelProto) -> onnx.ModelProto:
     """A QDQ model with Quant and BipolarQuant in place of what rounds and decodes; every number stays, bit for bit.
 
     Weights become floats behind a node of as many bits as their codes need. A pair of QuantizeLinear and
-    DequantizeLinear becomes one Quant; int8 behind a Relu, with zero point 0, one of 7 bits without sign.
+    DequantizeLinear becomes one Quant of the bits of its codes; of codes with sign behind a Relu, zero point 0, one
+    of a bit less without sign.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
@@ -71,7 +81,7 @@ def to_qonnx(model: onnx.ModelProto) -> onnx.ModelProto:
         elif _is_pair(node, made):
             replaced.append(writer.activation(node, made[node.input[0]], made))
         else:
-            replaced.append(node)
+            replaced.append(_with_kernel_shape(node, writer.shape(node)))
     outputs = [value.name for value in graph.output]
     kept, read = nodes_behind(replaced, outputs)
     put_in(graph.node, kept)
@@ -80,6 +90,21 @@ def to_qonnx(model: onnx.ModelProto) -> onnx.ModelProto:
     put_in(graph.value_info, [value for value in graph.value_info if value.name in left])
     if any(node.domain == QONNX_DOMAIN for node in kept):
         result.opset_import.append(helper.make_opsetid(QONNX_DOMAIN, 1))
+    return result
+
+
+def _with_kernel_shape(node: onnx.NodeProto, weight: tuple[int, ...]) -> onnx.NodeProto:
+    """A Conv that states its kernel and geometry, which ONNX leaves optional and readers of QONNX do not."""
+    stated = {attribute.name for attribute in node.attribute}
+    if op_of(node) != "Conv" or len(weight) < 3:
+        return node
+    spatial = len(weight) - 2
+    whole = {"kernel_shape": weight[2:], "strides": (1,) * spatial, "dilations": (1,) * spatial, "group": 1}
+    if "auto_pad" not in stated:
+        whole["pads"] = (0,) * (2 * spatial)
+    result = onnx.NodeProto()
+    result.CopyFrom(node)
+    result.attribute.extend(helper.make_attribute(name, value) for name, value in whole.items() if name not in stated)
     return result
 
 
@@ -96,9 +121,17 @@ class _Writer:
     def __init__(self, graph: onnx.GraphProto) -> None:
         self._graph, self._constants = graph, initializers(graph)
         self._shared: dict[tuple[bytes, tuple[int, ...]], str] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+
+    def shape(self, node: onnx.NodeProto) -> tuple[int, ...]:
+        """Of a layer's weight; empty where it is computed."""
+        name = node.input[1] if len(node.input) > 1 else ""
+        tensor = self._constants.get(name)
+        return self._shapes.get(name, tuple(tensor.dims) if tensor is not None else ())
 
     def weight(self, chain: DecodeChain) -> onnx.NodeProto:
         codes, zero, scale = chain.codes(), chain.zero(), _spread(chain.scale(), chain)
+        self._shapes[chain.weight] = chain.shape
         whole = np.all(zero == np.rint(zero)) and not chain.doubled
         steps = codes if whole else (codes - zero).astype(np.int32)
         offset = np.asarray(zero if whole else 0.0, np.float32)
@@ -113,13 +146,13 @@ class _Writer:
     ) -> onnx.NodeProto:
         scale = numpy_helper.to_array(self._constants[node.input[1]])
         zero = numpy_helper.to_array(self._constants[node.input[2]]) if len(node.input) > 2 else np.uint8(0)
-        signed = np.asarray(zero).dtype == np.int8
+        kind = np.asarray(zero).dtype.name  # int8, uint8, int4 or uint4
+        signed, bits = kind.startswith("int"), int(kind.removeprefix("u").removeprefix("int"))
+        offset = np.asarray(zero).astype(np.float32)
         by = made.get(first.input[0])
-        if signed and not np.any(zero) and by is not None and op_of(by) == "Relu":
-            kind = _Range(WHOLE_BYTE - 1, False, False)
-        else:
-            kind = _Range(WHOLE_BYTE, bool(signed), False)
-        return self._quant(node.output[0], first.input[0], scale, np.asarray(zero, np.float32), kind)
+        rises = signed and not np.any(offset) and by is not None and op_of(by) == "Relu"
+        codes = _Range(bits - 1, False, False) if rises else _Range(bits, signed, False)
+        return self._quant(node.output[0], first.input[0], scale, offset, codes)
 
     def _quant(self, name: str, source: str, scale: Array, zero: Array, kind: _Range) -> onnx.NodeProto:
         inputs = [source, self._held(scale, f"{name}.scale"), self._held(zero, "zero")]

@@ -11,6 +11,7 @@ from onnx import TensorProto, numpy_helper
 
 from dfmpc_onnx.model.protos import RUNTIME_DOMAINS, initializers, makers, op_of, stored_value
 from dfmpc_onnx.qdq.decode_chains import DecodeChains
+from dfmpc_onnx.qdq.qonnx_nodes import QONNX_DOMAIN, code_bits
 
 # Layers, and the input that is their weight: as QDQ files hold them, and as those whose operators take codes.
 WEIGHT_INPUT = {
@@ -121,6 +122,8 @@ class _Trace:
             width, shape = WIDTHS.get(tensor.data_type), tuple(tensor.dims)
             return None if width is None else _Stored(shape, width * math.prod(shape), tensor.data_type not in FLOATS)
         node, chain = self._makers.get(name), self._chains.read(name)
+        if node is not None and node.domain == QONNX_DOMAIN:
+            return self._rounded(node)
         if chain is not None:
             return _Stored(chain.shape, chain.stored_bits, coded=True)
         if node is None or left == 0:
@@ -134,6 +137,15 @@ class _Trace:
             return None
         stored = self.back(node.input[0], left - 1)
         return self._reshape(stored, node) if stored is not None and op == "Reshape" else stored
+
+    def _rounded(self, node: onnx.NodeProto) -> _Stored | None:
+        """What a Quant or BipolarQuant makes of a constant, as codes of its bits; the file holds floats."""
+        tensor = self._constants.get(node.input[0]) if node.input else None
+        bits = code_bits(node, self._constants)
+        if tensor is None or bits is None:
+            return None
+        shape = tuple(tensor.dims)
+        return _Stored(shape, bits * math.prod(shape), coded=True)
 
     def _reshape(self, stored: _Stored, node: onnx.NodeProto) -> _Stored:
         """The same in the shape that a Reshape gives it, where that is constant and whole."""

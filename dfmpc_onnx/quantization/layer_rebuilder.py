@@ -25,6 +25,7 @@ from dfmpc_onnx.pipeline.manager import Figure, Refusal, Rewrite
 from dfmpc_onnx.pipeline.settings import FLOAT, BitWidth
 from dfmpc_onnx.pipeline.shared_weights import layers_of_one_weight
 from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.qdq.int8_biases import int8_bias_grid
 from dfmpc_onnx.qdq.kernel_pairs import LIMITED_OUTPUTS, neighbours_of
 from dfmpc_onnx.quantization.codebook_tables import NetworkTables
 from dfmpc_onnx.quantization.grid_rules import GridRules
@@ -80,6 +81,8 @@ class Rebuilder:
         self._biases: dict[str, tuple[Float | None, Float]] = {}  # those changed: in both networks
         self._rounded_at, self._limits_pairs = workspace.settings.rounded_at, workspace.settings.limits_pairs
         self._tell, self._deadline = workspace.progress.layer, workspace.deadline
+        settings = workspace.settings
+        self._rounds_biases = settings.target.bias == "int8" and settings.activations != "none"
         self._seed = workspace.settings.seed
         self._rounds_inputs = workspace.settings.few_bits is not None
         self.rules = GridRules.of(workspace.settings.target)
@@ -219,6 +222,20 @@ class Rebuilder:
         return rows * np.repeat(factors, taps, axis=1)[:, None].astype(np.float32)
 
     def after_layer(self, node: gs.Node, shift_of: Callable[[], Float] | None) -> Float32 | None:
+        if self._rounds_biases:
+            return self._with_rounded_bias(node, self._corrected(node, shift_of))
+        return self._corrected(node, shift_of)
+
+    def _with_rounded_bias(self, node: gs.Node, corrected: Float32 | None) -> Float32 | None:
+        """The bias as the file will hold it, so that what its rounding does is seen, and taken up, by what follows."""
+        bias = corrected if corrected is not None else bias_of(node)
+        if bias is None or self._layers[node.name].batch_norm:
+            return corrected
+        row = np.asarray(bias, np.float32).reshape(1, -1)
+        return int8_bias_grid(row).nearest(row).reshape(-1)
+
+    def _corrected(self, node: gs.Node, shift_of: Callable[[], Float] | None) -> Float32 | None:
+        """A layer's bias with the mean of its output corrected; None where it stays as it is."""
         layer = self._layers[node.name]
         if not self._options.recalibrate or shift_of is None or layer.batch_norm or layer.op == "MatMul":
             return None

@@ -6,6 +6,7 @@ from dfmpc_passes.balance_channels import BalanceChannels
 from dfmpc_passes.batch_norm_to_conv import BatchNormToConv
 from dfmpc_passes.compensate import Compensate
 from dfmpc_passes.equalize_channels import EqualizeChannels
+from dfmpc_passes.equalize_for_one_scale import EqualizeForOneScale
 from dfmpc_passes.equalize_gates import EqualizeGates
 from dfmpc_passes.estimate_ranges import EstimateRanges
 from dfmpc_passes.estimate_statistics import EstimateStatistics
@@ -43,6 +44,7 @@ PASSES = (
     PairConvolutions,
     BalanceChannels,
     EqualizeChannels,
+    EqualizeForOneScale,
     EstimateStatistics,
     AssignBits,
     PlanBits,

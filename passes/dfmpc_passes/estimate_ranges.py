@@ -31,6 +31,7 @@ from dfmpc_onnx.numerics.ranges import (
     VECTOR_REACH,
     moment_range,
     skewed_range,
+    without_room,
 )
 from dfmpc_onnx.pipeline.facts import Codes, FewBitGrids, Layers, MeasuredRanges, Ranges
 from dfmpc_onnx.pipeline.manager import Pass, PassResult, Refusal
@@ -109,10 +110,13 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
         ranges.update(_of_inputs(workspace.inputs, known, found.tensors))
         for name in _unscaled_tensors(workspace.graph, workspace.inputs):
             ranges.pop(name, None)
-        _within_clips(workspace.graph, ranges)
+        bounded = _within_clips(workspace.graph, ranges)
         _overshoot(workspace.graph, ranges, found.tensors, reach)
         cap_gated(workspace.graph, ranges, pinned, reach)
         _widen_averages(workspace.graph, ranges)
+        if workspace.settings.target.scales == "power-of-two":
+            exact = bounded | {spec.name for spec in workspace.inputs if spec.is_picture or spec.range is not None}
+            ranges.update({name: without_room(range_) for name, range_ in ranges.items() if name not in exact})
         workspace.put(Ranges(ranges))
         workspace.put(FewBitGrids(few_bit_grids(workspace, known, found.grids)))
         refusals = tuple(
@@ -205,13 +209,15 @@ def _of_inputs(
     return ranges
 
 
-def _within_clips(graph: gs.Graph, ranges: dict[str, tuple[float, float]]) -> None:
-    """Cut the range of what a Clip gives to its bounds, also behind pooling and moves.
+def _within_clips(graph: gs.Graph, ranges: dict[str, tuple[float, float]]) -> set[str]:
+    """Cut the range of what a Clip gives to its bounds, also behind pooling and moves; returns those that reach
+    the upper one.
 
     Measured ranges reach beyond what was seen. onnxruntime takes a layer and its Clip for one integer kernel only where
     the range lies within the bounds.
     """
     bounds: dict[str, tuple[float, float]] = {}
+    cut: set[str] = set()
     for node in graph.nodes:
         if not node.inputs or not node.outputs:
             continue
@@ -225,6 +231,9 @@ def _within_clips(graph: gs.Graph, ranges: dict[str, tuple[float, float]]) -> No
         if made in ranges:
             low, high = (min(max(end, bounds[made][0]), bounds[made][1]) for end in ranges[made])
             ranges[made] = low, high
+            if 0 < high == bounds[made][1]:
+                cut.add(made)
+    return cut
 
 
 def _overshoot(

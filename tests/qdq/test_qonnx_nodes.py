@@ -4,6 +4,7 @@ import importlib.util
 import pathlib
 import warnings
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -11,11 +12,13 @@ from onnx import helper, numpy_helper
 
 import dfmpc_onnx
 from dfmpc_onnx.errors import ModelError
+from dfmpc_onnx.model.protos import put_in
 from dfmpc_onnx.model.source import load
 from dfmpc_onnx.qdq.qonnx_nodes import QONNX_DOMAIN, from_qonnx, holds_qonnx, loadable, to_qonnx
 from tests import graphs
 from tests.commands import assert_refused, dfmpc
 
+MODELS = pathlib.Path(__file__).resolve().parents[2] / "models"
 needs_qonnx = pytest.mark.skipif(importlib.util.find_spec("qonnx") is None, reason="the package qonnx is not there")
 
 
@@ -27,6 +30,31 @@ def by_nodes(model, x):
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
     return onnxruntime.InferenceSession(model.SerializeToString(), options).run(None, {"x": x})[0]
+
+
+def tensors_by_nodes(model, names, feeds):
+    """Tensors of a model that onnxruntime runs node by node."""
+    import onnxruntime
+
+    shown = onnx.ModelProto()
+    shown.CopyFrom(model)
+    outputs = {value.name for value in model.graph.output}
+    shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in outputs)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(shown.SerializeToString(), options).run(names, feeds)
+
+
+def executed(model, feeds):
+    """Every tensor as the executor of the package qonnx makes it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the package and of what it imports
+        from qonnx.core.modelwrapper import ModelWrapper
+        from qonnx.core.onnx_exec import execute_onnx
+        from qonnx.transformation.infer_shapes import InferShapes
+
+        put_in(model.graph.value_info, [])
+        return execute_onnx(ModelWrapper(model).transform(InferShapes()), feeds, return_full_exec_context=True)
 
 
 def network():
@@ -90,6 +118,56 @@ def test_the_numbers_of_qonnx(weights, activations, target):
         wrapped = ModelWrapper(to_qonnx(model)).transform(InferShapes())
         (found,) = execute_onnx(wrapped, {"x": x}).values()
     assert np.array_equal(found, by_nodes(model, x))
+
+
+@needs_qonnx
+def test_all_that_a_trained_network_rounds_is_that_of_qonnx_bit_for_bit():
+    """Sums of floats between may differ in the last bits: kernels and threads add in other orders."""
+    model = dfmpc_onnx.quantize(
+        MODELS / "resnet20_cifar10.onnx", None, "per-channel", target="qonnx", check=False
+    ).model
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    x = graphs.input_of(model)
+    found = executed(model, {"input": x})
+    names = [node.output[0] for node in model.graph.node]
+    got = dict(zip(names, tensors_by_nodes(from_qonnx(model, "m"), names, {"input": x}), strict=True))
+    rounded = [name for name in names if name in quants(model)]
+    assert len(rounded) > 40
+    for name in rounded:
+        np.testing.assert_array_equal(got[name], found[name], name)
+    for name in names:
+        np.testing.assert_allclose(got[name], found[name], rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def test_convs_state_their_kernel():
+    made = to_qonnx(written())
+    shapes = {t.name: tuple(t.dims) for t in made.graph.initializer}
+    for node in made.graph.node:
+        if node.op_type == "Conv":
+            given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+            weight = shapes[quants(made)[node.input[1]].input[0]]
+            assert tuple(given["kernel_shape"]) == weight[2:] and len(given["pads"]) == 4 and given["strides"] == [1, 1]
+
+
+@pytest.mark.parametrize(("kind", "bits", "signed"), [("int8", 8, 1), ("uint8", 8, 0), ("int4", 4, 1), ("uint4", 4, 0)])
+def test_an_activation_has_the_bits_of_its_codes(kind, bits, signed):
+    zero = numpy_helper.from_array(np.zeros((), getattr(ml_dtypes, kind, kind)), "z")
+    scale = numpy_helper.from_array(np.float32(0.25), "s")
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+    ]
+    x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [64]) for name in "xy")
+    opsets = [helper.make_opsetid("", 21)]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", [x], [y], [zero, scale]), opset_imports=opsets, ir_version=10
+    )
+    made = to_qonnx(model)
+    width, attributes = bits_of(made, "y")
+    assert (width, attributes["signed"], attributes["narrow"]) == (bits, signed, 0)
+    values = {"x": np.linspace(-80, 80, 64, dtype=np.float32)}["x"]
+    assert np.array_equal(by_nodes(from_qonnx(made, "m"), values), by_nodes(model, values))
 
 
 def test_weights_have_no_zero_point_and_as_many_bits_as_codes_need():

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What compensation, error feedback and re-calibration bring where scales are coarse: files for `vitisai`.
+"""What equalization, compensation, error feedback and re-calibration bring where scales are coarse: for `vitisai`.
 
     python -m tools.experiments.coarse_scales [--only NETWORK]... [--weights 8]... > docs/tables/coarse_scales.md
 
@@ -14,19 +14,33 @@ import pathlib
 import tempfile
 from collections.abc import Sequence
 
+import msgspec
+
 import dfmpc_onnx
 from dfmpc_onnx import catalog
 from dfmpc_onnx.pipeline.recipe import Recipe
 from tools.experiments.ablation import variant
-from tools.experiments.measure import Network, networks
+from tools.experiments.measure import Network, asked, networks
 
-NETWORKS = ("own", "ownmobile", "ownplain")
-PARTS: dict[str, dict[str, object]] = {
-    "all three": {},
-    "no compensation": {"compensate": "none"},
-    "no re-calibration": {"recalibrate": False},
-    "none of the three": {"rounding": "nearest", "compensate": "none", "recalibrate": False},
+NETWORKS = ("own", "ownmobile", "ownplain", "mobilenetv2")
+EQUALIZERS = ("equalize_channels", "equalize_for_one_scale")
+NONE = {"rounding": "nearest", "compensate": "none", "recalibrate": False}
+# What is changed of rebuilding layers, and the passes that are left out.
+PARTS: dict[str, tuple[dict[str, object], tuple[str, ...]]] = {
+    "all": ({}, ()),
+    "no equalization": ({}, EQUALIZERS),
+    "no compensation": ({"compensate": "none"}, ()),
+    "no re-calibration": ({"recalibrate": False}, ()),
+    "equalization alone": (NONE, ()),
+    "none of them": (NONE, EQUALIZERS),
 }
+
+
+def part(base: Recipe, label: str) -> Recipe:
+    """The recipe with one of `PARTS`."""
+    change, left = PARTS[label]
+    steps = tuple(step for step in base.steps if step.use not in left)
+    return variant(msgspec.structs.replace(base, steps=steps), change)
 
 
 def cell(network: Network, recipe: Recipe, weights: str) -> str:
@@ -52,13 +66,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", action="append", choices=list(known), help="a network; may be repeated")
     parser.add_argument("--weights", action="append", help="bits; may be repeated")
     args = parser.parse_args(arguments)
-    chosen = [known[name] for name in args.only or NETWORKS]
+    chosen = list(asked(args.only or NETWORKS))
     base = catalog.find_recipe("int8")
     print("| weights | with | " + " | ".join(network.label for network in chosen) + " |")
     print("|---" * (len(chosen) + 2) + "|")
-    for weights in args.weights or ["8", "4"]:
-        for label, change in PARTS.items():
-            cells = [cell(network, variant(base, change), weights) for network in chosen]
+    for weights in args.weights or ["8"]:
+        for label in PARTS:
+            cells = [cell(network, part(base, label), weights) for network in chosen]
             print(f"| {weights} bits | {label} | " + " | ".join(cells) + " |", flush=True)
 
 

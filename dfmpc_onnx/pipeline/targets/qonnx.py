@@ -12,8 +12,9 @@ QONNX = msgspec.structs.replace(
     name="qonnx",
     summary="Quant and BipolarQuant nodes of QONNX: weights of 2 to 8 bits, zero points 0, float biases",
     takes="FINN, hls4ml and other readers of QONNX",
-    ran="the executor of qonnx 1.0.0: the same numbers, bit for bit",
-    not_run="through FINN or hls4ml, nor on an FPGA",
+    ran="the executor of qonnx 1.0.0: all that is rounded is the same, bit for bit",
+    not_run="through FINN, nor on an FPGA; hls4ml 1.3.0 reads every node of a small file, and then refuses constants "
+    "whose precision it cannot infer",
     sources=sources_with(
         CPU,
         RuleSource(

@@ -13,7 +13,7 @@ VITISAI = msgspec.structs.replace(
     summary="int8 weights, activations and biases, one scale a tensor, which is a power of two",
     takes="the Vitis AI execution provider (Ryzen AI, Versal, Zynq)",
     ran="onnxruntime 1.32 on the CPU provider",
-    not_run="on an NPU",
+    not_run="by the Vitis AI provider, nor on an NPU",
     sources=sources_with(
         CPU,
         RuleSource(

@@ -12,7 +12,8 @@ WEBGPU = msgspec.structs.replace(
     name="webgpu",
     summary="float activations, since the WebGPU provider has no integer Conv; packed weights",
     takes="onnxruntime in a browser, or its WebGPU build",
-    ran="onnxruntime-webgpu 1.27 on Mesa's software Vulkan: less than 0.01 steps from the CPU provider",
+    ran="onnxruntime-webgpu 1.27 on Mesa's software Vulkan: less than 0.01 steps from the CPU provider; "
+    "onnxruntime-ep-webgpu 0.4.0 with onnxruntime 1.32 there: the same numbers",
     not_run="on a GPU",
     sources=sources_with(
         CPU,
