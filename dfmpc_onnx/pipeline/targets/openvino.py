@@ -13,6 +13,6 @@ OPENVINO = msgspec.structs.replace(
     takes="onnxruntime-openvino",
     ran="onnxruntime-openvino 1.24.1 on the processor: one subgraph, at most 5.3 steps from the CPU provider",
     not_run="on a GPU or an NPU of Intel",
-    activation_bits=(8,),
     pairs_in_16_bits=False,
+    activation_bits=(8,),
 )
