@@ -29,6 +29,7 @@ from dfmpc_onnx.quantization.layer_reach import to_rows
 from dfmpc_onnx.statistics.independent_moments import propagate
 
 FAINTEST_CHANNEL = 1 / 32  # of the median reach: what reaches less is taken to reach as far as that
+CLIP_ROOM = 2.0  # times as far as its levels go a channel is not clipped: its tail may be longer than a Gaussian's
 LEVEL_SPAN = 5.4  # deviations that the best 16 levels of a Gaussian span
 
 
@@ -36,7 +37,7 @@ def level_channels(workspace: Workspace, layers: Mapping[str, Layer], bits: int)
     """Give the channels that layers read with few bits the same reach, and the mean 0 where that can be.
 
     layers: those whose weights may change, by name. Only what a BatchNormalization makes is looked at, whose moments
-    are known. A Clip from 0 stays where it is, and clips each channel where few levels end that lose least of it.
+    are known. A Clip from 0 stays where it is, and clips no channel nearer than twice where its levels end.
     """
     graph = workspace.graph
     convs = {name for name, layer in layers.items() if layer.op == "Conv"}
@@ -75,15 +76,16 @@ class _Level:
         """Whether factors, or shifts, were moved."""
         group, read = self.group, [node.inputs[0] for node in self.group.readers]
         reaches = [self._reach(tensor) for tensor in {t.name: t for t in read}.values()]
-        if len(bounds) > 1 or not group.makers or any(reach is None for reach in reaches):
+        if len(bounds) > 1 or not group.makers or any(reach is None for reach in reaches) or self._sums_what_is_cut():
             return False
         reach = np.sqrt(np.mean([np.square(r) for r in reaches if r is not None], axis=0))
         if not np.isfinite(reach).all() or not (reach > 0).any():
             return False
         reach = np.maximum(reach, FAINTEST_CHANNEL * np.median(reach[reach > 0]))
-        whole = bounds.pop() if bounds else float(np.exp(np.log(reach).mean()))
-        if group.bounded:
-            reach = np.minimum(reach, whole)
+        whole = float(np.exp(np.log(reach).mean()))
+        if bounds:
+            whole = bounds.pop()
+            reach = np.minimum(CLIP_ROOM * reach, whole)
         factors = quietest(self._readers(), reach / whole, reach, self.weight_bits, 2**self.bits - 1)
         if not is_moderate(factors):
             return False
@@ -104,6 +106,12 @@ class _Level:
         if (moments.low >= 0).all():
             return best_end(moments.mean, std, self.bits)
         return LEVEL_SPAN * std if self._is_linear() else np.abs(moments.mean) + LEVEL_SPAN / 2 * std
+
+    def _sums_what_is_cut(self) -> bool:
+        """Whether both sums and Relus stand between, as in ResNets: the moments of such sums do not follow from those
+        of what they add, which are far from independent."""
+        between = [by for tensor in self.group.tensors if (by := producer(tensor)) is not None]
+        return not self._is_linear() and any(op_of(by) == "Add" for by in between)
 
     def _is_linear(self) -> bool:
         """Whether nothing but sums stands between what makes the channels and what reads them."""

@@ -15,8 +15,8 @@ import tempfile
 import dfmpc_onnx
 from tools.experiments.measure import Network, asked
 
-NETWORKS = ("resnet20", "resnet56", "mobilenetv2", "own", "owndense")
-SETTINGS = (("8", "8"), ("8", "4"), ("4", "4"), ("2/6", "4"), ("8", "auto"))
+NETWORKS = ("resnet20", "mobilenetv2", "own", "owndense", "resnet56")
+SETTINGS = (("8", "4"), ("4", "4"), ("2/6", "4"), ("8", "auto"))
 COLUMNS = ("network", "FP32 %", *(f"W{weights} A{bits}" for weights, bits in SETTINGS))
 
 
