@@ -33,6 +33,13 @@ def version() -> str:
         return "unknown (not installed)"
 
 
+def _statistics(inputs: InputSpecs) -> str:
+    """What statistics came from."""
+    if inputs.learned is not None:
+        return f"learned images ({inputs.learned.objective})"
+    return "the user's images" if inputs.images else "none of the user's"
+
+
 def provenance(
     source: Source,
     recipe: Recipe,
@@ -82,13 +89,6 @@ def provenance(
     if inputs.images is not None:
         stated["images_sha256"] = digest(inputs.images)
     return stated
-
-
-def _statistics(inputs: InputSpecs) -> str:
-    """What statistics came from."""
-    if inputs.learned is not None:
-        return f"learned images ({inputs.learned.objective})"
-    return "the user's images" if inputs.images else "none of the user's"
 
 
 def plan_options(stated: Mapping[str, str], shapes: Mapping[str, Sequence[int]]) -> str:

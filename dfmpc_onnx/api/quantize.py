@@ -159,14 +159,9 @@ def _finish(
         workspace.progress.begin("write")
         size = save(result, taken.destination, source.external, closing)
     errors, said = _layer_errors(taken, runs, found) if layer_errors else (None, ())
+    said = (*said, *of_another_model(source, inputs))
     workspace.progress.end()
-    notes = (
-        *of_another_model(source, inputs),
-        *assumed_batches(workspace),
-        *larger_than_its_source(source, result, size, settings),
-        *found.notes,
-        *said,
-    )
+    notes = (*assumed_batches(workspace), *larger_than_its_source(source, result, size, settings), *found.notes, *said)
     report = make_report(
         workspace, taken.recipe, source, size, results, timing, found.fidelity, taken.choice, notes, began
     )
