@@ -6,8 +6,8 @@
 
 Of each kind 64 images, from the same procedural ones, through the same path into statistics. Figures are those of
 written files on real images, weights only. `real`: 64 pictures that nothing is measured on, such as training images,
-as the most that data could bring. `--folded`: what is quantized is the
-export whose BatchNormalizations are folded, what images are learned from the one that keeps them. Needs PyTorch (extra `learned`) and networks of others: see measure.py.
+as the most that data could bring. `--folded`: the export whose BatchNormalizations are folded is quantized, on images
+that are learned from the one that keeps them. Needs PyTorch (extra `learned`) and networks of others: see measure.py.
 """
 
 from __future__ import annotations
