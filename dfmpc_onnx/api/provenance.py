@@ -32,6 +32,13 @@ def version() -> str:
         return "unknown (not installed)"
 
 
+def _statistics(inputs: InputSpecs) -> str:
+    """What statistics came from."""
+    if inputs.learned is not None:
+        return f"learned images ({inputs.learned.objective})"
+    return "the user's images" if inputs.images else "none of the user's"
+
+
 def provenance(
     source: Source,
     recipe: Recipe,

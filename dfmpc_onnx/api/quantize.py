@@ -167,15 +167,10 @@ def _finish(
         workspace.progress.begin("write")
         size = save(result, taken.destination, source.external, closing)
     errors, said = _layer_errors(taken, runs, found) if layer_errors else (None, ())
+    said = (*said, *of_another_model(source, inputs))
     workspace.progress.end()
-    notes = (
-        *of_another_model(source, inputs),
-        *assumed_batches(workspace),
-        *larger_than_its_source(source, result, size, settings),
-        *found.notes,
-        *said,
-        *workspace.deadline.warnings,
-    )
+    notes = (*assumed_batches(workspace), *larger_than_its_source(source, result, size, settings), *found.notes, *said)
+    notes += workspace.deadline.warnings
     report = make_report(
         workspace, taken.recipe, source, size, results, timing, found.fidelity, taken.choice, notes, began
     )

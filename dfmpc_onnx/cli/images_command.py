@@ -43,7 +43,7 @@ OF_LEARNING = {
 
 
 @cloup.command(
-    short_help="Show the made-up images, or learn others from a model.",
+    short_help="Show the made-up images that stand in for data, or learn others.",
     formatter_settings=LOOK,
     epilog=examples(
         "dfmpc-onnx images -o sheet.png --count 16",

@@ -2,11 +2,12 @@
 """What learned images are worth for statistics: files made with them against files made with procedural ones.
 
     python -m tools.experiments.learned [--only NETWORK] [--setting WEIGHTS] [--data KIND] [--seeds 3] [--steps 100]
-        [--real NETWORK=IMAGES.npz] [--images 200]
+        [--real IMAGES.npz] [--images 200] [--folded]
 
 Of each kind 64 images, from the same procedural ones, through the same path into statistics. Figures are those of
 written files on real images, weights only. `real`: 64 pictures that nothing is measured on, such as training images,
-as the most that data could bring. Needs PyTorch (extra `learned`) and networks of others: see measure.py.
+as the most that data could bring. `--folded`: the export whose BatchNormalizations are folded is quantized, on images
+that are learned from the one that keeps them. Needs PyTorch (extra `learned`) and networks of others: see measure.py.
 """
 
 from __future__ import annotations
@@ -89,9 +90,11 @@ def lines(
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         images, out = make(network, kind, seed, args, folder), folder / "out.onnx"
+        model = str(network.model.with_suffix(".folded.onnx") if args.folded else network.model)
+        label = f"{network.label}, folded" if args.folded else network.label
         for setting in settings:
             dfmpc_onnx.quantize(
-                str(network.model),
+                model,
                 out,
                 weights=setting,
                 activations="none",
@@ -101,10 +104,10 @@ def lines(
                 check=False,
                 threads=args.threads,
             )
-            verified = dfmpc_onnx.verify(str(network.model), out, images=network.images, count=args.images)
+            verified = dfmpc_onnx.verify(model, out, images=network.images, count=args.images)
             found = verified.providers[0].fidelity
             scores = (f"{found.top1:.1f}", f"{found.float_top1:.1f}", f"{found.drop:.1f}", f"{found.sqnr_db:.2f}")
-            yield network.label, kind, setting, *scores, images.distance, images.seconds
+            yield label, kind, setting, *scores, images.distance, images.seconds
 
 
 def main() -> None:
@@ -117,6 +120,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=0.05)
     parser.add_argument("--images", type=int, help="measure on so many real images; all of them if not given")
     parser.add_argument("--real", dest="real_images", help="pictures that nothing is measured on, for the row real")
+    parser.add_argument("--folded", action="store_true", help="quantize the folded export")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     known = networks()
