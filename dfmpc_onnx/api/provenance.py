@@ -90,13 +90,6 @@ def provenance(
     return stated
 
 
-def _statistics(inputs: InputSpecs) -> str:
-    """What statistics came from."""
-    if inputs.learned is not None:
-        return f"learned images ({inputs.learned.objective})"
-    return "the user's images" if inputs.images else "none of the user's"
-
-
 def gave_statistics(metadata: Mapping[str, str], images: str | os.PathLike[str]) -> bool:
     """Whether a quantized file's statistics came from these images. Raises OptionError where they cannot be read."""
     recorded = metadata.get("images_sha256")
