@@ -18,6 +18,7 @@ from dfmpc_onnx.numerics.factorization import solved_from_right
 
 RIDGE = 1.0  # of mean diag H: the moments are those of images that are not the user's, so W is left only for much
 LEDOIT_WOLF_PATCHES = 500
+PATCHES_OF_A_FIGURE = 500  # that tell what a weight costs its outputs, for the report: some 5 % of itself
 POSITIONS_AT_ONCE = 100  # summed in float32
 NARROW_RIDGE = 0.5  # from here on float32 will do
 FEW_PATCHES = 0.5  # of the entries of a patch: with fewer patches the fit is solved in these
@@ -129,10 +130,12 @@ class SampledMoments(PatchMoments):
     def output_errors(self, weight: Float32) -> OutputErrors:
         outputs = self.patches @ weight.transpose(0, 2, 1)
         n = outputs.shape[1]
+        few = slice(None, None, max(n // PATCHES_OF_A_FIGURE, 1))
+        wanted, seen = outputs[:, few], self.patches_hat[:, few]
 
         def error_of(quantized: Float32) -> Float:
-            wrong = outputs - self.patches_hat @ quantized.transpose(0, 2, 1)
-            error: Float = np.einsum("gno,gno->go", wrong, wrong).astype(np.float64) / n
+            wrong = wanted - seen @ quantized.transpose(0, 2, 1)
+            error: Float = np.einsum("gno,gno->go", wrong, wrong).astype(np.float64) / wrong.shape[1]
             return error
 
         centred = outputs - _average(outputs)[:, None].astype(np.float32)
@@ -197,7 +200,8 @@ def pooled_moments(before: PatchMoments | None, count: int, other: PatchMoments,
 @dataclasses.dataclass(frozen=True)
 class OutputErrors:
     """What replacing a weight W costs its outputs. variance: of ``W x``, ``[groups, out/group]`` float64.
-    of: mean square of ``W x - W^ x^`` per output, in the same shape, for a W^ in the shape of W."""
+    of: mean square of ``W x - W^ x^`` per output, in the same shape, for a W^ in the shape of W; of a sample on some of
+    its patches."""
 
     variance: Float
     of: Callable[[Float32], Float]

@@ -144,6 +144,8 @@ class PairLimits:
         steps: the column over its scale, within the codes of 8 bits, ``[groups, wide]``. scale: ``[groups, wide]``.
         codes: those of the columns in front, ``[k, groups, wide]``; wide holds the outputs once or several times.
         """
+        if len(self.beside) == 1:
+            return self._cut_alone(column, steps, scale, codes)
         beside, groups = self.beside[:, column], np.arange(len(self.beside))
         rounded = (beside < column)[:, None]
         if rounded.all():
@@ -159,6 +161,27 @@ class PairLimits:
         part = np.maximum(over, 0) * np.where(rounded, 1, self.share[column][:, None])
         cut: Float32 = np.sign(steps) * np.maximum(far - part, 0)
         return cut.astype(np.float32)
+
+    def _cut_alone(self, column: int, steps: Float32, scale: Float32, codes: CodeArray) -> Float32:
+        """The same of one group, where a column has one neighbour: in a third of the operations."""
+        beside = int(self.beside[0, column])
+        if beside == NO_NEIGHBOUR:
+            return steps
+        if beside < column:
+            other = codes[beside].astype(np.float32)
+        else:
+            other = (self.weight[beside] / scale.reshape(-1, self.weight.shape[2])).reshape(scale.shape)
+            np.clip(other, -127, 127, out=other)
+        far = np.abs(steps)
+        over = far + np.abs(other) - np.float32(MOST_PAIR)
+        over[steps * other <= 0] = 0
+        np.maximum(over, 0, out=over)
+        if not over.any():
+            return steps
+        if beside > column:
+            over *= self.share[column]
+        cut: Float32 = np.copysign(np.maximum(far - over, 0), steps)
+        return cut
 
 
 def ordered_neighbours(beside: Neighbours, order: npt.NDArray[np.intp]) -> Neighbours:
