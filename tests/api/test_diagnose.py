@@ -93,6 +93,12 @@ def test_a_layer_at_2_bits_is_named_where_codebooks_save_part_of_it(untried: Non
     assert named(blamed(PLAIN, few)) == ("weights", layer, "too-few-bits")
 
 
+def test_a_layer_at_2_bits_is_named_where_layers_behind_are_fitted_to_it(untried: None) -> None:
+    layer = "/features/features.0/Conv"
+    few = dfmpc_onnx.quantize(RESNET, None, "int8", layers=[f"{layer}=2"], check=False).model
+    assert named(blamed(RESNET, few, 8)) == ("weights", layer, "too-few-bits")
+
+
 def test_a_layer_at_2_bits_that_needs_more_is_named_and_more_bits_are_tried(tmp_path: pathlib.Path) -> None:
     layer = "/features/features.10/Conv"
     few = dfmpc_onnx.quantize(PLAIN, None, "int8", layers=[f"{layer}=2"], check=False).model
@@ -117,6 +123,13 @@ def test_of_healthy_networks_nothing_stands_out(untried: None, path: pathlib.Pat
     model = int8(path) if recipe == "int8" else dfmpc_onnx.quantize(path, None, recipe, check=False).model
     found = dfmpc_onnx.diagnose(path, model, count=4) if path is RESNET else blamed(path, model, 4)
     assert found.culprit is None and "nothing stands out" in repr(found)
+
+
+def test_a_wrong_preprocess_is_named_though_no_part_by_itself_gains_anything(untried: None) -> None:
+    wrong = dfmpc_onnx.quantize(MOBILE, None, "int8", preprocess="caffe", check=False).model
+    found = blamed(MOBILE, wrong, 4)
+    assert found.culprit is not None and found.culprit.cause is not None
+    assert found.culprit.cause.code == "wrong-preprocess"
 
 
 def test_without_blame_suspects_are_ranked_by_their_own_error() -> None:

@@ -15,10 +15,13 @@ from dfmpc_onnx.evaluation.diagnosis.roundings import roundings
 from dfmpc_onnx.evaluation.diagnosis.schema import (
     COMPARED_AS_A_WHOLE,
     SHARE_OF_CULPRIT,
+    SHARE_OF_FEW_BITS,
     WRONG_INPUT,
     Cause,
     Diagnosis,
     Suspect,
+    has_few_bits,
+    makes_much,
 )
 from dfmpc_onnx.evaluation.layer_errors import LayerErrors, errors_of
 from dfmpc_onnx.evaluation.paired_networks import PairedNetworks
@@ -67,9 +70,13 @@ def diagnose_networks(
         suspects.sort(key=lambda entry: -(entry[1].own_error or 0.0))
     evidence = Evidence(pair, factors, quantized, float_model)
     fed = [entry for entry in suspects[EXPLAINED:] if entry[0].rounding is not None and entry[0].tensor in given]
-    looked_into = [*suspects[:EXPLAINED], *fed]  # inputs always: of a wrong preprocess no part is to blame
-    others = tuple(suspect for candidate, suspect in suspects[EXPLAINED:] if (candidate, suspect) not in fed)
-    named = _ranked_by_cause(_explained(looked_into, evidence, given), blamer.loss)
+    # Inputs always: of a wrong preprocess no part is to blame. And the weights that err most: layers behind may be
+    # fitted to them, so that to restore them alone gains little.
+    worst = max((e for e in suspects if e[1].kind == "weights"), key=lambda e: e[1].own_error or 0.0, default=None)
+    more = [entry for entry in suspects[EXPLAINED:] if entry in fed or entry is worst]
+    looked_into = [*suspects[:EXPLAINED], *more]
+    others = tuple(entry[1] for entry in suspects[EXPLAINED:] if entry not in more)
+    named = _ranked_by_cause(_explained(looked_into, evidence, given), blamer.loss, errors)
     return Diagnosis(
         damage=blamer.loss.damage,
         sqnr_db=blamer.loss.sqnr_db,
@@ -124,12 +131,13 @@ def _explained(
     )
 
 
-def _ranked_by_cause(named: tuple[Suspect, ...], loss: Loss) -> tuple[Suspect, ...]:
+def _ranked_by_cause(named: tuple[Suspect, ...], loss: Loss, errors: LayerErrors) -> tuple[Suspect, ...]:
     """The suspects, with another in front where the cause of the first is not the first cause.
 
     Where nothing explains the first, one that gains nearly as much and has a cause comes before it: what is restored
     behind a fault, or in front of it, may make up for that. Where none gains much, an input of another preprocess comes
-    first: all that was measured behind it is wrong alike, so no part by itself gains anything.
+    first: all that was measured behind it is wrong alike, so no part by itself gains anything. Then the layer of few
+    bits that makes much of all error: layers behind are fitted to it.
     """
     first = next(iter(named), None)
     if first is None or first.gain is None:
@@ -137,6 +145,8 @@ def _ranked_by_cause(named: tuple[Suspect, ...], loss: Loss) -> tuple[Suspect, .
     before: list[Suspect] = []
     if first.gain < SHARE_OF_CULPRIT * loss.damage:
         before = [s for s in named if s.cause is not None and s.cause.code == WRONG_INPUT]
+    if not before and first.gain < SHARE_OF_FEW_BITS * loss.damage:
+        before = [s for s in named if has_few_bits(s) and makes_much(s, errors)]
     if not before and first.gain > 0 and not _is_explained(first):
         before = [s for s in named if _is_explained(s) and (s.gain or 0.0) >= NEARLY * first.gain]
     return (*before[:1], *(s for s in named if s not in before[:1]))

@@ -28,7 +28,7 @@ LEAST_HELP_DB = 0.5  # what advice is worth at least
 LEAST_DAMAGE = 0.01  # of the outputs, below which nothing needs a culprit
 ANOTHER_TENSOR = 0.5  # own error of a layer, which ternary weights of a normal distribution stay below, with 0.44
 SHARE_OF_CULPRIT = 0.5  # of the damage that one restored layer or activation takes away before it stands out
-SHARE_OF_FEW_BITS = 0.3  # the same of weights in few levels, which are a cause by themselves
+SHARE_OF_FEW_BITS = 0.3  # the same of weights in few levels, which are a cause by themselves; or of all error made
 SHARE_UNEXPLAINED = 0.75  # the same where nothing explains it: errors make up for each other by chance
 
 
@@ -60,6 +60,18 @@ class Suspect(msgspec.Struct, frozen=True):
     gain: float | None = None
     gain_db: float | None = None
     cause: Cause | None = None
+
+
+def has_few_bits(suspect: Suspect) -> bool:
+    """Whether that is the cause of a suspect that was looked into."""
+    return suspect.cause is not None and suspect.cause.code == "too-few-bits"
+
+
+def makes_much(suspect: Suspect, errors: LayerErrors) -> bool:
+    """Whether a suspect makes SHARE_OF_FEW_BITS of the power of the error that all places make, each beside its own
+    signal."""
+    whole = sum(row.own_error**2 for row in errors.rows)
+    return suspect.own_error is not None and suspect.own_error**2 >= SHARE_OF_FEW_BITS * whole > 0
 
 
 class FloatBetween(msgspec.Struct, frozen=True):
@@ -167,7 +179,9 @@ class Diagnosis(msgspec.Struct, frozen=True):
             return None if unexplained else first
         if first.cause.code == WRONG_INPUT:
             return first
-        few = first.cause.code == "too-few-bits"
+        few = has_few_bits(first)
+        if few and makes_much(first, self.layers):
+            return first
         share = SHARE_UNEXPLAINED if unexplained else SHARE_OF_FEW_BITS if few else SHARE_OF_CULPRIT
         return first if first.gain >= share * self.damage else None
 

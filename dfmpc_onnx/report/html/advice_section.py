@@ -6,6 +6,7 @@ import glob
 import shlex
 from collections.abc import Sequence
 
+from dfmpc_onnx.evaluation.diagnosis.schema import has_few_bits
 from dfmpc_onnx.report.html.blocks import Block, Bullets, Column, Paragraph, Rows, Section, cells
 from dfmpc_onnx.report.html.names import names_of
 from dfmpc_onnx.report.html.ranking import weights_matter
@@ -13,18 +14,22 @@ from dfmpc_onnx.report.html.schema import PageLayer, ReportPage
 from dfmpc_onnx.report.html.words import as_sentence, percent, signed_kilobytes
 
 MOST_PREDICTED = 3  # layers that are proposed
+BY_QUANTIZE = "dfmpc-onnx quantize "  # how a command begins that made the file
+MORE_BITS = 8
 NO_IMAGES = "none of the user's"  # what a file says of its statistics (`api.provenance`)
 LEAST_PREDICTED = 0.05  # of what all planned bits add, that a proposal takes away
 
 
 def advice(page: ReportPage) -> Section:
     """What to try next: measured first, then predicted."""
-    return Section("advice", "What to try next", [*_measured(page), *_predicted(page)])
+    return Section("advice", "What to try next", [*_measured(page), *_suggested(page), *_predicted(page)])
 
 
 def _measured(page: ReportPage) -> list[Block]:
     """Of what was tried."""
     found = page.diagnosis
+    if found is None and page.verdict is not None and page.verdict.level == "not known":
+        return _to_know_it(page)
     if found is None:
         return [Paragraph(as_sentence(page.untold.get("advice", "no change was tried")))]
     if found.no_advice:
@@ -60,6 +65,32 @@ def _measured(page: ReportPage) -> list[Block]:
         blocks.append(Paragraph("This writes the file with the first of them:"))
         blocks.append(Bullets([("", command)]))
     return blocks
+
+
+def _to_know_it(page: ReportPage) -> list[Block]:
+    """How to find out what the file loses, where nothing tells what its inputs hold."""
+    said = (
+        "Tell what the input holds; then the loss is measured, and activations are quantized as well. A network that "
+        "takes photos usually wants one of --preprocess raw:bgr, raw, imagenet or unit; images of yours tell it, too:"
+    )
+    made = f"dfmpc-onnx quantize {shlex.quote(page.float_file.path or 'FLOAT')} -o better.onnx --report better.html"
+    return [Paragraph(said), Bullets([("", f"{made} --preprocess raw:bgr"), ("", f"{made} --images FOLDER")])]
+
+
+def _suggested(page: ReportPage) -> list[Block]:
+    """More bits for the layers that have too few, where nothing was tried and no table predicts what that gains."""
+    found = page.diagnosis
+    if found is None or found.blamed or any(layer.planned is not None for layer in page.layers):
+        return []
+    few = [s.layer for s in found.suspects if has_few_bits(s)][:MOST_PREDICTED]
+    if not few or not page.command.startswith(BY_QUANTIZE):
+        return []
+    short = names_of(page)
+    wider = " ".join(f"--layer {shlex.quote(f'{glob.escape(name)}={MORE_BITS}')}" for name in few)
+    said = (
+        f"Not tried: the cause below suggests more bits for {', '.join(map(short, few))}. The command of this run so:"
+    )
+    return [Paragraph(said), Bullets([("", f"{page.command} {wider}")])]
 
 
 def _paths(page: ReportPage) -> str:

@@ -47,7 +47,6 @@ WHAT_DECIBELS_ARE = (
     "not named: an error of {error:.2g} % is {power:.2g} % of the power, {decibels:.3g} dB."
 )
 OF_WHAT_DIFFERS = "of what tells the outputs of different inputs apart, in power"
-USUAL_DB = 22.0  # of the sentence above, where the file's own is not known
 SQNR_CURVE = (
     "Above: SQNR behind each place, with all that went wrong in front of it. It may rise: a sum with a branch of less "
     "error, a ReLU or a mean takes part of the error away. "
@@ -122,7 +121,8 @@ def outcome(page: ReportPage) -> Section:
     if page.verdict is not None:
         said = verdict_sentence(page.verdict)
         blocks.append(Paragraph(as_sentence(said if page.verdict.not_known else said.partition(": ")[2])))
-        blocks.append(Paragraph(_conversion(page.verdict), quiet=True))
+        if page.verdict.sqnr_db is not None:
+            blocks.append(Paragraph(_conversion(page.verdict.sqnr_db), quiet=True))
     elif reason := page.untold.get("outcome"):
         blocks.append(Paragraph(as_sentence(reason)))
     if page.warnings:
@@ -139,9 +139,8 @@ def _classes_kept(verdict: Verdict | None) -> list[tuple[str, str, str]]:
     return [(f"{verdict.agreement:g} %", what, f"of real inputs; 95 % interval {low:g} to {high:g} %")]
 
 
-def _conversion(verdict: Verdict) -> str:
-    """Amplitude, power and decibels by the error of this file, where it has one."""
-    decibels = verdict.sqnr_db if verdict.sqnr_db is not None else USUAL_DB
+def _conversion(decibels: float) -> str:
+    """Amplitude, power and decibels by the error of this file."""
     amplitude = 10 ** (-decibels / 20)
     return WHAT_DECIBELS_ARE.format(error=100 * amplitude, power=100 * amplitude**2, decibels=decibels)
 
@@ -256,6 +255,8 @@ def _worst(page: ReportPage, effect: Ranking, own: Ranking) -> Rows:
         Column("SQNR behind it, dB", right=True),
         Column("weights", right=True, minor=True),
     ]
+    said = [index for index in range(len(columns)) if index < 2 or any(row[index].text != "-" for row in rows)]
+    columns, rows = [columns[index] for index in said], [[row[index] for index in said] for row in rows]
     caption = "What costs the output most, then what makes most error" if effect.order else "Where most error is made"
     return Rows(caption, columns, rows)
 
