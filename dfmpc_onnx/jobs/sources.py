@@ -24,7 +24,8 @@ from dfmpc_onnx.model.plain_files import is_folder, is_utf8
 MANIFESTS = (".csv", ".toml")
 WEIGHT_FILES = ("{0.name}.data", "{0.name}_data", "{0.stem}.data", "{0.stem}.bin", "{0.stem}.weights")
 LONGEST_JOB_NAME = 100  # bytes: file systems take 255, and a model's data file adds to them
-RESERVED_NAMES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))}  # Windows
+# Windows keeps these for devices.
+RESERVED_NAMES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))}
 
 
 @dataclasses.dataclass(frozen=True)
