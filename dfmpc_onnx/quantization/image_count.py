@@ -25,7 +25,7 @@ from dfmpc_onnx.statistics.batch_axis import statistics_batch
 FEW_BITS = 3
 TENSORS_HELD = 8  # of the largest, by both networks and the layer at work
 SHARE_OF_MEMORY = 0.5
-RUNS_OF_A_WALK = 8  # of the float network, that a walk of both networks over as many images takes
+RUNS_OF_A_WALK = 16  # of the float network, that a walk of both networks over as many images takes (MobileNetV2: 14)
 
 
 def images_needed(workspace: Workspace) -> int:

@@ -68,6 +68,7 @@ class Row:
 def convert(tree: pathlib.Path, model: pathlib.Path, recipe: str) -> Cost:
     """Convert by the command line of a tree, in a process of its own."""
     environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": f"{tree}{os.pathsep}{tree / 'passes'}"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # or each run compiles all modules, as no user's second run does
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "dfmpc_onnx", "quantize", str(model), "-o", f"{folder}/out.onnx"]
         command += ["--recipe", recipe, "--json"]
