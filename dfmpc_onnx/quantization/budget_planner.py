@@ -52,10 +52,24 @@ class BudgetPlanner:
         Raises OptionError, with the smallest possible size, where a size or mean is impossible; of a size only where
         the rest of the file is known from one that was built, else the smallest plan is given.
         """
+        if budget.mean_bits is not None and budget.size is None:
+            return self._within_mean(budget.mean_bits, budget.min_sqnr)
+        found, kept = self._whole(budget, damage)
+        table = self.table
+        # What a codebook's table takes stands in no row: without it the rows may be larger, and the file smaller.
+        for width in _widths_of_blocks(table, found) if kept else ():
+            try:
+                other, fits = BudgetPlanner(_without_blocks(table, width), self._most_float)._whole(budget, damage)
+            except OptionError:  # a size that needs them
+                continue
+            if fits and (other.size < found.size if budget.size is None else other.damage < found.damage):
+                found, table = other, _without_blocks(table, width)
+        return found, kept
+
+    def _whole(self, budget: WeightBudget, damage: float) -> tuple[WeightPlan, bool]:
+        """As `plan`, a budget of bytes or damage, with all that the table allows."""
         if budget.size is not None:
             return self._within_size(budget.size, budget)
-        if budget.mean_bits is not None:
-            return self._within_mean(budget.mean_bits, budget.min_sqnr)
         wanted = damage if budget.min_sqnr is None else self.table.noise.damage_at(budget.min_sqnr)
         found = self._front.within_damage(wanted - self.table.floor)
         return (self._as_plan(found), True) if found is not None else (self.best, False)
@@ -108,6 +122,30 @@ class BudgetPlanner:
 
     def _as_plan(self, choice: Choice) -> WeightPlan:
         return plan_of(self.table, self._widths(choice))
+
+
+def _widths_of_blocks(table: PlanTable, plan: WeightPlan) -> list[Width]:
+    """The widths at which a plan has blocks of a codebook."""
+    pairs = zip(table.rows, plan.widths, strict=True)
+    return list(dict.fromkeys(width for row, width in pairs if row.run_at(width)))
+
+
+def _without_blocks(table: PlanTable, width: Width) -> PlanTable:
+    """The table without what needs the codebook of a width."""
+    rows = []
+    for row in table.rows:
+        kept = [index for index, own in enumerate(row.widths) if own != width or not row.run_at(own)]
+        rows.append(
+            dataclasses.replace(
+                row,
+                widths=tuple(row.widths[index] for index in kept),
+                losses=tuple(row.losses[index] for index in kept),
+                damages=tuple(row.damages[index] for index in kept),
+                sizes=tuple(row.sizes[index] for index in kept),
+                runs=tuple(row.runs[index] for index in kept if row.runs),
+            )
+        )
+    return dataclasses.replace(table, rows=tuple(rows))
 
 
 def plan_of(table: PlanTable, widths: tuple[Width, ...]) -> WeightPlan:

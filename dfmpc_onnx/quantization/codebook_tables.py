@@ -11,7 +11,7 @@ So a table pays where the layers of its width would need more bytes than it has 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Literal
 
 import numpy as np
@@ -22,6 +22,7 @@ from dfmpc_onnx.numerics.arrays import Array, Float32
 from dfmpc_onnx.numerics.codebook import CODE_BITS, Blocks, Codebook, LearntTable, learn
 from dfmpc_onnx.pipeline.facts import Layer
 from dfmpc_onnx.pipeline.settings import BitWidth
+from dfmpc_onnx.pipeline.weight_plan import PlannedWidths
 from dfmpc_onnx.qdq.code_formats import CONSTANT_BYTES, Form, Plane
 from dfmpc_onnx.quantization.grid_rules import GridRules
 
@@ -77,6 +78,14 @@ def _form_of_blocks(blocks: Blocks, run: int) -> Form:
     return Form((Plane(CODE_BITS, encoding="blocks", book=Codebook.nominal(blocks), run=run),))
 
 
+def blocks_of_plan(planned: PlannedWidths | None) -> frozenset[Blocks]:
+    """The sizes of blocks that a plan counts on."""
+    if planned is None:
+        return frozenset()
+    pairs = zip(planned.table.rows, planned.plan.widths, strict=True)
+    return frozenset(BLOCKS[width] for row, width in pairs if row.run_at(width))
+
+
 class NetworkTables:
     """Tables by the size of their blocks, and which layers they serve. They are learnt from the weights that the layers
     have when this is made."""
@@ -87,8 +96,10 @@ class NetworkTables:
         layers: Iterable[Layer],
         rules: GridRules,
         widths: Mapping[str, BitWidth | Literal["float"]] | None = None,
+        planned: Collection[Blocks] = (),
     ) -> None:
-        """rules: what the target allows. widths: of the layers by name; None where each may get any of them."""
+        """rules: what the target allows. widths: of the layers by name; None where each may get any of them. planned:
+        blocks that a plan counts on, whose tables it has paid for."""
         nodes, fit = nodes_by_name(graph), [layer for layer in layers if takes_codebooks(layer)]
         found = [constant(nodes[layer.name].inputs[1]) for layer in fit]
         self._weights = [weight for weight in found if weight is not None]
@@ -101,8 +112,8 @@ class NetworkTables:
             for width, blocks in BLOCKS.items()
             if widths is None or widths[layer.name] == width
         }
-        self._paying = blocks_that_pay(users.values())
-        self._taken = set(self._paying if widths is None else ())
+        self._paying = blocks_that_pay(users.values()) | frozenset(planned)
+        self._taken = set(self._paying if widths is None else planned)
 
     def serves(self, layer: Layer, blocks: Blocks) -> bool:
         """Whether a layer may take blocks of a size.

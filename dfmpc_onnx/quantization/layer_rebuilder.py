@@ -24,10 +24,11 @@ from dfmpc_onnx.pipeline.facts import Layer, LayerBits
 from dfmpc_onnx.pipeline.manager import Figure, Refusal, Rewrite
 from dfmpc_onnx.pipeline.settings import FLOAT, BitWidth
 from dfmpc_onnx.pipeline.shared_weights import layers_of_one_weight
+from dfmpc_onnx.pipeline.weight_plan import PlannedWidths
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.int8_biases import int8_bias_grid
 from dfmpc_onnx.qdq.kernel_pairs import LIMITED_OUTPUTS, neighbours_of
-from dfmpc_onnx.quantization.codebook_tables import NetworkTables
+from dfmpc_onnx.quantization.codebook_tables import NetworkTables, blocks_of_plan
 from dfmpc_onnx.quantization.grid_rules import GridRules
 from dfmpc_onnx.quantization.layer_reach import LayerReach, only_norms_read, to_rows
 from dfmpc_onnx.quantization.rounding_task import FEWEST_PATCHES, Measure, PooledUses, Task
@@ -103,7 +104,8 @@ class Rebuilder:
         }
         self._shared: dict[str, QuantizedWeight] = {}
         widths = {name: plan[name].bits for name in layers}
-        self._tables = NetworkTables(self._graph, layers.values(), self.rules, widths)
+        planned = blocks_of_plan(workspace.find(PlannedWidths))
+        self._tables = NetworkTables(self._graph, layers.values(), self.rules, widths, planned)
 
     def warnings(self, threshold: float) -> tuple[str, ...]:
         """What the bits that the user asked for cost, where it is more than would have been chosen."""

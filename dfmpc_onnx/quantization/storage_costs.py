@@ -74,28 +74,19 @@ def shared_bytes(table: PlanTable, widths: Sequence[Width]) -> int:
     """What one setting takes beside the sum of its rows: decoding tables, forms that pay by themselves alone, and zero
     points of 4 bytes where no row brings an opset that subtracts in INT8."""
     pairs = [(row, width) for row, width in zip(table.rows, widths, strict=True) if width != FLOAT]
-    counted = {row.layers[0]: kind_of(row.weights, width, run=row.run_at(width)) for row, width in pairs}
-    if not counted:
+    kinds = {row.layers[0]: kind_of(row.weights, width, run=row.run_at(width)) for row, width in pairs}
+    if not kinds:
         return 0
-    # A table is built where it pays for all that could be blocks of it, whatever loses less of each in the end.
-    able = runs_of_blocks({row.layers[0]: (row.weights, width, max(row.runs, default=0)) for row, width in pairs})
-    runs = {row.layers[0]: row.run_at(width) if able[row.layers[0]] else 0 for row, width in pairs}
-    kinds = {row.layers[0]: kind_of(row.weights, width, run=runs[row.layers[0]]) for row, width in pairs}
     final = min(opset_for(choose_forms(kinds, table.opset).values()), table.opset)
     chosen = choose_forms(kinds, final)
     tables = frozenset[Codebook]().union(*(form.tables for form in chosen.values()))
     found = sum(len(table.raw) + CONSTANT_BYTES for table in tables)
     for name, kind in kinds.items():
-        alone = _cheapest(counted[name], table.opset)
-        found += _cost(chosen[name], kind, final) - _cost(alone, counted[name], table.opset)
+        found += _cost(chosen[name], kind, final) - _cost(_cheapest(kind, table.opset), kind, table.opset)
     narrow = table.integer and final >= FIRST_WITH_INT8_ARITHMETIC
     for row, width in pairs:
-        if has_zero_point(width, runs[row.layers[0]]):
-            each = 1 if narrow else 4
-            if not has_zero_point(width, row.run_at(width)):
-                found += each * row.channels + CONSTANT_BYTES + HEADER_BYTES + NODE_BYTES
-            elif table.integer and not narrow and table.opset >= FIRST_WITH_INT8_ARITHMETIC:
-                found += 3 * row.channels + NODE_BYTES
+        if has_zero_point(width, row.run_at(width)) and table.integer and not narrow:
+            found += 3 * row.channels + NODE_BYTES if table.opset >= FIRST_WITH_INT8_ARITHMETIC else 0
     return found
 
 

@@ -7,16 +7,18 @@ import pytest
 
 import dfmpc_onnx
 from dfmpc_onnx.numerics.codebook import Blocks, Codebook
-from dfmpc_onnx.pipeline.facts import Codes, Layer
+from dfmpc_onnx.pipeline.facts import Codes, Layer, Layers
 from dfmpc_onnx.pipeline.manager import PassManager
 from dfmpc_onnx.pipeline.targets import TARGETS
 from dfmpc_onnx.quantization.codebook_tables import (
     BLOCKS,
     SAVED_BITS,
     NetworkTables,
+    blocks_of_plan,
     blocks_that_pay,
     saved_by_blocks,
     table_bytes,
+    takes_codebooks,
 )
 from dfmpc_onnx.quantization.grid_rules import GridRules
 from tests import graphs
@@ -90,6 +92,17 @@ def test_a_layer_that_cannot_pay_for_a_table_waits_for_one_that_can():
     tables.take(Codebook.nominal(Blocks(4)))
     assert tables.serves(small, Blocks(4)) and not tables.serves(small, Blocks(2))
     assert table_bytes(Blocks(4)) > 12 * 64 > 0
+
+
+def test_what_a_plan_counts_on_is_built_though_its_table_would_not_pay_by_itself():
+    space = graphs.workspace(wide(24), "2")
+    PassManager(graphs.pipeline("pair_convolutions", "mixed")).run(space)
+    layers = [layer for layer in space.get(Layers).all if takes_codebooks(layer)]
+    widths = {layer.name: 3 for layer in layers}
+    without, planned = (NetworkTables(space.graph, layers, GridRules(), widths, blocks) for blocks in ((), {BLOCKS[3]}))
+    assert not any(without.serves(layer, BLOCKS[3]) for layer in layers)
+    assert any(planned.serves(layer, BLOCKS[3]) for layer in layers)
+    assert blocks_of_plan(None) == frozenset()
 
 
 @pytest.mark.parametrize("target", sorted(name for name, target in TARGETS.items() if target.storage == "int8"))
