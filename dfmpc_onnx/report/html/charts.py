@@ -20,8 +20,8 @@ TICKS_OF_SMALL = 6
 RANGES_SHOWN = 2.5  # of a tensor's range, up to which values beyond it are drawn
 CLIPPED_MUCH = 1e-3  # share of values beyond a range that is marked
 BROAD_LEVELS = 10  # up to which levels are drawn broad
-ROOM = 0.06  # of what is drawn, that an axis reaches beyond it
-SCATTER_ROOM = 0.12  # likewise, where points have letters
+ROOM_OF_AXES = 0.06  # of what is drawn, that an axis reaches beyond it
+ROOM_OF_POINTS = 0.12  # likewise, where points have letters
 PLACE_STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10**6)  # between the numbers of places
 
 
@@ -43,7 +43,7 @@ def noise_chart(
     values = [math.nan if value is None else value for value in decibels]
     known = [value for value in values if not math.isnan(value)]
     above, *below = boxes(width, height, (1.5, 1.0) if both else (1.0,))
-    upper = Panel(above, places, _around(known, ROOM))
+    upper = Panel(above, places, _around(known, ROOM_OF_AXES))
     points = list(enumerate(values, 1))
     upper.axis_up("SQNR, dB", grid=True)
     upper.axis_across(ACROSS_PLACES, _numbers_along(len(values), width), numbers=not both)
@@ -116,7 +116,7 @@ def weight_chart(grid: WeightGrid, number: int) -> Chart:
     height = 150
     (box,) = boxes(SMALL_WIDTH, height)
     across = Span(float(edges[0]), float(edges[-1]))
-    panel = Panel(box, across, Span(0.0, (1 + ROOM) * max([*before, *after], default=1.0) or 1.0))
+    panel = Panel(box, across, Span(0.0, (1 + ROOM_OF_AXES) * max([*before, *after], default=1.0) or 1.0))
     panel.axis_up("% a step")
     panel.axis_across("steps of the grid", across.ticks(TICKS_OF_SMALL))
     if len(before):
@@ -183,9 +183,9 @@ def front_chart(points: Sequence[tuple[str, int, float]], front: Sequence[str]) 
     large = max(size for _, size, _ in points) >= 100_000
     unit = 1e6 if large else 1e3
     placed = [(letter, size / unit, value) for letter, size, value in points]
-    across = _around([x for _, x, _ in placed], SCATTER_ROOM)
+    across = _around([x for _, x, _ in placed], ROOM_OF_POINTS)
     (box,) = boxes(width, height)
-    panel = Panel(box, across, _around([y for *_, y in placed], SCATTER_ROOM))
+    panel = Panel(box, across, _around([y for *_, y in placed], ROOM_OF_POINTS))
     panel.axis_up("SQNR, dB", grid=True)
     panel.axis_across("MB" if large else "kB", across.ticks(TICKS_OF_SMALL), grid=True)
     edge = sorted((x, y) for letter, x, y in placed if letter in front)
