@@ -12,7 +12,7 @@ import numpy as np
 from dfmpc_onnx.evaluation.activation_ranges import ActivationRange
 from dfmpc_onnx.evaluation.weight_grids import MOST_LEVELS_DRAWN, WeightGrid
 from dfmpc_onnx.numerics.arrays import Float
-from dfmpc_onnx.report.html.drawing import Chart, Panel, Span, boxes
+from dfmpc_onnx.report.html.drawing import Chart, Panel, AxisSpan, boxes
 
 CHART_WIDTH, NARROW_WIDTH, SMALL_WIDTH = 720, 340, 300  # pixels; narrow: for phones
 PIXELS_A_TICK = 30  # that a number under an axis takes
@@ -65,11 +65,11 @@ ACROSS_PLACES = "number of the place, from input to output"
 
 
 def _bars_below(
-    box: tuple[float, float, float, float], places: Span, bars: NoiseBars, named: Sequence[int], width: int
+    box: tuple[float, float, float, float], places: AxisSpan, bars: NoiseBars, named: Sequence[int], width: int
 ) -> str:
     """A bar for each place, those that are named in another colour and with their numbers."""
     shares = [100 * max(share or 0.0, 0.0) for share in bars.shares]
-    panel = Panel(box, places, Span(0.0, 1.2 * max(shares) or 1.0))
+    panel = Panel(box, places, AxisSpan(0.0, 1.2 * max(shares) or 1.0))
     panel.axis_up(bars.what, grid=True)
     panel.axis_across(ACROSS_PLACES, _numbers_along(len(shares), width))
     numbered = list(enumerate(shares))
@@ -85,9 +85,9 @@ def _prefix(name: str, width: int) -> str:
     return name if width == CHART_WIDTH else f"{name}-{width}"
 
 
-def _along(count: int) -> Span:
+def _along(count: int) -> AxisSpan:
     """An axis of so many places."""
-    return Span(0.2, count + 0.8)
+    return AxisSpan(0.2, count + 0.8)
 
 
 def _numbers_along(count: int, width: int) -> list[float]:
@@ -97,12 +97,12 @@ def _numbers_along(count: int, width: int) -> list[float]:
     return [float(number) for number in ([1] if step > 1 else []) + list(others)]
 
 
-def _around(values: Iterable[float], room: float) -> Span:
+def _around(values: Iterable[float], room: float) -> AxisSpan:
     """An axis that holds these values, and a share more at either end."""
     known = list(values) or [0.0, 1.0]
     low, high = min(known), max(known)
     more = room * (high - low) or max(abs(high) * room, room)
-    return Span(low - more, high + more)
+    return AxisSpan(low - more, high + more)
 
 
 def weight_chart(grid: WeightGrid, number: int) -> Chart:
@@ -115,8 +115,8 @@ def weight_chart(grid: WeightGrid, number: int) -> Chart:
     after = shares if few else np.histogram(levels, edges, weights=shares)[0] / each
     height = 150
     (box,) = boxes(SMALL_WIDTH, height)
-    across = Span(float(edges[0]), float(edges[-1]))
-    panel = Panel(box, across, Span(0.0, (1 + ROOM_OF_AXES) * max([*before, *after], default=1.0) or 1.0))
+    across = AxisSpan(float(edges[0]), float(edges[-1]))
+    panel = Panel(box, across, AxisSpan(0.0, (1 + ROOM_OF_AXES) * max([*before, *after], default=1.0) or 1.0))
     panel.axis_up("% a step")
     panel.axis_across("steps of the grid", across.ticks(TICKS_OF_SMALL))
     if len(before):
@@ -146,7 +146,7 @@ def range_chart(ranges: Sequence[ActivationRange], width: int = CHART_WIDTH, pla
     much = [r.clipped > CLIPPED_MUCH for r in ranges]
     height = 230
     (box,) = boxes(width, height)
-    up = Span(min(-0.15, float(least.min()) - 0.05), max(1.15, float(largest.max()) + 0.05))
+    up = AxisSpan(min(-0.15, float(least.min()) - 0.05), max(1.15, float(largest.max()) + 0.05))
     count = math.ceil(numbers.max())
     panel = Panel(box, _along(count), up)
     panel.band(0, 1, "line")

@@ -36,7 +36,7 @@ class Chart(msgspec.Struct, frozen=True):
 
 
 @dataclasses.dataclass(frozen=True)
-class Span:
+class AxisSpan:
     """What an axis reaches from and to."""
 
     low: float
@@ -58,7 +58,7 @@ class Span:
 class Panel:
     """A pair of axes, and what is drawn between them. box: left, top, right and bottom in pixels."""
 
-    def __init__(self, box: tuple[float, float, float, float], across: Span, up: Span) -> None:
+    def __init__(self, box: tuple[float, float, float, float], across: AxisSpan, up: AxisSpan) -> None:
         self._left, self._top, self._right, self._bottom = box
         self._across, self._up = across, up
         self._marks: list[str] = []

@@ -18,7 +18,7 @@ from dfmpc_onnx.report.html.charts import (
     range_chart,
     weight_chart,
 )
-from dfmpc_onnx.report.html.drawing import Chart, Panel, Span
+from dfmpc_onnx.report.html.drawing import Chart, Panel, AxisSpan
 
 
 def drawn() -> Chart:
@@ -80,10 +80,10 @@ def test_grids_of_any_number_of_levels_are_drawn_within_their_frame(levels: tupl
     [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1.0]), (-3, 47, [0, 10, 20, 30, 40]), (0, 0.012, [0, 0.005, 0.01])],
 )
 def test_numbers_at_an_axis_are_round_and_few(low: float, high: float, ticks: list[float]) -> None:
-    assert Span(low, high).ticks(5) == pytest.approx(ticks)
+    assert AxisSpan(low, high).ticks(5) == pytest.approx(ticks)
 
 
 def test_a_point_that_is_no_number_is_a_gap() -> None:
-    panel = Panel((0, 0, 10, 10), Span(0, 10), Span(0, 10))
+    panel = Panel((0, 0, 10, 10), AxisSpan(0, 10), AxisSpan(0, 10))
     panel.line([(0, 0), (1, 1), (2, math.nan), (3, 3), (4, 4)], "before")
     assert panel.drawing.count("M") == 2 and panel.drawing.count("L") == 2
