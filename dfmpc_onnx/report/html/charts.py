@@ -12,7 +12,7 @@ import numpy as np
 from dfmpc_onnx.evaluation.activation_ranges import ActivationRange
 from dfmpc_onnx.evaluation.weight_grids import MOST_LEVELS_DRAWN, WeightGrid
 from dfmpc_onnx.numerics.arrays import Float
-from dfmpc_onnx.report.html.drawing import Chart, Panel, AxisSpan, boxes
+from dfmpc_onnx.report.html.drawing import AxisSpan, Chart, Panel, boxes
 
 CHART_WIDTH, NARROW_WIDTH, SMALL_WIDTH = 720, 340, 300  # pixels; narrow: for phones
 PIXELS_A_TICK = 30  # that a number under an axis takes

@@ -18,7 +18,7 @@ from dfmpc_onnx.report.html.charts import (
     range_chart,
     weight_chart,
 )
-from dfmpc_onnx.report.html.drawing import Chart, Panel, AxisSpan
+from dfmpc_onnx.report.html.drawing import AxisSpan, Chart, Panel
 
 
 def drawn() -> Chart:
