@@ -27,7 +27,7 @@ from dfmpc_onnx.pipeline.facts import FloatActivations
 from dfmpc_onnx.pipeline.recipe import Recipe, Step
 from dfmpc_onnx.pipeline.settings import LayerOverride
 from dfmpc_onnx.qdq.decode_chains import DecodeChains
-from dfmpc_onnx.qdq.stored_bits import nearest_width
+from dfmpc_onnx.qdq.stored_bits import nearest_width, stored_layers
 from dfmpc_onnx.runtime.session import Session
 
 MOST_LAYERS = 3  # that get more bits together
@@ -129,7 +129,10 @@ class Trials:
 
     def _command(self, trial: Trial) -> str:
         path, recipe = self._files.float_source.path, recorded_recipe(self._files.source)
-        return "" if path is None else command_again(path, recipe, self._layers(trial), self._options(trial))
+        if path is None:
+            return ""
+        names = [layer.name for layer in stored_layers(self._files.source.model)]
+        return command_again(path, recipe, self._layers(trial), names, self._options(trial))
 
     def _sqnr(self, model: onnx.ModelProto) -> float:
         files = self._files

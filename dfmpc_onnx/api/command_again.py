@@ -8,18 +8,22 @@ from collections.abc import Mapping, Sequence
 
 from dfmpc_onnx import catalog
 from dfmpc_onnx.api.made_again import OptionsAgain, as_arguments
+from dfmpc_onnx.api.override_patterns import as_patterns
 from dfmpc_onnx.api.time_limit import time_limit_of, with_time_limit
 from dfmpc_onnx.pipeline.recipe import Recipe, to_record
+from dfmpc_onnx.pipeline.settings import LayerOverride
 
 OUTPUT = "better.onnx"
 
 
-def command_again(path: pathlib.Path, recipe: Recipe, layers: Sequence[str], options: OptionsAgain) -> str:
+def command_again(
+    path: pathlib.Path, recipe: Recipe, layers: Sequence[str], names: Sequence[str], options: OptionsAgain
+) -> str:
     """`dfmpc-onnx quantize` with all that it takes; "" where no command makes the same, as of a recipe that is not by
     this version's name.
 
-    path: of the float model. recipe: as the file records it. layers: every override, as ``GLOB=BITS``; the last of a
-    name counts. options: as the file was made.
+    path: of the float model. recipe: as the file records it. layers: every override, as ``GLOB=BITS``, of which the
+    last that matches counts; names: of all layers. options: as the file was made.
     """
     limit = time_limit_of(recipe)
     if not _has_name(recipe, limit):
@@ -30,8 +34,9 @@ def command_again(path: pathlib.Path, recipe: Recipe, layers: Sequence[str], opt
     if limit is not None:
         parts += ["--max-latency", limit]
     parts += as_arguments({"activations": recipe.activations, **options})
-    for name, bits in _last_of_each(layers).items():
-        parts += ["--layer", f"{name}={bits}"]
+    bits = _bits(layers, names)
+    for override in as_patterns(bits, [name for name in names if name not in bits]):
+        parts += ["--layer", override]
     return shlex.join(parts)
 
 
@@ -44,11 +49,8 @@ def _has_name(recipe: Recipe, limit: str | None) -> bool:
     return [to_record(step) for step in same.steps] == [to_record(step) for step in recipe.steps]
 
 
-def _last_of_each(layers: Sequence[str]) -> Mapping[str, str]:
-    """The bits of each pattern, in the order in which the last of each stands."""
-    found: dict[str, str] = {}
-    for text in layers:
-        name, _, bits = text.rpartition("=")
-        found.pop(name, None)
-        found[name] = bits
-    return found
+def _bits(overrides: Sequence[str], names: Sequence[str]) -> Mapping[str, str]:
+    """The bits of each layer that an override matches."""
+    parsed = [LayerOverride.parse(text) for text in overrides]
+    found = {name: next((o for o in reversed(parsed) if o.matches(name)), None) for name in names}
+    return {name: str(override.bits) for name, override in found.items() if override is not None}

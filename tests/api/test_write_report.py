@@ -45,7 +45,7 @@ def test_files_of_other_tools(model_file: pathlib.Path, tmp_path: pathlib.Path) 
     theirs = tmp_path / "theirs.onnx"
     quantize_static(folded, theirs, Noise(), quant_format=QuantFormat.QDQ, per_channel=True)
     found = sections(dfmpc_onnx.write_report(folded, theirs, preprocess="unit"))
-    assert " at 8" in found["layers"] and "steps of the grid" in found["weights"]
+    assert "at 8 bits" in found["layers"] and "steps of the grid" in found["weights"]
     assert "quantized tensors" in found["activations"]
     assert "not by dfmpc-onnx quantize" in found["making"]
 

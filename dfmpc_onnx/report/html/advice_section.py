@@ -87,9 +87,8 @@ def _suggested(page: ReportPage) -> list[Block]:
         return []
     short = names_of(page)
     wider = " ".join(f"--layer {shlex.quote(f'{glob.escape(name)}={MORE_BITS}')}" for name in few)
-    said = (
-        f"Not tried: the cause below suggests more bits for {', '.join(map(short, few))}. The command of this run so:"
-    )
+    names = ", ".join(map(short, few))
+    said = f"Not tried: the cause below suggests more bits for {names}. The command of this run with them:"
     return [Paragraph(said), Bullets([("", f"{page.command} {wider}")])]
 
 

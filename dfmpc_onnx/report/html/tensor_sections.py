@@ -115,7 +115,7 @@ class _Tensors:
             Column("no.", right=True),
             Column("computed by", name=True),
             Column("range of its codes", right=True),
-            Column("values", right=True),
+            Column("values", right=True, minor=True),
             Column(measure, right=True),
         ]
         return Rows(f"{caption}{more}", columns, [self._row(r, measure) for r in ranges[:RANGES_LISTED]])

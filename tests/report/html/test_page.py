@@ -15,6 +15,7 @@ from dfmpc_onnx.api.report_page import gather_page
 from dfmpc_onnx.api.verify import verify_pair
 from dfmpc_onnx.api.write_report import reported
 from dfmpc_onnx.evaluation.activation_ranges import ActivationRange
+from dfmpc_onnx.evaluation.diagnosis.schema import Cause, Suspect
 from dfmpc_onnx.evaluation.island_times import IslandTime, TimeTable
 from dfmpc_onnx.pipeline.manager import Refusal
 from dfmpc_onnx.pipeline.progress import no_report
@@ -228,6 +229,26 @@ def test_predictions_are_named_so_hold_no_decibels_and_keep_the_other_layers(pla
     assert "Predicted, not measured" in said and "4.4 % that the bits of all layers add" in said
     assert "-3 %" in said and "+0.7 kB" in said and "dB" not in said
     assert "--recipe mixed -o plan.toml" in said and "--recipe plan.toml --no-fp16 --layer conv2=5" in said
+
+
+def test_a_cause_of_few_bits_comes_with_the_command_to_try(model_file: pathlib.Path, quantized: pathlib.Path) -> None:
+    page = gathered(model_file, quantized)
+    assert page.diagnosis is not None
+    few = Suspect("weights", "conv2", "conv2", cause=Cause("too-few-bits", "its weights have 2 bits, too few"))
+    page = msgspec.structs.replace(
+        page,
+        command="dfmpc-onnx quantize a.onnx -o b.onnx",
+        diagnosis=msgspec.structs.replace(page.diagnosis, suspects=(few,), blamed=False),
+    )
+    assert "dfmpc-onnx quantize a.onnx -o b.onnx --layer conv2=8" in sections(page)["advice"]
+    assert "--layer" not in sections(msgspec.structs.replace(page, command=""))["advice"]
+
+
+def test_where_nothing_is_known_of_the_input_it_says_how_to_tell(planned: ReportPage) -> None:
+    assert planned.verdict is not None
+    unknown = msgspec.structs.replace(planned.verdict, level="not known", not_known="nothing tells the scale of 'x'")
+    said = sections(msgspec.structs.replace(planned, verdict=unknown, diagnosis=None))["advice"]
+    assert "Tell what the input holds" in said and "--preprocess raw:bgr" in said and "--images FOLDER" in said
 
 
 def test_under_a_limit_of_the_user_no_command_is_given(planned: ReportPage) -> None:
