@@ -219,7 +219,7 @@ ARGUMENTS: Mapping[str, Callable[[str, Any], Any]] = {
     "table_from": _path,
     "recipe": _recipe,
     "weights": _text("bits such as 8, or LOW/HIGH such as '2/6'"),
-    "activations": _text("8, 16 or 'none'"),
+    "activations": _text("4, 8, 16, 'auto' or 'none'"),
     "layers": _strings("GLOB=BITS items, or a mapping such as {'head/*': 8}", _layer),
     "reduce_range": _flag,
     "fp16": _flag,

@@ -13,6 +13,7 @@ from dfmpc_onnx.model.protos import standard_opset
 from dfmpc_onnx.model.resource_limits import check_claims
 from dfmpc_onnx.model.source import ModelSource, load, size_of
 from dfmpc_onnx.model.write import check_target, save
+from dfmpc_onnx.qdq.activation_grids import rounds_to_4_bits
 from dfmpc_onnx.qdq.code_formats import PLAIN, oldest_runtime
 from dfmpc_onnx.qdq.expansion import expand as unpacked
 from dfmpc_onnx.report.schema import Expansion
@@ -48,6 +49,6 @@ def expand(model: ModelSource, output: Path | None = None, *, force: bool = Fals
     )
     size = size_of(done.model) if target is None else save(done.model, target, source.external)
     opset = standard_opset(done.model)
-    oldest = oldest_runtime([PLAIN], opset)
+    oldest = oldest_runtime([PLAIN], opset, few_bits=rounds_to_4_bits(done.model))
     report = Expansion(done.layers, source.size, size, opset, done.model.ir_version, oldest)
     return Expanded(done.model, report)

@@ -25,6 +25,7 @@ from dfmpc_onnx.pipeline.manager import Pass
 from dfmpc_onnx.pipeline.progress import Progress
 from dfmpc_onnx.pipeline.recipe import Recipe
 from dfmpc_onnx.pipeline.settings import (
+    FEW_ACTIVATION_BITS,
     LayerOverride,
     Settings,
     WeightBits,
@@ -33,6 +34,7 @@ from dfmpc_onnx.pipeline.settings import (
     parse_input_ranges,
     parse_input_shapes,
 )
+from dfmpc_onnx.pipeline.target_rules import Activations, Target
 from dfmpc_onnx.pipeline.targets import parse_target
 from dfmpc_onnx.pipeline.workspace import Workspace, resolve_inputs
 from dfmpc_onnx.statistics.batch_axis import with_free_batch
@@ -78,6 +80,10 @@ def take_in(
     runs = any(step.may_read_images for step in pipeline)
     if settings.images is not None and not runs:
         raise OptionError(f"images: recipe {recipe.name} runs no network, so it cannot use them; leave them out")
+    if settings.activations == "auto" and not runs:
+        raise OptionError(
+            f"activations auto: recipe {recipe.name} runs no network, so it measures no cost of few bits; give 4 or 8"
+        )
     progress.expect(ENDS + len(pipeline))
     progress.begin("load")
     source = load(model)
@@ -161,15 +167,17 @@ def parse_settings(
     numbers = recipe.activation_bits if activations is None else parse_activations(activations)
     if activations is None and numbers == "8":  # which a recipe has that states nothing
         numbers = provider.activations
-    if numbers != "none" and int(numbers) not in provider.activation_bits:
-        known = ", ".join(map(str, provider.activation_bits))
-        raise OptionError(f"activations {numbers}: {provider.name} takes {known} bits; give one of these, or none")
-    if reduce_range and numbers == "none":
-        raise OptionError("reduce-range: activations stay in float, so no sum of products can overflow; leave it out")
+    _check_activations(numbers, provider, reduce_range=bool(reduce_range))
+    overrides = tuple(LayerOverride.parse(item) for item in texts(layers))
+    for override in overrides if numbers in ("8", "16", "none") else ():
+        if override.reads is not None:
+            raise OptionError(
+                f"layer {override}: activations have {numbers} bits; give --activations 4 or auto with it"
+            )
     return Settings(
         weights=recipe.weight_bits if weights is None else WeightBits.parse(str(weights)),
         activations=numbers,
-        layers=tuple(LayerOverride.parse(item) for item in texts(layers)),
+        layers=overrides,
         preprocess=parse_or_assume(preprocess),
         input_shapes=parse_input_shapes(texts(input_shapes)),
         input_ranges=parse_input_ranges(texts(input_ranges)),
@@ -181,6 +189,17 @@ def parse_settings(
         float16=provider.float_type == "float16",
         target=provider,
     )
+
+
+def _check_activations(numbers: Activations, provider: Target, *, reduce_range: bool) -> None:
+    """Raise OptionError where a target does not take activations of such bits, or has no use for a reduced range."""
+    wanted = {FEW_ACTIVATION_BITS, 8} if numbers == "auto" else set() if numbers == "none" else {int(numbers)}
+    if not wanted <= set(provider.activation_bits):
+        known = " or ".join(map(str, provider.activation_bits))
+        raise OptionError(f"activations {numbers}: {provider.name} takes {known} bits; give one of these, or none")
+    if reduce_range and numbers not in ("8", "16"):
+        kept = "activations stay in float" if numbers == "none" else "layers compute in float"
+        raise OptionError(f"reduce-range: {kept}, so no sum of products can overflow; leave it out")
 
 
 def with_float16(settings: Settings, fp16: bool | None) -> Settings:

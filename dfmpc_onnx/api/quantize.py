@@ -77,8 +77,8 @@ def quantize(
 
     model: a path, the bytes of a file, or a ModelProto; never changed. output: where to write the result, whole or not
     at all; None to get it in memory only. recipe: a name, a ``.toml`` path, or a Recipe. weights: 8, ``LOW/HIGH`` or
-    ``ternary/HIGH``. activations: 8, 16 or "none". layers: overrides, ``{"layer1/*": 8}``; the recipe's where None.
-    reduce_range: 7-bit weights, for other runtimes without VNNI. target: the provider that the file is for
+    ``ternary/HIGH``. activations: 4, 8, 16, "auto" or "none". layers: overrides, ``{"layer1/*": 8}``, with what is read
+    "8/4"; the recipe's where None. reduce_range: 7-bit weights, for other runtimes without VNNI. target: the provider
     (`pipeline.targets`). fp16: floats are float16 where they fit; None: as the target wants. preprocess: as the network
     expects its input; "auto" finds it out. input_shapes, input_ranges: ``{"x": (1, 3, 224, 224)}``; ``{"x": (0,
     255)}``, what lies in an input. images: unlabelled ones in place of procedural ones: an .npz, a folder, or arrays,

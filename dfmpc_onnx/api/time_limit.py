@@ -44,6 +44,10 @@ def with_time_limit(recipe: Recipe, limit: str | float | None) -> Recipe:
 
 def check_timed(settings: Settings) -> None:
     """Raise OptionError where a limit on time can change nothing."""
+    if settings.few_bits is not None:
+        raise OptionError(
+            "max-latency: layers that read few bits compute in float, so none can be made faster; leave it out"
+        )
     if not settings.target.between:
         raise OptionError(
             f"max-latency: times are measured on the CPU provider, and the file is for {settings.target.name}; leave "

@@ -72,15 +72,18 @@ WEIGHTS = cloup.option(
 )
 ACTIVATIONS = cloup.option(
     "--activations",
-    metavar="8|16|none",
-    help="bits of the activations; 16 for qnn alone  [default: the target's, or the recipe's none]",
+    metavar="4|8|16|auto|none",
+    help="bits of the activations; 4: of what all layers but the first and the last read, which is no faster in "
+    "onnxruntime; auto: 4 where that costs little, else 8; 16 for qnn alone  [default: the target's, or the recipe's "
+    "none]",
 )
 LAYERS = cloup.option(
     "--layer",
     "layers",
     multiple=True,
     metavar="GLOB=BITS",
-    help="2 to 8, 1.6, 2.67, ternary or float for the layers whose name matches, such as 'head/*=8'; may be repeated",
+    help="2 to 8, 1.6, 2.67, ternary or float for the layers whose name matches, such as 'head/*=8'; with "
+    "--activations 4 or auto also of what they read: 'head/*=8/8'; may be repeated",
 )
 TARGET = cloup.option(
     "--target",

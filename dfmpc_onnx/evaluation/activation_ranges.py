@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 
+import ml_dtypes
 import msgspec
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,8 @@ CODE_LIMITS = {
     np.dtype(np.int8): (-128, 127),
     np.dtype(np.uint16): (0, 65535),
     np.dtype(np.int16): (-32768, 32767),
+    np.dtype(ml_dtypes.uint4): (0, 15),
+    np.dtype(ml_dtypes.int4): (-8, 7),
 }
 
 

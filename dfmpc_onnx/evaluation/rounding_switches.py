@@ -3,7 +3,7 @@
 Each activation is rounded to whole multiples of its scale and, beside that, left as it is; a Where takes one or the
 other by an input of its own. So thousands of choices can be measured without a graph being built again. Nothing is
 clipped: procedural images may go beyond the ranges that a BatchNormalization tells of the training images, and what is
-lost there says nothing of those.
+lost there says nothing of those. Few bits are clipped all the same, since their grids do so to lose less.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dfmpc_onnx.graph.compared_outputs import ComparedTensors, compared_tensors
 from dfmpc_onnx.graph.edit import Namer
 from dfmpc_onnx.graph.exchange import to_model
 from dfmpc_onnx.inputs.batches import free_batch
-from dfmpc_onnx.model.protos import put_in
+from dfmpc_onnx.model.protos import WEIGHTED_OPERATORS, op_of, put_in
 from dfmpc_onnx.numerics.output_loss import JudgedOutput, OutputLoss, output_loss
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.runtime.session import Session
@@ -40,14 +40,17 @@ class ToggledRounding:
         scales: Mapping[str, np.float32],
         groups: Sequence[Collection[str]],
         feeds: Mapping[str, npt.NDArray[np.generic]],
+        ends: Mapping[str, tuple[float, float]] | None = None,
     ) -> None:
+        """ends: of tensors of few bits, the least and the greatest level. They are clipped, and rounded for layers
+        alone."""
         names = Namer(workspace.graph)
         self._switches = [names(f"switch{i}") for i in range(len(groups))]
         self._feeds = feeds
         model = to_model(workspace.graph)
         by_tensor = {name: switch for group, switch in zip(groups, self._switches, strict=True) for name in group}
         switched = {name: names(f"{name}.switched") for name in by_tensor}
-        _insert(model, by_tensor, switched, scales, names)
+        _insert(model, by_tensor, switched, scales, names, ends or {})
         found = compared_tensors(workspace.graph)
         self.notes = found.notes
         self._outputs = _add_compared_outputs(model, found, switched)
@@ -122,6 +125,7 @@ def _insert(
     switched: Mapping[str, str],
     scales: Mapping[str, np.float32],
     names: Namer,
+    ends: Mapping[str, tuple[float, float]],
 ) -> None:
     graph = model.graph
     first: list[onnx.NodeProto] = []
@@ -130,14 +134,18 @@ def _insert(
     for name, switch in by_tensor.items():
         scale = names(f"{name}.scale")
         graph.initializer.append(onnx.numpy_helper.from_array(np.array(scales[name]), scale))
-        nodes = [_switch(name, scale, switch, switched[name], names)]
+        bounds = [names(f"{name}.end") for _ in ends.get(name, ())]
+        for bound, end in zip(bounds, ends.get(name, ()), strict=True):
+            graph.initializer.append(onnx.numpy_helper.from_array(np.array(end, np.float32), bound))
+        nodes = [_switch(name, scale, switch, switched[name], names, bounds)]
         if name in inputs:
             first += nodes
         else:
             after[name] = nodes
     ordered = list(first)
     for node in graph.node:
-        node.input[:] = [switched.get(name, name) for name in node.input]
+        layer = op_of(node) in WEIGHTED_OPERATORS
+        node.input[:] = [name if name in ends and not layer else switched.get(name, name) for name in node.input]
         ordered.append(node)
         for name in node.output:
             ordered += after.get(name, ())
@@ -148,14 +156,17 @@ def _insert(
     )
 
 
-def _switch(name: str, scale: str, switch: str, switched: str, names: Namer) -> onnx.NodeProto:
-    """A tensor as it is or rounded: an If, which copies it once where it is left alone."""
+def _switch(name: str, scale: str, switch: str, switched: str, names: Namer, ends: Sequence[str]) -> onnx.NodeProto:
+    """A tensor as it is or rounded: an If, which copies it once where it is left alone. ends: what it is clipped to."""
     steps, whole, rounded, left = (names(f"{name}.{stem}") for stem in ("steps", "whole", "rounded", "left"))
     nodes = [
         onnx.helper.make_node("Div", [name, scale], [steps], steps),
         onnx.helper.make_node("Round", [steps], [whole], whole),
         onnx.helper.make_node("Mul", [whole, scale], [rounded], rounded),
     ]
+    if ends:
+        clipped = names(f"{name}.clipped")
+        nodes.append(onnx.helper.make_node("Clip", [rounded, *ends], [clipped], clipped))
     same = onnx.helper.make_node("Identity", [name], [left], left)
     branches = {
         branch: onnx.helper.make_graph(

@@ -38,19 +38,19 @@ class ChannelReader:
     rows: Float32
     squares: Float
 
-    def noise(self, factors: Float, reach: Float, bits: float) -> float:
+    def noise(self, factors: Float, reach: Float, bits: float, levels: int = LEVELS) -> float:
         """Of its outputs, the share that is noise of rounding, where channels are divided by factors.
 
         A weight is rounded in steps of the largest of its output's row, ``max_e |w_e f_e|``, and what it reads in steps
         of the widest channel, ``max_j r_j / f_j``; each step d is an error of variance d^2 / 12. Entries are taken as
         independent. The larger share counts of that on the sample and that where what is faint on it is excited as an
-        average entry is. factors, reach: ``[channels]``; bits: of the weight; 8 are those of what it reads.
+        average entry is. factors, reach: ``[channels]``; bits: of the weight; levels: steps that what it reads has.
         """
         entries = np.repeat(factors, self.squares.size // len(factors)).reshape(self.squares.shape)
         rows = self.rows * entries[:, None, :].astype(np.float32)
         steps = np.abs(rows).max(axis=2).astype(np.float64) / (2 ** (bits - 1) - 1)
         power = np.square(steps).sum(axis=1)
-        of_input = float(np.square((reach / factors).max() / LEVELS) * np.square(rows).sum(dtype=np.float64))
+        of_input = float(np.square((reach / factors).max() / levels) * np.square(rows).sum(dtype=np.float64))
         shares = [0.0]
         for squares in (self.squares, np.maximum(self.squares, self.squares.mean())):
             of_weight = float((power * (squares / np.square(entries)).sum(axis=1)).sum())
@@ -59,13 +59,15 @@ class ChannelReader:
         return max(shares)
 
 
-def quietest(readers: Sequence[ChannelReader], factors: Float, reach: Float, bits: float) -> Float:
+def quietest(
+    readers: Sequence[ChannelReader], factors: Float, reach: Float, bits: float, levels: int = LEVELS
+) -> Float:
     """The power of the factors with which all readers together make the least noise, the highest of those alike.
 
     Channels of like reach waste no steps of what is read. But the factors come back in the weights of the layers that
     read them, whose rows have one step each: where one channel reaches far beyond the others, that step is coarse for
     all, and the weights of those that are faint on the sample are lost. A depthwise Conv has a step a channel, and
-    loses nothing. factors, reach, bits: as of `ChannelReader.noise`.
+    loses nothing. factors, reach, bits, levels: as of `ChannelReader.noise`.
     """
     tried = [np.power(factors, power) for power in POWERS]
-    return min(tried, key=lambda chosen: sum(reader.noise(chosen, reach, bits) for reader in readers))
+    return min(tried, key=lambda chosen: sum(reader.noise(chosen, reach, bits, levels) for reader in readers))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
 from dfmpc_onnx.numerics.moments import clipped_gaussian
 
 Range = tuple[float, float]  # the least and the greatest value of a tensor
-QParams = tuple[np.float32, np.uint8 | np.uint16 | np.int8]  # scale and zero point
+QParams = tuple[np.float32, np.uint8 | np.uint16 | np.int8 | ml_dtypes.uint4 | ml_dtypes.int4]  # scale, zero point
 LEVELS = 255  # steps that 8 bits divide a range into
 LEVELS_16_BITS = 65535
 SIGNED_LEVELS = 127

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from dfmpc_onnx.graph.half_precision import HalfPrecision
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
+from dfmpc_onnx.numerics.few_levels import FewLevels
 from dfmpc_onnx.numerics.moments import ChannelMoments
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.pipeline.refusals import Reason
@@ -236,10 +237,19 @@ class MeasuredRanges:
     """The 0.01 and 99.99 percentile of tensors of the float network on the images it was run on, by name.
 
     reach: of the outputs of layers behind which no BatchNormalization stands, how far moments and weights let them go.
+    grids: of what the quantized network's layers read with few bits, the grids that lose least.
     """
 
     tensors: Mapping[str, tuple[float, float]]
     reach: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    grids: Mapping[str, FewLevels] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class FewBitGrids:
+    """The grids of the tensors, by name, that layers may read with fewer than 8 bits."""
+
+    tensors: Mapping[str, FewLevels]
 
 
 @dataclasses.dataclass(frozen=True)

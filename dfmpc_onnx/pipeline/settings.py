@@ -6,12 +6,12 @@ import dataclasses
 import fnmatch
 import re
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from dfmpc_onnx.errors import OptionError, shown
 from dfmpc_onnx.inputs.preprocess import Preprocess
 from dfmpc_onnx.pipeline.measured_noise import NOT_MEASURED, MeasuredNoise
-from dfmpc_onnx.pipeline.target_rules import Activations, Target
+from dfmpc_onnx.pipeline.target_rules import Activations, Target, with_few_bits
 from dfmpc_onnx.pipeline.targets import CPU_TARGET
 
 TERNARY: Literal["ternary"] = "ternary"
@@ -19,9 +19,11 @@ FLOAT: Literal["float"] = "float"
 ASKED = "as asked with --layer"  # why a layer has a width that the user gave it
 BitWidth = float | Literal["ternary"]  # 2 to 8, and what blocks of 5 and of 3 codes to a byte take
 WEIGHT_WIDTHS = ("1.6", "2", "2.67", "3", "4", "5", "6", "7", "8")  # as a user writes them
+ACTIVATION_WIDTHS: tuple[Activations, ...] = get_args(Activations)  # as a user writes them
 NUMBER = "|".join(re.escape(width) for width in sorted(WEIGHT_WIDTHS, reverse=True))
 LARGEST_BOUND = 1e8  # of an input: statistics measure nothing larger
-OPSET_OF_8_BITS, OPSET_OF_16_BITS = 13, 21  # whose Q/DQ take an axis; whose codes may have 16 bits
+OPSET_OF_8_BITS, OPSET_OF_OTHERS = 13, 21  # whose Q/DQ take an axis; whose codes may have 4 or 16 bits
+FEW_ACTIVATION_BITS = 4  # of activations where 8 bits may be too many
 REDUCED_BITS = 7  # 2 * 255 * 64 fits into 16 bits, 2 * 255 * 128 does not
 
 
@@ -72,28 +74,34 @@ class WeightBits:
 
 @dataclasses.dataclass(frozen=True)
 class LayerOverride:
-    """``GLOB=BITS``, ``GLOB=ternary`` or ``GLOB=float``: the width of the layers whose name matches."""
+    """``GLOB=BITS``, ``GLOB=ternary`` or ``GLOB=float``: the width of the layers whose name matches.
+
+    ``GLOB=BITS/ACTIVATIONS`` states the bits of what they read as well: 4, or 8 where others read fewer.
+    """
 
     pattern: str
     bits: BitWidth | Literal["float"]
+    reads: int | None = None
 
     @classmethod
     def parse(cls, text: str) -> LayerOverride:
         pattern, sign, bits = text.rpartition("=")
-        bits = bits.lower()
-        if not sign or not pattern or not re.fullmatch(rf"ternary|float|{NUMBER}", bits):
+        match = re.fullmatch(rf"(float)|(ternary|{NUMBER})(?:/(4|8))?", bits.lower())
+        if not sign or not pattern or match is None:
             raise OptionError(
-                f"layer '{text}': not understood; give GLOB=BITS (1.6, 2, 2.67, 3 to 8), GLOB=ternary or GLOB=float"
+                f"layer '{text}': not understood; give GLOB=BITS (1.6, 2, 2.67, 3 to 8), GLOB=ternary or GLOB=float, "
+                "and for what it reads GLOB=BITS/4 or GLOB=BITS/8"
             )
-        if bits == "ternary":
-            return cls(pattern, TERNARY)
-        return cls(pattern, FLOAT) if bits == "float" else cls(pattern, bit_number(bits))
+        reads = int(match[3]) if match[3] else None
+        if match[1]:
+            return cls(pattern, FLOAT)
+        return cls(pattern, TERNARY if match[2] == TERNARY else bit_number(match[2]), reads)
 
     def matches(self, name: str) -> bool:
         return fnmatch.fnmatchcase(name, self.pattern)
 
     def __str__(self) -> str:
-        return f"{self.pattern}={self.bits}"
+        return f"{self.pattern}={self.bits}" + (f"/{self.reads}" if self.reads else "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,12 +209,12 @@ def _size(text: str) -> tuple[int | None, float | None]:
 
 
 def parse_activations(text: str | int) -> Activations:
-    """Bits of the activations, 8, 16 or "none"; raises OptionError for anything else."""
-    known: dict[str, Activations] = {"8": "8", "16": "16", "none": "none"}
+    """Bits of the activations, 2 to 8, 16, "auto" or "none"; raises OptionError for anything else."""
     word = str(text).lower()
-    if word not in known:
-        raise OptionError(f"activations '{text}': not understood; give 8, 16 or none")
-    return known[word]
+    for known in ACTIVATION_WIDTHS:
+        if word == known:
+            return known
+    raise OptionError(f"activations '{shown(str(text))}': not understood; give 4, 8, 16, auto or none")
 
 
 def parse_input_shapes(items: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -249,7 +257,7 @@ class Settings:
     `Workspace.inputs`. by_hand: whether the user, and not the recipe, chose the weights or a layer's;
     activations_given: the same of the activations. reduce_range: whether 8-bit weights take 7 bits between quantized
     activations, whose products processors without VNNI add up in 16 bits, two by two. float16: whether what is not
-    quantized is written in float16, where it fits.
+    quantized is written in float16, where it fits. target: its rules, those `with_few_bits` where that is so.
     budget: what all weights together may take or cost.
     """
 
@@ -268,15 +276,26 @@ class Settings:
     target: Target = CPU_TARGET
     budget: WeightBudget = NO_BUDGET
 
+    def __post_init__(self) -> None:
+        if self.few_bits is not None:
+            object.__setattr__(self, "target", with_few_bits(self.target))
+
     @property
     def activation_bits(self) -> Literal[8, 16]:
-        """The bits of activations where they are quantized."""
+        """The bits of activations where they are quantized, and do not have few bits."""
         return 16 if self.activations == "16" else 8
+
+    @property
+    def few_bits(self) -> int | None:
+        """The bits, below 8, of what layers may read; None where all have `activation_bits`."""
+        if self.activations == "auto":
+            return FEW_ACTIVATION_BITS
+        return int(self.activations) if self.activations not in ("8", "16", "none") else None
 
     @property
     def lowest_opset(self) -> int:
         """The first opset whose QuantizeLinear gives such codes."""
-        return OPSET_OF_16_BITS if self.activations == "16" else OPSET_OF_8_BITS
+        return OPSET_OF_8_BITS if self.activations in ("8", "none") else OPSET_OF_OTHERS
 
     @property
     def limits_pairs(self) -> bool:

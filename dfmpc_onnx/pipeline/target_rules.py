@@ -6,7 +6,8 @@ from typing import Literal
 
 import msgspec
 
-Activations = Literal["8", "16", "none"]
+Activations = Literal["2", "3", "4", "5", "6", "7", "8", "16", "auto", "none"]
+LEAST_INTEGER_BITS = 8  # of activations that a runtime has integer kernels for
 LAYER_OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -92,6 +93,15 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     def packing_opset(self) -> int:
         """The opset whose types and tables weights may be stored in; 0, which has none, where they are plain int8."""
         return self.newest_opset if self.storage == "packed" else 0
+
+
+def with_few_bits(target: Target) -> Target:
+    """The rules of a target where activations have fewer bits than its integer kernels take.
+
+    Then floats are computed between: what a layer reads is rounded, and nothing else; biases stay in float, and no
+    kernel adds products in 16 bits.
+    """
+    return msgspec.structs.replace(target, between=False, fused_sums=False, bias="float", pairs_in_16_bits=False)
 
 
 NO_RULES = frozenset({"name", "summary", "takes", "ran", "not_run", "sources"})

@@ -1,12 +1,27 @@
-"""Scale and zero point of an activation as a target wants them, from its range."""
+"""Scale and zero point of an activation as a target wants them, from its range; of few bits, from its grid."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
+import ml_dtypes
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import numpy_helper
+from onnx_graphsurgeon.ir.tensor import LazyValues
+
+from dfmpc_onnx.graph.query import nodes_by_name
+from dfmpc_onnx.model.protos import op_of
+from dfmpc_onnx.numerics.arrays import Array
+from dfmpc_onnx.numerics.few_levels import FewLevels
 from dfmpc_onnx.numerics.ranges import QParams, power_of_two_qparams, signed_qparams, unsigned_qparams
+from dfmpc_onnx.pipeline.facts import FewBitGrids
 from dfmpc_onnx.pipeline.settings import Settings
+from dfmpc_onnx.pipeline.workspace import Workspace
+
+NARROW_TYPES = frozenset({"int4", "uint4"})  # of codes; numpy has none of them
 
 
 def activation_qparams(settings: Settings) -> Callable[[float, float], QParams]:
@@ -16,3 +31,36 @@ def activation_qparams(settings: Settings) -> Callable[[float, float], QParams]:
     if settings.target.signed:
         return signed_qparams
     return functools.partial(unsigned_qparams, bits=settings.activation_bits)
+
+
+def few_bit_qparams(workspace: Workspace, integer: Collection[str]) -> dict[str, QParams]:
+    """Scale and zero point of the tensors that layers read with few bits.
+
+    integer: the layers that read codes; a tensor that none of them reads has none.
+    """
+    found = workspace.find(FewBitGrids)
+    if workspace.settings.few_bits is None or found is None:
+        return {}
+    nodes = nodes_by_name(workspace.graph)
+    read = {nodes[name].inputs[0].name for name in integer}
+    return {name: qparams_of(grid) for name, grid in found.tensors.items() if name in read}
+
+
+def qparams_of(grid: FewLevels) -> QParams:
+    """Scale and zero point of a grid of 16 levels, in the type of its codes."""
+    kind = ml_dtypes.int4 if grid.lowest < 0 else ml_dtypes.uint4
+    return np.float32(grid.scale), kind(grid.zero_point)
+
+
+def rounds_to_4_bits(model: onnx.ModelProto) -> bool:
+    """Whether a QuantizeLinear of a model gives 4-bit codes."""
+    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    zeros = [node.input[2] for node in model.graph.node if op_of(node) == "QuantizeLinear" and len(node.input) > 2]
+    return any(kinds.get(name) in (onnx.TensorProto.UINT4, onnx.TensorProto.INT4) for name in zeros)
+
+
+def constant_of(name: str, values: Array) -> gs.Constant:
+    """An initializer of values of any type; graphsurgeon makes none of the narrow ones from numpy."""
+    if values.dtype.name in NARROW_TYPES:
+        return gs.Constant(name, LazyValues(numpy_helper.from_array(values, name)))
+    return gs.Constant(name, values)

@@ -37,6 +37,7 @@ STORAGE_TYPES = {
 # The first onnxruntime that surely loads a graph of an opset.
 LOADS_OPSET = {19: "1.16", 20: "1.17", 21: "1.18", 22: "1.21", 23: "1.23", 25: "1.24", 26: "1.31"}
 RUNTIMES = {13: "1.16", 21: "1.23", 25: "1.24"}  # the first onnxruntime that casts the types of an opset
+ROUNDS_TO_4_BITS = "1.19"  # the first onnxruntime whose QuantizeLinear gives such codes; 1.18 refuses them
 SPLITS = ((2,), (2, 1), (4,), (4, 1), (4, 2), (4, 2, 1))
 
 # What a decoding node and an initializer cost beside their values, with names of a few letters: the mean of written
@@ -236,7 +237,11 @@ def opset_for(chosen: Iterable[Form]) -> int:
     return max((form.opset for form in chosen), default=OLDEST_WITH_TABLES)
 
 
-def oldest_runtime(chosen: Iterable[Form], opset: int) -> str:
-    """The oldest onnxruntime that loads weights in these forms, in a graph of an opset."""
+def oldest_runtime(chosen: Iterable[Form], opset: int, *, few_bits: bool = False) -> str:
+    """The oldest onnxruntime that loads weights in these forms, in a graph of an opset.
+
+    few_bits: whether activations are rounded to 4 bits.
+    """
     loads = next((version for known, version in LOADS_OPSET.items() if opset <= known), LOADS_OPSET[max(LOADS_OPSET)])
-    return max(RUNTIMES[opset_for(chosen)], loads, key=lambda version: [int(part) for part in version.split(".")])
+    needed = [RUNTIMES[opset_for(chosen)], loads, *([ROUNDS_TO_4_BITS] if few_bits else [])]
+    return max(needed, key=lambda version: [int(part) for part in version.split(".")])

@@ -11,6 +11,7 @@ from onnx import TensorProto
 from dfmpc_onnx.model.protos import initializers, makers, op_of
 from dfmpc_onnx.numerics.granularity import PerAxis
 from dfmpc_onnx.numerics.saturation import Neighbours, neighbours, neighbours_of_conv, worst_pairs
+from dfmpc_onnx.qdq.activation_grids import rounds_to_4_bits
 from dfmpc_onnx.qdq.decode_chains import DecodeChain, DecodeChains
 
 
@@ -18,8 +19,11 @@ def stored_pairs(model: onnx.ModelProto) -> dict[str, int]:
     """Of each layer between uint8 activations the largest of its `pair_sums`, by the name of its node.
 
     Layers of the main graph whose codes this package has written, or that are plain int8; not depthwise Convs, whose
-    kernels add in 32 bits. A layer whose codes are damaged is left out.
+    kernels add in 32 bits. A layer whose codes are damaged is left out. Between activations of 4 bits nothing is
+    added in integers, so there is none.
     """
+    if rounds_to_4_bits(model):
+        return {}
     chains, made, held = DecodeChains(model.graph), makers(model.graph.node), initializers(model.graph)
     found = {}
     for node in model.graph.node:

@@ -83,6 +83,7 @@ class Rebuilder:
         self._rounds_biases = settings.target.bias == "int8" and settings.activations != "none"
         self._tell = workspace.progress.layer
         self._seed = workspace.settings.seed
+        self._rounds_inputs = workspace.settings.few_bits is not None
         self.rules = GridRules.of(workspace.settings.target)
         self.ranges: dict[str, tuple[float, float]] = {}
         self.reach = LayerReach(workspace.graph, layers)
@@ -206,6 +207,8 @@ class Rebuilder:
         """The weight to round."""
         if self._options.compensate == "none" or moments.same or layer.depthwise:
             return rows
+        if self._rounds_inputs:
+            return rows  # the error is noise of rounding: the fit weakens what barely shows beside it on the images
         if moments.count < FEWEST_PATCHES:
             return rows  # a fit to a handful of patches is a fit to nothing else
         if self._options.compensate == "full":

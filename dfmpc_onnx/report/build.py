@@ -100,6 +100,11 @@ def _advice(settings: Settings) -> tuple[str, ...]:
         return (
             f"the {settings.target.name} provider has no integer Conv: 8-bit activations are slower there than float",
         )
+    if settings.few_bits is not None:
+        return (
+            f"onnxruntime has no kernels for {settings.few_bits}-bit activations: what reads them runs in float, no "
+            "faster than in the float model",
+        )
     return ()
 
 
@@ -125,7 +130,7 @@ def _layer_reports(workspace: Workspace) -> tuple[LayerReport, ...]:
                 refused=bits.why if bits.bits == FLOAT else None,
                 stored_bits=packed.get(layer.name, 32),
                 ternary=weight.ternary if weight else False,
-                integer=layer.name in integer,
+                integer=layer.name in integer and workspace.settings.few_bits is None,
                 weights=layer.size,
                 why=bits.why,
                 refused_code=bits.code if bits.bits == FLOAT else None,

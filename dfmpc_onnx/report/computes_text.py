@@ -21,6 +21,7 @@ WHY_FLOAT = {
     "codes-too-wide": "the codes do not fit the integer type",
 }
 ACTIVATIONS_FLOAT = "activations are not quantized"
+NO_KERNEL = "onnxruntime has no kernels for codes of so few bits"
 OTHER = "no other form is known"
 
 
@@ -28,9 +29,10 @@ def why_float(report: Report) -> dict[str, str]:
     """Why each layer with integer weights that computes in float does, by its name."""
     if report.activations == "none":
         return {layer.name: ACTIVATIONS_FLOAT for layer in report.layers if layer.bits != 32 and not layer.integer}
+    few = report.activations not in ("8", "16")
     codes = {refusal.site: refusal.code for refusal in report.refusals if refusal.code in WHY_FLOAT}
     floats = [layer.name for layer in report.layers if layer.bits != 32 and not layer.integer]
-    return {name: WHY_FLOAT.get(codes.get(name, ""), OTHER) for name in floats}
+    return {name: WHY_FLOAT.get(codes.get(name, ""), NO_KERNEL if few else OTHER) for name in floats}
 
 
 def computes_in(report: Report) -> str:

@@ -66,6 +66,9 @@ class ImageStreams:
         self._graph = graph
         self._positions = positions
         self._generator = np.random.default_rng(seed)
+        # What a layer of the quantized network reads of a tensor; the tensor itself where None.
+        self.rounding: Callable[[str, Float32], Float32] | None = None
+        self._rounded: tuple[str, Both] | None = None  # of the last layer, which asks twice
         # What the outputs lose is asked for at the end: until then they live.
         self._compared = compared_tensors(graph).tensors
         self._sessions = NodeSessions()
@@ -92,7 +95,7 @@ class ImageStreams:
 
     def patch_moments(self, node: gs.Node) -> PatchMoments:
         """Of patches at positions that both streams share."""
-        x = self.live[node.inputs[0].name]
+        x = self._layer_input(node)
         _check_entries(node, x.plain)
         width = int(np.prod(node.inputs[1].shape[1:])) * int(node.attrs.get("group", 1)) if op_of(node) == "Conv" else 1
         count = min(self._positions, max(PATCH_VALUES // width, 1000))
@@ -112,6 +115,7 @@ class ImageStreams:
         if weight_hat is None:
             return self.other(node)[0]
         inputs = {t.name: self._read(node, t.name) for t in reads(node)}
+        inputs[node.inputs[0].name] = self._layer_input(node)
         plain = self.run(node, {name: x.plain for name, x in inputs.items()}, weight)
         hat = self.run(node, {name: x.hat for name, x in inputs.items()}, weight_hat)
         return Both(plain[0], hat[0])
@@ -199,6 +203,17 @@ class ImageStreams:
             if isinstance(both.plain, np.ndarray) and both.plain.dtype.kind == "f" and both.plain.size
             if np.isfinite(both.plain).all()
         ]
+
+    def _layer_input(self, node: gs.Node) -> Both:
+        """What a layer reads, in the quantized network as `rounding` makes it."""
+        name = node.inputs[0].name
+        both = self._read(node, name)
+        if self.rounding is None or both.hat.dtype != np.float32:
+            return both
+        if self._rounded is None or self._rounded[0] != node.name:
+            hat = self.rounding(name, np.asarray(both.hat, np.float32))
+            self._rounded = node.name, both if hat is both.hat else Both(both.plain, hat)
+        return self._rounded[1]
 
     def _read(self, node: gs.Node, name: str) -> Both:
         if name not in self.live:

@@ -21,6 +21,7 @@ from dfmpc_onnx.pipeline.facts import Codes, FloatStatistics, Layer, Layers, Mea
 from dfmpc_onnx.pipeline.manager import Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.pipeline.shared_weights import layers_of_one_weight
 from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.quantization.few_bit_channels import level_channels
 from dfmpc_onnx.quantization.layer_reach import LayerReach, ReachOfLayers, to_rows
 from dfmpc_onnx.statistics.batch_axis import statistics_batch
 from dfmpc_onnx.statistics.image_streams import ImageStreams
@@ -72,10 +73,11 @@ class EqualizeChannels(Pass[EqualizeChannelsOptions]):
         # Of a weight that others read too, other values here would be a second set of codes.
         shared = {layer.name for group in layers_of_one_weight(workspace) for layer in group}
         layers = {layer.name: layer for layer in workspace.get(Layers).quantizable if layer.name not in shared}
+        leveled = level_channels(workspace, layers, settings.few_bits) if settings.few_bits is not None else []
         bare = {name for name, layer in layers.items() if layer.op == "Conv" and layer.batch_norm is None}
         groups = joined_channels(graph, bare)
         if not groups:
-            return PassResult(self.name, notes=("no channels stand between Convs alone",))
+            return PassResult(self.name, tuple(leveled), notes=("no channels stand between Convs alone",))
         reach = LayerReach(graph, layers)
         try:
             batch = statistics_batch(graph, workspace.inputs, settings.seed, self.options.images)
@@ -85,7 +87,7 @@ class EqualizeChannels(Pass[EqualizeChannelsOptions]):
         except ModelError as error:
             why = f"how far its channels reach cannot be measured: {error}"
             return PassResult(self.name, refusals=(Refusal("model", why, "outputs-not-comparable"),))
-        names, rewrites = Namer(graph), []
+        names, rewrites = Namer(graph), leveled
         for group in groups:
             far = _reach(graph, group, reach)
             factors = reach_factors(far) if far is not None else None

@@ -33,10 +33,11 @@ from dfmpc_onnx.numerics.ranges import (
     skewed_range,
     without_room,
 )
-from dfmpc_onnx.pipeline.facts import Codes, Layers, MeasuredRanges, Ranges
+from dfmpc_onnx.pipeline.facts import Codes, FewBitGrids, Layers, MeasuredRanges, Ranges
 from dfmpc_onnx.pipeline.manager import Pass, PassResult, Refusal
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.added_numbers import multiplies_by_codes
+from dfmpc_onnx.quantization.input_grids import few_bit_grids
 from dfmpc_onnx.quantization.layer_reach import reach_by_moments
 from dfmpc_onnx.statistics.averaged_vectors import averaged_vectors
 from dfmpc_onnx.statistics.gated_ranges import cap_gated
@@ -71,6 +72,9 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
     fill such bounds counts where it reaches further than BatchNormalizations say. A cubic Resize overshoots what it
     reads by at most 0.445 of its range, which is what its kernel's negative weights add up to.
 
+    What layers may read with fewer than 8 bits has a grid beside its range: that of least squared error, for the values
+    that the quantized network gave on the images, or for channels that are Gaussians of known moments.
+
     Requires: codes (the quantized network's BatchNormalizations count, not the float one's), and BN not yet folded.
 
     Refuses when: an operator has no rule; the layers on both sides then compute in float, with integer weights.
@@ -81,11 +85,12 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
     name = "estimate_ranges"
     Options = EstimateRangesOptions
     requires: ClassVar = (Codes, Layers)
-    provides: ClassVar = (Ranges,)
+    provides: ClassVar = (Ranges, FewBitGrids)
 
     def run(self, workspace: Workspace) -> PassResult:
         if workspace.settings.activations == "none":
             workspace.put(Ranges({}))
+            workspace.put(FewBitGrids({}))
             return PassResult(self.name, notes=("activations stay in float: no ranges needed",))
         known, unknown = propagate(workspace.graph, workspace.inputs)
         found = workspace.find(MeasuredRanges) or MeasuredRanges({})
@@ -110,6 +115,7 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
             exact = bounded | {spec.name for spec in workspace.inputs if spec.is_picture or spec.range is not None}
             ranges.update({name: without_room(range_) for name, range_ in ranges.items() if name not in exact})
         workspace.put(Ranges(ranges))
+        workspace.put(FewBitGrids(few_bit_grids(workspace, known, found.grids)))
         refusals = tuple(
             Refusal(name, reason, "moments-unknown")
             for name, reason in unknown.items()

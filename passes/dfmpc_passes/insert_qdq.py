@@ -28,7 +28,7 @@ from dfmpc_onnx.pipeline.refusals import Reason
 from dfmpc_onnx.pipeline.settings import Settings
 from dfmpc_onnx.pipeline.target_rules import Target
 from dfmpc_onnx.pipeline.workspace import Workspace
-from dfmpc_onnx.qdq.activation_grids import activation_qparams
+from dfmpc_onnx.qdq.activation_grids import activation_qparams, constant_of, few_bit_qparams
 from dfmpc_onnx.qdq.added_numbers import quantize_numbers, quantize_operands
 from dfmpc_onnx.qdq.beside_integers import (
     guard_float_layers,
@@ -36,7 +36,9 @@ from dfmpc_onnx.qdq.beside_integers import (
     keep_from_relu,
     move_float,
     pad_codes,
+    part_from_quantizers,
     pool_floats,
+    read_beside_layers,
     read_float,
 )
 from dfmpc_onnx.qdq.decoder import fits_int8, integer_scale
@@ -108,8 +110,9 @@ class InsertQDQ(Pass[NoOptions]):
         qparams = activation_qparams(settings)
         kind = qparams(0.0, 0.0)[1].dtype
         given = quantized_before(graph, kind)
+        few = few_bit_qparams(workspace, sites.layers)
         parameters: Parameters = {
-            name: given.get(name) or qparams(*ranges[like]) for name, like in sites.tensors.items()
+            name: given.get(name) or few.get(name) or qparams(*ranges[like]) for name, like in sites.tensors.items()
         }
         _give_scales_of(target, workspace, sites.layers)
         with_bias = sites.layers if target.bias == "int32" else frozenset[str]()
@@ -155,8 +158,12 @@ def _fit_neighbours(
         keep_from_relu(graph, integer, names)
         return guard_float_layers(graph, layers, integer, names)
     kept = read_float(graph, layers, integer, own)
+    if settings.few_bits is not None:
+        read_beside_layers(graph, integer, own)
     move_float(graph, own)
     keep_from_gemm(graph, integer, names)
+    if settings.few_bits is not None and settings.target.quantizers == "qdq":
+        part_from_quantizers(graph, names)
     return kept
 
 
@@ -239,9 +246,9 @@ def _insert(graph: gs.Graph, parameters: Parameters, names: Namer) -> None:
     shared: dict[tuple[str, bytes], gs.Constant] = {}
 
     def once(stem: str, value: np.generic) -> gs.Constant:
-        key = (value.dtype.str, value.tobytes())
+        key = (value.dtype.name, value.tobytes())
         if key not in shared:
-            shared[key] = gs.Constant(names(stem), np.array(value))
+            shared[key] = constant_of(names(stem), np.array(value))
         return shared[key]
 
     for index, (name, (scale, zero)) in enumerate(parameters.items()):

@@ -85,7 +85,9 @@ class PackWeights(Pass[NoOptions]):
         normalized = workspace.find(Normalized)
         if normalized is not None and normalized.half is not None:
             restore(graph, normalized.half)
-        workspace.put(Packed(sizes, widths, oldest_runtime((forms[name] for name in sizes), graph.opset)))
+        few = workspace.settings.few_bits is not None
+        oldest = oldest_runtime((forms[name] for name in sizes), graph.opset, few_bits=few)
+        workspace.put(Packed(sizes, widths, oldest))
         return PassResult(self.name, tuple(rewrites), split)
 
 

@@ -11,10 +11,12 @@ from dfmpc_onnx.pipeline.refusals import Reason
 from dfmpc_onnx.pipeline.settings import FLOAT
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.quantization.image_count import images_needed
+from dfmpc_onnx.quantization.input_grids import InputGrids
 from dfmpc_onnx.quantization.layer_rebuilder import Rebuilder, ReconstructLayersOptions
 from dfmpc_onnx.quantization.pooled_uses import pool_uses
 from dfmpc_onnx.quantization.statistics_source import statistics_source
 from dfmpc_onnx.statistics.engines import registration
+from dfmpc_onnx.statistics.image_streams import ImageStreams
 from dfmpc_onnx.statistics.walk import GraphWriter, walk
 
 
@@ -31,6 +33,10 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
     Layers that read one weight get one set of codes, rounded once: H is the mean of theirs in the float network, each
     scaled to a mean square of 1. W stays as it is there, since what undoes the error in front of one use would be an
     error in another; biases and BatchNormalizations are corrected for each use.
+
+    Where layers read fewer than 8 bits, they read them here, on grids made from what the quantized network gives: H and
+    BatchNormalizations then hold the noise of rounding. W stays as it is, for the fit would weaken whatever barely
+    shows beside that noise on the images.
 
     With statistics = "gaussian" the moments come from covariance functions instead: no image, no run of the network.
 
@@ -64,15 +70,26 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
         images = self.options.images or (images_needed(workspace) if self.reads_images() else 0)
         source = statistics_source(workspace, self.options.statistics, images)
         engine = source.engine()
+        grids = _rounds_inputs(workspace, engine)
         rebuilder = Rebuilder(workspace, self.options, layers, dict(plan))
         rebuilder.ranges.update(source.ranges)
         rebuilder.pooled = pool_uses(workspace, self.options, layers, plan, source.engine)
         workspace.put(Codes({}))
         wanted = frozenset(name for name in layers if plan[name].bits != FLOAT)
         walk(workspace.graph, engine, rebuilder, wanted, GraphWriter(workspace.graph, workspace.set_weight))
-        workspace.put(MeasuredRanges(rebuilder.ranges, rebuilder.reach.bounds))
+        workspace.put(MeasuredRanges(rebuilder.ranges, rebuilder.reach.bounds, grids.found if grids else {}))
         warnings = source.warnings
         if workspace.settings.by_hand:
             warnings = (*warnings, *rebuilder.warnings(self.options.threshold))
-        notes = (source.note(engine.live.peak),)
+        notes = (source.note(engine.live.peak), *(grids.notes if grids else ()))
         return PassResult(self.name, tuple(rebuilder.rewrites), tuple(rebuilder.refusals), notes, warnings)
+
+
+def _rounds_inputs(workspace: Workspace, engine: object) -> InputGrids | None:
+    """Let the layers of the quantized network read few bits, where they shall and the engine has values to round."""
+    bits = workspace.settings.few_bits
+    if bits is None or not isinstance(engine, ImageStreams):
+        return None
+    grids = InputGrids(workspace, bits)
+    engine.rounding = grids.rounded
+    return grids

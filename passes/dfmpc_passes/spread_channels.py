@@ -53,6 +53,8 @@ class SpreadChannels(Pass[SpreadChannelsOptions]):
         settings = workspace.settings
         if settings.activations == "none":
             return PassResult(self.name, notes=("activations stay in float",))
+        if settings.few_bits is not None:
+            return PassResult(self.name, notes=("few bits have grids of their own",))
         if not GridRules.of(settings.target).leaves_free("Conv"):
             return PassResult(self.name, notes=("the target has no scale a channel",))
         nodes, codes = nodes_by_name(workspace.graph), workspace.codes()

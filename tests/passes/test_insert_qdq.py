@@ -1,10 +1,14 @@
 import dataclasses
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 from onnx import helper
+from onnx.reference import ReferenceEvaluator
 
 import dfmpc_onnx
+from dfmpc_onnx.graph.exchange import to_model
 from dfmpc_onnx.pipeline.facts import Codes, Placement
 from tests import graphs
 
@@ -394,3 +398,35 @@ def test_a_layer_in_front_of_codes_of_another_type_computes_in_integers(kind, tm
     found = {layer.name: layer.integer for layer in dfmpc_onnx.inspect(tmp_path / "q.onnx").quantized_layers}
     assert found == {layer.name: layer.integer for layer in report.layers}
     assert found["conv1"]
+
+
+def test_few_bits_are_for_what_inner_layers_read_and_sums_read_floats():
+    space, _ = inserted(graphs.residual(), activations="4")
+    wiring = graphs.wiring(space.graph)
+    assert [line for line in wiring if "Max(" in line or "Add(" in line or "Linear(" in line] == [
+        "a0.q = QuantizeLinear(x, a0.scale, a0.zp)",
+        "a0 = DequantizeLinear(a0.q, a0.scale, a0.zp)",
+        "a1.q.float = Max(relu1)",
+        "a1.q = QuantizeLinear(a1.q.float, a1.scale, a1.zp)",
+        "a1 = DequantizeLinear(a1.q, a1.scale, a1.zp)",
+        "a2.q.float = Max(relu2)",
+        "a2.q = QuantizeLinear(a2.q.float, a2.scale, a1.zp)",
+        "a2 = DequantizeLinear(a2.q, a2.scale, a1.zp)",
+        "add1 = Add(norm3, relu1)",
+        "a3.q = QuantizeLinear(flatten1, a3.scale, a3.zp)",
+        "a3 = DequantizeLinear(a3.q, a3.scale, a3.zp)",
+    ]
+    kinds = {name: graphs.values(space.graph, f"{name}.zp").dtype.name for name in ("a0", "a1", "a3")}
+    assert kinds == {"a0": "uint8", "a1": "uint4", "a3": "uint8"}
+    assert space.get(Placement).integer == {"conv1", "conv2", "conv3", "gemm1"}
+
+
+@pytest.mark.parametrize("network", [name for name in graphs.ALL if name != "gemm_tail_plain"])
+def test_onnxruntime_optimizes_codes_of_4_bits_to_nothing_that_it_cannot_run(network):
+    make = graphs.ALL[network]
+    graph = whole(make(), activations="4")
+    x, proto, options = graphs.input_of(make()), to_model(graph), onnxruntime.SessionOptions()
+    onnx.checker.check_model(proto, full_check=True)
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    assert graphs.relative(session.run(None, {"x": x}), graphs.run(graph, x)) < 1e-4
+    assert graphs.relative(ReferenceEvaluator(proto).run(None, {"x": x}), graphs.run(graph, x)) < 1e-4

@@ -153,7 +153,7 @@ def test_what_sizes_alone_decide_is_folded_and_not_named() -> None:
 
 
 def test_other_targets_take_8_bits_alone() -> None:
-    with pytest.raises(OptionError, match="activations 16: cpu takes 8 bits; give one of these, or none"):
+    with pytest.raises(OptionError, match="activations 16: cpu takes 4 or 8 bits; give one of these, or none"):
         dfmpc_onnx.quantize(graphs.chain(), None, activations=16)
 
 

@@ -49,7 +49,7 @@ def message(text):
         ('weights = "2/6"', 'weights = "2/6"\nwieghts = "4"', "mine.toml:3: unknown key 'wieghts'"),
         ('weights = "2/6"', "weights = 6", "mine.toml:2: expected 'str', got 'int' at 'weights'"),
         ('weights = "2/6"', 'weights = "9"', "mine.toml:2: weights '9': not understood; give LOW/HIGH"),
-        ("activations = 8", "activations = 4", "mine.toml:3: activations '4': not understood"),
+        ("activations = 8", "activations = 12", "mine.toml:3: activations '12': not understood"),
         ('summary = "an example"\n', "", "missing key 'summary'"),
         (
             'use = "compensate"',

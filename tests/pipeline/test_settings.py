@@ -79,8 +79,8 @@ def test_activations():
     assert parse_activations("8") == parse_activations(8) == "8"
     assert parse_activations("none") == parse_activations("None") == "none"
     assert parse_activations("16") == parse_activations(16) == "16"
-    for wrong in ("4", "nan", "", 32):
-        with pytest.raises(OptionError, match="give 8, 16 or none"):
+    for wrong in ("1", "9", "nan", "", 32):
+        with pytest.raises(OptionError, match="give 4, 8, 16, auto or none"):
             parse_activations(wrong)
 
 

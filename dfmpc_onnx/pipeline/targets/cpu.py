@@ -5,7 +5,7 @@ from __future__ import annotations
 from dfmpc_onnx.pipeline.target_rules import RULES, RuleSource, Target
 
 FUSION = RuleSource(
-    ("activations", "activation_bits", "activation_type", "between", "fused_sums", "float_operators", "bias"),
+    ("activations", "activation_type", "between", "fused_sums", "float_operators", "bias"),
     "Quantize ONNX models (onnxruntime): U8S8 on x86, and the QDQ patterns that its CPU provider fuses",
     "https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html",
 )
@@ -24,5 +24,6 @@ CPU = Target(
     takes="onnxruntime 1.24 or newer on a processor",
     ran="onnxruntime 1.31 and 1.32 on x86-64 with VNNI; 1.32 with AVX2 alone, emulated: the same numbers",
     sources=(FUSION, KERNELS, MEASURED),
+    activation_bits=(4, 8),
     pairs_in_16_bits=True,
 )

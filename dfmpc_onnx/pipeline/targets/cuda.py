@@ -23,5 +23,6 @@ CUDA = msgspec.structs.replace(
         ),
     ),
     activations="none",
+    activation_bits=(8,),
     pairs_in_16_bits=False,
 )

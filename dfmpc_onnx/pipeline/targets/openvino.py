@@ -15,4 +15,5 @@ OPENVINO = msgspec.structs.replace(
     not_run="on a GPU or an NPU of Intel; by the plug-in onnxruntime-ep-openvino 1.8.1, which registers with "
     "onnxruntime 1.32 and finds no device on a processor of AMD",
     pairs_in_16_bits=False,
+    activation_bits=(8,),
 )

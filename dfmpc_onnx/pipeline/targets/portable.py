@@ -21,6 +21,7 @@ PORTABLE = msgspec.structs.replace(
             "https://onnxruntime.ai/docs/reference/compatibility.html",
         ),
     ),
+    activation_bits=(8,),
     newest_opset=13,
     highest_opset=19,
 )

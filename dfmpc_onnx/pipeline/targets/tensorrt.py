@@ -18,8 +18,8 @@ TENSORRT = msgspec.structs.replace(
     sources=sources_with(
         CPU,
         RuleSource(
-            ("activation_type", "scales"),
-            "Working with Quantized Types (TensorRT): symmetric int8, zero points 0",
+            ("activation_type", "activation_bits", "scales"),
+            "Working with Quantized Types (TensorRT): symmetric int8, zero points 0; int4 for weights alone",
             f"{TENSORRT_DOCS}/work-with-quantized-types.html",
         ),
         RuleSource(
@@ -50,6 +50,7 @@ TENSORRT = msgspec.structs.replace(
         ),
     ),
     activation_type="int8",
+    activation_bits=(8,),
     pairs_in_16_bits=False,
     float_type="float16",
     bias="float",

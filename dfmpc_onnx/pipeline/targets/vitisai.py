@@ -17,7 +17,7 @@ VITISAI = msgspec.structs.replace(
     sources=sources_with(
         CPU,
         RuleSource(
-            ("activation_type", "scales", "per_channel", "bias"),
+            ("activation_type", "activation_bits", "scales", "per_channel", "bias"),
             "Vitis (MQBench): 8 bits, one symmetric scale a tensor, powers of two, for weights, biases and activations",
             "https://mqbench.readthedocs.io/en/latest/user_guide/hardware/vitis.html",
         ),
@@ -33,6 +33,7 @@ VITISAI = msgspec.structs.replace(
         ),
     ),
     activation_type="int8",
+    activation_bits=(8,),
     scales="power-of-two",
     pairs_in_16_bits=False,
     per_channel=(),

@@ -24,5 +24,6 @@ WEBGPU = msgspec.structs.replace(
         ),
     ),
     activations="none",
+    activation_bits=(8,),
     pairs_in_16_bits=False,
 )
