@@ -148,7 +148,7 @@ def _finish(
     runs = as_model(taken, results)
     result = runs
     if settings.target.quantizers == "qonnx":  # onnxruntime has no such nodes, so what is compared is translated back
-        result = to_qonnx(runs)
+        result = to_qonnx(runs, settings.few_bits)
         runs = from_qonnx(result, source.label)
     size = size_of(result)
     found = ClosingCheck()

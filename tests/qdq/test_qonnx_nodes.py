@@ -194,6 +194,21 @@ def test_what_is_behind_a_relu_has_7_bits_without_sign():
     assert kinds == {(7, 0)}
 
 
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_inner_layers_read_as_few_bits_as_asked_for(bits):
+    options = {"recipe": "int8", "target": "qonnx", "preprocess": "unit", "check": False}
+    made = dfmpc_onnx.quantize(network(), None, activations=str(bits), **options).model
+    held = {t.name for t in made.graph.initializer}
+    read = [name for name, node in quants(made).items() if node.input[0] not in held]
+    widths = [bits_of(made, name)[0] for name in read]
+    assert widths.count(bits) >= 2 and set(widths) == {bits, 8}
+    if importlib.util.find_spec("qonnx") is not None:
+        x = graphs.input_of(made)
+        found, names = executed(made, {"x": x}), list(quants(made))
+        for name, values in zip(names, tensors_by_nodes(from_qonnx(made, "m"), names, {"x": x}), strict=True):
+            np.testing.assert_array_equal(values, found[name], name)
+
+
 def one_node(op="Quant", bits=4.0, **attributes):
     inputs = ["x", "scale", "zero", "bits"] if op != "BipolarQuant" else ["x", "scale"]
     node = helper.make_node(op, inputs, ["y"], name="q", domain=QONNX_DOMAIN, **attributes)
