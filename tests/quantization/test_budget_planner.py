@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -66,6 +67,15 @@ def test_an_impossible_size_names_the_smallest() -> None:
         planner.plan(WeightBudget(size=500, other_bytes=0), 0.01)
     # As long as the rest of the file is but estimated, the smallest plan tells more than a refusal.
     assert planner.plan(WeightBudget(size=500), 0.01)[0] == planner.smallest
+
+
+@pytest.mark.parametrize(("channels", "taken"), [(120, False), (480, True)])
+def test_a_codebook_whose_table_takes_more_than_it_saves_is_done_without(channels: int, taken: bool) -> None:
+    plain = dataclasses.replace(table([1.0] * 3, [channels] * 3), opset=13)
+    runs = tuple(16 if width == 3 else 0 for width in WIDTHS)
+    blocks = dataclasses.replace(plain, rows=tuple(dataclasses.replace(row, runs=runs) for row in plain.rows))
+    found, kept = BudgetPlanner(blocks).plan(NO_BUDGET, 3 * 4.0**-3)
+    assert kept and (found.widths == (3, 3, 3)) == taken and (3 in found.widths) == taken
 
 
 def test_without_a_budget_the_recipes_damage_counts_floor_included() -> None:
