@@ -52,31 +52,27 @@ class BudgetPlanner:
         Raises OptionError, with the smallest possible size, where a size or mean is impossible; of a size only where
         the rest of the file is known from one that was built, else the smallest plan is given.
         """
+        if budget.mean_bits is not None and budget.size is None:
+            return self._within_mean(budget.mean_bits, budget.min_sqnr)
+        found, kept = self._whole(budget, damage)
+        table = self.table
+        # What a codebook's table takes stands in no row: without it the rows may be larger, and the file smaller.
+        for width in _widths_of_blocks(table, found) if kept else ():
+            try:
+                other, fits = BudgetPlanner(_without_blocks(table, width), self._most_float)._whole(budget, damage)
+            except OptionError:  # a size that needs them
+                continue
+            if fits and (other.size < found.size if budget.size is None else other.damage < found.damage):
+                found, table = other, _without_blocks(table, width)
+        return found, kept
+
+    def _whole(self, budget: WeightBudget, damage: float) -> tuple[WeightPlan, bool]:
+        """As `plan`, a budget of bytes or damage, with all that the table allows."""
         if budget.size is not None:
             return self._within_size(budget.size, budget)
-        if budget.mean_bits is not None:
-            return self._within_mean(budget.mean_bits, budget.min_sqnr)
         wanted = damage if budget.min_sqnr is None else self.table.noise.damage_at(budget.min_sqnr)
-        found = self._within_damage(wanted)
-        return (self._with_tables_that_pay(found, wanted), True) if found is not None else (self.best, False)
-
-    def _within_damage(self, wanted: float) -> WeightPlan | None:
-        """The rows of fewest bytes that together do at most so much damage; None where all do more."""
         found = self._front.within_damage(wanted - self.table.floor)
-        return None if found is None else self._as_plan(found)
-
-    def _with_tables_that_pay(self, plan: WeightPlan, wanted: float) -> WeightPlan:
-        """The plan, or one of a smaller file that does without some codebooks.
-
-        What a table takes stands in no row: without it the rows may be larger, and the file smaller.
-        """
-        table = self.table
-        for width in _widths_of_blocks(table, plan):
-            fewer = _without_blocks(table, width)
-            other = BudgetPlanner(fewer, self._most_float)._within_damage(wanted)
-            if other is not None and other.size < plan.size:
-                plan, table = other, fewer
-        return plan
+        return (self._as_plan(found), True) if found is not None else (self.best, False)
 
     @property
     def best(self) -> WeightPlan:

@@ -24,11 +24,11 @@ from dfmpc_onnx.pipeline.facts import Layer, LayerBits
 from dfmpc_onnx.pipeline.manager import Figure, Refusal, Rewrite
 from dfmpc_onnx.pipeline.settings import FLOAT, BitWidth
 from dfmpc_onnx.pipeline.shared_weights import layers_of_one_weight
-from dfmpc_onnx.pipeline.weight_plan import PlannedWidths, StatedWidths
+from dfmpc_onnx.pipeline.weight_plan import PlannedWidths
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.int8_biases import int8_bias_grid
 from dfmpc_onnx.qdq.kernel_pairs import LIMITED_OUTPUTS, neighbours_of
-from dfmpc_onnx.quantization.codebook_tables import BLOCKS, NetworkTables, blocks_of_plan
+from dfmpc_onnx.quantization.codebook_tables import NetworkTables, blocks_of_plan
 from dfmpc_onnx.quantization.grid_rules import GridRules
 from dfmpc_onnx.quantization.layer_reach import LayerReach, only_norms_read, to_rows
 from dfmpc_onnx.quantization.rounding_task import FEWEST_PATCHES, Measure, PooledUses, Task
@@ -105,8 +105,6 @@ class Rebuilder:
         self._shared: dict[str, QuantizedWeight] = {}
         widths = {name: plan[name].bits for name in layers}
         planned = blocks_of_plan(workspace.find(PlannedWidths))
-        if workspace.find(StatedWidths) is not None:  # a plan file has weighed them, and says widths alone
-            planned = frozenset(BLOCKS[width] for width in widths.values() if width in BLOCKS)
         self._tables = NetworkTables(self._graph, layers.values(), self.rules, widths, planned)
 
     def warnings(self, threshold: float) -> tuple[str, ...]:
