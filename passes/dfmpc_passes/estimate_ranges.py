@@ -63,8 +63,8 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
     Why: behind a BatchNormalization a channel is N(beta, gamma^2) up to its shape, so mean +- 8 deviations, through the
     activation, holds all but rare outliers. Where it normalizes what a Relu has cut the tail is longer: 4 deviations of
     the Gaussian that had these moments when it was cut. What is added of such outputs, with no activation between,
-    reaches at most 8 deviations of the sum, whose variances add, or 4 if all parts varied together: what lies beyond are
-    a few positions whose channels saturate behind it. Elsewhere 1.5 times the 0.01 and 99.99 percentile on procedural
+    reaches at most 8 deviations of the sum, whose variances add, or 4 if all parts varied together: beyond lie a few
+    positions whose channels saturate behind it. Elsewhere 1.5 times the 0.01 and 99.99 percentile on procedural
     images count where they were measured, twice for vectors, three times for what Convs make maps of scores of: a
     picture of a thing excites what has learnt it more than one of nothing does, the more the deeper. Where nothing was
     measured, propagated moments count: a sum adds means and variances. Behind the last layers, and for averages over a
