@@ -59,7 +59,7 @@ class Deadline:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the user must hear: what more time would have gone to."""
+        """One warning of how long the run took and what was cut short; none where nothing was."""
         if not self._cut:
             return ()
         took = self.now() - self._began

@@ -19,10 +19,10 @@ VALUES_OF_A_HISTOGRAM = 2**18  # of a tensor, for its histogram
 
 
 def tensors_of_few_bits(workspace: Workspace) -> frozenset[str]:
-    """The tensors that no layers read but inner ones: what the first reads, and those of the outputs, keeps 8 bits.
+    """The tensors that inner layers alone read: what the first layer and those in front of an output read keeps 8 bits.
 
-    So it is in the papers on activations of 4 bits; what the user asks for a layer counts before that. Whoever else
-    reads such a tensor, as a sum, reads it in float.
+    The papers on activations of 4 bits do the same. What the user states for a layer goes first. Operators that are no
+    layers, such as sums, read such a tensor in float.
     """
     graph = workspace.graph
     nodes, tail = nodes_by_name(graph), tail_tensors(graph)
@@ -49,7 +49,7 @@ def _asked_for_few(workspace: Workspace) -> frozenset[str]:
 
 
 class InputGrids:
-    """Grids of what layers read, each made of the first values that come by: those of the quantized network."""
+    """Grids of what layers read, each made from the first values seen, those of the quantized network."""
 
     def __init__(self, workspace: Workspace, bits: int) -> None:
         self._bits, self._symmetric = bits, workspace.settings.target.signed
@@ -74,9 +74,7 @@ class InputGrids:
             return x
         if tensor not in self._found:
             flat = x.reshape(-1)
-            step = (
-                max(1, flat.size // VALUES_OF_A_HISTOGRAM) | 1
-            )  # an odd step visits every column of an even-sized map
+            step = max(1, flat.size // VALUES_OF_A_HISTOGRAM) | 1  # an odd one visits all columns of an even-sized map
             self._found[tensor] = least_error_grid(Histogram.of(flat[::step]), self._bits, symmetric=self._symmetric)
         return self._found[tensor].rounded(x)
 
