@@ -10,6 +10,7 @@ from dfmpc_onnx.numerics.arrays import Float32
 from dfmpc_onnx.numerics.few_levels import FewLevels, Histogram, least_error_grid
 from dfmpc_onnx.numerics.moments import ChannelMoments
 from dfmpc_onnx.pipeline.facts import Layers
+from dfmpc_onnx.pipeline.plan_file import shown_layers
 from dfmpc_onnx.pipeline.settings import FEW_ACTIVATION_BITS
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.quantization.few_bit_choice import choose_few_bits
@@ -39,6 +40,23 @@ def _asked(workspace: Workspace, layer: str) -> int | None:
     """The bits that the user wants a layer to read; the last override that states them counts."""
     stated = [item.reads for item in workspace.settings.layers if item.reads is not None and item.matches(layer)]
     return stated[-1] if stated else None
+
+
+def few_bits_warnings(workspace: Workspace, grids: Collection[str]) -> tuple[str, ...]:
+    """One warning of the layers that read 8 bits though the user wants them to read fewer; none where all do as asked.
+
+    grids: the tensors that have few bits.
+    """
+    nodes = nodes_by_name(workspace.graph)
+    names = [layer.name for layer in workspace.get(Layers).quantizable]
+    asked = [name for name in names if _asked(workspace, name) == FEW_ACTIVATION_BITS]
+    kept = [name for name in asked if nodes[name].inputs[0].name not in grids]
+    if not kept or workspace.settings.few_bits is None:
+        return ()
+    return (
+        f"layer {shown_layers(kept)}: reads 8 bits, not {FEW_ACTIVATION_BITS}: an input of the network, what another "
+        "layer reads with 8 bits, and what has no known moments keeps 8",
+    )
 
 
 def _asked_for_few(workspace: Workspace) -> frozenset[str]:
