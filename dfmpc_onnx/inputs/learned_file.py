@@ -62,7 +62,7 @@ def learned_record(path: str | os.PathLike[str] | None) -> LearnedRecord | None:
     where = shown(str(source))
     try:
         found = read_arrays(str(source), where, [MARK]).get(MARK)
-    except OptionError:  # no .npz: whoever reads the images says so
+    except OptionError:  # no .npz: what reads the images reports it
         return None
     if found is None:
         return None

@@ -115,34 +115,52 @@ def _layer_norm(call: Call) -> Tensor:
     return F.layer_norm(call.x, shape, call.inputs[1].expand(shape), call.given(2), call.attr("epsilon", 1e-5))
 
 
+def _end_pads(call: Call, kernel: Sequence[int], pads: Pads) -> Pads:
+    """What a pool needs behind its pads for its last windows, by dimension: below 0 where these end before the pads do.
+
+    With ceil_mode a last window may reach beyond the pads, but none begins behind the input and the pads before it.
+    """
+    rank = len(kernel)
+    strides, dilations = _sizes(call, "strides", rank), _sizes(call, "dilations", rank)
+    found = []
+    for extent, k, step, spread, (before, after) in zip(
+        call.x.shape[2:], kernel, strides, dilations, pads, strict=True
+    ):
+        whole, window = extent + before + after, (k - 1) * spread + 1
+        more = -(-(whole - window) // step) if call.attr("ceil_mode", 0) else (whole - window) // step
+        if call.attr("ceil_mode", 0) and more * step >= extent + before:
+            more -= 1
+        found.append((0, more * step + window - whole))
+    return found
+
+
 def _max_pool(call: Call) -> Tensor:
     if len(call.node.outputs) > 1:
         raise NotFollowed("the places of the largest values")
     kernel = [int(k) for k in call.attr("kernel_shape", ())]
+    pads = _pads(call, kernel)
+    padded = _padded(call.x, pads, float("-inf"))
     return _for_rank(MAX_POOLS, len(kernel))(
-        _padded(call.x, _pads(call, kernel), float("-inf")),
+        _padded(padded, _end_pads(call, kernel, pads), float("-inf")),
         kernel,
         _sizes(call, "strides", len(kernel)),
         0,
         _sizes(call, "dilations", len(kernel)),
-        ceil_mode=bool(call.attr("ceil_mode", 0)),
     )
 
 
 def _average_pool(call: Call) -> Tensor:
+    """The sum of each window over how many of its values count: those of the input, and of the pads where asked for."""
     kernel = [int(k) for k in call.attr("kernel_shape", ())]
     if any(spread != 1 for spread in _sizes(call, "dilations", len(kernel))):
         raise NotFollowed("an AveragePool with dilations")
     pool, pads = _for_rank(AVERAGE_POOLS, len(kernel)), _pads(call, kernel)
+    ends, counted = _end_pads(call, kernel, pads), float(bool(call.attr("count_include_pad", 0)))
 
-    def averaged(x: Tensor) -> Tensor:
-        return pool(
-            _padded(x, pads), kernel, _sizes(call, "strides", len(kernel)), ceil_mode=bool(call.attr("ceil_mode", 0))
-        )
+    def averaged(x: Tensor, pad: float) -> Tensor:
+        return pool(_padded(_padded(x, pads, pad), ends), kernel, _sizes(call, "strides", len(kernel)))
 
-    if call.attr("count_include_pad", 0) or not any(side for pair in pads for side in pair):
-        return averaged(call.x)
-    return averaged(call.x) / averaged(torch.ones_like(call.x[:1, :1]))
+    return averaged(call.x, 0.0) / averaged(torch.ones_like(call.x[:1, :1]), counted)
 
 
 def _global(function: Callable[..., Any]) -> Kernel:
@@ -150,18 +168,16 @@ def _global(function: Callable[..., Any]) -> Kernel:
 
 
 def _resize(call: Call) -> Tensor:
-    """To the nearest, and linear as PyTorch reads it."""
+    """To the nearest, and linear, one axis after the other."""
     size, scales = _resized(call)
     mode, place = call.attr("mode", "nearest"), call.attr("coordinate_transformation_mode", "half_pixel")
-    if mode == "nearest":
-        result = call.x
-        for axis, (wanted, scale) in enumerate(zip(size, scales, strict=True), start=2):
-            result = result.index_select(axis, _nearest(call, place, wanted, scale, result.shape[axis]))
-        return result
-    names = {1: "linear", 2: "bilinear", 3: "trilinear"}
-    if mode == "linear" and place in ("half_pixel", "pytorch_half_pixel", "align_corners") and len(size) in names:
-        return F.interpolate(call.x, size=size, mode=names[len(size)], align_corners=place == "align_corners")
-    raise NotFollowed(f"a Resize of mode {mode}, {place}")
+    if mode not in ("nearest", "linear") or call.attr("antialias", 0):
+        raise NotFollowed(f"a Resize of mode {mode}" + (" with antialias" if call.attr("antialias", 0) else ""))
+    result = call.x
+    for axis, (wanted, scale) in enumerate(zip(size, scales, strict=True), start=2):
+        at = _places(call, place, wanted, scale, result.shape[axis])
+        result = _nearest(call, result, axis, at) if mode == "nearest" else _linear(result, axis, at)
+    return result
 
 
 NEAREST_ROUNDINGS: Mapping[str, Callable[[Any], Any]] = {
@@ -172,21 +188,35 @@ NEAREST_ROUNDINGS: Mapping[str, Callable[[Any], Any]] = {
 }
 
 
-def _nearest(call: Call, place: str, wanted: int, scale: float, had: int) -> Tensor:
-    """Which of `had` values along an axis each of `wanted` ones is."""
-    rounded = NEAREST_ROUNDINGS.get(call.attr("nearest_mode", "round_prefer_floor"))
-    at = torch.arange(wanted, device=call.x.device, dtype=torch.float64)
+def _places(call: Call, place: str, wanted: int, scale: float, had: int) -> Tensor:
+    """Where along an axis of `had` values each of `wanted` ones lies, float32 as onnxruntime computes it."""
+    at = torch.arange(wanted, device=call.x.device, dtype=torch.float32)
+    by = torch.tensor(scale, device=call.x.device, dtype=torch.float32)
+    if place == "pytorch_half_pixel" and wanted == 1:
+        return at
     if place in ("half_pixel", "pytorch_half_pixel"):
-        at = (at + 0.5) / scale - 0.5
-    elif place == "align_corners":
-        at = at * ((had - 1) / max(wanted - 1, 1))
-    elif place == "asymmetric":
-        at = at / scale
-    else:
-        rounded = None
-    if rounded is None:
-        raise NotFollowed(f"a Resize to the nearest, {place}")
-    return torch.clamp(rounded(at), 0, had - 1).to(torch.int64)
+        return (at + 0.5) / by - 0.5
+    if place == "align_corners":
+        return at * (had - 1) / max(wanted - 1, 1)
+    if place == "asymmetric":
+        return at / by
+    raise NotFollowed(f"a Resize with coordinates {place}")
+
+
+def _nearest(call: Call, x: Tensor, axis: int, at: Tensor) -> Tensor:
+    rounding = str(call.attr("nearest_mode", "round_prefer_floor"))
+    if rounding not in NEAREST_ROUNDINGS:
+        raise NotFollowed(f"a Resize to the nearest by {rounding}")
+    chosen = torch.clamp(NEAREST_ROUNDINGS[rounding](at), 0, x.shape[axis] - 1)
+    return x.index_select(axis, chosen.to(torch.int64))
+
+
+def _linear(x: Tensor, axis: int, at: Tensor) -> Tensor:
+    inside = torch.clamp(at, 0, x.shape[axis] - 1)
+    low = torch.floor(inside).to(torch.int64)
+    share = (inside - low).reshape(-1, *[1] * (x.dim() - 1 - axis))
+    high = torch.clamp(low + 1, max=x.shape[axis] - 1)
+    return x.index_select(axis, low) * (1 - share) + x.index_select(axis, high) * share
 
 
 def _resized(call: Call) -> tuple[list[int], list[float]]:

@@ -66,7 +66,7 @@ class TorchNetwork:
             raise self._refusal(call.node, str(reason)) from None
         except torch.OutOfMemoryError:
             raise self.out_of_memory() from None
-        except Exception as error:  # PyTorch raises RuntimeError, IndexError and others, as its kernels please
+        except Exception as error:  # kernels of PyTorch raise RuntimeError, IndexError and others
             first = printable((str(error).strip().splitlines() or [type(error).__name__])[0])
             if isinstance(error, RuntimeError | MemoryError) and any(word in first.lower() for word in MEMORY_WORDS):
                 raise self.out_of_memory() from None

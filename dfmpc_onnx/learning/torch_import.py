@@ -24,7 +24,7 @@ def require_torch() -> ModuleType:
     """PyTorch, imported; raises OptionError where it is not installed, or installed but broken."""
     try:
         import torch
-    except Exception as error:  # a broken one raises OSError and others, as its native library pleases
+    except Exception as error:  # a broken one raises OSError and others, by its native library
         if isinstance(error, ModuleNotFoundError) and error.name == "torch":
             raise OptionError(f"learned images: PyTorch is not installed; {install_command('learned')}") from None
         first = printable((str(error).strip().splitlines() or [type(error).__name__])[0])

@@ -62,9 +62,9 @@ class Histogram:
 
     @classmethod
     def of(cls, x: Float32) -> Histogram:
-        """Of the values of a tensor that are not 0, which every grid holds exactly; shares are of all its values."""
+        """Of the finite values of a tensor that are not 0, which every grid holds exactly; shares are of all values."""
         flat = x.reshape(-1)
-        live = flat[flat != 0]
+        live = flat[(flat != 0) & np.isfinite(flat)].astype(np.float64)  # float32 has no bins between near values
         if not live.size:
             return cls(np.zeros(1), np.ones(1))
         low, high = float(live.min()), float(live.max())

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dfmpc_onnx.errors import OptionError
 
 # Shares of the time, from the start on, by whose end a part of the work should be done; the closing check has the rest.
-EQUALIZED, ESTIMATED, MEASURED, ROUNDED, SEARCHED = 0.1, 0.3, 0.45, 0.75, 0.85
+EQUALIZED, ESTIMATED, MEASURED, CHOSEN, ROUNDED, SEARCHED = 0.1, 0.3, 0.45, 0.5, 0.75, 0.85
 
 
 class Deadline:
@@ -59,7 +59,7 @@ class Deadline:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the user must hear: what more time would have gone to."""
+        """One warning of how long the run took and what was cut short; none where nothing was."""
         if not self._cut:
             return ()
         took = self.now() - self._began

@@ -61,7 +61,8 @@ def _patches(layer: Layer, costs: dict[str, int]) -> int:
 
 
 def images_in_time(workspace: Workspace, wanted: int, share: float, runs: float = RUNS_OF_A_WALK) -> int:
-    """Of the images wanted, those that there is time for until a share of the limit is gone; at least 1.
+    """Of the images wanted, those that there is time for until a share of the limit is gone; at least 1, and all where
+    the network takes no other number.
 
     runs: of the float network on each of them, that what they are wanted for takes.
     """
@@ -71,6 +72,8 @@ def images_in_time(workspace: Workspace, wanted: int, share: float, runs: float 
     left = workspace.deadline.until(share)
     number = wanted if each * wanted <= left else max(int(left / each), 1) if each > 0 else 1
     if number < wanted:
+        if not statistics_batch(workspace.graph, workspace.inputs, workspace.settings.seed, 1).any_number:
+            return wanted
         workspace.deadline.cut(f"statistics from {number} of {wanted} images")
     return number
 

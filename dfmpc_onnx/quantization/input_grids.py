@@ -10,6 +10,7 @@ from dfmpc_onnx.numerics.arrays import Float32
 from dfmpc_onnx.numerics.few_levels import FewLevels, Histogram, least_error_grid
 from dfmpc_onnx.numerics.moments import ChannelMoments
 from dfmpc_onnx.pipeline.facts import Layers
+from dfmpc_onnx.pipeline.plan_file import shown_layers
 from dfmpc_onnx.pipeline.settings import FEW_ACTIVATION_BITS
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.quantization.few_bit_choice import choose_few_bits
@@ -19,10 +20,10 @@ VALUES_OF_A_HISTOGRAM = 2**18  # of a tensor, for its histogram
 
 
 def tensors_of_few_bits(workspace: Workspace) -> frozenset[str]:
-    """The tensors that no layers read but inner ones: what the first reads, and those of the outputs, keeps 8 bits.
+    """The tensors that inner layers alone read: what the first layer and those in front of an output read keeps 8 bits.
 
-    So it is in the papers on activations of 4 bits; what the user asks for a layer counts before that. Whoever else
-    reads such a tensor, as a sum, reads it in float.
+    The papers on activations of 4 bits do the same. What the user states for a layer goes first. Operators that are no
+    layers, such as sums, read such a tensor in float.
     """
     graph = workspace.graph
     nodes, tail = nodes_by_name(graph), tail_tensors(graph)
@@ -41,6 +42,23 @@ def _asked(workspace: Workspace, layer: str) -> int | None:
     return stated[-1] if stated else None
 
 
+def few_bits_warnings(workspace: Workspace, grids: Collection[str]) -> tuple[str, ...]:
+    """One warning of the layers that read 8 bits though the user wants them to read fewer; none where all do as asked.
+
+    grids: the tensors that have few bits.
+    """
+    nodes = nodes_by_name(workspace.graph)
+    names = [layer.name for layer in workspace.get(Layers).quantizable]
+    asked = [name for name in names if _asked(workspace, name) == FEW_ACTIVATION_BITS]
+    kept = [name for name in asked if nodes[name].inputs[0].name not in grids]
+    if not kept or workspace.settings.few_bits is None:
+        return ()
+    return (
+        f"layer {shown_layers(kept)}: reads 8 bits, not {FEW_ACTIVATION_BITS}: an input of the network, what another "
+        "layer reads with 8 bits, and what has no known moments keeps 8",
+    )
+
+
 def _asked_for_few(workspace: Workspace) -> frozenset[str]:
     """The tensors that have few bits because the user wants a layer to read them so."""
     nodes = nodes_by_name(workspace.graph)
@@ -49,7 +67,7 @@ def _asked_for_few(workspace: Workspace) -> frozenset[str]:
 
 
 class InputGrids:
-    """Grids of what layers read, each made of the first values that come by: those of the quantized network."""
+    """Grids of what layers read, each made from the first values seen, those of the quantized network."""
 
     def __init__(self, workspace: Workspace, bits: int) -> None:
         self._bits, self._symmetric = bits, workspace.settings.target.signed
@@ -74,9 +92,7 @@ class InputGrids:
             return x
         if tensor not in self._found:
             flat = x.reshape(-1)
-            step = (
-                max(1, flat.size // VALUES_OF_A_HISTOGRAM) | 1
-            )  # an odd step visits every column of an even-sized map
+            step = max(1, flat.size // VALUES_OF_A_HISTOGRAM) | 1  # an odd one visits all columns of an even-sized map
             self._found[tensor] = least_error_grid(Histogram.of(flat[::step]), self._bits, symmetric=self._symmetric)
         return self._found[tensor].rounded(x)
 

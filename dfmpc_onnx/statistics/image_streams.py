@@ -68,7 +68,7 @@ class ImageStreams:
         self._generator = np.random.default_rng(seed)
         # What a layer of the quantized network reads of a tensor; the tensor itself where None.
         self.rounding: Callable[[str, Float32], Float32] | None = None
-        self._rounded: tuple[str, Both] | None = None  # of the last layer, which asks twice
+        self._rounded: tuple[str, Both] | None = None  # of the last layer, whose input is used twice
         # What the outputs lose is asked for at the end: until then they live.
         self._compared = compared_tensors(graph).tensors
         self._sessions = NodeSessions()

@@ -12,11 +12,13 @@ from dfmpc_onnx.errors import ModelError
 from dfmpc_onnx.graph.joined_channels import joined_channels
 from dfmpc_onnx.numerics.one_scale import common_factor, least_noise
 from dfmpc_onnx.numerics.reach import Reach
+from dfmpc_onnx.pipeline.deadline import EQUALIZED
 from dfmpc_onnx.pipeline.facts import Codes, FloatStatistics, Layer, Layers, MeasuredRanges, Originals, Ranges
 from dfmpc_onnx.pipeline.manager import Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.pipeline.shared_weights import layers_of_one_weight
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.quantization.grid_rules import GridRules
+from dfmpc_onnx.quantization.image_count import images_in_time
 from dfmpc_onnx.quantization.layer_reach import LayerReach, ReachOfLayers
 from dfmpc_onnx.quantization.one_scale_channels import OneScaleChannels, cuts_at_constant
 from dfmpc_onnx.statistics.batch_axis import statistics_batch
@@ -102,8 +104,8 @@ class EqualizeForOneScale(Pass[EqualizeForOneScaleOptions]):
     def _measured(self, workspace: Workspace, layers: dict[str, Layer]) -> OneScaleChannels:
         graph, settings = workspace.graph, workspace.settings
         reach = LayerReach(graph, layers)
-        batch = statistics_batch(graph, workspace.inputs, settings.seed, self.options.images)
-        feeds = batch.first(self.options.images).feeds
+        images = images_in_time(workspace, self.options.images, EQUALIZED)
+        feeds = statistics_batch(graph, workspace.inputs, settings.seed, images).first(images).feeds
         visitor = ReachOfLayers(reach, layers)
         walk(graph, ImageStreams(graph, feeds, settings.seed, PATCHES_OF_SCALE), visitor, frozenset(layers))
         known, _ = propagate(graph, workspace.inputs)

@@ -37,7 +37,7 @@ from dfmpc_onnx.pipeline.facts import Codes, FewBitGrids, Layers, MeasuredRanges
 from dfmpc_onnx.pipeline.manager import Pass, PassResult, Refusal
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.added_numbers import multiplies_by_codes
-from dfmpc_onnx.quantization.input_grids import few_bit_grids
+from dfmpc_onnx.quantization.input_grids import few_bit_grids, few_bits_warnings
 from dfmpc_onnx.quantization.layer_reach import reach_by_moments
 from dfmpc_onnx.statistics.averaged_vectors import averaged_vectors
 from dfmpc_onnx.statistics.gated_ranges import cap_gated
@@ -63,8 +63,8 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
     Why: behind a BatchNormalization a channel is N(beta, gamma^2) up to its shape, so mean +- 8 deviations, through the
     activation, holds all but rare outliers. Where it normalizes what a Relu has cut the tail is longer: 4 deviations of
     the Gaussian that had these moments when it was cut. What is added of such outputs, with no activation between,
-    reaches at most 8 deviations of the sum, whose variances add: what lies beyond are a few positions whose channels
-    saturate behind it. Elsewhere 1.5 times the 0.01 and 99.99 percentile on procedural
+    reaches at most 8 deviations of the sum, whose variances add, or 4 if all parts varied together: beyond lie a few
+    positions whose channels saturate behind it. Elsewhere 1.5 times the 0.01 and 99.99 percentile on procedural
     images count where they were measured, twice for vectors, three times for what Convs make maps of scores of: a
     picture of a thing excites what has learnt it more than one of nothing does, the more the deeper. Where nothing was
     measured, propagated moments count: a sum adds means and variances. Behind the last layers, and for averages over a
@@ -118,7 +118,8 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
             exact = bounded | {spec.name for spec in workspace.inputs if spec.is_picture or spec.range is not None}
             ranges.update({name: without_room(range_) for name, range_ in ranges.items() if name not in exact})
         workspace.put(Ranges(ranges))
-        workspace.put(FewBitGrids(few_bit_grids(workspace, known, found.grids)))
+        few = few_bit_grids(workspace, known, found.grids)
+        workspace.put(FewBitGrids(few))
         refusals = tuple(
             Refusal(name, reason, "moments-unknown")
             for name, reason in unknown.items()
@@ -126,7 +127,7 @@ class EstimateRanges(Pass[EstimateRangesOptions]):
         )
         by_norms = len(pinned) + len(skewed)
         notes = (f"{len(ranges)} ranges, {by_norms} by BatchNormalization, {len(found.tensors)} tensors measured",)
-        return PassResult(self.name, refusals=refusals, notes=notes)
+        return PassResult(self.name, refusals=refusals, notes=notes, warnings=few_bits_warnings(workspace, few))
 
     def _joined(
         self,

@@ -8,12 +8,13 @@ import itertools
 import pathlib
 import tomllib
 
+import numpy as np
 import onnx
 import pytest
 
 import dfmpc_onnx
 from dfmpc_onnx.pipeline.deadline import Deadline
-from tests.graphs import chain
+from tests.graphs import Net, chain
 
 
 @pytest.fixture
@@ -43,12 +44,22 @@ def test_without_any_time_a_whole_file_is_written_and_checked_the_shortest_way(
     if recipe == "mixed":
         assert report.cut_short == (
             "statistics from 1 of 64 images",
-            f"layers whose losses were taken as usual: {len(report.layers)}",
+            f"layers whose loss by rounding was assumed, not measured: {len(report.layers)}",
             "what each layer does to the outputs was not measured",
             f"weights rounded to the nearest level: {len(report.layers)}",
             "no activation was looked for that should stay in float",
             "the closing check on 1 of 64 inputs",
         )
+
+
+@pytest.mark.usefixtures("ticking")
+def test_of_a_batch_that_the_network_fixes_no_image_is_left_out_and_none_is_said_to_be() -> None:
+    net = Net((4, 3, 8, 8))
+    x = net.node("GlobalAveragePool", net.block(net.block("x", 8), 8))
+    flat = net.node("Reshape", x, net.weight("shape", np.array([4, 8], np.int64)))
+    net.channels[flat] = 8
+    made = dfmpc_onnx.quantize(net.model(net.gemm(flat, 5)), preprocess="unit", threads=1, max_seconds=0.001)
+    assert not any(cut.startswith("statistics from") for cut in made.report.cut_short) and made.report.cut_short
 
 
 @pytest.mark.usefixtures("ticking")

@@ -57,6 +57,19 @@ CASES = {
     "ConvTranspose": one("ConvTranspose", KERNEL, strides=[2, 2], pads=[1, 1, 1, 1], output_padding=[1, 1]),
     "MaxPool, ceil": one("MaxPool", kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1),
     "MaxPool, pads": one("MaxPool", kernel_shape=[3, 3], strides=[2, 2], pads=[0, 0, 1, 1]),
+    "MaxPool, last window behind the input": one(
+        "MaxPool", kernel_shape=[2, 2], strides=[2, 2], pads=[1, 1, 1, 1], ceil_mode=1, size=7
+    ),
+    "MaxPool, a step that leaves pads": one("MaxPool", kernel_shape=[2, 2], strides=[3, 3], pads=[0, 0, 1, 1], size=7),
+    "AveragePool, ceil, pads counted": one(
+        "AveragePool",
+        kernel_shape=[3, 3],
+        strides=[2, 2],
+        pads=[0, 1, 1, 0],
+        ceil_mode=1,
+        count_include_pad=1,
+        opset=19,
+    ),
     "AveragePool": one("AveragePool", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
     "AveragePool, pads counted": one("AveragePool", kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1),
     "AveragePool, SAME": one("AveragePool", kernel_shape=[2, 2], auto_pad="SAME_UPPER", strides=[2, 2], size=7),
@@ -74,6 +87,18 @@ CASES = {
     "Resize, corners": one(
         "Resize", None, None, whole(2, 4, 15, 8), mode="linear", coordinate_transformation_mode="align_corners"
     ),
+    "Resize, linear by scales that leave a rest": one(
+        "Resize", None, np.array([1, 1, 1.3, 0.45], np.float32), mode="linear"
+    ),
+    "Resize, linear, asymmetric": one(
+        "Resize",
+        None,
+        np.array([1, 1, 2, 1.5], np.float32),
+        mode="linear",
+        coordinate_transformation_mode="asymmetric",
+    ),
+    "Resize, to one": one("Resize", None, None, whole(2, 4, 1, 9), coordinate_transformation_mode="pytorch_half_pixel"),
+    "Resize, nearest by odd scales": one("Resize", None, np.array([1, 1, 1.3, 2.7], np.float32), size=7),
     "Pad, axes in between": one("Pad", whole(0, 1, 0, 2, 0, 0, 3, 0), np.float32(0.5)),
     "Pad, reflect": one("Pad", whole(0, 0, 1, 2, 0, 0, 2, 1), mode="reflect"),
     "Slice, backwards": one("Slice", whole(-1, 1), whole(-99, 7), whole(2, 3), whole(-2, 2)),
@@ -158,6 +183,10 @@ def test_only_what_is_wanted_is_run():
             r"net: images cannot be learned through my\.ops::Relu 'relu1'; leave --learn out",
         ),
         (one("Resize", None, None, whole(2, 4, 9, 9), mode="cubic"), "Resize 'resize1': a Resize of mode cubic"),
+        (
+            one("Resize", None, None, whole(2, 4, 4, 4), mode="linear", antialias=1, opset=18),
+            "a Resize of mode linear with antialias",
+        ),
         (
             one("Pad", whole(0, 1, 0, 0, 0, 1, 0, 0), mode="edge"),
             "Pad 'pad1': padding of mode edge of batch or channels",

@@ -72,6 +72,13 @@ def test_a_constant_is_held_exactly_or_nearly(x):
     assert grid.scale > 0 and np.allclose(grid.rounded(x.astype(np.float32)), x, rtol=0.01)
 
 
+def test_of_values_next_to_each_other_and_of_none_that_is_finite_there_is_a_grid():
+    near = np.array([1.0, np.nextafter(np.float32(1), np.float32(2))], np.float32)
+    assert np.allclose(least_error_grid(Histogram.of(near), 4).rounded(near), 1, rtol=0.01)
+    assert least_error_grid(Histogram.of(np.append(near, np.float32(np.inf))), 4).scale < 1
+    assert least_error_grid(Histogram.of(np.array([np.nan], np.float32)), 4).scale == 1
+
+
 def test_where_the_levels_of_cut_channels_end_does_not_depend_on_their_size():
     mean, std = np.array([-1.0, 0.0, 1.0, 2.0]), np.ones(4)
     ends = best_end(mean, std, 4)

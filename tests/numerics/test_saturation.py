@@ -10,6 +10,7 @@ from dfmpc_onnx.numerics.rounding import FeedbackRounder
 from dfmpc_onnx.numerics.saturation import (
     MOST_PAIR,
     NO_NEIGHBOUR,
+    PairLimits,
     nearest_within_pairs,
     neighbours,
     pair_sums,
@@ -158,6 +159,23 @@ def test_rounding_with_feedback_stays_within_pairs(seed, sizes):
     # One bit less always fits; what is taken loses hardly more, and far less than pairs cut without feedback.
     seven = FeedbackRounder(weight, hat).on_best_grid(uniform_grid(flat, np.ones(1), 7))
     assert lost(weight, limited, hat).sum() <= 1.3 * lost(weight, seven, hat).sum()
+
+
+@given(seeds, st.integers(2, 9), st.integers(1, 2))
+def test_one_group_is_cut_as_each_of_several_is(seed, k, trials):
+    random = np.random.default_rng(seed)
+    beside, order = np.full(k, NO_NEIGHBOUR), random.permutation(k)
+    firsts, seconds = order[0 : k - k % 2 : 2], order[1::2]
+    beside[firsts], beside[seconds] = seconds, firsts
+    weight, share = random.normal(0, 100, (k, 1, 3)).astype(np.float32), random.random((k, 1)).astype(np.float32)
+    scale = random.uniform(0.3, 2, (1, 3 * trials)).astype(np.float32)
+    codes = random.integers(-127, 128, (k, 1, 3 * trials)).astype(np.int8)
+    one = PairLimits(beside[None], weight, share)
+    two = PairLimits(np.stack([beside] * 2), np.repeat(weight, 2, axis=1), np.repeat(share, 2, axis=1))
+    for column in range(k):
+        steps = np.clip(random.normal(0, 120, scale.shape), -127, 127).astype(np.float32)
+        apart = two.cut(column, *(np.repeat(a, 2, axis=0) for a in (steps, scale)), np.repeat(codes, 2, axis=1))
+        assert np.array_equal(np.repeat(one.cut(column, steps, scale, codes), 2, axis=0), apart)
 
 
 def test_narrower_codes_are_left_alone():

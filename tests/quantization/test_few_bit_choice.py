@@ -1,6 +1,7 @@
 import numpy as np
 
 from dfmpc_onnx.numerics.few_levels import FewLevels
+from dfmpc_onnx.pipeline.deadline import CHOSEN, Deadline
 from dfmpc_onnx.quantization.few_bit_choice import AFFORDED, choose_few_bits
 from tests import graphs
 
@@ -24,3 +25,16 @@ def test_what_cannot_be_compared_has_8_bits_everywhere():
     model.graph.output[0].type.tensor_type.elem_type = graphs.TensorProto.INT64
     choice = choose_few_bits(graphs.workspace(model, activations="auto"), {"x": grid(0.2)})
     assert choice.tensors == frozenset() and "8 bits everywhere" in choice.note
+
+
+def test_without_a_tensor_to_choose_nothing_is_run():
+    choice = choose_few_bits(graphs.workspace(graphs.chain(), activations="auto"), {})
+    assert choice.tensors == frozenset() and choice.note == "no tensor is left to choose few bits for"
+
+
+def test_without_time_to_measure_all_have_8_bits_and_it_is_said():
+    space = graphs.workspace(graphs.chain(), activations="auto")
+    space.deadline = Deadline(1.0, iter([0.0] + [CHOSEN] * 20).__next__)
+    choice = choose_few_bits(space, {"relu1": grid(0.02, 8)})
+    assert choice.tensors == frozenset() and "no time was left" in choice.note
+    assert any("all have 8" in cut for cut in space.deadline.cuts)

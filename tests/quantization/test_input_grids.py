@@ -4,7 +4,7 @@ import pytest
 from dfmpc_onnx.numerics.few_levels import Histogram, least_error_grid
 from dfmpc_onnx.pipeline.facts import FewBitGrids, MeasuredRanges
 from dfmpc_onnx.pipeline.manager import PassManager
-from dfmpc_onnx.quantization.input_grids import InputGrids, tensors_of_few_bits
+from dfmpc_onnx.quantization.input_grids import InputGrids, few_bits_warnings, tensors_of_few_bits
 from tests import graphs
 
 
@@ -58,3 +58,13 @@ def test_what_is_asked_for_a_layer_counts():
     assert of("conv*=4/8", "conv3=8/4") == {"relu2"}
     assert of("gemm1=8/4") == {"relu1", "relu2", "flatten1"}
     assert of("conv2=4") == {"relu1", "relu2"}
+
+
+def test_who_asks_for_few_bits_where_there_can_be_none_is_warned():
+    def of(*layers):
+        space, _ = graphs.prepared(graphs.residual(), "estimate_ranges", activations="4", layers=layers)
+        return few_bits_warnings(space, space.get(FewBitGrids).tensors)
+
+    assert of() == of("conv2=8/4") == of("gemm1=8/8") == ()
+    (said,) = of("conv1=8/4", "conv2=8/4")
+    assert said.startswith("layer 'conv1': reads 8 bits, not 4: an input of the network")

@@ -32,6 +32,16 @@ def test_variances_of_what_is_added_add():
     assert bounds["add2"] == pytest.approx((-0.5 - 3 * 3, -0.5 + 3 * 3), rel=1e-3)  # the widest channel
 
 
+def test_half_as_many_deviations_are_covered_where_all_that_is_added_varies_together():
+    net = graphs.Net()
+    total = net.norm(net.conv("x", 4), gamma=1.0, beta=0.0)
+    for _ in range(8):
+        total = net.node("Add", net.norm(net.conv("x", 4), gamma=1.0, beta=0.0), total)
+    bounds = found(net, total)
+    assert bounds["add3"][1] == pytest.approx(8 * 2, rel=1e-3)  # of 4 tensors: sqrt(4) deviations, or 4 together
+    assert bounds["add8"] == pytest.approx((-4 * 9, 4 * 9), rel=1e-3)  # of 9: sqrt(9), or 9 together
+
+
 def test_what_follows_lies_between_the_bounds_and_0():
     net, out = stream()
     bounds = found(net, net.node("MaxPool", net.relu(out), kernel_shape=[2, 2]))
