@@ -43,7 +43,7 @@ OF_LEARNING = {
 
 
 @cloup.command(
-    short_help="Show the made-up images that stand in for data, or learn others.",
+    short_help="Show the generated images that stand in for data, or learn others.",
     formatter_settings=LOOK,
     epilog=examples(
         "dfmpc-onnx images -o sheet.png --count 16",
@@ -129,7 +129,7 @@ def images(
     verbose: bool,
     quiet: bool,
 ) -> None:
-    """Write the made-up (procedural) images that stand in for data as one sheet, to look at.
+    """Write the generated (procedural) images that stand in for data as one sheet, to look at.
 
     With --learn: write images that are learned from MODEL, for the --images of `quantize`. It is nobody's default:
     docs/how-to/learned-images.md says what they were worth.
@@ -189,4 +189,4 @@ def _sheet(output: str, size: int, count: int, seed: int, *, force: bool, quiet:
         raise OptionError(f"--count {count}: a sheet holds at most {MOST_OF_A_SHEET} images; give fewer")
     write_sheet(output, size, count, seed, force=force)
     if not quiet:
-        click.echo(f"{count} made-up images of {size}x{size}, seed {seed}: {file_name(output)}")
+        click.echo(f"{count} generated images of {size}x{size}, seed {seed}: {file_name(output)}")

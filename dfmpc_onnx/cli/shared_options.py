@@ -133,7 +133,7 @@ IMAGE_SOURCE = cloup.option(
     "--images",
     type=click.Path(),
     metavar="FILE.npz|FOLDER",
-    help="unlabelled images of yours, in place of made-up ones",
+    help="unlabelled images of yours, in place of generated ones",
 )
 IMAGE_SEED = cloup.option(
     "--seed",
@@ -141,7 +141,7 @@ IMAGE_SEED = cloup.option(
     show_default=True,
     type=click.IntRange(min=0),
     metavar="N",
-    help="seed of the made-up images",
+    help="seed of the generated images",
 )
 
 

@@ -23,9 +23,9 @@ RANDOM = np.random.default_rng(0)
     ("verdict", "said"),
     [
         (
-            Verdict("good", "generated", 64, "64 made-up images", 98.6, (96.3, 99.5), sqnr_db=31.2),
+            Verdict("good", "generated", 64, "64 generated images", 98.6, (96.3, 99.5), sqnr_db=31.2),
             "good: about 98.6 % of real inputs keep the float model's class (95 % interval 96.3 to 99.5 %); SQNR "
-            "31.2 dB on 64 made-up images",
+            "31.2 dB on 64 generated images",
         ),
         (
             Verdict("check", "images", 9, "9 images of a\nb/", boxes=(8, 9), sqnr_db=20.0),
@@ -88,7 +88,7 @@ def test_on_made_up_inputs_nothing_is_counted_and_the_range_is_wide():
 
 
 def test_a_few_dozen_images_of_the_users_own_narrow_it():
-    """On which the error is about half of that on made-up ones."""
+    """On which the error is about half of that on generated ones."""
     wide = verdict_of(found(tangent=0.1), "generated").interval
     narrow = verdict_of(found(tangent=0.05, rows=36), "images").interval
     counted = [100 * end for end in wilson_interval(36, 36)]
