@@ -55,7 +55,8 @@ def _one_model(ctx: click.Context, param: click.Parameter, given: tuple[str, ...
 
 
 def model_argument(*, required: bool = True) -> Decorator:
-    return cloup.argument("model", type=click.Path(), nargs=-1, required=required, metavar="MODEL", callback=_one_model)
+    name = "MODEL" if required else "[MODEL]"
+    return cloup.argument("model", type=click.Path(), nargs=-1, required=required, metavar=name, callback=_one_model)
 
 
 MODEL = model_argument()
@@ -199,7 +200,7 @@ MAX_SECONDS = cloup.option(
     "--max-seconds",
     type=float,
     metavar="S",
-    help="what the run may take: searches are cut short, and what was is said  [default: no limit]",
+    help="how long the run may take: searches are then cut short, and a warning says which  [default: no limit]",
 )
 MAX_FLOAT = cloup.option(
     "--max-float-layers",

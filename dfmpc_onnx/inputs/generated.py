@@ -45,7 +45,7 @@ def procedural_images(shape: tuple[int, ...], preprocess: Preprocess, seed: int)
             pixels = np.rint(pixels.mean(axis=3, keepdims=True)).astype(np.uint8)
         x = preprocess(pixels)
         x = x if last else np.ascontiguousarray(x.transpose(0, 3, 1, 2))
-        return Images(x, None, f"{shape[0]} generated images of {height}x{width}")
+        return Images(x, None, f"{shape[0]} generated image{'' if shape[0] == 1 else 's'} of {height}x{width}")
     if len(shape) >= 3:
         fields = noise_fields(shape[0], shape[1], shape[2:], seed)
         return Images(fields.astype(np.float32), None, f"{shape[0]} generated 1/f fields")

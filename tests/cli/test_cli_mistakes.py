@@ -264,7 +264,7 @@ BAD_OPTIONS = {
     "one bit": (["--weights", "2/1"], ["weights '2/1'"]),
     "ternary high": (["--weights", "2/ternary"], ["weights '2/ternary'"]),
     "no bits": (["--weights", ""], ["weights ''"]),
-    "activations": (["--activations", "4"], ["activations '4'", "8, 16 or none"]),
+    "activations": (["--activations", "fuor"], ["activations 'fuor'", "4, 8, 16, auto or none"]),
     "layer without bits": (["--layer", "conv1"], ["layer 'conv1'", "GLOB=BITS"]),
     "layer with bad bits": (["--layer", "conv1=16"], ["layer 'conv1=16'"]),
     "layer that matches nothing": (["--layer", "block*=4"], ["'block*=4'", "conv1, conv2, conv3"]),
