@@ -71,7 +71,7 @@ WEIGHTS = cloup.option(
     "--weights",
     metavar="BITS|LOW/HIGH",
     help="2 to 8, 1.6 or 2.67 bits for all, such as 8; LOW/HIGH, such as 2/6 or ternary/6: LOW where the next layer "
-    "can repair the error, HIGH elsewhere; or auto  [default: the recipe's]",
+    "can make up for the error, HIGH elsewhere; or auto  [default: the recipe's]",
 )
 ACTIVATIONS = cloup.option(
     "--activations",
