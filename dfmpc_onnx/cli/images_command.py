@@ -177,7 +177,9 @@ def _check_form(ctx: click.Context, model: str | None, objective: str | None) ->
             what = "learned images, so give --learn" if objective is None else "a sheet, so give it without --learn"
             raise OptionError(f"{written}: is for {what}, or leave {written} out")
     if objective is None and model is not None:
-        raise OptionError(f"{file_name(model)}: a model is read to learn images from; give --learn NAME, or leave the model out")
+        raise OptionError(
+            f"{file_name(model)}: a model is read to learn images from; give --learn NAME, or leave the model out"
+        )
     if objective is not None and model is None:
         raise OptionError("--learn: images are learned from a model; name an .onnx file")
 

@@ -512,6 +512,12 @@ def test_an_unknown_command_or_option_is_shown_as_data(words: list[str]) -> None
         (["quantize", "m.onnx", "--layer"], "option '--layer' requires an argument; write --layer GLOB=BITS, see"),
         (["plan", "m.onnx", "--pareto"], "option '--pareto' requires an argument; write --pareto N, see"),
         (["verify", "m.onnx", "o.onnx", "p.onnx"], "got unexpected extra argument (p.onnx); see 'main verify --help'"),
+        (["verify", "m.onnx", "o.onnx", "--min-sqnr", "x"], "invalid value for '--min-sqnr': 'x' is not a number; see"),
+        (["verify", "m.onnx", "o.onnx", "--count", "1.5"], "invalid value for '--count': '1.5' is not a whole number"),
+        (
+            ["quantize", "m.onnx", "-o", "o.onnx", "--max-seconds", "1m"],
+            "invalid value for '--max-seconds': '1m' is not a",
+        ),
         (["images", "-o", "a.png", "--size", "4"], "invalid value for '--size': 4 is not in the range"),
     ],
 )

@@ -226,6 +226,14 @@ def test_a_count_beside_a_map_is_no_label():
     assert (got.agreement, got.rows) == (None, 0)
 
 
+def test_a_single_generated_input_is_too_few_whatever_the_outputs_are():
+    """Under `--max-seconds` it said of a classifier that its outputs were no class scores."""
+    verdict = Verdict("check", "generated", 1, "1 generated image of 8x8", sqnr_db=21.3, error_percent=8.6)
+    sentence = verdict_sentence(verdict)
+    assert "1 generated image of 8x8; one input is too few to estimate the agreement from; images of yours" in sentence
+    assert "no class scores" not in sentence
+
+
 @pytest.mark.parametrize(("changed", "level", "low"), [(0, "check", False), (2, "check", False), (40, "bad", True)])
 def test_labels_on_made_up_inputs_are_no_map_of_scores(changed, level, low):
     """It said "an output error of 18 %" of 2 labels of 64, and that the outputs were no class scores."""

@@ -17,6 +17,7 @@ def inputs(shape, dtype=graphs.TensorProto.FLOAT, given=(), images=None):
     ("shape", "given", "want", "origin"),
     [
         ((4, 3, 8, 8), {}, (4, 3, 8, 8), "4 generated images of 8x8"),
+        ((1, 3, 8, 8), {}, (1, 3, 8, 8), "1 generated image of 8x8"),
         ((4, 1, 8, 8), {}, (4, 1, 8, 8), "4 generated images of 8x8"),
         ((4, 8, 10, 3), {}, (4, 8, 10, 3), "4 generated images of 8x10"),
         (("n", 3, "h", "w"), {"x": (1, 3, 8, 12)}, (MOST_IMAGES, 3, 8, 12), "64 generated images of 8x12"),
