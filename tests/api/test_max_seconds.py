@@ -43,10 +43,10 @@ def test_without_any_time_a_whole_file_is_written_and_checked_the_shortest_way(
     if recipe == "mixed":
         assert report.cut_short == (
             "statistics from 1 of 64 images",
-            f"layers whose losses were taken as usual: {len(report.layers)}",
+            f"layers whose loss is assumed and not measured: {len(report.layers)}",
             "what each layer does to the outputs was not measured",
             f"weights rounded to the nearest level: {len(report.layers)}",
-            "no activation was looked for that should stay in float",
+            "no search for activations that should stay in float",
             "the closing check on 1 of 64 inputs",
         )
 
