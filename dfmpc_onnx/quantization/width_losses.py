@@ -91,7 +91,7 @@ class WidthLosses(Rebuilder):
         """Note what rounding a usual weight loses, without a look at this one. No probe can be made of it."""
         first = self.first.get(name, name)
         if first not in self.losses:
-            self._deadline.count("layers whose loss is assumed and not measured")
+            self._deadline.count("layers whose loss by rounding was assumed, not measured")
             self._note(first, TYPICAL_LOSSES, None)
 
     def without_statistics(self, node: gs.Node) -> None:

@@ -43,7 +43,7 @@ def test_without_any_time_a_whole_file_is_written_and_checked_the_shortest_way(
     if recipe == "mixed":
         assert report.cut_short == (
             "statistics from 1 of 64 images",
-            f"layers whose loss is assumed and not measured: {len(report.layers)}",
+            f"layers whose loss by rounding was assumed, not measured: {len(report.layers)}",
             "what each layer does to the outputs was not measured",
             f"weights rounded to the nearest level: {len(report.layers)}",
             "no search for activations that should stay in float",
