@@ -57,7 +57,7 @@ def find_pass(name: str) -> PassType:
     name = name.lower() if current_name(name.lower()) in known else name
     if current_name(name) not in known:
         near = did_you_mean(name, known)
-        there = "`dfmpc-onnx passes` lists them" if near else f"there are {', '.join(sorted(known))}"
+        there = "`dfmpc-onnx passes` lists them" if near else f"give one of {', '.join(sorted(known))}"
         raise RecipeError(f"pass '{shown(name)}': no such pass{near}; {there}")
     return known[current_name(name)]
 

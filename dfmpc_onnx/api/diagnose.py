@@ -65,7 +65,7 @@ def diagnose(
     asked = _Asked(model, quantized, images, input_shapes, input_ranges, seed, count or LAYER_INPUTS)
     files = asked.files(preprocess)
     if not is_quantized(files.source.model) and "version" not in files.metadata:  # ours may hold codes alone
-        raise ModelError(f"{files.source.label}: holds nothing that is quantized; the float model comes first")
+        raise ModelError(f"{files.source.label}: holds nothing that is quantized; give the float model first")
     destination = None
     if output is not None:
         check_target(output, files.float_source, force=force)

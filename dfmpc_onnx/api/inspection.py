@@ -51,7 +51,7 @@ def inspect(model: ModelSource, *, latency: bool = False, threads: int | None = 
     RuntimeUnavailable where it is to be timed without onnxruntime, OptionError where threads are for nothing.
     """
     if threads and not latency:
-        raise OptionError("threads: nothing is run; give it with latency")
+        raise OptionError("threads: inspect runs nothing; give latency with it, or leave it out")
     if latency:
         require()
     source = load(model)

@@ -135,7 +135,7 @@ LEARNED_FILE = FileKind("file of learned images", _is_learned_file)
 def _target(output: Path, *, force: bool) -> pathlib.Path:
     """The output path; raises OptionError where nothing can be written there, or where another kind of file is."""
     if pathlib.Path(output).suffix.lower() != ".npz":
-        raise OptionError(f"{shown(str(output))}: learned images go to an .npz; give a name that ends so")
+        raise OptionError(f"{shown(str(output))}: learned images go to an .npz; give a file name that ends in .npz")
     return check_target(output, None, force=force, kind=LEARNED_FILE)
 
 

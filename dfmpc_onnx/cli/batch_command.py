@@ -55,7 +55,7 @@ NO_LIMIT = "none"
         "dfmpc-onnx batch --compare last-release/ run/ --fail-on-worse",
     ),
 )
-@cloup.argument("sources", metavar="SOURCES", nargs=-1, type=click.Path())
+@cloup.argument("sources", metavar="[SOURCES]", nargs=-1, type=click.Path())
 @cloup.option_group(
     "Output",
     cloup.option(

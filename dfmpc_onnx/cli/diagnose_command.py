@@ -49,7 +49,7 @@ from dfmpc_onnx.memory import keep_freed_memory, limit_memory
 @cloup.option_group(
     "Input",
     *compared_inputs(
-        images="images of yours in place of made-up ones",
+        images="images of yours in place of generated ones",
         preprocess="auto, imagenet, lite, keras, unit, raw, caffe or half, or MEAN/STD  [default: as QUANTIZED states, "
         "unless FLOAT rules that out]",
         count="how many inputs  [default: 16]",

@@ -43,7 +43,7 @@ OF_LEARNING = {
 
 
 @cloup.command(
-    short_help="Show the made-up images that stand in for data, or learn others.",
+    short_help="Show the generated images that stand in for data, or learn others.",
     formatter_settings=LOOK,
     epilog=examples(
         "dfmpc-onnx images -o sheet.png --count 16",
@@ -129,10 +129,10 @@ def images(
     verbose: bool,
     quiet: bool,
 ) -> None:
-    """Write the made-up (procedural) images that stand in for data as one sheet, to look at.
+    """Write the generated (procedural) images that stand in for data as one sheet, to look at.
 
-    With --learn: write images that are learned from MODEL, for the --images of `quantize`. It is nobody's default:
-    docs/how-to/learned-images.md says what they were worth.
+    With --learn: write images that are learned from MODEL, for the --images of `quantize`. No recipe takes them by
+    default: docs/how-to/learned-images.md says what they brought.
     """
     _check_form(ctx, model, objective)
     if objective is None or model is None:
@@ -177,9 +177,11 @@ def _check_form(ctx: click.Context, model: str | None, objective: str | None) ->
             what = "learned images, so give --learn" if objective is None else "a sheet, so give it without --learn"
             raise OptionError(f"{written}: is for {what}, or leave {written} out")
     if objective is None and model is not None:
-        raise OptionError(f"{file_name(model)}: a model is read to learn images from; give --learn, or leave it out")
+        raise OptionError(
+            f"{file_name(model)}: a model is read to learn images from; give --learn NAME, or leave the model out"
+        )
     if objective is not None and model is None:
-        raise OptionError("--learn: learns from a model; give MODEL")
+        raise OptionError("--learn: images are learned from a model; name an .onnx file")
 
 
 def _sheet(output: str, size: int, count: int, seed: int, *, force: bool, quiet: bool) -> None:
@@ -189,4 +191,4 @@ def _sheet(output: str, size: int, count: int, seed: int, *, force: bool, quiet:
         raise OptionError(f"--count {count}: a sheet holds at most {MOST_OF_A_SHEET} images; give fewer")
     write_sheet(output, size, count, seed, force=force)
     if not quiet:
-        click.echo(f"{count} made-up images of {size}x{size}, seed {seed}: {file_name(output)}")
+        click.echo(f"{count} generated images of {size}x{size}, seed {seed}: {file_name(output)}")

@@ -120,7 +120,7 @@ def quantize(
 ) -> None:
     """Write a quantized form of MODEL, then run both on inputs that took no part in it and compare them.
 
-    No data is needed: statistics come from the network itself and from made-up images. MODEL is never changed, and
+    No data is needed: statistics come from the network itself and from generated images. MODEL is never changed, and
     a file of yours that is no ONNX model is not written over without --force.
     """
     from dfmpc_onnx.cli.output import check_stream, write_model

@@ -55,7 +55,8 @@ def _one_model(ctx: click.Context, param: click.Parameter, given: tuple[str, ...
 
 
 def model_argument(*, required: bool = True) -> Decorator:
-    return cloup.argument("model", type=click.Path(), nargs=-1, required=required, metavar="MODEL", callback=_one_model)
+    name = "MODEL" if required else "[MODEL]"
+    return cloup.argument("model", type=click.Path(), nargs=-1, required=required, metavar=name, callback=_one_model)
 
 
 MODEL = model_argument()
@@ -70,7 +71,7 @@ WEIGHTS = cloup.option(
     "--weights",
     metavar="BITS|LOW/HIGH",
     help="2 to 8, 1.6 or 2.67 bits for all, such as 8; LOW/HIGH, such as 2/6 or ternary/6: LOW where the next layer "
-    "can repair the error, HIGH elsewhere; or auto  [default: the recipe's]",
+    "can make up for the error, HIGH elsewhere; or auto  [default: the recipe's]",
 )
 ACTIVATIONS = cloup.option(
     "--activations",
@@ -133,7 +134,7 @@ IMAGE_SOURCE = cloup.option(
     "--images",
     type=click.Path(),
     metavar="FILE.npz|FOLDER",
-    help="unlabelled images of yours, in place of made-up ones",
+    help="unlabelled images of yours, in place of generated ones",
 )
 IMAGE_SEED = cloup.option(
     "--seed",
@@ -141,7 +142,7 @@ IMAGE_SEED = cloup.option(
     show_default=True,
     type=click.IntRange(min=0),
     metavar="N",
-    help="seed of the made-up images",
+    help="seed of the generated images",
 )
 
 
@@ -199,7 +200,7 @@ MAX_SECONDS = cloup.option(
     "--max-seconds",
     type=float,
     metavar="S",
-    help="what the run may take: searches are cut short, and what was is said  [default: no limit]",
+    help="how long the run may take: searches are then cut short, and a warning says which  [default: no limit]",
 )
 MAX_FLOAT = cloup.option(
     "--max-float-layers",

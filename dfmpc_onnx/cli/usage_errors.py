@@ -20,6 +20,7 @@ from dfmpc_onnx.cli.console import give_up, prepare_streams, reader_may_leave, s
 from dfmpc_onnx.errors import REPORT_TO, Defect, UserError, printable, shown
 
 ABOUT_AS_NEAR = 0.1  # of a ratio of difflib
+NO_NUMBER = re.compile(r"is not a valid (float|integer)(?: range)?$")
 # Raised where nothing was typed, with the help for its message; releases of click before 8.2 print that themselves.
 HELP: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
@@ -53,7 +54,7 @@ def one_line(ctx: click.Context) -> Iterator[None]:
         if isinstance(error, click.NoSuchOption):
             nearest = _nearest(error.option_name, error.possibilities or ())
             error = click.NoSuchOption(error.option_name, possibilities=nearest, ctx=error.ctx)
-        said = printable(error.format_message()).rstrip(".")
+        said = NO_NUMBER.sub(_in_plain_words, printable(error.format_message()).rstrip("."))
         # An option that lacks its value comes without the command that it belongs to.
         within = " ".join(filter(None, (ctx.command_path, ctx.invoked_subcommand)))
         command = error.ctx.command_path if error.ctx is not None else within
@@ -63,6 +64,11 @@ def one_line(ctx: click.Context) -> Iterator[None]:
         raise Mistake(f"{said}; {near}see '{command} --help'") from None
     except click.ClickException as error:
         raise Mistake(printable(error.format_message())) from None
+
+
+def _in_plain_words(found: re.Match[str]) -> str:
+    """What click says of a value that is no number."""
+    return "is not a number" if found[1] == "float" else "is not a whole number"
 
 
 def _nearest(typed: str, guesses: Sequence[str]) -> list[str]:

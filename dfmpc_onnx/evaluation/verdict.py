@@ -1,6 +1,6 @@
 """What to think of a quantized network: the agreement to expect on real inputs, how sure that is, and what it rests on.
 
-On inputs that are made up, the class of an image changes far more, or less, often than on real ones, so nothing is
+On generated inputs, the class of an image changes far more, or less, often than on real ones, so nothing is
 counted there. Their error tells more: how far the class scores are apart bounds what changes, within what was measured
 on other networks (`LAW_OF_GENERATED`). On the user's own images the answers are counted, and the error on them says the
 rest where they are few. `tools/experiments/verdict.py` measures both laws, and how often the interval holds.
@@ -151,7 +151,7 @@ def _agreement(found: Fidelity, own: bool) -> tuple[float | None, tuple[float, f
     elif own:
         middle = found.agreeing / found.rows
         low, high = wilson_interval(found.agreeing, found.rows)
-    else:  # labels on inputs that are made up
+    else:  # labels on generated inputs
         return None, None
     return round(100 * middle, 1), (math.floor(1000 * low) / 10, math.ceil(1000 * high) / 10)
 

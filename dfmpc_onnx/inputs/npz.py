@@ -90,7 +90,9 @@ def _errors_named(where: str) -> Iterator[None]:
         raise
     # zlib, bz2 and lzma have errors of their own; zipfile adds RuntimeError and NotImplementedError.
     except Exception:
-        raise OptionError(f"{where}: not an .npz of plain arrays (x, and optionally y)") from None
+        raise OptionError(
+            f"{where}: not an .npz of plain arrays (x, and optionally y); give one, or a folder of pictures"
+        ) from None
 
 
 def _member(archive: zipfile.ZipFile, name: str, where: str) -> zipfile.ZipInfo | None:

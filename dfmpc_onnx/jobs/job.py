@@ -108,7 +108,7 @@ def parse_time(text: str | float | None) -> float | None:
     found = TIME_OF_LIMIT.fullmatch(str(text).strip())
     seconds = 0.0 if found is None else float(found[1]) * SECONDS_OF_UNIT[(found[2] or "s").lower()]
     if seconds <= 0:
-        raise OptionError(f"time-limit '{text}': not understood; give seconds such as 90s, or 30m, 2h or auto")
+        raise OptionError(f"time-limit '{text}': not understood; give seconds such as 90s, 30m, 2h, auto or none")
     return seconds
 
 

@@ -25,11 +25,13 @@ RESULTS = re.compile(r"results(\.\d+-of-\d+)?\.jsonl")
 
 
 def check_folder(folder: pathlib.Path, files: Sequence[str]) -> None:
-    """Raise OptionError where a folder that no batch has written to holds what one would write over.
+    """Raise OptionError where it is a file, or a folder that is no batch's and holds what one would write over.
 
     files: names of what it writes beside its models and reports.
     """
     try:
+        if folder.exists() and not is_folder(folder):
+            raise OptionError(f"{shown(str(folder))}: is a file; give a folder for the results")
         there = {path.name for path in folder.iterdir()} if is_folder(folder) else set()
         held = [name for name in files if name in there]
         held += [place for place in PLACES if place in there and any((folder / place).iterdir())]

@@ -109,7 +109,7 @@ def _parse(data: bytes, where: str) -> onnx.ModelProto:
             raise ModelError(f"{where}: nested more deeply than protobuf reads (100 levels); refused") from None
         raise ModelError(f"{where}: not an ONNX model, or cut short; export or copy it again") from None
     if not model.HasField("graph") or not model.opset_import:
-        raise ModelError(f"{where}: not an ONNX model (it declares no graph or no opset)")
+        raise ModelError(f"{where}: not an ONNX model (it declares no graph or no opset); export or copy it again")
     return model
 
 

@@ -37,7 +37,7 @@ def write_sheet(path: str | os.PathLike[str], size: int, count: int, seed: int, 
         raise OptionError(f"writing a picture needs Pillow; {install_command('images')}") from None
     where = shown(str(pathlib.Path(path)))
     if pathlib.Path(path).suffix.lower() != ".png" or not is_folder(pathlib.Path(path).parent):
-        raise OptionError(f"{where}: give a .png file in a folder that exists")
+        raise OptionError(f"{where}: not a .png file in a folder that exists; give such a name")
     target = check_target(path, None, force=force, kind=FileKind("PNG file", _may_be_replaced))
     made = pictures(count, size, size, seed)
     across = int(np.ceil(np.sqrt(count)))

@@ -164,7 +164,7 @@ def _layers(found: Inspection, console: Console, verbose: bool) -> None:
         in_float = [Refusal(x.name, x.refused, x.refused_code or UNSTATED) for x in found.layers if x.refused]
         refusal_list("layers that stay in float", in_float, MOST_REASONS, console)
     if found.recipes:
-        said = "" if verbose else "; -v says what repairs a layer, or why nothing does"
+        said = "" if verbose else "; -v says which layer makes up for its error, or why none does"
         console.print()
         prose(console, f"{ROLES_LEGEND}{said}")
 

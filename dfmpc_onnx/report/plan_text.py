@@ -65,7 +65,7 @@ def _figures(record: PlanRecord, agreement: FrontEntry | None, output: str | Non
         ("limit", record.asked or "none given: what the recipe lets the output lose"),
         ("predicted size", f"{megabytes(record.bytes or 0)}{times}"),
         ("mean bits per weight", f"{record.mean_bits or 0:.2f}"),
-        ("predicted SQNR", f"{record.sqnr_db or 0:.1f} dB, from a trial file run on made-up inputs"),
+        ("predicted SQNR", f"{record.sqnr_db or 0:.1f} dB, from a trial file run on generated inputs"),
         ("estimated by", f"{record.estimator}, {record.inputs}" if record.inputs else record.estimator),
     ]
     if agreement is not None:

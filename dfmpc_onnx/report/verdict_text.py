@@ -74,6 +74,8 @@ def _without_classes(verdict: Verdict, error: str) -> str:
     if verdict.boxes is not None:
         return f"{verdict.boxes[0]} of {verdict.boxes[1]} boxes are found again, with {error}"
     own = "" if verdict.basis != "generated" else f"; {SHOWN_BY_IMAGES} what it does to what you need"
+    if verdict.basis == "generated" and verdict.inputs == 1:  # of class scores, too, one row tells nothing
+        return f"{error}; one input is too few to estimate the agreement from{own}"
     return f"{error}; the outputs are no class scores, so no agreement is counted{own}"
 
 

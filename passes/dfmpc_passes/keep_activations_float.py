@@ -87,7 +87,7 @@ class KeepActivationsFloat(Pass[KeepActivationsFloatOptions]):
         if not groups:
             return PassResult(self.name, notes=("no activation is quantized",))
         if workspace.deadline.past(SEARCHED):
-            workspace.deadline.cut("no activation was looked for that should stay in float")
+            workspace.deadline.cut("no search for activations that should stay in float")
             return PassResult(self.name, notes=("no time was left to measure what activations cost",))
         qparams = activation_qparams(settings)
         scales = {name: qparams(*ranges[like])[0] for name, like in sites.tensors.items()}

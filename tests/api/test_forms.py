@@ -163,7 +163,7 @@ def test_pictures_as_bytes_or_doubles(kind, tmp_path):
     output = "float[n, 4, 16, 16] y"
     model = parsed(f"{kind}[n, 16, 16, 3] x", output, f"{body} a = Conv(t, u) y = Conv(a, w)", more)
     made = quantized(model, 2, preprocess="raw")
-    assert made.report.fidelity.origin == "64 made-up images of 16x16 (16, each flipped 3 ways)"
+    assert made.report.fidelity.origin == "64 generated images of 16x16 (16, each flipped 3 ways)"
     np.savez(tmp_path / "own.npz", x=np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8))
     quantized(model, 2, images=tmp_path / "own.npz", preprocess="raw")
     onnx.save(model, tmp_path / "a.onnx")

@@ -47,7 +47,7 @@ def test_without_any_time_a_whole_file_is_written_and_checked_the_shortest_way(
             f"layers whose loss by rounding was assumed, not measured: {len(report.layers)}",
             "what each layer does to the outputs was not measured",
             f"weights rounded to the nearest level: {len(report.layers)}",
-            "no activation was looked for that should stay in float",
+            "no search for activations that should stay in float",
             "the closing check on 1 of 64 inputs",
         )
 

@@ -264,7 +264,7 @@ BAD_OPTIONS = {
     "one bit": (["--weights", "2/1"], ["weights '2/1'"]),
     "ternary high": (["--weights", "2/ternary"], ["weights '2/ternary'"]),
     "no bits": (["--weights", ""], ["weights ''"]),
-    "activations": (["--activations", "4"], ["activations '4'", "8, 16 or none"]),
+    "activations": (["--activations", "fuor"], ["activations 'fuor'", "4, 8, 16, auto or none"]),
     "layer without bits": (["--layer", "conv1"], ["layer 'conv1'", "GLOB=BITS"]),
     "layer with bad bits": (["--layer", "conv1=16"], ["layer 'conv1=16'"]),
     "layer that matches nothing": (["--layer", "block*=4"], ["'block*=4'", "conv1, conv2, conv3"]),
@@ -512,6 +512,12 @@ def test_an_unknown_command_or_option_is_shown_as_data(words: list[str]) -> None
         (["quantize", "m.onnx", "--layer"], "option '--layer' requires an argument; write --layer GLOB=BITS, see"),
         (["plan", "m.onnx", "--pareto"], "option '--pareto' requires an argument; write --pareto N, see"),
         (["verify", "m.onnx", "o.onnx", "p.onnx"], "got unexpected extra argument (p.onnx); see 'main verify --help'"),
+        (["verify", "m.onnx", "o.onnx", "--min-sqnr", "x"], "invalid value for '--min-sqnr': 'x' is not a number; see"),
+        (["verify", "m.onnx", "o.onnx", "--count", "1.5"], "invalid value for '--count': '1.5' is not a whole number"),
+        (
+            ["quantize", "m.onnx", "-o", "o.onnx", "--max-seconds", "1m"],
+            "invalid value for '--max-seconds': '1m' is not a",
+        ),
         (["images", "-o", "a.png", "--size", "4"], "invalid value for '--size': 4 is not in the range"),
     ],
 )

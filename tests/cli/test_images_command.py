@@ -15,10 +15,10 @@ from tests.commands import assert_refused, dfmpc, held
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["model.onnx"], "model.onnx: a model is read to learn images from; give --learn, or leave it out"),
+        (["model.onnx"], "model.onnx: a model is read to learn images from; give --learn NAME, or leave the model out"),
         (["--steps", 3], "--steps: is for learned images, so give --learn, or leave --steps out"),
         (["--preprocess", "raw"], "--preprocess: is for learned images, so give --learn"),
-        (["--learn", "dsg"], "--learn: learns from a model; give MODEL"),
+        (["--learn", "dsg"], "--learn: images are learned from a model; name an .onnx file"),
         (["--learn", "dsg", "model.onnx", "--size", 8], "--size: is for a sheet, so give it without --learn"),
         (["--count", 300], "--count 300: a sheet holds at most 256 images; give fewer"),
         (["--learn", "dgs", "model.onnx"], "learn 'dgs': no such objective"),

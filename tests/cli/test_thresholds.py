@@ -137,7 +137,7 @@ def test_quantize_ends_with_the_verdict(pair: tuple[pathlib.Path, pathlib.Path])
     assert (
         last.startswith("verdict: ") and "% of real inputs should keep the float model's class (95 % interval " in last
     )
-    assert "64 made-up images" in last and "a few dozen images of yours (--images)" in last
+    assert "64 generated images" in last and "a few dozen images of yours (--images)" in last
     made = dfmpc_onnx.quantize(pair[0], recipe="int8", preprocess="unit")
     assert made.verdict is not None and made.verdict == made.report.verdict and made.verdict.inputs == 64
     assert dfmpc_onnx.quantize(pair[0], recipe="int8", preprocess="unit", check=False).verdict is None

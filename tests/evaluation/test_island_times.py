@@ -117,7 +117,7 @@ def test_a_twin_runs_and_has_integer_kernels(network):
 def test_only_where_it_is_asked_for_is_anything_timed():
     model = quantized()
     assert dfmpc_onnx.inspect(model).latency is None
-    with pytest.raises(OptionError, match="threads: nothing is run"):
+    with pytest.raises(OptionError, match="threads: inspect runs nothing"):
         dfmpc_onnx.inspect(model, threads=1)
 
 

@@ -23,9 +23,9 @@ RANDOM = np.random.default_rng(0)
     ("verdict", "said"),
     [
         (
-            Verdict("good", "generated", 64, "64 made-up images", 98.6, (96.3, 99.5), sqnr_db=31.2),
+            Verdict("good", "generated", 64, "64 generated images", 98.6, (96.3, 99.5), sqnr_db=31.2),
             "good: about 98.6 % of real inputs keep the float model's class (95 % interval 96.3 to 99.5 %); SQNR "
-            "31.2 dB on 64 made-up images",
+            "31.2 dB on 64 generated images",
         ),
         (
             Verdict("check", "images", 9, "9 images of a\nb/", boxes=(8, 9), sqnr_db=20.0),
@@ -88,7 +88,7 @@ def test_on_made_up_inputs_nothing_is_counted_and_the_range_is_wide():
 
 
 def test_a_few_dozen_images_of_the_users_own_narrow_it():
-    """On which the error is about half of that on made-up ones."""
+    """On which the error is about half of that on generated ones."""
     wide = verdict_of(found(tangent=0.1), "generated").interval
     narrow = verdict_of(found(tangent=0.05, rows=36), "images").interval
     counted = [100 * end for end in wilson_interval(36, 36)]
@@ -224,6 +224,14 @@ def test_a_count_beside_a_map_is_no_label():
     x = Images(RANDOM.standard_normal((36, 3, 8, 8)).astype(np.float32), None, "")
     got = compare(Session(model), Session(model), x, *output_kinds(model))
     assert (got.agreement, got.rows) == (None, 0)
+
+
+def test_a_single_generated_input_is_too_few_whatever_the_outputs_are():
+    """Under `--max-seconds` it said of a classifier that its outputs were no class scores."""
+    verdict = Verdict("check", "generated", 1, "1 generated image of 8x8", sqnr_db=21.3, error_percent=8.6)
+    sentence = verdict_sentence(verdict)
+    assert "1 generated image of 8x8; one input is too few to estimate the agreement from; images of yours" in sentence
+    assert "no class scores" not in sentence
 
 
 @pytest.mark.parametrize(("changed", "level", "low"), [(0, "check", False), (2, "check", False), (40, "bad", True)])

@@ -16,12 +16,13 @@ def inputs(shape, dtype=graphs.TensorProto.FLOAT, given=(), images=None):
 @pytest.mark.parametrize(
     ("shape", "given", "want", "origin"),
     [
-        ((4, 3, 8, 8), {}, (4, 3, 8, 8), "4 made-up images of 8x8"),
-        ((4, 1, 8, 8), {}, (4, 1, 8, 8), "4 made-up images of 8x8"),
-        ((4, 8, 10, 3), {}, (4, 8, 10, 3), "4 made-up images of 8x10"),
-        (("n", 3, "h", "w"), {"x": (1, 3, 8, 12)}, (MOST_IMAGES, 3, 8, 12), "64 made-up images of 8x12"),
-        ((2, 16, 8, 8), {}, (2, 16, 8, 8), "2 made-up 1/f fields"),
-        ((2, 3, 20), {}, (2, 3, 20), "2 made-up 1/f fields"),
+        ((4, 3, 8, 8), {}, (4, 3, 8, 8), "4 generated images of 8x8"),
+        ((1, 3, 8, 8), {}, (1, 3, 8, 8), "1 generated image of 8x8"),
+        ((4, 1, 8, 8), {}, (4, 1, 8, 8), "4 generated images of 8x8"),
+        ((4, 8, 10, 3), {}, (4, 8, 10, 3), "4 generated images of 8x10"),
+        (("n", 3, "h", "w"), {"x": (1, 3, 8, 12)}, (MOST_IMAGES, 3, 8, 12), "64 generated images of 8x12"),
+        ((2, 16, 8, 8), {}, (2, 16, 8, 8), "2 generated 1/f fields"),
+        ((2, 3, 20), {}, (2, 3, 20), "2 generated 1/f fields"),
         ((5, 7), {}, (5, 7), "5 Gaussian vectors"),
     ],
 )

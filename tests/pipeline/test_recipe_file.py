@@ -241,7 +241,7 @@ def test_the_printed_page_shows_what_is_different_and_loads_alone(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('[[insert]]\nuse = "absent"\nafter = "normalize"\n', "no such pass; there are"),
+        ('[[insert]]\nuse = "absent"\nafter = "normalize"\n', "no such pass; give one of"),
         ("[passes.assign_bits]\nedge = 0\n", "unknown key 'edge'; it has edges, least, folded"),
         ('[passes.assign_bits]\nfolded = "lo"\n', "at 'folded'; give one of low, high"),
         ('without = ["pair_convolutions"]\n', "add pair_convolutions before it"),

@@ -257,7 +257,7 @@ def test_agreement_is_told_in_numbers_where_images_are_given(
     (counted,) = json.loads(dfmpc(*given, "--json").stdout)["providers"]
     assert f" {counted['fidelity']['agreeing']} of 64 " in dfmpc(*given).stdout
     made = dfmpc("quantize", model_file, "-o", quantized, "--recipe", "per-channel", "--preprocess", "unit").stdout
-    assert " dB on 64 made-up images of 8x8 (16, each flipped 3 ways)" in made and "of 64" not in made
+    assert " dB on 64 generated images of 8x8 (16, each flipped 3 ways)" in made and "of 64" not in made
 
 
 def test_of_an_output_that_is_no_vector_of_scores_no_agreement_is_counted(model_file: pathlib.Path) -> None:
