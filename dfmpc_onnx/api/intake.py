@@ -170,16 +170,10 @@ def parse_settings(
     if activations is None and numbers == "8":  # which a recipe has that states nothing
         numbers = provider.activations
     _check_activations(numbers, provider, reduce_range=bool(reduce_range))
-    overrides = tuple(LayerOverride.parse(item) for item in texts(layers))
-    for override in overrides if numbers in ("8", "16", "none") else ():
-        if override.reads is not None:
-            raise OptionError(
-                f"layer {override}: activations have {numbers} bits; give --activations 4 or auto with it"
-            )
-    return Settings(
+    settings = Settings(
         weights=recipe.weight_bits if weights is None else WeightBits.parse(str(weights)),
         activations=numbers,
-        layers=overrides,
+        layers=tuple(LayerOverride.parse(item) for item in texts(layers)),
         preprocess=parse_or_assume(preprocess),
         input_shapes=parse_input_shapes(texts(input_shapes)),
         input_ranges=parse_input_ranges(texts(input_ranges)),
@@ -191,13 +185,29 @@ def parse_settings(
         float16=provider.float_type == "float16",
         target=provider,
     )
+    _check_what_layers_read(settings)
+    return settings
+
+
+def _check_what_layers_read(settings: Settings) -> None:
+    """Raise OptionError where a layer is to read other bits than the activations have, which one grid stands for."""
+    few = settings.few_bits
+    for override in settings.layers:
+        if override.reads is None or (few is not None and override.reads in (few, 8)):
+            continue
+        if few is None:
+            raise OptionError(
+                f"layer {override}: activations have {settings.activations} bits; give --activations 4 or auto with it"
+            )
+        raise OptionError(f"layer {override}: activations have {few} bits; a layer reads these, /{few}, or /8")
 
 
 def _check_activations(numbers: Activations, provider: Target, *, reduce_range: bool) -> None:
     """Raise OptionError where a target does not take activations of such bits, or has no use for a reduced range."""
     wanted = {FEW_ACTIVATION_BITS, 8} if numbers == "auto" else set() if numbers == "none" else {int(numbers)}
     if not wanted <= set(provider.activation_bits):
-        known = " or ".join(map(str, provider.activation_bits))
+        *fewer, widest = map(str, provider.activation_bits)
+        known = f"{', '.join(fewer)} or {widest}" if fewer else widest
         raise OptionError(f"activations {numbers}: {provider.name} takes {known} bits; give one of these, or none")
     if reduce_range and numbers not in ("8", "16"):
         kept = "activations stay in float" if numbers == "none" else "layers compute in float"

@@ -277,8 +277,8 @@ def _made(pair: ReportedPair) -> tuple[tuple[str, str], ...]:
     stated = metadata_of(pair.source.model)
     if not stated:
         return (("made by", f"{pair.source.model.producer_name or 'not stated'}, not by dfmpc-onnx quantize"),)
-    keys = ("recipe", "weights", "activations", "target", "budget", "preprocess", "seed", "statistics", "version")
-    rows = [(key, stated[key]) for key in keys if key in stated]
+    keys = ("recipe", "weights", "activations", "target", "budget", "max_seconds", "cut_short", "preprocess", "seed")
+    rows = [(key, stated[key]) for key in (*keys, "statistics", "version") if key in stated]
     rows = [(key, _how_known(value, stated)) if key == "preprocess" else (key, value) for key, value in rows]
     with contextlib.suppress(msgspec.DecodeError):  # a damaged file
         versions = msgspec.json.decode(stated.get("versions", "{}"), type=dict[str, str])
