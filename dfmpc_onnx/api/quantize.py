@@ -38,7 +38,7 @@ from dfmpc_onnx.pipeline.progress import Progress, ProgressReport
 from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE, Recipe
 from dfmpc_onnx.pipeline.settings import Settings, WeightBudget
 from dfmpc_onnx.qdq.qonnx_nodes import from_qonnx, to_qonnx
-from dfmpc_onnx.report.build import make_report, with_layer_errors
+from dfmpc_onnx.report.build import make_report, with_layer_errors, with_stored_bits
 from dfmpc_onnx.runtime.session import require
 from dfmpc_onnx.runtime.threads import takes_threads
 
@@ -174,6 +174,8 @@ def _finish(
     report = make_report(
         workspace, taken.recipe, source, size, results, timing, found.fidelity, taken.choice, notes, began
     )
+    if result is not runs:
+        report = with_stored_bits(report, result)
     output = None if taken.destination is None else str(taken.destination)
     report = msgspec.structs.replace(
         with_layer_errors(report, of_layers),

@@ -98,12 +98,7 @@ def sizes_agree(written: Written) -> str | None:
 
 
 def layers_agree(written: Written) -> str | None:
-    """`inspect` reads off the file what the report says of each layer: codes, bits of a weight, integer arithmetic.
-
-    Of nodes of QONNX it reads nothing.
-    """
-    if written.report.target == "qonnx":
-        return None
+    """`inspect` reads off the file what the report says of each layer: codes, bits of a weight, integer arithmetic."""
     held = {layer.name: layer for layer in written.inspection.quantized_layers}
     for layer in written.report.layers:
         found, coded = held.get(layer.name), layer.bits != 32
