@@ -88,7 +88,7 @@ def report(
     to change.
 
     With --against, FILES are quantized ones of one network, side by side as a table and a page. A page needs no network
-    and holds no script. It takes the package jinja2: pip install jinja2.
+    and holds no script. It takes two packages: pip install jinja2 matplotlib.
     """
     from dfmpc_onnx.cli.output import check_stream, write_bytes
     from dfmpc_onnx.cli.progress import progress
