@@ -13,7 +13,7 @@ from dfmpc_onnx.api.boundary import GivenImages, GivenLayers, GivenRanges, Given
 from dfmpc_onnx.api.learned_images import check_learned, fed_as_learned
 from dfmpc_onnx.api.reference import check_limits, check_source
 from dfmpc_onnx.api.static_shapes import check_dimensions
-from dfmpc_onnx.errors import DfmpcError, OptionError
+from dfmpc_onnx.errors import AlreadyQuantized, DfmpcError, OptionError
 from dfmpc_onnx.graph.exchange import to_graph
 from dfmpc_onnx.graph.operators import op_of
 from dfmpc_onnx.inputs.knowledge import find_out
@@ -38,6 +38,7 @@ from dfmpc_onnx.pipeline.settings import (
 from dfmpc_onnx.pipeline.target_rules import Activations, Target
 from dfmpc_onnx.pipeline.targets import parse_target
 from dfmpc_onnx.pipeline.workspace import Workspace, resolve_inputs
+from dfmpc_onnx.qdq.qonnx_nodes import holds_qonnx
 from dfmpc_onnx.statistics.batch_axis import with_free_batch
 from dfmpc_onnx.statistics.leading_moments import BY_COVARIANCES, BY_PICTURES
 
@@ -88,6 +89,10 @@ def take_in(
     progress.expect(ENDS + len(pipeline))
     progress.begin("load")
     source = load(model)
+    if holds_qonnx(source.model):
+        raise AlreadyQuantized(
+            f"{source.label}: the model is quantized already, in nodes of QONNX; give the float model of it"
+        )
     destination = None if output is None else check_target(output, source, force=force)
     graph = to_graph(source)
     layers = sum(op_of(node) in WEIGHTED for node in graph.nodes)
