@@ -173,6 +173,12 @@ def _called(name: str, value: Any) -> Any:
     return value
 
 
+def _instruments(name: str, value: Any) -> Any:
+    if not isinstance(value, Sequence) or not all(callable(getattr(item, "after", None)) for item in value):
+        raise _wrong(name, value, "a list of objects with the methods before and after of Instrument")
+    return value
+
+
 def _images(name: str, value: Any) -> Any:
     if isinstance(value, (bytes, onnx.ModelProto)) or not isinstance(value, (str, os.PathLike, Iterable)):
         raise _wrong(name, value, "a path, an array [n, height, width, 3] or an iterable of arrays")
@@ -249,6 +255,7 @@ ARGUMENTS: Mapping[str, Callable[[str, Any], Any]] = {
     "blame": _flag,
     "max_latency": _text("'12.5' or '80%'"),
     "progress": _called,
+    "instruments": _instruments,
     "max_size": _one_of("bytes, '2MB' or '25%'", str, numbers.Integral),
     "mean_bits": _number,
     "max_seconds": _number,

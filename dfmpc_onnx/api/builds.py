@@ -135,7 +135,8 @@ class Builder:
 def as_model(taken: Intake, results: tuple[PassResult, ...]) -> onnx.ModelProto:
     """The graph as passes have left it, with the statement of its making."""
     workspace = taken.workspace
-    stated = provenance(taken.source, taken.recipe, workspace.settings, workspace.inputs, taken.choice, results)
+    given = taken.source, taken.recipe, workspace.settings, workspace.inputs, taken.choice
+    stated = provenance(*given, results, workspace.deadline)
     return with_static_shapes(to_model(workspace.graph, taken.source, stated), workspace)
 
 

@@ -11,7 +11,7 @@ from dfmpc_onnx.api.made_again import OptionsAgain, as_arguments
 from dfmpc_onnx.api.override_patterns import as_patterns
 from dfmpc_onnx.api.time_limit import time_limit_of, with_time_limit
 from dfmpc_onnx.pipeline.recipe import Recipe, to_record
-from dfmpc_onnx.pipeline.settings import LayerOverride
+from dfmpc_onnx.pipeline.settings import FLOAT, LayerOverride
 
 OUTPUT = "better.onnx"
 
@@ -35,8 +35,11 @@ def command_again(
         parts += ["--max-latency", limit]
     parts += as_arguments({"activations": recipe.activations, **options})
     bits = _bits(layers, names)
-    for override in as_patterns(bits, [name for name in names if name not in bits]):
-        parts += ["--layer", override]
+    reading = {name: text for name, text in bits.items() if "/" in text}
+    for part in ({name: text for name, text in bits.items() if name not in reading}, reading):
+        # What a pattern says of activations holds also where a later one states weights alone.
+        for override in as_patterns(part, [name for name in names if name not in part]):
+            parts += ["--layer", override]
     return shlex.join(parts)
 
 
@@ -50,7 +53,13 @@ def _has_name(recipe: Recipe, limit: str | None) -> bool:
 
 
 def _bits(overrides: Sequence[str], names: Sequence[str]) -> Mapping[str, str]:
-    """The bits of each layer that an override matches."""
-    parsed = [LayerOverride.parse(text) for text in overrides]
-    found = {name: next((o for o in reversed(parsed) if o.matches(name)), None) for name in names}
-    return {name: str(override.bits) for name, override in found.items() if override is not None}
+    """The bits of each layer that an override matches, and of what it reads where one states them, as a user writes
+    both; of each the last counts that states it."""
+    parsed = [LayerOverride.parse(text) for text in reversed(overrides)]
+    found = {}
+    for name in names:
+        matching = [override for override in parsed if override.matches(name)]
+        if matching:
+            reads = next((f"/{override.reads}" for override in matching if override.reads is not None), "")
+            found[name] = f"{matching[0].bits}" + (reads if matching[0].bits != FLOAT else "")
+    return found

@@ -16,6 +16,7 @@ from dfmpc_onnx.inputs.batches import input_batch
 from dfmpc_onnx.model.source import ModelSource
 from dfmpc_onnx.model.write import save_text
 from dfmpc_onnx.pipeline.progress import ProgressReport, no_report
+from dfmpc_onnx.qdq.qonnx_nodes import refuse_qonnx
 from dfmpc_onnx.qdq.stored_bits import mean_bits, stored_layers
 from dfmpc_onnx.report.html.extra import require_report_extra
 from dfmpc_onnx.report.html.schema import Comparison, QuantizedFile
@@ -114,6 +115,8 @@ def _times(pairs: Sequence[ComparedFiles]) -> tuple[list[float | None], tuple[st
     """Milliseconds of a run of the float file and of each other, measured in turns; or why that is not known."""
     sources = [pairs[0].float_source, *(pair.source for pair in pairs)]
     try:
+        for source in sources:
+            refuse_qonnx(source, "it has no time here")
         feeds = input_batch(pairs[0].specs, 0, 1).first(1).feeds
         sessions = [Session(source.path or source.model, label=source.label) for source in sources]
         taken = run_times([(session, feeds) for session in sessions], SECONDS_TIMED)

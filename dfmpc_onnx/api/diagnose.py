@@ -26,6 +26,7 @@ from dfmpc_onnx.inputs.samples import few_of
 from dfmpc_onnx.model.source import ModelSource, Source
 from dfmpc_onnx.model.write import check_target, save
 from dfmpc_onnx.pipeline.progress import ProgressReport
+from dfmpc_onnx.qdq.qonnx_nodes import refuse_qonnx
 from dfmpc_onnx.runtime.threads import takes_threads
 from dfmpc_onnx.statistics.leading_moments import BY_PICTURES
 
@@ -64,6 +65,7 @@ def diagnose(
         raise OptionError("output: only what was tried can be written; ask for blame, too")
     asked = _Asked(model, quantized, images, input_shapes, input_ranges, seed, count or LAYER_INPUTS)
     files = asked.files(preprocess)
+    refuse_qonnx(files.source, "give a file that is made with the same options for the target cpu")
     if not is_quantized(files.source.model) and "version" not in files.metadata:  # ours may hold codes alone
         raise ModelError(f"{files.source.label}: holds nothing that is quantized; give the float model first")
     destination = None

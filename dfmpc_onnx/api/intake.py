@@ -13,7 +13,7 @@ from dfmpc_onnx.api.boundary import GivenImages, GivenLayers, GivenRanges, Given
 from dfmpc_onnx.api.learned_images import check_learned, fed_as_learned
 from dfmpc_onnx.api.reference import check_limits, check_source
 from dfmpc_onnx.api.static_shapes import check_dimensions
-from dfmpc_onnx.errors import DfmpcError, OptionError
+from dfmpc_onnx.errors import AlreadyQuantized, DfmpcError, OptionError
 from dfmpc_onnx.graph.exchange import to_graph
 from dfmpc_onnx.graph.operators import op_of
 from dfmpc_onnx.inputs.knowledge import find_out
@@ -38,6 +38,7 @@ from dfmpc_onnx.pipeline.settings import (
 from dfmpc_onnx.pipeline.target_rules import Activations, Target
 from dfmpc_onnx.pipeline.targets import parse_target
 from dfmpc_onnx.pipeline.workspace import Workspace, resolve_inputs
+from dfmpc_onnx.qdq.qonnx_nodes import holds_qonnx
 from dfmpc_onnx.statistics.batch_axis import with_free_batch
 from dfmpc_onnx.statistics.leading_moments import BY_COVARIANCES, BY_PICTURES
 
@@ -88,6 +89,10 @@ def take_in(
     progress.expect(ENDS + len(pipeline))
     progress.begin("load")
     source = load(model)
+    if holds_qonnx(source.model):
+        raise AlreadyQuantized(
+            f"{source.label}: the model is quantized already, in nodes of QONNX; give the float model of it"
+        )
     destination = None if output is None else check_target(output, source, force=force)
     graph = to_graph(source)
     layers = sum(op_of(node) in WEIGHTED for node in graph.nodes)
@@ -170,16 +175,10 @@ def parse_settings(
     if activations is None and numbers == "8":  # which a recipe has that states nothing
         numbers = provider.activations
     _check_activations(numbers, provider, reduce_range=bool(reduce_range))
-    overrides = tuple(LayerOverride.parse(item) for item in texts(layers))
-    for override in overrides if numbers in ("8", "16", "none") else ():
-        if override.reads is not None:
-            raise OptionError(
-                f"layer {override}: activations have {numbers} bits; give --activations 4 or auto with it"
-            )
-    return Settings(
+    settings = Settings(
         weights=recipe.weight_bits if weights is None else WeightBits.parse(str(weights)),
         activations=numbers,
-        layers=overrides,
+        layers=tuple(LayerOverride.parse(item) for item in texts(layers)),
         preprocess=parse_or_assume(preprocess),
         input_shapes=parse_input_shapes(texts(input_shapes)),
         input_ranges=parse_input_ranges(texts(input_ranges)),
@@ -191,13 +190,29 @@ def parse_settings(
         float16=provider.float_type == "float16",
         target=provider,
     )
+    _check_what_layers_read(settings)
+    return settings
+
+
+def _check_what_layers_read(settings: Settings) -> None:
+    """Raise OptionError where a layer is to read other bits than the activations have, which one grid stands for."""
+    few = settings.few_bits
+    for override in settings.layers:
+        if override.reads is None or (few is not None and override.reads in (few, 8)):
+            continue
+        if few is None:
+            raise OptionError(
+                f"layer {override}: activations have {settings.activations} bits; give --activations 4 or auto with it"
+            )
+        raise OptionError(f"layer {override}: activations have {few} bits; a layer reads these, /{few}, or /8")
 
 
 def _check_activations(numbers: Activations, provider: Target, *, reduce_range: bool) -> None:
     """Raise OptionError where a target does not take activations of such bits, or has no use for a reduced range."""
     wanted = {FEW_ACTIVATION_BITS, 8} if numbers == "auto" else set() if numbers == "none" else {int(numbers)}
     if not wanted <= set(provider.activation_bits):
-        known = " or ".join(map(str, provider.activation_bits))
+        *fewer, widest = map(str, provider.activation_bits)
+        known = f"{', '.join(fewer)} or {widest}" if fewer else widest
         raise OptionError(f"activations {numbers}: {provider.name} takes {known} bits; give one of these, or none")
     if reduce_range and numbers not in ("8", "16"):
         kept = "activations stay in float" if numbers == "none" else "layers compute in float"

@@ -43,6 +43,7 @@ from dfmpc_onnx.pipeline.manager import PassManager
 from dfmpc_onnx.pipeline.progress import ProgressReport, no_report
 from dfmpc_onnx.pipeline.settings import Settings, WeightBits, parse_input_ranges, parse_input_shapes
 from dfmpc_onnx.pipeline.workspace import Workspace, resolve_inputs
+from dfmpc_onnx.qdq.qonnx_nodes import refuse_qonnx
 from dfmpc_onnx.report.learning import LayerDistance, LearningReport
 from dfmpc_onnx.runtime.threads import takes_threads, thread_count
 from dfmpc_onnx.statistics.batch_axis import batch_is_free
@@ -157,8 +158,6 @@ class _Asked:
             raise OptionError(f"steps {self.steps}: give at least 1")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise OptionError(f"learning-rate {self.learning_rate:g}: give a number above 0, such as {USUAL_RATE:g}")
-        if self.seed < 0:
-            raise OptionError(f"seed {self.seed}: give 0 or more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,6 +177,7 @@ def _take_in(
 ) -> _Taken:
     """Read the model and make what learning begins with. Raises UserError."""
     source = load(model)
+    refuse_qonnx(source, "give the float model of it")
     settings = Settings(
         WeightBits.parse("8"),
         "8",

@@ -10,6 +10,7 @@ import msgspec
 
 from dfmpc_onnx.errors import OptionError
 from dfmpc_onnx.inputs.preprocess import AUTO
+from dfmpc_onnx.pipeline.deadline import Deadline
 from dfmpc_onnx.pipeline.settings import LayerOverride
 from dfmpc_onnx.pipeline.targets import targets
 
@@ -30,6 +31,7 @@ class OptionsAgain(TypedDict):
     input_ranges: NotRequired[Mapping[str, tuple[float, float]]]
     images: NotRequired[str]
     seed: NotRequired[int]
+    max_seconds: NotRequired[float]
 
 
 def options_again(
@@ -55,6 +57,8 @@ def options_again(
         found["images"] = images
     if (seed := stated.get("seed", "0")) != "0":
         found["seed"] = int(seed)
+    if (seconds := recorded_seconds(stated)) is not None:
+        found["max_seconds"] = seconds
     return found
 
 
@@ -75,6 +79,8 @@ def as_arguments(options: OptionsAgain) -> list[str]:
         found += ["--input-range", f"{name}={_number(low)}:{_number(high)}"]
     if "images" in options:
         found += ["--images", options["images"]]
+    if "max_seconds" in options:
+        found += ["--max-seconds", _number(options["max_seconds"])]
     return found
 
 
@@ -115,6 +121,14 @@ def recorded_ranges(stated: Mapping[str, str]) -> dict[str, tuple[float, float]]
         return msgspec.json.decode(stated.get("input_ranges", "{}"), type=dict[str, tuple[float, float]])
     except msgspec.DecodeError:
         return {}
+
+
+def recorded_seconds(stated: Mapping[str, str]) -> float | None:
+    """The limit on the time that a file says it was cut short by; None where it says none that can be given."""
+    try:
+        return Deadline(float(stated["max_seconds"])).seconds
+    except (KeyError, ValueError, OptionError):
+        return None
 
 
 def recorded_shapes(stated: Mapping[str, str]) -> dict[str, tuple[int, ...]]:

@@ -11,6 +11,7 @@ from dfmpc_onnx.api.time_limit import check_timed, with_time_limit
 from dfmpc_onnx.errors import OptionError
 from dfmpc_onnx.inputs.image_places import check_place
 from dfmpc_onnx.inputs.preprocess import AUTO
+from dfmpc_onnx.pipeline.deadline import Deadline
 from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE
 from dfmpc_onnx.pipeline.settings import Settings, WeightBudget
 
@@ -30,6 +31,7 @@ def check_settings(settings: Settings, *, check: bool, timed: bool, errors: bool
 def check_options(**options: Any) -> None:
     """Raise what `quantize` would raise for these options whatever the model is: OptionError or RecipeError."""
     given = {name: ARGUMENTS[name](name, value) if name in ARGUMENTS else value for name, value in options.items()}
+    Deadline(given.get("max_seconds"))
     limit = given.get("max_latency")
     recipe = with_time_limit(catalog.find_recipe(given.get("recipe", DEFAULT_RECIPE)), limit)
     catalog.build(recipe)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 
 import msgspec
+import onnx
 
 from dfmpc_onnx.api.boundary import GivenImages, GivenRanges, GivenShapes, as_path, texts
 from dfmpc_onnx.api.made_again import recorded_ranges, recorded_shapes
@@ -28,6 +29,7 @@ from dfmpc_onnx.model.metadata import metadata_of
 from dfmpc_onnx.model.source import ModelSource, Source, load
 from dfmpc_onnx.pipeline.settings import Settings, WeightBits, parse_input_ranges, parse_input_shapes
 from dfmpc_onnx.pipeline.workspace import resolve_inputs
+from dfmpc_onnx.qdq.qonnx_nodes import runnable
 from dfmpc_onnx.runtime.session import Session
 from dfmpc_onnx.statistics.leading_moments import BY_PICTURES
 
@@ -50,6 +52,11 @@ class ComparedFiles:
     fed: Images | Samples | ImageStream
     basis: Basis
     not_known: str
+
+    @property
+    def runs(self) -> onnx.ModelProto:
+        """The quantized network in operators that onnxruntime has."""
+        return runnable(self.source)
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from dfmpc_onnx.inputs.normalization import PreprocessChoice
 from dfmpc_onnx.inputs.spec import InputSpecs
 from dfmpc_onnx.model.metadata import metadata_of
 from dfmpc_onnx.model.source import Source
+from dfmpc_onnx.pipeline.deadline import Deadline
 from dfmpc_onnx.pipeline.manager import PassResult
 from dfmpc_onnx.pipeline.recipe import Recipe, Step, recorded_steps, to_record
 from dfmpc_onnx.pipeline.settings import Settings
@@ -46,12 +47,14 @@ def provenance(
     inputs: InputSpecs,
     choice: PreprocessChoice,
     results: tuple[PassResult, ...],
+    deadline: Deadline,
 ) -> dict[str, str]:
     """What is written into the file: enough to make it again, and for `verify` to feed it rightly.
 
     A value that is a list or a mapping is JSON, since names from a model may hold any character. `fallbacks`: the
     passes that could not go on, each with those that ran in its place. `pair_sums`: where no two products leave 16
-    bits, how many layers have other codes for that.
+    bits, how many layers have other codes for that. `max_seconds`, `cut_short`: where a limit on
+    the time has cut anything short before the closing check, and what, in words.
     """
     versions = {"onnx": onnx.__version__, "onnxruntime": runtime_version(), "numpy": np.__version__}
     stated = {
@@ -80,6 +83,9 @@ def provenance(
         stated["input_ranges"] = _json(settings.input_ranges)
     if settings.budget.asked:
         stated["budget"] = str(settings.budget)
+    if deadline.seconds is not None and deadline.cuts:  # with time enough the file is that without a limit
+        stated["max_seconds"] = repr(float(deadline.seconds))
+        stated["cut_short"] = "; ".join(deadline.cuts)
     if choice.unknown:
         stated["unknown_inputs"] = _json([entry.name for entry in choice.unknown])
     fallen = [{result.name: result.fallback} for result in results if result.fallback]

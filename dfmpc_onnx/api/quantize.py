@@ -38,7 +38,7 @@ from dfmpc_onnx.pipeline.progress import Progress, ProgressReport
 from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE, Recipe
 from dfmpc_onnx.pipeline.settings import Settings, WeightBudget
 from dfmpc_onnx.qdq.qonnx_nodes import from_qonnx, to_qonnx
-from dfmpc_onnx.report.build import make_report, with_layer_errors
+from dfmpc_onnx.report.build import make_report, with_layer_errors, with_stored_bits
 from dfmpc_onnx.runtime.session import require
 from dfmpc_onnx.runtime.threads import takes_threads
 
@@ -78,21 +78,22 @@ def quantize(
 ) -> Quantized:
     """Quantize a float model without data.
 
-    model: a path, the bytes of a file, or a ModelProto; never changed. output: where to write the result, whole or not
-    at all; None: in memory. recipe: a name, a ``.toml`` path, or a Recipe. weights: 8, ``LOW/HIGH``, ``ternary/HIGH``.
-    activations: 4, 8, 16, "auto", "none". layers: overrides, ``{"layer1/*": 8}`` or ``"8/4"``. reduce_range: 7-bit
-    weights, for runtimes without VNNI. target: what the file is for (`pipeline.targets`). fp16: floats are float16
-    where they fit; None: as the target wants. preprocess: what the network expects; "auto". input_shapes: ``{"x": (1,
-    3, 224, 224)}``. input_ranges: ``{"x": (0, 255)}``. images: unlabelled ones in place of procedural ones: an .npz, a
-    folder, or arrays, uint8 [n, height, width, 3] or float32 as the model takes them. check: compare with the model, on
-    inputs that no statistics came from. max_latency: ``12.5`` (ms of a run) or ``80%`` (of the float model's), met by
-    quantizing what accuracy keeps in float. dump: a folder for the graph after each pass. progress: called with (done,
-    total, name), see `rich_progress`. threads: of onnxruntime and BLAS; None and 0: all processors. max_size: of the
-    file, as "2MB", bytes, or "25%" of the float one, met within a percent. mean_bits: of all weights, at most.
-    min_sqnr: in dB, as the check measures it. max_float_layers: how many may stay in float for these. force: write over
-    what is no ONNX model. layer_errors: compare tensors inside. report: where to write it all as an HTML page (extra
-    `report`). max_seconds: of the run; the report says what was cut short. Raises UserError for what the caller can
-    correct, Defect for our own mistakes; `output` is then as it was before.
+    - Files: model (a path, the bytes of a file, or a ModelProto; never changed); output (written whole or not at all;
+      None: in memory); force (write over what is no ONNX model); report (an HTML page on it all, extra `report`).
+    - Bits: recipe (a name, a ``.toml`` path, or a Recipe); weights (8, ``LOW/HIGH``, ``ternary/HIGH``); activations (4,
+      8, 16, "auto", "none"); layers (overrides, ``{"layer1/*": 8}`` or ``"8/4"``); reduce_range (7-bit weights, for
+      runtimes without VNNI); target (what the file is for); fp16 (floats as float16; None: as the target wants).
+    - Limits: max_size (of the file: "2MB", bytes, or "25%" of the float one, met within a percent); mean_bits (of all
+      weights); min_sqnr (dB, as the check measures it); max_float_layers (how many may stay in float for these);
+      max_latency (``12.5``, ms of a run, or ``80%`` of the float model's); max_seconds (of this call).
+    - Input: preprocess (what the network expects; "auto"); input_shapes (``{"x": (1, 3, 224, 224)}``); input_ranges
+      (``{"x": (0, 255)}``); seed (of what is made up); images (unlabelled, in place of procedural ones: an .npz, a
+      folder, or arrays, uint8 [n, height, width, 3] or float32 as the model takes them).
+    - Check: check (compare with the model, on inputs that no statistics came from); layer_errors (tensors inside, too).
+    - Run: threads (of onnxruntime and BLAS; None and 0: all processors); progress (called with (done, total, name), see
+      `rich_progress`); dump (a folder for the graph after each pass); instruments (watch each pass).
+
+    Raises UserError for what the caller can correct, Defect for our own mistakes; `output` is then as it was before.
     """
     began, deadline = time.perf_counter(), Deadline(max_seconds)
     page = check_page(report, model, output, force=force, check=check)
@@ -103,8 +104,7 @@ def quantize(
     settings = with_budget(settings, budget, "--weights" if weights is not None else f"recipe {chosen.name}")
     _check_runtime(settings, check=check or min_sqnr is not None, timed=max_latency is not None, errors=layer_errors)
     taken = take_in(model, output, chosen, pipeline, settings, preprocess, Progress(progress), force=force)
-    made = _build(taken, deadline, budget, instruments, dump)
-    return _finish(taken, made, check, began, page, layer_errors=layer_errors)
+    return _finish(taken, _build(taken, deadline, budget, instruments, dump), check, began, page, errors=layer_errors)
 
 
 def _without_idle(budget: WeightBudget, settings: Settings, pipeline: Sequence[Pass[msgspec.Struct]]) -> WeightBudget:
@@ -139,7 +139,7 @@ def _build(
 
 
 def _finish(
-    taken: Intake, built: Built, check: bool, began: float, page: pathlib.Path | None, *, layer_errors: bool
+    taken: Intake, built: Built, check: bool, began: float, page: pathlib.Path | None, *, errors: bool
 ) -> Quantized:
     """The result as a model, compared and written, with the report on it."""
     workspace, source = taken.workspace, taken.source
@@ -166,7 +166,7 @@ def _finish(
     else:
         workspace.progress.begin("write")
         size = save(result, taken.destination, source.external, closing)
-    errors, said = _layer_errors(taken, runs, found) if layer_errors else (None, ())
+    of_layers, said = _layer_errors(taken, runs, found) if errors else (None, ())
     said = (*said, *of_another_model(source, inputs))
     workspace.progress.end()
     notes = (*assumed_batches(workspace), *larger_than_its_source(source, result, size, settings), *found.notes, *said)
@@ -174,16 +174,18 @@ def _finish(
     report = make_report(
         workspace, taken.recipe, source, size, results, timing, found.fidelity, taken.choice, notes, began
     )
+    if result is not runs:
+        report = with_stored_bits(report, result)
     output = None if taken.destination is None else str(taken.destination)
     report = msgspec.structs.replace(
-        with_layer_errors(report, errors),
+        with_layer_errors(report, of_layers),
         output=output,
         version=version(),
         verdict=found.verdict,
     )
     if page is not None:
         write_page_of_run(taken, runs, found, report, page)
-    return Quantized(result, with_layer_errors(report, errors))
+    return Quantized(result, with_layer_errors(report, of_layers))
 
 
 def _layer_errors(

@@ -11,6 +11,9 @@ from dfmpc_onnx.api.report_page import Diagnosed
 from dfmpc_onnx.errors import ModelError
 from dfmpc_onnx.evaluation.kernel_census import is_quantized
 from dfmpc_onnx.evaluation.layer_errors import LAYER_INPUTS
+from dfmpc_onnx.qdq.qonnx_nodes import holds_qonnx
+
+OF_QONNX = "causes are looked for in files that onnxruntime runs, and it has no nodes of QONNX"
 
 
 def diagnosis_of(
@@ -20,8 +23,9 @@ def diagnosis_of(
     if files.not_known:
         return Diagnosed(why_not=files.not_known)
     if not is_quantized(files.source.model):
-        errors, _ = errors_of_layers(files.float_source, files.source.model, files.fed, "")
-        return Diagnosed(errors, why_not="the file quantizes weights alone; their errors are listed above")
+        errors, _ = errors_of_layers(files.float_source, files.runs, files.fed, "")
+        why = OF_QONNX if holds_qonnx(files.source.model) else "the file quantizes weights alone"
+        return Diagnosed(errors, why_not=f"{why}; the errors of the layers are listed above")
     try:
         found, _ = diagnose_files(files, LAYER_INPUTS, images, right, tell, blame=blame)
     except ModelError as error:

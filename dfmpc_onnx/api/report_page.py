@@ -35,6 +35,7 @@ from dfmpc_onnx.model.source import Source
 from dfmpc_onnx.pipeline.manager import Refusal
 from dfmpc_onnx.pipeline.progress import ProgressReport
 from dfmpc_onnx.pipeline.weight_plan import PlanRow, Width
+from dfmpc_onnx.qdq.qonnx_nodes import refuse_qonnx
 from dfmpc_onnx.qdq.stored_bits import StoredLayer, mean_bits, nearest_width, stored_layers
 from dfmpc_onnx.qdq.stored_bytes import stored_bytes
 from dfmpc_onnx.report.computes_text import why_float
@@ -246,6 +247,7 @@ def bits_shown(layer: StoredLayer, grid: WeightGrid | None) -> tuple[str, str]:
 
 
 def _times(pair: ReportedPair) -> RunTimes:
+    refuse_qonnx(pair.source, "it has no time here")
     feeds = input_batch(pair.inputs, 0, 1).first(1).feeds
     sessions = [Session(s.path or s.model, label=s.label) for s in (pair.float_source, pair.source)]
     taken = run_times([(session, feeds) for session in sessions], TIMED_SECONDS)
@@ -277,8 +279,8 @@ def _made(pair: ReportedPair) -> tuple[tuple[str, str], ...]:
     stated = metadata_of(pair.source.model)
     if not stated:
         return (("made by", f"{pair.source.model.producer_name or 'not stated'}, not by dfmpc-onnx quantize"),)
-    keys = ("recipe", "weights", "activations", "target", "budget", "preprocess", "seed", "statistics", "version")
-    rows = [(key, stated[key]) for key in keys if key in stated]
+    keys = ("recipe", "weights", "activations", "target", "budget", "max_seconds", "cut_short", "preprocess", "seed")
+    rows = [(key, stated[key]) for key in (*keys, "statistics", "version") if key in stated]
     rows = [(key, _how_known(value, stated)) if key == "preprocess" else (key, value) for key, value in rows]
     with contextlib.suppress(msgspec.DecodeError):  # a damaged file
         versions = msgspec.json.decode(stated.get("versions", "{}"), type=dict[str, str])

@@ -94,7 +94,7 @@ def verify_pair(
     said: tuple[str, ...] = ()
     if layer_errors:
         tell = layer_progress(progress)
-        errors, said = errors_of_layers(pair.float_source, pair.source.model, pair.fed, pair.not_known, tell)
+        errors, said = errors_of_layers(pair.float_source, pair.runs, pair.fed, pair.not_known, tell)
     warnings = (*pair.warnings, *comparison.warnings(rows), *said)
     return Verification(
         float_bytes=pair.float_source.size,

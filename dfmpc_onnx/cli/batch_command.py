@@ -20,6 +20,7 @@ from dfmpc_onnx.cli.shared_options import (
     LAYERS,
     LOOK,
     MAX_FLOAT,
+    MAX_SECONDS,
     MAX_SIZE,
     MEAN_BITS,
     PREPROCESS,
@@ -122,6 +123,7 @@ NO_LIMIT = "none"
     min_agreement("exit 1 where less agrees; without --images: where the 95 % interval begins below"),
     MAX_FLOAT,
     max_latency("as of quantize"),
+    MAX_SECONDS,
 )
 @cloup.option_group("Input of all models", PREPROCESS, INPUT_SHAPES, RANGES, IMAGE_SOURCE, TARGET, FLOAT16, IMAGE_SEED)
 @cloup.option_group(

@@ -103,6 +103,7 @@ def batch(
     with Ledger.open(folder, part) as ledger:
         run = _Batch(folder, ledger, Gates(min_agreement), max_failures, progress or no_report)
         try:
+            run.leave_out_others(jobs)
             run.sort_out(mine, retry)
             run.do(engine, limits)
         except BaseException:  # such as an interrupt: what is done is to be seen all the same
@@ -116,10 +117,15 @@ def batch(
 def compare_batches(old: Path, new: Path) -> BatchChanges:
     """What changed from one run of a batch to another: status, bytes, agreement, SQNR and time, by the names of jobs.
 
-    old, new: their folders. Raises OptionError where one holds no results.
+    old, new: their folders; jobs whose models were no longer among the sources of the last run there are left out.
+    Raises OptionError where one holds no results.
     """
-    before, after = (read_rows(pathlib.Path(folder)) for folder in (old, new))
+    before, after = (_present(read_rows(pathlib.Path(folder))) for folder in (old, new))
     return changes_between(str(old), before, str(new), after)
+
+
+def _present(rows: Mapping[str, JobRow]) -> dict[str, JobRow]:
+    return {name: row for name, row in rows.items() if not row.removed}
 
 
 def _places(sources: Path | Sequence[Path]) -> list[str]:
@@ -178,10 +184,18 @@ class _Batch:
         self._notes: list[str] = []
         self._kept = self._left = 0
 
+    def leave_out_others(self, jobs: Sequence[Job]) -> None:
+        """Note which rows of earlier runs are of jobs that are no longer there. jobs: of all shards."""
+        names = {job.name for job in jobs}
+        for name, row in self._before.items():
+            if name not in names and not row.removed:
+                self._ledger.append(msgspec.structs.replace(row, removed=True, ended=moment()))
+
     def sort_out(self, jobs: Sequence[Job], retry: bool) -> None:
-        """Find out which jobs are still to be done."""
+        """Find out which jobs are still to be done; that reads all of their files, so each is reported."""
         keys = Keys(self._version, self._folder)
-        for job in jobs:
+        for number, job in enumerate(jobs, 1):
+            self._progress(0, len(jobs), f"is it done already? {job.name}, {number} of {len(jobs)}")
             key = self._keys[job.name] = keys.key(job)
             row = self._before.get(job.name)
             if row is not None and not (retry and not row.written) and keys.is_done(job, key, row):
@@ -265,6 +279,8 @@ class _Batch:
 
     def _keep(self, row: JobRow) -> None:
         judged = self._gates.judge(row)
+        if row.removed:  # it is there again, which has to be the later line also where another shard noted the removal
+            judged = msgspec.structs.replace(judged, removed=False, ended=moment())
         if judged != row:
             self._ledger.append(judged)
         self._rows[row.name] = judged

@@ -21,7 +21,7 @@ from dfmpc_onnx.jobs.sources import Shard
 from dfmpc_onnx.model.plain_files import is_folder
 from dfmpc_onnx.report.batch_row import JobRow
 
-RESULTS = re.compile(r"results(\.\d+-of-\d+)?\.jsonl")
+RESULTS = re.compile(r"results(\.\d+-of-(\d+))?\.jsonl")
 
 
 def check_folder(folder: pathlib.Path, files: Sequence[str]) -> None:
@@ -79,13 +79,14 @@ class Ledger:
     @classmethod
     @contextlib.contextmanager
     def open(cls, folder: pathlib.Path, shard: Shard) -> Iterator[Ledger]:
-        """Raises OptionError where it cannot be written to, or another batch writes to it."""
+        """Raises OptionError where it cannot be written to, or another batch is at work on jobs of this one."""
         path = folder / f"results{shard.suffix}.jsonl"
         with contextlib.ExitStack() as stack:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 stream = stack.enter_context(path.open("a+b", buffering=0))
                 _lock(stream, folder)
+                _check_other_parts(folder, shard)
                 _cut_torn_line(stream)
             except OSError as error:
                 raise OptionError(f"{shown(str(path))}: cannot be written ({error.strerror})") from None
@@ -104,18 +105,28 @@ class Ledger:
             raise OptionError(f"{self._where}: cannot be written ({error.strerror})") from None
 
 
-def _lock(stream: BinaryIO, folder: pathlib.Path) -> None:
-    """Hold the file as long as it is open; the system lets it go with the process, however that ends."""
+def _lock(stream: BinaryIO, folder: pathlib.Path, *, alone: bool = True) -> None:
+    """Hold the file as long as it is open, alone or with others that do not write to it; the system lets it go with the
+    process, however that ends."""
     try:
         import fcntl
     except ImportError:  # Windows: nobody is kept out
         return
     try:
-        fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(stream.fileno(), (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
     except BlockingIOError:
         raise OptionError(f"{shown(str(folder))}: another batch is at work there; choose another folder") from None
     except OSError:  # storage that several machines share may have no locks: nobody is kept out
         return
+
+
+def _check_other_parts(folder: pathlib.Path, shard: Shard) -> None:
+    """Raise OptionError where a batch is at work that divides the jobs otherwise, so that both would do the same."""
+    for path in sorted(folder.iterdir()):
+        found = RESULTS.fullmatch(path.name)
+        if found is not None and int(found[2] or 1) != shard.count:
+            with path.open("rb") as stream:
+                _lock(stream, folder, alone=False)
 
 
 def _cut_torn_line(stream: BinaryIO) -> None:

@@ -76,7 +76,7 @@ class WeightBits:
 class LayerOverride:
     """``GLOB=BITS``, ``GLOB=ternary`` or ``GLOB=float``: the width of the layers whose name matches.
 
-    ``GLOB=BITS/ACTIVATIONS`` states the bits of what they read as well: 4, or 8 where others read fewer.
+    ``GLOB=BITS/ACTIVATIONS`` states the bits of what they read as well: those of the other layers, such as 4, or 8.
     """
 
     pattern: str
@@ -86,7 +86,7 @@ class LayerOverride:
     @classmethod
     def parse(cls, text: str) -> LayerOverride:
         pattern, sign, bits = text.rpartition("=")
-        match = re.fullmatch(rf"(float)|(ternary|{NUMBER})(?:/(4|8))?", bits.lower())
+        match = re.fullmatch(rf"(float)|(ternary|{NUMBER})(?:/(2|3|4|8))?", bits.lower())
         if not sign or not pattern or match is None:
             raise OptionError(
                 f"layer '{text}': not understood; give GLOB=BITS (1.6, 2, 2.67, 3 to 8), GLOB=ternary or GLOB=float, "
@@ -214,7 +214,9 @@ def parse_activations(text: str | int) -> Activations:
     for known in ACTIVATION_WIDTHS:
         if word == known:
             return known
-    raise OptionError(f"activations '{shown(str(text))}': not understood; give 4, 8, 16, auto or none")
+    raise OptionError(
+        f"activations '{shown(str(text))}': not understood; give 4, 8, 16, auto or none, or for qonnx 2 or 3"
+    )
 
 
 def parse_input_shapes(items: Sequence[str]) -> dict[str, tuple[int, ...]]:

@@ -24,7 +24,7 @@ from dfmpc_onnx.qdq.decode_chains import DecodeChain, DecodeChains
 from dfmpc_onnx.qdq.decoded_weights import weights_that_differ
 
 NO_STEP_DOWN = re.compile(r"No Adapter From Version \$(\d+)")  # as onnx's converter says which step it cannot take
-OLDEST_BY_CHANNEL = 13  # opset whose DequantizeLinear has an axis
+OLDEST_BY_CHANNEL, OLDEST_OF_HALVES = 13, 19  # opsets whose DequantizeLinear has an axis; gives float16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,14 +55,17 @@ def expand(model: onnx.ModelProto, label: str) -> Unpacked:
             f"{label}: DequantizeLinear of its opset {own} takes no scale by channel (from {OLDEST_BY_CHANNEL} on it "
             "does); its weights stay packed"
         )
+    halves = own >= OLDEST_OF_HALVES
     products = {chain.weight for node, chain in read if not chain.integer and _is_plain_product(node)}
     fresh = _Fresh(graph)
     done: set[str] = set()
+    casts: list[onnx.NodeProto] = []
     try:
         for layer, chain in packed.items():
             if chain.weight not in done:  # layers may share a weight
-                _unpack(layer, chain, fresh)
+                casts += _unpack(layer, chain, fresh, halves=halves)
             done.add(chain.weight)
+        _put_behind(graph, casts)
         _keep_float(graph, done & products, fresh)
         _drop_unread(graph)
         result = _lower_opset(result)
@@ -141,16 +144,25 @@ class _Fresh:
         return self._zeros[shape]
 
 
-def _unpack(layer: str, chain: DecodeChain, fresh: _Fresh) -> None:
+def _put_behind(graph: onnx.GraphProto, casts: list[onnx.NodeProto]) -> None:
+    """Put each of these nodes behind the one that makes what it reads."""
+    behind = {cast.input[0]: cast for cast in casts}
+    nodes = ((node, *(behind[name] for name in node.output if name in behind)) for node in graph.node)
+    put_in(graph.node, [node for group in nodes for node in group])
+
+
+def _unpack(layer: str, chain: DecodeChain, fresh: _Fresh, *, halves: bool) -> list[onnx.NodeProto]:
     """Make the end of a chain a DequantizeLinear over plain codes, of the same values bit for bit.
 
-    Raises ValueError or IndexError where the file is damaged.
+    halves: whether one may give float16; else it gives float32, of which the Cast that is returned makes float16: the
+    product of a code and a float16 scale is exact in float32, so it is rounded once either way. Raises ValueError or
+    IndexError where the file is damaged.
     """
     end, codes = chain.end, chain.codes()
     if chain.integer:
         steps = (codes - chain.zero().astype(np.int32)).astype(np.int8)
         end.input[0] = fresh.codes(f"{layer}.codes", steps)
-        return
+        return []
     scale, numbers = chain.scale(), codes.astype(np.float32)
     zero = np.broadcast_to(chain.zero(), scale.shape)
     if np.any(zero != np.rint(zero)):  # half steps: s (q + 1/2) = (s / 2) (2 q + 1)
@@ -161,15 +173,22 @@ def _unpack(layer: str, chain: DecodeChain, fresh: _Fresh) -> None:
     axis = int(np.argmax(scale.shape)) if scale.size > 1 else None
     flat = scale.reshape(-1) if axis is not None else scale.reshape(())
     whole = zero.astype(np.int8).reshape(flat.shape)
+    cast = np.dtype(chain.float_type) == np.float16 and not halves
     inputs = [
         fresh.codes(f"{layer}.codes", numbers.astype(np.int8)),
-        fresh.add(f"{layer}.scale", flat.astype(chain.float_type)),
+        fresh.add(f"{layer}.scale", flat.astype(np.float32 if cast else chain.float_type)),
         fresh.add(f"{layer}.zero_point", whole) if whole.any() else fresh.zero(flat.shape),
     ]
     node = onnx.helper.make_node("DequantizeLinear", inputs, end.output, end.name)
+    weight = node.output[0]
+    if cast:
+        node.output[0] = fresh.name(f"{weight}.float32")
     if axis is not None:
         node.attribute.append(onnx.helper.make_attribute("axis", axis))
     end.CopyFrom(node)
+    to = onnx.TensorProto.FLOAT16
+    name = f"{weight}.Cast"
+    return [onnx.helper.make_node("Cast", [node.output[0]], [weight], fresh.name(name), to=to)] if cast else []
 
 
 def _drop_unread(graph: onnx.GraphProto) -> None:

@@ -209,11 +209,20 @@ def from_qonnx(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
     return result
 
 
+def runnable(source: Source) -> onnx.ModelProto:
+    """A model as it is, one of QONNX in operators of ONNX."""
+    return from_qonnx(source.model, source.label) if holds_qonnx(source.model) else source.model
+
+
+def refuse_qonnx(source: Source, what: str) -> None:
+    """Raise ModelError for a file of QONNX, which no runtime here runs as it is. what: that cannot be had therefore."""
+    if holds_qonnx(source.model):
+        raise ModelError(f"{source.label}: holds nodes of QONNX, which onnxruntime does not have; {what}")
+
+
 def loadable(source: Source) -> pathlib.Path | onnx.ModelProto:
     """What onnxruntime can load: the file of a model or the model itself, one of QONNX in operators of ONNX."""
-    if holds_qonnx(source.model):
-        return from_qonnx(source.model, source.label)
-    return source.path or source.model
+    return runnable(source) if holds_qonnx(source.model) else source.path or source.model
 
 
 class _Constants:

@@ -11,7 +11,6 @@ from dfmpc_onnx.numerics.few_levels import FewLevels, Histogram, least_error_gri
 from dfmpc_onnx.numerics.moments import ChannelMoments
 from dfmpc_onnx.pipeline.facts import Layers
 from dfmpc_onnx.pipeline.plan_file import shown_layers
-from dfmpc_onnx.pipeline.settings import FEW_ACTIVATION_BITS
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.quantization.few_bit_choice import choose_few_bits
 from dfmpc_onnx.statistics.independent_moments import propagate
@@ -32,7 +31,7 @@ def tensors_of_few_bits(workspace: Workspace) -> frozenset[str]:
     for layer in workspace.get(Layers).quantizable:
         node, asked = nodes[layer.name], _asked(workspace, layer.name)
         inner = layer.position == "inner" and node.outputs[0].name not in tail
-        (few if asked == FEW_ACTIVATION_BITS or (inner and asked is None) else others).add(node.inputs[0].name)
+        (few if asked == workspace.settings.few_bits or (inner and asked is None) else others).add(node.inputs[0].name)
     return frozenset(few - others)
 
 

@@ -9,6 +9,7 @@ import msgspec
 from dfmpc_onnx.report.batch_row import JobRow
 
 SLOWER, LEAST_SECONDS = 1.25, 1.0  # a time is another one where it differs by a quarter, and by a second
+LOST_DB = 1.0  # of SQNR, from which on less is left of a network: the error has a quarter more power
 WORDS = {
     "bytes": "size",
     "sqnr_db": "SQNR",
@@ -22,7 +23,7 @@ class JobChange(msgspec.Struct, frozen=True):
     """One job in both runs; None and an empty status where a run has no such job, or the figure is not known.
 
     changed: the columns that differ, of status, bytes, agreement, sqnr_db, sha256 and seconds. worse: whether the
-    status got worse, or less is left of the network: its agreement, or where there is none its SQNR.
+    status got worse, or less is left of the network (`less_is_left`).
     """
 
     name: str
@@ -112,6 +113,17 @@ def _worse(old: JobRow | None, new: JobRow | None) -> bool:
         return False  # absent, which whoever chose the models knows
     if RANK[old.status] < RANK[new.status] or not (old.written and new.written):
         return RANK[old.status] < RANK[new.status]
-    if old.agreement is not None and new.agreement is not None:
-        return new.agreement < old.agreement
-    return old.sqnr_db is not None and (new.sqnr_db is None or new.sqnr_db < old.sqnr_db)
+    return less_is_left(old, new)
+
+
+def less_is_left(old: JobRow, new: JobRow) -> bool:
+    """Whether more is lost than another rounding explains, such as one answer of a thousand.
+
+    Where both runs know an agreement: it fell, to where the 95 % interval of OLD begins or below, or together with
+    the SQNR by `LOST_DB`. Else whether the SQNR fell by that, or nothing is known any more.
+    """
+    fewer_decibels = old.sqnr_db is not None and (new.sqnr_db is None or old.sqnr_db - new.sqnr_db >= LOST_DB)
+    if old.agreement is None or new.agreement is None:
+        return fewer_decibels or (old.agreement is not None and new.sqnr_db is None)
+    outside = old.agreement_low is None or new.agreement <= old.agreement_low
+    return new.agreement < old.agreement and (outside or fewer_decibels)

@@ -24,7 +24,8 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True):
     name to SHA-256, empty where there is no such file. output, report: files, as seen from the batch's folder. options:
     those of the job, as JSON. worst_layer, worst_layer_error: with layer_errors, the layer that adds most of its own,
     and how much, relative. refusals: why layers stay float, with how many there are of each. agreement, its 95 %
-    interval, basis: as in `Verdict`; not_known: why there are no such figures. ended: UTC.
+    interval, basis: as in `Verdict`; not_known: why there are no such figures. ended: UTC. removed: whether the
+    job is no longer there; its row is kept for a run that has it again, and left out of tables and comparisons.
     """
 
     name: str
@@ -66,6 +67,7 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True):
     data: str = "{}"
     version: str = ""
     ended: str = ""
+    removed: bool = False
 
     @property
     def written(self) -> bool:
@@ -117,7 +119,7 @@ def counts(rows: Iterable[JobRow]) -> dict[str, int]:
 
 
 def batch_columns() -> dict[str, str]:
-    """The type of each column of a batch's table by the names of pandas: string, Int64 or Float64.
+    """The type of each column of a batch's table by the names of pandas: string, boolean, Int64 or Float64.
 
     A column in which no row has a value, such as the reasons of a run in which all went well, reads as numbers unless
     its type is stated: ``pandas.read_csv("run/results.csv", dtype=dfmpc_onnx.batch_columns())``. So a Parquet file has
@@ -128,6 +130,8 @@ def batch_columns() -> dict[str, str]:
 
 def _pandas_type(kind: object) -> str:
     kinds = set(get_args(kind)) or {kind}
+    if bool in kinds:
+        return "boolean"
     return "Int64" if int in kinds else "Float64" if float in kinds else "string"
 
 

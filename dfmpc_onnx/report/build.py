@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable
 
 import msgspec
+import onnx
 
 from dfmpc_onnx.evaluation.fidelity import Fidelity
 from dfmpc_onnx.evaluation.layer_errors import LayerErrors
@@ -22,7 +23,7 @@ from dfmpc_onnx.pipeline.settings import FLOAT, Settings
 from dfmpc_onnx.pipeline.weight_plan import PlannedWidths, PlanRow, StatedWidths, Width
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.code_formats import PLAIN, oldest_runtime
-from dfmpc_onnx.qdq.stored_bits import mean_bits
+from dfmpc_onnx.qdq.stored_bits import mean_bits, stored_layers
 from dfmpc_onnx.report.schema import LayerReport, PassReport, Report
 
 FIGURES_OF_LAYERS = ("sqnr_db", "error", "own_error", "own_share", "amplification")
@@ -89,6 +90,18 @@ def with_layer_errors(report: Report, errors: LayerErrors | None) -> Report:
         figures = {} if found is None else {name: getattr(found, name) for name in FIGURES_OF_LAYERS}
         rows.append(msgspec.structs.replace(layer, **figures))
     return msgspec.structs.replace(report, layers=tuple(rows), layer_errors=errors)
+
+
+def with_stored_bits(report: Report, model: onnx.ModelProto) -> Report:
+    """The report with the bits that the layers of a model have, where it was translated once its weights were packed:
+    into nodes of QONNX, which round floats to as few bits as their codes need."""
+    held = {layer.name: layer for layer in stored_layers(model) if layer.coded}
+    rows = tuple(
+        msgspec.structs.replace(row, stored_bits=held[row.name].bits) if row.name in held else row
+        for row in report.layers
+    )
+    totals = [(held[r.name].total if r.name in held else r.stored_bits * r.weights, r.weights) for r in rows]
+    return msgspec.structs.replace(report, layers=rows, mean_weight_bits=mean_bits(totals))
 
 
 def _stored_bits(layer: LayerReport, packed: Packed | None) -> float:

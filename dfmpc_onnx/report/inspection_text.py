@@ -114,6 +114,9 @@ def _origin_rows(metadata: dict[str, str]) -> Iterator[tuple[str, str]]:
         yield "preprocess", metadata["preprocess"] + (f" ({reason})" if reason and by != "given" else "")
     if "images_sha256" in metadata:
         yield "statistics", metadata.get("statistics", "the user's images")
+    if "max_seconds" in metadata:
+        cut = f"; cut short: {metadata['cut_short']}" if "cut_short" in metadata else ""
+        yield "time limit", f"{metadata['max_seconds']} s{cut}"
     if metadata.get("expanded") == "yes":
         yield "expanded", "yes: plain int8 weights"
 

@@ -90,6 +90,8 @@ def test_a_provider_is_one_text(quantized: pathlib.Path, model_file: pathlib.Pat
         ("target", 1),
         ("preprocess", 1),
         ("progress", "yes"),
+        ("instruments", 3),
+        ("instruments", [3]),
         ("min_sqnr", "20"),
         ("max_size", 2.5),
         ("output", 5),

@@ -13,7 +13,10 @@ import onnx
 import pytest
 
 import dfmpc_onnx
+from dfmpc_onnx.api.made_again import as_arguments, options_again, recorded_seconds
+from dfmpc_onnx.model.metadata import metadata_of
 from dfmpc_onnx.pipeline.deadline import Deadline
+from tests.commands import dfmpc
 from tests.graphs import Net, chain
 
 
@@ -74,6 +77,24 @@ def test_with_time_enough_the_file_is_that_without_a_limit() -> None:
     free, limited = small(None), small(1e6)
     assert limited.report.cut_short == () and limited.model == free.model
     assert not any(warning.startswith("max-seconds") for warning in limited.report.warnings)
+
+
+@pytest.mark.usefixtures("ticking")
+def test_a_file_says_what_was_cut_short_and_is_made_again_within_the_same_limit(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "out.onnx"
+    made = small(0.001, path)
+    assert not any(name in metadata_of(small(1e6).model) for name in ("max_seconds", "cut_short"))
+    stated = metadata_of(made.model)
+    before_the_check = made.report.cut_short[:-1]
+    assert (stated["max_seconds"], stated["cut_short"]) == ("0.001", "; ".join(before_the_check))
+    options = options_again(stated, {})
+    assert as_arguments(options)[-2:] == ["--max-seconds", "0.001"]
+    assert dfmpc_onnx.quantize(chain(), threads=1, **options).model == made.model
+    assert "0.001 s; cut short: statistics from 1 of 64 images" in " ".join(dfmpc("inspect", path).stdout.split())
+
+
+def test_a_damaged_limit_is_none() -> None:
+    assert [recorded_seconds({"max_seconds": text}) for text in ("soon", "-1", "nan", "2.5")] == [None] * 3 + [2.5]
 
 
 @pytest.mark.usefixtures("ticking")

@@ -50,10 +50,10 @@ def test_the_exit_status_says_what_became_of_the_jobs(
 
 
 def test_json_is_one_object_with_all_rows(nets: pathlib.Path) -> None:
-    result = dfmpc("batch", nets, "-o", nets / "run", "--json", "--layer", "conv*=8")
+    result = dfmpc("batch", nets, "-o", nets / "run", "--json", "--layer", "conv*=8", "--max-seconds", "60")
     found = json.loads(result.stdout)
     assert (found["exit_code"], found["counts"]["ok"], [row["name"] for row in found["rows"]]) == (0, 2, ["a", "b"])
-    assert found["rows"][0]["options"] == '{"layers":["conv*=8"]}'  # nothing that the user has not given
+    assert found["rows"][0]["options"] == '{"layers":["conv*=8"],"max_seconds":60.0}'
 
 
 def test_what_a_manifest_says_comes_before_what_is_said_for_all(nets: pathlib.Path) -> None:
@@ -100,6 +100,7 @@ def test_two_runs_are_compared_as_table_json_and_page(nets: pathlib.Path) -> Non
         (["--compare", "old", "new"], "old: no such folder; give the folder of a batch"),
         (["--html", "x.html"], "html: belongs to a comparison; give --compare OLD NEW"),
         (["a.onnx", "-o", "run", "--fail-on-worse"], "fail-on-worse: belongs to a comparison; give --compare OLD NEW"),
+        (["a.onnx", "-o", "run", "--max-seconds", "0"], "max-seconds 0: give a number of seconds above 0"),
         (["a.onnx", "-o", "run", "--fp16"], "fp16: floats are float32 for cpu; leave it out"),
         (["a.onnx", "-o", "a.onnx"], "cannot be written"),
     ],

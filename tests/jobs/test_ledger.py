@@ -75,7 +75,21 @@ def test_two_batches_do_not_write_into_one_folder(tmp_path: pathlib.Path) -> Non
         Ledger.open(tmp_path, WHOLE),
     ):
         pass
-    with Ledger.open(tmp_path, WHOLE), Ledger.open(tmp_path, Shard(1, 2)):  # a shard has a file of its own
+    with Ledger.open(tmp_path, Shard(1, 2)), Ledger.open(tmp_path, Shard(2, 2)):  # a shard has a file of its own
+        pass
+
+
+@pytest.mark.parametrize(("first", "second"), [(WHOLE, Shard(1, 2)), (Shard(1, 2), WHOLE), (Shard(1, 2), Shard(2, 4))])
+def test_batches_that_divide_the_jobs_otherwise_would_do_the_same_ones(
+    tmp_path: pathlib.Path, first: Shard, second: Shard
+) -> None:
+    with (
+        Ledger.open(tmp_path, first),
+        pytest.raises(OptionError, match="another batch is at work there; choose"),
+        Ledger.open(tmp_path, second),
+    ):
+        pass
+    with Ledger.open(tmp_path, second):  # once the other has ended
         pass
 
 

@@ -89,7 +89,13 @@ def changes(old: JobRow | None, new: JobRow | None) -> BatchChanges:
         (row(seconds=10.9), (), False),
         (row(seconds=20.0), ("seconds",), False),
         (row(bytes=900, sha256="2"), ("bytes", "sha256"), False),
-        (row(agreement=96.0), ("agreement",), True),
+        (row(agreement=96.0), ("agreement",), False),  # within the interval, at the same SQNR
+        (row(agreement=96.0, sqnr_db=19.1), ("agreement", "sqnr_db"), False),
+        (row(agreement=96.0, sqnr_db=19.0), ("agreement", "sqnr_db"), True),
+        (row(sqnr_db=19.0), ("sqnr_db",), False),  # of what counts, the answers, nothing is lost
+        (row(agreement=90.0), ("agreement",), True),  # where the interval begins
+        (row(agreement=None, sqnr_db=19.1), ("agreement", "sqnr_db"), False),
+        (row(agreement=None, sqnr_db=None), ("agreement", "sqnr_db"), True),
         (row(agreement=98.0), ("agreement",), False),
         (row(agreement=None, sqnr_db=19.0), ("agreement", "sqnr_db"), True),
         (row(status="below"), ("status",), True),

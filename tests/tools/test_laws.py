@@ -87,6 +87,36 @@ def test_an_expanded_file_that_computes_something_else_is_noticed(tmp_path, monk
     assert "differs" in (laws.expanded_is_equal(found) or "")
 
 
+@pytest.mark.parametrize(
+    ("target", "options"),
+    [
+        ("tensorrt", {"activations": "none", "weights": "4"}),  # float16 at an opset whose Q/DQ take float32 alone
+        ("tensorrt", {"recipe": "mixed", "weights": "ternary/6"}),
+        ("qonnx", {"recipe": "mixed", "weights": "ternary/6"}),
+        ("qonnx", {"activations": "3"}),
+    ],
+)
+@pytest.mark.parametrize("name", ["chain", "depthwise"])
+def test_files_for_other_targets_obey_all_laws(tmp_path, name, target, options):
+    found = written(tmp_path, ALL[name](), target=target, **options)
+    assert check(found.source, found.target, found.report) is None
+
+
+def test_an_expanded_file_in_float16_that_computes_something_else_is_noticed(tmp_path, monkeypatch):
+    found = written(tmp_path, chain(), "mixed", target="tensorrt")
+    expand = dfmpc_onnx.expand
+
+    def with_another_bias(target, path):
+        expand(target, path)
+        other = onnx.load(path)
+        bias = next(tensor for tensor in other.graph.initializer if tensor.name.startswith("gemm1.b"))
+        bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + 10, bias.name))
+        onnx.save(other, path)
+
+    monkeypatch.setattr(dfmpc_onnx, "expand", with_another_bias)
+    assert "differs" in (laws.expanded_is_equal(found) or "")
+
+
 def test_an_expanded_file_of_a_network_that_amplifies_rounding_is_compared_without_optimizations(tmp_path):
     """The last bit of a sum, which optimizations change, moved the outputs of the float model by as much."""
     net = Net((2, 3, 8, 8))

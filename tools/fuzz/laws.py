@@ -26,8 +26,8 @@ BESIDE_DB = 0.011  # figures are rounded to 0.01
 BESIDE_BITS = 0.1  # likewise
 MOST_DB = 200.0  # that a figure is given as
 FAINT = 2.0**-24  # of the largest channel: a group of channels that is fainter is judged as if it were that large
-EXPANDED_DB = 60.0  # rounding of sums, in half precision too
-EXPANDED_8_BITS_DB = 20.0  # a code more or less here and there
+EXPANDED_DB, EXPANDED_8_BITS_DB = 60.0, 20.0  # rounding of sums; a code more or less here and there
+HALVES_DB, HALVES_8_BITS_DB = 40.0, 12.0  # the same where sums are rounded to half precision, in one of the forms
 FOR_THE_CPU = ("cpu", "portable")  # targets whose integer layers are those of the provider that inspect asks
 CHOOSING = ("TopK", "NonMaxSuppression", "ArgMax", "ArgMin", "NonZero")  # one of two values that lie near each other
 OF_THE_USER = "images of yours"  # in what the closing check says that it compared on
@@ -98,12 +98,7 @@ def sizes_agree(written: Written) -> str | None:
 
 
 def layers_agree(written: Written) -> str | None:
-    """`inspect` reads off the file what the report says of each layer: codes, bits of a weight, integer arithmetic.
-
-    Of nodes of QONNX it reads nothing.
-    """
-    if written.report.target == "qonnx":
-        return None
+    """`inspect` reads off the file what the report says of each layer: codes, bits of a weight, integer arithmetic."""
     held = {layer.name: layer for layer in written.inspection.quantized_layers}
     for layer in written.report.layers:
         found, coded = held.get(layer.name), layer.bits != 32
@@ -162,11 +157,9 @@ def expanded_is_equal(written: Written) -> str | None:
     packed weights, which are constants to it, and not into plain ones, so sums are rounded otherwise in the last bit,
     and an activation in 8 bits may be of the next code. Some networks amplify that: their float model, too, gives
     something else where it is optimized. So what differs is looked at again as it stands, without optimizations.
-    Float16 is left out: the CPU provider computes it in single precision between Casts, and leaves out those that it
-    finds in pairs, so equal weights give other sums in either form.
+    The CPU provider computes float16 in single precision between Casts, and leaves out those that it finds in pairs,
+    so equal weights give other sums in either form: there more may differ.
     """
-    if any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in onnx.load(written.target).graph.initializer):
-        return None
     path = written.target.with_name("expanded.onnx")
     try:
         dfmpc_onnx.expand(written.target, path)
@@ -188,7 +181,10 @@ def _expanded_differs(written: Written, path: pathlib.Path, optimized: bool) -> 
     session = session_of(written.target, optimized)
     want, again = (session.run(None, feeds) for _ in range(2))
     got = session_of(path, optimized).run(None, feeds)
-    least = EXPANDED_DB if written.report.activations == "none" else EXPANDED_8_BITS_DB
+    initializers = onnx.load(written.target).graph.initializer
+    halves = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in initializers)
+    of_floats, of_8_bits = (HALVES_DB, HALVES_8_BITS_DB) if halves else (EXPANDED_DB, EXPANDED_8_BITS_DB)
+    least = of_floats if written.report.activations == "none" else of_8_bits
     for output, a, b, c in zip(session.get_outputs(), want, again, got, strict=True):
         if _is_same(a, b) and not _is_same(a, c):
             numbers = isinstance(a, np.ndarray) and a.dtype.kind == "f" and np.shape(a) == np.shape(c)

@@ -23,7 +23,7 @@ class DfmpcQuantization(Pass):
                 type_=str, default_value="mixed", description="a recipe by name, or a .toml file"
             ),
             "weights": PassConfigParam(type_=str, default_value=None, description="LOW/HIGH, BITS or ternary/HIGH"),
-            "activations": PassConfigParam(type_=str, default_value=None, description="8 or none"),
+            "activations": PassConfigParam(type_=str, default_value=None, description="4, 8, 16, auto or none"),
             "target": PassConfigParam(type_=str, default_value="cpu", description="the provider the file is for"),
             "preprocess": PassConfigParam(type_=str, default_value="auto", description="the input's normalization"),
             "images": PassConfigParam(
@@ -49,5 +49,6 @@ class DfmpcQuantization(Pass):
         ).report.fidelity
         if least is not None and (fidelity is None or fidelity.not_known or fidelity.sqnr_db < least):
             reached = "is not known" if fidelity is None or fidelity.not_known else f"is {fidelity.sqnr_db} dB"
+            Path(path).unlink()  # so that nothing takes it for a result
             raise ValueError(f"SQNR {reached}; at least {least} dB were asked for")
         return ONNXModelHandler(model_path=path)

@@ -36,8 +36,12 @@ def main(words: list[str] | None = None) -> None:
 
     from olive.workflows import run
 
+    from dfmpc_onnx.errors import DfmpcError
+
     try:
         found = run(json.loads(path.read_text("utf-8")), package_config=package_config()).get_best_candidate()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, DfmpcError) as error:
         sys.exit(f"error: {path}: {error}")
+    if found is None:
+        sys.exit(f"error: {path}: no pass of it wrote a model; see what Olive says above")
     print(found.model_path)
