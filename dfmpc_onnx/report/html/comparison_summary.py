@@ -15,15 +15,16 @@ from dfmpc_onnx.report.tables import megabytes
 
 def summary(found: Comparison) -> Section:
     """The file to take, what another would gain or cost, and how to be sure."""
-    entries: list[tuple[str, str, list[str]]] = [
-        ("Which file should you take?", " ".join([*_best(found), *_others(found)]), [])
-    ]
+    choice = " ".join([*_best(found), *_others(found)])
     sure = (
         "Compare them on images of yours, whose answers count:"
         if any(file.verdict is None or file.verdict.basis == "generated" for file in found.files)
         else "These answers were counted on images of yours. For one file, see where its loss is:"
     )
-    entries.append(("How can you be surer?", sure, [_command(found, sure.startswith("Compare"))]))
+    entries = [
+        ("Which file should you take?", choice, []),
+        ("How can you be surer?", sure, [_command(found, sure.startswith("Compare"))]),
+    ]
     return Section("summary", "In short", [Answers(entries)])
 
 
@@ -54,7 +55,7 @@ def _others(found: Comparison) -> list[str]:
     if chosen is None:
         return []
     said = [
-        f"{file.letter}: {file.fidelity.sqnr_db - chosen.fidelity.sqnr_db:+.1f} dB of SQNR for "
+        f"Beside it {file.letter} has {file.fidelity.sqnr_db - chosen.fidelity.sqnr_db:+.1f} dB of SQNR for "
         f"{signed_kilobytes(file.bytes - chosen.bytes)}."
         for file in found.files
         if file.letter in found.front and file is not chosen and not file.fidelity.not_known

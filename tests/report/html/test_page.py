@@ -310,6 +310,7 @@ def test_small_islands_are_a_sentence_and_a_sum_beyond_the_run_is_explained(plan
         "on Some CPU" in said
         and "kernels sum to 1.25 ms, more than the run, since profiling takes time for each" in said
     )
+    assert "Islands of float between integers, the slowest first" in said
     assert "1 more island of float between integers takes 0.010 ms, 0.8 % of the sum" in said
 
 
