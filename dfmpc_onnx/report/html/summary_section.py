@@ -146,18 +146,19 @@ def _cause(page: ReportPage) -> list[str]:
 def _change(page: ReportPage) -> Change:
     """The first that applies: measured, then to know more, then proposed."""
     head = "Nothing has to change. " if page.verdict is not None and page.verdict.level == "good" else ""
+    offer = f"{head}To lose less still: " if head else ""
     found = page.diagnosis
     if found is None and page.verdict is not None and page.verdict.level == "not known":
         return _say_what_it_takes(page)
     if found is not None and found.advice:
         best = found.advice[0]
         gain = f"{best.before_db:.1f} to {best.after_db:.1f} dB of SQNR for {_growth(page, best.bytes)}, measured"
-        return f"{head}{as_sentence(f'{printable(best.text)}: {gain}')}", [best.command] if best.command else []
+        return f"{offer}{as_sentence(f'{printable(best.text)}: {gain}')}", [best.command] if best.command else []
     if found is not None and found.blamed:
         return f"{head}{advice_section.none_helps(found)}", []
     for proposed in (_more_bits(page), _fitting_ranges(page), _planned_step(page)):
         if proposed is not None:
-            return f"{head}{proposed[0]}", proposed[1]
+            return f"{offer}{proposed[0]}", proposed[1]
     if found is None or found.no_advice:
         reason = found.no_advice if found is not None else page.untold.get("advice", "no change was tried")
         return f"{head}{as_sentence(reason)}", []

@@ -126,3 +126,6 @@ def test_where_nothing_is_known_of_the_input_it_asks_for_that(page: ReportPage) 
 def test_a_good_file_needs_no_change(page: ReportPage) -> None:
     said, commands = answers(page, verdict=msgspec.structs.replace(CHECK, level="good"))[2]
     assert said.startswith("Nothing has to change.") and "--blame" in commands[0]
+    few = diagnosed(page, suspects=(FEW,))
+    said, _ = answers(page, verdict=msgspec.structs.replace(CHECK, level="good"), diagnosis=few)[2]
+    assert said.startswith("Nothing has to change. To lose less still: Give b 8 bits.")
