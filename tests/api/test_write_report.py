@@ -87,10 +87,11 @@ def test_nothing_is_advised_that_was_not_tried(model_file: pathlib.Path, quantiz
     assert "Error made at the place itself" in found["losses"] and "--blame measures it" in found["losses"]
 
 
-def test_time_goes_by_islands_of_float(model_file: pathlib.Path) -> None:
+def test_a_file_without_integer_kernels_is_said_to_save_no_time(model_file: pathlib.Path) -> None:
     made = dfmpc_onnx.quantize(model_file, None, "int8", activations="none", preprocess="unit")
     found = sections(dfmpc_onnx.write_report(model_file, made.model, count=4))
-    assert "Islands of float" in found["time"] and "1x3x8x8" in found["time"]
+    assert "No kernel computes in integers" in found["time"] and "Islands of float" not in found["time"]
+    assert "1x3x8x8" in found["time"]
 
 
 def test_what_it_compares_needs_the_check(model_file: pathlib.Path, tmp_path: pathlib.Path) -> None:

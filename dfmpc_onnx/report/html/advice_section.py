@@ -6,16 +6,18 @@ import glob
 import shlex
 from collections.abc import Sequence
 
-from dfmpc_onnx.evaluation.diagnosis.schema import has_few_bits
+from dfmpc_onnx.evaluation.diagnosis.schema import Diagnosis, has_few_bits
 from dfmpc_onnx.report.html.blocks import Block, Bullets, Column, Paragraph, Rows, Section, cells
 from dfmpc_onnx.report.html.names import names_of
 from dfmpc_onnx.report.html.ranking import weights_matter
 from dfmpc_onnx.report.html.schema import PageLayer, ReportPage
-from dfmpc_onnx.report.html.words import as_sentence, percent, signed_kilobytes
+from dfmpc_onnx.report.html.words import as_sentence, joined, percent, signed_kilobytes
 
 MOST_PREDICTED = 3  # layers that are proposed
 BY_QUANTIZE = "dfmpc-onnx quantize "  # how a command begins that made the file
 MORE_BITS = 8
+MOST_SUGGESTED = 5  # layers that one command gives more bits
+OUTPUTS = ("-o", "--output", "--report")  # options of quantize that name a file it writes
 NO_IMAGES = "none of the user's"  # what a file says of its statistics (`api.provenance`)
 LEAST_PREDICTED = 0.05  # of what all planned bits add, that a proposal takes away
 
@@ -29,20 +31,21 @@ def _measured(page: ReportPage) -> list[Block]:
     """Of what was tried."""
     found = page.diagnosis
     if found is None and page.verdict is not None and page.verdict.level == "not known":
-        return _to_know_it(page)
+        said = (
+            "Say what the input holds; then the loss is measured, and activations are quantized as well. A network "
+            "that takes photos usually wants one of --preprocess raw:bgr, raw, imagenet or unit; images of yours say "
+            "it, too:"
+        )
+        return [Paragraph(said), Bullets([("", command) for command in commands_to_know(page)])]
     if found is None:
         return [Paragraph(as_sentence(page.untold.get("advice", "no change was tried")))]
     if found.no_advice:
         return [Paragraph(as_sentence(found.no_advice))]
     if not found.blamed:
         said = "No change was tried. This restores each layer to float in turn, and makes and measures what may help:"
-        command = f"dfmpc-onnx report {_paths(page) or 'FLOAT QUANTIZED'} --blame -o report.html"
-        return [Paragraph(said), Bullets([("", command)])]
+        return [Paragraph(said), Bullets([("", blame_command(page))])]
     if not found.advice:
-        said = "No change is known that could help."
-        if found.tried:
-            said = f"{found.tried} change{' was' if found.tried == 1 else 's were'} tried, and none helps."
-        return [Paragraph(said)]
+        return [Paragraph(none_helps(found))]
     rows = [
         cells(
             entry.text,
@@ -67,29 +70,65 @@ def _measured(page: ReportPage) -> list[Block]:
     return blocks
 
 
-def _to_know_it(page: ReportPage) -> list[Block]:
-    """How to find out what the file loses, where nothing tells what its inputs hold."""
-    said = (
-        "Tell what the input holds; then the loss is measured, and activations are quantized as well. A network that "
-        "takes photos usually wants one of --preprocess raw:bgr, raw, imagenet or unit; images of yours tell it, too:"
-    )
-    made = f"dfmpc-onnx quantize {shlex.quote(page.float_file.path or 'FLOAT')} -o better.onnx --report better.html"
-    return [Paragraph(said), Bullets([("", f"{made} --preprocess raw:bgr"), ("", f"{made} --images FOLDER")])]
+def none_helps(found: Diagnosis) -> str:
+    """Of changes that were tried, or of none that could be."""
+    if not found.tried:
+        return "No change is known that could help."
+    return f"{found.tried} change{' was' if found.tried == 1 else 's were'} tried, and none helps."
 
 
-def _suggested(page: ReportPage) -> list[Block]:
-    """More bits for the layers that have too few, where nothing was tried and no table predicts what that gains."""
+def blame_command(page: ReportPage) -> str:
+    """What restores each layer in turn and tries what may help."""
+    return f"dfmpc-onnx report {_paths(page) or 'FLOAT QUANTIZED'} --blame -o report.html"
+
+
+def commands_to_know(page: ReportPage) -> list[str]:
+    """How to find out what the file loses, where nothing says what its inputs hold."""
+    return [images_command(page), f"{_into_better(page)} --preprocess raw:bgr"]
+
+
+def images_command(page: ReportPage) -> str:
+    """What makes the file again with images of the user's."""
+    return f"{_into_better(page)} --images FOLDER"
+
+
+def _into_better(page: ReportPage) -> str:
+    return f"dfmpc-onnx quantize {shlex.quote(page.float_file.path or 'FLOAT')} -o better.onnx --report better.html"
+
+
+def layers_with_few_bits(page: ReportPage) -> list[PageLayer]:
+    """Those that have too few by their cause, where nothing was tried and no table predicts what more would gain."""
     found = page.diagnosis
     if found is None or found.blamed or any(layer.planned is not None for layer in page.layers):
         return []
-    few = [s.layer for s in found.suspects if has_few_bits(s)][:MOST_PREDICTED]
-    if not few or not page.command.startswith(BY_QUANTIZE):
+    if not page.command.startswith(BY_QUANTIZE):
+        return []
+    by_name = {layer.name: layer for layer in page.layers}
+    few = dict.fromkeys(s.layer for s in found.suspects if has_few_bits(s) and s.layer in by_name)
+    return [by_name[name] for name in few][:MOST_SUGGESTED]
+
+
+def command_of_more_bits(page: ReportPage, layers: Sequence[PageLayer]) -> str:
+    """The command of this run into other files, with more bits for some layers."""
+    wider = " ".join(f"--layer {shlex.quote(f'{glob.escape(layer.name)}={MORE_BITS}')}" for layer in layers)
+    words, kept = iter(shlex.split(page.command)), []
+    for word in words:
+        if word in OUTPUTS:
+            next(words, None)
+        elif not word.startswith(tuple(f"{option}=" for option in OUTPUTS)):
+            kept.append(word)
+    return f"{shlex.join(kept)} -o better.onnx --report better.html {wider}"
+
+
+def _suggested(page: ReportPage) -> list[Block]:
+    """More bits for the layers that have too few."""
+    layers = layers_with_few_bits(page)
+    if not layers:
         return []
     short = names_of(page)
-    wider = " ".join(f"--layer {shlex.quote(f'{glob.escape(name)}={MORE_BITS}')}" for name in few)
-    names = ", ".join(map(short, few))
+    names = joined([short(layer.name) for layer in layers])
     said = f"Not tried: the cause below suggests more bits for {names}. The command of this run with them:"
-    return [Paragraph(said), Bullets([("", f"{page.command} {wider}")])]
+    return [Paragraph(said), Bullets([("", command_of_more_bits(page, layers))])]
 
 
 def _paths(page: ReportPage) -> str:
@@ -120,7 +159,7 @@ def _predicted(page: ReportPage) -> list[Block]:
         Column("no.", right=True),
         Column("layer", name=True),
         Column("bits"),
-        Column("takes off the loss", right=True),
+        Column("changes the loss by", right=True),
         Column("file grows by", right=True),
     ]
     said = (
@@ -128,12 +167,13 @@ def _predicted(page: ReportPage) -> list[Block]:
         f"away of the {percent(whole)} that the bits of all layers add to the loss."
     )
     if not weights_matter(page) and page.diagnosis is not None:
-        said = (
+        little = (
             f"More bits for weights gain little here: they can take away at most {percent(whole)} of the "
             f"{percent(page.diagnosis.damage)} that is lost; the rest comes from rounded activations. The command "
-            "above tells which cost most; quantize --activations none keeps all in float, which is slower."
-            f"{_images(page)} {said}"
+            "above finds which cost most; quantize --activations none keeps all in float, which is slower."
+            f"{_images(page)}"
         )
+        return [Paragraph(little)]
     blocks: list[Block] = [
         Paragraph(said),
         Rows("More bits for the layers whose bits cost the output most", columns, rows),
@@ -144,14 +184,19 @@ def _predicted(page: ReportPage) -> list[Block]:
         "This gives the first of them its bits, keeps those of the other layers, and measures what comes of it. With "
         "--layer alone the others would be planned anew, and get fewer:"
     )
-    return [*blocks, Paragraph(keeps), Bullets([("", command) for command in _commands(page, found[0])])]
+    return [*blocks, Paragraph(keeps), Bullets([("", command) for command in commands_of_step(page, found[0])])]
 
 
 def _images(page: ReportPage) -> str:
     """What may make ranges fit, where no image of the user's was given for them."""
-    if dict(page.made).get("statistics") != NO_IMAGES:
+    if not has_no_images(page):
         return ""
-    return " Its ranges come from no images of yours: quantize --images FOLDER fits them to what you feed."
+    return " The ranges come from no images of yours: quantize --images FOLDER fits them to what you feed."
+
+
+def has_no_images(page: ReportPage) -> bool:
+    """Whether the statistics of the file come from no image of the user's."""
+    return dict(page.made).get("statistics") == NO_IMAGES
 
 
 def proposals(layers: Sequence[PageLayer]) -> list[PageLayer]:
@@ -168,7 +213,7 @@ def proposals(layers: Sequence[PageLayer]) -> list[PageLayer]:
     return order[:MOST_PREDICTED]
 
 
-def _commands(page: ReportPage, layer: PageLayer) -> list[str]:
+def commands_of_step(page: ReportPage, layer: PageLayer) -> list[str]:
     """Plan as this run did, then give a layer its next larger width."""
     model = shlex.quote(page.float_file.path or "FLOAT")
     bits = layer.more.bits if layer.more is not None else layer.bits

@@ -47,6 +47,14 @@ class Bullets:
 
 
 @dataclasses.dataclass(frozen=True)
+class Answers:
+    """What a reader asks, the answer in sentences, and the commands that it names; the commands may be none."""
+
+    entries: Sequence[tuple[str, str, Sequence[str]]]
+    kind: str = "answers"
+
+
+@dataclasses.dataclass(frozen=True)
 class Figures:
     """Large figures side by side: a value, what it is, and a remark."""
 
@@ -97,7 +105,7 @@ class Pictures:
     kind: str = "pictures"
 
 
-Block = Paragraph | Bullets | Figures | KeyValues | Rows | Drawn | Gallery | Pictures
+Block = Paragraph | Bullets | Answers | Figures | KeyValues | Rows | Drawn | Gallery | Pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +115,11 @@ class Section:
     anchor: str
     heading: str
     blocks: Sequence[Block]
+
+    @property
+    def is_brief(self) -> bool:
+        """Whether a sentence or two are all there is to say, which need little room."""
+        return len(self.blocks) == 1 and isinstance(self.blocks[0], Paragraph)
 
 
 def cells(*values: object) -> list[Cell]:

@@ -20,10 +20,13 @@ from dfmpc_onnx.report.html.blocks import (
     cells,
 )
 from dfmpc_onnx.report.html.names import ShortNames, names_of
-from dfmpc_onnx.report.html.schema import ReportPage
+from dfmpc_onnx.report.html.schema import ReportPage, RunTimes
 from dfmpc_onnx.report.html.words import percent, verb
 
 ISLANDS_LISTED, SLOW_LISTED, OPERATORS_LISTED = 8, 8, 4
+SAME_TIME = 0.03  # by which times may differ that count as the same
+MOST_OF_A_RUN = 0.7  # that kernels take where nothing disturbs them
+ALL_IN_FLOAT = "No kernel computes in integers: codes of weights make the file smaller, and not faster."
 LEAST_ISLAND = 3.0  # per cent of a run, below which islands are not listed one by one
 
 
@@ -75,6 +78,8 @@ def time(page: ReportPage) -> Section:
             blocks.append(Paragraph(f"Where the time goes is not known: {why}.", quiet=True))
         return Section("time", "Time and float islands", blocks)
     more = ", more than the run, since profiling takes time for each" if table.ms > times.quantized_ms else ""
+    if table.ms < MOST_OF_A_RUN * times.quantized_ms:
+        more = ", the rest of a run lies between them, or waits for a processor that is busy with other work"
     blocks.append(
         Paragraph(
             f"By onnxruntime's profiler kernels sum to {table.ms:.2f} ms{more}: {table.integer_ms:.2f} in integers, "
@@ -82,7 +87,9 @@ def time(page: ReportPage) -> Section:
         )
     )
     short = names_of(page)
-    if table.islands:
+    if not table.integer_ms and all(island.saves_ms is None for island in table.islands):
+        blocks.append(Paragraph(ALL_IN_FLOAT))
+    elif table.islands:
         blocks += _islands(table, short)
     between = page.diagnosis.between if page.diagnosis is not None else ()
     if between:
@@ -97,6 +104,16 @@ def time(page: ReportPage) -> Section:
         columns = [Column("no.", right=True), Column("layer", name=True), Column("kernel"), Column("ms", right=True)]
         blocks.append(Rows("The slowest layers", columns, slow))
     return Section("time", "Time and float islands", blocks)
+
+
+def speed_of(times: RunTimes) -> str:
+    """How a run compares with that of the float file. Without integer kernels none is called faster: it is chance."""
+    ratio = times.float_ms / max(times.quantized_ms, 1e-9)
+    in_float = times.table is not None and not times.table.integer_ms
+    if abs(ratio - 1) < SAME_TIME or (in_float and ratio > 1):
+        return f"as fast as in float{', since no kernel computes in integers' if in_float else ''}"
+    slower = f"{1 / ratio:.2f} times slower{', since no kernel computes in integers' if in_float else ''}"
+    return f"{ratio:.2f} times faster" if ratio > 1 else slower
 
 
 def _kernel(name: str) -> str:

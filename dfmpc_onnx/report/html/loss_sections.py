@@ -26,6 +26,7 @@ from dfmpc_onnx.report.html.blocks import (
     cells,
 )
 from dfmpc_onnx.report.html.charts import CHART_WIDTH, NARROW_WIDTH, NoiseBars, noise_chart
+from dfmpc_onnx.report.html.file_sections import speed_of
 from dfmpc_onnx.report.html.names import names_of
 from dfmpc_onnx.report.html.ranking import (
     LEAST_OF_WEIGHTS,
@@ -41,12 +42,12 @@ from dfmpc_onnx.report.tables import megabytes
 from dfmpc_onnx.report.verdict_text import verdict_sentence
 
 OWN_LISTED = 3  # places that make most error, beside those that cost the output most
-SAME_TIME = 0.03  # by which times may differ that count as the same
 WHAT_DECIBELS_ARE = (
     "SQNR is the power of the signal over that of the error. Errors are amplitudes, beside the values, where power is "
     "not named: an error of {error:.2g} % is {power:.2g} % of the power, {decibels:.3g} dB."
 )
-OF_WHAT_DIFFERS = "of what tells the outputs of different inputs apart, in power"
+OF_WHAT_DIFFERS = "of the power by which outputs differ from input to input"
+WHY_NOT_THE_SAME = "what all outputs have in common counts in the SQNR, and not here"
 SQNR_CURVE = (
     "Above: SQNR behind each place, with all that went wrong in front of it. It may rise: a sum with a branch of less "
     "error, a ReLU or a mean takes part of the error away. "
@@ -123,6 +124,8 @@ def outcome(page: ReportPage) -> Section:
         blocks.append(Paragraph(as_sentence(said if page.verdict.not_known else said.partition(": ")[2])))
         if page.verdict.sqnr_db is not None:
             blocks.append(Paragraph(_conversion(page.verdict.sqnr_db), quiet=True))
+        if meaning := badge_meaning(page.verdict):
+            blocks.append(Paragraph(meaning, quiet=True))
     elif reason := page.untold.get("outcome"):
         blocks.append(Paragraph(as_sentence(reason)))
     if page.warnings:
@@ -147,12 +150,9 @@ def _conversion(decibels: float) -> str:
 
 def _faster(page: ReportPage) -> str:
     assert page.times is not None
-    ratio = page.times.float_ms / max(page.times.quantized_ms, 1e-9)
-    times = f"{ratio:.2f} times faster than" if ratio >= 1 else f"{1 / ratio:.2f} times slower than"
-    if abs(ratio - 1) < SAME_TIME:
-        times = "as fast as"
+    speed = speed_of(page.times)
     threads = f"{page.times.threads} thread{'' if page.times.threads == 1 else 's'}"
-    return f"{times} the float file, of {page.times.float_ms:.2f} ms, {threads}"
+    return f"{speed}; float {page.times.float_ms:.2f} ms; {threads}"
 
 
 def losses(page: ReportPage) -> Section:
@@ -166,7 +166,9 @@ def losses(page: ReportPage) -> Section:
     if any(place.sqnr_db is not None for place in page.places):
         blocks += _curve(page, first, by=page.effect_by if effect.order else "")
     else:
-        blocks.append(Paragraph(as_sentence(page.untold.get("losses", "the layers were not compared one by one"))))
+        reason = page.untold.get("losses", "")
+        compared = "the layers were not compared one by one"
+        blocks.append(Paragraph(as_sentence(f"{compared}: {reason}" if reason else compared)))
     if first.order:
         blocks.append(_worst(page, effect, own))
     return Section("losses", "Where is the loss?", blocks)
@@ -199,7 +201,8 @@ def _weights_and_roundings(page: ReportPage) -> list[str]:
     if share is None or page.diagnosis is None:
         return []
     lost = page.diagnosis.damage
-    said = f"All errors together: {percent(lost)} {OF_WHAT_DIFFERS}. The bits of all weights were measured to add "
+    said = f"All errors together: {percent(lost)} {OF_WHAT_DIFFERS} ({WHY_NOT_THE_SAME}). "
+    said += "The bits of all weights were measured to add "
     if share >= 1:
         return [f"{said}as much and more by themselves, {percent(share * lost)}."]
     rest = "most of the loss comes" if share < LEAST_OF_WEIGHTS else "the rest comes"
@@ -269,8 +272,10 @@ def causes(page: ReportPage) -> Section:
     """Causes by name, with the evidence; where nothing stands out the sentence alone."""
     found = page.diagnosis
     if found is None:
-        reason = page.untold.get("causes", "no causes were looked for")
-        return Section("causes", "What causes it?", [Paragraph(as_sentence(reason))])
+        reason = page.untold.get("causes", "")
+        sought = "no causes were looked for"
+        said = as_sentence(f"{sought}: {reason}" if reason else sought)
+        return Section("causes", "What causes it?", [Paragraph(said)])
     blocks: list[Block] = [Paragraph(as_sentence(finding(found)))]
     looked_into = [suspect for suspect in found.suspects if suspect.cause is not None]
     if looked_into and (found.blamed or found.culprit is not None):

@@ -8,7 +8,15 @@ import re
 from collections.abc import Sequence
 
 from dfmpc_onnx.errors import printable, shown
-from dfmpc_onnx.report.html import advice_section, file_sections, layer_sections, loss_sections, tensor_sections
+from dfmpc_onnx.report.html import (
+    advice_section,
+    comparison_summary,
+    file_sections,
+    layer_sections,
+    loss_sections,
+    summary_section,
+    tensor_sections,
+)
 from dfmpc_onnx.report.html.blocks import Section
 from dfmpc_onnx.report.html.comparison_sections import comparison_sections
 from dfmpc_onnx.report.html.drawing import own_parameters
@@ -20,17 +28,17 @@ TEMPLATES = pathlib.Path(__file__).parent / "templates"
 
 @dataclasses.dataclass(frozen=True)
 class Badge:
-    """The verdict in a word or two. level: as the style names it; meaning: what it rests on, "" for nothing."""
+    """The verdict in a word or two. level: as the style names it."""
 
     text: str
     level: str
-    meaning: str = ""
 
 
 def report_html(page: ReportPage) -> str:
     """The report on one quantized file."""
     with own_parameters():
         sections = [
+            summary_section.summary(page),
             loss_sections.outcome(page),
             advice_section.advice(page),
             loss_sections.losses(page),
@@ -49,14 +57,14 @@ def report_html(page: ReportPage) -> str:
     float_name = pathlib.Path(page.float_file.label).name or page.float_file.label
     size = f"{megabytes(page.float_file.bytes)} to {megabytes(page.quantized_file.bytes)}"
     remark = f"{shown(name)} beside {shown(float_name)}: {size}"
-    badge = Badge(loss_sections.BADGES[level], level.replace(" ", "-"), loss_sections.badge_meaning(page.verdict))
+    badge = Badge(loss_sections.BADGES[level], level.replace(" ", "-"))
     return _rendered(f"Quantization of {shown(name)}", remark, sections, page.version, badge)
 
 
 def comparison_html(found: Comparison) -> str:
     """Several files of one network side by side."""
     with own_parameters():
-        sections = comparison_sections(found)
+        sections = [comparison_summary.summary(found), *comparison_sections(found)]
     name = pathlib.Path(found.float_label).name or found.float_label
     remark = f"Each is compared with {shown(found.float_label)}, {megabytes(found.float_bytes)}"
     return _rendered(f"{len(found.files)} quantizations of {shown(name)}", remark, sections, found.version)

@@ -11,12 +11,13 @@ MOST_WORST = 8  # places that are listed
 PLACES_NAMED = 4  # of them, that a sentence names and charts mark
 LEAST_OF_WEIGHTS = 0.3  # of all that is lost, below which more bits for weights gain little
 HALF_OF_ALL = 0.5  # of the whole: the places that make so much are named
+AS_BAD = 0.8  # of the worst, from which one more place is named with those that make half
 
 
 @dataclasses.dataclass(frozen=True)
 class Ranking:
-    """Places by one measure. order: their indices, the worst first; named: those that make half of the whole, at most
-    PLACES_NAMED; share: what these make of the whole, 0 to 1."""
+    """Places by one measure. order: their indices, the worst first; named: those that make half of the whole, and those
+    that are nearly as bad as the worst, at most PLACES_NAMED; share: what these make of the whole, 0 to 1."""
 
     order: tuple[int, ...]
     named: tuple[int, ...]
@@ -68,8 +69,8 @@ def _ranked(places: Sequence[Place], measure: Callable[[Place], float | None]) -
     named: list[int] = []
     share = 0.0
     for index in order[:PLACES_NAMED]:
+        if share >= HALF_OF_ALL and values[index] < AS_BAD * values[order[0]]:
+            break
         named.append(index)
         share += values[index] / whole
-        if share >= HALF_OF_ALL:
-            break
     return Ranking(tuple(order[:MOST_WORST]), tuple(named), share)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def percent(share: float) -> str:
     """A share in per cent, of two digits and never an exponent."""
@@ -27,6 +29,11 @@ def bits_words(bits: str) -> str:
 def as_sentence(text: str) -> str:
     """Words as a sentence of their own."""
     return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '!', '?')) else '.'}"
+
+
+def joined(names: Sequence[str]) -> str:
+    """Names as a list in a sentence: ``a, b and c``."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
 def verb(count: int, one: str, many: str) -> str:

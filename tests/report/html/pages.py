@@ -24,12 +24,15 @@ class Element:
 
     tag: str
     attributes: dict[str, str | None]
-    children: list[Element] = dataclasses.field(default_factory=list)
-    texts: list[str] = dataclasses.field(default_factory=list)
+    parts: list[Element | str] = dataclasses.field(default_factory=list)
 
     @property
     def text(self) -> str:
-        return "".join([*self.texts, *(child.text for child in self.children)])
+        return "".join(part if isinstance(part, str) else part.text for part in self.parts)
+
+    @property
+    def children(self) -> list[Element]:
+        return [part for part in self.parts if isinstance(part, Element)]
 
     def all(self, tag: str) -> list[Element]:
         found = [self] if self.tag == tag else []
@@ -52,12 +55,12 @@ class Page(html.parser.HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         element = Element(tag, dict(attrs))
-        self._open[-1].children.append(element)
+        self._open[-1].parts.append(element)
         if tag not in VOID:
             self._open.append(element)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._open[-1].children.append(Element(tag, dict(attrs)))
+        self._open[-1].parts.append(Element(tag, dict(attrs)))
 
     def handle_endtag(self, tag: str) -> None:
         if self._open[-1].tag == tag:
@@ -66,7 +69,7 @@ class Page(html.parser.HTMLParser):
             self.mistakes.append(f"</{tag}> within <{self._open[-1].tag}>")
 
     def handle_data(self, data: str) -> None:
-        self._open[-1].texts.append(data)
+        self._open[-1].parts.append(data)
 
 
 def harmful_model() -> onnx.ModelProto:

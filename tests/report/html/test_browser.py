@@ -118,4 +118,4 @@ def test_it_prints(browser: Any, pages: list[pathlib.Path]) -> None:
     for page in pages:
         shown(browser, page, DESKTOP, DARK)
         printed = base64.b64decode(browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": False})["data"])
-        assert printed.startswith(b"%PDF-") and len(printed) > 10_000
+        assert printed.startswith(b"%PDF-") and len(printed) > 5_000  # text and charts: an empty page has 1 kB
