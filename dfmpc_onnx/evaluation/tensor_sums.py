@@ -53,9 +53,7 @@ class ChannelChange:
         odd = behind.guessed & ~self.guessed
         if not np.any(odd):
             return None
-        return ChannelChange(
-            np.where(odd, behind.gain, self.gain), np.where(odd, 0.0, self.shift), odd | self.guessed
-        )
+        return ChannelChange(np.where(odd, behind.gain, self.gain), np.where(odd, 0.0, self.shift), odd | self.guessed)
 
     def without_odd_one(self) -> ChannelChange | None:
         """The same where channels that stand out are treated as the usual one; None where none does.
