@@ -32,6 +32,7 @@ LEAST_DAMAGE = 0.01  # of the outputs, below which nothing needs a culprit
 ANOTHER_TENSOR = 0.5  # own error of a layer, which ternary weights of a normal distribution stay below, with 0.44
 SHARE_OF_CULPRIT = 0.5  # of the damage that one restored layer or activation takes away before it stands out
 SHARE_OF_FEW_BITS = 0.3  # the same of weights in few levels, which are a cause by themselves; or of all error made
+NOT_ALONE = 0.5  # of the gain of one layer of few bits, from which another shares the loss with it, as in a plan
 SHARE_OF_BROKEN = 0.3  # the same of a layer with a broken channel, which no rounding explains
 LEAST_GAIN_DB = 3.0  # of restoring what is broken, from which it is named though little is lost
 USUAL_ROUNDING = 0.05  # own error of an activation of 8 bits, which a range that fits it stays below
@@ -198,6 +199,8 @@ class Diagnosis(msgspec.Struct, frozen=True):
         if first.cause.code in BADLY_FIT and not self._errs_beyond_usual(first):
             return None
         few = has_few_bits(first)
+        if few and any(has_few_bits(s) and (s.gain or 0.0) >= NOT_ALONE * first.gain for s in self.suspects[1:]):
+            return None
         if few and makes_much(first, self.layers):
             return first
         share = SHARE_UNEXPLAINED if unexplained else SHARE_OF_FEW_BITS if few else SHARE_OF_CULPRIT
