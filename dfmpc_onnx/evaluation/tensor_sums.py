@@ -130,11 +130,12 @@ class TensorSums:
             return None
         # A channel that hardly varies says nothing of its gain: it is taken for that of the others.
         usual = float(np.median(gain[known])) if np.any(known) else 1.0
-        if 2 * np.sum(known) > np.sum(sure):  # then one that is unlike the float network's was changed, too
-            moved = moved | ((variance > least) & ~sure)
-        gain = np.where(sure & ~negated, gain, np.where(moved | negated, usual, 1.0))
-        shift = np.where((sure | moved) & ~negated, mean_hat - gain * mean, 0.0)
-        return ChannelChange(gain, shift, moved)
+        broken = negated  # and, where most are changed, what is unlike the float network's: it was changed, too
+        if 2 * np.sum(known) > np.sum(sure):
+            broken = negated | ((variance > least) & ~sure)
+        gain = np.where(sure & ~negated, gain, np.where(moved | broken, usual, 1.0))
+        shift = np.where((sure | moved) & ~broken, mean_hat - gain * mean, 0.0)
+        return ChannelChange(gain, shift, moved | (broken & ~negated))
 
     @property
     def unlike(self) -> float:

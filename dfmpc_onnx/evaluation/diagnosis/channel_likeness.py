@@ -8,7 +8,7 @@ from dfmpc_onnx.evaluation.tensor_sums import channel_axis
 from dfmpc_onnx.numerics.arrays import Array, Float
 
 THE_SAME = 0.9  # correlation of two channels that are one but for its rounding to few bits and more
-FURTHER = 0.1  # by which another channel is more alike before they have changed places
+TIMES_LESS = 4.0  # is unexplained by another channel than by itself before they have changed places
 
 
 class ChannelLikeness:
@@ -46,10 +46,7 @@ class ChannelLikeness:
         row = self._correlations(channel)
         alike = abs(float(row[channel]))
         other = int(np.argmax(row))
-        if other == channel or row[other] < max(THE_SAME, row[channel] + FURTHER):
-            return alike, None
-        back = self._correlations(other)
-        mutual = back[channel] >= max(THE_SAME, back[other] + FURTHER)
+        mutual = _is_rather(row, channel, other) and _is_rather(self._correlations(other), other, channel)
         return alike, other if mutual else None
 
     def _correlations(self, channel: int) -> Float:
@@ -61,3 +58,10 @@ class ChannelLikeness:
         with np.errstate(invalid="ignore", divide="ignore"):
             found: Float = np.nan_to_num(covariance / np.sqrt(variance * own), posinf=0.0, neginf=0.0)
         return found
+
+
+def _is_rather(correlations: Float, channel: int, other: int) -> bool:
+    """Whether a channel is another one, by its correlations with all."""
+    unexplained = 1 - correlations[other] ** 2
+    own = 1 - max(float(correlations[channel]), 0.0) ** 2
+    return bool(correlations[other] >= THE_SAME and own > TIMES_LESS * unexplained)
