@@ -11,7 +11,7 @@ from dfmpc_onnx.numerics.arrays import Float
 
 MOST_OF_ERROR = 0.5  # of an error that one thing makes before it is named as the cause
 PART_OF_ERROR = 0.2  # the same of one of two channels
-ALIKE = 0.7  # correlation of a channel with the float network's, from which it is a multiple of that
+IS_A_MULTIPLE = 0.7  # correlation of a channel with the float network's, from which it is a multiple of that
 OFF_GAIN = 0.3  # of a channel, from 1, that rounding to many levels does not explain
 UNLIKE = 16.0  # times further than the usual part of an activation the furthest reaches, which leaves it four bits
 PARTLY_USED = 0.25  # of the codes, below which two bits are lost: by values, or by the usual channel of a weight
@@ -27,7 +27,7 @@ def weight_cause(found: WeightEvidence) -> Cause:
             f"{_percent(found.error)}",
             {"channel": found.channel, "other": found.swapped, "share": found.share, "error": found.error},
         )
-    one_channel = found.channels > 1 and found.share >= MOST_OF_ERROR and found.alike >= ALIKE
+    one_channel = found.channels > 1 and found.share >= MOST_OF_ERROR and found.alike >= IS_A_MULTIPLE
     if one_channel and found.gain < 0:
         return Cause(
             "channel-negated",
