@@ -128,11 +128,14 @@ class TensorSums:
         known = sure & changed & ~negated
         if not np.any(known | moved):
             return None
-        # A channel that hardly varies says nothing of its gain: it is taken for that of the others.
-        usual = float(np.median(gain[known])) if np.any(known) else 1.0
         broken = negated  # and, where most are changed, what is unlike the float network's: it was changed, too
         if 2 * np.sum(known) > np.sum(sure):
             broken = negated | ((variance > least) & ~sure)
+        else:  # then the others are left as they are: rounding alone makes their gains
+            same = sure & ~changed
+            gain, mean_hat = np.where(same, 1.0, gain), np.where(same, mean, mean_hat)
+        # A channel that hardly varies says nothing of its gain: it is taken for that of the others.
+        usual = float(np.median(gain[sure & ~negated])) if np.any(sure & ~negated) else 1.0
         gain = np.where(sure & ~negated, gain, np.where(moved | broken, usual, 1.0))
         shift = np.where((sure | moved) & ~broken, mean_hat - gain * mean, 0.0)
         return ChannelChange(gain, shift, moved | (broken & ~negated))
