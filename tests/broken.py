@@ -57,6 +57,20 @@ def with_negated_channel(model: onnx.ModelProto, layer: str, channel: int) -> on
     return copy
 
 
+def with_swapped_channels(model: onnx.ModelProto, layer: str, first: int, second: int) -> onnx.ModelProto:
+    """Two output channels of a weight in each other's place, their codes and their scales."""
+    copy = _copy(model)
+    node = _decoder(copy, layer)
+
+    def change(values: np.ndarray) -> np.ndarray:
+        values[[first, second]] = values[[second, first]]
+        return values
+
+    node.input[0] = _change(copy, node.input[0], change, "broken.codes")
+    node.input[1] = _change(copy, node.input[1], change, "broken.scale")
+    return copy
+
+
 def with_wrong_range(model: onnx.ModelProto, tensor: str, factor: float) -> onnx.ModelProto:
     """The range of one activation multiplied, for its QuantizeLinear and DequantizeLinear alike."""
     copy = _copy(model)

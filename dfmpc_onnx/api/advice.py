@@ -19,7 +19,7 @@ from dfmpc_onnx.api.provenance import gave_statistics, recorded_recipe
 from dfmpc_onnx.api.quantize import quantize
 from dfmpc_onnx.api.reference import output_kinds
 from dfmpc_onnx.errors import ModelError, RecipeError, UserError
-from dfmpc_onnx.evaluation.diagnosis.schema import LEAST_HELP_DB, Advice, Diagnosis, Suspect
+from dfmpc_onnx.evaluation.diagnosis.schema import BADLY_FIT, BROKEN, LEAST_HELP_DB, Advice, Diagnosis, Suspect
 from dfmpc_onnx.evaluation.fidelity import compare
 from dfmpc_onnx.model.metadata import metadata_of
 from dfmpc_onnx.model.source import size_of
@@ -179,7 +179,7 @@ def trials_for(found: Diagnosis, quantized: onnx.ModelProto, right_preprocess: s
     again = Trial("make it again from the float model, with the settings that it records")
     culprit = found.culprit
     if culprit is not None and culprit.cause is not None and culprit.cause.code != "too-few-bits":
-        broken = culprit.cause.code in ("channel-negated", "channel-scaled", "clipped-range", "range-too-wide")
+        broken = culprit.cause.code in BROKEN | BADLY_FIT
         if broken:
             return [again]
     severe = found.sqnr_db < SEVERE_DB or any((s.gain_db or 0.0) > SEVERE_GAIN_DB for s in found.suspects)

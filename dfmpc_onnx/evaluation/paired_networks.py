@@ -6,7 +6,7 @@ Tensors are held for a few inputs at a time, and of large networks a few tensors
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
@@ -176,10 +176,13 @@ class PairedNetworks:
         """Tensors of the quantized network as they are before they are rounded."""
         return run_named(self._hat, feeds, names)
 
-    def smooth(self) -> Session:
-        """The quantized network without the rounding of its matched tensors, which it gives as outputs."""
+    def smooth_pieces(self) -> Callable[[Sequence[str]], Pieces]:
+        """What makes the quantized network's pieces without the rounding of its matched tensors."""
         model = without_rounding(self._quantized, (*self._given, *self.kinds))
-        return Session(with_outputs(model, self.kinds), label=self._hat.label)
+        found = (*self.matching.inputs, *self.matching.tensors)
+        tensors = [dataclasses.replace(tensor, stands=tensor.name) for tensor in found]
+        kinds = {tensor.name: self.kind_of(tensor.name) for tensor in found}
+        return lambda wanted: Pieces(model, tensors, kinds, wanted)
 
     @property
     def leaves_functions_to_codes(self) -> bool:

@@ -38,6 +38,23 @@ class ChannelChange:
         found: Float = (values - _along(self.shift, values.ndim, axis)) / _along(self.gain, values.ndim, axis)
         return found
 
+    def with_gain(self, channel: int, gain: float) -> ChannelChange:
+        """The same where one channel is only multiplied, by another gain."""
+        only = np.arange(len(self.gain)) == channel
+        return ChannelChange(np.where(only, gain, self.gain), np.where(only, 0.0, self.shift), self.guessed | only)
+
+    def as_guessed(self, behind: ChannelChange) -> ChannelChange | None:
+        """The same with the gains that were guessed for a tensor behind; None where there are none, or other channels.
+
+        What a function of single values makes of a broken channel is read by layers that tell it from the others.
+        """
+        if len(self.gain) != len(behind.gain):
+            return None
+        odd = behind.guessed & ~self.guessed
+        if not np.any(odd):
+            return None
+        return ChannelChange(np.where(odd, behind.gain, self.gain), np.where(odd, 0.0, self.shift), odd | self.guessed)
+
     def without_odd_one(self) -> ChannelChange | None:
         """The same where channels that stand out are treated as the usual one; None where none does.
 
@@ -111,11 +128,33 @@ class TensorSums:
         known = sure & changed & ~negated
         if not np.any(known | moved):
             return None
+        broken = negated  # and, where most are changed, what is unlike the float network's: it was changed, too
+        if 2 * np.sum(known) > np.sum(sure):
+            broken = negated | ((variance > least) & ~sure)
+        else:  # then the others are left as they are: rounding alone makes their gains
+            same = sure & ~changed
+            gain, mean_hat = np.where(same, 1.0, gain), np.where(same, mean, mean_hat)
         # A channel that hardly varies says nothing of its gain: it is taken for that of the others.
-        usual = float(np.median(gain[known])) if np.any(known) else 1.0
-        gain = np.where(sure & ~negated, gain, np.where(moved | negated, usual, 1.0))
-        shift = np.where((sure | moved) & ~negated, mean_hat - gain * mean, 0.0)
-        return ChannelChange(gain, shift, moved)
+        usual = float(np.median(gain[sure & ~negated])) if np.any(sure & ~negated) else 1.0
+        gain = np.where(sure & ~negated, gain, np.where(moved | broken, usual, 1.0))
+        shift = np.where((sure | moved) & ~broken, mean_hat - gain * mean, 0.0)
+        return ChannelChange(gain, shift, moved | (broken & ~negated))
+
+    @property
+    def unlike(self) -> float:
+        """The logarithm of what no factor and no shift of a channel explains, beside its deviation; mean over channels.
+
+        At best -7, and 0 where nothing is explained.
+        """
+        count = max(self._count, 1)
+        mean, mean_hat = self._plain_sum / count, self._hat_sum / count
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            variance, other = self._signal / count - mean**2, self._hat_hat / count - mean_hat**2
+            explained = (self._plain_hat / count - mean * mean_hat) ** 2 / (variance * other)
+        live = variance > 1e-9 * float(self._signal.sum()) / count / len(mean)
+        if not np.any(live):
+            return 0.0
+        return float(np.log(np.clip(1 - np.nan_to_num(explained[live]), 1e-6, 1.0)).mean()) / 2
 
     @property
     def signal(self) -> float:

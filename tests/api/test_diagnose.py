@@ -66,6 +66,19 @@ def test_a_weight_channel_that_was_negated_is_named(untried: None, layer: str, c
     assert cause is not None and cause.figures["channel"] == channel and cause.figures["gain"] < 0
 
 
+def test_weight_channels_that_changed_places_are_named(untried: None) -> None:
+    layer = "/features/features.10/Conv"
+    found = blamed(PLAIN, broken.with_swapped_channels(int8(PLAIN), layer, 5, 20))
+    assert named(found) == ("weights", layer, "channels-swapped")
+    cause = found.suspects[0].cause
+    assert cause is not None and {cause.figures["channel"], cause.figures["other"]} == {5, 20}
+
+
+def test_a_broken_channel_is_named_where_little_is_lost(untried: None) -> None:
+    found = blamed(PLAIN, broken.with_scaled_channel(int8(PLAIN), "/features/features.14/Conv", 53, 0.01))
+    assert found.little and named(found) == ("weights", "/features/features.14/Conv", "channel-scaled")
+
+
 @pytest.mark.parametrize(
     ("tensor", "factor", "code"),
     [

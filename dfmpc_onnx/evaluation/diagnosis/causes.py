@@ -10,6 +10,8 @@ from dfmpc_onnx.evaluation.diagnosis.schema import Cause
 from dfmpc_onnx.numerics.arrays import Float
 
 MOST_OF_ERROR = 0.5  # of an error that one thing makes before it is named as the cause
+PART_OF_ERROR = 0.2  # the same of one of two channels
+IS_A_MULTIPLE = 0.7  # correlation of a channel with the float network's, from which it is a multiple of that
 OFF_GAIN = 0.3  # of a channel, from 1, that rounding to many levels does not explain
 UNLIKE = 16.0  # times further than the usual part of an activation the furthest reaches, which leaves it four bits
 PARTLY_USED = 0.25  # of the codes, below which two bits are lost: by values, or by the usual channel of a weight
@@ -18,7 +20,14 @@ NEGATIVE_TIMES = 3.0  # further below 0 than above, where what is below is cut o
 
 def weight_cause(found: WeightEvidence) -> Cause:
     """What is wrong with a layer's weights."""
-    one_channel = found.channels > 1 and found.share >= MOST_OF_ERROR
+    if found.swapped is not None and found.share >= PART_OF_ERROR:
+        return Cause(
+            "channels-swapped",
+            f"output channels {found.channel} and {found.swapped} have changed places; they change its output by "
+            f"{_percent(found.error)}",
+            {"channel": found.channel, "other": found.swapped, "share": found.share, "error": found.error},
+        )
+    one_channel = found.channels > 1 and found.share >= MOST_OF_ERROR and found.alike >= IS_A_MULTIPLE
     if one_channel and found.gain < 0:
         return Cause(
             "channel-negated",

@@ -21,6 +21,7 @@ from dfmpc_onnx.evaluation.diagnosis.schema import (
     Diagnosis,
     Suspect,
     has_few_bits,
+    is_broken,
     makes_much,
 )
 from dfmpc_onnx.evaluation.layer_errors import LayerErrors, errors_of
@@ -75,15 +76,16 @@ def diagnose_networks(
     worst = max((e for e in suspects if e[1].kind == "weights"), key=lambda e: e[1].own_error or 0.0, default=None)
     more = [entry for entry in suspects[EXPLAINED:] if entry in fed or entry is worst]
     looked_into = [*suspects[:EXPLAINED], *more]
-    others = tuple(entry[1] for entry in suspects[EXPLAINED:] if entry not in more)
-    named = _ranked_by_cause(_explained(looked_into, evidence, given), blamer.loss, errors)
+    explained = dict(zip((e[0] for e in looked_into), _explained(looked_into, evidence, given), strict=True))
+    in_order = tuple(explained.get(candidate, suspect) for candidate, suspect in suspects)
+    named = _ranked_by_cause(in_order, blamer.loss, errors)
     return Diagnosis(
         damage=blamer.loss.damage,
         sqnr_db=blamer.loss.sqnr_db,
         layers=errors,
         enters=_worst(errors, "own_error"),
         amplified=_worst(errors, "amplification"),
-        suspects=(*named, *others),
+        suspects=named,
         blamed=blame,
     )
 
@@ -134,18 +136,20 @@ def _explained(
 def _ranked_by_cause(named: tuple[Suspect, ...], loss: Loss, errors: LayerErrors) -> tuple[Suspect, ...]:
     """The suspects, with another in front where the cause of the first is not the first cause.
 
-    Where nothing explains the first, one that gains nearly as much and has a cause comes before it: what is restored
-    behind a fault, or in front of it, may make up for that. Where none gains much, an input of another preprocess comes
-    first: all that was measured behind it is wrong alike, so no part by itself gains anything. Then the layer of few
-    bits that makes much of all error: layers behind are fitted to it.
+    A layer with a channel that no rounding makes comes first, if that takes much of the damage away: healthy files have
+    none. Where nothing explains the first, one that gains nearly as much and has a cause comes before it: what is
+    restored behind a fault, or in front of it, may make up for that. Where none gains much, an input of another
+    preprocess comes first: all that was measured behind it is wrong alike, so no part by itself gains anything. Then
+    the layer of few bits that makes much of all error: layers behind are fitted to it.
     """
     first = next(iter(named), None)
     if first is None or first.gain is None:
         return named
-    before: list[Suspect] = []
-    if first.gain < SHARE_OF_CULPRIT * loss.damage:
+    before = [s for s in named if is_broken(s, loss.damage)]
+    if not before and first.gain < SHARE_OF_CULPRIT * loss.damage:
         before = [s for s in named if s.cause is not None and s.cause.code == WRONG_INPUT]
-    if not before and first.gain < SHARE_OF_FEW_BITS * loss.damage:
+    least = SHARE_OF_CULPRIT if not _is_explained(first) else SHARE_OF_FEW_BITS
+    if not before and first.gain < least * loss.damage:
         before = [s for s in named if has_few_bits(s) and makes_much(s, errors)]
     if not before and first.gain > 0 and not _is_explained(first):
         before = [s for s in named if _is_explained(s) and (s.gain or 0.0) >= NEARLY * first.gain]

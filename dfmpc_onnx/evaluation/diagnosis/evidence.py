@@ -12,6 +12,7 @@ import onnx
 from onnx import numpy_helper
 
 from dfmpc_onnx.evaluation.diagnosis.blame import Restorable
+from dfmpc_onnx.evaluation.diagnosis.channel_likeness import ChannelLikeness
 from dfmpc_onnx.evaluation.diagnosis.roundings import Rounding
 from dfmpc_onnx.evaluation.matched_tensors import RUNTIME_LAYERS, called, fed_at
 from dfmpc_onnx.evaluation.paired_networks import FETCHED_BYTES, NamedArrays, PairedNetworks, Pieces, within_bounds
@@ -33,7 +34,8 @@ class WeightEvidence:
     error: relative. channel, share, gain: the output channel with most of that error, its part of it, and what its
     values are beside the float network's. channels: how many there are. levels: how many values a weight takes, by its
     bits where a codebook's entries hold several; None where it is float, or has too few values to tell. scales: how
-    many there are. reaches: the largest weight of each channel.
+    many there are. reaches: the largest weight of each channel. alike: how that channel's values correlate with those
+    of the float network's, without the sign. swapped: the channel that it has changed places with, if so.
     """
 
     error: float
@@ -44,6 +46,8 @@ class WeightEvidence:
     levels: int | None
     scales: int
     reaches: Float
+    alike: float = 1.0
+    swapped: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,18 +94,21 @@ class _OfWeights:
     ) -> None:
         self.reads = (tensor, *pieces.inner)
         self._pieces, self._factors, self._rounded, self._weight = pieces, factors, rounded, weight
-        self._sums = TensorSums()
+        self._sums, self._crossed = TensorSums(), ChannelLikeness()
 
     def add(self, feeds: NamedArrays, plain: NamedArrays, real: int) -> None:
         tensor = self.reads[0]
         own = self._pieces.run(feeds, plain, self._factors)[tensor]
         own = within_bounds(own, plain[tensor]) if self._rounded else own
         self._sums.add(plain[tensor], own, own, self._factors.get(tensor), real)
+        self._crossed.add(plain[tensor], own, real)
 
     def found(self) -> WeightEvidence:
         sums = self._sums
         channel, share, gain = sums.worst() or (0, 0.0, 1.0)
-        return WeightEvidence(sums.relative(sums.own), channel, share, gain, sums.channels, *self._weight)
+        alike, swapped = self._crossed.of(channel)
+        error = sums.relative(sums.own)
+        return WeightEvidence(error, channel, share, gain, sums.channels, *self._weight, alike, swapped)
 
 
 class _OfRounding:

@@ -13,6 +13,7 @@ SuspectKind = Literal["weights", "activation"]
 CauseCode = Literal[
     "channel-negated",
     "channel-scaled",
+    "channels-swapped",
     "too-few-bits",
     "unlike-channels",
     "unequal-concat",
@@ -24,11 +25,17 @@ CauseCode = Literal[
 ]
 COMPARED_AS_A_WHOLE = "integer_layers"  # the figure of a cause that names operators on integers
 WRONG_INPUT: CauseCode = "wrong-preprocess"
+BROKEN: frozenset[CauseCode] = frozenset({"channel-negated", "channel-scaled", "channels-swapped"})  # by no rounding
+BADLY_FIT: frozenset[CauseCode] = frozenset({"clipped-range", "range-too-wide"})  # where the error is beyond the usual
 LEAST_HELP_DB = 0.5  # what advice is worth at least
 LEAST_DAMAGE = 0.01  # of the outputs, below which nothing needs a culprit
 ANOTHER_TENSOR = 0.5  # own error of a layer, which ternary weights of a normal distribution stay below, with 0.44
 SHARE_OF_CULPRIT = 0.5  # of the damage that one restored layer or activation takes away before it stands out
 SHARE_OF_FEW_BITS = 0.3  # the same of weights in few levels, which are a cause by themselves; or of all error made
+NOT_ALONE = 0.5  # of the gain of one layer of few bits, from which another shares the loss with it, as in a plan
+SHARE_OF_BROKEN = 0.3  # the same of a layer with a broken channel, which no rounding explains
+LEAST_GAIN_DB = 3.0  # of restoring what is broken, from which it is named though little is lost
+USUAL_ROUNDING = 0.05  # own error of an activation of 8 bits, which a range that fits it stays below
 SHARE_UNEXPLAINED = 0.75  # the same where nothing explains it: errors make up for each other by chance
 
 
@@ -72,6 +79,12 @@ def makes_much(suspect: Suspect, errors: LayerErrors) -> bool:
     signal."""
     whole = sum(row.own_error**2 for row in errors.rows)
     return suspect.own_error is not None and suspect.own_error**2 >= SHARE_OF_FEW_BITS * whole > 0
+
+
+def is_broken(suspect: Suspect, damage: float) -> bool:
+    """Whether a suspect has what rounding never does to weights, and restoring it takes much of the damage away."""
+    cause, gain = suspect.cause, suspect.gain
+    return cause is not None and cause.code in BROKEN and gain is not None and gain >= SHARE_OF_BROKEN * damage > 0
 
 
 class FloatBetween(msgspec.Struct, frozen=True):
@@ -172,18 +185,30 @@ class Diagnosis(msgspec.Struct, frozen=True):
     def culprit(self) -> Suspect | None:
         """The first suspect, where it stands out from the rest; None where nothing does, or little is lost."""
         first = next(iter(self.suspects), None)
-        if first is None or first.cause is None or first.others or self.little or self.unlike:
+        if first is None or first.cause is None or first.others:
+            return None
+        if is_broken(first, self.damage) and (not self.little or (first.gain_db or 0.0) >= LEAST_GAIN_DB):
+            return first
+        if self.little or self.unlike:
             return None
         unexplained = first.cause.code == "no-single-cause" and (first.own_error or 0.0) < ANOTHER_TENSOR
         if first.gain is None:
             return None if unexplained else first
         if first.cause.code == WRONG_INPUT:
             return first
+        if first.cause.code in BADLY_FIT and not self._errs_beyond_usual(first):
+            return None
         few = has_few_bits(first)
+        if few and any(has_few_bits(s) and (s.gain or 0.0) >= NOT_ALONE * first.gain for s in self.suspects[1:]):
+            return None
         if few and makes_much(first, self.layers):
             return first
         share = SHARE_UNEXPLAINED if unexplained else SHARE_OF_FEW_BITS if few else SHARE_OF_CULPRIT
         return first if first.gain >= share * self.damage else None
+
+    def _errs_beyond_usual(self, suspect: Suspect) -> bool:
+        """Whether an activation is rounded worse than ranges that fit round it: some values are clipped on purpose."""
+        return (suspect.own_error or 0.0) >= USUAL_ROUNDING or makes_much(suspect, self.layers)
 
     def to_dict(self) -> dict[str, Any]:
         """Its fields, as ``--json`` prints them."""

@@ -41,6 +41,12 @@ def test_a_channel_is_named_only_where_it_makes_most_of_the_error() -> None:
     assert of_weights(share=1.0, gain=3.0, channels=1) == "no-single-cause"
 
 
+def test_channels_that_changed_places_are_named_and_unlike_ones_are_no_multiple() -> None:
+    assert of_weights(share=0.5, gain=0.1, alike=0.1, swapped=5) == "channels-swapped"
+    assert of_weights(share=0.1, gain=0.1, alike=0.1, swapped=5) == "no-single-cause"
+    assert of_weights(share=0.9, gain=-0.2, alike=0.2) == "no-single-cause"
+
+
 def test_few_levels_explain_a_channel_that_is_a_little_off_but_no_factor() -> None:
     assert of_weights(levels=4) == "too-few-bits"
     assert of_weights(levels=4, share=0.9, gain=0.6) == "too-few-bits"
