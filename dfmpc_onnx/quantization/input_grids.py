@@ -46,14 +46,14 @@ def few_bits_warnings(workspace: Workspace, grids: Collection[str]) -> tuple[str
 
     grids: the tensors that have few bits.
     """
-    nodes = nodes_by_name(workspace.graph)
+    bits, nodes = workspace.settings.few_bits, nodes_by_name(workspace.graph)
     names = [layer.name for layer in workspace.get(Layers).quantizable]
-    asked = [name for name in names if _asked(workspace, name) == FEW_ACTIVATION_BITS]
+    asked = [name for name in names if bits is not None and _asked(workspace, name) == bits]
     kept = [name for name in asked if nodes[name].inputs[0].name not in grids]
-    if not kept or workspace.settings.few_bits is None:
+    if not kept:
         return ()
     return (
-        f"layer {shown_layers(kept)}: reads 8 bits, not {FEW_ACTIVATION_BITS}: an input of the network, what another "
+        f"layer {shown_layers(kept)}: reads 8 bits, not {bits}: an input of the network, what another "
         "layer reads with 8 bits, and what has no known moments keeps 8",
     )
 
