@@ -63,6 +63,16 @@ class Intake:
     choice: PreprocessChoice
 
 
+def _float_model(model: ModelSource) -> Source:
+    """The model as it is read; raises AlreadyQuantized for one of QONNX, whose layers read no stored weight."""
+    source = load(model)
+    if holds_qonnx(source.model):
+        raise AlreadyQuantized(
+            f"{source.label}: the model is quantized already, in nodes of QONNX; give the float model of it"
+        )
+    return source
+
+
 def take_in(
     model: ModelSource,
     output: str | os.PathLike[str] | None,
@@ -88,11 +98,7 @@ def take_in(
         )
     progress.expect(ENDS + len(pipeline))
     progress.begin("load")
-    source = load(model)
-    if holds_qonnx(source.model):
-        raise AlreadyQuantized(
-            f"{source.label}: the model is quantized already, in nodes of QONNX; give the float model of it"
-        )
+    source = _float_model(model)
     destination = None if output is None else check_target(output, source, force=force)
     graph = to_graph(source)
     layers = sum(op_of(node) in WEIGHTED for node in graph.nodes)
