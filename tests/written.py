@@ -69,7 +69,13 @@ class Decoder:
             yield tensor, 8 / per_byte if per_byte else WIDTHS[tensor.data_type]
         elif self.op(name) == "Gather":
             table, index = self.makers[name].input
-            yield from self.stored(index, self.constants[table].dims[1])
+            codes = self.constants[table].dims[1]
+            if self.op(index) == "Add":  # indices of more than 8 bits: rows of low bytes, and one of the bits above
+                split = self.makers[self.makers[index].input[0]]
+                tensor = self.constants[self.makers[split.input[0]].input[0]]
+                yield tensor, 8 * tensor.dims[1] / ((tensor.dims[1] - 1) * codes)
+            else:
+                yield from self.stored(index, codes)
         else:
             node = self.makers[name]
             for source in node.input if node.op_type == "Add" else node.input[:1]:
@@ -87,12 +93,20 @@ class Decoder:
                 return first + others[0]
             case "Mul":
                 return first * others[0].astype(np.int64)
+            case "Div":
+                return first // others[0]
+            case "Mod":
+                return first % others[0]
+            case "Split":
+                parts = np.split(first, np.cumsum(others[0])[:-1], axis=1)
+                return parts[list(node.output).index(name)]
             case "Gather":
                 return first[others[0]]
             case "Reshape":
                 return first.reshape(others[0])
             case "Slice":
-                return first[int(others[0][0]) : int(others[1][0])]
+                part = slice(int(others[0][0]), int(others[1][0]))
+                return first[:, part] if len(others) > 2 and others[2][0] == 1 else first[part]
         raise AssertionError(f"{node.op_type} decodes no codes")
 
 

@@ -18,7 +18,7 @@ from dfmpc_onnx.pipeline.facts import BitPlan, LayerBits
 from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY, WeightBudget
 from dfmpc_onnx.pipeline.weight_plan import PlannedWidths, PlanRow, PlanTable, WeightPlan, Width
 from dfmpc_onnx.pipeline.workspace import Workspace
-from dfmpc_onnx.quantization.storage_costs import mean_bits, predicted_bytes, stored_bits
+from dfmpc_onnx.quantization.storage_costs import mean_bits, perhaps_wider, predicted_bytes, stored_bits
 
 PARTS = 15  # of a bit, so that 1.6 and 8 / 3 are whole
 
@@ -64,7 +64,7 @@ class BudgetPlanner:
                 continue
             if fits and (other.size < found.size if budget.size is None else other.damage < found.damage):
                 found, table = other, _without_blocks(table, width)
-        return found, kept
+        return _widened(table, found), kept
 
     def _whole(self, budget: WeightBudget, damage: float) -> tuple[WeightPlan, bool]:
         """As `plan`, a budget of bytes or damage, with all that the table allows."""
@@ -122,6 +122,15 @@ class BudgetPlanner:
 
     def _as_plan(self, choice: Choice) -> WeightPlan:
         return plan_of(self.table, self._widths(choice))
+
+
+def _widened(table: PlanTable, plan: WeightPlan) -> WeightPlan:
+    """A plan with more bits where the file is not larger for them."""
+    for index, width in perhaps_wider(table, plan.widths):
+        other = plan_of(table, (*plan.widths[:index], width, *plan.widths[index + 1 :]))
+        if other.size <= plan.size and other.damage <= plan.damage:
+            plan = other
+    return plan
 
 
 def _widths_of_blocks(table: PlanTable, plan: WeightPlan) -> list[Width]:

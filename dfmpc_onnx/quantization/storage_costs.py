@@ -90,6 +90,20 @@ def shared_bytes(table: PlanTable, widths: Sequence[Width]) -> int:
     return found
 
 
+def perhaps_wider(table: PlanTable, widths: Sequence[Width]) -> list[tuple[int, Width]]:
+    """The rows that a decoding table makes narrow, each with the next width: it may take no more bytes without one.
+
+    Codebooks are left out: they are compared as a whole.
+    """
+    found: list[tuple[int, Width]] = []
+    for index, (row, width) in enumerate(zip(table.rows, widths, strict=True)):
+        if width == FLOAT or row.run_at(width) or not _cheapest(kind_of(row.weights, width), table.opset).tables:
+            continue
+        wider = [own for own in row.widths if own != FLOAT and bits_of(own) > bits_of(width)]
+        found += [(index, min(wider, key=bits_of))] if wider else []
+    return found
+
+
 def runs_of_blocks(weights: Mapping[str, tuple[int, Width, int]]) -> dict[str, int]:
     """The runs of weights in a network whose tables they share, 0 of those that take none as their table would not pay.
 

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from dfmpc_onnx.errors import OptionError
 from dfmpc_onnx.pipeline.settings import NO_BUDGET, WeightBudget
-from dfmpc_onnx.pipeline.weight_plan import PlanRow, PlanTable, bits_of
+from dfmpc_onnx.pipeline.weight_plan import PlanRow, PlanTable, Width, bits_of
+from dfmpc_onnx.qdq.code_formats import forms
 from dfmpc_onnx.quantization.budget_planner import BudgetPlanner, plan_of, rounded_up, whys_of, with_other_bytes
-from dfmpc_onnx.quantization.storage_costs import predicted_bytes
+from dfmpc_onnx.quantization.storage_costs import kind_of, predicted_bytes
 
 WIDTHS = ("ternary", 2, 3, 4, 5, 6, 7, 8, "float")
 
@@ -109,3 +110,15 @@ def test_sqnr_is_that_of_the_damage_and_each_layer_says_what_it_adds() -> None:
 
 def test_a_size_is_named_to_three_digits_and_never_less():
     assert [rounded_up(count) for count in (0, 999, 1000, 94442, 95001)] == [0, 999, 1000, 94500, 95100]
+
+
+def test_a_narrow_form_whose_table_does_not_pay_gives_way_to_the_width_that_the_file_takes_anyway() -> None:
+    def size(width: Width) -> int:
+        cheapest = min(forms(kind_of(9216, width), 25), key=lambda form: form.cost(9216, 25))
+        return cheapest.bytes(9216) + cheapest.overhead(9216, 25)
+
+    whole = table([1.0], [9216])  # the bits of 5 are 4 and 1, and what decodes that 1 takes 2 kB
+    sizes = (*(size(width) for width in WIDTHS[:-1]), 4 * 9216)
+    row = dataclasses.replace(whole.rows[0], sizes=sizes)
+    found, kept = BudgetPlanner(dataclasses.replace(whole, rows=(row,))).plan(NO_BUDGET, row.damages[4])
+    assert kept and found.widths == (6,) and found.damage == row.damages[5]
