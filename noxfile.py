@@ -65,6 +65,13 @@ def qonnx(session: nox.Session) -> None:
 
 
 @nox.session(python="3.11")
+def learned(session: nox.Session) -> None:
+    """Images are learned, and the executor gives what onnxruntime gives; the other checks do without PyTorch."""
+    session.install("-e", ".[dev,learned]")
+    session.run("pytest", "tests/learning", "tests/api/test_learn_images.py", "tests/cli/test_images_command.py")
+
+
+@nox.session(python="3.11")
 def openvino(session: nox.Session) -> None:
     """Files for `openvino` on its provider, which runs on the processor.
 

@@ -6,8 +6,10 @@ import contextlib
 import os
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
+T = TypeVar("T")
 UNKNOWN = 1 << 36  # where the system does not tell: 64 GiB
 CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 # Options of mallopt, as <malloc.h> numbers them, and bytes: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD.
@@ -113,3 +115,18 @@ def peak_memory(process: int | None = None) -> int | None:
         return None
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return used if sys.platform == "darwin" else used * 1024
+
+
+def held_together(items: Iterable[T], bytes_of: Callable[[T], int], most: int) -> Iterator[list[T]]:
+    """Items in order, as many together as take at most so many bytes; what takes more is alone."""
+    group: list[T] = []
+    held = 0
+    for item in items:
+        size = bytes_of(item)
+        if group and held + size > most:
+            yield group
+            group, held = [], 0
+        group.append(item)
+        held += size
+    if group:
+        yield group

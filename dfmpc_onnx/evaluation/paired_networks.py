@@ -29,6 +29,7 @@ from dfmpc_onnx.evaluation.tensor_sums import ChannelChange
 from dfmpc_onnx.inputs.files import Images
 from dfmpc_onnx.inputs.image_stream import ImageStream
 from dfmpc_onnx.inputs.samples import Samples
+from dfmpc_onnx.memory import held_together
 from dfmpc_onnx.model.protos import fed_names
 from dfmpc_onnx.numerics.arrays import Array
 from dfmpc_onnx.runtime.session import Session
@@ -198,16 +199,8 @@ class PairedNetworks:
 
     def groups(self) -> list[list[str]]:
         """The tensors in order, as many together as may be held of one run; of most networks all."""
-        found: list[list[str]] = []
-        held = 0
-        for tensor in self.matching.tensors:
-            size = self.bytes_of(tensor.name)
-            if not found or held + size > 2 * FETCHED_BYTES:
-                found.append([])
-                held = 0
-            found[-1].append(tensor.name)
-            held += size
-        return found
+        groups = held_together(self.matching.tensors, lambda tensor: self.bytes_of(tensor.name), 2 * FETCHED_BYTES)
+        return [[tensor.name for tensor in group] for group in groups]
 
     def pieces(self, wanted: Sequence[str], unrounded: str = "") -> Pieces:
         """The quantized network's pieces.

@@ -8,13 +8,14 @@ tensor once with the factors and once without.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from dfmpc_onnx.evaluation.matched_tensors import MatchedTensor
 from dfmpc_onnx.evaluation.paired_networks import FETCHED_BYTES, NamedArrays, PairedNetworks, Pieces
 from dfmpc_onnx.evaluation.tensor_sums import ChannelChange, TensorSums
+from dfmpc_onnx.memory import held_together
 
 SURELY_BETTER = 0.1  # of the logarithm of an error, by which another change of the channels in front explains it better
 BADLY_EXPLAINED = -1.6  # that logarithm, above which one channel after another is asked for: a fifth is not explained
@@ -39,26 +40,13 @@ class TakenBack:
         same reason no activation is rounded.
         """
         runs = list(self._pair.feeds())
-        for group in self._groups(len(runs)):
+        tensors = self._pair.matching.tensors
+        for group in held_together(tensors, lambda one: self._pair.bytes_of(one.name) * len(runs), 2 * FETCHED_BYTES):
             read = {name for tensor in group for name in (tensor.name, *tensor.reads) if name in self._pair.kinds}
             plain = [self._pair.plain(feeds, sorted(read)) for feeds, _ in runs]
             for tensor in group:
                 self._follow(tensor, runs, plain)
         return self._taken_back() if self._candidates else {}
-
-    def _groups(self, runs: int) -> Iterator[list[MatchedTensor]]:
-        """The tensors in order, as many together as may be held of all runs."""
-        group: list[MatchedTensor] = []
-        held = 0
-        for tensor in self._pair.matching.tensors:
-            size = self._pair.bytes_of(tensor.name) * runs
-            if group and held + size > 2 * FETCHED_BYTES:
-                yield group
-                group, held = [], 0
-            group.append(tensor)
-            held += size
-        if group:
-            yield group
 
     def _follow(
         self, tensor: MatchedTensor, runs: Sequence[tuple[NamedArrays, int]], plain: Sequence[NamedArrays]

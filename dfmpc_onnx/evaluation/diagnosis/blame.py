@@ -8,7 +8,7 @@ in which sensitivities and plans are stated, too.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -18,6 +18,7 @@ from dfmpc_onnx.evaluation.matched_tensors import fed_at
 from dfmpc_onnx.evaluation.output_differences import sqnr
 from dfmpc_onnx.evaluation.paired_networks import NamedArrays, PairedNetworks, Pieces, typed, within_bounds
 from dfmpc_onnx.evaluation.tensor_sums import ChannelChange
+from dfmpc_onnx.memory import held_together
 from dfmpc_onnx.numerics.arrays import Array
 from dfmpc_onnx.numerics.output_loss import damage, output_loss
 from dfmpc_onnx.runtime.session import Session
@@ -103,26 +104,13 @@ class Blame:
     ) -> list[tuple[Restorable, Loss]]:
         """What is left to lose with each restored."""
         found: list[tuple[Restorable, Loss]] = []
-        for group in self._groups(candidates):
+        runs = len(self._wanted)
+        for group in held_together(candidates, lambda one: self._pair.bytes_of(one.tensor) * runs, HELD_BYTES):
             values = self._restored(group)
             for candidate in group:
                 found.append((candidate, self._run(candidate, values[candidate])))
                 tell(len(found), len(candidates))
         return found
-
-    def _groups(self, candidates: Sequence[Restorable]) -> Iterator[list[Restorable]]:
-        runs = len(self._wanted)
-        group: list[Restorable] = []
-        held = 0
-        for candidate in candidates:
-            size = self._pair.bytes_of(candidate.tensor) * runs
-            if group and held + size > HELD_BYTES:
-                yield group
-                group, held = [], 0
-            group.append(candidate)
-            held += size
-        if group:
-            yield group
 
     def _restored(self, group: Sequence[Restorable]) -> dict[Restorable, list[Array]]:
         """The values of each candidate's tensor without its error, run by run."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +17,7 @@ from dfmpc_onnx.evaluation.diagnosis.roundings import Rounding
 from dfmpc_onnx.evaluation.matched_tensors import RUNTIME_LAYERS, called, fed_at
 from dfmpc_onnx.evaluation.paired_networks import FETCHED_BYTES, NamedArrays, PairedNetworks, Pieces, within_bounds
 from dfmpc_onnx.evaluation.tensor_sums import ChannelChange, TensorSums, channel_axis
+from dfmpc_onnx.memory import held_together
 from dfmpc_onnx.model.protos import RUNTIME_DOMAINS, initializers, makers, op_of
 from dfmpc_onnx.numerics.arrays import Array, Float
 from dfmpc_onnx.qdq.decode_chains import DecodeChains
@@ -176,7 +177,7 @@ class Evidence:
     def of(self, suspects: Sequence[Restorable]) -> list[WeightEvidence | RoundingEvidence]:
         """Of each. The float network runs once for as many as may be held together."""
         looks = [self._rounding(s.rounding) if s.rounding is not None else self._weights(s) for s in suspects]
-        for group in self._held_together(looks):
+        for group in held_together(looks, self._bytes_of, FETCHED_BYTES):
             names = sorted({name for look in group for name in look.reads})
             for feeds, real in self._pair.feeds():
                 plain = {**feeds, **self._pair.plain(feeds, [name for name in names if name in self._pair.kinds])}
@@ -184,18 +185,8 @@ class Evidence:
                     look.add(feeds, plain, real)
         return [look.found() for look in looks]
 
-    def _held_together(self, looks: Sequence[_Look]) -> Iterator[list[_Look]]:
-        group: list[_Look] = []
-        held = 0
-        for look in looks:
-            size = sum(map(self._pair.bytes_of, look.reads))
-            if group and held + size > FETCHED_BYTES:
-                yield group
-                group, held = [], 0
-            group.append(look)
-            held += size
-        if group:
-            yield group
+    def _bytes_of(self, look: _Look) -> int:
+        return sum(map(self._pair.bytes_of, look.reads))
 
     def _weights(self, suspect: Restorable) -> _OfWeights:
         name = suspect.tensor
