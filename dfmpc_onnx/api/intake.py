@@ -27,6 +27,7 @@ from dfmpc_onnx.pipeline.progress import Progress
 from dfmpc_onnx.pipeline.recipe import Recipe
 from dfmpc_onnx.pipeline.settings import (
     FEW_ACTIVATION_BITS,
+    WIDE_ACTIVATION_BITS,
     LayerOverride,
     Settings,
     WeightBits,
@@ -92,7 +93,7 @@ def take_in(
     runs = any(step.may_read_images for step in pipeline)
     if settings.images is not None and not runs:
         raise OptionError(f"images: recipe {recipe.name} runs no network, so it cannot use them; leave them out")
-    if settings.activations == "auto" and not runs:
+    if settings.activations == "auto" and settings.few_bits is not None and not runs:
         raise OptionError(
             f"activations auto: recipe {recipe.name} runs no network, so it measures no cost of few bits; give 4 or 8"
         )
@@ -215,8 +216,9 @@ def _check_what_layers_read(settings: Settings) -> None:
 
 def _check_activations(numbers: Activations, provider: Target, *, reduce_range: bool) -> None:
     """Raise OptionError where a target does not take activations of such bits, or has no use for a reduced range."""
-    wanted = {FEW_ACTIVATION_BITS, 8} if numbers == "auto" else set() if numbers == "none" else {int(numbers)}
-    if not wanted <= set(provider.activation_bits):
+    wanted = {8} if numbers == "auto" else set() if numbers == "none" else {int(numbers)}
+    taken = set(provider.activation_bits)
+    if not wanted <= taken or (numbers == "auto" and taken.isdisjoint((FEW_ACTIVATION_BITS, WIDE_ACTIVATION_BITS))):
         *fewer, widest = map(str, provider.activation_bits)
         known = f"{', '.join(fewer)} or {widest}" if fewer else widest
         raise OptionError(f"activations {numbers}: {provider.name} takes {known} bits; give one of these, or none")

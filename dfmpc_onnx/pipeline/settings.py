@@ -23,6 +23,7 @@ ACTIVATION_WIDTHS: tuple[Activations, ...] = get_args(Activations)  # as a user 
 NUMBER = "|".join(re.escape(width) for width in sorted(WEIGHT_WIDTHS, reverse=True))
 LARGEST_BOUND = 1e8  # of an input: statistics measure nothing larger
 OPSET_OF_8_BITS, OPSET_OF_OTHERS = 13, 21  # whose Q/DQ take an axis; whose codes may have 4 or 16 bits
+WIDE_ACTIVATION_BITS = 16
 FEW_ACTIVATION_BITS = 4  # of activations where 8 bits may be too many
 REDUCED_BITS = 7  # 2 * 255 * 64 fits into 16 bits, 2 * 255 * 128 does not
 
@@ -284,14 +285,25 @@ class Settings:
 
     @property
     def activation_bits(self) -> Literal[8, 16]:
-        """The bits of activations where they are quantized, and do not have few bits."""
+        """The bits of activations where they are quantized, but for those that have other bits by what they cost."""
         return 16 if self.activations == "16" else 8
 
     @property
+    def mixes_widths(self) -> bool:
+        """Whether activations have 8 bits, or 16 where 8 would cost too much."""
+        return self.activations == "auto" and WIDE_ACTIVATION_BITS in self.target.activation_bits
+
+    @property
+    def float_rules(self) -> Target:
+        """The target whose rules say which activations are to stay in float; where widths are mixed, those have 16 bits
+        in the file, and the rules are those of `cpu`."""
+        return CPU_TARGET if self.mixes_widths else self.target
+
+    @property
     def few_bits(self) -> int | None:
-        """The bits, below 8, of what layers may read; None where all have `activation_bits`."""
+        """The bits, below 8, of what layers may read; None where none have fewer."""
         if self.activations == "auto":
-            return FEW_ACTIVATION_BITS
+            return None if self.mixes_widths else FEW_ACTIVATION_BITS
         return int(self.activations) if self.activations not in ("8", "16", "none") else None
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection
+from typing import Literal
 
 import ml_dtypes
 import numpy as np
@@ -12,11 +13,13 @@ import onnx_graphsurgeon as gs
 from onnx import numpy_helper
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
+from dfmpc_onnx.graph.operators import meaning_of
+from dfmpc_onnx.graph.operators import op_of as op_of_node
 from dfmpc_onnx.graph.query import nodes_by_name
 from dfmpc_onnx.model.protos import op_of
 from dfmpc_onnx.numerics.arrays import Array
 from dfmpc_onnx.numerics.few_levels import FewLevels
-from dfmpc_onnx.numerics.ranges import QParams, power_of_two_qparams, signed_qparams, unsigned_qparams
+from dfmpc_onnx.numerics.ranges import QParams, Range, power_of_two_qparams, signed_qparams, unsigned_qparams
 from dfmpc_onnx.pipeline.facts import FewBitGrids
 from dfmpc_onnx.pipeline.settings import Settings
 from dfmpc_onnx.pipeline.workspace import Workspace
@@ -24,13 +27,29 @@ from dfmpc_onnx.pipeline.workspace import Workspace
 NARROW_TYPES = frozenset({"int4", "uint4"})  # of codes; numpy has none of them
 
 
-def activation_qparams(settings: Settings) -> Callable[[float, float], QParams]:
-    """What makes scale and zero point of the least and greatest value of a tensor."""
+def activation_qparams(settings: Settings, bits: Literal[8, 16] | None = None) -> Callable[[float, float], QParams]:
+    """What makes scale and zero point of the least and greatest value of a tensor.
+
+    bits: of codes with any zero point; those of the settings where not given.
+    """
     if settings.target.scales == "power-of-two":
         return power_of_two_qparams
     if settings.target.signed:
         return signed_qparams
-    return functools.partial(unsigned_qparams, bits=settings.activation_bits)
+    return functools.partial(unsigned_qparams, bits=bits or settings.activation_bits)
+
+
+def fixed_ranges(graph: gs.Graph, settings: Settings, bits: Literal[8, 16]) -> dict[str, Range]:
+    """The ranges of what operators give whose scale the target fixes: their bounds, in steps of a power of two.
+
+    The greatest value is a step below the upper bound, so that 256 or 65536 steps fill the bounds.
+    """
+    found = {}
+    for node in graph.nodes:
+        if op_of_node(node) in settings.target.fixed_scales:
+            low, high = meaning_of(node).bounds
+            found[node.outputs[0].name] = low, high - (high - low) / 2**bits
+    return found
 
 
 def few_bit_qparams(workspace: Workspace, integer: Collection[str]) -> dict[str, QParams]:

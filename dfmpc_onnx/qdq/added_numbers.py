@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -10,7 +11,7 @@ import onnx_graphsurgeon as gs
 from dfmpc_onnx.errors import Unknown
 from dfmpc_onnx.graph.edit import Namer, insert
 from dfmpc_onnx.graph.operators import clip_bounds, dequantizes, op_of, quantizes
-from dfmpc_onnx.graph.query import constant, only_consumer, producer
+from dfmpc_onnx.graph.query import constant, has_input, input_constant, only_consumer, producer
 from dfmpc_onnx.numerics.arrays import Float32
 from dfmpc_onnx.numerics.ranges import LEVELS, QParams, unsigned_qparams
 
@@ -79,17 +80,21 @@ def quantize_numbers(graph: gs.Graph, names: Namer) -> None:
     insert(graph, before=before)
 
 
-def quantize_operands(graph: gs.Graph, qparams: Callable[[float, float], QParams], names: Namer) -> None:
+def quantize_operands(
+    graph: gs.Graph, qparams_of: Callable[[Literal[8, 16]], Callable[[float, float], QParams]], names: Namer
+) -> None:
     """Give every constant beside a dequantized operand codes, rounded to the scale that its own range asks for.
 
-    For a runtime that computes an operator in integers where all of its operands are. qparams: scale and zero point
-    between two bounds.
+    For a runtime that computes an operator in integers where all of its operands are. qparams_of: for codes of so many
+    bits, what makes scale and zero point of two bounds; a constant has as many as the operand.
     """
     before: dict[int, list[gs.Node]] = {}
     for node in graph.nodes:
         sources = [producer(t) for t in node.inputs if isinstance(t, gs.Variable)] if op_of(node) in OPERANDS else []
-        if not any(source is not None and dequantizes(source) for source in sources):
+        beside = next((source for source in sources if source is not None and dequantizes(source)), None)
+        if beside is None:
             continue
+        qparams = qparams_of(_code_bits(beside))
         for index, tensor in enumerate(node.inputs):
             value = constant(tensor)
             if value is None or value.dtype != np.float32 or not value.size or not np.isfinite(value).all():
@@ -99,6 +104,12 @@ def quantize_operands(graph: gs.Graph, qparams: Callable[[float, float], QParams
                 _decoded(node, index, np.asarray(value, np.float32), parameters, names)
             )
     insert(graph, before=before)
+
+
+def _code_bits(dequantizer: gs.Node) -> Literal[8, 16]:
+    """The bits of the codes that a DequantizeLinear reads, by its zero point; 8 without one."""
+    zero = input_constant(dequantizer, 2) if has_input(dequantizer, 2) else None
+    return 16 if zero is not None and zero.dtype.itemsize == 2 else 8
 
 
 def _decoded(node: gs.Node, index: int, value: Float32, parameters: QParams, names: Namer) -> gs.Node:

@@ -181,15 +181,29 @@ class Placer:
 
     @classmethod
     def of(cls, workspace: Workspace) -> Placer:
-        """For the layers that have codes and are not spared, with the ranges and exempt tensors known so far."""
-        spared, exempt = workspace.find(FloatLayers), workspace.find(FloatActivations)
+        """For the layers that have codes and are not spared, with the ranges and exempt tensors known so far.
+
+        Where widths are mixed nothing is spared or exempt: it has 16 bits.
+        """
+        settings = workspace.settings
+        return cls._of(workspace, settings.target, spare=not settings.mixes_widths)
+
+    @classmethod
+    def by_float_rules(cls, workspace: Workspace) -> Placer:
+        """By the rules that say what stays in float, which where widths are mixed are another target's."""
+        return cls._of(workspace, workspace.settings.float_rules, spare=True)
+
+    @classmethod
+    def _of(cls, workspace: Workspace, target: Target, *, spare: bool) -> Placer:
+        spared = workspace.find(FloatLayers) if spare else None
+        exempt = workspace.find(FloatActivations) if spare else None
         left = spared.layers.keys() if spared is not None else frozenset[str]()
         coded = workspace.get(Codes).weights.keys() - left
         return cls(
             workspace.graph,
             {layer.name: layer for layer in workspace.get(Layers).all if layer.name in coded},
             workspace.get(Ranges).tensors,
-            workspace.settings.target,
+            target,
             exempt.tensors if exempt is not None else {},
         )
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import msgspec
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.graph.edit import Namer, insert
-from dfmpc_onnx.graph.operators import dequantizes, meaning_of, op_of, quantizes
+from dfmpc_onnx.graph.operators import dequantizes, quantizes
 from dfmpc_onnx.graph.query import (
     consumers,
     has_input,
@@ -21,14 +21,13 @@ from dfmpc_onnx.graph.query import (
 )
 from dfmpc_onnx.numerics.arrays import Float32
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
-from dfmpc_onnx.numerics.ranges import QParams, Range
+from dfmpc_onnx.numerics.ranges import QParams
 from dfmpc_onnx.pipeline.facts import Codes, FinalOpset, FloatLayers, FoldedBatchNorms, Layer, Layers, Placement, Ranges
 from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.pipeline.refusals import Reason
-from dfmpc_onnx.pipeline.settings import Settings
 from dfmpc_onnx.pipeline.target_rules import Target
 from dfmpc_onnx.pipeline.workspace import Workspace
-from dfmpc_onnx.qdq.activation_grids import activation_qparams, constant_of, few_bit_qparams
+from dfmpc_onnx.qdq.activation_grids import activation_qparams, constant_of, few_bit_qparams, fixed_ranges
 from dfmpc_onnx.qdq.added_numbers import quantize_numbers, quantize_operands
 from dfmpc_onnx.qdq.beside_integers import (
     guard_float_layers,
@@ -43,6 +42,7 @@ from dfmpc_onnx.qdq.beside_integers import (
 )
 from dfmpc_onnx.qdq.decoder import fits_int8, integer_scale
 from dfmpc_onnx.qdq.int8_biases import quantize_int8_biases
+from dfmpc_onnx.qdq.mixed_widths import ActivationForms, convert_between_widths, mixed_forms, wide_tensors
 from dfmpc_onnx.qdq.placed_times import PlacedTimes
 from dfmpc_onnx.qdq.placement import IN_FLOAT, Placer, Sites
 from dfmpc_onnx.qdq.taken_operators import not_taken, not_taken_warning
@@ -100,42 +100,39 @@ class InsertQDQ(Pass[NoOptions]):
             lacks = "of 16 bits" if settings.activation_bits == 16 else "with an axis"
             why = f"opset {graph.opset} has no DequantizeLinear {lacks}; activations stay in float"
             return PassResult(self.name, refusals=(Refusal("model", why, "opset-too-old"),), warnings=(why,))
-        ranges = {**workspace.get(Ranges).tensors, **_fixed_ranges(graph, settings)}
         layers, target = workspace.get(Layers).by_name(), workspace.settings.target
-        spared = workspace.find(FloatLayers)
         sites = Placer.of(workspace).place()
         on_cpu = target.between and not target.all_quantized
         late = PlacedTimes(graph, sites, workspace.inputs.shapes).slower() if on_cpu else ()
         names = Namer(graph)
-        qparams = activation_qparams(settings)
-        kind = qparams(0.0, 0.0)[1].dtype
+        kind = activation_qparams(settings)(0.0, 0.0)[1].dtype
         given = quantized_before(graph, kind)
-        few = few_bit_qparams(workspace, sites.layers)
-        parameters: Parameters = {
-            name: given.get(name) or few.get(name) or qparams(*ranges[like]) for name, like in sites.tensors.items()
-        }
+        forms, nodes = _forms(workspace, sites, given), nodes_by_name(graph)
+        reads = {name: forms.read(nodes[name], nodes[name].inputs[0].name) for name in sites.layers}
         _give_scales_of(target, workspace, sites.layers)
         with_bias = sites.layers if target.bias == "int32" else frozenset[str]()
-        coarser = _make_room_for_biases(workspace, layers, with_bias, parameters)
+        coarser = _make_room_for_biases(workspace, layers, with_bias, reads)
         codes = workspace.codes()
         reduced = settings.reduce_range
         unfit = frozenset(name for name in sites.layers if not fits_int8(codes[name], reduced))
-        biases, float_biases = _quantize_biases(graph, layers, with_bias - unfit, codes, parameters, names)
+        biases, float_biases = _quantize_biases(graph, layers, with_bias - unfit, codes, reads, names)
         integer = sites.layers - unfit - set(float_biases)
         own = {id(node) for node in graph.nodes if dequantizes(node)}
         tensors = graph.tensors()
-        new = {n: p for n, p in parameters.items() if not _is_quantized_outside(graph, tensors[n], given, kind)}
-        _insert(graph, new, names)
+        new = {n: p for n, p in forms.made.items() if not _is_quantized_outside(graph, tensors[n], given, kind)}
+        decoded = _insert(graph, new, names)
+        convert_between_widths(graph, forms, {**{name: tensors[name] for name in given}, **decoded}, names)
         if target.bias == "int8":
             biases = quantize_int8_biases(graph, integer, names)
         insert(graph, before=biases)
         kept = _fit_neighbours(workspace, sites, integer, own, names)
         workspace.put(Placement(integer))
         rewrites = tuple(
-            Rewrite(name, f"quantized to {kind.name}", {"scale": float(scale), "zero_point": int(zero)})
-            for name, (scale, zero) in parameters.items()
+            Rewrite(name, f"quantized to {zero.dtype.name}", {"scale": float(scale), "zero_point": int(zero)})
+            for name, (scale, zero) in forms.made.items()
         )
         rewrites += tuple(Rewrite(name, f"{n} channels rounded coarser for their bias") for name, n in coarser.items())
+        spared = workspace.find(FloatLayers) if not settings.mixes_widths else None
         left = {n: why for n, why in spared.layers.items() if n in codes} if spared is not None else {}
         refusals = _refusals(sites.refused, float_biases, left, unfit, reduced)
         how = "stays float behind a Max of one input" if target.between else "reads what is not quantized"
@@ -149,7 +146,7 @@ def _fit_neighbours(
     """Let what stands beside the integer layers be what the target wants of it; returns the layers kept in float."""
     graph, settings, layers = workspace.graph, workspace.settings, workspace.get(Layers)
     if settings.target.every_operator:
-        quantize_operands(graph, activation_qparams(settings), names)
+        quantize_operands(graph, lambda bits: activation_qparams(settings, bits), names)
         return guard_float_layers(graph, layers, integer, names, operands=2)
     if settings.target.between:
         quantize_numbers(graph, names)
@@ -167,17 +164,21 @@ def _fit_neighbours(
     return kept
 
 
-def _fixed_ranges(graph: gs.Graph, settings: Settings) -> dict[str, Range]:
-    """The ranges of what operators give whose scale the target fixes: their bounds, in steps of a power of two.
+def _forms(workspace: Workspace, sites: Sites, given: Parameters) -> ActivationForms:
+    """Scale and zero point of each tensor to quantize. given: of those that the model had."""
+    graph, settings = workspace.graph, workspace.settings
+    few = few_bit_qparams(workspace, sites.layers)
 
-    The greatest value is a step below the upper bound, so that 256 or 65536 steps fill the bounds.
-    """
-    found = {}
-    for node in graph.nodes:
-        if op_of(node) in settings.target.fixed_scales:
-            low, high = meaning_of(node).bounds
-            found[node.outputs[0].name] = low, high - (high - low) / 2**settings.activation_bits
-    return found
+    def of_width(bits: Literal[8, 16]) -> Parameters:
+        ranges = {**workspace.get(Ranges).tensors, **fixed_ranges(graph, settings, bits)}
+        qparams = activation_qparams(settings, bits)
+        return {name: few.get(name) or qparams(*ranges[like]) for name, like in sites.tensors.items()}
+
+    usual = of_width(settings.activation_bits)
+    usual |= {name: parameters for name, parameters in given.items() if name in usual}
+    if not settings.mixes_widths:
+        return ActivationForms(usual)
+    return mixed_forms(graph, usual, of_width(16), wide_tensors(workspace, sites), given)
 
 
 def _refusals(
@@ -234,14 +235,17 @@ def _is_quantized_outside(graph: gs.Graph, tensor: gs.Tensor, given: Parameters,
     return tensor.name in given or (alone and not is_output(graph, tensor))
 
 
-def _insert(graph: gs.Graph, parameters: Parameters, names: Namer) -> None:
+def _insert(graph: gs.Graph, parameters: Mapping[str, QParams], names: Namer) -> dict[str, gs.Tensor]:
     """QuantizeLinear and DequantizeLinear behind each tensor; every reader then reads the dequantized value.
+
+    Returns the dequantized values, by name of the tensor.
 
     Codes and dequantized values are called a0.q and a0, a1.q and a1, ..., since names are stored several times each and
     those of activations are long; no types and shapes are declared, which follow from those of the tensor.
     """
     after: dict[int, list[gs.Node]] = {}
     first: list[gs.Node] = []
+    made: dict[str, gs.Tensor] = {}
     tensors = graph.tensors()
     shared: dict[tuple[str, bytes], gs.Constant] = {}
 
@@ -263,6 +267,7 @@ def _insert(graph: gs.Graph, parameters: Parameters, names: Namer) -> None:
             decoded = tensor
         else:
             raw, decoded = tensor, gs.Variable(stem)
+        made[name] = decoded
         quantized = gs.Variable(names(f"{stem}.q"))
         for node in readers:
             node.inputs = [decoded if t is tensor else t for t in node.inputs]
@@ -275,6 +280,7 @@ def _insert(graph: gs.Graph, parameters: Parameters, names: Namer) -> None:
         else:
             after.setdefault(id(source), []).extend(nodes)
     insert(graph, after=after, first=first)
+    return made
 
 
 def _give_scales_of(target: Target, workspace: Workspace, names: Collection[str]) -> None:
@@ -288,9 +294,12 @@ def _give_scales_of(target: Target, workspace: Workspace, names: Collection[str]
 
 
 def _make_room_for_biases(
-    workspace: Workspace, layers: dict[str, Layer], integer: frozenset[str], parameters: Parameters
+    workspace: Workspace, layers: dict[str, Layer], integer: frozenset[str], reads: Parameters
 ) -> dict[str, int]:
-    """Coarser scales for the channels whose bias int32 could not hold; returns how many by layer."""
+    """Coarser scales for the channels whose bias int32 could not hold; returns how many by layer.
+
+    reads: scale and zero point of what each layer reads.
+    """
     nodes, codes = nodes_by_name(workspace.graph), workspace.codes()
     found = {}
     for name in sorted(integer):
@@ -299,7 +308,7 @@ def _make_room_for_biases(
         if bias is None or bias.size != weight.scale.size:
             continue
         # Twice over, since the half-step grid dequantizes with half its scale.
-        room = BIAS_LIMIT * float(parameters[node.inputs[0].name][0])
+        room = BIAS_LIMIT * float(reads[name][0])
         least = (2 * np.abs(bias.astype(np.float64)) / room).reshape(weight.scale.shape).astype(np.float32)
         weight = _with_live_scales(weight, layers[name].axis, least)
         wider = weight.widened(least)
@@ -330,7 +339,7 @@ def _quantize_biases(
     layers: dict[str, Layer],
     integer: frozenset[str],
     codes: Mapping[str, QuantizedWeight],
-    parameters: Parameters,
+    reads: Parameters,
     names: Namer,
 ) -> tuple[dict[int, list[gs.Node]], list[str]]:
     """int32 biases at the scale of the products: nodes to put in front of each layer, and the layers left float."""
@@ -342,7 +351,7 @@ def _quantize_biases(
         if not has_input(node, 2):
             continue
         bias = input_constant(node, 2)
-        scale = integer_scale(codes[name]) * parameters[node.inputs[0].name][0]
+        scale = integer_scale(codes[name]) * reads[name][0]
         out = layers[name].shape[layers[name].axis]
         if (
             bias is None

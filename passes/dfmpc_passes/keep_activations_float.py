@@ -77,9 +77,9 @@ class KeepActivationsFloat(Pass[KeepActivationsFloatOptions]):
         settings, graph = workspace.settings, workspace.graph
         if settings.activations == "none" or graph.opset < settings.lowest_opset:
             return PassResult(self.name, notes=("activations stay in float",))
-        if not settings.target.keeps_costly_floats:
+        if not settings.float_rules.keeps_costly_floats:
             return PassResult(self.name, notes=(f"{settings.target.name} wants every operator quantized",))
-        ranges, sites = workspace.get(Ranges).tensors, Placer.of(workspace).place()
+        ranges, sites = workspace.get(Ranges).tensors, Placer.by_float_rules(workspace).place()
         # Tensors that are only moved have one scale with what they are moved from, and share its fate.
         groups: dict[str, list[str]] = {}
         for name, like in sites.tensors.items():

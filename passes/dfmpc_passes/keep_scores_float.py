@@ -58,7 +58,7 @@ class KeepScoresFloat(Pass[KeepScoresFloatOptions]):
 
     def run(self, workspace: Workspace) -> PassResult:
         graph = workspace.graph
-        if workspace.settings.target.all_quantized or workspace.settings.activations == "none" or graph.opset < 13:
+        if workspace.settings.float_rules.all_quantized or workspace.settings.activations == "none" or graph.opset < 13:
             workspace.put(FloatLayers({}))
             return PassResult(self.name, notes=("activations stay in float",))
         spared, nodes = workspace.find(FloatLayers), nodes_by_name(graph)

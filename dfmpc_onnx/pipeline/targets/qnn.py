@@ -62,7 +62,7 @@ QNN = msgspec.structs.replace(
             QNN_PROVIDER,
         ),
     ),
-    activations="16",
+    activations="auto",
     activation_bits=(8, 16),
     pairs_in_16_bits=False,
     per_channel=("Conv", "ConvTranspose", "Gemm"),
