@@ -222,7 +222,8 @@ def _check_activations(numbers: Activations, provider: Target, *, reduce_range: 
         *fewer, widest = map(str, provider.activation_bits)
         known = f"{', '.join(fewer)} or {widest}" if fewer else widest
         raise OptionError(f"activations {numbers}: {provider.name} takes {known} bits; give one of these, or none")
-    if reduce_range and numbers not in ("8", "16"):
+    mixed = numbers == "auto" and WIDE_ACTIVATION_BITS in taken
+    if reduce_range and numbers not in ("8", "16") and not mixed:
         kept = "activations stay in float" if numbers == "none" else "layers compute in float"
         raise OptionError(f"reduce-range: {kept}, so no sum of products can overflow; leave it out")
 

@@ -254,7 +254,10 @@ class FewBitGrids:
 
 @dataclasses.dataclass(frozen=True)
 class FloatActivations:
-    """Tensors by name that stay in float although they have a range, each with the reason."""
+    """Tensors by name that stay in float although they have a range, each with the reason.
+
+    Where widths are mixed they get 16 bits in place of float, and so do those around `FloatLayers`.
+    """
 
     tensors: Mapping[str, str]
 
@@ -290,9 +293,10 @@ class FinalOpset:
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """The layers that compute in integers: between quantized activations."""
+    """The layers that compute in integers: between quantized activations. bits: of each quantized activation."""
 
     integer: frozenset[str]
+    bits: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

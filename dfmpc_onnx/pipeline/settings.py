@@ -319,4 +319,5 @@ class Settings:
 
     def rounded_at(self, bits: BitWidth) -> BitWidth:
         """The width that a weight planned at `bits` is rounded to."""
-        return REDUCED_BITS if bits == 8 and self.reduce_range and self.activations == "8" else bits
+        reads_8_bits = self.activations == "8" or self.mixes_widths
+        return REDUCED_BITS if bits == 8 and self.reduce_range and reads_8_bits else bits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable
 
 import msgspec
@@ -75,9 +76,16 @@ def make_report(
         latency=judged.report if (judged := workspace.find(LimitJudged)) else None,
         max_seconds=workspace.deadline.seconds,
         cut_short=workspace.deadline.cuts,
+        activation_widths=_activation_widths(workspace),
         model=source.label,
         images=None if workspace.inputs.images is None else described_images(workspace.inputs),
     )
+
+
+def _activation_widths(workspace: Workspace) -> dict[int, int]:
+    """How many quantized activations there are of each number of bits, few bits first."""
+    placed = workspace.find(Placement)
+    return dict(sorted(Counter(placed.bits.values()).items())) if placed is not None else {}
 
 
 def with_layer_errors(report: Report, errors: LayerErrors | None) -> Report:

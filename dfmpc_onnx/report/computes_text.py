@@ -29,7 +29,7 @@ def why_float(report: Report) -> dict[str, str]:
     """Why each layer with integer weights that computes in float does, by its name."""
     if report.activations == "none":
         return {layer.name: ACTIVATIONS_FLOAT for layer in report.layers if layer.bits != 32 and not layer.integer}
-    few = report.activations not in ("8", "16")
+    few = report.activations not in ("8", "16") and not any(layer.integer for layer in report.layers)
     codes = {refusal.site: refusal.code for refusal in report.refusals if refusal.code in WHY_FLOAT}
     floats = [layer.name for layer in report.layers if layer.bits != 32 and not layer.integer]
     return {name: WHY_FLOAT.get(codes.get(name, ""), NO_KERNEL if few else OTHER) for name in floats}

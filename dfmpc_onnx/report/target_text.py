@@ -42,6 +42,7 @@ RULE_LABELS = {
 RULE_WORDS: dict[tuple[str, object], str] = {
     ("activations", "8"): "8 bits",
     ("activations", "16"): "16 bits",
+    ("activations", "auto"): "8 bits, and 16 where 8 would cost too much",
     ("activations", "none"): "float, unless bits are asked for",
     ("activation_type", "uint8"): "uint8, any zero point",
     ("activation_type", "int8"): "int8, zero point 0",
@@ -89,8 +90,8 @@ def rule_words(target: Target, rule: str) -> str:
     value = getattr(target, rule)
     if rule == "storage" and target.quantizers == "qonnx":
         return "as floats, in front of the nodes that quantize"
-    if rule == "activation_type" and target.activations == "16":
-        return "uint16, or uint8 where 8 bits are asked for; any zero point"
+    if rule == "activation_type" and 16 in target.activation_bits:
+        return "uint8 and uint16, any zero point"
     if (rule, value) in RULE_WORDS:
         return RULE_WORDS[rule, value]
     if rule == "newest_opset":

@@ -70,6 +70,7 @@ def report_table(report: Report, output: str, console: Console, *, verbose: bool
         ("preprocess", _preprocess(report.preprocess_choice, verbose)),
         ("layers", _layers_counted(report)),
         *([("computes in", computes_in(report))] if report.layers else []),
+        *([("activations", _widths_counted(report))] if len(report.activation_widths) > 1 else []),
         (
             "size",
             f"{megabytes(report.float_bytes)} -> {megabytes(report.bytes)} "
@@ -96,6 +97,11 @@ def report_table(report: Report, output: str, console: Console, *, verbose: bool
     inputs = report.preprocess_choice.unknown
     if len(inputs) == 1 and inputs[0].preprocess_tells:
         prose(console, PHOTOS_TIP)
+
+
+def _widths_counted(report: Report) -> str:
+    """How many activations have how many bits."""
+    return ", ".join(f"{count} of {bits} bits" for bits, count in report.activation_widths.items())
 
 
 def _layers_counted(report: Report) -> str:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from typing import ClassVar, Literal
 
+import ml_dtypes
 import msgspec
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -25,6 +26,7 @@ from dfmpc_onnx.numerics.ranges import QParams
 from dfmpc_onnx.pipeline.facts import Codes, FinalOpset, FloatLayers, FoldedBatchNorms, Layer, Layers, Placement, Ranges
 from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.pipeline.refusals import Reason
+from dfmpc_onnx.pipeline.settings import WIDE_ACTIVATION_BITS
 from dfmpc_onnx.pipeline.target_rules import Target
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.activation_grids import activation_qparams, constant_of, few_bit_qparams, fixed_ranges
@@ -61,7 +63,9 @@ class InsertQDQ(Pass[NoOptions]):
     QuantizeLinear to one integer kernel. The bias becomes int32 with the scale s_x s_w, which every version fuses. A
     Pad with zeros works on the codes. For TensorRT z is 0, codes lie in -127..127, biases stay in float, and only what
     layers read is quantized, with all branches of a sum but the one whose Conv takes in the sum. A target that wants
-    all quantized gets codes on both sides of every operator, of 16 bits where asked, and of constants beside them.
+    all quantized gets codes on both sides of every operator, and of constants beside them. Where it mixes widths, what
+    a file for `cpu` would leave in float has 16 bits, with all that the nodes around it read and give; a QuantizeLinear
+    of the reader's width behind a DequantizeLinear of the other is the step between two widths.
 
     Requires: ranges, codes, BatchNormalization folded (it would block the fusion), the final opset.
 
@@ -97,7 +101,8 @@ class InsertQDQ(Pass[NoOptions]):
         settings = workspace.settings
         if graph.opset < settings.lowest_opset:
             workspace.put(Placement(frozenset()))
-            lacks = "of 16 bits" if settings.activation_bits == 16 else "with an axis"
+            wide = settings.activation_bits == WIDE_ACTIVATION_BITS or settings.mixes_widths
+            lacks = "of 16 bits" if wide else "with an axis"
             why = f"opset {graph.opset} has no DequantizeLinear {lacks}; activations stay in float"
             return PassResult(self.name, refusals=(Refusal("model", why, "opset-too-old"),), warnings=(why,))
         layers, target = workspace.get(Layers).by_name(), workspace.settings.target
@@ -126,7 +131,7 @@ class InsertQDQ(Pass[NoOptions]):
             biases = quantize_int8_biases(graph, integer, names)
         insert(graph, before=biases)
         kept = _fit_neighbours(workspace, sites, integer, own, names)
-        workspace.put(Placement(integer))
+        workspace.put(Placement(integer, {n: ml_dtypes.iinfo(zero.dtype).bits for n, (_, zero) in forms.made.items()}))
         rewrites = tuple(
             Rewrite(name, f"quantized to {zero.dtype.name}", {"scale": float(scale), "zero_point": int(zero)})
             for name, (scale, zero) in forms.made.items()

@@ -24,7 +24,8 @@ from dfmpc_onnx.pipeline.facts import (
     Layers,
     Ranges,
 )
-from dfmpc_onnx.pipeline.manager import Pass, PassResult, Refusal
+from dfmpc_onnx.pipeline.manager import Pass, PassResult, Refusal, Rewrite
+from dfmpc_onnx.pipeline.settings import WIDE_ACTIVATION_BITS, Settings
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.activation_grids import activation_qparams
 from dfmpc_onnx.qdq.placement import Placer
@@ -39,9 +40,11 @@ FEWEST_RUNS = 5  # that tell whether any activation costs too much
 
 class KeepActivationsFloatOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """budget: the largest share of a vector's variance that 8-bit activations may cost at the output, of maps and lists
-    0.9 times that; images: how many to measure it on; tensors: activations that stay in float whatever they cost."""
+    0.9 times that; wide_budget: the same where what costs more gets 16 bits in place of float; images: how many to
+    measure it on; tensors: activations that stay in float, or get 16 bits, whatever they cost."""
 
     budget: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.01
+    wide_budget: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.001
     images: Annotated[int, msgspec.Meta(ge=1)] = IMAGES
     tensors: tuple[str, ...] = ()
 
@@ -54,7 +57,8 @@ class KeepActivationsFloat(Pass[KeepActivationsFloatOptions]):
     How much of that arrives at the output no local measure says, so it is measured there: with all activations
     quantized, and where that loses more than 1 % of an output's variance (20 dB; 0.9 % where it is a map or a list,
     which is used value by value), with ever smaller groups of them, until those are found that matter. Networks
-    that lose less, nearly all classifiers, are run twice and left as they are.
+    that lose less, nearly all classifiers, are run twice and left as they are. Where a target mixes widths, what is
+    found gets 16 bits: that is cheaper than float, which would leave the device, and a tenth of the loss is too much.
 
     Requires: ranges and codes, BatchNormalization folded, the final opset.
 
@@ -110,7 +114,8 @@ class KeepActivationsFloat(Pass[KeepActivationsFloatOptions]):
             return known[key]
 
         before = loss_of(range(len(groups)))
-        found = _costliest(workspace, lambda chosen: _budget_share(loss_of(chosen)), len(groups), self.options.budget)
+        budget = self.options.wide_budget if settings.mixes_widths else self.options.budget
+        found = _costliest(workspace, lambda chosen: _budget_share(loss_of(chosen)), len(groups), budget)
         names, taken, bits = list(groups), set(found.all), settings.activation_bits
         after = loss_of([i for i in range(len(groups)) if i not in taken])
         kept, strangers = _asked_for(self.options.tensors, sites.tensors, groups)
@@ -125,12 +130,19 @@ class KeepActivationsFloat(Pass[KeepActivationsFloatOptions]):
             kept.update(dict.fromkeys((name for index in part for name in groups[names[index]]), why))
         workspace.put(FloatActivations(kept))
         workspace.put(ActivationNoise(after.share_of_variance))
-        refusals = tuple(Refusal(name, f"stays in float: {why}", "costly-activation") for name, why in kept.items())
+        rewrites, refusals = _reported(kept, settings)
         notes = [f"{bits}-bit activations cost {100 * before.share_of_variance:.2g} % of the output"]
         if taken:
             notes[0] += f", {100 * after.share_of_variance:.2g} % without {len(taken)} of {len(groups)}"
         notes += (*strangers, *network.notes, *_passed_over(network))
-        return PassResult(self.name, refusals=refusals, notes=tuple(notes))
+        return PassResult(self.name, rewrites, refusals, notes=tuple(notes))
+
+
+def _reported(kept: Mapping[str, str], settings: Settings) -> tuple[tuple[Rewrite, ...], tuple[Refusal, ...]]:
+    """The activations that 8 bits are not enough for, with the reason: 16 bits are a rewrite, float is a refusal."""
+    if settings.mixes_widths:
+        return tuple(Rewrite(name, f"has {WIDE_ACTIVATION_BITS} bits: {why}") for name, why in kept.items()), ()
+    return (), tuple(Refusal(name, f"stays in float: {why}", "costly-activation") for name, why in kept.items())
 
 
 def _feeds(workspace: Workspace, images: int) -> dict[str, Array]:

@@ -80,7 +80,8 @@ class KeepScoresFloat(Pass[KeepScoresFloatOptions]):
                 continue
             left -= costs[name]
             kept[name] = why[name]
-            rewrites.append(Rewrite(name, "stays in float", {"share_of_work": round(costs[name] / total, 5)}))
+            left_how = "has 16 bits" if workspace.settings.mixes_widths else "stays in float"
+            rewrites.append(Rewrite(name, left_how, {"share_of_work": round(costs[name] / total, 5)}))
         workspace.put(FloatLayers(kept))
         dear = [name for name in heads if name not in kept]
         notes = (f"stay integer for their cost: {', '.join(map(shown, dear))}",) if dear else ()

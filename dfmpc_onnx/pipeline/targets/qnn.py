@@ -24,7 +24,7 @@ Upsample Where Xor
 QNN = msgspec.structs.replace(
     CPU,
     name="qnn",
-    summary="uint16 or uint8 activations around every operator, every dimension known, one scale for a MatMul",
+    summary="uint8 activations around every operator, uint16 where 8 bits cost too much; every dimension known",
     takes="a Hexagon NPU, by onnxruntime-qnn",
     ran="onnxruntime-qnn 2.7.0 with onnxruntime 1.32 on x86-64, which compiles every network of models/ to one context",
     not_run="on a device",
@@ -37,7 +37,9 @@ QNN = msgspec.structs.replace(
         ),
         RuleSource(
             ("activations",),
-            "measured: with 8 bits up to 1.8 points fewer images keep their class than of files for cpu, with 16 none",
+            "Support mixed-precision integer quantization via overrides (onnxruntime): regions of uint8 and of uint16, "
+            "and a DequantizeLinear to a QuantizeLinear between them",
+            "https://github.com/microsoft/onnxruntime/pull/19925",
         ),
         RuleSource(
             ("per_channel",),
