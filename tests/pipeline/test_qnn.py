@@ -1,4 +1,4 @@
-"""Files for Qualcomm's Hexagon NPU: all quantized, in 16 bits or 8, every dimension a number; what it leaves is named.
+"""Files for Qualcomm's Hexagon NPU: all quantized, in 8 bits or 16, every dimension a number; what it leaves is named.
 
 That they compile is checked by tools/providers/qnn.py, which needs onnxruntime-qnn.
 """
@@ -68,11 +68,87 @@ def test_every_operator_reads_and_gives_codes(activations: str) -> None:
     assert codes == {np.dtype(TYPES[activations])}
 
 
-def test_16_bits_are_the_default_and_take_opset_21() -> None:
+def test_widths_are_mixed_by_default_and_take_opset_21() -> None:
     model = made(graphs.chain())
     assert model.opset_import[0].version == 21 and model.ir_version == 10
     assert made(graphs.chain(), "8").opset_import[0].version == 13
-    assert {p.key: p.value for p in model.metadata_props}["dfmpc_onnx.activations"] == "16"
+    assert {p.key: p.value for p in model.metadata_props}["dfmpc_onnx.activations"] == "auto"
+
+
+def widths(model: onnx.ModelProto) -> dict[str, set[int]]:
+    """Of each node that computes, the bits of all that it reads and gives."""
+    values = constants(model)
+    makers = {name: n for n in model.graph.node for name in n.output}
+    found: dict[str, set[int]] = {}
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear":
+            source = makers.get(node.input[0])
+            while source is not None and source.op_type == "Relu":
+                source = makers[source.input[0]]
+            if source is not None and source.op_type != "DequantizeLinear":
+                found.setdefault(source.name, set()).add(8 * values[node.input[2]].dtype.itemsize)
+        elif node.op_type != "DequantizeLinear":
+            sources = [makers[name] for name in node.input if name in makers]
+            codes = [n for n in sources if n.op_type == "DequantizeLinear" and n.input[0] in makers]
+            found.setdefault(node.name, set()).update(8 * values[n.input[2]].dtype.itemsize for n in codes)
+    return found
+
+
+def test_what_cpu_leaves_in_float_has_16_bits_with_all_that_its_nodes_touch(tmp_path: pathlib.Path) -> None:
+    recipe = tmp_path / "mixed.toml"
+    recipe.write_text('extends = "int8"\n[passes.keep_activations_float]\ntensors = ["relu2"]\nwide_budget = 1.0\n')
+    net = graphs.Net()
+    y = net.block(net.block(net.block(net.block(net.block("x", 8), 8), 8), 8), 8)
+    network = net.model(net.tail(y))
+    found = dfmpc_onnx.quantize(network, None, recipe, target="qnn", check=False)
+    onnx.checker.check_model(found.model, full_check=True)
+    bits = widths(found.model)
+    assert all(len(both) <= 1 for both in bits.values()), "a node of two widths"
+    assert [bits[f"conv{i}"] for i in range(1, 6)] == [{8}, {16}, {16}, {8}, {8}]
+    assert bits["gemm1"] == {16}, "scores, which cpu gives in float"
+    assert found.report.activation_widths == {8: 6, 16: 3} and all(layer.integer for layer in found.report.layers)
+    asked = next(step.result for step in found.report.passes if step.name == "keep_activations_float")
+    assert [(r.site, r.action) for r in asked.rewrites] == [("relu2", "has 16 bits: asked for")]
+    x = graphs.input_of(network)
+    assert graphs.relative(graphs.run(found.model, x), graphs.run(network, x)) < 0.05
+
+
+def test_from_8_to_16_bits_no_value_changes() -> None:
+    model = made(graphs.chain())
+    values, makers = constants(model), {name: n for n in model.graph.node for name in n.output}
+    steps = [
+        (makers[node.input[0]], node)
+        for node in model.graph.node
+        if node.op_type == "QuantizeLinear" and makers.get(node.input[0], node).op_type == "DequantizeLinear"
+    ]
+    assert steps
+    for narrow, wide in steps:
+        assert values[narrow.input[2]].dtype == np.uint8 and values[wide.input[2]].dtype == np.uint16
+        assert float(values[narrow.input[1]]) == pytest.approx(257 * float(values[wide.input[1]]), rel=1e-6)
+        assert 257 * int(values[narrow.input[2]]) == pytest.approx(int(values[wide.input[2]]), abs=129)
+
+
+def test_mixed_widths_come_as_close_as_16_bits_where_8_cost_too_much() -> None:
+    x = graphs.input_of(gated())
+    want = graphs.run(gated(), x)
+    coarse, mixed, fine = (graphs.relative(graphs.run(made(gated(), bits), x), want) for bits in ("8", "auto", "16"))
+    assert fine <= mixed * 1.05 and mixed < coarse
+
+
+def test_a_constant_beside_16_bits_has_16(tmp_path: pathlib.Path) -> None:
+    recipe = tmp_path / "mixed.toml"
+    recipe.write_text('extends = "int8"\n[passes.keep_activations_float]\ntensors = ["mul1"]\n')
+    model = dfmpc_onnx.quantize(gated(), None, recipe, target="qnn", check=False).model
+    values, makers = constants(model), {name: n for n in model.graph.node for name in n.output}
+    (node,) = (n for n in model.graph.node if n.op_type == "Add")
+    assert {values[makers[name].input[2]].dtype for name in node.input} == {np.dtype(np.uint16)}
+
+
+def test_the_terminal_counts_activations_by_their_bits(tmp_path: pathlib.Path) -> None:
+    onnx.save(graphs.chain(), tmp_path / "m.onnx")
+    command = ("quantize", tmp_path / "m.onnx", "-o", tmp_path / "out.onnx", "--target", "qnn", "--recipe", "int8")
+    said = dfmpc(*command)
+    assert "of 8 bits" in said.stdout and "of 16 bits" in said.stdout
 
 
 def test_16_bits_come_closer_to_the_float_network_than_8() -> None:
