@@ -37,6 +37,7 @@ from dfmpc_onnx.pipeline.manager import Instrument, Pass
 from dfmpc_onnx.pipeline.progress import Progress, ProgressReport
 from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE, Recipe
 from dfmpc_onnx.pipeline.settings import Settings, WeightBudget
+from dfmpc_onnx.qdq.activation_grids import few_activation_bits
 from dfmpc_onnx.qdq.qonnx_nodes import from_qonnx, to_qonnx
 from dfmpc_onnx.report.build import make_report, with_layer_errors, with_stored_bits
 from dfmpc_onnx.runtime.session import require
@@ -148,7 +149,7 @@ def _finish(
     runs = as_model(taken, results)
     result = runs
     if settings.target.quantizers == "qonnx":  # onnxruntime has no such nodes, so what is compared is translated back
-        result = to_qonnx(runs, settings.few_bits)
+        result = to_qonnx(runs, few_activation_bits(workspace))
         runs = from_qonnx(result, source.label)
     size = size_of(result)
     found = ClosingCheck()

@@ -87,7 +87,7 @@ class LayerOverride:
     @classmethod
     def parse(cls, text: str) -> LayerOverride:
         pattern, sign, bits = text.rpartition("=")
-        match = re.fullmatch(rf"(float)|(ternary|{NUMBER})(?:/(2|3|4|8))?", bits.lower())
+        match = re.fullmatch(rf"(float)|(ternary|{NUMBER})(?:/([2-8]))?", bits.lower())
         if not sign or not pattern or match is None:
             raise OptionError(
                 f"layer '{text}': not understood; give GLOB=BITS (1.6, 2, 2.67, 3 to 8), GLOB=ternary or GLOB=float, "
@@ -216,7 +216,7 @@ def parse_activations(text: str | int) -> Activations:
         if word == known:
             return known
     raise OptionError(
-        f"activations '{shown(str(text))}': not understood; give 4, 8, 16, auto or none, or for qonnx 2 or 3"
+        f"activations '{shown(str(text))}': not understood; give 4, 8, 16, auto or none, or for qonnx 2 to 8"
     )
 
 
@@ -309,7 +309,7 @@ class Settings:
     @property
     def lowest_opset(self) -> int:
         """The first opset whose QuantizeLinear gives such codes."""
-        return OPSET_OF_8_BITS if self.activations in ("8", "none") else OPSET_OF_OTHERS
+        return OPSET_OF_8_BITS if self.activations in ("5", "6", "7", "8", "none") else OPSET_OF_OTHERS
 
     @property
     def limits_pairs(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Literal
 
 import ml_dtypes
@@ -20,10 +20,12 @@ from dfmpc_onnx.model.protos import op_of
 from dfmpc_onnx.numerics.arrays import Array
 from dfmpc_onnx.numerics.few_levels import FewLevels
 from dfmpc_onnx.numerics.ranges import QParams, Range, power_of_two_qparams, signed_qparams, unsigned_qparams
-from dfmpc_onnx.pipeline.facts import FewBitGrids
+from dfmpc_onnx.pipeline.facts import FewBitGrids, Placement
 from dfmpc_onnx.pipeline.settings import Settings
+from dfmpc_onnx.pipeline.target_rules import LEAST_INTEGER_BITS
 from dfmpc_onnx.pipeline.workspace import Workspace
 
+NARROW_BITS = 4  # the fewest that ONNX has codes of activations for
 NARROW_TYPES = frozenset({"int4", "uint4"})  # of codes; numpy has none of them
 
 
@@ -65,9 +67,26 @@ def few_bit_qparams(workspace: Workspace, integer: Collection[str]) -> dict[str,
     return {name: qparams_of(grid) for name, grid in found.tensors.items() if name in read}
 
 
+def activation_bits_of(workspace: Workspace, made: Mapping[str, QParams]) -> dict[str, int]:
+    """The bits of quantized tensors: those of their grids where these have few levels, else of their codes.
+
+    made: scale and zero point, by tensor.
+    """
+    grids = found.tensors if (found := workspace.find(FewBitGrids)) is not None else {}
+    few = {name: grids[name] for name, given in made.items() if name in grids and given == qparams_of(grids[name])}
+    return {n: few[n].bits if n in few else ml_dtypes.iinfo(zero.dtype).bits for n, (_, zero) in made.items()}
+
+
+def few_activation_bits(workspace: Workspace) -> dict[str, int]:
+    """The bits of the quantized tensors, by name, that have fewer than 8."""
+    placed = workspace.find(Placement)
+    return {name: bits for name, bits in placed.bits.items() if bits < LEAST_INTEGER_BITS} if placed is not None else {}
+
+
 def qparams_of(grid: FewLevels) -> QParams:
-    """Scale and zero point of a grid of 16 levels, in the type of its codes."""
-    kind = ml_dtypes.int4 if grid.lowest < 0 else ml_dtypes.uint4
+    """Scale and zero point of a grid of few levels, in the narrowest type that holds its codes."""
+    signed, unsigned = (ml_dtypes.int4, ml_dtypes.uint4) if grid.bits <= NARROW_BITS else (np.int8, np.uint8)
+    kind = signed if grid.lowest < 0 else unsigned
     return np.float32(grid.scale), kind(grid.zero_point)
 
 

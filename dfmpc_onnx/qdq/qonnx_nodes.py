@@ -27,7 +27,6 @@ from dfmpc_onnx.qdq.decode_chains import DecodeChain, DecodeChains
 
 QONNX_DOMAIN = "qonnx.custom_op.general"
 ROUNDINGS = {"ROUND": "Round", "HALF_EVEN": "Round", "CEIL": "Ceil", "FLOOR": "Floor"}  # as operators of ONNX
-NARROW_BITS = 4  # the fewest that ONNX has codes of activations for
 MOST_BITS = 32
 
 
@@ -60,17 +59,18 @@ class _Range:
         return cls(bits, True, low > -(2 ** (bits - 1)))
 
 
-def to_qonnx(model: onnx.ModelProto, few_bits: int | None = None) -> onnx.ModelProto:
+def to_qonnx(model: onnx.ModelProto, few_bits: Mapping[str, int] | None = None) -> onnx.ModelProto:
     """A QDQ model with Quant and BipolarQuant in place of what rounds and decodes; every number stays, bit for bit.
 
     Weights become floats behind a node of as many bits as their codes need. A pair of QuantizeLinear and
     DequantizeLinear becomes one Quant of the bits of its codes; of codes with sign behind a Relu, zero point 0, one
-    of a bit less without sign. few_bits: of what 4-bit codes hold, where it is fewer.
+    of a bit less without sign. few_bits: of tensors by name that have fewer than their
+    codes hold.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph
-    writer = _Writer(graph, few_bits)
+    writer = _Writer(graph, few_bits or {})
     reader = DecodeChains(graph)
     chains = {chain.weight: chain for node in graph.node if (chain := reader.of_layer(node)) is not None}
     replaced: list[onnx.NodeProto] = []
@@ -118,7 +118,7 @@ def _is_pair(node: onnx.NodeProto, made: dict[str, onnx.NodeProto]) -> bool:
 class _Writer:
     """Makes nodes of QONNX for one graph, and the constants that they read."""
 
-    def __init__(self, graph: onnx.GraphProto, few_bits: int | None) -> None:
+    def __init__(self, graph: onnx.GraphProto, few_bits: Mapping[str, int]) -> None:
         self._few_bits = few_bits
         self._graph, self._constants = graph, initializers(graph)
         self._shared: dict[tuple[bytes, tuple[int, ...]], str] = {}
@@ -149,11 +149,11 @@ class _Writer:
         zero = numpy_helper.to_array(self._constants[node.input[2]]) if len(node.input) > 2 else np.uint8(0)
         kind = np.asarray(zero).dtype.name  # int8, uint8, int4 or uint4
         signed, bits = kind.startswith("int"), int(kind.removeprefix("u").removeprefix("int"))
-        bits = min(bits, self._few_bits or bits) if bits == NARROW_BITS else bits
+        few = self._few_bits.get(first.input[0]) or self._few_bits.get(node.output[0])
         offset = np.asarray(zero).astype(np.float32)
         by = made.get(first.input[0])
         rises = signed and not np.any(offset) and by is not None and op_of(by) == "Relu"
-        codes = _Range(bits - 1, False, False) if rises else _Range(bits, signed, False)
+        codes = _Range(bits - 1, False, False) if rises and not few else _Range(few or bits, signed, False)
         return self._quant(node.output[0], first.input[0], scale, offset, codes)
 
     def _quant(self, name: str, source: str, scale: Array, zero: Array, kind: _Range) -> onnx.NodeProto:

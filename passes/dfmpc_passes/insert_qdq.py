@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from typing import ClassVar, Literal
 
-import ml_dtypes
 import msgspec
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -29,7 +28,13 @@ from dfmpc_onnx.pipeline.refusals import Reason
 from dfmpc_onnx.pipeline.settings import WIDE_ACTIVATION_BITS
 from dfmpc_onnx.pipeline.target_rules import Target
 from dfmpc_onnx.pipeline.workspace import Workspace
-from dfmpc_onnx.qdq.activation_grids import activation_qparams, constant_of, few_bit_qparams, fixed_ranges
+from dfmpc_onnx.qdq.activation_grids import (
+    activation_bits_of,
+    activation_qparams,
+    constant_of,
+    few_bit_qparams,
+    fixed_ranges,
+)
 from dfmpc_onnx.qdq.added_numbers import quantize_numbers, quantize_operands
 from dfmpc_onnx.qdq.beside_integers import (
     guard_float_layers,
@@ -131,7 +136,7 @@ class InsertQDQ(Pass[NoOptions]):
             biases = quantize_int8_biases(graph, integer, names)
         insert(graph, before=biases)
         kept = _fit_neighbours(workspace, sites, integer, own, names)
-        workspace.put(Placement(integer, {n: ml_dtypes.iinfo(zero.dtype).bits for n, (_, zero) in forms.made.items()}))
+        workspace.put(Placement(integer, activation_bits_of(workspace, forms.made)))
         rewrites = tuple(
             Rewrite(name, f"quantized to {zero.dtype.name}", {"scale": float(scale), "zero_point": int(zero)})
             for name, (scale, zero) in forms.made.items()

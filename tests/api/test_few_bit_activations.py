@@ -91,12 +91,15 @@ def test_auto_has_few_bits_where_they_cost_little_and_says_how_many():
         ({"activations": 4, "target": "portable"}, "activations 4: portable takes 8 bits"),
         ({"activations": "auto", "target": "vitisai"}, "activations auto: vitisai takes 8 bits"),
         ({"activations": 3}, "activations 3: cpu takes 4 or 8 bits"),
-        ({"activations": 5, "target": "qonnx"}, "activations 5: qonnx takes 2, 3, 4 or 8 bits; give one of these"),
+        (
+            {"activations": 16, "target": "qonnx"},
+            "activations 16: qonnx takes 2, 3, 4, 5, 6, 7 or 8 bits; give one of these",
+        ),
         (
             {"activations": 3, "target": "qonnx", "layers": ["conv2=4/4"]},
             "layer conv2=4/4: activations have 3 bits; a layer reads these, /3, or /8",
         ),
-        ({"activations": 9}, "activations '9': not understood; give 4, 8, 16, auto or none, or for qonnx 2 or 3"),
+        ({"activations": 9}, "activations '9': not understood; give 4, 8, 16, auto or none, or for qonnx 2 to 8"),
         ({"activations": 4, "reduce_range": True}, "reduce-range: layers compute in float"),
         ({"activations": 4, "max_latency": "80%"}, "max-latency: layers that read few bits compute in float"),
         (

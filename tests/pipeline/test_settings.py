@@ -80,7 +80,7 @@ def test_activations():
     assert parse_activations("none") == parse_activations("None") == "none"
     assert parse_activations("16") == parse_activations(16) == "16"
     for wrong in ("1", "9", "nan", "", 32):
-        with pytest.raises(OptionError, match="give 4, 8, 16, auto or none, or for qonnx 2 or 3"):
+        with pytest.raises(OptionError, match="give 4, 8, 16, auto or none, or for qonnx 2 to 8"):
             parse_activations(wrong)
 
 

@@ -194,7 +194,7 @@ def test_what_is_behind_a_relu_has_7_bits_without_sign():
     assert kinds == {(7, 0)}
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4])
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7])
 def test_inner_layers_read_as_few_bits_as_asked_for(bits):
     options = {"recipe": "int8", "target": "qonnx", "preprocess": "unit", "check": False}
     made = dfmpc_onnx.quantize(network(), None, activations=str(bits), **options).model

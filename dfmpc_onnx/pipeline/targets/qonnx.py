@@ -29,7 +29,7 @@ QONNX = msgspec.structs.replace(
         ),
     ),
     activation_type="int8",
-    activation_bits=(2, 3, 4, 8),
+    activation_bits=(2, 3, 4, 5, 6, 7, 8),
     bias="float",
     pairs_in_16_bits=False,
     between=False,
