@@ -131,11 +131,10 @@ class KeepActivationsFloat(Pass[KeepActivationsFloatOptions]):
         workspace.put(FloatActivations(kept))
         workspace.put(ActivationNoise(after.share_of_variance))
         rewrites, refusals = _reported(kept, settings)
-        notes = [f"{bits}-bit activations cost {100 * before.share_of_variance:.2g} % of the output"]
-        if taken:
-            notes[0] += f", {100 * after.share_of_variance:.2g} % without {len(taken)} of {len(groups)}"
-        notes += (*strangers, *network.notes, *_passed_over(network))
-        return PassResult(self.name, rewrites, refusals, notes=tuple(notes))
+        cost = f"{bits}-bit activations cost {100 * before.share_of_variance:.2g} % of the output"
+        rest = f", {100 * after.share_of_variance:.2g} % without {len(taken)} of {len(groups)}" if taken else ""
+        notes = (cost + rest, *strangers, *network.notes, *_passed_over(network))
+        return PassResult(self.name, rewrites, refusals, notes=notes)
 
 
 def _reported(kept: Mapping[str, str], settings: Settings) -> tuple[tuple[Rewrite, ...], tuple[Refusal, ...]]:
