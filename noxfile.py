@@ -85,7 +85,7 @@ def openvino(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def qnn(session: nox.Session) -> None:
-    """Files for `qnn`, of 16 and 8 bits, each compiled to one context of the Hexagon NPU; nothing runs.
+    """Files for `qnn`, of 8 bits, of 16 and of both, each compiled to one context of the Hexagon NPU; nothing runs.
 
     Those of models/, and where DFMPC_DATA is set a detector and MobileNetV2.
     """
@@ -95,7 +95,7 @@ def qnn(session: nox.Session) -> None:
     more = [pathlib.Path(data, "models", f"{name}.onnx") for name in DATA_MODELS] if data else []
     models = [model for model in sorted(pathlib.Path("models").glob("*.onnx")) if ".folded" not in model.name]
     for model in (*models, *more):
-        for bits in ("16", "8"):
+        for bits in ("auto", "16", "8"):
             out = folder / f"{model.stem}.{bits}.onnx"
             options = ("--target", "qnn", "--activations", bits, *QUICK, "--force", "-q")
             session.run("dfmpc-onnx", "quantize", model, "-o", out, *options)

@@ -4,20 +4,24 @@
     python -m tools.experiments.targets [--only NETWORK]... [--target NAME]... [--recipe mixed] [--images TEST.npz]
 
 The networks of tools/experiments/measure.py and their folded twins, quantized once for each target and run by
-onnxruntime's CPU provider; `qnn-8` is `qnn` with activations of 8 bits. A bold row falls short: onnx.checker with
-full_check finds a fault, IR or opset are higher than the file needs, or the agreement with the float network is
-further below the `cpu` target's than 0.5 points (3 for `tensorrt`, whose zero points are 0, 1 for `vitisai`). Exits 1
-where there is one. `--images` takes all CIFAR-10 test images (tools/data/cifar10.py) for the networks of CIFAR-10: of
-500 images 0.5 points are two or three.
+onnxruntime's CPU provider; `qnn-8` and `qnn-16` are `qnn` with activations of 8 and of 16 bits. `--tables docs/tables`
+writes all tables of targets in one go, of the networks without their folded twins.
+
+A bold row falls short: onnx.checker with full_check finds a fault, IR or opset are higher than the file needs, or the
+agreement with the float network is further below the `cpu` target's than 0.5 points (3 for `tensorrt`, whose zero
+points are 0, 1 for `vitisai`). Exits 1 where there is one. `--images` takes all CIFAR-10 test images
+(tools/data/cifar10.py) for the networks of CIFAR-10: of 500 images 0.5 points are two or three.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import pathlib
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
 
 import onnx
 
@@ -26,6 +30,10 @@ from dfmpc_onnx.pipeline.targets import TARGETS
 from tools.experiments.measure import Network, folded_twins, networks
 
 HEADER = ("network", "target", "checker", "opset", "IR", "onnxruntime", "agreement %", "below cpu's", "drop", "SQNR dB")
+HEAD = "| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER)
+# The tables of the docs, with the rows of each; and the columns of targets.md, with the target measured for each.
+TABLES = {"int8_targets.md": ("cpu", "tensorrt", "vitisai"), "qnn.md": ("cpu", "qnn", "qnn-8", "qnn-16")}
+COLUMNS = {"cpu, openvino": "cpu", "portable": "portable", "cuda, webgpu": "cuda"}
 ALLOWED = {"tensorrt": 3.0, "vitisai": 1.0}
 # By the name of a row: the target, and the bits of its activations where they are not its own.
 CASES: dict[str, tuple[str, str | None]] = {
@@ -51,6 +59,27 @@ class Row:
     agreement: float
     drop: float
     sqnr: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Rated:
+    """A row of a network, and by how many points its agreement is below that of `cpu`."""
+
+    network: str
+    row: Row
+    below: float
+
+    @property
+    def wrong(self) -> bool:
+        return bool(self.row.fault) or self.below > ALLOWED.get(self.row.target, 0.5)
+
+    @property
+    def line(self) -> str:
+        row = self.row
+        name = f"**{row.target}**" if self.wrong else row.target
+        cells = [self.network, name, row.fault or "passes", str(row.opset), str(row.ir), row.oldest]
+        cells += [f"{value:.1f}" for value in (row.agreement, self.below, row.drop, row.sqnr)]
+        return "| " + " | ".join(cells) + " |"
 
 
 def measure(network: Network, target: str, recipe: str, weights: str | None, seed: int) -> Row:
@@ -86,6 +115,31 @@ def fault_of(file: pathlib.Path) -> str:
     return ""
 
 
+def rows_of(network: Network, targets: Sequence[str], recipe: str, weights: str | None, seed: int) -> Iterator[Rated]:
+    """A row for each target behind that of `cpu`, which the others are held against."""
+    base: Row | None = None
+    for target in ("cpu", *targets):
+        row = measure(network, target, recipe, weights, seed)
+        base = base or row
+        yield Rated(network.label, row, round(base.agreement - row.agreement, 2))
+
+
+def write_tables(folder: pathlib.Path, rows: Sequence[Rated]) -> None:
+    """The tables of the docs, each from the rows that it shows."""
+    for name, targets in TABLES.items():
+        shown = [rated.line for rated in rows if rated.row.target in targets]
+        (folder / name).write_text("\n".join([HEAD, *shown]) + "\n", encoding="utf-8")
+    by_network: dict[str, dict[str, float]] = {}
+    for rated in rows:
+        by_network.setdefault(rated.network, {})[rated.row.target] = rated.row.agreement
+    titles = "| " + " | ".join(("network", *COLUMNS)) + " |\n|" + "---|" * (1 + len(COLUMNS))
+    lines = [
+        "| " + " | ".join((network, *(f"{found[target]:.1f}" for target in COLUMNS.values()))) + " |"
+        for network, found in by_network.items()
+    ]
+    (folder / "targets.md").write_text("\n".join([titles, *lines]) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     known = {**networks(), **folded_twins()}
@@ -95,35 +149,25 @@ def main() -> None:
     parser.add_argument("--weights")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--images", type=pathlib.Path, help="an .npz with more CIFAR-10 images")
+    parser.add_argument("--tables", type=pathlib.Path, metavar="FOLDER", help="write the tables of the docs there")
     args = parser.parse_args()
-    print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
-    failed = False
-    for short, network in known.items():
-        if args.only and short not in args.only:
-            continue
+    if args.tables and args.target:
+        parser.error("--tables has targets of its own; leave --target out")
+    targets = args.target or [t for t in CASES if t != "cpu"]
+    if args.tables:
+        targets = [t for t in dict.fromkeys((*COLUMNS.values(), *itertools.chain(*TABLES.values()))) if t != "cpu"]
+    chosen = args.only or (networks() if args.tables else known)
+    print(HEAD)
+    rows: list[Rated] = []
+    for network in (known[short] for short in chosen):
         if args.images and network.images.name.startswith("cifar10"):
             network = dataclasses.replace(network, images=args.images)
-        base: Row | None = None
-        for target in ("cpu", *(args.target or [t for t in CASES if t != "cpu"])):
-            row = measure(network, target, args.recipe, args.weights, args.seed)
-            base = base or row
-            below = round(base.agreement - row.agreement, 2)
-            wrong = bool(row.fault) or below > ALLOWED.get(target, 0.5)
-            failed |= wrong
-            cells = (
-                network.label,
-                f"**{target}**" if wrong else target,
-                row.fault or "passes",
-                str(row.opset),
-                str(row.ir),
-                row.oldest,
-                f"{row.agreement:.1f}",
-                f"{below:.1f}",
-                f"{row.drop:.1f}",
-                f"{row.sqnr:.1f}",
-            )
-            print("| " + " | ".join(cells) + " |", flush=True)
-    sys.exit(1 if failed else 0)
+        for rated in rows_of(network, targets, args.recipe, args.weights, args.seed):
+            rows.append(rated)
+            print(rated.line, flush=True)
+    if args.tables:
+        write_tables(args.tables, rows)
+    sys.exit(1 if any(rated.wrong for rated in rows) else 0)
 
 
 if __name__ == "__main__":
