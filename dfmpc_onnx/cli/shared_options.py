@@ -77,8 +77,8 @@ ACTIVATIONS = cloup.option(
     "--activations",
     metavar="4|8|16|auto|none",
     help="bits of the activations; 4: of what all layers but the first and the last read, which is no faster in "
-    "onnxruntime; auto: 4 where that costs little, else 8; 16 for qnn alone  [default: the target's, or the recipe's "
-    "none]",
+    "onnxruntime; auto: 4 where that costs little, else 8, and for qnn 8, else 16; 16 for qnn alone, 2 to 7 for qonnx  "
+    "[default: the target's, or the recipe's none]",
 )
 LAYERS = cloup.option(
     "--layer",
