@@ -13,8 +13,8 @@ QONNX = msgspec.structs.replace(
     summary="Quant and BipolarQuant nodes of QONNX: weights of 2 to 8 bits, zero points 0, float biases",
     takes="FINN, hls4ml and other readers of QONNX",
     ran="the executor of qonnx 1.0.0: all that is rounded is the same, bit for bit",
-    not_run="through FINN, nor on an FPGA; hls4ml 1.3.0 reads every node of a small file, and then does not convert it: "
-    "it moves a scale a channel behind a Conv without bias alone",
+    not_run="through FINN, nor on an FPGA; hls4ml 1.3.0 reads every node of a small file, and then does not convert "
+    "it: it moves a scale a channel behind a Conv without bias alone",
     sources=sources_with(
         CPU,
         RuleSource(
