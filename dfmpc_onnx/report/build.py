@@ -77,7 +77,14 @@ def make_report(
         cut_short=workspace.deadline.cuts,
         model=source.label,
         images=None if workspace.inputs.images is None else described_images(workspace.inputs),
+        learnable=_learnable(source, results),
     )
+
+
+def _learnable(source: Source, results: tuple[PassResult, ...]) -> bool:
+    """Whether images learned from the model could stand in for those that its statistics came from."""
+    generated = any("generated images" in note for result in results for note in result.notes)
+    return generated and any(node.op_type == "BatchNormalization" for node in source.model.graph.node)
 
 
 def with_layer_errors(report: Report, errors: LayerErrors | None) -> Report:

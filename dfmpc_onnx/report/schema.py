@@ -64,7 +64,8 @@ class Report(msgspec.Struct, frozen=True):
     None where it was not compared. images: which of the user's gave the statistics; None where none were given. model:
     where the float model came from. output: where the result was written; None for memory. version: this package's.
     layer_errors: of the tensors inside; None where they were not asked for, or cannot be compared. max_seconds: the
-    limit on the time of the run, None for none; cut_short: what was cut short to keep to it, in words.
+    limit on the time of the run, None for none; cut_short: what was cut short to keep to it, in words. learnable:
+    whether statistics came from generated images, and could from images that are learned from the model.
     """
 
     recipe: str
@@ -95,6 +96,7 @@ class Report(msgspec.Struct, frozen=True):
     layer_errors: LayerErrors | None = None
     max_seconds: float | None = None
     cut_short: tuple[str, ...] = ()
+    learnable: bool = False
 
     def count(self, role: str) -> int:
         """How many layers have a role: low, high, 8-bit or float."""
