@@ -12,7 +12,7 @@ import torch
 from dfmpc_onnx.learning.torch_import import Tensor
 
 
-class Moments(torch.autograd.Function):
+class Moments(torch.autograd.Function):  # type: ignore[misc]  # PyTorch is not seen by the type checker
     """Of x over some axes: ``mean`` and ``variance = mean((x - mean)^2)``. All axes are kept, of extent 1."""
 
     @staticmethod

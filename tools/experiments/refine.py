@@ -265,18 +265,19 @@ def rows(network: Network, args: argparse.Namespace) -> Iterator[tuple[str, ...]
     pixels = read_images(network.images, (1, 3, *side(network)), Preprocess.parse(network.preprocess))
     real = torch.from_numpy(pixels.x[: args.images])
     for way in args.way or WAYS:
-        found = []
+        found, kept = [], []
         for keeps_all in (False, True):
             refiner, began = Refiner(network, images, held_out, args.steps, args.rate), time.perf_counter()
             refiner.keeps_all = keeps_all
-            kept, tried, falls = WAYS[way](refiner)
+            taken, tried, falls = WAYS[way](refiner)
+            kept.append(taken)
             found.append((f"{refiner.sqnr(held_out):.2f}", f"{refiner.sqnr(real):.2f}"))
             if not tried:
                 found *= 2
                 break
         seconds = f"{time.perf_counter() - began:.0f}" if tried else "-"
         fall = f"{100 * np.mean(falls):.0f} %" if falls else "-"
-        yield network.label, way, f"{kept} of {tried}" if tried else "-", fall, *found[0], *found[1], seconds
+        yield network.label, way, f"{kept[0]} of {tried}" if tried else "-", fall, *found[0], *found[1], seconds
 
 
 WAYS = {
