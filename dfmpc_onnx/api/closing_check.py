@@ -145,6 +145,8 @@ def _ways(settings: Settings) -> str:
     ways = ["see that --preprocess is what the network expects"]
     if settings.weights != WeightBits.parse("8"):
         ways.append("give it more bits (--recipe int8)")
-    if settings.activations != "none":
+    if settings.activations == "4":
+        ways.append("let activations that lose much keep 8 bits (--activations auto)")
+    elif settings.activations != "none":
         ways.append("leave activations in float (--activations none)")
     return f"verify it on images of your own; {', or '.join(ways)}"

@@ -33,7 +33,7 @@ from dfmpc_onnx.inputs.spec import InputSpec, InputSpecs
 from dfmpc_onnx.inputs.unknown_inputs import unknown_inputs_warning
 from dfmpc_onnx.learning.class_scores import scores_tensor
 from dfmpc_onnx.learning.objectives import UNLABELLED, Objective, balanced_labels, find_objective
-from dfmpc_onnx.learning.starting_images import Starting, starting_images
+from dfmpc_onnx.learning.starting_images import PROCEDURAL_START, Starting, find_start, starting_images
 from dfmpc_onnx.learning.torch_import import AUTO_DEVICE, find_device, torch_threads
 from dfmpc_onnx.model.source import ModelSource, Source, load
 from dfmpc_onnx.model.write import FileKind, check_target, save_bytes
@@ -85,6 +85,7 @@ def learn_images(
     count: int = USUAL_IMAGES,
     steps: int = USUAL_STEPS,
     learning_rate: float = USUAL_RATE,
+    start: str = PROCEDURAL_START,
     seed: int = 0,
     device: str = AUTO_DEVICE,
     preprocess: str = AUTO,
@@ -94,18 +95,18 @@ def learn_images(
     threads: int | None = None,
     force: bool = False,
 ) -> LearnedImages:
-    """Move procedural images by gradient until a network's BatchNormalizations see what they saw in training.
+    """Move images by gradient until a network's BatchNormalizations see what they saw in training.
 
     model: a float model that keeps its BatchNormalizations, of one input of floats. output: an .npz for the `images` of
     `quantize`; None to get them in memory only. objective: zeroq (match mean and deviation over a batch), dsg (image by
     image, with slack, one layer enhanced for each image), labelled (zeroq, and each image shows a class), dsg-labelled.
     count: of images. steps: of Adam, for each batch. learning_rate: of the first step, in units of what the images vary
-    by; it falls to 0. device: auto, cpu or cuda. The others are as in `quantize`. Of the same seed and number of
-    threads the images are the same on the CPU. Raises UserError for what the caller can correct; `output` is then as it
-    was before.
+    by; it falls to 0. start: what is moved, procedural images or noise. device: auto, cpu or cuda. The others are as in
+    `quantize`. Of the same seed and number of threads the images are the same on the CPU. Raises UserError for what the
+    caller can correct; `output` is then as it was before.
     """
     began = time.perf_counter()
-    asked = _Asked(find_objective(objective), count, steps, float(learning_rate), seed)
+    asked = _Asked(find_objective(objective), count, steps, float(learning_rate), find_start(start), seed)
     asked.check()
     place = find_device(device)
     target = None if output is None else _target(output, force=force)
@@ -148,6 +149,7 @@ class _Asked:
     count: int
     steps: int
     learning_rate: float
+    start: str
     seed: int
 
     def check(self) -> None:
@@ -198,7 +200,8 @@ def _take_in(
     workspace = Workspace(graph, settings, source.label, inputs)
     PassManager(catalog.passes_up_to(Normalized)).run(workspace)
     spec = _input_of_floats(inputs)
-    return _Taken(source, workspace, spec, choice, at_once, starting_images(spec, asked.count, at_once, asked.seed))
+    start = starting_images(spec, asked.count, at_once, asked.seed, asked.start)
+    return _Taken(source, workspace, spec, choice, at_once, start)
 
 
 def _input_of_floats(inputs: InputSpecs) -> InputSpec:
@@ -279,6 +282,7 @@ def _record(taken: _Taken, asked: _Asked) -> LearnedRecord:
         learning_rate=asked.learning_rate,
         seed=asked.seed,
         version=version(),
+        start=asked.start,
     )
 
 

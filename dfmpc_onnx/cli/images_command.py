@@ -33,6 +33,7 @@ OF_A_SHEET = {"size": "--size"}
 OF_LEARNING = {
     "steps": "--steps",
     "learning_rate": "--learning-rate",
+    "start": "--start",
     "device": "--device",
     "preprocess": "--preprocess",
     "shapes": "--input-shape",
@@ -97,6 +98,13 @@ OF_LEARNING = {
         help="of the first step, in units of what the images vary by; it falls to 0",
     ),
     cloup.option(
+        "--start",
+        default="procedural",
+        show_default=True,
+        metavar="procedural|noise",
+        help="what is moved: procedural images, or Gaussian noise as in the papers, which takes more steps",
+    ),
+    cloup.option(
         "--device",
         default="auto",
         show_default=True,
@@ -120,6 +128,7 @@ def images(
     objective: str | None,
     steps: int,
     learning_rate: float,
+    start: str,
     device: str,
     preprocess: str,
     shapes: tuple[str, ...],
@@ -151,6 +160,7 @@ def images(
             count=count or USUAL_LEARNED,
             steps=steps,
             learning_rate=learning_rate,
+            start=start,
             seed=seed,
             device=device,
             preprocess=preprocess,

@@ -28,6 +28,7 @@ class LearnedRecord(msgspec.Struct, frozen=True):
 
     objective: zeroq, dsg, dsg-labelled or labelled. preprocess: what pixels go through before the network, at whose
     scale the images are; preprocess_by: how that came about. model_sha256: of the model; empty where it was no file.
+    start: what the images were before, procedural or noise.
     """
 
     objective: str
@@ -38,6 +39,7 @@ class LearnedRecord(msgspec.Struct, frozen=True):
     learning_rate: float
     seed: int
     version: str
+    start: str = "procedural"  # files of before had no other
 
 
 def learned_bytes(x: Float32, y: npt.NDArray[np.int64] | None, record: LearnedRecord) -> bytes:

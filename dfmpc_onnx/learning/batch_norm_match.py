@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 import torch
 
 from dfmpc_onnx.graph.operators import batch_norm_parameters, op_of
+from dfmpc_onnx.learning.moments import moments
 from dfmpc_onnx.learning.torch_import import Tensor
 
 
@@ -28,7 +29,7 @@ class MeasuredLayer:
         axes = tuple(range(2, x.dim())) if each_image else (0, *range(2, x.dim()))
         if not axes:  # vectors image by image, of one value each
             return x, torch.zeros_like(x)
-        variance, mean = torch.var_mean(x, dim=axes, correction=0)
+        mean, variance = moments(x, axes)
         return mean, torch.sqrt(variance + self.epsilon)
 
     def has_deviations(self, x: Tensor, *, each_image: bool) -> bool:
@@ -58,7 +59,11 @@ def measured_layers(graph: gs.Graph, device: str) -> tuple[MeasuredLayer, ...]:
 
 
 def penalty(found: Tensor, wanted: Tensor, slack: float) -> Tensor:
-    """``sum max(|found - wanted| - slack, 0)^2`` over the channels, the last dimension: nothing within the slack."""
+    """``sum max(|found - wanted| - slack, 0)^2`` over the channels, the last dimension: nothing within the slack.
+
+    Zhang et al. 2021 (DSG), Slack Distribution Alignment: of a layer the sum of this for means, with slack ``delta``,
+    and for deviations, with slack ``gamma``. Without slack it is the distance of Cai et al. 2020 (ZeroQ).
+    """
     return torch.clamp((found - wanted).abs() - slack, min=0.0).square().sum(dim=-1)
 
 
@@ -89,8 +94,8 @@ def matching_loss(
 def slack_of(taps: Mapping[str, Tensor], layers: Sequence[MeasuredLayer], share: float) -> tuple[SlackWidths, ...]:
     """By layer, what a share of the gaps between Gaussian images and the layer do not exceed, image by image.
 
-    Zhang et al. 2021 (DSG): the widths by which the alignment of a layer is relaxed are percentiles of
-    ``|mean - mu|`` and ``|std - sigma|`` that images of independent Gaussian pixels give. taps: of such images.
+    Zhang et al. 2021 (DSG), Slack Distribution Alignment: ``delta`` and ``gamma`` of a layer are the percentile epsilon
+    of ``|mean - mu|`` and ``|std - sigma|`` that images of independent Gaussian pixels give. taps: of such images.
     """
     found = []
     for layer in layers:

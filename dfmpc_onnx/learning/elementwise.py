@@ -49,7 +49,11 @@ def _divide(call: Call) -> Tensor:
 
 
 def _clip(call: Call) -> Tensor:
-    return torch.clamp(call.x, call.number("min", 1, -math.inf), call.number("max", 2, math.inf))
+    low, high = call.number("min", 1, -math.inf), call.number("max", 2, math.inf)
+    # The gradient of hardtanh takes one pass, that of clamp several.
+    if call.x.is_floating_point() and low < high:
+        return F.hardtanh(call.x, low, high)
+    return torch.clamp(call.x, low, high)
 
 
 def _gelu(call: Call) -> Tensor:

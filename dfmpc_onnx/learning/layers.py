@@ -95,14 +95,10 @@ def _gemm(call: Call) -> Tensor:
     return product if c is None else product + call.attr("beta", 1.0) * c
 
 
-def _along_channels(values: Tensor, x: Tensor) -> Tensor:
-    return values.reshape(1, -1, *[1] * (x.dim() - 2))
-
-
 def _batch_norm(call: Call) -> Tensor:
     """As in inference: by what was measured in training."""
-    gamma, beta, mean, variance = (_along_channels(v, call.x) for v in call.inputs[1:5])
-    return (call.x - mean) * (gamma / torch.sqrt(variance + call.attr("epsilon", 1e-5))) + beta
+    gamma, beta, mean, variance = call.inputs[1:5]
+    return F.batch_norm(call.x, mean, variance, gamma, beta, training=False, eps=call.attr("epsilon", 1e-5))
 
 
 def _instance_norm(call: Call) -> Tensor:

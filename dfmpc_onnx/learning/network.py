@@ -46,18 +46,23 @@ class TorchNetwork:
         except NotFollowed as reason:
             raise self._refusal(node, str(reason)) from None
 
-    def __call__(self, x: Tensor) -> dict[str, Tensor]:
-        """The wanted tensors by name, for a batch ``[n, ...]`` float32 on the device. Raises ModelError."""
+    def __call__(self, x: Tensor, constants: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """The wanted tensors by name, for a batch ``[n, ...]`` float32 on the device. Raises ModelError.
+
+        constants: values in place of those that the graph holds, by name.
+        """
         values: dict[str, Tensor] = {self._input: x}
         for node in self._nodes:
-            inputs = [None if t.is_empty() else self._value(values, t) for t in node.inputs]
+            inputs = [None if t.is_empty() else self._value(values, t, constants or {}) for t in node.inputs]
             made = self._run(Call(node, inputs))
             for tensor, value in zip(node.outputs, made if isinstance(made, tuple) else (made,), strict=False):
                 values[tensor.name] = value.to(self._device)
         return {name: values[name] for name in self._wanted}
 
-    def _value(self, values: Mapping[str, Tensor], tensor: gs.Tensor) -> Tensor:
-        return self._constants[tensor.name] if isinstance(tensor, gs.Constant) else values[tensor.name]
+    def _value(self, values: Mapping[str, Tensor], tensor: gs.Tensor, given: Mapping[str, Tensor]) -> Tensor:
+        if not isinstance(tensor, gs.Constant):
+            return values[tensor.name]
+        return given.get(tensor.name, self._constants[tensor.name])
 
     def _run(self, call: Call) -> Tensor:
         try:

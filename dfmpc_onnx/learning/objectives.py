@@ -12,7 +12,7 @@ from dfmpc_onnx.errors import OptionError, did_you_mean
 from dfmpc_onnx.numerics.arrays import Float32
 
 UNLABELLED = "give --learn zeroq or dsg"  # where a network has no classes
-SLACK_SHARE = 0.9  # of the gaps of Gaussian images that the slack covers
+SLACK_SHARE = 0.9  # epsilon of Zhang et al. 2021: their default, and the best of those that they compare
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ OBJECTIVES: Mapping[str, Objective] = {
         Objective("dsg", "Zhang et al. 2021, DSG", each_image=True, slack=SLACK_SHARE, enhanced=True),
         Objective(
             "dsg-labelled",
-            "the published code of DSG, which asks for labels, too",
+            "the authors' code of DSG, which asks for labels, too",
             each_image=True,
             slack=SLACK_SHARE,
             enhanced=True,
@@ -62,7 +62,9 @@ def find_objective(name: str) -> Objective:
 def enhancement(images: int, layers: int, *, enhanced: bool) -> Float32:
     """``[images, layers]``: what a layer weighs for an image. All ones, plus the identity where it is enhanced.
 
-    With as many images as layers this is the published ``I + 1``; image j of more takes layer j modulo their number.
+    Zhang et al. 2021 (DSG), Layerwise Sample Enhancement: ``X = I + 1 1^T`` of as many images as layers, and the loss
+    is the sum of ``X`` times the layers' losses over the number of images. Image j of more takes layer j modulo their
+    number. The authors' code doubles what a layer is off by before it is squared, which weighs 4.
     """
     weights = np.ones((images, layers), np.float32)
     if enhanced and layers:

@@ -1,4 +1,4 @@
-"""What learning begins with: procedural images, Gaussian ones to measure slack on, and how far a value may go.
+"""What learning begins with: procedural images or noise, noise to measure slack on, and how far a value may go.
 
 No PyTorch here.
 """
@@ -9,17 +9,21 @@ import dataclasses
 
 import numpy as np
 
+from dfmpc_onnx.errors import OptionError, did_you_mean
 from dfmpc_onnx.inputs.generated import generate
 from dfmpc_onnx.inputs.spec import InputSpec
 from dfmpc_onnx.numerics.arrays import Float, Float32
+
+PROCEDURAL_START, NOISE_START = "procedural", "noise"
+STARTS = (PROCEDURAL_START, NOISE_START)
 
 
 @dataclasses.dataclass(frozen=True)
 class Starting:
     """Images as the network takes them, ``[n, ...]``, and what goes with them.
 
-    gaussian: one batch of independent Gaussian pixels, of the mean and deviation that the images have. low, high: what
-    a value may be, to broadcast over ``x``; None where nothing bounds it.
+    x: what is moved. gaussian: one batch of independent Gaussian pixels, of the mean and deviation that the images
+    have. low, high: what a value may be, to broadcast over ``x``; None where nothing bounds it.
     """
 
     x: Float32
@@ -33,15 +37,33 @@ class Starting:
         return float(np.std(self.x))
 
 
-def starting_images(spec: InputSpec, count: int, at_once: int, seed: int) -> Starting:
-    """Procedural images of an input of floats. at_once: how many Gaussian ones to make."""
+def find_start(name: str) -> str:
+    """The name of what learning begins with, in any case; raises OptionError."""
+    found = name.strip().lower()
+    if found not in STARTS:
+        raise OptionError(f"start '{name}': no such start{did_you_mean(name, STARTS)}; give {' or '.join(STARTS)}")
+    return found
+
+
+def starting_images(spec: InputSpec, count: int, at_once: int, seed: int, start: str = PROCEDURAL_START) -> Starting:
+    """Images of an input of floats. at_once: how many Gaussian ones to measure slack on. start: one of STARTS.
+
+    Noise is of independent Gaussian pixels with the mean and deviation of photographs, within what bytes become.
+    Cai et al. 2020 (ZeroQ) and Zhang et al. 2021 (DSG) begin with it.
+    """
     shape = spec.shape
     x = generate(spec, (count, *shape[1:]), seed).x
     generator = np.random.default_rng(seed)
-    noise = generator.standard_normal((at_once, *shape[1:]))
     mean, deviation = _channel_moments(spec, x)
+
+    def noise(images: int) -> Float32:
+        return (mean + deviation * generator.standard_normal((images, *shape[1:]))).astype(np.float32)
+
+    gaussian = noise(at_once)
     low, high = _bounds(spec)
-    return Starting(x, (mean + deviation * noise).astype(np.float32), low, high)
+    if start == NOISE_START:
+        x = noise(count) if low is None or high is None else np.clip(noise(count), low, high)
+    return Starting(x, gaussian, low, high)
 
 
 def _channel_moments(spec: InputSpec, x: Float32) -> tuple[Float, Float]:

@@ -46,6 +46,8 @@ def level_channels(workspace: Workspace, layers: Mapping[str, Layer], bits: int)
     known, names = propagate(graph, workspace.inputs)[0], Namer(graph)
     rewrites = []
     for group in joined_channels(graph, convs, norms, clips):
+        if not all(node.name in norms for node in group.makers):
+            continue  # moments that no BatchNormalization states are too far off to clip by
         found = _Level(group, known, layers, bits, workspace.settings.weights.high)
         if found.apply({clips[node.name] for node in group.bounded}, names):
             rewrites.append(Rewrite(group.makers[0].name, "channels leveled for few bits", found.figures))

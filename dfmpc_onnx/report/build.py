@@ -79,6 +79,7 @@ def make_report(
         activation_widths=_activation_widths(workspace),
         model=source.label,
         images=None if workspace.inputs.images is None else described_images(workspace.inputs),
+        learnable=_learnable(source, results),
     )
 
 
@@ -86,6 +87,12 @@ def _activation_widths(workspace: Workspace) -> dict[int, int]:
     """How many quantized activations there are of each number of bits, few bits first."""
     placed = workspace.find(Placement)
     return dict(sorted(Counter(placed.bits.values()).items())) if placed is not None else {}
+
+
+def _learnable(source: Source, results: tuple[PassResult, ...]) -> bool:
+    """Whether images learned from the model could stand in for those that its statistics came from."""
+    generated = any("generated images" in note for result in results for note in result.notes)
+    return generated and any(node.op_type == "BatchNormalization" for node in source.model.graph.node)
 
 
 def with_layer_errors(report: Report, errors: LayerErrors | None) -> Report:

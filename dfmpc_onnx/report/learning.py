@@ -49,7 +49,9 @@ def learning_table(report: LearningReport, console: Console) -> None:
     rows.show_header = False
     size = "x".join(map(str, report.images[1:]))
     rows.add_row("images", f"{report.images[0]} of {size}, preprocess {printable(record.preprocess)}")
-    rows.add_row("learned", f"{record.objective}, {record.steps} steps, seed {record.seed}, on {report.device}")
+    start = "noise" if record.start == "noise" else f"{record.start} images"
+    rows.add_row("learned", f"{record.objective} from {start}, {record.steps} steps, seed {record.seed}")
+    rows.add_row("on", report.device)
     rows.add_row("loss", f"{report.losses[0]:.4g} before, {report.losses[-1]:.4g} at the last step")
     what = "BatchNormalization" if len(report.layers) == 1 else "BatchNormalizations"
     rows.add_row("distance", f"{before:.3f} to {after:.3f} deviations, over {len(report.layers)} {what}")

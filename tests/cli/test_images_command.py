@@ -57,7 +57,8 @@ def test_learned_images_are_written_shown_and_taken(model_file: pathlib.Path) ->
     result = dfmpc(*learn, COLUMNS="80")
     assert result.exit_code == 0, result.output
     assert max(map(len, result.stdout.splitlines())) <= 80
-    for part in ("4 of 3x8x8, preprocess imagenet", "zeroq, 2 steps, seed 0, on cpu", "BatchNormalizations", "x.npz"):
+    how = "zeroq from procedural images, 2 steps, seed 0"
+    for part in ("4 of 3x8x8, preprocess imagenet", how, "cpu", "BatchNormalizations", "x.npz"):
         assert part in result.stdout
     with np.load(out) as arrays:
         assert arrays["x"].shape == (4, 3, 8, 8)

@@ -79,3 +79,9 @@ def test_pictures_of_the_users_are_still_held_back(tmp_path):
 def test_a_record_is_json_that_people_can_read(learned):
     with np.load(learned) as arrays:
         assert msgspec.json.decode(str(arrays["learned"]))["objective"] == "dsg"
+
+
+def test_a_file_that_does_not_say_what_was_moved_is_of_procedural_images(tmp_path):
+    text = msgspec.json.encode({k: v for k, v in msgspec.to_builtins(RECORD).items() if k != "start"}).decode()
+    np.savez(tmp_path / "old.npz", x=X, learned=np.array(text))
+    assert learned_record(tmp_path / "old.npz").start == "procedural"

@@ -79,3 +79,10 @@ def test_an_output_and_what_it_is_joined_to_stay_as_they_are():
     x = net.block("x", 8)
     _, _, rewrites = leveled(net.model(x, net.conv(x, 4)))
     assert rewrites == []
+
+
+def test_what_no_batch_normalization_makes_is_left_to_those_who_measure():
+    net = graphs.Net()
+    x = net.clip(net.conv("x", 8))
+    _, _, rewrites = leveled(net.model(net.tail(net.conv(net.clip(net.conv(x, 8, 1)), 4, 1))))
+    assert rewrites == []
