@@ -126,9 +126,7 @@ def restoring_gain(variance: Float, variance_hat: Float) -> Float:
     return np.where(live, np.clip(deviation, *GAIN_LIMITS), 1.0)
 
 
-def recalibrate_streams(
-    found: StreamStatistics, mean: Float, variance: Float, epsilon: float, *, restore: bool = True
-) -> Refreshed:
+def recalibrate_streams(found: StreamStatistics, mean: Float, variance: Float, epsilon: float) -> Refreshed:
     """A BatchNormalization's statistics for the quantized network, from both streams (docs/method.md, section 6).
 
     The gain ``s = sqrt(v0 / v1)``, within 0.2 and 5, restores the deviation. Least squares, ``cov / v1``, would shrink
@@ -137,11 +135,10 @@ def recalibrate_streams(
     ``mean' = m1 r + (mu - m0 r) / s`` and ``var' = (sd / s)^2 - epsilon``. Where the stream barely moves a channel
     its deviation says nothing, and r is 1.
 
-    mean, variance: mu and sd^2 - epsilon of the float network. All ``[channels]`` float64. restore: whether s may be
-    other than 1.
+    mean, variance: mu and sd^2 - epsilon of the float network. All ``[channels]`` float64.
     """
     v0 = found.variance
-    scale = restoring_gain(v0, found.variance_hat) if restore else np.ones_like(v0)
+    scale = restoring_gain(v0, found.variance_hat)
     moved = v0 > STILL * (variance + epsilon)
     ratio = np.sqrt(np.divide(variance + epsilon, v0 + epsilon, out=np.ones_like(v0), where=moved))
     new_mean = found.mean_hat * ratio + (mean - found.mean * ratio) / scale

@@ -87,8 +87,6 @@ class Rebuilder:
         self._seed = workspace.settings.seed
         self._rounds_inputs = workspace.settings.few_bits is not None
         self.rules = GridRules.of(workspace.settings.target)
-        # Normalizations of the factor 1, where weights have no scale a channel: they may shift, and nothing else.
-        self._shifts = {l.batch_norm for l in layers.values() if l.batch_norm and not self.rules.leaves_free(l.op)}
         self.ranges: dict[str, tuple[float, float]] = {}
         self.reach = LayerReach(workspace.graph, layers)
         inputs = workspace.inputs
@@ -266,12 +264,10 @@ class Rebuilder:
         bias, bias_hat = self._biases_before(node, len(norm.mean))
         before = norm.without_bias(bias)
         found = statistics.shifted(-bias, -bias_hat)
-        free = node.name not in self._shifts
-        fresh = recalibrate_streams(found, before.mean, before.variance, before.epsilon, restore=free)
+        fresh = recalibrate_streams(found, before.mean, before.variance, before.epsilon)
         factor = norm.gamma * fresh.scale / norm.batch_std(statistics.variance)
         shift = norm.beta - factor * statistics.mean_hat
-        more = np.zeros(1) if free or not self._rounds_biases else _rounding_of(norm.beta - fresh.mean)
-        return BatchNormUpdate(factor, shift + more, fresh.mean + bias_hat - more, fresh.variance)
+        return BatchNormUpdate(factor, shift, fresh.mean + bias_hat, fresh.variance)
 
     def _biases_before(self, batch_norm: gs.Node, channels: int) -> tuple[Float, Float]:
         """Of the layers whose outputs a BatchNormalization reads, their biases in both networks; zeros elsewhere."""
@@ -296,12 +292,6 @@ class Rebuilder:
 def _alike(a: LayerBits, b: LayerBits) -> bool:
     """Whether two layers have one width; a width that is yet to be planned is none."""
     return a.bits == b.bits and (a.role == "auto") == (b.role == "auto")
-
-
-def _rounding_of(bias: Float) -> Float:
-    """What rounding adds to a bias ``[channels]`` where it has 8 bits."""
-    row = bias.astype(np.float32).reshape(1, -1)
-    return (int8_bias_grid(row).nearest(row).astype(np.float64) - row).reshape(-1)
 
 
 def _bias_of(node: gs.Node) -> Float | None:

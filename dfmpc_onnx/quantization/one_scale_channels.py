@@ -12,7 +12,7 @@ from dfmpc_onnx.errors import Unknown
 from dfmpc_onnx.graph.affine import apply_behind, apply_in_front, output_channels
 from dfmpc_onnx.graph.edit import Namer
 from dfmpc_onnx.graph.joined_channels import JoinedChannels
-from dfmpc_onnx.graph.operators import batch_norm_parameters, clip_bounds, is_clip, meaning_of, op_of
+from dfmpc_onnx.graph.operators import clip_bounds, is_clip, meaning_of
 from dfmpc_onnx.graph.query import consumers, has_input
 from dfmpc_onnx.numerics.arrays import Float
 from dfmpc_onnx.numerics.one_scale import Cut, Held
@@ -45,7 +45,7 @@ class OneScaleChannels:
     def knows(self, group: JoinedChannels) -> bool:
         """Whether all is known of a group that its noise follows from."""
         layers = {node.name for node in (*group.makers, *group.readers)}
-        tensors = [*_rounded(group), *(clip.inputs[0] for clip in clips(group))]
+        tensors = [*_rounded(group), *(clip.inputs[0] for clip in group.bounded)]
         size = output_channels(group.makers[0])
         known = all((len(self._reach[t.name].mean) == size if t.name in self._reach else False) for t in tensors)
         return known and bool(_rounded(group)) and layers <= self._squares.keys()
@@ -58,11 +58,10 @@ class OneScaleChannels:
             size = len(weight)
             gain, power = self._gain(node.outputs[0], size), self._squares[node.name].sum(axis=1)
             found.append(Held(weight.reshape(size, -1).max(axis=1), gain * np.repeat(power, size // len(power)), True))
-            bias = _bias(node, group)
-            if bias is not None:
-                found.append(Held(np.abs(bias), gain * BIAS_SHARE, True))
+            if has_input(node, 2):
+                found.append(Held(np.abs(np.asarray(node.inputs[2].values, np.float64)), gain * BIAS_SHARE, True))
         for tensor in _rounded(group):
-            reach, cover = self._reach[tensor.name], 1.0 if clips(group) else COVER
+            reach, cover = self._reach[tensor.name], 1.0 if group.bounded else COVER
             far = np.maximum(reach.high, -reach.low)
             found.append(Held(far, self._gain(tensor, len(far)), True, REACH, cover))
         return [*found, *(self._read(node) for node in group.readers)]
@@ -70,7 +69,7 @@ class OneScaleChannels:
     def cuts(self, group: JoinedChannels) -> list[Cut]:
         """What the Clips of a group cut."""
         found = []
-        for clip in clips(group):
+        for clip in group.bounded:
             reach = self._reach[clip.inputs[0].name]
             std = np.maximum(REACH * (reach.high - reach.mean) / DEVIATIONS, LEAST_STD)
             gain = self._gain(clip.outputs[0], len(std))
@@ -82,14 +81,12 @@ class OneScaleChannels:
         whole = factors * common
         for node in group.makers:
             apply_behind(node, 1 / whole, np.zeros(1), self._names)
-        for norm in shifts(group):
-            divide_shift(norm, whole, self._names)
         for node in group.readers:
             apply_in_front(node, whole, np.zeros(1), self._names)
             squares = self._squares[node.name]
             entries = np.repeat(whole, squares.size // len(whole)).reshape(squares.shape)
             self._squares[node.name] = squares / np.square(entries)
-        for clip in clips(group):
+        for clip in group.bounded:
             _bound(clip, clip_bounds(clip)[1] / common, self._names)
         for tensor in group.tensors:
             if tensor.name in self._gains:
@@ -97,7 +94,7 @@ class OneScaleChannels:
             if tensor.name in self._reach:
                 reach = self._reach[tensor.name]
                 self._reach[tensor.name] = Reach(reach.mean / whole, reach.low / whole, reach.high / whole)
-        for clip in clips(group):
+        for clip in group.bounded:
             reach, most = self._reach[clip.inputs[0].name], clip_bounds(clip)[1]
             cut = (np.clip(values, 0, most) for values in (reach.mean, reach.low, reach.high))
             self._reach[clip.outputs[0].name] = Reach(*cut)
@@ -115,17 +112,6 @@ class OneScaleChannels:
         return np.broadcast_to(gain if len(gain) in (1, size) else np.array([gain.mean()]), size)
 
 
-def _bias(node: gs.Node, group: JoinedChannels) -> Float | None:
-    """What a layer's bias is once the normalization behind it is part of it; None where it has none."""
-    bias = np.asarray(node.inputs[2].values, np.float64).reshape(-1) if has_input(node, 2) else None
-    for norm in shifts(group):
-        if norm.inputs[0] is node.outputs[0]:
-            found = batch_norm_parameters(norm)
-            assert found is not None
-            bias = found.offset if bias is None else found.offset + bias
-    return bias
-
-
 def cuts_at_constant(node: gs.Node) -> bool:
     """Whether a node bounds values from 0 to a constant, as Relu6 does."""
     try:
@@ -135,33 +121,13 @@ def cuts_at_constant(node: gs.Node) -> bool:
     return low == 0 and 0 < high < math.inf
 
 
-def clips(group: JoinedChannels) -> list[gs.Node]:
-    """What bounds channels of a group."""
-    return [node for node in group.bounded if op_of(node) != "BatchNormalization"]
-
-
-def shifts(group: JoinedChannels) -> list[gs.Node]:
-    """BatchNormalizations of the factor 1 behind the makers of a group."""
-    return [node for node in group.bounded if op_of(node) == "BatchNormalization"]
-
-
-def divide_shift(batch_norm: gs.Node, factors: Float, names: Namer) -> None:
-    """Divide what a BatchNormalization of the factor 1 reads, and gives, by factors."""
-    for index, power in ((1, 1), (2, 1), (3, 1), (4, 2)):
-        old = batch_norm.inputs[index]
-        fresh = np.asarray(old.values, np.float64) / np.power(factors, power)
-        batch_norm.inputs[index] = gs.Constant(names(old.name), fresh.astype(np.float32))
-
-
 def _rounded(group: JoinedChannels) -> list[gs.Tensor]:
     """The tensors of a group that are rounded: all but what a function alone reads that its layer takes in."""
     return [tensor for tensor in group.tensors if not _is_cut(consumers(tensor))]
 
 
 def _is_cut(readers: Collection[gs.Node]) -> bool:
-    return len(readers) == 1 and all(
-        is_clip(node) or meaning_of(node).rectifies or op_of(node) == "BatchNormalization" for node in readers
-    )
+    return len(readers) == 1 and all(is_clip(node) or meaning_of(node).rectifies for node in readers)
 
 
 def _bound(clip: gs.Node, high: float, names: Namer) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -11,7 +10,6 @@ import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import ModelError
 from dfmpc_onnx.graph.joined_channels import joined_channels
-from dfmpc_onnx.numerics.moments import ChannelMoments
 from dfmpc_onnx.numerics.one_scale import common_factor, least_noise
 from dfmpc_onnx.numerics.reach import Reach
 from dfmpc_onnx.pipeline.deadline import EQUALIZED
@@ -28,7 +26,6 @@ from dfmpc_onnx.statistics.image_streams import ImageStreams
 from dfmpc_onnx.statistics.independent_moments import propagate
 from dfmpc_onnx.statistics.noise_gains import noise_gains
 from dfmpc_onnx.statistics.walk import walk
-from dfmpc_passes.estimate_ranges import pinned_tensors
 
 IMAGES_OF_SCALE = 4
 PATCHES_OF_SCALE = 250
@@ -75,10 +72,8 @@ class EqualizeForOneScale(Pass[EqualizeForOneScaleOptions]):
             return PassResult(self.name, notes=("weights may have a scale a channel",))
         shared = {layer.name for group in layers_of_one_weight(workspace) for layer in group}
         layers = {layer.name: layer for layer in workspace.get(Layers).quantizable if layer.name not in shared}
-        convs = {name for name, layer in layers.items() if layer.op == "Conv"}
-        shifts = {layer.batch_norm for layer in layers.values() if layer.batch_norm}
-        bounded = {node.name for node in graph.nodes if node.name in shifts or cuts_at_constant(node)}
-        groups = joined_channels(graph, convs, bounded=bounded)
+        bare = {name for name, layer in layers.items() if layer.op == "Conv" and layer.batch_norm is None}
+        groups = joined_channels(graph, bare, bounded={n.name for n in graph.nodes if cuts_at_constant(n)})
         if not groups:
             return PassResult(self.name, notes=("no channels stand between Convs alone",))
         try:
@@ -114,19 +109,13 @@ class EqualizeForOneScale(Pass[EqualizeForOneScaleOptions]):
         visitor = ReachOfLayers(reach, layers)
         walk(graph, ImageStreams(graph, feeds, settings.seed, PATCHES_OF_SCALE), visitor, frozenset(layers))
         known, _ = propagate(graph, workspace.inputs)
-        return OneScaleChannels(graph, _far(graph, reach, known), visitor.squares, noise_gains(graph, known))
+        return OneScaleChannels(graph, _far(graph, reach), visitor.squares, noise_gains(graph, known))
 
 
-def _far(graph: gs.Graph, reach: LayerReach, known: Mapping[str, ChannelMoments]) -> dict[str, Reach]:
-    """How far channels reach: by what BatchNormalizations measured in training, else by the layers in front."""
-    pinned, _ = pinned_tensors(graph)
+def _far(graph: gs.Graph, reach: LayerReach) -> dict[str, Reach]:
     found = {}
     for name, tensor in graph.tensors().items():
         channels = None if isinstance(tensor, gs.Constant) else reach.of(tensor)
-        if name in pinned and name in known:
-            m = known[name]
-            far = Reach.of_moments(m.mean, m.variance)
-            channels = Reach(m.mean, np.maximum(far.low, m.low), np.minimum(far.high, m.high))
         if channels is not None and np.isfinite(channels.low).all() and np.isfinite(channels.high).all():
             found[name] = channels
     return found

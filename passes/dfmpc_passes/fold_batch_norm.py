@@ -23,8 +23,6 @@ from dfmpc_onnx.pipeline.facts import (
 from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.pipeline.workspace import Workspace
 
-ROUNDED = 1e-6  # of a factor: what float32 makes of 1
-
 
 class FoldBatchNorm(Pass[NoOptions]):
     """Before: Conv(x, scale * codes, b) -> BatchNormalization(gamma, beta, m, s)
@@ -83,8 +81,7 @@ def _fold(workspace: Workspace, node: gs.Node, batch_norm: gs.Node, layer: Layer
     norm = batch_norm_parameters(batch_norm)
     assert norm is not None  # find_layers names only BatchNormalizations with constant parameters
     shape = tuple(-1 if i == layer.axis else 1 for i in range(len(layer.shape)))
-    plain = np.abs(norm.factor - 1) < ROUNDED  # as `fold_for_one_scale` leaves it, where scales must stay as they are
-    factor = np.where(plain, 1.0, norm.factor).reshape(shape).astype(np.float32)
+    factor = norm.factor.reshape(shape).astype(np.float32)
     quantized = workspace.codes().get(layer.name)
     if quantized is None:
         node.inputs[1].values = (np.asarray(constant(node.inputs[1])) * factor).astype(np.float32)
