@@ -17,9 +17,16 @@ VITISAI = msgspec.structs.replace(
     sources=sources_with(
         CPU,
         RuleSource(
-            ("activation_type", "activation_bits", "scales", "per_channel", "bias"),
+            ("activation_type", "activation_bits", "scales"),
             "Vitis (MQBench): 8 bits, one symmetric scale a tensor, powers of two, for weights, biases and activations",
             "https://mqbench.readthedocs.io/en/latest/user_guide/hardware/vitis.html",
+        ),
+        RuleSource(
+            ("per_channel", "bias"),
+            "Full List of Quantization Configuration Features (AMD Quark): no scale a channel on NPUs; for CNNs there "
+            "biases have the type of weights unless Int32Bias is set",
+            "https://github.com/amd/quark-documentation/blob/3b5f64f48d5e99ede8151bc0ac3405c2fd5217ff/docs/onnx/"
+            "appendix_full_quant_config_features.rst",
         ),
         RuleSource(
             ("lowest_opset", "newest_opset", "highest_opset"),
