@@ -52,22 +52,28 @@ class BlockRounder:
         """hat: H, ``E[x^ x^']``, ``[groups, k, k]``."""
         self._rows, self._hat = weight, hat
 
-    def on(self, table: LearntTable, *, thorough: bool = True) -> Rounded:
-        """The weight on a codebook, each output channel at the best of some scales, fitted by least squares.
+    def on(self, table: LearntTable) -> Rounded:
+        """The weight on a codebook, each output channel at the best of some scales, fitted by least squares."""
+        order, cuts = block_order(np.einsum("gii->i", self._hat), table.book.length)
+        walk = _Walk(self._rows, self._image, self._feedback_in(order), cuts, table.book)
+        best = walk.best(self._scales(self._rows, table, FIRST_SCALES))
+        return walk.rounded(best.better_of(walk.best([best.scale * np.float32(factor) for factor in NEAR_SCALES])))
 
-        thorough: whether scales are sought, and blocks sorted; without it an estimate of what rounding loses.
-        """
-        k = self._rows.shape[2]
-        diagonal = np.einsum("gii->i", self._hat) if thorough else np.ones(k)
-        order, cuts = block_order(diagonal, table.book.length)
-        feedback = self._feedback_in(order) if thorough else self._in_place
-        walk = _Walk(self._rows, self._image, feedback, cuts, table.book)
-        size = np.sqrt(np.mean(np.square(self._rows, dtype=np.float64), axis=2))
+    def estimate(self, table: LearntTable, outs: npt.NDArray[np.intp] | None = None) -> Rounded:
+        """The weight on a codebook at a likely scale, blocks not sorted: what rounding loses is little more than at the
+        best. outs: the channels of each group that are rounded; all where None."""
+        own = slice(None) if outs is None else outs
+        rows, image = self._rows[:, own], self._image[:, own]
+        _, cuts = block_order(np.ones(rows.shape[2]), table.book.length)
+        walk = _Walk(rows, image, self._in_place, cuts, table.book)
+        return walk.rounded(walk.best(self._scales(rows, table, LIKELY_SCALE)))
+
+    @staticmethod
+    def _scales(rows: Float32, table: LearntTable, factors: Sequence[float]) -> list[Float32]:
+        """Multiples of the scale that the size of each channel suggests."""
+        size = np.sqrt(np.mean(np.square(rows, dtype=np.float64), axis=2))
         start = np.where(size > SMALLEST_CHANNEL, size * table.unit, 1.0).astype(np.float32)
-        best = walk.best([start * np.float32(factor) for factor in (FIRST_SCALES if thorough else LIKELY_SCALE)])
-        if thorough:
-            best = best.better_of(walk.best([best.scale * np.float32(factor) for factor in NEAR_SCALES]))
-        return walk.rounded(best)
+        return [start * np.float32(factor) for factor in factors]
 
     @functools.cached_property
     def _image(self) -> Float32:

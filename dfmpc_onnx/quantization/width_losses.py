@@ -61,8 +61,9 @@ class WidthLosses(Rebuilder):
         *,
         thorough: bool = True,
     ) -> None:
-        """probes: the widths to keep the rounded weights of. thorough: on the best grid at each width; else on good
-        ones at some widths, and the others follow."""
+        """probes: the widths to keep the rounded weights of, in rising order; the last is for what is coarse at the
+        others, and made of levels. thorough: on the best grid at each width; else on good ones at some widths, and the
+        others follow."""
         super().__init__(workspace, options, layers, plan)
         self._tables = NetworkTables(workspace.graph, layers.values(), self.rules)
         self._thorough = thorough
@@ -88,7 +89,7 @@ class WidthLosses(Rebuilder):
         if self._thorough:
             self._take_rounded(first, layer, {width: task.rounded(width) for width in ROUNDED_WIDTHS})
         else:
-            self._take_estimates(first, layer, RoundingEstimates(task))
+            self._take_estimates(first, layer, RoundingEstimates(task, self._probes[:-1]))
 
     def _take_rounded(self, name: str, layer: Layer, found: Mapping[BitWidth, Candidate]) -> None:
         self.blocks[name] = frozenset(width for width, one in found.items() if one.quantized.book is not None)
@@ -102,7 +103,8 @@ class WidthLosses(Rebuilder):
         losses = {width: one.lost for width, one in by_width.items()}
         self._note(name, losses, found.lost_on_levels(FINEST_ROUNDED))
         for bits in self._probes:
-            self._keep(name, bits, from_rows(found.on_levels(bits), layer), found.lost_on_levels(bits))
+            rows, lost = found.rounded(bits)
+            self._keep(name, bits, from_rows(rows, layer), lost)
 
     def take_typical(self, name: str) -> None:
         """Note what rounding a usual weight loses, without a look at this one. No probe can be made of it."""
