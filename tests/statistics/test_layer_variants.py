@@ -93,7 +93,7 @@ def test_behind_a_normalization_a_variant_has_the_deviation_of_the_float_network
     class Watching(LayerVariants):
         def affine(self, node, plain, hat):
             found = super().affine(node, plain, hat)
-            seen[node.name] = found
+            seen[node.name] = copy.deepcopy(found)  # a Relu behind works in this memory
             return found
 
     weights = disturbed(space, LAYERS, size=0.5)
