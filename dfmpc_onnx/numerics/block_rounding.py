@@ -24,12 +24,12 @@ NEAR_SCALES = (0.92, 1.0, 1.08)  # and then around the best
 LIKELY_SCALE = (1.1,)  # the one for an estimate
 SMALLEST_CHANNEL = 1e-30  # of a channel: what is smaller has no inverse in float32, and stays 0
 COLUMNS_AT_ONCE = 120  # that one product of earlier errors serves: whole blocks of 2 to 6
-SCORED = 2**16  # products with vectors that are made in one go: they stay in the processor's cache
+SCORED = 2**17  # products with vectors that are made in one go: they stay in the processor's cache
 
 
 @dataclasses.dataclass(frozen=True)
 class _Found:
-    """Scales ``[groups, out]``, the errors that they leave, and codes ``[k, groups, out]`` in rounding order."""
+    """Scales ``[groups, out]``, the errors that they leave, and codes ``[groups, k, out]`` in rounding order."""
 
     scale: Float32
     error: Float
@@ -41,19 +41,8 @@ class _Found:
         return _Found(
             np.where(better, other.scale, self.scale),
             np.where(better, other.error, self.error),
-            np.where(better, other.codes, self.codes),
+            np.where(better[:, None], other.codes, self.codes),
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Block:
-    """Columns start to stop. own: what the block's weights are in its own columns of M, ``[groups, d, wide]``.
-    vectors: the codebook's, as `_ready` makes them, ``[groups, d + 1, entries]``."""
-
-    start: int
-    stop: int
-    own: Float32
-    vectors: Float32
 
 
 class BlockRounder:
@@ -63,22 +52,28 @@ class BlockRounder:
         """hat: H, ``E[x^ x^']``, ``[groups, k, k]``."""
         self._rows, self._hat = weight, hat
 
-    def on(self, table: LearntTable, *, thorough: bool = True) -> Rounded:
-        """The weight on a codebook, each output channel at the best of some scales, fitted by least squares.
+    def on(self, table: LearntTable) -> Rounded:
+        """The weight on a codebook, each output channel at the best of some scales, fitted by least squares."""
+        order, cuts = block_order(np.einsum("gii->i", self._hat), table.book.length)
+        walk = _Walk(self._rows, self._image, self._feedback_in(order), cuts, table.book)
+        best = walk.best(self._scales(self._rows, table, FIRST_SCALES))
+        return walk.rounded(best.better_of(walk.best([best.scale * np.float32(factor) for factor in NEAR_SCALES])))
 
-        thorough: whether scales are sought, and blocks sorted; without it an estimate of what rounding loses.
-        """
-        k = self._rows.shape[2]
-        diagonal = np.einsum("gii->i", self._hat) if thorough else np.ones(k)
-        order, cuts = block_order(diagonal, table.book.length)
-        feedback = self._feedback_in(order) if thorough else self._in_place
-        walk = _Walk(self._rows, self._image, feedback, cuts, table.book)
-        size = np.sqrt(np.mean(np.square(self._rows, dtype=np.float64), axis=2))
+    def estimate(self, table: LearntTable, outs: npt.NDArray[np.intp] | None = None) -> Rounded:
+        """The weight on a codebook at a likely scale, blocks not sorted: what rounding loses is little more than at the
+        best. outs: the channels of each group that are rounded; all where None."""
+        own = slice(None) if outs is None else outs
+        rows, image = self._rows[:, own], self._image[:, own]
+        _, cuts = block_order(np.ones(rows.shape[2]), table.book.length)
+        walk = _Walk(rows, image, self._in_place, cuts, table.book)
+        return walk.rounded(walk.best(self._scales(rows, table, LIKELY_SCALE)))
+
+    @staticmethod
+    def _scales(rows: Float32, table: LearntTable, factors: Sequence[float]) -> list[Float32]:
+        """Multiples of the scale that the size of each channel suggests."""
+        size = np.sqrt(np.mean(np.square(rows, dtype=np.float64), axis=2))
         start = np.where(size > SMALLEST_CHANNEL, size * table.unit, 1.0).astype(np.float32)
-        best = walk.best([start * np.float32(factor) for factor in (FIRST_SCALES if thorough else LIKELY_SCALE)])
-        if thorough:
-            best = best.better_of(walk.best([best.scale * np.float32(factor) for factor in NEAR_SCALES]))
-        return walk.rounded(best)
+        return [start * np.float32(factor) for factor in factors]
 
     @functools.cached_property
     def _image(self) -> Float32:
@@ -101,14 +96,16 @@ class _Walk:
         self, rows: Float32, image: Float32, feedback: Feedback, cuts: list[tuple[int, int]], book: Codebook
     ) -> None:
         """image: ``W H``. cuts: where blocks begin and end in the order of the feedback, one for all groups."""
-        self._shape, self._book, self._cuts, self._feedback = rows.shape, book, cuts, feedback
+        self._shape, self._book, self._cuts, self._damp = rows.shape, book, cuts, feedback.damp
         self._order = feedback.order[0]
-        self._weight = np.ascontiguousarray(rows.transpose(2, 0, 1)[self._order])
-        self._image = np.ascontiguousarray(image.transpose(2, 0, 1)[self._order])
+        self._weight = np.ascontiguousarray(rows.transpose(0, 2, 1)[:, self._order])
+        self._image = np.ascontiguousarray(image.transpose(0, 2, 1)[:, self._order])
+        # M', row by row what a column makes of the errors in front of it and of its own.
+        self._metric = np.ascontiguousarray((feedback.factor * feedback.pivots[:, None]).transpose(0, 2, 1))
 
     @functools.cached_property
     def _power(self) -> Float:
-        power: Float = np.einsum("kgo,kgo->go", self._image, self._weight).astype(np.float64)
+        power: Float = np.einsum("gko,gko->go", self._image, self._weight).astype(np.float64)
         return power
 
     def best(self, scales: Sequence[Float32]) -> _Found:
@@ -118,7 +115,7 @@ class _Walk:
         found: _Found | None = None
         for index, scale in enumerate(scales):
             own = slice(index * out, (index + 1) * out)
-            mixed = np.einsum("kgo,kgo->go", self._image, left[:, :, own]).astype(np.float64)
+            mixed = np.einsum("gko,gko->go", self._image, left[:, :, own]).astype(np.float64) * scale
             factor, gain = fitted_scale(self._power, mixed, error[:, own])
             trial = _Found((scale * factor).astype(np.float32), error[:, own] - gain, codes[:, :, own])
             found = trial if found is None else found.better_of(trial)
@@ -128,38 +125,30 @@ class _Walk:
     def rounded(self, found: _Found) -> Rounded:
         groups, out, k = self._shape
         codes = np.empty((groups, out, k), np.float32)
-        codes[:, :, self._order] = found.codes.transpose(1, 2, 0)
+        codes[:, :, self._order] = found.codes.transpose(0, 2, 1)
         scale = found.scale.reshape(-1, 1)
         grid = Grid(scale, np.zeros_like(scale), -LARGEST, LARGEST, CODE_BITS, book=self._book)
         return Rounded(grid, codes.reshape(-1, k), np.maximum(found.error, 0.0))
 
     def _walked(self, scale: Float32, trials: int) -> tuple[CodeArray, Float32, Float]:
-        """Codes and what they leave of the weight, ``[k, groups, wide]``; the error of each row, ``[groups, wide]``."""
-        k, groups, wide = len(self._weight), *scale.shape
-        codes, left = np.empty((k, groups, wide), np.int8), np.empty((k, groups, wide), np.float32)
-        error, spread = np.zeros((groups, wide)), np.zeros((groups, wide))
-        weight = np.tile(self._weight, (1, 1, trials))
-        factor, pivots = self._feedback.factor, self._feedback.pivots
-        inverse = np.reciprocal(scale)[:, None]
-        entries = np.ascontiguousarray(self._book.table.T)
+        """Codes and what they leave of the weight in units of the scale, ``[groups, k, wide]``; the error of each row,
+        ``[groups, wide]``."""
+        left = np.tile(self._weight, (1, 1, trials))
+        left *= np.reciprocal(scale)[:, None]
+        codes, error = np.empty(left.shape, np.int8), np.zeros(scale.shape)
+        table, search = np.ascontiguousarray(self._book.table.T), _NearestVectors(scale.shape, self._book)
         for cuts in self._chunks():
-            first = cuts[0][0]
-            before = _left_for(factor, left[:first], 0, first, slice(first, cuts[-1][1]))
-            for block in self._blocks(cuts, weight):
-                start, stop = block.start, block.stop
-                target = block.own
-                if start:
-                    known = before[:, start - first : stop - first]
-                    if start > first:
-                        known = known + _left_for(factor, left[first:start], first, start, slice(start, stop))
-                    target = target + known
-                best, lost = _nearest(target * pivots[:, start:stop, None] * inverse, block.vectors)
-                error += lost * np.square(scale)
-                chosen = entries[: stop - start].take(best, axis=1)
-                codes[start:stop] = chosen
-                np.subtract(weight[start:stop], chosen * scale, out=left[start:stop])
-                spread += np.square(left[start:stop]).sum(axis=0)
-        error -= self._feedback.damp[:, None] * spread
+            first, last = cuts[0][0], cuts[-1][1]
+            points = self._metric[:, first:last, :first] @ left[:, :first]
+            for (start, stop), vectors in zip(cuts, self._vectors(cuts), strict=True):
+                point = points[:, start - first : stop - first]
+                point += self._metric[:, start:stop, first:stop] @ left[:, first:stop]
+                chosen = table[: stop - start].take(search.nearest(point, vectors), axis=1).swapaxes(0, 1)
+                codes[:, start:stop] = chosen
+                left[:, start:stop] -= chosen
+            error += np.einsum("gko,gko->go", points, points)
+        error -= 2 * search.score + self._damp[:, None] * np.einsum("gko,gko->go", left, left)
+        error *= np.square(scale)
         return codes, left, error
 
     def _chunks(self) -> Iterator[list[tuple[int, int]]]:
@@ -172,19 +161,14 @@ class _Walk:
             chunk.append(cut)
         yield chunk
 
-    def _blocks(self, cuts: Sequence[tuple[int, int]], weight: Float32) -> list[_Block]:
-        """What is known of blocks before any is rounded. weight: ``[k, groups, wide]``."""
-        factor, pivots = self._feedback.factor, self._feedback.pivots
-        found: dict[int, _Block] = {}
+    def _vectors(self, cuts: Sequence[tuple[int, int]]) -> list[Float32]:
+        """For each block the vectors of the codebook in its metric, as `_ready` makes them."""
+        found: dict[int, Float32] = {}
         for size in {stop - start for start, stop in cuts}:
             starts = [start for start, stop in cuts if stop - start == size]
             columns = np.asarray(starts)[:, None] + np.arange(size)
-            inner = factor[:, columns[:, :, None], columns[:, None, :]].transpose(1, 0, 2, 3)  # [blocks, groups, d, d]
-            own = inner.swapaxes(2, 3) @ weight[columns].transpose(0, 2, 1, 3)
-            vectors = _ready(self._book.table[:, :size], inner * pivots[:, columns].transpose(1, 0, 2)[:, :, None])
-            found |= {
-                start: _Block(start, start + size, *both) for start, *both in zip(starts, own, vectors, strict=True)
-            }
+            metric = self._metric[:, columns[:, :, None], columns[:, None, :]].swapaxes(0, 1)  # [blocks, groups, d, d]
+            found |= zip(starts, _ready(self._book.table[:, :size], metric), strict=True)
         return [found[start] for start, _ in cuts]
 
 
@@ -201,41 +185,50 @@ def block_order(diagonal: Floating, length: int) -> tuple[npt.NDArray[np.intp], 
     return order, [(int(end - size), int(end)) for end, size in zip(ends, sizes[ranked], strict=True)]
 
 
-def _left_for(factor: Float32, left: Float32, first: int, last: int, columns: slice) -> Float32:
-    """What the errors of columns first to last leave for others: ``[groups, n, wide]``."""
-    if first == last:
-        return np.zeros((len(factor), columns.stop - columns.start, left.shape[2]), np.float32)
-    found: Float32 = factor[:, first:last, columns].transpose(0, 2, 1) @ left.transpose(1, 0, 2)
-    return found
-
-
 def _ready(table: CodeArray, metric: Float32) -> Float32:
     """Vectors c as a product finds the nearest: ``c M`` and ``-|c M|^2 / 2``, ``[blocks, groups, d + 1, entries]``.
 
     Least |p - v|^2 is most p v - |v|^2 / 2: one product, of points with a 1 behind them. table: ``[entries, d]``.
-    metric: M, ``[blocks, groups, d, d]``.
+    metric: M', ``[blocks, groups, d, d]``.
     """
-    vectors = table.astype(np.float32) @ metric
-    ready = np.concatenate([vectors, -0.5 * np.square(vectors).sum(axis=3, keepdims=True)], axis=3)
-    return ready.swapaxes(2, 3)
+    blocks, groups, d, _ = metric.shape
+    ready = np.empty((blocks, groups, d + 1, len(table)), np.float32)
+    vectors = np.matmul(metric, np.ascontiguousarray(table.T, np.float32), out=ready[:, :, :d])
+    np.einsum("bgde,bgde->bge", vectors, vectors, out=ready[:, :, d])
+    ready[:, :, d] *= -0.5
+    return ready
 
 
-def _nearest(points: Float32, vectors: Float32) -> tuple[npt.NDArray[np.intp], Float]:
-    """Which vectors c are least in ``|p - c M|^2``, and that: ``[groups, wide]`` each.
+class _NearestVectors:
+    """Finds for points ``[groups, d, wide]`` which vectors c are least in ``|p - c M|^2``.
 
-    points: p, ``[groups, d, wide]``. vectors: what `_ready` makes of the vectors, ``[groups, d + 1, entries]``.
+    score: the sum of ``p c M - |c M|^2 / 2`` over all that was found, ``[groups, wide]``. What is computed with lies in
+    memory that is taken once: a fresh piece for each product costs as much as the product.
     """
-    groups, d, wide = points.shape
-    rows = np.ones((groups, wide, d + 1), np.float32)
-    rows[:, :, :d] = points.transpose(0, 2, 1)
-    best, score = np.empty((groups, wide), np.intp), np.empty((groups, wide), np.float32)
-    step = max(1, SCORED // (vectors.shape[2] * groups))
-    for start in range(0, wide, step):
-        part = slice(start, start + step)
-        scores = rows[:, part] @ vectors
-        best[:, part] = found = scores.argmax(axis=2)
-        score[:, part] = scores[
-            np.arange(groups)[:, None], np.arange(found.shape[1]), found
-        ]  # a third of what max takes
-    lost: Float = np.einsum("gdo,gdo->go", points, points) - 2 * score.astype(np.float64)
-    return best, lost
+
+    def __init__(self, shape: tuple[int, ...], book: Codebook) -> None:
+        """shape: groups and wide."""
+        groups, wide = shape
+        entries = len(book.table)
+        self.score = np.zeros(shape)
+        self._step = min(max(1, SCORED // (entries * groups)), wide)
+        self._products = np.empty(groups * self._step * entries, np.float32)
+        self._first = np.arange(groups * self._step) * entries
+        self._points = np.ones((groups, wide, book.length + 1), np.float32)
+
+    def nearest(self, points: Float32, vectors: Float32) -> npt.NDArray[np.intp]:
+        """Their indices, ``[groups, wide]``. vectors: what `_ready` makes of the codebook, ``[groups, d + 1,
+        entries]``; the last block of a row may be shorter than the others."""
+        groups, d, wide = points.shape
+        ones = self._points if d + 1 == self._points.shape[2] else np.ones((groups, wide, d + 1), np.float32)
+        ones[:, :, :d] = points.swapaxes(1, 2)
+        best, entries = np.empty((groups, wide), np.intp), vectors.shape[2]
+        for start in range(0, wide, self._step):
+            rows = ones[:, start : start + self._step]
+            shape = groups, rows.shape[1], entries
+            products = self._products[: groups * shape[1] * entries]
+            found = np.matmul(rows, vectors, out=products.reshape(shape)).argmax(axis=2)
+            places = found.reshape(-1) + self._first[: groups * shape[1]]
+            best[:, start : start + self._step] = found
+            self.score[:, start : start + self._step] += products.take(places).reshape(shape[:2])
+        return best

@@ -15,16 +15,13 @@ from dfmpc_onnx.numerics.least_squares import OutputErrors, PatchMoments, roundi
 from dfmpc_onnx.numerics.quantized import QuantizedWeight
 from dfmpc_onnx.numerics.rounding import FeedbackRounder, Rounded
 from dfmpc_onnx.pipeline.facts import Layer
-from dfmpc_onnx.pipeline.settings import TERNARY, BitWidth
+from dfmpc_onnx.pipeline.settings import BitWidth
 from dfmpc_onnx.quantization.codebook_tables import BLOCKS, NetworkTables
 from dfmpc_onnx.quantization.grid_rules import GridRules
 from dfmpc_onnx.quantization.weight_grids import FINE_RASTER, as_weight, forms_at, weight_grid
 from dfmpc_onnx.statistics.error_at_next_layer import NextInput
 
 FEWEST_PATCHES = 16  # that say enough of a layer's input to fit to it, or to choose bits by
-COARSE_RASTER = 7  # of the ranges that grids of few levels are sought among, where they are only estimated
-ESTIMATED_LEVELS: tuple[BitWidth, ...] = (TERNARY, 2, 3, 4, 5)
-ESTIMATED_WIDTHS: tuple[BitWidth, ...] = (TERNARY, 1.6, 2, 2.67, 3, 4, 5)
 
 
 def _best(levels: Sequence[Candidate], blocks: Sequence[Candidate]) -> Candidate:
@@ -104,44 +101,39 @@ class Task:
 
     def rounded(self, width: BitWidth) -> Candidate:
         """At a width, in whichever form that takes no more bits loses least."""
-        levels, blocks = self._forms_at(width)
-        return _best(self._on_grids(levels), self._on_codebooks(blocks))
+        levels, blocks = self.forms_at(width)
+        return _best(
+            [self._candidate(found) for found in self.on_levels(levels)],
+            [self._candidate(found) for found in self._on_codebooks(blocks)],
+        )
 
-    def estimated(self) -> dict[BitWidth, Candidate]:
-        """At up to 5 bits, on grids and codebooks that are good rather than the best: for what rounding loses."""
-        found = dict(zip(ESTIMATED_LEVELS, self._on_grids(ESTIMATED_LEVELS, thorough=False), strict=True))
-        sizes = [blocks for blocks in BLOCKS.values() if self._takes(blocks)]
-        coded = dict(zip(sizes, self._on_codebooks(sizes, thorough=False), strict=True))
-        estimates: dict[BitWidth, Candidate] = {}
-        for width in ESTIMATED_WIDTHS:
-            levels, own = self._forms_at(width)
-            estimates[width] = _best([found[level] for level in levels], [coded[blocks] for blocks in own])
-        return estimates
+    def forms_at(self, width: BitWidth) -> tuple[tuple[BitWidth, ...], tuple[Blocks, ...]]:
+        """The levels to try at a width, and the sizes of blocks."""
+        return forms_at(width, width in BLOCKS and self.takes(BLOCKS[width]))
 
-    def _forms_at(self, width: BitWidth) -> tuple[tuple[BitWidth, ...], tuple[Blocks, ...]]:
-        return forms_at(width, width in BLOCKS and self._takes(BLOCKS[width]))
-
-    def _takes(self, blocks: Blocks) -> bool:
+    def takes(self, blocks: Blocks) -> bool:
+        """Whether the weight may be rounded to blocks of a size."""
         return self.rounder is not None and self.tables.serves(self.layer, blocks)
 
-    def _on_codebooks(self, sizes: Sequence[Blocks], *, thorough: bool = True) -> list[Candidate]:
+    def _on_codebooks(self, sizes: Sequence[Blocks]) -> list[Rounded]:
         """In blocks of each size, with feedback."""
         if not sizes:
             return []
         rounder = BlockRounder(self.target, self.moments.hat)
-        return [self._candidate(rounder.on(self.tables.of(blocks), thorough=thorough)) for blocks in sizes]
+        return [rounder.on(self.tables.of(blocks)) for blocks in sizes]
 
-    def _on_grids(self, widths: Sequence[BitWidth], *, thorough: bool = True) -> list[Candidate]:
-        """On grids of levels."""
+    def on_levels(
+        self, widths: Sequence[BitWidth], raster: int = FINE_RASTER, *, thorough: bool = True
+    ) -> list[Rounded]:
+        """On grids of levels. raster: as in `weight_grid`. thorough: as in `FeedbackRounder.on_best_grids`."""
         flat = self.target.reshape(-1, self.target.shape[2])
         seen = np.maximum(self.moments.diagonal, 0.0)
         if self.moments.count < FEWEST_PATCHES:
             seen = np.ones_like(seen)  # an input that was 0 in a handful of patches is not 0 for ever
-        raster, op = FINE_RASTER if thorough else COARSE_RASTER, self.layer.op
-        grids = [weight_grid(flat, seen, width, self.rules, op, raster) for width in widths]
+        grids = [weight_grid(flat, seen, width, self.rules, self.layer.op, raster) for width in widths]
         if self.rounder is not None:
-            return [self._candidate(found) for found in self.rounder.on_best_grids(grids, thorough=thorough)]
-        return [self._candidate(self._nearest(flat, grid)) for grid in grids]
+            return self.rounder.on_best_grids(grids, thorough=thorough)
+        return [self._nearest(flat, grid) for grid in grids]
 
     def _nearest(self, flat: Float32, grid: Grid) -> Rounded:
         codes = grid.codes(flat)

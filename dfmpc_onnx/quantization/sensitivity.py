@@ -170,7 +170,7 @@ class SensitivityMeter:
                 finer = self._visitor.rounded[FINER_PROBE]
                 damages |= self._damages({name: finer[name] for name in coarse}, norms)
             for name, lost in damages.items():
-                loss = self.losses()[name][widths[name]]
+                loss = self._visitor.probed[widths[name]][name]
                 if loss > LEAST_LOSS_SEEN:
                     logs.setdefault(name, []).append(math.log(max(lost, LEAST_LOSS_SEEN) / loss))
         return expected_gains({name: sum(found) / len(found) for name, found in logs.items()})

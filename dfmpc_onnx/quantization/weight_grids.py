@@ -30,10 +30,15 @@ def forms_at(width: BitWidth, codebooks: bool) -> tuple[tuple[BitWidth, ...], tu
     return NARROWER.get(width, (width,)), blocks
 
 
-def nearest(weight: Float32, layer: Layer, bits: BitWidth, rules: GridRules) -> QuantizedWeight:
-    """A weight on the grid that suits it, each number at the level nearest to it; no codebook serves for that."""
-    flat = np.asarray(PerAxis(layer.axis).rows(weight), np.float32)
-    grid = weight_grid(flat, np.ones((1, flat.shape[1])), forms_at(bits, codebooks=False)[0][-1], rules, layer.op)
+def nearest(
+    weight: Float32, layer: Layer, bits: BitWidth, rules: GridRules, raster: int = FINE_RASTER
+) -> QuantizedWeight:
+    """A weight on the grid that suits it, each number at the level nearest to it; no codebook serves for that.
+
+    raster: as in `weight_grid`.
+    """
+    flat, levels = np.asarray(PerAxis(layer.axis).rows(weight), np.float32), forms_at(bits, codebooks=False)[0][-1]
+    grid = weight_grid(flat, np.ones((1, flat.shape[1])), levels, rules, layer.op, raster)
     return as_weight(grid.codes(flat), grid, layer)
 
 

@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 from dfmpc_onnx.graph.query import constant
 from dfmpc_onnx.numerics.arrays import Float, Float32
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
+from dfmpc_onnx.numerics.granularity import PerAxis
 from dfmpc_onnx.numerics.grids import ASYMMETRIC_BITS
 from dfmpc_onnx.numerics.least_squares import PatchMoments
 from dfmpc_onnx.pipeline.deadline import ESTIMATED
@@ -20,12 +21,14 @@ from dfmpc_onnx.quantization.codebook_tables import NetworkTables
 from dfmpc_onnx.quantization.grid_rules import GridRules
 from dfmpc_onnx.quantization.layer_reach import from_rows
 from dfmpc_onnx.quantization.layer_rebuilder import Rebuilder, ReconstructLayersOptions
-from dfmpc_onnx.quantization.rounding_task import FEWEST_PATCHES
-from dfmpc_onnx.quantization.weight_grids import nearest
+from dfmpc_onnx.quantization.rounding_estimates import COARSE_RASTER, RoundingEstimates
+from dfmpc_onnx.quantization.rounding_task import FEWEST_PATCHES, Candidate
+from dfmpc_onnx.quantization.weight_grids import forms_at, nearest, weight_grid
 from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics
 from dfmpc_onnx.statistics.error_at_next_layer import Known
 
 PLANNED_WIDTHS: tuple[BitWidth, ...] = (TERNARY, 1.6, 2, 2.67, 3, 4, 5, 6, 7, 8)
+CHANNELS_WITHOUT_STATISTICS = 128  # of a weight, that tell what rounding loses of it
 FINEST_ROUNDED = ASYMMETRIC_BITS + 1  # of finer grids the loss follows from this one's: they have no zero point either
 ROUNDED_WIDTHS = PLANNED_WIDTHS[: PLANNED_WIDTHS.index(FINEST_ROUNDED) + 1]
 # Of normally distributed weights on the best even levels (Max 1960, table II): where there is no time to round any.
@@ -58,8 +61,9 @@ class WidthLosses(Rebuilder):
         *,
         thorough: bool = True,
     ) -> None:
-        """probes: the widths to keep the rounded weights of. thorough: on the best grid at each width; else on good
-        ones at some widths, and the others follow."""
+        """probes: the widths to keep the rounded weights of, in rising order; the last is for what is coarse at the
+        others, and made of levels. thorough: on the best grid at each width; else on good ones at some widths, and the
+        others follow."""
         super().__init__(workspace, options, layers, plan)
         self._tables = NetworkTables(workspace.graph, layers.values(), self.rules)
         self._thorough = thorough
@@ -67,6 +71,7 @@ class WidthLosses(Rebuilder):
         self.losses: dict[str, dict[BitWidth, float]] = {}
         self.blocks: dict[str, frozenset[BitWidth]] = {}  # widths at which codes are blocks of a codebook
         self.rounded: dict[BitWidth, dict[str, Float32]] = {bits: {} for bits in probes}
+        self.probed: dict[BitWidth, dict[str, float]] = {bits: {} for bits in probes}  # what these lose
 
     def layer(self, node: gs.Node, moments_of: Callable[[], PatchMoments], known: Known) -> None:
         first = self.first.get(node.name, node.name)
@@ -81,18 +86,32 @@ class WidthLosses(Rebuilder):
         if isinstance(task, str) or task.moments.count < FEWEST_PATCHES:
             self.without_statistics(node)
             return
-        found = {width: task.rounded(width) for width in ROUNDED_WIDTHS} if self._thorough else task.estimated()
-        losses = {width: candidate.lost for width, candidate in found.items()}
-        self.blocks[first] = frozenset(width for width, one in found.items() if one.quantized.book is not None)
-        on_levels = found[FINEST_ROUNDED].on_levels
-        self._note(first, losses, lambda bits: from_rows(found[bits].rows, layer), on_levels)
+        if self._thorough:
+            self._take_rounded(first, layer, {width: task.rounded(width) for width in ROUNDED_WIDTHS})
+        else:
+            self._take_estimates(first, layer, RoundingEstimates(task, self._probes[:-1]))
+
+    def _take_rounded(self, name: str, layer: Layer, found: Mapping[BitWidth, Candidate]) -> None:
+        self.blocks[name] = frozenset(width for width, one in found.items() if one.quantized.book is not None)
+        self._note(name, {width: one.lost for width, one in found.items()}, found[FINEST_ROUNDED].on_levels)
+        for bits in self._probes:
+            self._keep(name, bits, from_rows(found[bits].rows, layer), found[bits].lost)
+
+    def _take_estimates(self, name: str, layer: Layer, found: RoundingEstimates) -> None:
+        by_width = found.by_width()
+        self.blocks[name] = frozenset(width for width, one in by_width.items() if one.blocks)
+        losses = {width: one.lost for width, one in by_width.items()}
+        self._note(name, losses, found.lost_on_levels(FINEST_ROUNDED))
+        for bits in self._probes:
+            rows, lost = found.rounded(bits)
+            self._keep(name, bits, from_rows(rows, layer), lost)
 
     def take_typical(self, name: str) -> None:
         """Note what rounding a usual weight loses, without a look at this one. No probe can be made of it."""
         first = self.first.get(name, name)
         if first not in self.losses:
             self._deadline.count("layers whose loss by rounding was assumed, not measured")
-            self._note(first, TYPICAL_LOSSES, None)
+            self._note(first, TYPICAL_LOSSES)
 
     def without_statistics(self, node: gs.Node) -> None:
         """Note what rounding each number of a weight by itself loses of the weight."""
@@ -100,15 +119,13 @@ class WidthLosses(Rebuilder):
         if first not in self.losses:
             weight = np.asarray(constant(node.inputs[1]), np.float32)
             losses = _nearest_losses(weight, layer, self.rules)
-            self._note(first, losses, lambda bits: nearest(weight, layer, bits, self.rules).dequantize())
+            self._note(first, losses)
+            for bits in self._probes:
+                self._keep(
+                    first, bits, nearest(weight, layer, bits, self.rules, COARSE_RASTER).dequantize(), losses[bits]
+                )
 
-    def _note(
-        self,
-        name: str,
-        losses: Mapping[BitWidth, float],
-        weight: Callable[[BitWidth], Float32] | None,
-        on_levels: float | None = None,
-    ) -> None:
+    def _note(self, name: str, losses: Mapping[BitWidth, float], on_levels: float | None = None) -> None:
         """on_levels: what levels lose at `FINEST_ROUNDED` bits; None where nothing else was tried there."""
         found = dict(losses)
         for width in PLANNED_WIDTHS:
@@ -118,9 +135,11 @@ class WidthLosses(Rebuilder):
         for width in reversed(PLANNED_WIDTHS):  # shares are cut at 1, so a coarse grid may seem to lose less
             least = found[width] = max(found[width], least)
         self.losses[name] = found
-        if weight is not None:
-            for bits in self._probes:
-                self.rounded[bits][name] = weight(bits)
+
+    def _keep(self, name: str, bits: BitWidth, weight: Float32, lost: float) -> None:
+        """The rounded weight of a probe, and what it loses."""
+        self.rounded[bits][name] = weight
+        self.probed[bits][name] = lost
 
     def after_layer(self, node: gs.Node, shift_of: Callable[[], Float] | None) -> None:
         return None
@@ -133,10 +152,17 @@ class WidthLosses(Rebuilder):
 
 
 def _nearest_losses(weight: Float32, layer: Layer, rules: GridRules) -> dict[BitWidth, float]:
-    """Error over energy of a weight that is rounded without statistics."""
-    energy = max(float(np.square(weight, dtype=np.float64).sum()), 1e-30)
+    """Error over energy of a weight that is rounded without statistics; of some channels where each has its scale."""
+    rows = np.asarray(PerAxis(layer.axis).rows(weight), np.float32)
+    if layer.op in rules.per_channel:
+        rows = rows[:: -(-len(rows) // CHANNELS_WITHOUT_STATISTICS)]
+    energy = max(float(np.square(rows, dtype=np.float64).sum()), 1e-30)
+    alike = np.ones((1, rows.shape[1]))
 
-    def error(bits: BitWidth) -> float:
-        return float(np.square(nearest(weight, layer, bits, rules).dequantize() - weight, dtype=np.float64).sum())
+    def lost(levels: BitWidth) -> float:
+        grid = weight_grid(rows, alike, levels, rules, layer.op, COARSE_RASTER)
+        return min(float(np.square(grid.nearest(rows) - rows, dtype=np.float64).sum()) / energy, 1.0)
 
-    return {bits: min(error(bits) / energy, 1.0) for bits in ROUNDED_WIDTHS}
+    levels = {width: forms_at(width, codebooks=False)[0][-1] for width in ROUNDED_WIDTHS}
+    found = {own: lost(own) for own in dict.fromkeys(levels.values())}
+    return {width: found[own] for width, own in levels.items()}

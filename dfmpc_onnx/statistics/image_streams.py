@@ -26,6 +26,7 @@ from dfmpc_onnx.numerics.moments import MeanVariance
 from dfmpc_onnx.numerics.output_loss import OutputLoss, output_loss
 from dfmpc_onnx.runtime.node_runner import NodeSessions
 from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics, channel_moments, mean_shift, pieces
+from dfmpc_onnx.statistics.clipping import OwnTensors, clip_in_place
 from dfmpc_onnx.statistics.patches import gather_patches, sample_patches
 from dfmpc_onnx.statistics.walk import Affine, Live
 
@@ -72,6 +73,7 @@ class ImageStreams:
         # What the outputs lose is asked for at the end: until then they live.
         self._compared = compared_tensors(graph).tensors
         self._sessions = NodeSessions()
+        self._own = OwnTensors()
         self.live: Live[Both] = Live(graph, lambda both: both.bytes, self._compared)
         for name, x in feeds.items():
             self.live.put(name, Both(x, x))
@@ -153,6 +155,7 @@ class ImageStreams:
     def affine(self, node: gs.Node, plain: Affine, hat: Affine) -> Both:
         x = self.live[node.inputs[0].name]
         output = affine_map(x.plain, *plain)
+        self._own.add(node.outputs[0].name)
         identical = x.same and all(np.array_equal(a, b) for a, b in zip(plain, hat, strict=True))
         if identical:
             return Both(output, output)
@@ -167,6 +170,11 @@ class ImageStreams:
         What the float network chooses by values is chosen in both, so that what lies behind can be held side by side.
         """
         inputs = {t.name: self._read(node, t.name) for t in reads(node)}
+        bounds = self._own.bounds(node, self.live.readers(node.inputs[0].name)) if len(inputs) == 1 else None
+        if bounds is not None:
+            (x,) = inputs.values()
+            clipped = clip_in_place(x.plain, bounds)
+            return [Both(clipped, clipped if x.same else clip_in_place(x.hat, bounds))]
         plain = self.run(node, {name: both.plain for name, both in inputs.items()})
         if all(both.same for both in inputs.values()):
             return [Both(x, x) for x in plain]

@@ -28,6 +28,7 @@ from dfmpc_onnx.numerics.moments import MeanVariance
 from dfmpc_onnx.numerics.output_loss import JudgedOutput, OutputLoss
 from dfmpc_onnx.numerics.recalibration import restoring_gain, shrunk_mean
 from dfmpc_onnx.statistics.channel_statistics import ChannelStatistics, channel_moments, run_means
+from dfmpc_onnx.statistics.clipping import OwnTensors, clip_in_place
 from dfmpc_onnx.statistics.image_streams import ImageStreams, affine_map, alike, bytes_of, is_index
 from dfmpc_onnx.statistics.walk import Affine, Live
 
@@ -74,6 +75,7 @@ class LayerVariants:
         self._projections = [last for last in last_projections(graph, self._compared) if last.node.name not in centred]
         self._not_run = {id(last.node) for last in self._projections}
         self._plain = ImageStreams(graph, feeds, seed=0, positions=0)
+        self._own = OwnTensors()
         self.postponed: set[str] = set()  # variants that memory was too short for
         self._started: set[str] = set()
         self._found: MeanVariance | None = None  # moments of what a BatchNormalization reads in the float network
@@ -132,10 +134,18 @@ class LayerVariants:
             mean_hat, variance_hat = channel_moments(value)
             scaled = factor * restoring_gain(variance, variance_hat)
             hats[name] = affine_map(value, scaled, factor * mean + offset - scaled * mean_hat, in_place=last)
+        self._own.add(node.outputs[0].name)
         return Variants(affine_map(x.plain, *plain), hats)
 
     def other(self, node: gs.Node) -> list[Variants]:
-        return self._run_all(node, self._inputs(node))
+        inputs = self._inputs(node)
+        bounds = self._own.bounds(node, self.live.readers(node.inputs[0].name)) if len(inputs) == 1 else None
+        if bounds is not None:
+            (x,) = inputs.values()
+            hats = x.hats if id(node) in self._in_front else {}
+            clipped = {variant: clip_in_place(hat, bounds) for variant, hat in hats.items()}
+            return [Variants(clip_in_place(x.plain, bounds), clipped)]
+        return self._run_all(node, inputs)
 
     def values(self, output: Variants) -> Float32 | None:
         return None

@@ -47,7 +47,7 @@ def slow(weight, hat, table, scale, order):
 def test_each_block_is_the_vector_that_leaves_the_least_error_for_what_follows(length):
     weight, hat = problem(out=3)
     table = learn([weight[0]], Blocks(length))
-    rounded = BlockRounder(weight, hat).on(table, thorough=False)
+    rounded = BlockRounder(weight, hat).estimate(table)
     order, cuts = block_order(np.ones(14), length)
     blocks = [order[start:stop] for start, stop in cuts]
     start = np.sqrt(np.mean(np.square(weight[0]), axis=1)) * table.unit * 1.1
@@ -58,9 +58,19 @@ def test_each_block_is_the_vector_that_leaves_the_least_error_for_what_follows(l
 @pytest.mark.parametrize("thorough", [False, True])
 def test_the_error_is_that_of_the_codes_and_their_scale(groups, thorough):
     weight, hat = problem(groups)
-    rounded = BlockRounder(weight, hat).on(learn(list(weight), Blocks(4)), thorough=thorough)
+    rounder, table = BlockRounder(weight, hat), learn(list(weight), Blocks(4))
+    rounded = rounder.on(table) if thorough else rounder.estimate(table)
     error = weight - rounded.grid.values(rounded.codes).reshape(weight.shape)
     assert rounded.error == pytest.approx(np.einsum("goi,gij,goj->go", error, hat, error), rel=1e-3)
+
+
+def test_channels_are_rounded_each_for_itself():
+    weight, hat = problem(groups=2, out=7)
+    rounder, table = BlockRounder(weight, hat), learn(list(weight), Blocks(3))
+    some = np.array([1, 4, 6])
+    all_of_them, few = rounder.estimate(table), rounder.estimate(table, some)
+    assert np.array_equal(few.codes.reshape(2, 3, -1), all_of_them.codes.reshape(2, 7, -1)[:, some])
+    assert few.error == pytest.approx(all_of_them.error[:, some], rel=1e-5)
 
 
 def test_every_block_is_in_the_table_and_no_scale_near_it_leaves_less():

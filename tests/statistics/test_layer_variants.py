@@ -1,5 +1,7 @@
 """Variants of a network, one weight changed in each, that advance together."""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from dfmpc_onnx.numerics.output_loss import output_loss
 from dfmpc_onnx.pipeline.manager import PassManager
 from dfmpc_onnx.quantization.sensitivity import ChangedWeights
 from dfmpc_onnx.statistics import layer_variants
+from dfmpc_onnx.statistics.clipping import OwnTensors
 from dfmpc_onnx.statistics.layer_variants import LayerVariants
 from dfmpc_onnx.statistics.walk import walk
 from tests import graphs
@@ -90,7 +93,7 @@ def test_behind_a_normalization_a_variant_has_the_deviation_of_the_float_network
     class Watching(LayerVariants):
         def affine(self, node, plain, hat):
             found = super().affine(node, plain, hat)
-            seen[node.name] = found
+            seen[node.name] = copy.deepcopy(found)  # a Relu behind works in this memory
             return found
 
     weights = disturbed(space, LAYERS, size=0.5)
@@ -225,3 +228,19 @@ def test_the_linear_map_itself_is_run_where_its_weight_is_changed():
     scores = graphs.run(space.graph, images()["x"])[0]
     shown = np.exp(hat - hat.max(-1, keepdims=True))
     assert np.allclose(shown / shown.sum(-1, keepdims=True), scores, atol=1e-4)
+
+
+@pytest.mark.parametrize("act", ["relu", "clip"])
+def test_what_clips_in_place_makes_the_same_as_a_run(act, monkeypatch):
+    net, x = graphs.Net(("n", 3, 8, 8)), "x"
+    for _ in range(3):
+        x = getattr(net, act)(net.norm(net.conv(x, 6)))
+    space = prepared(net.model(net.tail(x)))
+    weights = disturbed(space, ("conv1", "conv2", "conv3"))
+    given = images()
+    found = walked(space, weights).outputs()
+    monkeypatch.setattr(OwnTensors, "bounds", lambda *_: None)
+    for one, other in zip(found, walked(space, weights).outputs(), strict=True):
+        assert np.array_equal(one.plain, other.plain) and one.hats.keys() == other.hats.keys()
+        assert all(np.array_equal(hat, other.hats[name]) for name, hat in one.hats.items())
+    assert np.array_equal(given["x"], images()["x"])
