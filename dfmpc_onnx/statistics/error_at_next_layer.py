@@ -81,6 +81,23 @@ def next_input(graph: gs.Graph, node: gs.Node, mean: Float, variance: Float, kno
     return NextInput(error, variance, not is_output(graph, tensor) and any(is_weighted(r) for r in readers))
 
 
+def read_next(graph: gs.Graph, node: gs.Node) -> gs.Tensor:
+    """The tensor at which `next_input` ends where all moments are known: it is read other than value by value."""
+    tensor = node.outputs[0]
+    while not is_output(graph, tensor):
+        readers = consumers(tensor)
+        if (gate := _gate_function(readers, tensor)) is not None:
+            tensor = gate[0].outputs[0]
+            continue
+        passes = len(readers) == 1 and (
+            op_of(readers[0]) in ("BatchNormalization", "Add", "PRelu") or activation(readers[0]) is not None
+        )
+        if not passes:
+            break
+        tensor = readers[0].outputs[0]
+    return tensor
+
+
 def _gate_function(readers: list[gs.Node], tensor: gs.Tensor) -> tuple[gs.Node, Function] | None:
     """The Mul of ``x * gate(x)`` and that function, where nothing else reads x."""
     if len(readers) != 2:

@@ -3,6 +3,11 @@
 Noise is white and independent between channels and pixels, and small, so that an activation passes it on where it is
 not flat. An average over a map is taken to average none of it away: behind several layers neighbours err alike. What is
 summed is the variance of the noise, in shares of the outputs' own variance.
+
+Errors of a weight are no white noise: they are made of what the layer reads, and grow in part as that does. A trained
+Conv amplifies what it reads by more than white inputs of the same variance, as neighbours are alike, and the
+BatchNormalization behind it has measured by how much. `likeness` is the power of that factor which errors share: 0 for
+white noise, 1 for errors that are amplified as the signal is.
 """
 
 from __future__ import annotations
@@ -22,8 +27,11 @@ from dfmpc_onnx.numerics.moments import ChannelMoments, normal_cdf
 MomentsByTensor = Mapping[str, ChannelMoments]
 
 
-def noise_gains(graph: gs.Graph, known: MomentsByTensor) -> dict[str, Float]:
-    """By tensor, for each channel (or one for all): the noise that noise of variance 1 in all its values adds."""
+def noise_gains(graph: gs.Graph, known: MomentsByTensor, likeness: float = 0.0) -> dict[str, Float]:
+    """By tensor, for each channel (or one for all): the noise that noise of variance 1 in all its values adds.
+
+    likeness: of the noise to the signal, 0 to 1.
+    """
     gains: dict[str, Float] = {}
     for tensor in graph.outputs:
         moments = known.get(tensor.name)
@@ -33,6 +41,8 @@ def noise_gains(graph: gs.Graph, known: MomentsByTensor) -> dict[str, Float]:
         found = [gains[t.name] for t in node.outputs if t.name in gains]
         if not found:
             continue
+        if likeness and (grown := signal_growth(node, known)) is not None:
+            found = [_wide(found[0], len(grown)) * grown**likeness]
         for index, tensor in enumerate(node.inputs):
             if isinstance(tensor, gs.Variable) and not tensor.is_empty():
                 more = backward(node, index, found[0], known)
@@ -40,6 +50,24 @@ def noise_gains(graph: gs.Graph, known: MomentsByTensor) -> dict[str, Float]:
                 fits = len({len(old), len(more)} - {1}) < 2
                 gains[tensor.name] = old + more if fits else np.array([old.mean() + more.mean()])
     return gains
+
+
+def signal_growth(node: gs.Node, known: MomentsByTensor) -> Float | None:
+    """Of each output channel of a Conv in front of a BatchNormalization: the variance that it was measured to have,
+    over that which white inputs of the known variances would give it. None elsewhere; 1 for what does not vary."""
+    if op_of(node) != "Conv" or (weight := input_constant(node, 1)) is None:
+        return None
+    readers = [reader for reader in node.outputs[0].outputs if op_of(reader) == "BatchNormalization"]
+    norms = [norm for reader in readers if (norm := batch_norm_parameters(reader)) is not None]
+    moments = known.get(node.inputs[0].name)
+    if moments is None or not norms or len(norms[0].gamma) != len(weight):
+        return None
+    inputs, groups = np.asarray(moments.variance, np.float64), int(node.attrs.get("group", 1))
+    squares = np.square(weight.astype(np.float64)).reshape(groups, -1, weight.shape[1], math.prod(weight.shape[2:]))
+    per_group = _wide(inputs, groups * weight.shape[1]).reshape(groups, -1)
+    white = np.einsum("goi,gi->go", squares.sum(axis=3), per_group).reshape(-1)
+    measured, varies = norms[0].variance, white > 0
+    return np.where(varies, measured / np.where(varies, white, 1.0), 1.0)
 
 
 def backward(node: gs.Node, index: int, gain: Float, known: MomentsByTensor) -> Float:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dfmpc_onnx.quantization.sensitivity import DERIVED_SCATTER, SCATTER, expected_gains
+from dfmpc_onnx.quantization.sensitivity import DERIVED_SCATTER, FOLDED_SCATTER, SCATTER, expected_gains
 
 
 def test_gains_that_differ_by_no_more_than_they_scatter_are_taken_to_be_equal():
@@ -38,9 +38,10 @@ def test_the_order_of_gains_is_kept(logs):
     assert all(a <= b * (1 + 1e-9) for a, b in itertools.pairwise(ordered))
 
 
-def test_gains_in_closed_form_tell_nothing_where_layers_differ_by_less_than_they_scatter():
-    logs = {"a": 0.0, "b": 3.0, "c": 1.0}
-    gains = expected_gains(logs, DERIVED_SCATTER)
-    assert len({round(gain, 9) for gain in gains.values()}) == 1
-    far = expected_gains({name: 10 * log for name, log in logs.items()}, DERIVED_SCATTER)
-    assert far["b"] > 1000 * far["c"] > far["a"]
+@pytest.mark.parametrize("scatter", [DERIVED_SCATTER, FOLDED_SCATTER])
+def test_gains_in_closed_form_tell_nothing_where_layers_differ_by_less_than_they_scatter(scatter):
+    far = {"a": 0.0, "b": 30.0, "c": 10.0}
+    near = {name: math.sqrt(scatter) * log / 15 for name, log in far.items()}  # a variance of 0.7 of the scatter
+    assert len({round(gain, 9) for gain in expected_gains(near, scatter).values()}) == 1
+    found = expected_gains(far, scatter)
+    assert found["b"] > 1000 * found["c"] > found["a"]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dfmpc_onnx.statistics.error_at_next_layer import next_input
+from dfmpc_onnx.statistics.error_at_next_layer import next_input, read_next
 from tests import graphs
 
 CHANNELS = 6
@@ -152,3 +152,18 @@ def test_channels_that_are_never_seen_count_nothing():
     net.norm(x, gamma=0.0)
     ahead = found(net, net.conv("norm1", 4))
     assert ahead.share(np.zeros(CHANNELS)) == 0 and ahead.share(np.ones(CHANNELS)) == 1
+
+
+@pytest.mark.parametrize(("layer", "read"), [("conv1", "relu1"), ("conv2", "relu2"), ("conv3", "relu3")])
+def test_errors_in_a_residual_block_are_read_behind_the_activation_and_the_sum(layer, read):
+    graph = graphs.workspace(graphs.residual(), "8").graph
+    node = next(node for node in graph.nodes if node.name == layer)
+    assert read_next(graph, node).name == read
+
+
+def test_errors_in_front_of_a_gate_are_read_behind_its_product():
+    net = graphs.Net()
+    x = net.norm(net.conv("x", 4))
+    y = net.node("Mul", x, net.node("Sigmoid", x))
+    graph = graphs.workspace(net.model(net.conv(y, 2)), "8").graph
+    assert read_next(graph, graph.nodes[0]).name == y

@@ -6,7 +6,7 @@ import pytest
 from dfmpc_onnx.numerics.moments import ChannelMoments
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.statistics.independent_moments import propagate
-from dfmpc_onnx.statistics.noise_gains import noise_gains, passing
+from dfmpc_onnx.statistics.noise_gains import noise_gains, passing, signal_growth
 from tests import graphs
 
 
@@ -97,3 +97,26 @@ def test_how_often_a_channel_passes_is_not_known_without_moments_or_bounds():
     assert passing(node, {}) is None
     moments = ChannelMoments(np.zeros(2), np.zeros(2), np.zeros(2), np.zeros(2))
     assert passing(node, {node.inputs[0].name: moments}) is not None
+
+
+def test_errors_like_the_signal_grow_as_the_batch_norm_measured():
+    net = graphs.Net()
+    model = net.model(net.norm(net.conv(net.norm("x"), 4)))
+    space = graphs.workspace(model, "8")
+    known, _ = propagate(space.graph, space.inputs)
+    conv = next(node for node in space.graph.nodes if node.op == "Conv")
+    weight = conv.inputs[1].values.astype(np.float64)
+    white = np.square(weight).sum(axis=(2, 3)) @ known[conv.inputs[0].name].variance
+    measured = conv.outputs[0].outputs[0].inputs[4].values + 1e-5
+    np.testing.assert_allclose(signal_growth(conv, known), measured / white, rtol=1e-3)
+    conv.outputs[0].outputs[0].inputs[4].values = (4 * white).astype(np.float32)
+    plain = noise_gains(space.graph, known)["x"]
+    for likeness in (0.5, 1.0):
+        np.testing.assert_allclose(noise_gains(space.graph, known, likeness)["x"], 4**likeness * plain, rtol=1e-3)
+
+
+def test_growth_is_known_in_front_of_a_batch_norm_alone():
+    net = graphs.Net()
+    space = graphs.workspace(net.model(net.relu(net.conv(net.norm("x"), 4))), "8")
+    known, _ = propagate(space.graph, space.inputs)
+    assert [signal_growth(node, known) for node in space.graph.nodes] == [None] * 3

@@ -2,6 +2,7 @@
 """How well estimates of sensitivity rank what rounding does to a network on real images.
 
     python -m tools.experiments.sensitivity [--only NETWORK]... [--images 100] [--layers 24] [--joint 40]
+        [--equal 40]
 
 Settings: single layers (at most `--layers`, evenly spread) at 2, 3 and 4 bits, all others in float; joint ones, in
 which every layer has a random width; and joint ones of equal bytes, 4 bits a weight. Prints Spearman and Kendall with
@@ -127,7 +128,7 @@ def by_divergence(trials: Trials, feeds: Mapping[str, np.ndarray]) -> Damages:
     return {w: {b: gains.get(w, typical) * loss for b, loss in trials.losses[w].items()} for w in trials.weights}
 
 
-def study(network: Network, images: int, layers: int, joint: int, at_once: int) -> list[tuple[str, ...]]:
+def study(network: Network, images: int, layers: int, joint: int, equal: int, at_once: int) -> list[tuple[str, ...]]:
     """The lines of one network."""
     trials, tables, workspace = estimates(network, 0)
     real = labelled(network, workspace, images)  # type: ignore[arg-type]
@@ -139,13 +140,13 @@ def study(network: Network, images: int, layers: int, joint: int, at_once: int) 
         for b in SINGLE
     }
     settings = random_widths(trials.weights, joint, 0)
-    equal = at_equal_bytes(settings, {w: trials.size(w) for w in trials.weights}, 1)
+    alike = at_equal_bytes(settings[:equal], {w: trials.size(w) for w in trials.weights}, 1)
 
     def joint_answers(setting: Mapping[str, object]) -> Answers:
         return joined([trials.together(setting, f) for f in in_batches(feeds, at_once)])  # type: ignore[arg-type]
 
     together = [(s, joint_answers(s)) for s in settings]
-    return _lines(network.label, tables, single, together, [(s, joint_answers(s)) for s in equal], real)
+    return _lines(network.label, tables, single, together, [(s, joint_answers(s)) for s in alike], real)
 
 
 def _lines(
@@ -207,11 +208,12 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--layers", type=int, default=24)
     parser.add_argument("--joint", type=int, default=40)
+    parser.add_argument("--equal", type=int, default=40, help="how many of the joint settings are taken to equal bytes")
     parser.add_argument("--at-once", type=int, default=16, help="images that are run together")
     args = parser.parse_args()
     print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
     for network in asked(args.only or NETWORKS):
-        for line in study(network, args.images, args.layers, args.joint, args.at_once):
+        for line in study(network, args.images, args.layers, args.joint, args.equal, args.at_once):
             print("| " + " | ".join(line) + " |", flush=True)
 
 

@@ -20,6 +20,7 @@ from dfmpc_onnx.inputs.files import Images, read_images
 from dfmpc_onnx.numerics.arrays import Float, Float32
 from dfmpc_onnx.pipeline.facts import BitPlan, Layers
 from dfmpc_onnx.pipeline.manager import PassManager
+from dfmpc_onnx.pipeline.progress import Progress
 from dfmpc_onnx.pipeline.settings import FLOAT, BitWidth
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.quantization.grid_rules import GridRules
@@ -43,7 +44,7 @@ def measurable(network: Network, seed: int) -> Workspace:
     recipe = catalog.find_recipe("mixed")
     pipeline = catalog.build(recipe)
     settings = parse_settings(recipe, None, None, (), network.preprocess, (), (), seed, None, None, "cpu")
-    taken = take_in(str(network.model), None, recipe, pipeline, settings, network.preprocess, lambda name: None)
+    taken = take_in(str(network.model), None, recipe, pipeline, settings, network.preprocess, Progress())
     stop = next(i for i, step in enumerate(pipeline) if step.name == "assign_bits")
     PassManager(taken.pipeline[: stop + 1], known=catalog.passes()).run(taken.workspace)
     return taken.workspace
