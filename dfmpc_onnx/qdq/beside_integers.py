@@ -118,16 +118,18 @@ def part_from_quantizers(graph: gs.Graph, names: Namer) -> None:
     insert(graph, before=before)
 
 
-def move_float(graph: gs.Graph, own: set[int]) -> None:
+def move_float(graph: gs.Graph, own: set[int], *, to_floats: bool = False) -> None:
     """Let operators that only move values read what was quantized for others before it was.
 
     own: the DequantizeLinear, by ``id``, that the model had before; what they give stays. What is quantized behind
     takes the same scale, so for layers no number changes; others read floats. onnxruntime 1.32 quantizes again behind
     such an operator, in opsets from 21 on as if zero points were uint8, and then refuses the int8 ones. May go when
-    that is fixed (onnxruntime issue 25526).
+    that is fixed (onnxruntime issue 25526). to_floats: only those operators that something reads as floats.
     """
     for node in graph.nodes:
         source = producer(node.inputs[0]) if keeps_scale(node) else None
+        if to_floats and all(quantizes(reader) for reader in consumers(node.outputs[0])):
+            continue
         if source is None or not dequantizes(source) or id(source) in own:
             continue
         quantizer = producer(source.inputs[0])
