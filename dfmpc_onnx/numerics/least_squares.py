@@ -17,6 +17,7 @@ from dfmpc_onnx.numerics.arrays import Float, Float32, Floating
 from dfmpc_onnx.numerics.factorization import solved_from_right
 
 RIDGE = 1.0  # of mean diag H: the moments are those of images that are not the user's, so W is left only for much
+FOURTH_POWERS_FIT = 2.0**16  # activations beyond which fourth powers are counted at a smaller scale
 LEDOIT_WOLF_PATCHES = 500
 PATCHES_OF_A_FIGURE = 500  # that tell what a weight costs its outputs, for the report: some 5 % of itself
 POSITIONS_AT_ONCE = 100  # summed in float32
@@ -238,6 +239,10 @@ def ledoit_wolf(patches: Float32, second: Floating, mean: Float) -> Float:
     """
     n = patches.shape[1]
     few = patches[:, :: max(1, n // LEDOIT_WOLF_PATCHES)]  # enough for one number
+    largest = float(np.einsum("gii->gi", second).max(initial=0.0))
+    if largest > FOURTH_POWERS_FIT**2:  # fourth powers would leave float32; the share is the same at any scale
+        scale = 2.0 ** -np.floor(np.log2(largest) / 2)
+        few, mean, second = few * np.float32(scale), mean * scale, second * second.dtype.type(scale**2)
     squares = few - mean[:, None, :].astype(np.float32)
     np.square(squares, out=squares)
     # sum over i != j of E[(x_i x_j)^2], without forming the k^2 products of every patch

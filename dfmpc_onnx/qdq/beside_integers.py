@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import ml_dtypes
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -14,6 +16,7 @@ from dfmpc_onnx.graph.query import (
     element_type,
     has_input,
     input_constant,
+    is_output,
     nodes_by_name,
     only_consumer,
     producer,
@@ -115,16 +118,18 @@ def part_from_quantizers(graph: gs.Graph, names: Namer) -> None:
     insert(graph, before=before)
 
 
-def move_float(graph: gs.Graph, own: set[int]) -> None:
+def move_float(graph: gs.Graph, own: set[int], *, to_floats: bool = False) -> None:
     """Let operators that only move values read what was quantized for others before it was.
 
     own: the DequantizeLinear, by ``id``, that the model had before; what they give stays. What is quantized behind
     takes the same scale, so for layers no number changes; others read floats. onnxruntime 1.32 quantizes again behind
     such an operator, in opsets from 21 on as if zero points were uint8, and then refuses the int8 ones. May go when
-    that is fixed (onnxruntime issue 25526).
+    that is fixed (onnxruntime issue 25526). to_floats: only those operators that something reads as floats.
     """
     for node in graph.nodes:
         source = producer(node.inputs[0]) if keeps_scale(node) else None
+        if to_floats and all(quantizes(reader) for reader in consumers(node.outputs[0])):
+            continue
         if source is None or not dequantizes(source) or id(source) in own:
             continue
         quantizer = producer(source.inputs[0])
@@ -166,6 +171,27 @@ def keep_from_relu(graph: gs.Graph, integer: frozenset[str], names: Namer) -> No
             before[id(relu)] = [gs.Node("Max", same.name, {}, [relu.inputs[0]], [same])]
             relu.inputs[0] = same
     insert(graph, before=before)
+
+
+def part_from_sums(graph: gs.Graph, coded: Collection[str], names: Namer) -> None:
+    """Give an output of the model that a Conv makes and a sum reads to an Identity of its own.
+
+    onnxruntime (seen in 1.32) fuses two Convs and the Add of both to one node, unless their weights are constants, and
+    forgets that one of them is an output; the file does not load then, in the plain form least of all. An Identity
+    behind what is read elsewhere too stays. coded: the layers whose weights are decoded.
+    """
+    after: dict[int, list[gs.Node]] = {}
+    for node in graph.nodes:
+        if node.name not in coded or op_of(node) != "Conv" or not is_output(graph, node.outputs[0]):
+            continue
+        output, readers = node.outputs[0], consumers(node.outputs[0])
+        if any(op_of(reader) == "Add" for reader in readers):
+            read = gs.Variable(names(f"{node.name}.read"), output.dtype, output.shape)
+            for reader in readers:
+                reader.inputs = [read if tensor is output else tensor for tensor in reader.inputs]
+            node.outputs = [read]
+            after[id(node)] = [gs.Node("Identity", names(f"{node.name}.output"), {}, [read], [output])]
+    insert(graph, after=after)
 
 
 def guard_float_layers(

@@ -15,6 +15,7 @@ from typing import Literal
 
 import onnx_graphsurgeon as gs
 
+from dfmpc_onnx.errors import Unknown
 from dfmpc_onnx.graph.operators import op_of
 from dfmpc_onnx.graph.query import nodes_by_name
 from dfmpc_onnx.numerics.arrays import Float, Float32
@@ -118,7 +119,10 @@ class SensitivityMeter:
     def __init__(
         self, workspace: Workspace, source: StatisticsSource, estimator: Estimator, options: ReconstructLayersOptions
     ) -> None:
-        """source: of the statistics and inputs. options: of the rounding."""
+        """source: of the statistics and inputs. options: of the rounding.
+
+        `unknown` is why statistics of shared weights cannot be had, "" where they can.
+        """
         self._workspace = workspace
         self._source = source
         self._estimator = estimator
@@ -130,7 +134,11 @@ class SensitivityMeter:
         self._visitor = WidthLosses(
             workspace, options, dict(self._layers), plan, widths, thorough=estimator == "measured"
         )
-        self._visitor.pooled = pool_uses(workspace, options, self._layers, plan, source.engine)
+        self.unknown = ""
+        try:
+            self._visitor.pooled = pool_uses(workspace, options, self._layers, plan, source.engine)
+        except Unknown as reason:
+            self.unknown = str(reason)
         self._centred = centred_layers(workspace, self._names)
         self.first = {name: self._visitor.first.get(name, name) for name in self._names}
 

@@ -57,6 +57,7 @@ from dfmpc_onnx.quantization.grid_rules import GridRules
 from dfmpc_onnx.quantization.weight_grids import nearest
 
 Parameters = dict[str, QParams]
+OPSET_OF_MISTYPED_CODES = 21  # from which on onnxruntime quantizes again with the wrong type: see `move_float`
 BIAS_LIMIT = 2**30  # leaves as much again for the sum of products in an int32 accumulator
 
 
@@ -163,6 +164,8 @@ def _fit_neighbours(
         pool_floats(graph, sites.pools, own, names)
         pad_codes(graph)
         keep_from_relu(graph, integer, names)
+        if settings.target.signed and graph.opset >= OPSET_OF_MISTYPED_CODES:
+            move_float(graph, own, to_floats=True)
         return guard_float_layers(graph, layers, integer, names)
     kept = read_float(graph, layers, integer, own)
     if settings.few_bits is not None:

@@ -78,6 +78,8 @@ class MeasureSensitivity(Pass[MeasureSensitivityOptions]):
         meter = SensitivityMeter(workspace, source, options.estimator, rounding)
         notes = compared_tensors(workspace.graph).notes
         try:
+            if meter.unknown:
+                raise Unknown(meter.unknown)
             table = meter.table()
         except Unknown as reason:
             meter.take_weights_alone()

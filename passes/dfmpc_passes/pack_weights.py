@@ -9,7 +9,7 @@ from typing import ClassVar
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.errors import shown
-from dfmpc_onnx.graph.edit import insert
+from dfmpc_onnx.graph.edit import Namer, insert
 from dfmpc_onnx.graph.half_precision import restore
 from dfmpc_onnx.graph.query import nested_nodes, nodes_by_name
 from dfmpc_onnx.graph.shared_constants import merge
@@ -17,6 +17,7 @@ from dfmpc_onnx.pipeline.facts import Codes, FinalOpset, Layers, Normalized, Pac
 from dfmpc_onnx.pipeline.manager import Figure, NoOptions, Pass, PassResult, Refusal, Rewrite
 from dfmpc_onnx.pipeline.shared_weights import holders_of_codes
 from dfmpc_onnx.pipeline.workspace import Workspace
+from dfmpc_onnx.qdq.beside_integers import part_from_sums
 from dfmpc_onnx.qdq.code_formats import Kind, choose_forms, oldest_runtime
 from dfmpc_onnx.qdq.decoder import Decoder, plain_int8
 
@@ -80,6 +81,7 @@ class PackWeights(Pass[NoOptions]):
             figures: dict[str, Figure] = {"bytes": emitted.bytes, "bits": round(form.bits, 2)}
             rewrites.append(Rewrite(layer.name, f"packed for {end}", figures))
         insert(graph, before=before)
+        part_from_sums(graph, codes.keys(), Namer(graph))
         merge(graph)
         split = _stored_again(workspace, holders, sizes)
         normalized = workspace.find(Normalized)

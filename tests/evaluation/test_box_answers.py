@@ -48,3 +48,9 @@ def test_a_few_corners_that_cross_do_not_make_them_centres():
     corners = [[x, y, x + 24, y + 20] for x, y, _, _ in WEAK]
     boxes = image([[10, 10, 300, 300], [400, 400, 380, 380]], [0.9, 0.8], corners)
     assert answers((boxes, image([[20, 20, 300, 300]], [0.9], corners))) == (1, 2)
+
+
+def test_an_output_of_other_channels_than_the_graph_states_is_not_read():
+    found = BoxAnswers(ScoreChannels(2, np.array([False] * 4 + [True] * 5)))
+    found.add(image([], []), image([], []))
+    assert found.result == (0, 0)

@@ -93,6 +93,15 @@ def test_the_shrinkage_is_the_loop(seed, n):
     np.testing.assert_allclose(got, want, rtol=1e-3)
 
 
+def test_the_shrinkage_of_huge_activations_is_that_of_small_ones():
+    _, x, _ = random_streams(3)
+    usual, huge = (
+        ledoit_wolf(y, m.hat, m.mean) for y in (x, x * np.float32(2.0**33)) for m in [SampledMoments.of(y, y)]
+    )
+    assert np.isfinite(huge).all()
+    np.testing.assert_allclose(huge, usual, rtol=1e-5)
+
+
 def test_independent_entries_are_shrunk_most_and_the_diagonal_is_kept():
     x, y = np.random.default_rng(23).standard_normal((2, 1, 20, 8)).astype(np.float32) + 3
     moments = SampledMoments.of(x, y - 5)

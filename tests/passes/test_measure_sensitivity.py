@@ -92,6 +92,16 @@ def test_where_covariances_cannot_be_followed_the_weights_alone_count():
     assert any("of the weights alone" in note for note in result.notes)
 
 
+def test_they_count_where_layers_that_cannot_be_followed_share_a_weight():
+    net = graphs.Net(("n", 8, 8, 8))
+    weight = net.weight("w", net.random.standard_normal((8, 8, 3, 3)).astype(np.float32) / 8)
+    x = net.node("Erf", net.node("Conv", "x", weight, pads=[1, 1, 1, 1]))
+    model = net.model(net.node("Conv", x, weight, pads=[1, 1, 1, 1]))
+    _, table, result = measured(model, recipe="closed-form")
+    assert len(table.rows) == 1
+    assert any("of the weights alone" in note for note in result.notes)
+
+
 def test_layers_that_share_a_weight_have_one_row():
     net = graphs.Net(("n", 8, 8, 8))
     weight = net.weight("w", net.random.standard_normal((8, 8, 3, 3)).astype(np.float32) / 8)

@@ -184,3 +184,17 @@ def test_for_tensorrt_what_only_moves_values_stands_in_front_of_the_quantization
     x = graphs.input_of(model)
     session = onnxruntime.InferenceSession(result.SerializeToString(), providers=["CPUExecutionProvider"])
     assert graphs.relative(session.run(None, {"x": x}), graphs.run(result, x)) < 1e-4
+
+
+def test_a_file_for_vitisai_of_a_new_opset_loads_where_floats_read_what_was_moved() -> None:
+    net = graphs.Net((1, 4, 8, 8), opset=21, ir_version=10)
+    parts = ["first", "second"]
+    net.nodes.append(graphs.helper.make_node("Split", ["x"], parts, axis=1, num_outputs=2))  # keeps the opset
+    net.channels[parts[0]] = net.channels[parts[1]] = 2
+    x = net.relu(net.conv(parts[0], 8))
+    flat = net.node("Reshape", x, net.weight("flat", np.array([1, 2, -1])))
+    y = net.node(
+        "InstanceNormalization", flat, net.weight("g", np.ones(2, np.float32)), net.weight("b", np.zeros(2, np.float32))
+    )
+    model = net.model(net.node("Mul", y, y), parts[1])
+    assert graphs.run(made(model, "vitisai", weights="8"))

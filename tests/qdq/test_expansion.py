@@ -211,3 +211,12 @@ def test_below_a_step_that_the_converter_cannot_take_no_opset_is_tried(monkeypat
     tried.clear()
     assert dfmpc_onnx.expand(packed).report.opset == 18
     assert tried == [13, 18]
+
+
+def test_an_output_that_a_sum_reads_as_well_survives_the_fusion_of_its_conv() -> None:
+    net = graphs.Net((1, 8, 8, 8))
+    first, second = net.conv("x", 16), net.conv("x", 16)
+    model = net.model(first, net.node("Relu", net.node("Add", first, second)))
+    made = dfmpc_onnx.quantize(model, None, "per-channel", weights="4", activations="none").model
+    want, got = (graphs.run(m) for m in (made, dfmpc_onnx.expand(made).model))
+    assert graphs.relative(got, want) < 1e-5

@@ -144,6 +144,13 @@ def test_a_verify_that_refuses_is_wrong_unless_the_networks_choose_other_rows_or
     monkeypatch.setattr(dfmpc_onnx, "verify", refuse)
     assert "no output" in (laws.verify_is_right(found) or "")
     rows = iter([0, 0, 3, 5])
-    monkeypatch.setattr(laws, "_by_hand", lambda session, images: iter([[np.zeros((next(rows), 4))]]))
+    monkeypatch.setattr(laws, "_by_hand", lambda session, images, batch: iter([[np.zeros((next(rows), 4))]]))
     assert laws.verify_is_right(found) is None  # none in both
     assert laws.verify_is_right(found) is None  # 3 and 5
+
+
+def test_a_target_may_fix_a_batch_that_the_float_model_leaves_open(tmp_path):
+    net = Net(("n", 3, 8, 8))
+    found = written(tmp_path, net.model(net.conv(net.node("Relu", net.conv("x", 8)), 4)), target="qnn")
+    assert found.session.get_inputs()[0].shape[0] == 1
+    assert check(found.source, found.target, found.report) is None

@@ -30,11 +30,12 @@ def read(name: str, folder: pathlib.Path = FOLDER) -> Case:
     return Case(kind, name, model, options, held.get("least_sqnr"), beside, varying, held.get("ordinary", False))
 
 
-def keep(case: Case, name: str, why: str, folder: pathlib.Path = FOLDER) -> pathlib.Path:
+def keep(case: Case, name: str, why: str, folder: pathlib.Path = FOLDER, largest: int = LARGEST) -> pathlib.Path:
     """Write a case that failed into the corpus; raises ValueError where it is too large, or its name is taken."""
     total = len(case.model) + sum(map(len, case.beside.values()))
-    if total > LARGEST:
-        raise ValueError(f"{name}: {total} bytes; the corpus takes {LARGEST}: build the fault smaller")
+    if total > largest:
+        raise ValueError(f"{name}: {total} bytes; the corpus takes {largest}: build the fault smaller")
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.onnx"
     if path.exists():
         raise ValueError(f"{path}: is there already")

@@ -210,7 +210,7 @@ def verify_is_right(written: Written) -> str | None:
     if not _repeats(written):
         return None
     fidelity, compared = found.providers[0].fidelity, []
-    both = (_by_hand(session, images) for session in (written.float_session, written.session))
+    both = _both_by_hand(written, images)
     for stated, want, got in zip(fidelity.outputs, *both, strict=True):
         if stated.sqnr_db is None or want is None or got is None:
             continue
@@ -292,10 +292,18 @@ def _images(written: Written) -> np.ndarray | None:
     return np.random.default_rng(5).standard_normal((count, *x.shape[1:])).astype(np.float32)
 
 
-def _by_hand(session: onnxruntime.InferenceSession, images: np.ndarray) -> Iterator[list[np.ndarray] | None]:
+def _both_by_hand(written: Written, images: np.ndarray) -> tuple[Iterator[list[np.ndarray] | None], ...]:
+    """What each output of both networks is on all images, in batches that both take: a target may fix an open one."""
+    sessions = written.float_session, written.session
+    fixed = [dim for session in sessions if isinstance(dim := session.get_inputs()[0].shape[0], int) and dim > 0]
+    return tuple(_by_hand(session, images, min(fixed, default=len(images))) for session in sessions)
+
+
+def _by_hand(
+    session: onnxruntime.InferenceSession, images: np.ndarray, batch: int
+) -> Iterator[list[np.ndarray] | None]:
     """What each output is on all images, run by run; None for what is no tensor of numbers."""
     (given,) = session.get_inputs()
-    batch = given.shape[0] if isinstance(given.shape[0], int) and given.shape[0] > 0 else len(images)
     fed = [images[start : start + batch].astype(TYPES[given.type]) for start in range(0, len(images), batch)]
     for values in zip(*(session.run(None, {given.name: x}) for x in fed), strict=True):
         numbers = all(isinstance(value, np.ndarray) and value.dtype.kind in "fiub" for value in values)
@@ -304,7 +312,7 @@ def _by_hand(session: onnxruntime.InferenceSession, images: np.ndarray) -> Itera
 
 def _nothing_in_common(written: Written, images: np.ndarray) -> bool:
     """Whether no output holds the same number of values, and any, in both networks: other boxes are chosen, or none."""
-    both = (_by_hand(session, images) for session in (written.float_session, written.session))
+    both = _both_by_hand(written, images)
     pairs = [(want, got) for want, got in zip(*both, strict=True) if want is not None and got is not None]
     return not any(
         any(a.size for a in want) and all(a.shape == b.shape for a, b in zip(want, got, strict=True))

@@ -10,7 +10,7 @@ import os
 import pathlib
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 
 from tools.fuzz.grammars import GRAPHS, drawer
@@ -33,6 +33,7 @@ def work(seed: int, pipe: Connection, grammar: str = GRAPHS) -> None:
         os.dup2(silence, stream)
     draw = drawer(grammar)
     while (number := pipe.recv()) is not None:
+        began = time.process_time()
         case = draw(seed, number)
         pipe.send(case)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -40,7 +41,7 @@ def work(seed: int, pipe: Connection, grammar: str = GRAPHS) -> None:
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
         if grown > MOST_GROWTH:
             outcome = Outcome("defect", "memory", f"the process grew by {grown:.0f} MB")
-        pipe.send(outcome)
+        pipe.send(dataclasses.replace(outcome, seconds=time.process_time() - began))
 
 
 @dataclasses.dataclass
@@ -77,7 +78,7 @@ Result = tuple[int, Case, Outcome]
 Work = Callable[[int, Connection], None]
 
 
-def results(seed: int, numbers: range, count: int, work: Work = work) -> Iterator[Result]:
+def results(seed: int, numbers: Sequence[int], count: int, work: Work = work) -> Iterator[Result]:
     """Every case with its number and outcome, as they end, run by `count` processes that do `work`."""
     waiting = iter(numbers)
     busy: list[Worker] = []
