@@ -1,8 +1,8 @@
 """Codes after a walk with feedback, moved one by one where that leaves less of ``e H e'``.
 
-A walk decides on a column by what is known when it comes to it. Afterwards all are known: with ``g = e H``, the codes of
-a block b are best at the nearest to ``c_b + g_b H_bb^-1 / s`` in the metric of H_bb, the others as they are (coordinate
-descent). One sweep over all blocks; what a row gains is taken with its scale fitted anew, or the row stays as it was.
+A walk decides on a column by what is known when it comes to it. Afterwards all are known: with ``g = e H``, the codes
+of a block b are best at the nearest to ``c_b + g_b H_bb^-1 / s`` in the metric of H_bb, the others as they are
+(coordinate descent). One sweep over all blocks.
 """
 
 from __future__ import annotations
