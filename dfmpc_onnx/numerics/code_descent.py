@@ -13,8 +13,8 @@ import numpy as np
 
 from dfmpc_onnx.numerics.arrays import Float32, Floating
 
-RIDGE = 1e-3  # of mean diag H: a column that nothing reaches keeps its code
-COLUMNS_AT_ONCE = 64  # whose moves one product carries to all others
+HELD_BY = 1e-3  # of mean diag H: a column that nothing reaches keeps its code
+COLUMNS_MOVED = 64  # whose moves one product carries to all others
 
 Nearest = Callable[[int, int, Float32, Float32], Float32]
 
@@ -30,7 +30,7 @@ def descend(
     """
     held: Float32 = np.array(hat, np.float32)
     index = np.arange(len(held))
-    ridge = np.float32(max(RIDGE * float(held[index, index].mean()), 1e-30))
+    ridge = np.float32(max(HELD_BY * float(held[index, index].mean()), 1e-30))
     held[index, index] += ridge
     codes = codes.copy()
     left = weight - codes * scale
@@ -59,7 +59,7 @@ def _chunks(cuts: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:
     """The blocks, by what one product serves."""
     chunks: list[list[tuple[int, int]]] = []
     for cut in cuts:
-        if not chunks or cut[1] > chunks[-1][0][0] + COLUMNS_AT_ONCE:
+        if not chunks or cut[1] > chunks[-1][0][0] + COLUMNS_MOVED:
             chunks.append([])
         chunks[-1].append(cut)
     return chunks

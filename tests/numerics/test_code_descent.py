@@ -27,7 +27,7 @@ def error(weight, hat, codes, scale):
 
 def slow_descent(weight, hat, codes, scale):
     """Every level tried for every code in turn, the whole error computed anew."""
-    held, codes = hat + code_descent.RIDGE * np.diag(hat).mean() * np.eye(len(hat)), codes.copy()
+    held, codes = hat + code_descent.HELD_BY * np.diag(hat).mean() * np.eye(len(hat)), codes.copy()
     for column in range(len(codes)):
         for row in range(codes.shape[1]):
             trials = np.repeat(codes[:, row : row + 1], 7, axis=1)
@@ -39,7 +39,7 @@ def slow_descent(weight, hat, codes, scale):
 @pytest.mark.parametrize("at_once", [1, 5, 64])
 @pytest.mark.parametrize("seed", range(4))
 def test_a_sweep_takes_for_each_code_in_turn_the_level_of_least_error(seed, at_once, monkeypatch):
-    monkeypatch.setattr(code_descent, "COLUMNS_AT_ONCE", at_once)
+    monkeypatch.setattr(code_descent, "COLUMNS_MOVED", at_once)
     given_ = problem(seed)
     columns = [(column, column + 1) for column in range(12)]
     codes, left, pull = descend(*given_, columns, levels)
@@ -61,7 +61,7 @@ def test_no_row_loses_more_than_before_and_the_same_comes_out_again(seed, length
 
     cuts = [(start, min(start + length, 12)) for start in range(0, 12, length)]
     found, again = (descend(weight, hat, codes, scale, cuts, nearest)[0] for _ in range(2))
-    held = hat + code_descent.RIDGE * np.diag(hat).mean() * np.eye(12)
+    held = hat + code_descent.HELD_BY * np.diag(hat).mean() * np.eye(12)
     before = error(weight, held, codes, scale)
     assert (error(weight, held, found, scale) <= before * (1 + 1e-4) + 1e-6).all()
     assert np.array_equal(found, again)
