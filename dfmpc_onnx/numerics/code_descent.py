@@ -33,8 +33,8 @@ def descend(
     ridge = np.float32(max(HELD_BY * float(held[index, index].mean()), 1e-30))
     held[index, index] += ridge
     codes = codes.copy()
-    left = weight - codes * scale
-    pull = held @ left
+    left: Float32 = weight - codes * scale
+    pull: Float32 = held @ left
     for chunk in _chunks(cuts):
         first, last = chunk[0][0], chunk[-1][1]
         before = left[first:last].copy()
@@ -52,7 +52,8 @@ def descend(
         if change.any():
             pull[:first] += held[:first, first:last] @ change
             pull[last:] += held[last:, first:last] @ change
-    return codes, left, pull - ridge * left
+    pull -= ridge * left
+    return codes, left, pull
 
 
 def _chunks(cuts: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:
