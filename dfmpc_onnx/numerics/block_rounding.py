@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dfmpc_onnx.numerics.arrays import CodeArray, Float, Float32, Floating
+from dfmpc_onnx.numerics.code_descent import descend
 from dfmpc_onnx.numerics.codebook import CODE_BITS, LARGEST, Codebook, LearntTable
 from dfmpc_onnx.numerics.grids import Grid
 from dfmpc_onnx.numerics.rounding import Feedback, Rounded, feedback_in_order, fitted_scale
@@ -57,7 +58,10 @@ class BlockRounder:
         order, cuts = block_order(np.einsum("gii->i", self._hat), table.book.length)
         walk = _Walk(self._rows, self._image, self._feedback_in(order), cuts, table.book)
         best = walk.best(self._scales(self._rows, table, FIRST_SCALES))
-        return walk.rounded(best.better_of(walk.best([best.scale * np.float32(factor) for factor in NEAR_SCALES])))
+        best = best.better_of(walk.best([best.scale * np.float32(factor) for factor in NEAR_SCALES]))
+        if len(self._hat) == 1:
+            best = best.better_of(walk.descended(best, self._hat[0]))
+        return walk.rounded(best)
 
     def estimate(self, table: LearntTable, outs: npt.NDArray[np.intp] | None = None) -> Rounded:
         """The weight on a codebook at a likely scale, blocks not sorted: what rounding loses is little more than at the
@@ -121,6 +125,24 @@ class _Walk:
             found = trial if found is None else found.better_of(trial)
         assert found is not None
         return found
+
+    def descended(self, found: _Found, hat: Floating) -> _Found:
+        """Blocks moved one by one, scales fitted; of a weight of one group. hat: H, ``[k, k]``."""
+
+        def nearest(start: int, stop: int, points: Float32, own: Float32) -> Float32:
+            metric = np.linalg.cholesky(own)
+            vectors = _ready(self._book.table[:, : stop - start], metric[None, None])[0]
+            best, _ = _nearest((points.T @ metric).T[None], vectors)
+            entries: Float32 = self._book.table.T[: stop - start].take(best[0], axis=1).astype(np.float32)
+            return entries
+
+        scale, hat = found.scale[0], hat.take(self._order, axis=0).take(self._order, axis=1)
+        steps = found.codes[:, 0].astype(np.float32)
+        moved, left, pull = descend(self._weight[:, 0], hat, steps, scale, self._cuts, nearest)
+        error = np.einsum("ko,ko->o", left, pull).astype(np.float64)[None]
+        mixed = np.einsum("kgo,kgo->go", self._image, left[:, None]).astype(np.float64)
+        factor, gain = fitted_scale(self._power, mixed, error)
+        return _Found((found.scale * factor).astype(np.float32), error - gain, moved.astype(np.int8)[:, None])
 
     def rounded(self, found: _Found) -> Rounded:
         groups, out, k = self._shape

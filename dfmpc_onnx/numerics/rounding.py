@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dfmpc_onnx.numerics.arrays import CodeArray, Float, Float32, Floating
+from dfmpc_onnx.numerics.code_descent import descend
 from dfmpc_onnx.numerics.factorization import cholesky
 from dfmpc_onnx.numerics.grids import Grid
 from dfmpc_onnx.numerics.saturation import (
@@ -128,6 +129,10 @@ class _Found(_Trial):
     codes: CodeArray
     limited: int = 0
 
+    def better_by(self, other: _Found | None) -> _Found:
+        """The same, but the other one wins where it leaves less."""
+        return self if other is None else other.better_of(self)
+
     def better_of(self, other: _Found | None) -> _Found:
         """Row by row; this one where both are as good."""
         if other is None:
@@ -174,9 +179,27 @@ class FeedbackRounder:
         best = self._best([_first_trials(trial, thorough) for trial in firsts], [None] * len(firsts))
         if thorough and any(trial.few for trial in firsts):
             best = self._best([_near_trials(found) if found.few else [] for found in best], list(best))
+        if thorough:
+            best = [found.better_by(self._descended(found)) for found in best]
         if self._beside is not None:
             best = [self._without_saturation(found, self._beside) for found in best]
         return [self._rounded(found) for found in best]
+
+    def _descended(self, found: _Found) -> _Found | None:
+        """The codes moved one by one, their scales fitted; None for several groups, and where scales are given."""
+        if len(self._hat) > 1 or found.grid.bits >= FINE or found.grid.fixed:
+            return None
+        order, scale, zero = self._feedback.order[0], found.scale[0], found.zero[0]
+        hat = self._hat[0].take(order, axis=0).take(order, axis=1)
+        least, most = found.grid.lowest - zero, found.grid.highest - zero
+        steps = found.codes[:, 0].astype(np.float32) - zero
+        cuts = [(column, column + 1) for column in range(len(order))]
+        moved, left, pull = descend(
+            self._weight[:, 0], hat, steps, scale, cuts, lambda _s, _e, at, _h: np.clip(np.rint(at), least, most)
+        )
+        error = np.einsum("ko,ko->o", left, pull).astype(np.float64)[None]
+        trial = _Trial(found.grid, found.scale, found.zero)
+        return self._fitted(trial, error, left[:, None], (moved + zero).astype(np.int8)[:, None])
 
     def _without_saturation(self, found: _Found, beside: Neighbours) -> _Found:
         """Where pairs of 8-bit codes saturate, the outputs rounded anew within limits, at the best of some scales."""
