@@ -119,7 +119,8 @@ def response_of_outputs(weight: Float32, variance: Float) -> Float:
     squares = np.square(weight, dtype=np.float64).reshape(len(weight), weight.shape[1], -1).sum(axis=2)
     groups = len(variance) // weight.shape[1]
     of_group = np.repeat(variance.reshape(groups, -1), len(weight) // groups, axis=0)
-    return np.maximum(np.einsum("oi,oi->o", squares, of_group), SMALLEST_VARIANCE)
+    result: Float = np.maximum(np.einsum("oi,oi->o", squares, of_group), SMALLEST_VARIANCE)
+    return result
 
 
 def fit(

@@ -48,8 +48,8 @@ class ReconstructLayersOptions(msgspec.Struct, frozen=True, forbid_unknown_field
     least-squares fit, the paper's one factor per input channel, or none. rounding: with error feedback, or to the
     nearest level. recalibrate: whether BatchNormalizations, or biases where there are none, take up what the two
     networks show. recolour: whether procedural images are corrected on their way by what BatchNormalizations know,
-    where few bits are asked for. ridge: strength of the fit's regularization. threshold: the share of what the next layer reads from
-    which on rounding a weight at the bits that the user chose is warned of."""
+    where few bits are asked for. ridge: strength of the fit's regularization. threshold: the share of what the next
+    layer reads from which on rounding a weight at the bits that the user chose is warned of."""
 
     statistics: str = "images"
     images: int = 0

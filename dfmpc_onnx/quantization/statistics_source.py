@@ -26,7 +26,8 @@ def statistics_source(
 ) -> StatisticsSource:
     """images: how many, 0 to let their size decide. made: whether inputs are made from the seed, whatever the user
     gives, where their scale is known. recoloured: whether inputs that are made may be corrected by what
-    BatchNormalizations know; the user's own are as they are. other_seed: added to that of the run, for inputs that no statistics have seen.
+    BatchNormalizations know; the user's own are as they are. other_seed: added to that of the run, for inputs that
+    no statistics have seen.
     share, runs: as in `images_in_time`.
 
     Raises ValueError where no engine has that name.

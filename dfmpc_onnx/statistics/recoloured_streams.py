@@ -67,7 +67,7 @@ class RecolouredStreams(ImageStreams):
         low, high = x.min(), x.max()
         if not max(-low, high) <= LARGEST_VALUE:
             return  # what cannot be measured is reported where it is
-        layer = _Layer(self._graph, node, x)
+        layer = _Layer(self._graph, node, np.asarray(x, np.float32))
         correction = layer.correction(norm)
         if correction is not None:
             self.moved[node.name] = layer.mismatch
@@ -76,17 +76,17 @@ class RecolouredStreams(ImageStreams):
 
 def _moved(both: Both, layer: _Layer, correction: Correction, bounds: tuple[np.float32, np.float32]) -> Both:
     """Both streams with the same change, each within the range that it had: what was rectified stays so."""
-    x = both.plain
+    x, old = np.asarray(both.plain, np.float32), np.asarray(both.hat, np.float32)
     moved = np.empty_like(x)
     hat = moved if both.same else np.empty_like(x)
-    lowest, highest = min(bounds[0], both.hat.min()), max(bounds[1], both.hat.max())
+    lowest, highest = min(bounds[0], old.min()), max(bounds[1], old.max())
     step = max(1, VALUES_AT_ONCE // x[0].size)
     for part in (slice(first, first + step) for first in range(0, len(x), step)):
         np.add(x[part], layer.change(correction, x[part]), out=moved[part])
         np.clip(moved[part], *bounds, out=moved[part])
         if not both.same:
             np.subtract(moved[part], x[part], out=hat[part])
-            hat[part] += both.hat[part]
+            hat[part] += old[part]
             np.clip(hat[part], lowest, highest, out=hat[part])
     return Both(moved, hat)
 
