@@ -89,4 +89,4 @@ def test_a_conv_without_a_normalization_is_not_asked():
 @pytest.mark.parametrize(("weights", "moved"), [("2/6", True), ("8", False)])
 def test_inputs_are_moved_where_few_bits_are_asked_for(weights, moved):
     made = dfmpc_onnx.quantize(MODELS / "resnet20_cifar10.onnx", None, weights=weights, activations="none", check=False)
-    assert any("moved to what BatchNormalizations measured" in note for note in made.report.notes) == moved
+    assert any("moved to what BatchNormalizations measured" in str(step) for step in made.report.passes) == moved
