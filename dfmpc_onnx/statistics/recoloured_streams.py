@@ -32,10 +32,10 @@ from dfmpc_onnx.statistics.walk import bias_of
 FITTED_POSITIONS = 4096  # of a layer's output, that a correction is fitted to, and as many that decide on it
 FEWEST_FITTED = 8  # images
 WINDOW = 32  # height and width of what is looked at of a larger map
-VALUES_AT_ONCE = 2**18  # that are moved, so that they stay in the processor's cache
-KEPT = np.linspace(0.0, 1.0, 11)  # shares of a correction that are tried
+VALUES_MOVED = 2**18  # that are moved, so that they stay in the processor's cache
+SHARES_KEPT = np.linspace(0.0, 1.0, 11)  # shares of a correction that are tried
 READ = "read"  # by the maps that are run by themselves
-LEAST_GAIN = 0.1  # of the mismatch of the deciding images, below which a layer stays as it is
+LEAST_FALL = 0.1  # of the mismatch of the deciding images, below which a layer stays as it is
 
 
 class RecolouredStreams(ImageStreams):
@@ -80,7 +80,7 @@ def _moved(both: Both, layer: _Layer, correction: Correction, bounds: tuple[np.f
     moved = np.empty_like(x)
     hat = moved if both.same else np.empty_like(x)
     lowest, highest = min(bounds[0], old.min()), max(bounds[1], old.max())
-    step = max(1, VALUES_AT_ONCE // x[0].size)
+    step = max(1, VALUES_MOVED // x[0].size)
     for part in (slice(first, first + step) for first in range(0, len(x), step)):
         np.add(x[part], layer.change(correction, x[part]), out=moved[part])
         np.clip(moved[part], *bounds, out=moved[part])
@@ -170,9 +170,9 @@ class _Layer:
         self._metric = channel_moments(self._x[: 2 * count])[1]
         y, seen = self._window(y[:count]), self._window(y[count:])
         found = fit(y, self._response, response_of_outputs(self._weight, self._metric), norm)
-        share, after, before = Line.of(seen, self._response(found.of(seen))).best(norm, KEPT)
+        share, after, before = Line.of(seen, self._response(found.of(seen))).best(norm, SHARES_KEPT)
         self.mismatch = before, after
-        return found.scaled(share) if after <= (1 - LEAST_GAIN) * before else None
+        return found.scaled(share) if after <= (1 - LEAST_FALL) * before else None
 
     def _count(self) -> int:
         """How many images a correction is fitted to, and as many decide on it."""
