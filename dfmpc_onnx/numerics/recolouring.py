@@ -21,7 +21,7 @@ import numpy as np
 from dfmpc_onnx.numerics.arrays import Float, Float32
 from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
 
-DESCENT_STEPS = 5  # of descent
+FITTING_STEPS = 5  # of descent
 LENGTHS = np.concatenate([[0.0], np.geomspace(0.01, 3.0, 40)])  # of a step, that are tried
 LARGEST_LOG = 1.5  # of a ratio of deviations that a step answers to: a channel that is dead here would take all
 LARGEST_SHIFT = 3.0  # deviations of a mean, likewise
@@ -128,7 +128,7 @@ def fit(
     response: Callable[[Float32], Float32],
     diagonal: Float,
     norm: BatchNormParameters,
-    steps: int = DESCENT_STEPS,
+    steps: int = FITTING_STEPS,
 ) -> Correction:
     """The correction that brings outputs next to what a normalization measured.
 
