@@ -23,6 +23,7 @@ from dfmpc_onnx.runtime.session import Session
 from dfmpc_onnx.statistics.batch_axis import statistics_batch
 
 FEW_BITS = 3
+RECOLOURED_BITS = 4
 TENSORS_HELD = 8  # of the largest, by both networks and the layer at work
 SHARE_OF_MEMORY = 0.5
 RUNS_OF_A_WALK = 16  # of the float network, that a walk of both networks over as many images takes (MobileNetV2: 14)
@@ -44,6 +45,13 @@ def images_needed(workspace: Workspace) -> int:
     largest = max((math.prod(shape) for shape in inferred_shapes(workspace.graph, shapes).values()), default=0)
     fits = 4 * largest * MOST_IMAGES * TENSORS_HELD < SHARE_OF_MEMORY * free_memory()
     return MOST_IMAGES if fits else 0
+
+
+def few_enough_to_recolour(workspace: Workspace) -> bool:
+    """Whether a layer reads weights of so few bits that correlations of its inputs decide what rounding costs."""
+    plan, layers = workspace.get(BitPlan).layers, workspace.get(Layers).quantizable
+    widths = [plan[layer.name].bits for layer in layers]
+    return any(bits == TERNARY or (bits != FLOAT and float(bits) <= RECOLOURED_BITS) for bits in widths)
 
 
 def _is_few(bits: BitWidth | str) -> bool:

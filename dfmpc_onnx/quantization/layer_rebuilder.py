@@ -47,14 +47,16 @@ class ReconstructLayersOptions(msgspec.Struct, frozen=True, forbid_unknown_field
     `dfmpc_onnx.statistics.engines`. images: how many, 0 to let their size and the bits decide. compensate: the full
     least-squares fit, the paper's one factor per input channel, or none. rounding: with error feedback, or to the
     nearest level. recalibrate: whether BatchNormalizations, or biases where there are none, take up what the two
-    networks show. ridge: strength of the fit's regularization. threshold: the share of what the next layer reads from
-    which on rounding a weight at the bits that the user chose is warned of."""
+    networks show. recolour: whether procedural images are corrected on their way by what BatchNormalizations know,
+    where few bits are asked for. ridge: strength of the fit's regularization. threshold: the share of what the next
+    layer reads from which on rounding a weight at the bits that the user chose is warned of."""
 
     statistics: str = "images"
     images: int = 0
     compensate: Literal["full", "diagonal", "none"] = "full"
     rounding: Literal["feedback", "nearest"] = "feedback"
     recalibrate: bool = True
+    recolour: bool = True
     ridge: Annotated[float, msgspec.Meta(gt=0)] = RIDGE
     threshold: Annotated[float, msgspec.Meta(ge=0)] = 0.006
 

@@ -19,12 +19,15 @@ def statistics_source(
     images: int,
     *,
     made: bool = False,
+    recoloured: bool = False,
     other_seed: int = 0,
     share: float = ROUNDED,
     runs: float = RUNS_OF_A_WALK,
 ) -> StatisticsSource:
     """images: how many, 0 to let their size decide. made: whether inputs are made from the seed, whatever the user
-    gives, where their scale is known. other_seed: added to that of the run, for inputs that no statistics have seen.
+    gives, where their scale is known. recoloured: whether inputs that are made may be corrected by what
+    BatchNormalizations know; the user's own are as they are. other_seed: added to that of the run, for inputs that
+    no statistics have seen.
     share, runs: as in `images_in_time`.
 
     Raises ValueError where no engine has that name.
@@ -32,7 +35,8 @@ def statistics_source(
     graph, inputs, seed = workspace.graph, workspace.inputs, workspace.settings.seed + other_seed
     if made and not inputs.unknown:
         inputs = dataclasses.replace(inputs, images=None)
-    request = Request(graph, inputs, seed, lambda: _batch(workspace, inputs, seed, images, share, runs))
+    recoloured = recoloured and inputs.images is None
+    request = Request(graph, inputs, seed, lambda: _batch(workspace, inputs, seed, images, share, runs), recoloured)
     return registration(name).prepare(request)
 
 

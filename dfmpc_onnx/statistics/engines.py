@@ -26,6 +26,7 @@ from dfmpc_onnx.inputs.spec import InputSpecs
 from dfmpc_onnx.statistics.gaussian_streams import GaussianStreams
 from dfmpc_onnx.statistics.image_streams import ImageStreams
 from dfmpc_onnx.statistics.layer_variants import LayerVariants
+from dfmpc_onnx.statistics.recoloured_streams import RecolouredStreams
 from dfmpc_onnx.statistics.walk import Engine
 
 PROBE_PATCHES = 1000  # of a layer, enough for the few numbers of it that a probe is for
@@ -38,13 +39,16 @@ FEWEST_IMAGES_OF_PROBE = 8  # images of a probe
 class Request:
     """What statistics are wanted of.
 
-    inputs: what the network is fed. batch: samples of it, procedural or the user's; made when asked for.
+    inputs: what the network is fed. batch: samples of it, procedural or the user's; made when asked for. recoloured:
+    whether what layers read is moved until BatchNormalizations behind see what they saw in training; an engine that is
+    not made of values on inputs need not heed it.
     """
 
     graph: gs.Graph
     inputs: InputSpecs
     seed: int
     batch: Callable[[], Batch]
+    recoloured: bool = False
 
 
 class StatisticsSource(Protocol):
@@ -114,7 +118,8 @@ class ImageSource:
         }
 
     def engine(self) -> ImageStreams:
-        return ImageStreams(self._request.graph, self._batch.feeds, self._request.seed)
+        streams = RecolouredStreams if self._request.recoloured else ImageStreams
+        return streams(self._request.graph, self._batch.feeds, self._request.seed)
 
     def probe(self) -> ImageStreams:
         few = self._batch.first(max(FEWEST_IMAGES_OF_PROBE, self._batch.count // 2))

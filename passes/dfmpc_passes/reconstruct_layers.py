@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import numpy as np
+
 from dfmpc_onnx.errors import Unknown
 from dfmpc_onnx.pipeline.deadline import MEASURED
 from dfmpc_onnx.pipeline.facts import BitPlan, Codes, Layers, MeasuredRanges
@@ -11,13 +13,14 @@ from dfmpc_onnx.pipeline.manager import CannotGoOn, Pass, PassResult
 from dfmpc_onnx.pipeline.refusals import Reason
 from dfmpc_onnx.pipeline.settings import FLOAT
 from dfmpc_onnx.pipeline.workspace import Workspace
-from dfmpc_onnx.quantization.image_count import images_needed
+from dfmpc_onnx.quantization.image_count import few_enough_to_recolour, images_needed
 from dfmpc_onnx.quantization.input_grids import InputGrids
 from dfmpc_onnx.quantization.layer_rebuilder import Rebuilder, ReconstructLayersOptions
 from dfmpc_onnx.quantization.pooled_uses import pool_uses
 from dfmpc_onnx.quantization.statistics_source import statistics_source
 from dfmpc_onnx.statistics.engines import registration
 from dfmpc_onnx.statistics.image_streams import ImageStreams
+from dfmpc_onnx.statistics.recoloured_streams import RecolouredStreams
 from dfmpc_onnx.statistics.walk import GraphWriter, walk
 
 
@@ -30,6 +33,9 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
     restriction to one factor a channel. W' is rounded with error feedback under H, and BatchNormalization takes
     the mean and deviation of what comes out. Both streams run on procedural images with BatchNormalization in
     batch-statistics mode, so each of its outputs has the moments of training.
+
+    Where weights get at most 4 bits, what a Conv in front of a BatchNormalization reads of procedural images is moved
+    first, in both networks, until the outputs have the moments that the BatchNormalization measured.
 
     Layers that read one weight get one set of codes, rounded once: H is the mean of theirs in the float network, each
     scaled to a mean square of 1. W stays as it is there, since what undoes the error in front of one use would be an
@@ -69,7 +75,8 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
     def _rebuild(self, workspace: Workspace) -> PassResult:
         plan, layers = workspace.get(BitPlan).layers, workspace.get(Layers).by_name()
         images = self.options.images or (images_needed(workspace) if self.reads_images() else 0)
-        source = statistics_source(workspace, self.options.statistics, images)
+        recoloured = self.options.recolour and few_enough_to_recolour(workspace)
+        source = statistics_source(workspace, self.options.statistics, images, recoloured=recoloured)
         engine = source.engine()
         grids = _rounds_inputs(workspace, engine)
         rebuilder = Rebuilder(workspace, self.options, layers, dict(plan))
@@ -84,7 +91,7 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
         warnings = source.warnings
         if workspace.settings.by_hand:
             warnings = (*warnings, *rebuilder.warnings(self.options.threshold))
-        notes = (source.note(engine.live.peak), *(grids.notes if grids else ()))
+        notes = (source.note(engine.live.peak), *_moved(engine), *(grids.notes if grids else ()))
         return PassResult(self.name, tuple(rebuilder.rewrites), tuple(rebuilder.refusals), notes, warnings)
 
 
@@ -96,3 +103,12 @@ def _rounds_inputs(workspace: Workspace, engine: object) -> InputGrids | None:
     grids = InputGrids(workspace, bits)
     engine.rounding = grids.rounded
     return grids
+
+
+def _moved(engine: object) -> tuple[str, ...]:
+    """For the report: of how many layers the inputs were corrected, and what that did."""
+    if not isinstance(engine, RecolouredStreams) or not engine.moved:
+        return ()
+    before, after = np.mean(list(engine.moved.values()), axis=0)
+    what = f"inputs of {len(engine.moved)} layers moved to what BatchNormalizations measured"
+    return (f"{what}; mean square distance {before:.2g} -> {after:.2g} on images that it was not fitted to",)
