@@ -129,20 +129,23 @@ class _Walk:
     def descended(self, found: _Found, hat: Floating) -> _Found:
         """Blocks moved one by one, scales fitted; of a weight of one group. hat: H, ``[k, k]``."""
 
+        search = _NearestVectors((1, self._weight.shape[2]), self._book)
+        table = np.ascontiguousarray(self._book.table.T, np.float32)
+
         def nearest(start: int, stop: int, points: Float32, own: Float32) -> Float32:
-            metric = np.linalg.cholesky(own)
+            metric = np.linalg.cholesky(own).T.astype(np.float32, copy=False)
             vectors = _ready(self._book.table[:, : stop - start], metric[None, None])[0]
-            best, _ = _nearest((points.T @ metric).T[None], vectors)
-            entries: Float32 = self._book.table.T[: stop - start].take(best[0], axis=1).astype(np.float32)
+            best = search.nearest((metric @ points)[None], vectors)[0]
+            entries: Float32 = table[: stop - start].take(best, axis=1)
             return entries
 
-        scale, hat = found.scale[0], hat.take(self._order, axis=0).take(self._order, axis=1)
-        steps = found.codes[:, 0].astype(np.float32)
-        moved, left, pull = descend(self._weight[:, 0], hat, steps, scale, self._cuts, nearest)
+        hat = hat.take(self._order, axis=0).take(self._order, axis=1)
+        steps = found.codes[0].astype(np.float32)
+        moved, left, pull = descend(self._weight[0], hat, steps, found.scale[0], self._cuts, nearest)
         error = np.einsum("ko,ko->o", left, pull).astype(np.float64)[None]
-        mixed = np.einsum("kgo,kgo->go", self._image, left[:, None]).astype(np.float64)
+        mixed = np.einsum("ko,ko->o", self._image[0], left).astype(np.float64)[None]
         factor, gain = fitted_scale(self._power, mixed, error)
-        return _Found((found.scale * factor).astype(np.float32), error - gain, moved.astype(np.int8)[:, None])
+        return _Found((found.scale * factor).astype(np.float32), error - gain, moved.astype(np.int8)[None])
 
     def rounded(self, found: _Found) -> Rounded:
         groups, out, k = self._shape
