@@ -29,7 +29,7 @@ from dfmpc_onnx.pipeline.progress import Progress, ProgressReport
 from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE
 from dfmpc_onnx.pipeline.settings import ASKED, FLOAT, TERNARY, WeightBits, WeightBudget
 from dfmpc_onnx.pipeline.weight_plan import PlannedWidths, PlanTable, WeightPlan
-from dfmpc_onnx.quantization.budget_planner import BudgetPlanner, plan_of, whys_of, with_other_bytes
+from dfmpc_onnx.quantization.budget_planner import BudgetPlanner, plan_of, whys_of, widths_of_blocks, with_other_bytes
 from dfmpc_onnx.quantization.greedy_search import completed, greedy_search
 from dfmpc_onnx.quantization.joint_damage import JointDamage
 from dfmpc_onnx.quantization.statistics_source import statistics_source
@@ -236,25 +236,26 @@ class _Planner:
         budget = self._workspace.settings.budget
         made = self._builder.build_with(budget)
         found = self._workspace.get(PlannedWidths)
-        size = size_of(as_model(self._taken, made.results))
-        table = with_other_bytes(found.table, found.plan, size)
-        other = max(table.other_bytes, 0) + statement_bytes(table)  # below 0 where weights fill the file
-        table = dataclasses.replace(table, float_bytes=self._taken.source.size, other_bytes=other)
-        budget = dataclasses.replace(budget, other_bytes=table.other_bytes)
         options = next(step.options for step in self._taken.pipeline if PlannedWidths in step.provides)
-        built, damage = found.plan.widths, getattr(options, "damage", 0.0)
+        built, damage = found.plan, getattr(options, "damage", 0.0)
+        table = dataclasses.replace(found.table, float_bytes=self._taken.source.size)
         for _ in range(MOST_MEASURED):
-            table = self._with_noise(table, made)
+            table = self._as_built(table, built, made)
+            budget = dataclasses.replace(budget, other_bytes=table.other_bytes)
             plan, kept = BudgetPlanner(table, budget.most_float).plan(budget, damage)
-            if abs(plan.sqnr_db - plan_of(table, built).sqnr_db) <= ALIKE_DB or self._builder.late:
+            if alike(table, plan, built) or self._builder.late:
                 break
-            made, built = self._builder.build_plan(table, plan), plan.widths
+            made, built = self._builder.build_plan(table, plan), plan
         if not kept and budget.min_sqnr is not None:
             self._warnings.append(f"min-sqnr {budget.min_sqnr:g} is not reached: {plan.sqnr_db:.1f} dB are predicted")
         return table, plan
 
-    def _with_noise(self, table: PlanTable, made: Built) -> PlanTable:
-        """The table with what the file that was built last shows; as it is where that cannot be compared."""
+    def _as_built(self, table: PlanTable, plan: WeightPlan, made: Built) -> PlanTable:
+        """The table with the bytes and the noise that the file of a plan shows; noise as it is where the file cannot be
+        compared."""
+        size = size_of(as_model(self._taken, made.results))
+        other = max(with_other_bytes(table, plan, size).other_bytes, 0)  # below 0 where weights fill the file
+        table = dataclasses.replace(table, other_bytes=other + statement_bytes(table))
         found = measured_noise(self._taken, made)
         return table if found is None else dataclasses.replace(table, noise=found[1])
 
@@ -314,6 +315,12 @@ def _fixed(bits: BitPlan, table: PlanTable) -> list[PlannedLayer]:
         for name, given in bits.layers.items()
         if name not in planned and (given.why == ASKED or given.bits != FLOAT)
     ]
+
+
+def alike(table: PlanTable, plan: WeightPlan, built: WeightPlan) -> bool:
+    """Whether a plan is near enough to one that was built: as much noise, the same codebooks."""
+    noise = abs(plan.sqnr_db - plan_of(table, built.widths).sqnr_db) <= ALIKE_DB
+    return noise and set(widths_of_blocks(table, plan)) == set(widths_of_blocks(table, built))
 
 
 def statement_bytes(table: PlanTable) -> int:

@@ -16,7 +16,7 @@ import functools
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import onnx
 
@@ -136,7 +136,7 @@ class Form:
         """The first opset that can decode it."""
         return max(plane.opset for plane in self.planes)
 
-    @property
+    @functools.cached_property
     def tables(self) -> frozenset[Codebook]:
         """The tables that it needs; planes and layers that need the same share it."""
         return frozenset(table for plane in self.planes if (table := plane.table) is not None)
@@ -207,6 +207,21 @@ def _encode(widths: tuple[int, ...]) -> list[Form]:
     return [Form(planes) for planes in itertools.product(*choices)]
 
 
+class PricedForm(NamedTuple):
+    """A form, and what to compare it by."""
+
+    cost: float
+    form: Form
+
+
+@functools.lru_cache(1024)
+def priced_forms(kind: Kind, opset: int = NEWEST) -> tuple[PricedForm, ...]:
+    """Every form of such codes that an opset can decode, the cheapest first. A plan asks for the same ones again and
+    again."""
+    found = [PricedForm(form.cost(kind.size, opset), form) for form in forms(kind, opset)]
+    return tuple(sorted(found, key=lambda one: one.cost))
+
+
 def choose_forms(kinds: Mapping[str, Kind], opset: int = NEWEST) -> dict[str, Form]:
     """The form of each weight of a model, so that the file is small: codes, nodes, and every table once.
 
@@ -214,32 +229,27 @@ def choose_forms(kinds: Mapping[str, Kind], opset: int = NEWEST) -> dict[str, Fo
     weight takes its cheapest form; then those tables are given up whose weights would do better without.
     """
     counts = Counter(kinds.values())
-    options = {kind: forms(kind, opset) for kind in counts}
-    prices = {kind: {form: form.cost(kind.size, opset) for form in found} for kind, found in options.items()}
 
-    def cheapest(tables: frozenset[Codebook]) -> dict[Kind, Form]:
-        return {
-            kind: min((form for form in found if form.tables <= tables), key=prices[kind].__getitem__)
-            for kind, found in options.items()
-        }
+    def cheapest(tables: frozenset[Codebook]) -> dict[Kind, PricedForm]:
+        return {kind: next(one for one in priced_forms(kind, opset) if one.form.tables <= tables) for kind in counts}
 
-    def total(choice: Mapping[Kind, Form]) -> float:
-        tables = frozenset().union(*(form.tables for form in choice.values()))
+    def total(choice: Mapping[Kind, PricedForm]) -> float:
+        tables = frozenset[Codebook]().union(*(one.form.tables for one in choice.values()))
         # By count, not by set order, which changes from process to process: sums of floats depend on it.
-        own = sum(counts[kind] * prices[kind][form] for kind, form in choice.items())
+        own = sum(counts[kind] * one.cost for kind, one in choice.items())
         return own + sum(len(table.raw) + CONSTANT_BYTES for table in tables)
 
-    allowed = frozenset[Codebook]().union(*(form.tables for found in options.values() for form in found))
+    allowed = frozenset[Codebook]().union(*(one.form.tables for kind in counts for one in priced_forms(kind, opset)))
     chosen = cheapest(allowed)
     while True:
-        planes = (plane for form in chosen.values() for plane in form.planes)
+        planes = (plane for one in chosen.values() for plane in one.form.planes)
         used = list(dict.fromkeys(table for plane in planes if (table := plane.table) is not None))
-        together = [form.tables for form in chosen.values() if len(form.tables) > 1]
+        together = [one.form.tables for one in chosen.values() if len(one.form.tables) > 1]
         # All at once, too: without the tables in use, weights may take others that are no better than none.
         trials = dict.fromkeys([*(frozenset({table}) for table in used), *together, frozenset(used), allowed])
         fewer = min((allowed - trial for trial in trials), key=lambda tables: total(cheapest(tables)))
         if total(cheapest(fewer)) >= total(chosen):
-            return {name: chosen[kind] for name, kind in kinds.items()}
+            return {name: chosen[kind].form for name, kind in kinds.items()}
         allowed, chosen = fewer, cheapest(fewer)
 
 

@@ -57,7 +57,7 @@ class BudgetPlanner:
         found, kept = self._whole(budget, damage)
         table = self.table
         # What a codebook's table takes stands in no row: without it the rows may be larger, and the file smaller.
-        for width in _widths_of_blocks(table, found) if kept else ():
+        for width in widths_of_blocks(table, found) if kept else ():
             try:
                 other, fits = BudgetPlanner(_without_blocks(table, width), self._most_float)._whole(budget, damage)
             except OptionError:  # a size that needs them
@@ -101,10 +101,9 @@ class BudgetPlanner:
             )
         # What weights share comes on top of the rows' bytes, never off: so the search goes down from there.
         position = self._front.position_within_size(size - self.table.other_bytes)
-        plan = self._as_plan(self._front[position])
-        while plan.size > size:
+        while predicted_bytes(self.table, self._widths(self._front[position])) > size:
             position -= 1
-            plan = self._as_plan(self._front[position])
+        plan = self._as_plan(self._front[position])
         return plan, min_sqnr is None or plan.sqnr_db >= min_sqnr
 
     def _within_mean(self, wanted: float, min_sqnr: float | None) -> tuple[WeightPlan, bool]:
@@ -133,7 +132,7 @@ def _widened(table: PlanTable, plan: WeightPlan) -> WeightPlan:
     return plan
 
 
-def _widths_of_blocks(table: PlanTable, plan: WeightPlan) -> list[Width]:
+def widths_of_blocks(table: PlanTable, plan: WeightPlan) -> list[Width]:
     """The widths at which a plan has blocks of a codebook."""
     pairs = zip(table.rows, plan.widths, strict=True)
     return list(dict.fromkeys(width for row, width in pairs if row.run_at(width)))

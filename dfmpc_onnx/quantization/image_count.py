@@ -24,6 +24,7 @@ from dfmpc_onnx.statistics.batch_axis import statistics_batch
 
 FEW_BITS = 3
 RECOLOURED_BITS = 4
+RECOLOURED_SHARE = 0.1  # of the layers: for one among many the time is not worth it
 TENSORS_HELD = 8  # of the largest, by both networks and the layer at work
 SHARE_OF_MEMORY = 0.5
 RUNS_OF_A_WALK = 16  # of the float network, that a walk of both networks over as many images takes (MobileNetV2: 14)
@@ -48,10 +49,11 @@ def images_needed(workspace: Workspace) -> int:
 
 
 def few_enough_to_recolour(workspace: Workspace) -> bool:
-    """Whether a layer reads weights of so few bits that correlations of its inputs decide what rounding costs."""
+    """Whether enough layers have so few bits that correlations of their inputs decide what rounding costs."""
     plan, layers = workspace.get(BitPlan).layers, workspace.get(Layers).quantizable
     widths = [plan[layer.name].bits for layer in layers]
-    return any(bits == TERNARY or (bits != FLOAT and float(bits) <= RECOLOURED_BITS) for bits in widths)
+    few = sum(bits == TERNARY or (bits != FLOAT and float(bits) <= RECOLOURED_BITS) for bits in widths)
+    return few > 0 and few >= RECOLOURED_SHARE * len(widths)
 
 
 def _is_few(bits: BitWidth | str) -> bool:

@@ -22,8 +22,8 @@ from dfmpc_onnx.qdq.code_formats import (
     Form,
     Kind,
     choose_forms,
-    forms,
     opset_for,
+    priced_forms,
 )
 from dfmpc_onnx.quantization.codebook_tables import BLOCKS, blocks_that_pay, run_of
 
@@ -77,8 +77,10 @@ def shared_bytes(table: PlanTable, widths: Sequence[Width]) -> int:
     kinds = {row.layers[0]: kind_of(row.weights, width, run=row.run_at(width)) for row, width in pairs}
     if not kinds:
         return 0
-    final = min(opset_for(choose_forms(kinds, table.opset).values()), table.opset)
-    chosen = choose_forms(kinds, final)
+    chosen = choose_forms(kinds, table.opset)
+    final = min(opset_for(chosen.values()), table.opset)
+    if final != table.opset:
+        chosen = choose_forms(kinds, final)
     tables = frozenset[Codebook]().union(*(form.tables for form in chosen.values()))
     found = sum(len(table.raw) + CONSTANT_BYTES for table in tables)
     for name, kind in kinds.items():
@@ -122,7 +124,7 @@ def has_zero_point(width: Width, run: int) -> bool:
 
 
 def _cheapest(kind: Kind, opset: int) -> Form:
-    return min(forms(kind, opset), key=lambda form: form.cost(kind.size, opset))
+    return priced_forms(kind, opset)[0].form
 
 
 def _cost(form: Form, kind: Kind, opset: int) -> int:
