@@ -15,6 +15,7 @@ from dfmpc_onnx.evaluation.time_trials import LimitJudged
 from dfmpc_onnx.inputs.normalization import PreprocessChoice
 from dfmpc_onnx.inputs.samples import described_images
 from dfmpc_onnx.memory import peak_memory
+from dfmpc_onnx.model.protos import op_of
 from dfmpc_onnx.model.source import Source
 from dfmpc_onnx.pipeline.facts import BitPlan, Codes, Layers, Packed, Placement
 from dfmpc_onnx.pipeline.instruments import Timing
@@ -92,7 +93,7 @@ def _activation_widths(workspace: Workspace) -> dict[int, int]:
 def _learnable(source: Source, results: tuple[PassResult, ...]) -> bool:
     """Whether images learned from the model could stand in for those that its statistics came from."""
     generated = any("generated images" in note for result in results for note in result.notes)
-    return generated and any(node.op_type == "BatchNormalization" for node in source.model.graph.node)
+    return generated and any(op_of(node) == "BatchNormalization" for node in source.model.graph.node)
 
 
 def with_layer_errors(report: Report, errors: LayerErrors | None) -> Report:
