@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
@@ -23,11 +24,14 @@ WIDTH_ORDER: tuple[BitWidth | str, ...] = (TERNARY, 1.6, 2, 2.67, *range(3, 9), 
 class AssignBitsOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """edges: the least bits of the first layer, the classifier and depthwise Convs; 0 makes no exception for them.
     least: how large a layer must be to be low, as a share of the average layer; 0 makes every pair's first half low.
-    folded: whether the first half is low where no BatchNormalization is behind it to tell its statistics."""
+    folded: whether the first half is low where no BatchNormalization is behind it to tell its statistics. tiny: where
+    all layers get one width, the smallest get the bits of the edges, as many as together hold this share of all
+    weights; 0 makes no exception for them."""
 
     edges: Annotated[int, msgspec.Meta(ge=0, le=8)] = 8
     least: Annotated[float, msgspec.Meta(ge=0)] = 0.5
     folded: Literal["low", "high"] = "high"
+    tiny: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.005
 
 
 class AssignBits(Pass[AssignBitsOptions]):
@@ -36,7 +40,8 @@ class AssignBits(Pass[AssignBitsOptions]):
 
     Why: a low layer is one whose error the next layer repairs; every other one keeps the high width. The first
     layer and the classifier hold few weights and no later layer repairs them; a depthwise Conv has so few weights an
-    output that their errors do not average out, and few bytes. Layers that read one weight get the widest width of
+    output that their errors do not average out, and few bytes. So do the smallest layers where all get one width, since
+    what they lose costs next to no bytes. Layers that read one weight get the widest width of
     them all, so that one set of codes serves them; only a width that the user asked for sets one apart.
 
     Requires: the layers and the pairs.
@@ -66,10 +71,12 @@ class AssignBits(Pass[AssignBitsOptions]):
             # One huge classifier makes every Conv small; then the share says nothing, and all pairs are low.
             low = low or {name for name in fit if name in sizes}
             small, folded = fit - low, set(pairs.by_low()) - fit
+        tiny = _smallest(layers.quantizable, self.options.tiny) if _takes_one_width(workspace) else frozenset[str]()
         plan: dict[str, LayerBits] = {}
         used: set[LayerOverride] = set()
         for layer in layers.with_nested:
-            plan[layer.name] = self._bits(workspace, layer, _half(layer.name, low, small, folded), used)
+            half = "tiny" if layer.name in tiny else _half(layer.name, low, small, folded)
+            plan[layer.name] = self._bits(workspace, layer, half, used)
         _one_width_for_each_shared_weight(workspace, plan)
         _leave_out_what_does_not_pay(workspace, plan)
         unused = [item for item in workspace.settings.layers if item not in used]
@@ -124,6 +131,8 @@ class AssignBits(Pass[AssignBitsOptions]):
             inner = "ConvTranspose: rounded to the nearest" if upward else "depthwise"
             place = {"first": "first layer", "inner": inner, "last": "classifier"}[layer.position]
             return LayerBits(self.options.edges, _role(self.options.edges), place)
+        if half == "tiny" and self.options.edges > weights.high:
+            return LayerBits(self.options.edges, _role(self.options.edges), "too few weights for low bits to pay")
         if half == "small":
             return LayerBits(weights.high, _role(weights.high), "too few weights for low bits to pay")
         if half == "folded":
@@ -172,7 +181,25 @@ def _leave_out_what_does_not_pay(workspace: Workspace, plan: dict[str, LayerBits
             plan.update((layer.name, LayerBits(FLOAT, "float", why, "codes-cost-more")) for layer in group)
 
 
-Half = Literal["low", "small", "folded", "other"]
+def _takes_one_width(workspace: Workspace) -> bool:
+    weights = workspace.settings.weights
+    return not weights.auto and not weights.paired
+
+
+def _smallest(layers: Sequence[Layer], share: float) -> frozenset[str]:
+    """The smallest of the inner layers that take fewer bits than edges do, as many as hold a share of all weights."""
+    left = share * sum(layer.size for layer in layers)
+    found: set[str] = set()
+    for layer in sorted(layers, key=lambda layer: layer.size):
+        if layer.position == "inner" and not layer.depthwise and layer.op != "ConvTranspose":
+            left -= layer.size
+            if left < 0:
+                break
+            found.add(layer.name)
+    return frozenset(found)
+
+
+Half = Literal["low", "small", "tiny", "folded", "other"]
 NO_STATISTICS = "no BatchNormalization behind it to tell its statistics, and this recipe measures none"
 
 

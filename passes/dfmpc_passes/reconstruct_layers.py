@@ -13,7 +13,7 @@ from dfmpc_onnx.pipeline.manager import CannotGoOn, Pass, PassResult
 from dfmpc_onnx.pipeline.refusals import Reason
 from dfmpc_onnx.pipeline.settings import FLOAT
 from dfmpc_onnx.pipeline.workspace import Workspace
-from dfmpc_onnx.quantization.image_count import few_enough_to_recolour, images_needed
+from dfmpc_onnx.quantization.image_count import gets_few_bits, images_needed
 from dfmpc_onnx.quantization.input_grids import InputGrids
 from dfmpc_onnx.quantization.layer_rebuilder import Rebuilder, ReconstructLayersOptions
 from dfmpc_onnx.quantization.pooled_uses import pool_uses
@@ -75,7 +75,7 @@ class ReconstructLayers(Pass[ReconstructLayersOptions]):
     def _rebuild(self, workspace: Workspace) -> PassResult:
         plan, layers = workspace.get(BitPlan).layers, workspace.get(Layers).by_name()
         images = self.options.images or (images_needed(workspace) if self.reads_images() else 0)
-        recoloured = self.options.recolour and few_enough_to_recolour(workspace)
+        recoloured = self.options.recolour and gets_few_bits(workspace)
         source = statistics_source(workspace, self.options.statistics, images, recoloured=recoloured)
         engine = source.engine()
         grids = _rounds_inputs(workspace, engine)

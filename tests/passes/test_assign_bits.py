@@ -72,6 +72,18 @@ def test_only_layers_of_some_size_are_low(least, low):
     assert all(bits == 6 for name, (bits, _) in plan.items() if name in {"conv2", "conv4"} - low)
 
 
+@pytest.mark.parametrize(("tiny", "eight"), [(0.0, set()), (0.03, {"conv2"}), (0.2, {"conv2", "conv3"})])
+def test_the_smallest_layers_keep_8_bits_where_all_get_one_width(tiny, eight):
+    plan, _ = planned(widening(), "4", tiny=tiny)
+    assert {name for name, (bits, _) in plan.items() if bits == 8} == {"conv1", "gemm1"} | eight
+
+
+@pytest.mark.parametrize(("weights", "edges"), [("2/6", 8), ("4", 0)])
+def test_pairs_and_recipes_without_edges_make_no_exception_for_the_smallest(weights, edges):
+    plan, _ = planned(widening(), weights, tiny=0.2, edges=edges, least=0.0)
+    assert plan["conv2"][0] in (2, 4)
+
+
 @pytest.mark.parametrize("edges", [0, 8])
 def test_auto_leaves_every_layer_to_its_measured_error(edges):
     plan, result = planned(graphs.depthwise(), "auto", edges=edges)

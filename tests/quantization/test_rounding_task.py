@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 import dfmpc_onnx
+from dfmpc_onnx.inputs.batches import PIXELS
 from dfmpc_onnx.numerics.codebook import Blocks
 from dfmpc_onnx.pipeline.facts import Codes, Layers
 from dfmpc_onnx.pipeline.manager import PassManager
 from dfmpc_onnx.qdq.stored_bits import stored_layers
+from dfmpc_onnx.quantization import image_count
 from dfmpc_onnx.quantization.codebook_tables import NetworkTables, run_of, takes_codebooks
 from dfmpc_onnx.quantization.grid_rules import GridRules
 from dfmpc_onnx.quantization.image_count import images_needed
@@ -115,14 +117,28 @@ def test_tables_are_those_of_the_weights_that_the_layers_had_at_first():
 
 
 @pytest.mark.parametrize(("size", "weights", "by_hand", "count"), [
-    (224, "2", True, 64), (224, "1.6", True, 64), (224, "3", True, 64), (224, "2", False, 0),
-    (224, "4", True, 0), (224, "auto", True, 0), (32, "2", True, 0),
+    (224, "2", True, 64), (224, "1.6", True, 64), (224, "4", True, 64), (224, "2", False, 0), (224, "5", True, 0),
+    (32, "2", True, 192), (32, "2", False, 192), (32, "4", True, 192), (32, "5", True, 0), (112, "4", False, 0),
 ])  # fmt: skip
-def test_few_bits_of_wide_patches_on_small_maps_take_more_images(size, weights, by_hand, count):
+def test_few_bits_take_more_images_within_a_bound_on_pixels(size, weights, by_hand, count):
+    space = graphs.workspace(few_patches(size), weights)
+    space.settings = dataclasses.replace(space.settings, by_hand=by_hand)
+    PassManager(graphs.pipeline("assign_bits", "mixed")).run(space)
+    assert images_needed(space) == count
+
+
+def few_patches(size):
     net = graphs.Net(("n", 3, size, size))
     x = net.node("MaxPool", net.relu(net.block("x", 4)), kernel_shape=[32, 32], strides=[32, 32])
-    x = net.relu(net.block(net.relu(net.block(x, 128)), 16))  # patches of 1152 entries, 49 an image
-    space = graphs.workspace(net.model(net.tail(x, 10)), weights)
+    x = net.relu(net.block(net.relu(net.block(x, 128)), 16))  # patches of 1152 entries, 49 an image of 224x224
+    return net.model(net.tail(x, 10))
+
+
+@pytest.mark.parametrize(("by_hand", "count"), [(True, 0), (False, 0)])
+def test_a_network_that_costs_much_on_small_images_takes_as_many_as_usual(by_hand, count, monkeypatch):
+    monkeypatch.setattr(image_count, "USUAL_COST", (1e6, PIXELS))
+    monkeypatch.setattr(image_count, "COST_OF_FEW_BITS", (1e6, PIXELS))
+    space = graphs.workspace(few_patches(64), "4")
     space.settings = dataclasses.replace(space.settings, by_hand=by_hand)
     PassManager(graphs.pipeline("assign_bits", "mixed")).run(space)
     assert images_needed(space) == count
