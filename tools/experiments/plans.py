@@ -2,10 +2,12 @@
 """Planned files against one width for all weights, at equal bytes.
 
     python -m tools.experiments.plans [--only NETWORK]... [--parts 1 0.8 0.65] [--seeds 2] [--estimator probe]
+        [--search greedy]
 
 Uniform: `--weights 4 --activations none`. Planned: `plan --max-size`, a part of the bytes of that file, and `quantize`
 by that plan; what it predicts stands beside what is real. SQNR and drop are measured on labelled images that take no
-part in making the files; each is the mean of the seeds. `--activations 8` rounds activations too.
+part in making the files; each is the mean of the seeds. `--activations 8` rounds activations too. `--search greedy`
+plans each file by the greedy search too, in a line of its own.
 """
 
 from __future__ import annotations
@@ -53,13 +55,15 @@ def uniform(network: Network, seed: int, activations: str = "none") -> Outcome:
     return _measured(network, "mixed", seed, activations, math.nan, weights="4")
 
 
-def planned(network: Network, seed: int, size: int, estimator: str, activations: str = "none") -> Outcome:
-    """A file of at most so many bytes, by way of a plan file."""
+def planned(
+    network: Network, seed: int, size: int, estimator: str, activations: str = "none", search: str = "knapsack"
+) -> Outcome:
+    """A file of at most so many bytes, by way of a plan file. search: as `dfmpc_onnx.plan` takes it."""
     with tempfile.TemporaryDirectory() as folder:
         recipe, plan = (pathlib.Path(folder) / name for name in ("recipe.toml", "plan.toml"))
         text = f'extends = "mixed"\n[passes.measure_sensitivity]\nestimator = "{estimator}"\n'
         recipe.write_text(text, encoding="utf-8")
-        options = {"activations": activations, "preprocess": network.preprocess, "seed": seed}
+        options = {"activations": activations, "preprocess": network.preprocess, "seed": seed, "search": search}
         found = dfmpc_onnx.plan(str(network.model), plan, str(recipe), max_size=size, **options)  # type: ignore[arg-type]
         assert found.record.sqnr_db is not None  # a plan that was made here states what it predicts
         return _measured(network, str(plan), seed, activations, found.record.sqnr_db)
@@ -93,6 +97,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2, help="measure each row with this many seeds")
     parser.add_argument("--estimator", default="probe", choices=("probe", "measured", "closed-form"))
     parser.add_argument("--activations", default="none", choices=("none", "8"))
+    parser.add_argument("--search", default="knapsack", choices=("knapsack", "greedy"), help="beside the knapsack")
     args = parser.parse_args()
     print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
     for network in asked(args.only or NETWORKS):
@@ -101,8 +106,11 @@ def main() -> None:
         print("| " + " | ".join(cells(network.label, "itself", base)) + " |", flush=True)
         for part in args.parts:
             size = int(base.bytes * part)
-            found = mean_of([planned(network, seed, size, args.estimator, args.activations) for seed in seeds])
-            print("| " + " | ".join(cells(network.label, f"{part:g}", found)) + " |", flush=True)
+            for search in dict.fromkeys(("knapsack", args.search)):
+                how = (size, args.estimator, args.activations, search)
+                found = mean_of([planned(network, seed, *how) for seed in seeds])
+                named = f"{part:g}" if search == "knapsack" else f"{part:g}, {search}"
+                print("| " + " | ".join(cells(network.label, named, found)) + " |", flush=True)
 
 
 if __name__ == "__main__":
