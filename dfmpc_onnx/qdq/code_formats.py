@@ -50,6 +50,7 @@ INTEGER_FORM_BYTES = 110
 FLOAT_FORM_BYTES = 200
 # Tables are worked through at load, types need one Cast: a table has to save this share of the bytes.
 TABLE_HANDICAP = 0.01
+PRICES_KEPT = 2**14  # of kinds of codes: a network has ten for each weight of its own size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +137,7 @@ class Form:
         """The first opset that can decode it."""
         return max(plane.opset for plane in self.planes)
 
-    @property
+    @functools.cached_property
     def tables(self) -> frozenset[Codebook]:
         """The tables that it needs; planes and layers that need the same share it."""
         return frozenset(table for plane in self.planes if (table := plane.table) is not None)
@@ -207,6 +208,27 @@ def _encode(widths: tuple[int, ...]) -> list[Form]:
     return [Form(planes) for planes in itertools.product(*choices)]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Priced:
+    form: Form
+    price: float
+
+
+@functools.lru_cache(maxsize=PRICES_KEPT)
+def _priced(kind: Kind, opset: int) -> tuple[_Priced, ...]:
+    """What each form of such codes costs, in the order of `forms`: a planner asks for thousands of settings."""
+    return tuple(_Priced(form, form.cost(kind.size, opset)) for form in forms(kind, opset))
+
+
+def cheapest_form(kind: Kind, opset: int = NEWEST) -> Form:
+    """The form of such codes that costs least where no table is counted; the first of equal ones."""
+    return min(_priced(kind, opset), key=_price).form
+
+
+def _price(one: _Priced) -> float:
+    return one.price
+
+
 def choose_forms(kinds: Mapping[str, Kind], opset: int = NEWEST) -> dict[str, Form]:
     """The form of each weight of a model, so that the file is small: codes, nodes, and every table once.
 
@@ -214,32 +236,31 @@ def choose_forms(kinds: Mapping[str, Kind], opset: int = NEWEST) -> dict[str, Fo
     weight takes its cheapest form; then those tables are given up whose weights would do better without.
     """
     counts = Counter(kinds.values())
-    options = {kind: forms(kind, opset) for kind in counts}
-    prices = {kind: {form: form.cost(kind.size, opset) for form in found} for kind, found in options.items()}
+    options = {kind: _priced(kind, opset) for kind in counts}
 
-    def cheapest(tables: frozenset[Codebook]) -> dict[Kind, Form]:
+    def cheapest(tables: frozenset[Codebook]) -> dict[Kind, _Priced]:
         return {
-            kind: min((form for form in found if form.tables <= tables), key=prices[kind].__getitem__)
+            kind: min((one for one in found if one.form.tables <= tables), key=_price)
             for kind, found in options.items()
         }
 
-    def total(choice: Mapping[Kind, Form]) -> float:
-        tables = frozenset().union(*(form.tables for form in choice.values()))
+    def total(choice: Mapping[Kind, _Priced]) -> float:
+        tables = frozenset().union(*(one.form.tables for one in choice.values()))
         # By count, not by set order, which changes from process to process: sums of floats depend on it.
-        own = sum(counts[kind] * prices[kind][form] for kind, form in choice.items())
+        own = sum(counts[kind] * one.price for kind, one in choice.items())
         return own + sum(len(table.raw) + CONSTANT_BYTES for table in tables)
 
-    allowed = frozenset[Codebook]().union(*(form.tables for found in options.values() for form in found))
+    allowed = frozenset[Codebook]().union(*(one.form.tables for found in options.values() for one in found))
     chosen = cheapest(allowed)
     while True:
-        planes = (plane for form in chosen.values() for plane in form.planes)
+        planes = (plane for one in chosen.values() for plane in one.form.planes)
         used = list(dict.fromkeys(table for plane in planes if (table := plane.table) is not None))
-        together = [form.tables for form in chosen.values() if len(form.tables) > 1]
+        together = [one.form.tables for one in chosen.values() if len(one.form.tables) > 1]
         # All at once, too: without the tables in use, weights may take others that are no better than none.
         trials = dict.fromkeys([*(frozenset({table}) for table in used), *together, frozenset(used), allowed])
         fewer = min((allowed - trial for trial in trials), key=lambda tables: total(cheapest(tables)))
         if total(cheapest(fewer)) >= total(chosen):
-            return {name: chosen[kind] for name, kind in kinds.items()}
+            return {name: chosen[kind].form for name, kind in kinds.items()}
         allowed, chosen = fewer, cheapest(fewer)
 
 

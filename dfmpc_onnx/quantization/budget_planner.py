@@ -101,10 +101,9 @@ class BudgetPlanner:
             )
         # What weights share comes on top of the rows' bytes, never off: so the search goes down from there.
         position = self._front.position_within_size(size - self.table.other_bytes)
-        plan = self._as_plan(self._front[position])
-        while plan.size > size:
+        while predicted_bytes(self.table, self._widths(self._front[position])) > size:
             position -= 1
-            plan = self._as_plan(self._front[position])
+        plan = self._as_plan(self._front[position])
         return plan, min_sqnr is None or plan.sqnr_db >= min_sqnr
 
     def _within_mean(self, wanted: float, min_sqnr: float | None) -> tuple[WeightPlan, bool]:

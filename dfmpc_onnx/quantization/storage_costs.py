@@ -21,8 +21,8 @@ from dfmpc_onnx.qdq.code_formats import (
     NODE_BYTES,
     Form,
     Kind,
+    cheapest_form,
     choose_forms,
-    forms,
     opset_for,
 )
 from dfmpc_onnx.quantization.codebook_tables import BLOCKS, blocks_that_pay, run_of
@@ -59,7 +59,7 @@ def layer_bytes(
         return 4 * first.size + len(first.weight) + HEADER_BYTES
     run = run_of(first) if blocks else 0
     kind = kind_of(first.size, width, reduced, run)
-    form = _cheapest(kind, opset)
+    form = cheapest_form(kind, opset)
     channels = first.channels or 1
     name = 2 * len(first.weight)
     found = form.bytes(kind.size) + form.overhead(kind.size, opset) + name + HEADER_BYTES + 12
@@ -82,7 +82,7 @@ def shared_bytes(table: PlanTable, widths: Sequence[Width]) -> int:
     tables = frozenset[Codebook]().union(*(form.tables for form in chosen.values()))
     found = sum(len(table.raw) + CONSTANT_BYTES for table in tables)
     for name, kind in kinds.items():
-        found += _cost(chosen[name], kind, final) - _cost(_cheapest(kind, table.opset), kind, table.opset)
+        found += _cost(chosen[name], kind, final) - _cost(cheapest_form(kind, table.opset), kind, table.opset)
     narrow = table.integer and final >= FIRST_WITH_INT8_ARITHMETIC
     for row, width in pairs:
         if has_zero_point(width, row.run_at(width)) and table.integer and not narrow:
@@ -97,7 +97,7 @@ def perhaps_wider(table: PlanTable, widths: Sequence[Width]) -> list[tuple[int, 
     """
     found: list[tuple[int, Width]] = []
     for index, (row, width) in enumerate(zip(table.rows, widths, strict=True)):
-        if width == FLOAT or row.run_at(width) or not _cheapest(kind_of(row.weights, width), table.opset).tables:
+        if width == FLOAT or row.run_at(width) or not cheapest_form(kind_of(row.weights, width), table.opset).tables:
             continue
         wider = [own for own in row.widths if own != FLOAT and bits_of(own) > bits_of(width)]
         found += [(index, min(wider, key=bits_of))] if wider else []
@@ -119,10 +119,6 @@ def has_zero_point(width: Width, run: int) -> bool:
     if width in (FLOAT, TERNARY, 1.6) or (run and width in BLOCKS):
         return False
     return float(width) <= ASYMMETRIC_BITS
-
-
-def _cheapest(kind: Kind, opset: int) -> Form:
-    return min(forms(kind, opset), key=lambda form: form.cost(kind.size, opset))
 
 
 def _cost(form: Form, kind: Kind, opset: int) -> int:
@@ -212,7 +208,7 @@ def estimated_other_bytes(workspace: Workspace, others: Sequence[Layer]) -> int:
 def stored_bits(weights: int, width: Width, opset: int, run: int) -> float:
     """Bits that each of so many weights takes in the file: more than its width where packing would not pay. run: as in
     `kind_of`."""
-    return bits_of(width) if width == FLOAT else _cheapest(kind_of(weights, width, run=run), opset).bits
+    return bits_of(width) if width == FLOAT else cheapest_form(kind_of(weights, width, run=run), opset).bits
 
 
 def mean_bits(table: PlanTable, widths: Sequence[Width]) -> float:
