@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dfmpc_onnx.pipeline.weight_plan import bits_of
-from tools.experiments.agreement import held
+from tools.experiments.agreement import held, spread_interval
 from tools.experiments.plans import Outcome, mean_of
 from tools.experiments.sensitivity import (
     EQUAL_BITS,
@@ -64,6 +64,13 @@ def test_intervals_of_32_images_hold_about_as_often_as_they_say():
     generator = np.random.default_rng(1)
     inside, above = held(generator.random(1000) < 0.9, 32, 400, 0)
     assert inside >= 90 and above <= 5
+
+
+def test_an_interval_of_spread_images_stands_beside_the_others():
+    same = np.ones(100, bool)
+    same[[0, 1, 2]] = False  # of which the first is one of the ten
+    (low, high), others = spread_interval(same, 10)
+    assert low < 90 < high and others == pytest.approx(100 * 88 / 90)
 
 
 def test_where_all_images_agree_each_interval_holds():
