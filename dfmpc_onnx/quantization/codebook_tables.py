@@ -84,12 +84,6 @@ def blocks_of_plan(planned: PlannedWidths | StatedWidths | None) -> frozenset[Bl
     return frozenset(BLOCKS[width] for row, width in rows if row.run_at(width))
 
 
-def forms_of_plan(planned: PlannedWidths | StatedWidths | None) -> dict[str, bool]:
-    """By layer whether a plan counts its codes as blocks of a table, not as levels."""
-    rows = () if planned is None else planned.rows
-    return {name: row.run_at(width) > 0 for row, width in rows for name in row.layers}
-
-
 class NetworkTables:
     """Tables by the size of their blocks, and which layers they serve. They are learnt from the weights that the layers
     have when this is made."""

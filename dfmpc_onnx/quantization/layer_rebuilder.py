@@ -28,7 +28,7 @@ from dfmpc_onnx.pipeline.weight_plan import PlannedWidths, StatedWidths
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.int8_biases import int8_bias_grid
 from dfmpc_onnx.qdq.kernel_pairs import LIMITED_OUTPUTS, neighbours_of
-from dfmpc_onnx.quantization.codebook_tables import NetworkTables, blocks_of_plan, forms_of_plan
+from dfmpc_onnx.quantization.codebook_tables import NetworkTables, blocks_of_plan
 from dfmpc_onnx.quantization.grid_rules import GridRules
 from dfmpc_onnx.quantization.layer_reach import LayerReach, only_norms_read, to_rows
 from dfmpc_onnx.quantization.rounding_task import FEWEST_PATCHES, Measure, PooledUses, Task
@@ -106,11 +106,8 @@ class Rebuilder:
         }
         self._shared: dict[str, QuantizedWeight] = {}
         widths = {name: plan[name].bits for name in layers}
-        planned = workspace.find(PlannedWidths) or workspace.find(StatedWidths)
-        # Where bytes were promised, each weight has the form that they were counted in.
-        promised = settings.budget.size is not None or not isinstance(planned, PlannedWidths)
-        self._in_blocks = forms_of_plan(planned) if promised else {}
-        self._tables = NetworkTables(self._graph, layers.values(), self.rules, widths, blocks_of_plan(planned))
+        planned = blocks_of_plan(workspace.find(PlannedWidths) or workspace.find(StatedWidths))
+        self._tables = NetworkTables(self._graph, layers.values(), self.rules, widths, planned)
 
     def warnings(self, threshold: float) -> tuple[str, ...]:
         """What the bits that the user asked for cost, where it is more than would have been chosen."""
@@ -153,7 +150,7 @@ class Rebuilder:
         task = "no time was left" if late else self.task(node, moments_of, known, pooled)
         if isinstance(task, str):
             return self._nearest(node, layer, bits.bits, task)
-        chosen = task.rounded(self._rounded_at(bits.bits), self._in_blocks.get(node.name))
+        chosen = task.rounded(self._rounded_at(bits.bits))
         self._tables.take(chosen.quantized.book)
         self._lost[node.name] = chosen.lost
         figures: dict[str, Figure] = {

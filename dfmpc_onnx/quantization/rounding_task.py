@@ -99,14 +99,9 @@ class Task:
     tables: NetworkTables
     rules: GridRules
 
-    def rounded(self, width: BitWidth, in_blocks: bool | None = None) -> Candidate:
-        """At a width, in whichever form that takes no more bits loses least.
-
-        in_blocks: whether only blocks of a table will do, or only levels, where the weight may have either.
-        """
+    def rounded(self, width: BitWidth) -> Candidate:
+        """At a width, in whichever form that takes no more bits loses least."""
         levels, blocks = self.forms_at(width)
-        if levels and blocks and in_blocks is not None:
-            levels, blocks = ((), blocks) if in_blocks else (levels, ())
         return _best(
             [self._candidate(found) for found in self.on_levels(levels)],
             [self._candidate(found) for found in self._on_codebooks(blocks)],

@@ -6,11 +6,12 @@ decoding tables, and the opset that the widest forms of others bring; `shared_by
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 from dfmpc_onnx.numerics.codebook import CODE_BITS, Codebook
 from dfmpc_onnx.numerics.grids import ASYMMETRIC_BITS
-from dfmpc_onnx.pipeline.facts import BitPlan, Layer, Layers, Sensitivity
+from dfmpc_onnx.pipeline.facts import BitPlan, Codes, Layer, Layers, Sensitivity
 from dfmpc_onnx.pipeline.measured_noise import NOT_MEASURED, MeasuredNoise
 from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY
 from dfmpc_onnx.pipeline.weight_plan import FLOAT_BITS, PlanRow, PlanTable, Width, bits_of
@@ -177,6 +178,24 @@ def table_of(
         found.inputs,
         noise,
     )
+
+
+def with_built_forms(table: PlanTable, widths: Sequence[Width], workspace: Workspace) -> PlanTable:
+    """The table whose rows say at these widths what the file has that a workspace became: blocks of a codebook, or
+    levels. Which of the two loses less is an estimate until a weight is rounded."""
+    codes, by_name = workspace.get(Codes).weights, workspace.get(Layers).by_name()
+    rows = []
+    for row, width in zip(table.rows, widths, strict=True):
+        weight, group = codes.get(row.layers[0]), [by_name[name] for name in row.layers]
+        run = run_of(group[0]) if weight is not None and weight.book is not None else 0
+        if weight is not None and width in BLOCKS and run != row.run_at(width):
+            reduced, at = workspace.settings.reduce_range, row.widths.index(width)
+            size = layer_bytes(group, width, table.opset, table.integer, reduced, blocks=run > 0)
+            runs = row.runs or (0,) * len(row.widths)
+            sizes = (*row.sizes[:at], size, *row.sizes[at + 1 :])
+            row = dataclasses.replace(row, sizes=sizes, runs=(*runs[:at], run, *runs[at + 1 :]))
+        rows.append(row)
+    return dataclasses.replace(table, rows=tuple(rows))
 
 
 def estimated_other_bytes(workspace: Workspace, others: Sequence[Layer]) -> int:
