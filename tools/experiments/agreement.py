@@ -5,7 +5,7 @@
         > docs/tables/agreement.md
 
 For each network and each part of the bytes of uniform 4 bits a file is planned. Of 32 of the images of that network,
-evenly spread, the Wilson interval of how often their first answers agree (95 %, as `plan --images` states it) is held
+evenly spread, the interval of how often their first answers agree (95 %, as `plan --images` states it) is held
 against the agreement on all other images; then the same of 32 images that are drawn, many times. No label is read.
 """
 
@@ -23,7 +23,7 @@ import dfmpc_onnx
 from dfmpc_onnx.evaluation.fidelity import outputs
 from dfmpc_onnx.inputs.files import read_images
 from dfmpc_onnx.inputs.preprocess import Preprocess
-from dfmpc_onnx.numerics.proportions import wilson_interval
+from dfmpc_onnx.numerics.proportions import exact_interval
 from dfmpc_onnx.runtime.session import Session
 from tools.experiments.measure import Network, asked, networks
 
@@ -46,7 +46,7 @@ def spread_interval(same: Same, count: int) -> tuple[tuple[float, float], float]
     """The interval from `count` images that are evenly spread, and the agreement on the others, per cent."""
     chosen = np.zeros(len(same), bool)
     chosen[np.linspace(0, len(same) - 1, count).astype(int)] = True
-    low, high = wilson_interval(int(same[chosen].sum()), int(chosen.sum()))
+    low, high = exact_interval(int(same[chosen].sum()), int(chosen.sum()))
     return (100 * low, 100 * high), 100 * float(same[~chosen].mean())
 
 
@@ -57,7 +57,7 @@ def held(same: Same, count: int, draws: int, seed: int) -> tuple[float, float]:
     inside = above = 0
     for _ in range(draws):
         drawn = generator.permutation(len(same))
-        low, high = wilson_interval(int(same[drawn[:count]].sum()), count)
+        low, high = exact_interval(int(same[drawn[:count]].sum()), count)
         others = float(same[drawn[count:]].mean())
         inside += low <= others <= high
         above += low > others
