@@ -5,7 +5,7 @@ import pytest
 
 from dfmpc_onnx.pipeline.weight_plan import bits_of
 from tools.experiments.agreement import held, spread_interval
-from tools.experiments.plans import Outcome, mean_of
+from tools.experiments.plans import Outcome, cells, mean_of
 from tools.experiments.sensitivity import (
     EQUAL_BITS,
     at_equal_bytes,
@@ -44,6 +44,12 @@ def test_random_settings_give_each_weight_a_width_and_come_from_the_seed():
 
 def test_outcomes_are_averaged_figure_by_figure():
     assert mean_of([Outcome(10, 1.0, 2.0, 0.0), Outcome(20, 3.0, 4.0, 1.0)]) == Outcome(15, 2.0, 3.0, 0.5)
+
+
+def test_a_plan_stands_beside_the_rule_that_it_took_the_place_of():
+    outcome = Outcome(400_000, 20.0, 21.63, -0.2)
+    assert cells("ResNet-56", "0.8", outcome) == ("ResNet-56", "0.8", "400000", "20.0", "21.6", "-0.2", "17.3")
+    assert cells("ResNet-56", "0.8, greedy", outcome)[-1] == ""
 
 
 def test_settings_at_equal_bytes_have_four_bits_a_weight():

@@ -7,7 +7,8 @@
 Uniform: `--weights 4 --activations none`. Planned: `plan --max-size`, a part of the bytes of that file, and `quantize`
 by that plan; what it predicts stands beside what is real. SQNR and drop are measured on labelled images that take no
 part in making the files; each is the mean of the seeds. `--activations 8` rounds activations too. `--search greedy`
-plans each file by the greedy search too, in a line of its own.
+plans each file by the greedy search too, in a line of its own. The last column is the threshold rule of version
+0.1.0.
 """
 
 from __future__ import annotations
@@ -25,7 +26,13 @@ from tools.experiments.measure import Network, asked, networks
 
 NETWORKS = ("resnet20", "resnet56", "mobilenetv2", "mobilenetv1")
 PARTS = (1.0, 0.8, 0.65)  # of the bytes of uniform 4 bits
-HEADER = ("network", "of uniform 4", "bytes", "SQNR dB, predicted", "SQNR dB", "drop")
+# SQNR in dB of the threshold rule of version 0.1.0 at these bytes, as it was measured before plans took its place.
+THRESHOLD_RULE = {
+    "ResNet-20": {"1": 21.4, "0.8": 15.1, "0.65": 11.8},
+    "ResNet-56": {"1": 21.9, "0.8": 17.3, "0.65": 14.2},
+    "MobileNetV2": {"1": 20.0, "0.8": 14.8, "0.65": 9.9},
+}
+HEADER = ("network", "of uniform 4", "bytes", "SQNR dB, predicted", "SQNR dB", "drop", "SQNR dB by thresholds")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +54,9 @@ def mean_of(outcomes: Sequence[Outcome]) -> Outcome:
 def cells(network: str, part: str, outcome: Outcome) -> tuple[str, ...]:
     """A line of the table."""
     predicted = "" if math.isnan(outcome.predicted) else f"{outcome.predicted:.1f}"
-    return network, part, f"{outcome.bytes:.0f}", predicted, f"{outcome.sqnr:.1f}", f"{outcome.drop:.1f}"
+    before = THRESHOLD_RULE.get(network, {}).get(part)
+    figures = (f"{outcome.bytes:.0f}", predicted, f"{outcome.sqnr:.1f}", f"{outcome.drop:.1f}")
+    return network, part, *figures, "" if before is None else f"{before:.1f}"
 
 
 def uniform(network: Network, seed: int, activations: str = "none") -> Outcome:
