@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from dfmpc_onnx.errors import ModelError
+from dfmpc_onnx.errors import DfmpcError
 from dfmpc_onnx.evaluation.closed_twin import rounded_in_twin
 from dfmpc_onnx.evaluation.matched_tensors import with_outputs
 from dfmpc_onnx.evaluation.rounding_switches import ToggledRounding
@@ -44,7 +44,7 @@ def island_costs(
         groups = [part for part in parts if part]
         costs = iter(_costs(Workspace(graph, settings, source.label, inputs), scales, groups, feeds) if groups else ())
         return [next(costs) if part else None if wanted else 0.0 for part, wanted in zip(parts, names, strict=True)]
-    except ModelError:  # what onnxruntime makes of a file need not be a valid one, and no figure is worth a stop
+    except DfmpcError:  # what onnxruntime makes of a file need not be a valid one, and no figure is worth a stop
         return unknown
 
 
