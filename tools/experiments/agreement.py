@@ -27,7 +27,7 @@ from dfmpc_onnx.numerics.proportions import exact_interval
 from dfmpc_onnx.runtime.session import Session
 from tools.experiments.measure import Network, asked, networks
 
-NETWORKS = ("resnet20", "resnet56", "mobilenetv2", "mobilenetv1", "ownmobile", "owndense")
+NETWORKS = ("resnet20", "resnet56", "mobilenetv1", "ownmobile", "owndense")
 PARTS = (1.0, 0.8, 0.65)
 HEADER = (
     "network",
