@@ -15,7 +15,7 @@ from dfmpc_onnx.api.reference import output_kinds, reference_session
 from dfmpc_onnx.errors import ModelError, OptionError
 from dfmpc_onnx.evaluation.fidelity import compare, expected_outputs
 from dfmpc_onnx.inputs.files import Images, read_images
-from dfmpc_onnx.numerics.proportions import samples_for, wilson_interval
+from dfmpc_onnx.numerics.proportions import exact_interval, samples_for
 from dfmpc_onnx.pipeline.plan_file import FrontEntry
 from dfmpc_onnx.pipeline.weight_plan import PlanTable, WeightPlan
 from dfmpc_onnx.quantization.budget_planner import BudgetPlanner
@@ -44,7 +44,7 @@ class Judge:
 
     def require(self, percent: float) -> None:
         """Raise OptionError where so few images cannot show an agreement."""
-        best = 100 * wilson_interval(self.count, self.count)[0]
+        best = 100 * exact_interval(self.count, self.count)[0]
         if best < percent:
             raise OptionError(
                 f"min-agreement {percent:g}: {self.count} images cannot show it, as even if all agree the interval "
@@ -72,7 +72,7 @@ class Judge:
         found = compare(self._want, candidate, self.images, *output_kinds(self._taken.source.model))
         if not found.rows:
             raise OptionError("images: agreement is of class scores, and no output has some; give a size or --min-sqnr")
-        low, high = wilson_interval(found.agreeing, found.rows)
+        low, high = exact_interval(found.agreeing, found.rows)
         interval = [math.floor(1000 * low) / 10, math.ceil(1000 * high) / 10]  # outwards: no plan looks better
         entry = msgspec.structs.replace(as_entry(plan), agreement=found.agreement, interval=interval)
         return entry, 100 * low

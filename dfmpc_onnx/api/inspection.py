@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -10,11 +12,13 @@ import onnx
 from dfmpc_onnx import catalog
 from dfmpc_onnx.api.boundary import public
 from dfmpc_onnx.errors import AlreadyQuantized, DfmpcError, ModelError, OptionError, RuntimeUnavailable, shown
+from dfmpc_onnx.evaluation.island_costs import island_costs
 from dfmpc_onnx.evaluation.island_times import TimeTable, time_table
 from dfmpc_onnx.evaluation.kernel_census import Census, is_quantized, take_census
 from dfmpc_onnx.graph.exchange import to_graph
 from dfmpc_onnx.graph.opset import obstacle
 from dfmpc_onnx.inputs.batches import input_batch
+from dfmpc_onnx.inputs.preprocess import Preprocess
 from dfmpc_onnx.inputs.spec import InputSpecs
 from dfmpc_onnx.model.metadata import metadata_of
 from dfmpc_onnx.model.source import ModelSource, Source, load
@@ -80,7 +84,7 @@ def inspect(model: ModelSource, *, latency: bool = False, threads: int | None = 
     coded = any(layer.coded for layer in stored)
     runs = not holds_qonnx(source.model) and (coded or is_quantized(source.model))
     census, unknown = _census(source) if runs else (None, ())
-    times, untimed = _times(source, workspace.inputs) if latency else (None, ())
+    times, untimed = _times(source, settings, workspace.inputs) if latency else (None, ())
     return Inspection(
         model=source.label,
         bytes=source.size,
@@ -100,10 +104,14 @@ def inspect(model: ModelSource, *, latency: bool = False, threads: int | None = 
     )
 
 
-def _times(source: Source, inputs: InputSpecs) -> tuple[TimeTable | None, tuple[str, ...]]:
-    """Where the time of a run goes, or the reason why that is not known."""
+def _times(source: Source, settings: Settings, inputs: InputSpecs) -> tuple[TimeTable | None, tuple[str, ...]]:
+    """Where the time of a run goes, and what closing each island would cost, or the reason why that is not known."""
+    stated = metadata_of(source.model).get("preprocess")
+    with contextlib.suppress(OptionError):  # what a damaged file states
+        inputs = inputs.with_preprocess(Preprocess.parse(stated)) if stated else inputs
     try:
-        return time_table(source, input_batch(inputs, TIMED_SEED, 1).first(1).feeds), ()
+        costs_of = functools.partial(island_costs, source, settings, inputs)
+        return time_table(source, input_batch(inputs, TIMED_SEED, 1).first(1).feeds, costs_of=costs_of), ()
     except DfmpcError as error:
         return None, (f"not timed: {error}",)
 

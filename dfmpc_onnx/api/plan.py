@@ -13,7 +13,7 @@ import msgspec
 from dfmpc_onnx import catalog
 from dfmpc_onnx.api.agreement import Judge, as_entry
 from dfmpc_onnx.api.boundary import GivenImages, GivenLayers, GivenRanges, GivenShapes, Path, as_path, public
-from dfmpc_onnx.api.builds import Builder, Built, as_model, check_plans, measured_noise
+from dfmpc_onnx.api.builds import NEAR, Builder, Built, as_model, check_plans, measured_noise
 from dfmpc_onnx.api.intake import Intake, parse_settings, take_in
 from dfmpc_onnx.api.planned_again import plan_again
 from dfmpc_onnx.errors import OptionError, Unknown, shown
@@ -28,14 +28,16 @@ from dfmpc_onnx.pipeline.plan_file import PLAN_FILE, FrontEntry, PlannedLayer, P
 from dfmpc_onnx.pipeline.progress import Progress, ProgressReport
 from dfmpc_onnx.pipeline.recipe import DEFAULT_RECIPE
 from dfmpc_onnx.pipeline.settings import ASKED, FLOAT, TERNARY, WeightBits, WeightBudget
-from dfmpc_onnx.pipeline.weight_plan import PlannedWidths, PlanTable, WeightPlan
-from dfmpc_onnx.quantization.budget_planner import BudgetPlanner, plan_of, whys_of, widths_of_blocks, with_other_bytes
+from dfmpc_onnx.pipeline.weight_plan import PlannedWidths, PlanTable, WeightPlan, Width
+from dfmpc_onnx.quantization.budget_planner import BudgetPlanner, plan_of, whys_of, with_other_bytes
 from dfmpc_onnx.quantization.greedy_search import completed, greedy_search
 from dfmpc_onnx.quantization.joint_damage import JointDamage
 from dfmpc_onnx.quantization.statistics_source import statistics_source
+from dfmpc_onnx.quantization.storage_costs import with_built_forms
 from dfmpc_onnx.runtime.threads import takes_threads
 
 MOST_MEASURED = 3  # files that are built and run for a plan, each planned by what the one before showed
+MOST_FITTED = 3  # that are built until the plan of a size is one whose bytes are known
 ALIKE_DB = 0.3  # between the plan of such a file and the next, which is then not built
 NAME_SLACK = 64  # bytes: the name of a plan file is longer than that of the recipe
 Search = Literal["knapsack", "greedy"]
@@ -236,26 +238,62 @@ class _Planner:
         budget = self._workspace.settings.budget
         made = self._builder.build_with(budget)
         found = self._workspace.get(PlannedWidths)
-        options = next(step.options for step in self._taken.pipeline if PlannedWidths in step.provides)
-        built, damage = found.plan, getattr(options, "damage", 0.0)
         table = dataclasses.replace(found.table, float_bytes=self._taken.source.size)
+        table = self._with_bytes(table, found.plan, made)
+        budget = dataclasses.replace(budget, other_bytes=table.other_bytes)
+        options = next(step.options for step in self._taken.pipeline if PlannedWidths in step.provides)
+        built, damage = found.plan.widths, getattr(options, "damage", 0.0)
         for _ in range(MOST_MEASURED):
-            table = self._as_built(table, built, made)
-            budget = dataclasses.replace(budget, other_bytes=table.other_bytes)
+            table = self._with_noise(table, made)
             plan, kept = BudgetPlanner(table, budget.most_float).plan(budget, damage)
-            if alike(table, plan, built) or self._builder.late:
+            if abs(plan.sqnr_db - plan_of(table, built).sqnr_db) <= ALIKE_DB or self._builder.late:
                 break
-            made, built = self._builder.build_plan(table, plan), plan
+            made, built = self._builder.build_plan(table, plan), plan.widths
+            table = self._with_bytes(table, plan, made)
+        if budget.size is not None:
+            table, plan = self._fitted(table, plan, built, budget)
         if not kept and budget.min_sqnr is not None:
             self._warnings.append(f"min-sqnr {budget.min_sqnr:g} is not reached: {plan.sqnr_db:.1f} dB are predicted")
         return table, plan
 
-    def _as_built(self, table: PlanTable, plan: WeightPlan, made: Built) -> PlanTable:
-        """The table with the bytes and the noise that the file of a plan shows; noise as it is where the file cannot be
-        compared."""
-        size = size_of(as_model(self._taken, made.results))
-        other = max(with_other_bytes(table, plan, size).other_bytes, 0)  # below 0 where weights fill the file
-        table = dataclasses.replace(table, other_bytes=other + statement_bytes(table))
+    def _fitted(
+        self, table: PlanTable, plan: WeightPlan, built: tuple[Width, ...], budget: WeightBudget
+    ) -> tuple[PlanTable, WeightPlan]:
+        """A plan whose bytes are those of a file that was built, from below within a percent of the size asked for; the
+        largest of some that keep to it where none comes so near.
+
+        built: the widths that bytes are known of. A weight may be stored in another form than its row says, since the
+        best one is known only when it is rounded.
+        """
+        size, best = budget.size or 0, (table, plan)
+        kept = False
+        for _ in range(MOST_FITTED):
+            if plan.widths != built:
+                if self._builder.late:
+                    break
+                made, built = self._builder.build_plan(table, plan), plan.widths
+                table = self._with_bytes(table, plan, made)
+            plan = plan_of(table, built)
+            if plan.size <= size and (not kept or plan.size > best[1].size):
+                best, kept = (table, plan), True
+            if NEAR * size <= plan.size <= size:
+                break
+            other, _ = BudgetPlanner(table, budget.most_float).plan(budget, 0.0)
+            if other.widths == built:
+                break
+            plan = other
+        return best if kept else (table, plan)
+
+    def _with_bytes(self, table: PlanTable, plan: WeightPlan, made: Built) -> PlanTable:
+        """The table with the forms that weights have in a file that was built by a plan, and the rest of it as it is
+        there."""
+        found = with_built_forms(table, plan.widths, self._workspace)
+        found = with_other_bytes(found, plan, size_of(as_model(self._taken, made.results)))
+        other = max(found.other_bytes, 0) + statement_bytes(found)  # below 0 where weights fill the file
+        return dataclasses.replace(found, other_bytes=other)
+
+    def _with_noise(self, table: PlanTable, made: Built) -> PlanTable:
+        """The table with what the file that was built last shows; as it is where that cannot be compared."""
         found = measured_noise(self._taken, made)
         return table if found is None else dataclasses.replace(table, noise=found[1])
 
@@ -315,12 +353,6 @@ def _fixed(bits: BitPlan, table: PlanTable) -> list[PlannedLayer]:
         for name, given in bits.layers.items()
         if name not in planned and (given.why == ASKED or given.bits != FLOAT)
     ]
-
-
-def alike(table: PlanTable, plan: WeightPlan, built: WeightPlan) -> bool:
-    """Whether a plan is near enough to one that was built: as much noise, the same codebooks."""
-    noise = abs(plan.sqnr_db - plan_of(table, built.widths).sqnr_db) <= ALIKE_DB
-    return noise and set(widths_of_blocks(table, plan)) == set(widths_of_blocks(table, built))
 
 
 def statement_bytes(table: PlanTable) -> int:

@@ -35,23 +35,41 @@ def closed_twin(graph: gs.Graph, made: Collection[str]) -> onnx.ModelProto | Non
     for node in list(graph.nodes):
         if not any(tensor.name in made for tensor in node.outputs):
             continue
-        if is_weighted(node):
-            if not _give_codes(graph, node, fresh):
-                continue
-            around = [node.inputs[0], _behind(graph, node)]
-        elif keeps_scale(node):
-            around = [node.inputs[0], *node.outputs]
-        elif meaning_of(node).own_scale:
-            around = [t for t in (*node.inputs, _behind(graph, node)) if isinstance(t, gs.Variable)]
-        else:
+        if is_weighted(node) and not _give_codes(graph, node, fresh):
             continue
-        closed = closed or not keeps_scale(node)
+        around = _around(graph, node)
+        closed = closed or (bool(around) and not keeps_scale(node))
         marked.update((tensor.name, tensor) for tensor in around if tensor.dtype in (None, np.dtype(np.float32)))
     if not closed:
         return None
     for tensor in marked.values():
         _round(graph, tensor, fresh)
     return to_model(graph)
+
+
+def rounded_in_twin(graph: gs.Graph, made: Collection[str]) -> list[str]:
+    """The names of the tensors that a twin of the graph rounds and the graph itself does not. Nothing is changed."""
+    found: dict[str, None] = {}
+    for node in graph.nodes:
+        if not any(tensor.name in made for tensor in node.outputs):
+            continue
+        if is_weighted(node) and not _has_integer_kernel(node):
+            continue
+        for tensor in map(_unguarded, _around(graph, node)):
+            if tensor.dtype in (None, np.dtype(np.float32)) and not _is_rounded(graph, tensor):
+                found[tensor.name] = None
+    return list(found)
+
+
+def _around(graph: gs.Graph, node: gs.Node) -> list[gs.Tensor]:
+    """What is rounded where a node computes in integers; nothing where it has no integer kernel."""
+    if is_weighted(node):
+        return [node.inputs[0], _behind(graph, node)]
+    if keeps_scale(node):
+        return [node.inputs[0], *node.outputs]
+    if meaning_of(node).own_scale:
+        return [t for t in (*node.inputs, _behind(graph, node)) if isinstance(t, gs.Variable)]
+    return []
 
 
 def _behind(graph: gs.Graph, node: gs.Node) -> gs.Tensor:
@@ -63,20 +81,15 @@ def _behind(graph: gs.Graph, node: gs.Node) -> gs.Tensor:
 
 def _give_codes(graph: gs.Graph, layer: gs.Node, fresh: Namer) -> bool:
     """Give a layer codes for its weight and bias, where it has an integer kernel."""
-    maker = producer(layer.inputs[1])
-    weight = maker.inputs[0] if maker is not None and dequantizes(maker) else layer.inputs[1]
-    rank = len(weight.shape) if constant(weight) is not None else 0
-    if rank != (4 if op_of(layer) == "Conv" else 2) or op_of(layer) == "ConvTranspose":
+    if not _has_integer_kernel(layer):
         return False
-    if any(float(layer.attrs.get(key, 1.0)) != 1.0 for key in ("alpha", "beta")):
-        return False
-    guard = producer(layer.inputs[0])
-    if guard is not None and op_of(guard) == "Max" and len(guard.inputs) == 1:  # which keeps the layer from integers
-        layer.inputs[0] = guard.inputs[0]
+    guard, source = producer(layer.inputs[0]), _unguarded(layer.inputs[0])
+    if guard is not None and source is not layer.inputs[0]:
+        layer.inputs[0] = source
         if not consumers(guard.outputs[0]):
             guard.inputs.clear()
             graph.nodes.remove(guard)
-    _decode(graph, layer, 1, np.ones(weight.shape, np.int8), fresh)
+    _decode(graph, layer, 1, np.ones(_stored_weight(layer).shape, np.int8), fresh)
     if len(layer.inputs) > 2 and not layer.inputs[2].is_empty():
         bias = layer.inputs[2]
         held = producer(bias)
@@ -85,6 +98,26 @@ def _give_codes(graph: gs.Graph, layer: gs.Node, fresh: Namer) -> bool:
             return False
         _decode(graph, layer, 2, np.ones(shape, np.int32), fresh)
     return True
+
+
+def _has_integer_kernel(layer: gs.Node) -> bool:
+    weight = _stored_weight(layer)
+    rank = len(weight.shape) if constant(weight) is not None else 0
+    if rank != (4 if op_of(layer) == "Conv" else 2) or op_of(layer) == "ConvTranspose":
+        return False
+    return all(float(layer.attrs.get(key, 1.0)) == 1.0 for key in ("alpha", "beta"))
+
+
+def _stored_weight(layer: gs.Node) -> gs.Tensor:
+    """A layer's weight, or its codes where it has some."""
+    maker = producer(layer.inputs[1])
+    return maker.inputs[0] if maker is not None and dequantizes(maker) else layer.inputs[1]
+
+
+def _unguarded(tensor: gs.Tensor) -> gs.Tensor:
+    """A tensor, or what stands in front of a Max that keeps its layer from integers."""
+    guard = producer(tensor)
+    return guard.inputs[0] if guard is not None and op_of(guard) == "Max" and len(guard.inputs) == 1 else tensor
 
 
 def _decode(graph: gs.Graph, layer: gs.Node, slot: int, codes: npt.NDArray[np.integer], fresh: Namer) -> None:
@@ -100,13 +133,19 @@ def _decode(graph: gs.Graph, layer: gs.Node, slot: int, codes: npt.NDArray[np.in
     layer.inputs[slot] = made
 
 
-def _round(graph: gs.Graph, tensor: gs.Tensor, fresh: Namer) -> None:
-    """QuantizeLinear and DequantizeLinear behind a tensor, where there are none."""
+def _is_rounded(graph: gs.Graph, tensor: gs.Tensor) -> bool:
+    """Whether a tensor holds what codes stand for, or is nowhere read but by what makes codes of it."""
     maker, readers = producer(tensor), consumers(tensor)
     if maker is not None and dequantizes(maker):
+        return True
+    return bool(readers) and all(quantizes(node) for node in readers) and not is_output(graph, tensor)
+
+
+def _round(graph: gs.Graph, tensor: gs.Tensor, fresh: Namer) -> None:
+    """QuantizeLinear and DequantizeLinear behind a tensor, where there are none."""
+    if _is_rounded(graph, tensor):
         return
-    if readers and all(quantizes(node) for node in readers) and not is_output(graph, tensor):
-        return
+    maker, readers = producer(tensor), consumers(tensor)
     stem = fresh("closed")
     source = tensor
     if is_output(graph, tensor) and maker is not None:  # which keeps its name and becomes the dequantized one

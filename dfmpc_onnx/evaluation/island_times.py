@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import msgspec
 import onnx
@@ -27,7 +27,8 @@ class IslandTime(msgspec.Struct, frozen=True):
 
     layers: the names in the file of its layers. operators: its nodes, counted. ms: of a run; share: per cent of all.
     saves_ms: what integers in its place save, below 0 where they are slower; None where it has no integer kernels, or
-    is none of the slowest.
+    is none of the slowest. costs: the share of the output that suffers most which is error then, 0 to 1, as 8-bit
+    activations there make it on generated inputs; None where that was not asked, or is not known.
     """
 
     layers: tuple[str, ...]
@@ -35,6 +36,7 @@ class IslandTime(msgspec.Struct, frozen=True):
     ms: float
     share: float
     saves_ms: float | None = None
+    costs: float | None = None
 
 
 class LayerTime(msgspec.Struct, frozen=True):
@@ -60,13 +62,26 @@ class TimeTable(msgspec.Struct, frozen=True):
     fed: str
 
 
+CostsOf = Callable[[Sequence[Collection[str]]], Sequence[float | None]]
+
+
+def no_costs(islands: Sequence[Collection[str]]) -> Sequence[float | None]:
+    """For a table of times alone."""
+    return [None] * len(islands)
+
+
 def time_table(
-    source: Source, feeds: Feeds, closed_islands: int = MOST_CLOSED, seconds: float = SECONDS_EACH
+    source: Source,
+    feeds: Feeds,
+    closed_islands: int = MOST_CLOSED,
+    seconds: float = SECONDS_EACH,
+    costs_of: CostsOf = no_costs,
 ) -> TimeTable:
     """Measure a model on this machine. Raises ModelError where it cannot be run.
 
     Each of the slowest islands, `closed_islands` at most, is closed by itself and timed beside the model as it is, in
-    turns. seconds: of runs of each network.
+    turns. seconds: of runs of each network. costs_of: what each of those costs, by the names of the tensors that it
+    makes.
     """
     model = _with_names(source)
     (now,) = profiles([(model, feeds)], source.label, seconds)
@@ -74,18 +89,18 @@ def time_table(
     named, nodes = now.layers(source.model), now.file_nodes(source.model)
     closed: dict[str, float] = {}
     rows = []
+    made = [{t for run in part for node in nodes[run.name] for t in node.output} for part in parts[:closed_islands]]
+    costs = costs_of(made) if made else []
     for number, part in enumerate(parts):
         saved = None
         if number < closed_islands:
-            pair = _closed(
-                model, source.label, feeds, {t for run in part for node in nodes[run.name] for t in node.output}
-            )
+            pair = _closed(model, source.label, feeds, made[number])
             if pair is not None:
                 beside, twin = pair
                 # The rest of a network takes the same either way; where it did not, something else ran meanwhile.
                 saved = round(1000 * min(beside.total - twin.total, _seconds(part)), 4)
                 closed.update(_layer_seconds(twin, {named[run.name] for run in part if run.name in named}))
-        rows.append(_row(part, named, now.total, saved))
+        rows.append(_row(part, named, now.total, saved, None if saved is None else costs[number]))
     slow = sorted((node for node in now.nodes if node.name in named), key=lambda node: -node.span.seconds)
     layers = tuple(_layer(node, named[node.name], closed.get(named[node.name])) for node in slow)
     floats = sum(map(_seconds, parts))
@@ -97,11 +112,13 @@ def _seconds(nodes: list[NodeTime]) -> float:
     return sum(node.span.seconds for node in nodes)
 
 
-def _row(part: list[NodeTime], named: dict[str, str], total: float, saved: float | None) -> IslandTime:
+def _row(
+    part: list[NodeTime], named: dict[str, str], total: float, saved: float | None, costs: float | None
+) -> IslandTime:
     layers = tuple(dict.fromkeys(named[node.name] for node in part if node.name in named))
     share = round(100 * _seconds(part) / total, 2) if total else 0.0
     return IslandTime(
-        layers, dict(Counter(node.kernel for node in part)), round(1000 * _seconds(part), 4), share, saved
+        layers, dict(Counter(node.kernel for node in part)), round(1000 * _seconds(part), 4), share, saved, costs
     )
 
 

@@ -17,7 +17,7 @@ import msgspec
 from dfmpc_onnx.errors import printable
 from dfmpc_onnx.evaluation.fidelity import Fidelity
 from dfmpc_onnx.numerics.changed_answers import ErrorLaw, changed_share
-from dfmpc_onnx.numerics.proportions import wilson_interval
+from dfmpc_onnx.numerics.proportions import exact_interval
 
 LAW_OF_GENERATED = ErrorLaw(mean=-0.87, deviation=0.29, freedom=10)
 LAW_OF_IMAGES = ErrorLaw(mean=-0.41, deviation=0.28, freedom=10)
@@ -150,7 +150,7 @@ def _agreement(found: Fidelity, own: bool) -> tuple[float | None, tuple[float, f
         low, middle, high = (1 - share for share in reversed(changed_share(law, found.tangent, *counted)))
     elif own:
         middle = found.agreeing / found.rows
-        low, high = wilson_interval(found.agreeing, found.rows)
+        low, high = exact_interval(found.agreeing, found.rows)
     else:  # labels on generated inputs
         return None, None
     return round(100 * middle, 1), (math.floor(1000 * low) / 10, math.ceil(1000 * high) / 10)
@@ -178,7 +178,7 @@ def _share(boxes: tuple[int, int]) -> float:
 
 
 def _level_of_boxes(sqnr_db: float, boxes: tuple[int, int]) -> Level:
-    low, high = (100 * end for end in wilson_interval(*boxes))
+    low, high = (100 * end for end in exact_interval(*boxes))
     if sqnr_db < RUINED_DB or high < LEAST_AGREEMENT:
         return "bad"
     return "good" if _share(boxes) >= GOOD_AGREEMENT and low >= LEAST_AGREEMENT else "check"

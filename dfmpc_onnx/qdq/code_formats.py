@@ -16,7 +16,7 @@ import functools
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import onnx
 
@@ -50,6 +50,7 @@ INTEGER_FORM_BYTES = 110
 FLOAT_FORM_BYTES = 200
 # Tables are worked through at load, types need one Cast: a table has to save this share of the bytes.
 TABLE_HANDICAP = 0.01
+PRICES_KEPT = 2**14  # of kinds of codes: a network has ten for each weight of its own size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,19 +208,25 @@ def _encode(widths: tuple[int, ...]) -> list[Form]:
     return [Form(planes) for planes in itertools.product(*choices)]
 
 
-class PricedForm(NamedTuple):
-    """A form, and what to compare it by."""
-
-    cost: float
+@dataclasses.dataclass(frozen=True)
+class _Priced:
     form: Form
+    price: float
 
 
-@functools.lru_cache(1024)
-def priced_forms(kind: Kind, opset: int = NEWEST) -> tuple[PricedForm, ...]:
-    """Every form of such codes that an opset can decode, the cheapest first. A plan asks for the same ones again and
-    again."""
-    found = [PricedForm(form.cost(kind.size, opset), form) for form in forms(kind, opset)]
-    return tuple(sorted(found, key=lambda one: one.cost))
+@functools.lru_cache(maxsize=PRICES_KEPT)
+def _priced(kind: Kind, opset: int) -> tuple[_Priced, ...]:
+    """What each form of such codes costs, in the order of `forms`: a planner asks for thousands of settings."""
+    return tuple(_Priced(form, form.cost(kind.size, opset)) for form in forms(kind, opset))
+
+
+def cheapest_form(kind: Kind, opset: int = NEWEST) -> Form:
+    """The form of such codes that costs least where no table is counted; the first of equal ones."""
+    return min(_priced(kind, opset), key=_price).form
+
+
+def _price(one: _Priced) -> float:
+    return one.price
 
 
 def choose_forms(kinds: Mapping[str, Kind], opset: int = NEWEST) -> dict[str, Form]:
@@ -229,17 +236,21 @@ def choose_forms(kinds: Mapping[str, Kind], opset: int = NEWEST) -> dict[str, Fo
     weight takes its cheapest form; then those tables are given up whose weights would do better without.
     """
     counts = Counter(kinds.values())
+    options = {kind: _priced(kind, opset) for kind in counts}
 
-    def cheapest(tables: frozenset[Codebook]) -> dict[Kind, PricedForm]:
-        return {kind: next(one for one in priced_forms(kind, opset) if one.form.tables <= tables) for kind in counts}
+    def cheapest(tables: frozenset[Codebook]) -> dict[Kind, _Priced]:
+        return {
+            kind: min((one for one in found if one.form.tables <= tables), key=_price)
+            for kind, found in options.items()
+        }
 
-    def total(choice: Mapping[Kind, PricedForm]) -> float:
-        tables = frozenset[Codebook]().union(*(one.form.tables for one in choice.values()))
+    def total(choice: Mapping[Kind, _Priced]) -> float:
+        tables = frozenset().union(*(one.form.tables for one in choice.values()))
         # By count, not by set order, which changes from process to process: sums of floats depend on it.
-        own = sum(counts[kind] * one.cost for kind, one in choice.items())
+        own = sum(counts[kind] * one.price for kind, one in choice.items())
         return own + sum(len(table.raw) + CONSTANT_BYTES for table in tables)
 
-    allowed = frozenset[Codebook]().union(*(one.form.tables for kind in counts for one in priced_forms(kind, opset)))
+    allowed = frozenset[Codebook]().union(*(one.form.tables for found in options.values() for one in found))
     chosen = cheapest(allowed)
     while True:
         planes = (plane for one in chosen.values() for plane in one.form.planes)

@@ -22,7 +22,7 @@ from dfmpc_onnx.numerics.arrays import Array, Float32
 from dfmpc_onnx.numerics.codebook import CODE_BITS, Blocks, Codebook, LearntTable, learn
 from dfmpc_onnx.pipeline.facts import Layer
 from dfmpc_onnx.pipeline.settings import BitWidth
-from dfmpc_onnx.pipeline.weight_plan import PlannedWidths
+from dfmpc_onnx.pipeline.weight_plan import PlannedWidths, StatedWidths
 from dfmpc_onnx.qdq.code_formats import CONSTANT_BYTES, Form, Plane
 from dfmpc_onnx.quantization.grid_rules import GridRules
 
@@ -78,12 +78,10 @@ def _form_of_blocks(blocks: Blocks, run: int) -> Form:
     return Form((Plane(CODE_BITS, encoding="blocks", book=Codebook.nominal(blocks), run=run),))
 
 
-def blocks_of_plan(planned: PlannedWidths | None) -> frozenset[Blocks]:
+def blocks_of_plan(planned: PlannedWidths | StatedWidths | None) -> frozenset[Blocks]:
     """The sizes of blocks that a plan counts on."""
-    if planned is None:
-        return frozenset()
-    pairs = zip(planned.table.rows, planned.plan.widths, strict=True)
-    return frozenset(BLOCKS[width] for row, width in pairs if row.run_at(width))
+    rows = () if planned is None else planned.rows
+    return frozenset(BLOCKS[width] for row, width in rows if row.run_at(width))
 
 
 class NetworkTables:

@@ -57,7 +57,7 @@ def images_needed(workspace: Workspace) -> int:
 
 
 def gets_few_bits(workspace: Workspace) -> bool:
-    """Whether enough layers have weights of so few bits that correlations of their inputs decide what rounding costs."""
+    """Whether enough layers have weights of so few bits that correlations of inputs decide what rounding costs."""
     plan, layers = workspace.get(BitPlan).layers, workspace.get(Layers).quantizable
     few = sum(_is_few(plan[layer.name].bits) for layer in layers)
     return few > 0 and few >= SHARE_OF_FEW_BITS * len(layers)

@@ -24,7 +24,7 @@ from dfmpc_onnx.pipeline.facts import Layer, LayerBits
 from dfmpc_onnx.pipeline.manager import Figure, Refusal, Rewrite
 from dfmpc_onnx.pipeline.settings import FLOAT, BitWidth
 from dfmpc_onnx.pipeline.shared_weights import layers_of_one_weight
-from dfmpc_onnx.pipeline.weight_plan import PlannedWidths
+from dfmpc_onnx.pipeline.weight_plan import PlannedWidths, StatedWidths
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.qdq.int8_biases import int8_bias_grid
 from dfmpc_onnx.qdq.kernel_pairs import LIMITED_OUTPUTS, neighbours_of
@@ -106,7 +106,7 @@ class Rebuilder:
         }
         self._shared: dict[str, QuantizedWeight] = {}
         widths = {name: plan[name].bits for name in layers}
-        planned = blocks_of_plan(workspace.find(PlannedWidths))
+        planned = blocks_of_plan(workspace.find(PlannedWidths) or workspace.find(StatedWidths))
         self._tables = NetworkTables(self._graph, layers.values(), self.rules, widths, planned)
 
     def warnings(self, threshold: float) -> tuple[str, ...]:

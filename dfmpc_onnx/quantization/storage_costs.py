@@ -6,11 +6,12 @@ decoding tables, and the opset that the widest forms of others bring; `shared_by
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 from dfmpc_onnx.numerics.codebook import CODE_BITS, Codebook
 from dfmpc_onnx.numerics.grids import ASYMMETRIC_BITS
-from dfmpc_onnx.pipeline.facts import BitPlan, Layer, Layers, Sensitivity
+from dfmpc_onnx.pipeline.facts import BitPlan, Codes, Layer, Layers, Sensitivity
 from dfmpc_onnx.pipeline.measured_noise import NOT_MEASURED, MeasuredNoise
 from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY
 from dfmpc_onnx.pipeline.weight_plan import FLOAT_BITS, PlanRow, PlanTable, Width, bits_of
@@ -21,9 +22,9 @@ from dfmpc_onnx.qdq.code_formats import (
     NODE_BYTES,
     Form,
     Kind,
+    cheapest_form,
     choose_forms,
     opset_for,
-    priced_forms,
 )
 from dfmpc_onnx.quantization.codebook_tables import BLOCKS, blocks_that_pay, run_of
 
@@ -59,7 +60,7 @@ def layer_bytes(
         return 4 * first.size + len(first.weight) + HEADER_BYTES
     run = run_of(first) if blocks else 0
     kind = kind_of(first.size, width, reduced, run)
-    form = _cheapest(kind, opset)
+    form = cheapest_form(kind, opset)
     channels = first.channels or 1
     name = 2 * len(first.weight)
     found = form.bytes(kind.size) + form.overhead(kind.size, opset) + name + HEADER_BYTES + 12
@@ -84,7 +85,7 @@ def shared_bytes(table: PlanTable, widths: Sequence[Width]) -> int:
     tables = frozenset[Codebook]().union(*(form.tables for form in chosen.values()))
     found = sum(len(table.raw) + CONSTANT_BYTES for table in tables)
     for name, kind in kinds.items():
-        found += _cost(chosen[name], kind, final) - _cost(_cheapest(kind, table.opset), kind, table.opset)
+        found += _cost(chosen[name], kind, final) - _cost(cheapest_form(kind, table.opset), kind, table.opset)
     narrow = table.integer and final >= FIRST_WITH_INT8_ARITHMETIC
     for row, width in pairs:
         if has_zero_point(width, row.run_at(width)) and table.integer and not narrow:
@@ -99,7 +100,7 @@ def perhaps_wider(table: PlanTable, widths: Sequence[Width]) -> list[tuple[int, 
     """
     found: list[tuple[int, Width]] = []
     for index, (row, width) in enumerate(zip(table.rows, widths, strict=True)):
-        if width == FLOAT or row.run_at(width) or not _cheapest(kind_of(row.weights, width), table.opset).tables:
+        if width == FLOAT or row.run_at(width) or not cheapest_form(kind_of(row.weights, width), table.opset).tables:
             continue
         wider = [own for own in row.widths if own != FLOAT and bits_of(own) > bits_of(width)]
         found += [(index, min(wider, key=bits_of))] if wider else []
@@ -121,10 +122,6 @@ def has_zero_point(width: Width, run: int) -> bool:
     if width in (FLOAT, TERNARY, 1.6) or (run and width in BLOCKS):
         return False
     return float(width) <= ASYMMETRIC_BITS
-
-
-def _cheapest(kind: Kind, opset: int) -> Form:
-    return priced_forms(kind, opset)[0].form
 
 
 def _cost(form: Form, kind: Kind, opset: int) -> int:
@@ -185,6 +182,24 @@ def table_of(
     )
 
 
+def with_built_forms(table: PlanTable, widths: Sequence[Width], workspace: Workspace) -> PlanTable:
+    """The table whose rows say at these widths what the file has that a workspace became: blocks of a codebook, or
+    levels. Which of the two loses less is an estimate until a weight is rounded."""
+    codes, by_name = workspace.get(Codes).weights, workspace.get(Layers).by_name()
+    rows = []
+    for row, width in zip(table.rows, widths, strict=True):
+        weight, group = codes.get(row.layers[0]), [by_name[name] for name in row.layers]
+        run = run_of(group[0]) if weight is not None and weight.book is not None else 0
+        if weight is not None and width in BLOCKS and run != row.run_at(width):
+            reduced, at = workspace.settings.reduce_range, row.widths.index(width)
+            size = layer_bytes(group, width, table.opset, table.integer, reduced, blocks=run > 0)
+            runs = row.runs or (0,) * len(row.widths)
+            sizes = (*row.sizes[:at], size, *row.sizes[at + 1 :])
+            row = dataclasses.replace(row, sizes=sizes, runs=(*runs[:at], run, *runs[at + 1 :]))
+        rows.append(row)
+    return dataclasses.replace(table, rows=tuple(rows))
+
+
 def estimated_other_bytes(workspace: Workspace, others: Sequence[Layer]) -> int:
     """About what the file takes beside the rows of a table: a guess by the graph, good to some nodes.
 
@@ -214,7 +229,7 @@ def estimated_other_bytes(workspace: Workspace, others: Sequence[Layer]) -> int:
 def stored_bits(weights: int, width: Width, opset: int, run: int) -> float:
     """Bits that each of so many weights takes in the file: more than its width where packing would not pay. run: as in
     `kind_of`."""
-    return bits_of(width) if width == FLOAT else _cheapest(kind_of(weights, width, run=run), opset).bits
+    return bits_of(width) if width == FLOAT else cheapest_form(kind_of(weights, width, run=run), opset).bits
 
 
 def mean_bits(table: PlanTable, widths: Sequence[Width]) -> float:

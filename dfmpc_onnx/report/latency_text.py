@@ -15,6 +15,7 @@ SAVES_LEGEND = (
     "saves: what integer kernels in its place would save, measured; below 0 they would take longer. -: it has none, "
     "or was not tried"
 )
+COSTS_LEGEND = "costs %: of the output, as 8-bit activations there would lose it on generated inputs"
 
 
 def latency_rows(found: LatencyReport) -> list[tuple[str, str]]:
@@ -48,14 +49,18 @@ def time_tables(found: TimeTable, console: Console) -> None:
     )
     if found.islands:
         rows = [
-            (_island(row), f"{row.ms:.3f}", f"{row.share:.1f}", _saves(row), _made_of(row)) for row in found.islands
+            (_island(row), f"{row.ms:.3f}", f"{row.share:.1f}", _saves(row), _costs(row), _made_of(row))
+            for row in found.islands
         ]
         more = len(rows) - MOST_ISLANDS
         console.print(Text("\nislands of float:\n"))
-        listing(console, ("island", "ms", "%", "saves", "of"), rows[:MOST_ISLANDS], right=("ms", "%", "saves"))
+        columns = ("island", "ms", "%", "saves", "costs %", "of")
+        listing(console, columns, rows[:MOST_ISLANDS], right=columns[1:-1])
         if more > 0:
             console.print(Text(f"... and {more} more, which --json lists"))
         console.print(Text(SAVES_LEGEND))
+        if any(row.costs is not None for row in found.islands):
+            console.print(Text(COSTS_LEGEND))
     if found.layers:
         console.print(Text("\nthe slowest layers:\n"))
         slow = [(row.name, f"{row.ms:.3f}", _integer(row), row.kernel) for row in found.layers[:MOST_LAYERS]]
@@ -76,6 +81,10 @@ def _made_of(row: IslandTime) -> str:
 
 def _saves(row: IslandTime) -> str:
     return "-" if row.saves_ms is None else f"{row.saves_ms:.3f}"
+
+
+def _costs(row: IslandTime) -> str:
+    return "-" if row.costs is None else f"{100 * row.costs:.2g}"
 
 
 def _integer(row: LayerTime) -> str:

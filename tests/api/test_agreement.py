@@ -7,7 +7,7 @@ import types
 import pytest
 
 from dfmpc_onnx.api import agreement
-from dfmpc_onnx.numerics.proportions import wilson_interval
+from dfmpc_onnx.numerics.proportions import exact_interval
 from dfmpc_onnx.pipeline.weight_plan import PlanRow, PlanTable
 
 ROW = PlanRow(("conv1",), (8, 8), 8, (4, 8, "float"), (0.1, 0.01, 0.0), (0.1, 0.01, 0.0), (32, 64, 256))
@@ -16,7 +16,7 @@ TABLE = PlanTable((ROW,), 1000, 0, 0.0, 0.0, 25, True, 2000, "probe", "images")
 
 def test_an_interval_that_only_rounds_to_what_was_asked_for_does_not_reach_it(monkeypatch: pytest.MonkeyPatch) -> None:
     found = types.SimpleNamespace(agreeing=169, rows=172, agreement=100 * 169 / 172)
-    assert 94.95 < 100 * wilson_interval(found.agreeing, found.rows)[0] < 95
+    assert 94.95 < 100 * exact_interval(found.agreeing, found.rows)[0] < 95
     monkeypatch.setattr(agreement, "compare", lambda *given: found)
     for name in ("Session", "as_model", "output_kinds"):
         monkeypatch.setattr(agreement, name, lambda *given, **named: ())

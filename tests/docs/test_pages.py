@@ -12,8 +12,8 @@ import yaml
 from dfmpc_onnx.cli import main
 from dfmpc_onnx.pipeline.targets import TARGETS
 from tests.commands import ROOT
-from tools.bench import peers
-from tools.experiments import measure
+from tools.bench import peers, planning
+from tools.experiments import agreement, measure, plans, sensitivity
 from tools.figures import TOOLS, rows, sizes_and_drops
 from tools.zoo import __main__ as zoo
 
@@ -56,7 +56,17 @@ def test_a_table_is_included_by_a_page_that_names_the_command(table: pathlib.Pat
 
 
 @pytest.mark.parametrize(
-    ("table", "header"), [("measured", measure.HEADER), ("peers", peers.HEADER), ("zoo", zoo.HEADER)]
+    ("table", "header"),
+    [
+        ("agreement", agreement.HEADER),
+        ("greedy", plans.HEADER),
+        ("measured", measure.HEADER),
+        ("peers", peers.HEADER),
+        ("planning", planning.HEADER),
+        ("plans", plans.HEADER),
+        ("sensitivity", sensitivity.HEADER),
+        ("zoo", zoo.HEADER),
+    ],
 )
 def test_a_table_has_the_columns_that_its_tool_writes(table: str, header: tuple[str, ...]) -> None:
     assert set(rows(table)[0]) <= set(header)

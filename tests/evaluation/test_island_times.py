@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
@@ -112,6 +113,36 @@ def test_a_twin_runs_and_has_integer_kernels(network):
     if twin is not None:
         graphs.run(twin, graphs.input_of(model))
         assert sum(n for op, n in graphs.kernels(twin).items() if op.startswith("Q")) > 0
+
+
+def test_an_island_costs_what_its_activations_lose_in_8_bits():
+    found = table_of(quantized(("conv2=float", "conv3=float")))
+    (island,) = [island for island in found.islands if island.layers]
+    assert island.costs is not None and 0 < island.costs < 0.01
+
+
+def test_an_island_between_codes_costs_nothing():
+    assert [island.costs for island in table_of(quantized()).islands if island.layers] == [0.0]
+
+
+def test_an_island_with_a_channel_that_reaches_far_costs_more():
+    def model(reach):
+        net = graphs.Net()
+        gain = np.ones((8, 3, 3, 3), np.float32)
+        gain[0] *= reach
+        weight = net.random.standard_normal(gain.shape).astype(np.float32)
+        behind = net.random.standard_normal((4, 8, 1, 1)).astype(np.float32) / gain[:, 0, :1, :1].reshape(1, 8, 1, 1)
+        return net.model(net.conv(net.conv("x", 8, weight=weight * gain), 4, kernel=1, weight=behind))
+
+    small, large = (table_of(model(reach)).islands[0].costs for reach in (1.0, 1000.0))
+    assert 10 * small < large
+
+
+def test_times_alone_have_no_costs():
+    source = load(quantized())
+    assert {row.costs for row in island_times.time_table(source, {"x": graphs.input_of(source.model)}).islands} == {
+        None
+    }
 
 
 def test_only_where_it_is_asked_for_is_anything_timed():

@@ -11,7 +11,7 @@ from dfmpc_onnx.evaluation.fidelity import Fidelity, compare
 from dfmpc_onnx.evaluation.verdict import LEVEL_WORDS, Verdict, verdict_of
 from dfmpc_onnx.graph.output_branches import score_channels
 from dfmpc_onnx.inputs.files import Images
-from dfmpc_onnx.numerics.proportions import wilson_interval
+from dfmpc_onnx.numerics.proportions import exact_interval
 from dfmpc_onnx.report.verdict_text import low_verdict_warning, print_verdict, verdict_sentence
 from dfmpc_onnx.runtime.session import Session
 from tests import graphs
@@ -91,16 +91,16 @@ def test_a_few_dozen_images_of_the_users_own_narrow_it():
     """On which the error is about half of that on generated ones."""
     wide = verdict_of(found(tangent=0.1), "generated").interval
     narrow = verdict_of(found(tangent=0.05, rows=36), "images").interval
-    counted = [100 * end for end in wilson_interval(36, 36)]
+    counted = [100 * end for end in exact_interval(36, 36)]
     assert narrow[1] - narrow[0] < wide[1] - wide[0] and narrow[1] - narrow[0] < counted[1] - counted[0]
     assert "36 of 36 answers on 64 inputs keep the float model's class" in verdict_sentence(
         verdict_of(found(rows=36), "images")
     )
 
 
-def test_counted_labels_have_the_interval_of_wilson_and_made_up_ones_none():
+def test_counted_labels_have_the_interval_of_a_count_and_made_up_ones_none():
     verdict = verdict_of(found(tangent=None, changed=4, rows=100), "images")
-    low, high = wilson_interval(96, 100)
+    low, high = exact_interval(96, 100)
     assert verdict.interval == pytest.approx((100 * low, 100 * high), abs=0.11)
     assert verdict_of(found(tangent=None), "generated").agreement is None
 

@@ -13,8 +13,8 @@ from dfmpc_onnx.pipeline.settings import FLOAT, TERNARY
 from dfmpc_onnx.pipeline.weight_plan import PlanTable, Width
 from dfmpc_onnx.pipeline.workspace import Workspace
 from dfmpc_onnx.quantization.budget_planner import plan_of, with_other_bytes
-from dfmpc_onnx.quantization.codebook_tables import takes_codebooks
-from dfmpc_onnx.quantization.storage_costs import layer_bytes, mean_bits, predicted_bytes, table_of
+from dfmpc_onnx.quantization.codebook_tables import BLOCKS, takes_codebooks
+from dfmpc_onnx.quantization.storage_costs import layer_bytes, mean_bits, predicted_bytes, table_of, with_built_forms
 from tests import graphs
 from tests.commands import ROOT
 from tests.quantization.tables import row
@@ -64,6 +64,10 @@ def test_one_file_tells_the_size_of_the_others_within_a_percent(name: str) -> No
         other, widths = table_and_widths(workspace)  # its rows say where codes are blocks
         other = dataclasses.replace(other, other_bytes=table.other_bytes)
         assert predicted_bytes(other, widths) == pytest.approx(size, rel=0.01)
+        on_levels = dataclasses.replace(other, rows=tuple(dataclasses.replace(row, runs=()) for row in other.rows))
+        learnt = with_built_forms(on_levels, widths, workspace)
+        pairs = zip(learnt.rows, other.rows, widths, strict=True)
+        assert all(own.run_at(width) == row.run_at(width) for own, row, width in pairs if width in BLOCKS)
 
 
 def layers_of(model) -> list:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from dfmpc_onnx.pipeline.weight_plan import bits_of
-from tools.experiments.agreement import held
-from tools.experiments.plans import Outcome, mean_of
+from tools.experiments.agreement import held, spread_interval
+from tools.experiments.plans import Outcome, cells, mean_of
 from tools.experiments.sensitivity import (
     EQUAL_BITS,
     at_equal_bytes,
@@ -46,6 +46,12 @@ def test_outcomes_are_averaged_figure_by_figure():
     assert mean_of([Outcome(10, 1.0, 2.0, 0.0), Outcome(20, 3.0, 4.0, 1.0)]) == Outcome(15, 2.0, 3.0, 0.5)
 
 
+def test_a_plan_stands_beside_the_rule_that_it_took_the_place_of():
+    outcome = Outcome(400_000, 20.0, 21.63, -0.2)
+    assert cells("ResNet-56", "0.8", outcome) == ("ResNet-56", "0.8", "400000", "20.0", "21.6", "-0.2", "17.3")
+    assert cells("ResNet-56", "0.8, greedy", outcome)[-1] == ""
+
+
 def test_settings_at_equal_bytes_have_four_bits_a_weight():
     sizes = {f"conv{i}": 100 for i in range(60)}
     settings = at_equal_bytes(random_widths(list(sizes), 5, 0), sizes, 0)
@@ -64,6 +70,13 @@ def test_intervals_of_32_images_hold_about_as_often_as_they_say():
     generator = np.random.default_rng(1)
     inside, above = held(generator.random(1000) < 0.9, 32, 400, 0)
     assert inside >= 90 and above <= 5
+
+
+def test_an_interval_of_spread_images_stands_beside_the_others():
+    same = np.ones(100, bool)
+    same[[0, 1, 2]] = False  # of which the first is one of the ten
+    (low, high), others = spread_interval(same, 10)
+    assert low < 90 < high and others == pytest.approx(100 * 88 / 90)
 
 
 def test_where_all_images_agree_each_interval_holds():
