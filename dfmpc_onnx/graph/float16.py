@@ -33,14 +33,23 @@ class Slots:
     outputs: tuple[int, ...]
 
 
-def float_tensors(graph: gs.Graph) -> frozenset[str]:
-    """The names of the float32 tensors of a graph, constants among them."""
+def tensor_types(graph: gs.Graph) -> dict[str, int]:
+    """The element types of the tensors of a graph by name, constants among them, as shape inference finds them.
+
+    What an operator gives that it does not know, as those of other domains, is not there.
+    """
     with detached_weights(graph):
         skeleton = gs.export_onnx(graph, ir_version=graph.ir_version)
     inferred = onnx.shape_inference.infer_shapes(skeleton, check_type=False, strict_mode=False).graph
     stated = (*inferred.input, *inferred.output, *inferred.value_info)
-    found = {value.name for value in stated if value.type.tensor_type.elem_type == SINGLE}
-    return frozenset(found | {tensor.name for tensor in inferred.initializer if tensor.data_type == SINGLE})
+    found = {value.name: int(value.type.tensor_type.elem_type) for value in stated}
+    found |= {tensor.name: int(tensor.data_type) for tensor in inferred.initializer}
+    return {name: kind for name, kind in found.items() if kind}
+
+
+def float_tensors(graph: gs.Graph) -> frozenset[str]:
+    """The names of the float32 tensors of a graph, constants among them."""
+    return frozenset(name for name, kind in tensor_types(graph).items() if kind == SINGLE)
 
 
 def slots_of(node: gs.Node, opset: int, floats: Collection[str]) -> Slots | None:

@@ -266,7 +266,8 @@ def _moments_by_norms(head: Head, wanted: Sequence[InputSpec]) -> dict[str, tupl
         mean, variance = (head.constants.get(name) for name in node.input[3:5])
         if mean is None or variance is None or not specs.keys() >= filters.parts.keys():
             continue
-        measured = [np.asarray(v, np.float64).reshape(-1) for v in (mean, variance)]
+        with np.errstate(all="ignore"):  # of a damaged file: what is no number is passed over below
+            measured = [np.asarray(v, np.float64).reshape(-1) for v in (mean, variance)]
         if any(len(v) != len(filters.offset) or not np.isfinite(v).all() for v in measured) or np.any(measured[1] < 0):
             continue
         if any(axes.setdefault(name, part.axis) != part.axis for name, part in filters.parts.items()):

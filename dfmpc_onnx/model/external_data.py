@@ -46,18 +46,19 @@ def external_tensors(model: onnx.ModelProto) -> list[onnx.TensorProto]:
 
 
 def read_external(
-    model: onnx.ModelProto, tensors: list[onnx.TensorProto], folder: pathlib.Path, where: str, digest: hashlib._Hash
+    model: onnx.ModelProto, tensors: list[onnx.TensorProto], path: pathlib.Path, where: str, digest: hashlib._Hash
 ) -> tuple[tuple[pathlib.Path, ...], int]:
     """Read external weights into the model; returns their files and how many bytes of them were read.
 
     What the tensors claim goes into the digest, file by file in the order of their names. What nobody claims is not
-    read: a file may be far larger.
+    read: a file may be far larger. path: the model's own file; what a damaged one claims of itself counts for nothing.
 
     Raises ModelError before anything is read where a file is missing or lies outside the folder, where a tensor's
     place is not wholly in its file, or where all together are more than the machine has memory for.
     """
     for sparse in sparse_tensors(model):
         check_sparse(sparse, where)
+    folder = path.parent
     files: dict[str, pathlib.Path] = {}
     spans: dict[str, list[tuple[int, int]]] = {}
     claimed = 0
@@ -88,7 +89,8 @@ def read_external(
     read = 0
     for name in sorted(files):
         try:
-            read += _digest(files[name], spans[name], digest)
+            taken = _digest(files[name], spans[name], digest)
+            read += 0 if files[name].resolve() == path.resolve() else taken
         except OSError as error:
             raise ModelError(f"{where}: external data file '{shown(name)}' cannot be read ({error.strerror})") from None
     _read(tensors, folder, where)

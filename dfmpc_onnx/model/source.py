@@ -79,7 +79,7 @@ def load(source: ModelSource) -> Source:
     model = _parse(data, where)
     hasher = hashlib.sha256(data)
     external = external_tensors(model)
-    files, read = read_external(model, external, path.parent, where, hasher) if external else ((), 0)
+    files, read = read_external(model, external, path, where, hasher) if external else ((), 0)
     return _check(Source(model, path, len(data) + read, hasher.hexdigest(), bool(external), files))
 
 

@@ -102,15 +102,16 @@ def error_through(mean: Float, variance: Float, function: Callable[[Float], Floa
 
     The first is how much of the error's variance is left, ``E[f'(x)^2]``; the others are mean and variance of f(x).
     The error is taken as a tenth of the deviation, so that a kink counts for how often it is crossed. Where x does not
-    vary, the slope at its mean.
+    vary, the slope at its mean. Where the function leaves float64, as Exp of large numbers, nothing is finite.
     """
     std = np.sqrt(np.maximum(np.asarray(variance), 0.0))[..., None]
     step = np.where(std > 0, 0.1 * std, 1e-6)
     points = np.asarray(mean)[..., None] + std * _FINE
-    values = function(points)
-    up, down = (np.square((function(points + side * step) - values) / step) for side in (1.0, -1.0))
-    out_mean = values @ _DENSITY
-    return 0.5 * (up + down) @ _DENSITY, out_mean, np.square(values - out_mean[..., None]) @ _DENSITY
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = function(points)
+        up, down = (np.square((function(points + side * step) - values) / step) for side in (1.0, -1.0))
+        out_mean = values @ _DENSITY
+        return 0.5 * (up + down) @ _DENSITY, out_mean, np.square(values - out_mean[..., None]) @ _DENSITY
 
 
 def linear_moments(

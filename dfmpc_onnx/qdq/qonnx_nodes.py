@@ -20,7 +20,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from dfmpc_onnx.errors import ModelError, shown
-from dfmpc_onnx.model.protos import initializers, makers, nodes_behind, op_of, put_in
+from dfmpc_onnx.model.protos import initializers, makers, nodes_behind, op_of, put_in, standard_opset
 from dfmpc_onnx.model.source import Source
 from dfmpc_onnx.numerics.arrays import Array, Float32
 from dfmpc_onnx.qdq.decode_chains import DecodeChain, DecodeChains
@@ -28,6 +28,8 @@ from dfmpc_onnx.qdq.decode_chains import DecodeChain, DecodeChains
 QONNX_DOMAIN = "qonnx.custom_op.general"
 ROUNDINGS = {"ROUND": "Round", "HALF_EVEN": "Round", "CEIL": "Ceil", "FLOOR": "Floor"}  # as operators of ONNX
 MOST_BITS = 32
+FIRST_WITH_ROUND = 11
+LARGE_SUM, BITS_BY_SUMS = 1.5 * 2**23, 22  # float32 numbers around it are whole; codes of so many bits stay near it
 
 
 def holds_qonnx(model: onnx.ModelProto) -> bool:
@@ -200,8 +202,9 @@ def from_qonnx(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
     result.CopyFrom(model)
     graph, names = result.graph, _Constants(result.graph)
     nodes: list[onnx.NodeProto] = []
+    opset = standard_opset(model)
     for node in graph.node:
-        nodes.extend(_plain(node, names, label) if node.domain == QONNX_DOMAIN else [node])
+        nodes.extend(_plain(node, names, label, opset) if node.domain == QONNX_DOMAIN else [node])
     put_in(graph.node, nodes)
     _, read = nodes_behind(nodes, [value.name for value in graph.output])
     put_in(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in read])
@@ -239,15 +242,15 @@ class _Constants:
         return name
 
 
-def _plain(node: onnx.NodeProto, names: _Constants, label: str) -> list[onnx.NodeProto]:
+def _plain(node: onnx.NodeProto, names: _Constants, label: str, opset: int) -> list[onnx.NodeProto]:
     inputs = {"BipolarQuant": 2, "Quant": 4, "IntQuant": 4}.get(op_of(node, (QONNX_DOMAIN,)))
     if inputs != len(node.input) or len(node.output) != 1:
         raise _unknown(node, label)
     stem, source, scale = node.output[0], node.input[0], node.input[1]  # names of nodes may be alike
 
-    def step(op: str, *inputs: str, last: bool = False) -> onnx.NodeProto:
-        name = node.output[0] if last else f"{stem}/{op}"
-        return helper.make_node(op, list(inputs), [name], name=f"{stem}/{op}")
+    def step(op: str, *inputs: str, last: bool = False, word: str = "") -> onnx.NodeProto:
+        name = node.output[0] if last else f"{stem}/{word or op}"
+        return helper.make_node(op, list(inputs), [name], name=f"{stem}/{word or op}")
 
     if op_of(node, (QONNX_DOMAIN,)) == "BipolarQuant":
         least = names.add(f"{stem}/zero", 0.0)
@@ -257,16 +260,25 @@ def _plain(node: onnx.NodeProto, names: _Constants, label: str) -> list[onnx.Nod
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     mode, bits = attributes.get("rounding_mode", b"ROUND"), _bits_of(names.known.get(node.input[3]))
     rounding = ROUNDINGS.get(mode.decode(errors="replace").upper()) if isinstance(mode, bytes) else None
-    if bits is None or rounding is None:
+    old = rounding == "Round" and opset < FIRST_WITH_ROUND
+    if bits is None or rounding is None or (old and bits > BITS_BY_SUMS):
         raise _unknown(node, label)
     low, high = _ends(bits, attributes)
-    ends = [names.add(f"{stem}/{word}", value) for word, value in (("low", low), ("high", high))]
+    rounded = [step(rounding, f"{stem}/Min")]
+    if old:  # a sum this large has no digits behind the point, and float32 rounds to even
+        large = names.add(f"{stem}/large", LARGE_SUM)
+        rounded = [
+            step("Add", f"{stem}/Min", large, word="raised"),
+            step("Sub", f"{stem}/raised", large, word="rounded"),
+        ]
+    least, most = (names.add(f"{stem}/{word}", value) for word, value in (("low", low), ("high", high)))
     return [
         step("Div", source, scale),
         step("Add", f"{stem}/Div", node.input[2]),
-        step("Clip", f"{stem}/Add", *ends),
-        step(rounding, f"{stem}/Clip"),
-        step("Sub", f"{stem}/{rounding}", node.input[2]),
+        step("Max", f"{stem}/Add", least),  # no Clip: below opset 11 its bounds are no inputs
+        step("Min", f"{stem}/Max", most),
+        *rounded,
+        step("Sub", rounded[-1].output[0], node.input[2]),
         step("Mul", f"{stem}/Sub", scale, last=True),
     ]
 

@@ -28,5 +28,6 @@ def norm_of(pair: Pair, low: gs.Node, statistics: FloatStatistics) -> BatchNormP
 def write_channels(batch_norm: gs.Node, index: int, first: int, values: npt.NDArray[np.float64]) -> None:
     """Give a run of channels of one of a BatchNormalization's parameters new values."""
     whole = np.array(input_constant(batch_norm, index), np.float32)
-    whole[first : first + len(values)] = values
+    largest = float(np.finfo(np.float32).max)  # statistics of the largest activations lie beyond it
+    whole[first : first + len(values)] = np.clip(values, -largest, largest)
     batch_norm.inputs[index].values = whole

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -112,8 +113,11 @@ def with_stored_bits(report: Report, model: onnx.ModelProto) -> Report:
     """The report with the bits that the layers of a model have, where it was translated once its weights were packed:
     into nodes of QONNX, which round floats to as few bits as their codes need."""
     held = {layer.name: layer for layer in stored_layers(model) if layer.coded}
+    # What a model before this had quantized is a weight here, too, and has the shape that the file says.
     rows = tuple(
-        msgspec.structs.replace(row, stored_bits=held[row.name].bits) if row.name in held else row
+        msgspec.structs.replace(row, stored_bits=found.bits, weights=math.prod(found.shape))
+        if (found := held.get(row.name))
+        else row
         for row in report.layers
     )
     totals = [(held[r.name].total if r.name in held else r.stored_bits * r.weights, r.weights) for r in rows]

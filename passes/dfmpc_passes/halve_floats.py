@@ -11,11 +11,12 @@ import onnx_graphsurgeon as gs
 from dfmpc_onnx.errors import shown
 from dfmpc_onnx.graph.float16 import (
     OLDEST_HALF_QDQ,
+    SINGLE,
     Halving,
     captured_by_bodies,
     fits_float16,
-    float_tensors,
     slots_of,
+    tensor_types,
 )
 from dfmpc_onnx.graph.operators import dequantizes, quantizes
 from dfmpc_onnx.graph.query import constant, consumers, describe, producer
@@ -65,8 +66,9 @@ class HalveFloats(Pass[NoOptions]):
         if not ranges:
             why = "no range of the network is known; floats stay in float32"
             return PassResult(self.name, refusals=(Refusal("model", why, "float16-range"),))
-        floats = float_tensors(graph)
-        wide = wide_nodes(graph, floats, ranges)
+        types = tensor_types(graph)
+        floats = frozenset(name for name, kind in types.items() if kind == SINGLE)
+        wide = wide_nodes(graph, floats, ranges) | _beside_unknown(graph, types, floats)
         left = wide.keys() | captured_by_bodies(graph)
         changed = Halving(graph, left | _decoding_for(graph, left), floats).run()
         workspace.put(Halved(frozenset(changed)))
@@ -133,6 +135,17 @@ def wide_nodes(
             by = producer(tensor)
             if by is not None and by.name in found and id(tensor) in made_of_constants:
                 found.setdefault(node.name, Reason("float16-range", str(found[by.name])))
+    return found
+
+
+def _beside_unknown(graph: gs.Graph, types: Mapping[str, int], floats: Collection[str]) -> dict[str, Reason]:
+    """The nodes with floats that read, too, what no rule gives a type, as the outputs of other domains' operators."""
+    found = {}
+    for node in graph.nodes:
+        strangers = [tensor.name for tensor in node.inputs if tensor.name and tensor.name not in types]
+        if strangers and any(tensor.name in floats for tensor in (*node.inputs, *node.outputs)):
+            why = f"the type of '{shown(strangers[0])}' is not known; {describe(node)} stays in float32"
+            found[node.name] = Reason("no-float16", why)
     return found
 
 

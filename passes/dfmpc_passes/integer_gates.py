@@ -20,6 +20,7 @@ from dfmpc_onnx.pipeline.manager import NoOptions, Pass, PassResult, Refusal, Re
 from dfmpc_onnx.pipeline.workspace import Workspace
 
 ZERO = np.zeros(1)
+OLDEST_CLIP = 11  # whose bounds are inputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +62,8 @@ class IntegerGates(Pass[NoOptions]):
         if workspace.settings.activations == "none" or not workspace.settings.target.between:
             return PassResult(self.name, notes=("nothing between layers computes in integers",))
         graph, names = workspace.graph, Namer(workspace.graph)
+        if graph.opset < OLDEST_CLIP:
+            return PassResult(self.name, notes=(f"Clip has its bounds as inputs from opset {OLDEST_CLIP} on",))
         rewrites, refusals = [], []
         shared = workspace.get(Normalized).shared
         factors: dict[str, set[float]] = {}  # of the gates behind layers of one weight, by its name

@@ -170,7 +170,19 @@ def test_what_no_tensor_claims_is_not_read(folder):
         def update(self, chunk):
             Counting.read += len(chunk)
 
-    files, size = read_external(model, external_tensors(model), folder, "model", Counting())
+    files, size = read_external(model, external_tensors(model), folder / "model.onnx", "model", Counting())
     assert files == (data,)
     assert 0 < Counting.read == size <= len(content)
     assert load(folder / "model.onnx").size < before.size + 200  # of longer numbers
+
+
+def test_a_damaged_model_that_claims_its_own_bytes_has_them_once(tmp_path: pathlib.Path) -> None:
+    model, path = graphs.chain(), tmp_path / "model.onnx"
+    tensor = model.graph.initializer[0]
+    size = len(tensor.raw_data)
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", path.name), ("length", str(size))):
+        tensor.external_data.add(key=key, value=value)
+    path.write_bytes(model.SerializeToString() + bytes(0))
+    assert load(path).size == path.stat().st_size

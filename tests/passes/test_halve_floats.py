@@ -186,3 +186,14 @@ def test_a_bias_that_is_too_many_products_for_float16_keeps_its_layer_in_float32
     assert refused(result)["conv2"] == "float16-range"
     given = graphs.input_of(model, 2)
     assert graphs.relative(graphs.run(result.model, given), graphs.run(model, given)) < 0.08
+
+
+def test_what_reads_a_tensor_of_unknown_type_stays_in_float32() -> None:
+    net = graphs.Net(opset=21)
+    x = net.node("Gelu", net.block("x", 8), domain="com.microsoft")
+    net.channels[x] = 8
+    model = net.model(net.tail(net.block(net.norm(x), 8)))
+    result = made(model)
+    assert "no-float16" in refused(result).values()
+    x = graphs.input_of(model)
+    assert graphs.relative(graphs.run(result.model, x), graphs.run(model, x)) < 0.08

@@ -87,6 +87,14 @@ def test_a_tensor_times_its_own_gate_becomes_a_sum_a_bound_and_a_product(gate, n
     assert graphs.relative(graphs.run(after), graphs.run(before)) < 1e-5
 
 
+def test_below_opset_11_gates_stay_since_clip_has_its_bounds_as_attributes():
+    """A model with bodies that no converter takes stays in its opset."""
+    space = graphs.workspace(network(hard_sigmoid), "8", "8")
+    PassManager(graphs.pipeline("normalize")).run(space)
+    space.graph.opset, before = 10, ops(space.graph)
+    assert not IntegerGates().run(space).rewrites and ops(space.graph) == before
+
+
 @pytest.mark.parametrize("beta", [0.0, 0.5])
 @pytest.mark.parametrize("alpha", [0.2, 3.0])
 def test_any_slope_and_any_offset(alpha, beta):

@@ -209,27 +209,34 @@ def test_inner_layers_read_as_few_bits_as_asked_for(bits):
             np.testing.assert_array_equal(values, found[name], name)
 
 
-def one_node(op="Quant", bits=4.0, **attributes):
+def one_node(op="Quant", bits=4.0, opset=13, **attributes):
     inputs = ["x", "scale", "zero", "bits"] if op != "BipolarQuant" else ["x", "scale"]
     node = helper.make_node(op, inputs, ["y"], name="q", domain=QONNX_DOMAIN, **attributes)
     held = {"scale": np.float32(0.3), "zero": np.float32(1), "bits": np.float32(bits)}
     value = (helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [64]) for n in "xy")
     first, last = ([v] for v in value)
     constants = [numpy_helper.from_array(np.asarray(v), k) for k, v in held.items() if k in inputs]
-    opsets = [helper.make_opsetid("", 13), helper.make_opsetid(QONNX_DOMAIN, 1)]
+    opsets = [helper.make_opsetid("", opset), helper.make_opsetid(QONNX_DOMAIN, 1)]
     graph = helper.make_graph([node], "g", first, last, constants)
     return helper.make_model(graph, opset_imports=opsets, ir_version=8)
 
 
 @pytest.mark.parametrize("signed", [0, 1])
 @pytest.mark.parametrize("narrow", [0, 1])
+@pytest.mark.parametrize("opset", [10, 13])  # Round, and Clip with its bounds as inputs, are of opset 11
 @pytest.mark.parametrize(("mode", "rounds"), [("ROUND", np.rint), ("FLOOR", np.floor), ("CEIL", np.ceil)])
-def test_any_quant_by_the_equation(signed, narrow, mode, rounds):
-    model = one_node(bits=3, signed=signed, narrow=narrow, rounding_mode=mode)
+def test_any_quant_by_the_equation(signed, narrow, opset, mode, rounds):
+    model = one_node(bits=3, opset=opset, signed=signed, narrow=narrow, rounding_mode=mode)
     x = np.linspace(-2, 3, 64, dtype=np.float32)
     low, high = (narrow - 4, 3) if signed else (0, 7 - narrow)
     want = (rounds(np.clip(x / np.float32(0.3) + 1, low, high)) - 1) * np.float32(0.3)
     assert np.array_equal(by_nodes(from_qonnx(model, "m"), x), want.astype(np.float32))
+
+
+def test_without_round_many_bits_are_one_line():
+    with pytest.raises(ModelError, match="that cannot be run here"):
+        from_qonnx(one_node(bits=24, opset=10), "m")
+    assert from_qonnx(one_node(bits=24), "m")
 
 
 def test_two_levels():
@@ -291,3 +298,14 @@ def test_quantize_and_verify(tmp_path: pathlib.Path) -> None:
     assert isinstance(loadable(load(out)), onnx.ModelProto)
     onnx.save(one_node("Trunc"), out)
     assert_refused(dfmpc("verify", float_file, out), "'q' is a Trunc that cannot be run here")
+
+
+def test_weights_that_were_quantized_before_count_in_the_mean(tmp_path: pathlib.Path) -> None:
+    """They have codes in this file too, and as many weights as their shape says."""
+    before = dfmpc_onnx.quantize(
+        graphs.residual(), weights="8", activations="none", layers=["conv1=float"], check=False
+    )
+    out = tmp_path / "out.onnx"
+    report = dfmpc_onnx.quantize(before.model, out, "int8", target="qonnx", check=False).report
+    assert any(layer.refused == "its weight is already quantized" for layer in report.layers)
+    assert report.mean_weight_bits == pytest.approx(dfmpc_onnx.inspect(out).mean_weight_bits, abs=0.01)

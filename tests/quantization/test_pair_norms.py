@@ -25,3 +25,10 @@ def test_only_a_run_of_channels_is_written():
     after = norm.inputs[3].values
     assert after[2:4].tolist() == [7, 9] and after.dtype == np.float32
     assert np.array_equal(np.delete(after, [2, 3]), np.delete(before, [2, 3]))
+
+
+def test_statistics_beyond_float32_are_its_largest_number():
+    space = graphs.workspace(graphs.chain())
+    norm = next(node for node in space.graph.nodes if node.op == "BatchNormalization")
+    write_channels(norm, 4, 0, np.array([1e300]))
+    assert norm.inputs[4].values[0] == np.finfo(np.float32).max
