@@ -33,7 +33,7 @@ from dfmpc_onnx.pipeline.weight_plan import PlannedWidths, PlanTable, WeightPlan
 from dfmpc_onnx.pipeline.workspace import Snapshot
 from dfmpc_onnx.quantization.budget_planner import BudgetPlanner, take_plan, with_other_bytes
 
-MOST_BUILDS = 4
+MOST_BUILDS = 5
 NEAR = 0.99  # of the size that was asked for; a file that is smaller is planned again
 NEAR_DB = 0.5  # above the SQNR that was asked for; a file that has more is planned again
 AIMED_DB = 0.1  # above it: what is measured on one plan is a little off on the next
@@ -243,9 +243,14 @@ def _build_finest(builder: Builder, taken: Intake) -> Built:
 
 
 def _build_within_size(builder: Builder, taken: Intake, allowed: int) -> Built:
-    workspace, budget = taken.workspace, taken.workspace.settings.budget
+    """The largest of some files that keep to a size, each planned by what the one before it took.
+
+    What a plan takes is known to a few bytes, so after a file that was too large the next plan is for as much less.
+    """
+    workspace = taken.workspace
+    asked = budget = workspace.settings.budget
     best: tuple[int, Built, Snapshot] | None = None
-    smallest, tried = 0, set[tuple[object, ...]]()
+    smallest, aim, tried = 0, allowed, set[tuple[object, ...]]()
     for _ in range(MOST_BUILDS):
         if best is not None and builder.late:
             break
@@ -259,7 +264,10 @@ def _build_within_size(builder: Builder, taken: Intake, allowed: int) -> Built:
             break
         tried.add(found.plan.widths)
         other = with_other_bytes(found.table, found.plan, size).other_bytes
-        budget = dataclasses.replace(budget, other_bytes=other)
+        if budget.other_bytes is not None:  # of the first plan the rest of the file was no more than an estimate
+            aim -= max(size - allowed, 0)
+        budget = dataclasses.replace(budget, other_bytes=other, size=aim)
+    workspace.settings = dataclasses.replace(workspace.settings, budget=asked)
     if best is None:
         raise OptionError(
             f"max-size {allowed}: the smallest file that was built takes {smallest} bytes; give at least that"

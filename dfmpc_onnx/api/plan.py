@@ -164,14 +164,14 @@ def _check_alone(beside: Mapping[str, object]) -> None:
 
 
 def _check_output(output: str | os.PathLike[str] | None, *, force: bool) -> None:
-    """Raise OptionError where a plan would be written under the name of a model, or over what is no plan.
+    """Raise OptionError where a plan would be written under another name than a recipe's, or over what is no plan.
 
     force: whether it may be written over that.
     """
     if output is None:
         return
-    if str(output).lower().endswith(".onnx"):
-        raise OptionError(f"{shown(str(output))}: a plan is a text; give a name that ends in .toml")
+    if not str(output).lower().endswith(".toml"):  # by which --recipe knows it
+        raise OptionError(f"{shown(str(output))}: a plan is a TOML file; give a name that ends in .toml")
     check_target(output, None, force=force, kind=PLAN_FILE)
 
 
