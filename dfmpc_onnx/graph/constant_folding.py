@@ -116,7 +116,7 @@ def _value(graph: gs.Graph, node: gs.Node) -> npt.NDArray[np.generic] | None:
             (result,) = ReferenceEvaluator(model).run(None, {})
     except Exception:  # whatever is wrong with the node is for the checker or the runtime to say
         return None
-    return np.ascontiguousarray(result) if isinstance(result, np.ndarray) else None
+    return np.asarray(result, order="C") if isinstance(result, np.ndarray) else None
 
 
 def origin(tensor: gs.Tensor) -> Origin:

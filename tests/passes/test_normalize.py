@@ -494,3 +494,13 @@ def test_a_model_that_is_quantized_already_is_refused(body):
     )
     with pytest.raises(ModelError, match="quantized already; give the float model"):
         normalized(model)
+
+
+def test_a_scalar_made_of_constants_keeps_its_shape_where_it_is_an_output():
+    net = graphs.Net()
+    y = net.tail(net.block("x", 8))
+    scalar = net.node("Identity", net.weight("k", np.float32(0.25)))
+    model = net.model(y)
+    model.graph.output.append(onnx.helper.make_tensor_value_info(scalar, onnx.TensorProto.FLOAT, []))
+    space, _ = normalized(model)
+    assert [value.shape for value in graphs.run(space.graph)] == [value.shape for value in graphs.run(model)]
