@@ -88,11 +88,15 @@ def test_a_number_makes_the_same_case_again():
 
 
 def test_any_model_can_be_damaged():
-    """Flags and strings have no opposite, which is no reason to give up."""
+    """Flags and strings have no opposite, and what lies in another file no values: no reason to give up."""
     model = ALL["chain"]()
     del model.graph.initializer[:]
     for kind in (np.array([True, False]), np.array(["a", "b"], object)):
         model.graph.initializer.append(onnx.numpy_helper.from_array(kind, "k"))
+    outside = onnx.TensorProto(name="o", data_type=onnx.TensorProto.FLOAT, dims=[1])
+    outside.data_location = onnx.TensorProto.EXTERNAL
+    outside.external_data.add(key="location", value=".")
+    model.graph.initializer.append(outside)
     for number in range(300):
         assert mutated(model.SerializeToString(), random.Random(number))
 

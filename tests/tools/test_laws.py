@@ -117,6 +117,27 @@ def test_an_expanded_file_in_float16_that_computes_something_else_is_noticed(tmp
     assert "differs" in (laws.expanded_is_equal(found) or "")
 
 
+@pytest.mark.parametrize(("moved", "said"), [(1e-3, None), (10, "output 'conv2' of the expanded file differs")])
+def test_what_is_chosen_in_float16_is_compared_by_what_it_is_chosen_from(tmp_path, monkeypatch, moved, said):
+    net = Net(opset=20)
+    x = net.conv(net.block("x", 8), 8, weight=np.zeros((8, 8, 3, 3), np.float32), bias=True)
+    net.weights["conv2.b"][:] = 0.5  # the first is chosen
+    found = written(tmp_path, net.model(net.node("ArgMax", x, axis=1)), "mixed", target="tensorrt", check=False)
+    expand = dfmpc_onnx.expand
+
+    def with_another_bias(target, path):
+        expand(target, path)
+        other = onnx.load(path)
+        bias = next(tensor for tensor in other.graph.initializer if tensor.name.startswith("conv2.b"))
+        values = onnx.numpy_helper.to_array(bias)
+        values = values + moved * np.arange(8).astype(values.dtype)  # and here the last
+        bias.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), bias.name))
+        onnx.save(other, path)
+
+    monkeypatch.setattr(dfmpc_onnx, "expand", with_another_bias)
+    assert laws.expanded_is_equal(found) == said
+
+
 def test_an_expanded_file_of_a_network_that_amplifies_rounding_is_compared_without_optimizations(tmp_path):
     """The last bit of a sum, which optimizations change, moved the outputs of the float model by as much."""
     net = Net((2, 3, 8, 8))
@@ -133,6 +154,17 @@ def test_a_result_that_is_larger_needs_a_line_that_gives_the_size(tmp_path):
     assert "no warning says so" in (laws.not_larger(swapped) or "")
     line = f"the file takes {found.source.stat().st_size} bytes, more than the float model"
     assert laws.not_larger(changed(swapped, warnings=(line,))) is None
+
+
+def test_a_verify_without_the_images_of_a_check_may_refuse(tmp_path, monkeypatch):
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), np.uint8))
+    found = written(tmp_path, chain(), images=tmp_path / "x.npz", preprocess="unit")
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise UserError("the network does not run on what is made up")
+
+    monkeypatch.setattr(dfmpc_onnx, "verify", refuse)
+    assert laws.verify_agrees(found) is None
 
 
 def test_a_verify_that_refuses_is_wrong_unless_the_networks_choose_other_rows_or_none(tmp_path, monkeypatch):
