@@ -11,7 +11,6 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.graph.edit import copy_graph
-from dfmpc_onnx.inputs.batches import Batch
 from dfmpc_onnx.inputs.knowledge import with_ranges
 from dfmpc_onnx.inputs.spec import InputSpecs, resolve
 from dfmpc_onnx.numerics.arrays import Float32
@@ -62,7 +61,6 @@ class Workspace:
         self.progress = Progress()
         self.deadline = Deadline()
         self._facts: dict[type[object], object] = {}
-        self._batch: tuple[InputSpecs, tuple[int, int], Batch] | None = None  # the last that was made, and what for
         self._unread: dict[str, QuantizedWeight] | None = None  # of the codes, as long as nobody has seen them
         self._decoded = weakref.WeakKeyDictionary[QuantizedWeight, weakref.ref[Float32]]()
 
@@ -70,15 +68,6 @@ class Workspace:
     def tell(self) -> Callable[[str], None]:
         """Takes what a long pass is at, in words, where it does not go layer by layer."""
         return self.progress.note
-
-    def batch(self, inputs: InputSpecs, seed: int, count: int, make: Callable[[], Batch]) -> Batch:
-        """A batch of inputs, made once where one pass after another asks for the same. Whoever reads it changes none.
-
-        count: how many are asked for, 0 where their size decides.
-        """
-        if self._batch is None or self._batch[0] is not inputs or self._batch[1] != (seed, count):
-            self._batch = inputs, (seed, count), make()
-        return self._batch[2]
 
     def put(self, fact: object) -> None:
         """Store a fact in place of an earlier one of its type."""

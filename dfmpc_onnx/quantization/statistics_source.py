@@ -33,7 +33,7 @@ def statistics_source(
     Raises ValueError where no engine has that name.
     """
     graph, inputs, seed = workspace.graph, workspace.inputs, workspace.settings.seed + other_seed
-    if made and not inputs.unknown and inputs.images is not None:
+    if made and not inputs.unknown:
         inputs = dataclasses.replace(inputs, images=None)
     recoloured = recoloured and inputs.images is None
     request = Request(graph, inputs, seed, lambda: _batch(workspace, inputs, seed, images, share, runs), recoloured)
@@ -42,13 +42,10 @@ def statistics_source(
 
 def _batch(workspace: Workspace, inputs: InputSpecs, seed: int, images: int, share: float, runs: float) -> Batch:
     """The inputs of statistics, no more than there is time for."""
-    if workspace.deadline.limited:
-        most = images or usual_count(inputs) or 1
-        found = _made(workspace, inputs, seed, images) if inputs.images is not None else None
-        number = images_in_time(workspace, most if found is None else found.count, share, runs)
-        return (_made(workspace, inputs, seed, number) if found is None else found).first(number)
-    return _made(workspace, inputs, seed, images)
-
-
-def _made(workspace: Workspace, inputs: InputSpecs, seed: int, images: int) -> Batch:
-    return workspace.batch(inputs, seed, images, lambda: statistics_batch(workspace.graph, inputs, seed, images))
+    if not workspace.deadline.limited:
+        return statistics_batch(workspace.graph, inputs, seed, images)
+    if inputs.images is not None:
+        found = statistics_batch(workspace.graph, inputs, seed, images)
+        return found.first(images_in_time(workspace, found.count, share, runs))
+    most = images_in_time(workspace, images or usual_count(inputs) or 1, share, runs)
+    return statistics_batch(workspace.graph, inputs, seed, most).first(most)
