@@ -15,11 +15,12 @@ import msgspec
 import onnx
 
 from dfmpc_onnx import catalog
-from dfmpc_onnx.api.closing_check import checked_in_time, closing_check
+from dfmpc_onnx.api.closing_check import closing_check
 from dfmpc_onnx.api.intake import Intake
 from dfmpc_onnx.api.provenance import provenance
 from dfmpc_onnx.api.reference import check_source
 from dfmpc_onnx.api.static_shapes import with_static_shapes
+from dfmpc_onnx.api.time_left import checked_in_time
 from dfmpc_onnx.errors import CannotRun, OptionError, PassError
 from dfmpc_onnx.graph.exchange import to_model
 from dfmpc_onnx.model.source import size_of

@@ -25,13 +25,10 @@ from dfmpc_onnx.inputs.samples import Samples, check_images, held_back_images, s
 from dfmpc_onnx.inputs.spec import InputSpecs
 from dfmpc_onnx.model.source import Source
 from dfmpc_onnx.pipeline.settings import Settings, WeightBits
-from dfmpc_onnx.pipeline.workspace import Workspace
-from dfmpc_onnx.quantization.image_count import seconds_of_run
 from dfmpc_onnx.report.verdict_text import low_verdict_warning
 from dfmpc_onnx.runtime.session import Session
 
 OF_OWN = 2  # times as many inputs where they are the user's, whose answers count
-RUNS_OF_A_CHECK = 3  # of the float network, that comparing on one input takes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,20 +87,6 @@ def closing_check(
     first = (f"compared with the model as normalized: {said}",) if said else ()
     doubts = (low_verdict_warning(verdict, _ways(settings)),) if verdict.is_low else ()
     return ClosingCheck(fidelity, verdict, (*first, *fed.warnings, *fidelity.notes, *doubts), fed.inputs)
-
-
-def checked_in_time(workspace: Workspace, source: Source) -> int | None:
-    """On how many inputs there is time to compare, at least 1; None for all."""
-    deadline = workspace.deadline
-    if not deadline.limited:
-        return None
-    usual, each = check_count(source, workspace.inputs), RUNS_OF_A_CHECK * seconds_of_run(workspace)
-    left = deadline.until(1.0)
-    number = usual if usual * each <= left else max(int(left / each), 1) if each > 0 else 1
-    if number < usual:
-        deadline.cut(f"the closing check on {number} of {usual} inputs")
-        return number
-    return None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,15 +21,17 @@ def errors_of_layers(
     fed: Images | Samples | ImageStream,
     not_known: str,
     tell: Callable[[int, int], None] = lambda done, of: None,
+    most: int = LAYER_INPUTS,
 ) -> tuple[LayerErrors | None, tuple[str, ...]]:
     """The errors of the layers on a few of the inputs, or None, and what to warn of.
 
     source: the float model. not_known: why figures say nothing of real inputs, if so. tell: as in `layer_errors`.
+    most: inputs to compare on.
     """
     if not_known:
         return None, (f"layers not compared: {not_known}",)
     try:
-        found = layer_errors(source.model, quantized, few_of(fed, LAYER_INPUTS), source.label, tell)
+        found = layer_errors(source.model, quantized, few_of(fed, most), source.label, tell)
     except ModelError as error:
         return None, (f"layers not compared: {error}",)
     return found, (found.note,) if found.note else ()

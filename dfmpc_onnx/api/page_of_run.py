@@ -15,6 +15,7 @@ from dfmpc_onnx.api.pairs import ComparedFiles
 from dfmpc_onnx.api.reference import CHECK_SEED, reference_session
 from dfmpc_onnx.api.report_page import Diagnosed, ReportedPair, gather_page
 from dfmpc_onnx.errors import OptionError
+from dfmpc_onnx.evaluation.layer_errors import LayerErrors
 from dfmpc_onnx.inputs.unknown_inputs import not_known
 from dfmpc_onnx.model.metadata import metadata_of
 from dfmpc_onnx.model.source import ModelSource, Source, load
@@ -22,6 +23,8 @@ from dfmpc_onnx.pipeline.progress import no_report
 from dfmpc_onnx.pipeline.weight_plan import PlannedWidths, StatedWidths
 from dfmpc_onnx.report.html.extra import require_report_extra
 from dfmpc_onnx.report.schema import Report
+
+NO_TIME = "the limit on the time left none to look for causes; `dfmpc-onnx diagnose` does"
 
 
 def check_page(
@@ -42,9 +45,19 @@ def check_page(
 
 
 def write_page_of_run(
-    taken: Intake, result: onnx.ModelProto, found: ClosingCheck, report: Report, page: pathlib.Path
+    taken: Intake,
+    result: onnx.ModelProto,
+    found: ClosingCheck,
+    report: Report,
+    page: pathlib.Path,
+    of_layers: LayerErrors | None = None,
+    *,
+    causes: bool = True,
 ) -> None:
-    """Write what a run did, and what came of it. found: by the closing check."""
+    """Write what a run did, and what came of it.
+
+    found: by the closing check. of_layers: where they are known. causes: whether there is time to look for them.
+    """
     settings = taken.workspace.settings
     own = found.verdict is not None and found.verdict.basis != "generated"
     source = load(taken.destination or result)
@@ -60,7 +73,7 @@ def write_page_of_run(
         verdict=found.verdict,
         fidelity=found.fidelity,
         warnings=report.warnings,
-        diagnosed=_diagnosed(taken, source, found),
+        diagnosed=_diagnosed(taken, source, found) if causes else Diagnosed(of_layers, why_not=NO_TIME),
         made=report,
         planned=() if known is None else known.rows,
         plan_file="" if stated is None else stated.path,

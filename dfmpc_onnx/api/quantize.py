@@ -16,7 +16,7 @@ import onnx
 from dfmpc_onnx import catalog
 from dfmpc_onnx.api.boundary import GivenImages, GivenLayers, GivenRanges, GivenShapes, Path, public
 from dfmpc_onnx.api.builds import Builder, Built, as_model, build_within, check_plans, plans_bits
-from dfmpc_onnx.api.closing_check import ClosingCheck, checked_in_time, closing_check
+from dfmpc_onnx.api.closing_check import ClosingCheck, closing_check
 from dfmpc_onnx.api.file_size import larger_than_its_source
 from dfmpc_onnx.api.intake import Intake, parse_settings, take_in, with_budget, with_float16
 from dfmpc_onnx.api.layers import errors_of_layers
@@ -26,6 +26,7 @@ from dfmpc_onnx.api.page_of_run import check_page, write_page_of_run
 from dfmpc_onnx.api.provenance import version
 from dfmpc_onnx.api.quantized import Quantized
 from dfmpc_onnx.api.static_shapes import assumed_batches
+from dfmpc_onnx.api.time_left import causes_in_time, checked_in_time, layers_in_time
 from dfmpc_onnx.api.time_limit import allow_trials, with_time_limit
 from dfmpc_onnx.evaluation.layer_errors import LayerErrors
 from dfmpc_onnx.inputs.preprocess import AUTO
@@ -159,7 +160,7 @@ def _finish(
         if check:
             workspace.progress.begin("check")
             compared = candidate if runs is result else runs
-            most = checked_in_time(workspace, source)
+            most = checked_in_time(workspace, source, more=errors or page is not None)
             found = closing_check(source, compared, settings, inputs, not_known(taken.choice.unknown), most)
 
     if taken.destination is None:
@@ -169,6 +170,7 @@ def _finish(
         size = save(result, taken.destination, source.external, closing)
     of_layers, said = _layer_errors(taken, runs, found) if errors else (None, ())
     said = (*said, *of_another_model(source, inputs))
+    causes = page is not None and causes_in_time(workspace)
     workspace.progress.end()
     notes = (*assumed_batches(workspace), *larger_than_its_source(source, result, size, settings), *found.notes, *said)
     notes += workspace.deadline.warnings
@@ -185,7 +187,7 @@ def _finish(
         verdict=found.verdict,
     )
     if page is not None:
-        write_page_of_run(taken, runs, found, report, page)
+        write_page_of_run(taken, runs, found, report, page, of_layers, causes=causes)
     return Quantized(result, with_layer_errors(report, of_layers))
 
 
@@ -203,4 +205,5 @@ def _layer_errors(
         found.inputs,
         not_known(taken.choice.unknown),
         lambda done, of: progress.note(f"layer errors: {done} of {of} inputs"),
+        layers_in_time(taken.workspace),
     )

@@ -12,8 +12,9 @@ from collections.abc import Callable
 
 from dfmpc_onnx.errors import OptionError
 
-# Shares of the time, from the start on, by whose end a part of the work should be done; the closing check has the rest.
-EQUALIZED, ESTIMATED, MEASURED, CHOSEN, ROUNDED, SEARCHED = 0.1, 0.3, 0.45, 0.5, 0.75, 0.85
+# Shares of the time, from the start on, by whose end a part of the work should be done. What comes last has the rest:
+# the closing check, or what a report says of the layers and the causes of the error.
+EQUALIZED, ESTIMATED, MEASURED, CHOSEN, ROUNDED, SEARCHED, CHECKED = 0.1, 0.3, 0.45, 0.5, 0.75, 0.85, 0.9
 
 
 class Deadline:

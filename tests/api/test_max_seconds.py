@@ -56,6 +56,19 @@ def test_without_any_time_a_whole_file_is_written_and_checked_the_shortest_way(
 
 
 @pytest.mark.usefixtures("ticking")
+def test_layers_and_causes_keep_to_the_limit_and_the_page_says_what_is_missing(tmp_path: pathlib.Path) -> None:
+    page = tmp_path / "page.html"
+    made = small(0.001, layer_errors=True, report=page)
+    assert made.report.cut_short[-3:] == (
+        "the closing check on 1 of 64 inputs",
+        "layers compared on 1 of 16 inputs",
+        "the report does not say what causes the error",
+    )
+    assert made.report.layer_errors is not None
+    assert "left none to look for causes" in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("ticking")
 def test_of_a_batch_that_the_network_fixes_no_image_is_left_out_and_none_is_said_to_be() -> None:
     net = Net((4, 3, 8, 8))
     x = net.node("GlobalAveragePool", net.block(net.block("x", 8), 8))
