@@ -86,7 +86,8 @@ def quantize_operands(
     """Give every constant beside a dequantized operand codes, rounded to the scale that its own range asks for.
 
     For a runtime that computes an operator in integers where all of its operands are. qparams_of: for codes of so many
-    bits, what makes scale and zero point of two bounds; a constant has as many as the operand.
+    bits, what makes scale and zero point of two bounds; a constant has as many as the operand. The weight of a MatMul
+    that is a constant still is that of a layer that stays float.
     """
     before: dict[int, list[gs.Node]] = {}
     for node in graph.nodes:
@@ -98,6 +99,8 @@ def quantize_operands(
         for index, tensor in enumerate(node.inputs):
             value = constant(tensor)
             if value is None or value.dtype != np.float32 or not value.size or not np.isfinite(value).all():
+                continue
+            if op_of(node) == "MatMul" and index == 1 and value.ndim == 2:
                 continue
             parameters = qparams(float(value.min()), float(value.max()))
             before.setdefault(id(node), []).append(
