@@ -26,7 +26,7 @@ from dfmpc_onnx.runtime.session import Session
 from dfmpc_onnx.statistics.batch_axis import statistics_batch
 
 FEW_BITS = 4
-SHARE_OF_FEW_BITS = 0.1  # of the layers: for one among many the time is not worth it
+SHARE_OF_NARROW_LAYERS = 0.1  # of the layers: for one among many the time is not worth it
 MOST_OF_FEW_BITS = 192  # images, where they are small and the network is
 # What the float network may take on all of them: multiply-adds, and pixels. Usually those of ResNet-20 on 192 images of
 # 32x32; where the user asks for few bits those of ResNet-56, and 64 images of 224x224.
@@ -60,7 +60,7 @@ def gets_few_bits(workspace: Workspace) -> bool:
     """Whether enough layers have weights of so few bits that correlations of inputs decide what rounding costs."""
     plan, layers = workspace.get(BitPlan).layers, workspace.get(Layers).quantizable
     few = sum(_is_few(plan[layer.name].bits) for layer in layers)
-    return few > 0 and few >= SHARE_OF_FEW_BITS * len(layers)
+    return few > 0 and few >= SHARE_OF_NARROW_LAYERS * len(layers)
 
 
 def _affordable(inputs: InputSpecs, costs: Mapping[str, int], bounds: tuple[float, int]) -> int:
