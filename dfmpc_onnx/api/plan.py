@@ -266,7 +266,7 @@ class _Planner:
         best one is known only when it is rounded.
         """
         size, best = budget.size or 0, (table, plan)
-        kept = False
+        aim, kept = size, False
         for _ in range(MOST_FITTED):
             if plan.widths != built:
                 if self._builder.late:
@@ -278,7 +278,8 @@ class _Planner:
                 best, kept = (table, plan), True
             if NEAR * size <= plan.size <= size:
                 break
-            other, _ = BudgetPlanner(table, budget.most_float).plan(budget, 0.0)
+            aim -= max(plan.size - size, 0)  # after a file that is too large the next plan is for as much less
+            other, _ = BudgetPlanner(table, budget.most_float).plan(dataclasses.replace(budget, size=aim), 0.0)
             if other.widths == built:
                 break
             plan = other
