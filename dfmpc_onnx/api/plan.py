@@ -140,6 +140,8 @@ def plan(
     if table_from is not None:
         beside: dict[str, object] = {"--layer": layers, "--images": images, "--input-shape": input_shapes}
         beside |= {"--input-range": input_ranges, "--search": search != "knapsack", "--target": target != "cpu"}
+        beside |= {"--recipe": os.fspath(recipe) != DEFAULT_RECIPE, "--activations": activations is not None}
+        beside |= {"--preprocess": preprocess != AUTO, "--seed": seed != 0, "--reduce-range": reduce_range is not None}
         _check_alone(beside | {"--max-seconds": max_seconds})
         record, extends = plan_again(table_from, model, budget, pareto)
         return _written(Planned(record, plan_as_toml(record, extends)), output)

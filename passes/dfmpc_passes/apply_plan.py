@@ -75,9 +75,18 @@ class ApplyPlan(Pass[ApplyPlanOptions]):
         given = {name: _bits(chosen[name], self.options.whys) for name in free}
         workspace.put(dataclasses.replace(workspace.get(BitPlan), layers=layers | given))
         workspace.put(StatedWidths(self.options.path, tuple(self._rows(layers | given))))
+        idle = [
+            f"{self.options.file}: the entry of '{shown(name)}' has no effect; the layer stays in float: {bits.why}"
+            for name, bits in layers.items()
+            if bits.role == "float"
+            and bits.why != ASKED
+            and _named(chosen.get(name), name)
+            and chosen[name].bits != FLOAT
+        ]
         return PassResult(
             self.name,
             tuple(Rewrite(name, width_name(bits.bits), {"why": bits.why}) for name, bits in given.items()),
+            warnings=tuple(idle),
         )
 
     def _rows(self, layers: Mapping[str, LayerBits]) -> Iterator[tuple[PlanRow, Width]]:
@@ -94,7 +103,8 @@ class ApplyPlan(Pass[ApplyPlanOptions]):
     def _check_model(self, workspace: Workspace) -> None:
         """Raise RecipeError, with the difference, where the plan is for another model."""
         options = self.options
-        if not options.sha256 or not workspace.sha256 or options.sha256 == workspace.sha256:
+        another = bool(options.sha256 and workspace.sha256 and options.sha256 != workspace.sha256)
+        if options.sha256 and not another:
             return
         shapes = {layer.name: list(layer.shape) for layer in workspace.get(Layers).all}
         missing = [name for name in options.shapes if name not in shapes]
@@ -105,6 +115,10 @@ class ApplyPlan(Pass[ApplyPlanOptions]):
         if differ:
             name = differ[0]
             parts.append(f"'{shown(name)}' is {shapes[name]}, in the plan {options.shapes[name]}")
+        if not another:
+            if parts and options.shapes:
+                raise RecipeError(f"{options.file}: does not fit this model: {'; '.join(parts)}")
+            return
         what = "; ".join(parts) or "all layers of the plan fit; to use it, remove its line sha256"
         made_for = f"'{shown(options.model)}', " if options.model else ""
         raise RecipeError(

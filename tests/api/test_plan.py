@@ -229,3 +229,12 @@ def test_a_plan_that_is_judged_is_built_with_its_very_widths(
     found = dfmpc_onnx.plan(wide(), images=tmp_path / "x.npz", mean_bits=4.0, threads=1)
     widths = {layer.layer: layer.bits for layer in found.record.layers}
     assert built and all(width in widths.values() for width in built[-1])
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [({"activations": "none"}, "--activations"), ({"recipe": "closed-form"}, "--recipe"), ({"seed": 3}, "--seed")],
+)
+def test_beside_a_table_no_option_does_nothing(planned: pathlib.Path, options: dict, name: str) -> None:
+    with pytest.raises(OptionError, match=f"from: plans from a table alone, as it was measured; leave out {name}"):
+        dfmpc_onnx.plan(table_from=planned, max_size="45KB", **options)

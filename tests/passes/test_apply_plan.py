@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from dfmpc_onnx import catalog
@@ -55,6 +57,26 @@ def test_a_plan_for_another_model_is_refused_with_the_difference():
         "plan.toml: made for another model ('other.onnx', sha256 abababababab..., here cdcdcdcdcdcd...): it has no "
         "layer 'fc'; 'conv2' is [8, 8, 3, 3], in the plan [16, 8, 3, 3]"
     )
+
+
+def test_without_its_sha256_a_plan_must_still_fit():
+    with pytest.raises(
+        RecipeError, match=r"plan\.toml: does not fit this model: 'conv2' is \[8, 8, 3, 3\], in the plan"
+    ):
+        applied(("*", 4), shapes={"conv1": [8, 3, 3, 3], "conv2": [16, 8, 3, 3]})
+    assert applied(("*", 4), shapes={"conv1": [8, 3, 3, 3]})["conv1"] == 4
+
+
+def test_an_entry_of_a_layer_that_stays_in_float_is_warned_of():
+    space = graphs.workspace(graphs.chain(), "auto")
+    PassManager(graphs.pipeline("assign_bits")).run(space)
+    layers = space.get(BitPlan).layers
+    kept = {"conv1": dataclasses.replace(layers["conv1"], bits="float", role="float", why="its weight is computed")}
+    space.put(dataclasses.replace(space.get(BitPlan), layers=layers | kept))
+    kind = catalog.find_pass("apply_plan")
+    step = kind(kind.Options(layers=[PlannedLayer("conv1", 4), PlannedLayer("*", 4)], file="plan.toml"))
+    (said,) = step.run(space).warnings
+    assert said == "plan.toml: the entry of 'conv1' has no effect; the layer stays in float: its weight is computed"
 
 
 def test_a_plan_for_another_model_that_fits_says_how_to_use_it():
