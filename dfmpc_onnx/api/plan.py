@@ -37,6 +37,21 @@ from dfmpc_onnx.quantization.storage_costs import with_built_forms
 from dfmpc_onnx.runtime.threads import takes_threads
 
 MOST_MEASURED = 3  # files that are built and run for a plan, each planned by what the one before showed
+# Options of `plan` that say how a network is run: their names on the command line, and what they are if not given.
+OF_A_RUN: Mapping[str, tuple[str, object]] = {
+    "layers": ("--layer", ()),
+    "images": ("--images", None),
+    "input_shapes": ("--input-shape", ()),
+    "input_ranges": ("--input-range", ()),
+    "search": ("--search", "knapsack"),
+    "target": ("--target", "cpu"),
+    "recipe": ("--recipe", DEFAULT_RECIPE),
+    "activations": ("--activations", None),
+    "preprocess": ("--preprocess", AUTO),
+    "seed": ("--seed", 0),
+    "reduce_range": ("--reduce-range", None),
+    "max_seconds": ("--max-seconds", None),
+}
 MOST_FITTED = 3  # that are built until the plan of a size is one whose bytes are known
 ALIKE_DB = 0.3  # between the plan of such a file and the next, which is then not built
 NAME_SLACK = 64  # bytes: the name of a plan file is longer than that of the recipe
@@ -138,13 +153,8 @@ def plan(
     asked.check()
     _check_output(output, force=force)
     if table_from is not None:
-        beside: dict[str, object] = {"--layer": layers, "--images": images, "--input-shape": input_shapes}
-        beside |= {"--input-range": input_ranges, "--search": search != "knapsack", "--target": target != "cpu"}
-        beside |= {"--recipe": os.fspath(recipe) != DEFAULT_RECIPE, "--activations": activations is not None}
-        beside |= {"--preprocess": preprocess != AUTO, "--seed": seed != 0, "--reduce-range": reduce_range is not None}
-        _check_alone(beside | {"--max-seconds": max_seconds})
-        record, extends = plan_again(table_from, model, budget, pareto)
-        return _written(Planned(record, plan_as_toml(record, extends)), output)
+        _check_alone(locals())
+        return _written(_again(table_from, model, budget, pareto), output)
     if model is None:
         raise OptionError("plan: give a model, or a plan file with --from")
     pipeline = catalog.build(chosen := catalog.find_recipe(recipe))
@@ -159,10 +169,16 @@ def plan(
     return _written(_Planner(taken, asked, _extends(os.fspath(recipe), output)).run(), output)
 
 
-def _check_alone(beside: Mapping[str, object]) -> None:
-    """Raise OptionError where options are given that a table alone cannot serve."""
-    if changed := ", ".join(name for name, given in beside.items() if given):
-        raise OptionError(f"from: plans from a table alone, as it was measured; leave out {changed}")
+def _again(path: Path, model: ModelSource | None, budget: WeightBudget, pareto: int) -> Planned:
+    record, extends = plan_again(path, model, budget, pareto)
+    return Planned(record, plan_as_toml(record, extends))
+
+
+def _check_alone(options: Mapping[str, object]) -> None:
+    """Raise OptionError where options of a run are given, which a table alone cannot serve. options: of `plan`."""
+    given = [option for name, (option, usual) in OF_A_RUN.items() if options[name] and options[name] != usual]
+    if given:
+        raise OptionError(f"from: plans from a table alone, as it was measured; leave out {', '.join(given)}")
 
 
 def _check_output(output: str | os.PathLike[str] | None, *, force: bool) -> None:
