@@ -154,7 +154,7 @@ def plan(
     _check_output(output, force=force)
     if table_from is not None:
         _check_alone(locals())
-        return _written(_again(table_from, model, budget, pareto), output)
+        return _written(_again(pathlib.Path(table_from), model, budget, pareto, output), output)
     if model is None:
         raise OptionError("plan: give a model, or a plan file with --from")
     pipeline = catalog.build(chosen := catalog.find_recipe(recipe))
@@ -169,8 +169,13 @@ def plan(
     return _written(_Planner(taken, asked, _extends(os.fspath(recipe), output)).run(), output)
 
 
-def _again(path: Path, model: ModelSource | None, budget: WeightBudget, pareto: int) -> Planned:
+def _again(
+    path: pathlib.Path, model: ModelSource | None, budget: WeightBudget, pareto: int, output: Path | None
+) -> Planned:
+    """From the table of a plan file, whose recipe it names from its own folder."""
     record, extends = plan_again(path, model, budget, pareto)
+    if extends.endswith(".toml"):
+        extends = _extends(os.fspath(path.parent / extends), output)
     return Planned(record, plan_as_toml(record, extends))
 
 

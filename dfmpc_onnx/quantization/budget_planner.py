@@ -54,7 +54,10 @@ class BudgetPlanner:
         """
         if budget.mean_bits is not None and budget.size is None:
             return self._within_mean(budget.mean_bits, budget.min_sqnr)
-        found, kept = self._whole(budget, damage)
+        try:
+            found, kept = self._whole(budget, damage)
+        except OptionError:
+            return self._without_codebooks(budget, damage)
         table = self.table
         # What a codebook's table takes stands in no row: without it the rows may be larger, and the file smaller.
         for width in widths_of_blocks(table, found) if kept else ():
@@ -65,6 +68,17 @@ class BudgetPlanner:
             if fits and (other.size < found.size if budget.size is None else other.damage < found.damage):
                 found, table = other, _without_blocks(table, width)
         return _widened(table, found), kept
+
+    def _without_codebooks(self, budget: WeightBudget, damage: float) -> tuple[WeightPlan, bool]:
+        """The plan for a size that is below that of every plan with codebooks: their tables may take more than they
+        save. Raises OptionError where no plan is so small."""
+        bare = self.table
+        for width in dict.fromkeys(width for row in bare.rows for width in row.widths if row.run_at(width)):
+            bare = _without_blocks(bare, width)
+        planner = BudgetPlanner(bare, self._most_float)
+        smaller = planner if planner.smallest.size < self.smallest.size else self
+        found, kept = smaller._whole(budget, damage)
+        return _widened(bare, found), kept
 
     def _whole(self, budget: WeightBudget, damage: float) -> tuple[WeightPlan, bool]:
         """As `plan`, a budget of bytes or damage, with all that the table allows."""

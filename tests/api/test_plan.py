@@ -238,3 +238,15 @@ def test_a_plan_that_is_judged_is_built_with_its_very_widths(
 def test_beside_a_table_no_option_does_nothing(planned: pathlib.Path, options: dict, name: str) -> None:
     with pytest.raises(OptionError, match=f"from: plans from a table alone, as it was measured; leave out {name}"):
         dfmpc_onnx.plan(table_from=planned, max_size="45KB", **options)
+
+
+def test_a_plan_from_a_table_names_the_recipe_from_its_own_folder(tmp_path: pathlib.Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "first" / "own.toml").write_text('extends = "mixed"\n', encoding="utf-8")
+    path = tmp_path / "first" / "plan.toml"
+    dfmpc_onnx.plan(wide(), path, tmp_path / "first" / "own.toml", max_size="60KB", threads=1)
+    again = tmp_path / "second" / "plan.toml"
+    dfmpc_onnx.plan(None, again, table_from=path, max_size="55KB")
+    assert tomllib.loads(again.read_text(encoding="utf-8"))["extends"] == "../first/own.toml"
+    assert dfmpc_onnx.quantize(wide(), recipe=str(again), threads=1, check=False).report.bytes <= 55_000

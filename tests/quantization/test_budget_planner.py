@@ -79,6 +79,28 @@ def test_a_codebook_whose_table_takes_more_than_it_saves_is_done_without(channel
     assert kept and (found.widths == (3, 3, 3)) == taken and (3 in found.widths) == taken
 
 
+def test_a_size_that_only_plans_without_codebooks_meet_is_met() -> None:
+    plain = table([1.0] * 3, [120] * 3)
+    at = [plain.rows[0].widths.index(width) for width in (5, 6, 8)]
+    rows = [
+        dataclasses.replace(
+            row,
+            widths=(5, 6, 8),
+            losses=tuple(row.losses[i] for i in at),
+            damages=tuple(row.damages[i] for i in at),
+            sizes=tuple(row.sizes[i] for i in at),
+            runs=(16, 0, 0),
+        )
+        for row in plain.rows
+    ]
+    planner = BudgetPlanner(dataclasses.replace(plain, rows=tuple(rows)))
+    whole = predicted_bytes(planner.table, (6, 6, 6))
+    assert planner.smallest.widths == (5, 5, 5) and planner.smallest.size > whole
+    assert planner.plan(WeightBudget(size=whole, other_bytes=0), 0.01)[0].widths == (6, 6, 6)
+    with pytest.raises(OptionError, match=f"smallest possible file takes about {rounded_up(whole)} bytes"):
+        planner.plan(WeightBudget(size=500, other_bytes=0), 0.01)
+
+
 def test_without_a_budget_the_recipes_damage_counts_floor_included() -> None:
     free, beside = (BudgetPlanner(table([1.0], [100], floor)).plan(NO_BUDGET, 0.01)[0] for floor in (0.0, 0.0095))
     assert free.damage <= 0.01 and beside.damage <= 0.01
