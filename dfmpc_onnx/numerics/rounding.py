@@ -129,10 +129,6 @@ class _Found(_Trial):
     codes: CodeArray
     limited: int = 0
 
-    def better_by(self, other: _Found | None) -> _Found:
-        """The same, but the other one wins where it leaves less."""
-        return self if other is None else other.better_of(self)
-
     def better_of(self, other: _Found | None) -> _Found:
         """Row by row; this one where both are as good."""
         if other is None:
@@ -180,7 +176,7 @@ class FeedbackRounder:
         if thorough and any(trial.few for trial in firsts):
             best = self._best([_near_trials(found) if found.few else [] for found in best], list(best))
         if thorough:
-            best = [found.better_by(self._descended(found)) for found in best]
+            best = [found.better_of(self._descended(found)) for found in best]
         if self._beside is not None:
             best = [self._without_saturation(found, self._beside) for found in best]
         return [self._rounded(found) for found in best]

@@ -60,7 +60,7 @@ class BudgetPlanner:
             return self._without_codebooks(budget, damage)
         table = self.table
         # What a codebook's table takes stands in no row: without it the rows may be larger, and the file smaller.
-        for width in widths_of_blocks(table, found) if kept else ():
+        for width in _widths_of_blocks(table, found) if kept else ():
             try:
                 other, fits = BudgetPlanner(_without_blocks(table, width), self._most_float)._whole(budget, damage)
             except OptionError:  # a size that needs them
@@ -146,7 +146,7 @@ def _widened(table: PlanTable, plan: WeightPlan) -> WeightPlan:
     return plan
 
 
-def widths_of_blocks(table: PlanTable, plan: WeightPlan) -> list[Width]:
+def _widths_of_blocks(table: PlanTable, plan: WeightPlan) -> list[Width]:
     """The widths at which a plan has blocks of a codebook."""
     pairs = zip(table.rows, plan.widths, strict=True)
     return list(dict.fromkeys(width for row, width in pairs if row.run_at(width)))

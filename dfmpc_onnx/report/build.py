@@ -16,7 +16,6 @@ from dfmpc_onnx.evaluation.time_trials import LimitJudged
 from dfmpc_onnx.inputs.normalization import PreprocessChoice
 from dfmpc_onnx.inputs.samples import described_images
 from dfmpc_onnx.memory import peak_memory
-from dfmpc_onnx.model.protos import op_of
 from dfmpc_onnx.model.source import Source
 from dfmpc_onnx.pipeline.facts import BitPlan, Codes, Layers, Packed, Placement
 from dfmpc_onnx.pipeline.instruments import Timing
@@ -81,7 +80,6 @@ def make_report(
         activation_widths=_activation_widths(workspace),
         model=source.label,
         images=None if workspace.inputs.images is None else described_images(workspace.inputs),
-        learnable=_learnable(source, results),
     )
 
 
@@ -89,12 +87,6 @@ def _activation_widths(workspace: Workspace) -> dict[int, int]:
     """How many quantized activations there are of each number of bits, few bits first."""
     placed = workspace.find(Placement)
     return dict(sorted(Counter(placed.bits.values()).items())) if placed is not None else {}
-
-
-def _learnable(source: Source, results: tuple[PassResult, ...]) -> bool:
-    """Whether images learned from the model could stand in for those that its statistics came from."""
-    generated = any("generated images" in note for result in results for note in result.notes)
-    return generated and any(op_of(node) == "BatchNormalization" for node in source.model.graph.node)
 
 
 def with_layer_errors(report: Report, errors: LayerErrors | None) -> Report:

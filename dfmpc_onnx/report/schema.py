@@ -65,8 +65,7 @@ class Report(msgspec.Struct, frozen=True):
     where the float model came from. output: where the result was written; None for memory. version: this package's.
     layer_errors: of the tensors inside; None where they were not asked for, or cannot be compared. max_seconds: the
     limit on the time of the run, None for none; cut_short: what was cut short to keep to it, in words.
-    activation_widths: how many quantized activations there are of each number of bits. learnable: whether statistics
-    came from generated images, and could from images that are learned from the model.
+    activation_widths: how many quantized activations there are of each number of bits.
     """
 
     recipe: str
@@ -98,7 +97,6 @@ class Report(msgspec.Struct, frozen=True):
     max_seconds: float | None = None
     cut_short: tuple[str, ...] = ()
     activation_widths: dict[int, int] = {}
-    learnable: bool = False
 
     def count(self, role: str) -> int:
         """How many layers have a role: low, high, 8-bit or float."""

@@ -35,11 +35,6 @@ LAYER_LOSS_LEGEND = "loss %: what the layer's bits add to the output's error, as
 UNKNOWN_LEGEND = "- where it was not measured"
 
 PHOTOS_TIP = "if the network takes photos, try --preprocess raw:bgr, --preprocess imagenet or --preprocess unit"
-FEW_BITS_OF_TIP = 3  # of a weight, up to which learned images were measured to gain most
-LEARN_TIP = (
-    "at so few bits images learned from the model gained 0.5 to 2.6 dB on each of 11 networks, in 5 s to 4 min: "
-    "dfmpc-onnx images --learn zeroq MODEL -o learned.npz (needs PyTorch), then quantize --images learned.npz"
-)
 
 
 def _preprocess(choice: PreprocessChoice, verbose: bool) -> str:
@@ -102,14 +97,6 @@ def report_table(report: Report, output: str, console: Console, *, verbose: bool
     inputs = report.preprocess_choice.unknown
     if len(inputs) == 1 and inputs[0].preprocess_tells:
         prose(console, PHOTOS_TIP)
-    elif report.learnable and _loses_by_few_bits(report):
-        prose(console, LEARN_TIP)
-
-
-def _loses_by_few_bits(report: Report) -> bool:
-    """Whether a layer has few bits, and the verdict is that something is lost."""
-    few = any(layer.ternary or layer.bits <= FEW_BITS_OF_TIP for layer in report.layers)
-    return few and report.verdict is not None and report.verdict.level != "good"
 
 
 def _widths_counted(report: Report) -> str:

@@ -10,11 +10,10 @@ The correction is fitted to some of the images. How much of it is kept is decide
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from dfmpc_onnx.graph.channels import channel_readings
@@ -26,7 +25,7 @@ from dfmpc_onnx.numerics.batch_norm import BatchNormParameters
 from dfmpc_onnx.numerics.recolouring import Correction, Line, fit, response_of_outputs
 from dfmpc_onnx.runtime.node_runner import NodeRunner
 from dfmpc_onnx.statistics.channel_statistics import channel_moments
-from dfmpc_onnx.statistics.image_streams import LARGEST_VALUE, POSITIONS, Both, ImageStreams
+from dfmpc_onnx.statistics.image_streams import LARGEST_VALUE, Both, ImageStreams
 from dfmpc_onnx.statistics.walk import bias_of
 
 FITTED_POSITIONS = 4096  # of a layer's output, that a correction is fitted to, and as many that decide on it
@@ -41,15 +40,10 @@ LEAST_FALL = 0.1  # of the mismatch of the deciding images, below which a layer 
 class RecolouredStreams(ImageStreams):
     """The engine of images with the correction."""
 
-    def __init__(
-        self,
-        graph: gs.Graph,
-        feeds: Mapping[str, npt.NDArray[np.generic]],
-        seed: int,
-        positions: int = POSITIONS,
-    ) -> None:
-        super().__init__(graph, feeds, seed, positions)
-        self.moved: dict[str, tuple[float, float]] = {}  # mismatch before and after, by layer
+    @functools.cached_property
+    def moved(self) -> dict[str, tuple[float, float]]:
+        """The mismatch before and after, by layer."""
+        return {}
 
     def advance(self, node: gs.Node) -> None:
         for tensor in node.outputs:
